@@ -1,0 +1,6 @@
+"""`python -m fmstune`, the same as the command `fmstune`."""
+
+from fmstune.cli.app import main
+
+if __name__ == "__main__":
+    main()

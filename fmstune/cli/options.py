@@ -1,0 +1,75 @@
+"""From the command line to a checked configuration, without importing torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fmstune.config.errors import ConfigError
+from fmstune.config.load import load
+from fmstune.config.schema import RunConfig
+from fmstune.config.suggest import closest
+from fmstune.config.typed import read_dataclass
+from fmstune.trackers.registry import (
+    BUILT_IN,
+    UnknownTracker,
+    known_names,
+    reference,
+    tracker_class,
+)
+
+
+def load_config(
+    config: Path | None,
+    flags: Sequence[tuple[str, Any, str]],
+    sets: Sequence[str],
+    params: Sequence[str],
+    params_file: Path | None,
+) -> RunConfig:
+    """The run's configuration, with the trackers' names and options checked as well.
+
+    Raises `ConfigError`.
+    """
+    given = [flag for flag in flags if flag[1] is not None]
+    resolved = load(config, given, sets, params, params_file, Path.cwd())
+    options = {name: check_options(name, table) for name, table in resolved.trackers.items()}
+    for name in resolved.tracking.trackers:
+        check_name(name)
+    twice = {name for name in resolved.tracking.trackers if resolved.tracking.trackers.count(name) > 1}
+    if twice:
+        raise ConfigError(f"the tracker {min(twice)} is given twice; once is enough.")
+    return dataclasses.replace(resolved, trackers=options)
+
+
+def check_name(name: str) -> None:
+    """Raises `ConfigError` when no tracker is called `name`."""
+    try:
+        reference(name)
+    except UnknownTracker as error:
+        close = closest(name, error.known)
+        raise ConfigError(
+            f"there is no tracker {name!r}."
+            + (f" Did you mean {close}?" if close else f" There are {', '.join(error.known)}.")
+        ) from None
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options with their types checked, for trackers that declare them; fmstune's own do, and to
+    know those of others would mean importing them here."""
+    check_name(name)
+    if name not in BUILT_IN:
+        return options
+    declared = tracker_class(name).Config
+    if declared is None:
+        if options:
+            raise ConfigError(f"[trackers.{name}]: the tracker {name} has no options.")
+        return options
+    read_dataclass(declared, options, where=f"[trackers.{name}]", prefix=f"trackers.{name}")
+    return options
+
+
+def complete_tracker(incomplete: str) -> list[str]:
+    """The names of trackers that begin so, for the shell's completion."""
+    return [name for name in known_names() if name.startswith(incomplete)]

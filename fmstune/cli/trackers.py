@@ -1,0 +1,162 @@
+"""`fmstune trackers list | check | sync`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from fmstune.delivery.report import DeliveryReport
+    from fmstune.trackers.base import Check
+
+app = typer.Typer(
+    help="See which trackers there are, check them, and deliver runs to them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="A TOML configuration instead of fmstune.toml.", metavar="CONFIG.toml"),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="An option, such as trackers.aim.repo=PATH.", metavar="KEY=VALUE"),
+]
+
+
+@app.command("list")
+def list_(as_json: Json = False, debug: Debug = False) -> None:
+    """Show every tracker that can be named here, and whether it is ready."""
+    from fmstune.trackers.registry import list_trackers
+
+    entries = list_trackers()
+    if as_json:
+        _print_json([dataclasses.asdict(entry) for entry in entries])
+        return
+    rows = [("name", "state", "version", "origin", "description")]
+    for entry in entries:
+        note = " (in process)" if entry.in_process else ""
+        text = f"{entry.description}{note}" + (f" → {entry.remedy}" if entry.remedy else "")
+        rows.append((entry.name, entry.state, entry.version or "-", entry.origin, text))
+    _print_table(rows)
+
+
+@app.command()
+def check(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Trackers; without one, all that are configured here.", metavar="[NAME]..."),
+    ] = None,
+    as_json: Json = False,
+    timeout: Annotated[
+        float,
+        typer.Option(help="Seconds that each tracker has for its answer.", metavar="S", min=0.1),
+    ] = 10.0,
+    config: Config = None,
+    sets: Sets = None,
+    debug: Debug = False,
+) -> None:
+    """Find out whether runs could be tracked: installation, options, credentials, reachability.
+
+    Asks nothing and changes nothing. Exit code 3 when a tracker cannot be used.
+    """
+    from fmstune.cli.options import check_name, tracker_options
+    from fmstune.delivery.processes import Fleet, Job
+    from fmstune.trackers.registry import reference
+
+    options = tracker_options(config, sets or [])
+    chosen = list(dict.fromkeys(names or options.configured))
+    if not chosen:
+        typer.echo("no tracker is configured here; name one: fmstune trackers check NAME", err=True)
+    for name in chosen:
+        check_name(name)
+    jobs = [Job(name, reference(name), options.of(name)) for name in chosen]
+    fleet = Fleet(jobs, check_within=timeout, close_timeout=0)
+    try:
+        found = fleet.check()
+    finally:
+        fleet.abandon()
+    if as_json:
+        _print_json([{"tracker": name, **dataclasses.asdict(found[name])} for name in chosen])
+    else:
+        for name in chosen:
+            _print_check(name, found[name])
+    if not all(result.ok for result in found.values()):
+        raise typer.Exit(3)
+
+
+@app.command()
+def sync(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of runs.", metavar="RUN...")],
+    to: Annotated[
+        str | None, typer.Option(help="Deliver the whole run to this tracker.", metavar="NAME")
+    ] = None,
+    as_json: Json = False,
+    timeout: Annotated[
+        float,
+        typer.Option(help="Seconds that each tracker has to answer at first.", metavar="S", min=0.1),
+    ] = 10.0,
+    config: Config = None,
+    sets: Sets = None,
+    debug: Debug = False,
+) -> None:
+    """Deliver what trackers have missed of runs, or whole runs to another tracker.
+
+    What has been delivered is never delivered twice. Exit code 1 when something is still missing.
+    """
+    from fmstune.cli.options import check_name, tracker_options
+    from fmstune.cli.screen import progress, screen
+    from fmstune.delivery.sync import sync as deliver
+    from fmstune.trackers.registry import reference
+
+    if to is not None:
+        check_name(to)
+    options = tracker_options(config, sets or [])
+    lines: list[tuple[Path, DeliveryReport]] = []
+    with progress(screen()) as moved:
+        for run in runs:
+            reports = deliver(
+                run, to, options.tables, reference, check_within=timeout,
+                progress=lambda name, done, total, run=run: moved(f"{run} → {name}", done, total),
+            )  # fmt: skip
+            lines += [(run, line) for line in reports]
+    if as_json:
+        _print_json([{"run": str(run), **dataclasses.asdict(line)} for run, line in lines])
+    else:
+        for run, line in lines:
+            typer.echo(f"{run}  {line.tracker}  {line.line()}")
+        if not lines:
+            typer.echo(
+                "nothing to deliver: these runs have no tracker; choose one with --to NAME",
+                err=True,
+            )
+    if any(line.state != "complete" for _, line in lines):
+        raise typer.Exit(1)
+
+
+def _print_check(name: str, result: Check) -> None:
+    where = " · ".join(part for part in (result.server, result.account) if part)
+    speed = f" · {result.latency * 1000:.0f} ms" if result.latency is not None else ""
+    state = result.state.replace("_", " ")
+    typer.echo(f"{name}  {state}: {result.detail}" + (f" · {where}" if where else "") + speed)
+    if result.remedy:
+        typer.echo(f"{'':{len(name)}}  → {result.remedy}")
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)]
+        typer.echo("  ".join([*cells, row[-1]]).rstrip())
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))

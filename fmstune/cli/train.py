@@ -1,0 +1,111 @@
+"""`fmstune train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def train(
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A TOML configuration; fmstune.toml is read when it is here.",
+            metavar="[CONFIG.toml]",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model: a directory, a hub name, or `demo`.", metavar="M")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The training data: a file, or `demo`.", metavar="D")
+    ] = None,
+    eval_data: Annotated[str | None, typer.Option(help="The evaluation data: a file.", metavar="D")] = None,
+    output_dir: Annotated[
+        str | None,
+        typer.Option(help="The run's directory. Default: a new one in runs/.", metavar="O"),
+    ] = None,
+    tracker: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Track the run there; may be given several times. See `fmstune trackers list`.",
+            metavar="T",
+        ),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(help="A parameter of the run for its trackers, such as team=nlp.", metavar="K=V"),
+    ] = None,
+    params_file: Annotated[
+        Path | None,
+        typer.Option(help="Parameters of the run from a JSON or TOML file.", metavar="F"),
+    ] = None,
+    lora: Annotated[
+        bool | None, typer.Option("--lora/--full", help="Train a LoRA adapter, or all weights.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training data.", metavar="N")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Optimizer steps.", metavar="N")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The peak learning rate.", metavar="LR")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows in a batch, on each device.", metavar="N")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of all that is random.", metavar="N")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting, such as training.warmup_steps=10.", metavar="KEY=VALUE"),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            help="Go on with a run: `auto` (its newest checkpoint) or a path.",
+            metavar="[auto|PATH]",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in the output directory.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do everything up to the first step; write nothing.")
+    ] = False,
+    strict_tracking: Annotated[
+        bool | None,
+        typer.Option("--strict-tracking", help="An unreachable tracker is an error, not a warning."),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Tune a model on data, tracked by whatever was chosen.
+
+    Without a model, data and fmstune.toml, a tiny demo model is tuned on demo data.
+    """
+    from fmstune.cli.options import load_config
+    from fmstune.cli.screen import screen
+
+    flags: list[tuple[str, Any, str]] = [
+        ("model.path", model, "--model"),
+        ("data.train", data, "--data"),
+        ("data.eval", eval_data, "--eval-data"),
+        ("training.output_dir", output_dir, "--output-dir"),
+        ("tracking.trackers", tuple(tracker) if tracker else None, "--tracker"),
+        ("tracking.strict", strict_tracking, "--strict-tracking"),
+        ("lora.enabled", lora, "--lora"),
+        ("training.num_train_epochs", epochs, "--epochs"),
+        ("training.max_steps", max_steps, "--max-steps"),
+        ("training.learning_rate", learning_rate, "--learning-rate"),
+        ("training.per_device_train_batch_size", batch_size, "--batch-size"),
+        ("training.seed", seed, "--seed"),
+    ]
+    resolved = load_config(config, flags, set_ or [], param or [], params_file)
+
+    from fmstune.tuning.console import RunConsole
+    from fmstune.tuning.run import dry_run as rehearse
+    from fmstune.tuning.run import is_main_process, run
+
+    out = RunConsole(screen(), quiet=not is_main_process())
+    if resolved.demo:
+        out.say("demo", "no model and data given: tuning the demo model on demo data")
+    if dry_run:
+        rehearse(resolved, out)
+    else:
+        run(resolved, out, resume=resume, overwrite=overwrite)

@@ -1,0 +1,195 @@
+"""Feeding one tracker from the journal, in the shipper process.
+
+There is one way through it: open the tracker's run, hand over each event after the ledger's offset, and
+close the run at the status event. Whatever goes wrong ends the process; the next one starts from the
+ledger, so that recovering from an exception, a hang and a kill is the same code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from fmstune.delivery.journal import FILE_NAME, Event, JournalReader
+from fmstune.delivery.ledger import TRACKING_DIR, Ledger
+from fmstune.delivery.normalise import Normaliser
+from fmstune.trackers.base import MetricPoint, RunStart, Status, Tracker
+
+POLL_SECONDS = 0.1
+MOST_ATTEMPTS = 3
+"""After so many failures in a row at one event, with the service reachable, the tracker has refused it."""
+
+
+class DeliveryFailed(Exception):
+    """The tracker raised; the ledger says how far the delivery had come."""
+
+    def __init__(self, cause: BaseException) -> None:
+        self.cause = cause
+        super().__init__(f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__)
+
+
+class Delivery:
+    """The delivery of the journal in `directory` to one tracker, from where `ledger` says it stands."""
+
+    def __init__(
+        self, directory: Path, tracker: Tracker, ledger: Ledger, trainer_pid: int | None = None
+    ) -> None:
+        self._directory = directory
+        self._tracker = tracker
+        self._trainer_pid = trainer_pid
+        self._redelivery = ledger.delivered > ledger.safe_delivered
+        if tracker.durable_on == "close":
+            ledger = dataclasses.replace(ledger, delivered=ledger.safe_delivered, offset=ledger.safe_offset)
+        self.ledger = ledger
+        self._confirmed = ledger  # what the tracker has said is safe; a failure falls back to it
+        self._reader = JournalReader(directory / TRACKING_DIR / FILE_NAME, ledger.offset)
+        self._normaliser = Normaliser(tracker.limits, ledger.changes)
+        self._open = False
+        self._held = 0  # the service says it holds the events up to this number
+        self._ended = False
+
+    def run(self, writer_gone: Callable[[], bool]) -> Ledger:
+        """Deliver until the run's status has been delivered, or until no more can come.
+
+        `writer_gone` tells whether the process that writes the journal has ended; a run that ended
+        without a status is closed as interrupted. Raises `DeliveryFailed`.
+        """
+        while True:
+            gone = writer_gone()  # asked before the read: what was written before the end is read
+            batch = self._reader.read()
+            for index, (event, offset) in enumerate(batch):
+                self._hand_over(event, offset, last=index == len(batch) - 1)
+            if batch:
+                self._flush()
+            elif gone or self._ended:
+                return self._finish()
+            else:
+                time.sleep(POLL_SECONDS)
+
+    def _hand_over(self, event: Event, offset: int, last: bool) -> None:
+        if event.seq <= self.ledger.delivered:
+            return
+        refused = self.ledger.refused
+        if event.seq == self.ledger.stuck_at and self.ledger.attempts >= MOST_ATTEMPTS:
+            refused = (*refused, event.seq)
+        else:
+            try:
+                self._deliver(event, last)
+            # SystemExit is not an Exception, and an SDK that calls sys.exit is a failure like another.
+            except (Exception, SystemExit) as error:
+                self._failed(error, event.seq)
+        self._advance(event.seq, offset, refused)
+
+    def _deliver(self, event: Event, last: bool) -> None:
+        if event.kind == "resume" or (event.kind == "status" and not (last and self._at_end())):
+            return  # a status that more events follow was not the end: the run was resumed
+        if not self._open:
+            self._open_run()
+        if event.seq <= self._held:
+            return
+        tracker = self._tracker
+        tracker.seq, tracker.step = event.seq, event.step
+        if event.kind == "metrics":
+            values = self._normaliser.metrics(event.values)
+            if values:
+                tracker.track_point(
+                    MetricPoint(values, event.stage, event.step, event.epoch, event.time, event.seq)
+                )
+        elif event.kind == "params":
+            tracker.set_params(self._normaliser.params(event.values), event.name)
+        else:
+            self._close(cast(Status, event.status), event.error)
+
+    def _open_run(self) -> None:
+        ledger = self.ledger
+        run = self._tracker.open(
+            RunStart(
+                name=self._reader.header.run,
+                directory=str(self._directory),
+                tracker_run_id=ledger.run_id,
+                redelivery=self._redelivery,
+                trainer_pid=self._trainer_pid,
+            )
+        )
+        self._open, self._ended, self._redelivery = True, False, False
+        self._held = run.delivered_through or 0
+        self.ledger = dataclasses.replace(ledger, run_id=run.id, url=run.url, closed=False)
+        self._confirmed = dataclasses.replace(self._confirmed, run_id=run.id, url=run.url, closed=False)
+        self._confirmed.save(self._directory)
+
+    def _close(self, status: Status, error: str | None) -> None:
+        self._tracker.close(status, error)
+        self._open, self._ended = False, True
+        self.ledger = dataclasses.replace(self.ledger, closed=True)
+
+    def _advance(self, seq: int, offset: int, refused: tuple[int, ...]) -> None:
+        safe = self.ledger.closed or self._tracker.durable_on == "call"
+        stuck = seq < self.ledger.stuck_at
+        error = self.ledger.error if stuck or refused else None
+        self.ledger = dataclasses.replace(
+            self.ledger,
+            delivered=seq,
+            total=max(seq, self.ledger.total),
+            offset=offset,
+            safe_delivered=seq if safe else self.ledger.safe_delivered,
+            safe_offset=offset if safe else self.ledger.safe_offset,
+            refused=refused,
+            changes=self._normaliser.changes,
+            stuck_at=self.ledger.stuck_at if stuck else 0,
+            attempts=self.ledger.attempts if stuck else 0,
+            error=error,
+            error_time=self.ledger.error_time if error else None,
+        )
+        if not self._tracker.idempotent:
+            self._confirm()
+
+    def _flush(self) -> None:
+        if self._open:
+            try:
+                self._tracker.flush()
+            except (Exception, SystemExit) as error:
+                self._failed(error, 0)
+        self._confirm()
+
+    def _confirm(self) -> None:
+        self._confirmed = self.ledger
+        self.ledger.save(self._directory)
+
+    def _finish(self) -> Ledger:
+        if not self.ledger.closed and self.ledger.delivered:
+            try:
+                if not self._open:
+                    self._open_run()
+                self._close("interrupted", None)
+            except (Exception, SystemExit) as error:
+                self._failed(error, 0)
+        done = self.ledger
+        self.ledger = dataclasses.replace(
+            done,
+            safe_delivered=done.delivered,
+            safe_offset=done.offset,
+            state="failed" if done.refused else "complete",
+        )
+        self._confirm()
+        return self.ledger
+
+    def _failed(self, error: BaseException, seq: int) -> None:
+        # A service that is away says nothing about the event; anything else may be about this event.
+        blamed = seq if self._open and not isinstance(error, (OSError, TimeoutError)) else 0
+        again = blamed and blamed == self._confirmed.stuck_at
+        self.ledger = dataclasses.replace(
+            self._confirmed,
+            state="behind",
+            stuck_at=blamed,
+            attempts=(self._confirmed.attempts + 1 if again else 1) if blamed else 0,
+            error=str(DeliveryFailed(error)),
+            error_time=time.time(),
+        )
+        self._confirm()
+        raise DeliveryFailed(error) from error
+
+    def _at_end(self) -> bool:
+        return self._reader.offset >= self._reader.path.stat().st_size

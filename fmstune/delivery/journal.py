@@ -1,0 +1,289 @@
+"""The journal: the run's record, one strict JSON object a line, written before anything else happens.
+
+The first line is the header; every later line is an event with the next `seq`. A line is written with
+one call, so that a kill can only cut off the last one. Readers take complete lines alone and count, but
+never choke on, what is not an event.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+VERSION = 1
+FILE_NAME = "journal.jsonl"
+
+Kind = Literal["params", "metrics", "status", "resume"]
+_KINDS = ("params", "metrics", "status", "resume")
+
+_NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+
+
+class JournalError(Exception):
+    """A file that is not a journal, or one of a later version than this fmstune can read."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the journal.
+
+    `time` is Unix seconds; `step` the optimizer step; `epoch` the fraction of the training data seen.
+    `name` is the namespace of params; `status` and `error` are those of the run's end.
+    """
+
+    seq: int
+    time: float
+    kind: Kind
+    stage: str | None = None
+    step: int | None = None
+    epoch: float | None = None
+    name: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    status: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first line: which run this is. `id` is unique, `name` is what people call it, `cwd` the
+    directory that relative paths in the trackers' options start from."""
+
+    id: str
+    run: str
+    time: float
+    cwd: str
+
+
+class JournalWriter:
+    """Appends events; safe to call from any thread, and never raises for what the disk does.
+
+    When the disk is full, events that could not be written are counted in `unrecorded`, and `on_trouble`
+    is called once with the reason.
+    """
+
+    def __init__(self, path: Path, header: Header, on_trouble: Callable[[str], None] | None = None) -> None:
+        """Begin the journal at `path`, or go on with the one that is there, whose header then holds.
+
+        Raises `OSError` when the file cannot be opened, `JournalError` when it is something else or
+        another process is writing it.
+        """
+        self.path = path
+        self.unrecorded = 0
+        self._on_trouble = on_trouble
+        self._lock = threading.Lock()
+        self._encode = json.JSONEncoder(
+            allow_nan=False, separators=(",", ":"), ensure_ascii=False, default=plain
+        ).encode
+        earlier = JournalReader(path) if path.exists() and path.stat().st_size else None
+        self.header = earlier.header if earlier else header
+        self.last_seq = last_seq(path) if earlier else 0
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        if not _lock(self._file, fcntl.LOCK_EX):
+            os.close(self._file)
+            raise JournalError(f"{path} is being written by another process: that run is still going.")
+        self._torn = earlier is not None and not _ends_with_newline(path)
+        if earlier is None:
+            first = {"seq": 0, "kind": "header", "version": VERSION, "run": header.run}
+            self._write(first | {"id": header.id, "time": header.time, "cwd": header.cwd})
+
+    def append(self, kind: Kind, fields: Mapping[str, Any]) -> int:
+        """Write the next event and return its `seq`; 0 when it could not be written."""
+        with self._lock:
+            seq = self.last_seq + 1
+            if not self._write({"seq": seq, "time": time.time(), "kind": kind, **fields}):
+                self.unrecorded += 1
+                return 0
+            self.last_seq = seq
+            return seq
+
+    def close(self) -> None:
+        """Close the file; a later `append` is counted as unrecorded."""
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+    def _write(self, record: Mapping[str, Any]) -> bool:
+        try:
+            line = self._encode(record)
+        except ValueError:  # a number that is not finite, which JSON has no word for
+            line = self._encode(plain(record))
+        data = (line + "\n").encode("utf-8", "backslashreplace")
+        if self._torn:
+            data = b"\n" + data
+        try:
+            self._torn = os.write(self._file, data) != len(data)
+        except OSError as error:
+            self._trouble(error.strerror or str(error))
+            return False
+        if self._torn:
+            self._trouble("only a part of a line could be written")
+        return not self._torn
+
+    def _trouble(self, reason: str) -> None:
+        if self._on_trouble is not None:
+            say, self._on_trouble = self._on_trouble, None
+            say(f"{self.path}: {reason}")
+
+
+class JournalReader:
+    """Reads events from a byte offset on; `offset` is where the next read begins.
+
+    Raises `JournalError` when the file does not begin with a journal's header, `OSError` when it cannot
+    be read. `damaged` counts complete lines that were not events.
+    """
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self.path = path
+        self.damaged = 0
+        with path.open("rb") as file:
+            self.header, self._first = _read_header(file.readline(), path)
+        self.offset = max(offset, self._first)
+
+    def read(self, most: int = 256) -> list[tuple[Event, int]]:
+        """The next events, at most `most`, each with the offset behind it; empty when there is none."""
+        found: list[tuple[Event, int]] = []
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            while len(found) < most:
+                line = file.readline()
+                if not line.endswith(b"\n"):
+                    break
+                self.offset += len(line)
+                event = parse(line)
+                if event is not None:
+                    found.append((event, self.offset))
+                elif line.strip():
+                    self.damaged += 1
+        return found
+
+    def __iter__(self) -> Iterator[Event]:
+        while events := self.read():
+            yield from (event for event, _ in events)
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether the process that writes this journal is alive."""
+    with path.open("rb") as file:
+        return not _lock(file.fileno(), fcntl.LOCK_SH)
+
+
+def parse(line: bytes) -> Event | None:
+    """The event that a line holds; `None` when it holds none."""
+    try:
+        raw = json.loads(line)
+        if raw["kind"] not in _KINDS or not isinstance(raw["seq"], int) or raw["seq"] < 1:
+            return None
+        values = raw.get("values") or {}
+        return Event(
+            seq=raw["seq"],
+            time=float(raw["time"]),
+            kind=raw["kind"],
+            stage=raw.get("stage"),
+            step=raw.get("step"),
+            epoch=raw.get("epoch"),
+            name=raw.get("name"),
+            values=_numbers(values) if raw["kind"] == "metrics" else dict(values),
+            status=raw.get("status"),
+            error=raw.get("error"),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def last_seq(path: Path) -> int:
+    """The number of the last event, found from the end of the file."""
+    size = path.stat().st_size
+    window = 1 << 16
+    while True:
+        with path.open("rb") as file:
+            file.seek(max(0, size - window))
+            lines = file.read().split(b"\n")
+        whole = lines[1:-1] if window < size else lines[:-1]
+        for line in reversed(whole):
+            event = parse(line)
+            if event is not None:
+                return event.seq
+        if window >= size:
+            return 0
+        window *= 4
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it: tensors and numpy scalars as numbers, the non-finite as strings,
+    anything unknown as its text. Never raises, whatever the value does."""
+    if isinstance(value, float):
+        if value != value:
+            return "NaN"
+        if value in (float("inf"), float("-inf")):
+            return "Infinity" if value > 0 else "-Infinity"
+        return float(value)
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, str) else _text(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    try:
+        item = value.item()  # one number in a tensor or an array
+        return plain(item) if isinstance(item, (bool, int, float, str)) else _text(value)
+    except Exception:  # whatever a foreign object raises, its text is what is left of it
+        return _text(value)
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _NON_FINITE.get(value, value) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
+
+
+def _read_header(line: bytes, path: Path) -> tuple[Header, int]:
+    try:
+        raw = json.loads(line)
+        if raw["kind"] != "header":
+            raise ValueError
+        version = int(raw["version"])
+        header = Header(str(raw["id"]), str(raw["run"]), float(raw["time"]), str(raw.get("cwd", ".")))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise JournalError(
+            f"{path} does not begin with a journal's header; it is damaged or not a journal."
+        ) from None
+    if version > VERSION:
+        raise JournalError(
+            f"{path} was written by a later fmstune (journal version {version}, this one reads up to "
+            f"{VERSION}); upgrade with `pip install -U fmstune`."
+        )
+    return header, len(line)
+
+
+def _lock(file: int, how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system, or a device, without locks
+        return True
+    return True
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

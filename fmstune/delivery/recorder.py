@@ -1,0 +1,103 @@
+"""The Recorder: the one tracker the training knows. It writes the journal, and nothing else.
+
+Nothing it is given makes it raise into the training, beyond the interface's own `ValueError`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fmstune.delivery.journal import JournalWriter, plain
+from fmstune.delivery.redaction import Redactor
+from fmstune.trackers.base import MetricPoint, Status, Tracker
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+    from fmstune.delivery.in_process import GuardedTracker
+
+_active: Recorder | None = None
+
+
+class Recorder(Tracker):
+    """Writes what it is told into the run's journal, redacted, for the shippers to deliver."""
+
+    registered_name = "recorder"
+    description = "the run's journal"
+
+    def __init__(self, journal: JournalWriter, redactor: Redactor) -> None:
+        super().__init__()
+        self.journal = journal
+        self.guests: list[GuardedTracker] = []  # those that have to work in this process
+        self._redactor = redactor
+
+    def get_hf_callback(self) -> TrainerCallback:
+        from fmstune.trackers.hf_callback import TrackerCallback
+
+        return TrackerCallback(self, owns_run=False)
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        super().track(metric, name, stage)
+        step = self.step if step is None else step
+        self.track_point(MetricPoint({str(name): metric}, stage, step))
+        for guest in self.guests:
+            guest.track(metric, name, stage, step)
+
+    def track_point(self, point: MetricPoint) -> None:
+        values = point.values
+        # Numbers hold no secrets: the training's own logs skip the search for them.
+        if not all(type(value) is float or type(value) is int for value in values.values()):
+            values = self._redactor.mapping(plain(values))
+        fields: dict[str, Any] = {"stage": point.stage, "step": point.step, "epoch": point.epoch}
+        self.journal.append("metrics", {**fields, "values": values})
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        super().set_params(params, name)
+        if params is not None:
+            values = self._redactor.mapping(plain(params))
+            self.journal.append("params", {"name": name or "params", "values": values})
+            for guest in self.guests:
+                guest.set_params(values, name)
+
+    def resumed(self, step: int) -> None:
+        """Note that the training goes on from `step`: later steps logged before are logged again."""
+        self.journal.append("resume", {"step": step})
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        fields: dict[str, str] = {"status": status}
+        if error is not None:
+            fields["error"] = self._redactor.text(error)
+        self.journal.append("status", fields)
+        for guest in self.guests:
+            guest.close(status, fields.get("error"))
+
+
+@contextmanager
+def active(recorder: Recorder | None) -> Iterator[None]:
+    """Make `recorder` the one that `fmstune.track` and `fmstune.set_params` write to."""
+    global _active
+    before, _active = _active, recorder
+    try:
+        yield
+    finally:
+        _active = before
+
+
+def track(metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+    """Track a metric of the active run from anywhere in the training process; `step` defaults to the
+    current one. Does nothing when no run is active here (another rank, another program).
+
+    Raises `ValueError` when the metric or its name is `None`.
+    """
+    (_active or Tracker("fmstune")).track(metric, name, stage, step=step)
+
+
+def set_params(params: Mapping[str, Any] | None, name: str | None = None) -> None:
+    """Attach parameters to the active run under the namespace `name`, from anywhere in the training
+    process. Does nothing when no run is active here.
+
+    Raises `ValueError` when `params` is not a mapping.
+    """
+    (_active or Tracker("fmstune")).set_params(params, name)

@@ -1,0 +1,201 @@
+"""The shipper: a child process that imports one tracker's SDK and delivers the journal to it.
+
+`python -m fmstune.delivery.shipper NAME`, started by `fmstune.delivery.processes`. What it is to do
+comes as JSON lines on its standard input, so that no option ever shows in the process list:
+
+1. a job (which tracker, with which options); it checks the tracker and answers one line;
+2. an order (which run); it delivers, and its exit code says how that ended.
+
+It is in a session of its own, so the signals of a terminal or a batch system pass it by, and when the
+trainer is killed it still drains the journal and gives the run its true status. Threads would not do:
+some SDKs block the exit of the interpreter (Aim joins a queue in a finaliser), and no try/except cures it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from fmstune.delivery.deliver import Delivery, DeliveryFailed
+from fmstune.delivery.ledger import Ledger, ledger_path, load_ledger
+from fmstune.delivery.redaction import Redactor
+from fmstune.trackers.base import Check, Tracker, TrackerOptionError, installed_version
+from fmstune.trackers.old_shape import OldShapeTracker, build_tracker, works_in_process
+from fmstune.trackers.registry import BrokenTracker
+
+EXIT_DONE = 0
+EXIT_RETRY = 75  # EX_TEMPFAIL: the ledger says how far it came, and why not further
+EXIT_BUSY = 76  # another shipper delivers this run to this tracker
+
+_NICENESS = 10  # the training's own threads come first
+_LOG_BYTES = 1 << 20
+
+
+def main() -> int:
+    """Do the job and the order given on standard input."""
+    answers = _take_standard_output()
+    os.nice(_NICENESS)
+    job = json.loads(sys.stdin.readline())
+    sys.path[:] = job["sys_path"]
+    try:
+        tracker = build_tracker(job["reference"], job["name"], job["options"])
+    except Exception as error:
+        _answer(answers, _not_built(error, job["name"]), in_process=False)
+        return EXIT_RETRY
+    if job["check"]:
+        _answer(answers, check(tracker, job["timeout"]), in_process=works_in_process(tracker))
+    answers.close()
+    line = sys.stdin.readline()
+    return _ship(tracker, job, json.loads(line)) if line else EXIT_DONE
+
+
+def check(tracker: Tracker, timeout: float) -> Check:
+    """Find out whether the tracker is installed, can be imported, and could track a run now."""
+    cls = type(tracker.inner) if isinstance(tracker, OldShapeTracker) else type(tracker)
+    package, hint = getattr(cls, "package", None), getattr(cls, "install_hint", None)
+    if package:
+        version = installed_version(cls)
+        remedy = hint or f"pip install {package}"
+        if version is None:
+            return Check("not_installed", f"the package {package} is not installed", f"run `{remedy}`")
+        try:
+            importlib.import_module(package)
+        except (Exception, SystemExit) as error:
+            found = f"{package} {version} cannot be imported: {type(error).__name__}: {error}"
+            return Check("broken", found, f"install it again: `{remedy} --force-reinstall`")
+    try:
+        return tracker.check(timeout)
+    except (Exception, SystemExit) as error:
+        return Check(
+            "broken",
+            f"its check failed: {type(error).__name__}: {error}",
+            "see the tracker's own documentation",
+        )
+
+
+def _not_built(error: Exception, name: str) -> Check:
+    if isinstance(error, TrackerOptionError):
+        return Check("bad_option", str(error), f"mend [trackers.{name}] or --set trackers.{name}.KEY=VALUE")
+    if isinstance(error, BrokenTracker):
+        return Check("broken", str(error), "install it again, or mend its import")
+    return Check(
+        "broken",
+        f"it cannot be created: {type(error).__name__}: {error}",
+        f"check its options in [trackers.{name}]",
+    )
+
+
+def _ship(tracker: Tracker, job: dict[str, Any], order: dict[str, Any]) -> int:
+    directory = Path(order["directory"])
+    path = ledger_path(directory, job["name"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    redactor = Redactor(secrets=tuple(order.get("secrets", ())))
+    _log_to(path.with_suffix(".log"), redactor)
+    lock = path.with_suffix(".lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return EXIT_BUSY
+    follow, parent = bool(order["follow"]), int(job["parent"])
+    if follow:
+        _end_after(parent, float(order["close_timeout"]))
+    ledger = load_ledger(directory, job["name"]) or Ledger(job["name"])
+    ledger = dataclasses.replace(
+        ledger,
+        reference=job["reference"],
+        options=redactor.mapping(job["options"]),
+    )
+    try:
+        delivery = Delivery(directory, tracker, ledger, parent if follow else None)
+        delivery.run(lambda: not follow or os.getppid() != parent)
+    except DeliveryFailed as error:
+        print(f"{time.strftime('%F %T')} {error}", file=sys.stderr)
+        # Not through the interpreter's exit: Aim and others join their queues there, for ever.
+        _leave(EXIT_RETRY)
+    _leave(EXIT_DONE)
+    return EXIT_DONE
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _end_after(parent: int, seconds: float) -> None:
+    """End this process, and those its SDK started, `seconds` after the trainer has gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        time.sleep(seconds)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="deadline").start()
+
+
+def _take_standard_output() -> IO[str]:
+    """Keep the standard output for the answers; what SDKs print goes nowhere until there is a log."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    return answers
+
+
+def _answer(answers: IO[str], result: Check, *, in_process: bool) -> None:
+    message = {"check": dataclasses.asdict(result), "in_process": in_process}
+    answers.write(json.dumps(message) + "\n")
+    answers.flush()
+
+
+def _log_to(path: Path, redactor: Redactor) -> None:
+    log = path.open("a", encoding="utf-8", errors="replace", buffering=1)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    sys.stdout = sys.stderr = _RedactedLog(log, redactor)
+
+
+class _RedactedLog:
+    """A text stream that hides secrets, and stops at `_LOG_BYTES`: Aim warns ten times a second for as
+    long as its server is away."""
+
+    encoding = "utf-8"
+
+    def __init__(self, log: IO[str], redactor: Redactor) -> None:
+        self._log = log
+        self._redactor = redactor
+        self._room = _LOG_BYTES - log.tell()
+
+    def write(self, text: str) -> int:
+        if self._room > 0:
+            self._room -= len(text)
+            text = self._redactor.text(text) if self._room > 0 else "\n[the log is full]\n"
+            with contextlib.suppress(OSError):  # the log's disk being full is no trouble of the delivery
+                self._log.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._log.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return self._log.fileno()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

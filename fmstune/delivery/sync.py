@@ -1,0 +1,106 @@
+"""Delivering a run after its end: what an outage left behind, or the whole run to another tracker."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fmstune.delivery.journal import (
+    FILE_NAME,
+    JournalError,
+    JournalReader,
+    is_being_written,
+    last_seq,
+)
+from fmstune.delivery.ledger import TRACKING_DIR, all_ledgers, load_ledger
+from fmstune.delivery.processes import Job, ShipperProcess
+from fmstune.delivery.redaction import REDACTED
+from fmstune.delivery.report import DeliveryReport, report
+from fmstune.delivery.shipper import EXIT_BUSY, EXIT_DONE
+
+_STALLED_SECONDS = 120.0
+_POLL_SECONDS = 0.1
+
+Progress = Callable[[str, int, int], None]
+"""Called with a tracker's name, the events delivered so far, and how many there are."""
+
+
+def sync(
+    directory: Path,
+    to: str | None,
+    options: Mapping[str, Mapping[str, Any]],
+    reference: Callable[[str], str],
+    *,
+    check_within: float = 10.0,
+    progress: Progress = lambda name, delivered, total: None,
+) -> list[DeliveryReport]:
+    """Deliver what is missing of the run in `directory` to the trackers it was tracked with, or all of it
+    to the tracker `to`. What was delivered before is not delivered again.
+
+    `options` are those of the trackers here and now; they go over the ones the run was tracked with.
+    Raises `JournalError` when the directory holds no run.
+    """
+    path = directory / TRACKING_DIR / FILE_NAME
+    if not path.exists():
+        raise JournalError(
+            f"{directory} holds no run of fmstune: there is no {TRACKING_DIR}/{FILE_NAME} in it."
+        )
+    header = JournalReader(path).header
+    names = [to] if to else [ledger.tracker for ledger in all_ledgers(directory)]
+    if is_being_written(path):
+        return [
+            dataclasses.replace(line, error="the run is still going", remedy="sync it when it has ended")
+            if line.state != "complete" else line
+            for line in report(directory, names)
+        ]  # fmt: skip
+    lines = []
+    for name in names:
+        (line,) = report(directory, [name])
+        if line.state != "complete":
+            ledger = load_ledger(directory, name)
+            earlier = ledger.options if ledger else {}
+            kept = {key: value for key, value in earlier.items() if value != REDACTED}
+            where = (ledger.reference if ledger else "") or reference(name)
+            cwd = header.cwd if Path(header.cwd).is_dir() else None
+            job = Job(name, where, {**kept, **options.get(name, {})}, cwd)
+            line = _deliver(directory, job, check_within, progress)
+        lines.append(line)
+    return lines
+
+
+def _deliver(directory: Path, job: Job, check_within: float, progress: Progress) -> DeliveryReport:
+    shipper = ShipperProcess(job, check_within=check_within)
+    try:
+        check = shipper.check()
+        if not check.ok:
+            (line,) = report(directory, [job.name])
+            return dataclasses.replace(line, error=check.detail, remedy=check.remedy, since=None)
+        shipper.ship(directory, follow=False, close_timeout=0.0)
+        code = _wait(directory, shipper, progress)
+    finally:
+        shipper.kill()
+    (line,) = report(directory, [job.name])
+    if code == EXIT_BUSY:
+        busy = "another process is delivering it right now"
+        return dataclasses.replace(line, error=busy, remedy="wait for it, then sync again")
+    if code is None:
+        return dataclasses.replace(line, error=f"no progress for {_STALLED_SECONDS:.0f} s, given up")
+    if code != EXIT_DONE and line.error is None:
+        return dataclasses.replace(line, error=f"its process ended with code {code}")
+    return line
+
+
+def _wait(directory: Path, shipper: ShipperProcess, progress: Progress) -> int | None:
+    total = last_seq(directory / TRACKING_DIR / FILE_NAME)
+    delivered, moved = -1, time.monotonic()
+    while (code := shipper.wait(_POLL_SECONDS)) is None:
+        ledger = load_ledger(directory, shipper.job.name)
+        if ledger and ledger.delivered != delivered:
+            delivered, moved = ledger.delivered, time.monotonic()
+            progress(shipper.job.name, delivered, total)
+        if time.monotonic() - moved > _STALLED_SECONDS:
+            return None
+    return code

@@ -1,0 +1,1 @@
+"""The tracker interface, the registry of trackers, and one file for each built-in tracker."""

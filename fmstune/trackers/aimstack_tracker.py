@@ -1,0 +1,203 @@
+"""The tracker `aim`: an Aim repository on this machine, or a remote one behind `aim server`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from fmstune.trackers.base import (
+    Check,
+    Limits,
+    MetricPoint,
+    RunStart,
+    Status,
+    Tracker,
+    TrackerRun,
+)
+
+REMOTE = "aim://"
+
+
+@dataclass(frozen=True)
+class AimOptions:
+    """Options of the tracker `aim`."""
+
+    repo: str | None = field(
+        default=None,
+        metadata={
+            "help": "Path of the Aim repository, or aim://host:port of an `aim server`. "
+            "Default: Aim's own, the nearest .aim from here upwards, created here when absent."
+        },
+    )
+    experiment: str | None = field(default=None, metadata={"help": "Name of the experiment."})
+    run_name: str | None = field(
+        default=None, metadata={"help": "Name of the run in Aim. Default: the run's own name."}
+    )
+    tags: tuple[str, ...] = field(default=(), metadata={"help": "Tags of the run."})
+
+
+class AimStackTracker(Tracker):
+    """Metrics are tracked under their name with the context `{"subset": stage}`; params stay nested.
+
+    A step that is tracked again replaces the old value: Aim keys values by a hash of their step.
+    """
+
+    registered_name = "aim"
+    description = "Aim, in a local repository or on an aim server"
+    package = "aim"
+    install_hint = "pip install aim"
+    idempotent = True
+    Config = AimOptions
+    config: AimOptions
+    # Aim raises on a metric that is not a number; keys of params may be any text.
+    limits = Limits(text_metrics=False)
+
+    def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
+        super().__init__(name, tracker_config)
+        self._run: Any = None
+
+    def open(self, start: RunStart) -> TrackerRun:
+        from aim import Repo, Run
+
+        where = self._repo()
+        repo = Repo.from_path(where, init=not where.startswith(REMOTE) and not Repo.exists(where))
+        # log_system_params would send the environment variables, and fails without pkg_resources
+        # (aimhubio/aim#2858); system metrics would be those of this process, not of the training.
+        self._run = Run(
+            start.tracker_run_id,
+            repo=repo,
+            experiment=self.config.experiment,
+            force_resume=start.tracker_run_id is not None,
+            system_tracking_interval=None,
+            log_system_params=False,
+            capture_terminal_logs=False,
+        )
+        self._run.name = self.config.run_name or start.name
+        for tag in self.config.tags:
+            self._run.add_tag(tag)
+        return TrackerRun(self._run.hash, where)
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        super().track(metric, name, stage)
+        self._track(metric, name, stage, step, None)
+
+    def track_point(self, point: MetricPoint) -> None:
+        for name, value in point.values.items():
+            self._track(value, name, point.stage, point.step, point.epoch)
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        super().set_params(params, name)
+        if params is not None:
+            self._opened[name or "params"] = dict(params)
+
+    def flush(self) -> None:
+        # To a server Aim sends from a queue in the background; its own wait is the only sign that
+        # the server has it all. A local repository writes through.
+        if self._opened.repo.is_remote_repo:
+            self._opened.repo._client.get_queue().wait_for_finish()
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        self._opened["status"] = status
+        if error is not None:
+            self._opened["error"] = error
+        run, self._run = self._run, None
+        run.close()
+        if not run.repo.is_remote_repo:
+            _index(run)
+
+    def check(self, timeout: float) -> Check:
+        where = self._repo()
+        if "://" in where:
+            return _check_server(where, timeout, f"trackers.{self.name}.repo")
+        return _check_folder(Path(where), f"--set trackers.{self.name}.repo=PATH")
+
+    def _repo(self) -> str:
+        if self.config.repo is not None:
+            return self.config.repo if "://" in self.config.repo else str(Path(self.config.repo).expanduser())
+        from aim import Repo
+
+        return str(Repo.default_repo_path())
+
+    @property
+    def _opened(self) -> Any:
+        if self._run is None:
+            self.open(RunStart(name="run", directory="."))
+        return self._run
+
+    def _track(self, value: Any, name: str, stage: str | None, step: int | None, epoch: float | None) -> None:
+        context = {} if stage is None else {"subset": stage}
+        self._opened.track(value, name=name, step=step, epoch=epoch, context=context)
+
+
+def _index(run: Any) -> None:
+    """Let Aim's SDK see the run at once: it shows only runs that are in the index, which otherwise
+    `aim up` writes while it runs. When `aim up` is running it holds the index and does this itself."""
+    from aim.sdk.index_manager import RepoIndexManager
+
+    try:
+        RepoIndexManager.get_index_manager(run.repo).index(run.hash)
+    except Exception as error:
+        print(f"aim: the run is not indexed yet, `aim up` will do it ({error})")
+
+
+def _check_folder(folder: Path, option: str) -> Check:
+    from aim import Repo
+    from aim.sdk.repo import RepoStatus
+
+    path = str(folder.resolve())
+    status = Repo.check_repo_status(path)
+    if status == RepoStatus.UPDATE_REQUIRED:
+        return Check(
+            "no_permission",
+            f"the repository {path} was made by an older Aim",
+            f"run `aim upgrade --repo {path}`, or choose another: {option}",
+        )
+    exists = status != RepoStatus.MISSING
+    writable = folder / ".aim" if exists else folder
+    while not writable.exists():
+        writable = writable.parent
+    if not os.access(writable, os.W_OK) or not writable.is_dir():
+        return Check(
+            "no_permission",
+            f"{writable.resolve()} cannot be written to",
+            f"choose another: {option}",
+        )
+    return Check("ok", "repository" if exists else "repository, will be created", server=path)
+
+
+def _check_server(url: str, timeout: float, option: str) -> Check:
+    import requests
+
+    parts = urlsplit(url)
+    try:
+        address = f"{parts.hostname}:{parts.port}"
+    except ValueError:
+        address = ""
+    if not url.startswith(REMOTE) or not parts.hostname or not address or parts.port is None:
+        return Check("bad_option", f"{option} = {url!r} is not an address", "write it as aim://host:port")
+    remedy = f"start it with `aim server --host {parts.hostname} --port {parts.port}`"
+    began = time.perf_counter()
+    try:
+        answer = requests.get(f"http://{address}{parts.path}/status/", timeout=timeout)
+    except requests.Timeout:
+        return Check("unreachable", f"{address} did not answer within {timeout:g} s", remedy, url)
+    except requests.RequestException as error:
+        return Check("unreachable", f"{address}: {_cause(error)}", remedy, url)
+    latency = time.perf_counter() - began
+    if answer.status_code in (401, 403):
+        return Check("rejected_credentials", f"{address} answered {answer.status_code}", remedy, url)
+    if answer.status_code != 200:
+        return Check("unreachable", f"{address} answered {answer.status_code}", remedy, url)
+    return Check("ok", "aim server", server=url, latency=latency)
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason of a network error, which requests wraps four times."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (getattr(error, "strerror", None) or str(error)).lower()

@@ -1,0 +1,252 @@
+"""The tracker interface: all that the author of a new tracker needs to know.
+
+A tracker turns what a run reports (metrics, params, a final status) into calls of one SDK. It may
+raise, hang or die: it runs in a process of its own, and whatever it fails to deliver stays in the
+run's journal. So a tracker never catches its SDK's errors, never retries and never logs about them.
+
+Nothing in this module imports an SDK, transformers or another part of fmstune.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+Status = Literal["finished", "failed", "interrupted"]
+"""How a run ended: to its end, with an exception, or stopped from outside (a signal, a kill)."""
+
+CheckState = Literal[
+    "ok",
+    "not_installed",
+    "broken",
+    "bad_option",
+    "no_credentials",
+    "rejected_credentials",
+    "no_permission",
+    "unreachable",
+]
+
+
+class TrackerError(Exception):
+    """A tracker cannot be used as asked. The message is one sentence with the remedy."""
+
+    exit_code = 2
+
+
+class TrackerOptionError(TrackerError):
+    """An option of a tracker is unknown or has a wrong value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What `Tracker.check` found.
+
+    `detail` says in one sentence what was seen, `remedy` what the user can do about it.
+    `latency` is the seconds one round trip to `server` took.
+    """
+
+    state: CheckState
+    detail: str
+    remedy: str = ""
+    server: str = ""
+    account: str = ""
+    latency: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True when a run could be tracked right now."""
+        return self.state == "ok"
+
+    @property
+    def outage(self) -> bool:
+        """True when nothing is misconfigured: the service just does not answer now."""
+        return self.state == "unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a tracker's service can hold. The shared normaliser adapts to it, and says what it changed.
+
+    `name_chars` is a regular expression's character class of the characters allowed in names;
+    `max_name` and `max_value` are lengths in characters (`None`: no limit);
+    `nested` tells whether params may be nested, `nan` whether metrics may be NaN or infinite,
+    `text_metrics` whether a metric may be a string.
+    """
+
+    name_chars: str | None = None
+    max_name: int | None = None
+    max_value: int | None = None
+    nested: bool = True
+    nan: bool = True
+    text_metrics: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """What a tracker learns of the run when it is opened.
+
+    `tracker_run_id` is the id that this tracker gave the run earlier (`None`: a new run), so that a
+    resumed run and a late delivery go on in the same run. `redelivery` tells that events which this
+    run may already hold are about to come again, in order. `trainer_pid` is the process id of the
+    training process while it lives.
+    """
+
+    name: str
+    directory: str
+    tracker_run_id: str | None = None
+    redelivery: bool = False
+    trainer_pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrackerRun:
+    """The run as the tracker knows it: its id there, and where a person can look at it.
+
+    `delivered_through` is the `seq` of the last event that the service itself says it holds, for the
+    services that can tell; events up to it are not sent again.
+    """
+
+    id: str | None = None
+    url: str | None = None
+    delivered_through: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPoint:
+    """The metrics that were logged together.
+
+    `seq` is the number of the event in the run's journal, `time` the Unix time in seconds at which
+    it was logged, `step` the optimizer step and `epoch` the fraction of the training data seen.
+    """
+
+    values: Mapping[str, Any]
+    stage: str | None = None
+    step: int | None = None
+    epoch: float | None = None
+    time: float | None = None
+    seq: int | None = None
+
+
+class Tracker:
+    """A place that runs are tracked in; a bare `Tracker` is the tracker `none` and does nothing.
+
+    A new tracker needs `track` and, for params, `set_params`. Everything else has a working default.
+    Set `Config` to a dataclass to have the options typed, checked and listed; without one, the
+    tracker takes any options as the mapping `self.config`.
+    """
+
+    registered_name: ClassVar[str] = "none"
+    description: ClassVar[str] = "no tracking"
+    package: ClassVar[str | None] = None
+    """The import name of the SDK; `None` if none is needed."""
+    install_hint: ClassVar[str | None] = None
+    """The command that installs the SDK."""
+    Config: ClassVar[type[Any] | None] = None
+    limits: ClassVar[Limits] = Limits()
+    idempotent: ClassVar[bool] = False
+    """Whether an event that is delivered a second time changes nothing in the service."""
+    durable_on: ClassVar[Literal["call", "close"]] = "call"
+    """When what was handed over is safe from a kill of this process: after each call, or after
+    `close` alone. For the latter, a delivery that was cut off is done again from its start."""
+
+    def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
+        """Keep the configuration. Opens nothing, imports no SDK.
+
+        `tracker_config` is an instance of `Config`, a mapping of its fields, or `None` for the
+        defaults. Raises `TrackerOptionError` for an unknown option.
+        """
+        self.name = name or self.registered_name
+        self.config: Any = self._configured(tracker_config)
+        # The number, in the run's journal, of the event that is being delivered; a tracker may store
+        # it to recognise an event that comes a second time. None when the tracker is used alone.
+        self.seq: int | None = None
+        # The optimizer step now, for what is tracked without a step of its own.
+        self.step: int | None = None
+
+    @classmethod
+    def _configured(cls, given: Any) -> Any:
+        if cls.Config is None:
+            return dict(given or {})
+        if isinstance(given, cls.Config):
+            return given
+        known = [field.name for field in dataclasses.fields(cls.Config)]
+        for key in given or {}:
+            if key not in known:
+                raise TrackerOptionError(
+                    f"{cls.registered_name} has no option {key!r}; it has {', '.join(known)}."
+                )
+        return cls.Config(**(given or {}))
+
+    # -- the interface ------------------------------------------------------------------------
+
+    def get_hf_callback(self) -> TrainerCallback:
+        """A callback that feeds this tracker from any `transformers.Trainer`."""
+        from fmstune.trackers.hf_callback import TrackerCallback
+
+        return TrackerCallback(self)
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        """Track one metric of a stage (`train`, `eval`, …) at an optimizer step.
+
+        Raises `ValueError` when the metric or its name is `None`.
+        """
+        if metric is None or name is None:
+            raise ValueError(f"{self.name}.track needs a metric and its name, got {metric!r}, {name!r}")
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        """Attach run parameters under the namespace `name`. `None` does nothing.
+
+        Raises `ValueError` when `params` is not a mapping.
+        """
+        if params is not None and not isinstance(params, Mapping):
+            raise ValueError(f"{self.name}.set_params needs a mapping, got {type(params).__name__}")
+
+    # -- hooks with working defaults ----------------------------------------------------------
+
+    def open(self, start: RunStart) -> TrackerRun:
+        """Open the run, or the one of `start.tracker_run_id` again, and say what it is."""
+        return TrackerRun(id=start.tracker_run_id)
+
+    def track_point(self, point: MetricPoint) -> None:
+        """Track the metrics that were logged together; by default, one call of `track` for each."""
+        for name, value in point.values.items():
+            self.track(value, name, point.stage, step=point.step)
+
+    def flush(self) -> None:
+        """Return when everything handed over so far is safe with the service.
+
+        For SDKs that send in the background; what calls this counts the events as delivered.
+        """
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        """End the run with its status; `error` is the one line of what made it fail.
+
+        Returns when everything handed over is safely with the service.
+        """
+
+    def check(self, timeout: float) -> Check:
+        """Find out, within `timeout` seconds, whether a run could be tracked now.
+
+        Changes nothing: it creates no run, writes no credential and never asks. That the SDK is
+        installed and can be imported has been seen before this is called.
+        """
+        return Check("ok", "ready")
+
+
+def installed_version(tracker: type[Tracker]) -> str | None:
+    """The version of the SDK's distribution, found without importing it; `None` when not installed."""
+    if tracker.package is None:
+        return ""
+    if importlib.util.find_spec(tracker.package) is None:
+        return None
+    try:
+        return importlib.metadata.version(tracker.package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

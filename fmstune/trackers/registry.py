@@ -1,0 +1,224 @@
+"""Which trackers there are: name → class, resolved on use.
+
+Names come from four places: fmstune's own table, `register_tracker`, the entry points that installed
+packages declare in the group `fmstune.trackers`, and dotted paths (`package.module:Class`) written
+where a name is expected. Nothing is imported until a tracker is used, and a tracker that cannot be
+imported is an entry marked broken, never an error for the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fmstune.trackers.base import Tracker, TrackerError, installed_version
+
+ENTRY_POINT_GROUP = "fmstune.trackers"
+
+BUILT_IN: dict[str, str] = {
+    "none": "fmstune.trackers.base:Tracker",
+    "aim": "fmstune.trackers.aimstack_tracker:AimStackTracker",
+    "wandb": "fmstune.trackers.wandb_tracker:WandbTracker",
+    "file": "fmstune.trackers.file_tracker:FileTracker",
+}
+
+_PROBE_SECONDS = 20.0
+_registered: dict[str, type[Tracker]] = {}
+
+
+class UnknownTracker(TrackerError):
+    """No tracker has this name; `known` are the names there are."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        self.name = name
+        self.known = known
+        super().__init__(
+            f"there is no tracker {name!r}; there are {', '.join(known)}, and any class written as "
+            "package.module:Class."
+        )
+
+
+class BrokenTracker(TrackerError):
+    """The tracker is known but its module cannot be imported, or does not hold a tracker."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TrackerEntry:
+    """One line of `fmstune trackers list`."""
+
+    name: str
+    state: Literal["ready", "not installed", "broken"]
+    origin: str
+    description: str = ""
+    version: str = ""
+    in_process: bool = False
+    remedy: str = ""
+
+
+def register_tracker(name: str, tracker: type[Tracker]) -> None:
+    """Make `tracker` known as `name` in this process, and in the shipper processes it starts.
+
+    Raises `ValueError` when the name belongs to another tracker: registering one never hides another.
+    """
+    if not name or not isinstance(name, str):
+        raise ValueError(f"a tracker's name is a non-empty string, not {name!r}")
+    taken = BUILT_IN.get(name) or (_registered[name] if name in _registered else None)
+    if taken is not None and taken is not tracker:
+        raise ValueError(f"the tracker name {name!r} is taken by {taken}; choose another")
+    _registered[name] = tracker
+
+
+def known_names() -> list[str]:
+    """All names that can be given to `--tracker`, fmstune's own first."""
+    return list(dict.fromkeys([*BUILT_IN, *_registered, *_entry_points()]))
+
+
+def reference(name: str) -> str:
+    """Where the class called `name` is found, as `module:Class`, importable in another process.
+
+    A class defined in a script (`__main__`) is written as `/path/of/script.py:Class`.
+    Raises `UnknownTracker`.
+    """
+    if name in _registered:
+        tracker = _registered[name]
+        if tracker.__module__ == "__main__":
+            return f"{Path(sys.modules['__main__'].__file__ or '').resolve()}:{tracker.__qualname__}"
+        return f"{tracker.__module__}:{tracker.__qualname__}"
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    entry_points = _entry_points()
+    if name in entry_points:
+        return entry_points[name].value
+    if ":" in name:
+        return name
+    raise UnknownTracker(name, known_names())
+
+
+def tracker_class(name: str) -> type[Tracker]:
+    """The class called `name`. Raises `UnknownTracker` or `BrokenTracker`."""
+    if name in _registered:
+        return _registered[name]
+    return load_reference(reference(name), name)
+
+
+def load_reference(where: str, name: str) -> type[Tracker]:
+    """Import the class that `reference` wrote down. Raises `BrokenTracker`."""
+    module_name, _, attribute = where.rpartition(":")
+    try:
+        module = (
+            _load_script(module_name) if module_name.endswith(".py") else importlib.import_module(module_name)
+        )
+        found: Any = module
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    # A plug-in may do anything at import, sys.exit included; whatever it is, it is the plug-in's.
+    except (Exception, SystemExit) as error:
+        raise BrokenTracker(
+            f"the tracker {name!r} cannot be loaded from {where}: {type(error).__name__}: {error}"
+        ) from error
+    if not (isinstance(found, type) and callable(getattr(found, "track", None))):
+        raise BrokenTracker(
+            f"the tracker {name!r} cannot be used: {where} is not a class with a method `track`."
+        )
+    return found
+
+
+def get_tracker(name: str, **options: Any) -> Tracker:
+    """A tracker ready to be used in any script: `get_tracker("aim", repo=".").get_hf_callback()`.
+
+    Raises `UnknownTracker`, `BrokenTracker` or `TrackerOptionError`.
+    """
+    return tracker_class(name)(name, options or None)
+
+
+def list_trackers() -> list[TrackerEntry]:
+    """Every tracker that can be named here, and whether it is ready to run."""
+    entries = [_entry(name, tracker_class(name), "fmstune") for name in BUILT_IN]
+    entries += [_entry(name, tracker, "registered here") for name, tracker in _registered.items()]
+    for name, entry_point in _entry_points().items():
+        distribution = entry_point.dist
+        origin = f"{distribution.name} {distribution.version}" if distribution else entry_point.value
+        if any(entry.name == name for entry in entries):
+            entries.append(
+                TrackerEntry(name, "broken", origin, "its name is taken by another tracker",
+                             remedy=f"name it {entry_point.value} instead")
+            )  # fmt: skip
+        else:
+            entries.append(_probe(name, entry_point.value, origin))
+    return entries
+
+
+def _entry(name: str, tracker: type[Tracker], origin: str) -> TrackerEntry:
+    version = installed_version(tracker)
+    own = getattr(tracker, "get_hf_callback", None)
+    in_process = own is not None and own is not Tracker.get_hf_callback
+    return TrackerEntry(
+        name,
+        "not installed" if version is None else "ready",
+        origin,
+        tracker.description if issubclass(tracker, Tracker) else "",
+        version or "",
+        in_process,
+        (tracker.install_hint or f"pip install {tracker.package}") if version is None else "",
+    )
+
+
+def _probe(name: str, where: str, origin: str) -> TrackerEntry:
+    """Load a plug-in in a process of its own: it may import anything, hang, or end its process."""
+    command = [sys.executable, "-m", "fmstune.trackers.registry", name, where, origin]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+        return TrackerEntry(**json.loads(done.stdout.splitlines()[-1]))
+    except subprocess.TimeoutExpired:
+        why = f"its import took longer than {_PROBE_SECONDS:.0f} s"
+    except (ValueError, IndexError, TypeError):
+        why = f"its import ended the process (exit code {done.returncode})"
+    return TrackerEntry(name, "broken", origin, why, remedy=f"pip install --upgrade {origin.split()[0]}")
+
+
+def _probe_main(name: str, where: str, origin: str) -> None:
+    try:
+        entry = _entry(name, load_reference(where, name), origin)
+    except BrokenTracker as error:
+        cause = error.__cause__ or error
+        entry = TrackerEntry(
+            name, "broken", origin, f"{type(cause).__name__}: {cause}",
+            remedy=f"pip install --upgrade {origin.split()[0]}",
+        )  # fmt: skip
+    print()
+    print(json.dumps({field: getattr(entry, field) for field in TrackerEntry.__slots__}))
+
+
+def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _load_script(path: str) -> Any:
+    # The name multiprocessing gives the main module in a spawned child, so that the usual
+    # `if __name__ == "__main__":` keeps the script from running again.
+    spec = importlib.util.spec_from_file_location("__mp_main__", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["__mp_main__"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    _probe_main(*sys.argv[1:4])

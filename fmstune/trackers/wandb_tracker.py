@@ -1,0 +1,460 @@
+"""The tracker `wandb`: Weights & Biases, online, offline or disabled.
+
+W&B's own ways of configuration stay in force: an option that is not given here is W&B's to find, in
+`WANDB_*`, its settings files or `~/.netrc`. What is said of the SDK was seen with wandb 0.31.0.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from fmstune.trackers.base import (
+    Check,
+    Limits,
+    MetricPoint,
+    RunStart,
+    Status,
+    Tracker,
+    TrackerError,
+    TrackerOptionError,
+    TrackerRun,
+)
+
+if TYPE_CHECKING:
+    import requests
+    import wandb
+
+MODES = ("online", "offline", "disabled")
+EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 255}
+"""W&B shows 0 as finished, others as failed; 255 is what its SDK itself reports for Ctrl-C."""
+
+_OPEN_MARK = "fmstune-open"
+_LOST = ("filestream: fatal error", "runupserter: failed to upload")
+_INIT_TIMEOUT = 30.0
+_LOGIN = "run `wandb login`, or set WANDB_API_KEY"
+
+
+@dataclass(frozen=True)
+class WandbOptions:
+    """Options of the tracker `wandb`. One that is not given is left to W&B."""
+
+    mode: str | None = field(
+        default=None,
+        metadata={"help": "online, offline or disabled; else WANDB_MODE, else online."},
+    )
+    project: str | None = field(
+        default=None,
+        metadata={"help": 'The project; else WANDB_PROJECT, else "fmstune".'},
+    )
+    entity: str | None = field(
+        default=None,
+        metadata={"help": "The user or team that owns the run; else WANDB_ENTITY, else yours."},
+    )
+    name: str | None = field(
+        default=None,
+        metadata={"help": "The run's display name; else WANDB_NAME, else the run's own."},
+    )
+    group: str | None = field(default=None, metadata={"help": "The group that the run belongs to."})
+    tags: tuple[str, ...] = field(default=(), metadata={"help": "Tags, of 1 to 64 characters each."})
+    notes: str | None = field(default=None, metadata={"help": "A longer description of the run."})
+    dir: str | None = field(
+        default=None,
+        metadata={"help": "Where the folder wandb/ is put; else WANDB_DIR, else the current folder."},
+    )
+
+
+class WandbTracker(Tracker):
+    """Feeds one W&B run; its step is the event's number in the journal, its x-axis the global step.
+
+    W&B drops a row whose step is not above the last one that it holds. Event numbers always rise,
+    so that an event which comes twice is kept once, and `train/global_step` may fall back, as it
+    does after a resume.
+    """
+
+    registered_name = "wandb"
+    description = "Weights & Biases"
+    package = "wandb"
+    install_hint = "pip install wandb"
+    Config = WandbOptions
+    limits = Limits(text_metrics=True)
+    # Rows wait in the process wandb-core: up to 15 s until they are sent, up to 15 s or 32 KiB
+    # until they are on disk. It ends with the shipper, and what it held is gone.
+    durable_on = "close"
+    config: WandbOptions
+
+    def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
+        super().__init__(name, tracker_config)
+        self._run: wandb.Run | None = None
+        self._first_step = 0
+        self._resumed = False
+
+    def open(self, start: RunStart) -> TrackerRun:
+        """Open or resume the W&B run.
+
+        `start.redelivery` means that an earlier delivery was cut off and comes again: offline, the
+        folder which that one left is removed, so that the run is not there twice. A run that is
+        resumed without it gets a second folder of the same id, which `wandb sync` merges.
+        """
+        import wandb
+
+        settings = self._settings()
+        if settings._offline:
+            _require_writable(Path(settings.wandb_dir))
+            if start.redelivery and start.tracker_run_id:
+                _remove_cut_off(Path(settings.wandb_dir), start.tracker_run_id)
+        elif not settings._noop:
+            _require_credentials(settings)  # without any, `wandb.init` would ask at a terminal
+        # Only here can the login's "Loaded credentials" be silenced and a call of git be avoided.
+        wandb.setup(wandb.Settings(silent=True, disable_git=True))
+        self._run = run = wandb.init(
+            **self._init_options(start, settings),
+            id=start.tracker_run_id,
+            resume="allow" if start.tracker_run_id else None,
+            reinit="create_new",  # never the run that a user's own script has open
+            settings=wandb.Settings(**_quiet_settings(start, settings)),
+        )
+        # As transformers' own WandbCallback has them.
+        run.define_metric("train/global_step")
+        run.define_metric("*", step_metric="train/global_step", step_sync=True)
+        # Of a resumed run, `run.step` is 0 until something is logged; `starting_step` is right.
+        self._first_step = run.starting_step
+        self._resumed = start.tracker_run_id is not None
+        if run.disabled:
+            return TrackerRun(run.id)
+        if run.offline:
+            _open_mark(run).write_text(run.id, encoding="utf-8")
+            return TrackerRun(run.id)  # asking an offline run for its URL prints a warning
+        # `delivered_through` stays unknown: W&B sends rows every 15 s and params every 6 s, so that
+        # the last row's number does not tell that the params before it have arrived. Rows that W&B
+        # holds are left out by `track_point`; params that come again change nothing.
+        return TrackerRun(run.id, run.url)
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        super().track(metric, name, stage, step=step)
+        self.track_point(MetricPoint({name: metric}, stage, step, seq=self.seq))
+
+    def track_point(self, point: MetricPoint) -> None:
+        run = self._opened()
+        if point.seq is not None and point.seq < self._first_step:
+            if self._resumed:
+                return  # W&B holds it, and would drop it with a warning for each
+            raise TrackerError(
+                f"The W&B run {run.id} holds other points; unset WANDB_RUN_ID and WANDB_RESUME."
+            )
+        prefix = f"{point.stage}/" if point.stage else ""
+        row = {f"{prefix}{name}": value for name, value in point.values.items()}
+        where = {
+            "train/global_step": point.step,
+            "train/epoch": point.epoch,
+            "_timestamp": point.time,  # W&B puts its own only where there is none
+        }
+        row |= {name: value for name, value in where.items() if value is not None}
+        # With a step and no `commit`, W&B would hold the row back until the next one.
+        run.log(row, step=point.seq, commit=True)
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        super().set_params(params, name)
+        if params is None:
+            return
+        config: Any = self._opened().config  # its methods are not typed
+        given = dict(params) if name is None else {name: {**(config.get(name) or {}), **params}}
+        config.update(given, allow_val_change=True)
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        if self._run is None:
+            return
+        run, self._run = self._run, None
+        run.summary.update({"fmstune/status": status} | ({"fmstune/error": error} if error else {}))
+        run.finish(exit_code=EXIT_CODES[status])
+        if run.disabled:
+            return
+        if run.offline:
+            _open_mark(run).unlink(missing_ok=True)
+        elif lost := _lost_upload(Path(run.settings.log_internal)):
+            raise TrackerError(f"W&B did not take the whole run: {lost}.")
+
+    def check(self, timeout: float) -> Check:
+        try:
+            settings = self._settings()
+            if settings._noop:
+                return Check("ok", "disabled: nothing is sent and nothing is kept for W&B")
+            if settings._offline:
+                _require_writable(Path(settings.wandb_dir))
+                detail = f"offline, in {settings.wandb_dir}, to be sent later with `wandb sync`"
+                return Check("ok", detail, server=settings.wandb_dir)
+            key = _require_credentials(settings)
+        except _Failed as failed:
+            return failed.check
+        server = _server(settings)
+        if key is None:
+            return Check("ok", "uses an identity token, which only a run can verify", server=server)
+        return _ask(settings, key, server, timeout)
+
+    # -- the rest -----------------------------------------------------------------------------
+
+    def _opened(self) -> wandb.Run:
+        if self._run is None:
+            self.open(RunStart(name=self.config.name or "run", directory="."))
+        assert self._run is not None
+        return self._run
+
+    def _settings(self) -> wandb.Settings:
+        """What W&B would run with: its files, `WANDB_*`, then our options. Reads only.
+
+        The SDK's own session is not used: it keeps the first environment it saw, and credentials.
+        """
+        import wandb
+        from wandb.errors import UsageError
+
+        options = self.config
+        if options.mode is not None and options.mode not in MODES:
+            raise _Failed("bad_option", f"mode is {options.mode!r}", f"use {', '.join(MODES)}")
+        given = {
+            "mode": options.mode,
+            "project": options.project,
+            "entity": options.entity,
+            "run_tags": options.tags or None,
+            "root_dir": str(Path(options.dir).expanduser().absolute()) if options.dir else None,
+        }
+        settings = wandb.Settings(silent=True)
+        folder = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
+        settings.settings_system = str(Path(folder, "settings").expanduser())
+        try:
+            settings.update_from_system_settings()
+            settings.update_from_env_vars(dict(os.environ))
+            settings.update_from_dict(given)
+        except (ValueError, UsageError) as error:
+            remedy = "correct the option, the WANDB_ variable or W&B's settings file"
+            raise _Failed("bad_option", _reason(error), remedy) from None
+        if settings.entity is not None and not re.fullmatch(r"[\w.-]+", settings.entity):
+            raise _Failed("bad_option", f"entity {settings.entity!r} is no user or team name")
+        return settings
+
+    def _init_options(self, start: RunStart, settings: wandb.Settings) -> dict[str, Any]:
+        options = self.config
+        given = {
+            "mode": options.mode,
+            "project": settings.project or "fmstune",
+            "entity": options.entity,
+            "name": options.name or settings.run_name or start.name,
+            "group": options.group,
+            "tags": options.tags or None,
+            "notes": options.notes,
+            "dir": settings.root_dir if options.dir else None,
+        }
+        return {key: value for key, value in given.items() if value is not None}
+
+
+class _Failed(TrackerOptionError):
+    """What makes W&B unusable, as an error for `open` and as the `Check` for `check`."""
+
+    def __init__(self, state: Any, detail: str, remedy: str = "", server: str = "") -> None:
+        super().__init__(f"W&B: {detail}" + (f"; {remedy}." if remedy else "."))
+        self.check = Check(state, detail, remedy, server=server)
+
+
+def _quiet_settings(start: RunStart, settings: wandb.Settings) -> dict[str, Any]:
+    """The run takes what it is given and finds out nothing: by default, wandb 0.31 adds the command
+    line, the script's path and source, the git remote and diff, and the installed packages."""
+    quiet: dict[str, Any] = {
+        "silent": True,
+        "console": "off",
+        "x_disable_meta": True,  # not x_disable_machine_info, which ends the system metrics as well
+        "x_save_requirements": False,
+        "disable_git": True,
+        "disable_code": True,
+        "save_code": False,
+        "label_disable": True,  # it would read the main script
+        "program": "fmstune",
+        # W&B's "Stop" button would interrupt this process, which is not the training.
+        "stop_fn": lambda: None,
+        "finish_timeout_raises": True,  # should WANDB_FINISH_TIMEOUT be set: no silent loss
+    }
+    if "init_timeout" not in settings.model_fields_set:
+        quiet["init_timeout"] = _INIT_TIMEOUT
+    if start.trainer_pid is None:
+        quiet["x_disable_stats"] = True  # they would be those of this process
+    else:
+        quiet["x_stats_pid"] = start.trainer_pid
+    return quiet
+
+
+def _lost_upload(log: Path) -> str | None:
+    """The error that ended the upload, from the log of wandb-core; `None` if all was taken.
+
+    After a 401 or 403 in mid-run, `finish` returns at once and without a word though nothing was
+    sent; this log is the only place that tells.
+    """
+    if not log.exists():
+        return None
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    fatal = next((line for line in lines if any(words in line for words in _LOST)), None)
+    if fatal is None:
+        return None
+    status = re.search(r"(?:upload: |returned error )(\d{3})", fatal)
+    return f"its upload ended with {f'HTTP {status[1]}' if status else 'an error'}, see {log}"
+
+
+def _open_mark(run: wandb.Run) -> Path:
+    """A file that is in an offline run's folder from `open` to the end of `close`."""
+    return Path(run.dir).parent / _OPEN_MARK
+
+
+def _remove_cut_off(folder: Path, run_id: str) -> None:
+    """Remove what cut-off deliveries of the run left: folders with our mark and the run's id."""
+    for mark in folder.glob(f"offline-run-*/{_OPEN_MARK}"):
+        if mark.read_text(encoding="utf-8") == run_id:
+            shutil.rmtree(mark.parent)
+
+
+def _require_writable(folder: Path) -> None:
+    """Where it cannot write, W&B falls back to the temporary folder, where nobody looks."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        remedy = "choose another folder with the option dir, or WANDB_DIR"
+        raise _Failed("no_permission", f"{folder} cannot be written to", remedy, str(folder))
+
+
+def _require_credentials(settings: wandb.Settings) -> str | None:
+    """The API key, looked for where W&B does; `None` when it will use an identity token instead."""
+    from wandb.errors import AuthenticationError
+    from wandb.sdk.lib import wbauth
+
+    server = _server(settings)
+    token = os.environ.get("WANDB_IDENTITY_TOKEN_FILE")
+    key = os.environ.get("WANDB_API_KEY")
+    if key and token:
+        detail = "WANDB_API_KEY and WANDB_IDENTITY_TOKEN_FILE are both set"
+        raise _Failed("bad_option", detail, "unset one of them", server)
+    if token:
+        if not Path(token).is_file():
+            detail = f"there is no identity token file {token}"
+            raise _Failed("no_credentials", detail, _LOGIN, server)
+        return None
+    try:
+        key = key or wbauth.read_netrc_auth(host=settings.base_url) or settings.api_key
+        if not key:
+            raise _Failed("no_credentials", f"there is no API key for {server}", _LOGIN, server)
+        return wbauth.AuthApiKey(host=settings.base_url, api_key=key).api_key
+    except AuthenticationError as error:
+        detail = f"the API key is malformed: {str(error).rstrip('.')}"
+        raise _Failed("bad_option", detail, _LOGIN, server) from None
+
+
+_QUERY = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
+_QUERY_WITH_PROJECT = """
+query Viewer($entity: String!, $project: String!) {
+  viewer { username entity teams { edges { node { name } } } }
+  project(name: $project, entityName: $entity) { readOnly }
+}"""
+
+
+def _ask(settings: wandb.Settings, key: str, server: str, timeout: float) -> Check:
+    """Ask the server who we are. `wandb.login(verify=True)` would write `~/.netrc` first, and calls
+    a server that does not answer a wrong key."""
+    import requests
+
+    entity, project = settings.entity, settings.project or "fmstune"
+    body: dict[str, Any] = {
+        "query": _QUERY_WITH_PROJECT if entity else _QUERY,
+        "variables": {"entity": entity, "project": project} if entity else {},
+    }
+    proxies = (("http", settings.http_proxy), ("https", settings.https_proxy))
+    began = time.perf_counter()
+    try:
+        answer = requests.post(
+            f"{settings.base_url}/graphql",
+            json=body,
+            auth=("api", key),
+            headers=settings.x_extra_http_headers,
+            # One that is None here would hide the environment's.
+            proxies={name: proxy for name, proxy in proxies if proxy},
+            verify=not settings.insecure_disable_ssl,
+            timeout=timeout / 2,  # for the connection, and again for the answer
+            allow_redirects=False,
+        )
+    except requests.RequestException as error:
+        remedy = "check the network, the proxy and WANDB_BASE_URL; or use WANDB_MODE=offline"
+        return Check("unreachable", f"{server}: {_cause(error, timeout)}", remedy, server)
+    latency = time.perf_counter() - began
+    return _judge(answer, server, entity, project, latency)
+
+
+def _judge(answer: requests.Response, server: str, entity: str | None, project: str, latency: float) -> Check:
+    code = answer.status_code
+    if code in (401, 403):
+        detail = f"{server} rejects the API key ({code})"
+        if entity and code == 403:
+            detail += f", or its use for {entity}"
+        return Check("rejected_credentials", detail, f"{_LOGIN} anew", server, latency=latency)
+    if code == 429 or code >= 500:
+        why = "too many requests" if code == 429 else "an error of the server"
+        detail = f"{server} answers {code}, {why}"
+        return Check("unreachable", detail, "try again later; or use WANDB_MODE=offline", server)
+    try:
+        data = answer.json()["data"] or {}
+        viewer, found = data.get("viewer"), data.get("project") or {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        detail = f"{server} answers ({code}), but not as a W&B server does"
+        return Check("bad_option", detail, "correct WANDB_BASE_URL", server)
+    if not viewer:
+        detail = f"{server} does not know the API key"
+        return Check("rejected_credentials", detail, f"{_LOGIN} anew", server, latency=latency)
+    account = viewer["username"] or viewer["entity"]
+    teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {}).get("edges", [])]
+    read_only = found.get("readOnly")
+    if entity and read_only:
+        detail = f"{account} may only read the project {entity}/{project}"
+        remedy = "choose another project, or ask the team for write access"
+        return Check("no_permission", detail, remedy, server, account, latency)
+    # An administrator may write to teams that are not his: the project itself then says so.
+    if entity and read_only is None and entity not in (account, viewer.get("entity"), *teams):
+        detail = f"{account} is not in {entity}"
+        remedy = f"choose the entity among {', '.join([account, *teams])}"
+        return Check("no_permission", detail, remedy, server, account, latency)
+    where = f"{entity or viewer.get('entity') or account}/{project}"
+    return Check("ok", f"{account}, writes to {where}", "", server, account, latency)
+
+
+def _cause(error: BaseException, timeout: float) -> str:
+    """The root of a connection error in few words; the chain goes requests, urllib3, socket."""
+    import requests
+
+    if isinstance(error, requests.Timeout):
+        return f"no answer in {timeout / 2:g} s"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "its TLS certificate is not trusted, or it does not speak TLS"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy does not let us through"
+    root: BaseException | None = error
+    while root is not None:
+        if isinstance(root, socket.gaierror):
+            return "its name cannot be resolved"
+        if isinstance(root, ConnectionRefusedError):
+            return "the connection is refused"
+        error, root = root, root.__cause__ or root.__context__
+    return f"no connection ({type(error).__name__})"
+
+
+def _server(settings: wandb.Settings) -> str:
+    """The server's address without a user name or password."""
+    parts = urlsplit(settings.base_url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _reason(error: Exception) -> str:
+    """Why a setting is refused, without the password that an address may carry."""
+    text = str(error)
+    if problems := getattr(error, "errors", None):  # pydantic's own text quotes the value
+        first = problems()[0]
+        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return re.sub(r"//[^/@\s]+@", "//", text).rstrip(".")

@@ -1,0 +1,55 @@
+"""The model card: what was tuned on what, with which result, and how to do it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fmstune import __version__
+from fmstune.config.schema import RunConfig
+
+if TYPE_CHECKING:
+    from fmstune.tuning.trainer import BuiltTrainer
+
+_CARD = """\
+---
+library_name: {library}
+pipeline_tag: text-generation
+tags: [fmstune, {method}]
+---
+# {name}
+
+{base} tuned with [fmstune](https://pypi.org/project/fmstune/) {version} ({method}).
+
+| | |
+|---|---|
+| base model | {base} ({parameters:,} parameters, {trainable:,} trained) |
+| training data | {data} |
+| steps | {steps} |
+{results}
+
+## How to repeat it
+
+    fmstune train {config}
+"""
+
+
+def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics: Mapping[str, float]) -> None:
+    """Write the card as `README.md` into the run's directory."""
+    method = "lora" if config.lora.enabled else "full"
+    rows = [f"| {name} | {value:.4g} |" for name, value in metrics.items()]
+    text = _CARD.format(
+        library="peft" if config.lora.enabled else "transformers",
+        method=method,
+        name=directory.resolve().name,
+        base=f"`{config.model.path}`",
+        version=__version__,
+        parameters=built.model_identity["parameters"],
+        trainable=built.trainable,
+        data=built.data.line(),
+        steps=built.trainer.state.global_step,
+        results="\n".join(rows),
+        config="config.toml",
+    )
+    (directory / "README.md").write_text(text, encoding="utf-8")

@@ -1,0 +1,126 @@
+"""The run's directory: claiming it, never over a finished run, and what is written into it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fmstune.config.errors import ConfigError
+from fmstune.config.schema import RunConfig
+from fmstune.delivery.journal import FILE_NAME, JournalError, JournalReader
+from fmstune.delivery.ledger import TRACKING_DIR
+
+CONFIG_NAME = "config.toml"
+ERROR_LOG = "error.log"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+# What a run writes; --overwrite removes these and nothing else.
+_OURS = (TRACKING_DIR, CONFIG_NAME, ERROR_LOG, "README.md", "report.html")
+_MODEL_FILES = re.compile(
+    r"(model|adapter_model|pytorch_model).*\.(safetensors|bin|json)|(adapter_|generation_)?config\.json"
+    r"|(tokenizer|special_tokens|added_tokens|vocab|merges|training_args|chat_template).*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Where a run lives. `checkpoint` is what it goes on from, `step` the optimizer step of that."""
+
+    path: Path
+    checkpoint: Path | None = None
+    step: int = 0
+
+
+def claim(config: RunConfig, resume: str | None, *, overwrite: bool) -> RunDirectory:
+    """Find, or name, the directory of this run; creates nothing yet.
+
+    `resume` is `auto`, or the path of a checkpoint or of a run. Raises `ConfigError` when the directory
+    holds a run that would be overwritten, or no checkpoint can be resumed from.
+    """
+    path = Path(config.output_dir) if config.output_dir else None
+    if resume is not None and resume != "auto":
+        checkpoint = _given_checkpoint(Path(resume))
+        return RunDirectory(path or checkpoint.parent, checkpoint, _step(checkpoint))
+    if path is None:
+        if resume == "auto":
+            raise ConfigError(
+                "--resume auto needs to know which run to go on with: give its directory with --output-dir."
+            )
+        return RunDirectory(_new_name(config))
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"training.output_dir = {str(path)!r} is a file; give a directory.")
+    if overwrite or not path.exists() or not any(path.iterdir()):
+        return RunDirectory(path)
+    state = run_state(path)
+    if resume == "auto" and state != "finished":
+        newest = newest_checkpoint(path)
+        return RunDirectory(path, newest, _step(newest) if newest else 0)
+    if state is None:
+        raise ConfigError(f"{path} is not empty, and holds no run of fmstune; give another --output-dir.")
+    how = "a finished run" if state == "finished" else f"a run that is {state}"
+    go_on = "" if state == "finished" else " go on with it (--resume),"
+    raise ConfigError(
+        f"{path} holds {how}: give another --output-dir,{go_on} or replace it with --overwrite."
+    )
+
+
+def run_state(path: Path) -> Literal["finished", "failed", "interrupted"] | None:
+    """How the run in a directory ended; `None` when the directory holds none."""
+    journal = path / TRACKING_DIR / FILE_NAME
+    try:
+        events = list(JournalReader(journal))
+    except (OSError, JournalError):
+        return None
+    status = events[-1].status if events and events[-1].kind == "status" else None
+    return status if status in ("finished", "failed") else "interrupted"  # type: ignore[return-value]
+
+
+def newest_checkpoint(path: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; a half-written one is passed over."""
+    found = [entry for entry in path.glob("checkpoint-*") if _CHECKPOINT.fullmatch(entry.name)]
+    return next((entry for entry in sorted(found, key=_step, reverse=True) if is_complete(entry)), None)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint can be resumed from: the Trainer writes its state last."""
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        return isinstance(state.get("global_step"), int)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def clear(path: Path) -> None:
+    """Remove what an earlier run wrote into the directory, and nothing else."""
+    for entry in path.iterdir() if path.exists() else ():
+        if entry.name in _OURS or _CHECKPOINT.fullmatch(entry.name) or _MODEL_FILES.fullmatch(entry.name):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _given_checkpoint(path: Path) -> Path:
+    if not path.exists():
+        raise ConfigError(f"--resume {path}: there is no such checkpoint or run.")
+    if _CHECKPOINT.fullmatch(path.resolve().name):
+        if not is_complete(path):
+            raise ConfigError(f"--resume {path}: this checkpoint was not written to its end.")
+        return path
+    newest = newest_checkpoint(path)
+    if newest is None:
+        raise ConfigError(f"--resume {path}: there is no complete checkpoint in it.")
+    return newest
+
+
+def _step(checkpoint: Path) -> int:
+    match = _CHECKPOINT.fullmatch(checkpoint.resolve().name)
+    return int(match.group(1)) if match else 0
+
+
+def _new_name(config: RunConfig) -> Path:
+    model = re.sub(r"[^\w.-]+", "-", Path(config.model.path).name).strip("-") or "run"
+    stem = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = (Path("runs") / (stem + suffix) for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
+    return next(name for name in names if not name.exists())

@@ -1,0 +1,135 @@
+"""Loading the model and its tokenizer, and saying which model it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from fmstune import demo
+from fmstune.config.schema import ModelConfig
+from fmstune.tuning.errors import ModelError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to be tuned. `identity` says which one it is, as params for the trackers."""
+
+    model: PreTrainedModel
+    identity: Mapping[str, Any]
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Load the model's tokenizer, with the configured chat template if there is one.
+
+    Raises `ModelError` with the cause in one sentence.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(_path(config), **_common(config))
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(_why_not(config.path, error)) from error
+    if config.chat_template is not None:
+        tokenizer.chat_template = _read_template(config.chat_template)
+    return tokenizer
+
+
+def load_model(config: ModelConfig, *, lora: bool, seed: int) -> LoadedModel:
+    """Load the causal model of a local directory or hub name, or the demo model drawn from `seed`.
+
+    Raises `ModelError` with the cause in one sentence.
+    """
+    path, common = _path(config), _common(config)
+    try:
+        settings = AutoConfig.from_pretrained(path, **common)
+        if config.path == "demo":
+            model = demo.build_model(seed)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                config=settings,
+                dtype=_dtype(config.dtype, settings, lora=lora),
+                attn_implementation=config.attn_implementation,
+                **common,
+            )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(_why_not(config.path, error)) from error
+    identity = {
+        "path": config.path,
+        "type": settings.model_type,
+        "parameters": model.num_parameters(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "config_sha256": _config_hash(settings.to_dict()),
+    }
+    if commit := getattr(settings, "_commit_hash", None):
+        identity["hub_commit"] = commit
+    return LoadedModel(model, identity)
+
+
+def _path(config: ModelConfig) -> str:
+    return str(demo.model_dir()) if config.path == "demo" else config.path
+
+
+def _common(config: ModelConfig) -> dict[str, Any]:
+    return {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+
+
+def _dtype(asked: str, settings: Any, *, lora: bool) -> torch.dtype:
+    """What the weights are held in. Weights that are trained need float32: a bfloat16 weight does not
+    feel an update smaller than 1/256 of itself. The frozen weights under an adapter, on an accelerator,
+    stay as they were saved."""
+    if asked != "auto":
+        return _DTYPES[asked]
+    saved = getattr(settings, "dtype", None)
+    if lora and torch.cuda.is_available() and isinstance(saved, torch.dtype):
+        return saved
+    return torch.float32
+
+
+def _why_not(path: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").exists():
+            if (Path(path) / "adapter_config.json").exists():
+                return f"model.path = {path!r} holds an adapter, not a model: give the model it was made for."
+            return f"model.path = {path!r} holds no model: there is no config.json in it."
+        return f"the model in {path!r} cannot be loaded: {first}"
+    if Path(path).exists():
+        return f"model.path = {path!r} is a file; give the directory that holds the model."
+    if "/" not in path.strip("./") or path.startswith((".", "/", "~")):
+        return (
+            f"model.path = {path!r}: there is no such directory here, and it is no name of a model on the "
+            "hub (those read owner/name)."
+        )
+    return (
+        f"the model {path!r} is neither a directory here nor could it be fetched from the hub: {first} "
+        "Check the name and the network, or give a local directory."
+    )
+
+
+def _read_template(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"model.chat_template = {path!r} cannot be read: {error}") from error
+
+
+def _config_hash(settings: Mapping[str, Any]) -> str:
+    # Where it was loaded from, and by which version of the library, is not which model it is.
+    kept = {
+        key: value for key, value in settings.items() if key not in ("_name_or_path", "transformers_version")
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()

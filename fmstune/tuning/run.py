@@ -1,0 +1,302 @@
+"""A run, from its configuration to its tuned model: `run` reads top to bottom as what happens.
+
+Nothing here imports torch until the shippers have been started, so that the trackers are checked while it
+loads, and nothing at all is imported or created when the configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+import traceback
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmstune.config.dump import to_mapping, to_toml
+from fmstune.config.schema import RunConfig
+from fmstune.delivery.journal import FILE_NAME, Header, JournalWriter
+from fmstune.delivery.ledger import TRACKING_DIR
+from fmstune.delivery.processes import Fleet, Job, secret_texts
+from fmstune.delivery.recorder import Recorder, active
+from fmstune.delivery.redaction import Redactor
+from fmstune.delivery.report import DeliveryReport, report
+from fmstune.trackers.base import Check, Status, Tracker, TrackerError
+from fmstune.trackers.registry import reference
+from fmstune.tuning import provenance
+from fmstune.tuning.console import RunConsole
+from fmstune.tuning.directory import CONFIG_NAME, ERROR_LOG, RunDirectory, claim, clear
+from fmstune.tuning.errors import RunError
+
+if TYPE_CHECKING:
+    from fmstune.tuning.trainer import BuiltTrainer
+
+
+class TrackerCheckFailed(TrackerError):
+    """A chosen tracker cannot be used, found before the model was loaded."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended: its directory, the last value of each metric by `stage/name`, the deliveries."""
+
+    directory: Path
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    delivery: tuple[DeliveryReport, ...] = ()
+
+
+def run(
+    config: RunConfig, out: RunConsole, *, resume: str | None = None, overwrite: bool = False
+) -> RunResult:
+    """Tune the model that `config` describes.
+
+    Raises what its steps raise: `ConfigError`, `DataError`, `ModelError`, `TrackerCheckFailed`, and
+    `Interrupted` after a signal; each has the exit code that it means.
+    """
+    directory = claim(config, resume, overwrite=overwrite)
+    redactor = _redactor(config)
+    with _checked_trackers(config, out) as (fleet, guests):
+        if overwrite:
+            clear(directory.path)
+        _write_config(config, directory.path, redactor)
+        with _recorded(config, directory, fleet, redactor, out) as recorder:
+            metrics = _train(config, directory, recorder, guests, out)
+    reports = _reports(config, directory.path)
+    for line in reports:
+        out.say(line.tracker, line.line())
+        for change in line.changes:
+            out.say("", f"adapted: {change}")
+    return RunResult(directory.path, metrics, tuple(reports))
+
+
+def dry_run(config: RunConfig, out: RunConsole) -> None:
+    """Do everything up to the first step, and leave nothing behind."""
+    claim(config, None, overwrite=True)
+    with _checked_trackers(config, out), tempfile.TemporaryDirectory() as scratch:
+        from fmstune.tuning.trainer import build_trainer
+
+        built = build_trainer(config, Tracker(), Path(scratch))
+        _describe(built, out)
+    out.say("dry run", f"all is ready for {built.steps} steps; nothing was written")
+
+
+def _train(
+    config: RunConfig,
+    directory: RunDirectory,
+    recorder: Recorder,
+    guests: list[Job],
+    out: RunConsole,
+) -> Mapping[str, float]:
+    from fmstune.tuning.card import write_card
+    from fmstune.tuning.progress import ProgressCallback
+    from fmstune.tuning.stopping import Interrupted, StopCallback, stopping
+    from fmstune.tuning.trainer import build_trainer
+
+    progress, stop = ProgressCallback(out), StopCallback()
+    callbacks = [
+        *_in_process(recorder, guests, config, out),
+        progress,
+        stop,
+        _ledgers(directory.path),
+    ]
+    with stopping(stop, lambda text: out.say("stopping", text)):
+        built = build_trainer(config, recorder, directory.path, callbacks)
+        _describe(built, out)
+        out.say("run", str(directory.path))
+        if directory.checkpoint is not None:
+            recorder.resumed(directory.step)
+            out.say("resume", f"from {directory.checkpoint}")
+        built.trainer.train(
+            resume_from_checkpoint=str(directory.checkpoint) if directory.checkpoint else None
+        )
+        if stop.signum is not None:
+            out.say("stopped", f"at step {built.trainer.state.global_step}; go on with --resume auto")
+            raise Interrupted(stop.signum)
+        built.trainer.save_model(str(directory.path))
+        if is_main_process():
+            write_card(directory.path, config, built, progress.metrics)
+    seconds, steps = progress.seconds_and_steps(built.trainer.state)
+    out.say("done", f"{steps} steps in {seconds:.1f} s{progress.summary()}")
+    out.say("saved", str(directory.path))
+    return progress.metrics
+
+
+@contextlib.contextmanager
+def _checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet, list[Job]]]:
+    """Start a shipper for each tracker and import torch while they check theirs; end them at last."""
+    names = [name for name in config.tracking.trackers if name != "none"] if is_main_process() else []
+    jobs = [Job(name, reference(name), config.trackers.get(name, {})) for name in names]
+    limits = config.tracking
+    fleet = Fleet(jobs, check_within=limits.check_timeout, close_timeout=limits.close_timeout)
+    try:
+        quiet_libraries()
+        import fmstune.tuning.trainer  # noqa: F401  (the seconds that torch and TRL take to import)
+
+        for name, check in fleet.check().items():
+            _judge(name, check, config, out)
+        yield fleet, fleet.dismiss_in_process()
+    finally:
+        fleet.abandon()
+
+
+def _judge(name: str, check: Check, config: RunConfig, out: RunConsole) -> None:
+    """A misconfiguration is an error now; an outage is a warning, since the journal keeps everything."""
+    if check.ok:
+        return
+    found = f"{check.detail}. {check.remedy[:1].upper()}{check.remedy[1:]}".strip().rstrip(".")
+    if not check.outage or config.tracking.strict:
+        raise TrackerCheckFailed(f"the tracker {name} cannot be used: {found}.")
+    out.warn(f"{name}: {found}. The run goes on; the journal keeps what {name} misses.")
+
+
+@contextlib.contextmanager
+def _recorded(
+    config: RunConfig, directory: RunDirectory, fleet: Fleet, redactor: Redactor, out: RunConsole
+) -> Iterator[Recorder]:
+    """The run's journal with its Recorder active: whatever happens, it ends with the true status, and
+    the shippers get their time to deliver it."""
+    if not is_main_process():
+        yield Recorder(JournalWriter(Path(os.devnull), _header(directory)), redactor)
+        return
+    tracking = directory.path / TRACKING_DIR
+    tracking.mkdir(parents=True, exist_ok=True)
+    journal = JournalWriter(
+        tracking / FILE_NAME,
+        _header(directory),
+        on_trouble=lambda why: out.warn(f"the journal cannot be written, the run goes on: {why}"),
+    )
+    recorder = Recorder(journal, redactor)
+    fleet.sail(
+        directory.path,
+        [text for name in config.trackers for text in secret_texts(config.trackers[name])],
+    )
+    status: Status = "failed"
+    error: str | None = None
+    try:
+        with active(recorder):
+            _track_identity(recorder, config)
+            yield recorder
+        status = "finished"
+    except BaseException as stopped:
+        status, error = _how_it_ended(stopped)
+        if status == "failed":
+            _write_error_log(directory.path, redactor)
+        raise
+    finally:
+        recorder.close(status, error)
+        fleet.finish()
+        journal.close()
+        if journal.unrecorded:
+            out.warn(f"{journal.unrecorded} events could not be written to the journal and are lost")
+
+
+def _how_it_ended(stopped: BaseException) -> tuple[Status, str | None]:
+    from fmstune.tuning.stopping import Interrupted
+
+    if isinstance(stopped, (Interrupted, KeyboardInterrupt)):
+        return "interrupted", None
+    first = next(iter(str(stopped).strip().splitlines()), "")
+    return "failed", f"{type(stopped).__name__}: {first}" if first else type(stopped).__name__
+
+
+def _track_identity(recorder: Recorder, config: RunConfig) -> None:
+    """What the run is: the user's params, the resolved configuration, the versions, the commit."""
+    if config.params:
+        recorder.set_params(config.params, "params")
+    recorder.set_params({k: v for k, v in to_mapping(config).items() if k != "params"}, "config")
+    recorder.set_params(provenance.packages(), "packages")
+    commit = provenance.git(Path.cwd())
+    if commit:
+        recorder.set_params(commit, "git")
+
+
+def _in_process(recorder: Recorder, guests: list[Job], config: RunConfig, out: RunConsole) -> list[Any]:
+    if not guests:
+        return []
+    from fmstune.delivery.in_process import GuardedTracker
+    from fmstune.trackers.old_shape import build_tracker
+
+    for job in guests:
+        try:
+            guest = GuardedTracker(build_tracker(job.reference, job.name, job.options), out.warn)
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # its shipper could build it; here it is the plug-in's
+            out.warn(f"the tracker {job.name} is disabled for this run: {error}")
+            continue
+        recorder.guests.append(guest)
+    return [guest.get_hf_callback() for guest in recorder.guests]
+
+
+def _ledgers(directory: Path) -> Any:
+    from fmstune.tuning.checkpoints import LedgerCallback
+
+    return LedgerCallback(directory)
+
+
+def _describe(built: BuiltTrainer, out: RunConsole) -> None:
+    identity = built.model_identity
+    share = built.trainable / max(1, identity["parameters"])
+    trained = "" if share == 1 else f", {share:.2%} trained"
+    count = _count(identity["parameters"])
+    device = built.trainer.args.device
+    precision = "bf16" if built.trainer.args.bf16 else "fp16" if built.trainer.args.fp16 else "float32"
+    out.say("model", f"{identity['path']} · {count} parameters{trained} · {precision} on {device}")
+    out.say("data", built.data.line())
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _write_config(config: RunConfig, directory: Path, redactor: Redactor) -> None:
+    if not is_main_process():
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        text = to_toml(config, redactor.mapping(to_mapping(config)))
+        (directory / CONFIG_NAME).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{directory} cannot be written to: {error.strerror or error}.") from error
+
+
+def _write_error_log(directory: Path, redactor: Redactor) -> None:
+    with contextlib.suppress(OSError):  # the disk may be what failed; the error itself is on the screen
+        (directory / ERROR_LOG).write_text(redactor.text(traceback.format_exc()), encoding="utf-8")
+
+
+def _reports(config: RunConfig, directory: Path) -> list[DeliveryReport]:
+    names = [name for name in config.tracking.trackers if name != "none"]
+    return report(directory, names) if names and is_main_process() else []
+
+
+def _redactor(config: RunConfig) -> Redactor:
+    return Redactor(secrets=tuple(t for options in config.trackers.values() for t in secret_texts(options)))
+
+
+def _header(directory: RunDirectory) -> Header:
+    return Header(uuid.uuid4().hex, directory.path.resolve().name, time.time(), os.getcwd())
+
+
+def is_main_process() -> bool:
+    """Whether this is world rank zero, the only process that journals, ships and prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def quiet_libraries() -> None:
+    """Turn off what libraries print by themselves, and TRL's message to a hub at each trainer's start
+    (unless the user has decided about that himself). Before their import: they read it then."""
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

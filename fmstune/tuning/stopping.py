@@ -1,0 +1,73 @@
+"""Stopping a run from outside: a checkpoint first, then the end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """The run was stopped by a signal. Not an `Exception`, so that nothing on the way takes it for one."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        self.exit_code = 128 + signum
+        super().__init__(signal.Signals(signum).name)
+
+
+class StopCallback(TrainerCallback):
+    """Ends the training at the next step with a checkpoint, once `signum` has been set."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.training = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.training = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.training = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.signum is not None:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+@contextmanager
+def stopping(stop: StopCallback, say: Callable[[str], None]) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM: during the training they set `stop`, at other times, and at the second
+    SIGINT, they raise `Interrupted` where the program is. Only the main thread can handle signals;
+    elsewhere this does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if not stop.training or (stop.signum is not None and signum == signal.SIGINT):
+            raise Interrupted(signum)
+        if stop.signum is None:
+            stop.signum = signum
+            again = " (Ctrl-C again: leave at once)" if signum == signal.SIGINT else ""
+            say(f"{signal.Signals(signum).name}: saving a checkpoint after this step{again}")
+
+    before = {signum: signal.signal(signum, handle) for signum in SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

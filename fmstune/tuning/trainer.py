@@ -1,0 +1,142 @@
+"""`build_trainer`: the one place where the trainer and its tracker meet."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from fmstune.config.errors import ConfigError
+from fmstune.config.schema import LoraConfig, RunConfig
+from fmstune.trackers.base import Tracker
+from fmstune.tuning.data import DataSummary, prepare
+from fmstune.tuning.lm_head import use_direct_lm_head
+from fmstune.tuning.model import load_model, load_tokenizer
+
+
+class FineTuner(SFTTrainer):
+    """TRL's trainer, without the work that it does for cases other than ours."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.args.device.type == "cpu":
+            model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+            use_direct_lm_head(model)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No card in each checkpoint: TRL's names a local model `None`. The run writes its own, once."""
+
+
+@dataclass(frozen=True)
+class BuiltTrainer:
+    """A trainer ready to run, and what was learnt while it was built."""
+
+    trainer: FineTuner
+    tokenizer: PreTrainedTokenizerBase
+    model_identity: dict[str, Any]
+    data: DataSummary
+    steps: int
+    trainable: int
+    """Parameters that are trained, of `model_identity["parameters"]`."""
+
+
+def build_trainer(
+    config: RunConfig, tracker: Tracker, output_dir: Path, callbacks: Sequence[TrainerCallback] = ()
+) -> BuiltTrainer:
+    """Load the model, prepare the data, and build the trainer with one tracker.
+
+    Tracks `model_load_time` and `data_preprocessing_time` (seconds), the model's and the data's identity.
+    Raises `ModelError`, `DataError` or `ConfigError`.
+    """
+    seed = int(config.training.get("seed", 42))
+    packing = bool(config.training.get("packing", False))
+    max_length = config.training.get("max_length", 1024)
+    clock = [time.perf_counter()]
+    tokenizer = load_tokenizer(config.model)
+    clock.append(time.perf_counter())
+    # Before the model: a damaged row should not cost the minutes that a large model takes to load.
+    data = prepare(config.data, tokenizer, None if packing else max_length, seed)
+    clock.append(time.perf_counter())
+    loaded = load_model(config.model, lora=config.lora.enabled, seed=seed)
+    clock.append(time.perf_counter())
+
+    trainer = FineTuner(
+        model=loaded.model,
+        args=training_arguments(config, output_dir, packing=packing, max_length=max_length),
+        train_dataset=data.train,
+        eval_dataset=data.eval,
+        processing_class=tokenizer,
+        peft_config=_peft_config(config.lora) if config.lora.enabled else None,
+        callbacks=[tracker.get_hf_callback(), *callbacks],
+    )
+    tracker.set_params(dict(loaded.identity), "model")
+    tracker.set_params(data.summary.as_params(), "data")
+    model_seconds = clock[1] - clock[0] + clock[3] - clock[2]
+    tracker.track(model_seconds, "model_load_time", "train", step=0)
+    tracker.track(clock[2] - clock[1], "data_preprocessing_time", "train", step=0)
+    return BuiltTrainer(
+        trainer,
+        tokenizer,
+        dict(loaded.identity),
+        data.summary,
+        _steps(trainer, len(data.train)),
+        trainer.model.num_parameters(only_trainable=True),
+    )
+
+
+def training_arguments(
+    config: RunConfig, output_dir: Path, *, packing: bool, max_length: int | None
+) -> SFTConfig:
+    """TRL's arguments for this run. Raises `ConfigError` for what TRL refuses."""
+    settings = dict(config.training) | {"output_dir": str(output_dir), "report_to": "none"}
+    settings |= _precision(settings)
+    if not packing:
+        # The rows come tokenised, labelled and cut; TRL's own preparation would map over them again.
+        settings |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    elif max_length is not None:
+        settings["max_length"] = max_length
+    try:
+        return SFTConfig(**settings)
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"[training] is refused by TRL: {reason}") from error
+
+
+def _precision(settings: dict[str, Any]) -> dict[str, bool]:
+    """bf16 where the device computes in it, else fp16 on a GPU, else float32; the user's word wins."""
+    if "bf16" in settings or "fp16" in settings:
+        return {
+            "bf16": bool(settings.get("bf16", False)),
+            "fp16": bool(settings.get("fp16", False)),
+        }
+    if not torch.cuda.is_available() or settings.get("use_cpu"):
+        return {"bf16": False, "fp16": False}
+    bf16 = torch.cuda.is_bf16_supported()
+    return {"bf16": bf16, "fp16": not bf16}
+
+
+def _peft_config(lora: LoraConfig) -> PeftLoraConfig:
+    targets = lora.target_modules
+    return PeftLoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _steps(trainer: FineTuner, rows: int) -> int:
+    args = trainer.args
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    batches = math.ceil(rows / (args.train_batch_size * args.world_size))
+    return math.ceil(math.ceil(batches / args.gradient_accumulation_steps) * args.num_train_epochs)

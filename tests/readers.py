@@ -1,0 +1,92 @@
+"""Readers that tell tests what really is in a service's own storage."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class WandbRun:
+    """What one offline run of W&B holds; `exit_code` is `None` if it was not finished."""
+
+    id: str = ""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    exit_code: int | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    """project, entity, display_name, run_group, notes and tags of the run's record."""
+    stats: int = 0
+    """How many samples of system metrics there are."""
+    kinds: set[str] = field(default_factory=set)
+    """The types of all records."""
+
+
+def wandb_offline_dirs(folder: Path) -> list[Path]:
+    """The folders of the offline runs under `folder`/wandb, oldest first."""
+    return sorted(folder.glob("wandb/offline-run-*"))
+
+
+def read_wandb_offline(path: Path) -> WandbRun:
+    """Read a `.wandb` file, or the one in an offline run's folder. A torn end is tolerated."""
+    # Protobuf makes its classes at run time, so that a type checker does not see them.
+    wandb_internal_pb2: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    if path.is_dir():
+        (path,) = path.glob("*.wandb")
+    run = WandbRun()
+    for data in _records(path.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        run.kinds.add(kind)
+        if kind == "run":
+            run.id = record.run.run_id
+            for name in ("project", "entity", "display_name", "run_group", "notes"):
+                run.fields[name] = getattr(record.run, name)
+            run.fields["tags"] = tuple(record.run.tags)
+            run.config |= _items(record.run.config.update)
+        elif kind == "config":
+            run.config |= _items(record.config.update)
+        elif kind == "history":
+            run.history.append(_items(record.history.item))
+        elif kind == "summary":
+            run.summary |= _items(record.summary.update)
+        elif kind == "stats":
+            run.stats += 1
+        elif kind == "exit":
+            run.exit_code = record.exit.exit_code
+    run.config.pop("_wandb", None)
+    return run
+
+
+def _items(items: Any) -> dict[str, Any]:
+    """History rows and automatic summaries name their keys by `nested_key`, all others by `key`."""
+    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def _records(log: bytes) -> Iterator[bytes]:
+    """The records of a LevelDB log, as W&B writes it: seven bytes of its own, then blocks of 32 KiB
+    in which a record is whole (1) or in parts (2 first, 3 middle, 4 last)."""
+    block = 32 * 1024
+    assert log[:4] == b":W&B", "not a .wandb file"
+    at, parts = 7, b""
+    while at + 7 <= len(log):
+        if block - at % block < 7:  # too little room for a header: zeros up to the next block
+            at += block - at % block
+            continue
+        checksum, size, part = struct.unpack_from("<IHB", log, at)
+        body = log[at + 7 : at + 7 + size]
+        if part == 0 or len(body) < size:
+            return
+        assert checksum == zlib.crc32(bytes([part]) + body), f"broken record at byte {at}"
+        at += 7 + size
+        parts = body if part in (1, 2) else parts + body
+        if part in (1, 4):
+            yield parts
