@@ -6,13 +6,38 @@
     fmstune.set_params({"team": "nlp"}, "data")          # metadata of the active run
     fmstune.get_tracker("aim").get_hf_callback()         # any tracker in a Trainer of your own
 
-Importing this package imports nothing heavy: no torch, no transformers, no tracker's SDK.
+Importing this package imports nothing else: each name below is loaded when it is first used.
 """
 
-from fmstune.delivery.recorder import set_params, track
-from fmstune.trackers.base import Tracker
-from fmstune.trackers.registry import get_tracker, register_tracker
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fmstune.delivery.recorder import set_params, track
+    from fmstune.trackers.base import Tracker
+    from fmstune.trackers.registry import get_tracker, register_tracker
 
 __version__ = "0.1.0"
 
 __all__ = ["Tracker", "__version__", "get_tracker", "register_tracker", "set_params", "track"]
+
+_HOMES = {
+    "track": "fmstune.delivery.recorder",
+    "set_params": "fmstune.delivery.recorder",
+    "Tracker": "fmstune.trackers.base",
+    "get_tracker": "fmstune.trackers.registry",
+    "register_tracker": "fmstune.trackers.registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fmstune' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

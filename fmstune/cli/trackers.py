@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,18 +33,9 @@ Sets = Annotated[
 @app.command("list")
 def list_(as_json: Json = False, debug: Debug = False) -> None:
     """Show every tracker that can be named here, and whether it is ready."""
-    from fmstune.trackers.registry import list_trackers
+    from fmstune.cli.tracker_list import print_trackers
 
-    entries = list_trackers()
-    if as_json:
-        _print_json([dataclasses.asdict(entry) for entry in entries])
-        return
-    rows = [("name", "state", "version", "origin", "description")]
-    for entry in entries:
-        note = " (in process)" if entry.in_process else ""
-        text = f"{entry.description}{note}" + (f" → {entry.remedy}" if entry.remedy else "")
-        rows.append((entry.name, entry.state, entry.version or "-", entry.origin, text))
-    _print_table(rows)
+    print_trackers(as_json=as_json)
 
 
 @app.command()
@@ -151,12 +140,7 @@ def _print_check(name: str, result: Check) -> None:
         typer.echo(f"{'':{len(name)}}  → {result.remedy}")
 
 
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    for row in rows:
-        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)]
-        typer.echo("  ".join([*cells, row[-1]]).rstrip())
-
-
 def _print_json(value: Any) -> None:
+    import json
+
     typer.echo(json.dumps(value, indent=2, default=str))

@@ -10,8 +10,6 @@ Nothing in this module imports an SDK, transformers or another part of fmstune.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -242,6 +240,9 @@ class Tracker:
 
 def installed_version(tracker: type[Tracker]) -> str | None:
     """The version of the SDK's distribution, found without importing it; `None` when not installed."""
+    import importlib.metadata
+    import importlib.util
+
     if tracker.package is None:
         return ""
     if importlib.util.find_spec(tracker.package) is None:

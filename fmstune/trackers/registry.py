@@ -9,16 +9,15 @@ imported is an entry marked broken, never an error for the others.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
-import importlib.util
-import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fmstune.trackers.base import Tracker, TrackerError, installed_version
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "fmstune.trackers"
 
@@ -71,7 +70,7 @@ def register_tracker(name: str, tracker: type[Tracker]) -> None:
     """
     if not name or not isinstance(name, str):
         raise ValueError(f"a tracker's name is a non-empty string, not {name!r}")
-    taken = BUILT_IN.get(name) or (_registered[name] if name in _registered else None)
+    taken = BUILT_IN.get(name) or _registered.get(name)
     if taken is not None and taken is not tracker:
         raise ValueError(f"the tracker name {name!r} is taken by {taken}; choose another")
     _registered[name] = tracker
@@ -174,6 +173,9 @@ def _entry(name: str, tracker: type[Tracker], origin: str) -> TrackerEntry:
 
 def _probe(name: str, where: str, origin: str) -> TrackerEntry:
     """Load a plug-in in a process of its own: it may import anything, hang, or end its process."""
+    import json
+    import subprocess
+
     command = [sys.executable, "-m", "fmstune.trackers.registry", name, where, origin]
     try:
         done = subprocess.run(
@@ -192,6 +194,8 @@ def _probe(name: str, where: str, origin: str) -> TrackerEntry:
 
 
 def _probe_main(name: str, where: str, origin: str) -> None:
+    import json
+
     try:
         entry = _entry(name, load_reference(where, name), origin)
     except BrokenTracker as error:
@@ -204,11 +208,15 @@ def _probe_main(name: str, where: str, origin: str) -> None:
     print(json.dumps({field: getattr(entry, field) for field in TrackerEntry.__slots__}))
 
 
-def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+def _entry_points() -> dict[str, EntryPoint]:
+    import importlib.metadata  # 20 ms, which `fmstune --help` does without
+
     return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
 
 
 def _load_script(path: str) -> Any:
+    import importlib.util
+
     # The name multiprocessing gives the main module in a spawned child, so that the usual
     # `if __name__ == "__main__":` keeps the script from running again.
     spec = importlib.util.spec_from_file_location("__mp_main__", path)

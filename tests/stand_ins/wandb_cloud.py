@@ -119,9 +119,7 @@ class WandbCloud:
         if operation == "RunResumeStatus":
             return {"model": self._resume_status(variables)}
         if operation == "CreateRunFiles":
-            files = [
-                {"name": name, "uploadUrl": f"{self.url}/upload"} for name in variables["files"]
-            ]
+            files = [{"name": name, "uploadUrl": f"{self.url}/upload"} for name in variables["files"]]
             return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}
         if operation == "MarkRunFilesUploaded":
             return {"markRunFilesUploaded": {"success": True}}

@@ -160,9 +160,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_delivery_that_was_killed_and_comes_again_leaves_one_folder_with_each_point_once(
-    own_world: Path,
-) -> None:
+def test_a_delivery_that_was_killed_and_comes_again_leaves_one_folder_with_each_point_once() -> None:
     repository = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(repository)}
     killed = subprocess.run([sys.executable, "-c", _CUT_OFF], env=environment, check=False)
@@ -298,11 +296,12 @@ def test_a_run_of_the_environment_that_holds_other_points_is_an_error_and_no_poi
     assert cloud.runs["shared"].steps == [3, 4]
 
 
-def test_used_alone_in_process_rows_are_numbered_by_wandb(own_world: Path) -> None:
+def test_used_alone_in_process_rows_are_numbered_by_wandb() -> None:
     tracker = WandbTracker(tracker_config={"mode": "offline", "name": "mine"})
     tracker.track(0.5, "loss", "train", step=10)
     tracker.track(0.25, "loss", "train", step=20)
     tracker.close("finished")
+    assert not _children()  # what wandb-core held is written when it has ended
     (run,) = map(read_wandb_offline, wandb_offline_dirs(Path()))
     rows = [(row["_step"], row["train/global_step"], row["train/loss"]) for row in run.history]
     assert rows == [(0, 10, 0.5), (1, 20, 0.25)]
@@ -313,7 +312,7 @@ def test_opening_online_without_credentials_is_an_error_and_asks_nobody(
     cloud: WandbCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
-    with pytest.raises(TrackerError, match="no API key for .* run `wandb login`"):
+    with pytest.raises(TrackerError, match=r"no API key for .* run `wandb login`"):
         WandbTracker().open(_start())
     assert not cloud.requests
 
@@ -429,18 +428,14 @@ class TestCheck:
         assert found.outage
         assert "no answer in 0.5 s" in found.detail
 
-    def test_a_refused_port_is_an_outage(
-        self, cloud: WandbCloud, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_refused_port_is_an_outage(self, cloud: WandbCloud, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WANDB_BASE_URL", _refused_url())
         found = _check()
         assert found.outage
         assert "refused" in found.detail
 
-    def test_an_unknown_host_is_an_outage(
-        self, cloud: WandbCloud, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def unknown(*args: Any, **kwargs: Any) -> Any:
+    def test_an_unknown_host_is_an_outage(self, cloud: WandbCloud, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unknown(*_: Any, **__: Any) -> Any:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
         monkeypatch.setattr(socket, "getaddrinfo", unknown)  # no test asks a real name server
@@ -461,9 +456,7 @@ class TestCheck:
         cloud.answer = 404
         assert _check().state == "bad_option"
 
-    def test_the_users_own_entity_and_a_teams_entity_may_be_written_to(
-        self, cloud: WandbCloud
-    ) -> None:
+    def test_the_users_own_entity_and_a_teams_entity_may_be_written_to(self, cloud: WandbCloud) -> None:
         assert _check(entity="ada").ok
         assert _check(entity="nlp").ok
 
@@ -505,9 +498,7 @@ class TestCheck:
         monkeypatch.setenv(name, value)
         assert _check().state == "bad_option"
 
-    def test_an_identity_token_is_said_to_be_unverified(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_identity_token_is_said_to_be_unverified(self, monkeypatch: pytest.MonkeyPatch) -> None:
         token = Path.home() / "token"
         monkeypatch.setenv("WANDB_IDENTITY_TOKEN_FILE", str(token))
         assert _check().state == "no_credentials"

@@ -1,0 +1,49 @@
+"""What many tests use: a journal with a few events, and an environment without anybody's settings."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fmstune.delivery.journal import FILE_NAME, Header, JournalWriter
+from fmstune.delivery.ledger import TRACKING_DIR
+from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.redaction import Redactor
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No key, setting or home directory of whoever runs the tests has a say in them."""
+    for name in list(os.environ):
+        if name.startswith(("WANDB_", "AIM_", "__AIM_", "FMSTUNE_", "RANK", "WORLD_SIZE", "NETRC")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    monkeypatch.delenv("CI", raising=False)
+
+
+@pytest.fixture
+def run_directory(tmp_path: Path) -> Path:
+    """An empty run directory."""
+    directory = tmp_path / "run"
+    (directory / TRACKING_DIR).mkdir(parents=True)
+    return directory
+
+
+@pytest.fixture
+def recorder(run_directory: Path) -> Iterator[Recorder]:
+    """A Recorder that writes the journal of `run_directory`."""
+    made = Recorder(open_journal(run_directory), Redactor({}))
+    yield made
+    made.journal.close()
+
+
+def open_journal(directory: Path) -> JournalWriter:
+    """Begin, or go on with, the journal of a run directory."""
+    header = Header("id-1", directory.name, time.time(), str(directory.parent))
+    return JournalWriter(directory / TRACKING_DIR / FILE_NAME, header)
