@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fmstune.delivery.ledger import Ledger, load_ledger
+from fmstune.delivery.redaction import Redactor, is_secret_key
 from fmstune.delivery.shipper import EXIT_BUSY, EXIT_DONE
 from fmstune.trackers.base import Check
 
@@ -187,7 +189,12 @@ class Fleet:
     def sail(self, directory: Path, secrets: Sequence[str] = ()) -> None:
         """Begin the delivery of the run in `directory`."""
         self._directory, self._secrets = directory, tuple(secrets)
+        redactor = Redactor(secrets=self._secrets)
         for ship in self._ships:
+            job = ship.process.job
+            if load_ledger(directory, job.name) is None:
+                # Written here, so that a run knows its trackers however early their processes die.
+                Ledger(job.name, job.reference, redactor.mapping(job.options)).save(directory)
             self._order(ship)
         if self._ships:
             self._watcher = threading.Thread(target=self._watch, daemon=True, name="shippers")
@@ -239,11 +246,10 @@ class Fleet:
 
 def secret_texts(options: Mapping[str, Any]) -> tuple[str, ...]:
     """The texts in a tracker's options that are secrets, to be hidden wherever they turn up."""
-    from fmstune.delivery.redaction import is_secret_key
-
     return tuple(value for key, value in options.items() if isinstance(value, str) and is_secret_key(key))
 
 
 def _environment() -> dict[str, str]:
     # A shipper computes nothing: an OpenMP pool in it would only take cores from the training.
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    # And wandb reports its own errors to a server unless told not to.
+    return {"WANDB_ERROR_REPORTING": "false", **os.environ, "OMP_NUM_THREADS": "1"}

@@ -14,7 +14,20 @@ from typing import Any
 REDACTED = "[redacted]"
 
 _SECRET_WORDS = frozenset(
-    ["password", "passwd", "passphrase", "pwd", "secret", "secrets", "apikey", "credential", "credentials", "bearer", "authorization", "cookie"]
+    [
+        "password",
+        "passwd",
+        "passphrase",
+        "pwd",
+        "secret",
+        "secrets",
+        "apikey",
+        "credential",
+        "credentials",
+        "bearer",
+        "authorization",
+        "cookie",
+    ]
 )
 _SECRET_PAIRS = frozenset(
     {("api", "key"), ("private", "key"), ("access", "key"), ("secret", "key"), ("signing", "key"),
@@ -22,7 +35,35 @@ _SECRET_PAIRS = frozenset(
 )  # fmt: skip
 # A tokenizer's tokens are words of the trade, not credentials.
 _TOKENS_OF_THE_TRADE = frozenset(
-    ["pad", "eos", "bos", "unk", "sep", "cls", "mask", "special", "image", "video", "audio", "per", "each", "new", "max", "min", "num", "mean", "first", "last", "next", "response", "decoder", "forced", "begin", "end", "prompt"]
+    [
+        "pad",
+        "eos",
+        "bos",
+        "unk",
+        "sep",
+        "cls",
+        "mask",
+        "special",
+        "image",
+        "video",
+        "audio",
+        "per",
+        "each",
+        "new",
+        "max",
+        "min",
+        "num",
+        "mean",
+        "first",
+        "last",
+        "next",
+        "response",
+        "decoder",
+        "forced",
+        "begin",
+        "end",
+        "prompt",
+    ]
 )
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 

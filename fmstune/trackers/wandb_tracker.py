@@ -9,13 +9,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from fmstune.trackers.base import (
     Check,
@@ -25,12 +22,11 @@ from fmstune.trackers.base import (
     Status,
     Tracker,
     TrackerError,
-    TrackerOptionError,
     TrackerRun,
 )
+from fmstune.trackers.wandb_account import WandbUnusable, find_api_key, reason, server_address
 
 if TYPE_CHECKING:
-    import requests
     import wandb
 
 MODES = ("online", "offline", "disabled")
@@ -40,7 +36,6 @@ EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 2
 _OPEN_MARK = "fmstune-open"
 _LOST = ("filestream: fatal error", "runupserter: failed to upload")
 _INIT_TIMEOUT = 30.0
-_LOGIN = "run `wandb login`, or set WANDB_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -112,7 +107,7 @@ class WandbTracker(Tracker):
             if start.redelivery and start.tracker_run_id:
                 _remove_cut_off(Path(settings.wandb_dir), start.tracker_run_id)
         elif not settings._noop:
-            _require_credentials(settings)  # without any, `wandb.init` would ask at a terminal
+            find_api_key(settings)  # without any, `wandb.init` would ask at a terminal
         # Only here can the login's "Loaded credentials" be silenced and a call of git be avoided.
         wandb.setup(wandb.Settings(silent=True, disable_git=True))
         self._run = run = wandb.init(
@@ -193,13 +188,13 @@ class WandbTracker(Tracker):
                 _require_writable(Path(settings.wandb_dir))
                 detail = f"offline, in {settings.wandb_dir}, to be sent later with `wandb sync`"
                 return Check("ok", detail, server=settings.wandb_dir)
-            key = _require_credentials(settings)
-        except _Failed as failed:
+            key = find_api_key(settings)
+        except WandbUnusable as failed:
             return failed.check
-        server = _server(settings)
+        server = server_address(settings)
         if key is None:
             return Check("ok", "uses an identity token, which only a run can verify", server=server)
-        return _ask(settings, key, server, timeout)
+        return ask_server(settings, key, server, timeout)
 
     # -- the rest -----------------------------------------------------------------------------
 
@@ -219,7 +214,7 @@ class WandbTracker(Tracker):
 
         options = self.config
         if options.mode is not None and options.mode not in MODES:
-            raise _Failed("bad_option", f"mode is {options.mode!r}", f"use {', '.join(MODES)}")
+            raise WandbUnusable("bad_option", f"mode is {options.mode!r}", f"use {', '.join(MODES)}")
         given = {
             "mode": options.mode,
             "project": options.project,
@@ -236,9 +231,9 @@ class WandbTracker(Tracker):
             settings.update_from_dict(given)
         except (ValueError, UsageError) as error:
             remedy = "correct the option, the WANDB_ variable or W&B's settings file"
-            raise _Failed("bad_option", _reason(error), remedy) from None
+            raise WandbUnusable("bad_option", reason(error), remedy) from None
         if settings.entity is not None and not re.fullmatch(r"[\w.-]+", settings.entity):
-            raise _Failed("bad_option", f"entity {settings.entity!r} is no user or team name")
+            raise WandbUnusable("bad_option", f"entity {settings.entity!r} is no user or team name")
         return settings
 
     def _init_options(self, start: RunStart, settings: wandb.Settings) -> dict[str, Any]:
@@ -254,14 +249,6 @@ class WandbTracker(Tracker):
             "dir": settings.root_dir if options.dir else None,
         }
         return {key: value for key, value in given.items() if value is not None}
-
-
-class _Failed(TrackerOptionError):
-    """What makes W&B unusable, as an error for `open` and as the `Check` for `check`."""
-
-    def __init__(self, state: Any, detail: str, remedy: str = "", server: str = "") -> None:
-        super().__init__(f"W&B: {detail}" + (f"; {remedy}." if remedy else "."))
-        self.check = Check(state, detail, remedy, server=server)
 
 
 def _quiet_settings(start: RunStart, settings: wandb.Settings) -> dict[str, Any]:
@@ -340,141 +327,4 @@ def _require_writable(folder: Path) -> None:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         remedy = "choose another folder with the option dir, or WANDB_DIR"
-        raise _Failed("no_permission", f"{folder} cannot be written to", remedy, str(folder))
-
-
-def _require_credentials(settings: wandb.Settings) -> str | None:
-    """The API key, looked for where W&B does; `None` when it will use an identity token instead."""
-    from wandb.errors import AuthenticationError
-    from wandb.sdk.lib import wbauth
-
-    server = _server(settings)
-    token = os.environ.get("WANDB_IDENTITY_TOKEN_FILE")
-    key = os.environ.get("WANDB_API_KEY")
-    if key and token:
-        detail = "WANDB_API_KEY and WANDB_IDENTITY_TOKEN_FILE are both set"
-        raise _Failed("bad_option", detail, "unset one of them", server)
-    if token:
-        if not Path(token).is_file():
-            detail = f"there is no identity token file {token}"
-            raise _Failed("no_credentials", detail, _LOGIN, server)
-        return None
-    try:
-        key = key or wbauth.read_netrc_auth(host=settings.base_url) or settings.api_key
-        if not key:
-            raise _Failed("no_credentials", f"there is no API key for {server}", _LOGIN, server)
-        usable: str = wbauth.AuthApiKey(host=settings.base_url, api_key=key).api_key
-    except AuthenticationError as error:
-        detail = f"the API key is malformed: {str(error).rstrip('.')}"
-        raise _Failed("bad_option", detail, _LOGIN, server) from None
-    return usable
-
-
-_QUERY = "query Viewer { viewer { username entity teams { edges { node { name } } } } }"
-_QUERY_WITH_PROJECT = """
-query Viewer($entity: String!, $project: String!) {
-  viewer { username entity teams { edges { node { name } } } }
-  project(name: $project, entityName: $entity) { readOnly }
-}"""
-
-
-def _ask(settings: wandb.Settings, key: str, server: str, timeout: float) -> Check:
-    """Ask the server who we are. `wandb.login(verify=True)` would write `~/.netrc` first, and calls
-    a server that does not answer a wrong key."""
-    import requests
-
-    entity, project = settings.entity, settings.project or "fmstune"
-    body: dict[str, Any] = {
-        "query": _QUERY_WITH_PROJECT if entity else _QUERY,
-        "variables": {"entity": entity, "project": project} if entity else {},
-    }
-    proxies = (("http", settings.http_proxy), ("https", settings.https_proxy))
-    began = time.perf_counter()
-    try:
-        answer = requests.post(
-            f"{settings.base_url}/graphql",
-            json=body,
-            auth=("api", key),
-            headers=settings.x_extra_http_headers,
-            # One that is None here would hide the environment's.
-            proxies={name: proxy for name, proxy in proxies if proxy},
-            verify=not settings.insecure_disable_ssl,
-            timeout=timeout / 2,  # for the connection, and again for the answer
-            allow_redirects=False,
-        )
-    except requests.RequestException as error:
-        remedy = "check the network, the proxy and WANDB_BASE_URL; or use WANDB_MODE=offline"
-        return Check("unreachable", f"{server}: {_cause(error, timeout)}", remedy, server)
-    latency = time.perf_counter() - began
-    return _judge(answer, server, entity, project, latency)
-
-
-def _judge(answer: requests.Response, server: str, entity: str | None, project: str, latency: float) -> Check:
-    code = answer.status_code
-    if code in (401, 403):
-        detail = f"{server} rejects the API key ({code})"
-        if entity and code == 403:
-            detail += f", or its use for {entity}"
-        return Check("rejected_credentials", detail, f"{_LOGIN} anew", server, latency=latency)
-    if code == 429 or code >= 500:
-        why = "too many requests" if code == 429 else "an error of the server"
-        detail = f"{server} answers {code}, {why}"
-        return Check("unreachable", detail, "try again later; or use WANDB_MODE=offline", server)
-    try:
-        data = answer.json()["data"] or {}
-        viewer, found = data.get("viewer"), data.get("project") or {}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        detail = f"{server} answers ({code}), but not as a W&B server does"
-        return Check("bad_option", detail, "correct WANDB_BASE_URL", server)
-    if not viewer:
-        detail = f"{server} does not know the API key"
-        return Check("rejected_credentials", detail, f"{_LOGIN} anew", server, latency=latency)
-    account = viewer["username"] or viewer["entity"]
-    teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {}).get("edges", [])]
-    read_only = found.get("readOnly")
-    if entity and read_only:
-        detail = f"{account} may only read the project {entity}/{project}"
-        remedy = "choose another project, or ask the team for write access"
-        return Check("no_permission", detail, remedy, server, account, latency)
-    # An administrator may write to teams that are not his: the project itself then says so.
-    if entity and read_only is None and entity not in (account, viewer.get("entity"), *teams):
-        detail = f"{account} is not in {entity}"
-        remedy = f"choose the entity among {', '.join([account, *teams])}"
-        return Check("no_permission", detail, remedy, server, account, latency)
-    where = f"{entity or viewer.get('entity') or account}/{project}"
-    return Check("ok", f"{account}, writes to {where}", "", server, account, latency)
-
-
-def _cause(error: BaseException, timeout: float) -> str:
-    """The root of a connection error in few words; the chain goes requests, urllib3, socket."""
-    import requests
-
-    if isinstance(error, requests.Timeout):
-        return f"no answer in {timeout / 2:g} s"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its TLS certificate is not trusted, or it does not speak TLS"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy does not let us through"
-    root: BaseException | None = error
-    while root is not None:
-        if isinstance(root, socket.gaierror):
-            return "its name cannot be resolved"
-        if isinstance(root, ConnectionRefusedError):
-            return "the connection is refused"
-        error, root = root, root.__cause__ or root.__context__
-    return f"no connection ({type(error).__name__})"
-
-
-def _server(settings: wandb.Settings) -> str:
-    """The server's address without a user name or password."""
-    parts = urlsplit(str(settings.base_url))
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def _reason(error: Exception) -> str:
-    """Why a setting is refused, without the password that an address may carry."""
-    text = str(error)
-    if problems := getattr(error, "errors", None):  # pydantic's own text quotes the value
-        first = problems()[0]
-        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return re.sub(r"//[^/@\s]+@", "//", text).rstrip(".")
+        raise WandbUnusable("no_permission", f"{folder} cannot be written to", remedy, str(folder))

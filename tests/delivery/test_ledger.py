@@ -13,7 +13,24 @@ from fmstune.delivery.ledger import Ledger, all_ledgers, ledger_path, load_ledge
 
 def test_a_ledger_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
     ledger = Ledger(
-        "aim", "m:C", {"repo": "."}, "id", "url", 3, 5, 120, 2, 80, "behind", (1,), ("x is y",), False, 4, 1, "e", 1.5
+        "aim",
+        "m:C",
+        {"repo": "."},
+        "id",
+        "url",
+        3,
+        5,
+        120,
+        2,
+        80,
+        "behind",
+        (1,),
+        ("x is y",),
+        False,
+        4,
+        1,
+        "e",
+        1.5,
     )
     ledger.save(tmp_path)
     assert load_ledger(tmp_path, "aim") == ledger

@@ -1,0 +1,359 @@
+"""What the training promises to be spared, and what is delivered all the same: real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.delivery.journal import JournalReader
+from fmstune.delivery.ledger import load_ledger
+from fmstune.delivery.processes import Fleet, Job, ShipperProcess
+from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.report import report
+from fmstune.delivery.sync import sync
+from fmstune.trackers.base import MetricPoint
+from tests.delivery.test_journal import journal_path
+from tests.sample_trackers import collected
+
+COLLECTOR = "tests.sample_trackers:Collector"
+
+
+def job(path: Path, **options: Any) -> Job:
+    return Job("collector", COLLECTOR, {"path": str(path), **options})
+
+
+def record_steps(recorder: Recorder, first: int, last: int) -> None:
+    for step in range(first, last + 1):
+        recorder.track_point(MetricPoint({"loss": 1 / step}, "train", step, step / 10))
+
+
+def steps_in(path: Path) -> list[int]:
+    return [call["step"] for call in collected(path) if call["call"] == "track"]
+
+
+def deliver(recorder: Recorder, directory: Path, made: Job, close_timeout: float = 20) -> float:
+    """A run of 10 steps with one tracker, from start to end; returns the seconds that its end took."""
+    fleet = Fleet([made], check_within=None, close_timeout=close_timeout)
+    fleet.sail(directory)
+    recorder.set_params({"team": "nlp"}, "params")
+    record_steps(recorder, 1, 10)
+    recorder.close("finished")
+    began = time.monotonic()
+    fleet.finish()
+    return time.monotonic() - began
+
+
+def test_everything_arrives_once_in_order_with_the_true_status(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    deliver(recorder, run_directory, job(tmp_path / "c"))
+    calls = collected(tmp_path / "c")
+    assert [call["call"] for call in calls] == ["open", "set_params", *["track"] * 10, "close"]
+    assert [call["seq"] for call in calls[1:]] == list(range(1, 13))
+    assert calls[-1]["status"] == "finished"
+    ledger = load_ledger(run_directory, "collector")
+    assert ledger is not None
+    assert (ledger.state, ledger.delivered, ledger.closed) == ("complete", 12, True)
+    assert ledger.run_id == calls[0]["id"]
+
+
+def test_no_tracker_runs_in_the_training_process(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    deliver(recorder, run_directory, job(tmp_path / "c"))
+    assert os.getpid() not in {call["pid"] for call in collected(tmp_path / "c")}
+    assert "tests.sample_trackers" not in {
+        name
+        for name, module in sys.modules.items()
+        if getattr(module, "Collector", None) and name != "tests.sample_trackers"
+    }
+
+
+@pytest.mark.parametrize("fault", ["raise", "exit", "kill", "segv"])
+@pytest.mark.parametrize("at", ["open", "set_params", "track", "close"])
+def test_a_tracker_that_fails_is_caught_up_by_sync_once_it_is_well(
+    fault: str, at: str, recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    well = tmp_path / "well"
+    seconds = deliver(
+        recorder, run_directory, job(tmp_path / "c", fault=fault, at=at, until=str(well)), close_timeout=1
+    )
+    assert seconds < 5
+    (line,) = report(run_directory, ["collector"])
+    assert line.state == "behind"
+    assert line.remedy == f"fmstune trackers sync {run_directory}"
+    recorder.journal.close()
+
+    well.touch()
+    (line,) = sync(run_directory, None, {}, str)
+    assert line.state == "complete", line
+    assert steps_in(tmp_path / "c") == list(range(1, 11))
+    assert [call["status"] for call in collected(tmp_path / "c") if call["call"] == "close"] == ["finished"]
+    before = (tmp_path / "c").read_bytes()
+    (line,) = sync(run_directory, None, {}, str)
+    assert line.state == "complete"
+    assert (tmp_path / "c").read_bytes() == before
+
+
+@pytest.mark.parametrize("at", ["open", "set_params", "track", "close"])
+def test_a_tracker_that_hangs_is_ended_at_the_deadline(
+    at: str, recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    seconds = deliver(recorder, run_directory, job(tmp_path / "c", fault="hang", at=at), close_timeout=1.5)
+    assert 1 < seconds < 4
+    (line,) = report(run_directory, ["collector"])
+    assert line.state == "behind"
+
+
+def test_when_the_service_comes_back_the_shipper_catches_up_by_itself(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    well = tmp_path / "well"
+    fleet = Fleet(
+        [job(tmp_path / "c", fault="unreachable", from_step=4, until=str(well))],
+        check_within=None,
+        close_timeout=20,
+    )
+    fleet.sail(run_directory)
+    record_steps(recorder, 1, 6)
+    wait_for(lambda: (load_ledger(run_directory, "collector") or 0) and error_of(run_directory))
+    assert steps_in(tmp_path / "c") == [1, 2, 3]
+    well.touch()
+    wait_for(lambda: len(steps_in(tmp_path / "c")) == 6)
+    record_steps(recorder, 7, 8)
+    recorder.close("finished")
+    fleet.finish()
+    assert steps_in(tmp_path / "c") == list(range(1, 9))
+    opened = [call for call in collected(tmp_path / "c") if call["call"] == "open"]
+    assert len({call["id"] for call in opened}) == 1
+    (line,) = report(run_directory, ["collector"])
+    assert line.state == "complete"
+    assert line.error is None
+
+
+def test_an_event_that_the_tracker_refuses_for_good_does_not_hold_up_the_others(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    fleet = Fleet([job(tmp_path / "c", fault="raise", at="set_params")], check_within=None, close_timeout=20)
+    fleet.sail(run_directory)
+    recorder.set_params({"odd": 1}, "params")
+    record_steps(recorder, 1, 3)
+    wait_for(lambda: len(steps_in(tmp_path / "c")) == 3)
+    recorder.close("finished")
+    fleet.finish()
+    (line,) = report(run_directory, ["collector"])
+    assert (line.delivered, line.total, line.state) == (4, 5, "failed")
+    assert line.error is not None
+    assert "on fire" in line.error
+
+
+TRAINER = """
+import os, sys, time
+from pathlib import Path
+from fmstune.delivery.processes import Fleet, Job
+from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.redaction import Redactor
+from fmstune.trackers.base import MetricPoint
+from tests.conftest import open_journal
+directory = Path(sys.argv[1])
+recorder = Recorder(open_journal(directory), Redactor({}))
+fleet = Fleet([Job("collector", "tests.sample_trackers:Collector", eval(sys.argv[2]))], check_within=None,
+              close_timeout=3)
+fleet.sail(directory)
+for step in range(1, 21):
+    recorder.track_point(MetricPoint({"loss": 1 / step}, "train", step))
+print(fleet._ships[0].process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def start_trainer(directory: Path, options: dict[str, Any]) -> tuple[subprocess.Popen[str], int]:
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", TRAINER, str(directory), repr(options)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert trainer.stdout is not None
+    return trainer, int(trainer.stdout.readline())
+
+
+def test_the_shipper_outlives_a_killed_trainer_and_says_how_the_run_ended(
+    run_directory: Path, tmp_path: Path
+) -> None:
+    trainer, shipper = start_trainer(run_directory, {"path": str(tmp_path / "c")})
+    trainer.kill()
+    trainer.wait()
+    wait_for(lambda: collected(tmp_path / "c")[-1:] and collected(tmp_path / "c")[-1]["call"] == "close")
+    assert steps_in(tmp_path / "c") == list(range(1, 21))
+    assert collected(tmp_path / "c")[-1]["status"] == "interrupted"
+    wait_for(lambda: not alive(shipper))
+    ledger = load_ledger(run_directory, "collector")
+    assert ledger is not None
+    assert ledger.state == "complete"
+
+
+def test_a_shipper_that_hangs_ends_itself_when_its_trainer_is_gone(
+    run_directory: Path, tmp_path: Path
+) -> None:
+    trainer, shipper = start_trainer(
+        run_directory, {"path": str(tmp_path / "c"), "fault": "hang", "at": "open"}
+    )
+    trainer.kill()
+    trainer.wait()
+    assert alive(shipper)
+    wait_for(lambda: not alive(shipper))
+    assert len(list(JournalReader(journal_path(run_directory)))) == 20
+
+
+def test_trainer_and_shipper_killed_together_lose_nothing(run_directory: Path, tmp_path: Path) -> None:
+    trainer, shipper = start_trainer(run_directory, {"path": str(tmp_path / "c"), "fault": "slow"})
+    wait_for(lambda: len(steps_in(tmp_path / "c")) >= 3)
+    os.killpg(shipper, signal.SIGKILL)
+    trainer.kill()
+    trainer.wait()
+    (line,) = sync(run_directory, None, {"collector": {"fault": ""}}, str)
+    assert line.state == "complete", line
+    steps = steps_in(tmp_path / "c")
+    # The one call that was under way when the kill came may have been made already.
+    assert sorted(set(steps)) == list(range(1, 21))
+    assert len(steps) <= 21
+    assert len({call["id"] for call in collected(tmp_path / "c") if call["call"] == "open"}) == 1
+
+
+def test_a_second_sync_at_the_same_time_says_that_there_is_a_first(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    record_steps(recorder, 1, 10)
+    recorder.close("finished")
+    recorder.journal.close()
+    first = ShipperProcess(job(tmp_path / "c", fault="slow"), check_within=None)
+    first.ship(run_directory, follow=False, close_timeout=0)
+    wait_for(lambda: steps_in(tmp_path / "c"))
+    (line,) = sync(run_directory, None, {}, str)
+    assert line.error == "another process is delivering it right now"
+    assert first.wait(20) == 0
+    first.kill()
+    assert steps_in(tmp_path / "c") == list(range(1, 11))
+
+
+def test_a_run_that_is_still_going_is_not_synced(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    record_steps(recorder, 1, 2)
+    (line,) = sync(
+        run_directory, "collector", {"collector": {"path": str(tmp_path / "c")}}, lambda _: COLLECTOR
+    )
+    assert line.error == "the run is still going"
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_whole_run_moves_to_another_tracker_and_a_second_time_changes_nothing(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    deliver(
+        recorder,
+        run_directory,
+        Job("file", "fmstune.trackers.file_tracker:FileTracker", {"path": str(tmp_path / "f.jsonl")}),
+    )
+    recorder.journal.close()
+    options = {"collector": {"path": str(tmp_path / "c")}}
+    (line,) = sync(run_directory, "collector", options, lambda _: COLLECTOR)
+    assert (line.tracker, line.state, line.delivered) == ("collector", "complete", 12)
+    assert steps_in(tmp_path / "c") == list(range(1, 11))
+    before = (tmp_path / "c").read_bytes()
+    sync(run_directory, "collector", options, lambda _: COLLECTOR)
+    assert (tmp_path / "c").read_bytes() == before
+
+
+def test_a_resumed_run_goes_on_in_the_same_run_of_the_tracker(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    from fmstune.delivery.redaction import Redactor
+    from tests.conftest import open_journal
+
+    deliver(recorder, run_directory, job(tmp_path / "c"))
+    recorder.journal.close()
+    again = Recorder(open_journal(run_directory), Redactor({}))
+    again.resumed(5)
+    deliver(again, run_directory, job(tmp_path / "c"))
+    again.journal.close()
+    opened = [call for call in collected(tmp_path / "c") if call["call"] == "open"]
+    assert len(opened) == 2
+    assert opened[1]["again"]
+    assert opened[0]["id"] == opened[1]["id"]
+    assert steps_in(tmp_path / "c") == [*range(1, 11), *range(1, 11)]
+
+
+def test_an_option_that_is_a_secret_is_in_no_process_list_no_ledger_and_no_log(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    secret = "planted-0123456789"
+    made = job(tmp_path / "c", api_key=secret, fault="print_key", at="open")
+    fleet = Fleet([made], check_within=None, close_timeout=20)
+    arguments = Path(f"/proc/{fleet._ships[0].process.pid}/cmdline").read_bytes()
+    fleet.sail(run_directory, [secret])
+    record_steps(recorder, 1, 1)
+    recorder.close("finished")
+    fleet.finish()
+    assert secret.encode() not in arguments
+    tracking = journal_path(run_directory).parent
+    assert "the key is [redacted]" in (tracking / "collector.log").read_text()
+    for path in tracking.iterdir():
+        assert secret not in path.read_text()
+
+
+def test_a_tracker_of_the_old_shape_receives_exactly_three_arguments(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    deliver(
+        recorder, run_directory, Job("old", "tests.sample_trackers:OldShape", {"path": str(tmp_path / "o")})
+    )
+    lines = [json.loads(line) for line in (tmp_path / "o").read_text().splitlines()]
+    assert lines == [[1 / step, "loss", "train"] for step in range(1, 11)]
+    (line,) = report(run_directory, ["old"])
+    assert line.state == "complete"
+
+
+def test_the_memory_of_the_trainer_does_not_grow_with_an_outage(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    import tracemalloc
+
+    fleet = Fleet([job(tmp_path / "c", fault="hang", at="open")], check_within=None, close_timeout=0.5)
+    fleet.sail(run_directory)
+    record_steps(recorder, 1, 100)
+    tracemalloc.start()
+    record_steps(recorder, 101, 5000)
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    fleet.finish()
+    assert grown < 100_000
+
+
+def error_of(directory: Path) -> str | None:
+    ledger = load_ledger(directory, "collector")
+    return ledger.error if ledger else None
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state != "Z"
+
+
+def wait_for(condition: Any, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "what was waited for did not happen"
+        time.sleep(0.02)

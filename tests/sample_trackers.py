@@ -1,0 +1,112 @@
+"""Trackers as somebody else might write them: real classes, run in real shipper processes.
+
+`Collector` appends what it receives to a file, one JSON line a call. Its option `fault` makes it misbehave
+at `at`: that is how the tests bring about what SDKs do in bad hours.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fmstune.trackers.base import Check, MetricPoint, RunStart, Status, Tracker, TrackerRun
+
+
+@dataclass(frozen=True)
+class CollectorOptions:
+    """`fault` happens at the hook `at`; with `until` a path, only as long as that file does not exist;
+    with `from_step`, only at points of that step or later."""
+
+    path: str = "collected.jsonl"
+    fault: str = ""
+    at: str = "track"
+    until: str = ""
+    from_step: int = 0
+    api_key: str = ""
+
+
+class Collector(Tracker):
+    """Keeps every call as a line of `path`."""
+
+    registered_name = "collector"
+    description = "collects what it is told"
+    Config = CollectorOptions
+    config: CollectorOptions
+
+    def open(self, start: RunStart) -> TrackerRun:
+        self._misbehave("open")
+        run_id = start.tracker_run_id or f"run-{time.time_ns()}"
+        self._write({"call": "open", "id": run_id, "again": start.tracker_run_id is not None})
+        return TrackerRun(run_id, f"file://{self.config.path}")
+
+    def track_point(self, point: MetricPoint) -> None:
+        if (point.step or 0) >= self.config.from_step:
+            self._misbehave("track")
+        self._write({"call": "track", "stage": point.stage, "step": point.step, "values": dict(point.values)})
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        self._misbehave("set_params")
+        self._write({"call": "set_params", "name": name, "values": dict(params or {})})
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        self._misbehave("close")
+        self._write({"call": "close", "status": status, "error": error})
+
+    def check(self, timeout: float) -> Check:
+        self._misbehave("check")
+        return Check("ok", "collects")
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        with Path(self.config.path).open("a") as file:
+            file.write(json.dumps({"pid": os.getpid(), "seq": self.seq, **record}) + "\n")
+
+    def _misbehave(self, hook: str) -> None:
+        fault, until = self.config.fault, self.config.until
+        if hook != self.config.at or (until and Path(until).exists()):
+            return
+        if fault == "raise":
+            raise RuntimeError("the service is on fire")
+        if fault == "unreachable":
+            raise ConnectionRefusedError(111, "Connection refused")
+        if fault == "hang":
+            while True:
+                time.sleep(3600)
+        if fault == "slow":
+            time.sleep(0.2)
+        if fault == "exit":
+            sys.exit("tracker says good-bye")
+        if fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "segv":
+            ctypes.string_at(0)
+        if fault == "print_key":
+            print(f"the key is {self.config.api_key}")
+            os.write(2, b"native output\n")
+
+
+class OldShape:
+    """A tracker of the first design: no base class, and a `track` of exactly three arguments."""
+
+    def __init__(self, name: Any = None, tracker_config: Any = None) -> None:
+        self.path = Path((tracker_config or {}).get("path", "old.jsonl"))
+
+    def track(self, metric: Any, name: str, stage: str) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps([metric, name, stage]) + "\n")
+
+
+class NotATracker:
+    """Has no `track`."""
+
+
+def collected(path: Path) -> list[dict[str, Any]]:
+    """The calls that a `Collector` has received."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
