@@ -24,7 +24,7 @@ from fmstune.trackers.base import (
     TrackerError,
     TrackerRun,
 )
-from fmstune.trackers.wandb_account import WandbUnusable, find_api_key, reason, server_address
+from fmstune.trackers.wandb_account import WandbUnusable, ask_server, find_api_key, reason, server_address
 
 if TYPE_CHECKING:
     import wandb
