@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -90,3 +92,48 @@ def _records(log: bytes) -> Iterator[bytes]:
         parts = body if part in (1, 2) else parts + body
         if part in (1, 4):
             yield parts
+
+
+@dataclass(frozen=True)
+class AimRun:
+    """A run of an Aim repository; `points` maps (metric, subset) to its (step, value)s, by step."""
+
+    hash: str
+    name: str
+    experiment: str
+    tags: list[str]
+    params: dict[str, Any]
+    points: dict[tuple[str, str | None], list[tuple[int, float]]]
+
+
+def read_aim(repository: Path) -> list[AimRun]:
+    """The runs of an Aim repository, read with Aim's own SDK in a process of its own (in one process,
+    its caches would show what the repository was)."""
+    done = subprocess.run(
+        [sys.executable, "-c", _READ_AIM, str(repository)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    return [
+        AimRun(**{**run, "points": {(name, subset): points for name, subset, points in run["points"]}})
+        for run in found
+    ]
+
+
+_READ_AIM = """
+import json, sys
+import aim
+repo = aim.Repo.from_path(sys.argv[1])
+runs = []
+for run in repo.iter_runs():
+    points = []
+    for metric in run.metrics():
+        frame = metric.dataframe()
+        rows = [] if frame is None else sorted(zip(frame["step"].tolist(), frame["value"].tolist()))
+        points.append([metric.name, metric.context.to_dict().get("subset"), [list(row) for row in rows]])
+    runs.append({"hash": run.hash, "name": run.name, "experiment": run.experiment, "tags": list(run.tags),
+                 "params": run[...], "points": points})
+print(json.dumps(runs, default=str))
+"""

@@ -64,7 +64,7 @@ def check(tracker: Tracker, timeout: float) -> Check:
     cls = type(tracker.inner) if isinstance(tracker, OldShapeTracker) else type(tracker)
     package, hint = getattr(cls, "package", None), getattr(cls, "install_hint", None)
     if package:
-        version = installed_version(cls)
+        version = installed_version(package)
         remedy = hint or f"pip install {package}"
         if version is None:
             return Check("not_installed", f"the package {package} is not installed", f"run `{remedy}`")

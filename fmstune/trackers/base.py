@@ -238,16 +238,17 @@ class Tracker:
         return Check("ok", "ready")
 
 
-def installed_version(tracker: type[Tracker]) -> str | None:
-    """The version of the SDK's distribution, found without importing it; `None` when not installed."""
+def installed_version(package: str | None) -> str | None:
+    """The version of the distribution that holds `package`, found without importing it: `None` when it
+    is not installed, and an empty text when no package is needed."""
     import importlib.metadata
     import importlib.util
 
-    if tracker.package is None:
+    if package is None:
         return ""
-    if importlib.util.find_spec(tracker.package) is None:
+    if importlib.util.find_spec(package) is None:
         return None
     try:
-        return importlib.metadata.version(tracker.package)
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"

@@ -88,7 +88,7 @@ class FileTracker(Tracker):
         folder = self._path().parent.resolve()
         while not folder.exists():
             folder = folder.parent
-        if not os.access(folder, os.W_OK):
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
             return Check(
                 "no_permission",
                 f"{folder} cannot be written to",

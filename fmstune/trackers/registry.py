@@ -157,17 +157,18 @@ def list_trackers() -> list[TrackerEntry]:
 
 
 def _entry(name: str, tracker: type[Tracker], origin: str) -> TrackerEntry:
-    version = installed_version(tracker)
+    # A tracker of an older shape has none of the attributes that a `Tracker` has.
+    package, hint = getattr(tracker, "package", None), getattr(tracker, "install_hint", None)
+    version = installed_version(package)
     own = getattr(tracker, "get_hf_callback", None)
-    in_process = own is not None and own is not Tracker.get_hf_callback
     return TrackerEntry(
         name,
         "not installed" if version is None else "ready",
         origin,
-        tracker.description if issubclass(tracker, Tracker) else "",
+        getattr(tracker, "description", "") if issubclass(tracker, Tracker) else "",
         version or "",
-        in_process,
-        (tracker.install_hint or f"pip install {tracker.package}") if version is None else "",
+        own is not None and own is not Tracker.get_hf_callback,
+        (hint or f"pip install {package}") if version is None else "",
     )
 
 

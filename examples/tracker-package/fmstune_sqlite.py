@@ -1,0 +1,66 @@
+"""A whole tracker for fmstune: runs in an SQLite database.
+
+It may raise wherever SQLite does: it runs in a process of its own, and fmstune calls it again with what
+it has missed.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fmstune import Tracker
+from fmstune.trackers.base import MetricPoint, RunStart, Status, TrackerRun
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, name TEXT, status TEXT, error TEXT);
+CREATE TABLE IF NOT EXISTS params (run TEXT, name TEXT, value TEXT, PRIMARY KEY (run, name));
+CREATE TABLE IF NOT EXISTS metrics (
+    run TEXT, seq INTEGER, stage TEXT, step INTEGER, name TEXT, value REAL, PRIMARY KEY (run, seq, name)
+);
+"""
+
+
+@dataclass(frozen=True)
+class SqliteOptions:
+    """Options of the tracker `sqlite`, typed and checked by fmstune: `[trackers.sqlite]` in TOML."""
+
+    path: str = field(default="runs.db", metadata={"help": "The database file."})
+
+
+class SqliteTracker(Tracker):
+    """Three tables: runs, params, metrics. An event that comes twice replaces itself."""
+
+    registered_name = "sqlite"
+    description = "runs in an SQLite database"
+    Config = SqliteOptions
+    idempotent = True
+    config: SqliteOptions
+
+    def open(self, start: RunStart) -> TrackerRun:
+        self.run = start.tracker_run_id or uuid.uuid4().hex
+        self.database = sqlite3.connect(self.config.path, isolation_level=None)
+        self.database.executescript(_TABLES)
+        self.database.execute("INSERT OR IGNORE INTO runs (id, name) VALUES (?, ?)", (self.run, start.name))
+        return TrackerRun(self.run, f"sqlite:///{self.config.path}")
+
+    def track_point(self, point: MetricPoint) -> None:
+        rows = [
+            (self.run, self.seq, point.stage, point.step, name, value) for name, value in point.values.items()
+        ]
+        self.database.executemany("REPLACE INTO metrics VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        for key, value in (params or {}).items():
+            row = (self.run, f"{name}.{key}", json.dumps(value))
+            self.database.execute("REPLACE INTO params VALUES (?, ?, ?)", row)
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        self.database.execute(
+            "UPDATE runs SET status = ?, error = ? WHERE id = ?", (status, error, self.run)
+        )
+        self.database.close()

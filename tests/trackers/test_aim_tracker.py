@@ -1,0 +1,196 @@
+"""The tracker `aim` on Aim's real repository, and on a real `aim server`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from fmstune.delivery.processes import Fleet, Job
+from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.report import report
+from fmstune.trackers.aimstack_tracker import AimStackTracker
+from fmstune.trackers.base import MetricPoint, RunStart
+from tests.delivery.test_shippers import record_steps, wait_for
+from tests.readers import read_aim
+
+AIM = "fmstune.trackers.aimstack_tracker:AimStackTracker"
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def aim_server(repository: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A real `aim server` on 127.0.0.1, ended with everything it started."""
+    repository.mkdir(exist_ok=True)
+    aim = Path(sys.executable).with_name("aim")
+    subprocess.run([aim, "init", "--repo", str(repository), "-s"], check=True, capture_output=True)
+    with (repository / "server.log").open("ab") as log:
+        server = subprocess.Popen(
+            [aim, "server", "--repo", str(repository), "--host", "127.0.0.1", "--port", str(port), "-y"],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        wait_for(lambda: answers(port), 60)
+        yield server
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(requests.RequestException):
+        return requests.get(f"http://127.0.0.1:{port}/status/", timeout=1).status_code == 200
+    return False
+
+
+def test_a_run_is_found_through_aims_own_sdk_with_names_contexts_and_nested_params(in_tmp: Path) -> None:
+    tracker = AimStackTracker(tracker_config={"experiment": "tuning", "run_name": "first", "tags": ("a", "b")})
+    opened = tracker.open(RunStart("run-1", "."))
+    tracker.set_params({"team": "nlp", "deep": {"er": [1, None, "x"]}}, "params")
+    tracker.track_point(MetricPoint({"loss": 2.0, "lr": 0.1}, "train", 1, 0.5))
+    tracker.track_point(MetricPoint({"loss": 1.5}, "eval", 1, 0.5))
+    tracker.track(0.9, "exact_match", "eval", step=2)
+    tracker.track(7, "bare")
+    tracker.close("finished")
+    (run,) = read_aim(in_tmp)
+    assert (run.hash, run.name, run.experiment, sorted(run.tags)) == (opened.id, "first", "tuning", ["a", "b"])
+    assert run.params == {"params": {"team": "nlp", "deep": {"er": [1, None, "x"]}}, "status": "finished"}
+    assert run.points == {
+        ("loss", "train"): [[1, 2.0]],
+        ("lr", "train"): [[1, 0.1]],
+        ("loss", "eval"): [[1, 1.5]],
+        ("exact_match", "eval"): [[2, 0.9]],
+        ("bare", None): [[0, 7.0]],
+    }
+
+
+def test_a_resumed_run_is_the_same_run_and_a_repeated_step_replaces_the_old_value(in_tmp: Path) -> None:
+    first = AimStackTracker()
+    opened = first.open(RunStart("run-1", "."))
+    first.track(1.0, "loss", "train", step=1)
+    first.track(2.0, "loss", "train", step=2)
+    first.close("interrupted")
+    second = AimStackTracker()
+    assert second.open(RunStart("run-1", ".", tracker_run_id=opened.id)).id == opened.id
+    second.track(5.0, "loss", "train", step=2)
+    second.track(6.0, "loss", "train", step=3)
+    second.close("failed", "ValueError: x")
+    (run,) = read_aim(in_tmp)
+    assert run.points == {("loss", "train"): [[1, 1.0], [2, 5.0], [3, 6.0]]}
+    assert run.params == {"status": "failed", "error": "ValueError: x"}
+
+
+def test_neither_environment_variables_nor_the_command_line_reach_the_repository(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres-planted-secret")
+    tracker = AimStackTracker()
+    tracker.open(RunStart("run-1", "."))
+    tracker.track(1.0, "loss", "train", step=1)
+    tracker.close("finished")
+    for path in (in_tmp / ".aim").rglob("*"):
+        if path.is_file():
+            assert b"postgres-planted-secret" not in path.read_bytes()
+
+
+def test_the_default_repository_is_aims_own_the_nearest_one_upwards(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AimStackTracker().open(RunStart("up", "."))
+    below = in_tmp / "a" / "b"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    tracker = AimStackTracker()
+    assert tracker.open(RunStart("down", ".")).url == str(in_tmp)
+    tracker.close("finished")
+    assert not (below / ".aim").exists()
+
+
+def test_a_check_of_a_folder_writes_nothing(in_tmp: Path) -> None:
+    found = AimStackTracker().check(5)
+    assert found.ok
+    assert list(in_tmp.iterdir()) == []
+
+
+def test_a_check_says_what_is_wrong_with_the_repository(in_tmp: Path) -> None:
+    (in_tmp / "file").write_text("")
+    found = AimStackTracker(tracker_config={"repo": str(in_tmp / "file" / "below")}).check(5)
+    assert found.state == "no_permission"
+    assert "repo" in found.remedy
+    for repo in ("aim://nohost", "http://127.0.0.1:1", "aim://127.0.0.1:port"):
+        assert AimStackTracker(tracker_config={"repo": repo}).check(1).state == "bad_option"
+
+
+def test_a_server_that_is_down_or_silent_is_unreachable(in_tmp: Path) -> None:
+    port = free_port()
+    found = AimStackTracker(tracker_config={"repo": f"aim://127.0.0.1:{port}"}).check(2)
+    assert (found.state, "refused" in found.detail) == ("unreachable", True)
+    assert f"--port {port}" in found.remedy
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"aim://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        found = AimStackTracker(tracker_config={"repo": address}).check(0.5)
+    assert found.state == "unreachable"
+    assert "did not answer" in found.detail
+    assert time.monotonic() - began < 2
+
+
+def test_an_aim_server_that_dies_and_comes_back_gets_every_point_and_nobody_waits(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    port, repository = free_port(), tmp_path / "remote"
+    with aim_server(repository, port):
+        fleet = Fleet(
+            [Job("aim", AIM, {"repo": f"aim://127.0.0.1:{port}"})], check_within=10, close_timeout=60
+        )
+        found = fleet.check()["aim"]
+        assert found.ok, found
+        assert found.latency is not None
+        fleet.sail(run_directory)
+        record_steps(recorder, 1, 10)
+        wait_for(lambda: report(run_directory, ["aim"])[0].delivered == 10)
+    slowest = 0.0
+    for step in range(11, 25):
+        began = time.perf_counter()
+        record_steps(recorder, step, step)
+        slowest = max(slowest, time.perf_counter() - began)
+    assert report(run_directory, ["aim"])[0].delivered < 24
+    with aim_server(repository, port):
+        record_steps(recorder, 25, 40)
+        recorder.close("finished")
+        fleet.finish()
+        (line,) = report(run_directory, ["aim"])
+        assert line.state == "complete", line
+    assert slowest < 0.1
+    subprocess.run(
+        [Path(sys.executable).with_name("aim"), "storage", "--repo", str(repository), "reindex", "-y"],
+        capture_output=True, check=False, input=b"y\n",
+    )  # fmt: skip
+    (run,) = read_aim(repository)
+    assert [step for step, _ in run.points[("loss", "train")]] == list(range(1, 41))
+    assert run.params["status"] == "finished"
