@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.config.errors import ConfigError
-from fmstune.config.load import load
+from fmstune.config.load import load, load_trackers
 from fmstune.config.schema import RunConfig
 from fmstune.config.suggest import closest
 from fmstune.config.typed import read_dataclass
@@ -41,6 +41,26 @@ def load_config(
     if twice:
         raise ConfigError(f"the tracker {min(twice)} is given twice; once is enough.")
     return dataclasses.replace(resolved, trackers=options)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackerOptions:
+    """The trackers that are configured here, and the options of each that has any."""
+
+    configured: tuple[str, ...]
+    tables: Mapping[str, Mapping[str, Any]]
+
+    def of(self, name: str) -> Mapping[str, Any]:
+        """The options of one tracker."""
+        return self.tables.get(name, {})
+
+
+def tracker_options(config: Path | None, sets: Sequence[str]) -> TrackerOptions:
+    """What fmstune.toml here (or `config`) and `--set` say of trackers. Raises `ConfigError`."""
+    chosen, tables = load_trackers(config, sets)
+    checked = {name: check_options(name, table) for name, table in tables.items()}
+    names = [name for name in (*chosen, *tables) if name != "none"]
+    return TrackerOptions(tuple(dict.fromkeys(names)), checked)
 
 
 def check_name(name: str) -> None:

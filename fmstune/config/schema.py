@@ -1,0 +1,172 @@
+"""The schema: every table of the configuration, each field with its bounds and its sentence of help.
+
+The fields of `[training]` are those of TRL's installed `SFTConfig` (see `training_fields`); here is what
+fmstune sets differently, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The table `[model]`."""
+
+    path: str = field(
+        default="", metadata={"help": "Directory of the model, its name on the hub, or `demo`."}
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a model on the hub."}
+    )
+    dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "What the weights are held in; auto: float32 for weights that are trained.",
+            "choices": ("auto", "float32", "bfloat16", "float16"),
+        },
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "sdpa, eager, flash_attention_2, …; else the model's own."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the Python code that a model on the hub brings."}
+    )
+    chat_template: str | None = field(
+        default=None, metadata={"help": "A Jinja file with the chat template, instead of the model's own."}
+    )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The table `[data]`."""
+
+    train: str = field(
+        default="",
+        metadata={"help": "Training data: a .jsonl, .json, .csv or .parquet file, a hub name, or `demo`."},
+    )
+    eval: str = field(default="", metadata={"help": "Evaluation data, as for `train`."})
+    eval_fraction: float = field(
+        default=0.0,
+        metadata={"help": "Part of the training rows to hold out for evaluation.", "min": 0, "below": 1},
+    )
+    train_on: str = field(
+        default="responses",
+        metadata={
+            "help": "Which tokens the loss counts: the assistant's responses, or all.",
+            "choices": ("responses", "all"),
+        },
+    )
+    max_rows: int | None = field(
+        default=None, metadata={"help": "Use at most so many rows of the training data.", "min": 1}
+    )
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """The table `[lora]`."""
+
+    enabled: bool = field(default=False, metadata={"help": "Train an adapter instead of all weights."})
+    r: int = field(default=16, metadata={"help": "Rank of the adapter's matrices.", "min": 1})
+    alpha: int = field(default=32, metadata={"help": "Scale of the adapter: alpha / r.", "min": 1})
+    dropout: float = field(
+        default=0.0, metadata={"help": "Dropout before the adapter.", "min": 0, "below": 1}
+    )
+    target_modules: str | tuple[str, ...] = field(
+        default="all-linear",
+        metadata={"help": "Modules that get an adapter: names, a regular expression, or all-linear."},
+    )
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """The table `[tracking]`."""
+
+    trackers: tuple[str, ...] = field(
+        default=(), metadata={"help": "The trackers of the run; see `fmstune trackers list`."}
+    )
+    close_timeout: float = field(
+        default=30.0,
+        metadata={"help": "Seconds that trackers have to catch up when the run has ended.", "min": 0},
+    )
+    check_timeout: float = field(
+        default=10.0, metadata={"help": "Seconds that each tracker's check may take.", "min": 0.1}
+    )
+    strict: bool = field(default=False, metadata={"help": "An unreachable tracker at the start is an error."})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A resolved configuration.
+
+    `training` holds what is handed to `SFTConfig`; `trackers` the options of each tracker; `params` what
+    the user wants the run to be found by. `origins` says of each dotted key that was set where it was set.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    trackers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    demo: bool = False
+
+    @property
+    def output_dir(self) -> str | None:
+        """The run's directory, when one was chosen."""
+        return self.training.get("output_dir")
+
+
+TABLES: dict[str, type[Any]] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "lora": LoraConfig,
+    "tracking": TrackingConfig,
+}
+
+TRAINING_DEFAULTS: dict[str, Any] = {
+    # TRL's True saves memory for a fifth of the speed; whoever runs out of memory turns it on.
+    "gradient_checkpointing": False,
+    # A checkpoint an epoch; two of them are enough to go back from a damaged one.
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    # A loss that is NaN should be seen, not replaced by the average of the others.
+    "logging_nan_inf_filter": False,
+    # fmstune shows the progress itself.
+    "disable_tqdm": True,
+}
+
+LORA_LEARNING_RATE = 2e-4
+"""An adapter starts from zero and takes ten times the rate of full weights (TRL's own advice)."""
+
+DEMO_TRAINING: dict[str, Any] = {
+    "max_steps": 60,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 5e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 5,
+    "logging_steps": 5,
+    "eval_strategy": "steps",
+    "eval_steps": 20,
+    "save_strategy": "steps",
+    "save_steps": 30,
+    "max_length": 256,
+}
+"""What tunes the demo model within seconds on two cores."""
+
+OWNED_TRAINING: dict[str, str] = {
+    "report_to": "choose trackers with --tracker or [tracking] trackers",
+    "resume_from_checkpoint": "use --resume",
+    "dataset_kwargs": "fmstune prepares the data itself",
+    "model_init_kwargs": "use the table [model]",
+    "chat_template_path": "use model.chat_template",
+    "trust_remote_code": "use model.trust_remote_code",
+    "assistant_only_loss": 'use data.train_on = "responses"',
+    "completion_only_loss": 'use data.train_on = "responses"',
+    "local_rank": "torchrun sets it",
+}
+"""Fields of SFTConfig that fmstune decides, and what to use instead."""

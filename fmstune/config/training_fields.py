@@ -1,0 +1,114 @@
+"""The fields of TRL's installed `SFTConfig`, found by reading its source: importing it takes seconds.
+
+So `[training]` always accepts what the installed versions accept, and a table that grows stale is not
+needed. `tests/config` compares the result with the real classes.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fmstune.config.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingField:
+    """One field: its annotation as written, its default, its help, and the values it is limited to."""
+
+    name: str
+    annotation: str
+    default: Any
+    help: str
+    choices: tuple[str, ...] | None = None
+
+
+# The classes that SFTConfig is made of, from the most general: package, file, class.
+_CLASSES = (
+    ("transformers", "training_args.py", "TrainingArguments"),
+    ("trl", "trainer/base_config.py", "_BaseConfig"),
+    ("trl", "trainer/sft_config.py", "SFTConfig"),
+)
+_ENUM_FILES = ("trainer_utils.py", "training_args.py")
+
+
+@functools.cache
+def training_fields() -> dict[str, TrainingField]:
+    """Every field of the installed `SFTConfig`, by name. Raises `ConfigError` when TRL is not there."""
+    found: dict[str, TrainingField] = {}
+    enums = _enums()
+    for package, file, name in _CLASSES:
+        for node in _class_body(package, file, name):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                made = _field(node, enums)
+                if made is not None:
+                    found[made.name] = made
+    return found
+
+
+def _field(node: ast.AnnAssign, enums: dict[str, tuple[str, ...]]) -> TrainingField | None:
+    assert isinstance(node.target, ast.Name)
+    annotation = ast.unparse(node.annotation)
+    if annotation.startswith("ClassVar"):
+        return None
+    default: Any = None
+    text, choices = "", None
+    if isinstance(node.value, ast.Call):
+        given = {keyword.arg: keyword.value for keyword in node.value.keywords}
+        default = _literal(given.get("default"))
+        metadata = given.get("metadata")
+        if isinstance(metadata, ast.Dict):
+            for key, value in zip(metadata.keys, metadata.values, strict=True):
+                word = _literal(key)
+                if word == "help":
+                    text = str(_literal(value) or "")
+                elif word == "choices":
+                    choices = tuple(_literal(value) or ()) or None
+    elif node.value is not None:
+        default = _literal(node.value)
+    for enum, members in enums.items():
+        if re.search(rf"\b{enum}\b", annotation) and "list" not in annotation:
+            choices = members
+    return TrainingField(node.target.id, annotation, default, text, choices)
+
+
+def _literal(node: ast.AST | None) -> Any:
+    try:
+        return ast.literal_eval(node) if node is not None else None  # type: ignore[arg-type]
+    except ValueError:
+        return None  # an expression, such as an enum's member; the help text says more than it
+
+
+def _enums() -> dict[str, tuple[str, ...]]:
+    """The values of each `ExplicitEnum` that an annotation may name."""
+    found: dict[str, tuple[str, ...]] = {}
+    for file in _ENUM_FILES:
+        source = _source("transformers", file)
+        for match in re.finditer(r"^class (\w+)\(ExplicitEnum\):\n((?:(?:    .*)?\n)+)", source, re.M):
+            values = re.findall(r"^    \w+ = \"([^\"]+)\"", match.group(2), re.M)
+            if values:
+                found[match.group(1)] = tuple(values)
+    return found
+
+
+def _class_body(package: str, file: str, name: str) -> list[ast.stmt]:
+    """The statements of a class, parsed without the rest of its file: of 3,000 lines these are 1,000."""
+    source = _source(package, file)
+    match = re.search(rf"^class {name}\b.*?(?=^    def |^class |\Z)", source, re.M | re.S)
+    if match is None:
+        raise ConfigError(f"the installed {package} has no {name}; install one that fmstune supports.")
+    (definition,) = ast.parse(match.group()).body
+    assert isinstance(definition, ast.ClassDef)
+    return definition.body
+
+
+def _source(package: str, file: str) -> str:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"the package {package} is not installed: pip install {package}")
+    return (Path(spec.origin).parent / file).read_text(encoding="utf-8")
