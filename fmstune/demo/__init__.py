@@ -1,0 +1,37 @@
+"""The demo: a tiny model whose weights are drawn at random, and a small synthetic data set.
+
+The files are made by `make_demo`; nothing is fetched. Importing this imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_HERE = Path(__file__).parent
+
+
+def model_dir() -> Path:
+    """The directory of the demo model's configuration and tokenizer; it holds no weights."""
+    return _HERE / "model"
+
+
+def data_file(split: Literal["train", "eval"]) -> Path:
+    """The demo's training or evaluation rows, as JSON lines of chats."""
+    return _HERE / "data" / f"{split}.jsonl"
+
+
+def build_model(seed: int = 42) -> PreTrainedModel:
+    """The demo model in float32, its weights drawn from `seed`; torch's own random state is left alone."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(model_dir()), dtype=torch.float32
+        )
+    return model
