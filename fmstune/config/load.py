@@ -14,6 +14,7 @@ from fmstune.config.schema import (
     DEMO_TRAINING,
     LORA_LEARNING_RATE,
     OWNED_TRAINING,
+    RENAMED_TRAINING,
     TABLES,
     TRAINING_DEFAULTS,
     RunConfig,
@@ -195,8 +196,14 @@ def _choose_demo(checked: dict[str, Any], file: str | None) -> bool:
 
 
 def _training(checked: Mapping[str, Any], demo: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    known = training_fields()
     own = {k.partition(".")[2]: v for k, v in checked.items() if k.startswith("training.")}
-    defaults = dict(TRAINING_DEFAULTS)
+    for old, new in RENAMED_TRAINING.items():
+        if old in own and new in known:
+            own.setdefault(new, own.pop(old))
+    # An older transformers has only the older names.
+    older = {new: old for old, new in RENAMED_TRAINING.items()}
+    defaults = {k if k in known else older[k]: v for k, v in TRAINING_DEFAULTS.items()}
     if demo:
         defaults |= DEMO_TRAINING
         if "num_train_epochs" in own:

@@ -130,7 +130,7 @@ TABLES: dict[str, type[Any]] = {
 
 TRAINING_DEFAULTS: dict[str, Any] = {
     # TRL's True saves memory for a fifth of the speed; whoever runs out of memory turns it on.
-    "gradient_checkpointing": False,
+    "activation_checkpointing": False,
     # A checkpoint an epoch; two of them are enough to go back from a damaged one.
     "save_strategy": "epoch",
     "save_total_limit": 2,
@@ -139,6 +139,12 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     # fmstune shows the progress itself.
     "disable_tqdm": True,
 }
+
+RENAMED_TRAINING: dict[str, str] = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
+"""Older names of fields, which transformers takes with a warning, and lets the newer ones win over."""
 
 LORA_LEARNING_RATE = 2e-4
 """An adapter starts from zero and takes ten times the rate of full weights (TRL's own advice)."""

@@ -12,6 +12,8 @@ from fmstune.config.schema import RunConfig
 if TYPE_CHECKING:
     from fmstune.tuning.trainer import BuiltTrainer
 
+_RESULTS = ("train/loss", "train/train_loss", "eval/loss", "eval/mean_token_accuracy", "train/train_runtime")
+
 _CARD = """\
 ---
 library_name: {library}
@@ -38,7 +40,7 @@ tags: [fmstune, {method}]
 def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics: Mapping[str, float]) -> None:
     """Write the card as `README.md` into the run's directory."""
     method = "lora" if config.lora.enabled else "full"
-    rows = [f"| {name} | {value:.4g} |" for name, value in metrics.items()]
+    rows = [f"| {name} | {metrics[name]:.4g} |" for name in _RESULTS if name in metrics]
     text = _CARD.format(
         library="peft" if config.lora.enabled else "transformers",
         method=method,

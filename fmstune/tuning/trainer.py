@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from fmstune.config.errors import ConfigError
@@ -77,6 +77,7 @@ def build_trainer(
         peft_config=_peft_config(config.lora) if config.lora.enabled else None,
         callbacks=[tracker.get_hf_callback(), *callbacks],
     )
+    trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, besides our own lines
     tracker.set_params(dict(loaded.identity), "model")
     tracker.set_params(data.summary.as_params(), "data")
     model_seconds = clock[1] - clock[0] + clock[3] - clock[2]
@@ -98,6 +99,8 @@ def training_arguments(
     """TRL's arguments for this run. Raises `ConfigError` for what TRL refuses."""
     settings = dict(config.training) | {"output_dir": str(output_dir), "report_to": "none"}
     settings |= _precision(settings)
+    if not torch.accelerator.is_available():
+        settings.setdefault("dataloader_pin_memory", False)  # there is nothing to pin it for
     if not packing:
         # The rows come tokenised, labelled and cut; TRL's own preparation would map over them again.
         settings |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
