@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fmstune.config.errors import ConfigError
+from fmstune.config.errors import ConfigError, shown
 from fmstune.config.load import load, load_trackers
 from fmstune.config.schema import RunConfig
 from fmstune.config.suggest import closest
@@ -33,13 +33,14 @@ def load_config(
     Raises `ConfigError`.
     """
     given = [flag for flag in flags if flag[1] is not None]
-    resolved = load(config, given, sets, params, params_file, Path.cwd())
-    options = {name: check_options(name, table) for name, table in resolved.trackers.items()}
+    resolved = load(config, given, sets, params, params_file)
+    origins = resolved.origins
+    options = {name: check_options(name, table, origins) for name, table in resolved.trackers.items()}
     for name in resolved.tracking.trackers:
-        check_name(name)
+        check_name(name, origins.get("tracking.trackers", ""))
     twice = {name for name in resolved.tracking.trackers if resolved.tracking.trackers.count(name) > 1}
     if twice:
-        raise ConfigError(f"the tracker {min(twice)} is given twice; once is enough.")
+        raise ConfigError(f"the tracker {shown(min(twice))} is given twice; once is enough.")
     return dataclasses.replace(resolved, trackers=options)
 
 
@@ -57,36 +58,39 @@ class TrackerOptions:
 
 def tracker_options(config: Path | None, sets: Sequence[str]) -> TrackerOptions:
     """What fmstune.toml here (or `config`) and `--set` say of trackers. Raises `ConfigError`."""
-    chosen, tables = load_trackers(config, sets)
-    checked = {name: check_options(name, table) for name, table in tables.items()}
+    chosen, tables, origins = load_trackers(config, sets)
+    checked = {name: check_options(name, table, origins) for name, table in tables.items()}
     names = [name for name in (*chosen, *tables) if name != "none"]
     return TrackerOptions(tuple(dict.fromkeys(names)), checked)
 
 
-def check_name(name: str) -> None:
-    """Raises `ConfigError` when no tracker is called `name`."""
+def check_name(name: str, where: str = "") -> None:
+    """Raises `ConfigError` when no tracker is called `name`; `where` it was given begins the message."""
     try:
         reference(name)
     except UnknownTracker as error:
         close = closest(name, error.known)
         raise ConfigError(
-            f"there is no tracker {name!r}."
+            f"{where}{': ' * bool(where)}there is no tracker {shown(name)}."
             + (f" Did you mean {close}?" if close else f" There are {', '.join(error.known)}.")
         ) from None
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+def check_options(name: str, options: Mapping[str, Any], origins: Mapping[str, str]) -> Mapping[str, Any]:
     """The options with their types checked, for trackers that declare them; fmstune's own do, and to
     know those of others would mean importing them here."""
-    check_name(name)
+    file = origins.get("trackers", "")
+    check_name(name, file)
     if name not in BUILT_IN:
         return options
     declared = tracker_class(name).Config
     if declared is None:
         if options:
-            raise ConfigError(f"[trackers.{name}]: the tracker {name} has no options.")
+            raise ConfigError(f"{file}: the tracker {name} has no options; leave [trackers.{name}] out.")
         return options
-    read_dataclass(declared, options, where=f"[trackers.{name}]", prefix=f"trackers.{name}")
+    for key, value in options.items():
+        where = origins.get(f"trackers.{name}.{key}", file)
+        read_dataclass(declared, {key: value}, where=where, prefix=f"trackers.{name}")
     return options
 
 

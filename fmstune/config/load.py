@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.config.checks import check_together
-from fmstune.config.errors import ConfigError
+from fmstune.config.errors import ConfigError, shortened, shown_key
 from fmstune.config.schema import (
     DEMO_TRAINING,
     LORA_LEARNING_RATE,
@@ -23,6 +23,7 @@ from fmstune.config.suggest import hint
 from fmstune.config.training_fields import training_fields
 from fmstune.config.typed import check_field, check_value
 from fmstune.config.values import (
+    check_storable,
     merged,
     parse_params,
     parse_sets,
@@ -76,11 +77,13 @@ def load(
 
 def load_trackers(
     config_path: Path | None, sets: Sequence[str], cwd: Path | None = None
-) -> tuple[tuple[str, ...], Mapping[str, Mapping[str, Any]]]:
-    """The trackers that are configured here, and the options of each; for commands that run nothing."""
+) -> tuple[tuple[str, ...], Mapping[str, Mapping[str, Any]], Mapping[str, str]]:
+    """The trackers that are configured here, the options of each, and the origins of what was set; for
+    commands that run nothing."""
     given, _ = _gather(config_path, (), sets, cwd or Path())
     checked = {key: _check(key, entry) for key, entry in given.items() if key.startswith("tracking.")}
-    return tuple(checked.get("tracking.trackers", ())), _trackers(given)
+    origins = {key: entry.origin for key, entry in given.items()}
+    return tuple(checked.get("tracking.trackers", ())), _trackers(given), origins
 
 
 def known_keys() -> list[str]:
@@ -100,10 +103,11 @@ def _gather(
     given: dict[str, _Given] = {}
     name = None
     if path is not None:
-        name = str(path) if config_path else FILE_NAME
+        name = shortened(str(path)) if config_path else FILE_NAME
         for table, content in read_toml(path).items():
             _take_table(given, table, content, name)
     for key, value, flag in flags:
+        check_storable(value, flag)
         given[key] = _Given(value, flag)
     for key, value in parse_sets(sets):
         parts = split_key(key, "--set")
@@ -113,10 +117,13 @@ def _gather(
                 nested = {part: nested}
             before = given.get(parts[0], _Given({}, "--set"))
             given[parts[0]] = _Given(merged(before.value, nested), before.origin)
+            given[f"{parts[0]}.{'.'.join(parts[1:])}"] = _Given(value, "--set")  # for its origin
         elif len(parts) == 2 and parts[0] in (*TABLES, "training"):
             given[key] = _Given(value, "--set")
+        elif key in (*TABLES, "training", "params"):
+            raise ConfigError(f"--set: {key} is a table; set what is in it, as in {key}.NAME=VALUE.")
         else:
-            raise ConfigError(f"--set: there is no setting {key}.{hint(key, known_keys())}")
+            raise ConfigError(f"--set: there is no setting {shown_key(*parts)}.{hint(key, known_keys())}")
     return given, name
 
 
@@ -124,10 +131,15 @@ def _take_table(given: dict[str, _Given], table: str, content: Any, name: str) -
     tables = (*TABLES, "training", *_FREE_TABLES)
     if table not in tables:
         close = difflib.get_close_matches(table, tables, n=1, cutoff=0.6)
-        meant = f" Did you mean [{close[0]}]?" if close else hint(table, known_keys())
-        raise ConfigError(f"{name}: there is no table or setting {table}.{meant}")
+        as_table, as_key = f" Did you mean [{close[0]}]?" if close else "", hint(table, known_keys())
+        meant = (as_table or as_key) if isinstance(content, dict) else (as_key or as_table)
+        there = "" if meant else f" There are {', '.join(f'[{known}]' for known in tables)}."
+        raise ConfigError(f"{name}: there is no table or setting {shown_key(table)}.{meant}{there}")
     if not isinstance(content, dict):
-        raise ConfigError(f"{name}: {table} is a table; write it as [{table}] with its settings below.")
+        chosen = " Trackers are chosen with [tracking] trackers = [...]." if table == "trackers" else ""
+        raise ConfigError(
+            f"{name}: {table} is a table; write it as [{table}] with its settings below.{chosen}"
+        )
     if table in _FREE_TABLES:
         given[table] = _Given(content, name)
     else:
@@ -146,11 +158,11 @@ def _check(key: str, entry: _Given) -> Any:
     elif name in training_fields():
         known = training_fields()[name]
         return check_value(entry.value, known.annotation, where=where, key=key, choices=known.choices)
-    raise ConfigError(f"{where}: there is no setting {key}.{hint(key, known_keys())}")
+    raise ConfigError(f"{where}: there is no setting {shown_key(table, name)}.{hint(key, known_keys())}")
 
 
 def _is_free(key: str) -> bool:
-    return key in _FREE_TABLES
+    return key.partition(".")[0] in _FREE_TABLES
 
 
 def _table(given: Mapping[str, _Given], name: str) -> dict[str, Any]:
@@ -161,9 +173,10 @@ def _trackers(given: Mapping[str, _Given]) -> dict[str, Mapping[str, Any]]:
     found = _table(given, "trackers")
     for name, options in found.items():
         if not isinstance(options, dict):
+            key = shown_key("trackers", name)
             raise ConfigError(
-                f"{given['trackers'].origin}: trackers.{name} is a table of options; write it as "
-                f"[trackers.{name}]. Trackers are chosen with [tracking] trackers = [...]."
+                f"{given['trackers'].origin}: {key} is a table of options; write it as "
+                f"[{key}]. Trackers are chosen with [tracking] trackers = [...]."
             )
     return found
 
@@ -197,6 +210,7 @@ def _choose_demo(checked: dict[str, Any], file: str | None) -> bool:
 
 def _training(checked: Mapping[str, Any], demo: bool) -> tuple[dict[str, Any], dict[str, str]]:
     known = training_fields()
+    evaluates = checked.get("data.eval") or checked.get("data.eval_fraction")
     own = {k.partition(".")[2]: v for k, v in checked.items() if k.startswith("training.")}
     for old, new in RENAMED_TRAINING.items():
         if old in own and new in known:
@@ -208,9 +222,10 @@ def _training(checked: Mapping[str, Any], demo: bool) -> tuple[dict[str, Any], d
         defaults |= DEMO_TRAINING
         if "num_train_epochs" in own:
             del defaults["max_steps"]  # it would win over the epochs that were asked for
+        if not evaluates:
+            del defaults["eval_strategy"], defaults["eval_steps"]
     if checked.get("lora.enabled") and not demo:
         defaults["learning_rate"] = LORA_LEARNING_RATE
-    evaluates = checked.get("data.eval") or checked.get("data.eval_fraction")
     if evaluates and not demo:
         defaults["eval_strategy"] = "epoch"
     origins = {f"training.{key}": "default" for key in defaults}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import datetime
 import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from fmstune.config.errors import ConfigError
+from fmstune.config.errors import ConfigError, shown, shown_key
 from fmstune.config.suggest import hint
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ def read_dataclass(cls: type[T], given: Mapping[str, Any], *, where: str, prefix
         if key not in fields:
             close = hint(key, fields)
             there = "" if close else f" There are {', '.join(fields)}."
-            raise ConfigError(f"{where}: there is no setting {prefix}.{key}.{close}{there}")
+            raise ConfigError(f"{where}: there is no setting {prefix}.{shown_key(key)}.{close}{there}")
         values[key] = check_field(value, fields[key], where=where, key=f"{prefix}.{key}")
     return cls(**values)
 
@@ -42,7 +43,7 @@ def check_field(value: Any, field: dataclasses.Field[Any], *, where: str, key: s
             bounds = " and ".join(
                 [f"at least {low}"] * (low is not None) + [f"below {below}"] * (below is not None)
             )
-            raise ConfigError(f"{where}: {key} = {value!r} is out of range; it is {bounds}.")
+            raise ConfigError(f"{where}: {key} = {shown(value)} is out of range; it is {bounds}.")
     return checked
 
 
@@ -58,15 +59,43 @@ def check_value(
         if fits:
             if choices and isinstance(converted, str) and converted not in choices:
                 close = hint(converted, choices)
-                raise ConfigError(f"{where}: {key} = {value!r} is not one of {', '.join(choices)}.{close}")
+                raise ConfigError(f"{where}: {key} = {shown(value)} is not one of {_listed(choices)}.{close}")
             return converted
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}: {key} = {value} is not a finite number.")
-    wanted = f"one of {', '.join(choices)}" if choices else _in_words(annotation)
-    advice = ""
-    if isinstance(value, str) and wanted.startswith(("a number", "a whole number", "true")):
-        advice = " Write it without quotes."
-    raise ConfigError(f"{where}: {key} = {value!r} is {_kind(value)}; it takes {wanted}.{advice}")
+    wanted = f"one of {_listed(choices)}" if choices else _in_words(annotation)
+    advice = _advice(value, annotation, where, key)
+    raise ConfigError(f"{where}: {key} = {shown(value)} is {_kind(value)}; it takes {wanted}.{advice}")
+
+
+def _listed(choices: tuple[str, ...]) -> str:
+    """The choices; of very many (optimizers) the first."""
+    if len(choices) <= 15:
+        return ", ".join(choices)
+    return f"{', '.join(choices[:6])} and {len(choices) - 6} others"
+
+
+def _advice(value: Any, annotation: str, where: str, key: str) -> str:
+    """How to write the value so that it fits, when there is a way; else nothing."""
+
+    def takes(other: Any) -> bool:
+        return any(_fit(other, option)[0] for option in _options(annotation))
+
+    if isinstance(value, str):
+        if value.lower() in ("true", "false") and takes(True):
+            return f" Write {value.lower()}."
+        if takes([value]):
+            return f' Write ["{value}"].' if len(value) < 30 else " Put it in [ ]."
+        for number in (int, float):
+            try:
+                if takes(number(value)):
+                    return " Write it without quotes."
+            except ValueError:
+                continue
+    elif not isinstance(value, (list, tuple, Mapping)) and takes("text"):
+        # The shell takes the outer quotes away.
+        return f""" Write '{key}="{shown(value)}"'.""" if where == "--set" else " Put it in quotes."
+    return ""
 
 
 def _fit(value: Any, option: str) -> tuple[bool, Any]:
@@ -139,22 +168,34 @@ _WORDS = {
 }
 
 
+_PLURALS = {"int": "whole numbers", "float": "numbers", "bool": "true or false", "dict": "tables"}
+
+
 def _in_words(annotation: str) -> str:
     options = [option for option in _options(annotation) if option != "None"]
-    words = [_WORDS.get(option.partition("[")[0], "a text") for option in options]
-    return " or ".join(dict.fromkeys(words))
+    return " or ".join(dict.fromkeys(_WORDS.get(option) or _list_in_words(option) for option in options))
+
+
+def _list_in_words(option: str) -> str:
+    base, _, inner = option.partition("[")
+    if base == "Literal":
+        return f"one of {inner[:-1]}"
+    word = _WORDS.get(base, "a text")
+    kinds = {_PLURALS.get(kind, "texts") for kind in _options(inner[:-1].replace(", ...", ""))}
+    return f"{word} of {' or '.join(sorted(kinds))}" if word == "a list" and inner else word
+
+
+_KINDS: tuple[tuple[Any, str], ...] = (
+    (int, "a whole number"),
+    (float, "a number"),
+    (str, "a text"),
+    (Mapping, "a table"),
+    ((list, tuple), "a list"),
+    ((datetime.date, datetime.time), "a date or time"),
+)
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, bool):
-        return "true or false"
-    for kind, word in ((int, "a whole number"), (float, "a number"), (str, "a text")):
-        if isinstance(value, kind):
-            return word
-    return (
-        "a table"
-        if isinstance(value, Mapping)
-        else "a list"
-        if isinstance(value, (list, tuple))
-        else "nothing"
-    )
+        return "a truth value"
+    return next((word for kind, word in _KINDS if isinstance(value, kind)), "nothing")

@@ -1,0 +1,51 @@
+"""How long the commands take that should take no time: `python tests/benchmarks/startup.py`.
+
+Prints CPU seconds (the least of several runs, which other programs on the machine do not disturb) and the
+ratio to `python -c "import typer, rich"`, which any command line built on them has to pay.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+RUNS = 7
+BIN = Path(sys.executable).parent
+
+
+def cpu_seconds(command: list[str]) -> float:
+    """User and system time of one run of a command, its children's included."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    base = [sys.executable, "-c", "import typer, rich"]
+    commands = {
+        'python -c "import typer, rich"': base,
+        "fmstune --help": [str(BIN / "fmstune"), "--help"],
+        "fmstune trackers list": [str(BIN / "fmstune"), "trackers", "list"],
+        "fmstune train --help": [str(BIN / "fmstune"), "train", "--help"],
+    }
+    for peer in ("trl --help", "trl sft --help", "wandb --help", "aim --help", "accelerate --help"):
+        name, *arguments = peer.split()
+        if shutil.which(name, path=str(BIN)):
+            commands[peer] = [str(BIN / name), *arguments]
+    # In turns, so that a busy minute of the machine meets all of them alike.
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(RUNS):
+        for name, command in commands.items():
+            times[name].append(cpu_seconds(command))
+    least = {name: min(found) for name, found in times.items()}
+    unit = least['python -c "import typer, rich"']
+    for name, seconds in least.items():
+        print(f"{name:<32} {seconds:6.3f} s CPU   {seconds / unit:5.2f} x")
+
+
+if __name__ == "__main__":
+    main()
