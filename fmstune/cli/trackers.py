@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,10 +114,8 @@ def sync(
     lines: list[tuple[Path, DeliveryReport]] = []
     with progress(screen()) as moved:
         for run in runs:
-            reports = deliver(
-                run, to, options.tables, reference, check_within=timeout,
-                progress=lambda name, done, total, run=run: moved(f"{run} → {name}", done, total),
-            )  # fmt: skip
+            name_run = functools.partial(_of_run, moved, run)
+            reports = deliver(run, to, options.tables, reference, check_within=timeout, progress=name_run)
             lines += [(run, line) for line in reports]
     if as_json:
         _print_json([{"run": str(run), **dataclasses.asdict(line)} for run, line in lines])
@@ -129,6 +129,10 @@ def sync(
             )
     if any(line.state != "complete" for _, line in lines):
         raise typer.Exit(1)
+
+
+def _of_run(moved: Callable[[str, int, int], None], run: Path, tracker: str, done: int, total: int) -> None:
+    moved(f"{run} → {tracker}", done, total)
 
 
 def _print_check(name: str, result: Check) -> None:

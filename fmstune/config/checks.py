@@ -44,8 +44,8 @@ def _problems(config: RunConfig, file: str | None) -> Iterator[str]:
     strategy = training.get("eval_strategy", "no")
     if strategy != "no" and not (data.eval or data.eval_fraction):
         yield (
-            f"{origin('training.eval_strategy')}: training.eval_strategy = {shown(strategy)} needs evaluation "
-            "data: give --eval-data, or set data.eval_fraction = 0.1."
+            f"{origin('training.eval_strategy')}: training.eval_strategy = {shown(strategy)} needs "
+            "evaluation data: give --eval-data, or set data.eval_fraction = 0.1."
         )
     if training.get("load_best_model_at_end") and strategy == "no":
         yield (

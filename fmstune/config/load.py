@@ -119,7 +119,7 @@ def _gather(
             given[parts[0]] = _Given(merged(before.value, nested), before.origin)
             given[f"{parts[0]}.{'.'.join(parts[1:])}"] = _Given(value, "--set")  # for its origin
         elif len(parts) == 2 and parts[0] in (*TABLES, "training"):
-            given[key] = _Given(value, "--set")
+            given[".".join(parts)] = _Given(value, "--set")
         elif key in (*TABLES, "training", "params"):
             raise ConfigError(f"--set: {key} is a table; set what is in it, as in {key}.NAME=VALUE.")
         else:

@@ -79,7 +79,7 @@ def _field(node: ast.AnnAssign, enums: dict[str, tuple[str, ...]]) -> TrainingFi
 
 def _literal(node: ast.AST | None) -> Any:
     try:
-        return ast.literal_eval(node) if node is not None else None  # type: ignore[arg-type]
+        return ast.literal_eval(node) if node is not None else None
     except ValueError:
         return None  # an expression, such as an enum's member; the help text says more than it
 

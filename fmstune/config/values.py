@@ -13,7 +13,6 @@ import tomli
 
 from fmstune.config.errors import ConfigError, shortened, shown
 
-
 _DEEPEST = 32
 _LARGEST = 2**63
 
@@ -115,11 +114,11 @@ def _toml_value(text: str) -> Any:
 
 
 def split_key(key: str, where: str) -> list[str]:
-    """The parts of a dotted key; a part with dots in it is quoted: `trackers."a.b:C".url`."""
-    parts: list[tuple[str, str]] = re.findall(r'"([^"]*)"|([^."]+)', key)
-    names = [quoted or bare.strip() for quoted, bare in parts]
-    written = ".".join(f'"{quoted}"' if quoted else bare for quoted, bare in parts)
-    if written != key or not all(names):
+    """The parts of a dotted key; a part with dots in it is quoted, as TOML has it:
+    `trackers."a.b:C".url` or `trackers.'a.b:C'.url`."""
+    parts: list[str] = re.findall(r'"[^"]*"|\'[^\']*\'|[^."\']+', key)
+    names = [part.strip("\"'") if part[0] in "\"'" else part.strip() for part in parts]
+    if not parts or ".".join(parts) != key or not all(names):
         raise ConfigError(f"{where}: {shown(key)} is not a key; keys read like training.learning_rate.")
     if len(names) > _DEEPEST:
         raise ConfigError(f"{where}: {shown(key)} is nested too deeply; {_DEEPEST} levels are the most.")

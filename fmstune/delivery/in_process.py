@@ -6,6 +6,7 @@ which is why `fmstune trackers list` marks them.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -70,7 +71,7 @@ def _guarded(callback: TrainerCallback, guard: Callable[..., Any]) -> TrainerCal
         inner = guard(getattr(callback, name))
 
         def call(self: TrainerCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            inner(args, state, control, **kwargs)
+            inner(args, state, copy.copy(control), **kwargs)
 
         return call
 

@@ -122,7 +122,7 @@ def _tokenise(
         ]
         for row_ids, row_labels in _label(rendered, tokenizer):
             truncated += max_length is not None and len(row_ids) > max_length
-            if all(label == IGNORED for label in row_labels[1:max_length]):
+            if all(label == IGNORED for label in row_labels[:max_length]):
                 dropped += 1
                 continue
             ids.append(row_ids[:max_length])
@@ -154,32 +154,49 @@ def _label(
         [entry.text for entry in rendered],
         add_special_tokens=rendered[0].special,
         return_offsets_mapping=True,
+        return_special_tokens_mask=True,
         return_attention_mask=False,
     )
     found = []
-    for entry, ids, offsets in zip(rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+    for entry, ids, offsets, added in zip(
+        rendered,
+        encoded["input_ids"],
+        encoded["offset_mapping"],
+        encoded["special_tokens_mask"],
+        strict=True,
+    ):
+        if len(ids) > 1 and added[-1]:
+            if ids[-1] == ids[-2]:  # the text ends with that token already
+                del ids[-1], offsets[-1]
+            else:  # it says where to stop, as the end of the text does
+                offsets[-1] = (len(entry.text) - 1, len(entry.text))
         found.append((ids, _labels(entry, ids, offsets)))
     return found
 
 
 def _labels(entry: Rendered, ids: list[int], offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """The ids of tokens that begin inside a trained span. A token without characters of its own is a
-    special one that the tokenizer added: trained at the end of a text (it says where to stop), not before."""
+    """The ids of the tokens that write something of a trained span.
+
+    A token that writes the end of a prompt too (the space before an answer, say) is trained: without it
+    the beginning of the answer would never be learnt. The first token of a row never is, as nothing comes
+    before it. Special tokens that the tokenizer puts before a text write nothing, and are not trained.
+    """
     labels = []
-    span = 0
+    span = written = 0
     for token, (start, end) in zip(ids, offsets, strict=True):
+        if start == end:
+            # Some tokenizers leave blanks out of their offsets: a token of blanks then begins where it ends.
+            start = min(written, start)
+        written = max(written, end)
         while span < len(entry.spans) and start >= entry.spans[span][1]:
             span += 1
-        inside = span < len(entry.spans) and entry.spans[span][0] <= start and end > start
+        inside = span < len(entry.spans) and end > entry.spans[span][0]
         labels.append(token if inside else IGNORED)
-    return labels
+    return [IGNORED, *labels[1:]] if labels else []
 
 
 def _require_usable(tokenizer: PreTrainedTokenizerBase, rows: Rows) -> None:
-    chat = rows.shape == "messages" or (
-        rows.shape == "prompt/completion" and isinstance(rows.rows[0]["prompt"], list)
-    )
-    if chat and not tokenizer.chat_template:
+    if rows.shape in ("messages", "prompt/completion as messages") and not tokenizer.chat_template:
         raise DataError(
             f"{rows.source} holds chats, and the model has no chat template: give one as a Jinja file with "
             "model.chat_template, or data with `prompt` and `completion`, or `text`."

@@ -8,6 +8,7 @@ alone, once, gives the same numbers in a fraction of the time (tests/benchmarks/
 
 from __future__ import annotations
 
+import functools
 import types
 from typing import Any
 
@@ -38,6 +39,7 @@ def use_direct_lm_head(model: PreTrainedModel) -> bool:
         return False
     through_trl = model.forward
 
+    @functools.wraps(through_trl)  # its signature is asked which arguments the model takes, by `generate` too
     def forward(
         self: PreTrainedModel,
         *args: Any,

@@ -7,6 +7,7 @@ template, whether or not it marks the assistant's words with `{% generation %}`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,17 +34,33 @@ def render(
     row: Row, shape: Shape, tokenizer: PreTrainedTokenizerBase, place: str, *, all_tokens: bool
 ) -> Rendered:
     """The text of a row and its trained characters. Raises `DataError` that names the row's place."""
+    rendered = _render(row, shape, tokenizer, place, all_tokens=all_tokens)
+    try:
+        rendered.text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{place}: it holds half a character ({error.object[error.start]!a}), as texts do that were cut in "
+            "the middle of an emoji; take it out."
+        ) from None
+    return rendered
+
+
+def _render(
+    row: Row, shape: Shape, tokenizer: PreTrainedTokenizerBase, place: str, *, all_tokens: bool
+) -> Rendered:
     if shape == "text":
         text = _with_eos(row["text"], tokenizer)
         return Rendered(text, ((0, len(text)),), special=True)
     if shape == "messages":
         conversation, prompt_length = list(row["messages"]), 0
-    elif isinstance(row["prompt"], list):
+    elif shape == "prompt/completion as messages":
         conversation, prompt_length = [*row["prompt"], *row["completion"]], len(row["prompt"])
     else:
         prompt, text = row["prompt"], _with_eos(row["prompt"] + row["completion"], tokenizer)
         return Rendered(text, ((0 if all_tokens else len(prompt), len(text)),), special=True)
-    tools = row.get("tools")
+    tools = row.get("tools") or None
+    if isinstance(tools, str):  # tables cannot hold schemas that differ, so data sets keep them as JSON
+        tools = json.loads(tools)
     text = _template(tokenizer, conversation, place, tools)
     if all_tokens:
         return Rendered(text, ((0, len(text)),), special=False)
@@ -60,21 +77,28 @@ def _assistant_spans(
 ) -> tuple[tuple[int, int], ...]:
     spans = []
     unstable = 0
-    turns = [i for i, message in enumerate(conversation) if message["role"] == "assistant" and i >= first]
-    for index in turns:
-        before = _template(tokenizer, conversation[:index], place, tools, prompt=True) if index else ""
-        after = _template(tokenizer, conversation[: index + 1], place, tools)
-        if index == len(conversation) - 1:
-            after = whole
+    turns = [i for i, message in enumerate(conversation) if message["role"] == "assistant"]
+    trained = [index for index in turns if index >= first]
+    for index in trained:
+        before = (
+            _template(tokenizer, conversation[:index], place, tools, prompt=True)
+            if index
+            else _opening(tokenizer, tools, place)
+        )
+        after = (
+            whole
+            if index == len(conversation) - 1
+            else _until(tokenizer, conversation[: index + 1], whole, place, tools)
+        )
         if whole.startswith(before) and whole.startswith(after) and len(after) >= len(before):
             spans.append((len(before), len(after)))
         else:
             unstable += 1
     if not unstable:
         return tuple(spans)
-    marked = _marked_spans(tokenizer, conversation, tools)
-    if marked is not None:
-        return marked
+    marked = _marked_spans(tokenizer, conversation, tools, whole)
+    if marked is not None and len(marked) == len(turns):
+        return marked[-len(trained) :]
     if spans:
         # Such a template writes earlier turns differently from the last one (without their reasoning,
         # say); those are not what the model will be asked to write, and are left out of the loss.
@@ -85,22 +109,41 @@ def _assistant_spans(
     )
 
 
+def _until(
+    tokenizer: PreTrainedTokenizerBase, beginning: Sequence[Message], whole: str, place: str, tools: Any
+) -> str:
+    """The rendering of a conversation's beginning, without the end of text that some templates close every
+    rendering with, and that the whole has only at its own end."""
+    text = _template(tokenizer, beginning, place, tools)
+    eos = tokenizer.eos_token
+    return text if not eos or whole.startswith(text) else text.removesuffix(eos)
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase, tools: Any, place: str) -> str:
+    """What a template writes before the words of an assistant who speaks first. Few can render an empty
+    conversation, so one is rendered whose words are known."""
+    words = "\ue000"
+    return _template(tokenizer, [{"role": "assistant", "content": words}], place, tools).partition(words)[0]
+
+
 def _marked_spans(
-    tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Message], tools: Any
+    tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Message], tools: Any, whole: str
 ) -> tuple[tuple[int, int], ...] | None:
     """The spans that the template itself marks with `{% generation %}`; `None` if it marks none."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     template = tokenizer.get_chat_template(tools=tools)
-    if "generation" not in template or "endgeneration" not in template:
+    if "endgeneration" not in template:
         return None
-    _, spans = render_jinja_template(
+    texts, spans = render_jinja_template(
         conversations=[list(conversation)],
         tools=tools,
         chat_template=template,
         return_assistant_tokens_mask=True,
         **tokenizer.special_tokens_map,
     )
+    if texts[0] != whole:
+        return None
     return tuple((int(start), int(end)) for start, end in spans[0])
 
 

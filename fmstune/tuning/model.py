@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateSyntaxError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from fmstune import demo
 from fmstune.config.schema import ModelConfig
@@ -40,7 +42,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(_path(config), **_common(config))
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # each library below has errors of its own, bare `Exception`s among them
         raise ModelError(_why_not(config.path, error)) from error
     if config.chat_template is not None:
         tokenizer.chat_template = _read_template(config.chat_template)
@@ -65,7 +67,7 @@ def load_model(config: ModelConfig, *, lora: bool, seed: int) -> LoadedModel:
                 attn_implementation=config.attn_implementation,
                 **common,
             )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # each library below has errors of its own, bare `Exception`s among them
         raise ModelError(_why_not(config.path, error)) from error
     identity = {
         "path": config.path,
@@ -122,9 +124,16 @@ def _why_not(path: str, error: Exception) -> str:
 
 def _read_template(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        template = Path(path).read_text(encoding="utf-8")
+        # With the library's own environment, which knows more than Jinja's: `{% generation %}`, say.
+        render_jinja_template(conversations=[], chat_template=template)
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"model.chat_template = {path!r} cannot be read: {error}") from error
+        raise ModelError(f"model.chat_template = {path!r} cannot be read: {error}.") from error
+    except TemplateSyntaxError as error:
+        raise ModelError(
+            f"model.chat_template = {path!r} is not a Jinja template: line {error.lineno}: {error.message}"
+        ) from error
+    return template
 
 
 def _config_hash(settings: Mapping[str, Any]) -> str:

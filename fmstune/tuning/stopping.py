@@ -20,7 +20,7 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         self.signum = signum
         self.exit_code = 128 + signum
-        super().__init__(signal.Signals(signum).name)
+        super().__init__(f"interrupted by {signal.Signals(signum).name}.")
 
 
 class StopCallback(TrainerCallback):

@@ -142,4 +142,5 @@ def _steps(trainer: FineTuner, rows: int) -> int:
     if args.max_steps > 0:
         return int(args.max_steps)
     batches = math.ceil(rows / (args.train_batch_size * args.world_size))
-    return math.ceil(math.ceil(batches / args.gradient_accumulation_steps) * args.num_train_epochs)
+    updates = math.ceil(batches / args.gradient_accumulation_steps)
+    return math.ceil(updates * float(args.num_train_epochs))

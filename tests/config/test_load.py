@@ -1,26 +1,437 @@
-"""Where values come from, and what wins."""
+"""Where values come from, what wins, and what is said of those that are wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from fmstune.cli.options import load_config
 from fmstune.config.errors import ConfigError
-from fmstune.config.load import load
+from fmstune.config.load import known_keys, load
+from fmstune.config.schema import DEMO_TRAINING, LORA_LEARNING_RATE, TRAINING_DEFAULTS, RunConfig
 
-DEMO = ["model.path=demo", "data.train=demo"]
-
-
-def write(directory: Path, text: str, name: str = "fmstune.toml") -> Path:
-    path = directory / name
-    path.write_text(text, encoding="utf-8")
-    return path
+DEMO = "[model]\npath = 'demo'\n[data]\ntrain = 'demo'\n"
 
 
-def test_a_set_wins_over_a_flag_over_the_file_over_the_default(tmp_path: Path) -> None:
-    write(tmp_path, "[model]\npath='demo'\n[data]\ntrain='demo'\n[training]\nseed = 1\n")
+@pytest.fixture(autouse=True)
+def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def configured(
+    text: str | bytes, *sets: str, flags: Sequence[Any] = (), params: Sequence[str] = ()
+) -> RunConfig:
+    content = text.encode() if isinstance(text, str) else text
+    Path("fmstune.toml").write_bytes(content)
+    return load_config(None, flags, sets, params, None)
+
+
+def refused(text: str | bytes, *sets: str, **more: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        configured(text, *sets, **more)
+    return str(caught.value)
+
+
+def is_short_paragraph(message: str) -> bool:
+    return message.isprintable() and 10 < len(message) < 400 and "Traceback" not in message
+
+
+# Precedence
+
+
+def test_a_set_wins_over_a_flag_over_the_file_over_the_default() -> None:
     flag = [("training.seed", 2, "--seed")]
-    assert load(None, cwd=tmp_path).training["seed"] == 1
-    assert load(None, flag, cwd=tmp_path).training["seed"] == 2
-    assert load(None, flag, ["training.seed=3", "training.seed=4"], cwd=tmp_path).training["seed"] == 4
+    assert "seed" not in configured(DEMO).training
+    assert configured(DEMO + "[training]\nseed = 1").training["seed"] == 1
+    assert configured(DEMO + "[training]\nseed = 1", flags=flag).training["seed"] == 2
+    assert configured(DEMO + "[training]\nseed = 1", "training.seed=3", flags=flag).training["seed"] == 3
+
+
+def test_the_later_set_wins() -> None:
+    assert configured(DEMO, "training.seed=3", "training.seed=4").training["seed"] == 4
+
+
+def test_a_given_file_replaces_the_one_that_is_here() -> None:
+    configured(DEMO + "[training]\nseed = 1")
+    Path("other.toml").write_text(DEMO)
+    assert "seed" not in load(Path("other.toml")).training
+
+
+def test_origins_tell_where_each_value_was_set() -> None:
+    origins = configured(
+        DEMO + "[trackers.wandb]\nproject = 'p'",
+        "lora.r=4",
+        "trackers.wandb.group=g",
+        flags=[("training.seed", 2, "--seed")],
+    ).origins
+    assert origins["model.path"] == origins["trackers"] == "fmstune.toml"
+    assert origins["training.seed"] == "--seed"
+    assert origins["lora.r"] == origins["trackers.wandb.group"] == "--set"
+    assert origins["training.save_strategy"] == "default"
+
+
+def test_set_reaches_into_trackers_and_params_without_dropping_what_the_file_says() -> None:
+    config = configured(
+        DEMO + "[trackers.wandb]\nproject = 'p'\n[params]\na.b = 1",
+        "trackers.wandb.tags=['x']",
+        "params.a.c=2",
+    )
+    assert config.trackers["wandb"] == {"project": "p", "tags": ["x"]}
+    assert config.params == {"a": {"b": 1, "c": 2}}
+
+
+def test_a_dotted_tracker_name_is_quoted_in_set() -> None:
+    config = configured(DEMO, 'trackers."my.module:Tracker".url=http://x')
+    assert config.trackers == {"my.module:Tracker": {"url": "http://x"}}
+
+
+def test_blanks_around_a_set_and_its_parts_change_nothing() -> None:
+    assert configured(DEMO, " training . seed = 3 ").training["seed"] == 3
+
+
+def test_params_come_from_the_table_then_the_file_then_the_command_line(tmp_path: Path) -> None:
+    Path("fmstune.toml").write_text(DEMO + "[params]\na = 1\nb = 1\nc = 1\nn.x = 1")
+    file = tmp_path / "p.json"
+    file.write_text('{"b": 2, "c": 2, "n": {"y": 2}}')
+    config = load(None, params=["c=3", "n.z=3"], params_file=file)
+    assert config.params == {"a": 1, "b": 2, "c": 3, "n": {"x": 1, "y": 2, "z": 3}}
+
+
+# The demo, and half of a configuration
+
+
+def test_nothing_given_is_the_demo() -> None:
+    config = load(None)
+    assert config.demo
+    assert (config.model.path, config.data.train, config.data.eval) == ("demo", "demo", "demo")
+    assert config.training == TRAINING_DEFAULTS | DEMO_TRAINING
+
+
+def test_the_demo_takes_epochs_instead_of_its_own_steps() -> None:
+    config = load(None, [("training.num_train_epochs", 2.0, "--epochs")])
+    assert config.training["num_train_epochs"] == 2.0
+    assert "max_steps" not in config.training
+
+
+def test_the_demo_can_go_without_evaluation() -> None:
+    config = load(None, sets=["data.eval=''"])
+    assert config.data.eval == ""
+    assert "eval_strategy" not in config.training
+
+
+@pytest.mark.parametrize(
+    ("given_key", "flag", "other"), [("model.path", "--model", "--data"), ("data.train", "--data", "--model")]
+)
+def test_half_a_configuration_names_the_other_half(given_key: str, flag: str, other: str) -> None:
+    with pytest.raises(ConfigError, match=f"give {other}"):
+        load(None, [(given_key, "demo", flag)])
+
+
+@pytest.mark.parametrize("text", ["", "\n", "[training]\nseed = 1", "[model]\npath = ''"])
+def test_a_file_without_a_model_is_not_the_demo(text: str) -> None:
+    assert "there is no model: give --model, or `path` under [model] in fmstune.toml" in refused(text)
+
+
+def test_demo_by_name_is_not_tuned_like_the_demo() -> None:
+    config = load(None, [("model.path", "demo", "--model"), ("data.train", "demo", "--data")])
+    assert not config.demo
+    assert config.data.eval == "demo"
+    assert "max_steps" not in config.training
+
+
+# Evaluation, LoRA, renamed settings
+
+
+def test_evaluation_data_are_used_every_epoch() -> None:
+    assert configured(DEMO).training["eval_strategy"] == "epoch"
+    assert configured(DEMO + "eval_fraction = 0.1").training["eval_strategy"] == "epoch"
+    assert "eval_strategy" not in configured(DEMO + "eval = ''").training
+
+
+def test_evaluation_data_and_a_fraction_are_one_too_many() -> None:
+    message = refused(DEMO + "eval = 'demo'\neval_fraction = 0.1")
+    assert message == "fmstune.toml: set data.eval or data.eval_fraction, not both."
+
+
+def test_evaluations_need_data() -> None:
+    message = refused(DEMO + "eval = ''", "training.eval_strategy=steps")
+    assert message.startswith(
+        "--set: training.eval_strategy = 'steps' needs evaluation data: give --eval-data"
+    )
+
+
+def test_the_best_model_needs_evaluations() -> None:
+    message = refused(DEMO + "eval = ''\n[training]\nload_best_model_at_end = true")
+    assert 'set training.eval_strategy = "epoch" and evaluation data' in message
+
+
+def test_an_adapter_has_a_learning_rate_of_its_own_unless_one_is_given() -> None:
+    lora = DEMO + "[lora]\nenabled = true\n"
+    assert configured(lora).training["learning_rate"] == LORA_LEARNING_RATE
+    assert configured(lora, "training.learning_rate=1e-3").training["learning_rate"] == 1e-3
+    assert "learning_rate" not in configured(DEMO).training
+
+
+def test_the_older_name_of_activation_checkpointing_means_the_newer() -> None:
+    config = configured(DEMO, "training.gradient_checkpointing=true")
+    assert config.training["activation_checkpointing"] is True
+    assert "gradient_checkpointing" not in config.training
+
+
+def test_report_to_is_refused_with_what_to_use() -> None:
+    message = refused(DEMO + "[training]\nreport_to = 'wandb'")
+    assert message == (
+        "fmstune.toml: training.report_to is not for you to set: "
+        "choose trackers with --tracker or [tracking] trackers."
+    )
+
+
+# Names that do not exist
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[trainng]\nx = 1", "trainng. Did you mean [training]?"),
+        ("lr = 3", "lr. Did you mean training.learning_rate?"),
+        ("epochs = 3", "epochs. Did you mean training.num_train_epochs?"),
+        ("[training]\nlr = 3", "training.lr. Did you mean training.learning_rate?"),
+        ("[training]\nlearning_rat = 3", "training.learning_rat. Did you mean training.learning_rate?"),
+        ("[data]\nlearning_rate = 3", "data.learning_rate. Did you mean training.learning_rate?"),
+        ("[lora]\nrank = 3", "lora.rank. Did you mean lora.r?"),
+        ("[trackers.wandb]\nprojct = 3", "trackers.wandb.projct. Did you mean project?"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_closest(text: str, says: str) -> None:
+    message = refused(text if "[data]" in text else text + "\n" + DEMO)
+    assert message.startswith("fmstune.toml: there is no ")
+    assert message.endswith(says)
+
+
+@pytest.mark.parametrize("text", ["[zzzz]\nx = 1\n", "zzzz = 1\n", "[training]\nqqqqq = 1\n"])
+def test_nothing_is_suggested_where_nothing_is_close(text: str) -> None:
+    assert "Did you mean" not in refused(text + DEMO)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("lr=3", "there is no setting lr. Did you mean training.learning_rate?"),
+        ("a.b.c=3", "there is no setting a.b.c."),
+        ("training=3", "training is a table; set what is in it, as in training.NAME=VALUE."),
+        ("params=3", "params is a table; set what is in it, as in params.NAME=VALUE."),
+        ("trackers=aim", "there is no setting trackers. Did you mean tracking.trackers?"),
+        ("trackers.aim=3", "trackers.aim is a table of options"),
+        ("training..seed=3", "is not a key; keys read like training.learning_rate."),
+        ('trackers."x=3', "is not a key"),
+        ("params." + ".".join("a" * 5000) + "=3", "nested too deeply"),
+    ],
+)
+def test_an_unknown_key_of_set_is_told(assignment: str, says: str) -> None:
+    message = refused(DEMO, assignment)
+    assert message.startswith("--set: ")
+    assert says in message
+
+
+@pytest.mark.parametrize("text", ["training = 3", "[[training]]\nseed = 1", "trackers = ['aim']"])
+def test_a_table_written_as_a_value_is_told(text: str) -> None:
+    assert "is a table; write it as [t" in refused(text + "\n" + DEMO)
+
+
+# Trackers
+
+
+def test_an_unknown_tracker_is_told_with_the_closest_and_where_it_was_given() -> None:
+    flag = [("tracking.trackers", ("wandbb",), "--tracker")]
+    assert refused(DEMO, flags=flag) == "--tracker: there is no tracker 'wandbb'. Did you mean wandb?"
+    message = refused(DEMO + "[trackers.wandbb]")
+    assert message == "fmstune.toml: there is no tracker 'wandbb'. Did you mean wandb?"
+
+
+def test_where_no_tracker_is_close_all_are_named() -> None:
+    message = refused(DEMO, "tracking.trackers=['qqqq']")
+    assert "Did you mean" not in message
+    assert "There are none, aim, wandb, file" in message
+
+
+def test_a_tracker_given_twice_is_refused() -> None:
+    assert "'aim' is given twice" in refused(DEMO, "tracking.trackers=['aim', 'aim']")
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("tags = 'a'", "tags = 'a' is a text; it takes a list of texts. Write [\"a\"]."),
+        ("tags = [1]", "tags = [1] is a list; it takes a list of texts."),
+        ("project = 3", "project = 3 is a whole number; it takes a text. Put it in quotes."),
+        ("project = 2020-01-01", "project = 2020-01-01 is a date or time; it takes a text."),
+    ],
+)
+def test_options_of_fmstunes_own_trackers_are_typed(option: str, says: str) -> None:
+    message = refused(f"{DEMO}[trackers.wandb]\n{option}")
+    assert message.startswith("fmstune.toml: trackers.wandb.")
+    assert says in message
+
+
+def test_a_wrong_option_by_set_says_so() -> None:
+    assert refused(DEMO, "trackers.aim.repo=3").startswith("--set: trackers.aim.repo = 3 is a whole number")
+
+
+def test_the_tracker_none_has_no_options() -> None:
+    assert "the tracker none has no options" in refused(DEMO + "[trackers.none]\na = 1")
+
+
+# Files
+
+
+def test_a_byte_order_mark_is_no_mistake() -> None:
+    assert configured(b"\xef\xbb\xbf" + DEMO.encode()).model.path == "demo"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[model]\npath = demo\n", "at line 2, column"),
+        (b"[model\n", "at line 1, column"),
+        (b"a = 1\na = 2\n", "at line 2, column"),
+        (b"# \xe9\n", "fmstune.toml is not UTF-8 text (byte 2); save it as UTF-8."),
+        (DEMO.encode("utf-16"), "is not UTF-8 text (byte 0)"),
+        (b"\0", "at line 1, column 1"),
+        (b"a = " + b"[" * 5000, "nested too deeply"),
+        (b"[params]\na" + b".a" * 200 + b" = 1\n", "nested too deeply"),
+        (b"[params]\na = " + b"9" * 5000, "a number in it is too large"),
+        (b"[params]\na = 0x" + b"f" * 5000, "a whole number has more than 64 bits"),
+    ],
+)
+def test_a_damaged_file_is_told_with_its_name(content: bytes, says: str) -> None:
+    message = refused(content)
+    assert message.startswith("fmstune.toml")
+    assert says in message
+    assert is_short_paragraph(message)
+
+
+def test_a_missing_file_is_told_with_the_closest_name() -> None:
+    Path("fmstune.toml").touch()
+    with pytest.raises(ConfigError, match=r"^there is no file fmstun.toml. Did you mean fmstune.toml\?$"):
+        load(Path("fmstun.toml"))
+    with pytest.raises(ConfigError, match=r"^there is no file qq.toml.$"):
+        load(Path("qq.toml"))
+    with pytest.raises(ConfigError, match="There is no directory no/where either"):
+        load(Path("no/where/x.toml"))
+
+
+@pytest.mark.parametrize("name", [".", "x" * 3000, "a\0b", "a\nb", "/dev/null/x"])
+def test_a_path_that_cannot_be_read_is_told(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(Path(name))
+    assert is_short_paragraph(str(caught.value))
+
+
+# What only the whole tells
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "num_train_epochs", "per_device_train_batch_size"])
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_what_must_be_positive_is(key: str, value: str) -> None:
+    assert refused(DEMO, f"training.{key}={value}") == (
+        f"--set: training.{key} = {value} is out of range; it is more than 0."
+    )
+
+
+@pytest.mark.parametrize("steps", ["0", "-7"])
+def test_steps_that_would_quietly_mean_epochs_are_refused(steps: str) -> None:
+    assert "more than 0, or -1 for whole epochs" in refused(DEMO, f"training.max_steps={steps}")
+    assert configured(DEMO, "training.max_steps=-1").training["max_steps"] == -1
+
+
+def test_many_problems_are_told_at_once_but_in_one_short_paragraph() -> None:
+    keys = ("learning_rate", "num_train_epochs", "max_length", "logging_steps", "gradient_accumulation_steps")
+    message = refused(DEMO + "[training]\n" + "\n".join(f"{key} = -1" for key in keys))
+    assert message.count("out of range") == 3
+    assert message.endswith("There are 2 problems more.")
+    assert is_short_paragraph(message)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("train.jsonl", "there is no such file. Did you mean trains.jsonl?"),
+        ("qq.csv", "there is no such file."),
+        ("no/where.jsonl", "there is no directory no."),
+        ("squad", "there is no such file here, and names on the hub read owner/name."),
+        ("x" * 3000, "there is no such file here"),
+        ("a\0.jsonl", "there is no such file."),
+    ],
+)
+def test_data_that_are_not_there_are_told(source: str, says: str) -> None:
+    Path("trains.jsonl").touch()
+    flags = [("model.path", "demo", "--model"), ("data.train", source, "--data")]
+    with pytest.raises(ConfigError) as caught:
+        load(None, flags)
+    assert str(caught.value).startswith("--data: data.train = ")
+    assert says in str(caught.value)
+    assert is_short_paragraph(str(caught.value))
+
+
+def test_a_name_on_the_hub_is_left_to_the_hub() -> None:
+    assert load(None, [("model.path", "o/m", "--model"), ("data.train", "o/d", "--data")]).data.train == "o/d"
+
+
+def test_a_model_or_template_that_is_not_there_is_told_before_torch_is_imported() -> None:
+    assert "model.path = './nope': there is no such directory." in refused(DEMO, "model.path=./nope")
+    Path("chat.jinja").touch()
+    assert "Did you mean chat.jinja?" in refused(DEMO, "model.chat_template=chats.jinja")
+
+
+# Whatever is given
+
+
+def outcome(call: Callable[[], RunConfig]) -> None:
+    message = None
+    try:
+        assert isinstance(call(), RunConfig)
+    except ConfigError as error:
+        message = str(error)
+    assert message is None or is_short_paragraph(message), message
+
+
+FREE = st.text() | st.integers() | st.floats() | st.booleans() | st.none() | st.dates() | st.datetimes()
+NESTED = st.recursive(FREE, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+KEYS = st.sampled_from([*known_keys(), "trackers.wandb.tags", "trackers.x.y", "params.a", "training", "zz"])
+fuzz = settings(max_examples=150, deadline=None)
+
+
+@fuzz
+@given(st.binary(max_size=200))
+def test_random_bytes_as_toml_are_read_or_refused(content: bytes) -> None:
+    outcome(lambda: configured(content))
+
+
+@fuzz
+@given(st.lists(st.text()), st.lists(st.text()))
+def test_random_texts_as_set_and_param_are_read_or_refused(sets: list[str], params: list[str]) -> None:
+    outcome(lambda: configured(DEMO, *sets, params=params))
+
+
+@fuzz
+@given(KEYS, st.text() | NESTED.map(repr))
+def test_random_values_of_known_settings_are_read_or_refused(key: str, value: str) -> None:
+    outcome(lambda: configured(DEMO, f"{key}={value}"))
+
+
+@fuzz
+@given(KEYS, NESTED)
+def test_random_nested_toml_values_are_read_or_refused(key: str, value: Any) -> None:
+    import tomli_w
+
+    table, _, name = key.partition(".")
+    try:
+        text = tomli_w.dumps({table: {name: value}})
+    except (TypeError, UnicodeEncodeError, ValueError):
+        return
+    outcome(lambda: configured(text.encode("utf-8", "surrogateescape")))

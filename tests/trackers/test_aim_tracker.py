@@ -67,7 +67,9 @@ def answers(port: int) -> bool:
 
 
 def test_a_run_is_found_through_aims_own_sdk_with_names_contexts_and_nested_params(in_tmp: Path) -> None:
-    tracker = AimStackTracker(tracker_config={"experiment": "tuning", "run_name": "first", "tags": ("a", "b")})
+    tracker = AimStackTracker(
+        tracker_config={"experiment": "tuning", "run_name": "first", "tags": ("a", "b")}
+    )
     opened = tracker.open(RunStart("run-1", "."))
     tracker.set_params({"team": "nlp", "deep": {"er": [1, None, "x"]}}, "params")
     tracker.track_point(MetricPoint({"loss": 2.0, "lr": 0.1}, "train", 1, 0.5))
@@ -76,7 +78,12 @@ def test_a_run_is_found_through_aims_own_sdk_with_names_contexts_and_nested_para
     tracker.track(7, "bare")
     tracker.close("finished")
     (run,) = read_aim(in_tmp)
-    assert (run.hash, run.name, run.experiment, sorted(run.tags)) == (opened.id, "first", "tuning", ["a", "b"])
+    assert (run.hash, run.name, run.experiment, sorted(run.tags)) == (
+        opened.id,
+        "first",
+        "tuning",
+        ["a", "b"],
+    )
     assert run.params == {"params": {"team": "nlp", "deep": {"er": [1, None, "x"]}}, "status": "finished"}
     assert run.points == {
         ("loss", "train"): [[1, 2.0]],

@@ -1,0 +1,139 @@
+"""The real command, with what is wrongly typed: one short line, exit code 2, at once, and nothing touched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Python runs this first in each process; it tells at the end what was imported that takes seconds.
+GUARD = """
+import atexit, sys
+
+HEAVY = {"torch", "transformers", "trl", "wandb", "aim", "datasets"}
+atexit.register(lambda: print(*("IMPORTED " + name for name in HEAVY & set(sys.modules)), sep="\\n",
+                              end="", file=sys.stderr))
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    directory = tmp_path / "here"
+    directory.mkdir()
+    (tmp_path / "guard").mkdir()
+    (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
+    return directory
+
+
+def fmstune(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(here.parent / "guard"), str(Path(__file__).parents[2])])
+    return subprocess.run(
+        [sys.executable, "-m", "fmstune", *arguments],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def told(here: Path, *arguments: str) -> str:
+    """The one line that the command leaves, which has failed as a mistake does."""
+    before = {path: path.read_bytes() for path in here.iterdir()}
+    done = fmstune(here, *arguments)
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    assert "IMPORTED" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.isprintable()
+    assert len(line) < 400
+    assert {path: path.read_bytes() for path in here.iterdir()} == before
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("train --tracker wandbb", "--tracker: there is no tracker 'wandbb'. Did you mean wandb?"),
+        ("train --tracker qqqq", "There are none, aim, wandb, file"),
+        ("train --tracker aim --tracker aim", "given twice"),
+        ("train --set training.lr=3", "Did you mean training.learning_rate?"),
+        ("train --set epochs=3", "Did you mean training.num_train_epochs?"),
+        ("train --set training.report_to=wandb", "choose trackers with --tracker"),
+        ("train --set training.seed=1.5", "--set: training.seed = 1.5 is a number; it takes a whole number."),
+        ("train --set seed", "--set 'seed' is not of the form KEY=VALUE."),
+        ("train --set lora.r=0", "lora.r = 0 is out of range; it is at least 1."),
+        ("train --set training.save_strategy=epochs", "Did you mean epoch?"),
+        ("train --set trackers.wandb.tags=a", "it takes a list of texts"),
+        ("train --param team", "--param 'team' is not of the form NAME=VALUE."),
+        ("train --params-file p.yaml", "give a .json or a .toml file"),
+        ("train --params-file p.json", "there is no file p.json"),
+        ("train --model demo", "there is no data: give --data"),
+        ("train --data demo", "there is no model: give --model"),
+        ("train --model demo --data train.jsonl", "there is no such file"),
+        ("train --model ./nope --data demo", "there is no such directory"),
+        ("train --batch-size 0", "is out of range; it is more than 0"),
+        ("train --max-steps 0", "more than 0, or -1 for whole epochs"),
+        ("train --learning-rate nan", "is not a finite number"),
+        ("train --epochs many", "--epochs"),
+        ("train fmstun.toml", "there is no file fmstun.toml"),
+        ("train --trackr aim", "--tracker"),
+        ("train --max-step 3", "--max-steps"),
+        ("train --set", "'--set' requires an argument"),
+        ("trian", "Did you mean 'train'?"),
+        ("trackers lst", "Did you mean 'list'?"),
+        ("trackers check wanb", "Did you mean wandb?"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(here: Path, arguments: str, says: str) -> None:
+    assert says in told(here, *arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "[trainng]\nseed = 1",
+            "fmstune.toml: there is no table or setting trainng. Did you mean [training]?",
+        ),
+        ("[model]\npath = demo", "fmstune.toml: Invalid value (at line 2, column 8)."),
+        ("[training]\nseed = 1", "`path` under [model] in fmstune.toml"),
+        ('[training]\n"\\u001b[31m\\n" = 1', "there is no setting"),
+    ],
+)
+def test_a_mistake_in_the_file_is_told_with_its_place(here: Path, text: str, says: str) -> None:
+    (here / "fmstune.toml").write_text(text)
+    assert says in told(here, "train")
+
+
+def test_bytes_that_are_no_utf8_are_told(here: Path) -> None:
+    assert "is not UTF-8 text" in told(here, "train", "--param", os.fsdecode(b"team=\xe9"))
+
+
+def test_a_traceback_is_shown_only_when_asked_for(here: Path) -> None:
+    done = fmstune(here, "train", "--debug", "--set", "lr=3")
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].endswith("Did you mean training.learning_rate?")
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--help", "--version", "train --help", "trackers list", "trackers --help"]
+)
+def test_what_asks_for_nothing_heavy_imports_nothing_heavy(here: Path, arguments: str) -> None:
+    done = fmstune(here, *arguments.split())
+    assert done.returncode == 0
+    assert done.stdout.strip()
+    assert "IMPORTED" not in done.stderr
+    assert not list(here.iterdir())
+
+
+def test_the_guard_sees_what_is_imported(here: Path) -> None:
+    code = "import sys; sys.modules['torch'] = sys"
+    environment = {**os.environ, "PYTHONPATH": str(here.parent / "guard")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "IMPORTED torch" in done.stderr

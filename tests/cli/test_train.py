@@ -1,0 +1,191 @@
+"""The installed command, as people use it: real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.delivery.journal import FILE_NAME, JournalReader
+from fmstune.delivery.ledger import TRACKING_DIR
+from tests.delivery.test_shippers import wait_for
+from tests.end_to_end import aim_points, journal_points
+from tests.readers import read_aim
+
+ROOT = Path(__file__).parents[2]
+FAST = ["--set", "training.eval_strategy=no", "--set", "training.logging_steps=1"]
+
+
+def fmstune(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fmstune", *arguments],
+        cwd=cwd,
+        env=settings(**environment),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def settings(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "fmstune", "train", *arguments],
+        cwd=cwd,
+        env=settings(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def events(directory: Path) -> list[Any]:
+    path = directory / TRACKING_DIR / FILE_NAME
+    return list(JournalReader(path)) if path.exists() and path.stat().st_size else []
+
+
+def last_step(directory: Path) -> int:
+    return max((event.step or 0 for event in events(directory)), default=0)
+
+
+def test_the_first_line_of_the_readme_works_in_an_empty_directory(tmp_path: Path) -> None:
+    done = fmstune("train", "--tracker", "aim", "--param", "team=nlp", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "no model and data given: tuning the demo model on demo data" in done.stderr
+    assert "Warning" not in done.stderr
+    (directory,) = (tmp_path / "runs").iterdir()
+    assert aim_points(tmp_path) == journal_points(directory)
+    (run,) = read_aim(tmp_path)
+    assert run.params["params"] == {"team": "nlp"}
+    assert done.stderr.splitlines()[-1].startswith("aim ")
+
+
+def test_checking_wandb_without_a_key_says_so_and_touches_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    done = fmstune("trackers", "check", "wandb", cwd=tmp_path, HOME=str(home))
+    assert done.returncode == 3
+    assert "no credentials: there is no API key" in done.stdout
+    assert "wandb login" in done.stdout
+    assert list(home.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_check_has_a_time_limit_whatever_the_tracker_does(tmp_path: Path) -> None:
+    name = "tests.sample_trackers:Collector"
+    began = time.monotonic()
+    done = fmstune(
+        "trackers", "check", name, "file", "--timeout", "0.5", "--json",
+        "--set", f"trackers.'{name}'.fault=hang", "--set", f"trackers.'{name}'.at=check", cwd=tmp_path,
+    )  # fmt: skip
+    assert time.monotonic() - began < 10
+    assert done.returncode == 3
+    states = {found["tracker"]: found["state"] for found in json.loads(done.stdout)}
+    assert states == {name: "unreachable", "file": "ok"}
+
+
+def test_without_a_name_the_configured_trackers_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "fmstune.toml").write_text('[tracking]\ntrackers = ["file"]\n[trackers.aim]\nrepo = "."\n')
+    done = fmstune("trackers", "check", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [found["tracker"] for found in json.loads(done.stdout)] == ["file", "aim"]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_a_checkpoint_and_the_run_can_go_on(signum: int, code: int, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["--tracker", "aim", "--output-dir", "out", "--max-steps", "400", *FAST]
+    trainer = start(*arguments, "--set", "training.save_strategy=no", cwd=tmp_path)
+    wait_for(lambda: last_step(out) >= 5, 60)
+    trainer.send_signal(signum)
+    _, shown = trainer.communicate(timeout=60)
+    assert trainer.returncode == code, shown
+    assert shown.splitlines()[-1].startswith("error: interrupted by SIG")
+    (checkpoint,) = out.glob("checkpoint-*")
+    assert events(out)[-1].status == "interrupted"
+    (run,) = read_aim(tmp_path)
+    assert run.params["status"] == "interrupted"
+    if signum == signal.SIGINT:
+        return
+    step = int(checkpoint.name.partition("-")[2])
+    steps = ["--max-steps", str(step + 5), "--set", "training.save_strategy=no"]
+    done = fmstune(
+        "train", "--tracker", "aim", "--output-dir", "out", *FAST, *steps, "--resume", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"resume   from out/checkpoint-{step}" in done.stderr
+    (run,) = read_aim(tmp_path)
+    assert run.params["status"] == "finished"
+    assert [s for s, _ in run.points["loss", "train"]] == list(range(1, step + 6))
+    assert aim_points(tmp_path) == journal_points(out)
+
+
+def test_a_killed_trainer_loses_nothing_and_its_run_is_closed_as_interrupted(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    trainer = start("--tracker", "aim", "--output-dir", "out", "--max-steps", "400", *FAST, cwd=tmp_path)
+    wait_for(lambda: last_step(out) >= 20, 60)
+    trainer.kill()
+    trainer.communicate()
+    wait_for(lambda: json.loads((out / TRACKING_DIR / "aim.json").read_text())["closed"], 40)
+    assert aim_points(tmp_path) == journal_points(out)
+    (run,) = read_aim(tmp_path)
+    assert run.params["status"] == "interrupted"
+    done = fmstune("trackers", "sync", "out", "--json", cwd=tmp_path)
+    assert done.returncode == 0
+    (line,) = json.loads(done.stdout)
+    assert (line["tracker"], line["state"]) == ("aim", "complete")
+
+
+def test_what_an_outage_left_behind_is_delivered_by_sync_and_moved_by_sync_to(tmp_path: Path) -> None:
+    options = ["--set", "trackers.aim.repo=aim://127.0.0.1:9", "--set", "tracking.close_timeout=1"]
+    arguments = ["--tracker", "aim", "--output-dir", "out", "--max-steps", "3", *FAST, *options]
+    done = fmstune("train", *arguments, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "→ fmstune trackers sync out" in done.stderr.splitlines()[-1]
+    still = fmstune("trackers", "sync", "out", cwd=tmp_path)
+    assert still.returncode == 1
+    assert "connection refused" in still.stdout
+    done = fmstune("trackers", "sync", "out", "--set", f"trackers.aim.repo={tmp_path}", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert aim_points(tmp_path) == journal_points(tmp_path / "out")
+    done = fmstune(
+        "trackers", "sync", "out", "--to", "file", "--set", "trackers.file.path=moved.csv", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "moved.csv").read_text().count(",loss,") == 3
+
+
+def test_syncing_what_is_no_run_is_said_in_one_sentence(tmp_path: Path) -> None:
+    done = fmstune("trackers", "sync", "nothing", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nothing holds no run of fmstune")
+
+
+def test_two_ranks_make_one_journal_and_one_run_of_each_tracker(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fmstune",
+         "train", "--tracker", "aim", "--output-dir", "out", "--max-steps", "4", *FAST],
+        cwd=tmp_path,
+        env=settings(OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (run,) = read_aim(tmp_path)
+    assert [step for step, _ in run.points["loss", "train"]] == [1, 2, 3, 4]
+    assert aim_points(tmp_path) == journal_points(tmp_path / "out")
+    assert done.stderr.count("step     4/4") == 1
+    assert (tmp_path / "out" / "model.safetensors").exists()
