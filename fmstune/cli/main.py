@@ -43,11 +43,31 @@ def _run(arguments: list[str]) -> int:
     try:
         code = app(args=_with_resume_value(arguments), prog_name="fmstune", standalone_mode=False)
     except usage_error as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help is what it has to say
+            print(error.format_message(), file=sys.stderr)
+            return 2
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        _fail(error.format_message().rstrip(".") + where, 2)
+        _fail(_usage_message(error) + where, 2)
     except typer.Abort:
         raise KeyboardInterrupt from None
     return code if isinstance(code, int) else 0
+
+
+def _usage_message(error: Any) -> str:
+    """What is wrong with the command line. For an unknown flag, the flag or setting that is meant, whatever
+    it is called elsewhere: Typer compares the letters alone, and offers `--lora` for `--lr`."""
+    option = getattr(error, "option_name", None)
+    if option is None or not str(error.message).startswith("No such option"):
+        return str(error.format_message()).rstrip(".")
+    from fmstune.cli.train import FLAGS
+    from fmstune.config.load import known_keys
+    from fmstune.config.suggest import closest
+
+    key = closest(option.lstrip("-").replace("-", "_"), [*FLAGS.values(), *known_keys()])
+    flag = next((flag for flag, of in FLAGS.items() if of == key), None)
+    if flag or key:
+        return f"no such option: {option}. Did you mean {flag or f'--set {key}=VALUE'}?"
+    return f"no such option: {option}"
 
 
 def _message(error: BaseException) -> str:

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+FLAGS = {
+    "--model": "model.path",
+    "--data": "data.train",
+    "--eval-data": "data.eval",
+    "--output-dir": "training.output_dir",
+    "--tracker": "tracking.trackers",
+    "--strict-tracking": "tracking.strict",
+    "--lora": "lora.enabled",
+    "--epochs": "training.num_train_epochs",
+    "--max-steps": "training.max_steps",
+    "--learning-rate": "training.learning_rate",
+    "--batch-size": "training.per_device_train_batch_size",
+    "--seed": "training.seed",
+}
+"""The flags that are settings, and the settings that they are."""
 
 
 def train(
@@ -82,20 +98,21 @@ def train(
     from fmstune.cli.options import load_config
     from fmstune.cli.screen import screen
 
-    flags: list[tuple[str, Any, str]] = [
-        ("model.path", model, "--model"),
-        ("data.train", data, "--data"),
-        ("data.eval", eval_data, "--eval-data"),
-        ("training.output_dir", output_dir, "--output-dir"),
-        ("tracking.trackers", tuple(tracker) if tracker else None, "--tracker"),
-        ("tracking.strict", strict_tracking, "--strict-tracking"),
-        ("lora.enabled", lora, "--lora"),
-        ("training.num_train_epochs", epochs, "--epochs"),
-        ("training.max_steps", max_steps, "--max-steps"),
-        ("training.learning_rate", learning_rate, "--learning-rate"),
-        ("training.per_device_train_batch_size", batch_size, "--batch-size"),
-        ("training.seed", seed, "--seed"),
-    ]
+    given = {
+        "--model": model,
+        "--data": data,
+        "--eval-data": eval_data,
+        "--output-dir": output_dir,
+        "--tracker": tuple(tracker) if tracker else None,
+        "--strict-tracking": strict_tracking,
+        "--lora": lora,
+        "--epochs": epochs,
+        "--max-steps": max_steps,
+        "--learning-rate": learning_rate,
+        "--batch-size": batch_size,
+        "--seed": seed,
+    }
+    flags = [(FLAGS[flag], value, flag) for flag, value in given.items()]
     resolved = load_config(config, flags, set_ or [], param or [], params_file)
 
     from fmstune.tuning.console import RunConsole
