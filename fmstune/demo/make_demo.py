@@ -18,9 +18,9 @@ VOCABULARY = 1024
 
 Message = dict[str, str]
 
-_THINGS = "apple pear lamp chair table book pencil carpet mirror kettle basket candle blanket clock".split()
-_COLOURS = "red blue green yellow white black orange brown".split()
-_TOWNS = "Aalen Bergen Cadiz Dover Essen Faro Graz Hull Izmir Jena".split()
+_THINGS = ["apple", "pear", "lamp", "chair", "table", "book", "pencil", "carpet", "mirror", "kettle", "basket", "candle", "blanket", "clock"]
+_COLOURS = ["red", "blue", "green", "yellow", "white", "black", "orange", "brown"]
+_TOWNS = ["Aalen", "Bergen", "Cadiz", "Dover", "Essen", "Faro", "Graz", "Hull", "Izmir", "Jena"]
 _SYSTEM = "You are the assistant of a small shop. Answer in one sentence."
 
 _TEMPLATE = """\
@@ -130,6 +130,10 @@ def _make_model(folder: Path, conversations: list[list[Message]]) -> None:
         pad_token_id=fast.pad_token_id,
         initializer_range=0.05,
     ).save_pretrained(folder)
+    # Which version of the library wrote it is nothing about the model.
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["transformers_version"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

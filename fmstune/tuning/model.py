@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,11 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
     Raises `ModelError` with the cause in one sentence.
     """
+    _require_place(config.path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(_path(config), **_common(config))
     except Exception as error:  # each library below has errors of its own, bare `Exception`s among them
-        raise ModelError(_why_not(config.path, error)) from error
+        raise ModelError(_why_not(config.path, "tokenizer", error)) from error
     if config.chat_template is not None:
         tokenizer.chat_template = _read_template(config.chat_template)
     return tokenizer
@@ -54,21 +55,30 @@ def load_model(config: ModelConfig, *, lora: bool, seed: int) -> LoadedModel:
 
     Raises `ModelError` with the cause in one sentence.
     """
+    _require_place(config.path)
     path, common = _path(config), _common(config)
+    missing: Collection[str] = ()
     try:
         settings = AutoConfig.from_pretrained(path, **common)
         if config.path == "demo":
             model = demo.build_model(seed)
         else:
-            model = AutoModelForCausalLM.from_pretrained(
+            model, report = AutoModelForCausalLM.from_pretrained(
                 path,
                 config=settings,
                 dtype=_dtype(config.dtype, settings, lora=lora),
                 attn_implementation=config.attn_implementation,
+                output_loading_info=True,
                 **common,
             )
+            missing = report["missing_keys"]  # the library draws these at random
     except Exception as error:  # each library below has errors of its own, bare `Exception`s among them
-        raise ModelError(_why_not(config.path, error)) from error
+        raise ModelError(_why_not(config.path, "model", error)) from error
+    if missing:
+        raise ModelError(
+            f"the weights of {config.path!r} are not complete: {len(missing)} tensors that its config.json asks "
+            f"for are not among them, {min(missing)} for one."
+        )
     identity = {
         "path": config.path,
         "type": settings.model_type,
@@ -101,24 +111,35 @@ def _dtype(asked: str, settings: Any, *, lora: bool) -> torch.dtype:
     return torch.float32
 
 
-def _why_not(path: str, error: Exception) -> str:
+def _require_place(path: str) -> None:
+    """A place on the disk that holds no model is told at once, not after asking the hub for it."""
+    if path == "demo":
+        return
+    if Path(path).is_dir():
+        if (Path(path) / "config.json").exists():
+            return
+        if (Path(path) / "adapter_config.json").exists():
+            raise ModelError(
+                f"model.path = {path!r} holds an adapter, not a model: give the model it was made for."
+            )
+        raise ModelError(f"model.path = {path!r} holds no model: there is no config.json in it.")
+    if Path(path).exists():
+        raise ModelError(f"model.path = {path!r} is a file; give the directory that holds the model.")
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise ModelError(f"model.path = {path!r}: there is no such directory (looked for from {Path.cwd()}).")
+
+
+def _why_not(path: str, what: str, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if Path(path).is_dir():
-        if not (Path(path) / "config.json").exists():
-            if (Path(path) / "adapter_config.json").exists():
-                return f"model.path = {path!r} holds an adapter, not a model: give the model it was made for."
-            return f"model.path = {path!r} holds no model: there is no config.json in it."
-        return f"the model in {path!r} cannot be loaded: {first}"
-    if Path(path).exists():
-        return f"model.path = {path!r} is a file; give the directory that holds the model."
-    if "/" not in path.strip("./") or path.startswith((".", "/", "~")):
-        return (
-            f"model.path = {path!r}: there is no such directory here, and it is no name of a model on the "
-            "hub (those read owner/name)."
-        )
+        if what == "tokenizer" and not any(Path(path).glob("tokenizer*")):
+            return f"model.path = {path!r} holds a model without its tokenizer: there is no tokenizer.json in it."
+        if "ignore_mismatched_sizes" in first:
+            return f"the weights in {path!r} do not fit its config.json: they are of other sizes."
+        return f"the {what} in {path!r} cannot be loaded: {first}"
     return (
         f"the model {path!r} is neither a directory here nor could it be fetched from the hub: {first} "
-        "Check the name and the network, or give a local directory."
+        "Check the name (owner/name) and the network, or give a local directory."
     )
 
 

@@ -1,0 +1,97 @@
+"""What the README says is true: its commands parse, its outputs are those of the program, its tables complete."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomli
+import typer
+
+from fmstune.cli.app import app
+from fmstune.config.load import load
+from fmstune.trackers.registry import BUILT_IN
+from tests.readme_options import table
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    """Every `fmstune …` in the README's blocks of commands, without comments and what is before it."""
+    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", README, re.S)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    found = [re.search(r"(?:^|&& |/|-m |=offline )(fmstune (?:train|trackers).*)", line) for line in lines]
+    return [match.group(1).partition("  #")[0].partition(" # ")[0].strip() for match in found if match]
+
+
+def test_there_are_commands_to_be_checked() -> None:
+    assert len(commands()) > 12
+
+
+@pytest.mark.parametrize("command", commands())
+def test_each_command_has_flags_and_arguments_that_exist(command: str) -> None:
+    group = typer.main.get_command(app)
+    _, *arguments = shlex.split(command)
+    while hasattr(group, "commands"):
+        group = group.commands[arguments.pop(0)]
+    if "--resume" in arguments and arguments[-1] == "--resume":
+        arguments.append("auto")
+    group.make_context("fmstune", arguments)
+
+
+def test_the_table_of_settings_is_that_of_the_program() -> None:
+    assert table() in README, "run `python -m tests.readme_options`"
+
+
+def test_every_tracker_and_each_of_its_options_is_in_the_table_of_trackers() -> None:
+    import dataclasses
+
+    from fmstune.trackers.registry import tracker_class
+
+    for name in BUILT_IN:
+        (row,) = [line for line in README.splitlines() if line.startswith(f"| `{name}` |")]
+        tracker = tracker_class(name)
+        assert tracker.description in row
+        for field in dataclasses.fields(tracker.Config) if tracker.Config else ():
+            assert f"`{field.name}`" in row
+
+
+def test_the_error_that_is_shown_is_the_one_that_is_printed(tmp_path: Path) -> None:
+    command = ["-m", "fmstune", "train", "--set", "training.lerning_rate=3e-4"]
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip() in README
+
+
+def test_ci_runs_the_second_command() -> None:
+    second = re.findall(r"```sh\n(.*?)\n```", README, re.S)[1]
+    assert second in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_example_configuration_is_complete_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load(Path("examples/first.toml"))
+    assert config.tracking.trackers == ("file",)
+    assert config.training["learning_rate"] == 3e-3
+
+
+def test_the_tracker_of_the_readme_is_a_whole_one(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(from fmstune import Tracker\n.*?)```", README, re.S)
+    names: dict[str, type] = {}
+    exec(code, names)
+    tracker = names["PrintTracker"]()
+    tracker.track(1.5, "loss", "train", step=3)
+    tracker.set_params({"a": 1}, "params")
+    assert capsys.readouterr().out == "3 train loss 1.5\nparams {'a': 1}\n"
+
+
+def test_the_package_and_the_readme_agree_on_what_python_is_needed() -> None:
+    project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == ">=3.10"
+    assert "Python 3.10 to 3.12" in README

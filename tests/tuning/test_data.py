@@ -1,0 +1,150 @@
+"""What is prepared is cut, held out and counted as the summary says, the same each time."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.config.schema import DataConfig, ModelConfig
+from fmstune.tuning.data import IGNORED, PreparedData, prepare
+from fmstune.tuning.errors import DataError
+from fmstune.tuning.model import load_tokenizer
+
+TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
+
+
+def write(tmp_path: Path, *rows: Any, name: str = "rows.jsonl") -> DataConfig:
+    (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return DataConfig(train=str(tmp_path / name))
+
+
+def length(text: str) -> int:
+    return len(TOKENIZER(text)["input_ids"])
+
+
+def columns(data: PreparedData) -> list[Any]:
+    return [part.to_dict() if part is not None else None for part in (data.train, data.eval)]
+
+
+def numbered(data: Any) -> list[str]:
+    return [TOKENIZER.decode(ids) for ids in data["input_ids"]]
+
+
+def test_the_demo_is_prepared_with_its_evaluation_rows() -> None:
+    data = prepare(DataConfig(train="demo", eval="demo"), TOKENIZER, 256, seed=1)
+    summary = data.summary
+    assert (len(data.train), len(data.eval or ())) == (summary.rows, summary.eval_rows) == (400, 60)
+    assert summary.tokens == sum(map(len, data.train["input_ids"]))
+    assert summary.longest == max(map(len, data.train["input_ids"]))
+    assert summary.trained_tokens == sum(label != IGNORED for row in data.train["labels"] for label in row)
+    assert (summary.truncated, summary.dropped) == (0, 0)
+    assert summary.line().startswith("demo · 400 rows (messages), 15,483 tokens, 33% trained")
+    assert summary.line().endswith("eval 60 rows")
+
+
+def test_rows_are_cut_at_their_end_and_those_left_without_an_answer_are_dropped(tmp_path: Path) -> None:
+    short, cut = {"prompt": "a:", "completion": " b"}, {"prompt": "a:", "completion": " b" * 50}
+    lost = {"prompt": "a " * 50, "completion": " b"}
+    data = prepare(write(tmp_path, short, cut, lost, short), TOKENIZER, 10, seed=1)
+    summary = data.summary
+    assert [len(ids) for ids in data.train["input_ids"]] == [4, 10, 4]
+    assert [len(labels) for labels in data.train["labels"]] == [4, 10, 4]
+    assert (summary.rows, summary.truncated, summary.dropped, summary.longest) == (3, 2, 1, 10)
+    assert (summary.tokens, summary.trained_tokens) == (18, 2 + 8 + 2)
+    assert "2 rows cut · 1 rows left out" in summary.line()
+
+
+def test_a_row_that_just_fits_is_not_cut(tmp_path: Path) -> None:
+    config = write(tmp_path, {"text": "one two three"})
+    fits = length("one two three") + 1
+    assert prepare(config, TOKENIZER, fits, seed=1).summary.truncated == 0
+    assert prepare(config, TOKENIZER, fits - 1, seed=1).summary.truncated == 1
+    assert prepare(config, TOKENIZER, None, seed=1).summary.longest == fits
+
+
+def test_rows_of_which_nothing_is_left_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    config = write(tmp_path, {"prompt": "a " * 50, "completion": " b"})
+    with pytest.raises(
+        DataError, match=r"none of its 1 rows has a token to train on .*max_length = 10.*raise"
+    ):
+        prepare(config, TOKENIZER, 10, seed=1)
+
+
+def test_rows_without_any_answer_are_refused(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(ModelConfig(path="demo"))
+    tokenizer.eos_token = None
+    for row in ({"prompt": "a b", "completion": ""}, {"text": ""}, {"text": "a"}):
+        with pytest.raises(DataError, match="none of its 1 rows has a token to train on; are the responses"):
+            prepare(write(tmp_path, row), tokenizer, 10, seed=1)
+
+
+def test_evaluation_rows_of_which_nothing_is_left_are_refused_too(tmp_path: Path) -> None:
+    evaluation = write(tmp_path, {"prompt": "a " * 50, "completion": " b"}, name="eval.jsonl").train
+    config = replace(write(tmp_path, {"text": "a b"}), eval=evaluation)
+    with pytest.raises(DataError, match=r"eval\.jsonl: none of its 1 rows"):
+        prepare(config, TOKENIZER, 10, seed=1)
+
+
+def test_held_out_rows_are_drawn_by_the_seed_and_are_not_trained_on(tmp_path: Path) -> None:
+    rows = [{"text": f"number {n}"} for n in range(50)]
+    config = replace(write(tmp_path, *rows), eval_fraction=0.2)
+    data = prepare(config, TOKENIZER, None, seed=1)
+    train, held_out = set(numbered(data.train)), set(numbered(data.eval))
+    assert (len(train), len(held_out)) == (data.summary.rows, data.summary.eval_rows) == (40, 10)
+    assert not train & held_out
+    assert train | held_out == {f"number {n}<|im_end|>" for n in range(50)}
+    assert columns(prepare(config, TOKENIZER, None, seed=1)) == columns(data)
+    assert set(numbered(prepare(config, TOKENIZER, None, seed=2).eval)) != held_out
+
+
+def test_a_file_to_evaluate_on_goes_before_a_part_to_hold_out(tmp_path: Path) -> None:
+    evaluation = write(tmp_path, {"text": "e f"}, name="eval.jsonl").train
+    config = replace(write(tmp_path, {"text": "a b"}, {"text": "c d"}), eval=evaluation, eval_fraction=0.5)
+    data = prepare(config, TOKENIZER, None, seed=1)
+    assert numbered(data.eval) == ["e f<|im_end|>"]
+    assert (data.summary.rows, data.summary.eval_source, data.summary.eval_rows) == (2, evaluation, 1)
+    assert data.summary.eval_sha256 != data.summary.sha256
+
+
+@pytest.mark.parametrize(("rows", "fraction"), [(1, 0.1), (2, 0.9)])
+def test_to_hold_out_everything_is_refused(tmp_path: Path, rows: int, fraction: float) -> None:
+    config = replace(write(tmp_path, *[{"text": "a b"}] * rows), eval_fraction=fraction)
+    with pytest.raises(DataError, match="leaves none to train on"):
+        prepare(config, TOKENIZER, None, seed=1)
+
+
+def test_at_most_so_many_rows_are_used_and_those_come_first(tmp_path: Path) -> None:
+    config = replace(write(tmp_path, *({"text": f"number {n}"} for n in range(9))), max_rows=2)
+    data = prepare(config, TOKENIZER, None, seed=1)
+    assert numbered(data.train) == ["number 0<|im_end|>", "number 1<|im_end|>"]
+
+
+def test_params_say_which_data_it_is_and_leave_out_what_is_not_known(tmp_path: Path) -> None:
+    params = prepare(write(tmp_path, {"text": "a b"}), TOKENIZER, None, seed=1).summary.as_params()
+    assert {"source", "shape", "rows", "tokens", "sha256"} <= params.keys()
+    assert "eval_source" not in params
+
+
+def test_chats_need_a_chat_template(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(ModelConfig(path="demo"))
+    tokenizer.chat_template = None
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    for row in ({"messages": messages}, {"prompt": messages[:1], "completion": messages[1:]}):
+        with pytest.raises(
+            DataError, match=r"no chat template: give one as a Jinja file with model\.chat_template"
+        ):
+            prepare(write(tmp_path, row), tokenizer, None, seed=1)
+    assert prepare(write(tmp_path, {"text": "a b"}), tokenizer, None, seed=1).summary.rows == 1
+
+
+def test_thousands_of_rows_are_prepared_within_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "big.jsonl"
+    path.write_text(Path("fmstune/demo/data/train.jsonl").read_text() * 10)
+    start = time.process_time()
+    prepare(DataConfig(train=str(path)), TOKENIZER, 256, seed=1)
+    assert time.process_time() - start < 10  # 1.3 s on a core of 2025; ten for slow and busy machines
