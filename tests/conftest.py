@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# Before torch is imported: models this small gain nothing from a second thread, and two test processes
+# with two threads each on two cores spin for minutes.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import time
 from collections.abc import Iterator
 from pathlib import Path

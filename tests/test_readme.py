@@ -1,4 +1,4 @@
-"""What the README says is true: its commands parse, its outputs are those of the program, its tables complete."""
+"""What the README says is true: its commands parse, its outputs are real, its tables complete."""
 
 from __future__ import annotations
 

@@ -60,7 +60,5 @@ class SqliteTracker(Tracker):
             self.database.execute("REPLACE INTO params VALUES (?, ?, ?)", row)
 
     def close(self, status: Status, error: str | None = None) -> None:
-        self.database.execute(
-            "UPDATE runs SET status = ?, error = ? WHERE id = ?", (status, error, self.run)
-        )
+        self.database.execute("UPDATE runs SET status = ?, error = ? WHERE id = ?", (status, error, self.run))
         self.database.close()

@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 from fmstune.delivery.journal import FILE_NAME, Event, JournalReader
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger
@@ -20,7 +21,8 @@ from fmstune.trackers.base import MetricPoint, RunStart, Status, Tracker
 
 POLL_SECONDS = 0.1
 MOST_ATTEMPTS = 3
-"""After so many failures in a row at one event, with the service reachable, the tracker has refused it."""
+"""After so many failures in a row at one event, the next event is tried: if the tracker takes that one, it
+has refused the first."""
 
 
 class DeliveryFailed(Exception):
@@ -29,6 +31,14 @@ class DeliveryFailed(Exception):
     def __init__(self, cause: BaseException) -> None:
         self.cause = cause
         super().__init__(f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """A failure at one event that may be the event's own fault; the next event tells."""
+
+    error: BaseException
+    seq: int
 
 
 class Delivery:
@@ -50,6 +60,7 @@ class Delivery:
         self._open = False
         self._held = 0  # the service says it holds the events up to this number
         self._ended = False
+        self._doubt: _Doubt | None = None
 
     def run(self, writer_gone: Callable[[], bool]) -> Ledger:
         """Deliver until the run's status has been delivered, or until no more can come.
@@ -73,23 +84,60 @@ class Delivery:
         if event.seq <= self.ledger.delivered:
             return
         refused = self.ledger.refused
-        if event.seq == self.ledger.stuck_at and self.ledger.attempts >= MOST_ATTEMPTS:
+        try:
+            delivered = self._deliver(event, last)
+        # SystemExit is not an Exception, and an SDK that calls sys.exit is a failure like another.
+        except (Exception, SystemExit) as error:
+            if self._doubt is not None or not self._is_refusal(error, event.seq):
+                self._failed(error, event.seq)
+            # Is it this event that the tracker cannot take, or does it take none? The next one tells.
+            self._doubt = _Doubt(error, event.seq)
             refused = (*refused, event.seq)
         else:
-            try:
-                self._deliver(event, last)
-            # SystemExit is not an Exception, and an SDK that calls sys.exit is a failure like another.
-            except (Exception, SystemExit) as error:
-                self._failed(error, event.seq)
+            if delivered and self._doubt is not None:
+                self.ledger = dataclasses.replace(
+                    self.ledger,
+                    error=f"event {self._doubt.seq} was refused: {DeliveryFailed(self._doubt.error)}",
+                )
+                self._doubt = None
         self._advance(event.seq, offset, refused)
 
-    def _deliver(self, event: Event, last: bool) -> None:
+    def _is_refusal(self, error: BaseException, seq: int) -> bool:
+        """Whether a failure is the last of several at one event, with the service reachable."""
+        ledger = self._confirmed
+        again = ledger.attempts if seq == ledger.stuck_at else 0
+        return self._open and not isinstance(error, OSError) and again + 1 >= MOST_ATTEMPTS
+
+    def retry_refused(self) -> None:
+        """Hand over again what the tracker has refused before. Raises `DeliveryFailed`."""
+        wanted = set(self.ledger.refused)
+        if not wanted:
+            return
+        final: Event | None = None
+        for event in JournalReader(self._reader.path):
+            final = event
+            if event.seq in wanted:
+                try:
+                    if not self._open:
+                        self._open_run()
+                    self._held = 0  # what it holds came after this
+                    self._deliver(event, last=True)
+                except (Exception, SystemExit) as error:
+                    self._failed(error, 0)
+                wanted.remove(event.seq)
+                self.ledger = dataclasses.replace(self.ledger, refused=tuple(sorted(wanted)), error=None)
+        if self._open and final is not None and final.seq == self.ledger.delivered:
+            self._close(cast(Status, final.status or "interrupted"), final.error)
+        self._confirm()
+
+    def _deliver(self, event: Event, last: bool) -> bool:
+        """Hand one event to the tracker; whether there was anything to hand over."""
         if event.kind == "resume" or (event.kind == "status" and not (last and self._at_end())):
-            return  # a status that more events follow was not the end: the run was resumed
+            return False  # a status that more events follow was not the end: the run was resumed
         if not self._open:
             self._open_run()
         if event.seq <= self._held:
-            return
+            return False
         tracker = self._tracker
         tracker.seq, tracker.step = event.seq, event.step
         if event.kind == "metrics":
@@ -102,6 +150,7 @@ class Delivery:
             tracker.set_params(self._normaliser.params(event.values), event.name)
         else:
             self._close(cast(Status, event.status), event.error)
+        return True
 
     def _open_run(self) -> None:
         ledger = self.ledger
@@ -155,10 +204,14 @@ class Delivery:
         self._confirm()
 
     def _confirm(self) -> None:
+        if self._doubt is not None:
+            return  # the event in doubt is not left behind yet
         self._confirmed = self.ledger
         self.ledger.save(self._directory)
 
     def _finish(self) -> Ledger:
+        if self._doubt is not None:
+            self._failed(self._doubt.error, self._doubt.seq)
         if not self.ledger.closed and self.ledger.delivered:
             try:
                 if not self._open:
@@ -176,9 +229,11 @@ class Delivery:
         self._confirm()
         return self.ledger
 
-    def _failed(self, error: BaseException, seq: int) -> None:
+    def _failed(self, error: BaseException, seq: int) -> NoReturn:
+        if self._doubt is not None:  # nothing came after it: it is not that event alone
+            error, seq, self._doubt = self._doubt.error, self._doubt.seq, None
         # A service that is away says nothing about the event; anything else may be about this event.
-        blamed = seq if self._open and not isinstance(error, (OSError, TimeoutError)) else 0
+        blamed = seq if self._open and not isinstance(error, OSError) else 0
         again = blamed and blamed == self._confirmed.stuck_at
         self.ledger = dataclasses.replace(
             self._confirmed,

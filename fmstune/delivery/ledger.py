@@ -53,7 +53,7 @@ class Ledger:
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         text = json.dumps(dataclasses.asdict(self), indent=2, default=str)
         temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        temporary.replace(path)
 
 
 def ledger_path(directory: Path, tracker: str) -> Path:
@@ -74,7 +74,7 @@ def load_ledger(directory: Path, tracker: str) -> Ledger | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError):
-        os.replace(path, path.with_name(path.name + ".damaged"))
+        path.replace(path.with_name(path.name + ".damaged"))
         return None
 
 

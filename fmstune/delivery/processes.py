@@ -20,13 +20,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmstune.delivery.ledger import Ledger, load_ledger
+from fmstune.delivery.journal import FILE_NAME, last_seq
+from fmstune.delivery.ledger import TRACKING_DIR, Ledger, load_ledger
 from fmstune.delivery.redaction import Redactor, is_secret_key
 from fmstune.delivery.shipper import EXIT_BUSY, EXIT_DONE
 from fmstune.trackers.base import Check
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _WATCH_SECONDS = 0.25
+_LOOK_SECONDS = 2.0
+_STALLED_SECONDS = 60.0
+"""A shipper that has had something to deliver for so long without delivering it is started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class ShipperProcess:
                 "check": check_within is not None,
                 "timeout": check_within,
                 "parent": os.getpid(),
-                "sys_path": [path or os.getcwd() for path in sys.path],
+                "sys_path": [path or str(Path.cwd()) for path in sys.path],
             }
         )
 
@@ -134,7 +138,7 @@ class ShipperProcess:
     def _send(self, message: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
         # A process that has already died is noticed by its exit code, here as elsewhere.
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, ValueError):  # ValueError: its pipe is closed already
             self._process.stdin.write(json.dumps(message, default=str).encode() + b"\n")
             self._process.stdin.flush()
 
@@ -157,6 +161,8 @@ class _Ship:
     process: ShipperProcess
     pause: float = _FIRST_PAUSE
     again_at: float | None = None
+    delivered: int = -1
+    moved_at: float = field(default_factory=time.monotonic)
 
 
 class Fleet:
@@ -220,7 +226,11 @@ class Fleet:
             ship.process.kill()
 
     def _watch(self) -> None:
+        looked = time.monotonic()
         while not self._ending.wait(_WATCH_SECONDS):
+            if time.monotonic() - looked > _LOOK_SECONDS:
+                looked = time.monotonic()
+                self._end_stalled()
             for ship in self._ships:
                 if ship.process.exit_code in (None, EXIT_DONE, EXIT_BUSY):
                     continue
@@ -231,9 +241,21 @@ class Fleet:
                 elif now >= ship.again_at:
                     self._restart(ship)
 
+    def _end_stalled(self) -> None:
+        """A tracker that hangs would never be heard of again; its successor may find the service well."""
+        assert self._directory is not None
+        total = last_seq(self._directory / TRACKING_DIR / FILE_NAME)
+        for ship in self._ships:
+            ledger = load_ledger(self._directory, ship.process.job.name)
+            delivered = ledger.delivered if ledger else 0
+            if delivered != ship.delivered or delivered >= total or ship.process.exit_code is not None:
+                ship.delivered, ship.moved_at = delivered, time.monotonic()
+            elif time.monotonic() - ship.moved_at > _STALLED_SECONDS:
+                ship.process.kill()
+
     def _restart(self, ship: _Ship) -> None:
         ship.process.kill()
-        ship.again_at = None
+        ship.again_at, ship.moved_at = None, time.monotonic()
         ship.process = ShipperProcess(ship.process.job, check_within=None)
         self._order(ship)
 

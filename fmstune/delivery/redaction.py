@@ -6,6 +6,7 @@ shape (or a password in a URL), and the very values of secret-looking environmen
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -126,7 +127,7 @@ class Redactor:
 def is_secret_key(key: str) -> bool:
     """Whether a name says that its value is a secret: `hub_token` does, `pad_token` does not."""
     words = [word.lower() for word in _WORDS.findall(key)]
-    if _SECRET_WORDS.intersection(words) or _SECRET_PAIRS.intersection(zip(words, words[1:], strict=False)):
+    if _SECRET_WORDS.intersection(words) or _SECRET_PAIRS.intersection(itertools.pairwise(words)):
         return True
     if words and words[-1] == "token":
         return len(words) == 1 or words[-2] not in _TOKENS_OF_THE_TRADE

@@ -117,6 +117,8 @@ def _ship(tracker: Tracker, job: dict[str, Any], order: dict[str, Any]) -> int:
     )
     try:
         delivery = Delivery(directory, tracker, ledger, parent if follow else None)
+        if not follow:
+            delivery.retry_refused()
         delivery.run(lambda: not follow or os.getppid() != parent)
     except DeliveryFailed as error:
         print(f"{time.strftime('%F %T')} {error}", file=sys.stderr)

@@ -18,7 +18,22 @@ VOCABULARY = 1024
 
 Message = dict[str, str]
 
-_THINGS = ["apple", "pear", "lamp", "chair", "table", "book", "pencil", "carpet", "mirror", "kettle", "basket", "candle", "blanket", "clock"]
+_THINGS = [
+    "apple",
+    "pear",
+    "lamp",
+    "chair",
+    "table",
+    "book",
+    "pencil",
+    "carpet",
+    "mirror",
+    "kettle",
+    "basket",
+    "candle",
+    "blanket",
+    "clock",
+]
 _COLOURS = ["red", "blue", "green", "yellow", "white", "black", "orange", "brown"]
 _TOWNS = ["Aalen", "Bergen", "Cadiz", "Dover", "Essen", "Faro", "Graz", "Hull", "Izmir", "Jena"]
 _SYSTEM = "You are the assistant of a small shop. Answer in one sentence."

@@ -55,7 +55,7 @@ def use_direct_lm_head(model: PreTrainedModel) -> bool:
         hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
         return _score(hidden, labels[:, 1:], self.get_output_embeddings(), items)
 
-    model.forward = types.MethodType(forward, model)  # type: ignore[method-assign]
+    model.forward = types.MethodType(forward, model)
     return True
 
 

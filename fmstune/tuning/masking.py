@@ -39,8 +39,8 @@ def render(
         rendered.text.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{place}: it holds half a character ({error.object[error.start]!a}), as texts do that were cut in "
-            "the middle of an emoji; take it out."
+            f"{place}: it holds half a character ({error.object[error.start]!a}), as texts do that were cut "
+            "in the middle of an emoji; take it out."
         ) from None
     return rendered
 

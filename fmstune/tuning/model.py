@@ -76,8 +76,8 @@ def load_model(config: ModelConfig, *, lora: bool, seed: int) -> LoadedModel:
         raise ModelError(_why_not(config.path, "model", error)) from error
     if missing:
         raise ModelError(
-            f"the weights of {config.path!r} are not complete: {len(missing)} tensors that its config.json asks "
-            f"for are not among them, {min(missing)} for one."
+            f"the weights of {config.path!r} are not complete: {len(missing)} tensors that its config.json "
+            f"asks for are not among them, {min(missing)} for one."
         )
     identity = {
         "path": config.path,
@@ -133,7 +133,7 @@ def _why_not(path: str, what: str, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if Path(path).is_dir():
         if what == "tokenizer" and not any(Path(path).glob("tokenizer*")):
-            return f"model.path = {path!r} holds a model without its tokenizer: there is no tokenizer.json in it."
+            return f"model.path = {path!r} holds a model without a tokenizer: there is no tokenizer.json."
         if "ignore_mismatched_sizes" in first:
             return f"the weights in {path!r} do not fit its config.json: they are of other sizes."
         return f"the {what} in {path!r} cannot be loaded: {first}"

@@ -140,8 +140,8 @@ def _read_csv(text: str, source: str, delimiter: str) -> Iterator[tuple[str, Row
             yield place, row
     except csv.Error as error:
         raise DataError(
-            f"{source} line {reader.line_num}: {error}; a cell with quotation marks is put in such marks, and "
-            "those in it are doubled."
+            f"{source} line {reader.line_num}: {error}; a cell with quotation marks is put in such marks, "
+            "and those in it are doubled."
         ) from None
 
 

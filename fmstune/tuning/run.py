@@ -286,7 +286,7 @@ def _redactor(config: RunConfig) -> Redactor:
 
 
 def _header(directory: RunDirectory) -> Header:
-    return Header(uuid.uuid4().hex, directory.path.resolve().name, time.time(), os.getcwd())
+    return Header(uuid.uuid4().hex, directory.path.resolve().name, time.time(), str(Path.cwd()))
 
 
 def is_main_process() -> bool:

@@ -60,7 +60,8 @@ def ours(folder: Path, model: str, steps: int) -> tuple[float, list[float]]:
 def theirs(folder: Path, model: str, steps: int, *extra: str) -> tuple[float, list[float]]:
     """Steps per second and the loss of each step of `trl sft`."""
     command = [
-        str(BIN / "trl"), "sft", "--model_name_or_path", model, "--dataset_name", "rows", "--max_steps", str(steps),
+        str(BIN / "trl"), "sft", "--model_name_or_path", model, "--dataset_name", "rows",
+        "--max_steps", str(steps),
         "--per_device_train_batch_size", str(BATCH), "--learning_rate", str(RATE), "--logging_steps", "1",
         "--save_strategy", "no", "--max_length", str(LENGTH), "--bf16", "false", "--dtype", "float32",
         "--output_dir", "theirs", *extra,

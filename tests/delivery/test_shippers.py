@@ -139,6 +139,25 @@ def test_when_the_service_comes_back_the_shipper_catches_up_by_itself(
     assert line.error is None
 
 
+def test_a_tracker_that_hangs_in_mid_run_is_started_again_and_catches_up(
+    recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmstune.delivery.processes._STALLED_SECONDS", 1.0)
+    monkeypatch.setattr("fmstune.delivery.processes._LOOK_SECONDS", 0.2)
+    well = tmp_path / "well"
+    made = job(tmp_path / "c", fault="hang", from_step=4, until=str(well))
+    fleet = Fleet([made], check_within=None, close_timeout=20)
+    fleet.sail(run_directory)
+    record_steps(recorder, 1, 6)
+    wait_for(lambda: steps_in(tmp_path / "c") == [1, 2, 3])
+    well.touch()
+    wait_for(lambda: len(steps_in(tmp_path / "c")) == 6)
+    recorder.close("finished")
+    fleet.finish()
+    assert steps_in(tmp_path / "c") == list(range(1, 7))
+    assert report(run_directory, ["collector"])[0].state == "complete"
+
+
 def test_an_event_that_the_tracker_refuses_for_good_does_not_hold_up_the_others(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:

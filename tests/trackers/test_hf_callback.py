@@ -18,7 +18,8 @@ def train_by_hand(tracker: Tracker, folder: Path) -> Trainer:
     ids = torch.arange(16) % 400
     rows = [{"input_ids": ids, "labels": ids} for _ in range(8)]
     arguments = TrainingArguments(
-        output_dir=str(folder / "out"), run_name="by-hand", max_steps=4, logging_steps=1, eval_strategy="steps",
+        output_dir=str(folder / "out"), run_name="by-hand", max_steps=4, logging_steps=1,
+        eval_strategy="steps",
         eval_steps=2, per_device_train_batch_size=2, report_to="none", save_strategy="no", disable_tqdm=True,
         dataloader_pin_memory=False,
     )  # fmt: skip
@@ -50,7 +51,8 @@ def test_every_tracker_of_fmstune_gives_a_callback() -> None:
 
 def test_what_the_trainer_logs_is_sorted_by_stage_under_the_names_of_the_trade() -> None:
     logs = {
-        "loss": 1.0, "eval_loss": 2.0, "test_loss": 3.0, "train_runtime": 4.0, "epoch": 0.5, "eval_exact_match": 5.0,
+        "loss": 1.0, "eval_loss": 2.0, "test_loss": 3.0, "train_runtime": 4.0, "epoch": 0.5,
+        "eval_exact_match": 5.0,
         "evaluations": 6, "eval_": 7, "step": 3,
     }  # fmt: skip
     assert split_stages(logs) == {

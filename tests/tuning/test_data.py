@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fmstune import demo
 from fmstune.config.schema import DataConfig, ModelConfig
 from fmstune.tuning.data import IGNORED, PreparedData, prepare
 from fmstune.tuning.errors import DataError
@@ -144,7 +145,7 @@ def test_chats_need_a_chat_template(tmp_path: Path) -> None:
 
 def test_thousands_of_rows_are_prepared_within_seconds(tmp_path: Path) -> None:
     path = tmp_path / "big.jsonl"
-    path.write_text(Path("fmstune/demo/data/train.jsonl").read_text() * 10)
+    path.write_text(demo.data_file("train").read_text() * 10)
     start = time.process_time()
     prepare(DataConfig(train=str(path)), TOKENIZER, 256, seed=1)
     assert time.process_time() - start < 10  # 1.3 s on a core of 2025; ten for slow and busy machines

@@ -91,7 +91,8 @@ TOOLS = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') }}
 {%- if message.tool_calls is defined -%}
-{%- for call in message.tool_calls -%}<call>{{ call.function.name }}{{ call.function.arguments | tojson }}</call>
+{%- for call in message.tool_calls -%}
+<call>{{ call.function.name }}{{ call.function.arguments | tojson }}</call>
 {%- endfor -%}
 {%- endif -%}
 {{ '<|im_end|>\\n' }}

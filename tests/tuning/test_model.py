@@ -31,11 +31,15 @@ def copy(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
+def load(config: ModelConfig) -> None:
+    load_tokenizer(config)
+    load_model(config, lora=False, seed=0)
+
+
 def refused(path: str | Path, chat_template: str | None = None) -> str:
     config = ModelConfig(path=str(path), chat_template=chat_template)
     with pytest.raises(ModelError) as caught:
-        load_tokenizer(config)
-        load_model(config, lora=False, seed=0)
+        load(config)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -117,7 +121,7 @@ def remove(pattern: str) -> Callable[[Path], object]:
         (damage("config.json", b"{"), "is not a valid JSON file"),
         (damage("config.json", b'{"model_type": "unheard-of"}'), "model type `unheard-of`"),
         (damage("tokenizer.json", b"{"), "the tokenizer in"),
-        (remove("tokenizer*"), "holds a model without its tokenizer"),
+        (remove("tokenizer*"), "holds a model without a tokenizer"),
         (change_config(hidden_size=48), "do not fit its config.json"),
         (change_config(num_hidden_layers=5), "are not complete: 18 tensors"),
     ],

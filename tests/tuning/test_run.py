@@ -135,7 +135,7 @@ def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_unbroken_one(tmp_path
         file.unlink()
     shutil.rmtree("parts/checkpoint-12")
     rewrite_as_interrupted(Path("parts"))
-    result, shown = tune("parts", resume="auto")
+    _, shown = tune("parts", resume="auto")
     assert "resume   from parts/checkpoint-6" in shown
     assert weights("parts") == weights("whole")
     kinds = [event.kind for event in JournalReader(Path("parts", TRACKING_DIR, FILE_NAME))]

@@ -1,0 +1,121 @@
+"""Whatever a tracker or its service does, the training is untouched and everything is delivered in the end.
+
+Each test is a real training with a real fault. README's table of faults is what they saw:
+`FMSTUNE_FAULT_TABLE=1 pytest tests/faults` writes it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fmstune.config.load import load
+from fmstune.config.schema import RunConfig
+from fmstune.delivery.report import report
+from fmstune.delivery.sync import sync
+from fmstune.trackers.registry import reference
+from fmstune.tuning.console import RunConsole
+from fmstune.tuning.run import run
+from tests.end_to_end import journal_points
+from tests.faults.scenes import SCENES, Scene
+from tests.tuning.test_run import weights
+
+STEPS, CLOSE_SECONDS, CHECK_SECONDS = 12, 3, 2
+README = Path(__file__).parents[2] / "README.md"
+
+
+def configured(output: str, trackers: tuple[str, ...], options: dict[str, Any]) -> RunConfig:
+    import dataclasses
+
+    sets = [
+        f"training.max_steps={STEPS}", "training.logging_steps=1", "training.eval_steps=6",
+        f"tracking.close_timeout={CLOSE_SECONDS}", f"tracking.check_timeout={CHECK_SECONDS}",
+    ]  # fmt: skip
+    flags = [("training.output_dir", output, "--output-dir"), ("tracking.trackers", trackers, "--tracker")]
+    return dataclasses.replace(load(None, flags, sets), trackers=options)
+
+
+def train(config: RunConfig) -> float:
+    """Train, and say how many seconds it took."""
+    began = time.monotonic()
+    run(config, RunConsole(Console(file=io.StringIO())))
+    return time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def untracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
+    """The weights of the run without a tracker, and its seconds."""
+    output = str(tmp_path_factory.mktemp("untracked") / "out")
+    train(configured(output, (), {}))  # once to warm up
+    again = output + "-2"
+    seconds = train(configured(again, (), {}))
+    return weights(again), seconds
+
+
+@pytest.fixture(scope="module")
+def seen() -> Iterator[list[str]]:
+    """The rows of README's table, as they are seen."""
+    rows: list[str] = []
+    yield rows
+    if os.environ.get("FMSTUNE_FAULT_TABLE") and len(rows) == len(SCENES):
+        head = [
+            "| tracker | fault | delivered when the run ended | after `trackers sync` |",
+            "|---|---|---|---|",
+        ]
+        text = "\n".join([*head, *rows]) + "\n"
+        between = re.compile(r"(?<=<!-- faults -->\n).*?(?=<!-- end of faults -->)", re.S)
+        README.write_text(between.sub(lambda _: text, README.read_text()))
+
+
+@pytest.mark.parametrize("fault", SCENES)
+def test_the_training_is_untouched_and_nothing_is_lost(
+    fault: str,
+    untracked: tuple[str, float],
+    seen: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    who, play = SCENES[fault]
+    with play(tmp_path) as scene:
+        for name, value in scene.environment.items():
+            monkeypatch.setenv(name, value)
+        strike_at_its_step(scene, monkeypatch)
+        if scene.tracker == "file":
+            os.symlink("/dev/full", tmp_path / "full")
+        seconds = train(configured("out", (scene.tracker,), {scene.tracker: scene.options}))
+
+        assert weights("out") == untracked[0]
+        # Its own time, the check before and the closing after have limits; a second process to end has none.
+        assert seconds < untracked[1] + 2 * CHECK_SECONDS + 1 + CLOSE_SECONDS + 8
+        (line,) = report(Path("out"), [scene.tracker])
+        at_end = f"{line.delivered}/{line.total}"
+
+        scene.heal()
+        options = {scene.tracker: scene.options_when_well} if scene.options_when_well else {}
+        (line,) = sync(Path("out"), None, options, reference, check_within=20)
+        assert line.state == "complete", line
+        assert scene.points() == journal_points(Path("out"))
+        (again,) = sync(Path("out"), None, options, reference, check_within=20)
+        assert again.state == "complete"
+        assert scene.points() == journal_points(Path("out"))
+        seen.append(f"| {who} | {fault} | {at_end} | {line.delivered}/{line.total} |")
+
+
+def strike_at_its_step(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what happens in mid-run happen in the training loop, after its step."""
+    from fmstune.tuning.progress import ProgressCallback
+
+    def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == scene.at_step:
+            scene.strike()
+
+    monkeypatch.setattr(ProgressCallback, "on_step_end", on_step_end)
