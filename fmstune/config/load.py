@@ -90,7 +90,7 @@ def _check_all(given: Mapping[str, Given]) -> dict[str, Any]:
         except ConfigError as error:
             problems.append(str(error))
     if problems:
-        raise together(problems)
+        raise together(list(dict.fromkeys(problems)))
     return checked
 
 
