@@ -12,6 +12,7 @@ from fmstune.config.load import load, load_trackers
 from fmstune.config.schema import RunConfig
 from fmstune.config.suggest import closest
 from fmstune.config.typed import read_dataclass
+from fmstune.config.values import dotted
 from fmstune.trackers.registry import (
     BUILT_IN,
     UnknownTracker,
@@ -79,17 +80,17 @@ def check_name(name: str, where: str = "") -> None:
 def check_options(name: str, options: Mapping[str, Any], origins: Mapping[str, str]) -> Mapping[str, Any]:
     """The options with their types checked, for trackers that declare them; fmstune's own do, and to
     know those of others would mean importing them here."""
-    file = origins.get("trackers", "")
-    check_name(name, file)
+    place = origins.get(dotted(["trackers", name]), "")
+    check_name(name, place)
     if name not in BUILT_IN:
         return options
     declared = tracker_class(name).Config
     if declared is None:
         if options:
-            raise ConfigError(f"{file}: the tracker {name} has no options; leave [trackers.{name}] out.")
+            raise ConfigError(f"{place}: the tracker {name} has no options; leave [trackers.{name}] out.")
         return options
     for key, value in options.items():
-        where = origins.get(f"trackers.{name}.{key}", file)
+        where = origins.get(dotted(["trackers", name, key]), place)
         read_dataclass(declared, {key: value}, where=where, prefix=f"trackers.{name}")
     return options
 

@@ -120,7 +120,7 @@ def train(
     from fmstune.tuning.run import is_main_process, run
 
     out = RunConsole(screen(), quiet=not is_main_process())
-    if resolved.demo:
+    if resolved.demo and resolved.origins["model.path"] == "default":
         out.say("demo", "no model and data given: tuning the demo model on demo data")
     if dry_run:
         rehearse(resolved, out)

@@ -2,104 +2,141 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
-from fmstune.config.errors import ConfigError, shortened, shown
+from fmstune.config.errors import shown, together
+from fmstune.config.files import similar_file
 from fmstune.config.schema import RunConfig
 
 _DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz")
-_PATH_STARTS = ("/", "./", "../", "~")
-_POSITIVE = (
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-    "learning_rate",
-    "logging_steps",
-    "max_length",
-)
-_TOLD = 3  # more of them are no short paragraph
+_NEED_EVALUATION = {
+    "load_best_model_at_end": (True,),
+    "eval_on_start": (True,),
+    "save_strategy": ("best",),
+    "lr_scheduler_type": ("reduce_lr_on_plateau", "greedy"),
+}
+"""Settings of `[training]`, with the values for which TRL wants evaluations."""
+_STEPS = ("logging_steps", "eval_steps", "save_steps")
 
 
-def check_together(config: RunConfig, file: str | None) -> RunConfig:
+def check_together(config: RunConfig) -> RunConfig:
     """The configuration, when its parts fit together. Raises `ConfigError` with all that does not."""
-    problems = list(_problems(config, file))
+    problems = [*_evaluation(config), *_training(config), *_paths(config)]
     if problems:
-        more = len(problems) - _TOLD
-        rest = [f"There {'is 1 problem' if more == 1 else f'are {more} problems'} more."] * (more > 0)
-        raise ConfigError(" ".join([*problems[:_TOLD], *rest]))
+        raise together(problems)
     return config
 
 
-def _problems(config: RunConfig, file: str | None) -> Iterator[str]:
+def _at(config: RunConfig, key: str) -> str:
+    """`fmstune.toml:14: `, the place that a message begins with."""
+    origin = config.origins.get(key, "default")
+    return "" if origin == "default" else f"{origin}: "
+
+
+def _evaluation(config: RunConfig) -> Iterator[str]:
     data, training = config.data, config.training
-
-    def origin(key: str) -> str:
-        return config.origins.get(key, file or "default")
-
     if data.eval and data.eval_fraction:
-        yield f"{origin('data.eval')}: set data.eval or data.eval_fraction, not both."
+        yield f"{_at(config, 'data.eval_fraction')}set data.eval or data.eval_fraction, not both."
     strategy = training.get("eval_strategy", "no")
     if strategy != "no" and not (data.eval or data.eval_fraction):
         yield (
-            f"{origin('training.eval_strategy')}: training.eval_strategy = {shown(strategy)} needs "
-            "evaluation data: give --eval-data, or set data.eval_fraction = 0.1."
+            f"{_at(config, 'training.eval_strategy')}training.eval_strategy = {strategy!r} needs evaluation "
+            "data: give --eval-data, or set data.eval_fraction = 0.1."
         )
-    if training.get("load_best_model_at_end") and strategy == "no":
-        yield (
-            f"{origin('training.load_best_model_at_end')}: training.load_best_model_at_end needs "
-            'evaluations: set training.eval_strategy = "epoch" and evaluation data.'
-        )
-    for name in _POSITIVE:
+    for name, values in _NEED_EVALUATION.items():
         value = training.get(name)
-        if isinstance(value, (int, float)) and value <= 0:
-            key = f"training.{name}"
-            yield f"{origin(key)}: {key} = {shown(value)} is out of range; it is more than 0."
-    steps = training.get("max_steps", -1)
-    if isinstance(steps, int) and steps != -1 and steps <= 0:
-        yield (  # transformers would train whole epochs instead, without a word
-            f"{origin('training.max_steps')}: training.max_steps = {shown(steps)} is out of range; it is "
-            "more than 0, or -1 for whole epochs."
+        if value in values and strategy == "no":
+            yield (
+                f"{_at(config, f'training.{name}')}training.{name} = {shown(value)} needs evaluations: give "
+                '--eval-data or set data.eval_fraction = 0.1, with training.eval_strategy = "epoch".'
+            )
+
+
+def _training(config: RunConfig) -> Iterator[str]:
+    training = config.training
+    evaluated, saved = training.get("eval_strategy", "no"), training.get("save_strategy", "steps")
+    best = training.get("load_best_model_at_end") and evaluated != "no" and saved != "best"
+    key = "training.load_best_model_at_end"
+    if best and evaluated != saved:
+        yield (
+            f"{_at(config, key)}{key} needs a checkpoint of each evaluation, but training.eval_strategy = "
+            f"{evaluated!r} and training.save_strategy = {saved!r}: make them the same."
         )
-    for key, source in (("data.train", data.train), ("data.eval", data.eval)):
-        missing = _missing(source)
-        if missing is not None:
-            yield f"{origin(key)}: {key} = {shown(source)}: {missing}"
-    # What does not begin like a path may be a name on the hub; only the hub knows.
-    if config.model.path.startswith(_PATH_STARTS) and not _exists(Path(config.model.path)):
-        yield f"{origin('model.path')}: model.path = {shown(config.model.path)}: there is no such directory."
+    evaluate_every = training.get("eval_steps") or training.get("logging_steps", 10)
+    save_every = training.get("save_steps", 500)
+    counted = evaluated == saved == "steps" and min(evaluate_every, save_every) >= 1
+    if best and counted and save_every % evaluate_every:
+        yield (
+            f"{_at(config, key)}{key} needs a checkpoint of evaluated steps: make training.save_steps "
+            f"= {save_every} a multiple of the steps between evaluations, {evaluate_every}."
+        )
+    for name in _STEPS:
+        value = training.get(name)
+        if isinstance(value, float) and value > 1 and value != int(value):
+            yield (
+                f"{_at(config, f'training.{name}')}training.{name} = {value} is not a number of steps: "
+                "above 1 it is whole, below 1 a part of all steps."
+            )
+    steps = training.get("max_steps", -1)
+    if steps != -1 and steps <= 0:  # transformers would train whole epochs instead, without a word
+        yield (
+            f"{_at(config, 'training.max_steps')}training.max_steps = {steps} is out of range; it is more "
+            "than 0, or -1 for whole epochs."
+        )
+    if training.get("fp16") and training.get("bf16"):
+        yield f"{_at(config, 'training.fp16')}set training.fp16 or training.bf16, not both."
+    if training.get("dataloader_prefetch_factor") is not None and not training.get("dataloader_num_workers"):
+        yield (
+            f"{_at(config, 'training.dataloader_prefetch_factor')}training.dataloader_prefetch_factor "
+            "needs workers: set training.dataloader_num_workers = 2."
+        )
+
+
+def _paths(config: RunConfig) -> Iterator[str]:
+    for key, source in (("data.train", config.data.train), ("data.eval", config.data.eval)):
+        problem = _missing_data(source, config.base_dir)
+        if problem is not None:
+            yield f"{_at(config, key)}{key} = {shown(source)}: {problem}"
+    model = config.model.path
+    if model != "demo" and _is_local(model) and not _exists(config.base_dir / model):
+        yield (
+            f"{_at(config, 'model.path')}model.path = {shown(model)}: there is no such directory."
+            f"{similar_file(Path(model), config.base_dir)}"
+        )
     template = config.model.chat_template
-    if template is not None and not _exists(Path(template)):
-        where = origin("model.chat_template")
-        yield f"{where}: model.chat_template = {shown(template)}: {_no_such_file(Path(template))}"
+    if template is not None and not _exists(config.base_dir / template):
+        yield (
+            f"{_at(config, 'model.chat_template')}model.chat_template = {shown(template)}: "
+            f"there is no such file.{similar_file(Path(template), config.base_dir)}"
+        )
+
+
+def _missing_data(source: str, base: Path) -> str | None:
+    """Why a data source that reads like a file is none; names on the hub and `demo` are left alone."""
+    if source in ("", "demo") or _exists(base / source):
+        return None
+    path = Path(source)
+    if path.suffix.lower() in _DATA_SUFFIXES or _is_local(source):
+        return f"there is no such file.{similar_file(path, base)}"
+    for suffix in _DATA_SUFFIXES:
+        if _exists(base / (source + suffix)):
+            return f"there is no such file. Did you mean {source}{suffix}?"
+    if "/" in source:
+        return None  # owner/name, perhaps: the hub will say
+    close = similar_file(path, base)
+    return f"there is no such file here, and names on the hub read owner/name.{close}"
+
+
+def _is_local(source: str) -> bool:
+    """Whether a name can only be a path: `./x`, `a/b/c`. `owner/name` may be on the hub, which only the
+    hub knows: a folder called like the owner proves nothing."""
+    first, slash, rest = source.partition("/")
+    return bool(slash) and (first in ("", ".", "..") or first.startswith("~") or "/" in rest)
 
 
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # longer than the file system allows, or with a NUL in it
         return False
-
-
-def _missing(source: str) -> str | None:
-    """Why a data source that reads like a file is none; hub names and `demo` are left alone."""
-    path = Path(source)
-    if source in ("", "demo") or _exists(path):
-        return None
-    looks_like_file = path.suffix in _DATA_SUFFIXES or source.startswith(_PATH_STARTS)
-    if not looks_like_file:
-        if "/" in source:
-            return None  # owner/name, perhaps: the hub will say
-        return "there is no such file here, and names on the hub read owner/name."
-    return _no_such_file(path)
-
-
-def _no_such_file(path: Path) -> str:
-    try:
-        names = [entry.name for entry in path.parent.iterdir()]
-    except (OSError, ValueError):
-        return f"there is no directory {shortened(str(path.parent))}."
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
-    return "there is no such file." + (f" Did you mean {path.parent / close[0]}?" if close else "")

@@ -12,10 +12,9 @@ import tomli_w
 from fmstune.config.schema import OWNED_TRAINING, TABLES, TRAINING_DEFAULTS, RunConfig
 from fmstune.config.training_fields import training_fields
 
-_HEAD = """\
-# What ran, resolved: defaults, file, flags and --set. Repeat it with `fmstune train {name}`.
-# The output directory is left out, so that a repetition gets a new one; secrets are [redacted].
-
+HEADER = """\
+What ran, resolved: defaults, file, flags and --set. Repeat it with `fmstune train config.toml`.
+The output directory is left out, so that a repetition gets a new one; secrets are [redacted].
 """
 
 
@@ -31,16 +30,18 @@ def to_mapping(config: RunConfig) -> dict[str, Any]:
         tables["trackers"] = {name: dict(options) for name, options in config.trackers.items()}
     if config.params:
         tables["params"] = dict(config.params)
-    set_values: dict[str, Any] = _without_none(tables)
-    return set_values
+    without_none: dict[str, Any] = _without_none(tables)
+    return without_none
 
 
-def to_toml(config: RunConfig, tables: Mapping[str, Any] | None = None, name: str = "config.toml") -> str:
+def to_toml(config: RunConfig, tables: Mapping[str, Any] | None = None, *, header: str = HEADER) -> str:
     """The configuration as TOML that `load` reads back to the same values.
 
-    `tables` replaces what `to_mapping` gives, for a caller that has redacted it.
+    `tables` replaces what `to_mapping` gives, for a caller that has redacted it. `header` is what the
+    comment at the top says.
     """
-    return _HEAD.format(name=name) + tomli_w.dumps(tables if tables is not None else to_mapping(config))
+    comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
+    return f"{comment}\n{tomli_w.dumps(tables if tables is not None else to_mapping(config))}"
 
 
 def _without_none(value: Any) -> Any:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 _LONGEST = 60
+_LONGEST_PATH = 100
+_TOLD = 3  # more problems are no short paragraph
 
 
 class ConfigError(Exception):
@@ -34,7 +38,19 @@ def shown_key(*parts: str) -> str:
     return ".".join(part if re.fullmatch(r"[\w-]+", part) else f'"{part}"' for part in map(shortened, parts))
 
 
-def shortened(text: str) -> str:
+def shown_path(path: Path) -> str:
+    """A path as messages show it."""
+    return shortened(str(path), _LONGEST_PATH)
+
+
+def shortened(text: str, longest: int = _LONGEST) -> str:
     """The text without its middle, when it is long."""
-    half = _LONGEST // 2
-    return text if len(text) <= _LONGEST else f"{text[:half]}…{text[-half + 1 :]}"
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half + 1 :]}"
+
+
+def together(problems: Sequence[str]) -> ConfigError:
+    """One error for several problems: the first of them, and how many more there are."""
+    more = len(problems) - _TOLD
+    rest = [f"There {'is 1 problem' if more == 1 else f'are {more} problems'} more."] * (more > 0)
+    return ConfigError(" ".join([*problems[:_TOLD], *rest]))

@@ -2,47 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fmstune.config.checks import check_together
-from fmstune.config.errors import ConfigError, shortened, shown_key
+from fmstune.config.errors import ConfigError, shortened, shown_path, together
 from fmstune.config.schema import (
+    DEMO,
     DEMO_TRAINING,
     LORA_LEARNING_RATE,
     OWNED_TRAINING,
     RENAMED_TRAINING,
     TABLES,
+    TRAINING_BOUNDS,
     TRAINING_DEFAULTS,
     RunConfig,
 )
+from fmstune.config.sources import FILE_NAME, Flag, Given, Sources, gather, known_keys, table_keys
 from fmstune.config.suggest import hint
 from fmstune.config.training_fields import training_fields
-from fmstune.config.typed import check_field, check_value
-from fmstune.config.values import (
-    check_storable,
-    merged,
-    parse_params,
-    parse_sets,
-    read_params_file,
-    read_toml,
-    split_key,
-)
+from fmstune.config.typed import check_bounds, check_field, check_value
+from fmstune.config.values import dotted, merged, parse_params, read_params_file
 
-FILE_NAME = "fmstune.toml"
-_FREE_TABLES = ("trackers", "params")
+__all__ = ["FILE_NAME", "Flag", "known_keys", "load", "load_trackers"]
 
-Flag = tuple[str, Any, str]
-"""A dotted key, its value, and the flag it was given with."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Given:
-    value: Any
-    origin: str
+T = TypeVar("T")
 
 
 def load(
@@ -53,26 +39,35 @@ def load(
     params_file: Path | None = None,
     cwd: Path | None = None,
 ) -> RunConfig:
-    """The resolved configuration of a run. Relative paths stay as they are written, relative to the
-    current directory. Raises `ConfigError`, and nothing else, whatever it is given."""
-    given, file = _gather(config_path, flags, sets, cwd or Path())
-    own_params = _table(given, "params")
-    if params_file is not None:
-        own_params = merged(own_params, read_params_file(params_file))
-    own_params = merged(own_params, parse_params(params))
-    checked = {key: _check(key, entry) for key, entry in given.items() if not _is_free(key)}
-    demo = _choose_demo(checked, file)
-    training, origins = _training(checked, demo)
-    tables = {name: _instance(name, checked) for name in TABLES}
+    """The resolved configuration of a run. Raises `ConfigError`, and nothing else, whatever it is given.
+
+    Relative paths stay as they are written, relative to the current directory (`cwd`), also those in a
+    file elsewhere: what was written is what messages, trackers and `config.toml` show.
+    """
+    cwd = cwd or Path()
+    sources = gather(config_path, flags, sets, cwd)
+    checked = _newer_names(_check_all(sources.given))
+    _choose_demo(checked, sources.file)
+    demo = checked["model.path"] == DEMO and checked["data.train"] == DEMO
+    defaults = _training_defaults(checked, demo=demo)
+    training = {key.partition(".")[2]: value for key, value in checked.items() if key.startswith("training.")}
+    own_params, param_origins = _params(sources, params, params_file)
     config = RunConfig(
-        **tables,
-        training=training,
-        trackers=_trackers(given),
+        **{name: _instance(name, checked) for name in TABLES},
+        training={**defaults, **training},
+        trackers=sources.trackers,
         params=own_params,
-        origins={**origins, **{key: entry.origin for key, entry in given.items()}},
+        origins={
+            **dict.fromkeys(table_keys(), "default"),
+            **dict.fromkeys((f"training.{name}" for name in defaults), "default"),
+            **sources.origins,
+            **_newer_names({key: given.origin for key, given in sources.given.items()}),
+            **param_origins,
+        },
+        base_dir=cwd,
         demo=demo,
     )
-    return check_together(config, file)
+    return check_together(config)
 
 
 def load_trackers(
@@ -80,105 +75,52 @@ def load_trackers(
 ) -> tuple[tuple[str, ...], Mapping[str, Mapping[str, Any]], Mapping[str, str]]:
     """The trackers that are configured here, the options of each, and the origins of what was set; for
     commands that run nothing."""
-    given, _ = _gather(config_path, (), sets, cwd or Path())
-    checked = {key: _check(key, entry) for key, entry in given.items() if key.startswith("tracking.")}
-    origins = {key: entry.origin for key, entry in given.items()}
-    return tuple(checked.get("tracking.trackers", ())), _trackers(given), origins
+    sources = gather(config_path, (), sets, cwd or Path())
+    chosen = _check_all({key: given for key, given in sources.given.items() if key.startswith("tracking.")})
+    origins = {key: given.origin for key, given in sources.given.items()}
+    return tuple(chosen.get("tracking.trackers", ())), sources.trackers, {**sources.origins, **origins}
 
 
-def known_keys() -> list[str]:
-    """Every dotted key that can be set, but for the trackers' own options and params."""
-    return [*_table_keys(), *(f"training.{name}" for name in training_fields() if name not in OWNED_TRAINING)]
+def _check_all(given: Mapping[str, Given]) -> dict[str, Any]:
+    """The values of all keys. Raises one `ConfigError` for all that are wrong."""
+    checked, problems = {}, []
+    for key, entry in given.items():
+        try:
+            checked[key] = _check(key, entry)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise together(list(dict.fromkeys(problems)))
+    return checked
 
 
-def _table_keys() -> list[str]:
-    return [f"{table}.{field.name}" for table, cls in TABLES.items() for field in fields(cls)]
-
-
-def _gather(
-    config_path: Path | None, flags: Sequence[Flag], sets: Sequence[str], cwd: Path
-) -> tuple[dict[str, _Given], str | None]:
-    """Everything that was given, by dotted key, and the name of the file it came from."""
-    path = config_path or (cwd / FILE_NAME if (cwd / FILE_NAME).exists() else None)
-    given: dict[str, _Given] = {}
-    name = None
-    if path is not None:
-        name = shortened(str(path)) if config_path else FILE_NAME
-        for table, content in read_toml(path).items():
-            _take_table(given, table, content, name)
-    for key, value, flag in flags:
-        check_storable(value, flag)
-        given[key] = _Given(value, flag)
-    for key, value in parse_sets(sets):
-        parts = split_key(key, "--set")
-        if parts[0] in _FREE_TABLES and len(parts) > 1:
-            nested: Any = value
-            for part in reversed(parts[1:]):
-                nested = {part: nested}
-            before = given.get(parts[0], _Given({}, "--set"))
-            given[parts[0]] = _Given(merged(before.value, nested), before.origin)
-            given[f"{parts[0]}.{'.'.join(parts[1:])}"] = _Given(value, "--set")  # for its origin
-        elif len(parts) == 2 and parts[0] in (*TABLES, "training"):
-            given[".".join(parts)] = _Given(value, "--set")
-        elif key in (*TABLES, "training", "params"):
-            raise ConfigError(f"--set: {key} is a table; set what is in it, as in {key}.NAME=VALUE.")
-        else:
-            raise ConfigError(f"--set: there is no setting {shown_key(*parts)}.{hint(key, known_keys())}")
-    return given, name
-
-
-def _take_table(given: dict[str, _Given], table: str, content: Any, name: str) -> None:
-    tables = (*TABLES, "training", *_FREE_TABLES)
-    if table not in tables:
-        close = difflib.get_close_matches(table, tables, n=1, cutoff=0.6)
-        as_table, as_key = f" Did you mean [{close[0]}]?" if close else "", hint(table, known_keys())
-        meant = (as_table or as_key) if isinstance(content, dict) else (as_key or as_table)
-        there = "" if meant else f" There are {', '.join(f'[{known}]' for known in tables)}."
-        raise ConfigError(f"{name}: there is no table or setting {shown_key(table)}.{meant}{there}")
-    if not isinstance(content, dict):
-        chosen = " Trackers are chosen with [tracking] trackers = [...]." if table == "trackers" else ""
-        raise ConfigError(
-            f"{name}: {table} is a table; write it as [{table}] with its settings below.{chosen}"
-        )
-    if table in _FREE_TABLES:
-        given[table] = _Given(content, name)
-    else:
-        given.update({f"{table}.{key}": _Given(value, name) for key, value in content.items()})
-
-
-def _check(key: str, entry: _Given) -> Any:
+def _check(key: str, given: Given) -> Any:
+    """The value of one key, as its field takes it. Raises `ConfigError`."""
     table, _, name = key.partition(".")
-    where = entry.origin
+    where = given.origin
     if table in TABLES:
         for field in fields(TABLES[table]):
             if field.name == name:
-                return check_field(entry.value, field, where=where, key=key)
-    elif name in OWNED_TRAINING:
-        raise ConfigError(f"{where}: training.{name} is not for you to set: {OWNED_TRAINING[name]}.")
-    elif name in training_fields():
+                return check_field(given.value, field, where=where, key=key)
+    elif table == "training" and name in OWNED_TRAINING:
+        raise ConfigError(f"{where}: {key} is not for you to set: {OWNED_TRAINING[name]}.")
+    elif table == "training" and name in training_fields():
         known = training_fields()[name]
-        return check_value(entry.value, known.annotation, where=where, key=key, choices=known.choices)
-    raise ConfigError(f"{where}: there is no setting {shown_key(table, name)}.{hint(key, known_keys())}")
+        value = check_value(given.value, known.annotation, where=where, key=key, choices=known.choices)
+        check_bounds(value, TRAINING_BOUNDS.get(name, {}), where=where, key=key)
+        return value
+    raise ConfigError(f"{where}: there is no setting {shortened(key)}.{hint(key, known_keys())}")
 
 
-def _is_free(key: str) -> bool:
-    return key.partition(".")[0] in _FREE_TABLES
-
-
-def _table(given: Mapping[str, _Given], name: str) -> dict[str, Any]:
-    return dict(given[name].value) if name in given else {}
-
-
-def _trackers(given: Mapping[str, _Given]) -> dict[str, Mapping[str, Any]]:
-    found = _table(given, "trackers")
-    for name, options in found.items():
-        if not isinstance(options, dict):
-            key = shown_key("trackers", name)
-            raise ConfigError(
-                f"{given['trackers'].origin}: {key} is a table of options; write it as "
-                f"[{key}]. Trackers are chosen with [tracking] trackers = [...]."
-            )
-    return found
+def _newer_names(entries: dict[str, T]) -> dict[str, T]:
+    """The entries by dotted key, those of `RENAMED_TRAINING` under the newer name, unless that is given."""
+    renamed = {
+        f"training.{old}": f"training.{new}"
+        for old, new in RENAMED_TRAINING.items()
+        if new in training_fields()
+    }
+    newer = {renamed[key]: value for key, value in entries.items() if key in renamed}
+    return newer | {key: value for key, value in entries.items() if key not in renamed}
 
 
 def _instance(table: str, checked: Mapping[str, Any]) -> Any:
@@ -187,46 +129,51 @@ def _instance(table: str, checked: Mapping[str, Any]) -> Any:
     return TABLES[table](**values)
 
 
-def _choose_demo(checked: dict[str, Any], file: str | None) -> bool:
+def _choose_demo(checked: dict[str, Any], file: str | None) -> None:
     """The demo, when nobody has said what to tune; raises when somebody has said half of it."""
-    model, data = checked.get("model.path", ""), checked.get("data.train", "")
-    nothing_said = not model and not data and file is None
+    said = [key for key in ("model.path", "data.train", "data.eval") if checked.get(key)]
+    nothing_said = not said and file is None
     if nothing_said:
-        checked |= {"model.path": "demo", "data.train": "demo"}
-        model = data = "demo"
-    where = f" in {file}" if file else ""
-    if not model:
-        raise ConfigError(
-            f"there is no model: give --model, or `path` under [model]{where}. `demo` is a tiny one."
-        )
-    if not data:
-        raise ConfigError(
-            f"there is no data: give --data, or `train` under [data]{where}. `demo` is a small set."
-        )
-    if data == "demo" and "data.eval" not in checked and "data.eval_fraction" not in checked:
-        checked["data.eval"] = "demo"
-    return nothing_said
+        checked |= {"model.path": DEMO, "data.train": DEMO}
+    where = f"in {file or FILE_NAME}"
+    missing = []
+    if not checked.get("model.path"):
+        missing.append(f"there is no model: give --model, or `path` under [model] {where}.")
+    if not checked.get("data.train"):
+        missing.append(f"there is no data: give --data, or `train` under [data] {where}.")
+    if missing:
+        raise ConfigError(f"{' '.join(missing)} `{DEMO}` is a tiny one.")
+    if checked["data.train"] == DEMO and not checked.keys() & {"data.eval", "data.eval_fraction"}:
+        checked["data.eval"] = DEMO
 
 
-def _training(checked: Mapping[str, Any], demo: bool) -> tuple[dict[str, Any], dict[str, str]]:
+def _training_defaults(checked: Mapping[str, Any], *, demo: bool) -> dict[str, Any]:
+    """What fmstune sets in `[training]` where the user has not."""
+    older = {new: old for old, new in RENAMED_TRAINING.items()}  # all that an older transformers has
     known = training_fields()
-    evaluates = checked.get("data.eval") or checked.get("data.eval_fraction")
-    own = {k.partition(".")[2]: v for k, v in checked.items() if k.startswith("training.")}
-    for old, new in RENAMED_TRAINING.items():
-        if old in own and new in known:
-            own.setdefault(new, own.pop(old))
-    # An older transformers has only the older names.
-    older = {new: old for old, new in RENAMED_TRAINING.items()}
-    defaults = {k if k in known else older[k]: v for k, v in TRAINING_DEFAULTS.items()}
+    defaults = {name if name in known else older[name]: value for name, value in TRAINING_DEFAULTS.items()}
+    if checked.get("lora.enabled"):
+        defaults["learning_rate"] = LORA_LEARNING_RATE
+    if checked.get("data.eval") or checked.get("data.eval_fraction"):
+        defaults["eval_strategy"] = "epoch"
     if demo:
+        evaluates = "eval_strategy" in defaults
         defaults |= DEMO_TRAINING
-        if "num_train_epochs" in own:
-            del defaults["max_steps"]  # it would win over the epochs that were asked for
         if not evaluates:
             del defaults["eval_strategy"], defaults["eval_steps"]
-    if checked.get("lora.enabled") and not demo:
-        defaults["learning_rate"] = LORA_LEARNING_RATE
-    if evaluates and not demo:
-        defaults["eval_strategy"] = "epoch"
-    origins = {f"training.{key}": "default" for key in defaults}
-    return {**defaults, **own}, origins
+        if "training.num_train_epochs" in checked:
+            del defaults["max_steps"]  # it would win over the epochs that were asked for
+    return {name: value for name, value in defaults.items() if f"training.{name}" not in checked}
+
+
+def _params(
+    sources: Sources, assignments: Sequence[str], file: Path | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The user's own parameters, `[params]`, --params-file and --param; and where each came from."""
+    found, origins = sources.params, {}
+    if file is not None:
+        read = read_params_file(file)
+        found = merged(found, read)
+        origins = {dotted(["params", name]): shown_path(file) for name in read}
+    given = parse_params(assignments)
+    return merged(found, given), origins | {dotted(["params", name]): "--param" for name in given}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -78,6 +79,13 @@ class LoraConfig:
         default="all-linear",
         metadata={"help": "Modules that get an adapter: names, a regular expression, or all-linear."},
     )
+    bias: str = field(
+        default="none",
+        metadata={
+            "help": "Which biases are trained as well.",
+            "choices": ("none", "all", "lora_only"),
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,10 @@ class RunConfig:
     """A resolved configuration.
 
     `training` holds what is handed to `SFTConfig`; `trackers` the options of each tracker; `params` what
-    the user wants the run to be found by. `origins` says of each dotted key that was set where it was set.
+    the user wants the run to be found by. `origins` says of each dotted key where its value came from:
+    `fmstune.toml:14`, `--set`, the flag, or `default`. Relative paths are kept as they were written, also
+    those of a file in another directory, and mean what they mean from `base_dir`, the current directory.
+    `demo` says that the packaged model is tuned on the packaged data.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -113,12 +124,14 @@ class RunConfig:
     trackers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
+    base_dir: Path = field(default_factory=Path)
     demo: bool = False
 
     @property
     def output_dir(self) -> str | None:
         """The run's directory, when one was chosen."""
-        return self.training.get("output_dir")
+        chosen: str | None = self.training.get("output_dir")
+        return chosen
 
 
 TABLES: dict[str, type[Any]] = {
@@ -159,10 +172,14 @@ DEMO_TRAINING: dict[str, Any] = {
     "eval_strategy": "steps",
     "eval_steps": 20,
     "save_strategy": "steps",
-    "save_steps": 30,
+    # As often as it is evaluated: load_best_model_at_end wants a checkpoint of each evaluated step.
+    "save_steps": 20,
     "max_length": 256,
 }
 """What tunes the demo model within seconds on two cores."""
+
+DEMO = "demo"
+"""The name of the packaged model, and of the packaged data."""
 
 OWNED_TRAINING: dict[str, str] = {
     "report_to": "choose trackers with --tracker or [tracking] trackers",
@@ -174,5 +191,43 @@ OWNED_TRAINING: dict[str, str] = {
     "assistant_only_loss": 'use data.train_on = "responses"',
     "completion_only_loss": 'use data.train_on = "responses"',
     "local_rank": "torchrun sets it",
+    "do_train": "`fmstune train` always trains",
+    "do_eval": "give evaluation data, and choose when with training.eval_strategy",
+    "do_predict": "`fmstune train` only trains and evaluates",
+    "parallelism_config": "it is an object of Python, which no TOML can hold; use training.fsdp_config",
 }
 """Fields of SFTConfig that fmstune decides, and what to use instead."""
+
+_POSITIVE = {"above": 0}
+_COUNT = {"min": 1}
+_NOT_NEGATIVE = {"min": 0}
+
+TRAINING_BOUNDS: dict[str, Mapping[str, float]] = {
+    "learning_rate": _POSITIVE,
+    "num_train_epochs": _POSITIVE,
+    "per_device_train_batch_size": _COUNT,
+    "per_device_eval_batch_size": _COUNT,
+    "gradient_accumulation_steps": _COUNT,
+    "eval_accumulation_steps": _COUNT,
+    "torch_empty_cache_steps": _COUNT,
+    "dataset_num_proc": _COUNT,
+    "ddp_timeout": _COUNT,
+    "logging_steps": _POSITIVE,
+    "eval_steps": _POSITIVE,
+    "save_steps": _POSITIVE,
+    "eval_delay": _NOT_NEGATIVE,
+    "warmup_steps": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "max_grad_norm": _NOT_NEGATIVE,
+    "adam_epsilon": _NOT_NEGATIVE,
+    "dataloader_num_workers": _NOT_NEGATIVE,
+    "adam_beta1": {"min": 0, "below": 1},
+    "adam_beta2": {"min": 0, "below": 1},
+    "label_smoothing_factor": {"min": 0, "below": 1},
+    # A token is predicted from those before it, so that one alone teaches nothing.
+    "max_length": {"min": 2},
+    # What NumPy's generator takes.
+    "seed": {"min": 0, "max": 2**32 - 1},
+    "data_seed": {"min": 0, "max": 2**32 - 1},
+}
+"""Bounds of fields of SFTConfig, which TRL checks late or never; as in the metadata of our own fields."""

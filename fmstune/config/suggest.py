@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 # What the same things are called elsewhere (TRL, transformers, axolotl, LLaMA-Factory, everyday speech).
 ALIASES = {
@@ -20,6 +20,11 @@ ALIASES = {
     "warmup_ratio": "training.warmup_steps",
     "scheduler": "training.lr_scheduler_type",
     "lr_scheduler": "training.lr_scheduler_type",
+    "weight_decay_rate": "training.weight_decay",
+    "gradient_clipping": "training.max_grad_norm",
+    "clip_grad_norm": "training.max_grad_norm",
+    "num_workers": "training.dataloader_num_workers",
+    "random_seed": "training.seed",
     "optimizer": "training.optim",
     "max_seq_length": "training.max_length",
     "max_seq_len": "training.max_length",
@@ -29,15 +34,20 @@ ALIASES = {
     "group_by_length": "training.train_sampling_strategy",
     "sample_packing": "training.packing",
     "output": "training.output_dir",
+    "output_directory": "training.output_dir",
     "model": "model.path",
+    "model_path": "model.path",
     "name": "model.path",
     "base_model": "model.path",
     "model_name": "model.path",
     "model_name_or_path": "model.path",
     "torch_dtype": "model.dtype",
+    "precision": "model.dtype",
     "dataset": "data.train",
     "datasets": "data.train",
     "train_file": "data.train",
+    "train_data": "data.train",
+    "dataset_path": "data.train",
     "dataset_name": "data.train",
     "validation": "data.eval",
     "validation_file": "data.eval",
@@ -50,42 +60,45 @@ ALIASES = {
     "rank": "lora.r",
     "lora_alpha": "lora.alpha",
     "lora_dropout": "lora.dropout",
+    "lora_bias": "lora.bias",
     "lora_target_modules": "lora.target_modules",
     "report_to": "tracking.trackers",
     "tracker": "tracking.trackers",
     "strict_tracking": "tracking.strict",
 }
-_CUTOFF = 0.75
+_CLOSE = 0.8
+_VERY_CLOSE = 0.85
+# Measured on 38 typing mistakes and 40 foreign names: at 0.6 `sweep` meant seed, `quantization` validation.
+# Who mistypes a word seldom mistypes its first letter, so a name with another one has to be closer.
 
 
-def closest(name: str, known: Iterable[str]) -> str | None:
+def closest(name: str, known: Iterable[str], aliases: Mapping[str, str] = ALIASES) -> str | None:
     """The known name that `name` most likely means, or `None`.
 
-    Compared are whole names, their last parts (a key right in another table), and `ALIASES`.
+    Compared are the last parts of dotted keys, so that a key right in another table is found, and what
+    the same things are called elsewhere (`aliases`: another name → the dotted key).
     """
     names = list(known)
-    last = name.rpartition(".")[2].strip().lower().replace("-", "_")
-    meant = ALIASES.get(last)
-    by_last = {entry.rpartition(".")[2].lower(): entry for entry in reversed(names)}
-    if last in by_last:
-        return by_last[last]
-    if meant in names:
-        return meant
+    last = _plain(name.rpartition(".")[2])
+    means = {_plain(alias): key for alias, key in aliases.items() if key in names}
+    means |= {_plain(entry.rpartition(".")[2]): entry for entry in reversed(names)}
+    means |= {_plain(entry): entry for entry in names}
+    if last in means:
+        return means[last]
     import difflib  # only when something is wrong
 
-    whole = difflib.get_close_matches(name, names, n=1, cutoff=0.85)
-    if whole:
-        return whole[0]
-    part = difflib.get_close_matches(last, by_last, n=1, cutoff=_CUTOFF)
-    if part:
-        return by_last[part[0]]
-    alias = difflib.get_close_matches(
-        last, [a for a, key in ALIASES.items() if key in names], n=1, cutoff=0.85
-    )
-    return ALIASES[alias[0]] if alias else None
+    for candidate in difflib.get_close_matches(last, means, n=3, cutoff=_CLOSE):
+        ratio = difflib.SequenceMatcher(None, candidate, last).ratio()
+        if candidate[0] == last[0] or ratio >= _VERY_CLOSE:
+            return means[candidate]
+    return None
 
 
 def hint(name: str, known: Iterable[str]) -> str:
     """` Did you mean x?`, or nothing."""
     close = closest(name, known)
     return f" Did you mean {close}?" if close else ""
+
+
+def _plain(name: str) -> str:
+    return name.strip().strip("\"'").lower().replace("-", "_")

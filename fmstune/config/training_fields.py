@@ -52,9 +52,9 @@ def training_fields() -> dict[str, TrainingField]:
 
 
 def _field(node: ast.AnnAssign, enums: dict[str, tuple[str, ...]]) -> TrainingField | None:
-    assert isinstance(node.target, ast.Name)
+    name = node.target.id if isinstance(node.target, ast.Name) else ""
     annotation = ast.unparse(node.annotation)
-    if annotation.startswith("ClassVar"):
+    if not name or name.startswith("_") or "ClassVar" in annotation:
         return None
     default: Any = None
     text, choices = "", None
@@ -66,22 +66,24 @@ def _field(node: ast.AnnAssign, enums: dict[str, tuple[str, ...]]) -> TrainingFi
             for key, value in zip(metadata.keys, metadata.values, strict=True):
                 word = _literal(key)
                 if word == "help":
-                    text = str(_literal(value) or "")
+                    text = str(_literal(value) or "").replace("%%", "%")  # escaped for argparse
                 elif word == "choices":
                     choices = tuple(_literal(value) or ()) or None
     elif node.value is not None:
         default = _literal(node.value)
-    for enum, members in enums.items():
-        if re.search(rf"\b{enum}\b", annotation) and "list" not in annotation:
-            choices = members
-    return TrainingField(node.target.id, annotation, default, text, choices)
+    named = set(re.findall(r"\w+", annotation))
+    if "list" not in named:
+        choices = next((members for enum, members in enums.items() if enum in named), choices)
+    return TrainingField(name, annotation, default, text, choices)
 
 
-def _literal(node: ast.AST | None) -> Any:
+def _literal(node: ast.expr | None) -> Any:
+    """The value of an expression, or `None` where it has to be run to be known, as that of `optim`,
+    whose default depends on the version of torch."""
     try:
         return ast.literal_eval(node) if node is not None else None
     except ValueError:
-        return None  # an expression, such as an enum's member; the help text says more than it
+        return None
 
 
 def _enums() -> dict[str, tuple[str, ...]]:
@@ -97,18 +99,28 @@ def _enums() -> dict[str, tuple[str, ...]]:
 
 
 def _class_body(package: str, file: str, name: str) -> list[ast.stmt]:
-    """The statements of a class, parsed without the rest of its file: of 3,000 lines these are 1,000."""
+    """The statements of a class, parsed up to its first method: of 3,000 lines these are 1,000."""
     source = _source(package, file)
-    match = re.search(rf"^class {name}\b.*?(?=^    def |^class |\Z)", source, re.M | re.S)
+    match = re.search(rf"^class {name}\b.*?(?=^    (?:async )?def |^    @|^class |\Z)", source, re.M | re.S)
     if match is None:
-        raise ConfigError(f"the installed {package} has no {name}; install one that fmstune supports.")
-    (definition,) = ast.parse(match.group()).body
-    assert isinstance(definition, ast.ClassDef)
-    return definition.body
+        raise ConfigError(f"the installed {package} has no {name}: {_REMEDY}.")
+    try:
+        tree = ast.parse(match.group())
+    except SyntaxError:  # cut in the wrong place: the slow way is sure
+        tree = ast.parse(source)
+    definitions = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    return next(definitions).body
+
+
+_REMEDY = "install versions that fmstune supports with `pip install --upgrade fmstune`"
 
 
 def _source(package: str, file: str) -> str:
+    # `find_spec` of a package at the top imports nothing; of one below, it would import its parents.
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise ConfigError(f"the package {package} is not installed: pip install {package}")
-    return (Path(spec.origin).parent / file).read_text(encoding="utf-8")
+        raise ConfigError(f"the package {package} is not installed: {_REMEDY}.")
+    try:
+        return (Path(spec.origin).parent / file).read_text(encoding="utf-8")
+    except OSError:
+        raise ConfigError(f"the installed {package} has no {file}: {_REMEDY}.") from None

@@ -132,6 +132,7 @@ def _peft_config(lora: LoraConfig) -> PeftLoraConfig:
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
+        bias=lora.bias,
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from fmstune.cli.options import load_config
 from fmstune.config.errors import ConfigError
 from fmstune.config.load import known_keys, load
-from fmstune.config.schema import DEMO_TRAINING, LORA_LEARNING_RATE, TRAINING_DEFAULTS, RunConfig
+from fmstune.config.schema import RunConfig
 
 DEMO = "[model]\npath = 'demo'\n[data]\ntrain = 'demo'\n"
 
@@ -41,38 +42,7 @@ def is_short_paragraph(message: str) -> bool:
     return message.isprintable() and 10 < len(message) < 400 and "Traceback" not in message
 
 
-# Precedence
-
-
-def test_a_set_wins_over_a_flag_over_the_file_over_the_default() -> None:
-    flag = [("training.seed", 2, "--seed")]
-    assert "seed" not in configured(DEMO).training
-    assert configured(DEMO + "[training]\nseed = 1").training["seed"] == 1
-    assert configured(DEMO + "[training]\nseed = 1", flags=flag).training["seed"] == 2
-    assert configured(DEMO + "[training]\nseed = 1", "training.seed=3", flags=flag).training["seed"] == 3
-
-
-def test_the_later_set_wins() -> None:
-    assert configured(DEMO, "training.seed=3", "training.seed=4").training["seed"] == 4
-
-
-def test_a_given_file_replaces_the_one_that_is_here() -> None:
-    configured(DEMO + "[training]\nseed = 1")
-    Path("other.toml").write_text(DEMO)
-    assert "seed" not in load(Path("other.toml")).training
-
-
-def test_origins_tell_where_each_value_was_set() -> None:
-    origins = configured(
-        DEMO + "[trackers.wandb]\nproject = 'p'",
-        "lora.r=4",
-        "trackers.wandb.group=g",
-        flags=[("training.seed", 2, "--seed")],
-    ).origins
-    assert origins["model.path"] == origins["trackers"] == "fmstune.toml"
-    assert origins["training.seed"] == "--seed"
-    assert origins["lora.r"] == origins["trackers.wandb.group"] == "--set"
-    assert origins["training.save_strategy"] == "default"
+# What is laid on what
 
 
 def test_set_reaches_into_trackers_and_params_without_dropping_what_the_file_says() -> None:
@@ -83,11 +53,6 @@ def test_set_reaches_into_trackers_and_params_without_dropping_what_the_file_say
     )
     assert config.trackers["wandb"] == {"project": "p", "tags": ["x"]}
     assert config.params == {"a": {"b": 1, "c": 2}}
-
-
-def test_a_dotted_tracker_name_is_quoted_in_set() -> None:
-    config = configured(DEMO, 'trackers."my.module:Tracker".url=http://x')
-    assert config.trackers == {"my.module:Tracker": {"url": "http://x"}}
 
 
 def test_blanks_around_a_set_and_its_parts_change_nothing() -> None:
@@ -105,90 +70,15 @@ def test_params_come_from_the_table_then_the_file_then_the_command_line(tmp_path
 # The demo, and half of a configuration
 
 
-def test_nothing_given_is_the_demo() -> None:
-    config = load(None)
-    assert config.demo
-    assert (config.model.path, config.data.train, config.data.eval) == ("demo", "demo", "demo")
-    assert config.training == TRAINING_DEFAULTS | DEMO_TRAINING
-
-
-def test_the_demo_takes_epochs_instead_of_its_own_steps() -> None:
-    config = load(None, [("training.num_train_epochs", 2.0, "--epochs")])
-    assert config.training["num_train_epochs"] == 2.0
-    assert "max_steps" not in config.training
-
-
 def test_the_demo_can_go_without_evaluation() -> None:
     config = load(None, sets=["data.eval=''"])
     assert config.data.eval == ""
     assert "eval_strategy" not in config.training
 
 
-@pytest.mark.parametrize(
-    ("given_key", "flag", "other"), [("model.path", "--model", "--data"), ("data.train", "--data", "--model")]
-)
-def test_half_a_configuration_names_the_other_half(given_key: str, flag: str, other: str) -> None:
-    with pytest.raises(ConfigError, match=f"give {other}"):
-        load(None, [(given_key, "demo", flag)])
-
-
 @pytest.mark.parametrize("text", ["", "\n", "[training]\nseed = 1", "[model]\npath = ''"])
 def test_a_file_without_a_model_is_not_the_demo(text: str) -> None:
     assert "there is no model: give --model, or `path` under [model] in fmstune.toml" in refused(text)
-
-
-def test_demo_by_name_is_not_tuned_like_the_demo() -> None:
-    config = load(None, [("model.path", "demo", "--model"), ("data.train", "demo", "--data")])
-    assert not config.demo
-    assert config.data.eval == "demo"
-    assert "max_steps" not in config.training
-
-
-# Evaluation, LoRA, renamed settings
-
-
-def test_evaluation_data_are_used_every_epoch() -> None:
-    assert configured(DEMO).training["eval_strategy"] == "epoch"
-    assert configured(DEMO + "eval_fraction = 0.1").training["eval_strategy"] == "epoch"
-    assert "eval_strategy" not in configured(DEMO + "eval = ''").training
-
-
-def test_evaluation_data_and_a_fraction_are_one_too_many() -> None:
-    message = refused(DEMO + "eval = 'demo'\neval_fraction = 0.1")
-    assert message == "fmstune.toml: set data.eval or data.eval_fraction, not both."
-
-
-def test_evaluations_need_data() -> None:
-    message = refused(DEMO + "eval = ''", "training.eval_strategy=steps")
-    assert message.startswith(
-        "--set: training.eval_strategy = 'steps' needs evaluation data: give --eval-data"
-    )
-
-
-def test_the_best_model_needs_evaluations() -> None:
-    message = refused(DEMO + "eval = ''\n[training]\nload_best_model_at_end = true")
-    assert 'set training.eval_strategy = "epoch" and evaluation data' in message
-
-
-def test_an_adapter_has_a_learning_rate_of_its_own_unless_one_is_given() -> None:
-    lora = DEMO + "[lora]\nenabled = true\n"
-    assert configured(lora).training["learning_rate"] == LORA_LEARNING_RATE
-    assert configured(lora, "training.learning_rate=1e-3").training["learning_rate"] == 1e-3
-    assert "learning_rate" not in configured(DEMO).training
-
-
-def test_the_older_name_of_activation_checkpointing_means_the_newer() -> None:
-    config = configured(DEMO, "training.gradient_checkpointing=true")
-    assert config.training["activation_checkpointing"] is True
-    assert "gradient_checkpointing" not in config.training
-
-
-def test_report_to_is_refused_with_what_to_use() -> None:
-    message = refused(DEMO + "[training]\nreport_to = 'wandb'")
-    assert message == (
-        "fmstune.toml: training.report_to is not for you to set: "
-        "choose trackers with --tracker or [tracking] trackers."
-    )
 
 
 # Names that do not exist
@@ -209,7 +99,7 @@ def test_report_to_is_refused_with_what_to_use() -> None:
 )
 def test_an_unknown_name_is_told_with_the_closest(text: str, says: str) -> None:
     message = refused(text if "[data]" in text else text + "\n" + DEMO)
-    assert message.startswith("fmstune.toml: there is no ")
+    assert re.match(r"fmstune\.toml:\d+: there is no ", message)
     assert message.endswith(says)
 
 
@@ -225,7 +115,7 @@ def test_nothing_is_suggested_where_nothing_is_close(text: str) -> None:
         ("a.b.c=3", "there is no setting a.b.c."),
         ("training=3", "training is a table; set what is in it, as in training.NAME=VALUE."),
         ("params=3", "params is a table; set what is in it, as in params.NAME=VALUE."),
-        ("trackers=aim", "there is no setting trackers. Did you mean tracking.trackers?"),
+        ("trackers=aim", "Trackers are chosen with --tracker, or [tracking] trackers."),
         ("trackers.aim=3", "trackers.aim is a table of options"),
         ("training..seed=3", "is not a key; keys read like training.learning_rate."),
         ('trackers."x=3', "is not a key"),
@@ -250,7 +140,7 @@ def test_an_unknown_tracker_is_told_with_the_closest_and_where_it_was_given() ->
     flag = [("tracking.trackers", ("wandbb",), "--tracker")]
     assert refused(DEMO, flags=flag) == "--tracker: there is no tracker 'wandbb'. Did you mean wandb?"
     message = refused(DEMO + "[trackers.wandbb]")
-    assert message == "fmstune.toml: there is no tracker 'wandbb'. Did you mean wandb?"
+    assert message == "fmstune.toml:5: there is no tracker 'wandbb'. Did you mean wandb?"
 
 
 def test_where_no_tracker_is_close_all_are_named() -> None:
@@ -274,7 +164,7 @@ def test_a_tracker_given_twice_is_refused() -> None:
 )
 def test_options_of_fmstunes_own_trackers_are_typed(option: str, says: str) -> None:
     message = refused(f"{DEMO}[trackers.wandb]\n{option}")
-    assert message.startswith("fmstune.toml: trackers.wandb.")
+    assert message.startswith("fmstune.toml:6: trackers.wandb.")
     assert says in message
 
 
@@ -289,19 +179,15 @@ def test_the_tracker_none_has_no_options() -> None:
 # Files
 
 
-def test_a_byte_order_mark_is_no_mistake() -> None:
-    assert configured(b"\xef\xbb\xbf" + DEMO.encode()).model.path == "demo"
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"[model]\npath = demo\n", "at line 2, column"),
-        (b"[model\n", "at line 1, column"),
-        (b"a = 1\na = 2\n", "at line 2, column"),
+        (b"[model]\npath = demo\n", "fmstune.toml:2: this is no TOML: "),
+        (b"[model\n", "fmstune.toml:1: this is no TOML: "),
+        (b"a = 1\na = 2\n", "fmstune.toml:2: this is no TOML: "),
         (b"# \xe9\n", "fmstune.toml is not UTF-8 text (byte 2); save it as UTF-8."),
         (DEMO.encode("utf-16"), "is not UTF-8 text (byte 0)"),
-        (b"\0", "at line 1, column 1"),
+        (b"\0", "fmstune.toml:1: this is no TOML: "),
         (b"a = " + b"[" * 5000, "nested too deeply"),
         (b"[params]\na" + b".a" * 200 + b" = 1\n", "nested too deeply"),
         (b"[params]\na = " + b"9" * 5000, "a number in it is too large"),
@@ -335,7 +221,7 @@ def test_a_path_that_cannot_be_read_is_told(name: str) -> None:
 # What only the whole tells
 
 
-@pytest.mark.parametrize("key", ["learning_rate", "num_train_epochs", "per_device_train_batch_size"])
+@pytest.mark.parametrize("key", ["learning_rate", "num_train_epochs", "logging_steps"])
 @pytest.mark.parametrize("value", ["0", "-1"])
 def test_what_must_be_positive_is(key: str, value: str) -> None:
     assert refused(DEMO, f"training.{key}={value}") == (
@@ -362,7 +248,7 @@ def test_many_problems_are_told_at_once_but_in_one_short_paragraph() -> None:
     [
         ("train.jsonl", "there is no such file. Did you mean trains.jsonl?"),
         ("qq.csv", "there is no such file."),
-        ("no/where.jsonl", "there is no directory no."),
+        ("no/where.jsonl", "there is no such file. There is no directory no either."),
         ("squad", "there is no such file here, and names on the hub read owner/name."),
         ("x" * 3000, "there is no such file here"),
         ("a\0.jsonl", "there is no such file."),
@@ -376,10 +262,6 @@ def test_data_that_are_not_there_are_told(source: str, says: str) -> None:
     assert str(caught.value).startswith("--data: data.train = ")
     assert says in str(caught.value)
     assert is_short_paragraph(str(caught.value))
-
-
-def test_a_name_on_the_hub_is_left_to_the_hub() -> None:
-    assert load(None, [("model.path", "o/m", "--model"), ("data.train", "o/d", "--data")]).data.train == "o/d"
 
 
 def test_a_model_or_template_that_is_not_there_is_told_before_torch_is_imported() -> None:
@@ -404,12 +286,6 @@ FREE = st.text() | st.integers() | st.floats() | st.booleans() | st.none() | st.
 NESTED = st.recursive(FREE, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 KEYS = st.sampled_from([*known_keys(), "trackers.wandb.tags", "trackers.x.y", "params.a", "training", "zz"])
 fuzz = settings(max_examples=150, deadline=None)
-
-
-@fuzz
-@given(st.binary(max_size=200))
-def test_random_bytes_as_toml_are_read_or_refused(content: bytes) -> None:
-    outcome(lambda: configured(content))
 
 
 @fuzz

@@ -1,38 +1,180 @@
-"""Values against types."""
+"""Values are checked against annotations, written as types or as texts."""
 
 from __future__ import annotations
 
 import datetime
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Optional, Union
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fmstune.config.errors import ConfigError
 from fmstune.config.typed import check_value, read_dataclass
 
+numbers = st.integers() | st.floats()
+anything = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(), lambda inner: st.lists(inner, max_size=3)
+)
+
+
+def check(value: Any, annotation: str) -> Any:
+    return check_value(value, annotation, where="here", key="k")
+
 
 @pytest.mark.parametrize(
-    ("annotation", "value"),
+    ("value", "annotation"),
     [
-        ("bool", True),
-        ("int", 3),
-        ("float", 3),
-        ("float", 0.5),
-        ("str", ""),
-        ("int | None", None),
-        ("Optional[int]", 3),
-        ("Union[str, list[int]]", [1]),
-        ("dict[str, Any] | str | None", {"a": 1}),
-        ("None | str | list[str]", ["a"]),
-        ("str | None | Literal[False]", False),
-        ("IntervalStrategy | str", "steps"),
-        ("Any", object),
+        (True, "bool"),
+        (3, "int"),
+        (3, "float"),
+        (3.0, "float"),
+        (None, "int | None"),
+        (3, "Optional[int]"),
+        (None, "typing.Optional[int]"),
+        ("x", "Union[int, str]"),
+        ("steps", "IntervalStrategy | str"),
+        ("a", "Literal['a', 'b']"),
+        (False, "str | None | Literal[False] | None"),
+        ({"a": True}, "dict[str, bool]"),
+        ({"a": [1]}, "dict[str, Any] | str | None"),
+        (["a"], "list[str] | None"),
+        ([1, "a"], "list[int | str]"),
+        ("a b", "str | list[DebugOption]"),
+        (3, "'int'"),
     ],
 )
-def test_a_value_of_the_type_is_taken_as_it_is(annotation: str, value: Any) -> None:
-    assert check_value(value, annotation, where="f", key="k") == value
+def test_a_value_of_the_right_type_is_returned_as_it_is(value: Any, annotation: str) -> None:
+    assert check(value, annotation) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "takes"),
+    [
+        (1, "bool", "true or false"),
+        (True, "int", "a whole number"),
+        (True, "float", "a number"),
+        (3.0, "int", "a whole number"),
+        ("3", "int | None", "a whole number"),
+        (3, "str", "a text"),
+        (0, "str | Literal[False]", "a text or false"),
+        ("c", "Literal['a', 'b']", "'a' or 'b'"),
+        ({"a": 1}, "dict[str, bool]", "a table"),
+        ([1], "list[str]", "a list of texts"),
+        ("a", "tuple[str, ...]", "a list of texts"),
+        (None, "int", "a whole number"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_plain_words(value: Any, annotation: str, takes: str) -> None:
+    with pytest.raises(ConfigError, match=r"^here: k = ") as caught:
+        check(value, annotation)
+    assert f"; it takes {takes}." in str(caught.value)
+
+
+@given(
+    anything, st.sampled_from(["bool", "int", "float", "str", "int | None", "list[str]", "dict[str, int]"])
+)
+def test_any_value_is_either_returned_or_refused(value: Any, annotation: str) -> None:
+    try:
+        checked = check(value, annotation)
+    except ConfigError:
+        return
+    assert checked is value or checked == value
+
+
+@given(numbers)
+def test_a_number_is_never_nan_infinite_or_too_large_for_a_float(value: float) -> None:
+    finite = abs(value) < 1e308
+    try:
+        assert check(value, "float") == value
+    except ConfigError:
+        assert not finite
+
+
+def test_a_whole_number_that_no_float_holds_is_refused() -> None:
+    with pytest.raises(ConfigError, match="not a finite number"):
+        check(10**400, "float")
+    with pytest.raises(ConfigError, match="a huge number"):
+        check(10**5000, "bool")
+
+
+@dataclass(frozen=True)
+class Postponed:
+    url: str = field(metadata={"help": "Where."})
+    retries: int = field(default=3, metadata={"min": 0, "max": 9})
+    tags: tuple[str, ...] = ()
+    mode: str = field(default="on", metadata={"choices": ("on", "off")})
+
+    def __post_init__(self) -> None:
+        if " " in self.url:
+            raise ValueError("url has a space in it")
+
+
+Written: Any = dataclass(frozen=True)(
+    type(
+        "Written",
+        (),
+        {
+            "__annotations__": {
+                "count": Optional[int],  # noqa: UP045
+                "either": Union[int, str],  # noqa: UP007
+                "names": list[str],
+                "kind": Literal["a", "b"],
+                "ratio": float,
+            },
+            "count": None,
+            "either": 1,
+            "names": field(default_factory=list),
+            "kind": "a",
+            "ratio": 0.5,
+        },
+    )
+)
+
+
+def read(**given_values: Any) -> Postponed:
+    return read_dataclass(Postponed, given_values, where="[trackers.t]", prefix="trackers.t")
+
+
+def test_a_table_becomes_an_instance_with_its_defaults() -> None:
+    assert read(url="x", tags=["a"]) == Postponed("x", 3, ("a",), "on")
+
+
+def test_real_types_are_understood_as_well_as_written_ones() -> None:
+    values = {"count": 2, "either": "x", "names": ["y"], "kind": "b", "ratio": 1}
+    made = read_dataclass(Written, values, where="here", prefix="t")
+    assert (made.count, made.either, made.names, made.kind, made.ratio) == (2, "x", ["y"], "b", 1)
+    for wrong in ({"count": "2"}, {"either": 1.5}, {"names": [1]}, {"kind": "c"}, {"ratio": "1"}):
+        with pytest.raises(ConfigError):
+            read_dataclass(Written, wrong, where="here", prefix="t")
+
+
+@pytest.mark.parametrize(
+    ("given_values", "message"),
+    [
+        ({}, "[trackers.t]: trackers.t.url is missing; set it to a text."),
+        (
+            {"url": "x", "retires": 1},
+            "[trackers.t]: there is no setting trackers.t.retires. Did you mean retries?",
+        ),
+        (
+            {"url": "x", "foo": 1},
+            "[trackers.t]: there is no setting trackers.t.foo. There are url, retries, tags, mode.",
+        ),
+        (
+            {"url": "x", "retries": 10},
+            "[trackers.t]: trackers.t.retries = 10 is out of range; it is at least 0 and at most 9.",
+        ),
+        ({"url": "x", "mode": "onn"}, "[trackers.t]: trackers.t.mode = 'onn' is not one of on, off."),
+        ({"url": "a b"}, "[trackers.t]: trackers.t: url has a space in it"),
+    ],
+)
+def test_a_wrong_option_of_a_tracker_names_the_place(given_values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(**given_values)
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +190,11 @@ def test_a_value_of_the_type_is_taken_as_it_is(annotation: str, value: Any) -> N
         ("float | None", math.inf, "k = inf is not a finite number."),
         ("bool", 1, "k = 1 is a whole number; it takes true or false."),
         ("bool", "True", "k = 'True' is a text; it takes true or false. Write true."),
-        ("bool", "yes", "k = 'yes' is a text; it takes true or false."),
+        ("bool", "yes", "k = 'yes' is a text; it takes true or false. Write true."),
+        ("float", ".5", "k = '.5' is a text; it takes a number. Write 0.5."),
+        ("int", "1.5", "k = '1.5' is a text; it takes a whole number."),
+        ("int", "007", "k = '007' is a text; it takes a whole number. Write 7."),
+        ("list[str]", 'a"b', "k = 'a\"b' is a text; it takes a list of texts. Put it in [ ]."),
         ("str", 3, "k = 3 is a whole number; it takes a text. Put it in quotes."),
         ("str", ["a"], "k = ['a'] is a list; it takes a text."),
         ("str", {"a": 1}, "k = {'a': 1} is a table; it takes a text."),
@@ -93,11 +239,6 @@ class Options:
     size: int = field(default=1, metadata={"min": 1, "below": 9})
     names: tuple[str, ...] = ()
     ratio: "float | None" = field(default=None, metadata={"min": 0})  # noqa: UP037
-
-
-def test_a_dataclass_is_made_of_a_table() -> None:
-    made = read_dataclass(Options, {"size": 2, "names": ["a"]}, where="f", prefix="t")
-    assert made == Options(2, ("a",))
 
 
 @pytest.mark.parametrize(
