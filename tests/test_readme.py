@@ -61,6 +61,14 @@ def test_every_tracker_and_each_of_its_options_is_in_the_table_of_trackers() -> 
             assert f"`{field.name}`" in row
 
 
+def test_the_table_of_faults_is_that_of_the_suite() -> None:
+    from tests.faults.scenes import SCENES
+
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| \d+/\d+ \| (\d+)/(\d+) \|$", README, re.M)
+    assert [row[:2] for row in rows] == [(who, what) for what, (who, _) in SCENES.items()]
+    assert all(delivered == total for _, _, delivered, total in rows)
+
+
 def test_the_error_that_is_shown_is_the_one_that_is_printed(tmp_path: Path) -> None:
     command = ["-m", "fmstune", "train", "--set", "training.lerning_rate=3e-4"]
     done = subprocess.run(

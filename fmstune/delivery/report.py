@@ -41,6 +41,8 @@ class DeliveryReport:
 
 def report(directory: Path, trackers: Sequence[str]) -> list[DeliveryReport]:
     """The state of each tracker's delivery of the run in `directory`."""
+    if not trackers:
+        return []
     total = last_seq(directory / TRACKING_DIR / FILE_NAME)
     return [_of(load_ledger(directory, name) or Ledger(name), total, directory) for name in trackers]
 

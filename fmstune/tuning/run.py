@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fmstune.config.dump import to_mapping, to_toml
 from fmstune.config.schema import RunConfig
 from fmstune.delivery.journal import FILE_NAME, Header, JournalWriter
-from fmstune.delivery.ledger import TRACKING_DIR
+from fmstune.delivery.ledger import TRACKING_DIR, all_ledgers
 from fmstune.delivery.processes import Fleet, Job, secret_texts
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.redaction import Redactor
@@ -68,12 +68,7 @@ def run(
         _write_config(config, directory.path, redactor)
         with _recorded(config, directory, fleet, redactor, out) as recorder:
             metrics = _train(config, directory, recorder, guests, out)
-    reports = _reports(config, directory.path)
-    for line in reports:
-        out.say(line.tracker, line.line())
-        for change in line.changes:
-            out.say("", f"adapted: {change}")
-    return RunResult(directory.path, metrics, tuple(reports))
+    return RunResult(directory.path, metrics, tuple(_reports(directory.path)))
 
 
 def dry_run(config: RunConfig, out: RunConsole) -> None:
@@ -193,6 +188,10 @@ def _recorded(
         recorder.close(status, error)
         fleet.finish()
         journal.close()
+        for line in _reports(directory.path):
+            out.say(line.tracker, line.line())
+            for change in line.changes:
+                out.say("", f"adapted: {change}")
         if journal.unrecorded:
             out.warn(f"{journal.unrecorded} events could not be written to the journal and are lost")
 
@@ -276,9 +275,11 @@ def _write_error_log(directory: Path, redactor: Redactor) -> None:
         (directory / ERROR_LOG).write_text(redactor.text(traceback.format_exc()), encoding="utf-8")
 
 
-def _reports(config: RunConfig, directory: Path) -> list[DeliveryReport]:
-    names = [name for name in config.tracking.trackers if name != "none"]
-    return report(directory, names) if names and is_main_process() else []
+def _reports(directory: Path) -> list[DeliveryReport]:
+    """The state of each delivery; trackers that work in this process have none."""
+    if not is_main_process():
+        return []
+    return report(directory, [ledger.tracker for ledger in all_ledgers(directory)])
 
 
 def _redactor(config: RunConfig) -> Redactor:

@@ -144,4 +144,5 @@ def _steps(trainer: FineTuner, rows: int) -> int:
         return int(args.max_steps)
     batches = math.ceil(rows / (args.train_batch_size * args.world_size))
     updates = math.ceil(batches / args.gradient_accumulation_steps)
-    return math.ceil(updates * float(args.num_train_epochs))
+    steps: int = math.ceil(updates * args.num_train_epochs)
+    return steps

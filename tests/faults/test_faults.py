@@ -90,7 +90,7 @@ def test_the_training_is_untouched_and_nothing_is_lost(
             monkeypatch.setenv(name, value)
         strike_at_its_step(scene, monkeypatch)
         if scene.tracker == "file":
-            os.symlink("/dev/full", tmp_path / "full")
+            (tmp_path / "full").symlink_to("/dev/full")
         seconds = train(configured("out", (scene.tracker,), {scene.tracker: scene.options}))
 
         assert weights("out") == untracked[0]

@@ -293,6 +293,7 @@ def test_a_vendors_callback_works_in_process_inside_a_guard_and_user_metrics_rea
     tracked = [event.step for event in events if "from_user_code" in event.values]
     assert tracked[:2] == [2, 4]
     assert events[-1].status == "finished"
+    assert result.delivery == ()
     assert result.metrics["train/train_runtime"] > 0
 
 
