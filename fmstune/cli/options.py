@@ -13,6 +13,7 @@ from fmstune.config.schema import RunConfig
 from fmstune.config.suggest import closest
 from fmstune.config.typed import read_dataclass
 from fmstune.config.values import dotted
+from fmstune.delivery.redaction import REDACTED
 from fmstune.trackers.registry import (
     BUILT_IN,
     UnknownTracker,
@@ -42,6 +43,13 @@ def load_config(
     twice = {name for name in resolved.tracking.trackers if resolved.tracking.trackers.count(name) > 1}
     if twice:
         raise ConfigError(f"the tracker {shown(min(twice))} is given twice; once is enough.")
+    for name, table in options.items():
+        hidden = [key for key, value in table.items() if value == REDACTED]
+        if hidden:
+            where = f"trackers.{name}.{hidden[0]}"
+            raise ConfigError(
+                f"{where} is {REDACTED} in the file, as a secret; give it again: --set {where}=…"
+            )
     return dataclasses.replace(resolved, trackers=options)
 
 

@@ -50,6 +50,7 @@ class ShipperProcess:
         """Start the process; with `check_within` (seconds) it begins by checking the tracker."""
         self.job = job
         self.in_process = False
+        self.repeated_steps = "kept"
         self._began = time.monotonic()
         self._timeout = check_within
         self._process = subprocess.Popen(
@@ -86,7 +87,8 @@ class ShipperProcess:
     def check(self) -> Check:
         """The result of the check, waited for until its time limit is over.
 
-        Afterwards `in_process` tells whether the tracker has to work in the training process.
+        Afterwards `in_process` tells whether the tracker has to work in the training process, and
+        `repeated_steps` what it does with steps that a resumed run logs again.
         """
         assert self._timeout is not None
         # Importing an SDK is not the service's time: it gets as long again, and a second to start.
@@ -105,6 +107,7 @@ class ShipperProcess:
             return Check("broken", f"its process ended during the check ({how})", "install it again")
         message = json.loads(answer)
         self.in_process = bool(message["in_process"])
+        self.repeated_steps = str(message["repeated_steps"])
         return Check(**message["check"])
 
     def ship(
@@ -191,6 +194,10 @@ class Fleet:
             ship.process.kill()
             self._ships.remove(ship)
         return [ship.process.job for ship in guests]
+
+    def repeated_steps(self) -> dict[str, str]:
+        """What each tracker does with steps that a resumed run logs again: `replaced` or `kept`."""
+        return {ship.process.job.name: ship.process.repeated_steps for ship in self._ships}
 
     def sail(self, directory: Path, secrets: Sequence[str] = ()) -> None:
         """Begin the delivery of the run in `directory`."""

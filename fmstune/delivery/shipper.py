@@ -50,10 +50,12 @@ def main() -> int:
     try:
         tracker = build_tracker(job["reference"], job["name"], job["options"])
     except Exception as error:
-        _answer(answers, _not_built(error, job["name"]), in_process=False)
+        _answer(answers, _not_built(error, job["name"]))
         return EXIT_RETRY
     if job["check"]:
-        _answer(answers, check(tracker, job["timeout"]), in_process=works_in_process(tracker))
+        found = check(tracker, job["timeout"])
+        in_process, repeated = works_in_process(tracker), tracker.repeated_steps
+        _answer(answers, found, in_process=in_process, repeated=repeated)
     answers.close()
     line = sys.stdin.readline()
     return _ship(tracker, job, json.loads(line)) if line else EXIT_DONE
@@ -156,8 +158,8 @@ def _take_standard_output() -> IO[str]:
     return answers
 
 
-def _answer(answers: IO[str], result: Check, *, in_process: bool) -> None:
-    message = {"check": dataclasses.asdict(result), "in_process": in_process}
+def _answer(answers: IO[str], result: Check, *, in_process: bool = False, repeated: str = "kept") -> None:
+    message = {"check": dataclasses.asdict(result), "in_process": in_process, "repeated_steps": repeated}
     answers.write(json.dumps(message) + "\n")
     answers.flush()
 

@@ -52,6 +52,7 @@ class AimStackTracker(Tracker):
     package = "aim"
     install_hint = "pip install aim"
     idempotent = True
+    repeated_steps = "replaced"
     Config = AimOptions
     config: AimOptions
     # Aim raises on a metric that is not a number; keys of params may be any text.

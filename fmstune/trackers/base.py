@@ -150,6 +150,9 @@ class Tracker:
     limits: ClassVar[Limits] = Limits()
     idempotent: ClassVar[bool] = False
     """Whether an event that is delivered a second time changes nothing in the service."""
+    repeated_steps: ClassVar[Literal["replaced", "kept"]] = "kept"
+    """What becomes of the old values when a resumed run logs steps again: the service replaces them, or
+    keeps them beside the new ones."""
     durable_on: ClassVar[Literal["call", "close"]] = "call"
     """When what was handed over is safe from a kill of this process: after each call, or after
     `close` alone. For the latter, a delivery that was cut off is done again from its start."""

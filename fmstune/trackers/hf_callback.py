@@ -6,6 +6,7 @@ Recorder that stands before all trackers in `fmstune train`.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -38,7 +39,8 @@ class TrackerCallback(TrainerCallback):
         self.tracker.step = state.global_step
         if not (self.owns_run and state.is_world_process_zero):
             return
-        self.tracker.open(RunStart(name=args.run_name or "run", directory=args.output_dir or "."))
+        name, directory = args.run_name or "run", args.output_dir or "."
+        self.tracker.open(RunStart(name, directory, trainer_pid=os.getpid()))
         # `to_sanitized_dict` masks the hub token; nested settings are kept as text, as W&B's own does.
         self.tracker.set_params(args.to_sanitized_dict(), "training")
         model = kwargs.get("model")

@@ -28,11 +28,13 @@ _MODEL_FILES = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """Where a run lives. `checkpoint` is what it goes on from, `step` the optimizer step of that."""
+    """Where a run lives. `checkpoint` is what it goes on from, `step` the optimizer step of that;
+    `finished` says that there is nothing to go on with."""
 
     path: Path
     checkpoint: Path | None = None
     step: int = 0
+    finished: bool = False
 
 
 def claim(config: RunConfig, resume: str | None, *, overwrite: bool) -> RunDirectory:
@@ -56,7 +58,9 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool) -> RunDirec
     if overwrite or not path.exists() or not any(path.iterdir()):
         return RunDirectory(path)
     state = run_state(path)
-    if resume == "auto" and state != "finished":
+    if resume == "auto" and state == "finished":
+        return RunDirectory(path, finished=True)
+    if resume == "auto" and state is not None:
         newest = newest_checkpoint(path)
         return RunDirectory(path, newest, _step(newest) if newest else 0)
     if state is None:

@@ -61,14 +61,28 @@ def run(
     `Interrupted` after a signal; each has the exit code that it means.
     """
     directory = claim(config, resume, overwrite=overwrite)
+    if directory.finished:
+        out.say("done", f"the run in {directory.path} is finished already; there is nothing to go on with")
+        return RunResult(directory.path, delivery=tuple(_reports(directory.path)))
     redactor = _redactor(config)
     with _checked_trackers(config, out) as (fleet, guests):
         if overwrite:
             clear(directory.path)
         _write_config(config, directory.path, redactor)
         with _recorded(config, directory, fleet, redactor, out) as recorder:
+            _say_resumed(directory, recorder, fleet, out)
             metrics = _train(config, directory, recorder, guests, out)
     return RunResult(directory.path, metrics, tuple(_reports(directory.path)))
+
+
+def _say_resumed(directory: RunDirectory, recorder: Recorder, fleet: Fleet, out: RunConsole) -> None:
+    """Note the resumption in the journal, and say what becomes of steps that were logged before."""
+    if directory.checkpoint is None:
+        return
+    recorder.resumed(directory.step)
+    policies = [f"{policy} in {name}" for name, policy in fleet.repeated_steps().items()]
+    again = f"; steps logged before are {', '.join(policies)}" if policies else ""
+    out.say("resume", f"from {directory.checkpoint}{again}")
 
 
 def dry_run(config: RunConfig, out: RunConsole) -> None:
@@ -105,9 +119,6 @@ def _train(
         built = build_trainer(config, recorder, directory.path, callbacks)
         _describe(built, out)
         out.say("run", str(directory.path))
-        if directory.checkpoint is not None:
-            recorder.resumed(directory.step)
-            out.say("resume", f"from {directory.checkpoint}")
         built.trainer.train(
             resume_from_checkpoint=str(directory.checkpoint) if directory.checkpoint else None
         )

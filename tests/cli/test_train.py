@@ -125,7 +125,7 @@ def test_a_signal_saves_a_checkpoint_and_the_run_can_go_on(signum: int, code: in
         "train", "--tracker", "aim", "--output-dir", "out", *FAST, *steps, "--resume", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert f"resume   from out/checkpoint-{step}" in done.stderr
+    assert f"resume   from out/checkpoint-{step}; steps logged before are replaced in aim" in done.stderr
     (run,) = read_aim(tmp_path)
     assert run.params["status"] == "finished"
     assert [s for s, _ in run.points["loss", "train"]] == list(range(1, step + 6))
@@ -165,6 +165,14 @@ def test_what_an_outage_left_behind_is_delivered_by_sync_and_moved_by_sync_to(tm
     )
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "moved.csv").read_text().count(",loss,") == 3
+
+
+def test_a_secret_that_was_hidden_in_a_configuration_has_to_be_given_again(tmp_path: Path) -> None:
+    text = '[trackers."tests.sample_trackers:Collector"]\napi_key = "[redacted]"\n'
+    (tmp_path / "config.toml").write_text(f'[model]\npath = "demo"\n[data]\ntrain = "demo"\n{text}')
+    done = fmstune("train", "config.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "api_key is [redacted] in the file, as a secret; give it again" in done.stderr
 
 
 def test_syncing_what_is_no_run_is_said_in_one_sentence(tmp_path: Path) -> None:

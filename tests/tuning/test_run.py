@@ -137,6 +137,9 @@ def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_unbroken_one(tmp_path
     rewrite_as_interrupted(Path("parts"))
     _, shown = tune("parts", resume="auto")
     assert "resume   from parts/checkpoint-6" in shown
+    finished, shown = tune("parts", resume="auto")
+    assert "is finished already" in shown
+    assert finished.directory == Path("parts")
     assert weights("parts") == weights("whole")
     kinds = [event.kind for event in JournalReader(Path("parts", TRACKING_DIR, FILE_NAME))]
     assert kinds.count("resume") == 1
@@ -200,6 +203,18 @@ def test_a_failed_training_has_its_true_status_everywhere_and_a_traceback_in_the
     log = Path("out/error.log").read_text()
     assert "Traceback" in log
     assert "hf_abc" not in log
+
+
+def test_a_full_disk_under_the_journal_is_said_loudly_once_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fmstune.tuning.run.FILE_NAME", "/dev/full")
+    _, shown = tune("out")
+    assert (
+        shown.count("the journal cannot be written, the run goes on: /dev/full: No space left on device") == 1
+    )
+    assert "events could not be written to the journal and are lost" in shown
+    assert Path("out/model.safetensors").exists()
 
 
 def test_a_directory_with_a_run_is_not_overwritten_unless_asked() -> None:
