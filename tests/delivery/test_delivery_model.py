@@ -35,6 +35,8 @@ class Service:
     next calls; when there are none left, all is well."""
 
     troubles: Iterator[Trouble]
+    poison: dict[int, int]
+    """Events that are refused, and how often, while all others are taken."""
     stored: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
     runs: set[str] = field(default_factory=set)
@@ -43,6 +45,9 @@ class Service:
 
     def call(self, seq: int | None, into: list[int]) -> None:
         """One call of the tracker, with its trouble before or after its effect."""
+        if seq is not None and self.poison.get(seq, 0):
+            self.poison[seq] -= 1
+            raise RuntimeError("not this one")
         trouble = next(self.troubles, "fine")
         if trouble == "raise":
             raise RuntimeError("no")
@@ -115,14 +120,19 @@ def attempt(directory: Path, tracker: type[ThroughTracker], *, gone: bool, sync:
     st.lists(
         st.sampled_from(["fine", "fine", "fine", "raise", "outage", "kill before", "kill after"]), max_size=40
     ),
+    st.dictionaries(st.integers(1, 20), st.integers(1, 7), max_size=3),
     st.booleans(),
     st.sampled_from([ThroughTracker, BufferingTracker]),
 )
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=150)
 def test_in_the_end_each_event_has_arrived_once_and_in_order(
-    script: list[str], troubles: list[Trouble], ends: bool, tracker: type[ThroughTracker]
+    script: list[str],
+    troubles: list[Trouble],
+    poison: dict[int, int],
+    ends: bool,
+    tracker: type[ThroughTracker],
 ) -> None:
-    service = Service(iter(troubles))
+    service = Service(iter(troubles), dict(poison))
     tracker.service = service
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -140,7 +150,7 @@ def test_in_the_end_each_event_has_arrived_once_and_in_order(
         if ends:
             recorder.close("finished")
         recorder.journal.close()
-        for _ in range(len(troubles) + 2):
+        for _ in range(len(troubles) + sum(poison.values()) + 2):
             if attempt(directory, tracker, gone=True, sync=True):
                 break
         # A failure that the last life left behind is gone once all is well.
