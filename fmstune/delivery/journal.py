@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -70,9 +71,17 @@ class JournalWriter:
     is called once with the reason.
     """
 
-    def __init__(self, path: Path, header: Header, on_trouble: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        header: Header,
+        on_trouble: Callable[[str], None] | None = None,
+        *,
+        after: int = 0,
+    ) -> None:
         """Begin the journal at `path`, or go on with the one that is there, whose header then holds.
 
+        Numbers of a new journal go on behind `after`, for a run that continues one of another journal.
         Raises `OSError` when the file cannot be opened, `JournalError` when it is something else or
         another process is writing it.
         """
@@ -85,7 +94,7 @@ class JournalWriter:
         ).encode
         earlier = JournalReader(path) if path.exists() and path.stat().st_size else None
         self.header = earlier.header if earlier else header
-        self.last_seq = last_seq(path) if earlier else 0
+        self.last_seq = last_seq(path) if earlier else after
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         if not _lock(self._file, fcntl.LOCK_EX):
             os.close(self._file)
@@ -274,11 +283,14 @@ def _read_header(line: bytes, path: Path) -> tuple[Header, int]:
 
 
 def _lock(file: int, how: int) -> bool:
+    # A device is nobody's: ranks other than zero all write to /dev/null.
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        return True
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # a file system, or a device, without locks
+    except OSError:  # a file system without locks
         return True
     return True
 

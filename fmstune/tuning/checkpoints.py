@@ -10,7 +10,10 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from fmstune.delivery.ledger import TRACKING_DIR
+from fmstune.delivery.journal import FILE_NAME, last_seq
+from fmstune.delivery.ledger import TRACKING_DIR, Ledger, all_ledgers
+
+_GAP = 1_000_000
 
 
 class LedgerCallback(TrainerCallback):
@@ -24,6 +27,34 @@ class LedgerCallback(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero:
             copy_ledgers(self._directory, self._directory / f"checkpoint-{state.global_step}")
+
+
+def continue_runs(checkpoint: Path, directory: Path) -> int:
+    """Let the run in `directory`, which has no journal yet, go on in the tracker runs of a checkpoint that
+    belongs to another run. Returns the number that its events are counted on from.
+
+    Events keep rising numbers for each tracker run, by which W&B and others tell old events from new ones.
+    """
+    journal = checkpoint.parent / TRACKING_DIR / FILE_NAME
+    # The other run's own ledgers know more: a tracker may have been opened after the checkpoint only.
+    ledgers = all_ledgers(checkpoint.parent if journal.exists() else checkpoint)
+    if not ledgers:
+        return 0
+    # Without the other run's journal nobody knows how much came after the checkpoint: then a wide gap.
+    number = last_seq(journal) if journal.exists() else max(each.delivered for each in ledgers) + _GAP
+    for ledger in ledgers:
+        Ledger(
+            tracker=ledger.tracker,
+            reference=ledger.reference,
+            options=ledger.options,
+            run_id=ledger.run_id,
+            url=ledger.url,
+            delivered=number,
+            total=number,
+            safe_delivered=number,
+            closed=True,
+        ).save(directory)
+    return number
 
 
 def copy_ledgers(source: Path, target: Path) -> None:

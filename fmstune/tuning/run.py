@@ -171,11 +171,17 @@ def _recorded(
     if not is_main_process():
         yield Recorder(JournalWriter(Path(os.devnull), _header(directory)), redactor)
         return
+    from fmstune.tuning.checkpoints import continue_runs
+
     tracking = directory.path / TRACKING_DIR
     tracking.mkdir(parents=True, exist_ok=True)
+    earlier = 0
+    if directory.checkpoint is not None and not (tracking / FILE_NAME).exists():
+        earlier = continue_runs(directory.checkpoint, directory.path)
     journal = JournalWriter(
         tracking / FILE_NAME,
         _header(directory),
+        after=earlier,
         on_trouble=lambda why: out.warn(f"the journal cannot be written, the run goes on: {why}"),
     )
     recorder = Recorder(journal, redactor)

@@ -342,6 +342,27 @@ def test_a_tracker_of_the_old_shape_receives_exactly_three_arguments(
     assert line.state == "complete"
 
 
+def test_the_memory_of_a_shipper_does_not_grow_with_the_run(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    where = Job("file", "fmstune.trackers.file_tracker:FileTracker", {"path": str(tmp_path / "f.jsonl")})
+    fleet = Fleet([where], check_within=None, close_timeout=60)
+    fleet.sail(run_directory)
+    process = fleet._ships[0].process
+
+    def resident_after(last: int) -> int:
+        wait_for(lambda: report(run_directory, ["file"])[0].delivered == last)
+        return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * 4096
+
+    record_steps(recorder, 1, 3000)
+    before = resident_after(3000)
+    record_steps(recorder, 3001, 20000)
+    after = resident_after(20000)
+    recorder.close("finished")
+    fleet.finish()
+    assert after - before < 2_000_000
+
+
 def test_the_memory_of_the_trainer_does_not_grow_with_an_outage(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:

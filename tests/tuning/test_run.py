@@ -145,6 +145,35 @@ def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_unbroken_one(tmp_path
     assert kinds.count("resume") == 1
 
 
+@pytest.mark.parametrize("parent_is_there", [True, False])
+def test_a_run_resumed_elsewhere_goes_on_in_the_tracker_runs_of_its_checkpoint(
+    parent_is_there: bool, tmp_path: Path
+) -> None:
+    import shutil
+
+    trackers, sets = ("aim", COLLECTOR), f"trackers.'{COLLECTOR}'.path='{tmp_path}/c'"
+    tune("first", sets, trackers=trackers)
+    checkpoint = "first/checkpoint-6"
+    if not parent_is_there:
+        # The demo is at its checkpoint before Aim's SDK is imported; a longer run has the ids in it by then.
+        for ledger in Path("first", TRACKING_DIR).glob("*.json"):
+            shutil.copy(ledger, Path(checkpoint, TRACKING_DIR))
+        shutil.move(checkpoint, "checkpoint-6")
+        shutil.rmtree("first")
+        checkpoint = "checkpoint-6"
+    result, shown = tune("second", sets, trackers=trackers, resume=checkpoint)
+    assert all(line.state == "complete" for line in result.delivery), shown
+    opened = [call for call in collected(tmp_path / "c") if call["call"] == "open"]
+    assert len(opened) == 2
+    assert opened[0]["id"] == opened[1]["id"]
+    seqs = [call["seq"] for call in collected(tmp_path / "c") if call["seq"] is not None]
+    assert seqs == sorted(set(seqs))
+    points = {key: value for key, value in aim_points(tmp_path).items() if key[1] == "loss"}
+    assert sorted(step for stage, _, step in points if stage == "train") == [2, 4, 6, 8, 10, 12]
+    again = {key: value for key, value in journal_points(Path("second")).items() if key[1] == "loss"}
+    assert {key: points[key] for key in again} == again
+
+
 def rewrite_as_interrupted(directory: Path) -> None:
     """Take the end from a journal, as if the trainer had been killed."""
     path = directory / TRACKING_DIR / FILE_NAME
