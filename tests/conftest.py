@@ -13,11 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from fmstune.delivery.journal import FILE_NAME, Header, JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.redaction import Redactor
+
+# The same examples every time; `HYPOTHESIS_PROFILE=search` looks for new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(autouse=True)
