@@ -115,7 +115,7 @@ def _train(
         stop,
         _ledgers(directory.path),
     ]
-    with stopping(stop, lambda text: out.say("stopping", text)):
+    with stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process()):
         built = build_trainer(config, recorder, directory.path, callbacks)
         _describe(built, out)
         out.say("run", str(directory.path))

@@ -29,10 +29,12 @@ class StopCallback(TrainerCallback):
     def __init__(self) -> None:
         self.signum: int | None = None
         self.training = False
+        self.begin: Callable[[], None] = lambda: None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.begin()
         self.training = True
 
     def on_train_end(
@@ -49,10 +51,14 @@ class StopCallback(TrainerCallback):
 
 
 @contextmanager
-def stopping(stop: StopCallback, say: Callable[[str], None]) -> Iterator[None]:
+def stopping(stop: StopCallback, say: Callable[[str], None], *, main_process: bool = True) -> Iterator[None]:
     """Handle SIGINT and SIGTERM: during the training they set `stop`, at other times, and at the second
     SIGINT, they raise `Interrupted` where the program is. Only the main thread can handle signals;
-    elsewhere this does nothing."""
+    elsewhere this does nothing.
+
+    Other ranks begin with the training alone: before it they wait for rank zero in calls that no handler
+    of Python's can interrupt, and torchrun kills such a process only after 30 seconds.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -65,7 +71,16 @@ def stopping(stop: StopCallback, say: Callable[[str], None]) -> Iterator[None]:
             again = " (Ctrl-C again: leave at once)" if signum == signal.SIGINT else ""
             say(f"{signal.Signals(signum).name}: saving a checkpoint after this step{again}")
 
-    before = {signum: signal.signal(signum, handle) for signum in SIGNALS}
+    before: dict[int, Any] = {}
+
+    def begin() -> None:
+        for signum in SIGNALS:
+            before.setdefault(signum, signal.signal(signum, handle))
+
+    if main_process:
+        begin()
+    else:
+        stop.begin = begin
     try:
         yield
     finally:
