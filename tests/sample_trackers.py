@@ -33,6 +33,9 @@ class CollectorOptions:
     api_key: str = ""
 
 
+LEAKED: list[bytes] = []
+
+
 class Collector(Tracker):
     """Keeps every call as a line of `path`."""
 
@@ -79,6 +82,8 @@ class Collector(Tracker):
         if fault == "hang":
             while True:
                 time.sleep(3600)
+        if fault == "leak":
+            LEAKED.append(b"x" * 50_000_000)
         if fault == "slow":
             time.sleep(0.2)
         if fault == "exit":

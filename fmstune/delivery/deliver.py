@@ -20,6 +20,7 @@ from fmstune.delivery.normalise import Normaliser
 from fmstune.trackers.base import MetricPoint, RunStart, Status, Tracker
 
 POLL_SECONDS = 0.1
+_MOST_MISSING = 1000
 MOST_ATTEMPTS = 3
 """After so many failures in a row at one event, the next event is tried: if the tracker takes that one, it
 has refused the first."""
@@ -53,9 +54,12 @@ class Delivery:
         self._redelivery = ledger.delivered > ledger.safe_delivered
         if tracker.durable_on == "close":
             ledger = dataclasses.replace(ledger, delivered=ledger.safe_delivered, offset=ledger.safe_offset)
+        self._reader = JournalReader(directory / TRACKING_DIR / FILE_NAME, ledger.offset)
+        after = self._reader.header.after
+        if ledger.delivered < after:
+            ledger = dataclasses.replace(ledger, delivered=after, safe_delivered=after)
         self.ledger = ledger
         self._confirmed = ledger  # what the tracker has said is safe; a failure falls back to it
-        self._reader = JournalReader(directory / TRACKING_DIR / FILE_NAME, ledger.offset)
         self._normaliser = Normaliser(tracker.limits, ledger.changes)
         self._open = False
         self._held = 0  # the service says it holds the events up to this number
@@ -81,7 +85,8 @@ class Delivery:
                 time.sleep(POLL_SECONDS)
 
     def _hand_over(self, event: Event, offset: int, last: bool) -> None:
-        if event.seq <= self.ledger.delivered:
+        self._note_gap(event.seq)
+        if event.seq <= self.ledger.delivered and event.seq not in self.ledger.missing:
             return
         refused = self.ledger.refused
         try:
@@ -101,6 +106,14 @@ class Delivery:
                 )
                 self._doubt = None
         self._advance(event.seq, offset, refused)
+
+    def _note_gap(self, seq: int) -> None:
+        """Numbers between the last event and this one are missing: their lines are damaged, or come later
+        in a file that somebody has reordered."""
+        gap = range(self.ledger.delivered + 1, seq)
+        if gap:
+            missing = (*self.ledger.missing, *gap[:_MOST_MISSING])
+            self.ledger = dataclasses.replace(self.ledger, missing=missing[:_MOST_MISSING])
 
     def _is_refusal(self, error: BaseException, seq: int) -> bool:
         """Whether a failure is the last of several at one event, with the service reachable."""
@@ -177,13 +190,15 @@ class Delivery:
     def _advance(self, seq: int, offset: int, refused: tuple[int, ...]) -> None:
         safe = self.ledger.closed or self._tracker.durable_on == "call"
         stuck = seq < self.ledger.stuck_at
+        last = max(seq, self.ledger.delivered)
         error = self.ledger.error if stuck or refused else None
         self.ledger = dataclasses.replace(
             self.ledger,
-            delivered=seq,
-            total=max(seq, self.ledger.total),
+            delivered=last,
+            missing=tuple(each for each in self.ledger.missing if each != seq),
+            total=max(last, self.ledger.total),
             offset=offset,
-            safe_delivered=seq if safe else self.ledger.safe_delivered,
+            safe_delivered=last if safe else self.ledger.safe_delivered,
             safe_offset=offset if safe else self.ledger.safe_offset,
             refused=refused,
             changes=self._normaliser.changes,
@@ -224,7 +239,7 @@ class Delivery:
             done,
             safe_delivered=done.delivered,
             safe_offset=done.offset,
-            state="failed" if done.refused else "complete",
+            state="failed" if done.refused or done.missing else "complete",
         )
         self._confirm()
         return self.ledger

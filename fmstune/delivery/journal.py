@@ -55,13 +55,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line: which run this is. `id` is unique, `name` is what people call it, `cwd` the
-    directory that relative paths in the trackers' options start from."""
+    """The first line: which run this is. `id` is unique, `run` is what people call it, `cwd` the directory
+    that relative paths in the trackers' options start from. Events are numbered from `after` + 1; `after` is
+    0 but for a run that goes on in the tracker runs of another one."""
 
     id: str
     run: str
     time: float
     cwd: str
+    after: int = 0
 
 
 class JournalWriter:
@@ -76,12 +78,9 @@ class JournalWriter:
         path: Path,
         header: Header,
         on_trouble: Callable[[str], None] | None = None,
-        *,
-        after: int = 0,
     ) -> None:
         """Begin the journal at `path`, or go on with the one that is there, whose header then holds.
 
-        Numbers of a new journal go on behind `after`, for a run that continues one of another journal.
         Raises `OSError` when the file cannot be opened, `JournalError` when it is something else or
         another process is writing it.
         """
@@ -94,7 +93,7 @@ class JournalWriter:
         ).encode
         earlier = JournalReader(path) if path.exists() and path.stat().st_size else None
         self.header = earlier.header if earlier else header
-        self.last_seq = last_seq(path) if earlier else after
+        self.last_seq = last_seq(path) if earlier else header.after
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         if not _lock(self._file, fcntl.LOCK_EX):
             os.close(self._file)
@@ -102,7 +101,8 @@ class JournalWriter:
         self._torn = earlier is not None and not _ends_with_newline(path)
         if earlier is None:
             first = {"seq": 0, "kind": "header", "version": VERSION, "run": header.run}
-            self._write(first | {"id": header.id, "time": header.time, "cwd": header.cwd})
+            first |= {"id": header.id, "time": header.time, "cwd": header.cwd}
+            self._write(first | ({"after": header.after} if header.after else {}))
 
     def append(self, kind: Kind, fields: Mapping[str, Any]) -> int:
         """Write the next event and return its `seq`; 0 when it could not be written."""
@@ -269,7 +269,13 @@ def _read_header(line: bytes, path: Path) -> tuple[Header, int]:
         if raw["kind"] != "header":
             raise ValueError
         version = int(raw["version"])
-        header = Header(str(raw["id"]), str(raw["run"]), float(raw["time"]), str(raw.get("cwd", ".")))
+        header = Header(
+            str(raw["id"]),
+            str(raw["run"]),
+            float(raw["time"]),
+            str(raw.get("cwd", ".")),
+            int(raw.get("after", 0)),
+        )
     except (ValueError, TypeError, KeyError, RecursionError):
         raise JournalError(
             f"{path} does not begin with a journal's header; it is damaged or not a journal."

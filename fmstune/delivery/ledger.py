@@ -20,11 +20,11 @@ TRACKING_DIR = "tracking"
 class Ledger:
     """The delivery of one run to one tracker.
 
-    `delivered` and `total` count events of the journal; since events are numbered from 1 without gaps,
-    the first `delivered` (but for `refused`, which the tracker would not take) have been delivered, up
-    to byte `offset` of the journal. `safe_*` is the part that no kill of the shipper can lose.
-    `closed` tells that the tracker's run has been given its final status. `attempts` counts the failures in
-    a row at the event `stuck_at`.
+    `delivered` and `total` count events of the journal. Events are numbered from 1 without gaps, so the first
+    `delivered` of them have been delivered, up to byte `offset` of the journal, but for `refused` (which the
+    tracker would not take) and `missing` (which could not be read from the journal). `safe_*` is the part
+    that no kill of the shipper can lose. `closed` tells that the tracker's run has been given its final
+    status. `attempts` counts the failures in a row at the event `stuck_at`.
     """
 
     tracker: str
@@ -39,6 +39,7 @@ class Ledger:
     safe_offset: int = 0
     state: State = "behind"
     refused: tuple[int, ...] = ()
+    missing: tuple[int, ...] = ()
     changes: tuple[str, ...] = ()
     closed: bool = False
     stuck_at: int = 0
@@ -96,6 +97,7 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
     for text in ("run_id", "url", "error"):
         if not isinstance(values.get(text), (str, type(None))):
             raise ValueError(text)
-    values["refused"] = tuple(int(seq) for seq in values.get("refused", ()))
+    for seqs in ("refused", "missing"):
+        values[seqs] = tuple(int(seq) for seq in values.get(seqs, ()))
     values["changes"] = tuple(str(change) for change in values.get("changes", ()))
     return Ledger(**{**values, "tracker": str(raw["tracker"]), "options": dict(raw.get("options") or {})})

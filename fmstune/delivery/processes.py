@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from fmstune.delivery.journal import FILE_NAME, last_seq
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger, load_ledger
 from fmstune.delivery.redaction import Redactor, is_secret_key
@@ -31,6 +33,8 @@ _WATCH_SECONDS = 0.25
 _LOOK_SECONDS = 2.0
 _STALLED_SECONDS = 60.0
 """A shipper that has had something to deliver for so long without delivering it is started again."""
+_MOST_MEMORY = 2 << 30
+"""Bytes that a shipper may hold (SDKs take 100 to 300 MB); one that leaks more is started again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,13 @@ class ShipperProcess:
     def exit_code(self) -> int | None:
         """How the process ended; `None` while it lives."""
         return self._process.poll()
+
+    def memory(self) -> int:
+        """The bytes of memory that the process holds; 0 when it has ended."""
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
 
     def check(self) -> Check:
         """The result of the check, waited for until its time limit is over.
@@ -237,7 +248,7 @@ class Fleet:
         while not self._ending.wait(_WATCH_SECONDS):
             if time.monotonic() - looked > _LOOK_SECONDS:
                 looked = time.monotonic()
-                self._end_stalled()
+                self._end_unwell()
             for ship in self._ships:
                 if ship.process.exit_code in (None, EXIT_DONE, EXIT_BUSY):
                     continue
@@ -248,14 +259,17 @@ class Fleet:
                 elif now >= ship.again_at:
                     self._restart(ship)
 
-    def _end_stalled(self) -> None:
-        """A tracker that hangs would never be heard of again; its successor may find the service well."""
+    def _end_unwell(self) -> None:
+        """End shippers that hang, whose successors may find the service well, and those that leak, before
+        they take the training's memory."""
         assert self._directory is not None
         total = last_seq(self._directory / TRACKING_DIR / FILE_NAME)
         for ship in self._ships:
             ledger = load_ledger(self._directory, ship.process.job.name)
             delivered = ledger.delivered if ledger else 0
-            if delivered != ship.delivered or delivered >= total or ship.process.exit_code is not None:
+            if ship.process.memory() > _MOST_MEMORY:
+                ship.process.kill()
+            elif delivered != ship.delivered or delivered >= total or ship.process.exit_code is not None:
                 ship.delivered, ship.moved_at = delivered, time.monotonic()
             elif time.monotonic() - ship.moved_at > _STALLED_SECONDS:
                 ship.process.kill()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmstune.delivery.journal import FILE_NAME, last_seq
+from fmstune.delivery.journal import FILE_NAME, JournalReader, last_seq
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger, State, load_ledger
 
 
@@ -43,15 +43,23 @@ def report(directory: Path, trackers: Sequence[str]) -> list[DeliveryReport]:
     """The state of each tracker's delivery of the run in `directory`."""
     if not trackers:
         return []
-    total = last_seq(directory / TRACKING_DIR / FILE_NAME)
-    return [_of(load_ledger(directory, name) or Ledger(name), total, directory) for name in trackers]
+    path = directory / TRACKING_DIR / FILE_NAME
+    total, after = last_seq(path), JournalReader(path).header.after
+    return [
+        _of(load_ledger(directory, name) or Ledger(name), max(total, after), after, directory)
+        for name in trackers
+    ]
 
 
-def _of(ledger: Ledger, total: int, directory: Path) -> DeliveryReport:
-    delivered = min(ledger.delivered, total) - len(ledger.refused)
+def _of(ledger: Ledger, last: int, after: int, directory: Path) -> DeliveryReport:
+    total = last - after
+    delivered = min(max(ledger.delivered, after), last) - after - len(ledger.refused) - len(ledger.missing)
     complete = delivered == total and ledger.closed
-    state: State = "complete" if complete else "failed" if ledger.refused else "behind"
+    state: State = "complete" if complete else "failed" if ledger.refused or ledger.missing else "behind"
     error = ledger.error
+    if ledger.missing and error is None:
+        count, first = len(ledger.missing), ledger.missing[0]
+        error = f"{count} damaged line{'s' * (count > 1)} of the journal (event {first}) cannot be read"
     if not complete and error is None:
         error = "never reached" if ledger.run_id is None else "not finished in time"
     return DeliveryReport(

@@ -180,8 +180,7 @@ def _recorded(
         earlier = continue_runs(directory.checkpoint, directory.path)
     journal = JournalWriter(
         tracking / FILE_NAME,
-        _header(directory),
-        after=earlier,
+        _header(directory, earlier),
         on_trouble=lambda why: out.warn(f"the journal cannot be written, the run goes on: {why}"),
     )
     recorder = Recorder(journal, redactor)
@@ -303,8 +302,9 @@ def _redactor(config: RunConfig) -> Redactor:
     return Redactor(secrets=tuple(t for options in config.trackers.values() for t in secret_texts(options)))
 
 
-def _header(directory: RunDirectory) -> Header:
-    return Header(uuid.uuid4().hex, directory.path.resolve().name, time.time(), str(Path.cwd()))
+def _header(directory: RunDirectory, after: int = 0) -> Header:
+    name = directory.path.resolve().name
+    return Header(uuid.uuid4().hex, name, time.time(), str(Path.cwd()), after)
 
 
 def is_main_process() -> bool:

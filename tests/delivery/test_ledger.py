@@ -13,25 +13,11 @@ from fmstune.delivery.ledger import Ledger, all_ledgers, ledger_path, load_ledge
 
 def test_a_ledger_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
     ledger = Ledger(
-        "aim",
-        "m:C",
-        {"repo": "."},
-        "id",
-        "url",
-        3,
-        5,
-        120,
-        2,
-        80,
-        "behind",
-        (1,),
-        ("x is y",),
-        False,
-        4,
-        1,
-        "e",
-        1.5,
-    )
+        "aim", "m:C", {"repo": "."}, "id", "url", delivered=3, total=5, offset=120, safe_delivered=2,
+        safe_offset=80,
+        state="behind", refused=(1,), missing=(2,), changes=("x is y",), stuck_at=4, attempts=1, error="e",
+        error_time=1.5,
+    )  # fmt: skip
     ledger.save(tmp_path)
     assert load_ledger(tmp_path, "aim") == ledger
     assert [entry.name for entry in ledger_path(tmp_path, "aim").parent.iterdir()] == ["aim.json"]

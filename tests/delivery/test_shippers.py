@@ -158,6 +158,43 @@ def test_a_tracker_that_hangs_in_mid_run_is_started_again_and_catches_up(
     assert report(run_directory, ["collector"])[0].state == "complete"
 
 
+def test_a_tracker_that_leaks_is_started_again_before_it_takes_the_trainings_memory(
+    recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmstune.delivery.processes._MOST_MEMORY", 300_000_000)
+    monkeypatch.setattr("fmstune.delivery.processes._LOOK_SECONDS", 0.1)
+    fleet = Fleet([job(tmp_path / "c", fault="leak")], check_within=None, close_timeout=20)
+    fleet.sail(run_directory)
+    for step in range(1, 16):
+        record_steps(recorder, step, step)
+        wait_for(lambda step=step: step in steps_in(tmp_path / "c"))
+        time.sleep(0.15)
+    recorder.close("finished")
+    fleet.finish()
+    calls = collected(tmp_path / "c")
+    assert len({call["pid"] for call in calls}) >= 3
+    assert sorted(set(steps_in(tmp_path / "c"))) == list(range(1, 16))
+    assert report(run_directory, ["collector"])[0].state == "complete"
+
+
+def test_damaged_and_reordered_lines_of_the_journal_are_never_lost_in_silence(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    record_steps(recorder, 1, 9)
+    recorder.close("finished")
+    recorder.journal.close()
+    path = journal_path(run_directory)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2], lines[5] = lines[5], lines[2]
+    lines[7] = b"#" * (len(lines[7]) - 1) + b"\n"
+    path.write_bytes(b"".join(lines))
+    options = {"collector": {"path": str(tmp_path / "c")}}
+    (line,) = sync(run_directory, "collector", options, lambda _: COLLECTOR)
+    assert sorted(steps_in(tmp_path / "c")) == [1, 2, 3, 4, 5, 6, 8, 9]
+    assert (line.state, line.delivered, line.total) == ("failed", 9, 10)
+    assert line.error == "1 damaged line of the journal (event 7) cannot be read"
+
+
 def test_an_event_that_the_tracker_refuses_for_good_does_not_hold_up_the_others(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:

@@ -170,6 +170,11 @@ def test_a_run_resumed_elsewhere_goes_on_in_the_tracker_runs_of_its_checkpoint(
     assert seqs == sorted(set(seqs))
     points = {key: value for key, value in aim_points(tmp_path).items() if key[1] == "loss"}
     assert sorted(step for stage, _, step in points if stage == "train") == [2, 4, 6, 8, 10, 12]
+    from fmstune.delivery.sync import sync
+
+    moved = {"file": {"path": str(tmp_path / "moved.jsonl")}}
+    (line,) = sync(Path("second"), "file", moved, lambda _: "fmstune.trackers.file_tracker:FileTracker")
+    assert (line.state, line.delivered) == ("complete", result.delivery[0].delivered)
     again = {key: value for key, value in journal_points(Path("second")).items() if key[1] == "loss"}
     assert {key: points[key] for key in again} == again
 
