@@ -24,12 +24,14 @@ class Ledger:
     `delivered` of them have been delivered, up to byte `offset` of the journal, but for `refused` (which the
     tracker would not take) and `missing` (which could not be read from the journal). `safe_*` is the part
     that no kill of the shipper can lose. `closed` tells that the tracker's run has been given its final
-    status. `attempts` counts the failures in a row at the event `stuck_at`.
+    status. `attempts` counts the failures in a row at the event `stuck_at`. `cwd` is the directory that
+    relative paths in `options`, and the tracker's defaults, start from.
     """
 
     tracker: str
     reference: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    cwd: str = ""
     run_id: str | None = None
     url: str | None = None
     delivered: int = 0
@@ -97,6 +99,8 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
     for text in ("run_id", "url", "error"):
         if not isinstance(values.get(text), (str, type(None))):
             raise ValueError(text)
+    if not isinstance(values.get("cwd", ""), str):
+        raise ValueError("cwd")
     for seqs in ("refused", "missing"):
         values[seqs] = tuple(int(seq) for seq in values.get(seqs, ()))
     values["changes"] = tuple(str(change) for change in values.get("changes", ()))

@@ -218,7 +218,8 @@ class Fleet:
             job = ship.process.job
             if load_ledger(directory, job.name) is None:
                 # Written here, so that a run knows its trackers however early their processes die.
-                Ledger(job.name, job.reference, redactor.mapping(job.options)).save(directory)
+                options = redactor.mapping(job.options)
+                Ledger(job.name, job.reference, options, str(Path.cwd())).save(directory)
             self._order(ship)
         if self._ships:
             self._watcher = threading.Thread(target=self._watch, daemon=True, name="shippers")

@@ -116,6 +116,7 @@ def _ship(tracker: Tracker, job: dict[str, Any], order: dict[str, Any]) -> int:
     ledger = dataclasses.replace(
         ledger,
         reference=job["reference"],
+        cwd=ledger.cwd or str(Path.cwd()),
         options=redactor.mapping(job["options"]),
     )
     try:

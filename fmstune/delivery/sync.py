@@ -48,7 +48,7 @@ def sync(
         raise JournalError(
             f"{directory} holds no run of fmstune: there is no {TRACKING_DIR}/{FILE_NAME} in it."
         )
-    header = JournalReader(path).header
+    JournalReader(path)  # which raises when it is none
     names = [to] if to else [ledger.tracker for ledger in all_ledgers(directory)]
     if is_being_written(path):
         return [
@@ -64,7 +64,9 @@ def sync(
             earlier = ledger.options if ledger else {}
             kept = {key: value for key, value in earlier.items() if value != REDACTED}
             where = (ledger.reference if ledger else "") or reference(name)
-            cwd = header.cwd if Path(header.cwd).is_dir() else None
+            # Where the run was tracked from before; a tracker that is new to it starts from here.
+            before = ledger.cwd if ledger else ""
+            cwd = before if before and Path(before).is_dir() else None
             job = Job(name, where, {**kept, **options.get(name, {})}, cwd)
             line = _deliver(directory, job, check_within, progress)
         lines.append(line)

@@ -47,6 +47,7 @@ def continue_runs(checkpoint: Path, directory: Path) -> int:
             tracker=ledger.tracker,
             reference=ledger.reference,
             options=ledger.options,
+            cwd=ledger.cwd,
             run_id=ledger.run_id,
             url=ledger.url,
             delivered=number,

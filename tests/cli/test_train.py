@@ -165,6 +165,15 @@ def test_what_an_outage_left_behind_is_delivered_by_sync_and_moved_by_sync_to(tm
     )
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "moved.csv").read_text().count(",loss,") == 3
+    # A relative path is one from where `sync` is called; what the run was tracked with stays where it was.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    to_csv = ["--to", "file", "--set", "trackers.file.path=again.csv"]
+    (tmp_path / "out" / TRACKING_DIR / "file.json").unlink()
+    assert fmstune("trackers", "sync", "../out", *to_csv, cwd=elsewhere).returncode == 0
+    assert (elsewhere / "again.csv").read_text().count(",loss,") == 3
+    assert fmstune("trackers", "sync", "../out", cwd=elsewhere).returncode == 0
+    assert [path.name for path in elsewhere.iterdir()] == ["again.csv"]
 
 
 def test_a_secret_that_was_hidden_in_a_configuration_has_to_be_given_again(tmp_path: Path) -> None:
