@@ -105,7 +105,7 @@ def make(folder: Path) -> None:
 
 def _make_model(folder: Path, conversations: list[list[Message]]) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, PreTrainedTokenizerFast
+    from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer = Tokenizer(models.BPE())
@@ -145,10 +145,12 @@ def _make_model(folder: Path, conversations: list[list[Message]]) -> None:
         pad_token_id=fast.pad_token_id,
         initializer_range=0.05,
     ).save_pretrained(folder)
+    GenerationConfig(eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id).save_pretrained(folder)
     # Which version of the library wrote it is nothing about the model.
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    del config["transformers_version"]
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    for name in ("config.json", "generation_config.json"):
+        config = json.loads((folder / name).read_text(encoding="utf-8"))
+        del config["transformers_version"]
+        (folder / name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def _tokenise(
         rendered = [
             render(rows.rows[i], rows.shape, tokenizer, rows.place(i), all_tokens=all_tokens) for i in part
         ]
-        for row_ids, row_labels in _label(rendered, tokenizer):
+        for row_ids, row_labels in _label(rendered, tokenizer, will_cut=max_length is not None):
             truncated += max_length is not None and len(row_ids) > max_length
             if all(label == IGNORED for label in row_labels[:max_length]):
                 dropped += 1
@@ -148,7 +148,7 @@ def _tokenise(
 
 
 def _label(
-    rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase
+    rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase, *, will_cut: bool
 ) -> list[tuple[list[int], list[int]]]:
     encoded = tokenizer(
         [entry.text for entry in rendered],
@@ -156,6 +156,7 @@ def _label(
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
         return_attention_mask=False,
+        verbose=not will_cut,  # else it warns of rows too long for the model, which are cut after this
     )
     found = []
     for entry, ids, offsets, added in zip(
@@ -165,6 +166,8 @@ def _label(
         encoded["special_tokens_mask"],
         strict=True,
     ):
+        if len(ids) > 1 and added[0] and ids[0] == ids[1] and offsets[1][1] < len(entry.text):
+            del ids[0], offsets[0], added[0]  # the text begins with that token already
         if len(ids) > 1 and added[-1]:
             if ids[-1] == ids[-2]:  # the text ends with that token already
                 del ids[-1], offsets[-1]

@@ -61,6 +61,10 @@ def _render(
     tools = row.get("tools") or None
     if isinstance(tools, str):  # tables cannot hold schemas that differ, so data sets keep them as JSON
         tools = json.loads(tools)
+    if not all_tokens:
+        # What follows the last answer teaches nothing, and some templates (Qwen3's) write an answer
+        # differently once a question follows it.
+        conversation = conversation[: _answers(conversation)[-1] + 1]
     text = _template(tokenizer, conversation, place, tools)
     if all_tokens:
         return Rendered(text, ((0, len(text)),), special=False)
@@ -75,26 +79,32 @@ def _assistant_spans(
     place: str,
     tools: Any,
 ) -> tuple[tuple[int, int], ...]:
-    spans = []
-    unstable = 0
-    turns = [i for i, message in enumerate(conversation) if message["role"] == "assistant"]
+    turns = _answers(conversation)
     trained = [index for index in turns if index >= first]
+    spans = []
+    prompts_tell = True
     for index in trained:
-        before = (
-            _template(tokenizer, conversation[:index], place, tools, prompt=True)
-            if index
-            else _opening(tokenizer, tools, place)
-        )
+        earlier = conversation[:index]
         after = (
             whole
             if index == len(conversation) - 1
             else _until(tokenizer, conversation[: index + 1], whole, place, tools)
         )
-        if whole.startswith(before) and whole.startswith(after) and len(after) >= len(before):
-            spans.append((len(before), len(after)))
-        else:
-            unstable += 1
-    if not unstable:
+        prompt = (
+            _template(tokenizer, earlier, place, tools, prompt=True)
+            if earlier
+            else _opening(tokenizer, earlier, place, tools)
+        )
+        span = _between(prompt, after, whole)
+        if span is None:
+            prompts_tell = False
+            if earlier and whole.startswith(_until(tokenizer, earlier, whole, place, tools)):
+                # The prompt says more than this answer was given after: DeepSeek's and Nemotron's open a
+                # block of reasoning, which an answer without any does not have.
+                span = _between(_opening(tokenizer, earlier, place, tools), after, whole)
+        if span is not None:
+            spans.append(span)
+    if prompts_tell:
         return tuple(spans)
     marked = _marked_spans(tokenizer, conversation, tools, whole)
     if marked is not None and len(marked) == len(turns):
@@ -109,6 +119,17 @@ def _assistant_spans(
     )
 
 
+def _answers(conversation: Sequence[Message]) -> list[int]:
+    return [index for index, message in enumerate(conversation) if message["role"] == "assistant"]
+
+
+def _between(before: str | None, after: str, whole: str) -> tuple[int, int] | None:
+    """The characters from the end of `before` to the end of `after`, if the whole begins with both."""
+    if before is None or not after.startswith(before) or not whole.startswith(after):
+        return None
+    return len(before), len(after)
+
+
 def _until(
     tokenizer: PreTrainedTokenizerBase, beginning: Sequence[Message], whole: str, place: str, tools: Any
 ) -> str:
@@ -119,11 +140,15 @@ def _until(
     return text if not eos or whole.startswith(text) else text.removesuffix(eos)
 
 
-def _opening(tokenizer: PreTrainedTokenizerBase, tools: Any, place: str) -> str:
-    """What a template writes before the words of an assistant who speaks first. Few can render an empty
-    conversation, so one is rendered whose words are known."""
+def _opening(
+    tokenizer: PreTrainedTokenizerBase, earlier: Sequence[Message], place: str, tools: Any
+) -> str | None:
+    """What a template writes before the words of the assistant's next message, found by an answer whose words
+    are known; `None` if it does not write them. `earlier` may be empty, which few templates can render."""
     words = "\ue000"
-    return _template(tokenizer, [{"role": "assistant", "content": words}], place, tools).partition(words)[0]
+    answer = {"role": "assistant", "content": words}
+    opening, found, _ = _template(tokenizer, [*earlier, answer], place, tools).partition(words)
+    return opening if found else None
 
 
 def _marked_spans(

@@ -15,6 +15,32 @@ from fmstune.config.schema import DataConfig, ModelConfig
 from fmstune.tuning.data import IGNORED, PreparedData, prepare
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.model import load_tokenizer
+from tests.tuning.test_masking import adding, chat, seen_and_trained, tokenizer, trained
+
+# As DeepSeek's: the prompt opens a block of reasoning, and the answers of a conversation are without.
+OPENS_REASONING = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'assistant' -%}
+{{ '<|im_start|>assistant\\n' + message['content'].split('</think>')[-1] + '<|im_end|>' }}
+{%- else -%}
+{{ '<|im_start|>user\\n' + message['content'] }}
+{%- endif -%}
+{%- endfor -%}
+{{ '<|im_start|>assistant\\n<think>\\n' if add_generation_prompt }}"""
+
+# As Nemotron's: such an answer has a block of reasoning too, an empty one.
+EMPTY_REASONING = OPENS_REASONING.replace(
+    "message['content'].split", "'<think></think>' + message['content'].split"
+)
+
+# As Qwen3's: the last answer gets an empty block of reasoning, an answer that is followed up does not.
+LAST_WITH_REASONING = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['role'] == 'assistant' and loop.last %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif -%}
+{{ message['content'] + '<|im_end|>\\n' }}
+{%- endfor -%}
+{{ '<|im_start|>assistant\\n' if add_generation_prompt }}"""
 
 TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
 
@@ -149,3 +175,49 @@ def test_thousands_of_rows_are_prepared_within_seconds(tmp_path: Path) -> None:
     start = time.process_time()
     prepare(DataConfig(train=str(path)), TOKENIZER, 256, seed=1)
     assert time.process_time() - start < 10  # 1.3 s on a core of 2025; ten for slow and busy machines
+
+
+@pytest.mark.parametrize("template", [OPENS_REASONING, EMPTY_REASONING])
+def test_a_prompt_that_opens_a_block_of_reasoning_hides_no_answer(tmp_path: Path, template: str) -> None:
+    row = {"messages": chat("a", "b", "c", "<d")}
+    assert trained(tmp_path, row, tokenizer(template)) == "b<|im_end|><d<|im_end|>"
+
+
+def test_an_answer_after_which_the_user_spoke_last_is_trained_as_the_last_word(tmp_path: Path) -> None:
+    row = {"messages": chat("a", "b", "c")}
+    seen, words = seen_and_trained(tmp_path, row, tokenizer(LAST_WITH_REASONING))
+    assert words == "<think>\n\n</think>\n\nb<|im_end|>\n"
+    assert seen.endswith(words)  # nothing is learnt from what follows, so it is not computed either
+    seen, _ = seen_and_trained(tmp_path, row, tokenizer(LAST_WITH_REASONING), "all")
+    assert seen.endswith("user\nc<|im_end|>\n")
+
+
+@pytest.mark.parametrize(("prefix", "suffix"), [("<s>", ""), ("<s>", "</s>"), ("</s>", "</s>")])
+def test_a_text_that_begins_with_bos_gets_no_second_one(tmp_path: Path, prefix: str, suffix: str) -> None:
+    using = adding(prefix, suffix)
+    expected = f"{prefix}how so{suffix}", f"how so{suffix}"
+    for text in ("how so", f"{prefix}how so"):
+        assert seen_and_trained(tmp_path, {"text": text}, using) == expected
+    row = {"prompt": f"{prefix}how", "completion": " so"}
+    assert seen_and_trained(tmp_path, row, using) == (expected[0], f" so{suffix}")
+
+
+def test_an_empty_completion_keeps_its_end_where_bos_and_eos_are_the_same(tmp_path: Path) -> None:
+    row = {"prompt": "", "completion": ""}
+    assert seen_and_trained(tmp_path, row, adding("</s>", "</s>")) == ("</s></s>", "</s>")
+
+
+def test_nobody_is_warned_of_rows_that_are_cut_anyway(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = write(tmp_path, {"text": "a b " * 1000})
+    assert prepare(config, load_tokenizer(ModelConfig(path="demo")), 64, seed=1).summary.longest == 64
+    assert "maximum sequence length" not in capfd.readouterr().err + caplog.text
+
+
+def test_a_tokenizer_that_cannot_tell_where_tokens_come_from_is_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(TOKENIZER), "is_fast", False)
+    with pytest.raises(DataError, match=r"slow kind.*use_fast=True"):
+        prepare(write(tmp_path, {"text": "a b"}), TOKENIZER, None, seed=1)
