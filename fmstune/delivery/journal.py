@@ -24,6 +24,9 @@ FILE_NAME = "journal.jsonl"
 Kind = Literal["params", "metrics", "status", "resume"]
 _KINDS = ("params", "metrics", "status", "resume")
 
+_DEEPEST = 64
+_MOST_BITS = 4096
+
 _NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
@@ -124,7 +127,7 @@ class JournalWriter:
     def _write(self, record: Mapping[str, Any]) -> bool:
         try:
             line = self._encode(record)
-        except ValueError:  # a number that is not finite, which JSON has no word for
+        except (ValueError, RecursionError):  # a number that is not finite, say: JSON has no word for it
             line = self._encode(plain(record))
         data = (line + "\n").encode("utf-8", "backslashreplace")
         if self._torn:
@@ -227,24 +230,29 @@ def last_seq(path: Path) -> int:
         window *= 4
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, depth: int = _DEEPEST) -> Any:
     """The value as JSON can hold it: tensors and numpy scalars as numbers, the non-finite as strings,
-    anything unknown as its text. Never raises, whatever the value does."""
+    anything unknown, and what is nested deeper than `depth` or in itself, as its text. Never raises,
+    whatever the value does."""
     if isinstance(value, float):
         if value != value:
             return "NaN"
         if value in (float("inf"), float("-inf")):
             return "Infinity" if value > 0 else "-Infinity"
         return float(value)
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return f"<a number of {value.bit_length()} bits>"  # Python refuses to write out the largest
     if value is None or isinstance(value, (bool, int, str)):
         return value
-    if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else _text(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
     try:
+        if depth == 0:
+            return _text(value)
+        if isinstance(value, Mapping):
+            return {k if isinstance(k, str) else _text(k): plain(v, depth - 1) for k, v in value.items()}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [plain(item, depth - 1) for item in value]
         item = value.item()  # one number in a tensor or an array
-        return plain(item) if isinstance(item, (bool, int, float, str)) else _text(value)
+        return plain(item, 0) if isinstance(item, (bool, int, float, str)) else _text(value)
     except Exception:  # whatever a foreign object raises, its text is what is left of it
         return _text(value)
 
@@ -252,7 +260,7 @@ def plain(value: Any) -> Any:
 def _text(value: Any) -> str:
     try:
         return str(value)
-    except Exception:
+    except Exception:  # a foreign `__str__` may raise anything, and this is called in the training
         return f"<{type(value).__name__}>"
 
 

@@ -25,6 +25,7 @@ from fmstune.delivery.journal import (
     plain,
 )
 from fmstune.delivery.ledger import TRACKING_DIR
+from fmstune.delivery.recorder import Recorder
 from tests.conftest import open_journal
 
 
@@ -184,6 +185,18 @@ def test_any_object_becomes_something_json_can_hold() -> None:
     assert plain(Hostile()) == "<Hostile>"
     assert plain({1: {Hostile(): math.nan}}) == {"1": {"<Hostile>": "NaN"}}
     assert plain(torch.ones(2)).startswith("tensor(")
+
+
+def test_what_contains_itself_or_is_too_large_never_raises_into_the_training(recorder: Recorder) -> None:
+    circle: dict[str, Any] = {"a": 1}
+    circle["self"] = circle
+    recorder.set_params(circle, "circle")
+    recorder.track(10**5000, "huge", "eval")
+    recorder.track([circle], "odd", "eval")
+    events = list(JournalReader(recorder.journal.path))
+    assert [event.seq for event in events] == [1, 2, 3]
+    assert events[0].values["a"] == 1
+    assert events[1].values["huge"] == f"<a number of {(10**5000).bit_length()} bits>"
 
 
 json_values = st.recursive(
