@@ -66,6 +66,46 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class RunSettings:
+    """The table `[run]`: how the run as a whole is done."""
+
+    method: str = field(
+        default="sft",
+        metadata={
+            "help": "What is learnt: sft (from examples), dpo, kto or reward (from preferences).",
+            "choices": ("sft", "dpo", "kto", "reward"),
+        },
+    )
+    on_nonfinite: str = field(
+        default="stop",
+        metadata={
+            "help": "When the loss is NaN or infinite: stop, skip the batch, or go on (continue).",
+            "choices": ("stop", "skip", "continue"),
+        },
+    )
+    rehearse: str = field(
+        default="auto",
+        metadata={
+            "help": "Try the longest batch, an evaluation and a checkpoint before the start; auto: for runs "
+            "longer than a few minutes.",
+            "choices": ("auto", "always", "never"),
+        },
+    )
+    auto_batch: bool = field(
+        default=False,
+        metadata={
+            "help": "Find the largest batch that fits into memory, and keep the effective batch size."
+        },
+    )
+    termination_log: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the cause of a failure is written as well, such as /dev/termination-log."
+        },
+    )
+
+
+@dataclass(frozen=True)
 class LoraConfig:
     """The table `[lora]`."""
 
@@ -120,6 +160,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     training: Mapping[str, Any] = field(default_factory=dict)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    run: RunSettings = field(default_factory=RunSettings)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     trackers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -138,6 +179,7 @@ TABLES: dict[str, type[Any]] = {
     "model": ModelConfig,
     "data": DataConfig,
     "lora": LoraConfig,
+    "run": RunSettings,
     "tracking": TrackingConfig,
 }
 
