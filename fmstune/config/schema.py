@@ -93,15 +93,11 @@ class RunSettings:
     )
     auto_batch: bool = field(
         default=False,
-        metadata={
-            "help": "Find the largest batch that fits into memory, and keep the effective batch size."
-        },
+        metadata={"help": "Find the largest batch that fits into memory, and keep the effective batch size."},
     )
     termination_log: str | None = field(
         default=None,
-        metadata={
-            "help": "Where the cause of a failure is written as well, such as /dev/termination-log."
-        },
+        metadata={"help": "Where the cause of a failure is written as well, such as /dev/termination-log."},
     )
 
 
