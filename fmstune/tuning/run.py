@@ -265,7 +265,8 @@ def _describe(built: BuiltTrainer, out: RunConsole) -> None:
     device = built.trainer.args.device
     precision = "bf16" if built.trainer.args.bf16 else "fp16" if built.trainer.args.fp16 else "float32"
     out.say("model", f"{identity['path']} · {count} parameters{trained} · {precision} on {device}")
-    out.say("data", built.data.line())
+    padding = f" · {built.padding.line()}" if built.padding else ""
+    out.say("data", f"{built.data.line()}{padding}")
 
 
 def _count(number: int) -> str:

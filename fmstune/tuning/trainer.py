@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,30 @@ from fmstune.trackers.base import Tracker
 from fmstune.tuning.data import DataSummary, prepare
 from fmstune.tuning.lm_head import use_direct_lm_head
 from fmstune.tuning.model import load_model, load_tokenizer
+from fmstune.tuning.padding_free import Padding, decide
 
 
 class FineTuner(SFTTrainer):
     """TRL's trainer, without the work that it does for cases other than ours."""
+
+    data_collator: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.args.device.type == "cpu":
             model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             use_direct_lm_head(model)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Evaluation is padded also where the training is not: the Trainer averages over rows, and would
+        count a batch without padding as one."""
+        collator = self.data_collator
+        if getattr(collator, "padding_free", False) and not self.args.packing:
+            self.data_collator = dataclasses.replace(collator, padding_free=False)
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = collator
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No card in each checkpoint: TRL's names a local model `None`. The run writes its own, once."""
@@ -46,6 +61,8 @@ class BuiltTrainer:
     steps: int
     trainable: int
     """Parameters that are trained, of `model_identity["parameters"]`."""
+    padding: Padding | None
+    """What padding means for the training; `None` where rows are packed."""
 
 
 def build_trainer(
@@ -77,9 +94,12 @@ def build_trainer(
         peft_config=_peft_config(config.lora) if config.lora.enabled else None,
         callbacks=[tracker.get_hf_callback(), *callbacks],
     )
+    padding = None if packing else _without_padding(trainer, config.training.get("padding_free"), seed)
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, besides our own lines
     tracker.set_params(dict(loaded.identity), "model")
     tracker.set_params(data.summary.as_params(), "data")
+    if padding is not None:
+        tracker.set_params(asdict(padding), "padding")
     model_seconds = clock[1] - clock[0] + clock[3] - clock[2]
     tracker.track(model_seconds, "model_load_time", "train", step=0)
     tracker.track(clock[2] - clock[1], "data_preprocessing_time", "train", step=0)
@@ -90,7 +110,29 @@ def build_trainer(
         data.summary,
         _steps(trainer, len(data.train)),
         trainer.model.num_parameters(only_trainable=True),
+        padding,
     )
+
+
+def _without_padding(trainer: FineTuner, asked: bool | None, seed: int) -> Padding:
+    """Let the trainer do without padding, where that is exact and pays. Raises `ConfigError`."""
+    rows = trainer.train_dataset
+    lengths = [len(row) for row in rows["input_ids"]] if hasattr(rows, "__len__") else []
+    args = trainer.args
+    try:
+        padding = decide(
+            trainer.model,
+            lengths,
+            args.per_device_train_batch_size,
+            asked,
+            seed=seed,
+            compiled=bool(args.torch_compile),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    # Not as an argument: the model is asked where the trainer has put it.
+    trainer.data_collator.padding_free = trainer.padding_free = padding.avoided
+    return padding
 
 
 def training_arguments(
@@ -104,6 +146,7 @@ def training_arguments(
     if not packing:
         # The rows come tokenised, labelled and cut; TRL's own preparation would map over them again.
         settings |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+        settings["padding_free"] = False  # see `_without_padding`
     elif max_length is not None:
         settings["max_length"] = max_length
     try:
