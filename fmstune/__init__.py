@@ -4,6 +4,7 @@
 
     fmstune.track(0.93, "exact_match", stage="eval")    # a metric of the active run, from anywhere
     fmstune.set_params({"team": "nlp"}, "data")          # metadata of the active run
+    fmstune.track_table([{"q": "…", "a": "…"}], "samples")  # rows that belong together
     fmstune.get_tracker("aim").get_hf_callback()         # any tracker in a Trainer of your own
 
 Importing this package imports nothing else: each name below is loaded when it is first used.
@@ -14,16 +15,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fmstune.delivery.recorder import set_params, track
+    from fmstune.delivery.recorder import set_params, track, track_table
     from fmstune.trackers.base import Tracker
     from fmstune.trackers.registry import get_tracker, register_tracker
 
 __version__ = "0.1.0"
 
-__all__ = ["Tracker", "__version__", "get_tracker", "register_tracker", "set_params", "track"]
+__all__ = ["Tracker", "__version__", "get_tracker", "register_tracker", "set_params", "track", "track_table"]
 
 _HOMES = {
     "track": "fmstune.delivery.recorder",
+    "track_table": "fmstune.delivery.recorder",
     "set_params": "fmstune.delivery.recorder",
     "Tracker": "fmstune.trackers.base",
     "get_tracker": "fmstune.trackers.registry",

@@ -17,7 +17,7 @@ from typing import NoReturn, cast
 from fmstune.delivery.journal import FILE_NAME, Event, JournalReader
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger
 from fmstune.delivery.normalise import Normaliser
-from fmstune.trackers.base import MetricPoint, RunStart, Status, Tracker
+from fmstune.trackers.base import MetricPoint, RunStart, Status, Table, Tracker
 
 POLL_SECONDS = 0.1
 _MOST_MISSING = 1000
@@ -159,6 +159,18 @@ class Delivery:
                 tracker.track_point(
                     MetricPoint(values, event.stage, event.step, event.epoch, event.time, event.seq)
                 )
+        elif event.kind == "table":
+            tracker.track_table(
+                Table(
+                    event.name or "table",
+                    event.rows,
+                    event.stage,
+                    event.step,
+                    event.epoch,
+                    event.time,
+                    event.seq,
+                )
+            )
         elif event.kind == "params":
             tracker.set_params(self._normaliser.params(event.values), event.name)
         else:

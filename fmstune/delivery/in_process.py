@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from fmstune.trackers.base import Status, Tracker
+from fmstune.trackers.base import Status, Table, Tracker
 
 
 class GuardedTracker:
@@ -37,6 +37,10 @@ class GuardedTracker:
     def set_params(self, params: Mapping[str, Any], name: str | None) -> None:
         """Pass on the run's params."""
         self.guard(self.tracker.set_params)(params, name)
+
+    def track_table(self, table: Table) -> None:
+        """Pass on a table."""
+        self.guard(self.tracker.track_table)(table)
 
     def close(self, status: Status, error: str | None) -> None:
         """Pass on the run's end."""

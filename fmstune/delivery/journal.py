@@ -21,8 +21,8 @@ from typing import Any, Literal
 VERSION = 1
 FILE_NAME = "journal.jsonl"
 
-Kind = Literal["params", "metrics", "status", "resume"]
-_KINDS = ("params", "metrics", "status", "resume")
+Kind = Literal["params", "metrics", "table", "status", "resume"]
+_KINDS = ("params", "metrics", "table", "status", "resume")
 
 _DEEPEST = 64
 _MOST_BITS = 4096
@@ -41,7 +41,8 @@ class Event:
     """One line of the journal.
 
     `time` is Unix seconds; `step` the optimizer step; `epoch` the fraction of the training data seen.
-    `name` is the namespace of params; `status` and `error` are those of the run's end.
+    `name` is the namespace of params, or a table's name, and `rows` are the table's; `status` and `error` are
+    those of the run's end.
     """
 
     seq: int
@@ -52,6 +53,7 @@ class Event:
     epoch: float | None = None
     name: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[Mapping[str, Any], ...] = ()
     status: str | None = None
     error: str | None = None
 
@@ -205,6 +207,7 @@ def parse(line: bytes) -> Event | None:
             epoch=raw.get("epoch"),
             name=raw.get("name"),
             values=_numbers(values) if raw["kind"] == "metrics" else dict(values),
+            rows=tuple(dict(row) for row in raw.get("rows") or ()),
             status=raw.get("status"),
             error=raw.get("error"),
         )

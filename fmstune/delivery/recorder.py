@@ -5,13 +5,14 @@ Nothing it is given makes it raise into the training, beyond the interface's own
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fmstune.delivery.journal import JournalWriter, plain
 from fmstune.delivery.redaction import Redactor
-from fmstune.trackers.base import MetricPoint, Status, Tracker
+from fmstune.trackers.base import MetricPoint, Status, Table, Tracker
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -61,6 +62,14 @@ class Recorder(Tracker):
             for guest in self.guests:
                 guest.set_params(values, name)
 
+    def track_table(self, table: Table) -> None:
+        rows = [self._redactor.mapping(plain(row)) for row in table.rows]
+        step = self.step if table.step is None else table.step
+        fields: dict[str, Any] = {"name": table.name, "stage": table.stage, "step": step, "rows": rows}
+        self.journal.append("table", fields | ({"epoch": table.epoch} if table.epoch is not None else {}))
+        for guest in self.guests:
+            guest.track_table(dataclasses.replace(table, rows=tuple(rows), step=step))
+
     def resumed(self, step: int) -> None:
         """Note that the training goes on from `step`: later steps logged before are logged again."""
         self.journal.append("resume", {"step": step})
@@ -101,3 +110,17 @@ def set_params(params: Mapping[str, Any] | None, name: str | None = None) -> Non
     Raises `ValueError` when `params` is not a mapping.
     """
     (_active or Tracker("fmstune")).set_params(params, name)
+
+
+def track_table(
+    rows: Iterable[Mapping[str, Any]], name: str, stage: str | None = None, *, step: int | None = None
+) -> None:
+    """Track rows that belong together, such as samples, as a table of the active run, from anywhere in the
+    training process. Each row maps column names to texts or numbers. Does nothing when no run is active here.
+
+    Raises `ValueError` when the name is `None` or a row is not a mapping.
+    """
+    table = Table(name, tuple(rows), stage, step)
+    if name is None or not all(isinstance(row, Mapping) for row in table.rows):
+        raise ValueError("track_table needs a name, and rows that map columns to values")
+    (_active or Tracker("fmstune")).track_table(table)

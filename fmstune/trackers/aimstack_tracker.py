@@ -16,6 +16,7 @@ from fmstune.trackers.base import (
     MetricPoint,
     RunStart,
     Status,
+    Table,
     Tracker,
     TrackerRun,
 )
@@ -90,6 +91,13 @@ class AimStackTracker(Tracker):
     def track_point(self, point: MetricPoint) -> None:
         for name, value in point.values.items():
             self._track(value, name, point.stage, point.step, point.epoch)
+
+    def track_table(self, table: Table) -> None:
+        from aim import Text
+
+        lines = [Text("\n".join(f"{name}: {value}" for name, value in row.items())) for row in table.rows]
+        context = {} if table.stage is None else {"subset": table.stage}
+        self._opened.track(lines, name=table.name, step=table.step, epoch=table.epoch, context=context)
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
         super().set_params(params, name)

@@ -132,6 +132,25 @@ class MetricPoint:
     seq: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows that belong together, such as the samples of an evaluation. Each row maps column names to texts,
+    numbers, truth values or `None`; a row may lack columns. The rest is as in `MetricPoint`."""
+
+    name: str
+    rows: tuple[Mapping[str, Any], ...]
+    stage: str | None = None
+    step: int | None = None
+    epoch: float | None = None
+    time: float | None = None
+    seq: int | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of all rows, in the order in which they are met."""
+        return tuple(dict.fromkeys(column for row in self.rows for column in row))
+
+
 class Tracker:
     """A place that runs are tracked in; a bare `Tracker` is the tracker `none` and does nothing.
 
@@ -219,6 +238,12 @@ class Tracker:
         """Track the metrics that were logged together; by default, one call of `track` for each."""
         for name, value in point.values.items():
             self.track(value, name, point.stage, step=point.step)
+
+    def track_table(self, table: Table) -> None:
+        """Track a table; by default as params, in a namespace of its own: `eval/samples/step 40`."""
+        where = [table.stage, table.name, None if table.step is None else f"step {table.step}"]
+        name = "/".join(part for part in where if part)
+        self.set_params({str(number): dict(row) for number, row in enumerate(table.rows, 1)}, name)
 
     def flush(self) -> None:
         """Return when everything handed over so far is safe with the service.

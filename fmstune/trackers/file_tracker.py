@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from fmstune.trackers.base import Check, MetricPoint, RunStart, Status, Tracker, TrackerRun
+from fmstune.trackers.base import Check, MetricPoint, RunStart, Status, Table, Tracker, TrackerRun
 
 CSV_COLUMNS = ("run", "seq", "time", "kind", "stage", "step", "epoch", "name", "value")
 
@@ -71,6 +71,16 @@ class FileTracker(Tracker):
             stage=point.stage,
             step=point.step,
             epoch=point.epoch,
+        )
+
+    def track_table(self, table: Table) -> None:
+        self._write(
+            "table",
+            {table.name: [dict(row) for row in table.rows]},
+            table.time,
+            stage=table.stage,
+            step=table.step,
+            epoch=table.epoch,
         )
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from fmstune.trackers.base import Check, RunStart, Status, Tracker, TrackerRun
+from fmstune.trackers.base import Check, RunStart, Status, Table, Tracker, TrackerRun
 from fmstune.trackers.registry import load_reference
 
 
@@ -52,6 +52,12 @@ class OldShapeTracker(Tracker):
         super().set_params(params, name)
         if hasattr(self.inner, "set_params"):
             self.inner.set_params(params, name)
+
+    def track_table(self, table: Table) -> None:
+        if hasattr(self.inner, "track_table"):
+            self.inner.track_table(table)
+        else:
+            super().track_table(table)
 
     def close(self, status: Status, error: str | None = None) -> None:
         if hasattr(self.inner, "close"):

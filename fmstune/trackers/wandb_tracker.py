@@ -20,6 +20,7 @@ from fmstune.trackers.base import (
     MetricPoint,
     RunStart,
     Status,
+    Table,
     Tracker,
     TrackerError,
     TrackerRun,
@@ -138,6 +139,16 @@ class WandbTracker(Tracker):
         self.track_point(MetricPoint({name: metric}, stage, step, seq=self.seq))
 
     def track_point(self, point: MetricPoint) -> None:
+        self._log(point.values, point)
+
+    def track_table(self, table: Table) -> None:
+        import wandb
+
+        columns = list(table.columns)
+        rows = [[row.get(column) for column in columns] for row in table.rows]
+        self._log({table.name: wandb.Table(columns, rows, allow_mixed_types=True)}, table)
+
+    def _log(self, values: Mapping[str, Any], point: MetricPoint | Table) -> None:
         run = self._opened()
         if point.seq is not None and point.seq < self._first_step:
             if self._resumed:
@@ -146,7 +157,7 @@ class WandbTracker(Tracker):
                 f"The W&B run {run.id} holds other points; unset WANDB_RUN_ID and WANDB_RESUME."
             )
         prefix = f"{point.stage}/" if point.stage else ""
-        row = {f"{prefix}{name}": value for name, value in point.values.items()}
+        row = {f"{prefix}{name}": value for name, value in values.items()}
         where = {
             "train/global_step": point.step,
             "train/epoch": point.epoch,
