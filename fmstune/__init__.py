@@ -2,6 +2,7 @@
 
     import fmstune
 
+    fmstune.train("fmstune.toml", {"training.max_steps": 20})  # the same as the command
     fmstune.track(0.93, "exact_match", stage="eval")    # a metric of the active run, from anywhere
     fmstune.set_params({"team": "nlp"}, "data")          # metadata of the active run
     fmstune.track_table([{"q": "…", "a": "…"}], "samples")  # rows that belong together
@@ -15,15 +16,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fmstune.api import train
     from fmstune.delivery.recorder import set_params, track, track_table
     from fmstune.trackers.base import Tracker
     from fmstune.trackers.registry import get_tracker, register_tracker
 
 __version__ = "0.1.0"
 
-__all__ = ["Tracker", "__version__", "get_tracker", "register_tracker", "set_params", "track", "track_table"]
+__all__ = [
+    "Tracker",
+    "__version__",
+    "get_tracker",
+    "register_tracker",
+    "set_params",
+    "track",
+    "track_table",
+    "train",
+]
 
 _HOMES = {
+    "train": "fmstune.api",
     "track": "fmstune.delivery.recorder",
     "track_table": "fmstune.delivery.recorder",
     "set_params": "fmstune.delivery.recorder",

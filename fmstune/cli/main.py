@@ -7,12 +7,15 @@ failed; 130 and 143 interrupted.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the contract's code; the last line printed is the cause."""
     arguments = sys.argv[1:] if argv is None else argv
+    # Trackers and functions of the user's own may be modules here; last, so that they hide no package.
+    sys.path.append(str(Path.cwd()))
     try:
         code = _run(arguments)
     except BrokenPipeError:  # who read the output has gone, as in `fmstune trackers list | head -1`

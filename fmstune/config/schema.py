@@ -95,6 +95,14 @@ class RunSettings:
         default=False,
         metadata={"help": "Find the largest batch that fits into memory, and keep the effective batch size."},
     )
+    callbacks: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "Callbacks of the Trainer, as `module:Class`; they run in the training process."},
+    )
+    compute_metrics: str | None = field(
+        default=None,
+        metadata={"help": "A function of an EvalPrediction that returns metrics, as `module:function`."},
+    )
     termination_log: str | None = field(
         default=None,
         metadata={"help": "Where the cause of a failure is written as well, such as /dev/termination-log."},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-_LABEL = 9
+_LABEL = 8
 
 
 class RunConsole:
@@ -17,10 +17,10 @@ class RunConsole:
     def say(self, label: str, text: str) -> None:
         """One line: a label, padded, and a text."""
         if not self.quiet:
-            self.console.print(f"{label:<{_LABEL}}{text}", highlight=False, markup=False, soft_wrap=True)
+            self.console.print(f"{label:<{_LABEL}} {text}", highlight=False, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """One line that should be seen."""
         if not self.quiet:
-            line = f"{'warning':<{_LABEL}}{text}"
+            line = f"{'warning':<{_LABEL}} {text}"
             self.console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)

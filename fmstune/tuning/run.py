@@ -7,6 +7,7 @@ loads, and nothing at all is imported or created when the configuration is wrong
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import tempfile
 import time
@@ -34,6 +35,7 @@ from fmstune.tuning.directory import CONFIG_NAME, ERROR_LOG, RunDirectory, claim
 from fmstune.tuning.errors import RunError
 
 if TYPE_CHECKING:
+    from fmstune.tuning.extensions import Extensions
     from fmstune.tuning.trainer import BuiltTrainer
 
 
@@ -53,9 +55,14 @@ class RunResult:
 
 
 def run(
-    config: RunConfig, out: RunConsole, *, resume: str | None = None, overwrite: bool = False
+    config: RunConfig,
+    out: RunConsole,
+    *,
+    resume: str | None = None,
+    overwrite: bool = False,
+    extensions: Extensions | None = None,
 ) -> RunResult:
-    """Tune the model that `config` describes.
+    """Tune the model that `config` describes, with `extensions` besides those that it names.
 
     Raises what its steps raise: `ConfigError`, `DataError`, `ModelError`, `TrackerCheckFailed`, and
     `Interrupted` after a signal; each has the exit code that it means.
@@ -71,7 +78,7 @@ def run(
         _write_config(config, directory.path, redactor)
         with _recorded(config, directory, fleet, redactor, out) as recorder:
             _say_resumed(directory, recorder, fleet, out)
-            metrics = _train(config, directory, recorder, guests, out)
+            metrics = _train(config, directory, recorder, guests, out, extensions)
     return RunResult(directory.path, metrics, tuple(_reports(directory.path)))
 
 
@@ -102,12 +109,15 @@ def _train(
     recorder: Recorder,
     guests: list[Job],
     out: RunConsole,
+    given: Extensions | None,
 ) -> Mapping[str, float]:
     from fmstune.tuning.card import write_card
+    from fmstune.tuning.extensions import Extensions
     from fmstune.tuning.progress import ProgressCallback
     from fmstune.tuning.stopping import Interrupted, StopCallback, stopping
     from fmstune.tuning.trainer import build_trainer
 
+    extensions = (given or Extensions()).with_configured(config.run)
     progress, stop = ProgressCallback(out), StopCallback()
     callbacks = [
         *_in_process(recorder, guests, config, out),
@@ -115,8 +125,9 @@ def _train(
         stop,
         _ledgers(directory.path),
     ]
+    extensions = dataclasses.replace(extensions, callbacks=(*callbacks, *extensions.callbacks))
     with stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process()):
-        built = build_trainer(config, recorder, directory.path, callbacks)
+        built = build_trainer(config, recorder, directory.path, extensions)
         _describe(built, out)
         out.say("run", str(directory.path))
         built.trainer.train(

@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from fmstune.config.errors import ConfigError
 from fmstune.config.schema import LoraConfig, RunConfig
 from fmstune.trackers.base import Tracker
 from fmstune.tuning.data import DataSummary, prepare
+from fmstune.tuning.extensions import Extensions
 from fmstune.tuning.lm_head import use_direct_lm_head
 from fmstune.tuning.model import load_model, load_tokenizer
 from fmstune.tuning.padding_free import Padding, decide
@@ -66,13 +66,14 @@ class BuiltTrainer:
 
 
 def build_trainer(
-    config: RunConfig, tracker: Tracker, output_dir: Path, callbacks: Sequence[TrainerCallback] = ()
+    config: RunConfig, tracker: Tracker, output_dir: Path, extensions: Extensions | None = None
 ) -> BuiltTrainer:
     """Load the model, prepare the data, and build the trainer with one tracker.
 
     Tracks `model_load_time` and `data_preprocessing_time` (seconds), the model's and the data's identity.
     Raises `ModelError`, `DataError` or `ConfigError`.
     """
+    extensions = extensions or Extensions().with_configured(config.run)
     seed = int(config.training.get("seed", 42))
     packing = bool(config.training.get("packing", False))
     max_length = config.training.get("max_length", 1024)
@@ -92,7 +93,8 @@ def build_trainer(
         eval_dataset=data.eval,
         processing_class=tokenizer,
         peft_config=_peft_config(config.lora) if config.lora.enabled else None,
-        callbacks=[tracker.get_hf_callback(), *callbacks],
+        callbacks=[tracker.get_hf_callback(), *extensions.callbacks],
+        compute_metrics=extensions.compute_metrics,
     )
     padding = None if packing else _without_padding(trainer, config.training.get("padding_free"), seed)
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, besides our own lines

@@ -1,0 +1,78 @@
+"""The Python interface: `fmstune.train`, the same run as `fmstune train`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmstune.config.errors import ConfigError
+from fmstune.config.load import Flag
+from fmstune.config.values import dotted
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+    from fmstune.tuning.extensions import ComputeMetrics
+    from fmstune.tuning.run import RunResult
+
+_WHERE = "fmstune.train"
+
+
+def train(
+    config: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    resume: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
+    compute_metrics: ComputeMetrics | None = None,
+    quiet: bool = False,
+) -> RunResult:
+    """Tune a model, and say how that ended: its directory, its last metrics, the state of each delivery.
+
+        result = fmstune.train(settings={"model.path": "demo", "data.train": "demo", "training.max_steps": 20,
+                                         "tracking.trackers": ["aim"], "params": {"team": "nlp"}})
+        result.metrics["eval/loss"], result.directory
+
+    `config` is a TOML file; without one `fmstune.toml` is read when it is here, as the command does.
+    `settings` go over it: dotted keys, or tables within tables. `resume` is `auto`, or the path of a
+    checkpoint or run. `callbacks` and `compute_metrics` are handed to the Trainer; what they raise ends the
+    run. `quiet` prints nothing.
+
+    Raises what the command prints, as exceptions with the `exit_code` that it would have: `ConfigError`,
+    `DataError`, `ModelError`, `RunError`, and `TrackerCheckFailed`. A stop by SIGTERM or SIGINT, after the
+    checkpoint has been saved, raises `fmstune.tuning.stopping.Interrupted`.
+    """
+    from rich.console import Console
+
+    from fmstune.cli.options import load_config
+    from fmstune.tuning.console import RunConsole
+    from fmstune.tuning.run import is_main_process, quiet_libraries, run
+
+    file = Path(config) if config is not None else None
+    resolved = load_config(file, _flags(settings or {}), [], [], None)
+    quiet_libraries()  # before the next import, which needs transformers
+    from fmstune.tuning.extensions import Extensions
+
+    return run(
+        resolved,
+        RunConsole(Console(stderr=True), quiet=quiet or not is_main_process()),
+        resume=os.fspath(resume) if resume is not None else None,
+        overwrite=overwrite,
+        extensions=Extensions(tuple(callbacks), compute_metrics),
+    )
+
+
+def _flags(settings: Mapping[str, Any]) -> list[Flag]:
+    """The settings as dotted keys with their values."""
+    flags: list[Flag] = []
+    for key, value in settings.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{_WHERE}: {key!r} is no key; keys read like training.learning_rate.")
+        if isinstance(value, Mapping) and "." not in key:
+            flags += [(dotted([key, str(name)]), item, _WHERE) for name, item in value.items()]
+        else:
+            flags.append((key, value, _WHERE))
+    return flags

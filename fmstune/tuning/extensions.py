@@ -1,0 +1,70 @@
+"""Code of the user's own that takes part in the training: callbacks, and a function that computes metrics.
+
+Unlike a tracker it is a part of the training: what it raises ends the run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import EvalPrediction, TrainerCallback
+
+from fmstune.config.errors import ConfigError, shown
+from fmstune.config.schema import RunSettings
+
+ComputeMetrics = Callable[[EvalPrediction], Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """Callbacks, as instances or classes that take nothing, and the function that computes metrics of an
+    evaluation from its logits and labels (as transformers' Trainer has it)."""
+
+    callbacks: tuple[TrainerCallback | type[TrainerCallback], ...] = ()
+    compute_metrics: ComputeMetrics | None = None
+
+    def with_configured(self, settings: RunSettings) -> Extensions:
+        """These, and those that `[run]` names. Raises `ConfigError` for what cannot be found or used."""
+        named = [load_object(where, "run.callbacks") for where in settings.callbacks]
+        callbacks = tuple(_made(each) for each in (*self.callbacks, *named))
+        compute = self.compute_metrics
+        if compute is None and settings.compute_metrics is not None:
+            compute = load_object(settings.compute_metrics, "run.compute_metrics")
+        if compute is not None and not callable(compute):
+            raise ConfigError(f"run.compute_metrics = {shown(settings.compute_metrics)} is no function.")
+        return Extensions(callbacks, compute)
+
+
+def load_object(where: str, key: str) -> Any:
+    """What `package.module:name` stands for. Raises `ConfigError` that names the setting `key`."""
+    module_name, colon, name = where.partition(":")
+    if not colon or not module_name or not name:
+        raise ConfigError(f"{key} = {shown(where)} is not of the form module:name, such as my_code:score.")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # the user's module may raise anything while it is imported
+        raise ConfigError(
+            f"{key} = {shown(where)}: the module cannot be imported: {type(error).__name__}: {error}. "
+            "It is looked for where Python looks, and in the current directory."
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ConfigError(f"{key} = {shown(where)}: there is no {part} in {module_name}.")
+        found = getattr(found, part)
+    return found
+
+
+def _made(callback: Any) -> TrainerCallback:
+    try:
+        made = callback() if isinstance(callback, type) else callback
+    except Exception as error:  # the user's constructor may raise anything
+        raise ConfigError(
+            f"the callback {callback.__name__} cannot be made: {type(error).__name__}: {error}; a class that "
+            "is named in run.callbacks takes no arguments."
+        ) from error
+    if not isinstance(made, TrainerCallback):
+        raise ConfigError(f"{shown(callback)} is no transformers.TrainerCallback, nor a class of them.")
+    return made

@@ -1,0 +1,140 @@
+"""`fmstune.train` does what the command does, and says how it ended; code of the user's own takes part."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import EvalPrediction, TrainerCallback
+
+import fmstune
+from fmstune.config.errors import ConfigError
+from fmstune.delivery.journal import FILE_NAME, JournalReader
+from fmstune.delivery.ledger import TRACKING_DIR
+from tests.end_to_end import journal_params, journal_points
+from tests.tuning.test_run import weights
+
+DEMO: dict[str, Any] = {
+    "model": {"path": "demo"},
+    "data": {"train": "demo", "eval": "demo"},
+    "training.max_steps": 3,
+    "training.save_strategy": "no",
+    "training.eval_strategy": "steps",
+    "training.eval_steps": 3,
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class Steps(TrainerCallback):
+    """Counts the steps of the training."""
+
+    seen = 0
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        Steps.seen += 1
+
+
+def exact(prediction: EvalPrediction) -> dict[str, float]:
+    labels = prediction.label_ids[:, 1:]
+    guessed = (
+        prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    )
+    right = guessed[:, :-1].argmax(-1) == labels
+    return {"exact": float(right[labels != -100].mean())}
+
+
+def failing(prediction: EvalPrediction) -> dict[str, float]:
+    raise ZeroDivisionError("my metric divides by zero")
+
+
+def test_a_run_from_python_says_where_it_is_what_it_measured_and_what_was_delivered(tmp_path: Path) -> None:
+    result = fmstune.train(
+        settings=DEMO
+        | {
+            "training.output_dir": "out",
+            "tracking": {"trackers": ["file"]},
+            "trackers": {"file": {"path": "m.jsonl"}},
+            "params": {"team": "nlp", "a key with. dots": 1},
+        },
+        quiet=True,
+    )
+    assert result.directory == Path("out")
+    assert result.metrics["eval/loss"] == journal_points(Path("out"))["eval", "loss", 3]
+    assert [(line.tracker, line.state) for line in result.delivery] == [("file", "complete")]
+    assert journal_params(Path("out"))["params"] == {"team": "nlp", "a key with. dots": 1}
+    assert Path("m.jsonl").exists()
+
+
+def test_callbacks_and_metrics_of_ones_own_take_part(capsys: pytest.CaptureFixture[str]) -> None:
+    Steps.seen = 0
+    result = fmstune.train(
+        settings=DEMO | {"training.output_dir": "out"}, callbacks=[Steps], compute_metrics=exact
+    )
+    assert Steps.seen == 3
+    assert 0 <= result.metrics["eval/exact"] <= 1
+    points = journal_points(Path("out"))
+    assert points["eval", "exact", 3] == pytest.approx(points["eval", "mean_token_accuracy", 3], abs=0.02)
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_a_configuration_names_them_by_module_and_name() -> None:
+    Steps.seen = 0
+    Path("fmstune.toml").write_text(
+        '[model]\npath = "demo"\n[data]\ntrain = "demo"\neval = "demo"\n[training]\nmax_steps = 2\n'
+        '[run]\ncallbacks = ["tests.test_api:Steps"]\ncompute_metrics = "tests.test_api:exact"\n'
+    )
+    result = fmstune.train(quiet=True)
+    assert Steps.seen == 2
+    assert "eval/exact" in result.metrics
+
+
+def test_what_ones_own_code_raises_ends_the_run_as_failed() -> None:
+    with pytest.raises(ZeroDivisionError, match="my metric"):
+        fmstune.train(settings=DEMO | {"training.output_dir": "out"}, compute_metrics=failing, quiet=True)
+    *_, last = JournalReader(Path("out", TRACKING_DIR, FILE_NAME))
+    assert (last.status, last.error) == ("failed", "ZeroDivisionError: my metric divides by zero")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"run.callbacks": ["nowhere:Steps"]}, "the module cannot be imported"),
+        ({"run.callbacks": ["tests.test_api:Nothing"]}, "there is no Nothing in tests.test_api"),
+        ({"run.callbacks": ["tests.test_api:exact"]}, "is no transformers.TrainerCallback"),
+        ({"run.callbacks": ["tests.test_api"]}, "is not of the form module:name"),
+        ({"run.compute_metrics": "tests.test_api:DEMO"}, "is no function"),
+        ({"training.lerning_rate": 1}, "Did you mean training.learning_rate"),
+        ({"training": {"max_steps": "ten"}}, "fmstune.train: training.max_steps"),
+        ({3: 4}, "is no key"),
+    ],
+)
+def test_mistakes_are_told_before_the_model_loads(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        fmstune.train(settings={**DEMO, "training.output_dir": "out", **settings}, quiet=True)
+
+
+def test_the_run_is_that_of_the_command(tmp_path: Path) -> None:
+    fmstune.train(settings=DEMO | {"training.output_dir": "out"}, quiet=True)
+    command = [sys.executable, "-m", "fmstune", "train", "out/config.toml", "--output-dir", "again"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert weights("out") == weights("again")
+
+
+def test_trackers_and_functions_may_be_modules_of_the_current_directory(tmp_path: Path) -> None:
+    Path("mine.py").write_text(
+        "from fmstune import Tracker\n"
+        "class Mine(Tracker):\n"
+        "    def track(self, metric, name, stage=None, *, step=None):\n"
+        "        print(name, file=open('tracked.txt', 'a'))\n"
+    )
+    command = Path(sys.executable).with_name("fmstune")  # unlike `python -m`, it does not look here by itself
+    arguments = ["train", "--max-steps", "2", "--tracker", "mine:Mine"]
+    subprocess.run([str(command), *arguments], check=True, capture_output=True)
+    assert "train_runtime" in Path("tracked.txt").read_text()
