@@ -44,6 +44,18 @@ def _evaluation(config: RunConfig) -> Iterator[str]:
             f"{_at(config, 'training.eval_strategy')}training.eval_strategy = {strategy!r} needs evaluation "
             "data: give --eval-data, or set data.eval_fraction = 0.1."
         )
+    patience = config.run.early_stopping_patience
+    if patience is not None and strategy == "no":
+        yield (
+            f"{_at(config, 'run.early_stopping_patience')}run.early_stopping_patience needs evaluations: "
+            "give --eval-data or set data.eval_fraction = 0.1."
+        )
+        return
+    if patience is not None and not training.get("load_best_model_at_end"):
+        yield (
+            f"{_at(config, 'training.load_best_model_at_end')}run.early_stopping_patience keeps the weights "
+            "of the best evaluation; leave training.load_best_model_at_end out."
+        )
     for name, values in _NEED_EVALUATION.items():
         value = training.get(name)
         if value in values and strategy == "no":

@@ -163,7 +163,25 @@ def _training_defaults(checked: Mapping[str, Any], *, demo: bool) -> dict[str, A
             del defaults["eval_strategy"], defaults["eval_steps"]
         if "training.num_train_epochs" in checked:
             del defaults["max_steps"]  # it would win over the epochs that were asked for
+    defaults |= _keep_best(checked, defaults)
     return {name: value for name, value in defaults.items() if f"training.{name}" not in checked}
+
+
+def _keep_best(checked: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What follows from keeping the best evaluation's weights: each evaluation has its checkpoint."""
+    found: dict[str, Any] = {}
+    if checked.get("run.early_stopping_patience"):
+        # With its state from the checkpoint, a resumed run stops where an unbroken one would have.
+        found = {"load_best_model_at_end": True, "metric_for_best_model": "loss"}
+        found["restore_callback_states_from_checkpoint"] = True
+    best = checked.get("training.load_best_model_at_end", found.get("load_best_model_at_end"))
+    strategy = checked.get("training.eval_strategy", defaults.get("eval_strategy", "no"))
+    if best and strategy != "no":
+        every = checked.get("training.eval_steps", defaults.get("eval_steps"))
+        every = every or checked.get("training.logging_steps")
+        found["save_strategy"] = strategy
+        found |= {"save_steps": every} if strategy == "steps" and every else {}
+    return found
 
 
 def _params(

@@ -95,6 +95,18 @@ class RunSettings:
         default=False,
         metadata={"help": "Find the largest batch that fits into memory, and keep the effective batch size."},
     )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop when so many evaluations in a row were no better than the best one, whose weights "
+            "are kept.",
+            "min": 1,
+        },
+    )
+    early_stopping_threshold: float = field(
+        default=0.0,
+        metadata={"help": "By how much an evaluation has to be better to count as better.", "min": 0},
+    )
     callbacks: tuple[str, ...] = field(
         default=(),
         metadata={"help": "Callbacks of the Trainer, as `module:Class`; they run in the training process."},

@@ -29,12 +29,14 @@ _MODEL_FILES = re.compile(
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
     """Where a run lives. `checkpoint` is what it goes on from, `step` the optimizer step of that;
-    `finished` says that there is nothing to go on with."""
+    `finished` says that there is nothing to go on with. `passed_over` are newer checkpoints that were not
+    written to their end."""
 
     path: Path
     checkpoint: Path | None = None
     step: int = 0
     finished: bool = False
+    passed_over: tuple[Path, ...] = ()
 
 
 def claim(config: RunConfig, resume: str | None, *, overwrite: bool) -> RunDirectory:
@@ -62,7 +64,8 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool) -> RunDirec
         return RunDirectory(path, finished=True)
     if resume == "auto" and state is not None:
         newest = newest_checkpoint(path)
-        return RunDirectory(path, newest, _step(newest) if newest else 0)
+        passed_over = tuple(each for each in checkpoints(path) if _step(each) > _step(newest))
+        return RunDirectory(path, newest, _step(newest), passed_over=passed_over)
     if state is None:
         raise ConfigError(f"{path} is not empty, and holds no run of fmstune; give another --output-dir.")
     how = "a finished run" if state == "finished" else f"a run that is {state}"
@@ -85,8 +88,13 @@ def run_state(path: Path) -> Literal["finished", "failed", "interrupted"] | None
 
 def newest_checkpoint(path: Path) -> Path | None:
     """The newest checkpoint that was written to its end; a half-written one is passed over."""
+    return next((entry for entry in checkpoints(path) if is_complete(entry)), None)
+
+
+def checkpoints(path: Path) -> list[Path]:
+    """All checkpoints of a run, the newest first, half-written ones included."""
     found = [entry for entry in path.glob("checkpoint-*") if _CHECKPOINT.fullmatch(entry.name)]
-    return next((entry for entry in sorted(found, key=_step, reverse=True) if is_complete(entry)), None)
+    return sorted(found, key=_step, reverse=True)
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -118,7 +126,9 @@ def _given_checkpoint(path: Path) -> Path:
     return newest
 
 
-def _step(checkpoint: Path) -> int:
+def _step(checkpoint: Path | None) -> int:
+    if checkpoint is None:
+        return 0
     match = _CHECKPOINT.fullmatch(checkpoint.resolve().name)
     return int(match.group(1)) if match else 0
 

@@ -41,13 +41,20 @@ class Padding:
 
 
 def decide(
-    model: Any, lengths: Sequence[int], batch_size: int, asked: bool | None, *, seed: int, compiled: bool
+    model: Any,
+    lengths: Sequence[int],
+    batch_size: int,
+    asked: bool | None,
+    *,
+    seed: int = 0,
+    compiled: bool = False,
+    setting: str = "padding_free",
 ) -> Padding:
     """Whether to train `model` without padding, on rows of these lengths (in tokens).
 
     The model is left with the attention that suits the answer. `asked` is the user's word, `None` without
-    one; `compiled` says that torch is to compile the model. Raises `ValueError` when it was asked for, and
-    the model mixes the rows.
+    one, and `setting` where he has given it; `compiled` says that torch is to compile the model. Raises
+    `ValueError` when it was asked for, and the model mixes the rows.
     """
     drawn = _drawn(lengths, batch_size, seed)
     share = 1 - sum(map(sum, drawn)) / max(1, sum(max(rows) * len(rows) for rows in drawn))
@@ -59,7 +66,7 @@ def decide(
     if not by_rows and not keeps_rows_apart(model, _Reference.of(model)):
         if asked:
             raise ValueError(
-                "training.padding_free = true would mix the rows of a batch: this model does not keep them "
+                f"training.{setting} = true would mix the rows of a batch: this model does not keep them "
                 'apart; leave it out, or try model.attn_implementation = "sdpa".'
             )
         return Padding(share, False, "this model does not keep rows apart without it")

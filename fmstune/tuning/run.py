@@ -84,6 +84,8 @@ def run(
 
 def _say_resumed(directory: RunDirectory, recorder: Recorder, fleet: Fleet, out: RunConsole) -> None:
     """Note the resumption in the journal, and say what becomes of steps that were logged before."""
+    for checkpoint in directory.passed_over:
+        out.warn(f"{checkpoint} was not written to its end, and is passed over")
     if directory.checkpoint is None:
         return
     recorder.resumed(directory.step)
@@ -119,7 +121,8 @@ def _train(
 
     extensions = (given or Extensions()).with_configured(config.run)
     progress, stop = ProgressCallback(out), StopCallback()
-    callbacks = [
+    callbacks: list[Any] = [
+        *_early_stopping(config),
         *_in_process(recorder, guests, config, out),
         progress,
         stop,
@@ -136,6 +139,7 @@ def _train(
         if stop.signum is not None:
             out.say("stopped", f"at step {built.trainer.state.global_step}; go on with --resume auto")
             raise Interrupted(stop.signum)
+        _say_best(config, built, out)
         built.trainer.save_model(str(directory.path))
         if is_main_process():
             write_card(directory.path, config, built, progress.metrics)
@@ -260,6 +264,28 @@ def _in_process(recorder: Recorder, guests: list[Job], config: RunConfig, out: R
             continue
         recorder.guests.append(guest)
     return [guest.get_hf_callback() for guest in recorder.guests]
+
+
+def _early_stopping(config: RunConfig) -> list[Any]:
+    if config.run.early_stopping_patience is None:
+        return []
+    from transformers import EarlyStoppingCallback
+
+    settings = config.run
+    return [EarlyStoppingCallback(settings.early_stopping_patience, settings.early_stopping_threshold)]
+
+
+def _say_best(config: RunConfig, built: BuiltTrainer, out: RunConsole) -> None:
+    """Which weights are kept, where the best evaluation decides that."""
+    state, args = built.trainer.state, built.trainer.args
+    if config.run.early_stopping_patience is not None and state.global_step < state.max_steps:
+        evaluations = config.run.early_stopping_patience
+        no_better = "1 evaluation was" if evaluations == 1 else f"{evaluations} evaluations were"
+        out.say("stopped", f"early, at step {state.global_step} of {state.max_steps}: {no_better} no better")
+    if args.load_best_model_at_end and state.best_metric is not None:
+        name = str(args.metric_for_best_model).removeprefix("eval_")
+        kept = "kept" if state.best_model_checkpoint else "not kept: there is no checkpoint of it"
+        out.say("best", f"eval {name} {state.best_metric:.4g} at step {state.best_global_step}; {kept}")
 
 
 def _ledgers(directory: Path) -> Any:

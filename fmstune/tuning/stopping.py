@@ -45,9 +45,22 @@ class StopCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if args.world_size > 1:
+            # A signal reaches each rank at a moment of its own, and one that stops alone leaves the others
+            # waiting for it in the next step.
+            self.signum = _largest(self.signum or 0, args.device) or None
         if self.signum is not None:
             control.should_save = True
             control.should_training_stop = True
+
+
+def _largest(number: int, device: Any) -> int:
+    """The largest of the numbers that all ranks bring."""
+    import torch
+
+    largest = torch.tensor(number, device=device)
+    torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+    return int(largest.item())
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def build_trainer(
         callbacks=[tracker.get_hf_callback(), *extensions.callbacks],
         compute_metrics=extensions.compute_metrics,
     )
-    padding = None if packing else _without_padding(trainer, config.training.get("padding_free"), seed)
+    padding = _without_padding(trainer, config.training.get("padding_free"), seed)
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, besides our own lines
     tracker.set_params(dict(loaded.identity), "model")
     tracker.set_params(data.summary.as_params(), "data")
@@ -116,12 +116,17 @@ def build_trainer(
     )
 
 
-def _without_padding(trainer: FineTuner, asked: bool | None, seed: int) -> Padding:
-    """Let the trainer do without padding, where that is exact and pays. Raises `ConfigError`."""
+def _without_padding(trainer: FineTuner, asked: bool | None, seed: int) -> Padding | None:
+    """Let the trainer do without padding, where that is exact and pays; `None` for packed rows, which have
+    none. Raises `ConfigError`."""
     rows = trainer.train_dataset
     lengths = [len(row) for row in rows["input_ids"]] if hasattr(rows, "__len__") else []
     args = trainer.args
     try:
+        if args.packing:
+            if args.packing_strategy != "wrapped":  # which is meant to join rows
+                decide(trainer.model, [], 1, True, compiled=bool(args.torch_compile), setting="packing")
+            return None
         padding = decide(
             trainer.model,
             lengths,
