@@ -150,6 +150,8 @@ def training_arguments(
     settings |= _precision(settings)
     if not torch.accelerator.is_available():
         settings.setdefault("dataloader_pin_memory", False)  # there is nothing to pin it for
+        # Unless it is told, accelerate takes each process of torchrun for a run of its own where no GPU is.
+        settings.setdefault("use_cpu", True)
     if not packing:
         # The rows come tokenised, labelled and cut; TRL's own preparation would map over them again.
         settings |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
