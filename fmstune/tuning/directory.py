@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import psutil
 
 from fmstune.config.errors import ConfigError
 from fmstune.config.schema import RunConfig
@@ -39,11 +42,12 @@ class RunDirectory:
     passed_over: tuple[Path, ...] = ()
 
 
-def claim(config: RunConfig, resume: str | None, *, overwrite: bool) -> RunDirectory:
+def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool = True) -> RunDirectory:
     """Find, or name, the directory of this run; creates nothing yet.
 
-    `resume` is `auto`, or the path of a checkpoint or of a run. Raises `ConfigError` when the directory
-    holds a run that would be overwritten, or no checkpoint can be resumed from.
+    `resume` is `auto`, or the path of a checkpoint or of a run. `main` says that this is rank zero; others
+    take what is in the directory for its work. Raises `ConfigError` when the directory holds a run that
+    would be overwritten, or no checkpoint can be resumed from.
     """
     path = Path(config.output_dir) if config.output_dir else None
     if resume is not None and resume != "auto":
@@ -66,6 +70,8 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool) -> RunDirec
         newest = newest_checkpoint(path)
         passed_over = tuple(each for each in checkpoints(path) if _step(each) > _step(newest))
         return RunDirectory(path, newest, _step(newest), passed_over=passed_over)
+    if not main:
+        return RunDirectory(path)
     if state is None:
         raise ConfigError(f"{path} is not empty, and holds no run of fmstune; give another --output-dir.")
     how = "a finished run" if state == "finished" else f"a run that is {state}"
@@ -135,6 +141,18 @@ def _step(checkpoint: Path | None) -> int:
 
 def _new_name(config: RunConfig) -> Path:
     model = re.sub(r"[^\w.-]+", "-", Path(config.model.path).name).strip("-") or "run"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return Path("runs") / f"{model}-{_launch_time()}"
     stem = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = (Path("runs") / (stem + suffix) for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
     return next(name for name in names if not name.exists())
+
+
+def _launch_time() -> str:
+    """When the launcher of this machine's ranks was started: the same for all of them."""
+    if int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "a run on several machines needs one directory that all of them see: give it with --output-dir."
+        )
+    launcher = psutil.Process(os.getppid())
+    return time.strftime("%Y%m%d-%H%M%S", time.localtime(launcher.create_time()))

@@ -67,7 +67,7 @@ def run(
     Raises what its steps raise: `ConfigError`, `DataError`, `ModelError`, `TrackerCheckFailed`, and
     `Interrupted` after a signal; each has the exit code that it means.
     """
-    directory = claim(config, resume, overwrite=overwrite)
+    directory = claim(config, resume, overwrite=overwrite, main=is_main_process())
     if directory.finished:
         out.say("done", f"the run in {directory.path} is finished already; there is nothing to go on with")
         return RunResult(directory.path, delivery=tuple(_reports(directory.path)))
