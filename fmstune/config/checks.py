@@ -44,6 +44,12 @@ def _evaluation(config: RunConfig) -> Iterator[str]:
             f"{_at(config, 'training.eval_strategy')}training.eval_strategy = {strategy!r} needs evaluation "
             "data: give --eval-data, or set data.eval_fraction = 0.1."
         )
+    for key, wanted in (("samples.rows", config.samples.rows), ("samples.prompts", config.samples.prompts)):
+        if wanted and strategy == "no":
+            yield (
+                f"{_at(config, key)}{key} are answered at evaluations: give --eval-data or set "
+                "data.eval_fraction = 0.1."
+            )
     patience = config.run.early_stopping_patience
     if patience is not None and strategy == "no":
         yield (

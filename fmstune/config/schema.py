@@ -122,6 +122,20 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
+class SamplesConfig:
+    """The table `[samples]`: what the model writes, at each evaluation, as a table for the trackers."""
+
+    prompts: tuple[str, ...] = field(
+        default=(), metadata={"help": "Prompts that are answered at each evaluation."}
+    )
+    rows: int = field(
+        default=0,
+        metadata={"help": "So many rows of the evaluation data are answered too.", "min": 0},
+    )
+    max_new_tokens: int = field(default=64, metadata={"help": "The longest answer, in tokens.", "min": 1})
+
+
+@dataclass(frozen=True)
 class LoraConfig:
     """The table `[lora]`."""
 
@@ -177,6 +191,7 @@ class RunConfig:
     training: Mapping[str, Any] = field(default_factory=dict)
     lora: LoraConfig = field(default_factory=LoraConfig)
     run: RunSettings = field(default_factory=RunSettings)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     trackers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -196,6 +211,7 @@ TABLES: dict[str, type[Any]] = {
     "data": DataConfig,
     "lora": LoraConfig,
     "run": RunSettings,
+    "samples": SamplesConfig,
     "tracking": TrackingConfig,
 }
 

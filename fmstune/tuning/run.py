@@ -133,6 +133,7 @@ def _train(
         built = build_trainer(config, recorder, directory.path, extensions)
         _describe(built, out)
         out.say("run", str(directory.path))
+        _add_samples(config, built, recorder, out)
         built.trainer.train(
             resume_from_checkpoint=str(directory.checkpoint) if directory.checkpoint else None
         )
@@ -273,6 +274,15 @@ def _early_stopping(config: RunConfig) -> list[Any]:
 
     settings = config.run
     return [EarlyStoppingCallback(settings.early_stopping_patience, settings.early_stopping_threshold)]
+
+
+def _add_samples(config: RunConfig, built: BuiltTrainer, recorder: Recorder, out: RunConsole) -> None:
+    from fmstune.tuning.samples import SampleCallback, questions
+
+    asked = questions(config.samples, built.tokenizer, built.trainer.eval_dataset)
+    if asked:
+        most = config.samples.max_new_tokens
+        built.trainer.add_callback(SampleCallback(asked, most, built.tokenizer, recorder, out))
 
 
 def _say_best(config: RunConfig, built: BuiltTrainer, out: RunConsole) -> None:

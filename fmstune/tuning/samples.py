@@ -1,0 +1,103 @@
+"""Samples at evaluations: what the model writes by now, as a table for the trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import (
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from fmstune.config.schema import SamplesConfig
+from fmstune.trackers.base import Table, Tracker
+from fmstune.tuning.console import RunConsole
+from fmstune.tuning.data import IGNORED
+from fmstune.tuning.generate import generate_texts
+
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked: `prompt` as people read it, `text` as the model does, and the data's own answer."""
+
+    prompt: str
+    text: str
+    expected: str | None = None
+
+
+class SampleCallback(TrainerCallback):
+    """Lets the model answer at each evaluation, on world rank zero; the training is as without it."""
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        most: int,
+        tokenizer: PreTrainedTokenizerBase,
+        tracker: Tracker,
+        out: RunConsole,
+    ) -> None:
+        self._questions, self._most = questions, most
+        self._tokenizer, self._tracker, self._out = tokenizer, tracker, out
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Generate, and track the table `samples` of the stage `eval`."""
+        if not state.is_world_process_zero or not self._questions:
+            return
+        if args.fsdp or args.deepspeed:
+            self._out.warn("no samples: the model is spread over several devices (fsdp, deepspeed)")
+            self._questions = ()
+            return
+        texts = [question.text for question in self._questions]
+        answers = generate_texts(model, self._tokenizer, texts, self._most)
+        rows = [
+            {"prompt": question.prompt, "answer": answer}
+            | ({} if question.expected is None else {"expected": question.expected})
+            for question, answer in zip(self._questions, answers, strict=True)
+        ]
+        self._tracker.track_table(Table("samples", tuple(rows), "eval", state.global_step, state.epoch))
+        self._out.say("sample", f"{_short(self._questions[0].prompt)} → {_short(answers[0])}")
+
+
+def questions(config: SamplesConfig, tokenizer: PreTrainedTokenizerBase, rows: Any) -> list[Question]:
+    """The prompts that were given, and those of the first evaluation `rows` (with `input_ids`, `labels`)."""
+    asked = [Question(prompt, _rendered(prompt, tokenizer)) for prompt in config.prompts]
+    for row in rows.select(range(min(config.rows, len(rows)))) if config.rows else ():
+        ids, labels = row["input_ids"], row["labels"]
+        begin = next((at for at, label in enumerate(labels) if label != IGNORED), len(ids))
+        end = next((at for at in range(begin, len(ids)) if labels[at] == IGNORED), len(ids))
+        asked.append(
+            Question(
+                tokenizer.decode(ids[:begin], skip_special_tokens=True),
+                tokenizer.decode(ids[:begin]),
+                tokenizer.decode(ids[begin:end], skip_special_tokens=True),
+            )
+        )
+    return asked
+
+
+def _rendered(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    if not tokenizer.chat_template:
+        return prompt
+    message = {"role": "user", "content": prompt}
+    text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    assert isinstance(text, str)
+    return text
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
