@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fmstune.cli import trackers
+from fmstune.cli import config, trackers
 from fmstune.cli.train import train
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.add_typer(trackers.app, name="trackers")
+app.add_typer(config.app, name="config")
 
 
 def _show_version(asked: bool) -> None:

@@ -64,6 +64,7 @@ def load(
             **_newer_names({key: given.origin for key, given in sources.given.items()}),
             **param_origins,
         },
+        over={key: [(given.value, given.origin) for given in over] for key, over in sources.over.items()},
         base_dir=cwd,
         demo=demo,
     )

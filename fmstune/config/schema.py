@@ -6,7 +6,7 @@ fmstune sets differently, and why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,8 @@ class RunConfig:
 
     `training` holds what is handed to `SFTConfig`; `trackers` the options of each tracker; `params` what
     the user wants the run to be found by. `origins` says of each dotted key where its value came from:
-    `fmstune.toml:14`, `--set`, the flag, or `default`. Relative paths are kept as they were written, also
+    `fmstune.toml:14`, `--set`, the flag, or `default`; `over`, with which values (and their origins) it won
+    over. Relative paths are kept as they were written, also
     those of a file in another directory, and mean what they mean from `base_dir`, the current directory.
     `demo` says that the packaged model is tuned on the packaged data.
     """
@@ -196,6 +197,7 @@ class RunConfig:
     trackers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
+    over: Mapping[str, Sequence[tuple[Any, str]]] = field(default_factory=dict)
     base_dir: Path = field(default_factory=Path)
     demo: bool = False
 

@@ -37,13 +37,15 @@ class Given:
 class Sources:
     """What was given: `given` by dotted key, the free tables, and the configuration file if there is one.
 
-    `origins` says where each key of the free tables came from.
+    `origins` says where each key of the free tables came from; `over` has, for each key that was given
+    several times, what the last one won over, the latest first.
     """
 
     given: dict[str, Given] = field(default_factory=dict)
     trackers: dict[str, dict[str, Any]] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    over: dict[str, list[Given]] = field(default_factory=dict)
     file: str | None = None
 
 
@@ -115,6 +117,8 @@ def _take(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> No
         sources.origins.setdefault(dotted([table, rest[0]]), origin)
     elif len(parts) == 2 and table in _tables():
         check_storable(value, origin)
+        if key in sources.given:
+            sources.over.setdefault(key, []).insert(0, sources.given[key])
         sources.given[key] = Given(value, origin)
     elif len(parts) == 1 and table in _tables():
         chosen = _CHOSEN * (table == "trackers")

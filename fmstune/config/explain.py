@@ -1,0 +1,108 @@
+"""Explaining a configuration: which value holds, where it comes from, what it won over, what it may be."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fmstune.config.annotations import written
+from fmstune.config.errors import ConfigError, shown, shown_key
+from fmstune.config.load import known_keys
+from fmstune.config.schema import OWNED_TRAINING, TABLES, TRAINING_BOUNDS, RunConfig
+from fmstune.config.suggest import hint
+from fmstune.config.training_fields import training_fields
+from fmstune.config.values import dotted, split_key
+from fmstune.config.wording import in_words, is_secret
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One setting: its value, where that comes from, and what it won over as (value, origin), the latest
+    first. `default` is what holds when nobody says anything; `takes` says in words what it may be."""
+
+    key: str
+    value: Any
+    origin: str
+    over: Sequence[tuple[Any, str]]
+    default: Any
+    takes: str
+    help: str
+
+    def lines(self) -> Iterator[str]:
+        """The explanation as a few lines for people."""
+        yield f"{self.key} = {_value(self.value)}"
+        won = "".join(f", over {_value(value)} from {origin}" for value, origin in self.over)
+        if self.origin == "default":
+            yield "  by default"
+        else:
+            yield f"  from {self.origin}{won} (default: {_value(self.default)})"
+        if self.help:
+            yield f"  {' '.join(self.help.split())}"
+        if self.takes:
+            yield f"  takes {self.takes}"
+
+
+def explain(config: RunConfig, key: str) -> Explanation:
+    """The explanation of one dotted key. Raises `ConfigError` for a key that there is not."""
+    table, *names = split_key(key, "explain")
+    name = ".".join(names)
+    if table in ("trackers", "params"):
+        return _free(config, table, names, key)
+    if table == "training" and name in OWNED_TRAINING:
+        raise ConfigError(f"{key} is not for you to set: {OWNED_TRAINING[name]}.")
+    if table == "training" and name in training_fields():
+        field = training_fields()[name]
+        takes = _takes(field.annotation, field.choices, TRAINING_BOUNDS.get(name, {}))
+        value = config.training.get(name, field.default)
+        return _explanation(config, key, value, field.default, takes, field.help)
+    for own in dataclasses.fields(TABLES[table]) if table in TABLES else ():
+        if own.name == name:
+            takes = _takes(written(own), own.metadata.get("choices"), own.metadata)
+            value = getattr(getattr(config, table), name)
+            return _explanation(config, key, value, own.default, takes, own.metadata["help"])
+    raise ConfigError(f"there is no setting {shown_key(*key.split('.'))}.{hint(key, known_keys())}")
+
+
+def chosen(config: RunConfig) -> list[Explanation]:
+    """The settings that somebody has set, in the order of the configuration."""
+    found = [key for key in known_keys() if config.origins.get(key, "default") != "default"]
+    options = [("trackers", name, option) for name, table in config.trackers.items() for option in table]
+    free = [dotted(parts) for parts in (*options, *(("params", name) for name in config.params))]
+    return [explain(config, key) for key in [*found, *free]]
+
+
+def _explanation(config: RunConfig, key: str, value: Any, default: Any, takes: str, text: str) -> Explanation:
+    origin = config.origins.get(key, "default")
+    default = value if origin == "default" else default
+    over = [(_visible(key, value), where) for value, where in config.over.get(key, ())]
+    return Explanation(key, _visible(key, value), origin, over, default, takes, text)
+
+
+def _free(config: RunConfig, table: str, names: Sequence[str], key: str) -> Explanation:
+    """A tracker's option or a param, which the trackers and the user declare themselves."""
+    values: Any = getattr(config, table)
+    for part in names:
+        if not isinstance(values, Mapping) or part not in values:
+            there = ", ".join(sorted(values)) if isinstance(values, Mapping) else ""
+            raise ConfigError(f"{key} is not set{f'; set are {there}' if there else ''}.")
+        values = values[part]
+    return _explanation(config, key, values, None, "", "")
+
+
+def _takes(annotation: str, choices: Sequence[str] | None, bounds: Mapping[str, Any]) -> str:
+    words = {"min": "at least", "above": "more than", "max": "at most", "below": "below"}
+    limits = " and ".join(f"{words[name]} {bounds[name]}" for name in words if name in bounds)
+    kind = f"one of {', '.join(choices)}" if choices else in_words(annotation)
+    return f"{kind}, {limits}" if limits else kind
+
+
+def _visible(key: str, value: Any) -> Any:
+    return "[redacted]" if value and is_secret(key) else value
+
+
+def _value(value: Any) -> str:
+    if value is None or value == "":
+        return "nothing"
+    return shown(list(value) if isinstance(value, tuple) else value)

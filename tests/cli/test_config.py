@@ -1,0 +1,134 @@
+"""`fmstune config`: why a setting has its value, and what differs between two runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.cli.main import main
+from fmstune.config.load import known_keys, load
+from fmstune.config.schema import OWNED_TRAINING
+from tests.conftest import open_journal
+
+TOML = """\
+[model]
+path = "demo"
+[data]
+train = "demo"
+[training]
+learning_rate = 1e-3
+[trackers.aim]
+repo = "here"
+[trackers."tests.sample_trackers:Collector"]
+api_key = "s3cret"
+[params]
+"team name" = "nlp"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("fmstune.toml").write_text(TOML)
+
+
+@pytest.fixture
+def fmstune(capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["config", *arguments])
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return call
+
+
+def test_a_value_is_explained_with_its_place_and_what_it_won_over(fmstune: Any) -> None:
+    code, out, _ = fmstune("explain", "training.learning_rate", "--set", "training.learning_rate=2e-4")
+    assert code == 0
+    assert out.splitlines() == [
+        "training.learning_rate = 0.0002",
+        "  from --set, over 0.001 from fmstune.toml:6 (default: 2e-05)",
+        "  The initial learning rate for AdamW.",
+        "  takes a number, more than 0",
+    ]
+    _, out, _ = fmstune("explain", "lora.bias")
+    assert out.splitlines()[:2] == ["lora.bias = 'none'", "  by default"]
+    assert out.splitlines()[-1] == "  takes one of none, all, lora_only"
+
+
+def test_without_a_key_all_that_is_set_is_explained_and_secrets_are_not_shown(fmstune: Any) -> None:
+    code, out, _ = fmstune("explain", "--json")
+    assert code == 0
+    found = {each["key"]: each for each in json.loads(out)}
+    assert found.keys() == {
+        "model.path", "data.train", "training.learning_rate", "trackers.aim.repo",
+        'trackers."tests.sample_trackers:Collector".api_key', 'params."team name"',
+    }  # fmt: skip
+    assert found["trackers.aim.repo"]["origin"] == "fmstune.toml:8"
+    assert "s3cret" not in out
+    assert "s3cret" not in fmstune("explain")[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("lr", "there is no setting lr. Did you mean training.learning_rate?"),
+        ("trackers.aim.rpo", "trackers.aim.rpo is not set; set are repo."),
+        ("training.report_to", "choose trackers with --tracker"),
+        ("model.path.x", "there is no setting"),
+        ("..", "is not a key"),
+        ("no_table.x", "there is no setting"),
+    ],
+)
+def test_a_key_that_there_is_not_is_told(fmstune: Any, key: str, said: str) -> None:
+    code, out, err = fmstune("explain", key)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_every_setting_can_be_explained() -> None:
+    from fmstune.config.explain import explain
+
+    config = load(None)
+    for key in known_keys():
+        assert key.removeprefix("training.") not in OWNED_TRAINING
+        first, *_ = explain(config, key).lines()
+        assert first.startswith(f"{key} = ")
+
+
+def test_two_runs_differ_in_settings_versions_and_commits(fmstune: Any) -> None:
+    for name, rate, torch in (("a", "1e-3", "2.12.0"), ("b", "2e-3", "2.13.0")):
+        Path(name, "tracking").mkdir(parents=True)
+        Path(name, "config.toml").write_text(f"[training]\nlearning_rate = {rate}\nmax_steps = 3\n")
+        journal = open_journal(Path(name))
+        journal.append("params", {"name": "packages", "values": {"torch": torch, "trl": "1.16.0"}})
+        journal.close()
+    code, out, _ = fmstune("diff", "a", "b")
+    assert code == 0
+    assert out == 'packages.torch  "2.12.0" → "2.13.0"\ntraining.learning_rate  0.001 → 0.002\n'
+    assert fmstune("diff", "a", "a")[1:] == ("", "no difference\n")
+    _, out, _ = fmstune("diff", "a/config.toml", "b", "--json")
+    assert {each["key"]: each["first"] for each in json.loads(out)}["packages.trl"] is None
+
+
+def test_what_holds_no_run_is_told(fmstune: Any) -> None:
+    Path("empty").mkdir()
+    code, _, err = fmstune("diff", "empty", "fmstune.toml")
+    assert (code, err) == (2, "error: empty holds no run: there is no config.toml in it.\n")
+
+
+def test_neither_loads_torch(fmstune: Any) -> None:
+    import subprocess
+
+    code = (
+        "import sys; from fmstune.cli.main import main\n"
+        "try: main(['config', 'explain', 'lora.r'])\n"
+        "except SystemExit: print(sorted({'torch', 'transformers', 'trl'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
