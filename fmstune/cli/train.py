@@ -10,6 +10,7 @@ import typer
 FLAGS = {
     "--model": "model.path",
     "--data": "data.train",
+    "--method": "run.method",
     "--eval-data": "data.eval",
     "--output-dir": "training.output_dir",
     "--tracker": "tracking.trackers",
@@ -39,6 +40,10 @@ def train(
         str | None, typer.Option(help="The training data: a file, or `demo`.", metavar="D")
     ] = None,
     eval_data: Annotated[str | None, typer.Option(help="The evaluation data: a file.", metavar="D")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="sft (the default), or from preferences: dpo, kto, reward.", metavar="NAME"),
+    ] = None,
     output_dir: Annotated[
         str | None,
         typer.Option(help="The run's directory. Default: a new one in runs/.", metavar="O"),
@@ -102,6 +107,7 @@ def train(
         "--model": model,
         "--data": data,
         "--eval-data": eval_data,
+        "--method": method,
         "--output-dir": output_dir,
         "--tracker": tuple(tracker) if tracker else None,
         "--strict-tracking": strict_tracking,

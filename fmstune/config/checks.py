@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fmstune.config.errors import shown, together
 from fmstune.config.files import similar_file
+from fmstune.config.method_checks import method_problems
 from fmstune.config.schema import RunConfig
 
 _DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz")
@@ -23,6 +24,7 @@ _STEPS = ("logging_steps", "eval_steps", "save_steps")
 def check_together(config: RunConfig) -> RunConfig:
     """The configuration, when its parts fit together. Raises `ConfigError` with all that does not."""
     problems = [*_evaluation(config), *_training(config), *_paths(config)]
+    problems += [f"{_at(config, key)}{what}" for key, what in method_problems(config)]
     if problems:
         raise together(problems)
     return config

@@ -63,15 +63,15 @@ class Option:
     help: str
 
 
-def option_table() -> list[Option]:
-    """Every setting there is, but for the trackers' own options."""
+def option_table(method: str = "sft") -> list[Option]:
+    """Every setting there is for a method, but for the trackers' own options."""
     options = []
     for table, cls in TABLES.items():
         for field in dataclasses.fields(cls):
             options.append(
                 Option(f"{table}.{field.name}", str(field.type), field.default, field.metadata["help"])
             )
-    for name, field_ in training_fields().items():
+    for name, field_ in training_fields(method).items():
         if name not in OWNED_TRAINING:
             default = TRAINING_DEFAULTS.get(name, field_.default)
             options.append(Option(f"training.{name}", field_.annotation, default, field_.help))

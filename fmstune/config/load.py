@@ -11,8 +11,9 @@ from fmstune.config.checks import check_together
 from fmstune.config.errors import ConfigError, shortened, shown_path, together
 from fmstune.config.schema import (
     DEMO,
+    DEMO_PREFERENCE_LEARNING_RATE,
     DEMO_TRAINING,
-    LORA_LEARNING_RATE,
+    LORA_LEARNING_RATES,
     OWNED_TRAINING,
     RENAMED_TRAINING,
     TABLES,
@@ -22,7 +23,7 @@ from fmstune.config.schema import (
 )
 from fmstune.config.sources import FILE_NAME, Flag, Given, Sources, gather, known_keys, table_keys
 from fmstune.config.suggest import hint
-from fmstune.config.training_fields import training_fields
+from fmstune.config.training_fields import METHODS, methods_with, training_fields
 from fmstune.config.typed import check_bounds, check_field, check_value
 from fmstune.config.values import dotted, merged, parse_params, read_params_file
 
@@ -85,9 +86,10 @@ def load_trackers(
 def _check_all(given: Mapping[str, Given]) -> dict[str, Any]:
     """The values of all keys. Raises one `ConfigError` for all that are wrong."""
     checked, problems = {}, []
+    method = _method(given)
     for key, entry in given.items():
         try:
-            checked[key] = _check(key, entry)
+            checked[key] = _check(key, entry, method)
         except ConfigError as error:
             problems.append(str(error))
     if problems:
@@ -95,7 +97,13 @@ def _check_all(given: Mapping[str, Given]) -> dict[str, Any]:
     return checked
 
 
-def _check(key: str, given: Given) -> Any:
+def _method(given: Mapping[str, Given]) -> str:
+    """The method, on which the fields of `[training]` depend. Raises `ConfigError` when there is no such."""
+    method: str = _check("run.method", given["run.method"], "") if "run.method" in given else METHODS[0]
+    return method
+
+
+def _check(key: str, given: Given, method: str) -> Any:
     """The value of one key, as its field takes it. Raises `ConfigError`."""
     table, _, name = key.partition(".")
     where = given.origin
@@ -103,14 +111,20 @@ def _check(key: str, given: Given) -> Any:
         for field in fields(TABLES[table]):
             if field.name == name:
                 return check_field(given.value, field, where=where, key=key)
-    elif table == "training" and name in OWNED_TRAINING:
+    elif table == "training" and name in OWNED_TRAINING and method in (methods_with(name) or METHODS):
         raise ConfigError(f"{where}: {key} is not for you to set: {OWNED_TRAINING[name]}.")
-    elif table == "training" and name in training_fields():
-        known = training_fields()[name]
+    elif table == "training" and name in training_fields(method):
+        known = training_fields(method)[name]
         value = check_value(given.value, known.annotation, where=where, key=key, choices=known.choices)
         check_bounds(value, TRAINING_BOUNDS.get(name, {}), where=where, key=key)
         return value
-    raise ConfigError(f"{where}: there is no setting {shortened(key)}.{hint(key, known_keys())}")
+    others = methods_with(name) if table == "training" and name not in OWNED_TRAINING else []
+    if others:
+        raise ConfigError(
+            f"{where}: {key} is a setting of {' and '.join(others)}; this run's method is {method} "
+            "(--method)."
+        )
+    raise ConfigError(f"{where}: there is no setting {shortened(key)}.{hint(key, known_keys(method))}")
 
 
 def _newer_names(entries: dict[str, T]) -> dict[str, T]:
@@ -154,12 +168,14 @@ def _training_defaults(checked: Mapping[str, Any], *, demo: bool) -> dict[str, A
     known = training_fields()
     defaults = {name if name in known else older[name]: value for name, value in TRAINING_DEFAULTS.items()}
     if checked.get("lora.enabled"):
-        defaults["learning_rate"] = LORA_LEARNING_RATE
+        defaults["learning_rate"] = LORA_LEARNING_RATES[checked.get("run.method", METHODS[0])]
     if checked.get("data.eval") or checked.get("data.eval_fraction"):
         defaults["eval_strategy"] = "epoch"
     if demo:
         evaluates = "eval_strategy" in defaults
         defaults |= DEMO_TRAINING
+        if checked.get("run.method", METHODS[0]) != METHODS[0]:
+            defaults["learning_rate"] = DEMO_PREFERENCE_LEARNING_RATE
         if not evaluates:
             del defaults["eval_strategy"], defaults["eval_steps"]
         if "training.num_train_epochs" in checked:

@@ -1,7 +1,7 @@
 """The schema: every table of the configuration, each field with its bounds and its sentence of help.
 
-The fields of `[training]` are those of TRL's installed `SFTConfig` (see `training_fields`); here is what
-fmstune sets differently, and why.
+The fields of `[training]` are those of TRL's installed class for the method (see `training_fields`); here
+is what fmstune sets differently, and why.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from fmstune.config.training_fields import METHODS
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class RunSettings:
         default="sft",
         metadata={
             "help": "What is learnt: sft (from examples), dpo, kto or reward (from preferences).",
-            "choices": ("sft", "dpo", "kto", "reward"),
+            "choices": METHODS,
         },
     )
     on_nonfinite: str = field(
@@ -179,11 +181,11 @@ class TrackingConfig:
 class RunConfig:
     """A resolved configuration.
 
-    `training` holds what is handed to `SFTConfig`; `trackers` the options of each tracker; `params` what
-    the user wants the run to be found by. `origins` says of each dotted key where its value came from:
-    `fmstune.toml:14`, `--set`, the flag, or `default`; `over`, with which values (and their origins) it won
-    over. Relative paths are kept as they were written, also
-    those of a file in another directory, and mean what they mean from `base_dir`, the current directory.
+    `training` holds what is handed to the method's class of TRL; `trackers` the options of each tracker;
+    `params` what the user wants the run to be found by. `origins` says of each dotted key where its value
+    came from: `fmstune.toml:14`, `--set`, the flag, or `default`; `over`, with which values (and their
+    origins) it won over. Relative paths are kept as they were written, also those of a file in another
+    directory, and mean what they mean from `base_dir`, the current directory.
     `demo` says that the packaged model is tuned on the packaged data.
     """
 
@@ -236,7 +238,9 @@ RENAMED_TRAINING: dict[str, str] = {
 """Older names of fields, which transformers takes with a warning, and lets the newer ones win over."""
 
 LORA_LEARNING_RATE = 2e-4
-"""An adapter starts from zero and takes ten times the rate of full weights (TRL's own advice)."""
+LORA_LEARNING_RATES = {"sft": LORA_LEARNING_RATE, "dpo": 1e-5, "kto": 1e-5, "reward": 1e-3}
+"""An adapter starts from zero and takes ten times the rate of full weights (TRL's own advice), which are
+2e-5, 1e-6, 1e-6 and 1e-4."""
 
 DEMO_TRAINING: dict[str, Any] = {
     "max_steps": 60,
@@ -253,6 +257,9 @@ DEMO_TRAINING: dict[str, Any] = {
     "max_length": 256,
 }
 """What tunes the demo model within seconds on two cores."""
+
+DEMO_PREFERENCE_LEARNING_RATE = 1e-3
+"""At the rate of sft a model compared with its own beginning runs away from it."""
 
 DEMO = "demo"
 """The name of the packaged model, and of the packaged data."""
@@ -272,7 +279,7 @@ OWNED_TRAINING: dict[str, str] = {
     "do_predict": "`fmstune train` only trains and evaluates",
     "parallelism_config": "it is an object of Python, which no TOML can hold; use training.fsdp_config",
 }
-"""Fields of SFTConfig that fmstune decides, and what to use instead."""
+"""Fields of TRL's classes that fmstune decides, and what to use instead."""
 
 _POSITIVE = {"above": 0}
 _COUNT = {"min": 1}
@@ -302,8 +309,19 @@ TRAINING_BOUNDS: dict[str, Mapping[str, float]] = {
     "label_smoothing_factor": {"min": 0, "below": 1},
     # A token is predicted from those before it, so that one alone teaches nothing.
     "max_length": {"min": 2},
+    # Of the methods that learn from preferences.
+    "beta": _POSITIVE,
+    "label_smoothing": {"min": 0, "below": 1},
+    "ld_alpha": {"min": 0, "max": 1},
+    "discopop_tau": _POSITIVE,
+    "desirable_weight": _NOT_NEGATIVE,
+    "undesirable_weight": _NOT_NEGATIVE,
+    "center_rewards_coefficient": _NOT_NEGATIVE,
+    "ref_model_mixup_alpha": {"min": 0, "max": 1},
+    "ref_model_sync_steps": _COUNT,
+    "precompute_ref_batch_size": _COUNT,
     # What NumPy's generator takes.
     "seed": {"min": 0, "max": 2**32 - 1},
     "data_seed": {"min": 0, "max": 2**32 - 1},
 }
-"""Bounds of fields of SFTConfig, which TRL checks late or never; as in the metadata of our own fields."""
+"""Bounds of fields of TRL's classes, which TRL checks late or never; as in the metadata of our own fields."""

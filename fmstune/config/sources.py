@@ -67,9 +67,10 @@ def table_keys() -> list[str]:
     return [f"{table}.{field.name}" for table, cls in TABLES.items() for field in fields(cls)]
 
 
-def known_keys() -> list[str]:
-    """Every dotted key that can be set, but for the trackers' own options and params."""
-    return [*table_keys(), *(f"training.{name}" for name in training_fields() if name not in OWNED_TRAINING)]
+def known_keys(method: str = "sft") -> list[str]:
+    """Every dotted key that can be set for a method, but for the trackers' own options and params."""
+    fields_ = (name for name in training_fields(method) if name not in OWNED_TRAINING)
+    return [*table_keys(), *(f"training.{name}" for name in fields_)]
 
 
 def _take_file(sources: Sources, text: str, name: str) -> None:

@@ -1,4 +1,6 @@
-"""The fields of TRL's installed `SFTConfig`, found by reading its source: importing it takes seconds.
+"""The fields of TRL's installed configuration classes, found by reading: importing them takes seconds.
+
+Each method has a class of its own: `SFTConfig`, `DPOConfig`, `KTOConfig`, `RewardConfig`.
 
 So `[training]` always accepts what the installed versions accept, and a table that grows stale is not
 needed. `tests/config` compares the result with the real classes.
@@ -28,26 +30,46 @@ class TrainingField:
     choices: tuple[str, ...] | None = None
 
 
-# The classes that SFTConfig is made of, from the most general: package, file, class.
-_CLASSES = (
+# The classes that each of the methods' classes is made of, from the most general: package, file, class.
+_BASES = (
     ("transformers", "training_args.py", "TrainingArguments"),
     ("trl", "trainer/base_config.py", "_BaseConfig"),
-    ("trl", "trainer/sft_config.py", "SFTConfig"),
 )
+_OF_METHOD = {
+    "sft": ("trl", "trainer/sft_config.py", "SFTConfig"),
+    "dpo": ("trl", "trainer/dpo_config.py", "DPOConfig"),
+    "kto": ("trl", "trainer/kto_config.py", "KTOConfig"),
+    "reward": ("trl", "trainer/reward_config.py", "RewardConfig"),
+}
+METHODS = tuple(_OF_METHOD)
+"""What `run.method` may be. TRL's other methods of preference tuning (ORPO, CPO, …) are experimental."""
 _ENUM_FILES = ("trainer_utils.py", "training_args.py")
 
 
 @functools.cache
-def training_fields() -> dict[str, TrainingField]:
-    """Every field of the installed `SFTConfig`, by name. Raises `ConfigError` when TRL is not there."""
+def training_fields(method: str = "sft") -> dict[str, TrainingField]:
+    """Every field of the installed class of a method, by name. Raises `ConfigError` when TRL is not there."""
+    return _common_fields() | _fields_of(_OF_METHOD[method])
+
+
+def methods_with(name: str) -> list[str]:
+    """The methods that have a field of this name."""
+    return [method for method in METHODS if name in training_fields(method)]
+
+
+@functools.cache
+def _common_fields() -> dict[str, TrainingField]:
+    return {name: made for base in _BASES for name, made in _fields_of(base).items()}
+
+
+def _fields_of(place: tuple[str, str, str]) -> dict[str, TrainingField]:
     found: dict[str, TrainingField] = {}
     enums = _enums()
-    for package, file, name in _CLASSES:
-        for node in _class_body(package, file, name):
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                made = _field(node, enums)
-                if made is not None:
-                    found[made.name] = made
+    for node in _class_body(*place):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            made = _field(node, enums)
+            if made is not None:
+                found[made.name] = made
     return found
 
 
@@ -71,6 +93,10 @@ def _field(node: ast.AnnAssign, enums: dict[str, tuple[str, ...]]) -> TrainingFi
                     choices = tuple(_literal(value) or ()) or None
     elif node.value is not None:
         default = _literal(node.value)
+    if choices is None:
+        choices = _choices_told(text)
+    if name == "loss_type" and annotation == "list[str]":
+        annotation = "str | list[str]"  # DPOConfig makes a list of a text
     named = set(re.findall(r"\w+", annotation))
     if "list" not in named:
         choices = next((members for enum, members in enums.items() if enum in named), choices)
@@ -86,6 +112,14 @@ def _literal(node: ast.expr | None) -> Any:
         return None
 
 
+def _choices_told(text: str) -> tuple[str, ...] | None:
+    """The values that a help names as all there are, where they are not declared as choices."""
+    told = re.search(r"Possible values are: (.*?)\.(?: |$)", text)
+    names = re.findall(r"`'?(\w+)'?`", told.group(1)) if told else []
+    return tuple(names) or None
+
+
+@functools.cache
 def _enums() -> dict[str, tuple[str, ...]]:
     """The values of each `ExplicitEnum` that an annotation may name."""
     found: dict[str, tuple[str, ...]] = {}

@@ -74,9 +74,10 @@ def check_value(
         fits, converted = _fit(value, option)
         if not fits:
             continue
-        if choices and isinstance(converted, str) and converted not in choices:
-            rest = f"{listed(choices)}.{hint(converted, choices)}"
-            raise ConfigError(f"{where}: {key} = {shown_for(key, value)} is not one of {rest}")
+        for item in converted if isinstance(converted, (list, tuple)) else [converted]:
+            if choices and isinstance(item, str) and item not in choices:
+                rest = f"{listed(choices)}.{hint(item, choices)}"
+                raise ConfigError(f"{where}: {key} = {shown_for(key, value)} is not one of {rest}")
         return converted
     what = f"{where}: {key} = {shown_for(key, value)}"
     if _is_number(value) and not _is_finite(value):

@@ -24,14 +24,19 @@ def data_file(split: Literal["train", "eval"]) -> Path:
     return _HERE / "data" / f"{split}.jsonl"
 
 
-def build_model(seed: int = 42) -> PreTrainedModel:
-    """The demo model in float32, its weights drawn from `seed`; torch's own random state is left alone."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+def build_model(seed: int = 42, *, reward: bool = False) -> PreTrainedModel:
+    """The demo model in float32, its weights drawn from `seed`; torch's own random state is left alone.
 
+    With `reward` it gives each text one number instead of predicting its words.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    kind = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
+    config = AutoConfig.from_pretrained(model_dir())
+    if reward:
+        config.num_labels = 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(model_dir()), dtype=torch.float32
-        )
+        model: PreTrainedModel = kind.from_config(config, dtype=torch.float32)
     return model

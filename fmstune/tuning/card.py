@@ -12,17 +12,20 @@ from fmstune.config.schema import RunConfig
 if TYPE_CHECKING:
     from fmstune.tuning.trainer import BuiltTrainer
 
-_RESULTS = ("train/loss", "train/train_loss", "eval/loss", "eval/mean_token_accuracy", "train/train_runtime")
+_RESULTS = (
+    "train/loss", "train/train_loss", "eval/loss", "eval/mean_token_accuracy", "eval/rewards/accuracies",
+    "eval/rewards/margins", "eval/accuracy", "eval/margin", "train/train_runtime",
+)  # fmt: skip
 
 _CARD = """\
 ---
 library_name: {library}
-pipeline_tag: text-generation
-tags: [fmstune, {method}]
+pipeline_tag: {task}
+tags: [fmstune, {learnt}, {method}]
 ---
 # {name}
 
-{base} tuned with [fmstune](https://pypi.org/project/fmstune/) {version} ({method}).
+{base} tuned with [fmstune](https://pypi.org/project/fmstune/) {version} ({learnt}, {method}).
 
 | | |
 |---|---|
@@ -44,6 +47,8 @@ def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics:
     text = _CARD.format(
         library="peft" if config.lora.enabled else "transformers",
         method=method,
+        learnt=config.run.method,
+        task="text-classification" if config.run.method == "reward" else "text-generation",
         name=directory.resolve().name,
         base=f"`{config.model.path}`",
         version=__version__,

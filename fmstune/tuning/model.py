@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from jinja2 import TemplateSyntaxError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -50,9 +52,10 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(config: ModelConfig, *, lora: bool, seed: int) -> LoadedModel:
+def load_model(config: ModelConfig, *, lora: bool, seed: int, reward: bool = False) -> LoadedModel:
     """Load the causal model of a local directory or hub name, or the demo model drawn from `seed`.
 
+    With `reward` its head is one that gives each text one number, drawn from `seed` unless it is saved.
     Raises `ModelError` with the cause in one sentence.
     """
     _require_place(config.path)
@@ -60,18 +63,26 @@ def load_model(config: ModelConfig, *, lora: bool, seed: int) -> LoadedModel:
     missing: Collection[str] = ()
     try:
         settings = AutoConfig.from_pretrained(path, **common)
+        if reward:
+            _one_label(settings, config.path)
         if config.path == "demo":
-            model = demo.build_model(seed)
+            model = demo.build_model(seed, reward=reward)
         else:
-            model, report = AutoModelForCausalLM.from_pretrained(
-                path,
-                config=settings,
-                dtype=_dtype(config.dtype, settings, lora=lora),
-                attn_implementation=config.attn_implementation,
-                output_loading_info=True,
-                **common,
-            )
+            kind = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
+            with _drawn_from(seed) if reward else contextlib.nullcontext():
+                model, report = kind.from_pretrained(
+                    path,
+                    config=settings,
+                    dtype=_dtype(config.dtype, settings, lora=lora),
+                    attn_implementation=config.attn_implementation,
+                    output_loading_info=True,
+                    **common,
+                )
             missing = report["missing_keys"]  # the library draws these at random
+            if reward:  # a head is what is to be learnt
+                missing = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
+    except ModelError:
+        raise
     except Exception as error:  # each library below has errors of its own, bare `Exception`s among them
         raise ModelError(_why_not(config.path, "model", error)) from error
     if missing:
@@ -89,6 +100,24 @@ def load_model(config: ModelConfig, *, lora: bool, seed: int) -> LoadedModel:
     if commit := getattr(settings, "_commit_hash", None):
         identity["hub_commit"] = commit
     return LoadedModel(model, identity)
+
+
+def _one_label(settings: Any, path: str) -> None:
+    """Let the model have one output; raises `ModelError` when it is a classifier with several."""
+    classifies = any("Classification" in name for name in settings.architectures or ())
+    if classifies and settings.num_labels != 1:
+        raise ModelError(
+            f"model.path = {path!r} holds a classifier with {settings.num_labels} labels; a reward model has "
+            "one. Give a language model, or a reward model to go on with."
+        )
+    settings.num_labels = 1
+
+
+@contextlib.contextmanager
+def _drawn_from(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _path(config: ModelConfig) -> str:

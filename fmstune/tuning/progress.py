@@ -13,7 +13,18 @@ from fmstune.trackers.hf_callback import split_stages
 from fmstune.tuning.console import RunConsole
 
 _SHOWN = ("loss", "learning_rate", "mean_token_accuracy", "tokens_per_second")
-_SHORT = {"learning_rate": "lr", "mean_token_accuracy": "accuracy", "tokens_per_second": "tokens/s"}
+_SHOWN_OF_PREFERENCES = (
+    "loss", "learning_rate", "rewards/accuracies", "accuracy", "rewards/margins", "margin",
+    "tokens_per_second",
+)  # fmt: skip
+_SHORT = {
+    "learning_rate": "lr",
+    "mean_token_accuracy": "accuracy",
+    "tokens_per_second": "tokens/s",
+    "rewards/accuracies": "reward accuracy",
+    "rewards/margins": "margin",
+    "accuracy": "reward accuracy",
+}
 
 
 class ProgressCallback(TrainerCallback):
@@ -86,5 +97,8 @@ class ProgressCallback(TrainerCallback):
 
 
 def _figures(values: Mapping[str, Any]) -> str:
-    shown = [(name, values[name]) for name in _SHOWN if name in values]
+    # Whether it is the better answer that is preferred says more than how well it is predicted.
+    preferences = any(name.startswith("rewards/") or name == "margin" for name in values)
+    names = _SHOWN_OF_PREFERENCES if preferences else _SHOWN
+    shown = [(name, values[name]) for name in names if name in values]
     return "  ".join(f"{_SHORT.get(name, name)} {value:.4g}" for name, value in shown)

@@ -45,6 +45,18 @@ def load_rows(source: str, split: Literal["train", "eval"] = "train", most: int 
 
     Raises `DataError`.
     """
+    found, sha256 = read_rows(source, split, most)
+    rows, places = [row for _, row in found], [place for place, _ in found]
+    shape = _shape(rows[0], f"{source} {places[0]}")
+    for row, place in zip(rows, places, strict=True):
+        _check(row, shape, f"{source} {place}")
+    return Rows(source, shape, rows, places, sha256)
+
+
+def read_rows(
+    source: str, split: Literal["train", "eval"] = "train", most: int | None = None
+) -> tuple[list[tuple[str, Row]], str | None]:
+    """The rows of a source as (place, row), whatever is in them, and the file's SHA-256."""
     sha256 = None
     if source == "demo" or _exists(source):
         path = demo.data_file(split) if source == "demo" else Path(source)
@@ -56,11 +68,7 @@ def load_rows(source: str, split: Literal["train", "eval"] = "train", most: int 
         found = list(islice(_read_hub(source, split), most))
     if not found:
         raise DataError(f"{source} has no rows.")
-    rows, places = [row for _, row in found], [place for place, _ in found]
-    shape = _shape(rows[0], f"{source} {places[0]}")
-    for row, place in zip(rows, places, strict=True):
-        _check(row, shape, f"{source} {place}")
-    return Rows(source, shape, rows, places, sha256)
+    return found, sha256
 
 
 def _exists(source: str) -> bool:
@@ -205,7 +213,9 @@ def _shape(row: Row, place: str) -> Shape:
     if row.get("text") is not None:
         return "text"
     columns = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
-    raise DataError(f"{place}: the columns are {columns}; {_SHAPES}.")
+    pairs = row.get("chosen") is not None and row.get("rejected") is not None
+    other = " From pairs of answers learn --method dpo, kto and reward." if pairs else ""
+    raise DataError(f"{place}: the columns are {columns}; {_SHAPES}.{other}")
 
 
 def _check(row: Row, shape: Shape, place: str) -> None:

@@ -314,6 +314,8 @@ def _describe(built: BuiltTrainer, out: RunConsole) -> None:
     out.say("model", f"{identity['path']} · {count} parameters{trained} · {precision} on {device}")
     padding = f" · {built.padding.line()}" if built.padding else ""
     out.say("data", f"{built.data.line()}{padding}")
+    for note in built.notes:
+        out.warn(note)
 
 
 def _count(number: int) -> str:

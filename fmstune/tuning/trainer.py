@@ -12,16 +12,18 @@ from typing import Any
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from transformers import PreTrainedTokenizerBase, PrinterCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
 from fmstune.config.errors import ConfigError
 from fmstune.config.schema import LoraConfig, RunConfig
 from fmstune.trackers.base import Tracker
-from fmstune.tuning.data import DataSummary, prepare
+from fmstune.tuning.data import DataSummary, PreparedData, prepare
 from fmstune.tuning.extensions import Extensions
 from fmstune.tuning.lm_head import use_direct_lm_head
+from fmstune.tuning.methods import arguments_class, build_tuner
 from fmstune.tuning.model import load_model, load_tokenizer
 from fmstune.tuning.padding_free import Padding, decide
+from fmstune.tuning.preference_data import PreferenceData, PreferenceSummary, prepare_preferences
 
 
 class FineTuner(SFTTrainer):
@@ -54,15 +56,17 @@ class FineTuner(SFTTrainer):
 class BuiltTrainer:
     """A trainer ready to run, and what was learnt while it was built."""
 
-    trainer: FineTuner
+    trainer: Any
     tokenizer: PreTrainedTokenizerBase
     model_identity: dict[str, Any]
-    data: DataSummary
+    data: DataSummary | PreferenceSummary
     steps: int
     trainable: int
     """Parameters that are trained, of `model_identity["parameters"]`."""
     padding: Padding | None
-    """What padding means for the training; `None` where rows are packed."""
+    """What padding means for the training; `None` where rows are packed, and for pairs of answers."""
+    notes: tuple[str, ...] = ()
+    """What TRL has to say of the data and the settings."""
 
 
 def build_trainer(
@@ -74,32 +78,48 @@ def build_trainer(
     Raises `ModelError`, `DataError` or `ConfigError`.
     """
     extensions = extensions or Extensions().with_configured(config.run)
-    seed = int(config.training.get("seed", 42))
+    method, seed = config.run.method, int(config.training.get("seed", 42))
     packing = bool(config.training.get("packing", False))
     max_length = config.training.get("max_length", 1024)
     clock = [time.perf_counter()]
     tokenizer = load_tokenizer(config.model)
     clock.append(time.perf_counter())
     # Before the model: a damaged row should not cost the minutes that a large model takes to load.
-    data = prepare(config.data, tokenizer, None if packing else max_length, seed)
+    data: PreparedData | PreferenceData
+    if method == "sft":
+        data = prepare(config.data, tokenizer, None if packing else max_length, seed)
+    else:
+        data = prepare_preferences(config.data, method, tokenizer, seed)
     clock.append(time.perf_counter())
-    loaded = load_model(config.model, lora=config.lora.enabled, seed=seed)
+    loaded = load_model(config.model, lora=config.lora.enabled, seed=seed, reward=method == "reward")
     clock.append(time.perf_counter())
 
-    trainer = FineTuner(
-        model=loaded.model,
-        args=training_arguments(config, output_dir, packing=packing, max_length=max_length),
-        train_dataset=data.train,
-        eval_dataset=data.eval,
-        processing_class=tokenizer,
-        peft_config=_peft_config(config.lora) if config.lora.enabled else None,
-        callbacks=[tracker.get_hf_callback(), *extensions.callbacks],
-        compute_metrics=extensions.compute_metrics,
-    )
-    padding = _without_padding(trainer, config.training.get("padding_free"), seed)
+    attached = {
+        "callbacks": [tracker.get_hf_callback(), *extensions.callbacks],
+        "compute_metrics": extensions.compute_metrics,
+        "peft_config": _peft_config(config.lora, method) if config.lora.enabled else None,
+    }
+    args = training_arguments(config, output_dir, packing=packing, max_length=max_length)
+    trainer: Any
+    summary: DataSummary | PreferenceSummary = data.summary
+    padding: Padding | None = None
+    notes: tuple[str, ...] = ()
+    if isinstance(data, PreferenceData):
+        tuner = build_tuner(method, loaded.model, args, data, tokenizer, **attached)
+        trainer, summary, notes = tuner.trainer, tuner.summary, tuner.notes
+    else:
+        trainer = FineTuner(
+            model=loaded.model,
+            args=args,
+            train_dataset=data.train,
+            eval_dataset=data.eval,
+            processing_class=tokenizer,
+            **attached,
+        )
+        padding = _without_padding(trainer, config.training.get("padding_free"), seed)
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, besides our own lines
     tracker.set_params(dict(loaded.identity), "model")
-    tracker.set_params(data.summary.as_params(), "data")
+    tracker.set_params(summary.as_params(), "data")
     if padding is not None:
         tracker.set_params(asdict(padding), "padding")
     model_seconds = clock[1] - clock[0] + clock[3] - clock[2]
@@ -109,10 +129,11 @@ def build_trainer(
         trainer,
         tokenizer,
         dict(loaded.identity),
-        data.summary,
-        _steps(trainer, len(data.train)),
+        summary,
+        _steps(trainer, summary.rows),
         trainer.model.num_parameters(only_trainable=True),
         padding,
+        notes,
     )
 
 
@@ -142,9 +163,7 @@ def _without_padding(trainer: FineTuner, asked: bool | None, seed: int) -> Paddi
     return padding
 
 
-def training_arguments(
-    config: RunConfig, output_dir: Path, *, packing: bool, max_length: int | None
-) -> SFTConfig:
+def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, max_length: int | None) -> Any:
     """TRL's arguments for this run. Raises `ConfigError` for what TRL refuses."""
     settings = dict(config.training) | {"output_dir": str(output_dir), "report_to": "none"}
     settings |= _precision(settings)
@@ -152,14 +171,16 @@ def training_arguments(
         settings.setdefault("dataloader_pin_memory", False)  # there is nothing to pin it for
         # Unless it is told, accelerate takes each process of torchrun for a run of its own where no GPU is.
         settings.setdefault("use_cpu", True)
-    if not packing:
+    if config.run.method != "sft":
+        pass  # TRL tokenises and cuts pairs of answers itself
+    elif not packing:
         # The rows come tokenised, labelled and cut; TRL's own preparation would map over them again.
         settings |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
         settings["padding_free"] = False  # see `_without_padding`
     elif max_length is not None:
         settings["max_length"] = max_length
     try:
-        return SFTConfig(**settings)
+        return arguments_class(config.run.method)(**settings)
     except (ValueError, TypeError, ImportError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"[training] is refused by TRL: {reason}") from error
@@ -178,7 +199,7 @@ def _precision(settings: dict[str, Any]) -> dict[str, bool]:
     return {"bf16": bf16, "fp16": not bf16}
 
 
-def _peft_config(lora: LoraConfig) -> PeftLoraConfig:
+def _peft_config(lora: LoraConfig, method: str) -> PeftLoraConfig:
     targets = lora.target_modules
     return PeftLoraConfig(
         r=lora.r,
@@ -186,11 +207,11 @@ def _peft_config(lora: LoraConfig) -> PeftLoraConfig:
         lora_dropout=lora.dropout,
         bias=lora.bias,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if method == "reward" else "CAUSAL_LM",
     )
 
 
-def _steps(trainer: FineTuner, rows: int) -> int:
+def _steps(trainer: Any, rows: int) -> int:
     args = trainer.args
     if args.max_steps > 0:
         return int(args.max_steps)

@@ -1,0 +1,151 @@
+"""The methods of `run.method`: what of TRL each is done with, imported only when it is used."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from fmstune.config.errors import ConfigError
+from fmstune.tuning.preference_data import PreferenceData, PreferenceSummary, with_lengths
+
+_OF_TRL = {
+    "sft": ("SFTConfig", "SFTTrainer"),
+    "dpo": ("DPOConfig", "DPOTrainer"),
+    "kto": ("KTOConfig", "KTOTrainer"),
+    "reward": ("RewardConfig", "RewardTrainer"),
+}
+_WITH_REFERENCE = ("dpo", "kto")
+
+
+def arguments_class(method: str) -> type[Any]:
+    """TRL's class of the arguments of a method, the fields of `[training]`."""
+    import trl
+
+    found: type[Any] = getattr(trl, _OF_TRL[method][0])
+    return found
+
+
+class OwnCard:
+    """A trainer of TRL that writes no card into each checkpoint, as `FineTuner` has it."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The run writes its own card, once."""
+
+
+@functools.cache
+def tuner_class(method: str) -> type[Any]:
+    """The trainer of a method that learns from preferences."""
+    import trl
+
+    base = getattr(trl, _OF_TRL[method][1])
+    return type(f"{method.capitalize()}Tuner", (OwnCard, base), {})
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """A trainer that learns from preferences, what its data became, and what TRL has to say of it."""
+
+    trainer: Any
+    summary: PreferenceSummary
+    notes: tuple[str, ...]
+
+
+def build_tuner(
+    method: str,
+    model: PreTrainedModel,
+    args: Any,
+    data: PreferenceData,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    peft_config: Any,
+    **attached: Any,
+) -> Tuner:
+    """Build TRL's trainer of a method, which tokenises the data. `attached` is what it is given besides.
+
+    Raises `DataError` for rows that the chat template refuses or that are all too long, and `ConfigError`
+    for settings that TRL refuses.
+    """
+    more: dict[str, Any] = {}
+    alone = peft_config is not None or getattr(args, "precompute_ref_log_probs", False)
+    if method in _WITH_REFERENCE and not alone:
+        from trl import create_reference_model
+
+        # TRL would load it again by its name, which the demo's model has no weights under. With an adapter
+        # the reference is the model without it.
+        more["ref_model"] = create_reference_model(model)
+    with _quiet() as said:
+        try:
+            trainer = tuner_class(method)(
+                model=model,
+                args=args,
+                train_dataset=data.train,
+                eval_dataset=data.eval,
+                processing_class=tokenizer,
+                peft_config=peft_config,
+                **attached,
+                **more,
+            )
+        except Exception as error:
+            refused = data.refusal(tokenizer)
+            if refused is not None:
+                raise refused from error
+            if isinstance(error, (ValueError, NotImplementedError)):
+                raise ConfigError(f"[training] is refused by TRL: {_sentence(str(error))}") from error
+            raise
+    summary = with_lengths(data.summary, trainer.train_dataset, trainer.eval_dataset, args.max_length)
+    return Tuner(trainer, summary, tuple(dict.fromkeys(map(_in_our_words, said))))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[list[str]]:
+    """Without the bars of the tokenisation, and with TRL's warnings collected instead of printed."""
+    said: list[str] = []
+    heard = logging.Handler(logging.WARNING)
+    heard.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger, bars = logging.getLogger("trl"), datasets.is_progress_bar_enabled()
+    propagate, tqdm = logger.propagate, os.environ.get("TQDM_DISABLE")
+    logger.addHandler(heard)
+    logger.propagate = False
+    datasets.disable_progress_bars()
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield said
+    finally:
+        logger.removeHandler(heard)
+        logger.propagate = propagate
+        if bars:
+            datasets.enable_progress_bars()
+        if tqdm is None:
+            del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = tqdm
+
+
+def _in_our_words(text: str) -> str:
+    if "is not a prefix of the tokenized prompt" in text:
+        return (
+            "with an answer after it, a prompt ends in other tokens than alone (its chat template or its "
+            "last word has it so); what differs is counted as the answer's"
+        )
+    weights = re.findall(r"(\w*desirable_weight) in (\[[^]]*\])", text)
+    if len(weights) == 2:
+        (good, good_range), (bad, bad_range) = weights
+        return (
+            "there are more answers of one label than of the other; TRL advises a weight for one of them: "
+            f"training.{good} within {good_range}, or training.{bad} within {bad_range}"
+        )
+    return f"TRL: {_sentence(text)}"
+
+
+def _sentence(text: str) -> str:
+    """The first sentence, without line breaks."""
+    return re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0]
