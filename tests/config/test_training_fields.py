@@ -22,7 +22,7 @@ from fmstune.config.schema import (
     TRAINING_BOUNDS,
     TRAINING_DEFAULTS,
 )
-from fmstune.config.training_fields import training_fields
+from fmstune.config.training_fields import METHODS, training_fields
 from fmstune.config.typed import check_value
 
 
@@ -88,8 +88,9 @@ def test_help_is_there_and_free_of_argparse_escapes() -> None:
 
 
 def test_our_tables_name_fields_that_exist() -> None:
-    for table in (TRAINING_DEFAULTS, DEMO_TRAINING, TRAINING_BOUNDS, RENAMED_TRAINING):
-        assert set(table) <= set(training_fields())
+    for table in (TRAINING_DEFAULTS, DEMO_TRAINING, RENAMED_TRAINING):
+        assert all(set(table) <= set(training_fields(method)) for method in METHODS)
+    assert set(TRAINING_BOUNDS) <= {name for method in METHODS for name in training_fields(method)}
     assert set(OWNED_TRAINING) - {"local_rank"} <= set(training_fields())
 
 

@@ -1,0 +1,158 @@
+"""The settings of `[training]` are those of the run's method."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.config.dump import option_table, to_toml
+from fmstune.config.load import load
+from fmstune.config.schema import LORA_LEARNING_RATES, OWNED_TRAINING
+from fmstune.config.sources import known_keys
+from fmstune.config.training_fields import METHODS, training_fields
+from tests.config.loading import DEMO_FILE, load_text, refusal
+
+PREFERENCES = [method for method in METHODS if method != "sft"]
+
+
+def config_class(method: str) -> Any:
+    import trl
+
+    return getattr(trl, {"dpo": "DPOConfig", "kto": "KTOConfig", "reward": "RewardConfig"}[method])
+
+
+@pytest.mark.parametrize("method", PREFERENCES)
+def test_the_fields_are_those_of_the_methods_own_class(method: str) -> None:
+    import transformers.training_args
+
+    cls = config_class(method)
+    real = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    read = training_fields(method)
+    assert set(read) == set(real)
+    names = {**vars(typing), **vars(transformers.training_args)}
+    for name, field in read.items():
+        declared = real[name].type
+        declared = eval(declared, names) if isinstance(declared, str) else declared
+        wanted = str | list[str] if (method, name) == ("dpo", "loss_type") else declared
+        assert eval(field.annotation, names) == wanted, name
+        if real[name].default is not dataclasses.MISSING and name != "optim":
+            assert field.default == real[name].default, name
+
+
+def test_every_loss_of_dpo_is_known_by_its_name() -> None:
+    from inspect import getsource
+
+    from trl import DPOTrainer
+
+    choices = training_fields("dpo")["loss_type"].choices or ()
+    source = getsource(DPOTrainer._compute_loss)
+    assert {"sigmoid", "ipo", "hinge", "apo_zero", "sft"} <= set(choices)
+    assert all(f'"{name}"' in source for name in choices)
+    assert source.count("loss_type ==") == len(choices)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_table_of_options_is_that_of_the_method(method: str) -> None:
+    assert [option.key for option in option_table(method)] == known_keys(method)
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "message"),
+    [
+        (
+            "sft",
+            "beta=0.2",
+            "training.beta is a setting of dpo and kto; this run's method is sft (--method).",
+        ),
+        ("dpo", "packing=true", "training.packing is a setting of sft; this run's method is dpo"),
+        ("reward", "beta=1", "training.beta is a setting of dpo and kto; this run's method is reward"),
+        ("kto", "desirable_wieght=1", "no setting training.desirable_wieght. Did you mean training.des"),
+        ("dpo", "completion_only_loss=true", "there is no setting training.completion_only_loss."),
+        ("sft", "completion_only_loss=true", "training.completion_only_loss is not for you to set"),
+        ("reward", "chat_template_path='x'", "not for you to set: use model.chat_template."),
+        ("kto", "local_rank=1", "training.local_rank is not for you to set: torchrun sets it."),
+        ("dpo", "loss_type=ippo", "sigmoid_norm. Did you mean ipo?"),
+        ("dpo", "loss_type=['sigmoid','sfft']", "Did you mean sft?"),
+        ("kto", "loss_type='kta'", "training.loss_type = 'kta' is not one of kto, apo_zero_unpaired."),
+        ("dpo", "f_divergence_type=forward", "is not one of reverse_kl, forward_kl, js_divergence"),
+        ("dpo", "beta=0", "training.beta = 0 is out of range; it is more than 0."),
+        ("dpo", "loss_type=exo_pair", "needs smoothed labels: set training.label_smoothing = 1e-3."),
+        ("dpo", "loss_weights=[1,2]", "training.loss_weights has 2 weights for 1 losses"),
+        ("dpo", "loss_type=[]", "names no loss; leave it out for sigmoid."),
+        ("kto", "per_device_train_batch_size=1", "is too small: kto compares each row with the others"),
+        ("kto", "train_sampling_strategy=random", "does not fit kto, whose batches are made beforehand"),
+    ],
+)
+def test_a_setting_that_does_not_fit_the_method_is_told(
+    method: str, setting: str, message: str, tmp_path: Path
+) -> None:
+    given = [("run.method", method, "--method")]
+    told = refusal(tmp_path, sets=[f"training.{setting}"], flags=given)
+    assert message in told
+    assert told.startswith("--set: ")
+
+
+def test_a_method_that_does_not_exist_is_the_only_thing_told(tmp_path: Path) -> None:
+    told = refusal(tmp_path, sets=["training.beta=1"], flags=[("run.method", "dop", "--method")])
+    assert told == "--method: run.method = 'dop' is not one of sft, dpo, kto, reward."
+    told = refusal(tmp_path, sets=["run.method=3", "training.beta=1"])
+    assert told.startswith("--set: run.method = 3 is a whole number;")
+
+
+@pytest.mark.parametrize("place", ["file", "--set", "flag"])
+def test_the_method_is_known_before_the_fields_are_checked_wherever_it_is_given(
+    place: str, tmp_path: Path
+) -> None:
+    text = f"{DEMO_FILE}[training]\nbeta = 0.2\nloss_type = 'ipo'\n"
+    given: dict[str, Any] = {}
+    if place == "file":
+        text += "[run]\nmethod = 'dpo'\n"
+    elif place == "--set":
+        given["sets"] = ["run.method=dpo"]
+    else:
+        given["flags"] = [("run.method", "dpo", "--method")]
+    config = load_text(tmp_path, text, **given)
+    assert (config.training["beta"], config.training["loss_type"]) == (0.2, "ipo")
+
+
+def test_what_ran_is_read_back_the_same(tmp_path: Path) -> None:
+    sets = ["run.method=dpo", 'training.loss_type=["sigmoid", "sft"]', "training.loss_weights=[1.0, 0.5]"]
+    config = load_text(tmp_path, DEMO_FILE, sets)
+    (tmp_path / "again.toml").write_text(to_toml(config))
+    again = load(tmp_path / "again.toml", cwd=tmp_path)
+    assert (again.run, again.training) == (config.run, config.training)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_adapter_takes_ten_times_the_rate_that_trl_gives_all_weights(method: str, tmp_path: Path) -> None:
+    sets = [f"run.method={method}"]
+    assert "learning_rate" not in load_text(tmp_path, DEMO_FILE.replace('"demo"', '"./"', 1), sets).training
+    config = load_text(tmp_path, DEMO_FILE.replace('"demo"', '"./"', 1), [*sets, "lora.enabled=true"])
+    assert config.training["learning_rate"] == LORA_LEARNING_RATES[method]
+    assert LORA_LEARNING_RATES[method] == pytest.approx(10 * training_fields(method)["learning_rate"].default)
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "message"),
+    [
+        ("dpo", "data.train_on=all", 'data.train_on = "all" is for sft alone'),
+        ("kto", "training.precompute_ref_log_probs=true", "leave out one."),
+        ("dpo", "lora.enabled=true", "needs a reference model of its own, which an adapter does without"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_told(
+    method: str, setting: str, message: str, tmp_path: Path
+) -> None:
+    sets = [f"run.method={method}", setting]
+    if method != "dpo" or "lora" in setting:
+        sets.append("training.sync_ref_model=true")
+    assert message in refusal(tmp_path, sets=sets)
+
+
+def test_what_fmstune_owns_is_never_offered() -> None:
+    for method in METHODS:
+        assert not {f"training.{name}" for name in OWNED_TRAINING} & set(known_keys(method))
