@@ -65,7 +65,7 @@ def _score(
     head: torch.nn.Linear,
     items: torch.Tensor | int | None,
 ) -> FusedCausalLMOutput:
-    """Log-probability, entropy and correctness of each labelled position; zero elsewhere.
+    """Log-probability, entropy, mean logit and correctness of each labelled position; zero elsewhere.
 
     `hidden` is (batch, length, width), `labels` (batch, length), already shifted by one.
     """
@@ -76,7 +76,8 @@ def _score(
     with torch.no_grad():
         normal = torch.log_softmax(logits, dim=-1)
         entropy = -(normal.exp() * normal).sum(-1)
-        is_top1 = (logits.argmax(-1) == targets).to(log_probs.dtype)
+        is_top1 = logits.argmax(-1) == targets
+        mean_logits = logits.mean(-1)
 
     def spread(values: torch.Tensor) -> torch.Tensor:
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
@@ -88,7 +89,7 @@ def _score(
         log_probs=scattered,
         entropy=spread(entropy),
         log_sum_sq_probs=None,
-        mean_logits=None,
+        mean_logits=spread(mean_logits),
         is_top1=spread(is_top1),
         label_mask=mask,
         aux_loss=None,

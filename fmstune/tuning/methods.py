@@ -15,6 +15,7 @@ import datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fmstune.config.errors import ConfigError
+from fmstune.tuning.lm_head import use_direct_lm_head
 from fmstune.tuning.preference_data import PreferenceData, PreferenceSummary, with_lengths
 
 _OF_TRL = {
@@ -34,8 +35,19 @@ def arguments_class(method: str) -> type[Any]:
     return found
 
 
-class OwnCard:
-    """A trainer of TRL that writes no card into each checkpoint, as `FineTuner` has it."""
+class PreferenceTuner:
+    """What the trainers of TRL are given besides, as `FineTuner` has it for sft."""
+
+    args: Any
+    model: Any
+    ref_model: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The weighting of WPO needs a figure that the direct head does not compute.
+        if self.args.device.type == "cpu" and not getattr(self.args, "use_weighting", False):
+            for model in filter(None, (self.model, self.ref_model)):
+                use_direct_lm_head(model.get_base_model() if hasattr(model, "get_base_model") else model)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The run writes its own card, once."""
@@ -47,7 +59,7 @@ def tuner_class(method: str) -> type[Any]:
     import trl
 
     base = getattr(trl, _OF_TRL[method][1])
-    return type(f"{method.capitalize()}Tuner", (OwnCard, base), {})
+    return type(f"{method.capitalize()}Tuner", (PreferenceTuner, base), {})
 
 
 @dataclass(frozen=True)

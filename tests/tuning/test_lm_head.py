@@ -22,7 +22,7 @@ from trl.trainer.utils import add_fused_lm_head
 from fmstune import demo
 from fmstune.tuning.lm_head import use_direct_lm_head
 
-OUTPUTS = ("log_probs", "entropy", "is_top1")
+OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
 SMALL: dict[str, Any] = {
     "vocab_size": 97,
     "hidden_size": 32,

@@ -229,6 +229,22 @@ def test_the_other_losses_of_dpo_are_chosen_by_name(loss: str) -> None:
     assert len(metrics("out", "train", "rewards/margins")) == 1
 
 
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_the_direct_head_of_a_cpu_gives_the_numbers_of_trl(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune(method, "direct", "training.max_steps=4")
+    monkeypatch.setattr("fmstune.tuning.methods.use_direct_lm_head", lambda model: False)
+    tune(method, "trl", "training.max_steps=4")
+    for name in ("loss", "rewards/margins", "logits/chosen", "entropy", "grad_norm"):
+        assert metrics("direct", "train", name) == pytest.approx(metrics("trl", "train", name), rel=1e-2)
+
+
+def test_pairs_weighted_by_wpo_have_the_figures_that_they_need() -> None:
+    tune("dpo", "out", "training.use_weighting=true", "training.max_steps=2")
+    assert metrics("out", "train", "loss")[-1] > 0
+
+
 def test_kto_learns_from_labelled_answers_in_an_order_of_the_seed() -> None:
     rows = [
         {"prompt": pair["prompt"], "completion": pair[key], "label": key == "chosen"}
