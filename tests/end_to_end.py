@@ -52,7 +52,7 @@ def wandb_points(folder: Path) -> Points:
     found: Points = {}
     for row in read_wandb_offline(path).history:
         for key, value in row.items():
-            stage, _, name = key.rpartition("/")
+            stage, name = key.split("/", 1) if "/" in key else ("", key)
             if not key.startswith("_") and key not in ("train/global_step", "train/epoch"):
                 found[stage, name, int(row.get("train/global_step", 0))] = value
     return found

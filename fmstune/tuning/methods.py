@@ -25,6 +25,7 @@ _OF_TRL = {
     "reward": ("RewardConfig", "RewardTrainer"),
 }
 _WITH_REFERENCE = ("dpo", "kto")
+_RANK = re.compile(r"^\[RANK \d+\] ")
 
 
 def arguments_class(method: str) -> type[Any]:
@@ -155,7 +156,7 @@ def _in_our_words(text: str) -> str:
             "there are more answers of one label than of the other; TRL advises a weight for one of them: "
             f"training.{good} within {good_range}, or training.{bad} within {bad_range}"
         )
-    return f"TRL: {_sentence(text)}"
+    return f"TRL: {_sentence(_RANK.sub('', text))}"
 
 
 def _sentence(text: str) -> str:

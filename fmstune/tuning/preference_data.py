@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import datasets
 import pyarrow
@@ -136,7 +136,7 @@ def with_lengths(
     """
     if not len(train):
         raise DataError(
-            f"{summary.source}: none of its {summary.rows} rows leaves room for an answer within "
+            f"{summary.source}: none of its {summary.rows} rows fits with its answers into "
             f"training.max_length = {limit} tokens; raise it."
         )
     lengths = {name: list(map(len, train[name])) for name in _TOKENS if name in train.column_names}
@@ -161,7 +161,9 @@ def with_lengths(
     )
 
 
-def _read(source: str, split: Any, method: str, most: int | None) -> tuple[Preferences, str | None]:
+def _read(
+    source: str, split: Literal["train", "eval"], method: str, most: int | None
+) -> tuple[Preferences, str | None]:
     found, sha256 = read_rows(source, split, most)
     if source == "demo":
         found = _demo_pairs(found)

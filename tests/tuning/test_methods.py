@@ -24,6 +24,7 @@ from fmstune.tuning.console import RunConsole
 from fmstune.tuning.errors import DataError, ModelError
 from fmstune.tuning.run import RunResult, run
 from fmstune.tuning.trainer import BuiltTrainer, build_trainer
+from tests.end_to_end import aim_points, journal_points, wandb_points
 from tests.tuning.test_run import rewrite_as_interrupted, weights
 
 PREFERENCES = ("dpo", "kto", "reward")
@@ -287,7 +288,7 @@ def test_the_rows_and_what_became_of_them_are_told_and_tracked() -> None:
 @pytest.mark.parametrize("method", PREFERENCES)
 def test_rows_that_are_all_too_long_are_told(method: str) -> None:
     with pytest.raises(
-        DataError, match=r"none of its .* rows leaves room for an answer within training.max_l"
+        DataError, match=r"none of its .* rows fits with its answers into training.max_length = 2"
     ):
         build(method, "training.max_length=2")
 
@@ -350,6 +351,28 @@ def test_an_unequal_number_of_labels_is_said_once_with_the_advised_weights() -> 
     assert "more answers of one label than of the other" in said
     assert "training.desirable_weight within [11.0, 14.63]" in said
     assert logging.getLogger("trl").propagate
+
+
+def test_a_prompt_whose_end_is_other_tokens_before_an_answer_is_said() -> None:
+    write("merged.jsonl", [{"prompt": "The lamp ", "chosen": "costs 9", "rejected": "is red"}])
+    (note,) = build("dpo", data="merged.jsonl").notes
+    assert note.startswith("with an answer after it, a prompt ends in other tokens than alone")
+
+
+def test_what_trl_has_to_say_of_a_setting_is_said_in_one_sentence() -> None:
+    (note,) = build("dpo", "training.padding_free=true").notes
+    assert note.startswith("TRL: `padding_free=True` is temporarily unavailable")
+    assert note.count(". ") == 0
+
+
+def test_the_metrics_of_preferences_reach_every_tracker(tmp_path: Path) -> None:
+    sets = ["training.max_steps=2", "trackers.wandb.mode=offline", 'tracking.trackers=["aim", "wandb"]']
+    result, _ = tune("dpo", "out", *sets)
+    assert [line.state for line in result.delivery] == ["complete", "complete"]
+    points = journal_points(tmp_path / "out")
+    assert {("train", "rewards/accuracies", 2), ("eval", "rewards/margins", 2)} <= points.keys()
+    assert aim_points(tmp_path) == points
+    assert wandb_points(tmp_path) == points
 
 
 @pytest.mark.parametrize("method", PREFERENCES)
