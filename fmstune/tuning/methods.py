@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
+from accelerate.logging import MultiProcessAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fmstune.config.errors import ConfigError
@@ -128,6 +129,8 @@ def _quiet() -> Iterator[list[str]]:
     propagate, tqdm = logger.propagate, os.environ.get("TQDM_DISABLE")
     logger.addHandler(heard)
     logger.propagate = False
+    # What was said once in this process is otherwise not said of the next run in it.
+    MultiProcessAdapter.warning_once.cache_clear()
     datasets.disable_progress_bars()
     os.environ["TQDM_DISABLE"] = "1"
     try:
