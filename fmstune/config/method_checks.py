@@ -19,6 +19,9 @@ def method_problems(config: RunConfig) -> Iterator[Problem]:
             "data.train_on",
             f'data.train_on = "all" is for sft alone; {method} always trains the responses.',
         )
+    for key, wanted in (("samples.rows", config.samples.rows), ("samples.prompts", config.samples.prompts)):
+        if method == "reward" and wanted:
+            yield key, f"{key} are answered by models that write; a reward model writes none: leave it out."
     if method == "dpo":
         yield from _dpo(config.training)
     if method == "kto":

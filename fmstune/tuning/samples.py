@@ -73,20 +73,30 @@ class SampleCallback(TrainerCallback):
 
 
 def questions(config: SamplesConfig, tokenizer: PreTrainedTokenizerBase, rows: Any) -> list[Question]:
-    """The prompts that were given, and those of the first evaluation `rows` (with `input_ids`, `labels`)."""
+    """The prompts that were given, and those of the first evaluation `rows`, tokenised."""
     asked = [Question(prompt, _rendered(prompt, tokenizer)) for prompt in config.prompts]
     for row in rows.select(range(min(config.rows, len(rows)))) if config.rows else ():
-        ids, labels = row["input_ids"], row["labels"]
-        begin = next((at for at, label in enumerate(labels) if label != IGNORED), len(ids))
-        end = next((at for at in range(begin, len(ids)) if labels[at] == IGNORED), len(ids))
+        prompt, answer = _parted(row)
         asked.append(
             Question(
-                tokenizer.decode(ids[:begin], skip_special_tokens=True),
-                tokenizer.decode(ids[:begin]),
-                tokenizer.decode(ids[begin:end], skip_special_tokens=True),
+                tokenizer.decode(prompt, skip_special_tokens=True),
+                tokenizer.decode(prompt),
+                None if answer is None else tokenizer.decode(answer, skip_special_tokens=True),
             )
         )
     return asked
+
+
+def _parted(row: Any) -> tuple[list[int], list[int] | None]:
+    """The tokens of a row's prompt and of its answer; a row of preferences has the better answer, or, where
+    its only answer is labelled a bad one, none."""
+    if "prompt_ids" in row:
+        good = row.get("chosen_ids", row.get("completion_ids") if row.get("label") else None)
+        return row["prompt_ids"], good
+    ids, labels = row["input_ids"], row["labels"]
+    begin = next((at for at, label in enumerate(labels) if label != IGNORED), len(ids))
+    end = next((at for at in range(begin, len(ids)) if labels[at] == IGNORED), len(ids))
+    return ids[:begin], ids[begin:end]
 
 
 def _rendered(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -139,6 +139,7 @@ def test_an_adapter_takes_ten_times_the_rate_that_trl_gives_all_weights(method: 
 @pytest.mark.parametrize(
     ("method", "setting", "message"),
     [
+        ("reward", "samples.rows=2", "samples.rows are answered by models that write"),
         ("dpo", "data.train_on=all", 'data.train_on = "all" is for sft alone'),
         ("kto", "training.precompute_ref_log_probs=true", "leave out one."),
         ("dpo", "lora.enabled=true", "needs a reference model of its own, which an adapter does without"),
@@ -148,7 +149,7 @@ def test_settings_that_exclude_each_other_are_told(
     method: str, setting: str, message: str, tmp_path: Path
 ) -> None:
     sets = [f"run.method={method}", setting]
-    if method != "dpo" or "lora" in setting:
+    if "ref_log_probs" in setting or "lora" in setting:
         sets.append("training.sync_ref_model=true")
     assert message in refusal(tmp_path, sets=sets)
 

@@ -365,6 +365,24 @@ def test_what_trl_has_to_say_of_a_setting_is_said_in_one_sentence() -> None:
     assert note.count(". ") == 0
 
 
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_samples_are_asked_the_prompts_of_pairs_and_shown_beside_the_better_answer(method: str) -> None:
+    sets = [
+        "training.max_steps=1",
+        "training.eval_strategy=epoch",
+        "samples.rows=8",
+        "samples.max_new_tokens=4",
+    ]
+    _, shown = tune(method, "out", *sets)
+    assert "sample   user What does the" in shown
+    events = JournalReader(Path("out", TRACKING_DIR, FILE_NAME))
+    (rows,) = [event.rows for event in events if event.kind == "table"]
+    answers = [row["expected"] for row in rows if row.get("expected")]
+    assert answers
+    assert all("euros" in answer for answer in answers)
+    assert len(answers) == 8 if method == "dpo" else 0 < len(answers) < 8
+
+
 def test_the_metrics_of_preferences_reach_every_tracker(tmp_path: Path) -> None:
     sets = ["training.max_steps=2", "trackers.wandb.mode=offline", 'tracking.trackers=["aim", "wandb"]']
     result, _ = tune("dpo", "out", *sets)
