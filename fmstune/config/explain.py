@@ -11,6 +11,7 @@ from fmstune.config.annotations import written
 from fmstune.config.errors import ConfigError, shown, shown_key
 from fmstune.config.load import known_keys
 from fmstune.config.schema import OWNED_TRAINING, TABLES, TRAINING_BOUNDS, RunConfig
+from fmstune.config.sources import of_other_methods
 from fmstune.config.suggest import hint
 from fmstune.config.training_fields import training_fields
 from fmstune.config.values import dotted, split_key
@@ -52,8 +53,9 @@ def explain(config: RunConfig, key: str) -> Explanation:
         return _free(config, table, names, key)
     if table == "training" and name in OWNED_TRAINING:
         raise ConfigError(f"{key} is not for you to set: {OWNED_TRAINING[name]}.")
-    if table == "training" and name in training_fields():
-        field = training_fields()[name]
+    method = config.run.method
+    if table == "training" and name in training_fields(method):
+        field = training_fields(method)[name]
         takes = _takes(field.annotation, field.choices, TRAINING_BOUNDS.get(name, {}))
         value = config.training.get(name, field.default)
         return _explanation(config, key, value, field.default, takes, field.help)
@@ -62,12 +64,15 @@ def explain(config: RunConfig, key: str) -> Explanation:
             takes = _takes(written(own), own.metadata.get("choices"), own.metadata)
             value = getattr(getattr(config, table), name)
             return _explanation(config, key, value, own.default, takes, own.metadata["help"])
-    raise ConfigError(f"there is no setting {shown_key(*key.split('.'))}.{hint(key, known_keys())}")
+    others = of_other_methods(key, method)
+    close = hint(key, known_keys(method))
+    raise ConfigError(others or f"there is no setting {shown_key(*key.split('.'))}.{close}")
 
 
 def chosen(config: RunConfig) -> list[Explanation]:
     """The settings that somebody has set, in the order of the configuration."""
-    found = [key for key in known_keys() if config.origins.get(key, "default") != "default"]
+    keys = known_keys(config.run.method)
+    found = [key for key in keys if config.origins.get(key, "default") != "default"]
     options = [("trackers", name, option) for name, table in config.trackers.items() for option in table]
     free = [dotted(parts) for parts in (*options, *(("params", name) for name in config.params))]
     return [explain(config, key) for key in [*found, *free]]

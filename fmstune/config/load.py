@@ -21,7 +21,16 @@ from fmstune.config.schema import (
     TRAINING_DEFAULTS,
     RunConfig,
 )
-from fmstune.config.sources import FILE_NAME, Flag, Given, Sources, gather, known_keys, table_keys
+from fmstune.config.sources import (
+    FILE_NAME,
+    Flag,
+    Given,
+    Sources,
+    gather,
+    known_keys,
+    of_other_methods,
+    table_keys,
+)
 from fmstune.config.suggest import hint
 from fmstune.config.training_fields import METHODS, methods_with, training_fields
 from fmstune.config.typed import check_bounds, check_field, check_value
@@ -118,12 +127,9 @@ def _check(key: str, given: Given, method: str) -> Any:
         value = check_value(given.value, known.annotation, where=where, key=key, choices=known.choices)
         check_bounds(value, TRAINING_BOUNDS.get(name, {}), where=where, key=key)
         return value
-    others = methods_with(name) if table == "training" and name not in OWNED_TRAINING else []
-    if others:
-        raise ConfigError(
-            f"{where}: {key} is a setting of {' and '.join(others)}; this run's method is {method} "
-            "(--method)."
-        )
+    others = of_other_methods(key, method)
+    if others is not None:
+        raise ConfigError(f"{where}: {others}")
     raise ConfigError(f"{where}: there is no setting {shortened(key)}.{hint(key, known_keys(method))}")
 
 

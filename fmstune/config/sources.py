@@ -12,7 +12,7 @@ from fmstune.config.errors import ConfigError, shortened, shown_key, shown_path
 from fmstune.config.files import key_lines, parse_toml, read_text
 from fmstune.config.schema import OWNED_TRAINING, TABLES
 from fmstune.config.suggest import hint
-from fmstune.config.training_fields import training_fields
+from fmstune.config.training_fields import methods_with, training_fields
 from fmstune.config.values import check_storable, dotted, merged, parse_sets, split_key
 
 FILE_NAME = "fmstune.toml"
@@ -71,6 +71,15 @@ def known_keys(method: str = "sft") -> list[str]:
     """Every dotted key that can be set for a method, but for the trackers' own options and params."""
     fields_ = (name for name in training_fields(method) if name not in OWNED_TRAINING)
     return [*table_keys(), *(f"training.{name}" for name in fields_)]
+
+
+def of_other_methods(key: str, method: str) -> str | None:
+    """That a key is a setting of other methods than this one, in words; `None` when it is not."""
+    table, _, name = key.partition(".")
+    others = methods_with(name) if table == "training" and name not in OWNED_TRAINING else []
+    if not others or method in others:
+        return None
+    return f"{key} is a setting of {' and '.join(others)}; this run's method is {method} (--method)."
 
 
 def _take_file(sources: Sources, text: str, name: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from fmstune.config.dump import option_table, to_toml
+from fmstune.config.errors import ConfigError
+from fmstune.config.explain import chosen, explain
 from fmstune.config.load import load
 from fmstune.config.schema import LORA_LEARNING_RATES, OWNED_TRAINING
 from fmstune.config.sources import known_keys
@@ -157,3 +159,11 @@ def test_settings_that_exclude_each_other_are_told(
 def test_what_fmstune_owns_is_never_offered() -> None:
     for method in METHODS:
         assert not {f"training.{name}" for name in OWNED_TRAINING} & set(known_keys(method))
+
+
+def test_explaining_knows_the_settings_of_the_method(tmp_path: Path) -> None:
+    config = load_text(tmp_path, DEMO_FILE, ["run.method=dpo", "training.beta=0.3"])
+    assert explain(config, "training.beta").value == 0.3
+    assert "training.beta" in [each.key for each in chosen(config)]
+    with pytest.raises(ConfigError, match="packing is a setting of sft; this run's method is dpo"):
+        explain(config, "training.packing")
