@@ -69,9 +69,9 @@ class TrackerCallback(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         epoch = logs.get("epoch", state.epoch)
+        if "loss" in logs:
+            logs.update(self._tokens_per_second(logs))  # in place, for the callbacks that come after
         for stage, values in split_stages(logs).items():
-            if stage == "train" and "loss" in values:
-                values |= self._tokens_per_second(values)
             self.tracker.track_point(MetricPoint(values, stage, state.global_step, epoch, time.time()))
 
     def on_train_end(
