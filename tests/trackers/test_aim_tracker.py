@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from fmstune.delivery.processes import Fleet, Job
+from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
+from fmstune.delivery.shipper_process import Job
 from fmstune.trackers.aimstack_tracker import AimStackTracker
 from fmstune.trackers.base import MetricPoint, RunStart
 from tests.delivery.test_shippers import record_steps, wait_for
