@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -95,12 +94,8 @@ def aim(what: str, at_step: int = STEP) -> Play:
                     hole.close()
                 servers.enter_context(aim_server(repository, port))
 
-            def points() -> Points:
-                command = [Path(sys.executable).with_name("aim"), "storage", "--repo", str(repository)]
-                subprocess.run([*command, "reindex", "-y"], capture_output=True, check=False)
-                return aim_points(repository)
-
             options = {"repo": f"aim://127.0.0.1:{port}"}
+            points = functools.partial(aim_points, repository, reindex=True)
             scene = Scene("aim", options, points, at_step=at_step, heal=start_again)
             if what == "killed":
                 scene.strike = end(signal.SIGKILL)
