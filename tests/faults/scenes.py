@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+import pytest
 
 from tests.end_to_end import Points, aim_points
 from tests.sample_trackers import collected
@@ -23,6 +24,7 @@ from tests.stand_ins.wandb_cloud import Answer, WandbCloud
 from tests.trackers.test_aim_tracker import aim_server, free_port
 
 COLLECTOR = "tests.sample_trackers:Collector"
+BAD_IMPORT = "tests.bad_import:Collector"
 STEP, LAST = 4, 12
 """The optimizer step at which what happens in mid-run happens, and the last one."""
 
@@ -65,9 +67,22 @@ def plugin(fault: str, at: str) -> Play:
                 for name, value in call["values"].items()
             }
 
-        yield Scene(COLLECTOR, options, points, heal=well.touch)
+        if at == "import":
+            environment = {"BAD_IMPORT": f"{fault} {well}"}
+            yield Scene(BAD_IMPORT, options, points, heal=well.touch, environment=environment)
+        else:
+            yield Scene(COLLECTOR, options, points, heal=well.touch)
 
     return play
+
+
+@contextlib.contextmanager
+def leaking_plugin(folder: Path) -> Iterator[Scene]:
+    """Somebody's tracker that keeps 50 MB at each call, with a limit that the demo's few calls reach."""
+    with pytest.MonkeyPatch.context() as limits, plugin("leak", "track")(folder) as scene:
+        limits.setattr("fmstune.delivery.processes._MOST_MEMORY", 300_000_000)
+        limits.setattr("fmstune.delivery.processes._LOOK_SECONDS", 0.1)
+        yield scene
 
 
 def aim(what: str, at_step: int = STEP) -> Play:
@@ -247,6 +262,7 @@ SCENES: dict[str, tuple[str, Play]] = {
     "raises when it is opened": ("a plug-in", plugin("raise", "open")),
     "raises at the params": ("a plug-in", plugin("raise", "set_params")),
     "raises at the end": ("a plug-in", plugin("raise", "close")),
+    "hangs at its import": ("a plug-in", plugin("hang", "import")),
     "hangs in a call for ever": ("a plug-in", plugin("hang", "track")),
     "hangs when it is opened": ("a plug-in", plugin("hang", "open")),
     "hangs at the end": ("a plug-in", plugin("hang", "close")),
@@ -255,6 +271,8 @@ SCENES: dict[str, tuple[str, Play]] = {
     "calls sys.exit": ("a plug-in", plugin("exit", "track")),
     "is killed (SIGKILL)": ("a plug-in", plugin("kill", "track")),
     "crashes (SIGSEGV)": ("a plug-in", plugin("segv", "track")),
+    "crashes at its import": ("a plug-in", plugin("segv", "import")),
+    "leaks 50 MB a call": ("a plug-in", leaking_plugin),
     "server not there at the start": ("aim", aim("refused")),
     "server is a black hole from the start": ("aim", aim("silent")),
     "server killed in mid-run": ("aim", aim("killed")),
