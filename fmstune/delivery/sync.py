@@ -121,11 +121,11 @@ def _ship(directory: Path, shipper: ShipperProcess, progress: Progress) -> int |
 def _wait(directory: Path, shipper: ShipperProcess, progress: Progress) -> int | None:
     total = last_seq(directory / TRACKING_DIR / FILE_NAME)
     delivered, moved = -1, time.monotonic()
-    while (code := shipper.wait(_POLL_SECONDS)) is None:
+    while True:
+        code = shipper.wait(_POLL_SECONDS)
         ledger = load_ledger(directory, shipper.job.name)
         if ledger and ledger.delivered != delivered:
             delivered, moved = ledger.delivered, time.monotonic()
             progress(shipper.job.name, delivered, total)
-        if time.monotonic() - moved > _STALLED_SECONDS:
-            return None
-    return code
+        if code is not None or time.monotonic() - moved > _STALLED_SECONDS:
+            return code
