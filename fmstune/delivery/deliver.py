@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 from fmstune.delivery.deaths import MOST_ATTEMPTS, ProcessDied, blames
+from fmstune.delivery.handover import hand_over
 from fmstune.delivery.journal import FILE_NAME, Event, JournalReader, last_event
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger
 from fmstune.delivery.normalise import Normaliser
-from fmstune.trackers.base import MetricPoint, RunStart, Status, Table, Tracker
+from fmstune.trackers.base import RunStart, Status, Tracker
 
 POLL_SECONDS = 0.1
 _MOST_MISSING = 1000
@@ -176,32 +177,11 @@ class Delivery:
             return False
         if self._careful:
             dataclasses.replace(self._confirmed, trying=event.seq).save(self._directory)
-        tracker = self._tracker
-        tracker.seq, tracker.step = event.seq, event.step
-        if event.kind == "metrics":
-            values = self._normaliser.metrics(event.values)
-            if values:
-                tracker.track_point(
-                    MetricPoint(values, event.stage, event.step, event.epoch, event.time, event.seq)
-                )
-        elif event.kind == "table":
-            tracker.track_table(
-                Table(
-                    event.name or "table",
-                    event.rows,
-                    event.stage,
-                    event.step,
-                    event.epoch,
-                    event.time,
-                    event.seq,
-                )
-            )
-        elif event.kind == "params":
-            tracker.set_params(self._normaliser.params(event.values), event.name)
-        else:
+        hand_over(event, self._tracker, self._normaliser)
+        if event.kind == "status":
             self._close(cast(Status, event.status), event.error)
-        if self._careful and self._open:
-            tracker.flush()  # an SDK that sends in the background dies here, and not at some later event
+        elif self._careful:
+            self._tracker.flush()  # an SDK that sends in the background is to die here, not at a later event
         return True
 
     def _open_run(self) -> None:
