@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -18,10 +19,12 @@ from typing import Any, Literal
 import psutil
 import pytest
 
+from fmstune.delivery.report import report
+from tests.delivery.test_shippers import wait_for
 from tests.end_to_end import Points, aim_points
 from tests.sample_trackers import collected
 from tests.stand_ins.wandb_cloud import Answer, WandbCloud
-from tests.trackers.test_aim_tracker import aim_server, free_port
+from tests.trackers.test_aim_tracker import aim_server, empty_repository, free_port
 
 COLLECTOR = "tests.sample_trackers:Collector"
 BAD_IMPORT = "tests.bad_import:Collector"
@@ -193,15 +196,17 @@ def file_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
 def aim_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
     """Aim's local repository, in which no file can grow any more."""
     repository = folder / "repository"
-    repository.mkdir()
+    shutil.copytree(empty_repository(), repository)
+
     with NoRoom() as disk:
-        yield Scene(
-            "aim",
-            {"repo": str(repository)},
-            lambda: aim_points(repository),
-            lambda: disk.fill(2048),
-            heal=disk.free,
-        )
+
+        def strike() -> None:
+            wait_for(
+                lambda: report(Path("out"), ["aim"])[0].delivered
+            )  # opening it takes longer than the demo
+            disk.fill(2048)
+
+        yield Scene("aim", {"repo": str(repository)}, lambda: aim_points(repository), strike, heal=disk.free)
 
 
 class NoRoom:
