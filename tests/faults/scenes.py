@@ -201,9 +201,8 @@ def aim_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
     with NoRoom() as disk:
 
         def strike() -> None:
-            wait_for(
-                lambda: report(Path("out"), ["aim"])[0].delivered
-            )  # opening it takes longer than the demo
+            # Opening it takes longer than the whole demo.
+            wait_for(lambda: report(Path("out"), ["aim"])[0].delivered)
             disk.fill(2048)
 
         yield Scene("aim", {"repo": str(repository)}, lambda: aim_points(repository), strike, heal=disk.free)
