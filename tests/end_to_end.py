@@ -30,9 +30,9 @@ def journal_params(directory: Path) -> dict[str, Any]:
     return {event.name or "": dict(event.values) for event in events if event.kind == "params"}
 
 
-def aim_points(repository: Path) -> Points:
+def aim_points(repository: Path, *, reindex: bool = False) -> Points:
     """Every point of the one run in an Aim repository."""
-    (run,) = read_aim(repository)
+    (run,) = read_aim(repository, reindex=reindex)
     return {
         (subset or "", name, int(step)): value
         for (name, subset), points in run.points.items()

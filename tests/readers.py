@@ -106,11 +106,12 @@ class AimRun:
     points: dict[tuple[str, str | None], list[tuple[int, float]]]
 
 
-def read_aim(repository: Path) -> list[AimRun]:
+def read_aim(repository: Path, *, reindex: bool = False) -> list[AimRun]:
     """The runs of an Aim repository, read with Aim's own SDK in a process of its own (in one process,
-    its caches would show what the repository was)."""
+    its caches would show what the repository was). With `reindex`, as `aim storage reindex` does before:
+    what `aim server` writes is not in the index."""
     done = subprocess.run(
-        [sys.executable, "-c", _READ_AIM, str(repository)],
+        [sys.executable, "-c", _READ_AIM, str(repository), *["reindex"] * reindex],
         capture_output=True,
         text=True,
         check=True,
@@ -126,6 +127,8 @@ _READ_AIM = """
 import json, sys
 import aim
 repo = aim.Repo.from_path(sys.argv[1])
+if len(sys.argv) > 2:
+    repo._recreate_index()
 runs = []
 for run in repo.iter_runs():
     points = []

@@ -23,13 +23,14 @@ from fmstune.trackers.base import Check, MetricPoint, RunStart, Status, Tracker,
 @dataclass(frozen=True)
 class CollectorOptions:
     """`fault` happens at the hook `at`; with `until` a path, only as long as that file does not exist;
-    with `from_step`, only at points of that step or later."""
+    with `from_step` or `only_step`, only at points of that step or later, or of that one."""
 
     path: str = "collected.jsonl"
     fault: str = ""
     at: str = "track"
     until: str = ""
     from_step: int = 0
+    only_step: int = 0
     api_key: str = ""
 
 
@@ -51,7 +52,8 @@ class Collector(Tracker):
         return TrackerRun(run_id, f"file://{self.config.path}")
 
     def track_point(self, point: MetricPoint) -> None:
-        if (point.step or 0) >= self.config.from_step:
+        step, only = point.step or 0, self.config.only_step
+        if step >= self.config.from_step and (not only or step == only):
             self._misbehave("track")
         self._write({"call": "track", "stage": point.stage, "step": point.step, "values": dict(point.values)})
 
@@ -90,6 +92,8 @@ class Collector(Tracker):
             sys.exit("tracker says good-bye")
         if fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "os_exit":
+            os._exit(0)
         if fault == "segv":
             ctypes.string_at(0)
         if fault == "print_key":

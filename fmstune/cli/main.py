@@ -6,6 +6,8 @@ failed; 130 and 143 interrupted.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -86,7 +88,20 @@ def _message(error: BaseException) -> str:
 def _fail(message: str, code: int) -> NoReturn:
     if message:
         print(f"error: {message}", file=sys.stderr, flush=True)
+        _tell_torchrun(message)
     sys.exit(code)
+
+
+def _tell_torchrun(message: str) -> None:
+    """Let the table that torchrun prints last end with the cause, where it would name a web page."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        import json
+        import time
+
+        more = {"py_callstack": message, "timestamp": str(int(time.time()))}
+        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
+            json.dump({"message": {"message": message, "extraInfo": more}}, file)
 
 
 def _with_resume_value(arguments: list[str]) -> list[str]:

@@ -60,7 +60,8 @@ def check(
     Asks nothing and changes nothing. Exit code 3 when a tracker cannot be used.
     """
     from fmstune.cli.options import check_name, tracker_options
-    from fmstune.delivery.processes import Fleet, Job
+    from fmstune.delivery.processes import Fleet
+    from fmstune.delivery.shipper_process import Job
     from fmstune.trackers.registry import reference
 
     options = tracker_options(config, sets or [])

@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, cast
 
-from fmstune.delivery.journal import FILE_NAME, Event, JournalReader
+from fmstune.delivery.deaths import MOST_ATTEMPTS, ProcessDied, blames
+from fmstune.delivery.handover import hand_over
+from fmstune.delivery.journal import FILE_NAME, Event, JournalReader, last_event
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger
 from fmstune.delivery.normalise import Normaliser
-from fmstune.trackers.base import MetricPoint, RunStart, Status, Table, Tracker
+from fmstune.trackers.base import RunStart, Status, Tracker
 
 POLL_SECONDS = 0.1
 _MOST_MISSING = 1000
-MOST_ATTEMPTS = 3
-"""After so many failures in a row at one event, the next event is tried: if the tracker takes that one, it
-has refused the first."""
 
 
 class DeliveryFailed(Exception):
@@ -31,7 +30,8 @@ class DeliveryFailed(Exception):
 
     def __init__(self, cause: BaseException) -> None:
         self.cause = cause
-        super().__init__(f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__)
+        kind = "" if isinstance(cause, ProcessDied) else type(cause).__name__
+        super().__init__(": ".join(part for part in (kind, str(cause)) if part))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,12 @@ class Delivery:
         self._tracker = tracker
         self._trainer_pid = trainer_pid
         self._redelivery = ledger.delivered > ledger.safe_delivered
+        self._careful = ledger.careful
+        self._blamed = ledger.stuck_at if blames(ledger, ledger.stuck_at) else 0
+        self._death = ProcessDied(ledger.error or "its process died")
+        if ledger.trying:  # known now; should this process die, it is of something else
+            ledger = dataclasses.replace(ledger, trying=0)
+            ledger.save(directory)
         if tracker.durable_on == "close":
             ledger = dataclasses.replace(ledger, delivered=ledger.safe_delivered, offset=ledger.safe_offset)
         self._reader = JournalReader(directory / TRACKING_DIR / FILE_NAME, ledger.offset)
@@ -89,6 +95,9 @@ class Delivery:
         if event.seq <= self.ledger.delivered and event.seq not in self.ledger.missing:
             return
         refused = self.ledger.refused
+        if event.seq in refused:  # by an earlier delivery of it; `retry_refused` is for these
+            self._advance(event.seq, offset, refused)
+            return
         try:
             delivered = self._deliver(event, last)
         # SystemExit is not an Exception, and an SDK that calls sys.exit is a failure like another.
@@ -100,10 +109,7 @@ class Delivery:
             refused = (*refused, event.seq)
         else:
             if delivered and self._doubt is not None:
-                self.ledger = dataclasses.replace(
-                    self.ledger,
-                    error=f"event {self._doubt.seq} was refused: {DeliveryFailed(self._doubt.error)}",
-                )
+                self._note_refusal(self._doubt.seq, self._doubt.error)
                 self._doubt = None
         self._advance(event.seq, offset, refused)
 
@@ -117,64 +123,65 @@ class Delivery:
 
     def _is_refusal(self, error: BaseException, seq: int) -> bool:
         """Whether a failure is the last of several at one event, with the service reachable."""
+        if isinstance(error, ProcessDied):
+            return True
         ledger = self._confirmed
         again = ledger.attempts if seq == ledger.stuck_at else 0
         return self._open and not isinstance(error, OSError) and again + 1 >= MOST_ATTEMPTS
 
-    def retry_refused(self) -> None:
-        """Hand over again what the tracker has refused before. Raises `DeliveryFailed`."""
-        wanted = set(self.ledger.refused)
+    def retry_refused(self, after: int = 0) -> None:
+        """Hand over again what the tracker has refused before, but for events up to the number `after`.
+        Comes after `run`. Raises `DeliveryFailed`."""
+        wanted = {seq for seq in self.ledger.refused if seq > after}
         if not wanted:
             return
-        final: Event | None = None
+        self._careful, failure = True, None
+        final = last_event(self._reader.path)
         for event in JournalReader(self._reader.path):
-            final = event
-            if event.seq in wanted:
-                try:
-                    if not self._open:
-                        self._open_run()
-                    self._held = 0  # what it holds came after this
-                    self._deliver(event, last=True)
-                except (Exception, SystemExit) as error:
+            if event.seq not in wanted:
+                continue
+            try:
+                if not self._open:
+                    self._open_run()
+                self._held = 0  # what it holds came after this
+                self._deliver(event, last=event == final)
+            except (Exception, SystemExit) as error:
+                if not self._open or isinstance(error, OSError):
                     self._failed(error, 0)
-                wanted.remove(event.seq)
-                self.ledger = dataclasses.replace(self.ledger, refused=tuple(sorted(wanted)), error=None)
-        if self._open and final is not None and final.seq == self.ledger.delivered:
-            self._close(cast(Status, final.status or "interrupted"), final.error)
-        self._confirm()
+                failure = failure or error
+                self._note_refusal(event.seq, error)
+            else:
+                left = tuple(seq for seq in self.ledger.refused if seq != event.seq)
+                self.ledger = dataclasses.replace(self.ledger, refused=left)
+                if self._tracker.durable_on == "call":
+                    self._confirm()
+        if self._open:
+            self._close_as_recorded()
+        self._complete()
+        if failure is not None:
+            raise DeliveryFailed(failure) from failure
+
+    def _note_refusal(self, seq: int, error: BaseException) -> None:
+        text = f"event {seq} was refused: {DeliveryFailed(error)}"
+        self.ledger = dataclasses.replace(self.ledger, error=text, error_time=time.time())
 
     def _deliver(self, event: Event, last: bool) -> bool:
         """Hand one event to the tracker; whether there was anything to hand over."""
         if event.kind == "resume" or (event.kind == "status" and not (last and self._at_end())):
             return False  # a status that more events follow was not the end: the run was resumed
+        if event.seq == self._blamed:
+            raise self._death
         if not self._open:
             self._open_run()
         if event.seq <= self._held:
             return False
-        tracker = self._tracker
-        tracker.seq, tracker.step = event.seq, event.step
-        if event.kind == "metrics":
-            values = self._normaliser.metrics(event.values)
-            if values:
-                tracker.track_point(
-                    MetricPoint(values, event.stage, event.step, event.epoch, event.time, event.seq)
-                )
-        elif event.kind == "table":
-            tracker.track_table(
-                Table(
-                    event.name or "table",
-                    event.rows,
-                    event.stage,
-                    event.step,
-                    event.epoch,
-                    event.time,
-                    event.seq,
-                )
-            )
-        elif event.kind == "params":
-            tracker.set_params(self._normaliser.params(event.values), event.name)
-        else:
+        if self._careful:
+            dataclasses.replace(self._confirmed, trying=event.seq).save(self._directory)
+        hand_over(event, self._tracker, self._normaliser)
+        if event.kind == "status":
             self._close(cast(Status, event.status), event.error)
+        elif self._careful:
+            self._tracker.flush()  # an SDK that sends in the background is to die here, not at a later event
         return True
 
     def _open_run(self) -> None:
@@ -219,7 +226,7 @@ class Delivery:
             error=error,
             error_time=self.ledger.error_time if error else None,
         )
-        if not self._tracker.idempotent:
+        if self._careful or not self._tracker.idempotent:
             self._confirm()
 
     def _flush(self) -> None:
@@ -240,27 +247,44 @@ class Delivery:
         if self._doubt is not None:
             self._failed(self._doubt.error, self._doubt.seq)
         if not self.ledger.closed and self.ledger.delivered:
-            try:
-                if not self._open:
-                    self._open_run()
+            self._close_as_recorded()
+        self._complete()
+        return self.ledger
+
+    def _close_as_recorded(self) -> None:
+        """Close the tracker's run with the status that the journal ends with."""
+        final = last_event(self._reader.path)
+        ended = final is not None and final.kind == "status"
+        try:
+            if not self._open:
+                self._open_run()
+            if ended and final is not None:
+                self._close(cast(Status, final.status), final.error)
+            else:
                 self._close("interrupted", None)
-            except (Exception, SystemExit) as error:
-                self._failed(error, 0)
+        except (Exception, SystemExit) as error:
+            self._failed(error, 0)
+
+    def _complete(self) -> None:
         done = self.ledger
+        left = bool(done.refused or done.missing)
         self.ledger = dataclasses.replace(
             done,
             safe_delivered=done.delivered,
             safe_offset=done.offset,
-            state="failed" if done.refused or done.missing else "complete",
+            state="failed" if left else "complete",
+            error=done.error if left else None,
+            error_time=done.error_time if left else None,
+            careful=False,
         )
         self._confirm()
-        return self.ledger
 
     def _failed(self, error: BaseException, seq: int) -> NoReturn:
         if self._doubt is not None:  # nothing came after it: it is not that event alone
             error, seq, self._doubt = self._doubt.error, self._doubt.seq, None
         # A service that is away says nothing about the event; anything else may be about this event.
-        blamed = seq if self._open and not isinstance(error, OSError) else 0
+        known = self._open or isinstance(error, ProcessDied)
+        blamed = seq if known and not isinstance(error, OSError) else 0
         again = blamed and blamed == self._confirmed.stuck_at
         self.ledger = dataclasses.replace(
             self._confirmed,

@@ -216,7 +216,13 @@ def parse(line: bytes) -> Event | None:
 
 
 def last_seq(path: Path) -> int:
-    """The number of the last event, found from the end of the file."""
+    """The number of the last event; 0 when there is none."""
+    event = last_event(path)
+    return event.seq if event else 0
+
+
+def last_event(path: Path) -> Event | None:
+    """The last event, found from the end of the file; `None` when there is none."""
     size = path.stat().st_size
     window = 1 << 16
     while True:
@@ -227,9 +233,9 @@ def last_seq(path: Path) -> int:
         for line in reversed(whole):
             event = parse(line)
             if event is not None:
-                return event.seq
+                return event
         if window >= size:
-            return 0
+            return None
         window *= 4
 
 

@@ -24,8 +24,9 @@ class Ledger:
     `delivered` of them have been delivered, up to byte `offset` of the journal, but for `refused` (which the
     tracker would not take) and `missing` (which could not be read from the journal). `safe_*` is the part
     that no kill of the shipper can lose. `closed` tells that the tracker's run has been given its final
-    status. `attempts` counts the failures in a row at the event `stuck_at`. `cwd` is the directory that
-    relative paths in `options`, and the tracker's defaults, start from.
+    status. `attempts` counts the failures in a row at the event `stuck_at`. A delivery that is `careful`,
+    since a process has died of the tracker, notes in `trying` which event it is handing over. `cwd` is the
+    directory that relative paths in `options`, and the tracker's defaults, start from.
     """
 
     tracker: str
@@ -46,6 +47,8 @@ class Ledger:
     closed: bool = False
     stuck_at: int = 0
     attempts: int = 0
+    careful: bool = False
+    trying: int = 0
     error: str | None = None
     error_time: float | None = None
 
@@ -93,7 +96,7 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
     known = {field.name for field in dataclasses.fields(Ledger)}
     values = {key: value for key, value in raw.items() if key in known}
     for count in ("delivered", "total", "offset", "safe_delivered", "safe_offset", "attempts",
-                  "stuck_at"):  # fmt: skip
+                  "stuck_at", "trying"):  # fmt: skip
         if not isinstance(values.get(count, 0), int) or values.get(count, 0) < 0:
             raise ValueError(count)
     for text in ("run_id", "url", "error"):
@@ -101,6 +104,8 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
             raise ValueError(text)
     if not isinstance(values.get("cwd", ""), str):
         raise ValueError("cwd")
+    if not isinstance(values.get("careful", False), bool):
+        raise ValueError("careful")
     for seqs in ("refused", "missing"):
         values[seqs] = tuple(int(seq) for seq in values.get(seqs, ()))
     values["changes"] = tuple(str(change) for change in values.get("changes", ()))

@@ -6,26 +6,18 @@ both with a time limit.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import select
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import psutil
-
+from fmstune.delivery.deaths import note_death
 from fmstune.delivery.journal import FILE_NAME, last_seq
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger, load_ledger
-from fmstune.delivery.redaction import Redactor, is_secret_key
+from fmstune.delivery.redaction import Redactor
 from fmstune.delivery.shipper import EXIT_BUSY, EXIT_DONE
+from fmstune.delivery.shipper_process import Job, ShipperProcess
 from fmstune.trackers.base import Check
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
@@ -35,139 +27,6 @@ _STALLED_SECONDS = 60.0
 """A shipper that has had something to deliver for so long without delivering it is started again."""
 _MOST_MEMORY = 2 << 30
 """Bytes that a shipper may hold (SDKs take 100 to 300 MB); one that leaks more is started again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Which tracker a shipper is for. `options` may hold secrets, so a job is never written to disk."""
-
-    name: str
-    reference: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    cwd: str | None = None
-
-
-class ShipperProcess:
-    """One shipper process, from its start to its end."""
-
-    def __init__(self, job: Job, *, check_within: float | None) -> None:
-        """Start the process; with `check_within` (seconds) it begins by checking the tracker."""
-        self.job = job
-        self.in_process = False
-        self.repeated_steps = "kept"
-        self._began = time.monotonic()
-        self._timeout = check_within
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "fmstune.delivery.shipper", job.name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd=job.cwd,
-            env=_environment(),
-        )
-        self._send(
-            {
-                "name": job.name,
-                "reference": job.reference,
-                "options": dict(job.options),
-                "check": check_within is not None,
-                "timeout": check_within,
-                "parent": os.getpid(),
-                "sys_path": [path or str(Path.cwd()) for path in sys.path],
-            }
-        )
-
-    @property
-    def pid(self) -> int:
-        """The process id, which is also that of its process group."""
-        return self._process.pid
-
-    @property
-    def exit_code(self) -> int | None:
-        """How the process ended; `None` while it lives."""
-        return self._process.poll()
-
-    def memory(self) -> int:
-        """The bytes of memory that the process holds; 0 when it has ended."""
-        try:
-            return int(psutil.Process(self.pid).memory_info().rss)
-        except psutil.Error:
-            return 0
-
-    def check(self) -> Check:
-        """The result of the check, waited for until its time limit is over.
-
-        Afterwards `in_process` tells whether the tracker has to work in the training process, and
-        `repeated_steps` what it does with steps that a resumed run logs again.
-        """
-        assert self._timeout is not None
-        # Importing an SDK is not the service's time: it gets as long again, and a second to start.
-        limit = self._began + 2 * self._timeout + 1 - time.monotonic()
-        answer = self._read_line(limit)
-        if answer is None:
-            self.kill()
-            return Check(
-                "unreachable",
-                f"no answer within {self._timeout:g} s",
-                "try again, or give it longer: --set tracking.check_timeout=SECONDS",
-            )
-        if not answer:
-            code = self._process.wait()
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            return Check("broken", f"its process ended during the check ({how})", "install it again")
-        message = json.loads(answer)
-        self.in_process = bool(message["in_process"])
-        self.repeated_steps = str(message["repeated_steps"])
-        return Check(**message["check"])
-
-    def ship(
-        self, directory: Path, *, follow: bool, close_timeout: float, secrets: Sequence[str] = ()
-    ) -> None:
-        """Order the delivery of the run in `directory`; with `follow`, until its writer has ended."""
-        order = {
-            "directory": str(directory.resolve()),
-            "follow": follow,
-            "close_timeout": close_timeout,
-        }
-        self._send({**order, "secrets": list(secrets)})
-
-    def wait(self, seconds: float) -> int | None:
-        """The exit code, waited for at most so long; `None` if it still lives then."""
-        try:
-            return self._process.wait(max(0.0, seconds))
-        except subprocess.TimeoutExpired:
-            return None
-
-    def kill(self) -> None:
-        """End the process and every process its SDK started, at once."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-
-    def _send(self, message: Mapping[str, Any]) -> None:
-        assert self._process.stdin is not None
-        # A process that has already died is noticed by its exit code, here as elsewhere.
-        with contextlib.suppress(BrokenPipeError, ValueError):  # ValueError: its pipe is closed already
-            self._process.stdin.write(json.dumps(message, default=str).encode() + b"\n")
-            self._process.stdin.flush()
-
-    def _read_line(self, seconds: float) -> bytes | None:
-        assert self._process.stdout is not None
-        pipe = self._process.stdout.fileno()
-        deadline, line = time.monotonic() + seconds, b""
-        while not line.endswith(b"\n"):
-            if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                return None
-            part = os.read(pipe, 65536)
-            if not part:
-                return b""
-            line += part
-        return line
 
 
 @dataclass
@@ -233,9 +92,12 @@ class Fleet:
             self._watcher.join()
         for ship in self._ships:
             if ship.process.exit_code not in (None, EXIT_DONE, EXIT_BUSY):
+                if ship.again_at is None:
+                    self._note_death(ship)
                 self._restart(ship)  # one more try now, instead of at the end of its pause
         for ship in self._ships:
             ship.process.wait(deadline - time.monotonic())
+            self._note_death(ship)
         self.abandon()
 
     def abandon(self) -> None:
@@ -255,6 +117,7 @@ class Fleet:
                     continue
                 now = time.monotonic()
                 if ship.again_at is None:
+                    self._note_death(ship)
                     ship.again_at = now + ship.pause
                     ship.pause = min(2 * ship.pause, _LONGEST_PAUSE)
                 elif now >= ship.again_at:
@@ -275,6 +138,11 @@ class Fleet:
             elif time.monotonic() - ship.moved_at > _STALLED_SECONDS:
                 ship.process.kill()
 
+    def _note_death(self, ship: _Ship) -> None:
+        assert self._directory is not None
+        if (cause := ship.process.death) is not None:
+            note_death(self._directory, ship.process.job.name, cause)
+
     def _restart(self, ship: _Ship) -> None:
         ship.process.kill()
         ship.again_at, ship.moved_at = None, time.monotonic()
@@ -286,14 +154,3 @@ class Fleet:
         ship.process.ship(
             self._directory, follow=True, close_timeout=self._close_timeout, secrets=self._secrets
         )
-
-
-def secret_texts(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """The texts in a tracker's options that are secrets, to be hidden wherever they turn up."""
-    return tuple(value for key, value in options.items() if isinstance(value, str) and is_secret_key(key))
-
-
-def _environment() -> dict[str, str]:
-    # A shipper computes nothing: an OpenMP pool in it would only take cores from the training.
-    # And wandb reports its own errors to a server unless told not to.
-    return {"WANDB_ERROR_REPORTING": "false", **os.environ, "OMP_NUM_THREADS": "1"}

@@ -31,7 +31,7 @@ class DeliveryReport:
         parts = [f"{self.delivered}/{self.total}"]
         if self.error:
             moment = f" ({time.strftime('%H:%M:%S', time.localtime(self.since))})" if self.since else ""
-            parts.append(f"{self.error}{moment}")
+            parts.append(f"{' '.join(self.error.split())}{moment}")
         if self.remedy:
             parts.append(f"→ {self.remedy}")
         if self.url:

@@ -33,7 +33,7 @@ from fmstune.trackers.base import Check, Tracker, TrackerOptionError, installed_
 from fmstune.trackers.old_shape import OldShapeTracker, build_tracker, works_in_process
 from fmstune.trackers.registry import BrokenTracker
 
-EXIT_DONE = 0
+EXIT_DONE = 77  # not 0, with which a tracker may end the process at any time
 EXIT_RETRY = 75  # EX_TEMPFAIL: the ledger says how far it came, and why not further
 EXIT_BUSY = 76  # another shipper delivers this run to this tracker
 
@@ -50,7 +50,7 @@ def main() -> int:
     sys.path[:] = job["sys_path"]
     try:
         tracker = build_tracker(job["reference"], job["name"], job["options"])
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _answer(answers, _not_built(error, job["name"]))
         return EXIT_RETRY
     if job["check"]:
@@ -78,6 +78,10 @@ def check(tracker: Tracker, timeout: float) -> Check:
             return Check("broken", found, f"install it again: `{remedy} --force-reinstall`")
     try:
         return tracker.check(timeout)
+    except PermissionError as error:
+        return Check("no_permission", f"its check failed: {error}", "see the tracker's own documentation")
+    except OSError as error:  # as requests' own errors are: the service cannot be reached now
+        return Check("unreachable", f"its check failed: {type(error).__name__}: {error}", "try again later")
     except (Exception, SystemExit) as error:
         return Check(
             "broken",
@@ -86,7 +90,7 @@ def check(tracker: Tracker, timeout: float) -> Check:
         )
 
 
-def _not_built(error: Exception, name: str) -> Check:
+def _not_built(error: BaseException, name: str) -> Check:
     if isinstance(error, TrackerOptionError):
         return Check("bad_option", str(error), f"mend [trackers.{name}] or --set trackers.{name}.KEY=VALUE")
     if isinstance(error, BrokenTracker):
@@ -121,9 +125,9 @@ def _ship(tracker: Tracker, job: dict[str, Any], order: dict[str, Any]) -> int:
     )
     try:
         delivery = Delivery(directory, tracker, ledger, parent if follow else None)
-        if not follow:
-            delivery.retry_refused()
         delivery.run(lambda: not follow or os.getppid() != parent)
+        if not follow:
+            delivery.retry_refused(int(order["retry_after"]))
     except DeliveryFailed as error:
         print(f"{time.strftime('%F %T')} {error}", file=sys.stderr)
         # Not through the interpreter's exit: Aim and others join their queues there, for ever.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fmstune.delivery.deaths import MOST_ATTEMPTS, note_death, takes_none
 from fmstune.delivery.journal import (
     FILE_NAME,
     JournalError,
@@ -15,11 +16,11 @@ from fmstune.delivery.journal import (
     is_being_written,
     last_seq,
 )
-from fmstune.delivery.ledger import TRACKING_DIR, all_ledgers, load_ledger
-from fmstune.delivery.processes import Job, ShipperProcess
+from fmstune.delivery.ledger import TRACKING_DIR, Ledger, all_ledgers, load_ledger
 from fmstune.delivery.redaction import REDACTED
 from fmstune.delivery.report import DeliveryReport, report
-from fmstune.delivery.shipper import EXIT_BUSY, EXIT_DONE
+from fmstune.delivery.shipper import EXIT_BUSY
+from fmstune.delivery.shipper_process import Job, ShipperProcess
 
 _STALLED_SECONDS = 120.0
 _POLL_SECONDS = 0.1
@@ -80,8 +81,7 @@ def _deliver(directory: Path, job: Job, check_within: float, progress: Progress)
         if not check.ok:
             (line,) = report(directory, [job.name])
             return dataclasses.replace(line, error=check.detail, remedy=check.remedy, since=None)
-        shipper.ship(directory, follow=False, close_timeout=0.0)
-        code = _wait(directory, shipper, progress)
+        code = _ship(directory, shipper, progress)
     finally:
         shipper.kill()
     (line,) = report(directory, [job.name])
@@ -90,19 +90,42 @@ def _deliver(directory: Path, job: Job, check_within: float, progress: Progress)
         return dataclasses.replace(line, error=busy, remedy="wait for it, then sync again")
     if code is None:
         return dataclasses.replace(line, error=f"no progress for {_STALLED_SECONDS:.0f} s, given up")
-    if code != EXIT_DONE and line.error is None:
-        return dataclasses.replace(line, error=f"its process ended with code {code}")
     return line
+
+
+def _ship(directory: Path, shipper: ShipperProcess, progress: Progress) -> int | None:
+    """Deliver with this process, and with others after it while the tracker takes them with it but each
+    gets further, or tells more of the cause."""
+    job = shipper.job
+    lives = retry_after = 0
+    while True:
+        before = load_ledger(directory, job.name) or Ledger(job.name)
+        shipper.ship(directory, follow=False, close_timeout=0.0, retry_after=retry_after)
+        try:
+            code = _wait(directory, shipper, progress)
+        finally:
+            shipper.kill()
+        if (cause := shipper.death) is None:
+            return code
+        now = note_death(directory, job.name, cause)
+        lives += 1
+        if now.trying in now.refused:
+            lives, retry_after = 0, now.trying
+        elif now.delivered > before.delivered:
+            lives = 0
+        elif (before.careful and takes_none(now)) or lives > MOST_ATTEMPTS + 1:
+            return code
+        shipper = ShipperProcess(job, check_within=None)
 
 
 def _wait(directory: Path, shipper: ShipperProcess, progress: Progress) -> int | None:
     total = last_seq(directory / TRACKING_DIR / FILE_NAME)
     delivered, moved = -1, time.monotonic()
-    while (code := shipper.wait(_POLL_SECONDS)) is None:
+    while True:
+        code = shipper.wait(_POLL_SECONDS)
         ledger = load_ledger(directory, shipper.job.name)
         if ledger and ledger.delivered != delivered:
             delivered, moved = ledger.delivered, time.monotonic()
             progress(shipper.job.name, delivered, total)
-        if time.monotonic() - moved > _STALLED_SECONDS:
-            return None
-    return code
+        if code is not None or time.monotonic() - moved > _STALLED_SECONDS:
+            return code

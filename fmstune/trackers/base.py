@@ -29,6 +29,7 @@ CheckState = Literal[
     "rejected_credentials",
     "no_permission",
     "unreachable",
+    "crashed",
 ]
 
 
@@ -64,8 +65,8 @@ class Check:
 
     @property
     def outage(self) -> bool:
-        """True when nothing is misconfigured: the service just does not answer now."""
-        return self.state == "unreachable"
+        """True when nothing is misconfigured: the service just does not answer now, or its SDK crashed."""
+        return self.state in ("unreachable", "crashed")
 
 
 @dataclass(frozen=True, slots=True)

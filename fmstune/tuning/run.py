@@ -23,10 +23,11 @@ from fmstune.config.dump import to_mapping, to_toml
 from fmstune.config.schema import RunConfig
 from fmstune.delivery.journal import FILE_NAME, Header, JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR, all_ledgers
-from fmstune.delivery.processes import Fleet, Job, secret_texts
+from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.redaction import Redactor
 from fmstune.delivery.report import DeliveryReport, report
+from fmstune.delivery.shipper_process import Job, secret_texts
 from fmstune.trackers.base import Check, Status, Tracker, TrackerError
 from fmstune.trackers.registry import reference
 from fmstune.tuning import provenance

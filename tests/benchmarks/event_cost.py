@@ -16,9 +16,10 @@ from pathlib import Path
 
 from fmstune.delivery.journal import FILE_NAME, Header, JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR
-from fmstune.delivery.processes import Fleet, Job
+from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.redaction import Redactor
+from fmstune.delivery.shipper_process import Job
 from fmstune.trackers.base import MetricPoint
 from fmstune.trackers.registry import reference
 

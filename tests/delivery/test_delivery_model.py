@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fmstune.delivery.deaths import note_death
 from fmstune.delivery.deliver import Delivery, DeliveryFailed
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
@@ -35,8 +36,8 @@ class Service:
     next calls; when there are none left, all is well."""
 
     troubles: Iterator[Trouble]
-    poison: dict[int, int]
-    """Events that are refused, and how often, while all others are taken."""
+    poison: dict[int, tuple[int, bool]]
+    """Events that are refused, how often, and whether with a kill, while all others are taken."""
     stored: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
     runs: set[str] = field(default_factory=set)
@@ -45,9 +46,10 @@ class Service:
 
     def call(self, seq: int | None, into: list[int]) -> None:
         """One call of the tracker, with its trouble before or after its effect."""
-        if seq is not None and self.poison.get(seq, 0):
-            self.poison[seq] -= 1
-            raise RuntimeError("not this one")
+        left, kills = self.poison.get(seq or 0, (0, False))
+        if seq is not None and left:
+            self.poison[seq] = (left - 1, kills)
+            raise Killed if kills else RuntimeError("not this one")
         trouble = next(self.troubles, "fine")
         if trouble == "raise":
             raise RuntimeError("no")
@@ -105,12 +107,15 @@ def attempt(directory: Path, tracker: type[ThroughTracker], *, gone: bool, sync:
     """One life of a shipper: whether it came to its end."""
     ledger = load_ledger(directory, "t") or Ledger("t")
     made: Tracker = tracker("t")
-    delivery = Delivery(directory, made, ledger)
     try:
+        delivery = Delivery(directory, made, ledger)
+        delivery.run(lambda: gone)
         if sync:
             delivery.retry_refused()
-        delivery.run(lambda: gone)
-    except (DeliveryFailed, Killed):
+    except DeliveryFailed:
+        return False
+    except Killed:
+        note_death(directory, "t", "its process died of SIGKILL")
         return False
     return True
 
@@ -120,7 +125,7 @@ def attempt(directory: Path, tracker: type[ThroughTracker], *, gone: bool, sync:
     st.lists(
         st.sampled_from(["fine", "fine", "fine", "raise", "outage", "kill before", "kill after"]), max_size=40
     ),
-    st.dictionaries(st.integers(1, 20), st.integers(1, 7), max_size=3),
+    st.dictionaries(st.integers(1, 20), st.tuples(st.integers(1, 9), st.booleans()), max_size=3),
     st.booleans(),
     st.sampled_from([ThroughTracker, BufferingTracker]),
 )
@@ -128,7 +133,7 @@ def attempt(directory: Path, tracker: type[ThroughTracker], *, gone: bool, sync:
 def test_in_the_end_each_event_has_arrived_once_and_in_order(
     script: list[str],
     troubles: list[Trouble],
-    poison: dict[int, int],
+    poison: dict[int, tuple[int, bool]],
     ends: bool,
     tracker: type[ThroughTracker],
 ) -> None:
@@ -150,7 +155,7 @@ def test_in_the_end_each_event_has_arrived_once_and_in_order(
         if ends:
             recorder.close("finished")
         recorder.journal.close()
-        for _ in range(len(troubles) + sum(poison.values()) + 2):
+        for _ in range(len(troubles) + 2 * sum(often for often, _ in poison.values()) + 2):
             done = attempt(directory, tracker, gone=True, sync=True)
             ledger = load_ledger(directory, "t")
             if done and (ledger is None or not ledger.refused):

@@ -15,7 +15,8 @@ def test_a_ledger_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
     ledger = Ledger(
         "aim", "m:C", {"repo": "."}, "/here", "id", "url", delivered=3, total=5, offset=120, safe_delivered=2,
         safe_offset=80,
-        state="behind", refused=(1,), missing=(2,), changes=("x is y",), stuck_at=4, attempts=1, error="e",
+        state="behind", refused=(1,), missing=(2,), changes=("x is y",), stuck_at=4, attempts=1,
+        careful=True, trying=5, error="e",
         error_time=1.5,
     )  # fmt: skip
     ledger.save(tmp_path)

@@ -15,9 +15,11 @@ import pytest
 
 from fmstune.delivery.journal import JournalReader
 from fmstune.delivery.ledger import load_ledger
-from fmstune.delivery.processes import Fleet, Job, ShipperProcess
+from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
+from fmstune.delivery.shipper import EXIT_DONE
+from fmstune.delivery.shipper_process import Job, ShipperProcess
 from fmstune.delivery.sync import sync
 from fmstune.trackers.base import MetricPoint
 from tests.delivery.test_journal import journal_path
@@ -77,7 +79,16 @@ def test_no_tracker_runs_in_the_training_process(
     }
 
 
-@pytest.mark.parametrize("fault", ["raise", "exit", "kill", "segv"])
+CAUSES = {
+    "raise": "RuntimeError: the service is on fire",
+    "exit": "SystemExit: tracker says good-bye",
+    "kill": "its process died of SIGKILL",
+    "segv": "its process died of SIGSEGV",
+    "os_exit": "its process ended with exit code 0",
+}
+
+
+@pytest.mark.parametrize("fault", CAUSES)
 @pytest.mark.parametrize("at", ["open", "set_params", "track", "close"])
 def test_a_tracker_that_fails_is_caught_up_by_sync_once_it_is_well(
     fault: str, at: str, recorder: Recorder, run_directory: Path, tmp_path: Path
@@ -89,6 +100,7 @@ def test_a_tracker_that_fails_is_caught_up_by_sync_once_it_is_well(
     assert seconds < 5
     (line,) = report(run_directory, ["collector"])
     assert line.state == "behind"
+    assert line.error == CAUSES[fault]
     assert line.remedy == f"fmstune trackers sync {run_directory}"
     recorder.journal.close()
 
@@ -211,10 +223,75 @@ def test_an_event_that_the_tracker_refuses_for_good_does_not_hold_up_the_others(
     assert "on fire" in line.error
 
 
+@pytest.mark.parametrize("fault", CAUSES)
+def test_an_event_that_always_ends_the_trackers_process_is_put_aside_named_and_tried_again_by_sync(
+    fault: str, recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    record_steps(recorder, 1, 6)
+    recorder.close("finished")
+    recorder.journal.close()
+    well = tmp_path / "well"
+    options = {"path": str(tmp_path / "c"), "fault": fault, "only_step": 4, "until": str(well)}
+    for _ in range(3 if fault in ("raise", "exit") else 1):  # what raises leaves its next attempt to others
+        (line,) = sync(run_directory, "collector", {"collector": options}, lambda _: COLLECTOR)
+    for _ in range(2):
+        assert (line.state, line.delivered, line.total) == ("failed", 6, 7)
+        assert line.error == f"event 4 was refused: {CAUSES[fault]}"
+        assert steps_in(tmp_path / "c") == [1, 2, 3, 5, 6]
+        assert collected(tmp_path / "c")[-1]["status"] == "finished"
+        opened = len(collected(tmp_path / "c"))
+        (line,) = sync(run_directory, None, {}, str)
+        assert len(collected(tmp_path / "c")) > opened
+    well.touch()
+    (line,) = sync(run_directory, None, {}, str)
+    assert (line.state, line.delivered, line.error) == ("complete", 7, None)
+    assert steps_in(tmp_path / "c") == [1, 2, 3, 5, 6, 4]
+    statuses = {call["status"] for call in collected(tmp_path / "c") if call["call"] == "close"}
+    assert statuses == {"finished"}
+
+
+def test_an_event_that_ends_the_trackers_process_does_not_hold_up_a_run_that_is_going_on(
+    recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmstune.delivery.processes._LONGEST_PAUSE", 0.1)
+    made = job(tmp_path / "c", fault="segv", only_step=2)
+    fleet = Fleet([made], check_within=None, close_timeout=20)
+    fleet.sail(run_directory)
+    record_steps(recorder, 1, 3)
+    wait_for(lambda: steps_in(tmp_path / "c") == [1, 3])
+    record_steps(recorder, 4, 5)
+    recorder.close("finished")
+    fleet.finish()
+    assert steps_in(tmp_path / "c") == [1, 3, 4, 5]
+    (line,) = report(run_directory, ["collector"])
+    assert (line.delivered, line.total, line.state) == (5, 6, "failed")
+    assert line.error == "event 2 was refused: its process died of SIGSEGV"
+
+
+def test_one_refused_event_does_not_keep_sync_from_what_comes_after_it(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    record_steps(recorder, 1, 3)
+    made = job(tmp_path / "c", fault="raise", only_step=1)
+    for _ in range(3):
+        shipper = ShipperProcess(made, check_within=None)
+        shipper.ship(run_directory, follow=False, close_timeout=0)
+        shipper.wait(20)
+    assert steps_in(tmp_path / "c") == [2, 3]
+    record_steps(recorder, 4, 6)
+    recorder.close("finished")
+    recorder.journal.close()
+    (line,) = sync(run_directory, None, {}, str)
+    assert (line.state, line.delivered, line.total) == ("failed", 6, 7)
+    assert steps_in(tmp_path / "c") == [2, 3, 4, 5, 6]
+    assert collected(tmp_path / "c")[-1]["status"] == "finished"
+
+
 TRAINER = """
 import os, sys, time
 from pathlib import Path
-from fmstune.delivery.processes import Fleet, Job
+from fmstune.delivery.processes import Fleet
+from fmstune.delivery.shipper_process import Job
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.redaction import Redactor
 from fmstune.trackers.base import MetricPoint
@@ -296,7 +373,7 @@ def test_a_second_sync_at_the_same_time_says_that_there_is_a_first(
     wait_for(lambda: steps_in(tmp_path / "c"))
     (line,) = sync(run_directory, None, {}, str)
     assert line.error == "another process is delivering it right now"
-    assert first.wait(20) == 0
+    assert first.wait(20) == EXIT_DONE
     first.kill()
     assert steps_in(tmp_path / "c") == list(range(1, 11))
 

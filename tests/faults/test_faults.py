@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from rich.console import Console
@@ -23,12 +23,12 @@ from fmstune.delivery.report import report
 from fmstune.delivery.sync import sync
 from fmstune.trackers.registry import reference
 from fmstune.tuning.console import RunConsole
-from fmstune.tuning.run import run
+from fmstune.tuning.run import TrackerCheckFailed, run
 from tests.end_to_end import journal_points
-from tests.faults.scenes import SCENES, Scene
+from tests.faults.scenes import BAD_IMPORT, LAST, SCENES, Scene, wandb
 from tests.tuning.test_run import weights
 
-STEPS, CLOSE_SECONDS, CHECK_SECONDS = 12, 3, 2
+STEPS, CLOSE_SECONDS, CHECK_SECONDS = LAST, 3, 2
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -89,8 +89,6 @@ def test_the_training_is_untouched_and_nothing_is_lost(
         for name, value in scene.environment.items():
             monkeypatch.setenv(name, value)
         strike_at_its_step(scene, monkeypatch)
-        if scene.tracker == "file":
-            (tmp_path / "full").symlink_to("/dev/full")
         seconds = train(configured("out", (scene.tracker,), {scene.tracker: scene.options}))
 
         assert weights("out") == untracked[0]
@@ -108,6 +106,34 @@ def test_the_training_is_untouched_and_nothing_is_lost(
         assert again.state == "complete"
         assert scene.points() == journal_points(Path("out"))
         seen.append(f"| {who} | {fault} | {at_end} | {line.delivered}/{line.total} |")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [("raise", "RuntimeError: no licence found"), ("exit", "SystemExit: no licence found")]
+)
+def test_a_plug_in_that_cannot_be_imported_is_an_error_before_anything_is_made(
+    fault: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BAD_IMPORT", f"{fault} {tmp_path / 'well'}")
+    with pytest.raises(TrackerCheckFailed, match=f"cannot be loaded from {BAD_IMPORT}: {said}") as error:
+        train(configured("out", (BAD_IMPORT,), {}))
+    assert error.value.exit_code == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("answer", [401, 403])
+def test_a_cloud_that_rejects_the_key_at_the_start_is_an_error_before_anything_is_made(
+    answer: Literal[401, 403], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with wandb(answer, 0)(tmp_path) as scene:
+        for name, value in scene.environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(TrackerCheckFailed, match=f"rejects the API key .{answer}") as error:
+            train(configured("out", ("wandb",), {"wandb": scene.options}))
+    assert error.value.exit_code == 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def strike_at_its_step(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

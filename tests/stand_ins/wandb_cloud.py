@@ -6,13 +6,16 @@
         assert cloud.runs["abc123"].history[0]["train/loss"] == 2.5
 
 It keeps what arrived in `runs`, tells a resumed run what it holds as the real service does, and
-misbehaves on request: set `answer` at any moment, also while a run is open.
+misbehaves on request: set `answer` at any moment, also while a run is open. After `hang_up` it
+refuses connections until `listen`.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import socket
 import sys
 import threading
 from collections.abc import Iterable
@@ -80,15 +83,11 @@ class WandbCloud:
         """Each request's path, and its GraphQL operation (or an empty string)."""
         self.lock = threading.RLock()
         self._closing = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.cloud = self
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._server = _Server(self, 0)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> WandbCloud:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self._server.start()
         return self
 
     def __exit__(
@@ -98,8 +97,16 @@ class WandbCloud:
         trace: TracebackType | None,
     ) -> None:
         self._closing.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Cut every connection and stop listening: who calls is refused."""
+        self._server.stop()
+
+    def listen(self) -> None:
+        """Answer again, at the same address, after `hang_up`."""
+        self._server = _Server(self, self._server.server_address[1])
+        self._server.start()
 
     # -- answers ------------------------------------------------------------------------------
 
@@ -214,7 +221,29 @@ class WandbCloud:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    cloud: WandbCloud
+
+    def __init__(self, cloud: WandbCloud, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.cloud = cloud
+        self._connections: set[socket.socket] = set()
+
+    def start(self) -> None:
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):  # the client has gone already
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is part of the game; all else is printed."""

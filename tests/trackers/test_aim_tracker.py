@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +19,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from fmstune.delivery.processes import Fleet, Job
+from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
+from fmstune.delivery.shipper_process import Job
 from fmstune.trackers.aimstack_tracker import AimStackTracker
 from fmstune.trackers.base import MetricPoint, RunStart
 from tests.delivery.test_shippers import record_steps, wait_for
@@ -38,12 +43,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@functools.cache
+def empty_repository() -> Path:
+    """A new Aim repository; making one takes seconds, so that there is one to be copied."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    aim = Path(sys.executable).with_name("aim")
+    subprocess.run([aim, "init", "--repo", folder.name, "-s"], check=True, capture_output=True)
+    return Path(folder.name)
+
+
 @contextlib.contextmanager
 def aim_server(repository: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A real `aim server` on 127.0.0.1, ended with everything it started."""
-    repository.mkdir(exist_ok=True)
+    if not repository.exists():
+        shutil.copytree(empty_repository(), repository)
     aim = Path(sys.executable).with_name("aim")
-    subprocess.run([aim, "init", "--repo", str(repository), "-s"], check=True, capture_output=True)
     with (repository / "server.log").open("ab") as log:
         server = subprocess.Popen(
             [aim, "server", "--repo", str(repository), "--host", "127.0.0.1", "--port", str(port), "-y"],
@@ -194,10 +209,6 @@ def test_an_aim_server_that_dies_and_comes_back_gets_every_point_and_nobody_wait
         (line,) = report(run_directory, ["aim"])
         assert line.state == "complete", line
     assert slowest < 0.1
-    subprocess.run(
-        [Path(sys.executable).with_name("aim"), "storage", "--repo", str(repository), "reindex", "-y"],
-        capture_output=True, check=False, input=b"y\n",
-    )  # fmt: skip
-    (run,) = read_aim(repository)
+    (run,) = read_aim(repository, reindex=True)
     assert [step for step, _ in run.points[("loss", "train")]] == list(range(1, 41))
     assert run.params["status"] == "finished"

@@ -1,0 +1,23 @@
+"""A plug-in whose import goes wrong as the environment variable BAD_IMPORT says, `FAULT FILE`, as long as
+that file does not exist."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from pathlib import Path
+
+from tests.sample_trackers import Collector as Collector
+
+fault, _, until = os.environ.get("BAD_IMPORT", "").partition(" ")
+if not Path(until).exists():
+    if fault == "raise":
+        raise RuntimeError("no licence found")
+    if fault == "exit":
+        sys.exit("no licence found")
+    if fault == "hang":
+        time.sleep(3600)
+    if fault == "segv":
+        ctypes.string_at(0)
