@@ -46,7 +46,9 @@ def _run(arguments: list[str]) -> int:
 
     usage_error: Any = typer.BadParameter.__mro__[1]
     try:
-        code = app(args=_with_resume_value(arguments), prog_name="fmstune", standalone_mode=False)
+        code = app(
+            args=_with_resume_value(arguments), prog_name="fmstune", standalone_mode=False, obj=arguments
+        )
     except usage_error as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help is what it has to say
             print(error.format_message(), file=sys.stderr)
@@ -86,22 +88,30 @@ def _message(error: BaseException) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    if message:
+    told = bool(message) and _tell_torchrun(message)
+    # Of processes that fmstune has started itself the launcher prints the cause, last and once.
+    if message and not (told and "FMSTUNE_LAUNCHED" in os.environ):
+        from fmstune.cli import termination
+
+        termination.write(message, code, sys.argv)
         print(f"error: {message}", file=sys.stderr, flush=True)
-        _tell_torchrun(message)
     sys.exit(code)
 
 
-def _tell_torchrun(message: str) -> None:
-    """Let the table that torchrun prints last end with the cause, where it would name a web page."""
+def _tell_torchrun(message: str) -> bool:
+    """Tell torchrun the cause, which its own table then ends with, where it would name a web page; whether
+    torchrun is there and could be told."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if path:
-        import json
-        import time
+    if not path:
+        return False
+    import json
+    import time
 
-        more = {"py_callstack": message, "timestamp": str(int(time.time()))}
-        with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
-            json.dump({"message": {"message": message, "extraInfo": more}}, file)
+    more = {"py_callstack": message, "timestamp": str(int(time.time()))}
+    with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
+        json.dump({"message": {"message": message, "extraInfo": more}}, file)
+        return True
+    return False
 
 
 def _with_resume_value(arguments: list[str]) -> list[str]:

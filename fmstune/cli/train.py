@@ -26,6 +26,7 @@ FLAGS = {
 
 
 def train(
+    context: typer.Context,
     config: Annotated[
         Path | None,
         typer.Argument(
@@ -94,12 +95,20 @@ def train(
         bool | None,
         typer.Option("--strict-tracking", help="An unreachable tracker is an error, not a warning."),
     ] = None,
+    nproc: Annotated[
+        str | None,
+        typer.Option(
+            help="Train in so many processes on this machine, with torchrun; auto: one for each GPU.",
+            metavar="N|auto",
+        ),
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Tune a model on data, tracked by whatever was chosen.
 
     Without a model, data and fmstune.toml, a tiny demo model is tuned on demo data.
     """
+    from fmstune.cli import termination
     from fmstune.cli.options import load_config
     from fmstune.cli.screen import screen
 
@@ -120,6 +129,14 @@ def train(
     }
     flags = [(FLAGS[flag], value, flag) for flag, value in given.items()]
     resolved = load_config(config, flags, set_ or [], param or [], params_file)
+    termination.use(resolved.run.termination_log)
+    if nproc is not None:
+        from fmstune.cli.launch import launch, process_count, without_nproc
+
+        processes = process_count(nproc)
+        if processes > 1:
+            launch(processes, without_nproc(context.obj))
+            return
 
     from fmstune.tuning.console import RunConsole
     from fmstune.tuning.run import dry_run as rehearse

@@ -76,7 +76,8 @@ _SHAPES = re.compile(
     r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}|wandb_v\d+_\w{20,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?-----END [A-Z ]*PRIVATE KEY-----"
 )
-_URL_PASSWORD = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
+# One slash too: what is taken for a path loses the second.
+_URL_PASSWORD = re.compile(r"(?<=:/)(/?)[^/\s:@]*:[^/\s@]+(?=@)")
 _URL_QUERY = re.compile(
     r"(?i)([?&](?:[\w-]*(?:token|secret|password|api_?key|signature|access_?key))=)[^&\s#]+"
 )
@@ -102,8 +103,8 @@ class Redactor:
         if self._known is not None:
             text = self._known.sub(REDACTED, text)
         text = _SHAPES.sub(REDACTED, text)
-        if "://" in text:
-            text = _URL_QUERY.sub(rf"\1{REDACTED}", _URL_PASSWORD.sub(REDACTED, text))
+        if ":/" in text:
+            text = _URL_QUERY.sub(rf"\1{REDACTED}", _URL_PASSWORD.sub(rf"\1{REDACTED}", text))
         return text
 
     def value(self, value: Any, key: str = "") -> Any:

@@ -1,0 +1,127 @@
+"""Several processes: started with one flag, stopped with one signal, and the cause is the last line."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fmstune.cli import termination
+from fmstune.cli.launch import process_count, without_nproc
+from fmstune.config.errors import ConfigError
+from tests.cli.test_train import FAST, events, fmstune, last_step, settings, start
+from tests.delivery.test_shippers import wait_for
+from tests.end_to_end import journal_points
+
+TWO = ["--nproc", "2", "--output-dir", "out", *FAST]
+
+
+def losses(directory: Path) -> list[float]:
+    points = journal_points(directory)
+    return [value for (stage, name, _), value in sorted(points.items()) if (stage, name) == ("train", "loss")]
+
+
+def test_two_processes_give_the_losses_of_one_with_twice_the_batch(tmp_path: Path) -> None:
+    steps = ["--max-steps", "4"]
+    done = fmstune("train", *TWO, *steps, "--batch-size", "4", cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("step     4/4") == 1
+    alone = fmstune("train", "--output-dir", "one", *FAST, *steps, "--batch-size", "8", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    assert losses(tmp_path / "out") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+    assert len(losses(tmp_path / "out")) == 4
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_the_launcher_saves_one_checkpoint_and_leaves_no_process(
+    signum: int, code: int, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    trainer = start(*TWO, "--max-steps", "400", "--set", "training.save_strategy=no", cwd=tmp_path)
+    wait_for(lambda: last_step(out) >= 3, 120)
+    trainer.send_signal(signum)
+    _, shown = trainer.communicate(timeout=120)
+    assert trainer.returncode == code, shown
+    assert shown.splitlines()[-1] == f"error: interrupted by {signal.Signals(signum).name}."
+    (checkpoint,) = out.glob("checkpoint-*")
+    assert checkpoint.name == f"checkpoint-{last_step(out)}"
+    assert events(out)[-1].status == "interrupted"
+    left = subprocess.run(["pgrep", "-f", str(out)], capture_output=True, text=True, check=False).stdout
+    assert left == ""
+
+
+def test_the_cause_of_a_rank_is_the_last_line_and_its_code_the_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from transformers import TrainerCallback\n"
+        "class Fails(TrainerCallback):\n"
+        "    def on_step_end(self, args, state, control, **kwargs):\n"
+        "        raise ValueError('the third step is cursed')\n"
+    )
+    done = fmstune(
+        "train", *TWO, "--max-steps", "4", "--set", 'run.callbacks=["mine:Fails"]',
+        "--set", "run.termination_log=why", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: ValueError: the third step is cursed"
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "why").read_text() == "ValueError: the third step is cursed\nexit code 1\n"
+
+
+def test_a_mistake_is_told_once_before_any_process_is_started(tmp_path: Path) -> None:
+    done = fmstune("train", *TWO, "--set", "training.lerning_rate=1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: --set: there is no setting training.lerning_rate. Did you mean training.learning_rate?\n"
+    )
+
+
+def test_plain_torchrun_ends_with_our_cause_in_its_table(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fmstune",
+         "train", "--model", "nowhere/at/all", "--data", "demo", "--output-dir", "out"],
+        cwd=tmp_path, env=settings(OMP_NUM_THREADS="1"), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "there is no such directory" in done.stderr.splitlines()[-2]
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "two", "1.5", ""])
+def test_a_wrong_number_of_processes_is_told(asked: str) -> None:
+    with pytest.raises(ConfigError, match="neither a number of processes nor `auto`"):
+        process_count(asked)
+
+
+def test_each_process_gets_the_command_line_without_the_flag() -> None:
+    given = ["train", "--nproc", "2", "--lora", "--nproc=4", "--set", "a=--nproc"]
+    assert without_nproc(given) == ["train", "--lora", "--set", "a=--nproc"]
+
+
+class TestTheTerminationLog:
+    def test_it_holds_the_cause_of_a_wrong_command_line_too(self, tmp_path: Path) -> None:
+        done = fmstune("train", "--set", "run.termination_log=why", "--max-stepps", "3", cwd=tmp_path)
+        assert done.returncode == 2
+        cause = done.stderr.removeprefix("error: ").strip()
+        assert (tmp_path / "why").read_text() == f"{cause}\nexit code 2\n"
+
+    def test_it_is_not_longer_than_kubernetes_reads(self, tmp_path: Path) -> None:
+        log = tmp_path / "why"
+        termination.write("ä" * 5000, 1, [f"--set=run.termination_log={log}"])
+        assert len(log.read_bytes()) == termination.MOST_BYTES
+        assert log.read_bytes().endswith(b"\nexit code 1\n")
+
+    def test_where_it_cannot_be_written_a_warning_comes_before_the_cause(self, tmp_path: Path) -> None:
+        done = fmstune("train", "--set", "run.termination_log=no/such/why", "--nproc", "x", cwd=tmp_path)
+        warning, cause = done.stderr.splitlines()
+        assert warning.startswith("warning  run.termination_log = no/such/why cannot be written")
+        assert cause.startswith("error: --nproc x")
+
+    def test_secrets_are_hidden_in_it(self, tmp_path: Path) -> None:
+        done = fmstune(
+            "train", "--data", "https://me:hunter2@host/x.jsonl", "--model", "demo",
+            "--set", "run.termination_log=why", cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert "hunter2" not in (tmp_path / "why").read_text() + done.stderr
