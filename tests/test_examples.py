@@ -1,0 +1,66 @@
+"""The examples are right: their commands parse, and each setting in them is one that there is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from fmstune.cli.app import app
+from fmstune.cli.main import _with_resume_value
+from fmstune.config.load import known_keys
+
+CLUSTER = Path(__file__).parents[1] / "examples" / "cluster"
+
+
+def shell_command(file: str) -> list[str]:
+    """What comes after `fmstune` in a script, with its lines joined and its variables as texts."""
+    text = (CLUSTER / file).read_text().replace("\\\n", " ")
+    (line,) = [line for line in text.splitlines() if "-m fmstune" in line and not line.startswith("#")]
+    return shlex.split(line.partition("-m fmstune ")[2])
+
+
+def job_command() -> list[str]:
+    job = yaml.safe_load((CLUSTER / "pytorchjob.yaml").read_text())
+    pods: Any = job["spec"]["pytorchReplicaSpecs"]
+    assert pods["Master"] == pods["Worker"]
+    command: list[str] = pods["Master"]["template"]["spec"]["containers"][0]["command"]
+    assert command[:3] == ["torchrun", "-m", "fmstune"]
+    return command[3:]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [shell_command("several-nodes.sh"), shell_command("slurm.sbatch"), job_command()],
+    ids=["several-nodes.sh", "slurm.sbatch", "pytorchjob.yaml"],
+)
+def test_the_commands_of_the_cluster_examples_parse(arguments: list[str]) -> None:
+    group = typer.main.get_command(app)
+    context = group.commands[arguments[0]].make_context("fmstune", _with_resume_value(arguments[1:]))
+    assert context.params["resume"] == "auto"
+    for setting in context.params["set_"] or []:
+        key = setting.partition("=")[0]
+        assert key in known_keys() or key.startswith("trackers.aim.")
+
+
+@pytest.mark.parametrize("file", ["several-nodes.sh", "slurm.sbatch"])
+def test_the_scripts_are_right_for_the_shell(file: str) -> None:
+    subprocess.run(["bash", "-n", str(CLUSTER / file)], check=True)
+
+
+def test_what_torchrun_is_told_are_options_of_its() -> None:
+    from torch.distributed.run import get_args_parser
+
+    known = {option for action in get_args_parser()._actions for option in action.option_strings}
+    for file in ("several-nodes.sh", "slurm.sbatch"):
+        text = (CLUSTER / file).read_text().replace("\\\n", " ")
+        (line,) = [line for line in text.splitlines() if "torchrun --" in line and not line.startswith("#")]
+        given = re.findall(r"(?<= )--[\w-]+", line.partition("torchrun")[2].partition("-m fmstune")[0])
+        assert given
+        assert set(given) <= known
