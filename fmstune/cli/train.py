@@ -21,6 +21,8 @@ FLAGS = {
     "--learning-rate": "training.learning_rate",
     "--batch-size": "training.per_device_train_batch_size",
     "--seed": "training.seed",
+    "--auto-batch": "run.auto_batch",
+    "--rehearse": "run.rehearse",
 }
 """The flags that are settings, and the settings that they are."""
 
@@ -74,6 +76,17 @@ def train(
         int | None, typer.Option(help="Rows in a batch, on each device.", metavar="N")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The seed of all that is random.", metavar="N")] = None,
+    auto_batch: Annotated[
+        bool | None,
+        typer.Option("--auto-batch", help="Find the largest batch that fits; the effective size stays."),
+    ] = None,
+    rehearse: Annotated[
+        bool | None,
+        typer.Option(
+            "--rehearse/--no-rehearse",
+            help="Try the longest batch, an evaluation and a checkpoint first. Default: for long runs.",
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting, such as training.warmup_steps=10.", metavar="KEY=VALUE"),
@@ -126,6 +139,8 @@ def train(
         "--learning-rate": learning_rate,
         "--batch-size": batch_size,
         "--seed": seed,
+        "--auto-batch": auto_batch,
+        "--rehearse": None if rehearse is None else "always" if rehearse else "never",
     }
     flags = [(FLAGS[flag], value, flag) for flag, value in given.items()]
     resolved = load_config(config, flags, set_ or [], param or [], params_file)
@@ -139,13 +154,13 @@ def train(
             return
 
     from fmstune.tuning.console import RunConsole
-    from fmstune.tuning.run import dry_run as rehearse
+    from fmstune.tuning.run import dry_run as foresee
     from fmstune.tuning.run import is_main_process, run
 
     out = RunConsole(screen(), quiet=not is_main_process())
     if resolved.demo and resolved.origins["model.path"] == "default":
         out.say("demo", "no model and data given: tuning the demo model on demo data")
     if dry_run:
-        rehearse(resolved, out)
+        foresee(resolved, out)
     else:
         run(resolved, out, resume=resume, overwrite=overwrite)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fmstune.config.errors import shown, together
 from fmstune.config.files import similar_file
+from fmstune.config.installed import missing
 from fmstune.config.method_checks import method_problems
 from fmstune.config.schema import RunConfig
 
@@ -23,7 +24,7 @@ _STEPS = ("logging_steps", "eval_steps", "save_steps")
 
 def check_together(config: RunConfig) -> RunConfig:
     """The configuration, when its parts fit together. Raises `ConfigError` with all that does not."""
-    problems = [*_evaluation(config), *_training(config), *_paths(config)]
+    problems = [*_evaluation(config), *_training(config), *_paths(config), *missing(config)]
     problems += [f"{_at(config, key)}{what}" for key, what in method_problems(config)]
     if problems:
         raise together(problems)
@@ -32,8 +33,7 @@ def check_together(config: RunConfig) -> RunConfig:
 
 def _at(config: RunConfig, key: str) -> str:
     """`fmstune.toml:14: `, the place that a message begins with."""
-    origin = config.origins.get(key, "default")
-    return "" if origin == "default" else f"{origin}: "
+    return config.at(key)
 
 
 def _evaluation(config: RunConfig) -> Iterator[str]:

@@ -203,6 +203,11 @@ class RunConfig:
     base_dir: Path = field(default_factory=Path)
     demo: bool = False
 
+    def at(self, key: str) -> str:
+        """`fmstune.toml:14: `, the place that a message about a setting begins with; empty for a default."""
+        origin = self.origins.get(key, "default")
+        return "" if origin == "default" else f"{origin}: "
+
     @property
     def output_dir(self) -> str | None:
         """The run's directory, when one was chosen."""

@@ -62,11 +62,12 @@ class DataSummary:
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Data sets with the columns `input_ids` and `labels`."""
+    """Data sets with the columns `input_ids` and `labels`; `places` says where each training row is from."""
 
     train: datasets.Dataset
     eval: datasets.Dataset | None
     summary: DataSummary
+    places: Sequence[str] = ()
 
 
 def prepare(
@@ -83,14 +84,14 @@ def prepare(
     elif config.eval_fraction:
         rows, held_out = _hold_out(rows, config.eval_fraction, seed)
     all_tokens = config.train_on == "all"
-    train, summary = _tokenise(rows, tokenizer, max_length, all_tokens=all_tokens)
+    train, summary, places = _tokenise(rows, tokenizer, max_length, all_tokens=all_tokens)
     if held_out is None:
-        return PreparedData(train, None, summary)
-    evaluation, of_eval = _tokenise(held_out, tokenizer, max_length, all_tokens=all_tokens)
+        return PreparedData(train, None, summary, places)
+    evaluation, of_eval, _ = _tokenise(held_out, tokenizer, max_length, all_tokens=all_tokens)
     summary = replace(
         summary, eval_source=held_out.source, eval_rows=of_eval.rows, eval_sha256=held_out.sha256
     )
-    return PreparedData(train, evaluation, summary)
+    return PreparedData(train, evaluation, summary, places)
 
 
 def _hold_out(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
@@ -110,23 +111,26 @@ def _chosen(rows: Rows, indices: Sequence[int]) -> Rows:
 
 def _tokenise(
     rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int | None, *, all_tokens: bool
-) -> tuple[datasets.Dataset, DataSummary]:
+) -> tuple[datasets.Dataset, DataSummary, list[str]]:
     _require_usable(tokenizer, rows)
     ids: list[list[int]] = []
     labels: list[list[int]] = []
+    places: list[str] = []
     truncated = dropped = 0
     for start in range(0, len(rows.rows), _BATCH):
         part = range(start, min(start + _BATCH, len(rows.rows)))
         rendered = [
             render(rows.rows[i], rows.shape, tokenizer, rows.place(i), all_tokens=all_tokens) for i in part
         ]
-        for row_ids, row_labels in _label(rendered, tokenizer, will_cut=max_length is not None):
+        labelled = _label(rendered, tokenizer, will_cut=max_length is not None)
+        for i, (row_ids, row_labels) in zip(part, labelled, strict=True):
             truncated += max_length is not None and len(row_ids) > max_length
             if all(label == IGNORED for label in row_labels[:max_length]):
                 dropped += 1
                 continue
             ids.append(row_ids[:max_length])
             labels.append(row_labels[:max_length])
+            places.append(rows.place(i))
     if not ids:
         cut = f" once they are cut to training.max_length = {max_length} tokens" if truncated else ""
         raise DataError(
@@ -144,7 +148,7 @@ def _tokenise(
         dropped=dropped,
         sha256=rows.sha256,
     )
-    return datasets.Dataset.from_dict({"input_ids": ids, "labels": labels}), summary
+    return datasets.Dataset.from_dict({"input_ids": ids, "labels": labels}), summary, places
 
 
 def _label(

@@ -97,12 +97,14 @@ def _say_resumed(directory: RunDirectory, recorder: Recorder, fleet: Fleet, out:
 
 def dry_run(config: RunConfig, out: RunConsole) -> None:
     """Do everything up to the first step, and leave nothing behind."""
-    claim(config, None, overwrite=True)
+    directory = claim(config, None, overwrite=True)
     with _checked_trackers(config, out), tempfile.TemporaryDirectory() as scratch:
+        from fmstune.tuning.preflight import foresee
         from fmstune.tuning.trainer import build_trainer
 
         built = build_trainer(config, Tracker(), Path(scratch))
         _describe(built, out)
+        foresee(built, directory.path, out)
     out.say("dry run", f"all is ready for {built.steps} steps; nothing was written")
 
 
@@ -116,6 +118,9 @@ def _train(
 ) -> Mapping[str, float]:
     from fmstune.tuning.card import write_card
     from fmstune.tuning.extensions import Extensions
+    from fmstune.tuning.memory import explained
+    from fmstune.tuning.nonfinite import guard
+    from fmstune.tuning.preflight import compare, prepare
     from fmstune.tuning.progress import ProgressCallback
     from fmstune.tuning.stopping import Interrupted, StopCallback, stopping
     from fmstune.tuning.trainer import build_trainer
@@ -133,11 +138,14 @@ def _train(
     with stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process()):
         built = build_trainer(config, recorder, directory.path, extensions)
         _describe(built, out)
+        guard(built, config, directory.path, out)
         out.say("run", str(directory.path))
         _add_samples(config, built, recorder, out)
-        built.trainer.train(
-            resume_from_checkpoint=str(directory.checkpoint) if directory.checkpoint else None
-        )
+        expected = prepare(built, config, recorder, out)
+        with explained(built.trainer):
+            built.trainer.train(
+                resume_from_checkpoint=str(directory.checkpoint) if directory.checkpoint else None
+            )
         if stop.signum is not None:
             out.say("stopped", f"at step {built.trainer.state.global_step}; go on with --resume auto")
             raise Interrupted(stop.signum)
@@ -146,6 +154,7 @@ def _train(
         if is_main_process():
             write_card(directory.path, config, built, progress.metrics)
     seconds, steps = progress.seconds_and_steps(built.trainer.state)
+    compare(built, expected, recorder, out)
     out.say("done", f"{steps} steps in {seconds:.1f} s{progress.summary()}")
     out.say("saved", str(directory.path))
     return progress.metrics
@@ -161,7 +170,9 @@ def _checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Flee
     try:
         quiet_libraries()
         import fmstune.tuning.trainer  # noqa: F401  (the seconds that torch and TRL take to import)
+        from fmstune.tuning.device import check_device
 
+        check_device(config)
         for name, check in fleet.check().items():
             _judge(name, check, config, out)
         yield fleet, fleet.dismiss_in_process()
@@ -310,9 +321,7 @@ def _describe(built: BuiltTrainer, out: RunConsole) -> None:
     share = built.trainable / max(1, identity["parameters"])
     trained = "" if share == 1 else f", {share:.2%} trained"
     count = _count(identity["parameters"])
-    device = built.trainer.args.device
-    precision = "bf16" if built.trainer.args.bf16 else "fp16" if built.trainer.args.fp16 else "float32"
-    out.say("model", f"{identity['path']} · {count} parameters{trained} · {precision} on {device}")
+    out.say("model", f"{identity['path']} · {count} parameters{trained} · {built.precision.line()}")
     padding = f" · {built.padding.line()}" if built.padding else ""
     out.say("data", f"{built.data.line()}{padding}")
     for note in built.notes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,19 @@ from fmstune.config.errors import ConfigError
 from fmstune.config.schema import LoraConfig, RunConfig
 from fmstune.trackers.base import Tracker
 from fmstune.tuning.data import DataSummary, PreparedData, prepare
+from fmstune.tuning.device import Precision, precision
+from fmstune.tuning.disk import GuardedSaving
 from fmstune.tuning.extensions import Extensions
 from fmstune.tuning.lm_head import use_direct_lm_head
+from fmstune.tuning.memory import require_room_for_weights
 from fmstune.tuning.methods import arguments_class, build_tuner
 from fmstune.tuning.model import load_model, load_tokenizer
+from fmstune.tuning.nonfinite import GuardedTraining
 from fmstune.tuning.padding_free import Padding, decide
 from fmstune.tuning.preference_data import PreferenceData, PreferenceSummary, prepare_preferences
 
 
-class FineTuner(SFTTrainer):
+class FineTuner(GuardedSaving, GuardedTraining, SFTTrainer):
     """TRL's trainer, without the work that it does for cases other than ours."""
 
     data_collator: Any
@@ -65,8 +70,11 @@ class BuiltTrainer:
     """Parameters that are trained, of `model_identity["parameters"]`."""
     padding: Padding | None
     """What padding means for the training; `None` where rows are packed, and for pairs of answers."""
+    precision: Precision
     notes: tuple[str, ...] = ()
     """What TRL has to say of the data and the settings."""
+    places: Sequence[str] = ()
+    """Where each training row is from; none where rows are packed, and for pairs of answers."""
 
 
 def build_trainer(
@@ -81,6 +89,7 @@ def build_trainer(
     method, seed = config.run.method, int(config.training.get("seed", 42))
     packing = bool(config.training.get("packing", False))
     max_length = config.training.get("max_length", 1024)
+    require_room_for_weights(config.model)
     clock = [time.perf_counter()]
     tokenizer = load_tokenizer(config.model)
     clock.append(time.perf_counter())
@@ -133,7 +142,9 @@ def build_trainer(
         _steps(trainer, summary.rows),
         trainer.model.num_parameters(only_trainable=True),
         padding,
+        precision(config.training),
         notes,
+        data.places if isinstance(data, PreparedData) and not packing else (),
     )
 
 
@@ -166,11 +177,13 @@ def _without_padding(trainer: FineTuner, asked: bool | None, seed: int) -> Paddi
 def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, max_length: int | None) -> Any:
     """TRL's arguments for this run. Raises `ConfigError` for what TRL refuses."""
     settings = dict(config.training) | {"output_dir": str(output_dir), "report_to": "none"}
-    settings |= _precision(settings)
+    chosen = precision(settings)
+    settings |= {"bf16": chosen.bf16, "fp16": chosen.fp16}
     if not torch.accelerator.is_available():
         settings.setdefault("dataloader_pin_memory", False)  # there is nothing to pin it for
-        # Unless it is told, accelerate takes each process of torchrun for a run of its own where no GPU is.
-        settings.setdefault("use_cpu", True)
+        # Unless it is told, accelerate takes each process of torchrun for a run of its own where no GPU is,
+        # and transformers takes bf16 for a mistake.
+        settings["use_cpu"] = True
     if config.run.method != "sft":
         pass  # TRL tokenises and cuts pairs of answers itself
     elif not packing:
@@ -184,19 +197,6 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
     except (ValueError, TypeError, ImportError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"[training] is refused by TRL: {reason}") from error
-
-
-def _precision(settings: dict[str, Any]) -> dict[str, bool]:
-    """bf16 where the device computes in it, else fp16 on a GPU, else float32; the user's word wins."""
-    if "bf16" in settings or "fp16" in settings:
-        return {
-            "bf16": bool(settings.get("bf16", False)),
-            "fp16": bool(settings.get("fp16", False)),
-        }
-    if not torch.cuda.is_available() or settings.get("use_cpu"):
-        return {"bf16": False, "fp16": False}
-    bf16 = torch.cuda.is_bf16_supported()
-    return {"bf16": bf16, "fp16": not bf16}
 
 
 def _peft_config(lora: LoraConfig, method: str) -> PeftLoraConfig:

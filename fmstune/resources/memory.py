@@ -1,0 +1,120 @@
+"""How much memory a device has to give, and how much this process has taken of it at most."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_CGROUPS = Path("/proc/self/cgroup")
+_UNLIMITED = 1 << 60
+_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a device has to give now, in bytes, and what sets that limit, for people: `this machine`."""
+
+    available: int
+    limit: str
+
+
+def main_memory() -> Capacity:
+    """What this process can still take of the main memory: of the machine's, the cgroup's (a container's)
+    and its own limits (`ulimit`), the least."""
+    found = [Capacity(psutil.virtual_memory().available, "this machine")]
+    group = _cgroup_room()
+    if group is not None:
+        found.append(Capacity(group, "the container (its cgroup)"))
+    process = psutil.Process()
+    for kind, used in ((resource.RLIMIT_AS, process.memory_info().vms), (resource.RLIMIT_DATA, _data())):
+        limit, _ = resource.getrlimit(kind)
+        if limit != resource.RLIM_INFINITY:
+            found.append(Capacity(max(0, limit - used), "the process (ulimit)"))
+    return min(found, key=lambda capacity: capacity.available)
+
+
+def taken() -> int:
+    """What this process holds of the main memory now, in bytes."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def forget_peak() -> None:
+    """Let `peak` begin anew where the kernel can; elsewhere it goes on from the start of the process."""
+    try:
+        _CLEAR.write_text("5")  # proc(5): resets the peak resident set size to the current one
+    except OSError:
+        return
+
+
+def peak() -> int:
+    """The most main memory that this process has held, in bytes, since `forget_peak`."""
+    status = _field(_STATUS, "VmHWM:")
+    if status is not None:
+        return status
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def amount(count: float) -> str:
+    """A number of bytes for people: `1.9 GB`."""
+    for size, unit in _UNITS:
+        if count >= size * 0.9995:
+            value = count / size
+            return f"{value:.0f} {unit}" if value >= 99.5 else f"{value:.2g} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def _data() -> int:
+    return _field(_STATUS, "VmData:") or 0
+
+
+def _field(path: Path, name: str) -> int | None:
+    """A number of a file of /proc that is in kB, in bytes."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), None)
+
+
+def _cgroup_room() -> int | None:
+    """What the tightest of the control groups around this process leaves; `None` without any limit."""
+    try:
+        entries = [line.split(":", 2) for line in _CGROUPS.read_text().splitlines()]
+    except OSError:
+        return None
+    rooms = []
+    for _, controllers, path in entries:
+        if controllers == "":
+            root, most, used, stat = "/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            root, most = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+            used, stat = "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        # A container sees its own group as the root; a job of a machine is some levels down from it.
+        group = Path(root + path)
+        for folder in dict.fromkeys((group, *group.parents, Path(root))):
+            if folder.is_relative_to(root):
+                rooms.append(_room(folder, most, used, stat))
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def _room(folder: Path, most: str, used: str, stat: str) -> int | None:
+    try:
+        limit = int((folder / most).read_text())  # `max` is no number, and no limit
+        if limit >= _UNLIMITED:
+            return None
+        in_use = int((folder / used).read_text())
+        lines = (folder / "memory.stat").read_text().splitlines()
+    except (OSError, ValueError):
+        return None
+    # File pages that nobody has used lately are given back as soon as somebody asks for memory.
+    cached = next((int(line.split()[1]) for line in lines if line.startswith(f"{stat} ")), 0)
+    return max(0, limit - in_use + cached)

@@ -1,0 +1,153 @@
+"""How much memory a training will need at most: an estimate from the model's shape and the longest batch.
+
+The figures of the activations were found by counting what autograd keeps of Llama-like models in torch 2.13
+(float32, and bf16 under autocast); against the measured peak of runs on a CPU the whole is within a third
+(tests/tuning/test_memory.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fmstune.resources.memory import amount
+
+_LOGITS_FORWARD = 5
+"""Tensors of the size of the logits while the loss is computed: they, their log-softmax twice, its
+exponential and the product of the two for the entropy (see `lm_head`)."""
+_LOGITS_BACKWARD = 3
+_HEAD_CHUNK = 32768
+"""TRL's own LM head, on a GPU, holds the logits of so many tokens of the vocabulary at once."""
+_CHUNK_COPIES = 2
+
+_STARTED = 60_000_000
+"""What libraries load and set aside at the first step."""
+_SCATTERED, _SCATTERED_BY_ADAPTERS = 1.15, 1.25
+"""Memory between tensors that no other fits into. Adapters add many small tensors: 1.0 to 1.4 on a CPU."""
+
+_STATES = {
+    **dict.fromkeys(("sgd", "lomo", "adafactor", "adalomo"), 0.0),
+    **dict.fromkeys(("adagrad", "rmsprop", "lion_32bit", "paged_lion_32bit", "schedule_free_sgd"), 1.0),
+    **dict.fromkeys(("rmsprop_bnb", "rmsprop_bnb_32bit"), 1.0),
+    **dict.fromkeys(("ademamix", "paged_ademamix_32bit", "grokadamw"), 3.0),
+    **dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit", "adamw_torch_8bit"), 0.5),
+    **dict.fromkeys(("lion_8bit", "paged_lion_8bit", "rmsprop_bnb_8bit", "adamw_torch_4bit"), 0.25),
+    **dict.fromkeys(("ademamix_8bit", "paged_ademamix_8bit"), 0.75),
+    # They keep the moments of a projection of the gradients, of a quarter of its size at their defaults.
+    **dict.fromkeys(("galore_adamw", "apollo_adamw", "galore_adafactor", "galore_adamw_8bit"), 0.5),
+}
+_ADAMW = 2.0
+"""Values that an optimizer remembers of each trained one, in the size of the weight (of 8 bits: in that of
+float32). Those not listed are kinds of AdamW."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a training does at most at once. Sizes of weights are in bytes, `tokens` is of the longest batch,
+    with its padding, and `scored` of these count in the loss."""
+
+    weights: int
+    trained: int
+    largest_trained: int
+    optimizer: str
+    rows: int
+    accumulation: int
+    tokens: int
+    longest: int
+    scored: int
+    layers: int
+    hidden: int
+    heads_width: int
+    """Of all query heads together; `keys_width` of all key heads."""
+    keys_width: int
+    intermediate: int
+    vocabulary: int
+    heads: int
+    half: bool
+    """Whether the weights are of 16 bits."""
+    autocast: bool
+    """Whether it is computed in 16 bits with weights of 32."""
+    checkpointing: bool
+    eager_attention: bool
+    on_gpu: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The memory of a training in bytes, by what takes it. Not all of it is held at once: `peak` is less
+    than the sum. `program` is Python and its libraries, where they are in the same memory."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    peak: int
+    program: int = 0
+
+    def line(self) -> str:
+        """For people: `weights 538 MB, gradients 538 MB, …`."""
+        parts = [
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("optimizer", self.optimizer),
+            ("activations", self.activations),
+            ("the program itself", self.program),
+        ]
+        return ", ".join(f"{name} {amount(size)}" for name, size in parts if size)
+
+
+def estimate(work: Workload, program: int = 0) -> Estimate:
+    """The most that this work holds at once, on each device."""
+    per_layer = work.tokens * _kept_by_layer(work)
+    kept = per_layer * work.layers
+    if work.checkpointing:
+        # The input of each layer; one layer at a time is computed again.
+        kept = work.tokens * work.hidden * _value(work) * work.layers + per_layer
+    copies = (work.weights - _head_weights(work)) // 2 if work.autocast else 0
+    kept = int(kept + copies)
+    trains_all = work.trained > work.weights // 2
+    if work.on_gpu:
+        forward = backward = work.tokens * min(work.vocabulary, _HEAD_CHUNK) * 4 * _CHUNK_COPIES
+    else:
+        forward = work.scored * work.vocabulary * 4 * _LOGITS_FORWARD
+        backward = work.scored * work.vocabulary * 4 * _LOGITS_BACKWARD
+    backward += _head_weights(work) if trains_all else 0
+    held = work.trained if work.accumulation > 1 else 0
+    states = int(work.trained * _STATES.get(work.optimizer, _ADAMW) * (2 if _small_states(work) else 1))
+    update = 3 * work.largest_trained if work.optimizer == "adafactor" else 0
+    most = max(held + kept + max(forward, backward), work.trained + per_layer + copies, work.trained + update)
+    most = int(most * (_SCATTERED if trains_all else _SCATTERED_BY_ADAPTERS)) + _STARTED
+    return Estimate(
+        weights=work.weights,
+        gradients=work.trained,
+        optimizer=states,
+        activations=kept + max(forward, backward),
+        peak=program + work.weights + states + most,
+        program=program,
+    )
+
+
+def _kept_by_layer(work: Workload) -> float:
+    """Bytes that a layer keeps of each token for the backward pass.
+
+    Of two norms with their residual (6 widths), queries, keys and values, the attention's output twice, and
+    four of the inner width in a gated MLP.
+    """
+    values = 6 * work.hidden + 3 * work.heads_width + 2 * work.keys_width + 4 * work.intermediate
+    kept = values * _value(work)
+    if work.eager_attention:
+        kept += 3 * work.heads * work.longest * (2 if work.half or work.autocast else 4)
+    return kept
+
+
+def _value(work: Workload) -> float:
+    """Bytes of a value that is kept. In 16 bits the norms still keep some of 32."""
+    return 2.6 if work.autocast else 2.4 if work.half else 4.0
+
+
+def _head_weights(work: Workload) -> int:
+    return work.vocabulary * work.hidden * (2 if work.half else 4)
+
+
+def _small_states(work: Workload) -> bool:
+    """Whether the optimizer's states are of a size of their own, for weights of half the usual one."""
+    return work.half and ("bit" in work.optimizer and "32bit" not in work.optimizer)

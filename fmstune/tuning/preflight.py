@@ -1,0 +1,76 @@
+"""The last checks between a built trainer and its first step, and what they are compared with at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fmstune.config.schema import RunConfig
+from fmstune.resources.memory import amount
+from fmstune.trackers.base import Tracker
+from fmstune.tuning.auto_batch import find_batch
+from fmstune.tuning.console import RunConsole
+from fmstune.tuning.disk import require_room
+from fmstune.tuning.errors import RunError
+from fmstune.tuning.memory import Outlook, explained, forget_peak, outlook, peak
+from fmstune.tuning.rehearsal import rehearse, wanted
+from fmstune.tuning.workload import lengths_of
+
+if TYPE_CHECKING:
+    from fmstune.tuning.trainer import BuiltTrainer
+
+
+def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunConsole) -> Outlook | None:
+    """Find the batch size if that is asked for, see that memory and disk will do, and rehearse.
+
+    An estimate that is too large is a warning, since it is one; the rehearsal shows the truth. Returns the
+    estimate. Raises `RunError`.
+    """
+    trainer = built.trainer
+    require_room(trainer, built.steps, Path(trainer.args.output_dir))
+    if config.run.auto_batch:
+        size, accumulation = find_batch(trainer)
+        out.say("batch", f"{size} rows at once, {accumulation} times before each update")
+        found = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+        tracker.set_params(found, "auto_batch")
+    expected = outlook(trainer)
+    if expected is not None and not expected.fits:
+        out.warn(expected.trouble())
+    with explained(trainer):
+        if wanted(config.run.rehearse, trainer, built.steps):
+            out.say("rehearse", rehearse(trainer, built.steps).line())
+    forget_peak(trainer.args.device)
+    return expected
+
+
+def compare(built: BuiltTrainer, expected: Outlook | None, tracker: Tracker, out: RunConsole) -> None:
+    """Say and track the measured peak beside the estimate, in bytes."""
+    device, step = built.trainer.args.device, built.trainer.state.global_step
+    if device.type not in ("cpu", "cuda"):
+        return
+    measured = peak(device)
+    tracker.track(measured, "peak_memory", "train", step=step)
+    line = f"peak {amount(measured)}"
+    if expected is not None:
+        tracker.track(expected.needed.peak, "estimated_memory", "train", step=step)
+        line += f", estimated {amount(expected.needed.peak)}"
+    out.say("memory", line)
+
+
+def foresee(built: BuiltTrainer, directory: Path, out: RunConsole) -> None:
+    """What a dry run says of the run to come: memory, disk, steps and tokens. Raises `RunError`."""
+    trainer = built.trainer
+    expected = outlook(trainer)
+    if expected is not None:
+        out.say("memory", f"{expected.line()}, an estimate")
+        if not expected.fits:
+            raise RunError(expected.trouble())
+    require_room(trainer, built.steps, directory)
+    args, rows = trainer.args, trainer.train_dataset
+    each_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    seen = built.steps * each_step
+    line = f"{built.steps:,} steps of {each_step} rows"
+    if "input_ids" in (getattr(rows, "column_names", None) or ()):
+        lengths = lengths_of(rows)
+        line += f", about {seen * sum(lengths) // max(1, len(lengths)):,} tokens"
+    out.say("steps", line)

@@ -1,0 +1,76 @@
+"""What a built trainer is about to do, as the estimate of its memory wants to know it."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+
+from fmstune.tuning.data import IGNORED
+from fmstune.tuning.memory_estimate import Workload
+
+
+def workload(trainer: Any) -> Workload | None:
+    """The work of a trainer's longest batch; `None` where the data or the model is of an unknown shape."""
+    model, args, rows = trainer.model, trainer.args, trainer.train_dataset
+    settings = model.config.get_text_config()
+    try:
+        hidden, layers = int(settings.hidden_size), int(settings.num_hidden_layers)
+        vocabulary = int(settings.vocab_size)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    if "input_ids" not in (getattr(rows, "column_names", None) or ()):
+        return None
+    longest = longest_rows(rows, args.per_device_train_batch_size)
+    lengths = [len(row) for row in rows.select(longest)["input_ids"]]
+    padded = not getattr(trainer.data_collator, "padding_free", False)
+    labels = rows.select(longest)["labels"] if "labels" in rows.column_names else None
+    scored = sum(label != IGNORED for row in labels for label in row[1:]) if labels else sum(lengths)
+    heads = getattr(settings, "num_attention_heads", None) or 1
+    head_width = getattr(settings, "head_dim", None) or hidden // heads
+    sizes = [weight.numel() * weight.element_size() for weight in model.parameters()]
+    trained = [w.numel() * w.element_size() for w in model.parameters() if w.requires_grad]
+    half = sum(sizes) < 3 * sum(weight.numel() for weight in model.parameters())
+    return Workload(
+        weights=sum(sizes),
+        trained=sum(trained),
+        largest_trained=max(trained, default=0),
+        optimizer=str(getattr(args.optim, "value", args.optim)),
+        rows=len(lengths),
+        accumulation=args.gradient_accumulation_steps,
+        tokens=len(lengths) * max(lengths) if padded else sum(lengths),
+        longest=max(lengths),
+        scored=scored,
+        layers=layers,
+        hidden=hidden,
+        heads_width=heads * head_width,
+        keys_width=(getattr(settings, "num_key_value_heads", None) or heads) * head_width,
+        intermediate=_intermediate(settings, hidden),
+        vocabulary=vocabulary,
+        heads=heads,
+        half=half,
+        autocast=bool(args.bf16 or args.fp16) and not half,
+        checkpointing=bool(args.activation_checkpointing),
+        eager_attention=getattr(settings, "_attn_implementation", "sdpa") == "eager",
+        on_gpu=args.device.type != "cpu",
+    )
+
+
+def longest_rows(rows: Any, count: int) -> list[int]:
+    """The indices of the longest rows, the longest first; all when there are no more than `count`."""
+    lengths = [len(row) for row in rows["input_ids"]]
+    return heapq.nlargest(count, range(len(lengths)), key=lengths.__getitem__)
+
+
+def _intermediate(settings: Any, hidden: int) -> int:
+    """The inner width of the MLP that one token goes through, of several experts together."""
+    expert = getattr(settings, "moe_intermediate_size", None)
+    experts = getattr(settings, "num_experts_per_tok", None)
+    width = getattr(settings, "intermediate_size", None) or getattr(settings, "ffn_dim", None) or 4 * hidden
+    if isinstance(experts, int) and experts > 0:
+        return experts * (expert if isinstance(expert, int) else width)
+    return width if isinstance(width, int) else 4 * hidden
+
+
+def lengths_of(rows: Any) -> list[int]:
+    """The tokens of each row."""
+    return [len(row) for row in rows["input_ids"]]

@@ -1,0 +1,102 @@
+"""A disk that is too small is told before the start; one that fills up leaves a run to go on with."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tuning.tuned import fmstune, weights
+
+STEPS = ["--set", "training.eval_strategy=no", "--set", "training.max_steps=9"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 12 MB; only who may mount one can have it."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_told_before_the_start(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    done = fmstune("--output-dir", "disk/out", *STEPS, cwd=tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "3 checkpoints of 4.2 MB and the model of 1.4 MB need 14 MB, and 13 MB are free" in last
+    assert "training.save_total_limit = 1" in last
+    assert "step " not in done.stderr
+    done = fmstune("--output-dir", "disk/out", *STEPS, "--overwrite", "--set", "training.save_total_limit=1",
+                   cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_from_it(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    filled = small_disk / "others"
+    # Somebody else's file takes the room after the second checkpoint, from a tracker in the training.
+    tracker = tmp_path / "filling.py"
+    tracker.write_text(FILLING)
+    args = ["--output-dir", "disk/out", *STEPS, "--set", "training.save_total_limit=1"]
+    os.environ["FILL"] = str(filled)
+    try:
+        done = fmstune(*args, "--tracker", "filling:Filling", cwd=tmp_path)
+    finally:
+        del os.environ["FILL"]
+    assert done.returncode == 1, done.stderr
+    assert "the disk is full" in done.stderr
+    assert "checkpoint-6 was not written to its end and is removed" in done.stderr
+    assert "disk/out/checkpoint-3 is complete" in done.stderr
+    assert [path.name for path in (small_disk / "out").glob("checkpoint-*")] == ["checkpoint-3"]
+    filled.unlink()
+    done = fmstune(*args, "--resume", "auto", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    whole = fmstune("--output-dir", "whole", *STEPS, cwd=tmp_path)
+    assert whole.returncode == 0
+    assert weights(small_disk / "out") == weights(tmp_path / "whole")
+
+
+FILLING = """
+import os
+from transformers import TrainerCallback
+
+class Filling:
+    def __init__(self, name=None, tracker_config=None): ...
+    def track(self, metric, name, stage): ...
+    def set_params(self, params, name): ...
+    def get_hf_callback(self):
+        class Fill(TrainerCallback):
+            def on_step_end(self, args, state, control, **kwargs):
+                if state.global_step == 5:
+                    with open(os.environ["FILL"], "wb", buffering=0) as file:
+                        try:
+                            while True:
+                                file.write(bytes(1 << 16))
+                        except OSError:
+                            file.truncate(file.tell() - (2 << 20))
+        return Fill()
+"""
+
+
+def test_a_file_larger_than_is_allowed_ends_the_run_in_the_same_way(tmp_path: Path) -> None:
+    limits = {resource.RLIMIT_FSIZE: 2_000_000}  # the weights may be written, the optimizer's state may not
+    done = fmstune("--output-dir", "out", *STEPS, cwd=tmp_path, limits=limits)
+    assert done.returncode == 1
+    assert "checkpoint-3 was not written to its end and is removed" in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+    done = fmstune("--output-dir", "out", *STEPS, "--overwrite", "--rehearse", cwd=tmp_path, limits=limits)
+    assert "the rehearsal's checkpoint could not be written" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out" / "rehearsal").exists()

@@ -1,0 +1,162 @@
+"""The memory that a run needs is foreseen, compared with the truth, and its end is explained."""
+
+from __future__ import annotations
+
+import re
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmstune.resources import memory
+from fmstune.resources.memory import amount
+from fmstune.tuning.errors import RunError
+from fmstune.tuning.fitting import advice
+from fmstune.tuning.memory_estimate import Workload, estimate
+from tests.tuning.tuned import fmstune, foresee, tune, weights
+
+# A Llama of seven billion weights in float32, on rows of 2,048 tokens.
+SEVEN = Workload(
+    weights=27_000_000_000, trained=27_000_000_000, largest_trained=524_000_000, optimizer="adamw_torch",
+    rows=8, accumulation=1, tokens=16384, longest=2048, scored=8000, layers=32, hidden=4096, heads_width=4096,
+    keys_width=4096, intermediate=11008, vocabulary=32000, heads=32, half=False, autocast=False,
+    checkpointing=False, eager_attention=False, on_gpu=True,
+)  # fmt: skip
+LIMIT = 2_000_000_000
+LARGE = ["--batch-size", "400", "--set", "training.eval_strategy=no", "--set", "training.max_steps=2"]
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_estimate_of_a_large_batch_is_within_a_third_of_the_measured_growth(tmp_path: Path) -> None:
+    done = fmstune("--output-dir", "out", *LARGE, "--rehearse", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    dry = fmstune("--dry-run", *LARGE, cwd=tmp_path)
+    program = in_bytes(re.search(r"the program itself ([\d.]+ \w+)", dry.stderr))
+    measured = in_bytes(re.search(r"memory   peak ([\d.]+ \w+)", done.stderr)) - program
+    estimated = in_bytes(re.search(r", estimated ([\d.]+ \w+)", done.stderr)) - program
+    assert measured > 200e6
+    assert 0.67 < estimated / measured < 1.5, done.stderr
+
+
+def in_bytes(found: re.Match[str] | None) -> float:
+    assert found is not None
+    number, unit = found.group(1).split()
+    return float(number) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+
+
+def test_the_peak_and_the_estimate_are_tracked() -> None:
+    from tests.end_to_end import journal_points
+
+    tune("out")
+    points = {name: value for (_, name, _), value in journal_points(Path("out")).items()}
+    assert points["peak_memory"] > 1e8
+    assert points["estimated_memory"] > 1e8
+
+
+def test_a_dry_run_tells_memory_steps_and_tokens() -> None:
+    shown = foresee()
+    assert re.search(r"memory   about \S+ [MG]B of \S+ [MG]B \(weights 1.4 MB, gradients 1.4 MB", shown)
+    assert re.search(r"steps    6 steps of 8 rows, about [\d,]+ tokens", shown)
+
+
+def test_a_dry_run_of_what_cannot_fit_says_which_settings_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A machine with little memory left; really to fill this one's would end its other programs.
+    monkeypatch.setattr(memory, "main_memory", lambda: memory.Capacity(100_000_000, "this machine"))
+    with pytest.raises(RunError, match=r"this run needs about .* and this machine has") as error:
+        foresee("training.per_device_train_batch_size=256")
+    assert re.search(
+        r"per_device_train_batch_size = \d+ and training.gradient_accumulation_steps = \d+ \(\d+ MB\)",
+        str(error.value),
+    )
+
+
+def test_running_out_of_memory_is_told_with_the_settings_to_change(tmp_path: Path) -> None:
+    done = fmstune("--output-dir", "out", *LARGE, cwd=tmp_path, limits={resource.RLIMIT_DATA: LIMIT})
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: memory ran out at step 1")
+    assert "per_device_train_batch_size = 200 and training.gradient_accumulation_steps = 2" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_auto_batch_finds_what_fits_and_learns_the_same(tmp_path: Path) -> None:
+    limits = {resource.RLIMIT_DATA: LIMIT}
+    done = fmstune("--output-dir", "out", *LARGE, "--auto-batch", cwd=tmp_path, limits=limits)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"batch    (\d+) rows at once, (\d+) times before each update", done.stderr)
+    assert found is not None
+    size, times = int(found.group(1)), int(found.group(2))
+    assert size * times == 400
+    assert 1 < size < 400
+    same = fmstune("--output-dir", "same", "--set", f"training.gradient_accumulation_steps={times}",
+                   *LARGE[2:], "--batch-size", str(size), cwd=tmp_path)  # fmt: skip
+    assert same.returncode == 0, same.stderr
+    assert weights("out") == weights("same")
+
+
+def test_weights_that_cannot_be_loaded_are_told_before_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("model").mkdir()
+    with Path("model/model.safetensors").open("wb") as file:
+        file.truncate(1 << 43)  # a hole: it takes no room
+    (Path("model") / "config.json").write_text("{}")
+    with pytest.raises(RunError, match=r"the weights of model are 8.8 TB, and .* has"):
+        tune("out", "model.path=model", "data.train=demo")
+
+
+def test_the_memory_left_is_the_least_of_all_limits(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_DATA, (10**9, 10**9))\n"
+        "from fmstune.resources.memory import main_memory; print(main_memory())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "the process (ulimit)" in done.stdout
+
+
+def test_the_peak_is_that_of_the_time_asked_about() -> None:
+    memory.forget_peak()
+    before = memory.peak()
+    block = bytearray(200_000_000)
+    assert memory.peak() - before > 150_000_000
+    del block
+    memory.forget_peak()
+    assert memory.peak() - before < 100_000_000
+
+
+@pytest.mark.parametrize(
+    ("count", "says"),
+    [(0, "0 bytes"), (1e3, "1 kB"), (1.94e9, "1.9 GB"), (99.7e6, "100 MB"), (9.996e8, "1 GB")],
+)
+def test_amounts_are_told_with_two_figures(count: float, says: str) -> None:
+    assert amount(count) == says
+
+
+def test_full_tuning_of_seven_billion_weights_with_adamw_needs_four_times_the_weights() -> None:
+    needed = estimate(replace(SEVEN, rows=1, tokens=2048, scored=1000))
+    assert 4 * SEVEN.weights < needed.peak < 4.8 * SEVEN.weights
+    assert estimate(replace(SEVEN, optimizer="adafactor")).optimizer == 0
+    assert estimate(replace(SEVEN, optimizer="adamw_bnb_8bit")).optimizer == SEVEN.weights // 2
+
+
+LESS = st.sampled_from([{"checkpointing": True}, {"optimizer": "sgd"}, {"tokens": 2048}, {"scored": 10}])
+
+
+@given(st.builds(replace, st.just(SEVEN), tokens=st.integers(2048, 10**5), on_gpu=st.booleans()), LESS)
+def test_what_saves_memory_is_never_estimated_to_need_more(work: Workload, less: dict[str, object]) -> None:
+    assert estimate(replace(work, **less)).peak <= estimate(work).peak  # type: ignore[arg-type]
+
+
+@given(st.integers(10**9, 10**12))
+def test_whatever_room_there_is_the_advice_names_settings_or_gives_up(room: int) -> None:
+    told = advice(SEVEN, room)
+    assert told.startswith(("It would fit with ", "Not even "))
+    assert len(told) < 400
