@@ -16,7 +16,9 @@ from accelerate.logging import MultiProcessAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fmstune.config.errors import ConfigError
+from fmstune.tuning.disk import GuardedSaving
 from fmstune.tuning.lm_head import use_direct_lm_head
+from fmstune.tuning.nonfinite import GuardedTraining
 from fmstune.tuning.preference_data import PreferenceData, PreferenceSummary, with_lengths
 
 _OF_TRL = {
@@ -37,7 +39,7 @@ def arguments_class(method: str) -> type[Any]:
     return found
 
 
-class PreferenceTuner:
+class PreferenceTuner(GuardedSaving, GuardedTraining):
     """What the trainers of TRL are given besides, as `FineTuner` has it for sft."""
 
     args: Any

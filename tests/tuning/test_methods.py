@@ -420,7 +420,7 @@ def test_the_command_prints_its_own_lines_and_nothing_else() -> None:
     )
     assert done.stdout == ""
     labels = [line[:9].strip() for line in done.stderr.splitlines()]
-    assert labels == ["model", "data", "run", "step", "done", "saved"]
+    assert labels == ["model", "data", "run", "step", "memory", "done", "saved"]
 
 
 def test_a_trainer_of_trl_is_imported_when_it_is_used() -> None:

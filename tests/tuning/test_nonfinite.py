@@ -44,8 +44,8 @@ def one_bad_row(monkeypatch: pytest.MonkeyPatch) -> str:
     )
     build = demo.build_model
 
-    def broken(seed: int = 42) -> Any:
-        model = build(seed)
+    def broken(seed: int = 42, **how: Any) -> Any:
+        model = build(seed, **how)
 
         def overflow(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
             return output.masked_fill((arguments[0] == bad)[..., None], float("inf"))
@@ -152,3 +152,9 @@ def test_two_processes_come_to_the_same_decision(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert "at step 2, since the weights are not finite any more" in done.stderr
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "reward"])
+def test_what_is_learnt_from_preferences_is_watched_as_well(method: str) -> None:
+    with pytest.raises(RunError, match=r"at step \d+, since the weights are not finite any more"):
+        tune("out", *TOO_FAST, f"run.method={method}")
