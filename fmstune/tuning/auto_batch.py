@@ -13,6 +13,7 @@ from fmstune.tuning.errors import RunError
 from fmstune.tuning.memory import Outlook, is_out_of_memory, out_of_memory, outlook
 from fmstune.tuning.rehearsal import SCRATCH
 from fmstune.tuning.trial import try_batch, unchanged
+from fmstune.tuning.workload import are_tokenised
 
 
 def find_batch(trainer: Any) -> tuple[int, int]:
@@ -25,7 +26,7 @@ def find_batch(trainer: Any) -> tuple[int, int]:
     args = trainer.args
     together = args.per_device_train_batch_size * args.gradient_accumulation_steps
     sizes = [size for size in range(together, 0, -1) if together % size == 0]
-    if "input_ids" not in (getattr(trainer.train_dataset, "column_names", None) or ()):
+    if not are_tokenised(trainer.train_dataset):
         raise RunError("run.auto_batch knows only rows of tokens; leave it out with this method of training.")
     estimated = [size for size in sizes if _may_fit(trainer, size, together)] or [1]
     if args.world_size > 1:

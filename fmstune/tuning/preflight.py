@@ -14,7 +14,7 @@ from fmstune.tuning.disk import require_room
 from fmstune.tuning.errors import RunError
 from fmstune.tuning.memory import Outlook, explained, forget_peak, outlook, peak
 from fmstune.tuning.rehearsal import rehearse, wanted
-from fmstune.tuning.workload import lengths_of
+from fmstune.tuning.workload import are_tokenised, lengths_of
 
 if TYPE_CHECKING:
     from fmstune.tuning.trainer import BuiltTrainer
@@ -70,7 +70,7 @@ def foresee(built: BuiltTrainer, directory: Path, out: RunConsole) -> None:
     each_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     seen = built.steps * each_step
     line = f"{built.steps:,} steps of {each_step} rows"
-    if "input_ids" in (getattr(rows, "column_names", None) or ()):
+    if are_tokenised(rows):
         lengths = lengths_of(rows)
         line += f", about {seen * sum(lengths) // max(1, len(lengths)):,} tokens"
     out.say("steps", line)

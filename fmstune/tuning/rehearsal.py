@@ -20,7 +20,7 @@ from fmstune.resources.memory import amount
 from fmstune.tuning.errors import RunError
 from fmstune.tuning.memory import forget_peak, peak
 from fmstune.tuning.trial import batch, try_batch, unchanged
-from fmstune.tuning.workload import lengths_of
+from fmstune.tuning.workload import are_tokenised, lengths_of
 
 SCRATCH = "rehearsal"
 _LONG = 300.0
@@ -49,7 +49,7 @@ def wanted(setting: str, trainer: Any, steps: int) -> bool:
     """Whether to rehearse, by `run.rehearse` and the estimated time of the run."""
     if setting == "never" or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return False  # sharded weights are no longer whole where they could be put back
-    if "input_ids" not in (getattr(trainer.train_dataset, "column_names", None) or ()):
+    if not are_tokenised(trainer.train_dataset):
         return False
     return setting == "always" or estimated_seconds(trainer, steps) > _LONG
 

@@ -18,7 +18,7 @@ def workload(trainer: Any) -> Workload | None:
         vocabulary = int(settings.vocab_size)
     except (AttributeError, TypeError, ValueError):
         return None
-    if "input_ids" not in (getattr(rows, "column_names", None) or ()):
+    if not are_tokenised(rows):
         return None
     longest = longest_rows(rows, args.per_device_train_batch_size)
     lengths = [len(row) for row in rows.select(longest)["input_ids"]]
@@ -53,6 +53,11 @@ def workload(trainer: Any) -> Workload | None:
         eager_attention=getattr(settings, "_attn_implementation", "sdpa") == "eager",
         on_gpu=args.device.type != "cpu",
     )
+
+
+def are_tokenised(rows: Any) -> bool:
+    """Whether all rows are there as tokens, so that their lengths can be told; those of a stream are not."""
+    return hasattr(rows, "__len__") and "input_ids" in (getattr(rows, "column_names", None) or ())
 
 
 def longest_rows(rows: Any, count: int) -> list[int]:
