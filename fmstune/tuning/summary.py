@@ -78,7 +78,7 @@ class DataSummary:
         if self.skipped:
             parts.append(f"{self.skipped} bad rows skipped")
         if self.duplicates:
-            parts.append(f"{self.duplicates} rows are there twice")
+            parts.append(f"{self.duplicates} rows repeat others")
         if self.eval_rows:
             parts.append(f"eval {self.eval_rows} rows")
         if self.eval_in_train:

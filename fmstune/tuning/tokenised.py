@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,9 @@ class Tokenised:
     def dataset(self, numbers: Integers) -> datasets.Dataset:
         """A data set of the rows with these numbers, as far as something of them is left."""
         kept = self.index[numbers]
-        whole = datasets.Dataset(datasets.table.InMemoryTable(self.table))
+        # Its own way to a fingerprint copies the whole table, twice.
+        fingerprint = hashlib.sha256(self.hashes.tobytes() + self.trained.tobytes()).hexdigest()
+        whole = datasets.Dataset(datasets.table.InMemoryTable(self.table), fingerprint=fingerprint[:16])
         return whole.select(kept[kept >= 0])
 
 
