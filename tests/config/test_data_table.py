@@ -133,6 +133,12 @@ def test_what_is_wrong_is_told_with_its_key(tmp_path: Path, text: str, says: str
     assert says in refusal(tmp_path, f"{MODEL}[data]\n{text}")
 
 
+def test_a_pattern_that_the_shell_has_spread_out_is_recognised(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text('{"text": "a"}')
+    told = refusal(tmp_path, config_path=tmp_path / "b.jsonl")
+    assert told.endswith("a pattern of their names in quotes: --data '*.jsonl'.")
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

@@ -78,7 +78,7 @@ def recognise(row: Row, place: str, *, chat: bool = True) -> Recognised:
 
 
 def _advice(row: Row) -> str:
-    names = [str(key) for key, value in row.items() if isinstance(value, str)]
+    names = [key for key, value in row.items() if isinstance(value, str) and key != "prompt"]
     first, last = (names[0], names[-1]) if len(names) > 1 else ("question", "answer")
     return (
         f' Others are named with data.columns, as in --set \'data.columns={{prompt="{first}", completion='
