@@ -12,6 +12,8 @@ FLAGS = {
     "--data": "data.train",
     "--method": "run.method",
     "--eval-data": "data.eval",
+    "--template": "data.template",
+    "--skip-bad-rows": "data.skip_bad_rows",
     "--output-dir": "training.output_dir",
     "--tracker": "tracking.trackers",
     "--strict-tracking": "tracking.strict",
@@ -40,9 +42,23 @@ def train(
         str | None, typer.Option(help="The model: a directory, a hub name, or `demo`.", metavar="M")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="The training data: a file, or `demo`.", metavar="D")
+        list[str] | None,
+        typer.Option(
+            help="The training data: a file, a directory, a glob, a hub name, or `demo`; may be given "
+            "several times.",
+            metavar="D",
+        ),
     ] = None,
-    eval_data: Annotated[str | None, typer.Option(help="The evaluation data: a file.", metavar="D")] = None,
+    eval_data: Annotated[
+        list[str] | None, typer.Option(help="The evaluation data, as for --data.", metavar="D")
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(help="A row's text: '### Q: {question}\n### A: {answer}'.", metavar="TEXT"),
+    ] = None,
+    skip_bad_rows: Annotated[
+        bool | None, typer.Option("--skip-bad-rows", help="Leave damaged rows out, and list them.")
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(help="sft (the default), or from preferences: dpo, kto, reward.", metavar="NAME"),
@@ -127,9 +143,11 @@ def train(
 
     given = {
         "--model": model,
-        "--data": data,
-        "--eval-data": eval_data,
         "--method": method,
+        "--data": tuple(data) if data else None,
+        "--eval-data": tuple(eval_data) if eval_data else None,
+        "--template": template,
+        "--skip-bad-rows": skip_bad_rows,
         "--output-dir": output_dir,
         "--tracker": tuple(tracker) if tracker else None,
         "--strict-tracking": strict_tracking,

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from fmstune.config.data_checks import data_problems
+from fmstune.config.data_files import exists, is_local
 from fmstune.config.errors import shown, together
 from fmstune.config.files import similar_file
 from fmstune.config.installed import missing
 from fmstune.config.method_checks import method_problems
-from fmstune.config.schema import RunConfig
+from fmstune.config.schema import CHAT_TEMPLATES, RunConfig
+from fmstune.config.suggest import hint
 
-_DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz")
 _NEED_EVALUATION = {
     "load_best_model_at_end": (True,),
     "eval_on_start": (True,),
@@ -26,6 +28,7 @@ def check_together(config: RunConfig) -> RunConfig:
     """The configuration, when its parts fit together. Raises `ConfigError` with all that does not."""
     problems = [*_evaluation(config), *_training(config), *_paths(config), *missing(config)]
     problems += [f"{_at(config, key)}{what}" for key, what in method_problems(config)]
+    problems += [f"{_at(config, key)}{what}" for key, what in data_problems(config)]
     if problems:
         raise together(problems)
     return config
@@ -114,49 +117,19 @@ def _training(config: RunConfig) -> Iterator[str]:
 
 
 def _paths(config: RunConfig) -> Iterator[str]:
-    for key, source in (("data.train", config.data.train), ("data.eval", config.data.eval)):
-        problem = _missing_data(source, config.base_dir)
-        if problem is not None:
-            yield f"{_at(config, key)}{key} = {shown(source)}: {problem}"
     model = config.model.path
-    if model != "demo" and _is_local(model) and not _exists(config.base_dir / model):
+    if model != "demo" and is_local(model) and not exists(config.base_dir / model):
         yield (
             f"{_at(config, 'model.path')}model.path = {shown(model)}: there is no such directory."
             f"{similar_file(Path(model), config.base_dir)}"
         )
     template = config.model.chat_template
-    if template is not None and not _exists(config.base_dir / template):
-        yield (
-            f"{_at(config, 'model.chat_template')}model.chat_template = {shown(template)}: "
-            f"there is no such file.{similar_file(Path(template), config.base_dir)}"
+    if template is not None and template not in CHAT_TEMPLATES and not exists(config.base_dir / template):
+        named = "/" not in template and "." not in template
+        what = (
+            f"there is no such template.{hint(template, CHAT_TEMPLATES)}"
+            if named
+            else (f"there is no such file.{similar_file(Path(template), config.base_dir)}")
         )
-
-
-def _missing_data(source: str, base: Path) -> str | None:
-    """Why a data source that reads like a file is none; names on the hub and `demo` are left alone."""
-    if source in ("", "demo") or _exists(base / source):
-        return None
-    path = Path(source)
-    if path.suffix.lower() in _DATA_SUFFIXES or _is_local(source):
-        return f"there is no such file.{similar_file(path, base)}"
-    for suffix in _DATA_SUFFIXES:
-        if _exists(base / (source + suffix)):
-            return f"there is no such file. Did you mean {source}{suffix}?"
-    if "/" in source:
-        return None  # owner/name, perhaps: the hub will say
-    close = similar_file(path, base)
-    return f"there is no such file here, and names on the hub read owner/name.{close}"
-
-
-def _is_local(source: str) -> bool:
-    """Whether a name can only be a path: `./x`, `a/b/c`. `owner/name` may be on the hub, which only the
-    hub knows: a folder called like the owner proves nothing."""
-    first, slash, rest = source.partition("/")
-    return bool(slash) and (first in ("", ".", "..") or first.startswith("~") or "/" in rest)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # longer than the file system allows, or with a NUL in it
-        return False
+        known = f" There are {', '.join(CHAT_TEMPLATES)}, and Jinja files." if named else ""
+        yield f"{_at(config, 'model.chat_template')}model.chat_template = {shown(template)}: {what}{known}"

@@ -70,6 +70,8 @@ def _other_format(name: str, line: str = "", *, value: bool = False) -> str:
     line's value that is none."""
     if name.lower().endswith((".yaml", ".yml", ".json")):
         return " The configuration is a TOML file: tables in [brackets], and lines of key = value."
+    if name.lower().endswith((".jsonl", ".csv", ".tsv", ".txt")):  # the shell has spread a pattern out
+        return " Data are given with --data, and a pattern of their names in quotes: --data '*.jsonl'."
     if re.match(r"\s*[\w.-]+\s*:", line):
         return " Write key = value."
     written = re.match(r"\s*([\w.-]+)\s*=\s*([^\"'\[{\s][^#]*)", line)

@@ -19,6 +19,7 @@ from fmstune.config.schema import (
     TABLES,
     TRAINING_BOUNDS,
     TRAINING_DEFAULTS,
+    DataSource,
     RunConfig,
 )
 from fmstune.config.sources import (
@@ -58,7 +59,7 @@ def load(
     sources = gather(config_path, flags, sets, cwd)
     checked = _newer_names(_check_all(sources.given))
     _choose_demo(checked, sources.file)
-    demo = checked["model.path"] == DEMO and checked["data.train"] == DEMO
+    demo = checked["model.path"] == DEMO and _is_demo(checked["data.train"])
     defaults = _training_defaults(checked, demo=demo)
     training = {key.partition(".")[2]: value for key, value in checked.items() if key.startswith("training.")}
     own_params, param_origins = _params(sources, params, params_file)
@@ -155,7 +156,7 @@ def _choose_demo(checked: dict[str, Any], file: str | None) -> None:
     said = [key for key in ("model.path", "data.train", "data.eval") if checked.get(key)]
     nothing_said = not said and file is None
     if nothing_said:
-        checked |= {"model.path": DEMO, "data.train": DEMO}
+        checked |= {"model.path": DEMO, "data.train": (DataSource(DEMO),)}
     where = f"in {file or FILE_NAME}"
     missing = []
     if not checked.get("model.path"):
@@ -164,8 +165,12 @@ def _choose_demo(checked: dict[str, Any], file: str | None) -> None:
         missing.append(f"there is no data: give --data, or `train` under [data] {where}.")
     if missing:
         raise ConfigError(f"{' '.join(missing)} `{DEMO}` is a tiny one.")
-    if checked["data.train"] == DEMO and not checked.keys() & {"data.eval", "data.eval_fraction"}:
-        checked["data.eval"] = DEMO
+    if _is_demo(checked["data.train"]) and not checked.keys() & {"data.eval", "data.eval_fraction"}:
+        checked["data.eval"] = (DataSource(DEMO),)
+
+
+def _is_demo(sources: Sequence[DataSource]) -> bool:
+    return all(source.path == DEMO for source in sources)
 
 
 def _training_defaults(checked: Mapping[str, Any], *, demo: bool) -> dict[str, Any]:

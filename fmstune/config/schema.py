@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fmstune.config.data_schema import DataConfig, DataSource
 from fmstune.config.training_fields import METHODS
+
+__all__ = ["DataConfig", "DataSource"]  # of this room, and of this table; all else is defined here
+
+
+CHAT_TEMPLATES = ("alpaca", "chatml", "gemma", "llama2", "llama3", "mistral", "plain", "zephyr")
+"""The chat templates that `model.chat_template` knows by name."""
 
 
 @dataclass(frozen=True)
@@ -38,32 +45,11 @@ class ModelConfig:
         default=False, metadata={"help": "Run the Python code that a model on the hub brings."}
     )
     chat_template: str | None = field(
-        default=None, metadata={"help": "A Jinja file with the chat template, instead of the model's own."}
-    )
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The table `[data]`."""
-
-    train: str = field(
-        default="",
-        metadata={"help": "Training data: a .jsonl, .json, .csv or .parquet file, a hub name, or `demo`."},
-    )
-    eval: str = field(default="", metadata={"help": "Evaluation data, as for `train`."})
-    eval_fraction: float = field(
-        default=0.0,
-        metadata={"help": "Part of the training rows to hold out for evaluation.", "min": 0, "below": 1},
-    )
-    train_on: str = field(
-        default="responses",
+        default=None,
         metadata={
-            "help": "Which tokens the loss counts: the assistant's responses, or all.",
-            "choices": ("responses", "all"),
+            "help": "The chat template, instead of the model's own: a Jinja file, or one by its name: "
+            f"{', '.join(CHAT_TEMPLATES)}."
         },
-    )
-    max_rows: int | None = field(
-        default=None, metadata={"help": "Use at most so many rows of the training data.", "min": 1}
     )
 
 

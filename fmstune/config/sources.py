@@ -130,6 +130,11 @@ def _take(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> No
         if key in sources.given:
             sources.over.setdefault(key, []).insert(0, sources.given[key])
         sources.given[key] = Given(value, origin)
+    elif len(parts) == 3 and parts[:2] == ["data", "columns"]:
+        check_storable(value, origin)
+        key = "data.columns"
+        given = sources.given[key].value if key in sources.given else {}
+        sources.given[key] = Given({**(given if isinstance(given, Mapping) else {}), rest[1]: value}, origin)
     elif len(parts) == 1 and table in _tables():
         chosen = _CHOSEN * (table == "trackers")
         raise ConfigError(

@@ -41,6 +41,8 @@ def read_dataclass(cls: type[T], given: Mapping[str, Any], *, where: str, prefix
 
 def check_field(value: Any, field: dataclasses.Field[Any], *, where: str, key: str) -> Any:
     """The value as the field takes it (a list for a tuple becomes one). Raises `ConfigError`."""
+    if read := field.metadata.get("read"):  # a setting that is more than a value of a type
+        return read(value, where=where, key=key)
     choices = field.metadata.get("choices")
     checked = check_value(value, written(field), where=where, key=key, choices=choices)
     check_bounds(checked, field.metadata, where=where, key=key)

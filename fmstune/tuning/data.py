@@ -4,212 +4,193 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import datasets
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.masking import Rendered, render
-from fmstune.tuning.rows import Rows, load_rows
+from fmstune.tuning.labels import IGNORED, Labeller
+from fmstune.tuning.mixture import drawn, repeated
+from fmstune.tuning.reading.bad_rows import BadRows
+from fmstune.tuning.reading.origins import Split
+from fmstune.tuning.rows import Reader
+from fmstune.tuning.streaming import stream
+from fmstune.tuning.summary import DataSummary, SourceSummary, joined
+from fmstune.tuning.tokenised import Integers, Tokenised, tokenise
 
 if TYPE_CHECKING:
-    from fmstune.config.schema import DataConfig
+    from fmstune.config.data_schema import DataConfig, DataSource
 
-IGNORED = -100
-"""The label of a token that the loss does not count (torch's own convention)."""
-
-_BATCH = 512
-
-
-@dataclass(frozen=True, slots=True)
-class DataSummary:
-    """What the data is. Lengths are in tokens; `truncated` and `dropped` count rows: cut to the greatest
-    length, and left out since nothing of them that is trained was left."""
-
-    source: str
-    shape: str
-    rows: int
-    tokens: int
-    trained_tokens: int
-    longest: int
-    truncated: int
-    dropped: int
-    sha256: str | None = None
-    eval_source: str | None = None
-    eval_rows: int = 0
-    eval_sha256: str | None = None
-
-    def as_params(self) -> dict[str, Any]:
-        """The summary as parameters of the run."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
-
-    def line(self) -> str:
-        """The summary as a line for people."""
-        share = self.trained_tokens / max(1, self.tokens)
-        parts = [
-            f"{self.source} · {self.rows} rows ({self.shape}), {self.tokens:,} tokens, {share:.0%} trained"
-        ]
-        if self.truncated:
-            parts.append(f"{self.truncated} rows cut")
-        if self.dropped:
-            parts.append(f"{self.dropped} rows left out (nothing to train on was left of them)")
-        if self.eval_rows:
-            parts.append(f"eval {self.eval_rows} rows")
-        return " · ".join(parts)
+__all__ = ["IGNORED", "DataSummary", "PreparedData", "prepare"]
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Data sets with the columns `input_ids` and `labels`; `places` says where each training row is from."""
+    """Data sets with the columns `input_ids` and `labels`. `bad` are the rows that were left out; `places` says
+    where each training row is from, but for those of a stream."""
 
-    train: datasets.Dataset
+    train: datasets.Dataset | datasets.IterableDataset
     eval: datasets.Dataset | None
     summary: DataSummary
+    bad: BadRows
     places: Sequence[str] = ()
 
 
 def prepare(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase, max_length: int | None, seed: int
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    seed: int,
+    skipped: Path | None = None,
 ) -> PreparedData:
     """Read, render and tokenise the data. Rows longer than `max_length` tokens are cut at their end.
 
-    Raises `DataError` that names the place of what is wrong.
+    Of several sources with weights a mixture is made (see `mixture`); without weights they come together as
+    they are. Bad rows are listed in the file `skipped`, where they are left out. Raises `DataError` that
+    names the place of what is wrong.
     """
-    rows = load_rows(config.train, "train", config.max_rows)
-    held_out: Rows | None = None
-    if config.eval:
-        held_out = load_rows(config.eval, "eval")
-    elif config.eval_fraction:
-        rows, held_out = _hold_out(rows, config.eval_fraction, seed)
-    all_tokens = config.train_on == "all"
-    train, summary, places = _tokenise(rows, tokenizer, max_length, all_tokens=all_tokens)
-    if held_out is None:
-        return PreparedData(train, None, summary, places)
-    evaluation, of_eval, _ = _tokenise(held_out, tokenizer, max_length, all_tokens=all_tokens)
+    labeller = Labeller(tokenizer, max_length, config.train_on == "all")
+    bad = BadRows(config.skip_bad_rows, skipped)
+    if config.streaming:
+        readers = [_reader(source, "train", config, labeller, bad) for source in config.train]
+        train, summary = stream(readers, labeller, seed, config.shuffle_buffer)
+        places: list[str] = []
+        held_out, seen = _eval_parts(config, labeller, bad), frozenset[int]()
+    else:
+        parts = _parts(config.train, "train", config, labeller, bad)
+        held_out = [] if not config.eval else _eval_parts(config, labeller, bad)
+        if config.eval_fraction and not config.eval:
+            parts, held_out = _hold_out(parts, config.eval_fraction, seed)
+        train, summary, places = _mixed(parts, max_length, seed)
+        seen = frozenset(value for part in parts for value in part.hashes().tolist())
+    if not held_out:
+        return PreparedData(train, None, replace(summary, skipped=bad.count), bad, places)
+    evaluation, of_eval = _together(held_out, max_length)
     summary = replace(
-        summary, eval_source=held_out.source, eval_rows=of_eval.rows, eval_sha256=held_out.sha256
+        summary,
+        skipped=bad.count,
+        eval_source=of_eval.source,
+        eval_rows=of_eval.rows,
+        eval_sha256=of_eval.sha256,
+        eval_in_train=sum(value in seen for part in held_out for value in part.hashes().tolist()),
     )
-    return PreparedData(train, evaluation, summary, places)
+    return PreparedData(train, evaluation, summary, bad, places)
 
 
-def _hold_out(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
-    order = list(range(len(rows.rows)))
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The rows of a source that are trained on, or evaluated on, by their numbers."""
+
+    of: Tokenised
+    numbers: Integers
+
+    def kept(self) -> Integers:
+        return self.numbers[self.of.index[self.numbers] >= 0]
+
+    def hashes(self) -> Integers:
+        return self.of.hashes[self.kept()]
+
+
+def _parts(
+    sources: Sequence[DataSource], split: Split, config: DataConfig, labeller: Labeller, bad: BadRows
+) -> list[_Part]:
+    found = [tokenise(_reader(source, split, config, labeller, bad), labeller) for source in sources]
+    return [_Part(each, np.arange(len(each))) for each in found]
+
+
+def _eval_parts(config: DataConfig, labeller: Labeller, bad: BadRows) -> list[_Part]:
+    return _parts(config.eval, "eval", replace(config, streaming=False), labeller, bad)
+
+
+def _reader(source: DataSource, split: Split, config: DataConfig, labeller: Labeller, bad: BadRows) -> Reader:
+    most = source.max_rows or (config.max_rows if split == "train" else None)
+    return Reader(source, split, config, bad, most, chat=bool(labeller.tokenizer.chat_template))
+
+
+def _hold_out(parts: list[_Part], fraction: float, seed: int) -> tuple[list[_Part], list[_Part]]:
+    total = sum(len(part.of) for part in parts)
+    order = list(range(total))
     random.Random(seed).shuffle(order)
-    count = max(1, round(len(order) * fraction))
-    if count >= len(order):
+    count = max(1, round(total * fraction))
+    if count >= total:
         raise DataError(
-            f"{rows.source} has {len(order)} rows: data.eval_fraction = {fraction} leaves none to train on."
+            f"{_name(parts)} has {total} rows: data.eval_fraction = {fraction} leaves none to train on."
         )
-    return _chosen(rows, sorted(order[count:])), _chosen(rows, sorted(order[:count]))
+    held = np.zeros(total, dtype=bool)
+    held[order[:count]] = True
+    train, evaluation, start = [], [], 0
+    for part in parts:
+        own = held[start : start + len(part.of)]
+        train.append(replace(part, numbers=part.numbers[~own]))
+        evaluation.append(replace(part, numbers=part.numbers[own]))
+        start += len(part.of)
+    return [part for part in train if len(part.numbers)], [part for part in evaluation if len(part.numbers)]
 
 
-def _chosen(rows: Rows, indices: Sequence[int]) -> Rows:
-    return replace(rows, rows=[rows.rows[i] for i in indices], places=[rows.places[i] for i in indices])
-
-
-def _tokenise(
-    rows: Rows, tokenizer: PreTrainedTokenizerBase, max_length: int | None, *, all_tokens: bool
+def _mixed(
+    parts: list[_Part], max_length: int | None, seed: int
 ) -> tuple[datasets.Dataset, DataSummary, list[str]]:
-    _require_usable(tokenizer, rows)
-    ids: list[list[int]] = []
-    labels: list[list[int]] = []
-    places: list[str] = []
-    truncated = dropped = 0
-    for start in range(0, len(rows.rows), _BATCH):
-        part = range(start, min(start + _BATCH, len(rows.rows)))
-        rendered = [
-            render(rows.rows[i], rows.shape, tokenizer, rows.place(i), all_tokens=all_tokens) for i in part
-        ]
-        labelled = _label(rendered, tokenizer, will_cut=max_length is not None)
-        for i, (row_ids, row_labels) in zip(part, labelled, strict=True):
-            truncated += max_length is not None and len(row_ids) > max_length
-            if all(label == IGNORED for label in row_labels[:max_length]):
-                dropped += 1
-                continue
-            ids.append(row_ids[:max_length])
-            labels.append(row_labels[:max_length])
-            places.append(rows.place(i))
-    if not ids:
-        cut = f" once they are cut to training.max_length = {max_length} tokens" if truncated else ""
+    """The sources as one data set, in the proportions of their weights, and the places of its rows."""
+    together, summary = _together(parts, max_length)
+    rows = [len(part.kept()) for part in parts]
+    places = [part.of.places[number] for part in parts for number in part.kept()]
+    weights = [part.of.reader.source.weight for part in parts]
+    if len(parts) == 1 or 0 in rows:
+        return together, summary, places
+    given = [weight for weight in weights if weight is not None]
+    wanted = repeated(rows, given) if len(given) == len(rows) else rows
+    times = [number / count for number, count in zip(wanted, rows, strict=True)]
+    summary = replace(
+        summary,
+        rows=sum(wanted),
+        tokens=_weighted(parts, times, "length"),
+        trained_tokens=_weighted(parts, times, "trained"),
+        sources=tuple(
+            SourceSummary(part.of.source, part.of.shape, count, often, weight, part.of.reader.origin.sha256())
+            for part, count, often, weight in zip(parts, rows, times, weights, strict=True)
+        ),
+    )
+    order = drawn(rows, wanted, seed)
+    return together.select(order), summary, [places[number] for number in order]
+
+
+def _weighted(parts: list[_Part], times: Sequence[float], what: str) -> int:
+    each = (getattr(part.of, what)[part.kept()].sum() for part in parts)
+    return round(sum(often * float(count) for often, count in zip(times, each, strict=True)))
+
+
+def _together(parts: list[_Part], max_length: int | None) -> tuple[datasets.Dataset, DataSummary]:
+    """The rows of all parts one after another. Raises `DataError` when none of them can be trained on."""
+    numbers = [part.kept() for part in parts]
+    kept = sum(map(len, numbers))
+    read = sum(len(part.numbers) for part in parts)
+    truncated = sum(int(part.of.cut[part.numbers].sum()) for part in parts)
+    if not kept:
         raise DataError(
-            f"{rows.source}: none of its {len(rows.rows)} rows has a token to train on{cut}; "
-            + ("raise training.max_length." if truncated else "are the responses empty?")
+            f"{_name(parts)}: none of its {read} rows has a token to train on once they are cut to "
+            f"training.max_length = {max_length} tokens; raise training.max_length."
         )
+    hashes = np.concatenate([part.hashes() for part in parts])
+    lengths = np.concatenate([part.of.length[own] for part, own in zip(parts, numbers, strict=True)])
     summary = DataSummary(
-        source=rows.source,
-        shape=rows.shape,
-        rows=len(ids),
-        tokens=sum(map(len, ids)),
-        trained_tokens=sum(label != IGNORED for row in labels for label in row),
-        longest=max(map(len, ids)),
+        source=_name(parts),
+        shape=joined([part.of.shape for part in parts]),
+        rows=kept,
+        tokens=int(lengths.sum()),
+        trained_tokens=sum(int(part.of.trained[own].sum()) for part, own in zip(parts, numbers, strict=True)),
+        longest=int(lengths.max()),
         truncated=truncated,
-        dropped=dropped,
-        sha256=rows.sha256,
+        dropped=read - kept,
+        sha256=parts[0].of.reader.origin.sha256() if len(parts) == 1 else None,
+        duplicates=kept - len(np.unique(hashes)),
     )
-    return datasets.Dataset.from_dict({"input_ids": ids, "labels": labels}), summary, places
+    made = [part.of.dataset(own) for part, own in zip(parts, numbers, strict=True)]
+    return made[0] if len(made) == 1 else datasets.concatenate_datasets(made), summary
 
 
-def _label(
-    rendered: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase, *, will_cut: bool
-) -> list[tuple[list[int], list[int]]]:
-    encoded = tokenizer(
-        [entry.text for entry in rendered],
-        add_special_tokens=rendered[0].special,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        return_attention_mask=False,
-        verbose=not will_cut,  # else it warns of rows too long for the model, which are cut after this
-    )
-    found = []
-    for entry, ids, offsets, added in zip(
-        rendered,
-        encoded["input_ids"],
-        encoded["offset_mapping"],
-        encoded["special_tokens_mask"],
-        strict=True,
-    ):
-        if len(ids) > 1 and added[0] and ids[0] == ids[1] and offsets[1][1] < len(entry.text):
-            del ids[0], offsets[0], added[0]  # the text begins with that token already
-        if len(ids) > 1 and added[-1]:
-            if ids[-1] == ids[-2]:  # the text ends with that token already
-                del ids[-1], offsets[-1]
-            else:  # it says where to stop, as the end of the text does
-                offsets[-1] = (len(entry.text) - 1, len(entry.text))
-        found.append((ids, _labels(entry, ids, offsets)))
-    return found
-
-
-def _labels(entry: Rendered, ids: list[int], offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """The ids of the tokens that write something of a trained span.
-
-    A token that writes the end of a prompt too (the space before an answer, say) is trained: without it
-    the beginning of the answer would never be learnt. The first token of a row never is, as nothing comes
-    before it. Special tokens that the tokenizer puts before a text write nothing, and are not trained.
-    """
-    labels = []
-    span = written = 0
-    for token, (start, end) in zip(ids, offsets, strict=True):
-        if start == end:
-            # Some tokenizers leave blanks out of their offsets: a token of blanks then begins where it ends.
-            start = min(written, start)
-        written = max(written, end)
-        while span < len(entry.spans) and start >= entry.spans[span][1]:
-            span += 1
-        inside = span < len(entry.spans) and end > entry.spans[span][0]
-        labels.append(token if inside else IGNORED)
-    return [IGNORED, *labels[1:]] if labels else []
-
-
-def _require_usable(tokenizer: PreTrainedTokenizerBase, rows: Rows) -> None:
-    if rows.shape in ("messages", "prompt/completion as messages") and not tokenizer.chat_template:
-        raise DataError(
-            f"{rows.source} holds chats, and the model has no chat template: give one as a Jinja file with "
-            "model.chat_template, or data with `prompt` and `completion`, or `text`."
-        )
-    if not tokenizer.is_fast:
-        raise DataError(
-            "the model's tokenizer is of the slow kind, which does not tell where a token comes from; "
-            "convert it once with `AutoTokenizer.from_pretrained(MODEL, use_fast=True).save_pretrained(...)`."
-        )
+def _name(parts: Sequence[_Part]) -> str:
+    return joined([part.of.source for part in parts])

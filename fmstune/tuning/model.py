@@ -24,6 +24,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from fmstune import demo
 from fmstune.config.schema import ModelConfig
+from fmstune.tuning.chat_templates import NAMED, named_template
 from fmstune.tuning.errors import ModelError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -48,7 +49,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     except Exception as error:  # each library below has errors of its own, bare `Exception`s among them
         raise ModelError(_why_not(config.path, "tokenizer", error)) from error
     if config.chat_template is not None:
-        tokenizer.chat_template = _read_template(config.chat_template)
+        tokenizer.chat_template = _read_template(config.chat_template, tokenizer)
     return tokenizer
 
 
@@ -172,7 +173,10 @@ def _why_not(path: str, what: str, error: Exception) -> str:
     )
 
 
-def _read_template(path: str) -> str:
+def _read_template(path: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template of a file, or the one of that name where there is no such file."""
+    if path in NAMED and not Path(path).is_file():
+        return named_template(path, tokenizer)
     try:
         template = Path(path).read_text(encoding="utf-8")
         # With the library's own environment, which knows more than Jinja's: `{% generation %}`, say.

@@ -37,7 +37,9 @@ class Padding:
 
     def line(self) -> str:
         """For people: `no padding (34% saved)`, `34% padding`."""
-        return f"no padding ({self.share:.0%} saved)" if self.avoided else f"{self.share:.0%} padding"
+        if not self.avoided:
+            return f"{self.share:.0%} padding"
+        return f"no padding ({self.share:.0%} saved)" if self.share else "no padding"
 
 
 def decide(
@@ -57,7 +59,8 @@ def decide(
     `ValueError` when it was asked for, and the model mixes the rows.
     """
     drawn = _drawn(lengths, batch_size, seed)
-    share = 1 - sum(map(sum, drawn)) / max(1, sum(max(rows) * len(rows) for rows in drawn))
+    # Of a stream no lengths are known, and nothing is drawn.
+    share = 1 - sum(map(sum, drawn)) / max(1, sum(max(rows) * len(rows) for rows in drawn)) if drawn else 0.0
     if asked is False:
         return Padding(share, False, "training.padding_free = false")
     if not asked and drawn and share < _LEAST_SHARE:

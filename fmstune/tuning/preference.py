@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.rows import _check_messages, _check_tools, _kind
+from fmstune.tuning.reading.bad_rows import BadRows
+from fmstune.tuning.reading.conversations import check_messages, check_tools
+from fmstune.tuning.reading.formats import kind_in_words
 
 Kind = Literal["chosen/rejected", "prompt/completion/label"]
 Row = Mapping[str, Any]
@@ -43,35 +45,47 @@ class Preferences:
     same: int = 0
 
 
-def read_preferences(found: Iterable[tuple[str, Row]], source: str, method: str) -> Preferences:
-    """The rows of `source`, given as (place, row), for `method`. Raises `DataError` with the first place
-    that is wrong."""
+def read_preferences(
+    found: Iterable[tuple[str, Row]], source: str, method: str, bad: BadRows | None = None
+) -> Preferences:
+    """The rows of `source`, given as (place, row), for `method`. What is wrong goes to `bad`, or is raised as
+    `DataError` with its place."""
+    bad = bad or BadRows()
     rows: list[dict[str, Any]] = []
     places: list[str] = []
     what: Kind | None = None
     same = 0
     for place, row in found:
-        where = f"{source} {place}"
-        if what is None:
-            what = _recognised(row, where, method)
-        made = _pair(row, where, method) if what == PAIRS else _labelled(row, where)
-        if rows and _is_chat(made) != _is_chat(rows[0]):
-            words = ("texts", "messages")
-            raise DataError(
-                f"{where}: its answers are {words[_is_chat(made)]}, those of the first row "
-                f"{words[_is_chat(rows[0])]}; make them all the same."
-            )
+        try:
+            if what is None:
+                what = _recognised(row, place, method)
+            made = _pair(row, place, method) if what == PAIRS else _labelled(row, place)
+            if rows:
+                _require_alike(made, rows[0], place)
+            _require_characters(made, place)
+        except DataError as error:
+            bad.take(place, error)
+            continue
         if what == PAIRS and made["chosen"] == made["rejected"]:
             same += 1
             continue
-        _require_characters(made, where)
         rows.append(made)
         places.append(place)
-    if what is None:
-        raise DataError(f"{source} has no rows.")
+    if what is None or (not rows and not same):
+        why = f": each of its rows is bad, such as: {bad.first[0]}" if bad.first else " has no rows."
+        raise DataError(f"{source}{why}")
     if not rows:
         raise DataError(f"{source}: `chosen` and `rejected` are the same in each of its {same} rows.")
     return Preferences(what, _is_chat(rows[0]), rows, places, same)
+
+
+def _require_alike(made: Row, first: Row, where: str) -> None:
+    if _is_chat(made) != _is_chat(first):
+        words = ("texts", "messages")
+        raise DataError(
+            f"{where}: its answers are {words[_is_chat(made)]}, those of the first row "
+            f"{words[_is_chat(first)]}; make them all the same."
+        )
 
 
 def _recognised(row: Row, where: str, method: str) -> Kind:
@@ -159,7 +173,7 @@ def _besides(row: Row, where: str, method: str) -> dict[str, Any]:
     """What TRL reads besides the answers: the tools of the conversation, a reward's `margin`."""
     found: dict[str, Any] = {}
     if row.get("tools"):
-        _check_tools(row["tools"], where)
+        check_tools(row["tools"], where)
         tools = row["tools"]
         # As a text, since a table cannot hold schemas that differ.
         found["tools"] = tools if isinstance(tools, str) else json.dumps(tools)
@@ -178,8 +192,10 @@ def _answer(row: Row, key: str, where: str) -> Answer:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise DataError(f"{where}: `{key}` is {_kind(value)}; it takes a text, or a list of messages.")
-    _check_messages(value, where, key)
+        raise DataError(
+            f"{where}: `{key}` is {kind_in_words(value)}; it takes a text, or a list of messages."
+        )
+    check_messages(value, where, key)
     return value
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import pyarrow
@@ -14,10 +15,14 @@ from transformers import PreTrainedTokenizerBase
 
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.preference import PAIRS, Preferences, read_preferences
-from fmstune.tuning.rows import Row, _without_empty_fields, read_rows
+from fmstune.tuning.reading.bad_rows import BadRows
+from fmstune.tuning.reading.formats import without_empty_fields
+from fmstune.tuning.reading.origins import Split
+from fmstune.tuning.rows import Placed, Reader
+from fmstune.tuning.summary import joined
 
 if TYPE_CHECKING:
-    from fmstune.config.schema import DataConfig
+    from fmstune.config.data_schema import DataConfig, DataSource
 
 _PLAIN = {"role", "content"}
 _TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
@@ -26,8 +31,9 @@ _TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
 @dataclass(frozen=True, slots=True)
 class PreferenceSummary:
     """What the data is. Lengths are in tokens, of prompts with each of their answers; `trained_tokens` are
-    those of the answers. `truncated` and `dropped` count rows: cut to the greatest length, and left out
-    since they are too long to learn from; `same` counts pairs whose answers do not differ."""
+    those of the answers. `truncated`, `dropped` and `skipped` count rows: cut to the greatest
+    length, left out since they are too long to learn from, and left out as bad; `same` counts pairs whose
+    answers do not differ."""
 
     source: str
     shape: str
@@ -38,6 +44,7 @@ class PreferenceSummary:
     truncated: int = 0
     dropped: int = 0
     same: int = 0
+    skipped: int = 0
     sha256: str | None = None
     eval_source: str | None = None
     eval_rows: int = 0
@@ -58,6 +65,8 @@ class PreferenceSummary:
             parts.append(f"{self.dropped} rows left out (too long for training.max_length)")
         if self.same:
             parts.append(f"{self.same} rows left out (chosen and rejected are the same)")
+        if self.skipped:
+            parts.append(f"{self.skipped} bad rows skipped")
         if self.eval_rows:
             parts.append(f"eval {self.eval_rows} rows")
         return " · ".join(parts)
@@ -72,10 +81,11 @@ class PreferenceData:
     rows: Preferences
     eval_rows: Preferences | None
     summary: PreferenceSummary
+    bad: BadRows
 
     def refusal(self, tokenizer: PreTrainedTokenizerBase) -> DataError | None:
         """The first row that the model's chat template refuses; TRL's message does not tell its place."""
-        for rows, source in ((self.rows, self.summary.source), (self.eval_rows, self.summary.eval_source)):
+        for rows in (self.rows, self.eval_rows):
             if rows is None or not rows.chat:
                 continue
             for row, place in zip(rows.rows, rows.places, strict=True):
@@ -85,43 +95,51 @@ class PreferenceData:
                 except Exception as error:  # a template may raise what it wants
                     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
                     return DataError(
-                        f"{source} {place}: the model's chat template refuses this conversation: {reason}"
+                        f"{place}: the model's chat template refuses this conversation: {reason}"
                     )
         return None
 
 
 def prepare_preferences(
-    config: DataConfig, method: str, tokenizer: PreTrainedTokenizerBase, seed: int
+    config: DataConfig,
+    method: str,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    skipped: Path | None = None,
 ) -> PreferenceData:
     """Read the rows for `method` and bring them into the form of its trainer.
 
-    Raises `DataError` that names the place of what is wrong.
+    Bad rows are listed in the file `skipped`, where they are left out. Raises `DataError` that names
+    the place of what is wrong.
     """
-    rows, sha256 = _read(config.train, "train", method, config.max_rows)
+    bad = BadRows(config.skip_bad_rows, skipped)
+    source = joined([each.path for each in config.train])
+    rows, sha256 = _read(config.train, "train", method, config, bad)
     held_out: Preferences | None = None
     eval_source, eval_sha256 = None, None
     if config.eval:
-        held_out, eval_sha256 = _read(config.eval, "eval", method, None)
-        eval_source = config.eval
+        held_out, eval_sha256 = _read(config.eval, "eval", method, config, bad)
+        eval_source = joined([each.path for each in config.eval])
     elif config.eval_fraction:
-        rows, held_out = _hold_out(rows, config, seed)
-        eval_source = config.train
-    _require_usable(tokenizer, rows, config.train)
-    train = _dataset(rows, config.train, method, seed)
+        rows, held_out = _hold_out(rows, source, config.eval_fraction, seed)
+        eval_source = source
+    _require_usable(tokenizer, rows, source)
+    train = _dataset(rows, source, method, seed)
     summary = PreferenceSummary(
-        config.train,
+        source,
         f"{rows.kind}{' as messages' * rows.chat}",
         rows=len(train),
         same=rows.same,
+        skipped=bad.count,
         sha256=sha256,
         eval_source=eval_source,
         eval_sha256=eval_sha256,
     )
     if held_out is None:
-        return PreferenceData(train, None, rows, None, summary)
+        return PreferenceData(train, None, rows, None, summary, bad)
     _require_usable(tokenizer, held_out, str(eval_source))
     evaluation = _dataset(held_out, str(eval_source), method, seed)
-    return PreferenceData(train, evaluation, rows, held_out, summary)
+    return PreferenceData(train, evaluation, rows, held_out, summary, bad)
 
 
 def with_lengths(
@@ -162,32 +180,36 @@ def with_lengths(
 
 
 def _read(
-    source: str, split: Literal["train", "eval"], method: str, most: int | None
+    sources: Sequence[DataSource], split: Split, method: str, config: DataConfig, bad: BadRows
 ) -> tuple[Preferences, str | None]:
-    found, sha256 = read_rows(source, split, most)
-    if source == "demo":
-        found = _demo_pairs(found)
-    return read_preferences(found, source, method), sha256
+    """The rows of all sources, one after another, and the SHA-256 of the only one."""
+    most = config.max_rows if split == "train" else None
+    readers = [Reader(each, split, config, bad, each.max_rows or most) for each in sources]
+    found = chain.from_iterable(map(_placed, readers))
+    rows = read_preferences(found, joined([each.path for each in sources]), method, bad)
+    return rows, readers[0].origin.sha256() if len(readers) == 1 else None
 
 
-def _demo_pairs(found: list[tuple[str, Row]]) -> list[tuple[str, Row]]:
+def _placed(reader: Reader) -> Iterator[Placed]:
+    rows = islice(reader.raw(), reader.most)
+    return _demo_pairs(rows) if reader.source.path == "demo" else rows
+
+
+def _demo_pairs(found: Iterable[Placed]) -> Iterator[Placed]:
     """The demo's conversations as pairs: the answer, and its words in the wrong order."""
-    pairs: list[tuple[str, Row]] = []
     for place, row in found:
         *prompt, answer = row["messages"]
         backwards = {**answer, "content": " ".join(reversed(answer["content"].split()))}
-        pairs.append((place, {"prompt": prompt, "chosen": [answer], "rejected": [backwards]}))
-    return pairs
+        yield place, {"prompt": prompt, "chosen": [answer], "rejected": [backwards]}
 
 
-def _hold_out(rows: Preferences, config: DataConfig, seed: int) -> tuple[Preferences, Preferences]:
+def _hold_out(rows: Preferences, source: str, fraction: float, seed: int) -> tuple[Preferences, Preferences]:
     order = list(range(len(rows.rows)))
     random.Random(seed).shuffle(order)
-    count = max(1, round(len(order) * config.eval_fraction))
+    count = max(1, round(len(order) * fraction))
     if count >= len(order):
         raise DataError(
-            f"{config.train} has {len(order)} rows: data.eval_fraction = {config.eval_fraction} leaves none "
-            "to train on."
+            f"{source} has {len(order)} rows: data.eval_fraction = {fraction} leaves none to train on."
         )
     return _chosen(rows, sorted(order[count:])), _chosen(rows, sorted(order[:count]))
 
@@ -213,7 +235,7 @@ def _dataset(rows: Preferences, source: str, method: str, seed: int) -> datasets
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(f"{source}: its rows do not fit into one table: {reason}") from None
     # A table gives every message the fields that any has; chat templates would find them there.
-    return made.with_transform(_without_empty_fields) if _has_more_fields(entries) else made
+    return made.with_transform(without_empty_fields) if _has_more_fields(entries) else made
 
 
 def _single_answers(pair: Mapping[str, Any]) -> list[dict[str, Any]]:

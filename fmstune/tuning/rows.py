@@ -1,268 +1,189 @@
-"""Reading rows from files, and recognising their shape. A damaged row is named by its file and line."""
+"""The rows of a source of data, in a known shape. A damaged row is named by its file and line."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import hashlib
-import io
-import json
-import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any, Literal
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from fmstune import demo
+from fmstune.config.data_schema import DataConfig, DataSource
+from fmstune.config.prompt_template import PromptTemplate, parse_template
 from fmstune.tuning.errors import DataError
+from fmstune.tuning.reading.bad_rows import BadRows
+from fmstune.tuning.reading.formats import Row, kind_in_words
+from fmstune.tuning.reading.origins import Origin, Split
+from fmstune.tuning.reading.shapes import PREFERENCES, Recognised, Shape, recognise, renamed
 
-Shape = Literal["messages", "prompt/completion", "prompt/completion as messages", "text"]
-Row = Mapping[str, Any]
+__all__ = ["PREFERENCES", "Reader", "Row", "Rows", "Shape", "load_rows"]
 
-_ROLES = ("system", "user", "assistant", "tool", "developer")
-_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-_SHAPES = "rows have `messages` (a list of {role, content}), or `prompt` and `completion`, or `text`"
+Handler = Callable[[dict[str, Any]], Any]
+Placed = tuple[str, Row]
+"""Where a row is, as `train.jsonl line 17`, and the row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of one source. `places` says where each is, as `line 17`; `sha256` is the file's."""
+    """The rows of one source. `shape` is the one that they are in now, `name` the one they had; `places` says
+    where each is, as `train.jsonl line 17`; `sha256` is the file's."""
 
     source: str
     shape: Shape
     rows: list[Row]
     places: list[str]
     sha256: str | None = None
+    name: str = ""
 
     def place(self, index: int) -> str:
-        """Where a row is: `train.jsonl line 17`."""
-        return f"{self.source} {self.places[index]}"
+        """Where a row is."""
+        return self.places[index]
 
 
-def load_rows(source: str, split: Literal["train", "eval"] = "train", most: int | None = None) -> Rows:
-    """The rows of a file, of the demo's data, or of a data set on the hub; at most `most` of them.
+def load_rows(
+    source: str | DataSource,
+    split: Split = "train",
+    most: int | None = None,
+    config: DataConfig | None = None,
+) -> Rows:
+    """The rows of a source, all in memory; at most `most` of them. Raises `DataError`."""
+    given = DataSource(source) if isinstance(source, str) else source
+    reader = Reader(given, split, config or DataConfig(), BadRows(), most=most)
+    found = list(reader)
+    if reader.recognised is None or not found:
+        raise reader.no_rows()
+    recognised = reader.recognised
+    return Rows(
+        given.path,
+        recognised.shape,
+        [row for _, row in found],
+        [place for place, _ in found],
+        reader.origin.sha256(),
+        recognised.name,
+    )
 
-    Raises `DataError`.
+
+@dataclass
+class Reader:
+    """Reads a source row by row, from its beginning each time that it is iterated over.
+
+    Rows go through the user's handler, then through the template or the names of columns; the first one
+    left gives the shape of all. Bad ones go to `bad`. `chat` says whether the model can be given
+    conversations. Raises `DataError`.
     """
-    found, sha256 = read_rows(source, split, most)
-    rows, places = [row for _, row in found], [place for place, _ in found]
-    shape = _shape(rows[0], f"{source} {places[0]}")
-    for row, place in zip(rows, places, strict=True):
-        _check(row, shape, f"{source} {place}")
-    return Rows(source, shape, rows, places, sha256)
 
+    source: DataSource
+    split: Split
+    config: DataConfig
+    bad: BadRows
+    most: int | None = None
+    chat: bool = True
+    recognised: Recognised | None = None
+    origin: Origin = field(init=False)
+    _handler: Handler | None = field(init=False)
+    _form: Callable[[Row, str], Row] | None = field(init=False)
 
-def read_rows(
-    source: str, split: Literal["train", "eval"] = "train", most: int | None = None
-) -> tuple[list[tuple[str, Row]], str | None]:
-    """The rows of a source as (place, row), whatever is in them, and the file's SHA-256."""
-    sha256 = None
-    if source == "demo" or _exists(source):
-        path = demo.data_file(split) if source == "demo" else Path(source)
-        found = list(islice(_read_file(path, source), most))
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    elif Path(source.removesuffix(".gz")).suffix.lower() in _SUFFIXES or source.startswith((".", "/", "~")):
-        raise DataError(f"{source}: there is no such file (looked for from {Path.cwd()}).")
-    else:
-        found = list(islice(_read_hub(source, split), most))
-    if not found:
-        raise DataError(f"{source} has no rows.")
-    return found, sha256
+    def __post_init__(self) -> None:
+        self.origin = Origin.of(self.source, self.split)
+        self._handler = _load_handler(self.config.handler)
+        own = self.source.template is not None or self.source.columns
+        template = self.source.template if own else self.config.template
+        columns = self.source.columns if own else self.config.columns
+        self._form = None
+        if template is not None:
+            self._form = _filled(parse_template(template))
+            self.recognised = Recognised("prompt/completion", "template", lambda row, _: row)
+        elif columns:
+            self._form = renamed(columns)
 
+    def __iter__(self) -> Iterator[Placed]:
+        count = 0
+        for place, row in self.raw():
+            try:
+                if self.recognised is None:
+                    self.recognised = recognise(row, place, chat=self.chat)
+                read = self.recognised.read(row, place)
+            except DataError as error:
+                self.bad.take(place, error)
+                continue
+            count += 1
+            yield place, read
+            if count == self.most:
+                return
 
-def _exists(source: str) -> bool:
-    try:
-        return Path(source).exists()
-    except (OSError, ValueError):  # a name too long, with a NUL, or in a folder that may not be looked into
-        return False
+    def raw(self) -> Iterator[Placed]:
+        """The rows before their shape is recognised, with the handler, template and columns applied."""
+        for place, found in self.origin.rows(self.config.text_rows, streaming=self.config.streaming):
+            if isinstance(found, DataError):
+                self.bad.take(place, found)
+                continue
+            for row in self._handled(place, found):
+                try:
+                    formed = self._form(row, place) if self._form else row
+                except DataError as error:
+                    self.bad.take(place, error)
+                    continue
+                yield place, formed
 
+    def no_rows(self) -> DataError:
+        """The error for a source of which nothing is left."""
+        if self.bad.first:
+            return DataError(f"{self.source.path}: each of its rows is bad, such as: {self.bad.first[0]}")
+        handled = f" that data.handler = {self.config.handler!r} leaves" if self._handler else ""
+        return DataError(f"{self.source.path} has no rows{handled}.")
 
-def _read_file(path: Path, source: str) -> Iterator[tuple[str, Row]]:
-    if path.is_dir():
-        raise DataError(f"{source} is a directory; give a file.")
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if suffix == ".parquet":
-        yield from _read_parquet(path, source)
-    elif suffix in (".jsonl", ".json", ".csv", ".tsv"):
-        text = _read_text(path, source)
-        if suffix in (".csv", ".tsv"):
-            yield from _read_csv(text, source, "," if suffix == ".csv" else "\t")
-        elif suffix == ".json" and text.lstrip().startswith("["):
-            yield from _read_json(text, source)
-        else:
-            yield from _read_json_lines(text, source)
-    else:
-        raise DataError(
-            f"{source} is of a kind that cannot be read ({suffix or 'no suffix'}); give a file of the kind "
-            f"{', '.join(_SUFFIXES)}."
-        )
-
-
-def _read_text(path: Path, source: str) -> str:
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{source} line {line}: this is not UTF-8 text; save the file as UTF-8.") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{source} cannot be read: {error}.") from None
-
-
-def _read_json_lines(text: str, source: str) -> Iterator[tuple[str, Row]]:
-    # Not `splitlines`: JSON texts may hold other line ends, such as U+2028, within a line.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
+    def _handled(self, place: str, row: Row) -> list[Row]:
+        if self._handler is None:
+            return [row]
+        what = f"{place}: data.handler = {self.config.handler!r}"
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{source} line {number}: this is not valid JSON ({error}); each line holds one row."
-            ) from None
-        yield f"line {number}", _object(row, f"{source} line {number}")
+            made = self._handler(copy.deepcopy(dict(row)))
+        except Exception as error:  # the user's code raises what it wants
+            self.bad.take(place, DataError(f"{what} raised {type(error).__name__}: {_first_line(error)}"))
+            return []
+        rows = [] if made is None else list(made) if isinstance(made, (list, tuple)) else [made]
+        for each in rows:
+            if not isinstance(each, Mapping):
+                wrong = f"{what} returned {kind_in_words(each)}; it returns a row, a list of rows, or None."
+                self.bad.take(place, DataError(wrong))
+                return []
+        return rows
 
 
-def _read_json(text: str, source: str) -> Iterator[tuple[str, Row]]:
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{source} is not valid JSON ({error}); it begins as an array of rows.") from None
-    for number, row in enumerate(rows, 1):
-        yield f"row {number}", _object(row, f"{source} row {number}")
+def _load_handler(where: str | None) -> Handler | None:
+    if where is None:
+        return None
+    from fmstune.tuning.extensions import load_object
+
+    found = load_object(where, "data.handler")
+    if not callable(found):
+        raise DataError(f"data.handler = {where!r} is no function.")
+    handler: Handler = found
+    return handler
 
 
-def _read_csv(text: str, source: str, delimiter: str) -> Iterator[tuple[str, Row]]:
-    csv.field_size_limit(1 << 30)  # the default of 128 KiB is less than one long document
-    # Strict: without it a quotation mark that is never closed swallows the rest of the file as one cell.
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        for row in reader:
-            place = f"line {reader.line_num}"
-            if None in row or None in row.values():
+def _filled(template: PromptTemplate) -> Callable[[Row, str], Row]:
+    """A function that makes a prompt and a completion of a row, by a template."""
+
+    def fill(row: Row, place: str) -> Row:
+        values = {}
+        for column in template.columns:
+            value = row.get(column)
+            if value is None:
+                there = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
                 raise DataError(
-                    f"{source} {place}: this row does not have the {len(reader.fieldnames or ())} columns of "
-                    "the first line."
+                    f"{place}: the template names the column {column!r}; the columns are {there}."
                 )
-            yield place, row
-    except csv.Error as error:
-        raise DataError(
-            f"{source} line {reader.line_num}: {error}; a cell with quotation marks is put in such marks, "
-            "and those in it are doubled."
-        ) from None
-
-
-def _read_parquet(path: Path, source: str) -> Iterator[tuple[str, Row]]:
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"row {number}", _without_empty_fields(row)
-    except (OSError, pyarrow.ArrowException, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(f"{source} is not a parquet file that can be read: {reason}") from None
-
-
-def _read_hub(source: str, split: str) -> Iterator[tuple[str, Row]]:
-    import datasets
-
-    name = "train" if split == "train" else "validation"
-    try:
-        loaded = datasets.load_dataset(source, split=name)
-    except Exception as error:  # the hub's client raises whatever its layers raise
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(
-            f"{source} is no file here, and cannot be fetched from the hub (split {name}): {first}"
-        ) from error
-    for number, row in enumerate(loaded, 1):
-        yield f"row {number}", _without_empty_fields(row)
-
-
-def _without_empty_fields(value: Any) -> Any:
-    """A value of a table without the fields that are there only since another row has them.
-
-    A chat template that asks whether a message has `tool_calls` would find them, and fail at their `None`.
-    """
-    if isinstance(value, list):
-        return [_without_empty_fields(item) for item in value]
-    if isinstance(value, dict):
-        return {
-            key: _without_empty_fields(item)
-            for key, item in value.items()
-            if item is not None or key == "content"
-        }
-    return value
-
-
-def _object(row: Any, place: str) -> Row:
-    if not isinstance(row, dict):
-        raise DataError(f"{place}: a row is a JSON object, this is {_kind(row)}; {_SHAPES}.")
-    return row
-
-
-def _shape(row: Row, place: str) -> Shape:
-    if row.get("messages") is not None:
-        return "messages"
-    if row.get("prompt") is not None and row.get("completion") is not None:
-        return "prompt/completion as messages" if isinstance(row["prompt"], list) else "prompt/completion"
-    if row.get("text") is not None:
-        return "text"
-    columns = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
-    pairs = row.get("chosen") is not None and row.get("rejected") is not None
-    other = " From pairs of answers learn --method dpo, kto and reward." if pairs else ""
-    raise DataError(f"{place}: the columns are {columns}; {_SHAPES}.{other}")
-
-
-def _check(row: Row, shape: Shape, place: str) -> None:
-    keys = (shape,) if shape in ("messages", "text") else ("prompt", "completion")
-    for key in keys:
-        value = row.get(key)
-        if value is None:
-            raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
-        if shape in ("text", "prompt/completion"):
-            if not isinstance(value, str):
+            if isinstance(value, bool) or not isinstance(value, (str, int, float)):
                 raise DataError(
-                    f"{place}: `{key}` is {_kind(value)}, where a text is needed as in the first row."
+                    f"{place}: `{column}`, which the template names, is {kind_in_words(value)}, where a text "
+                    "is needed."
                 )
-        else:
-            _check_messages(value, place, key)
-    if shape in ("text", "prompt/completion"):
-        return
-    if row.get("tools"):
-        _check_tools(row["tools"], place)
-    if not any(message["role"] == "assistant" for message in row[keys[-1]]):
-        raise DataError(
-            f"{place}: no message of `{keys[-1]}` is the assistant's; there is nothing to learn from it."
-        )
+            values[column] = str(value)
+        prompt, completion = template.fill(values)
+        return {"prompt": prompt, "completion": completion}
+
+    return fill
 
 
-def _kind(value: Any) -> str:
-    return {list: "a list", dict: "an object", bool: "a truth value"}.get(type(value), "a number")
-
-
-def _check_tools(tools: Any, place: str) -> None:
-    try:
-        tools = json.loads(tools) if isinstance(tools, str) else tools
-    except (ValueError, RecursionError):
-        tools = None
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise DataError(f"{place}: `tools` takes a list of JSON schemas, or such a list as a JSON text.")
-
-
-def _check_messages(messages: Any, place: str, key: str) -> None:
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"{place}: `{key}` takes a list of messages with at least one in it.")
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, dict) or "role" not in message:
-            raise DataError(f"{place}: message {number} of `{key}` is no object with `role` and `content`.")
-        if message["role"] not in _ROLES:
-            raise DataError(
-                f"{place}: message {number} has the role {message['role']!r}; roles are {', '.join(_ROLES)}."
-            )
-        if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
-            raise DataError(f"{place}: message {number} has no text as its `content`.")
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")

@@ -326,6 +326,8 @@ def _describe(built: BuiltTrainer, out: RunConsole) -> None:
     out.say("data", f"{built.data.line()}{padding}")
     for note in built.notes:
         out.warn(note)
+    for line in built.bad_rows.lines():
+        out.say("skipped", line)
 
 
 def _count(number: int) -> str:

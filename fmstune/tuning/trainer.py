@@ -29,6 +29,8 @@ from fmstune.tuning.model import load_model, load_tokenizer
 from fmstune.tuning.nonfinite import GuardedTraining
 from fmstune.tuning.padding_free import Padding, decide
 from fmstune.tuning.preference_data import PreferenceData, PreferenceSummary, prepare_preferences
+from fmstune.tuning.reading.bad_rows import FILE_NAME as SKIPPED_ROWS
+from fmstune.tuning.reading.bad_rows import BadRows
 
 
 class FineTuner(GuardedSaving, GuardedTraining, SFTTrainer):
@@ -65,6 +67,7 @@ class BuiltTrainer:
     tokenizer: PreTrainedTokenizerBase
     model_identity: dict[str, Any]
     data: DataSummary | PreferenceSummary
+    bad_rows: BadRows
     steps: int
     trainable: int
     """Parameters that are trained, of `model_identity["parameters"]`."""
@@ -96,9 +99,10 @@ def build_trainer(
     # Before the model: a damaged row should not cost the minutes that a large model takes to load.
     data: PreparedData | PreferenceData
     if method == "sft":
-        data = prepare(config.data, tokenizer, None if packing else max_length, seed)
+        longest = None if packing else max_length
+        data = prepare(config.data, tokenizer, longest, seed, output_dir / SKIPPED_ROWS)
     else:
-        data = prepare_preferences(config.data, method, tokenizer, seed)
+        data = prepare_preferences(config.data, method, tokenizer, seed, output_dir / SKIPPED_ROWS)
     clock.append(time.perf_counter())
     loaded = load_model(config.model, lora=config.lora.enabled, seed=seed, reward=method == "reward")
     clock.append(time.perf_counter())
@@ -139,6 +143,7 @@ def build_trainer(
         tokenizer,
         dict(loaded.identity),
         summary,
+        data.bad,
         _steps(trainer, summary.rows),
         trainer.model.num_parameters(only_trainable=True),
         padding,

@@ -72,7 +72,7 @@ def test_params_come_from_the_table_then_the_file_then_the_command_line(tmp_path
 
 def test_the_demo_can_go_without_evaluation() -> None:
     config = load(None, sets=["data.eval=''"])
-    assert config.data.eval == ""
+    assert config.data.eval == ()
     assert "eval_strategy" not in config.training
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from fmstune.config.files import key_lines
 from fmstune.config.load import known_keys, load, load_trackers
-from fmstune.config.schema import DEMO_TRAINING, LORA_LEARNING_RATE, TRAINING_DEFAULTS
+from fmstune.config.schema import DEMO_TRAINING, LORA_LEARNING_RATE, TRAINING_DEFAULTS, DataSource
 from tests.config.loading import DEMO_FILE, load_text, refusal
 
 OWN = '[model]\npath = "org/model"\n[data]\ntrain = "org/data"\n'
@@ -123,7 +123,7 @@ class TestValues:
     def test_relative_paths_stay_as_they_are_written(self, tmp_path: Path) -> None:
         (tmp_path / "d.jsonl").touch()
         config = load(None, sets=["model.path=demo", "data.train=d.jsonl"], cwd=tmp_path)
-        assert (config.data.train, config.base_dir) == ("d.jsonl", tmp_path)
+        assert (config.data.train, config.base_dir) == ((DataSource("d.jsonl"),), tmp_path)
 
     def test_every_known_key_is_accepted_as_known(self, tmp_path: Path) -> None:
         for key in known_keys():
@@ -151,7 +151,7 @@ class TestDefaults:
 
     def test_names_on_the_hub_are_left_to_the_hub(self, tmp_path: Path) -> None:
         config = load(None, FLAGS, cwd=tmp_path)
-        assert (config.model.path, config.data.train) == ("org/model", "org/data")
+        assert (config.model.path, config.data.train) == ("org/model", (DataSource("org/data"),))
         assert config.output_dir is None
 
 
@@ -159,7 +159,8 @@ class TestDemo:
     def test_nothing_given_is_the_demo(self, tmp_path: Path) -> None:
         config = load(None, cwd=tmp_path)
         assert config.demo
-        assert (config.model.path, config.data.train, config.data.eval) == ("demo", "demo", "demo")
+        assert config.model.path == "demo"
+        assert config.data.train == config.data.eval == (DataSource("demo"),)
         assert config.training == {**TRAINING_DEFAULTS, **DEMO_TRAINING}
 
     def test_demo_by_name_is_the_same_demo(self, tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ class TestDemo:
         config = load(None, flags, cwd=tmp_path)
         assert not config.demo
         assert "max_steps" not in config.training
-        assert (config.data.eval, config.training["eval_strategy"]) == ("demo", "epoch")
+        assert (config.data.eval, config.training["eval_strategy"]) == ((DataSource("demo"),), "epoch")
 
 
 class TestTrackers:

@@ -42,6 +42,13 @@ LAST_WITH_REASONING = """\
 {%- endfor -%}
 {{ '<|im_start|>assistant\\n' if add_generation_prompt }}"""
 
+QUESTION = [{"role": "user", "content": "a"}]
+GOOD: dict[str, Any] = {
+    "completion": {"completion": "b c"},
+    "messages": {"messages": [*QUESTION, {"role": "assistant", "content": "b"}]},
+    "text": {"text": "b c d"},
+}
+
 TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
 
 
@@ -105,9 +112,14 @@ def test_rows_of_which_nothing_is_left_are_refused_with_the_remedy(tmp_path: Pat
 def test_rows_without_any_answer_are_refused(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(ModelConfig(path="demo"))
     tokenizer.eos_token = None
-    for row in ({"prompt": "a b", "completion": ""}, {"text": ""}, {"text": "a"}):
-        with pytest.raises(DataError, match="none of its 1 rows has a token to train on; are the responses"):
-            prepare(write(tmp_path, row), tokenizer, 10, seed=1)
+    for row, reason in (
+        ({"prompt": "a b", "completion": " "}, "the completion is empty; .* --skip-bad-rows"),
+        ({"messages": [*QUESTION, {"role": "assistant", "content": ""}]}, "what the assistant says is empty"),
+        ({"text": ""}, "`text` is empty"),
+        ({"text": "a"}, "has no token to train on"),
+    ):
+        with pytest.raises(DataError, match=f"line 2: .*{reason}"):
+            prepare(write(tmp_path, {**row, **GOOD[next(reversed(row))]}, row), tokenizer, 10, seed=1)
 
 
 def test_evaluation_rows_of_which_nothing_is_left_are_refused_too(tmp_path: Path) -> None:
@@ -130,7 +142,8 @@ def test_held_out_rows_are_drawn_by_the_seed_and_are_not_trained_on(tmp_path: Pa
 
 
 def test_a_file_to_evaluate_on_goes_before_a_part_to_hold_out(tmp_path: Path) -> None:
-    evaluation = write(tmp_path, {"text": "e f"}, name="eval.jsonl").train
+    evaluation = str(tmp_path / "eval.jsonl")
+    write(tmp_path, {"text": "e f"}, name="eval.jsonl")
     config = replace(write(tmp_path, {"text": "a b"}, {"text": "c d"}), eval=evaluation, eval_fraction=0.5)
     data = prepare(config, TOKENIZER, None, seed=1)
     assert numbered(data.eval) == ["e f<|im_end|>"]
@@ -202,8 +215,8 @@ def test_a_text_that_begins_with_bos_gets_no_second_one(tmp_path: Path, prefix: 
     assert seen_and_trained(tmp_path, row, using) == (expected[0], f" so{suffix}")
 
 
-def test_an_empty_completion_keeps_its_end_where_bos_and_eos_are_the_same(tmp_path: Path) -> None:
-    row = {"prompt": "", "completion": ""}
+def test_an_end_that_is_the_beginning_too_stays_where_it_is(tmp_path: Path) -> None:
+    row = {"prompt": "", "completion": "</s>"}
     assert seen_and_trained(tmp_path, row, adding("</s>", "</s>")) == ("</s></s>", "</s>")
 
 

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmstune.config.schema import DataConfig
+from fmstune.config.schema import DataConfig, DataSource
 from fmstune.tuning.data import prepare
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.preference import Preferences, read_preferences
-from fmstune.tuning.rows import read_rows
+from fmstune.tuning.reading.bad_rows import BadRows
+from fmstune.tuning.rows import Reader
 
 
 def user(text: str) -> dict[str, str]:
@@ -33,7 +34,7 @@ def write(path: Path, *rows: Any) -> str:
 
 
 def read(source: str, method: str) -> Preferences:
-    found, _ = read_rows(source)
+    found = Reader(DataSource(source), "train", DataConfig(), BadRows()).raw()
     return read_preferences(found, source, method)
 
 
@@ -131,7 +132,7 @@ def test_pairs_whose_answers_are_the_same_are_left_out_and_counted(tmp_path: Pat
     same = {"prompt": "a", "chosen": "b", "rejected": "b"}
     other = {**same, "rejected": "c"}
     found = read(write(tmp_path / "x.jsonl", same, other, same), "dpo")
-    assert (found.rows, found.places, found.same) == ([other], ["line 2"], 2)
+    assert (found.rows, found.places, found.same) == ([other], [f"{tmp_path}/x.jsonl line 2"], 2)
     with pytest.raises(DataError, match="are the same in each of its 2 rows"):
         read(write(tmp_path / "x.jsonl", same, same), "dpo")
 
@@ -208,7 +209,7 @@ def test_sft_on_pairs_names_the_methods_that_learn_from_them(tmp_path: Path) -> 
     from fmstune.tuning.model import load_tokenizer
 
     source = write(tmp_path / "x.jsonl", PAIR)
-    with pytest.raises(DataError, match="From pairs of answers learn --method dpo, kto and reward"):
+    with pytest.raises(DataError, match="holds preferences, for --method dpo, kto or reward"):
         prepare(DataConfig(train=source), load_tokenizer(ModelConfig(path="demo")), None, 1)
 
 

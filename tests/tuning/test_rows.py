@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import hashlib
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fmstune.config.data_schema import MAPPED_COLUMNS
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.rows import Rows, load_rows
 
 CHAT = {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz")
+SUFFIXES = (
+    *(".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".jsonl.gz", ".csv.gz"),
+    *(".jsonl.bz2", ".json.xz", ".jsonl.zst", ".parquet.gz", ".arrow.xz"),
+)
 
 
 def write(path: Path, content: str | bytes) -> str:
@@ -58,6 +64,12 @@ def refused(source: str, **kwargs: Any) -> str:
         ("x.tsv", "id\ttext\n1\ta\n2\tb\n"),
         ("x.jsonl.gz", gzip.compress(b'{"text": "a"}\n{"text": "b"}\n')),
         ("x.csv.gz", gzip.compress(b"text\na\nb\n")),
+        ("x.ndjson", '{"text": "a"}\n{"text": "b"}\n'),
+        ("x.jsonl.bz2", bz2.compress(b'{"text": "a"}\n{"text": "b"}\n')),
+        ("x.json.xz", lzma.compress(b'[{"text": "a"}, {"text": "b"}]')),
+        ("x.tsv.ZST", pa.compress(b"text\na\nb\n", codec="zstd", asbytes=True)),
+        ("x.txt", "a\n\nb\n"),
+        ("x.txt.gz", gzip.compress(b"\xef\xbb\xbfa\r\nb")),
     ],
 )
 def test_every_kind_of_file_is_read(tmp_path: Path, name: str, content: str | bytes) -> None:
@@ -151,10 +163,17 @@ def test_the_demo_has_rows_for_training_and_for_evaluation() -> None:
         ("x.jsonl.gz", b"no gzip", "cannot be read"),
         ("x.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-12], "cannot be read"),
         ("x.jsonl.gz", gzip.compress(b"")[:10] + b"\xff" * 40, "cannot be read"),
-        ("x.parquet", b"no parquet", "is not a parquet file that can be read"),
-        ("x.parquet", b"PAR1" + b"\0" * 50 + b"PAR1", "is not a parquet file that can be read"),
-        ("x.parquet", b"", "is not a parquet file that can be read"),
-        ("x.txt", "a", "cannot be read (.txt); give a file of the kind .jsonl"),
+        ("x.jsonl.bz2", bz2.compress(b'{"text": "a"}\n' * 99)[:-12], "cannot be read"),
+        ("x.jsonl.xz", lzma.compress(b'{"text": "a"}\n' * 99)[:-12], "cannot be read"),
+        ("x.jsonl.zst", b"no zstandard", "cannot be read"),
+        ("x.csv", b"text\na\n\xff\n", "line 3: this is not UTF-8 text"),
+        ("x.txt", b"a\n\xff\n", "line 2: this is not UTF-8 text"),
+        ("x.txt", "\n \n", "has no rows"),
+        ("x.arrow", b"no arrow", "is no arrow file that can be read"),
+        ("x.parquet", b"no parquet", "is no parquet file that can be read"),
+        ("x.parquet", b"PAR1" + b"\0" * 50 + b"PAR1", "is no parquet file that can be read"),
+        ("x.parquet", b"", "is no parquet file that can be read"),
+        ("x.docx", "a", "cannot be read (.docx); give a file of the kind .jsonl"),
         ("x", "a", "cannot be read (no suffix)"),
     ],
 )
@@ -203,12 +222,10 @@ def test_a_damaged_row_is_refused_by_its_line(tmp_path: Path, good: Any, bad: An
 
 
 def test_a_shape_that_is_none_of_ours_is_refused_with_its_columns(tmp_path: Path) -> None:
-    message = refused(write(tmp_path / "x.jsonl", lines({"instruction": "a", "output": "b"})))
-    assert "line 1: the columns are instruction, output; rows have `messages`" in message
-
-
-def test_a_directory_is_refused(tmp_path: Path) -> None:
-    assert "is a directory; give a file" in refused(str(tmp_path))
+    message = refused(write(tmp_path / "x.jsonl", lines({"question": "a", "answer": "b"})))
+    assert "line 1: the columns are question, answer; rows have `messages`" in message
+    assert """--set 'data.columns={prompt="question", completion="answer"}'""" in message
+    assert "--template '{question} {answer}'" in message
 
 
 @pytest.mark.parametrize(
@@ -258,16 +275,20 @@ def test_anything_that_looks_like_rows_is_rows_or_refused(
     read_or_refused(tmp_path / f"x{suffix}", "".join(pieces).encode())
 
 
+roles = st.sampled_from(("user", "assistant", "gpt", "human", "function_call", '[{"role": 1}]'))
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(("role", "content")), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(("role", "content", "from", "value")), inner | roles)
+    ),
     max_leaves=6,
 )
 
 
 @given(
     st.lists(
-        st.dictionaries(st.sampled_from(("messages", "prompt", "completion", "text", "tools")), json_values),
+        st.dictionaries(st.sampled_from((*MAPPED_COLUMNS, "attention_mask")), json_values | roles),
         min_size=1,
         max_size=3,
     )

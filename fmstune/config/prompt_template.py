@@ -1,0 +1,56 @@
+"""Templates of rows: a text with columns in braces, such as `### Q: {question}\\n### A: {answer}`."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """A template, as (the text before a column, the column) pairs and the text at its end.
+
+    What is learnt is the value of the last column and the text after it; all before it is the prompt.
+    """
+
+    parts: tuple[tuple[str, str], ...]
+    end: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it names, each once."""
+        return tuple(dict.fromkeys(column for _, column in self.parts))
+
+    def fill(self, values: Mapping[str, str]) -> tuple[str, str]:
+        """The prompt and the response of a row, whose columns are all texts."""
+        *before, (opening, last) = self.parts
+        prompt = "".join(text + values[column] for text, column in before) + opening
+        return prompt, values[last] + self.end
+
+
+def parse_template(text: str) -> PromptTemplate:
+    """Read a template. `\\n` and `\\t`, as a shell leaves them, are line ends and tabs; `{{` is a brace.
+
+    Raises `ValueError` with what is wrong.
+    """
+    parts: list[tuple[str, str]] = []
+    end = ""
+    try:
+        found = list(string.Formatter().parse(text.replace("\\n", "\n").replace("\\t", "\t")))
+    except ValueError as error:
+        raise ValueError(f"{error}; columns stand in braces, and a brace of the text is doubled") from None
+    for literal, name, options, conversion in found:
+        if name is None:
+            end += literal
+            continue
+        if not name.strip() or options or conversion:
+            shown = (
+                f"{{{name}{'!' * bool(conversion)}{conversion or ''}{':' * bool(options)}{options or ''}}}"
+            )
+            raise ValueError(f"{shown} names no column; columns read like {{question}}")
+        parts.append((end + literal, name))
+        end = ""
+    if not parts:
+        raise ValueError("it names no column; columns stand in braces, as in Q: {question} A: {answer}")
+    return PromptTemplate(tuple(parts), end)

@@ -1,0 +1,1 @@
+"""Reading data: from files, folders and the hub to rows of a known shape. Nothing here imports torch."""

@@ -1,0 +1,105 @@
+"""Where rows come from: files, folders that `save_to_disk` wrote, the demo, the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fmstune import demo
+from fmstune.config.data_files import NoFiles, find_files, is_saved
+from fmstune.config.data_schema import DataSource
+from fmstune.tuning.errors import DataError
+from fmstune.tuning.reading.formats import Found, numbered, read_file
+from fmstune.tuning.reading.opening import sha256_of
+
+Split = Literal["train", "eval"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The files of a source, none for one on the hub."""
+
+    source: DataSource
+    split: Split
+    files: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, source: DataSource, split: Split) -> Origin:
+        """Find the files. Raises `DataError` when a name that reads like files fits none."""
+        if source.path == "demo":
+            return cls(source, split, (demo.data_file(split),))
+        wanted = source.split or _SPLIT[split]
+        try:
+            files = find_files(source.path, wanted, chosen=source.split is not None)
+        except NoFiles as error:
+            here = f" (Looked for from {Path.cwd()}.)" if "no such file" in str(error) else ""
+            raise DataError(f"{source.path}: {error}{here}") from None
+        return cls(source, split, tuple(files or ()))
+
+    def rows(self, text_rows: str, *, streaming: bool) -> Iterator[Found]:
+        """The rows, from the first one each time. Raises `DataError`."""
+        name = self.source.path
+        if not self.files:
+            yield from _from_hub(self.source, self.split, streaming=streaming)
+        elif self.files[0].is_dir():
+            yield from numbered(_saved(self.source, self.split, self.files[0]), name)
+        else:
+            for file in self.files:
+                yield from read_file(file, name if len(self.files) == 1 else str(file), text_rows)
+
+    def sha256(self) -> str | None:
+        """The SHA-256 of what is read, where that is files."""
+        return sha256_of(list(self.files)) if self.files and not is_saved(self.files[0]) else None
+
+
+_SPLIT = {"train": "train", "eval": "validation"}
+
+
+def _saved(source: DataSource, split: Split, path: Path) -> Any:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:  # a damaged folder raises whatever its layers raise
+        raise DataError(
+            f"{source.path} cannot be read as a folder of save_to_disk: {_first_line(error)}"
+        ) from error
+    if not isinstance(loaded, dict):
+        return loaded
+    wanted = source.split or _SPLIT[split]
+    if wanted not in loaded:
+        raise DataError(
+            f"{source.path} has no split {wanted}; it has {', '.join(loaded)}. Choose one with split under "
+            f"[[data.{split}]]."
+        )
+    return loaded[wanted]
+
+
+def _from_hub(source: DataSource, split: Split, *, streaming: bool) -> Iterator[Found]:
+    place = source.path
+    try:
+        for place, row in numbered(_hub(source, split, streaming=streaming), source.path):
+            yield place, row
+    except DataError:
+        raise
+    except Exception as error:  # a stream is fetched while it is read, and its client raises what it wants
+        raise DataError(f"after {place} the hub could not be read: {_first_line(error)}") from error
+
+
+def _hub(source: DataSource, split: Split, *, streaming: bool) -> Any:
+    import datasets
+
+    wanted = source.split or _SPLIT[split]
+    try:
+        return datasets.load_dataset(source.path, name=source.subset, split=wanted, streaming=streaming)
+    except Exception as error:  # the hub's client raises whatever its layers raise
+        raise DataError(
+            f"{source.path} is no file here, and cannot be fetched from the hub (split {wanted}): "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,117 @@
+"""Training data that are read while the model is trained, for what does not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+
+from fmstune.tuning.errors import DataError
+from fmstune.tuning.labels import Labeller
+from fmstune.tuning.reading.bad_rows import BadRows
+from fmstune.tuning.rows import Reader
+from fmstune.tuning.summary import DataSummary, SourceSummary, joined
+
+_BATCH = 64
+_FEATURES = datasets.Features(
+    {name: datasets.List(datasets.Value("int32")) for name in ("input_ids", "labels")}
+)
+
+
+def stream(
+    readers: Sequence[Reader], labeller: Labeller, seed: int, buffer: int
+) -> tuple[datasets.IterableDataset, DataSummary]:
+    """An endless data set over the rows of all sources, and what can be said of it beforehand.
+
+    Each source begins again when it ends, so that a resumed run finds its place by counting rows. Of sources
+    with weights each next row is drawn with these probabilities; without weights the sources follow one
+    another. Rows then wait in a buffer of `buffer` rows, of which the next one is drawn. All of it is the
+    same for the same `seed`. The first rows are read here already; raises `DataError` for what is wrong
+    with them, and later, from the data set, that of any other row.
+    """
+    for reader in readers:
+        _read_first(reader, labeller)
+    weights = [reader.source.weight for reader in readers]
+    given = [weight for weight in weights if weight is not None]
+    if len(readers) > 1 and len(given) == len(readers):
+        endless = [_dataset([reader], labeller) for reader in readers]
+        chances = [weight / sum(given) for weight in given]
+        mixed = datasets.interleave_datasets(endless, probabilities=chances, seed=seed)
+    else:
+        mixed = _dataset(readers, labeller)
+    sources = tuple(
+        SourceSummary(reader.source.path, _shape(reader), 0, weight=reader.source.weight)
+        for reader in readers
+    )
+    summary = DataSummary(
+        source=joined([reader.source.path for reader in readers]),
+        shape=joined([_shape(reader) for reader in readers]),
+        rows=0,
+        tokens=0,
+        trained_tokens=0,
+        longest=0,
+        truncated=0,
+        dropped=0,
+        streaming=True,
+        sources=sources if len(sources) > 1 else (),
+    )
+    return mixed.shuffle(seed=seed, buffer_size=buffer), summary
+
+
+def _read_first(reader: Reader, labeller: Labeller) -> None:
+    """Read until the first row of which something is trained, so that what is wrong is told at the start."""
+    looking = Reader(
+        reader.source, reader.split, reader.config, BadRows(reader.bad.skip), reader.most, reader.chat
+    )
+    if not any(row.trained for row in labeller.rows(looking, batch=1)):
+        raise _nothing(looking, labeller)
+    reader.recognised = looking.recognised
+
+
+def _nothing(reader: Reader, labeller: Labeller) -> DataError:
+    if reader.recognised is None or reader.bad.first:
+        return reader.no_rows()
+    return DataError(
+        f"{reader.source.path}: none of its rows has a token to train on once they are cut to "
+        f"training.max_length = {labeller.max_length} tokens; raise training.max_length."
+    )
+
+
+def _shape(reader: Reader) -> str:
+    return reader.recognised.name if reader.recognised else ""
+
+
+class StreamError(DataError):
+    """A bad row of a stream. In a worker of the data loader torch makes another of it, of its traceback as
+    a text, which ends with the message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
+@dataclass
+class _Endless:
+    """A generator of the rows of some sources, again and again; bad ones are listed the first time only."""
+
+    readers: Sequence[Reader]
+    labeller: Labeller
+
+    def __call__(self) -> Iterator[dict[str, Any]]:
+        try:
+            while True:
+                yield from self._once()
+        except DataError as error:
+            raise StreamError(str(error)) from None
+
+    def _once(self) -> Iterator[dict[str, Any]]:
+        for reader in self.readers:
+            for row in self.labeller.rows(reader, batch=_BATCH):
+                if row.trained:
+                    yield {"input_ids": row.ids, "labels": row.labels}
+            reader.bad = BadRows(reader.bad.skip)
+
+
+def _dataset(readers: Sequence[Reader], labeller: Labeller) -> datasets.IterableDataset:
+    return datasets.IterableDataset.from_generator(_Endless(readers, labeller), features=_FEATURES)

@@ -1,0 +1,91 @@
+"""What the data of a run are, for people and for trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSummary:
+    """One source: its rows that are trained on, and how often each of them is in the mixture on average."""
+
+    source: str
+    shape: str
+    rows: int
+    times: float = 1.0
+    weight: float | None = None
+    sha256: str | None = None
+
+    def line(self) -> str:
+        """For people: `b.jsonl 100 rows (x2)`."""
+        times = f" (x{self.times:.3g})" if self.times != 1 else ""
+        return f"{self.source} {self.rows} rows{times}"
+
+
+@dataclass(frozen=True, slots=True)
+class DataSummary:
+    """What the data is. Lengths are in tokens; `truncated` and `dropped` count rows: cut to the greatest
+    length, and left out since nothing of them that is trained was left. `skipped` counts rows that were
+    left out as bad, `duplicates` rows whose tokens another one has too, `eval_in_train` rows to evaluate on
+    that are trained on as well. Of a stream nothing is counted."""
+
+    source: str
+    shape: str
+    rows: int
+    tokens: int
+    trained_tokens: int
+    longest: int
+    truncated: int
+    dropped: int
+    sha256: str | None = None
+    eval_source: str | None = None
+    eval_rows: int = 0
+    eval_sha256: str | None = None
+    skipped: int = 0
+    duplicates: int = 0
+    eval_in_train: int = 0
+    streaming: bool = False
+    sources: tuple[SourceSummary, ...] = ()
+    """More than one, where the data are a mixture."""
+
+    def as_params(self) -> dict[str, Any]:
+        """The summary as parameters of the run."""
+        params = {key: value for key, value in asdict(self).items() if value is not None}
+        if self.sources:
+            params["sources"] = [
+                {key: value for key, value in asdict(each).items() if value is not None}
+                for each in self.sources
+            ]
+        else:
+            del params["sources"]
+        return params
+
+    def line(self) -> str:
+        """The summary as a line for people."""
+        if self.streaming:
+            parts = [f"{self.source} · streamed ({self.shape})"]
+        else:
+            share = self.trained_tokens / max(1, self.tokens)
+            counted = f"{self.rows} rows ({self.shape}), {self.tokens:,} tokens, {share:.0%} trained"
+            parts = [*(each.line() for each in self.sources)] or [self.source]
+            parts.append(counted)
+        if self.truncated:
+            parts.append(f"{self.truncated} rows cut")
+        if self.dropped:
+            parts.append(f"{self.dropped} rows left out (nothing to train on was left of them)")
+        if self.skipped:
+            parts.append(f"{self.skipped} bad rows skipped")
+        if self.duplicates:
+            parts.append(f"{self.duplicates} rows repeat others")
+        if self.eval_rows:
+            parts.append(f"eval {self.eval_rows} rows")
+        if self.eval_in_train:
+            parts.append(f"{self.eval_in_train} of them are trained on, too")
+        return " · ".join(parts)
+
+
+def joined(texts: Sequence[str]) -> str:
+    """Texts in a line, each once."""
+    return " + ".join(dict.fromkeys(texts))

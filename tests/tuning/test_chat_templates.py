@@ -1,0 +1,78 @@
+"""A chat template by its name: each answer is trained with an end that the model will stop at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fmstune.config.schema import CHAT_TEMPLATES, DataConfig, ModelConfig
+from fmstune.tuning.chat_templates import NAMED, named_template
+from fmstune.tuning.data import IGNORED, prepare
+from fmstune.tuning.errors import DataError
+from fmstune.tuning.model import load_tokenizer
+from tests.tuning.test_masking import adding, chat
+
+END = "<|im_end|>"
+EXPECTED = {
+    "alpaca": ("Be brief.\n\n### Instruction:\na\n\n### Response:\n", f"b{END}\n\nd{END}\n\n"),
+    "chatml": (f"<|im_start|>system\nBe brief.{END}\n<|im_start|>user\na{END}\n", f"b{END}\nd{END}\n"),
+    "gemma": (
+        "<start_of_turn>user\nBe brief.\n\na<end_of_turn>\n<start_of_turn>model\n",
+        f"b<end_of_turn>{END}\nd<end_of_turn>{END}\n",
+    ),
+    "llama2": ("[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\na [/INST]", f" b {END} d {END}"),
+    "llama3": (
+        "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user",
+        f"b<|eot_id|>{END}d<|eot_id|>{END}",
+    ),
+    "mistral": ("[INST] Be brief.\n\na [/INST]", f" b{END} d{END}"),
+    "plain": ("Be brief.\n\nUser: a\nAssistant:", f" b{END}\n d{END}\n"),
+    "zephyr": (f"<|system|>\nBe brief.{END}\n<|user|>\na{END}\n<|assistant|>\n", f"b{END}\nd{END}\n"),
+}
+
+
+def test_the_names_are_those_that_the_settings_know() -> None:
+    assert set(NAMED) == set(CHAT_TEMPLATES) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", CHAT_TEMPLATES)
+def test_each_answer_and_its_end_are_trained(tmp_path: Path, name: str) -> None:
+    tokenizer = load_tokenizer(ModelConfig(path="demo", chat_template=name))
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"messages": chat("a", "b", "c", "d", system="Be brief.")}))
+    row = prepare(DataConfig(train=str(path)), tokenizer, None, 1).train[0]
+    begins, trained = EXPECTED[name]
+    assert tokenizer.decode(row["input_ids"]).startswith(begins)
+    assert tokenizer.decode([token for token in row["labels"] if token != IGNORED]) == trained
+
+
+@pytest.mark.parametrize("name", CHAT_TEMPLATES)
+def test_what_a_model_is_asked_is_what_came_before_the_answer(name: str) -> None:
+    tokenizer = load_tokenizer(ModelConfig(path="demo", chat_template=name))
+    whole = tokenizer.apply_chat_template(chat("a", "b"), tokenize=False)
+    asked = tokenizer.apply_chat_template(chat("a"), tokenize=False, add_generation_prompt=True)
+    assert whole.startswith(asked)
+
+
+@pytest.mark.parametrize("name", CHAT_TEMPLATES)
+def test_tools_are_refused_by_the_row_and_not_left_out(tmp_path: Path, name: str) -> None:
+    tokenizer = load_tokenizer(ModelConfig(path="demo", chat_template=name))
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"messages": chat("a", "b"), "tools": [{"name": "f"}]}))
+    with pytest.raises(DataError, match=r"line 1: .* refuses this conversation: it has no words for tools"):
+        prepare(DataConfig(train=str(path)), tokenizer, None, 1)
+
+
+def test_a_text_begins_as_the_tokenizer_begins_every_text() -> None:
+    using = adding("<s>", "</s>")
+    using.chat_template = named_template("plain", using)
+    rendered = using.apply_chat_template(chat("a", "b"), tokenize=False)
+    assert rendered == "<s>User: a\nAssistant: b</s>\n"
+
+
+def test_a_file_goes_before_a_template_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "chatml").write_text("of my own")
+    assert load_tokenizer(ModelConfig(path="demo", chat_template="chatml")).chat_template == "of my own"
