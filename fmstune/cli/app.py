@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fmstune.cli import config, trackers
+from fmstune.cli.data import data
 from fmstune.cli.train import train
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(train)
+app.command()(data)
 app.add_typer(trackers.app, name="trackers")
 app.add_typer(config.app, name="config")
 

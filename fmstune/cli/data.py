@@ -1,0 +1,122 @@
+"""`fmstune data`: the training data as the model will see them, before any of it is trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fmstune.cli.trackers import Config, Debug, Json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fmstune.tuning.data import PreparedData
+    from fmstune.tuning.data_view import Bin, RowView
+
+_BAR = 40
+_FLAGS = {
+    "DATA": "data.train",
+    "--model": "model.path",
+    "--template": "data.template",
+    "--skip-bad-rows": "data.skip_bad_rows",
+}
+
+
+def data(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Data, as for `fmstune train --data`; without, those of fmstune.toml.", metavar="[DATA]..."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model whose tokenizer and chat template are used.", metavar="M")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Show so many rows.", metavar="N", min=0)] = 3,
+    template: Annotated[
+        str | None,
+        typer.Option(help="A row's text: '### Q: {question}\\n### A: {answer}'.", metavar="TEXT"),
+    ] = None,
+    skip_bad_rows: Annotated[
+        bool | None, typer.Option("--skip-bad-rows", help="Leave damaged rows out, and name them.")
+    ] = None,
+    as_json: Json = False,
+    config: Config = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="As for `fmstune train`.", metavar="KEY=VALUE")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Show the data as the model will see them: what is trained, how long rows are, what is wrong.
+
+    Trained text is in colour on a terminal, and between ⟦ and ⟧ elsewhere. Nothing is written.
+    """
+    from fmstune.cli.options import load_config
+
+    given = (tuple(sources) if sources else None, model, template, skip_bad_rows)
+    flags = [(key, value, flag) for (flag, key), value in zip(_FLAGS.items(), given, strict=True)]
+    resolved = load_config(config, flags, sets or [], [], None)
+
+    from fmstune.tuning.run import quiet_libraries
+
+    quiet_libraries()
+    from fmstune.tuning.data import prepare
+    from fmstune.tuning.data_view import histogram, padding_share, view_rows
+    from fmstune.tuning.model import load_tokenizer
+
+    training = resolved.training
+    seed = int(training.get("seed", 42))
+    tokenizer = load_tokenizer(resolved.model)
+    prepared = prepare(resolved.data, tokenizer, training.get("max_length", 1024), seed)
+    views = view_rows(prepared.train, tokenizer, rows)
+    lengths = [] if prepared.summary.streaming else [len(ids) for ids in prepared.train["input_ids"]]
+    bins = histogram(lengths)
+    batch = int(training.get("per_device_train_batch_size", 8))
+    padding = padding_share(lengths, batch, seed) if lengths else None
+    if as_json:
+        import json
+
+        record = {
+            "summary": prepared.summary.as_params(),
+            "padding_share": padding,
+            "lengths": [dataclasses.asdict(each) for each in bins],
+            "rows": [dataclasses.asdict(view) for view in views],
+            "bad_rows": prepared.bad.first,
+        }
+        typer.echo(json.dumps(record, indent=2, ensure_ascii=False, default=str))
+        return
+    _print(prepared, views, bins, f"{padding:.0%} of batches of {batch}" if padding is not None else "")
+
+
+def _print(prepared: PreparedData, views: Sequence[RowView], bins: Sequence[Bin], padding: str) -> None:
+    from rich.console import Console
+
+    # The answer that was asked for: on standard output, in colour where that is a terminal.
+    console = Console(soft_wrap=True, highlight=False)
+    for number, view in enumerate(views, 1):
+        console.print(f"row {number} · {view.tokens} tokens, {view.trained} trained", style="bold")
+        console.print(_marked(view, colour=console.is_terminal and not console.no_color))
+        console.print()
+    most = max((each.rows for each in bins), default=1)
+    for each in bins:
+        bar = "█" * max(1 if each.rows else 0, round(each.rows / most * _BAR))
+        console.print(f"{each.shortest:>6}–{each.longest:<6} {each.rows:>8}  {bar}", markup=False)
+    console.print(f"data     {prepared.summary.line()}", markup=False)
+    if padding:
+        console.print(f"padding  {padding} of rows drawn at random, where batches are padded", markup=False)
+    for line in prepared.bad.lines():
+        console.print(f"skipped  {line}", markup=False)
+
+
+def _marked(view: RowView, *, colour: bool) -> Any:
+    from rich.text import Text
+
+    text = Text()
+    for piece in view.pieces:
+        if colour:
+            text.append(piece.text, style="green" if piece.trained else "dim")
+        else:
+            text.append(f"⟦{piece.text}⟧" if piece.trained else piece.text)
+    return text

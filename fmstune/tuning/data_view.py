@@ -1,0 +1,87 @@
+"""What prepared data look like: a few rows as the model sees them, and how long the rows are."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from fmstune.tuning.labels import IGNORED
+
+_BINS = 8
+_BATCHES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that is trained, or that is not."""
+
+    text: str
+    trained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RowView:
+    """One row: its tokens, how many of them are trained, and its text in pieces."""
+
+    tokens: int
+    trained: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """How many `rows` have from `shortest` to `longest` tokens."""
+
+    shortest: int
+    longest: int
+    rows: int
+
+
+def view_rows(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, most: int) -> list[RowView]:
+    """The first rows (with `input_ids` and `labels`), at most `most` of them."""
+    return [
+        RowView(
+            len(row["input_ids"]),
+            sum(label != IGNORED for label in row["labels"]),
+            tuple(_pieces(row["input_ids"], row["labels"], tokenizer)),
+        )
+        for row in islice(rows, most)
+    ]
+
+
+def _pieces(ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Iterator[Piece]:
+    # Beginnings are decoded, not the parts: many tokenizers drop the space that a part begins with.
+    shown, end = "", 0
+    for ignored, group in groupby(labels, key=lambda label: label == IGNORED):
+        end += len(list(group))
+        text = tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
+        yield Piece(text[len(shown) :], not ignored)
+        shown = text
+
+
+def histogram(lengths: Sequence[int]) -> list[Bin]:
+    """The lengths in bins of one width."""
+    if not lengths:
+        return []
+    shortest, longest = min(lengths), max(lengths)
+    width = max(1, math.ceil((longest - shortest + 1) / _BINS))
+    starts = range(shortest, longest + 1, width)
+    counts = [0] * len(starts)
+    for length in lengths:
+        counts[(length - shortest) // width] += 1
+    return [
+        Bin(start, min(start + width - 1, longest), rows) for start, rows in zip(starts, counts, strict=True)
+    ]
+
+
+def padding_share(lengths: Sequence[int], batch_size: int, seed: int) -> float:
+    """The part of a padded batch's positions that would hold no token, in batches drawn at random."""
+    order = random.Random(seed)
+    drawn = [order.choices(lengths, k=min(batch_size, len(lengths))) for _ in range(_BATCHES)]
+    return 1 - sum(map(sum, drawn)) / sum(max(rows) * len(rows) for rows in drawn)
