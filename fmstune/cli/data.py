@@ -62,14 +62,14 @@ def data(
     from fmstune.tuning.run import quiet_libraries
 
     quiet_libraries()
-    from fmstune.tuning.data import prepare
     from fmstune.tuning.data_view import histogram, padding_share, view_rows
     from fmstune.tuning.model import load_tokenizer
+    from fmstune.tuning.prepared import prepare_once
 
     training = resolved.training
     seed = int(training.get("seed", 42))
     tokenizer = load_tokenizer(resolved.model)
-    prepared = prepare(resolved.data, tokenizer, training.get("max_length", 1024), seed)
+    prepared = prepare_once(resolved.data, tokenizer, training.get("max_length", 1024), seed)
     views = view_rows(prepared.train, tokenizer, rows)
     lengths = [] if prepared.summary.streaming else [len(ids) for ids in prepared.train["input_ids"]]
     bins = histogram(lengths)

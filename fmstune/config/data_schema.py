@@ -130,6 +130,10 @@ class DataConfig:
         default=False,
         metadata={"help": "Leave damaged rows out, and list them in skipped_rows.jsonl of the run."},
     )
+    cache: bool = field(
+        default=True,
+        metadata={"help": "Keep prepared data for later runs, in ~/.cache/fmstune or FMSTUNE_CACHE."},
+    )
     streaming: bool = field(
         default=False,
         metadata={"help": "Read the training data while training, for what does not fit into memory."},

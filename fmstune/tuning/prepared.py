@@ -126,6 +126,8 @@ def _locked(entry: Path) -> Iterator[None]:
 
 def _load(entry: Path) -> PreparedData | None:
     """What an entry holds; `None` when there is none, or it is damaged."""
+    if not entry.exists():
+        return None
     try:
         raw = json.loads((entry / _SUMMARY).read_text(encoding="utf-8"))
         sources = tuple(SourceSummary(**each) for each in raw.pop("sources"))
@@ -134,8 +136,6 @@ def _load(entry: Path) -> PreparedData | None:
         evaluation = datasets.load_from_disk(str(entry / "eval")) if summary.eval_rows else None
         len(train[-1]["labels"]), evaluation and len(evaluation[-1]["labels"])  # the last row is there
         os.utime(entry)
-    except FileNotFoundError:
-        return None
     except Exception:  # damaged in any of the ways that files can be: it is made anew
         shutil.rmtree(entry, ignore_errors=True)
         return None

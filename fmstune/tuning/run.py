@@ -377,7 +377,11 @@ def is_main_process() -> bool:
 def quiet_libraries() -> None:
     """Turn off what libraries print by themselves, and TRL's message to a hub at each trainer's start
     (unless the user has decided about that himself). Before their import: they read it then."""
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"):
+    for name in (
+        "HF_HUB_DISABLE_TELEMETRY",
+        "HF_HUB_DISABLE_PROGRESS_BARS",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS",
+    ):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

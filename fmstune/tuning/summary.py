@@ -47,6 +47,7 @@ class DataSummary:
     duplicates: int = 0
     eval_in_train: int = 0
     streaming: bool = False
+    prepared_before: bool = False
     sources: tuple[SourceSummary, ...] = ()
     """More than one, where the data are a mixture."""
 
@@ -79,6 +80,8 @@ class DataSummary:
             parts.append(f"{self.skipped} bad rows skipped")
         if self.duplicates:
             parts.append(f"{self.duplicates} rows repeat others")
+        if self.prepared_before:
+            parts.append("prepared before")
         if self.eval_rows:
             parts.append(f"eval {self.eval_rows} rows")
         if self.eval_in_train:

@@ -18,7 +18,7 @@ from trl import SFTTrainer
 from fmstune.config.errors import ConfigError
 from fmstune.config.schema import LoraConfig, RunConfig
 from fmstune.trackers.base import Tracker
-from fmstune.tuning.data import DataSummary, PreparedData, prepare
+from fmstune.tuning.data import DataSummary, PreparedData
 from fmstune.tuning.device import Precision, precision
 from fmstune.tuning.disk import GuardedSaving
 from fmstune.tuning.extensions import Extensions
@@ -29,6 +29,7 @@ from fmstune.tuning.model import load_model, load_tokenizer
 from fmstune.tuning.nonfinite import GuardedTraining
 from fmstune.tuning.padding_free import Padding, decide
 from fmstune.tuning.preference_data import PreferenceData, PreferenceSummary, prepare_preferences
+from fmstune.tuning.prepared import prepare_once
 from fmstune.tuning.reading.bad_rows import FILE_NAME as SKIPPED_ROWS
 from fmstune.tuning.reading.bad_rows import BadRows
 
@@ -100,7 +101,7 @@ def build_trainer(
     data: PreparedData | PreferenceData
     if method == "sft":
         longest = None if packing else max_length
-        data = prepare(config.data, tokenizer, longest, seed, output_dir / SKIPPED_ROWS)
+        data = prepare_once(config.data, tokenizer, longest, seed, output_dir / SKIPPED_ROWS)
     else:
         data = prepare_preferences(config.data, method, tokenizer, seed, output_dir / SKIPPED_ROWS)
     clock.append(time.perf_counter())
