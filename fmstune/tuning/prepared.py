@@ -35,6 +35,7 @@ _WORTH_SECONDS = 3.0
 """What is prepared faster is not kept, unless several processes need it."""
 _DAYS = 30
 """Entries that nobody has used for so long are removed."""
+_PLACES = "places.json"
 _SUMMARY = "summary.json"  # written last: an entry without it is not complete
 
 
@@ -132,6 +133,7 @@ def _load(entry: Path) -> PreparedData | None:
         raw = json.loads((entry / _SUMMARY).read_text(encoding="utf-8"))
         sources = tuple(SourceSummary(**each) for each in raw.pop("sources"))
         summary = replace(DataSummary(**raw), sources=sources, prepared_before=True)
+        places = json.loads((entry / _PLACES).read_text(encoding="utf-8"))
         train = datasets.load_from_disk(str(entry / "train"))
         evaluation = datasets.load_from_disk(str(entry / "eval")) if summary.eval_rows else None
         len(train[-1]["labels"]), evaluation and len(evaluation[-1]["labels"])  # the last row is there
@@ -139,7 +141,7 @@ def _load(entry: Path) -> PreparedData | None:
     except Exception:  # damaged in any of the ways that files can be: it is made anew
         shutil.rmtree(entry, ignore_errors=True)
         return None
-    return PreparedData(train, evaluation, summary, BadRows())
+    return PreparedData(train, evaluation, summary, BadRows(), places)
 
 
 def _store(made: PreparedData, entry: Path) -> None:
@@ -152,6 +154,7 @@ def _store(made: PreparedData, entry: Path) -> None:
             for name, rows in sets:
                 if rows is not None:
                     rows.save_to_disk(str(scratch / name))
+            (scratch / _PLACES).write_text(json.dumps(list(made.places)), encoding="utf-8")
             (scratch / _SUMMARY).write_text(json.dumps(asdict(made.summary)), encoding="utf-8")
             scratch.replace(entry)
         finally:

@@ -52,6 +52,7 @@ def test_the_second_time_the_same_rows_come_from_the_cache() -> None:
     first, second = prepared(), prepared()
     assert (first.summary.prepared_before, second.summary.prepared_before) == (False, True)
     assert rows(first) == rows(second)
+    assert list(first.places) == list(second.places) == [f"a.jsonl line {n}" for n in (1, 2, 3)]
     assert dataclasses.replace(second.summary, prepared_before=False) == first.summary
     assert "prepared before" in second.summary.line()
 
