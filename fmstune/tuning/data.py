@@ -30,8 +30,8 @@ __all__ = ["IGNORED", "DataSummary", "PreparedData", "prepare"]
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Data sets with the columns `input_ids` and `labels`. `bad` are the rows that were left out; `places` says
-    where each training row is from, but for those of a stream."""
+    """Data sets with the columns `input_ids` and `labels`. `bad` are the rows that were left out; `places`
+    says where each training row is from, but for those of a stream."""
 
     train: datasets.Dataset | datasets.IterableDataset
     eval: datasets.Dataset | None

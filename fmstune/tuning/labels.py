@@ -20,8 +20,8 @@ _BATCH = 512
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A row as tokens, with the place that it is from, cut to the greatest length; `cut` says whether it was longer. `trained` counts the
-    tokens that the loss counts, none where all of them were cut off."""
+    """A row as tokens, with the place that it is from, cut to the greatest length; `cut` says whether it was
+    longer. `trained` counts the tokens that the loss counts, none where all of them were cut off."""
 
     place: str
     ids: list[int]

@@ -62,8 +62,7 @@ def tokenise(reader: Reader, labeller: Labeller) -> Tokenised:
 
     Raises `DataError`, also when there are no rows.
     """
-    facts: list[array[int]] = [array("q") for _ in range(5)]
-    index, length, trained, cut, hashes = facts
+    index, length, trained, cut, hashes = (array("q") for _ in range(5))  # eight bytes each
     places: list[str] = []
     pieces: list[pa.RecordBatch] = []
     piece: list[TokenRow] = []
@@ -84,7 +83,16 @@ def tokenise(reader: Reader, labeller: Labeller) -> Tokenised:
     if not len(index):
         raise reader.no_rows()
     table = pa.Table.from_batches([*pieces, _batch(piece)], schema=_SCHEMA)
-    return Tokenised(reader, table, *(np.array(each, dtype=np.int64) for each in facts), places)
+    return Tokenised(
+        reader=reader,
+        table=table,
+        index=np.array(index, dtype=np.int64),
+        length=np.array(length, dtype=np.int64),
+        trained=np.array(trained, dtype=np.int64),
+        cut=np.array(cut, dtype=np.int64),
+        hashes=np.array(hashes, dtype=np.int64),
+        places=places,
+    )
 
 
 def _batch(rows: Iterable[TokenRow]) -> pa.RecordBatch:
