@@ -107,8 +107,9 @@ def closest(name: str, known: Iterable[str], aliases: Mapping[str, str] = ALIASE
     means = {_plain(alias): key for alias, key in aliases.items() if key in names}
     means |= {_plain(entry.rpartition(".")[2]): entry for entry in reversed(names)}
     means |= {_plain(entry): entry for entry in names}
-    if last in means:
-        return means[last]
+    for asked in (_plain(name), last):
+        if asked in means:
+            return means[asked]
     import difflib  # only when something is wrong
 
     for candidate in difflib.get_close_matches(last, means, n=3, cutoff=_CLOSE):

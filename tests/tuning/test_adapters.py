@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from fmstune import demo
 from fmstune.config.errors import ConfigError
@@ -259,3 +259,25 @@ def test_a_damaged_adapter_is_told(plain: Path) -> None:
 def test_what_does_not_go_with_prompt_tuning_is_told(sets: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(None, (), ["prompt_tuning.enabled=true", *sets])
+
+
+@pytest.mark.parametrize("method", ["dpo", "reward"])
+def test_adapters_of_other_methods_are_gone_on_from_and_merged(method: str) -> None:
+    rows = [
+        {"prompt": f"What is {n} and {n}?", "chosen": f"It is {2 * n}.", "rejected": "No."} for n in range(8)
+    ]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sets = (f"run.method={method}", "data.train=pairs.jsonl", "training.max_steps=2")
+    train(Path("first"), *sets, "lora.enabled=true", "training.seed=5")
+    shown = train(Path("second"), *sets, model="first")
+    assert "LoRA r=16 on" in shown
+    merge(locate("second"), Path("merged"), dtype="auto", base=None, trust_remote_code=False)
+    kind = AutoModelForSequenceClassification if method == "reward" else AutoModelForCausalLM
+    merged, report = kind.from_pretrained("merged", output_loading_info=True)
+    assert not report["missing_keys"]
+    reward = method == "reward"
+    ours = load_model(ModelConfig(path="second"), lora=True, seed=0, reward=reward, trainable=False).model
+    assert torch.allclose(logits(merged), logits(ours), atol=1e-4)
+    assert (locate("second").scores, locate("merged").scores) == (reward, reward)
+    with pytest.raises(ModelError, match=r"is of a (reward|language) model"):
+        load_model(ModelConfig(path="second"), lora=True, seed=0, reward=not reward)
