@@ -230,8 +230,8 @@ def _matched(pattern: str, modules: Sequence[str], setting: str) -> list[str]:
 def _refuse_head(names: Sequence[str], setting: str) -> None:
     if any(name.rpartition(".")[2] == "lm_head" for name in names):
         raise ConfigError(
-            f"{setting} has lm_head, on which the trainer allows no adapter; put it into lora.modules_to_save "
-            "to train it whole."
+            f"{setting} has lm_head, on which the trainer allows no adapter; put it into "
+            "lora.modules_to_save to train it whole."
         )
 
 
