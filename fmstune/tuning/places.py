@@ -47,6 +47,9 @@ def _in_directory(path: Path) -> Place:
     if holds_adapter(path) or (path / "config.json").is_file():
         return _place(path, checkpoint=False)
     checkpoint = newest_checkpoint(path)
+    files = sorted(str(entry) for entry in path.glob("*.gguf"))
+    if checkpoint is None and files:
+        raise ModelError(f"{path} holds no model but GGUF files; give one of them, such as {files[0]}.")
     if checkpoint is None:
         raise ModelError(
             f"{path} holds no model, no adapter and no checkpoint: there is neither config.json nor "

@@ -125,6 +125,11 @@ def test_a_directory_of_gguf_files_says_which_there_are() -> None:
     write_demo(Path("demo.gguf"), seed=6)
     with pytest.raises(ModelError, match=r"give one of its GGUF files, such as 'demo.gguf'"):
         train(Path("out"), model=".")
+    with pytest.raises(
+        ModelError, match=r"holds no model but GGUF files; give one of them, such as demo.gguf"
+    ):
+        locate(".")
+    assert locate("demo.gguf").path == "demo.gguf"
 
 
 @pytest.mark.parametrize(
