@@ -8,6 +8,8 @@ import typer
 
 from fmstune.cli import config, trackers
 from fmstune.cli.data import data
+from fmstune.cli.generate import generate
+from fmstune.cli.merge import merge
 from fmstune.cli.train import train
 
 app = typer.Typer(
@@ -19,6 +21,8 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(data)
+app.command()(generate)
+app.command()(merge)
 app.add_typer(trackers.app, name="trackers")
 app.add_typer(config.app, name="config")
 

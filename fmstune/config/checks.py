@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from fmstune.config.adapter_checks import adapter_problems
 from fmstune.config.data_checks import data_problems
 from fmstune.config.data_files import exists, is_local
 from fmstune.config.errors import shown, together
@@ -27,8 +28,8 @@ _STEPS = ("logging_steps", "eval_steps", "save_steps")
 def check_together(config: RunConfig) -> RunConfig:
     """The configuration, when its parts fit together. Raises `ConfigError` with all that does not."""
     problems = [*_evaluation(config), *_training(config), *_paths(config), *missing(config)]
-    problems += [f"{_at(config, key)}{what}" for key, what in method_problems(config)]
-    problems += [f"{_at(config, key)}{what}" for key, what in data_problems(config)]
+    found = (*method_problems(config), *data_problems(config), *adapter_problems(config))
+    problems += [f"{_at(config, key)}{what}" for key, what in found]
     if problems:
         raise together(problems)
     return config
@@ -118,7 +119,8 @@ def _training(config: RunConfig) -> Iterator[str]:
 
 def _paths(config: RunConfig) -> Iterator[str]:
     model = config.model.path
-    if model != "demo" and is_local(model) and not exists(config.base_dir / model):
+    gguf = model.lower().endswith(".gguf")  # see `adapter_problems`
+    if model != "demo" and not gguf and is_local(model) and not exists(config.base_dir / model):
         yield (
             f"{_at(config, 'model.path')}model.path = {shown(model)}: there is no such directory."
             f"{similar_file(Path(model), config.base_dir)}"

@@ -27,7 +27,7 @@ def to_mapping(config: RunConfig) -> dict[str, Any]:
     for name in ("train", "eval"):
         tables["data"][name] = written_sources(getattr(config.data, name))
     tables["training"] = {k: v for k, v in config.training.items() if k != "output_dir"}
-    for name in ("lora", "run", "samples", "tracking"):
+    for name in ("lora", "prompt_tuning", "run", "samples", "tracking"):
         tables[name] = dataclasses.asdict(getattr(config, name))
     if config.trackers:
         tables["trackers"] = {name: dict(options) for name, options in config.trackers.items()}

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 from fmstune.config.checks import check_together
 from fmstune.config.errors import ConfigError, shortened, shown_path, together
+from fmstune.config.model_files import with_adapter
 from fmstune.config.schema import (
     DEMO,
     DEMO_PREFERENCE_LEARNING_RATE,
     DEMO_TRAINING,
     LORA_LEARNING_RATES,
     OWNED_TRAINING,
+    PROMPT_TUNING_LEARNING_RATE,
     RENAMED_TRAINING,
     TABLES,
     TRAINING_BOUNDS,
@@ -59,6 +61,7 @@ def load(
     sources = gather(config_path, flags, sets, cwd)
     checked = _newer_names(_check_all(sources.given))
     _choose_demo(checked, sources.file)
+    of_adapter = with_adapter(checked, {key: given.origin for key, given in sources.given.items()}, cwd)
     demo = checked["model.path"] == DEMO and _is_demo(checked["data.train"])
     defaults = _training_defaults(checked, demo=demo)
     training = {key.partition(".")[2]: value for key, value in checked.items() if key.startswith("training.")}
@@ -70,6 +73,7 @@ def load(
         params=own_params,
         origins={
             **dict.fromkeys(table_keys(), "default"),
+            **of_adapter,
             **dict.fromkeys((f"training.{name}" for name in defaults), "default"),
             **sources.origins,
             **_newer_names({key: given.origin for key, given in sources.given.items()}),
@@ -191,6 +195,8 @@ def _training_defaults(checked: Mapping[str, Any], *, demo: bool) -> dict[str, A
             del defaults["eval_strategy"], defaults["eval_steps"]
         if "training.num_train_epochs" in checked:
             del defaults["max_steps"]  # it would win over the epochs that were asked for
+    if checked.get("prompt_tuning.enabled"):
+        defaults["learning_rate"] = PROMPT_TUNING_LEARNING_RATE
     defaults |= _keep_best(checked, defaults)
     return {name: value for name, value in defaults.items() if f"training.{name}" not in checked}
 

@@ -26,7 +26,14 @@ class ModelConfig:
     """The table `[model]`."""
 
     path: str = field(
-        default="", metadata={"help": "Directory of the model, its name on the hub, or `demo`."}
+        default="",
+        metadata={
+            "help": "The model: a directory, a .gguf file, a name on the hub, or `demo`. A directory with an "
+            "adapter is trained on."
+        },
+    )
+    gguf_file: str | None = field(
+        default=None, metadata={"help": "The .gguf file to take, of a directory or hub name that has some."}
     )
     revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of a model on the hub."}
@@ -36,6 +43,13 @@ class ModelConfig:
         metadata={
             "help": "What the weights are held in; auto: float32 for weights that are trained.",
             "choices": ("auto", "float32", "bfloat16", "float16"),
+        },
+    )
+    quantization: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hold the frozen weights under a LoRA adapter in so many bits (QLoRA); needs a GPU.",
+            "choices": ("4bit", "8bit"),
         },
     )
     attn_implementation: str | None = field(
@@ -144,6 +158,29 @@ class LoraConfig:
             "choices": ("none", "all", "lora_only"),
         },
     )
+    rslora: bool = field(
+        default=False, metadata={"help": "Scale by alpha / √r instead (rsLoRA), which suits large ranks."}
+    )
+    dora: bool = field(
+        default=False, metadata={"help": "Learn the size of each weight apart from its direction (DoRA)."}
+    )
+    modules_to_save: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "Modules that are trained whole besides, and saved with the adapter."},
+    )
+
+
+@dataclass(frozen=True)
+class PromptTuningConfig:
+    """The table `[prompt_tuning]`: words before each text that are learnt, for a model that stays frozen."""
+
+    enabled: bool = field(
+        default=False, metadata={"help": "Train virtual tokens before each text instead of weights."}
+    )
+    tokens: int = field(default=20, metadata={"help": "How many virtual tokens are learnt.", "min": 1})
+    text: str | None = field(
+        default=None, metadata={"help": "The text whose embeddings they begin as; else random ones."}
+    )
 
 
 @dataclass(frozen=True)
@@ -179,6 +216,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     training: Mapping[str, Any] = field(default_factory=dict)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    prompt_tuning: PromptTuningConfig = field(default_factory=PromptTuningConfig)
     run: RunSettings = field(default_factory=RunSettings)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -195,6 +233,13 @@ class RunConfig:
         return "" if origin == "default" else f"{origin}: "
 
     @property
+    def adapter(self) -> str | None:
+        """What is trained instead of all weights: `lora`, `prompt tuning`, or nothing else."""
+        if self.prompt_tuning.enabled:
+            return "prompt tuning"
+        return "lora" if self.lora.enabled else None
+
+    @property
     def output_dir(self) -> str | None:
         """The run's directory, when one was chosen."""
         chosen: str | None = self.training.get("output_dir")
@@ -205,6 +250,7 @@ TABLES: dict[str, type[Any]] = {
     "model": ModelConfig,
     "data": DataConfig,
     "lora": LoraConfig,
+    "prompt_tuning": PromptTuningConfig,
     "run": RunSettings,
     "samples": SamplesConfig,
     "tracking": TrackingConfig,
@@ -232,6 +278,9 @@ LORA_LEARNING_RATE = 2e-4
 LORA_LEARNING_RATES = {"sft": LORA_LEARNING_RATE, "dpo": 1e-5, "kto": 1e-5, "reward": 1e-3}
 """An adapter starts from zero and takes ten times the rate of full weights (TRL's own advice), which are
 2e-5, 1e-6, 1e-6 and 1e-4."""
+
+PROMPT_TUNING_LEARNING_RATE = 3e-2
+"""Embeddings of a few tokens have to go far, and nothing else moves (PEFT's own example)."""
 
 DEMO_TRAINING: dict[str, Any] = {
     "max_steps": 60,

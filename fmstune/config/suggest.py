@@ -78,6 +78,14 @@ ALIASES = {
     "lora_dropout": "lora.dropout",
     "lora_bias": "lora.bias",
     "lora_target_modules": "lora.target_modules",
+    "lora_modules_to_save": "lora.modules_to_save",
+    "use_rslora": "lora.rslora",
+    "use_dora": "lora.dora",
+    "load_in_4bit": "model.quantization",
+    "load_in_8bit": "model.quantization",
+    "quantization_bit": "model.quantization",
+    "num_virtual_tokens": "prompt_tuning.tokens",
+    "prompt_tuning_init_text": "prompt_tuning.text",
     "report_to": "tracking.trackers",
     "tracker": "tracking.trackers",
     "strict_tracking": "tracking.strict",
@@ -99,8 +107,9 @@ def closest(name: str, known: Iterable[str], aliases: Mapping[str, str] = ALIASE
     means = {_plain(alias): key for alias, key in aliases.items() if key in names}
     means |= {_plain(entry.rpartition(".")[2]): entry for entry in reversed(names)}
     means |= {_plain(entry): entry for entry in names}
-    if last in means:
-        return means[last]
+    for asked in (_plain(name), last):
+        if asked in means:
+            return means[asked]
     import difflib  # only when something is wrong
 
     for candidate in difflib.get_close_matches(last, means, n=3, cutoff=_CLOSE):

@@ -24,6 +24,12 @@ def data_file(split: Literal["train", "eval"]) -> Path:
     return _HERE / "data" / f"{split}.jsonl"
 
 
+def seed_of(name: str) -> int | None:
+    """The seed in `demo:42`, which is how an adapter names the weights that it was made for."""
+    base, _, seed = name.partition(":")
+    return int(seed) if base == "demo" and seed.isdecimal() else None
+
+
 def build_model(seed: int = 42, *, reward: bool = False) -> PreTrainedModel:
     """The demo model in float32, its weights drawn from `seed`; torch's own random state is left alone.
 

@@ -42,10 +42,10 @@ tags: [fmstune, {learnt}, {method}]
 
 def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics: Mapping[str, float]) -> None:
     """Write the card as `README.md` into the run's directory."""
-    method = "lora" if config.lora.enabled else "full"
+    method = config.adapter or "full"
     rows = [f"| {name} | {metrics[name]:.4g} |" for name in _RESULTS if name in metrics]
     text = _CARD.format(
-        library="peft" if config.lora.enabled else "transformers",
+        library="peft" if config.adapter else "transformers",
         method=method,
         learnt=config.run.method,
         task="text-classification" if config.run.method == "reward" else "text-generation",

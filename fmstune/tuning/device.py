@@ -73,13 +73,18 @@ def _problems(config: RunConfig) -> Iterator[str]:
             f"{config.at('model.attn_implementation')}model.attn_implementation = {attention!r} is code for "
             "GPUs, and there is none; use sdpa."
         )
+    if on_cpu and config.model.quantization:
+        yield (
+            f"{config.at('model.quantization')}model.quantization = {config.model.quantization!r} needs a "
+            "GPU, and this run computes on a CPU; leave it out to train a LoRA adapter over whole weights."
+        )
     held = config.model.dtype
     if cuda and "flash" in attention and held == "float32" and not _mixed(training):
         yield (
             f"{config.at('model.attn_implementation')}model.attn_implementation = {attention!r} computes in "
             "bf16 or fp16 only; set training.bf16 = true, or use sdpa."
         )
-    if held == "float16" and precision(training).fp16 and not config.lora.enabled:
+    if held == "float16" and precision(training).fp16 and config.adapter is None:
         yield (
             f"{config.at('model.dtype')}model.dtype = 'float16' with training.fp16 cannot train all weights: "
             "their gradients would vanish; leave model.dtype out, or train an adapter (--lora)."

@@ -1,14 +1,20 @@
-"""Generating: what a model writes after a text."""
+"""Texts that a model writes: a first look at what was learnt, during the training or after it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from fmstune.tuning.errors import ModelError
 
 _BATCH = 8
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 def generate_texts(
@@ -18,41 +24,157 @@ def generate_texts(
     max_new_tokens: int,
     *,
     special: bool = False,
+    temperature: float = 0.0,
+    seed: int | None = None,
 ) -> list[str]:
-    """What `model` writes after each prompt, the likeliest token each time, without special tokens.
+    """What the model writes after each prompt, without the prompt and special tokens: the likeliest token
+    each time, or, with a `temperature` above 0, tokens drawn from `seed`.
 
     Prompts are texts as the model reads them; with `special` the tokenizer adds its own special tokens,
-    which a chat template has written already. The model is left as it was, in training mode or not, and no
-    random number is drawn.
+    which a chat template has written already. After a prompt that is empty, or as long as the model can
+    read, nothing is written. The model, its mode (training or not) and torch's random numbers are left as
+    they were.
     """
-    answers: list[str] = []
-    was_training, side = model.training, tokenizer.padding_side
-    model.eval()
-    tokenizer.padding_side = "left"
-    try:
-        for start in range(0, len(prompts), _BATCH):
-            texts = list(prompts[start : start + _BATCH])
-            inputs = tokenizer(
-                texts,
-                return_tensors="pt",
-                padding=True,
-                add_special_tokens=special,
-                return_token_type_ids=False,
-            ).to(model.device)
-            with torch.no_grad():
-                written = model.generate(
-                    **inputs,
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    temperature=None,
-                    top_p=None,
-                    top_k=None,
-                    use_cache=True,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
-            new = written[:, inputs["input_ids"].shape[1] :]
-            answers += tokenizer.batch_decode(new, skip_special_tokens=True)
-    finally:
-        model.train(was_training)
-        tokenizer.padding_side = side
+    ids = encoded(tokenizer, prompts, special=special)
+    room = room_of(model)
+    settings = _settings(model, tokenizer, special=special, temperature=temperature)
+    answers = [""] * len(prompts)
+    with _as_it_was(model), torch.no_grad(), warnings.catch_warnings():
+        # PEFT's word for virtual tokens: positions count them, whatever `generate` says of the text's.
+        warnings.filterwarnings("ignore", "Position ids are not supported")
+        if seed is not None:
+            torch.manual_seed(seed)
+        for batch in _batches(ids, max_new_tokens, room, alone=_has_virtual_tokens(model)):
+            rows = [ids[index] for index in batch]
+            width = max(map(len, rows))
+            settings.max_new_tokens = min(max_new_tokens, room - width) if room else max_new_tokens
+            inputs = _padded(rows, width, settings, model.device)
+            written = model.generate(**inputs, generation_config=settings)
+            texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
+            for index, text in zip(batch, texts, strict=True):
+                answers[index] = text
     return answers
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """A prompt as the user's words in the chat template. Raises `ModelError` when that refuses them."""
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # a template raises what it likes
+        raise ModelError(f"the chat template refuses the prompt: {error}") from error
+    assert isinstance(text, str)
+    return text
+
+
+def require_room(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, special: bool
+) -> None:
+    """Raises `ModelError` for a prompt after which nothing could be written."""
+    room = room_of(model)
+    for row in encoded(tokenizer, prompts, special=special):
+        if not row:
+            raise ModelError("a prompt is empty, and the model has no token to begin a text with.")
+        if room is not None and len(row) >= room:
+            raise ModelError(
+                f"a prompt has {len(row):,} tokens; the model reads at most {room:,}, its answer included."
+            )
+
+
+def encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, special: bool) -> list[list[int]]:
+    """The prompts' token ids."""
+    return [list(tokenizer(prompt, add_special_tokens=special)["input_ids"]) for prompt in prompts]
+
+
+def room_of(model: Any) -> int | None:
+    """How many tokens the model can read, those of its answer included; `None` when it does not say."""
+    room: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if room is None or not _has_virtual_tokens(model):
+        return room
+    return room - int(model.active_peft_config.num_virtual_tokens)
+
+
+def _has_virtual_tokens(model: Any) -> bool:
+    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
+
+
+def _batches(ids: Sequence[list[int]], most: int, room: int | None, *, alone: bool) -> Iterator[list[int]]:
+    """The indices of prompts that are answered together. Alone are those that leave less room for the answer
+    than others, and all where virtual tokens go before the padding, which would part them from the text."""
+    together = []
+    for index, row in enumerate(ids):
+        left = most if room is None else room - len(row)
+        if not row or left <= 0:
+            continue
+        if alone or left < most:
+            yield [index]
+        else:
+            together.append(index)
+    together.sort(key=lambda index: len(ids[index]))  # of similar length, so that little is padded
+    for start in range(0, len(together), _BATCH):
+        yield together[start : start + _BATCH]
+
+
+def _settings(
+    model: Any, tokenizer: PreTrainedTokenizerBase, *, special: bool, temperature: float
+) -> GenerationConfig:
+    """The model's own settings, greedy or sampled, with every token at which an answer ends."""
+    settings = copy.deepcopy(getattr(model, "generation_config", None) or GenerationConfig())
+    settings.do_sample = temperature > 0
+    settings.num_beams = 1
+    settings.use_cache = True
+    settings.max_length = None
+    if temperature > 0:
+        settings.temperature = temperature
+    else:
+        for name in _SAMPLING:
+            setattr(settings, name, None)
+    own = settings.eos_token_id
+    ends = {*(own if isinstance(own, (list, tuple)) else [own]), tokenizer.eos_token_id}
+    if tokenizer.chat_template and not special:
+        ends.add(_end_of_turn(tokenizer))
+    settings.eos_token_id = sorted(token for token in ends if token is not None) or None
+    if tokenizer.pad_token_id is not None:
+        settings.pad_token_id = tokenizer.pad_token_id
+    elif settings.pad_token_id is None:  # any token will do: it is masked before, and cut off after
+        settings.pad_token_id = settings.eos_token_id[0] if settings.eos_token_id else 0
+    return settings
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that the chat template ends an answer with, which base models do not stop at."""
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "fmstune"}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # a template that wants more than that; the other ends remain
+        return None
+    after = tokenizer(text.rpartition("fmstune")[2], add_special_tokens=False)["input_ids"]
+    added = tokenizer.added_tokens_decoder.items()
+    special = {*tokenizer.all_special_ids, *(index for index, token in added if token.special)}
+    return after[0] if after and after[0] in special else None
+
+
+def _padded(
+    rows: Sequence[list[int]], width: int, settings: GenerationConfig, device: Any
+) -> dict[str, torch.Tensor]:
+    pad = settings.pad_token_id
+    ids = [[pad] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return {
+        "input_ids": torch.tensor(ids, device=device),
+        "attention_mask": torch.tensor(mask, device=device),
+    }
+
+
+@contextlib.contextmanager
+def _as_it_was(model: Any) -> Iterator[None]:
+    """Evaluation mode within; then each module's own mode, and torch's random numbers, as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    with torch.random.fork_rng():
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode

@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 from accelerate.logging import MultiProcessAdapter
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fmstune.config.errors import ConfigError
@@ -91,7 +92,12 @@ def build_tuner(
     for settings that TRL refuses.
     """
     more: dict[str, Any] = {}
-    alone = peft_config is not None or getattr(args, "precompute_ref_log_probs", False)
+    # An adapter's model without it is the reference.
+    alone = (
+        peft_config is not None
+        or isinstance(model, PeftModel)
+        or getattr(args, "precompute_ref_log_probs", False)
+    )
     if method in _WITH_REFERENCE and not alone:
         from trl import create_reference_model
 

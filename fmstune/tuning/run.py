@@ -322,6 +322,8 @@ def _describe(built: BuiltTrainer, out: RunConsole) -> None:
     trained = "" if share == 1 else f", {share:.2%} trained"
     count = _count(identity["parameters"])
     out.say("model", f"{identity['path']} · {count} parameters{trained} · {built.precision.line()}")
+    if built.adapter:
+        out.say("adapter", built.adapter)
     padding = f" · {built.padding.line()}" if built.padding else ""
     out.say("data", f"{built.data.line()}{padding}")
     for note in built.notes:

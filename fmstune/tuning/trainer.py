@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig as PeftLoraConfig
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTTrainer
 
 from fmstune.config.errors import ConfigError
-from fmstune.config.schema import LoraConfig, RunConfig
+from fmstune.config.schema import RunConfig
 from fmstune.trackers.base import Tracker
+from fmstune.tuning import adapters
 from fmstune.tuning.data import DataSummary, PreparedData
 from fmstune.tuning.device import Precision, precision
 from fmstune.tuning.disk import GuardedSaving
@@ -75,6 +75,8 @@ class BuiltTrainer:
     padding: Padding | None
     """What padding means for the training; `None` where rows are packed, and for pairs of answers."""
     precision: Precision
+    adapter: str | None = None
+    """What is trained instead of all weights, for people."""
     notes: tuple[str, ...] = ()
     """What TRL has to say of the data and the settings."""
     places: Sequence[str] = ()
@@ -105,13 +107,14 @@ def build_trainer(
     else:
         data = prepare_preferences(config.data, method, tokenizer, seed, output_dir / SKIPPED_ROWS)
     clock.append(time.perf_counter())
-    loaded = load_model(config.model, lora=config.lora.enabled, seed=seed, reward=method == "reward")
+    frozen = config.adapter is not None
+    loaded = load_model(config.model, lora=frozen, seed=seed, reward=method == "reward")
     clock.append(time.perf_counter())
 
     attached = {
         "callbacks": [tracker.get_hf_callback(), *extensions.callbacks],
         "compute_metrics": extensions.compute_metrics,
-        "peft_config": _peft_config(config.lora, method) if config.lora.enabled else None,
+        "peft_config": adapters.peft_config(config, loaded.model),
     }
     args = training_arguments(config, output_dir, packing=packing, max_length=max_length)
     trainer: Any
@@ -130,7 +133,10 @@ def build_trainer(
             processing_class=tokenizer,
             **attached,
         )
-        padding = _without_padding(trainer, config.training.get("padding_free"), seed)
+        # Virtual tokens go before each row of a batch, which without padding is one.
+        avoidable = False if config.prompt_tuning.enabled else config.training.get("padding_free")
+        padding = _without_padding(trainer, avoidable, seed)
+    adapters.ready_for_checkpoints(trainer.model)
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, besides our own lines
     tracker.set_params(dict(loaded.identity), "model")
     tracker.set_params(summary.as_params(), "data")
@@ -146,9 +152,10 @@ def build_trainer(
         summary,
         data.bad,
         _steps(trainer, summary.rows),
-        trainer.model.num_parameters(only_trainable=True),
+        sum(weights.numel() for weights in trainer.model.parameters() if weights.requires_grad),
         padding,
         precision(config.training),
+        adapters.describe(trainer.model),
         notes,
         data.places if isinstance(data, PreparedData) and not packing else (),
     )
@@ -203,18 +210,6 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
     except (ValueError, TypeError, ImportError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"[training] is refused by TRL: {reason}") from error
-
-
-def _peft_config(lora: LoraConfig, method: str) -> PeftLoraConfig:
-    targets = lora.target_modules
-    return PeftLoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        bias=lora.bias,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        task_type="SEQ_CLS" if method == "reward" else "CAUSAL_LM",
-    )
 
 
 def _steps(trainer: Any, rows: int) -> int:

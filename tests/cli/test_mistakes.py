@@ -43,7 +43,7 @@ def fmstune(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def told(here: Path, *arguments: str) -> str:
     """The one line that the command leaves, which has failed as a mistake does."""
-    before = {path: path.read_bytes() for path in here.iterdir()}
+    before = files(here)
     done = fmstune(here, *arguments)
     assert done.returncode == 2, done
     assert done.stdout == ""
@@ -52,8 +52,12 @@ def told(here: Path, *arguments: str) -> str:
     assert line.startswith("error: ")
     assert line.isprintable()
     assert len(line) < 400
-    assert {path: path.read_bytes() for path in here.iterdir()} == before
+    assert files(here) == before
     return line
+
+
+def files(here: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_the_meant_setting_is_found(name: str, meant: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("banana", "temperature", "top_p", "quantization", "num_beams", "sweep", "ema", "hidden_size"),
+        *("banana", "temperature", "top_p", "num_beams", "sweep", "ema", "hidden_size"),
         *("patience", "clip", "reward_model", "use_flash", "strategy", "use_ring_attention", "kl_coef"),
         "training.zzz",
         "--lr",

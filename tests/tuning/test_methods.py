@@ -339,8 +339,8 @@ def test_calls_of_tools_reach_the_template_without_the_empty_fields_of_a_table()
 
 
 def test_what_trl_refuses_is_told_as_a_setting() -> None:
-    with pytest.raises(ConfigError, match=r"\[training\] is refused by TRL: .*lm_head"):
-        build("dpo", "lora.enabled=true", "lora.target_modules=['lm_head']")
+    with pytest.raises(ConfigError, match=r"\[training\] is refused by TRL: .*f_divergence_type"):
+        build("dpo", "training.f_divergence_type=js_divergence", 'training.loss_type=["apo_zero"]')
 
 
 def test_an_unequal_number_of_labels_is_said_once_with_the_advised_weights() -> None:

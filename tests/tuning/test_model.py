@@ -88,9 +88,11 @@ def test_an_empty_directory_is_no_model(tmp_path: Path) -> None:
     assert "holds no model: there is no config.json in it" in refused(tmp_path)
 
 
-def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+def test_an_adapter_that_does_not_say_what_it_is_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    assert "holds an adapter, not a model" in refused(tmp_path)
+    assert "is no adapter's configuration: it has no peft_type" in refused(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert "does not say what model it was made for" in refused(tmp_path)
 
 
 def damage(name: str, data: bytes) -> Callable[[Path], object]:

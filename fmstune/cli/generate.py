@@ -1,0 +1,101 @@
+"""`fmstune generate`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+
+def generate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A run, checkpoint, adapter, model or GGUF file, or a name on the hub.",
+            metavar="RUN_OR_MODEL",
+        ),
+    ],
+    prompts: Annotated[
+        list[str],
+        typer.Option(
+            "--prompt",
+            help="What to answer; may be given several times; - reads standard input.",
+            metavar="P",
+        ),
+    ],
+    max_new_tokens: Annotated[
+        int, typer.Option(help="The longest answer, in tokens.", min=1, metavar="N")
+    ] = 200,
+    temperature: Annotated[
+        float, typer.Option(help="How freely words are drawn; 0 takes the likeliest.", min=0, metavar="T")
+    ] = 0.0,
+    seed: Annotated[
+        int, typer.Option(help="The seed of what is drawn.", min=0, max=2**32 - 1, metavar="S")
+    ] = 42,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Go on with the prompt as it is, without a chat template.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(help="An adapter's base model, if it is not where the adapter says.", metavar="MODEL"),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the Python code that a model on the hub brings.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Let a model answer: a first look at what it has learnt."""
+    import json
+
+    from fmstune.cli.screen import screen
+    from fmstune.config.errors import ConfigError
+    from fmstune.config.schema import ModelConfig
+    from fmstune.tuning.console import RunConsole
+    from fmstune.tuning.errors import ModelError
+    from fmstune.tuning.places import locate
+    from fmstune.tuning.run import quiet_libraries
+
+    console = RunConsole(screen())
+    place = locate(model)
+    if prompts.count("-") > 1:
+        raise ConfigError("--prompt - reads all of standard input, which is there once; give it once.")
+    if place.scores:
+        raise ModelError(f"{place.path} is a reward model: it gives texts numbers, and writes none.")
+    texts = [_standard_input() if prompt == "-" else prompt for prompt in prompts]
+    if place.checkpoint:
+        console.say("model", f"{model} came to no end; its newest checkpoint is {place.path}")
+    quiet_libraries()
+    from fmstune.tuning.generate import generate_texts, rendered, require_room
+    from fmstune.tuning.model import load_for_use
+
+    config = ModelConfig(path=place.path, trust_remote_code=trust_remote_code)
+    loaded, tokenizer = load_for_use(config, base=base)
+    chat = bool(tokenizer.chat_template) and not raw
+    read = [rendered(tokenizer, text) if chat else text for text in texts]
+    require_room(loaded, tokenizer, read, special=not chat)
+    answers = generate_texts(
+        loaded, tokenizer, read, max_new_tokens, special=not chat, temperature=temperature, seed=seed
+    )
+    answers = [answer.strip() if chat else answer for answer in answers]
+    if as_json:
+        rows = [{"prompt": text, "answer": answer} for text, answer in zip(texts, answers, strict=True)]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for text, answer in zip(texts, answers, strict=True):
+        if len(texts) > 1:
+            console.say("prompt", next(iter(text.strip().splitlines()), ""))
+        print(answer, flush=True)
+
+
+def _standard_input() -> str:
+    from fmstune.config.errors import ConfigError
+
+    try:
+        text = sys.stdin.read()
+    except UnicodeDecodeError:
+        raise ConfigError("--prompt -: standard input is not text in UTF-8.") from None
+    if not text.strip():
+        raise ConfigError("--prompt -: there is nothing on standard input.")
+    return text

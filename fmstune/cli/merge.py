@@ -1,0 +1,44 @@
+"""`fmstune merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def merge(
+    run: Annotated[
+        str, typer.Argument(help="The run, checkpoint or directory with the adapter.", metavar="RUN")
+    ],
+    out: Annotated[Path, typer.Argument(help="The directory to write the model to.", metavar="OUT")],
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="What the weights are written in; auto: as those of the base model."),
+    ] = "auto",
+    base: Annotated[
+        str | None,
+        typer.Option(help="The base model, if it is not where the adapter says.", metavar="MODEL"),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the Python code that a base on the hub brings.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Merge an adapter into its base model: a plain model with its tokenizer, as safetensors."""
+    from fmstune.cli.screen import screen
+    from fmstune.tuning import merge as merging
+    from fmstune.tuning.console import RunConsole
+    from fmstune.tuning.places import locate
+    from fmstune.tuning.run import quiet_libraries
+
+    console = RunConsole(screen())
+    place = locate(run)
+    merging.check(place, out)
+    if place.checkpoint:
+        console.say("adapter", f"{run} came to no end; its newest checkpoint is {place.path}")
+    quiet_libraries()
+    done = merging.merge(place, out, dtype=dtype, base=base, trust_remote_code=trust_remote_code)
+    console.say("merged", f"{done.adapter} into {done.base}")
+    console.say("saved", f"{out} · {done.bytes / 1e6:.1f} MB, {done.dtype}")

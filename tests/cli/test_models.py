@@ -1,0 +1,84 @@
+"""`fmstune merge` and `fmstune generate` as commands: quick to refuse, and quiet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fmstune import demo
+from tests.cli.test_mistakes import fmstune, here, told
+
+__all__ = ["here"]
+
+
+@pytest.mark.parametrize("command", ["merge", "generate"])
+def test_help_imports_nothing_heavy(command: str, here: Path) -> None:
+    done = fmstune(here, command, "--help")
+    assert done.returncode == 0
+    assert "IMPORTED" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("merge nothing out", "nothing: there is no such directory"),
+        ("merge ./nothing out", "./nothing: there is no such directory"),
+        ("merge whole out", "whole is a whole model, not an adapter: there is nothing to merge."),
+        ("merge prompt out", "learnt words before each text (prompt tuning), which are no weights to merge"),
+        ("merge broken out", "broken/adapter_config.json cannot be read"),
+        ("merge notes.txt out", "notes.txt is a file; give the directory"),
+        ("merge empty out", "empty holds no model, no adapter and no checkpoint"),
+        ("merge whole out --dtype float64", "'float64' is not one of"),
+        ("merge whole", "Missing argument 'OUT'"),
+        ("generate ./nothing --prompt a", "./nothing: there is no such directory"),
+        ("generate empty --prompt a", "empty holds no model, no adapter and no checkpoint"),
+        ("generate notes.gguf --prompt a", "this is no GGUF file, whatever its name says"),
+        ("generate demo --prompt -", "there is nothing on standard input"),
+        ("train --model prompt --data demo --lora", "exclude each other"),
+        (
+            "train --model adapter --data demo --set lora.alpha=7",
+            "lora.alpha = 7, but the adapter in adapter has",
+        ),
+        (
+            "train --model other --data demo",
+            "other' holds an adapter of the kind IA3; only LoRA and prompt tuning",
+        ),
+        ("train --set model.quantization=4bit", "add --lora"),
+        ("train --set model.quantization=3bit", "'3bit' is not one of 4bit, 8bit"),
+        ("train --model whole --data demo --output-dir whole", "is where the model to be trained is"),
+    ],
+)
+def test_what_is_wrong_is_told_at_once(arguments: str, says: str, here: Path) -> None:
+    (here / "notes.txt").write_text("notes")
+    (here / "notes.gguf").write_text("notes")
+    settings = {
+        "prompt": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4},
+        "adapter": {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "demo:1"},
+        "other": {"peft_type": "IA3"},
+    }
+    for name in ("empty", "whole", "broken", *settings):
+        (here / name).mkdir()
+    for name, written in settings.items():
+        (here / name / "adapter_config.json").write_text(json.dumps(written))
+    (here / "broken" / "adapter_config.json").write_text("{")
+    (here / "whole" / "config.json").write_text((demo.model_dir() / "config.json").read_text())
+    assert says in told(here, *arguments.split())
+
+
+def test_an_adapter_of_the_demo_is_merged_and_answers(here: Path) -> None:
+    done = fmstune(here, "train", "--lora", "--max-steps", "2", "--output-dir", "run")
+    assert done.returncode == 0, done.stderr
+    merged = fmstune(here, "merge", "run", "merged")
+    assert merged.returncode == 0, merged.stderr
+    lines = [line for line in merged.stderr.splitlines() if not line.startswith("IMPORTED")]
+    assert lines[0].startswith("merged   LoRA r=16 on down_proj, ")
+    assert lines[0].endswith(" into demo:42")
+    assert lines[1:] == ["saved    merged · 1.4 MB, float32"]
+    answers = [
+        fmstune(here, "generate", name, "--prompt", "What is it?", "--max-new-tokens", "5")
+        for name in ("run", "merged")
+    ]
+    assert answers[0].stdout == answers[1].stdout != ""
+    assert not [line for line in answers[0].stderr.splitlines() if not line.startswith("IMPORTED")]
