@@ -49,7 +49,8 @@ def train(
 
     from fmstune.cli.options import load_config
     from fmstune.tuning.console import RunConsole
-    from fmstune.tuning.run import is_main_process, quiet_libraries, run
+    from fmstune.tuning.environment import is_main_process, quiet_libraries
+    from fmstune.tuning.run import run
 
     file = Path(config) if config is not None else None
     resolved = load_config(file, _flags(settings or {}), [], [], None)

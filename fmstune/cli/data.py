@@ -59,7 +59,7 @@ def data(
     flags = [(key, value, flag) for (flag, key), value in zip(_FLAGS.items(), given, strict=True)]
     resolved = load_config(config, flags, sets or [], [], None)
 
-    from fmstune.tuning.run import quiet_libraries
+    from fmstune.tuning.environment import quiet_libraries
 
     quiet_libraries()
     from fmstune.tuning.data_view import histogram, padding_share, view_rows

@@ -53,9 +53,9 @@ def generate(
     from fmstune.config.errors import ConfigError
     from fmstune.config.schema import ModelConfig
     from fmstune.tuning.console import RunConsole
+    from fmstune.tuning.environment import quiet_libraries
     from fmstune.tuning.errors import ModelError
     from fmstune.tuning.places import locate
-    from fmstune.tuning.run import quiet_libraries
 
     console = RunConsole(screen())
     place = locate(model)

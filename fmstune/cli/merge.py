@@ -30,8 +30,8 @@ def merge(
     from fmstune.cli.screen import screen
     from fmstune.tuning import merge as merging
     from fmstune.tuning.console import RunConsole
+    from fmstune.tuning.environment import quiet_libraries
     from fmstune.tuning.places import locate
-    from fmstune.tuning.run import quiet_libraries
 
     console = RunConsole(screen())
     place = locate(run)

@@ -172,8 +172,9 @@ def train(
             return
 
     from fmstune.tuning.console import RunConsole
+    from fmstune.tuning.environment import is_main_process
     from fmstune.tuning.run import dry_run as foresee
-    from fmstune.tuning.run import is_main_process, run
+    from fmstune.tuning.run import run
 
     out = RunConsole(screen(), quiet=not is_main_process())
     if resolved.demo and resolved.origins["model.path"] == "default":

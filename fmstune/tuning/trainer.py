@@ -28,6 +28,7 @@ from fmstune.tuning.methods import arguments_class, build_tuner
 from fmstune.tuning.model import load_model, load_tokenizer
 from fmstune.tuning.nonfinite import GuardedTraining
 from fmstune.tuning.padding_free import Padding, decide
+from fmstune.tuning.positions import require_positions
 from fmstune.tuning.preference_data import PreferenceData, PreferenceSummary, prepare_preferences
 from fmstune.tuning.prepared import prepare_once
 from fmstune.tuning.reading.bad_rows import FILE_NAME as SKIPPED_ROWS
@@ -110,6 +111,7 @@ def build_trainer(
     frozen = config.adapter is not None
     loaded = load_model(config.model, lora=frozen, seed=seed, reward=method == "reward")
     clock.append(time.perf_counter())
+    too_long = require_positions(loaded.model, data.summary.longest) if method == "sft" else None
 
     attached = {
         "callbacks": [tracker.get_hf_callback(), *extensions.callbacks],
@@ -120,7 +122,7 @@ def build_trainer(
     trainer: Any
     summary: DataSummary | PreferenceSummary = data.summary
     padding: Padding | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = (too_long,) if too_long else ()
     if isinstance(data, PreferenceData):
         tuner = build_tuner(method, loaded.model, args, data, tokenizer, **attached)
         trainer, summary, notes = tuner.trainer, tuner.summary, tuner.notes

@@ -23,7 +23,8 @@ from fmstune.delivery.report import report
 from fmstune.delivery.sync import sync
 from fmstune.trackers.registry import reference
 from fmstune.tuning.console import RunConsole
-from fmstune.tuning.run import TrackerCheckFailed, run
+from fmstune.tuning.run import run
+from fmstune.tuning.tracking import TrackerCheckFailed
 from tests.end_to_end import journal_points
 from tests.faults.scenes import BAD_IMPORT, LAST, SCENES, Scene, wandb
 from tests.tuning.test_run import weights

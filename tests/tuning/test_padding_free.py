@@ -15,6 +15,7 @@ from fmstune.config.load import load
 from fmstune.trackers.base import Tracker
 from fmstune.tuning import row_attention
 from fmstune.tuning.padding_free import decide
+from fmstune.tuning.positions import require_positions
 from fmstune.tuning.trainer import BuiltTrainer, build_trainer
 
 LENGTHS = [5, 9, 30, 12, 40, 7]
@@ -124,3 +125,12 @@ def test_asking_for_it_where_it_is_wrong_is_an_error_of_the_configuration(
     small("bloom", vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=2).save_pretrained("bloom")
     with pytest.raises(ConfigError, match="would mix the rows"):
         built(tmp_path, "training.padding_free=true", 'model.path="bloom"', 'data.train="demo"')
+
+
+def test_rows_longer_than_a_table_of_positions_are_a_mistake_and_than_angles_a_warning() -> None:
+    table = small("gpt2", n_embd=32, n_layer=1, n_head=2, n_positions=64)
+    assert require_positions(table, 64) is None
+    with pytest.raises(ConfigError, match=r"up to 65 tokens.*64 positions: set training.max_length = 64"):
+        require_positions(table, 65)
+    angles = small("llama", **SMALL, max_position_embeddings=64)
+    assert "set training.max_length = 64" in (require_positions(angles, 65) or "")

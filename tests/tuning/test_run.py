@@ -16,7 +16,8 @@ from fmstune.config.load import load
 from fmstune.delivery.journal import FILE_NAME, JournalReader
 from fmstune.delivery.ledger import TRACKING_DIR, load_ledger
 from fmstune.tuning.console import RunConsole
-from fmstune.tuning.run import RunResult, TrackerCheckFailed, dry_run, run
+from fmstune.tuning.run import RunResult, dry_run, run
+from fmstune.tuning.tracking import TrackerCheckFailed
 from tests.end_to_end import (
     aim_params,
     aim_points,
@@ -242,7 +243,7 @@ def test_a_failed_training_has_its_true_status_everywhere_and_a_traceback_in_the
 def test_a_full_disk_under_the_journal_is_said_loudly_once_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fmstune.tuning.run.FILE_NAME", "/dev/full")
+    monkeypatch.setattr("fmstune.tuning.tracking.FILE_NAME", "/dev/full")
     _, shown = tune("out")
     assert (
         shown.count("the journal cannot be written, the run goes on: /dev/full: No space left on device") == 1
