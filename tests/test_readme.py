@@ -25,7 +25,10 @@ def commands() -> list[str]:
     """Every `fmstune …` in the README's blocks of commands, without comments and what is before it."""
     blocks = re.findall(r"```(?:sh|console)\n(.*?)```", README, re.S)
     lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
-    found = [re.search(r"(?:^|&& |/|-m |=offline )(fmstune (?:train|trackers).*)", line) for line in lines]
+    found = [
+        re.search(r"(?:^|&& |/|-m |=offline )(fmstune (?:train|trackers|data|merge|generate|config).*)", line)
+        for line in lines
+    ]
     return [match.group(1).partition("  #")[0].partition(" # ")[0].strip() for match in found if match]
 
 

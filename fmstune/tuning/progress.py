@@ -101,4 +101,8 @@ def _figures(values: Mapping[str, Any]) -> str:
     preferences = any(name.startswith("rewards/") or name == "margin" for name in values)
     names = _SHOWN_OF_PREFERENCES if preferences else _SHOWN
     shown = [(name, values[name]) for name in names if name in values]
-    return "  ".join(f"{_SHORT.get(name, name)} {value:.4g}" for name, value in shown)
+    return "  ".join(
+        # Rates of tens of thousands read better as whole numbers.
+        f"{_SHORT.get(name, name)} {value:,.0f}" if value >= 1000 else f"{_SHORT.get(name, name)} {value:.4g}"
+        for name, value in shown
+    )
