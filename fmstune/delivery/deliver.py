@@ -46,14 +46,22 @@ class Delivery:
     """The delivery of the journal in `directory` to one tracker, from where `ledger` says it stands."""
 
     def __init__(
-        self, directory: Path, tracker: Tracker, ledger: Ledger, trainer_pid: int | None = None
+        self,
+        directory: Path,
+        tracker: Tracker,
+        ledger: Ledger,
+        trainer_pid: int | None = None,
+        *,
+        forgive: bool = False,
     ) -> None:
+        """With `forgive`, an event that has ended processes before is tried once more in its turn."""
         self._directory = directory
         self._tracker = tracker
         self._trainer_pid = trainer_pid
         self._redelivery = ledger.delivered > ledger.safe_delivered
         self._careful = ledger.careful
-        self._blamed = ledger.stuck_at if blames(ledger, ledger.stuck_at) else 0
+        blamed = blames(ledger, ledger.stuck_at) and not forgive
+        self._blamed = ledger.stuck_at if blamed else 0
         self._death = ProcessDied(ledger.error or "its process died")
         if ledger.trying:  # known now; should this process die, it is of something else
             ledger = dataclasses.replace(ledger, trying=0)
@@ -135,7 +143,7 @@ class Delivery:
         wanted = {seq for seq in self.ledger.refused if seq > after}
         if not wanted:
             return
-        self._careful, failure = True, None
+        self._careful, self._blamed, failure = True, 0, None
         final = last_event(self._reader.path)
         for event in JournalReader(self._reader.path):
             if event.seq not in wanted:

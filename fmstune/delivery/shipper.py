@@ -124,7 +124,7 @@ def _ship(tracker: Tracker, job: dict[str, Any], order: dict[str, Any]) -> int:
         options=redactor.mapping(job["options"]),
     )
     try:
-        delivery = Delivery(directory, tracker, ledger, parent if follow else None)
+        delivery = Delivery(directory, tracker, ledger, parent if follow else None, forgive=order["forgive"])
         delivery.run(lambda: not follow or os.getppid() != parent)
         if not follow:
             delivery.retry_refused(int(order["retry_after"]))

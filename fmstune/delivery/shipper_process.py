@@ -123,14 +123,17 @@ class ShipperProcess:
         close_timeout: float,
         secrets: Sequence[str] = (),
         retry_after: int = 0,
+        forgive: bool = False,
     ) -> None:
         """Order the delivery of the run in `directory`; with `follow`, until its writer has ended. Without
-        it, events after the number `retry_after` that were refused before are tried again."""
+        it, events after the number `retry_after` that were refused before are tried again.
+        For `forgive` see `Delivery`."""
         order = {
             "directory": str(directory.resolve()),
             "follow": follow,
             "close_timeout": close_timeout,
             "retry_after": retry_after,
+            "forgive": forgive,
         }
         self._send({**order, "secrets": list(secrets)})
 

@@ -98,9 +98,12 @@ def _ship(directory: Path, shipper: ShipperProcess, progress: Progress) -> int |
     gets further, or tells more of the cause."""
     job = shipper.job
     lives = retry_after = 0
+    forgive = True
     while True:
         before = load_ledger(directory, job.name) or Ledger(job.name)
-        shipper.ship(directory, follow=False, close_timeout=0.0, retry_after=retry_after)
+        # Whoever asks for it may have mended the tracker: what was blamed before gets another chance, once.
+        shipper.ship(directory, follow=False, close_timeout=0.0, retry_after=retry_after, forgive=forgive)
+        forgive = False
         try:
             code = _wait(directory, shipper, progress)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -285,6 +286,28 @@ def test_one_refused_event_does_not_keep_sync_from_what_comes_after_it(
     assert (line.state, line.delivered, line.total) == ("failed", 6, 7)
     assert steps_in(tmp_path / "c") == [2, 3, 4, 5, 6]
     assert collected(tmp_path / "c")[-1]["status"] == "finished"
+
+
+def test_an_event_blamed_for_deaths_is_delivered_in_its_turn_once_the_tracker_is_well(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    record_steps(recorder, 1, 1)
+    made = job(tmp_path / "c")
+    shipper = ShipperProcess(made, check_within=None)
+    shipper.ship(run_directory, follow=False, close_timeout=0)
+    shipper.wait(20)
+    ledger = load_ledger(run_directory, "collector")
+    assert ledger is not None
+    died = "its process died of SIGKILL"  # three times, the trainer's end before the fourth try
+    dataclasses.replace(
+        ledger, careful=True, trying=2, stuck_at=2, attempts=3, error=died, state="behind"
+    ).save(run_directory)
+    record_steps(recorder, 2, 4)
+    recorder.close("finished")
+    recorder.journal.close()
+    (line,) = sync(run_directory, None, {}, str)
+    assert (line.state, line.delivered, line.error) == ("complete", 5, None)
+    assert steps_in(tmp_path / "c") == [1, 2, 3, 4]
 
 
 TRAINER = """
