@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import warnings
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fmstune.config.schema import RunConfig
 
 
 def is_main_process() -> bool:
@@ -26,3 +31,24 @@ def quiet_libraries() -> None:
     # What libraries deprecate among themselves is nothing that a user of this tool could mend.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def stay_offline_without_network(config: RunConfig) -> str | None:
+    """Let the hub's client use its cache alone when the hub's name cannot be resolved, and say so: it would
+    try five times, for most of a minute, each file. Before its import, when it reads the setting."""
+    names = [config.model.path, *(source.path for source in (*config.data.train, *config.data.eval))]
+    if not any(map(_may_be_on_the_hub, names)) or "HF_HUB_OFFLINE" in os.environ:
+        return None
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return None  # the proxy resolves names
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or ""
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        return f"{host} cannot be found from here: of the hub, only what is in its cache is used"
+    return None
+
+
+def _may_be_on_the_hub(name: str) -> bool:
+    return "/" in name and not name.startswith(("/", ".", "~")) and not Path(name).exists()
