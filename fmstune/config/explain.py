@@ -57,8 +57,9 @@ def explain(config: RunConfig, key: str) -> Explanation:
     if table == "training" and name in training_fields(method):
         field = training_fields(method)[name]
         takes = _takes(field.annotation, field.choices, TRAINING_BOUNDS.get(name, {}))
-        value = config.training.get(name, field.default)
-        return _explanation(config, key, value, field.default, takes, field.help)
+        default = config.defaults.get(name, field.default)
+        value = config.training.get(name, default)
+        return _explanation(config, key, value, default, takes, field.help)
     for own in dataclasses.fields(TABLES[table]) if table in TABLES else ():
         if own.name == name:
             takes = _takes(written(own), own.metadata.get("choices"), own.metadata)

@@ -80,6 +80,7 @@ def load(
             **param_origins,
         },
         over={key: [(given.value, given.origin) for given in over] for key, over in sources.over.items()},
+        defaults=defaults,
         base_dir=cwd,
         demo=demo,
     )
@@ -178,7 +179,7 @@ def _is_demo(sources: Sequence[DataSource]) -> bool:
 
 
 def _training_defaults(checked: Mapping[str, Any], *, demo: bool) -> dict[str, Any]:
-    """What fmstune sets in `[training]` where the user has not."""
+    """What holds in `[training]` where the user says nothing, as far as that is not TRL's own default."""
     older = {new: old for old, new in RENAMED_TRAINING.items()}  # all that an older transformers has
     known = training_fields()
     defaults = {name if name in known else older[name]: value for name, value in TRAINING_DEFAULTS.items()}
@@ -197,8 +198,7 @@ def _training_defaults(checked: Mapping[str, Any], *, demo: bool) -> dict[str, A
             del defaults["max_steps"]  # it would win over the epochs that were asked for
     if checked.get("prompt_tuning.enabled"):
         defaults["learning_rate"] = PROMPT_TUNING_LEARNING_RATE
-    defaults |= _keep_best(checked, defaults)
-    return {name: value for name, value in defaults.items() if f"training.{name}" not in checked}
+    return defaults | _keep_best(checked, defaults)
 
 
 def _keep_best(checked: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -206,10 +206,10 @@ class RunConfig:
 
     `training` holds what is handed to the method's class of TRL; `trackers` the options of each tracker;
     `params` what the user wants the run to be found by. `origins` says of each dotted key where its value
-    came from: `fmstune.toml:14`, `--set`, the flag, or `default`; `over`, with which values (and their
-    origins) it won over. Relative paths are kept as they were written, also those of a file in another
-    directory, and mean what they mean from `base_dir`, the current directory.
-    `demo` says that the packaged model is tuned on the packaged data.
+    came from: `fmstune.toml:14`, `--set`, the flag, or `default`; `over`, which values (and their origins) it
+    won over; `defaults`, what holds in `[training]` of such a run when nobody sets it. Relative
+    paths are kept as they were written, also those of a file in another directory, and mean what they mean
+    from `base_dir`, the current directory. `demo` says that the packaged model is tuned on the packaged data.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -224,6 +224,7 @@ class RunConfig:
     params: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
     over: Mapping[str, Sequence[tuple[Any, str]]] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     base_dir: Path = field(default_factory=Path)
     demo: bool = False
 

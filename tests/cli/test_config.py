@@ -52,7 +52,7 @@ def test_a_value_is_explained_with_its_place_and_what_it_won_over(fmstune: Any) 
     assert code == 0
     assert out.splitlines() == [
         "training.learning_rate = 0.0002",
-        "  from --set, over 0.001 from fmstune.toml:6 (default: 2e-05)",
+        "  from --set, over 0.001 from fmstune.toml:6 (default: 0.005)",
         "  The initial learning rate for AdamW.",
         "  takes a number, more than 0",
     ]
