@@ -23,6 +23,10 @@ from fmstune.tuning.workload import workload
 _FAILED = ("std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory", "can't allocate memory")
 
 
+_SURELY = 1.5
+"""By how much an estimate has to be over what there is, to be believed: it is within a third of the truth."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What a run will need at its most, by its work, and the `room` there is for it, both in bytes with what
@@ -36,6 +40,12 @@ class Outlook:
     def fits(self) -> bool:
         """Whether it will fit, by the estimate."""
         return self.needed.peak <= self.room.available
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether to start would be the end of the process: without a GPU there is no error to be caught, the
+        kernel kills what takes too much, and perhaps something else first."""
+        return not self.work.on_gpu and self.needed.peak > _SURELY * self.room.available
 
     def line(self) -> str:
         """For people: `about 2.1 GB of 24 GB (weights 538 MB, …)`."""

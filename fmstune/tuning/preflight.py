@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from fmstune.tuning.console import RunConsole
 from fmstune.tuning.disk import require_room
 from fmstune.tuning.errors import RunError
 from fmstune.tuning.memory import Outlook, explained, forget_peak, outlook, peak
-from fmstune.tuning.rehearsal import rehearse, wanted
+from fmstune.tuning.rehearsal import SCRATCH, rehearse, wanted
 from fmstune.tuning.workload import are_tokenised, lengths_of
 
 if TYPE_CHECKING:
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunConsole) -> Outlook | None:
     """Find the batch size if that is asked for, see that memory and disk will do, and rehearse.
 
-    An estimate that is too large is a warning, since it is one; the rehearsal shows the truth. Returns the
-    estimate. Raises `RunError`.
+    An estimate that is too large is a warning, since it is one; the rehearsal shows the truth. Only one that
+    is far too large, where the kernel would end the process, is an error. Returns the estimate. Raises
+    `RunError`.
     """
     trainer = built.trainer
+    # A rehearsal that was killed has left it; only one of this run's own is needed.
+    shutil.rmtree(Path(trainer.args.output_dir) / SCRATCH, ignore_errors=True)
     require_room(trainer, built.steps, Path(trainer.args.output_dir))
     if config.run.auto_batch:
         size, accumulation = find_batch(trainer)
@@ -34,6 +38,8 @@ def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunCo
         found = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
         tracker.set_params(found, "auto_batch")
     expected = outlook(trainer)
+    if expected is not None and expected.hopeless:
+        raise RunError(expected.trouble())
     if expected is not None and not expected.fits:
         out.warn(expected.trouble())
     with explained(trainer):

@@ -77,6 +77,13 @@ def test_a_dry_run_of_what_cannot_fit_says_which_settings_would(monkeypatch: pyt
     )
 
 
+def test_a_run_that_the_kernel_would_surely_end_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "main_memory", lambda: memory.Capacity(1_000_000, "this machine"))
+    with pytest.raises(RunError, match=r"this run needs about .* and this machine has"):
+        tune("out", "training.per_device_train_batch_size=2048")
+    assert not list(Path("out").glob("checkpoint-*"))
+
+
 def test_running_out_of_memory_is_told_with_the_settings_to_change(tmp_path: Path) -> None:
     done = fmstune("--output-dir", "out", *LARGE, cwd=tmp_path, limits={resource.RLIMIT_DATA: LIMIT})
     assert done.returncode == 1
