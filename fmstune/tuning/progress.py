@@ -33,7 +33,7 @@ class ProgressCallback(TrainerCallback):
     def __init__(self, out: RunConsole) -> None:
         self._out = out
         self._bar: Progress | None = None
-        self._began = 0.0
+        self._began: float | None = None
         self._first_step = 0
         self._first: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
@@ -93,6 +93,8 @@ class ProgressCallback(TrainerCallback):
 
     def seconds_and_steps(self, state: TrainerState) -> tuple[float, int]:
         """The time since the training began, in seconds, and the steps made in it."""
+        if self._began is None:  # there was no step left to make
+            return 0.0, 0
         return time.perf_counter() - self._began, state.global_step - self._first_step
 
 

@@ -24,6 +24,7 @@ from fmstune.tuning.console import RunConsole
 from fmstune.tuning.directory import CONFIG_NAME, RunDirectory, claim, clear
 from fmstune.tuning.environment import is_main_process
 from fmstune.tuning.errors import RunError
+from fmstune.tuning.resuming import finish, require_fitting
 from fmstune.tuning.tracking import (
     checked_trackers,
     in_process_callbacks,
@@ -64,6 +65,8 @@ def run(
     if directory.finished:
         out.say("done", f"the run in {directory.path} is finished already; there is nothing to go on with")
         return RunResult(directory.path, delivery=tuple(reports(directory.path)))
+    if directory.checkpoint is not None:
+        require_fitting(directory.checkpoint, config)
     redactor = redactor_of(config)
     with checked_trackers(config, out) as (fleet, guests):
         if overwrite:
@@ -122,10 +125,14 @@ def _train(
         out.say("run", str(directory.path))
         _add_samples(config, built, recorder, out)
         expected = prepare(built, config, recorder, out)
-        with explained(built.trainer):
-            built.trainer.train(
-                resume_from_checkpoint=str(directory.checkpoint) if directory.checkpoint else None
-            )
+        checkpoint = directory.checkpoint
+        args = built.trainer.args
+        if checkpoint is not None and directory.step >= built.steps and not (args.fsdp or args.deepspeed):
+            out.say("resume", f"all {built.steps} steps are made; what is left is to save the model")
+            finish(built.trainer, checkpoint)
+        else:
+            with explained(built.trainer):
+                built.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if stop.signum is not None:
             out.say("stopped", f"at step {built.trainer.state.global_step}; go on with --resume auto")
             raise Interrupted(stop.signum)
