@@ -24,7 +24,10 @@ _RECORDED = ("packages", "git")
 def explain(
     keys: Annotated[
         list[str] | None,
-        typer.Argument(help="Settings; without one, all that are set.", metavar="[KEY]..."),
+        typer.Argument(
+            help="Settings, without one, all that are set; and a TOML configuration, as for `fmstune train`.",
+            metavar="[KEY]... [CONFIG.toml]",
+        ),
     ] = None,
     as_json: Json = False,
     config: Config = None,
@@ -39,8 +42,12 @@ def explain(
     from fmstune.config.explain import chosen
     from fmstune.config.explain import explain as explained
 
-    resolved = load_config(config, [], sets or [], [], None)
-    found = [explained(resolved, key) for key in keys] if keys else chosen(resolved)
+    files = [key for key in keys or () if key.lower().endswith(".toml")]
+    if len(files) + (config is not None) > 1:
+        raise typer.BadParameter(f"one configuration can be explained, and {files[-1]} is another one.")
+    resolved = load_config(Path(files[0]) if files else config, [], sets or [], [], None)
+    names = [key for key in keys or () if key not in files]
+    found = [explained(resolved, key) for key in names] if names else chosen(resolved)
     if as_json:
         _print_json([dataclasses.asdict(each) for each in found])
         return

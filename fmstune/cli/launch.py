@@ -7,6 +7,7 @@ as Kubeflow sets them: PET_NNODES, PET_RDZV_ENDPOINT or PET_MASTER_ADDR, and so 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -92,16 +93,24 @@ def launch(processes: int, arguments: list[str]) -> None:
         options = ["--nproc-per-node", str(processes), "--log-dir", folder, "--module", "fmstune"]
         logging.disable(logging.CRITICAL)  # torchrun's log of each process that ends, with a traceback
         try:
-            torchrun.run(torchrun.parse_args([*options, *arguments]))
+            with contextlib.redirect_stderr(io.StringIO()) as said:
+                parsed = torchrun.parse_args(options)
+            parsed.training_script_args = arguments  # parsed, an option that begins like one of its own is it
+            torchrun.run(parsed)
+        except (SystemExit, ValueError, AssertionError) as error:
+            told_by_argparse = said.getvalue().strip().rpartition("error: ")[2]
+            raise ConfigError(
+                f"torchrun refuses its variables PET_… in the environment: {told_by_argparse or error}."
+            ) from None
         except ChildFailedError as error:
             raise _failure(error, _told(folder)) from None
         except SignalException as error:
             raise _interruption(error.sigval, _told(folder)) from None
         except RendezvousError as error:
-            reason = str(error).strip() or type(error).__name__
+            where = parsed.rdzv_endpoint or parsed.master_addr
             raise RankFailed(
-                f"the machines of this run did not find one another: {reason}. Do PET_NNODES and "
-                "PET_RDZV_ENDPOINT (or PET_MASTER_ADDR) say the same on all of them?",
+                f"the machines of this run did not meet at {where} ({type(error).__name__}): PET_NNODES and "
+                "PET_RDZV_ENDPOINT, or PET_MASTER_ADDR, have to be the same on all of them.",
                 1,
             ) from None
         finally:
