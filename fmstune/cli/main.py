@@ -83,6 +83,11 @@ def _message(error: BaseException) -> str:
     text = Redactor().text(str(error).strip())
     if hasattr(error, "exit_code"):
         return text
+    from fmstune.cli import ranks
+
+    if ranks.is_lost_peer(text):
+        kind = type(error).__name__
+        return f"another process of this run has ended; what it said on its machine is the cause ({kind})."
     # An error that no part of fmstune foresaw: its kind says more than its text alone.
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -86,6 +86,12 @@ def told(directory: Path) -> list[Cause]:
     return sorted(found, key=lambda cause: cause.time)
 
 
+def is_lost_peer(message: str) -> bool:
+    """Whether an error of gloo's or NCCL's says no more than that another process has ended."""
+    words = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+    return under_torchrun() and any(word in message for word in words)
+
+
 def follows_another() -> bool:
     """Whether another rank of this machine has failed before: then what this one sees of it is no cause."""
     path = os.environ.get(_ERROR_FILE)

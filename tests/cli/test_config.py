@@ -74,6 +74,17 @@ def test_without_a_key_all_that_is_set_is_explained_and_secrets_are_not_shown(fm
     assert "s3cret" not in fmstune("explain")[1]
 
 
+def test_a_configuration_is_named_as_for_train(fmstune: Any) -> None:
+    Path("other.toml").write_text('[model]\npath = "demo"\n[data]\ntrain = "demo"\n[training]\nseed = 7\n')
+    assert fmstune("explain", "training.seed", "other.toml")[1].splitlines()[:2] == [
+        "training.seed = 7",
+        "  from other.toml:6 (default: 42)",
+    ]
+    code, _, err = fmstune("explain", "other.toml", "--config", "fmstune.toml")
+    assert code == 2
+    assert "one configuration can be explained, and other.toml is another one" in err
+
+
 @pytest.mark.parametrize(
     ("key", "said"),
     [
