@@ -73,23 +73,33 @@ def without_nproc(arguments: list[str]) -> list[str]:
     return kept
 
 
-def launch(processes: int, arguments: list[str]) -> None:
+def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> None:
     """Run `fmstune` with these arguments in so many processes on this machine, and wait for their end.
 
-    Raises `RankFailed` with the cause that the first one to fail has told.
+    Raises `RankFailed` with the cause that the first one to fail has told, and `ConfigError` when there are
+    too few GPUs for so many processes, unless they are not used (`on_cpu`).
     """
     os.environ[LAUNCHED] = str(os.getpid())
     # As many threads as there are cores, shared among the processes: more of them wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SECONDS_TO_STOP))
-    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # the others are handled here
+    # The others are handled here. After `nohup` the end of the terminal is nobody's concern.
+    hang_up = "" if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else "SIGHUP,"
+    os.environ["PET_SIGNALS_TO_HANDLE"] = f"{hang_up}SIGQUIT"
     with tempfile.TemporaryDirectory(prefix="fmstune-") as folder, _signals():
+        import torch
         from torch.distributed import run as torchrun
         from torch.distributed.elastic.multiprocessing.api import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.elastic.rendezvous import RendezvousError
 
+        gpus = torch.cuda.device_count()
+        if 0 < gpus < processes and not on_cpu:
+            raise ConfigError(
+                f"--nproc {processes}: each process needs a GPU of its own, and there "
+                f"{'is 1' if gpus == 1 else f'are {gpus}'}; use --nproc auto."
+            )
         options = ["--nproc-per-node", str(processes), "--log-dir", folder, "--module", "fmstune"]
         logging.disable(logging.CRITICAL)  # torchrun's log of each process that ends, with a traceback
         try:

@@ -168,7 +168,8 @@ def train(
 
         processes = process_count(nproc)
         if processes > 1 or several_machines():
-            launch(processes, without_nproc(context.obj))
+            on_cpu = bool(resolved.training.get("use_cpu"))
+            launch(processes, without_nproc(context.obj), on_cpu=on_cpu)
             return
     ranks.follow_parent()
 

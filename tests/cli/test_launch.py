@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fmstune.cli import termination
-from fmstune.cli.launch import process_count, without_nproc
+from fmstune.cli.launch import launch, process_count, without_nproc
+from fmstune.cli.ranks import LAUNCHED
 from fmstune.config.errors import ConfigError
 from tests.cli.test_train import FAST, events, fmstune, last_step, start
 from tests.delivery.test_shippers import wait_for
@@ -72,6 +73,18 @@ def test_the_flag_is_refused_where_torchrun_has_started_fmstune(monkeypatch: pyt
         process_count("2")
 
 
+def test_too_few_gpus_are_told_before_any_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    # There is no GPU where the tests run: only their number is made up.
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for name in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", LAUNCHED):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("PET_SIGNALS_TO_HANDLE", "")
+    with pytest.raises(
+        ConfigError, match=r"--nproc 3: each process needs a GPU .* there are 2; use --nproc auto"
+    ):
+        launch(3, ["train"])
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [("PET_NNODES", "two", "'two'"), ("PET_NODE_RANK", "x", "invalid int"), ("PET_RDZV_BACKEND", "y", "'y'")],
@@ -94,6 +107,12 @@ class TestTheTerminationLog:
         assert done.returncode == 2
         cause = done.stderr.removeprefix("error: ").strip()
         assert (tmp_path / "why").read_text() == f"{cause}\nexit code 2\n"
+
+    def test_a_configuration_that_is_wrong_still_says_where_it_is(self, tmp_path: Path) -> None:
+        text = '[model]\npath = "demo"\n[data]\ntrain = "demo"\n[run]\ntermination_log = "why"\n'
+        (tmp_path / "fmstune.toml").write_text(text + "[training]\nlerning_rate = 1\n")
+        assert fmstune("train", cwd=tmp_path).returncode == 2
+        assert (tmp_path / "why").read_text().startswith("fmstune.toml:8: there is no setting")
 
     def test_it_is_not_longer_than_kubernetes_reads(self, tmp_path: Path) -> None:
         log = tmp_path / "why"
