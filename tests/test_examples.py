@@ -19,11 +19,16 @@ from fmstune.config.load import known_keys
 CLUSTER = Path(__file__).parents[1] / "examples" / "cluster"
 
 
-def shell_command(file: str) -> list[str]:
-    """What comes after `fmstune` in a script, with its lines joined and its variables as texts."""
+def lines(file: str) -> list[str]:
+    """The commands of a script, each on one line."""
     text = (CLUSTER / file).read_text().replace("\\\n", " ")
-    (line,) = [line for line in text.splitlines() if "-m fmstune" in line and not line.startswith("#")]
-    return shlex.split(line.partition("-m fmstune ")[2])
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def shell_command(file: str) -> list[str]:
+    """What comes after `fmstune` in a script, with its variables as texts."""
+    (line,) = [line for line in lines(file) if "fmstune train" in line]
+    return shlex.split(line.partition("fmstune ")[2])
 
 
 def job_command() -> list[str]:
@@ -31,8 +36,8 @@ def job_command() -> list[str]:
     pods: Any = job["spec"]["pytorchReplicaSpecs"]
     assert pods["Master"] == pods["Worker"]
     command: list[str] = pods["Master"]["template"]["spec"]["containers"][0]["command"]
-    assert command[:3] == ["torchrun", "-m", "fmstune"]
-    return command[3:]
+    assert command[0] == "fmstune"
+    return command[1:]
 
 
 @pytest.mark.parametrize(
@@ -58,9 +63,9 @@ def test_what_torchrun_is_told_are_options_of_its() -> None:
     from torch.distributed.run import get_args_parser
 
     known = {option for action in get_args_parser()._actions for option in action.option_strings}
-    for file in ("several-nodes.sh", "slurm.sbatch"):
-        text = (CLUSTER / file).read_text().replace("\\\n", " ")
-        (line,) = [line for line in text.splitlines() if "torchrun --" in line and not line.startswith("#")]
-        given = re.findall(r"(?<= )--[\w-]+", line.partition("torchrun")[2].partition("-m fmstune")[0])
-        assert given
-        assert set(given) <= known
+    (line,) = [line for line in lines("several-nodes.sh") if line.startswith("torchrun ")]
+    given = set(re.findall(r"(?<= )--[\w-]+", line.partition("-m fmstune")[0]))
+    variables = re.findall(r"\bPET_(\w+)=", "\n".join(lines("slurm.sbatch")))
+    assert given
+    assert variables
+    assert given | {f"--{name.lower()}" for name in variables} <= known

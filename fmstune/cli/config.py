@@ -24,7 +24,10 @@ _RECORDED = ("packages", "git")
 def explain(
     keys: Annotated[
         list[str] | None,
-        typer.Argument(help="Settings; without one, all that are set.", metavar="[KEY]..."),
+        typer.Argument(
+            help="Settings or tables; without one, all that is set. And a TOML configuration, as for train.",
+            metavar="[KEY]... [CONFIG.toml]",
+        ),
     ] = None,
     as_json: Json = False,
     config: Config = None,
@@ -36,11 +39,15 @@ def explain(
 ) -> None:
     """Say which value a setting has, where it comes from, what it won over, and what it may be."""
     from fmstune.cli.options import load_config
-    from fmstune.config.explain import chosen
-    from fmstune.config.explain import explain as explained
+    from fmstune.config.explain import chosen, explain_all
 
-    resolved = load_config(config, [], sets or [], [], None)
-    found = [explained(resolved, key) for key in keys] if keys else chosen(resolved)
+    files = [key for key in keys or () if key.lower().endswith(".toml")]
+    if len(files) + (config is not None) > 1:
+        raise typer.BadParameter(f"one configuration can be explained, and {files[-1]} is another one.")
+    resolved = load_config(Path(files[0]) if files else config, [], sets or [], [], None)
+    names = [key for key in keys or () if key not in files]
+    explained = [each for name in names for each in explain_all(resolved, name)]
+    found = explained if names else chosen(resolved)
     if as_json:
         _print_json([dataclasses.asdict(each) for each in found])
         return

@@ -6,8 +6,6 @@ failed; 130 and 143 interrupted.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,9 +24,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BaseException as error:
-        if isinstance(error, SystemExit) or "--debug" in arguments:
+        if isinstance(error, SystemExit):
             raise
-        _fail(_message(error), getattr(error, "exit_code", 1))
+        if "--debug" in arguments:
+            _print_traceback()
+        _fail(_message(error), getattr(error, "exit_code", 1), foreseen=hasattr(error, "exit_code"))
     sys.exit(code)
 
 
@@ -83,35 +83,36 @@ def _message(error: BaseException) -> str:
     text = Redactor().text(str(error).strip())
     if hasattr(error, "exit_code"):
         return text
+    from fmstune.cli import ranks
+
+    if ranks.is_lost_peer(text):
+        kind = type(error).__name__
+        return f"another process of this run has ended; what it said on its machine is the cause ({kind})."
     # An error that no part of fmstune foresaw: its kind says more than its text alone.
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    told = bool(message) and _tell_torchrun(message)
+def _print_traceback() -> None:
+    import traceback
+
+    from fmstune.delivery.redaction import Redactor
+
+    print(Redactor().text(traceback.format_exc()), file=sys.stderr)
+
+
+def _fail(message: str, code: int, *, foreseen: bool = True) -> NoReturn:
+    from fmstune.cli import ranks
+
+    # What a rank sees of the failure of another comes later, and would hide the cause.
+    consequence = ranks.follows_another()
+    told = bool(message) and ranks.tell(message, code, foreseen=foreseen)
     # Of processes that fmstune has started itself the launcher prints the cause, last and once.
-    if message and not (told and "FMSTUNE_LAUNCHED" in os.environ):
+    if message and not consequence and not (told and ranks.is_launched()):
         from fmstune.cli import termination
 
         termination.write(message, code, sys.argv)
         print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(code)
-
-
-def _tell_torchrun(message: str) -> bool:
-    """Tell torchrun the cause, which its own table then ends with, where it would name a web page; whether
-    torchrun is there and could be told."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not path:
-        return False
-    import json
-    import time
-
-    more = {"py_callstack": message, "timestamp": str(int(time.time()))}
-    with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
-        json.dump({"message": {"message": message, "extraInfo": more}}, file)
-        return True
-    return False
 
 
 def _with_resume_value(arguments: list[str]) -> list[str]:

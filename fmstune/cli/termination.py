@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fmstune.config.sources import FILE_NAME
+
 MOST_BYTES = 4096
 """All that Kubernetes reads of it (https://kubernetes.io/docs/tasks/debug/debug-application/
 determine-reason-pod-failure/)."""
@@ -23,9 +25,10 @@ def use(path: str | None) -> None:
 def write(message: str, code: int, arguments: Sequence[str]) -> None:
     """Write the cause and the exit code, when there is a termination log.
 
-    A command line that is wrong may still say where it is: `arguments` are looked through for it.
+    A command line or a configuration that is wrong may still say where it is: `arguments` are looked
+    through for it, and then the file that they name.
     """
-    path = _resolved or _given(arguments)
+    path = _resolved or _given(arguments) or _in_file(arguments)
     if not path:
         return
     end = f"\nexit code {code}\n".encode()
@@ -42,4 +45,19 @@ def _given(arguments: Sequence[str]) -> str | None:
             key, _, value = assignment.partition("=")
             if key.strip() == _SETTING:
                 return value.strip().strip("\"'")
+    return None
+
+
+def _in_file(arguments: Sequence[str]) -> str | None:
+    if "train" not in arguments[:2]:
+        return None
+    import tomli
+
+    named = [argument for argument in arguments if argument.endswith(".toml") and "=" not in argument]
+    for file in (*named, FILE_NAME):
+        try:
+            found = tomli.loads(Path(file).read_text("utf-8-sig"))["run"]["termination_log"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+        return found if isinstance(found, str) else None
     return None

@@ -137,7 +137,7 @@ def train(
 
     Without a model, data and fmstune.toml, a tiny demo model is tuned on demo data.
     """
-    from fmstune.cli import termination
+    from fmstune.cli import ranks, termination
     from fmstune.cli.options import load_config
     from fmstune.cli.screen import screen
 
@@ -164,12 +164,14 @@ def train(
     resolved = load_config(config, flags, set_ or [], param or [], params_file)
     termination.use(resolved.run.termination_log)
     if nproc is not None:
-        from fmstune.cli.launch import launch, process_count, without_nproc
+        from fmstune.cli.launch import launch, process_count, several_machines, without_nproc
 
         processes = process_count(nproc)
-        if processes > 1:
-            launch(processes, without_nproc(context.obj))
+        if processes > 1 or several_machines():
+            on_cpu = bool(resolved.training.get("use_cpu"))
+            launch(processes, without_nproc(context.obj), on_cpu=on_cpu)
             return
+    ranks.follow_parent()
 
     from fmstune.tuning.console import RunConsole
     from fmstune.tuning.environment import is_main_process

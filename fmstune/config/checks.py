@@ -12,6 +12,7 @@ from fmstune.config.errors import shown, together
 from fmstune.config.files import similar_file
 from fmstune.config.installed import missing
 from fmstune.config.method_checks import method_problems
+from fmstune.config.parallel_checks import parallel_problems
 from fmstune.config.schema import CHAT_TEMPLATES, RunConfig
 from fmstune.config.suggest import hint
 
@@ -28,7 +29,12 @@ _STEPS = ("logging_steps", "eval_steps", "save_steps")
 def check_together(config: RunConfig) -> RunConfig:
     """The configuration, when its parts fit together. Raises `ConfigError` with all that does not."""
     problems = [*_evaluation(config), *_training(config), *_paths(config), *missing(config)]
-    found = (*method_problems(config), *data_problems(config), *adapter_problems(config))
+    found = (
+        *method_problems(config),
+        *data_problems(config),
+        *adapter_problems(config),
+        *parallel_problems(config),
+    )
     problems += [f"{_at(config, key)}{what}" for key, what in found]
     if problems:
         raise together(problems)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fmstune.config.annotations import written
+from fmstune.config.data_schema import written_sources
 from fmstune.config.errors import ConfigError, shown, shown_key
 from fmstune.config.load import known_keys
 from fmstune.config.schema import OWNED_TRAINING, TABLES, TRAINING_BOUNDS, RunConfig
@@ -64,10 +66,23 @@ def explain(config: RunConfig, key: str) -> Explanation:
         if own.name == name:
             takes = _takes(written(own), own.metadata.get("choices"), own.metadata)
             value = getattr(getattr(config, table), name)
-            return _explanation(config, key, value, own.default, takes, own.metadata["help"])
+            default = own.default
+            if "read" in own.metadata:  # data.train and data.eval, shown as they are written
+                value, default, takes = written_sources(value), "", "a text, a list of texts, or tables"
+            return _explanation(config, key, value, default, takes, own.metadata["help"])
     others = of_other_methods(key, method)
     close = hint(key, known_keys(method))
     raise ConfigError(others or f"there is no setting {shown_key(*key.split('.'))}.{close}")
+
+
+def explain_all(config: RunConfig, key: str) -> list[Explanation]:
+    """The explanation of a key, or of all keys of a table. Raises `ConfigError`."""
+    if key in ("trackers", "params"):
+        return [each for each in chosen(config) if each.key.startswith(f"{key}.")]
+    if key in (*TABLES, "training"):
+        keys = known_keys(config.run.method)
+        return [explain(config, each) for each in keys if each.startswith(f"{key}.")]
+    return [explain(config, key)]
 
 
 def chosen(config: RunConfig) -> list[Explanation]:
@@ -111,4 +126,6 @@ def _visible(key: str, value: Any) -> Any:
 def _value(value: Any) -> str:
     if value is None or value == "":
         return "nothing"
-    return shown(list(value) if isinstance(value, tuple) else value)
+    if isinstance(value, (bool, datetime.date, datetime.time)):
+        return shown(value)
+    return repr(list(value) if isinstance(value, tuple) else value)  # in full, and on one line

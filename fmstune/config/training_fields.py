@@ -97,6 +97,8 @@ def _field(node: ast.AnnAssign, enums: dict[str, tuple[str, ...]]) -> TrainingFi
         choices = _choices_told(text)
     if name == "loss_type" and annotation == "list[str]":
         annotation = "str | list[str]"  # DPOConfig makes a list of a text
+    if name == "fsdp":
+        annotation = "bool | str | None"  # annotated as a text alone, for argparse
     named = set(re.findall(r"\w+", annotation))
     if "list" not in named:
         choices = next((members for enum, members in enums.items() if enum in named), choices)
@@ -124,7 +126,7 @@ def _enums() -> dict[str, tuple[str, ...]]:
     """The values of each `ExplicitEnum` that an annotation may name."""
     found: dict[str, tuple[str, ...]] = {}
     for file in _ENUM_FILES:
-        source = _source("transformers", file)
+        source = library_source("transformers", file)
         for match in re.finditer(r"^class (\w+)\(ExplicitEnum\):\n((?:(?:    .*)?\n)+)", source, re.M):
             values = re.findall(r"^    \w+ = \"([^\"]+)\"", match.group(2), re.M)
             if values:
@@ -134,7 +136,7 @@ def _enums() -> dict[str, tuple[str, ...]]:
 
 def _class_body(package: str, file: str, name: str) -> list[ast.stmt]:
     """The statements of a class, parsed up to its first method: of 3,000 lines these are 1,000."""
-    source = _source(package, file)
+    source = library_source(package, file)
     match = re.search(rf"^class {name}\b.*?(?=^    (?:async )?def |^    @|^class |\Z)", source, re.M | re.S)
     if match is None:
         raise ConfigError(f"the installed {package} has no {name}: {_REMEDY}.")
@@ -149,7 +151,8 @@ def _class_body(package: str, file: str, name: str) -> list[ast.stmt]:
 _REMEDY = "install versions that fmstune supports with `pip install --upgrade fmstune`"
 
 
-def _source(package: str, file: str) -> str:
+def library_source(package: str, file: str) -> str:
+    """The source of a file of an installed package, which is not imported. Raises `ConfigError`."""
     # `find_spec` of a package at the top imports nothing; of one below, it would import its parents.
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:

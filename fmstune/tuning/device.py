@@ -68,6 +68,17 @@ def _problems(config: RunConfig) -> Iterator[str]:
             f"{config.at('training.use_liger_kernel')}training.use_liger_kernel is code for GPUs, and there "
             "is none; leave it out."
         )
+    if on_cpu and training.get("fsdp"):  # accelerate would train the whole model in each process instead
+        yield (
+            f"{config.at('training.fsdp')}training.fsdp shards the model over GPUs, and there is none; "
+            "leave it out."
+        )
+    backend = training.get("ddp_backend") or "gloo"
+    if on_cpu and backend not in ("gloo", "mpi"):
+        yield (
+            f"{config.at('training.ddp_backend')}training.ddp_backend = {backend!r} joins GPUs, and there is "
+            "none; leave it out."
+        )
     if on_cpu and "flash" in attention:
         yield (
             f"{config.at('model.attn_implementation')}model.attn_implementation = {attention!r} is code for "

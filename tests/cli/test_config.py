@@ -74,6 +74,37 @@ def test_without_a_key_all_that_is_set_is_explained_and_secrets_are_not_shown(fm
     assert "s3cret" not in fmstune("explain")[1]
 
 
+def test_a_table_is_explained_by_all_its_settings(fmstune: Any) -> None:
+    _, out, _ = fmstune("explain", "lora", "--json")
+    assert {each["key"] for each in json.loads(out)} >= {"lora.enabled", "lora.r", "lora.bias"}
+    _, out, _ = fmstune("explain", "params")
+    assert out.splitlines()[0] == "params.\"team name\" = 'nlp'"
+
+
+def test_data_are_explained_as_they_are_written(fmstune: Any) -> None:
+    path = Path("a" * 70 + ".jsonl")
+    path.touch()
+    first, second, *_ = fmstune("explain", "data.train", "--set", f"data.train={path}")[1].splitlines()
+    assert first == f"data.train = '{path}'"
+    assert second == "  from --set, over 'demo' from fmstune.toml:4 (default: nothing)"
+    sources = [{"path": str(path), "weight": 2.0}, {"path": "demo", "weight": 1.0}]
+    tables = [f'[[data.train]]\npath = "{each["path"]}"\nweight = {each["weight"]}\n' for each in sources]
+    Path("mixed.toml").write_text('[model]\npath = "demo"\n' + "".join(tables))
+    (found,) = json.loads(fmstune("explain", "data.train", "mixed.toml", "--json")[1])
+    assert found["value"] == sources
+
+
+def test_a_configuration_is_named_as_for_train(fmstune: Any) -> None:
+    Path("other.toml").write_text('[model]\npath = "demo"\n[data]\ntrain = "demo"\n[training]\nseed = 7\n')
+    assert fmstune("explain", "training.seed", "other.toml")[1].splitlines()[:2] == [
+        "training.seed = 7",
+        "  from other.toml:6 (default: 42)",
+    ]
+    code, _, err = fmstune("explain", "other.toml", "--config", "fmstune.toml")
+    assert code == 2
+    assert "one configuration can be explained, and other.toml is another one" in err
+
+
 @pytest.mark.parametrize(
     ("key", "said"),
     [

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from fmstune.cli import termination
-from fmstune.cli.launch import process_count, without_nproc
+from fmstune.cli.launch import launch, process_count, without_nproc
+from fmstune.cli.ranks import LAUNCHED
 from fmstune.config.errors import ConfigError
-from tests.cli.test_train import FAST, events, fmstune, last_step, settings, start
+from tests.cli.test_train import FAST, events, fmstune, last_step, start
 from tests.delivery.test_shippers import wait_for
 from tests.end_to_end import journal_points
 
@@ -53,23 +53,6 @@ def test_a_signal_to_the_launcher_saves_one_checkpoint_and_leaves_no_process(
     assert left == ""
 
 
-def test_the_cause_of_a_rank_is_the_last_line_and_its_code_the_exit_code(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        "from transformers import TrainerCallback\n"
-        "class Fails(TrainerCallback):\n"
-        "    def on_step_end(self, args, state, control, **kwargs):\n"
-        "        raise ValueError('the third step is cursed')\n"
-    )
-    done = fmstune(
-        "train", *TWO, "--max-steps", "4", "--set", 'run.callbacks=["mine:Fails"]',
-        "--set", "run.termination_log=why", cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "error: ValueError: the third step is cursed"
-    assert "Traceback" not in done.stderr
-    assert (tmp_path / "why").read_text() == "ValueError: the third step is cursed\nexit code 1\n"
-
-
 def test_a_mistake_is_told_once_before_any_process_is_started(tmp_path: Path) -> None:
     done = fmstune("train", *TWO, "--set", "training.lerning_rate=1", cwd=tmp_path)
     assert done.returncode == 2
@@ -78,20 +61,39 @@ def test_a_mistake_is_told_once_before_any_process_is_started(tmp_path: Path) ->
     )
 
 
-def test_plain_torchrun_ends_with_our_cause_in_its_table(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fmstune",
-         "train", "--model", "nowhere/at/all", "--data", "demo", "--output-dir", "out"],
-        cwd=tmp_path, env=settings(OMP_NUM_THREADS="1"), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "there is no such directory" in done.stderr.splitlines()[-2]
-
-
 @pytest.mark.parametrize("asked", ["0", "-1", "two", "1.5", ""])
 def test_a_wrong_number_of_processes_is_told(asked: str) -> None:
     with pytest.raises(ConfigError, match="neither a number of processes nor `auto`"):
         process_count(asked)
+
+
+def test_the_flag_is_refused_where_torchrun_has_started_fmstune(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ConfigError, match="leave it out where torchrun starts fmstune"):
+        process_count("2")
+
+
+def test_too_few_gpus_are_told_before_any_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    # There is no GPU where the tests run: only their number is made up.
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for name in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", LAUNCHED):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("PET_SIGNALS_TO_HANDLE", "")
+    with pytest.raises(
+        ConfigError, match=r"--nproc 3: each process needs a GPU .* there are 2; use --nproc auto"
+    ):
+        launch(3, ["train"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("PET_NNODES", "two", "'two'"), ("PET_NODE_RANK", "x", "invalid int"), ("PET_RDZV_BACKEND", "y", "'y'")],
+)
+def test_wrong_variables_of_torchrun_are_told(name: str, value: str, said: str, tmp_path: Path) -> None:
+    done = fmstune("train", *TWO, cwd=tmp_path, **{name: value})
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: torchrun refuses its variables PET_… in the environment: ")
+    assert said in done.stderr.splitlines()[-1]
 
 
 def test_each_process_gets_the_command_line_without_the_flag() -> None:
@@ -105,6 +107,12 @@ class TestTheTerminationLog:
         assert done.returncode == 2
         cause = done.stderr.removeprefix("error: ").strip()
         assert (tmp_path / "why").read_text() == f"{cause}\nexit code 2\n"
+
+    def test_a_configuration_that_is_wrong_still_says_where_it_is(self, tmp_path: Path) -> None:
+        text = '[model]\npath = "demo"\n[data]\ntrain = "demo"\n[run]\ntermination_log = "why"\n'
+        (tmp_path / "fmstune.toml").write_text(text + "[training]\nlerning_rate = 1\n")
+        assert fmstune("train", cwd=tmp_path).returncode == 2
+        assert (tmp_path / "why").read_text().startswith("fmstune.toml:8: there is no setting")
 
     def test_it_is_not_longer_than_kubernetes_reads(self, tmp_path: Path) -> None:
         log = tmp_path / "why"

@@ -39,11 +39,11 @@ def settings(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **more}
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "fmstune", "train", *arguments],
         cwd=cwd,
-        env=settings(),
+        env=settings(**environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

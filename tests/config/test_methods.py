@@ -40,6 +40,7 @@ def test_the_fields_are_those_of_the_methods_own_class(method: str) -> None:
         declared = real[name].type
         declared = eval(declared, names) if isinstance(declared, str) else declared
         wanted = str | list[str] if (method, name) == ("dpo", "loss_type") else declared
+        wanted = bool | wanted if name == "fsdp" else wanted
         assert eval(field.annotation, names) == wanted, name
         if real[name].default is not dataclasses.MISSING and name != "optim":
             assert field.default == real[name].default, name

@@ -55,6 +55,14 @@ def test_all_that_a_cpu_cannot_do_is_told_at_once_and_nothing_is_made() -> None:
 
 
 @on_a_cpu
+@pytest.mark.parametrize("setting", ["training.fsdp=true", "training.ddp_backend=nccl"])
+def test_what_spreads_a_model_over_gpus_is_refused_where_there_is_none(setting: str) -> None:
+    with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]}.* GPUs, and there is none; leave it"):
+        tune("out", setting)
+    assert not Path("out").exists()
+
+
+@on_a_cpu
 def test_the_precision_is_told_with_its_reason() -> None:
     assert "parameters · float32: a CPU" in foresee()
     assert precision({"bf16": True}).line() == "bf16: as set"

@@ -1,0 +1,101 @@
+"""What a process of torchrun's does besides its work: it tells torchrun why it failed, and it does not
+outlive torchrun."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+LAUNCHED = "FMSTUNE_LAUNCHED"
+"""Set by `fmstune train --nproc` to its process id: its ranks leave it to print the cause, last and once."""
+
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a rank of this machine has ended; `foreseen`: with an error that some part of fmstune raises."""
+
+    message: str
+    exit_code: int
+    foreseen: bool
+    time: float
+    local_rank: int
+
+
+def is_launched() -> bool:
+    """Whether `fmstune train --nproc` has started this process, and not one of its ranks."""
+    return os.environ.get(LAUNCHED) == str(os.getppid())
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun has started this process, as accelerate does too."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def follow_parent() -> None:
+    """Have this rank told to stop when torchrun dies, which cannot tell it when it is killed itself.
+
+    On Linux alone; elsewhere a rank goes on until the others are missed.
+    """
+    if not sys.platform.startswith("linux") or not under_torchrun():
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    launcher = os.environ.get(LAUNCHED)
+    try:
+        os.kill(int(launcher or os.getpid()), 0)
+    except ProcessLookupError:  # it has died already
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def tell(message: str, exit_code: int, *, foreseen: bool) -> bool:
+    """Tell torchrun the cause, which its own table then ends with, where it would name a web page; whether
+    torchrun is there and could be told."""
+    path = os.environ.get(_ERROR_FILE)
+    if not path:
+        return False
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    cause = Cause(message, exit_code, foreseen, time.time(), rank)
+    more = {"py_callstack": message, "timestamp": str(int(cause.time)), "fmstune": asdict(cause)}
+    unfinished = Path(f"{path}.part")
+    try:
+        # At once or not at all: torchrun and the other ranks read it at any moment.
+        unfinished.write_text(json.dumps({"message": {"message": message, "extraInfo": more}}), "utf-8")
+        unfinished.replace(path)
+    except OSError:
+        return False
+    return True
+
+
+def told(directory: Path) -> list[Cause]:
+    """What the ranks have told, the first to fail first; `directory` holds torchrun's folder of each."""
+    found = []
+    for path in directory.glob("*/error.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            raw = json.loads(path.read_text("utf-8"))
+            found.append(Cause(**raw["message"]["extraInfo"]["fmstune"]))
+    return sorted(found, key=lambda cause: cause.time)
+
+
+def is_lost_peer(message: str) -> bool:
+    """Whether an error of gloo's or NCCL's says no more than that another process has ended."""
+    words = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+    return under_torchrun() and any(word in message for word in words)
+
+
+def follows_another() -> bool:
+    """Whether another rank of this machine has failed before: then what this one sees of it is no cause."""
+    path = os.environ.get(_ERROR_FILE)
+    if not path:
+        return False
+    causes = told(Path(path).parent.parent)
+    return bool(causes) and causes[0].local_rank != int(os.environ.get("LOCAL_RANK", "0"))

@@ -1,0 +1,78 @@
+"""FSDP and DeepSpeed: their tables and files are checked with the configuration, and handed on as given."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import TrainingArguments
+
+from fmstune.config.load import load
+from fmstune.config.parallel_checks import fsdp_keys, fsdp_words
+from tests.config.loading import DEMO_FILE, load_text, refusal
+
+FSDP = "training.fsdp=true"
+
+
+def test_a_table_for_fsdp_is_handed_on_as_it_is(tmp_path: Path) -> None:
+    text = DEMO_FILE + (
+        "[training]\nfsdp = true\n[training.fsdp_config]\n"
+        'transformer_layer_cls_to_wrap = ["LlamaDecoderLayer"]\nfsdp_cpu_offload = true\n'
+    )
+    training = load_text(tmp_path, text).training
+    assert training["fsdp"] is True
+    assert training["fsdp_config"] == {
+        "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"],
+        "fsdp_cpu_offload": True,
+    }
+
+
+def test_a_file_for_fsdp_is_found_from_the_current_directory(tmp_path: Path) -> None:
+    (tmp_path / "fsdp.json").write_text('{"version": 2}')
+    config = load(None, sets=[FSDP, "training.fsdp_config=fsdp.json"], cwd=tmp_path)
+    assert config.training["fsdp_config"] == "fsdp.json"
+
+
+@pytest.mark.parametrize("written", ["true", "full_shard", "full_shard auto_wrap", "shard_grad_op offload"])
+def test_fsdp_is_a_truth_value_or_words_of_old(written: str, tmp_path: Path) -> None:
+    given = load(None, sets=[f"training.fsdp={written}"], cwd=tmp_path).training["fsdp"]
+    assert TrainingArguments(str(tmp_path), fsdp=given).fsdp is True
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["training.fsdp=ful_shard"], "ful_shard is unknown; true is enough. Did you mean full_shard?"),
+        ([FSDP, "training.fsdp_config={versoin=2}"], "no setting 'versoin'. Did you mean version?"),
+        ([FSDP, "training.fsdp_config={fsdp_offload_param=true}"], "no setting 'fsdp_offload_param'."),
+        ([FSDP, "training.fsdp_config=fdsp.json"], "there is no such file. Did you mean fsdp.json?"),
+        ([FSDP, "training.fsdp_config=torn.json"], "torn.json:1: this is no JSON"),
+        ([FSDP, "training.fsdp_config=list.json"], "list.json has to hold one object"),
+        ([FSDP, "training.fsdp_config=."], "cannot be read: Is a directory"),
+        ([FSDP, "training.fsdp_config=wrong.json"], "no setting 'stage'"),
+        (["training.fsdp_config={version=2}"], "does nothing without training.fsdp = true"),
+        ([FSDP, "training.deepspeed={}", "training.deepspeed={a=1}"], "or training.deepspeed, not both"),
+        (["training.deepspeed=zero3.json"], "training.deepspeed = 'zero3.json': there is no such file."),
+        (["training.deepspeed=list.json"], "list.json has to hold one object"),
+    ],
+)
+def test_what_is_wrong_is_told_with_where_it_was_set(sets: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "fsdp.json").write_text('{"version": 2}')
+    (tmp_path / "torn.json").write_text('{"version": ')
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "wrong.json").write_text(json.dumps({"stage": 3}))
+    told = refusal(tmp_path, sets=sets)
+    assert told.startswith("--set: ")
+    assert said in told
+
+
+def test_all_settings_that_transformers_documents_are_known() -> None:
+    documented = TrainingArguments.__doc__ or ""
+    _, _, after = documented.partition("fsdp_config (`str` or `dict`")
+    section = after.partition("> DeepSpeed")[0]
+    names = {
+        line.split("`")[0].strip(" -(") for line in section.splitlines() if line.strip().startswith("- ")
+    }
+    assert {"version", "cpu_offload", "transformer_layer_cls_to_wrap"} <= names <= fsdp_keys()
+    assert {"full_shard", "auto_wrap"} <= set(fsdp_words())
