@@ -15,7 +15,7 @@ import psutil
 
 from fmstune.config.errors import ConfigError
 from fmstune.config.schema import RunConfig
-from fmstune.delivery.journal import FILE_NAME, JournalError, JournalReader
+from fmstune.delivery.journal import FILE_NAME, JournalError, JournalReader, is_being_written
 from fmstune.delivery.ledger import TRACKING_DIR
 
 CONFIG_NAME = "config.toml"
@@ -61,6 +61,8 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool 
         return RunDirectory(_new_name(config))
     if path.exists() and not path.is_dir():
         raise ConfigError(f"training.output_dir = {str(path)!r} is a file; give a directory.")
+    if main:
+        _require_nobody(path)
     if overwrite or not path.exists() or not any(path.iterdir()):
         return RunDirectory(path)
     state = run_state(path)
@@ -79,6 +81,15 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool 
     raise ConfigError(
         f"{path} holds {how}: give another --output-dir,{go_on} or replace it with --overwrite."
     )
+
+
+def _require_nobody(path: Path) -> None:
+    """Raise `ConfigError` when a process is still at the run in `path`."""
+    journal = path / TRACKING_DIR / FILE_NAME
+    if journal.is_file() and is_being_written(journal):
+        raise ConfigError(
+            f"{path}: another process is at this run; wait for its end, or give another --output-dir."
+        )
 
 
 def run_state(path: Path) -> Literal["finished", "failed", "interrupted"] | None:

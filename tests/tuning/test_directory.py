@@ -45,6 +45,18 @@ def test_other_ranks_take_what_rank_zero_has_begun_for_their_own_run() -> None:
     assert claim(configured("out"), "auto", overwrite=False, main=False).checkpoint is None
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_a_run_that_is_still_going_is_left_alone(overwrite: bool, resume: str | None) -> None:
+    Path("out/tracking").mkdir(parents=True)
+    going = open_journal(Path("out"))
+    with pytest.raises(ConfigError, match="out: another process is at this run"):
+        claim(configured("out"), resume, overwrite=overwrite)
+    assert claim(configured("out"), resume, overwrite=overwrite, main=False).path == Path("out")
+    going.close()
+    assert claim(configured("out"), "auto", overwrite=False).path == Path("out")
+
+
 def test_a_half_written_checkpoint_is_passed_over_and_named() -> None:
     begun(10)
     begun(20, whole=False)
