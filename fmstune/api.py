@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fmstune.config.errors import ConfigError
 from fmstune.config.load import Flag
@@ -28,6 +29,7 @@ def train(
     overwrite: bool = False,
     callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
     compute_metrics: ComputeMetrics | None = None,
+    data_handler: Callable[[dict[str, Any]], Any] | None = None,
     quiet: bool = False,
 ) -> RunResult:
     """Tune a model, and say how that ended: its directory, its last metrics, the state of each delivery.
@@ -39,7 +41,7 @@ def train(
     `config` is a TOML file; without one `fmstune.toml` is read when it is here, as the command does.
     `settings` go over it: dotted keys, or tables within tables. `resume` is `auto`, or the path of a
     checkpoint or run. `callbacks` and `compute_metrics` are handed to the Trainer; what they raise ends the
-    run. `quiet` prints nothing.
+    run. `data_handler` makes of each row another, several, or `None` to leave it out. `quiet` prints nothing.
 
     Raises what the command prints, as exceptions with the `exit_code` that it would have: `ConfigError`,
     `DataError`, `ModelError`, `RunError`, and `TrackerCheckFailed`. A stop by SIGTERM or SIGINT, after the
@@ -54,6 +56,9 @@ def train(
 
     file = Path(config) if config is not None else None
     resolved = load_config(file, _flags(settings or {}), [], [], None)
+    if data_handler is not None:
+        data = dataclasses.replace(resolved.data, handler=cast(Any, data_handler))
+        resolved = dataclasses.replace(resolved, data=data)
     quiet_libraries()  # before the next import, which needs transformers
     from fmstune.tuning.extensions import Extensions
 

@@ -84,6 +84,19 @@ def test_callbacks_and_metrics_of_ones_own_take_part(capsys: pytest.CaptureFixtu
     assert "3/3" in capsys.readouterr().err
 
 
+def test_rows_go_through_a_handler_of_ones_own() -> None:
+    Path("a.jsonl").write_text('{"q": "1+1?", "a": "2"}\n{"q": "leave me out", "a": "x"}\n')
+
+    def only_sums(row: dict[str, Any]) -> dict[str, Any] | None:
+        return {"prompt": row["q"], "completion": row["a"]} if "+" in row["q"] else None
+
+    settings = {"model.path": "demo", "data.train": "a.jsonl", "training.max_steps": 1}
+    fmstune.train(settings=settings | {"training.output_dir": "out"}, data_handler=only_sums, quiet=True)
+    params = journal_params(Path("out"))
+    assert (params["data"]["rows"], params["data"]["shape"]) == (1, "prompt/completion")
+    assert params["config"]["data"]["handler"].endswith("only_sums")
+
+
 def test_a_configuration_names_them_by_module_and_name() -> None:
     Steps.seen = 0
     Path("fmstune.toml").write_text(

@@ -80,6 +80,14 @@ def written_sources(sources: tuple[DataSource, ...]) -> Any:
     return paths if len(paths) > 1 else "".join(paths)
 
 
+def handler_name(handler: Any) -> str | None:
+    """What a handler is called: `module:function`, also one that was given from Python as a function."""
+    if handler is None or isinstance(handler, str):
+        return handler
+    name = getattr(handler, "__qualname__", type(handler).__qualname__)
+    return f"{getattr(handler, '__module__', '')}:{name}"
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """The table `[data]`. Sources may be given as a file has them: `DataConfig(train="a.jsonl")`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli_w
 
-from fmstune.config.data_schema import written_sources
+from fmstune.config.data_schema import handler_name, written_sources
 from fmstune.config.schema import OWNED_TRAINING, TABLES, TRAINING_DEFAULTS, RunConfig
 from fmstune.config.training_fields import training_fields
 
@@ -26,6 +26,7 @@ def to_mapping(config: RunConfig) -> dict[str, Any]:
         tables[name] = dataclasses.asdict(getattr(config, name))
     for name in ("train", "eval"):
         tables["data"][name] = written_sources(getattr(config.data, name))
+    tables["data"]["handler"] = handler_name(config.data.handler)
     tables["training"] = {k: v for k, v in config.training.items() if k != "output_dir"}
     for name in ("lora", "prompt_tuning", "run", "samples", "tracking"):
         tables[name] = dataclasses.asdict(getattr(config, name))

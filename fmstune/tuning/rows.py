@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fmstune.config.data_schema import DataConfig, DataSource
+from fmstune.config.data_schema import DataConfig, DataSource, handler_name
 from fmstune.config.prompt_template import PromptTemplate, parse_template
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.reading.bad_rows import BadRows
@@ -128,13 +128,15 @@ class Reader:
         """The error for a source of which nothing is left."""
         if self.bad.first:
             return DataError(f"{self.source.path}: each of its rows is bad, such as: {self.bad.first[0]}")
-        handled = f" that data.handler = {self.config.handler!r} leaves" if self._handler else ""
+        handled = (
+            f" that data.handler = {handler_name(self.config.handler)!r} leaves" if self._handler else ""
+        )
         return DataError(f"{self.source.path} has no rows{handled}.")
 
     def _handled(self, place: str, row: Row) -> list[Row]:
         if self._handler is None:
             return [row]
-        what = f"{place}: data.handler = {self.config.handler!r}"
+        what = f"{place}: data.handler = {handler_name(self.config.handler)!r}"
         try:
             made = self._handler(copy.deepcopy(dict(row)))
         except Exception as error:  # the user's code raises what it wants
@@ -149,9 +151,10 @@ class Reader:
         return rows
 
 
-def _load_handler(where: str | None) -> Handler | None:
-    if where is None:
-        return None
+def _load_handler(where: Any) -> Handler | None:
+    """The handler that a configuration names, or that was given from Python as it is."""
+    if where is None or callable(where):
+        return where
     from fmstune.tuning.extensions import load_object
 
     found = load_object(where, "data.handler")
