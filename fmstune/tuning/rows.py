@@ -153,8 +153,11 @@ class Reader:
 
 def _load_handler(where: Any) -> Handler | None:
     """The handler that a configuration names, or that was given from Python as it is."""
-    if where is None or callable(where):
-        return where
+    if where is None:
+        return None
+    if callable(where):
+        given: Handler = where
+        return given
     from fmstune.tuning.extensions import load_object
 
     found = load_object(where, "data.handler")
