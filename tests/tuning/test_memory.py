@@ -88,7 +88,8 @@ def test_running_out_of_memory_is_told_with_the_settings_to_change(tmp_path: Pat
     done = fmstune("--output-dir", "out", *LARGE, cwd=tmp_path, limits={resource.RLIMIT_DATA: LIMIT})
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: memory ran out at step 1")
+    # How much the libraries take at the first step differs from machine to machine.
+    assert re.match(r"error: memory ran out at step [12] ", last)
     assert "per_device_train_batch_size = 200 and training.gradient_accumulation_steps = 2" in last
     assert "Traceback" not in done.stderr
 
