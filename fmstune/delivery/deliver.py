@@ -19,7 +19,7 @@ from fmstune.delivery.handover import hand_over
 from fmstune.delivery.journal import FILE_NAME, Event, JournalReader, last_event
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger
 from fmstune.delivery.normalise import Normaliser
-from fmstune.trackers.base import RunStart, Status, Tracker
+from fmstune.trackers.base import RunStart, Status, Tracker, TrackerError
 
 POLL_SECONDS = 0.1
 _MOST_MISSING = 1000
@@ -32,6 +32,9 @@ class DeliveryFailed(Exception):
         self.cause = cause
         kind = "" if isinstance(cause, ProcessDied) else type(cause).__name__
         super().__init__(": ".join(part for part in (kind, str(cause)) if part))
+
+
+_TOO_LATE = TrackerError("it takes no row after later ones; the journal has it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,10 @@ class Delivery:
         if event.seq in refused:  # by an earlier delivery of it; `retry_refused` is for these
             self._advance(event.seq, offset, refused)
             return
+        if self._too_late(event):
+            self._note_refusal(event.seq, _TOO_LATE)
+            self._advance(event.seq, offset, (*refused, event.seq))
+            return
         try:
             delivered = self._deliver(event, last)
         # SystemExit is not an Exception, and an SDK that calls sys.exit is a failure like another.
@@ -143,10 +150,15 @@ class Delivery:
         wanted = {seq for seq in self.ledger.refused if seq > after}
         if not wanted:
             return
-        self._careful, self._blamed, failure = True, 0, None
+        failure: BaseException | None = None
+        self._careful, self._blamed = True, 0
         final = last_event(self._reader.path)
         for event in JournalReader(self._reader.path):
             if event.seq not in wanted:
+                continue
+            if self._too_late(event):
+                failure = failure or _TOO_LATE
+                self._note_refusal(event.seq, _TOO_LATE)
                 continue
             try:
                 if not self._open:
@@ -168,6 +180,11 @@ class Delivery:
         self._complete()
         if failure is not None:
             raise DeliveryFailed(failure) from failure
+
+    def _too_late(self, event: Event) -> bool:
+        """Whether the tracker's service would drop the event, as it holds later ones."""
+        rows = event.kind in ("metrics", "table")
+        return rows and not self._tracker.takes_late and event.seq < self.ledger.delivered
 
     def _note_refusal(self, seq: int, error: BaseException) -> None:
         text = f"event {seq} was refused: {DeliveryFailed(error)}"

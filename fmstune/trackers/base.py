@@ -173,6 +173,8 @@ class Tracker:
     repeated_steps: ClassVar[Literal["replaced", "kept"]] = "kept"
     """What becomes of the old values when a resumed run logs steps again: the service replaces them, or
     keeps them beside the new ones."""
+    takes_late: ClassVar[bool] = True
+    """Whether metrics can be handed over after later ones; a service that cannot drops them in silence."""
     durable_on: ClassVar[Literal["call", "close"]] = "call"
     """When what was handed over is safe from a kill of this process: after each call, or after
     `close` alone. For the latter, a delivery that was cut off is done again from its start."""

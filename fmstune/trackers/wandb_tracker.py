@@ -85,6 +85,7 @@ class WandbTracker(Tracker):
     # Rows wait in the process wandb-core: up to 15 s until they are sent, up to 15 s or 32 KiB
     # until they are on disk. It ends with the shipper, and what it held is gone.
     durable_on = "close"
+    takes_late = False  # a row whose step is below the last one's is dropped
     config: WandbOptions
 
     def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:

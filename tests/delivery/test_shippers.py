@@ -310,6 +310,30 @@ def test_an_event_blamed_for_deaths_is_delivered_in_its_turn_once_the_tracker_is
     assert steps_in(tmp_path / "c") == [1, 2, 3, 4]
 
 
+def test_what_a_service_would_drop_in_silence_is_said_to_be_missing(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    record_steps(recorder, 1, 4)
+    recorder.close("finished")
+    recorder.journal.close()
+    well = tmp_path / "well"
+    made = dataclasses.replace(
+        job(tmp_path / "c", fault="raise", only_step=2, until=str(well)),
+        reference="tests.sample_trackers:InOrder",
+    )
+    for _ in range(3):
+        shipper = ShipperProcess(made, check_within=None)
+        shipper.ship(run_directory, follow=False, close_timeout=0)
+        shipper.wait(20)
+    assert steps_in(tmp_path / "c") == [1, 3, 4]
+    well.touch()
+    (line,) = sync(run_directory, None, {}, str)
+    assert (line.state, line.delivered, line.total) == ("failed", 4, 5)
+    assert line.error is not None
+    assert line.error.startswith("event 2 was refused: TrackerError: it takes no row after later ones")
+    assert steps_in(tmp_path / "c") == [1, 3, 4]
+
+
 TRAINER = """
 import os, sys, time
 from pathlib import Path
