@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import functools
 import gzip
 import hashlib
 import json
@@ -20,6 +21,9 @@ from hypothesis import strategies as st
 from fmstune.config.data_schema import MAPPED_COLUMNS
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.rows import Rows, load_rows
+
+# The time in its header would give the tests other names in each process.
+packed = functools.partial(gzip.compress, mtime=0)
 
 CHAT = {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}
 SUFFIXES = (
@@ -62,14 +66,14 @@ def refused(source: str, **kwargs: Any) -> str:
         ("x.csv", "id,text\n1,a\n2,b\n"),
         ("x.csv", "\ufeffid,text\r\n1,a\r\n\r\n2,b\r\n"),
         ("x.tsv", "id\ttext\n1\ta\n2\tb\n"),
-        ("x.jsonl.gz", gzip.compress(b'{"text": "a"}\n{"text": "b"}\n')),
-        ("x.csv.gz", gzip.compress(b"text\na\nb\n")),
+        ("x.jsonl.gz", packed(b'{"text": "a"}\n{"text": "b"}\n')),
+        ("x.csv.gz", packed(b"text\na\nb\n")),
         ("x.ndjson", '{"text": "a"}\n{"text": "b"}\n'),
         ("x.jsonl.bz2", bz2.compress(b'{"text": "a"}\n{"text": "b"}\n')),
         ("x.json.xz", lzma.compress(b'[{"text": "a"}, {"text": "b"}]')),
         ("x.tsv.ZST", pa.compress(b"text\na\nb\n", codec="zstd", asbytes=True)),
         ("x.txt", "a\n\nb\n"),
-        ("x.txt.gz", gzip.compress(b"\xef\xbb\xbfa\r\nb")),
+        ("x.txt.gz", packed(b"\xef\xbb\xbfa\r\nb")),
     ],
 )
 def test_every_kind_of_file_is_read(tmp_path: Path, name: str, content: str | bytes) -> None:
@@ -161,8 +165,8 @@ def test_the_demo_has_rows_for_training_and_for_evaluation() -> None:
         ),
         ("x.jsonl", '{"text": "a"}\n'.encode("utf-16"), "line 1: this is not UTF-8"),
         ("x.jsonl.gz", b"no gzip", "cannot be read"),
-        ("x.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-12], "cannot be read"),
-        ("x.jsonl.gz", gzip.compress(b"")[:10] + b"\xff" * 40, "cannot be read"),
+        ("x.jsonl.gz", packed(b'{"text": "a"}\n' * 99)[:-12], "cannot be read"),
+        ("x.jsonl.gz", packed(b"")[:10] + b"\xff" * 40, "cannot be read"),
         ("x.jsonl.bz2", bz2.compress(b'{"text": "a"}\n' * 99)[:-12], "cannot be read"),
         ("x.jsonl.xz", lzma.compress(b'{"text": "a"}\n' * 99)[:-12], "cannot be read"),
         ("x.jsonl.zst", b"no zstandard", "cannot be read"),
