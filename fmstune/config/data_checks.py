@@ -87,11 +87,6 @@ def _mixture(config: RunConfig) -> Iterator[tuple[str, str]]:
             "data.train",
             f"data.train[{number}] has no weight, and others have: give each source a weight, or none.",
         )
-    if any(weighted) and config.run.method != "sft":
-        yield (
-            "data.train",
-            f"data.train: weights are for run.method = sft, not {config.run.method}; leave them out.",
-        )
     if any(source.weight is not None for source in data.eval):
         yield "data.eval", "data.eval: evaluation data have no weight; leave it out."
 
@@ -112,5 +107,9 @@ def _streaming(config: RunConfig) -> Iterator[tuple[str, str]]:
             "data.eval_fraction needs the number of rows, which data.streaming does not know: give "
             "evaluation data (--eval-data).",
         )
-    if config.run.method != "sft":
-        yield "data.streaming", f"data.streaming = true is for run.method = sft, not {config.run.method}."
+    if training.get("precompute_ref_log_probs"):
+        yield (
+            "training.precompute_ref_log_probs",
+            "training.precompute_ref_log_probs needs all rows beforehand, which data.streaming does not have: "
+            "leave out one.",
+        )

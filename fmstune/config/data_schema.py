@@ -12,7 +12,7 @@ from fmstune.config.wording import kind_of, shown_for
 
 MAPPED_COLUMNS = (
     "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "system", "tools",
-    "text", "input_ids", "labels", "chosen", "rejected", "label",
+    "text", "input_ids", "labels", "chosen", "rejected", "label", "margin",
 )  # fmt: skip
 """The columns that `columns` can say the names of."""
 

@@ -1,4 +1,4 @@
-"""Preparing the data: rows become token ids, with labels where the loss counts."""
+"""Preparing the data: rows become token ids, with labels where the loss counts, or prompts with answers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from fmstune.tuning.answers import AnswerEncoder
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.labels import IGNORED, Labeller
 from fmstune.tuning.mixture import drawn, repeated
@@ -20,7 +21,7 @@ from fmstune.tuning.reading.origins import Split
 from fmstune.tuning.rows import Reader
 from fmstune.tuning.streaming import stream
 from fmstune.tuning.summary import DataSummary, SourceSummary, joined
-from fmstune.tuning.tokenised import Integers, Tokenised, tokenise
+from fmstune.tuning.tokenised import Encoder, Integers, Tokenised, tokenise
 
 if TYPE_CHECKING:
     from fmstune.config.data_schema import DataConfig, DataSource
@@ -30,8 +31,11 @@ __all__ = ["IGNORED", "DataSummary", "PreparedData", "prepare"]
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Data sets with the columns `input_ids` and `labels`. `bad` are the rows that were left out; `places`
-    says where each training row is from, but for those of a stream."""
+    """Data sets with the columns of their method: `input_ids` and `labels`, or a prompt and answers.
+
+    `bad` are the rows that were left out; `places` says where each training row is from, but for those of a
+    stream.
+    """
 
     train: datasets.Dataset | datasets.IterableDataset
     eval: datasets.Dataset | None
@@ -46,30 +50,38 @@ def prepare(
     max_length: int | None,
     seed: int,
     skipped: Path | None = None,
+    *,
+    method: str = "sft",
+    keep_end: bool = False,
 ) -> PreparedData:
-    """Read, render and tokenise the data. Rows longer than `max_length` tokens are cut at their end.
+    """Read, render and tokenise the data for a method. Rows longer than `max_length` tokens are cut at their
+    end; those of preferences later, and with `keep_end` at their beginning.
 
     Of several sources with weights a mixture is made (see `mixture`); without weights they come together as
     they are. Bad rows are listed in the file `skipped`, where they are left out. Raises `DataError` that
     names the place of what is wrong.
     """
-    labeller = Labeller(tokenizer, max_length, config.train_on == "all")
+    encoder: Encoder = Labeller(tokenizer, max_length, config.train_on == "all")
+    if method != "sft":
+        encoder = AnswerEncoder(tokenizer, method, max_length, keep_end)
     bad = BadRows(config.skip_bad_rows, skipped)
     if config.streaming:
-        readers = [_reader(source, "train", config, labeller, bad) for source in config.train]
-        train, summary = stream(readers, labeller, seed, config.shuffle_buffer)
+        readers = [_reader(source, "train", config, encoder, bad, method) for source in config.train]
+        train, summary = stream(readers, encoder, seed, config.shuffle_buffer)
         places: list[str] = []
-        held_out, seen = _eval_parts(config, labeller, bad), frozenset[int]()
+        held_out, seen = _eval_parts(config, encoder, bad, method), frozenset[int]()
     else:
-        parts = _parts(config.train, "train", config, labeller, bad)
-        held_out = [] if not config.eval else _eval_parts(config, labeller, bad)
+        parts = _parts(config.train, "train", config, encoder, bad, method)
+        held_out = [] if not config.eval else _eval_parts(config, encoder, bad, method)
         if config.eval_fraction and not config.eval:
             parts, held_out = _hold_out(parts, config.eval_fraction, seed)
-        train, summary, places = _mixed(parts, max_length, seed)
+        train, summary, places = _mixed(parts, max_length, seed, shuffled=method == "kto")
         seen = frozenset(value for part in parts for value in part.hashes().tolist())
     if not held_out:
         return PreparedData(train, None, replace(summary, skipped=bad.count), bad, places)
     evaluation, of_eval = _together(held_out, max_length)
+    if method == "kto":
+        evaluation = evaluation.select(_order(len(evaluation), seed))
     summary = replace(
         summary,
         skipped=bad.count,
@@ -96,51 +108,79 @@ class _Part:
 
 
 def _parts(
-    sources: Sequence[DataSource], split: Split, config: DataConfig, labeller: Labeller, bad: BadRows
+    sources: Sequence[DataSource],
+    split: Split,
+    config: DataConfig,
+    encoder: Encoder,
+    bad: BadRows,
+    method: str,
 ) -> list[_Part]:
-    found = [tokenise(_reader(source, split, config, labeller, bad), labeller) for source in sources]
+    found = [tokenise(_reader(source, split, config, encoder, bad, method), encoder) for source in sources]
     return [_Part(each, np.arange(len(each))) for each in found]
 
 
-def _eval_parts(config: DataConfig, labeller: Labeller, bad: BadRows) -> list[_Part]:
-    return _parts(config.eval, "eval", replace(config, streaming=False), labeller, bad)
+def _eval_parts(config: DataConfig, encoder: Encoder, bad: BadRows, method: str) -> list[_Part]:
+    return _parts(config.eval, "eval", replace(config, streaming=False), encoder, bad, method)
 
 
-def _reader(source: DataSource, split: Split, config: DataConfig, labeller: Labeller, bad: BadRows) -> Reader:
+def _reader(
+    source: DataSource, split: Split, config: DataConfig, encoder: Encoder, bad: BadRows, method: str
+) -> Reader:
     most = source.max_rows or (config.max_rows if split == "train" else None)
-    return Reader(source, split, config, bad, most, chat=bool(labeller.tokenizer.chat_template))
+    chat = bool(encoder.tokenizer.chat_template)
+    return Reader(source, split, config, bad, most, chat, method)
 
 
 def _hold_out(parts: list[_Part], fraction: float, seed: int) -> tuple[list[_Part], list[_Part]]:
-    total = sum(len(part.of) for part in parts)
-    order = list(range(total))
-    random.Random(seed).shuffle(order)
+    # Rows of one place stay together: the answers to one prompt.
+    groups = [_groups(part.of.places) for part in parts]
+    counts = [int(own[-1]) + 1 for own in groups]
+    total = sum(counts)
     count = max(1, round(total * fraction))
     if count >= total:
         raise DataError(
             f"{_name(parts)} has {total} rows: data.eval_fraction = {fraction} leaves none to train on."
         )
     held = np.zeros(total, dtype=bool)
-    held[order[:count]] = True
+    held[_order(total, seed)[:count]] = True
     train, evaluation, start = [], [], 0
-    for part in parts:
-        own = held[start : start + len(part.of)]
-        train.append(replace(part, numbers=part.numbers[~own]))
-        evaluation.append(replace(part, numbers=part.numbers[own]))
-        start += len(part.of)
+    for part, own, number in zip(parts, groups, counts, strict=True):
+        out = held[start : start + number][own]
+        train.append(replace(part, numbers=part.numbers[~out]))
+        evaluation.append(replace(part, numbers=part.numbers[out]))
+        start += number
     return [part for part in train if len(part.numbers)], [part for part in evaluation if len(part.numbers)]
 
 
+def _groups(places: Sequence[str]) -> Integers:
+    """The number of each row's place, where rows of the same place follow one another."""
+    changes = [1 if place != before else 0 for place, before in zip(places[1:], places, strict=False)]
+    return np.cumsum([0, *changes])
+
+
+def _order(count: int, seed: int) -> list[int]:
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return order
+
+
 def _mixed(
-    parts: list[_Part], max_length: int | None, seed: int
+    parts: list[_Part], max_length: int | None, seed: int, *, shuffled: bool
 ) -> tuple[datasets.Dataset, DataSummary, list[str]]:
-    """The sources as one data set, in the proportions of their weights, and the places of its rows."""
+    """The sources as one data set, in the proportions of their weights, and the places of its rows.
+
+    `shuffled` is for a method whose trainer takes the rows in their order, batch by batch: neither good
+    answers alone nor both answers to one prompt should share a batch more often than chance has it.
+    """
     together, summary = _together(parts, max_length)
     rows = [len(part.kept()) for part in parts]
     places = [part.of.places[number] for part in parts for number in part.kept()]
     weights = [part.of.reader.source.weight for part in parts]
     if len(parts) == 1 or 0 in rows:
-        return together, summary, places
+        if not shuffled:
+            return together, summary, places
+        order = _order(sum(rows), seed)
+        return together.select(order), summary, [places[number] for number in order]
     given = [weight for weight in weights if weight is not None]
     wanted = repeated(rows, given) if len(given) == len(rows) else rows
     times = [number / count for number, count in zip(wanted, rows, strict=True)]
@@ -168,28 +208,35 @@ def _together(parts: list[_Part], max_length: int | None) -> tuple[datasets.Data
     numbers = [part.kept() for part in parts]
     kept = sum(map(len, numbers))
     read = sum(len(part.numbers) for part in parts)
-    truncated = sum(int(part.of.cut[part.numbers].sum()) for part in parts)
+    same = _count(parts, "same")
     if not kept:
         raise DataError(
-            f"{_name(parts)}: none of its {read} rows has a token to train on once they are cut to "
+            f"{_name(parts)}: `chosen` and `rejected` are the same in each of its {same} rows."
+            if same == read
+            else f"{_name(parts)}: none of its {read} rows has a token to train on once they are cut to "
             f"training.max_length = {max_length} tokens; raise training.max_length."
         )
     hashes = np.concatenate([part.hashes() for part in parts])
-    lengths = np.concatenate([part.of.length[own] for part, own in zip(parts, numbers, strict=True)])
     summary = DataSummary(
         source=_name(parts),
         shape=joined([part.of.shape for part in parts]),
         rows=kept,
-        tokens=int(lengths.sum()),
-        trained_tokens=sum(int(part.of.trained[own].sum()) for part, own in zip(parts, numbers, strict=True)),
-        longest=int(lengths.max()),
-        truncated=truncated,
-        dropped=read - kept,
+        tokens=sum(int(part.of.length[part.kept()].sum()) for part in parts),
+        trained_tokens=sum(int(part.of.trained[part.kept()].sum()) for part in parts),
+        longest=max(int(part.of.longest[part.kept()].max(initial=0)) for part in parts),
+        truncated=_count(parts, "cut"),
+        dropped=read - kept - same,
+        same=same,
+        reworded=_count(parts, "reworded"),
         sha256=parts[0].of.reader.origin.sha256() if len(parts) == 1 else None,
         duplicates=kept - len(np.unique(hashes)),
     )
     made = [part.of.dataset(own) for part, own in zip(parts, numbers, strict=True)]
     return made[0] if len(made) == 1 else datasets.concatenate_datasets(made), summary
+
+
+def _count(parts: Sequence[_Part], what: str) -> int:
+    return sum(int(getattr(part.of, what)[part.numbers].sum()) for part in parts)
 
 
 def _name(parts: Sequence[_Part]) -> str:

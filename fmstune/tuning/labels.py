@@ -5,29 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.masking import Rendered, render
 from fmstune.tuning.reading.bad_rows import BadRows
+from fmstune.tuning.reading.shapes import Recognised
 from fmstune.tuning.rows import PREFERENCES, Placed, Reader, Row, Shape
+from fmstune.tuning.tokenised import TOKENS, TokenRow, batches
 
 IGNORED = -100
 """The label of a token that the loss does not count (torch's own convention)."""
 
 _BATCH = 512
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRow:
-    """A row as tokens, with the place that it is from, cut to the greatest length; `cut` says whether it was
-    longer. `trained` counts the tokens that the loss counts, none where all of them were cut off."""
-
-    place: str
-    ids: list[int]
-    labels: list[int]
-    cut: bool
-    trained: int
+_SCHEMA = pa.schema([("input_ids", TOKENS), ("labels", TOKENS)])
 
 
 @dataclass(frozen=True)
@@ -39,15 +31,13 @@ class Labeller:
     max_length: int | None
     all_tokens: bool
 
+    def schema(self, recognised: Recognised) -> pa.Schema:
+        """`input_ids` and `labels`, for rows of any shape."""
+        return _SCHEMA
+
     def rows(self, reader: Reader, batch: int = _BATCH) -> Iterator[TokenRow]:
-        """The rows of a source, a batch at a time, as the fast tokenizers are fastest."""
-        part: list[Placed] = []
-        for placed in reader:
-            part.append(placed)
-            if len(part) == batch:
-                yield from self._labelled(part, reader)
-                part = []
-        if part:
+        """The rows of a source, labelled a batch at a time."""
+        for part in batches(reader, batch):
             yield from self._labelled(part, reader)
 
     def _labelled(self, part: Sequence[Placed], reader: Reader) -> Iterator[TokenRow]:
@@ -68,7 +58,8 @@ class Labeller:
             if not trained and not cut:
                 bad.take(place, DataError(f"{place}: this row has no token to train on."))
                 continue
-            yield TokenRow(place, ids[: self.max_length], labels, cut, trained)
+            ids = ids[: self.max_length]
+            yield TokenRow(place, {"input_ids": ids, "labels": labels}, len(ids), len(ids), trained, cut)
 
     def _rendered(
         self, part: Sequence[Placed], shape: Shape, bad: BadRows

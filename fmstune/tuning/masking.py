@@ -49,23 +49,23 @@ def _render(
     row: Row, shape: Shape, tokenizer: PreTrainedTokenizerBase, place: str, *, all_tokens: bool
 ) -> Rendered:
     if shape == "text":
-        text = _with_eos(row["text"], tokenizer)
+        text = with_eos(row["text"], tokenizer)
         return Rendered(text, ((0, len(text)),), special=True)
     if shape == "messages":
         conversation, prompt_length = list(row["messages"]), 0
     elif shape == "prompt/completion as messages":
         conversation, prompt_length = [*row["prompt"], *row["completion"]], len(row["prompt"])
     else:
-        prompt, text = row["prompt"], _with_eos(row["prompt"] + row["completion"], tokenizer)
+        prompt, text = row["prompt"], with_eos(row["prompt"] + row["completion"], tokenizer)
         return Rendered(text, ((0 if all_tokens else len(prompt), len(text)),), special=True)
     tools = row.get("tools") or None
-    if isinstance(tools, str):  # tables cannot hold schemas that differ, so data sets keep them as JSON
+    if isinstance(tools, str):
         tools = json.loads(tools)
     if not all_tokens:
         # What follows the last answer teaches nothing, and some templates (Qwen3's) write an answer
         # differently once a question follows it.
         conversation = conversation[: _answers(conversation)[-1] + 1]
-    text = _template(tokenizer, conversation, place, tools)
+    text = apply_template(tokenizer, conversation, place, tools)
     if all_tokens:
         return Rendered(text, ((0, len(text)),), special=False)
     return Rendered(text, _assistant_spans(tokenizer, conversation, prompt_length, text, place, tools), False)
@@ -91,7 +91,7 @@ def _assistant_spans(
             else _until(tokenizer, conversation[: index + 1], whole, place, tools)
         )
         prompt = (
-            _template(tokenizer, earlier, place, tools, prompt=True)
+            apply_template(tokenizer, earlier, place, tools, prompt=True)
             if earlier
             else _opening(tokenizer, earlier, place, tools)
         )
@@ -135,7 +135,7 @@ def _until(
 ) -> str:
     """The rendering of a conversation's beginning, without the end of text that some templates close every
     rendering with, and that the whole has only at its own end."""
-    text = _template(tokenizer, beginning, place, tools)
+    text = apply_template(tokenizer, beginning, place, tools)
     eos = tokenizer.eos_token
     return text if not eos or whole.startswith(text) else text.removesuffix(eos)
 
@@ -147,7 +147,7 @@ def _opening(
     are known; `None` if it does not write them. `earlier` may be empty, which few templates can render."""
     words = "\ue000"
     answer = {"role": "assistant", "content": words}
-    opening, found, _ = _template(tokenizer, [*earlier, answer], place, tools).partition(words)
+    opening, found, _ = apply_template(tokenizer, [*earlier, answer], place, tools).partition(words)
     return opening if found else None
 
 
@@ -172,7 +172,7 @@ def _marked_spans(
     return tuple((int(start), int(end)) for start, end in spans[0])
 
 
-def _template(
+def apply_template(
     tokenizer: PreTrainedTokenizerBase,
     conversation: Sequence[Message],
     place: str,
@@ -180,6 +180,12 @@ def _template(
     *,
     prompt: bool = False,
 ) -> str:
+    """A conversation as its model's template writes it; `prompt` lets it open the answer that is to follow.
+
+    `tools` may be a text, as tables keep them, which cannot hold schemas that differ. Raises `DataError`.
+    """
+    if isinstance(tools, str):
+        tools = json.loads(tools)
     try:
         text = tokenizer.apply_chat_template(
             list(conversation), tools=tools, tokenize=False, add_generation_prompt=prompt
@@ -191,7 +197,7 @@ def _template(
     return text
 
 
-def _with_eos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def with_eos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """The text with the token that ends it: what a model is to stop at, it has to have seen."""
     eos = tokenizer.eos_token
     return text if not eos or text.endswith(eos) else text + eos

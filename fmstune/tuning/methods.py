@@ -17,10 +17,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fmstune.config.errors import ConfigError
+from fmstune.tuning.data import PreparedData
 from fmstune.tuning.disk import GuardedSaving
 from fmstune.tuning.lm_head import use_direct_lm_head
 from fmstune.tuning.nonfinite import GuardedTraining
-from fmstune.tuning.preference_data import PreferenceData, PreferenceSummary, with_lengths
 
 _OF_TRL = {
     "sft": ("SFTConfig", "SFTTrainer"),
@@ -54,8 +54,39 @@ class PreferenceTuner(GuardedSaving, GuardedTraining):
             for model in filter(None, (self.model, self.ref_model)):
                 use_direct_lm_head(model.get_base_model() if hasattr(model, "get_base_model") else model)
 
+    def _prepare_dataset(self, dataset: Any, tokenizer: Any, args: Any, name: str) -> Any:
+        """The rows come tokenised; what kto compares them with depends on the size of a batch."""
+        if not getattr(self, "calculate_KL", False):
+            return dataset
+        return with_other_answers(dataset, args.per_device_train_batch_size)
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The run writes its own card, once."""
+
+
+def with_other_answers(rows: Any, batch: int) -> Any:
+    """The rows with the column `KL_completion_ids`: in each batch, the answer of the row before.
+
+    Prompts with answers to other prompts are what kto estimates its reference point from (Ethayarajh et al.
+    2024, section 4.2).
+    """
+
+    def turned(examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        answers = examples["completion_ids"]
+        return {"KL_completion_ids": [*answers[-1:], *answers[:-1]]}
+
+    if not isinstance(rows, datasets.Dataset):
+        return rows.map(turned, batched=True, batch_size=batch)
+    features = rows.features | {"KL_completion_ids": rows.features["completion_ids"]}
+    alone = rows.remove_columns([name for name in rows.column_names if name == "KL_completion_ids"])
+    return alone.map(
+        turned,
+        batched=True,
+        batch_size=batch,
+        features=datasets.Features(features),
+        keep_in_memory=True,
+        load_from_cache_file=False,
+    )
 
 
 @functools.cache
@@ -69,10 +100,9 @@ def tuner_class(method: str) -> type[Any]:
 
 @dataclass(frozen=True)
 class Tuner:
-    """A trainer that learns from preferences, what its data became, and what TRL has to say of it."""
+    """A trainer that learns from preferences, and what there is to say of its data and settings."""
 
     trainer: Any
-    summary: PreferenceSummary
     notes: tuple[str, ...]
 
 
@@ -80,16 +110,15 @@ def build_tuner(
     method: str,
     model: PreTrainedModel,
     args: Any,
-    data: PreferenceData,
+    data: PreparedData,
     tokenizer: PreTrainedTokenizerBase,
     *,
     peft_config: Any,
     **attached: Any,
 ) -> Tuner:
-    """Build TRL's trainer of a method, which tokenises the data. `attached` is what it is given besides.
+    """Build TRL's trainer of a method. `attached` is what it is given besides.
 
-    Raises `DataError` for rows that the chat template refuses or that are all too long, and `ConfigError`
-    for settings that TRL refuses.
+    Raises `ConfigError` for settings that TRL refuses.
     """
     more: dict[str, Any] = {}
     # An adapter's model without it is the reference.
@@ -116,20 +145,44 @@ def build_tuner(
                 **attached,
                 **more,
             )
-        except Exception as error:
-            refused = data.refusal(tokenizer)
-            if refused is not None:
-                raise refused from error
-            if isinstance(error, (ValueError, NotImplementedError)):
-                raise ConfigError(f"[training] is refused by TRL: {_sentence(str(error))}") from error
-            raise
-    summary = with_lengths(data.summary, trainer.train_dataset, trainer.eval_dataset, args.max_length)
-    return Tuner(trainer, summary, tuple(dict.fromkeys(map(_in_our_words, said))))
+        except (ValueError, NotImplementedError) as error:
+            raise ConfigError(f"[training] is refused by TRL: {_sentence(str(error))}") from error
+    own = [*_of_prompts(data), *_of_labels(method, data, args)]
+    heard = (f"TRL: {_sentence(_RANK.sub('', text))}" for text in said)
+    return Tuner(trainer, tuple(dict.fromkeys([*own, *heard])))
+
+
+def _of_prompts(data: PreparedData) -> Iterator[str]:
+    if data.summary.reworded:
+        yield (
+            "with an answer after it, a prompt ends in other tokens than alone (its chat template or its "
+            f"last word has it so), in {data.summary.reworded} of {data.summary.rows} rows; what differs is "
+            "counted as the answer's"
+        )
+
+
+def _of_labels(method: str, data: PreparedData, args: Any) -> Iterator[str]:
+    """That one label is rarer than its weight makes up for: the weight of good answers times their number
+    should be 1 to 4/3 of that of bad ones (Ethayarajh et al. 2024, equation 8)."""
+    if method != "kto" or not isinstance(data.train, datasets.Dataset):
+        return
+    labels = data.train["label"]
+    good = sum(labels)
+    bad = len(labels) - good
+    if not good or not bad or 1 <= args.desirable_weight * good / (args.undesirable_weight * bad) <= 4 / 3:
+        return
+    lower = args.undesirable_weight * bad / good
+    upper = args.desirable_weight * good / bad
+    yield (
+        "there are more answers of one label than of the other; TRL advises a weight for one of them: "
+        f"training.desirable_weight within [{lower:.3g}, {lower * 4 / 3:.3g}], or "
+        f"training.undesirable_weight within [{upper * 3 / 4:.3g}, {upper:.3g}]"
+    )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[list[str]]:
-    """Without the bars of the tokenisation, and with TRL's warnings collected instead of printed."""
+    """Without bars, and with TRL's warnings collected instead of printed."""
     said: list[str] = []
     heard = logging.Handler(logging.WARNING)
     heard.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
@@ -152,22 +205,6 @@ def _quiet() -> Iterator[list[str]]:
             del os.environ["TQDM_DISABLE"]
         else:
             os.environ["TQDM_DISABLE"] = tqdm
-
-
-def _in_our_words(text: str) -> str:
-    if "is not a prefix of the tokenized prompt" in text:
-        return (
-            "with an answer after it, a prompt ends in other tokens than alone (its chat template or its "
-            "last word has it so); what differs is counted as the answer's"
-        )
-    weights = re.findall(r"(\w*desirable_weight) in (\[[^]]*\])", text)
-    if len(weights) == 2:
-        (good, good_range), (bad, bad_range) = weights
-        return (
-            "there are more answers of one label than of the other; TRL advises a weight for one of them: "
-            f"training.{good} within {good_range}, or training.{bad} within {bad_range}"
-        )
-    return f"TRL: {_sentence(_RANK.sub('', text))}"
 
 
 def _sentence(text: str) -> str:

@@ -2,20 +2,19 @@
 
 What people publish differs: the prompt is a column, or repeated in both answers, or only the beginning
 that they share; answers are texts or messages. All of it becomes `prompt`, `chosen`, `rejected`, or
-`prompt`, `completion`, `label`, the forms that every trainer of TRL takes.
+`prompt`, `completion`, `label`; `answers` makes tokens of them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.reading.bad_rows import BadRows
 from fmstune.tuning.reading.conversations import check_messages, check_tools
 from fmstune.tuning.reading.formats import kind_in_words
+from fmstune.tuning.reading.shapes import Recognised, Shape
 
 Kind = Literal["chosen/rejected", "prompt/completion/label"]
 Row = Mapping[str, Any]
@@ -33,59 +32,43 @@ _NEEDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Preferences:
-    """The rows of one source in TRL's form. `chat` says whether they are messages; `same` counts the pairs
-    that were left out, as their two answers are the same."""
+def recognise_preferences(row: Row, place: str, method: str) -> Recognised:
+    """The shape of the rows of a source, by its first one. `method` says what they are needed for.
 
-    kind: Kind
-    chat: bool
-    rows: list[dict[str, Any]]
-    places: list[str]
-    same: int = 0
+    Raises `DataError` with the columns that there are, or for what is wrong in this row.
+    """
+    kind = _recognised(row, place, method)
+    first = _formed(row, place, method, kind)
+    chat, margin = _is_chat(first), "margin" in first
 
+    def read(row: Row, place: str) -> Row:
+        made = _formed(row, place, method, kind)
+        if _is_chat(made) != chat:
+            words = ("texts", "messages")
+            raise DataError(
+                f"{place}: its answers are {words[not chat]}, those of the first row {words[chat]}; make "
+                "them all the same."
+            )
+        if ("margin" in made) != margin:
+            there = "it has a `margin`, and the first row none" if not margin else "it has no `margin`"
+            raise DataError(f"{place}: {there}; give it to all rows or to none.")
+        return made
 
-def read_preferences(
-    found: Iterable[tuple[str, Row]], source: str, method: str, bad: BadRows | None = None
-) -> Preferences:
-    """The rows of `source`, given as (place, row), for `method`. What is wrong goes to `bad`, or is raised as
-    `DataError` with its place."""
-    bad = bad or BadRows()
-    rows: list[dict[str, Any]] = []
-    places: list[str] = []
-    what: Kind | None = None
-    same = 0
-    for place, row in found:
-        try:
-            if what is None:
-                what = _recognised(row, place, method)
-            made = _pair(row, place, method) if what == PAIRS else _labelled(row, place)
-            if rows:
-                _require_alike(made, rows[0], place)
-            _require_characters(made, place)
-        except DataError as error:
-            bad.take(place, error)
-            continue
-        if what == PAIRS and made["chosen"] == made["rejected"]:
-            same += 1
-            continue
-        rows.append(made)
-        places.append(place)
-    if what is None or (not rows and not same):
-        why = f": each of its rows is bad, such as: {bad.first[0]}" if bad.first else " has no rows."
-        raise DataError(f"{source}{why}")
-    if not rows:
-        raise DataError(f"{source}: `chosen` and `rejected` are the same in each of its {same} rows.")
-    return Preferences(what, _is_chat(rows[0]), rows, places, same)
+    shape: Shape = "preference with margin" if margin else "preference" if kind == PAIRS else "labelled"
+    return Recognised(shape, f"{kind}{' as messages' if chat else ''}", read)
 
 
-def _require_alike(made: Row, first: Row, where: str) -> None:
-    if _is_chat(made) != _is_chat(first):
-        words = ("texts", "messages")
-        raise DataError(
-            f"{where}: its answers are {words[_is_chat(made)]}, those of the first row "
-            f"{words[_is_chat(first)]}; make them all the same."
-        )
+def demo_pair(row: Row) -> Row:
+    """A conversation of the demo as a pair: the answer, and its words in the wrong order."""
+    *prompt, answer = row["messages"]
+    backwards = {**answer, "content": " ".join(reversed(answer["content"].split()))}
+    return {"prompt": prompt, "chosen": [answer], "rejected": [backwards]}
+
+
+def _formed(row: Row, place: str, method: str, kind: Kind) -> dict[str, Any]:
+    made = _pair(row, place, method) if kind == PAIRS else _labelled(row, place)
+    _require_characters(made, place)
+    return made
 
 
 def _recognised(row: Row, where: str, method: str) -> Kind:
@@ -174,9 +157,7 @@ def _besides(row: Row, where: str, method: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if row.get("tools"):
         check_tools(row["tools"], where)
-        tools = row["tools"]
-        # As a text, since a table cannot hold schemas that differ.
-        found["tools"] = tools if isinstance(tools, str) else json.dumps(tools)
+        found["tools"] = row["tools"]
     if method == "reward" and row.get("margin") is not None:
         try:
             found["margin"] = float(row["margin"])

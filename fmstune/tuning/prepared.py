@@ -46,6 +46,8 @@ def prepare_once(
     seed: int,
     skipped: Path | None = None,
     *,
+    method: str = "sft",
+    keep_end: bool = False,
     worth: float = _WORTH_SECONDS,
 ) -> PreparedData:
     """As `prepare`, from what an earlier run or another process has prepared, when that is the same.
@@ -54,15 +56,20 @@ def prepare_once(
     with bad rows, which are to be named each time.
     """
     files = _files(config) if config.cache and not config.streaming and config.handler is None else None
+
+    def made_now() -> PreparedData:
+        return prepare(config, tokenizer, max_length, seed, skipped, method=method, keep_end=keep_end)
+
     if files is None:
-        return prepare(config, tokenizer, max_length, seed, skipped)
-    entry = cache_directory() / _key(config, tokenizer, max_length, seed, files)
+        return made_now()
+    how = {"max_length": max_length, "seed": seed, "method": method, "keep_end": keep_end}
+    entry = cache_directory() / _key(config, tokenizer, how, files)
     with _locked(entry):
         found = _load(entry)
         if found is not None:
             return found
         began = time.monotonic()
-        made = prepare(config, tokenizer, max_length, seed, skipped)
+        made = made_now()
         shared = int(os.environ.get("WORLD_SIZE", "1")) > 1
         if not made.bad.count and (shared or time.monotonic() - began >= worth):
             _store(made, entry)
@@ -91,8 +98,7 @@ def _files(config: DataConfig) -> dict[str, str] | None:
 def _key(
     config: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None,
-    seed: int,
+    how: dict[str, Any],
     files: dict[str, str],
 ) -> str:
     depends_on = {
@@ -102,8 +108,7 @@ def _key(
         "tokenizer": tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else str(tokenizer),
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "chat_template": tokenizer.chat_template,
-        "max_length": max_length,
-        "seed": seed,
+        "how": how,
     }
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -136,7 +141,7 @@ def _load(entry: Path) -> PreparedData | None:
         places = json.loads((entry / _PLACES).read_text(encoding="utf-8"))
         train = datasets.load_from_disk(str(entry / "train"))
         evaluation = datasets.load_from_disk(str(entry / "eval")) if summary.eval_rows else None
-        len(train[-1]["labels"]), evaluation and len(evaluation[-1]["labels"])  # the last row is there
+        dict(train[-1]), evaluation and dict(evaluation[-1])  # the last row is there
         os.utime(entry)
     except Exception:  # damaged in any of the ways that files can be: it is made anew
         shutil.rmtree(entry, ignore_errors=True)

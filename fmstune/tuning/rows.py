@@ -10,6 +10,7 @@ from typing import Any
 from fmstune.config.data_schema import DataConfig, DataSource, handler_name
 from fmstune.config.prompt_template import PromptTemplate, parse_template
 from fmstune.tuning.errors import DataError
+from fmstune.tuning.preference import demo_pair, recognise_preferences
 from fmstune.tuning.reading.bad_rows import BadRows
 from fmstune.tuning.reading.formats import Row, kind_in_words
 from fmstune.tuning.reading.origins import Origin, Split
@@ -67,8 +68,8 @@ class Reader:
     """Reads a source row by row, from its beginning each time that it is iterated over.
 
     Rows go through the user's handler, then through the template or the names of columns; the first one
-    left gives the shape of all. Bad ones go to `bad`. `chat` says whether the model can be given
-    conversations. Raises `DataError`.
+    left gives the shape of all, as `method` needs it. Bad ones go to `bad`. `chat` says whether the model can
+    be given conversations. Raises `DataError`.
     """
 
     source: DataSource
@@ -77,6 +78,7 @@ class Reader:
     bad: BadRows
     most: int | None = None
     chat: bool = True
+    method: str = "sft"
     recognised: Recognised | None = None
     origin: Origin = field(init=False)
     _handler: Handler | None = field(init=False)
@@ -91,16 +93,19 @@ class Reader:
         self._form = None
         if template is not None:
             self._form = _filled(parse_template(template))
-            self.recognised = Recognised("prompt/completion", "template", lambda row, _: row)
+            if self.method == "sft":
+                self.recognised = Recognised("prompt/completion", "template", lambda row, _: row)
         elif columns:
             self._form = renamed(columns)
+        elif self.source.path == "demo" and self.method != "sft":
+            self._form = lambda row, _: demo_pair(row)
 
     def __iter__(self) -> Iterator[Placed]:
         count = 0
         for place, row in self.raw():
             try:
                 if self.recognised is None:
-                    self.recognised = recognise(row, place, chat=self.chat)
+                    self.recognised = self._recognise(row, place)
                 read = self.recognised.read(row, place)
             except DataError as error:
                 self.bad.take(place, error)
@@ -123,6 +128,11 @@ class Reader:
                     self.bad.take(place, error)
                     continue
                 yield place, formed
+
+    def _recognise(self, row: Row, place: str) -> Recognised:
+        if self.method == "sft":
+            return recognise(row, place, chat=self.chat)
+        return recognise_preferences(row, place, self.method)
 
     def no_rows(self) -> DataError:
         """The error for a source of which nothing is left."""

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
 
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.labels import Labeller
 from fmstune.tuning.reading.bad_rows import BadRows
 from fmstune.tuning.rows import Reader
 from fmstune.tuning.summary import DataSummary, SourceSummary, joined
+from fmstune.tuning.tokenised import Encoder
 
 _BATCH = 64
-_FEATURES = datasets.Features(
-    {name: datasets.List(datasets.Value("int32")) for name in ("input_ids", "labels")}
-)
 
 
 def stream(
-    readers: Sequence[Reader], labeller: Labeller, seed: int, buffer: int
+    readers: Sequence[Reader], encoder: Encoder, seed: int, buffer: int
 ) -> tuple[datasets.IterableDataset, DataSummary]:
     """An endless data set over the rows of all sources, and what can be said of it beforehand.
 
@@ -32,15 +29,15 @@ def stream(
     with them, and later, from the data set, that of any other row.
     """
     for reader in readers:
-        _read_first(reader, labeller)
+        _read_first(reader, encoder)
     weights = [reader.source.weight for reader in readers]
     given = [weight for weight in weights if weight is not None]
     if len(readers) > 1 and len(given) == len(readers):
-        endless = [_dataset([reader], labeller) for reader in readers]
+        endless = [_dataset([reader], encoder) for reader in readers]
         chances = [weight / sum(given) for weight in given]
         mixed = datasets.interleave_datasets(endless, probabilities=chances, seed=seed)
     else:
-        mixed = _dataset(readers, labeller)
+        mixed = _dataset(readers, encoder)
     sources = tuple(
         SourceSummary(reader.source.path, _shape(reader), 0, weight=reader.source.weight)
         for reader in readers
@@ -60,22 +57,20 @@ def stream(
     return mixed.shuffle(seed=seed, buffer_size=buffer), summary
 
 
-def _read_first(reader: Reader, labeller: Labeller) -> None:
+def _read_first(reader: Reader, encoder: Encoder) -> None:
     """Read until the first row of which something is trained, so that what is wrong is told at the start."""
-    looking = Reader(
-        reader.source, reader.split, reader.config, BadRows(reader.bad.skip), reader.most, reader.chat
-    )
-    if not any(row.trained for row in labeller.rows(looking, batch=1)):
-        raise _nothing(looking, labeller)
+    looking = replace(reader, bad=BadRows(reader.bad.skip))
+    if not any(row.trained for row in encoder.rows(looking, batch=1)):
+        raise _nothing(looking, encoder)
     reader.recognised = looking.recognised
 
 
-def _nothing(reader: Reader, labeller: Labeller) -> DataError:
+def _nothing(reader: Reader, encoder: Encoder) -> DataError:
     if reader.recognised is None or reader.bad.first:
         return reader.no_rows()
     return DataError(
         f"{reader.source.path}: none of its rows has a token to train on once they are cut to "
-        f"training.max_length = {labeller.max_length} tokens; raise training.max_length."
+        f"training.max_length = {encoder.max_length} tokens; raise training.max_length."
     )
 
 
@@ -96,22 +91,25 @@ class _Endless:
     """A generator of the rows of some sources, again and again; bad ones are listed the first time only."""
 
     readers: Sequence[Reader]
-    labeller: Labeller
+    encoder: Encoder
 
-    def __call__(self) -> Iterator[dict[str, Any]]:
+    def __call__(self) -> Iterator[Mapping[str, Any]]:
         try:
             while True:
                 yield from self._once()
         except DataError as error:
             raise StreamError(str(error)) from None
 
-    def _once(self) -> Iterator[dict[str, Any]]:
+    def _once(self) -> Iterator[Mapping[str, Any]]:
         for reader in self.readers:
-            for row in self.labeller.rows(reader, batch=_BATCH):
+            for row in self.encoder.rows(reader, batch=_BATCH):
                 if row.trained:
-                    yield {"input_ids": row.ids, "labels": row.labels}
+                    yield row.columns
             reader.bad = BadRows(reader.bad.skip)
 
 
-def _dataset(readers: Sequence[Reader], labeller: Labeller) -> datasets.IterableDataset:
-    return datasets.IterableDataset.from_generator(_Endless(readers, labeller), features=_FEATURES)
+def _dataset(readers: Sequence[Reader], encoder: Encoder) -> datasets.IterableDataset:
+    recognised = readers[0].recognised
+    assert recognised is not None  # by its first row, which has been read
+    features = datasets.Features.from_arrow_schema(encoder.schema(recognised))
+    return datasets.IterableDataset.from_generator(_Endless(readers, encoder), features=features)

@@ -29,7 +29,9 @@ class DataSummary:
     """What the data is. Lengths are in tokens; `truncated` and `dropped` count rows: cut to the greatest
     length, and left out since nothing of them that is trained was left. `skipped` counts rows that were
     left out as bad, `duplicates` rows whose tokens another one has too, `eval_in_train` rows to evaluate on
-    that are trained on as well. Of a stream nothing is counted."""
+    that are trained on as well. Of preferences a prompt counts once for each of its answers; `same` counts
+    pairs that were left out as their answers do not differ, `reworded` rows whose prompt ends in other tokens
+    once an answer follows it. Of a stream nothing is counted."""
 
     source: str
     shape: str
@@ -46,6 +48,8 @@ class DataSummary:
     skipped: int = 0
     duplicates: int = 0
     eval_in_train: int = 0
+    same: int = 0
+    reworded: int = 0
     streaming: bool = False
     prepared_before: bool = False
     sources: tuple[SourceSummary, ...] = ()
@@ -54,6 +58,9 @@ class DataSummary:
     def as_params(self) -> dict[str, Any]:
         """The summary as parameters of the run."""
         params = {key: value for key, value in asdict(self).items() if value is not None}
+        for name in ("same", "reworded"):  # of preferences alone
+            if not params[name]:
+                del params[name]
         if self.sources:
             params["sources"] = [
                 {key: value for key, value in asdict(each).items() if value is not None}
@@ -75,7 +82,9 @@ class DataSummary:
         if self.truncated:
             parts.append(f"{self.truncated} rows cut")
         if self.dropped:
-            parts.append(f"{self.dropped} rows left out (nothing to train on was left of them)")
+            parts.append(f"{self.dropped} rows left out (too long for training.max_length)")
+        if self.same:
+            parts.append(f"{self.same} rows left out (chosen and rejected are the same)")
         if self.skipped:
             parts.append(f"{self.skipped} bad rows skipped")
         if self.duplicates:

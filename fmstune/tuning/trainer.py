@@ -18,7 +18,7 @@ from fmstune.config.errors import ConfigError
 from fmstune.config.schema import RunConfig
 from fmstune.trackers.base import Tracker
 from fmstune.tuning import adapters
-from fmstune.tuning.data import DataSummary, PreparedData
+from fmstune.tuning.data import DataSummary
 from fmstune.tuning.device import Precision, precision
 from fmstune.tuning.disk import GuardedSaving
 from fmstune.tuning.extensions import Extensions
@@ -29,7 +29,6 @@ from fmstune.tuning.model import load_model, load_tokenizer
 from fmstune.tuning.nonfinite import GuardedTraining
 from fmstune.tuning.padding_free import Padding, decide
 from fmstune.tuning.positions import require_positions
-from fmstune.tuning.preference_data import PreferenceData, PreferenceSummary, prepare_preferences
 from fmstune.tuning.prepared import prepare_once
 from fmstune.tuning.reading.bad_rows import FILE_NAME as SKIPPED_ROWS
 from fmstune.tuning.reading.bad_rows import BadRows
@@ -68,7 +67,7 @@ class BuiltTrainer:
     trainer: Any
     tokenizer: PreTrainedTokenizerBase
     model_identity: dict[str, Any]
-    data: DataSummary | PreferenceSummary
+    data: DataSummary
     bad_rows: BadRows
     steps: int
     trainable: int
@@ -79,9 +78,9 @@ class BuiltTrainer:
     adapter: str | None = None
     """What is trained instead of all weights, for people."""
     notes: tuple[str, ...] = ()
-    """What TRL has to say of the data and the settings."""
+    """What there is to say of the data and the settings."""
     places: Sequence[str] = ()
-    """Where each training row is from; none where rows are packed, and for pairs of answers."""
+    """Where each training row is from; none where rows are packed."""
 
 
 def build_trainer(
@@ -101,17 +100,20 @@ def build_trainer(
     tokenizer = load_tokenizer(config.model)
     clock.append(time.perf_counter())
     # Before the model: a damaged row should not cost the minutes that a large model takes to load.
-    data: PreparedData | PreferenceData
-    if method == "sft":
-        longest = None if packing else max_length
-        data = prepare_once(config.data, tokenizer, longest, seed, output_dir / SKIPPED_ROWS)
-    else:
-        data = prepare_preferences(config.data, method, tokenizer, seed, output_dir / SKIPPED_ROWS)
+    data = prepare_once(
+        config.data,
+        tokenizer,
+        None if packing else max_length,
+        seed,
+        output_dir / SKIPPED_ROWS,
+        method=method,
+        keep_end=config.training.get("truncation_mode") == "keep_end",
+    )
     clock.append(time.perf_counter())
     frozen = config.adapter is not None
     loaded = load_model(config.model, lora=frozen, seed=seed, reward=method == "reward")
     clock.append(time.perf_counter())
-    too_long = require_positions(loaded.model, data.summary.longest) if method == "sft" else None
+    too_long = require_positions(loaded.model, data.summary.longest)
 
     attached = {
         "callbacks": [tracker.get_hf_callback(), *extensions.callbacks],
@@ -120,12 +122,11 @@ def build_trainer(
     }
     args = training_arguments(config, output_dir, packing=packing, max_length=max_length)
     trainer: Any
-    summary: DataSummary | PreferenceSummary = data.summary
     padding: Padding | None = None
     notes: tuple[str, ...] = (too_long,) if too_long else ()
-    if isinstance(data, PreferenceData):
+    if method != "sft":
         tuner = build_tuner(method, loaded.model, args, data, tokenizer, **attached)
-        trainer, summary, notes = tuner.trainer, tuner.summary, tuner.notes
+        trainer, notes = tuner.trainer, (*notes, *tuner.notes)
     else:
         trainer = FineTuner(
             model=loaded.model,
@@ -141,7 +142,7 @@ def build_trainer(
     adapters.ready_for_checkpoints(trainer.model)
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, besides our own lines
     tracker.set_params(dict(loaded.identity), "model")
-    tracker.set_params(summary.as_params(), "data")
+    tracker.set_params(data.summary.as_params(), "data")
     if padding is not None:
         tracker.set_params(asdict(padding), "padding")
     model_seconds = clock[1] - clock[0] + clock[3] - clock[2]
@@ -151,15 +152,15 @@ def build_trainer(
         trainer,
         tokenizer,
         dict(loaded.identity),
-        summary,
+        data.summary,
         data.bad,
-        _steps(trainer, summary.rows),
+        _steps(trainer, data.summary.rows),
         sum(weights.numel() for weights in trainer.model.parameters() if weights.requires_grad),
         padding,
         precision(config.training),
         adapters.describe(trainer.model),
         notes,
-        data.places if isinstance(data, PreparedData) and not packing else (),
+        () if packing else data.places,
     )
 
 
@@ -200,7 +201,7 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
         # and transformers takes bf16 for a mistake.
         settings["use_cpu"] = True
     if config.run.method != "sft":
-        pass  # TRL tokenises and cuts pairs of answers itself
+        pass  # TRL cuts prompts with their answers itself
     elif not packing:
         # The rows come tokenised, labelled and cut; TRL's own preparation would map over them again.
         settings |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}

@@ -288,7 +288,8 @@ def test_the_rows_and_what_became_of_them_are_told_and_tracked() -> None:
 @pytest.mark.parametrize("method", PREFERENCES)
 def test_rows_that_are_all_too_long_are_told(method: str) -> None:
     with pytest.raises(
-        DataError, match=r"none of its .* rows fits with its answers into training.max_length = 2"
+        DataError,
+        match=r"none of its .* rows has a token to train on .* training.max_length = 2 tokens; raise",
     ):
         build(method, "training.max_length=2")
 
@@ -349,7 +350,7 @@ def test_an_unequal_number_of_labels_is_said_once_with_the_advised_weights() -> 
     _, shown = tune("kto", "out", "training.max_steps=1", data="unequal.jsonl", evaluation="")
     (said,) = [line for line in shown.splitlines() if line.startswith("warning")]
     assert "more answers of one label than of the other" in said
-    assert "training.desirable_weight within [11.0, 14.63]" in said
+    assert "training.desirable_weight within [11, 14.7]" in said
     assert logging.getLogger("trl").propagate
 
 

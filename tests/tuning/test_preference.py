@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmstune.config.schema import DataConfig, DataSource
+from fmstune.config.schema import DataConfig, DataSource, ModelConfig
 from fmstune.tuning.data import prepare
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.preference import Preferences, read_preferences
+from fmstune.tuning.model import load_tokenizer
+from fmstune.tuning.preference import recognise_preferences
 from fmstune.tuning.reading.bad_rows import BadRows
-from fmstune.tuning.rows import Reader
+from fmstune.tuning.rows import Reader, Row
 
 
 def user(text: str) -> dict[str, str]:
@@ -33,16 +34,15 @@ def write(path: Path, *rows: Any) -> str:
     return str(path)
 
 
-def read(source: str, method: str) -> Preferences:
-    found = Reader(DataSource(source), "train", DataConfig(), BadRows()).raw()
-    return read_preferences(found, source, method)
+def read(source: str, method: str) -> list[Row]:
+    return [row for _, row in Reader(DataSource(source), "train", DataConfig(), BadRows(), method=method)]
 
 
-def one(row: dict[str, Any], method: str = "dpo") -> dict[str, Any]:
-    (made,) = read_preferences([("line 1", row)], "x", method).rows
-    return made
+def one(row: dict[str, Any], method: str = "dpo") -> Row:
+    return recognise_preferences(row, "line 1", method).read(row, "line 1")
 
 
+TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
 PAIR = {"prompt": [user("Why?")], "chosen": [bot("So.")], "rejected": [bot("No.")]}
 
 
@@ -123,18 +123,21 @@ def test_tables_are_read_as_well(tmp_path: Path) -> None:
 
     with open(tmp_path / "x.csv", "w", newline="") as file:
         csv.writer(file).writerows([["prompt", "completion", "label"], ["a", "b", "true"], ["c", "d", "0"]])
-    assert [row["label"] for row in read(str(tmp_path / "x.csv"), "kto").rows] == [True, False]
+    assert [row["label"] for row in read(str(tmp_path / "x.csv"), "kto")] == [True, False]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([PAIR]), tmp_path / "x.parquet")
-    assert read(str(tmp_path / "x.parquet"), "dpo").rows == [PAIR]
+    assert read(str(tmp_path / "x.parquet"), "dpo") == [PAIR]
 
 
 def test_pairs_whose_answers_are_the_same_are_left_out_and_counted(tmp_path: Path) -> None:
     same = {"prompt": "a", "chosen": "b", "rejected": "b"}
     other = {**same, "rejected": "c"}
-    found = read(write(tmp_path / "x.jsonl", same, other, same), "dpo")
-    assert (found.rows, found.places, found.same) == ([other], [f"{tmp_path}/x.jsonl line 2"], 2)
+    config = DataConfig(train=write(tmp_path / "x.jsonl", same, other, same))
+    for method in ("dpo", "reward", "kto"):
+        made = prepare(config, TOKENIZER, None, 1, method=method)
+        assert set(made.places) == {f"{tmp_path}/x.jsonl line 2"}
+        assert made.summary.same == 2
     with pytest.raises(DataError, match="are the same in each of its 2 rows"):
-        read(write(tmp_path / "x.jsonl", same, same), "dpo")
+        prepare(DataConfig(train=write(tmp_path / "x.jsonl", same, same)), TOKENIZER, None, 1, method="dpo")
 
 
 def test_a_reward_may_part_at_a_question_and_have_a_margin() -> None:
@@ -186,6 +189,16 @@ def test_a_wrong_row_is_told_with_its_place_and_what_is_needed(
     [
         (PAIR, {"prompt": "a", "chosen": "b"}, "line 2: there is no `rejected`; the first row has it"),
         (
+            {**PAIR, "margin": 1},
+            PAIR,
+            "line 2: it has no `margin`; give it to all rows or to none",
+        ),
+        (
+            PAIR,
+            {**PAIR, "margin": 1},
+            "line 2: it has a `margin`, and the first row none; give it to all rows or to none",
+        ),
+        (
             PAIR,
             {"prompt": "a", "chosen": "b", "rejected": "c"},
             "answers are texts, those of the first row mes",
@@ -201,16 +214,13 @@ def test_rows_that_differ_from_the_first_are_told(
     first: dict[str, Any], second: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=message):
-        read(write(tmp_path / "x.jsonl", first, second), "dpo")
+        read(write(tmp_path / "x.jsonl", first, second), "reward" if "margin" in message else "dpo")
 
 
 def test_sft_on_pairs_names_the_methods_that_learn_from_them(tmp_path: Path) -> None:
-    from fmstune.config.schema import ModelConfig
-    from fmstune.tuning.model import load_tokenizer
-
     source = write(tmp_path / "x.jsonl", PAIR)
     with pytest.raises(DataError, match="holds preferences, for --method dpo, kto or reward"):
-        prepare(DataConfig(train=source), load_tokenizer(ModelConfig(path="demo")), None, 1)
+        prepare(DataConfig(train=source), TOKENIZER, None, 1)
 
 
 @given(
@@ -235,5 +245,5 @@ def test_sft_on_pairs_names_the_methods_that_learn_from_them(tmp_path: Path) -> 
 )
 def test_any_row_is_read_or_refused(row: dict[str, Any], method: str) -> None:
     with contextlib.suppress(DataError):
-        (made,) = read_preferences([("line 1", row)], "x", method).rows
+        made = one(row, method)
         assert isinstance(made["prompt"], (str, list))

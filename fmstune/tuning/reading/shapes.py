@@ -25,9 +25,10 @@ Shape = Literal[
     "text",
     "tokens",
     "preference",
+    "preference with margin",
     "labelled",
 ]
-PREFERENCES: tuple[Shape, ...] = ("preference", "labelled")
+PREFERENCES: tuple[Shape, ...] = ("preference", "preference with margin", "labelled")
 """Shapes that only methods other than sft learn from; `preference` reads and checks them."""
 
 _ALPACA = (

@@ -1,0 +1,167 @@
+"""From rows of preferences to tokens: a prompt and its answers, good and bad.
+
+The tokens are those that TRL's own trainers would make (tests/tuning/test_answers.py). They are made here
+so that such data are prepared as all others are: with the place of a row that a chat template refuses, in
+mixtures, streamed, kept for the next run, with the lengths that an estimate of the memory needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from fmstune.tuning.errors import DataError
+from fmstune.tuning.masking import apply_template, with_eos
+from fmstune.tuning.reading.shapes import Recognised
+from fmstune.tuning.rows import Placed, Reader, Row
+from fmstune.tuning.tokenised import TOKENS, TokenRow, batches
+
+ANSWERS = ("chosen_ids", "rejected_ids", "completion_ids")
+"""Columns of answers; each goes on from the column `prompt_ids`, where there is one."""
+
+_BATCH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    """What one row of the table is made of, as texts: a prompt, and the whole with each of its answers."""
+
+    place: str
+    prompt: str
+    wholes: tuple[str, ...]
+    besides: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AnswerEncoder:
+    """Tokenises prompts and answers for a method that learns from preferences.
+
+    Sequences are not cut here, which TRL does as it makes a batch: at their end, or with `keep_end` at their
+    beginning. Rows of which nothing to learn would be left count as not trained.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    method: str
+    max_length: int | None
+    keep_end: bool = False
+
+    def schema(self, recognised: Recognised) -> pa.Schema:
+        """The columns that TRL's trainer of the method takes."""
+        if self.method == "reward":
+            margin = [("margin", pa.float32())] if recognised.shape == "preference with margin" else []
+            return pa.schema([("chosen_ids", TOKENS), ("rejected_ids", TOKENS), *margin])
+        if self.method == "kto":
+            return pa.schema([("prompt_ids", TOKENS), ("completion_ids", TOKENS), ("label", pa.bool_())])
+        return pa.schema([("prompt_ids", TOKENS), ("chosen_ids", TOKENS), ("rejected_ids", TOKENS)])
+
+    def rows(self, reader: Reader, batch: int = _BATCH) -> Iterator[TokenRow]:
+        """The rows of a source, tokenised a batch at a time; for kto a pair becomes two rows."""
+        for part in batches(reader, batch):
+            self._require_usable(part[0][1], reader.source.path)
+            yield from self._encoded(part, reader)
+
+    def _encoded(self, part: Sequence[Placed], reader: Reader) -> Iterator[TokenRow]:
+        chat = _is_chat(part[0][1])
+        found: list[_Example | TokenRow] = []
+        for place, row in part:
+            if "chosen" in row and row["chosen"] == row["rejected"]:
+                found.append(TokenRow(place, {}, 0, 0, 0, False, same=True))
+                continue
+            try:
+                found += self._examples(place, row)
+            except DataError as error:  # the chat template refuses it
+                reader.bad.take(place, error)
+        texts = [t for each in found if isinstance(each, _Example) for t in (each.prompt, *each.wholes)]
+        ids: Iterator[list[int]] = iter(())
+        if texts:
+            encoded = self.tokenizer(
+                texts, add_special_tokens=not chat, return_attention_mask=False, verbose=False
+            )
+            ids = iter(encoded["input_ids"])
+        for each in found:
+            if isinstance(each, TokenRow):
+                yield each
+            else:
+                yield self._row(each, next(ids), [next(ids) for _ in each.wholes])
+
+    def _examples(self, place: str, row: Row) -> Iterator[_Example]:
+        tools = row.get("tools")
+        besides = {key: row[key] for key in ("label", "margin") if key in row}
+
+        def whole(answer: Any) -> str:
+            if isinstance(answer, str):
+                return str(row["prompt"]) + with_eos(answer, self.tokenizer)
+            return apply_template(self.tokenizer, [*row["prompt"], *answer], place, tools)
+
+        if self.method == "reward":
+            prompt = ""  # whole conversations are judged
+        elif _is_chat(row):
+            prompt = apply_template(self.tokenizer, row["prompt"], place, tools, prompt=True)
+        else:
+            prompt = row["prompt"]
+        if "chosen" not in row:
+            yield _Example(place, prompt, (whole(row["completion"]),), besides)
+        elif self.method == "kto":
+            good, bad = whole(row["chosen"]), whole(row["rejected"])
+            yield _Example(place, prompt, (good,), {"label": True})
+            yield _Example(place, prompt, (bad,), {"label": False})
+        else:
+            yield _Example(place, prompt, (whole(row["chosen"]), whole(row["rejected"])), besides)
+
+    def _row(self, example: _Example, prompt: list[int], wholes: list[list[int]]) -> TokenRow:
+        if self.method == "reward":
+            prompt = []
+        # An answer begins where it and the prompt alone part, which is not always at the prompt's end.
+        shared = min((_shared(prompt, whole) for whole in wholes), default=0)
+        columns: dict[str, Any] = {} if self.method == "reward" else {"prompt_ids": prompt[:shared]}
+        names = ANSWERS[2:] if self.method == "kto" else ANSWERS[:2]
+        columns |= {name: whole[shared:] for name, whole in zip(names, wholes, strict=True)}
+        lengths = [len(whole) for whole in wholes]
+        limit = self.max_length if self.max_length is not None else max(lengths)
+        cut = max(lengths) > limit
+        if self.method == "reward":
+            trained = 0 if cut else sum(lengths)
+        elif self.keep_end:
+            trained = sum(min(length - shared, limit) for length in lengths)
+        else:
+            trained = sum(max(0, min(length, limit) - shared) for length in lengths) if shared < limit else 0
+        return TokenRow(
+            example.place,
+            columns | example.besides,
+            length=sum(min(length, limit) for length in lengths),
+            longest=min(max(lengths), limit),
+            trained=trained,
+            cut=cut and trained > 0,
+            reworded=shared < len(prompt),
+        )
+
+    def _require_usable(self, row: Row, source: str) -> None:
+        if _is_chat(row) and not self.tokenizer.chat_template:
+            raise DataError(
+                f"{source} holds chats, and the model has no chat template: give one as a Jinja file with "
+                "model.chat_template, or one by its name (model.chat_template = chatml), or data whose "
+                "prompts and answers are texts."
+            )
+        if not self.tokenizer.eos_token:
+            raise DataError(
+                "the model's tokenizer names no token that ends a text (eos_token), which answers need to "
+                "end with; name it in its tokenizer_config.json."
+            )
+
+
+def _is_chat(row: Row) -> bool:
+    return not isinstance(row["prompt"], str)
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences begin with in common."""
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
