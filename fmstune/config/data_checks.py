@@ -110,6 +110,6 @@ def _streaming(config: RunConfig) -> Iterator[tuple[str, str]]:
     if training.get("precompute_ref_log_probs"):
         yield (
             "training.precompute_ref_log_probs",
-            "training.precompute_ref_log_probs needs all rows beforehand, which data.streaming does not have: "
-            "leave out one.",
+            "training.precompute_ref_log_probs needs all rows beforehand, which data.streaming does not "
+            "have: leave out one.",
         )

@@ -26,6 +26,12 @@ def method_problems(config: RunConfig) -> Iterator[Problem]:
         yield from _dpo(config.training)
     if method == "kto":
         yield from _kto(config.training)
+        if config.run.auto_batch and config.training.get("precompute_ref_log_probs"):
+            yield (
+                "run.auto_batch",
+                "run.auto_batch changes the batches that training.precompute_ref_log_probs computes "
+                "beforehand: leave out one.",
+            )
     if method in ("dpo", "kto"):
         yield from _reference(config)
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from fmstune.tuning.errors import RunError
+from fmstune.tuning.lengths import are_tokenised
 from fmstune.tuning.memory import Outlook, is_out_of_memory, out_of_memory, outlook
 from fmstune.tuning.rehearsal import SCRATCH
 from fmstune.tuning.trial import try_batch, unchanged
-from fmstune.tuning.workload import are_tokenised
 
 
 def find_batch(trainer: Any) -> tuple[int, int]:
@@ -25,10 +25,10 @@ def find_batch(trainer: Any) -> tuple[int, int]:
     """
     args = trainer.args
     together = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    sizes = [size for size in range(together, 0, -1) if together % size == 0]
+    sizes = [size for size in range(together, 0, -1) if together % size == 0 and size >= _least(trainer)]
     if not are_tokenised(trainer.train_dataset):
         raise RunError("run.auto_batch knows only rows of tokens; leave it out with this method of training.")
-    estimated = [size for size in sizes if _may_fit(trainer, size, together)] or [1]
+    estimated = [size for size in sizes if _may_fit(trainer, size, together)] or sizes[-1:]
     if args.world_size > 1:
         size = torch.tensor(estimated[0], device=args.device)
         torch.distributed.all_reduce(size, op=torch.distributed.ReduceOp.MIN)
@@ -37,8 +37,14 @@ def find_batch(trainer: Any) -> tuple[int, int]:
         for size in estimated:
             if _fits(trainer, size):
                 return _set(trainer, size, together)
-    _set(trainer, 1, together)
-    raise RunError(f"not even single rows fit: {out_of_memory(trainer)}")
+    _set(trainer, sizes[-1], together)
+    few = "single rows" if sizes[-1] == 1 else f"{sizes[-1]} rows at once"
+    raise RunError(f"not even {few} fit: {out_of_memory(trainer)}")
+
+
+def _least(trainer: Any) -> int:
+    """The smallest batch that the method can be trained on: kto compares each row with others."""
+    return 2 if getattr(trainer, "calculate_KL", False) else 1
 
 
 def _fits(trainer: Any, size: int) -> bool:
@@ -77,4 +83,6 @@ def _set(trainer: Any, size: int, together: int) -> tuple[int, int]:
     args = trainer.args
     args.per_device_train_batch_size, args.gradient_accumulation_steps = size, together // size
     trainer._train_batch_size = args.train_batch_size
+    if hasattr(trainer, "batch_size_changed"):
+        trainer.batch_size_changed()
     return size, together // size

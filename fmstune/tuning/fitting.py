@@ -31,7 +31,7 @@ def advice(work: Workload, room: int, program: int = 0) -> str:
     if fits:
         return f"It would fit with {', or '.join(fits[:_TOLD])}."
     settings: list[str] = []
-    for change in (_single_rows, _checkpointing, _adapter, _half):
+    for change in (_single_rows, _checkpointing, _adapter, _reference, _half):
         for remedy in change(work):
             work = remedy.work
             settings.append(remedy.settings)
@@ -43,7 +43,7 @@ def advice(work: Workload, room: int, program: int = 0) -> str:
 
 def measures(work: Workload) -> str:
     """What lowers the memory, for when it has run out in spite of the estimate: the mildest first."""
-    changes = (_halved_batch, _checkpointing, _adapter, _shorter, _lean_optimizer)
+    changes = (_halved_batch, _checkpointing, _adapter, _reference, _shorter, _lean_optimizer)
     found = [remedy.settings for change in changes for remedy in change(work)]
     return f"Try {', or '.join(found[:_TOLD])}."
 
@@ -57,6 +57,7 @@ def _remedies(work: Workload, room: int, program: int) -> Iterator[Remedy]:
     if smaller.rows < work.rows:
         yield Remedy(_batch_settings(smaller), smaller)
     yield from _checkpointing(work)
+    yield from _reference(work)
     yield from _lean_optimizer(work)
     yield from _adapter(work)
     yield from _shorter(work)
@@ -96,6 +97,11 @@ def _checkpointing(work: Workload) -> Iterator[Remedy]:
         yield Remedy("training.activation_checkpointing = true", replace(work, checkpointing=True))
 
 
+def _reference(work: Workload) -> Iterator[Remedy]:
+    if work.reference:
+        yield Remedy("training.precompute_ref_log_probs = true", replace(work, reference=0, compared=False))
+
+
 def _lean_optimizer(work: Workload) -> Iterator[Remedy]:
     if work.optimizer.startswith(("adamw_torch", "adamw_hf")):
         yield Remedy('training.optim = "adafactor"', replace(work, optimizer="adafactor"))
@@ -104,7 +110,13 @@ def _lean_optimizer(work: Workload) -> Iterator[Remedy]:
 def _adapter(work: Workload) -> Iterator[Remedy]:
     if work.trained > work.weights // 2:
         trained = int(work.weights * _ADAPTER_SHARE)
-        changed = replace(work, weights=work.weights + trained, trained=trained, largest_trained=trained // 8)
+        changed = replace(
+            work,
+            weights=work.weights + trained,
+            trained=trained,
+            largest_trained=trained // 8,
+            reference=0,  # which is the model without the adapter
+        )
         yield Remedy("--lora", changed)
 
 

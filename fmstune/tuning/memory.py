@@ -72,7 +72,8 @@ def outlook(trainer: Any) -> Outlook | None:
     taken, free_here = memory.taken(), memory.main_memory()
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that will take as much each
     room = replace(free_here, available=taken + free_here.available // beside)
-    return Outlook(work, estimate(work, program=max(0, taken - work.weights)), room)
+    program = max(0, taken - work.weights - work.reference)
+    return Outlook(work, estimate(work, program=program), room)
 
 
 def require_room_for_weights(config: ModelConfig) -> None:

@@ -15,6 +15,8 @@ _LOGITS_FORWARD = 5
 """Tensors of the size of the logits while the loss is computed: they, their log-softmax twice, its
 exponential and the product of the two for the entropy (see `lm_head`)."""
 _LOGITS_BACKWARD = 3
+_LOGITS_KEPT = 2
+"""Those of the trained model that wait for its backward pass while the reference computes its own."""
 _HEAD_CHUNK = 32768
 """TRL's own LM head, on a GPU, holds the logits of so many tokens of the vocabulary at once."""
 _CHUNK_COPIES = 2
@@ -69,6 +71,10 @@ class Workload:
     checkpointing: bool
     eager_attention: bool
     on_gpu: bool
+    reference: int = 0
+    """The weights of a model that the trained one is compared with, in bytes; an adapter needs none."""
+    compared: bool = False
+    """Whether each batch is scored by a reference too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +117,19 @@ def estimate(work: Workload, program: int = 0) -> Estimate:
         forward = work.scored * work.vocabulary * 4 * _LOGITS_FORWARD
         backward = work.scored * work.vocabulary * 4 * _LOGITS_BACKWARD
     backward += _head_weights(work) if trains_all else 0
+    if work.compared:
+        forward = forward * (_LOGITS_FORWARD + _LOGITS_KEPT) // _LOGITS_FORWARD
     held = work.trained if work.accumulation > 1 else 0
     states = int(work.trained * _STATES.get(work.optimizer, _ADAMW) * (2 if _small_states(work) else 1))
     update = 3 * work.largest_trained if work.optimizer == "adafactor" else 0
     most = max(held + kept + max(forward, backward), work.trained + per_layer + copies, work.trained + update)
     most = int(most * (_SCATTERED if trains_all else _SCATTERED_BY_ADAPTERS)) + _STARTED
     return Estimate(
-        weights=work.weights,
+        weights=work.weights + work.reference,
         gradients=work.trained,
         optimizer=states,
         activations=kept + max(forward, backward),
-        peak=program + work.weights + states + most,
+        peak=program + work.weights + work.reference + states + most,
         program=program,
     )
 

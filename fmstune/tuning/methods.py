@@ -46,6 +46,7 @@ class PreferenceTuner(GuardedSaving, GuardedTraining):
     args: Any
     model: Any
     ref_model: Any = None
+    train_dataset: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -59,6 +60,12 @@ class PreferenceTuner(GuardedSaving, GuardedTraining):
         if not getattr(self, "calculate_KL", False):
             return dataset
         return with_other_answers(dataset, args.per_device_train_batch_size)
+
+    def batch_size_changed(self) -> None:
+        """To be called when the arguments have another size of a batch than they were made with."""
+        if getattr(self, "calculate_KL", False):
+            size = self.args.per_device_train_batch_size
+            self.train_dataset = with_other_answers(self.train_dataset, size)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The run writes its own card, once."""

@@ -17,6 +17,7 @@ from fmstune.config.schema import RunConfig
 from fmstune.tuning.console import RunConsole
 from fmstune.tuning.directory import newest_checkpoint
 from fmstune.tuning.errors import RunError
+from fmstune.tuning.lengths import sequences
 
 if TYPE_CHECKING:
     from fmstune.tuning.trainer import BuiltTrainer
@@ -161,14 +162,18 @@ class NonFiniteGuard:
 
     def _find(self, rows: list[list[int]]) -> list[str]:
         """The places of the rows, looked for by their tokens: a batch does not say where it is from."""
-        if not self._places or self._rows is None or "input_ids" not in self._rows.column_names:
+        if not self._places or self._rows is None:
             return []
         wanted = {tuple(row) for row in rows}
+        longest = max(map(len, wanted), default=0)
         known: dict[tuple[int, ...], str] = {}
-        for place, row in zip(self._places, self._rows["input_ids"], strict=False):
-            if tuple(row) in wanted:
-                known.setdefault(tuple(row), place)
-        return [known[tuple(row)] for row in rows if tuple(row) in known]
+        for place, row in zip(self._places, self._rows, strict=False):
+            for tokens in sequences(row):
+                # Of answers a batch has the beginning alone, where they are too long.
+                cut = tuple(tokens[:longest])
+                if cut in wanted:
+                    known.setdefault(cut, place)
+        return list(dict.fromkeys(known[tuple(row)] for row in rows if tuple(row) in known))
 
 
 class GuardedTraining:

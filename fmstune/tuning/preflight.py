@@ -13,9 +13,9 @@ from fmstune.tuning.auto_batch import find_batch
 from fmstune.tuning.console import RunConsole
 from fmstune.tuning.disk import require_room
 from fmstune.tuning.errors import RunError
+from fmstune.tuning.lengths import are_tokenised, sequence_lengths
 from fmstune.tuning.memory import Outlook, explained, forget_peak, outlook, peak
 from fmstune.tuning.rehearsal import SCRATCH, rehearse, wanted
-from fmstune.tuning.workload import are_tokenised, lengths_of
 
 if TYPE_CHECKING:
     from fmstune.tuning.trainer import BuiltTrainer
@@ -77,6 +77,6 @@ def foresee(built: BuiltTrainer, directory: Path, out: RunConsole) -> None:
     seen = built.steps * each_step
     line = f"{built.steps:,} steps of {each_step} rows"
     if are_tokenised(rows):
-        lengths = lengths_of(rows)
-        line += f", about {seen * sum(lengths) // max(1, len(lengths)):,} tokens"
+        mean = sequence_lengths(rows, args.max_length).sum(axis=1).mean()
+        line += f", about {int(seen * mean):,} tokens"
     out.say("steps", line)

@@ -18,9 +18,9 @@ from safetensors import safe_open
 from fmstune.resources.disk import free, is_full
 from fmstune.resources.memory import amount
 from fmstune.tuning.errors import RunError
+from fmstune.tuning.lengths import are_tokenised, sequence_lengths
 from fmstune.tuning.memory import forget_peak, peak
 from fmstune.tuning.trial import batch, try_batch, unchanged
-from fmstune.tuning.workload import are_tokenised, lengths_of
 
 SCRATCH = "rehearsal"
 _LONG = 300.0
@@ -80,18 +80,18 @@ def rehearse(trainer: Any, steps: int) -> Rehearsal:
             f"the rehearsal's checkpoint could not be written to {scratch}: the disk is full "
             f"({amount(free(scratch))} left). Free some space, or give another --output-dir."
         ) from error
-    lengths = lengths_of(trainer.train_dataset)
+    lengths = sequence_lengths(trainer.train_dataset, args.max_length).sum(axis=1)
     longest = sorted(lengths)[-args.per_device_train_batch_size :]
-    usual = sum(lengths) / len(lengths) / (sum(longest) / len(longest))
+    usual = float(lengths.mean() / (sum(longest) / len(longest)))
     whole = seconds * usual * args.gradient_accumulation_steps * steps
     return Rehearsal(most, whole, time.perf_counter() - began, _listed(parts))
 
 
 def estimated_seconds(trainer: Any, steps: int) -> float:
     """How long the run will take, before anything of it was tried."""
-    args, lengths = trainer.args, lengths_of(trainer.train_dataset)
+    args = trainer.args
     rows = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
-    tokens = rows * sum(lengths) / max(1, len(lengths))
+    tokens = rows * float(sequence_lengths(trainer.train_dataset, args.max_length).sum(axis=1).mean())
     weights = sum(weight.numel() for weight in trainer.model.parameters())
     operations = float(6 * weights * tokens)
     return operations / (_USED_SPEED * _speed(args.device, half=args.bf16 or args.fp16))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy
 import torch
 
-from fmstune.tuning.workload import longest_rows
+from fmstune.tuning.lengths import longest_rows
 
 
 @contextlib.contextmanager
@@ -90,7 +90,7 @@ def try_batch(trainer: Any, count: int) -> float:
 
 def batch(trainer: Any, rows: Any, count: int) -> Any:
     """The longest rows of a data set as one batch on the device."""
-    chosen = rows.select(longest_rows(rows, count))
+    chosen = rows.select(longest_rows(rows, count, trainer.args.max_length))
     return trainer._prepare_inputs(trainer.data_collator([chosen[i] for i in range(len(chosen))]))
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 from typing import Any
 
-from fmstune.tuning.data import IGNORED
+from fmstune.tuning.lengths import are_tokenised, longest_rows, scored_tokens, sequence_lengths
 from fmstune.tuning.memory_estimate import Workload
 
 
@@ -20,11 +19,14 @@ def workload(trainer: Any) -> Workload | None:
         return None
     if not are_tokenised(rows):
         return None
-    longest = longest_rows(rows, args.per_device_train_batch_size)
-    lengths = [len(row) for row in rows.select(longest)["input_ids"]]
+    limit = args.max_length
+    batch = rows.select(longest_rows(rows, args.per_device_train_batch_size, limit))
+    lengths = sequence_lengths(batch, limit)
     padded = not getattr(trainer.data_collator, "padding_free", False)
-    labels = rows.select(longest)["labels"] if "labels" in rows.column_names else None
-    scored = sum(label != IGNORED for row in labels for label in row[1:]) if labels else sum(lengths)
+    scored = scored_tokens(batch, limit)
+    if model.config.architectures and model.config.architectures[0].endswith("SequenceClassification"):
+        scored, vocabulary = lengths.size, 1  # one number for each sequence
+    reference = getattr(trainer, "ref_model", None)
     heads = getattr(settings, "num_attention_heads", None) or 1
     head_width = getattr(settings, "head_dim", None) or hidden // heads
     sizes = [weight.numel() * weight.element_size() for weight in model.parameters()]
@@ -37,8 +39,8 @@ def workload(trainer: Any) -> Workload | None:
         optimizer=str(getattr(args.optim, "value", args.optim)),
         rows=len(lengths),
         accumulation=args.gradient_accumulation_steps,
-        tokens=len(lengths) * max(lengths) if padded else sum(lengths),
-        longest=max(lengths),
+        tokens=int(lengths.size * lengths.max() if padded else lengths.sum()),
+        longest=int(lengths.max()),
         scored=scored,
         layers=layers,
         hidden=hidden,
@@ -52,18 +54,9 @@ def workload(trainer: Any) -> Workload | None:
         checkpointing=bool(args.activation_checkpointing),
         eager_attention=getattr(settings, "_attn_implementation", "sdpa") == "eager",
         on_gpu=args.device.type != "cpu",
+        reference=sum(w.numel() * w.element_size() for w in reference.parameters()) if reference else 0,
+        compared=not getattr(trainer, "precompute_ref_logps", True),
     )
-
-
-def are_tokenised(rows: Any) -> bool:
-    """Whether all rows are there as tokens, so that their lengths can be told; those of a stream are not."""
-    return hasattr(rows, "__len__") and "input_ids" in (getattr(rows, "column_names", None) or ())
-
-
-def longest_rows(rows: Any, count: int) -> list[int]:
-    """The indices of the longest rows, the longest first; all when there are no more than `count`."""
-    lengths = [len(row) for row in rows["input_ids"]]
-    return heapq.nlargest(count, range(len(lengths)), key=lengths.__getitem__)
 
 
 def _intermediate(settings: Any, hidden: int) -> int:
@@ -74,8 +67,3 @@ def _intermediate(settings: Any, hidden: int) -> int:
     if isinstance(experts, int) and experts > 0:
         return experts * (expert if isinstance(expert, int) else width)
     return width if isinstance(width, int) else 4 * hidden
-
-
-def lengths_of(rows: Any) -> list[int]:
-    """The tokens of each row."""
-    return [len(row) for row in rows["input_ids"]]

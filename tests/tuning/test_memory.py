@@ -34,10 +34,15 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_estimate_of_a_large_batch_is_within_a_third_of_the_measured_growth(tmp_path: Path) -> None:
-    done = fmstune("--output-dir", "out", *LARGE, "--rehearse", cwd=tmp_path)
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_the_estimate_of_a_large_batch_is_within_a_third_of_the_measured_growth(
+    method: str, tmp_path: Path
+) -> None:
+    # Of pairs half as many rows are as many sequences.
+    large = ["--method", method, *LARGE[2:], "--batch-size", "400" if method == "sft" else "64"]
+    done = fmstune("--output-dir", "out", *large, "--rehearse", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    dry = fmstune("--dry-run", *LARGE, cwd=tmp_path)
+    dry = fmstune("--dry-run", *large, cwd=tmp_path)
     program = in_bytes(re.search(r"the program itself ([\d.]+ \w+)", dry.stderr))
     measured = in_bytes(re.search(r"memory   peak ([\d.]+ \w+)", done.stderr)) - program
     estimated = in_bytes(re.search(r", estimated ([\d.]+ \w+)", done.stderr)) - program
@@ -106,6 +111,15 @@ def test_auto_batch_finds_what_fits_and_learns_the_same(tmp_path: Path) -> None:
     same = fmstune("--output-dir", "same", "--set", f"training.gradient_accumulation_steps={times}",
                    *LARGE[2:], "--batch-size", str(size), cwd=tmp_path)  # fmt: skip
     assert same.returncode == 0, same.stderr
+    assert weights("out") == weights("same")
+
+
+def test_auto_batch_compares_the_answers_of_kto_within_the_batches_that_it_finds() -> None:
+    sets = ("run.method=kto", "training.max_steps=2")
+    shown = tune("out", *sets, "run.auto_batch=true", "training.gradient_accumulation_steps=2",
+                 "training.per_device_train_batch_size=4")  # fmt: skip
+    assert "batch    8 rows at once, 1 times before each update" in shown
+    tune("same", *sets, "training.per_device_train_batch_size=8")
     assert weights("out") == weights("same")
 
 

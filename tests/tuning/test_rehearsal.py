@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
 import pytest
 
+from fmstune.tuning.lengths import longest_rows
 from fmstune.tuning.rehearsal import duration
 from tests.tuning.tuned import tune, weights
 
@@ -23,8 +25,11 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("lora.enabled=true", "lora.dropout=0.3", "training.gradient_accumulation_steps=2"),
         ("training.activation_checkpointing=true", "training.bf16=true"),
         ("training.packing=true",),
+        ("run.method=dpo", "training.gradient_accumulation_steps=2"),
+        ("run.method=kto", "lora.enabled=true", "lora.dropout=0.3"),
+        ("run.method=reward",),
     ],
-    ids=["full", "adapter with dropout", "checkpointing and bf16", "packing"],
+    ids=["full", "adapter with dropout", "checkpointing and bf16", "packing", "dpo", "kto", "reward"],
 )
 def test_the_weights_are_bitwise_those_of_a_run_without_rehearsal(sets: tuple[str, ...]) -> None:
     tune("without", "run.rehearse=never", *sets)
@@ -36,14 +41,12 @@ def test_the_weights_are_bitwise_those_of_a_run_without_rehearsal(sets: tuple[st
 
 
 def test_the_longest_batch_is_what_is_rehearsed() -> None:
-    from fmstune.tuning.workload import longest_rows
-
-    class Rows:
-        def __getitem__(self, key: str) -> list[list[int]]:
-            return [[1] * length for length in (3, 9, 1, 7)]
-
-    assert longest_rows(Rows(), 2) == [1, 3]
-    assert longest_rows(Rows(), 9) == [1, 3, 0, 2]
+    rows = datasets.Dataset.from_dict({"input_ids": [[1] * length for length in (3, 9, 1, 7)]})
+    assert longest_rows(rows, 2) == [1, 3]
+    assert longest_rows(rows, 9) == [1, 3, 0, 2]
+    answers = {"prompt_ids": [[1], [1, 1]], "chosen_ids": [[1] * 4, [1]], "rejected_ids": [[1], [1] * 5]}
+    assert longest_rows(datasets.Dataset.from_dict(answers), 1) == [1]
+    assert longest_rows(datasets.Dataset.from_dict(answers), 1, limit=2) == [0]
 
 
 def test_short_runs_are_not_rehearsed_unless_asked() -> None:
