@@ -21,6 +21,7 @@ _FLAGS = {
     "--model": "model.path",
     "--template": "data.template",
     "--skip-bad-rows": "data.skip_bad_rows",
+    "--method": "run.method",
 }
 
 
@@ -42,6 +43,9 @@ def data(
     skip_bad_rows: Annotated[
         bool | None, typer.Option("--skip-bad-rows", help="Leave damaged rows out, and name them.")
     ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="What the data are for: sft, dpo, kto or reward.", metavar="NAME")
+    ] = None,
     as_json: Json = False,
     config: Config = None,
     sets: Annotated[
@@ -55,7 +59,7 @@ def data(
     """
     from fmstune.cli.options import load_config
 
-    given = (tuple(sources) if sources else None, model, template, skip_bad_rows)
+    given = (tuple(sources) if sources else None, model, template, skip_bad_rows, method)
     flags = [(key, value, flag) for (flag, key), value in zip(_FLAGS.items(), given, strict=True)]
     resolved = load_config(config, flags, sets or [], [], None)
 
@@ -63,15 +67,26 @@ def data(
 
     quiet_libraries()
     from fmstune.tuning.data_view import histogram, padding_share, view_rows
+    from fmstune.tuning.lengths import sequence_lengths
     from fmstune.tuning.model import load_tokenizer
     from fmstune.tuning.prepared import prepare_once
 
     training = resolved.training
     seed = int(training.get("seed", 42))
     tokenizer = load_tokenizer(resolved.model)
-    prepared = prepare_once(resolved.data, tokenizer, training.get("max_length", 1024), seed)
+    longest = training.get("max_length", 1024)
+    prepared = prepare_once(
+        resolved.data,
+        tokenizer,
+        longest,
+        seed,
+        method=resolved.run.method,
+        keep_end=training.get("truncation_mode") == "keep_end",
+    )
     views = view_rows(prepared.train, tokenizer, rows)
-    lengths = [] if prepared.summary.streaming else [len(ids) for ids in prepared.train["input_ids"]]
+    lengths: list[int] = []
+    if not prepared.summary.streaming:
+        lengths = sequence_lengths(prepared.train, longest).ravel().tolist()
     bins = histogram(lengths)
     batch = int(training.get("per_device_train_batch_size", 8))
     padding = padding_share(lengths, batch, seed) if lengths else None
@@ -95,8 +110,8 @@ def _print(prepared: PreparedData, views: Sequence[RowView], bins: Sequence[Bin]
 
     # The answer that was asked for: on standard output, in colour where that is a terminal.
     console = Console(soft_wrap=True, highlight=False)
-    for number, view in enumerate(views, 1):
-        console.print(f"row {number} · {view.tokens} tokens, {view.trained} trained", style="bold")
+    for view in views:
+        console.print(f"{view.name} · {view.tokens} tokens, {view.trained} trained", style="bold")
         console.print(_marked(view, colour=console.is_terminal and not console.no_color))
         console.print()
     most = max((each.rows for each in bins), default=1)

@@ -27,8 +27,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class RowView:
-    """One row: its tokens, how many of them are trained, and its text in pieces."""
+    """One row, or one answer of it: its tokens, how many of them are trained, and its text in pieces."""
 
+    name: str
+    """As people count: `row 1`, `row 1, chosen`."""
     tokens: int
     trained: int
     pieces: tuple[Piece, ...]
@@ -44,15 +46,30 @@ class Bin:
 
 
 def view_rows(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, most: int) -> list[RowView]:
-    """The first rows (with `input_ids` and `labels`), at most `most` of them."""
+    """The first rows, as they are tokenised for their method; at most `most` of them."""
     return [
         RowView(
-            len(row["input_ids"]),
-            sum(label != IGNORED for label in row["labels"]),
-            tuple(_pieces(row["input_ids"], row["labels"], tokenizer)),
+            f"row {number}{name}",
+            len(ids),
+            sum(label != IGNORED for label in labels),
+            tuple(_pieces(ids, labels, tokenizer)),
         )
-        for row in islice(rows, most)
+        for number, row in enumerate(islice(rows, most), 1)
+        for name, ids, labels in _sequences(row)
     ]
+
+
+def _sequences(row: dict[str, Any]) -> Iterator[tuple[str, list[int], list[int]]]:
+    """The sequences of a row with their names, and labels where they are trained."""
+    if "input_ids" in row:
+        yield "", row["input_ids"], row["labels"]
+        return
+    prompt = row.get("prompt_ids", [])
+    named = {"chosen_ids": ", chosen", "rejected_ids": ", rejected"}
+    named["completion_ids"] = ", a good answer" if row.get("label") else ", a bad answer"
+    for column, name in named.items():
+        if column in row:
+            yield name, [*prompt, *row[column]], [IGNORED] * len(prompt) + row[column]
 
 
 def _pieces(ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Iterator[Piece]:

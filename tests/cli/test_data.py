@@ -46,6 +46,26 @@ def test_rows_are_shown_as_the_model_sees_them_with_what_is_trained_marked(fmstu
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [("dpo", ["chosen", "rejected"]), ("reward", ["chosen", "rejected"]), ("kto", ["a good answer"])],
+)
+def test_answers_are_shown_as_their_method_is_trained_on_them(
+    method: str, names: list[str], fmstune: Any
+) -> None:
+    row = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
+    labelled = {"prompt": "1+1=", "completion": "2", "label": True}
+    name = write(labelled if method == "kto" else row)
+    code, out, err = fmstune(name, "--model", "demo", "--method", method)
+    assert (code, err) == (0, "")
+    assert [line.split(" ·")[0] for line in out.splitlines() if line.startswith("row")] == [
+        f"row 1, {each}" for each in names
+    ]
+    prompt = "⟦1+1=" if method == "reward" else "1+1=⟦"
+    assert f"{prompt}2<|im_end|>⟧" in out
+    assert "a.jsonl · 1 rows" in out or "a.jsonl · 1 row " in out
+
+
 def test_lengths_duplicates_cuts_and_bad_rows_are_counted(fmstune: Any) -> None:
     rows = [{"question": f"{n}+1?", "answer": "one more " * n} for n in range(1, 9)]
     name = write(*rows, rows[0], {"question": "1?", "answer": ""}, "{")

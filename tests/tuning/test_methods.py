@@ -177,9 +177,11 @@ def test_a_classifier_with_several_labels_is_no_reward_model() -> None:
         build("reward", "model.path=./classes")
 
 
+@pytest.mark.parametrize("streaming", ["false", "true"])
 @pytest.mark.parametrize("method", PREFERENCES)
-def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_unbroken_one(method: str) -> None:
+def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_unbroken_one(method: str, streaming: str) -> None:
     steps = ["training.max_steps=4", "training.save_strategy='steps'", "training.save_steps=2"]
+    steps.append(f"data.streaming={streaming}")
     tune(method, "whole", *steps)
     shutil.copytree("whole", "parts")
     Path("parts/model.safetensors").unlink()

@@ -158,3 +158,14 @@ def test_two_processes_come_to_the_same_decision(tmp_path: Path) -> None:
 def test_what_is_learnt_from_preferences_is_watched_as_well(method: str) -> None:
     with pytest.raises(RunError, match=r"at step \d+, since the weights are not finite any more"):
         tune("out", *TOO_FAST, f"run.method={method}")
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "reward"])
+def test_a_bad_batch_of_answers_is_told_with_its_rows_as_well(one_bad_row: str, method: str) -> None:
+    rows = [json.loads(line)["messages"] for line in Path("rows.jsonl").read_text().splitlines()]
+    worse = [{"role": "assistant", "content": "No."}]
+    pairs = [{"prompt": row[:-1], "chosen": row[-1:], "rejected": worse} for row in rows]
+    Path("rows.jsonl").write_text("\n".join(json.dumps(pair) for pair in pairs))
+    with pytest.raises(RunError, match="the loss is NaN at step") as error:
+        tune("out", *bad_row(f"run.method={method}"))
+    assert one_bad_row in str(error.value)
