@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from fmstune.config.data_files import kind_of
 from fmstune.tuning.errors import DataError
+from fmstune.tuning.reading.json_array import BadArray, values
 from fmstune.tuning.reading.opening import opened
 
 Row = Mapping[str, Any]
@@ -71,14 +72,17 @@ def _begins_as_array(path: Path, name: str) -> bool:
 
 
 def _read_json(file: IO[bytes], path: Path, name: str) -> Iterator[Found]:
-    text = _decoded(file, path, name)
+    number = 0
     try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is not valid JSON ({error}); it begins as an array of rows.") from None
-    del text
-    for number, row in enumerate(rows, 1):
-        yield f"{name} row {number}", _object(row, f"{name} row {number}")
+        for number, row in enumerate(values(file), 1):
+            yield f"{name} row {number}", _object(row, f"{name} row {number}")
+    except UnicodeDecodeError:
+        raise _first_bad_line(path, name) from None
+    except BadArray as error:
+        after = f" after row {number}" if number else ""
+        raise DataError(
+            f"{name} is not valid JSON{after} ({error}); it begins as an array of rows."
+        ) from None
 
 
 def _object(row: Any, place: str) -> Row | DataError:
