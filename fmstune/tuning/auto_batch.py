@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from fmstune.tuning.errors import RunError
-from fmstune.tuning.lengths import are_tokenised
 from fmstune.tuning.memory import Outlook, is_out_of_memory, out_of_memory, outlook
 from fmstune.tuning.rehearsal import SCRATCH
 from fmstune.tuning.trial import try_batch, unchanged
@@ -20,14 +19,13 @@ def find_batch(trainer: Any) -> tuple[int, int]:
     """Set the trainer to the largest batch that fits, and return it with its accumulation steps.
 
     Of the divisors of the batch times its accumulation, those that are estimated to fit are tried on the
-    longest rows, the largest first. Several processes trust the estimate: one that ran out of memory would
-    leave the others waiting. Raises `RunError` when not even single rows fit.
+    longest rows, of a stream on rows as long as they may be, the largest first. Several processes trust the
+    estimate: one that ran out of memory would leave the others waiting. Raises `RunError` when not even
+    single rows fit.
     """
     args = trainer.args
     together = args.per_device_train_batch_size * args.gradient_accumulation_steps
     sizes = [size for size in range(together, 0, -1) if together % size == 0 and size >= _least(trainer)]
-    if not are_tokenised(trainer.train_dataset):
-        raise RunError("run.auto_batch knows only rows of tokens; leave it out with this method of training.")
     estimated = [size for size in sizes if _may_fit(trainer, size, together)] or sizes[-1:]
     if args.world_size > 1:
         size = torch.tensor(estimated[0], device=args.device)

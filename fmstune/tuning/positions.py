@@ -9,8 +9,10 @@ from fmstune.config.errors import ConfigError
 _ROTARY = ("rope_parameters", "rope_theta", "rope_scaling")
 
 
-def require_positions(model: Any, longest: int) -> str | None:
+def require_positions(model: Any, longest: int, *, streamed: bool = False) -> str | None:
     """What is to be said of rows of `longest` tokens: nothing where the model has so many positions.
+
+    Of rows that are `streamed` nobody knows whether one of that length will come.
 
     A model whose positions are a table fails beyond its end: raises `ConfigError`. One that turns them into
     angles computes on, for lengths that it has never seen; that is a warning.
@@ -19,12 +21,13 @@ def require_positions(model: Any, longest: int) -> str | None:
     positions = getattr(settings, "max_position_embeddings", None)
     if not isinstance(positions, int) or longest <= positions:
         return None
+    have = "may have" if streamed else "have"
     remedy = f"set training.max_length = {positions}"
     if any(getattr(settings, name, None) for name in _ROTARY):
         return (
-            f"rows have up to {longest:,} tokens, and the model was made for {positions:,}: unless it is "
+            f"rows {have} up to {longest:,} tokens, and the model was made for {positions:,}: unless it is "
             f"meant to learn longer ones, {remedy}"
         )
     raise ConfigError(
-        f"rows have up to {longest:,} tokens, and the model has {positions:,} positions: {remedy}."
+        f"rows {have} up to {longest:,} tokens, and the model has {positions:,} positions: {remedy}."
     )

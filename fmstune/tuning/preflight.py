@@ -68,7 +68,9 @@ def foresee(built: BuiltTrainer, directory: Path, out: RunConsole) -> None:
     trainer = built.trainer
     expected = outlook(trainer)
     if expected is not None:
-        out.say("memory", f"{expected.line()}, an estimate")
+        streamed = not are_tokenised(trainer.train_dataset)
+        rows = f" for rows of {expected.work.longest:,} tokens, the longest that may come" if streamed else ""
+        out.say("memory", f"{expected.line()}, an estimate{rows}")
         if not expected.fits:
             raise RunError(expected.trouble())
     require_room(trainer, built.steps, directory)

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from fmstune.resources.disk import free, is_full
 from fmstune.resources.memory import amount
 from fmstune.tuning.errors import RunError
+from fmstune.tuning.imagined import measurable_rows
 from fmstune.tuning.lengths import are_tokenised, sequence_lengths
 from fmstune.tuning.memory import forget_peak, peak
 from fmstune.tuning.trial import batch, try_batch, unchanged
@@ -36,11 +37,14 @@ class Rehearsal:
     run_seconds: float
     seconds: float
     parts: str
+    at_most: bool = False
+    """Whether the time is that of the longest rows, as usual ones are not known."""
 
     def line(self) -> str:
         """For people."""
+        about = "at most" if self.at_most else "about"
         return (
-            f"{self.parts} in {self.seconds:.1f} s · peak {amount(self.peak)} · the run will take about "
+            f"{self.parts} in {self.seconds:.1f} s · peak {amount(self.peak)} · the run will take {about} "
             f"{duration(self.run_seconds)}"
         )
 
@@ -49,8 +53,6 @@ def wanted(setting: str, trainer: Any, steps: int) -> bool:
     """Whether to rehearse, by `run.rehearse` and the estimated time of the run."""
     if setting == "never" or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return False  # sharded weights are no longer whole where they could be put back
-    if not are_tokenised(trainer.train_dataset):
-        return False
     return setting == "always" or estimated_seconds(trainer, steps) > _LONG
 
 
@@ -59,7 +61,8 @@ def rehearse(trainer: Any, steps: int) -> Rehearsal:
     args, began = trainer.args, time.perf_counter()
     scratch = Path(args.output_dir) / SCRATCH
     forget_peak(args.device)
-    parts = ["the longest batch"]
+    known = are_tokenised(trainer.train_dataset)
+    parts = ["the longest batch" if known else "a batch of the longest rows that may come"]
     try:
         with unchanged(trainer, scratch):
             seconds = try_batch(trainer, args.per_device_train_batch_size)
@@ -80,18 +83,19 @@ def rehearse(trainer: Any, steps: int) -> Rehearsal:
             f"the rehearsal's checkpoint could not be written to {scratch}: the disk is full "
             f"({amount(free(scratch))} left). Free some space, or give another --output-dir."
         ) from error
-    lengths = sequence_lengths(trainer.train_dataset, args.max_length).sum(axis=1)
+    lengths = sequence_lengths(measurable_rows(trainer), args.max_length).sum(axis=1)
     longest = sorted(lengths)[-args.per_device_train_batch_size :]
     usual = float(lengths.mean() / (sum(longest) / len(longest)))
     whole = seconds * usual * args.gradient_accumulation_steps * steps
-    return Rehearsal(most, whole, time.perf_counter() - began, _listed(parts))
+    return Rehearsal(most, whole, time.perf_counter() - began, _listed(parts), at_most=not known)
 
 
 def estimated_seconds(trainer: Any, steps: int) -> float:
     """How long the run will take, before anything of it was tried."""
     args = trainer.args
     rows = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
-    tokens = rows * float(sequence_lengths(trainer.train_dataset, args.max_length).sum(axis=1).mean())
+    lengths = sequence_lengths(measurable_rows(trainer), args.max_length).sum(axis=1)
+    tokens = rows * float(lengths.mean())
     weights = sum(weight.numel() for weight in trainer.model.parameters())
     operations = float(6 * weights * tokens)
     return operations / (_USED_SPEED * _speed(args.device, half=args.bf16 or args.fp16))

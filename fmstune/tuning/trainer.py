@@ -113,7 +113,9 @@ def build_trainer(
     frozen = config.adapter is not None
     loaded = load_model(config.model, lora=frozen, seed=seed, reward=method == "reward")
     clock.append(time.perf_counter())
-    too_long = require_positions(loaded.model, data.summary.longest)
+    streamed = data.summary.streaming
+    longest = (max_length or 0) if streamed else data.summary.longest
+    too_long = require_positions(loaded.model, longest, streamed=streamed)
 
     attached = {
         "callbacks": [tracker.get_hf_callback(), *extensions.callbacks],
@@ -139,6 +141,7 @@ def build_trainer(
         # Virtual tokens go before each row of a batch, which without padding is one.
         avoidable = False if config.prompt_tuning.enabled else config.training.get("padding_free")
         padding = _without_padding(trainer, avoidable, seed)
+    trainer.method, trainer.longest_row = method, max_length
     adapters.ready_for_checkpoints(trainer.model)
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, besides our own lines
     tracker.set_params(dict(loaded.identity), "model")

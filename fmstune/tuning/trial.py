@@ -14,6 +14,7 @@ from typing import Any
 import numpy
 import torch
 
+from fmstune.tuning.imagined import measurable_rows
 from fmstune.tuning.lengths import longest_rows
 
 
@@ -73,7 +74,7 @@ def try_batch(trainer: Any, count: int) -> float:
             activation_checkpointing_kwargs=settings or None,
         )
     model.train()
-    inputs = batch(trainer, trainer.train_dataset, count)
+    inputs = batch(trainer, measurable_rows(trainer), count)
     items = (inputs["labels"][..., 1:] != -100).sum() if "labels" in inputs else None
     with trainer.maybe_activation_offload_context:
         with trainer.accelerator.autocast():

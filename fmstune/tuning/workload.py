@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from fmstune.tuning.lengths import are_tokenised, longest_rows, scored_tokens, sequence_lengths
+from fmstune.tuning.imagined import measurable_rows
+from fmstune.tuning.lengths import longest_rows, scored_tokens, sequence_lengths
 from fmstune.tuning.memory_estimate import Workload
 
 
 def workload(trainer: Any) -> Workload | None:
-    """The work of a trainer's longest batch; `None` where the data or the model is of an unknown shape."""
-    model, args, rows = trainer.model, trainer.args, trainer.train_dataset
+    """The work of a trainer's longest batch; `None` where the model is of an unknown shape."""
+    model, args, rows = trainer.model, trainer.args, measurable_rows(trainer)
     settings = model.config.get_text_config()
     try:
         hidden, layers = int(settings.hidden_size), int(settings.num_hidden_layers)
         vocabulary = int(settings.vocab_size)
     except (AttributeError, TypeError, ValueError):
         return None
-    if not are_tokenised(rows):
-        return None
     limit = args.max_length
     batch = rows.select(longest_rows(rows, args.per_device_train_batch_size, limit))
     lengths = sequence_lengths(batch, limit)
     padded = not getattr(trainer.data_collator, "padding_free", False)
     scored = scored_tokens(batch, limit)
-    if model.config.architectures and model.config.architectures[0].endswith("SequenceClassification"):
+    if trainer.method == "reward":
         scored, vocabulary = lengths.size, 1  # one number for each sequence
     reference = getattr(trainer, "ref_model", None)
     heads = getattr(settings, "num_attention_heads", None) or 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -130,3 +131,23 @@ def test_a_stream_can_be_packed_and_evaluated_on_rows_in_memory(tmp_path: Path) 
     )
     assert "eval 3 rows" in shown
     assert "2/2" in shown
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "reward"])
+def test_a_stream_is_rehearsed_and_its_batch_found_with_rows_as_long_as_may_come(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.tuning.tuned import foresee, tune, weights
+
+    monkeypatch.chdir(tmp_path)
+    stream = [f"run.method={method}", "data.train=demo", "model.path=demo", "data.streaming=true"]
+    stream += ["training.max_length=64", "training.eval_strategy=no", "training.max_steps=2"]
+    batch = ["training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=2"]
+    shown = tune("found", *stream, *batch, "run.auto_batch=true", "run.rehearse=always")
+    assert "batch    4 rows at once, 1 times before each update" in shown
+    assert "rehearse a batch of the longest rows that may come" in shown
+    assert "the run will take at most" in shown
+    assert re.search(r"memory   peak .* MB, estimated .* MB", shown)
+    tune("plain", *stream, "training.per_device_train_batch_size=4")
+    assert weights("found") == weights("plain")
+    assert "for rows of 64 tokens, the longest that may come" in foresee(*stream)
