@@ -66,6 +66,9 @@ def data(
     from fmstune.tuning.environment import quiet_libraries
 
     quiet_libraries()
+    from fmstune.tuning.hub import pinned
+
+    resolved = pinned(resolved, lambda text: typer.echo(f"warning  {text}", err=True))
     from fmstune.tuning.data_view import histogram, padding_share, view_rows
     from fmstune.tuning.lengths import sequence_lengths
     from fmstune.tuning.model import load_tokenizer

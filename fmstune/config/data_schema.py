@@ -30,6 +30,9 @@ class DataSource:
     subset: str | None = field(
         default=None, metadata={"help": "The configuration of a data set on the hub that has several."}
     )
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a data set on the hub; a run pins it."}
+    )
     weight: float | None = field(
         default=None, metadata={"help": "Its part of the mixture, relative to the other sources.", "above": 0}
     )

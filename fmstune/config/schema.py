@@ -36,7 +36,7 @@ class ModelConfig:
         default=None, metadata={"help": "The .gguf file to take, of a directory or hub name that has some."}
     )
     revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of a model on the hub."}
+        default=None, metadata={"help": "Branch, tag or commit of a model on the hub; a run pins it."}
     )
     dtype: str = field(
         default="auto",

@@ -37,7 +37,7 @@ def stay_offline_without_network(config: RunConfig) -> str | None:
     """Let the hub's client use its cache alone when the hub's name cannot be resolved, and say so: it would
     try five times, for most of a minute, each file. Before its import, when it reads the setting."""
     names = [config.model.path, *(source.path for source in (*config.data.train, *config.data.eval))]
-    if not any(map(_may_be_on_the_hub, names)) or "HF_HUB_OFFLINE" in os.environ:
+    if not any(map(may_be_on_the_hub, names)) or "HF_HUB_OFFLINE" in os.environ:
         return None
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return None  # the proxy resolves names
@@ -50,5 +50,8 @@ def stay_offline_without_network(config: RunConfig) -> str | None:
     return None
 
 
-def _may_be_on_the_hub(name: str) -> bool:
-    return "/" in name and not name.startswith(("/", ".", "~")) and not Path(name).exists()
+def may_be_on_the_hub(name: str, *, one_word: bool = False) -> bool:
+    """Whether a name of a model or of data is one of the hub; some old models have no owner in theirs."""
+    if not name or name == "demo" or name.startswith(("/", ".", "~")) or Path(name).exists():
+        return False
+    return name.count("/") == 1 or (one_word and "/" not in name)

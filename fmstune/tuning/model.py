@@ -266,9 +266,14 @@ def _why_not(config: ModelConfig, what: str, error: Exception) -> str:
         if "ignore_mismatched_sizes" in first:
             return f"the weights in {path!r} do not fit its config.json: they are of other sizes."
         return f"the {what} in {path!r} cannot be loaded: {first}"
+    if "trust_remote_code" in str(error):
+        return (
+            f"the model {path!r} brings Python code of its own: read it on the hub; if you trust it, set "
+            "model.trust_remote_code = true."
+        )
     return (
-        f"the model {path!r} is neither a directory here nor could it be fetched from the hub: {first} "
-        "Check the name (owner/name) and the network, or give a local directory."
+        f"the model {path!r} is neither a directory here nor could it be fetched from the hub: "
+        f"{first.rstrip('.')}. Check the name (owner/name) and the network, or give a local directory."
     )
 
 

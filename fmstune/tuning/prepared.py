@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ _WORTH_SECONDS = 3.0
 """What is prepared faster is not kept, unless several processes need it."""
 _DAYS = 30
 """Entries that nobody has used for so long are removed."""
+_COMMIT = re.compile("[0-9a-f]{40}")
 _PLACES = "places.json"
 _SUMMARY = "summary.json"  # written last: an entry without it is not complete
 
@@ -52,8 +54,8 @@ def prepare_once(
 ) -> PreparedData:
     """As `prepare`, from what an earlier run or another process has prepared, when that is the same.
 
-    Not kept are streams, data of the hub, whose own cache is theirs, rows that a handler has made, and data
-    with bad rows, which are to be named each time.
+    Not kept are streams, data of the hub at no known commit, rows that a handler has made, and data with bad
+    rows, which are to be named each time.
     """
     files = _files(config) if config.cache and not config.streaming and config.handler is None else None
 
@@ -84,14 +86,18 @@ def cache_directory() -> Path:
 
 
 def _files(config: DataConfig) -> dict[str, str] | None:
-    """The SHA-256 of the files of each source; `None` when one of them is not made of files."""
+    """The SHA-256 of the files of each source, or its commit on the hub; `None` when one has neither."""
     found: dict[str, str] = {}
     for split, sources in (("train", config.train), ("eval", config.eval)):
         for number, source in enumerate(sources):
-            sha256 = Origin.of(source, "train" if split == "train" else "eval").sha256()
-            if sha256 is None:
+            origin = Origin.of(source, "train" if split == "train" else "eval")
+            commit = (
+                source.revision if not origin.files and _COMMIT.fullmatch(source.revision or "") else None
+            )
+            content = origin.sha256() or commit
+            if content is None:
                 return None
-            found[f"{split}-{number}"] = sha256
+            found[f"{split}-{number}"] = content
     return found
 
 

@@ -24,6 +24,7 @@ from fmstune.tuning.console import RunConsole
 from fmstune.tuning.directory import CONFIG_NAME, RunDirectory, claim, clear
 from fmstune.tuning.environment import is_main_process
 from fmstune.tuning.errors import RunError
+from fmstune.tuning.hub import pinned
 from fmstune.tuning.resuming import finish, require_fitting
 from fmstune.tuning.tracking import (
     checked_trackers,
@@ -67,6 +68,7 @@ def run(
         return RunResult(directory.path, delivery=tuple(reports(directory.path)))
     if directory.checkpoint is not None:
         require_fitting(directory.checkpoint, config)
+    config = pinned(config, out.warn, None if overwrite else directory.path)
     redactor = redactor_of(config)
     with checked_trackers(config, out) as (fleet, guests):
         if overwrite:
@@ -81,6 +83,7 @@ def run(
 def dry_run(config: RunConfig, out: RunConsole) -> None:
     """Do everything up to the first step, and leave nothing behind."""
     directory = claim(config, None, overwrite=True)
+    config = pinned(config, out.warn)
     with checked_trackers(config, out), tempfile.TemporaryDirectory() as scratch:
         from fmstune.tuning.preflight import foresee
         from fmstune.tuning.trainer import build_trainer

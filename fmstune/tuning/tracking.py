@@ -25,7 +25,7 @@ from fmstune.trackers.registry import reference
 from fmstune.tuning import provenance
 from fmstune.tuning.console import RunConsole
 from fmstune.tuning.directory import ERROR_LOG, RunDirectory
-from fmstune.tuning.environment import is_main_process, quiet_libraries, stay_offline_without_network
+from fmstune.tuning.environment import is_main_process, quiet_libraries
 
 
 class TrackerCheckFailed(TrackerError):
@@ -43,8 +43,6 @@ def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet
     fleet = Fleet(jobs, check_within=limits.check_timeout, close_timeout=limits.close_timeout)
     try:
         quiet_libraries()
-        if offline := stay_offline_without_network(config):
-            out.warn(offline)
         import fmstune.tuning.trainer  # noqa: F401  (the seconds that torch and TRL take to import)
         from fmstune.tuning.device import check_device
 

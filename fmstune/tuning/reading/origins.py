@@ -93,7 +93,9 @@ def _hub(source: DataSource, split: Split, *, streaming: bool) -> Any:
 
     wanted = source.split or _SPLIT[split]
     try:
-        return datasets.load_dataset(source.path, name=source.subset, split=wanted, streaming=streaming)
+        return datasets.load_dataset(
+            source.path, name=source.subset, split=wanted, revision=source.revision, streaming=streaming
+        )
     except Exception as error:  # the hub's client raises whatever its layers raise
         raise DataError(
             f"{source.path} is no file here, and cannot be fetched from the hub (split {wanted}): "
