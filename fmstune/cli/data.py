@@ -61,7 +61,8 @@ def data(
 
     given = (tuple(sources) if sources else None, model, template, skip_bad_rows, method)
     flags = [(key, value, flag) for (flag, key), value in zip(_FLAGS.items(), given, strict=True)]
-    resolved = load_config(config, flags, sets or [], [], None)
+    # The number of steps, which a stream needs for a training, does not matter here.
+    resolved = load_config(config, [*flags, ("training.max_steps", 1, "fmstune data")], sets or [], [], None)
 
     from fmstune.tuning.environment import quiet_libraries
 

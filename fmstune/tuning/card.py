@@ -21,7 +21,7 @@ _CARD = """\
 ---
 library_name: {library}
 pipeline_tag: {task}
-tags: [fmstune, {learnt}, {method}]
+tags: [fmstune, {learnt}, {method}]{hub}
 ---
 # {name}
 
@@ -43,6 +43,7 @@ tags: [fmstune, {learnt}, {method}]
 def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics: Mapping[str, float]) -> None:
     """Write the card as `README.md` into the run's directory."""
     method = config.adapter or "full"
+    commit = config.model.revision
     rows = [f"| {name} | {metrics[name]:.4g} |" for name in _RESULTS if name in metrics]
     text = _CARD.format(
         library="peft" if config.adapter else "transformers",
@@ -50,7 +51,8 @@ def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics:
         learnt=config.run.method,
         task="text-classification" if config.run.method == "reward" else "text-generation",
         name=directory.resolve().name,
-        base=f"`{config.model.path}`",
+        base=f"`{config.model.path}`" + (f" at `{commit[:12]}`" if commit else ""),
+        hub=_on_the_hub(config),
         version=__version__,
         parameters=built.model_identity["parameters"],
         trainable=built.trainable,
@@ -60,3 +62,11 @@ def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics:
         config="config.toml",
     )
     (directory / "README.md").write_text(text, encoding="utf-8")
+
+
+def _on_the_hub(config: RunConfig) -> str:
+    """The lines of the header by which the hub links a model to what it is made of."""
+    data = dict.fromkeys(source.path for source in config.data.train if source.revision)
+    lines = [f"base_model: {config.model.path}"] if config.model.revision else []
+    lines += [f"datasets: [{', '.join(data)}]"] if data else []
+    return "".join(f"\n{line}" for line in lines)

@@ -86,6 +86,9 @@ def test_a_run_pins_what_it_takes_from_the_hub_and_repeats_it_without_the_hub(hu
     written = load(Path("out", CONFIG_NAME), [], [])
     assert written.model.revision == hub.commit("models", "org/tiny")
     assert written.data.train[0].revision == hub.commit("datasets", "org/chats")
+    card = Path("out/README.md").read_text()
+    assert "\nbase_model: org/tiny\ndatasets: [org/chats]\n---" in card
+    assert f"`org/tiny` at `{written.model.revision[:12]}`" in card
     again = fmstune(*train, "again", "out/config.toml", HF_HUB_OFFLINE="1")
     assert again.returncode == 0, again.stderr
     assert Path("again/model.safetensors").read_bytes() == Path("out/model.safetensors").read_bytes()
