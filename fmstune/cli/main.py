@@ -6,6 +6,8 @@ failed; 130 and 143 interrupted.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +15,7 @@ from typing import Any, NoReturn
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the contract's code; the last line printed is the cause."""
+    _fill_closed_streams()
     arguments = sys.argv[1:] if argv is None else argv
     # Trackers and functions of the user's own may be modules here; last, so that they hide no package.
     sys.path.append(str(Path.cwd()))
@@ -30,6 +33,18 @@ def main(argv: list[str] | None = None) -> NoReturn:
             _print_traceback()
         _fail(_message(error), getattr(error, "exit_code", 1), foreseen=hasattr(error, "exit_code"))
     sys.exit(code)
+
+
+def _fill_closed_streams() -> None:
+    """Where a standard stream is closed, the next file that is opened would get its number, and with it what
+    libraries write there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  (open until the end)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _run(arguments: list[str]) -> int:
@@ -111,7 +126,8 @@ def _fail(message: str, code: int, *, foreseen: bool = True) -> NoReturn:
         from fmstune.cli import termination
 
         termination.write(message, code, sys.argv)
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it, but the exit code
+            print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 

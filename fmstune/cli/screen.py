@@ -10,10 +10,16 @@ from contextlib import contextmanager
 from rich.console import Console
 
 
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process; who read along has gone, and what was begun goes on."""
+        self.quiet = True
+
+
 def screen() -> Console:
     """A console on standard error. Honours NO_COLOR (rich does) and CI: no colour, nothing animated."""
     plain = bool(os.environ.get("CI")) or not sys.stderr.isatty()
-    return Console(stderr=True, force_terminal=False if plain else None, no_color=plain or None)
+    return _Screen(stderr=True, force_terminal=False if plain else None, no_color=plain or None)
 
 
 @contextmanager

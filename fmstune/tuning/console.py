@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from rich.console import Console
 
 _LABEL = 8
 
 
 class RunConsole:
-    """Prints labelled lines; nothing on ranks other than zero."""
+    """Prints labelled lines; nothing on ranks other than zero.
+
+    A screen that is gone (a full disk under a log file, a pipe that nobody reads) ends no training.
+    """
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self.console = console
@@ -16,11 +21,13 @@ class RunConsole:
 
     def say(self, label: str, text: str) -> None:
         """One line: a label, padded, and a text."""
-        if not self.quiet:
-            self.console.print(f"{label:<{_LABEL}} {text}", highlight=False, markup=False, soft_wrap=True)
+        self._print(f"{label:<{_LABEL}} {text}")
 
     def warn(self, text: str) -> None:
         """One line that should be seen."""
+        self._print(f"{'warning':<{_LABEL}} {text}", style="yellow")
+
+    def _print(self, line: str, style: str | None = None) -> None:
         if not self.quiet:
-            line = f"{'warning':<{_LABEL}} {text}"
-            self.console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            with contextlib.suppress(OSError, ValueError):
+                self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from fmstune.config.schema import RunConfig
 
 def is_main_process() -> bool:
     """Whether this is world rank zero, the only process that journals, ships and prints."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def quiet_libraries() -> None:

@@ -1,0 +1,69 @@
+"""A terminal that is gone ends no training, and changes no exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fmstune.cli.screen import screen
+from fmstune.delivery.journal import FILE_NAME, JournalReader
+from fmstune.delivery.ledger import TRACKING_DIR
+from fmstune.tuning.console import RunConsole
+
+TRAIN = [sys.executable, "-m", "fmstune", "train", "--max-steps", "2", "--output-dir", "out"]
+
+
+def test_a_run_without_standard_streams_is_trained_and_tracked(tmp_path: Path) -> None:
+    def close() -> None:
+        for number in (0, 1, 2):
+            os.close(number)
+
+    done = subprocess.run([*TRAIN, "--tracker", "file"], cwd=tmp_path, preexec_fn=close, check=False)
+    assert done.returncode == 0
+    events = list(JournalReader(tmp_path / "out" / TRACKING_DIR / FILE_NAME))
+    assert events[-1].status == "finished"
+    assert (tmp_path / "out/model.safetensors").exists()
+
+
+def test_a_run_whose_reader_has_left_goes_on(tmp_path: Path) -> None:
+    with subprocess.Popen(TRAIN, cwd=tmp_path, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.stderr.close()
+        assert process.wait() == 0
+    assert (tmp_path / "out/model.safetensors").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_an_error_that_cannot_be_written_has_its_exit_code(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*TRAIN, "--set", "a.b=1"], cwd=tmp_path, stderr=full, check=False)
+    assert done.returncode == 2
+
+
+def test_what_cannot_be_printed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    gone = os.fdopen(writing, "w", buffering=1, closefd=False)
+    monkeypatch.setattr(sys, "stderr", gone)
+    out = RunConsole(screen())
+    out.say("step", "1/2")
+    out.warn("nobody hears")
+    assert out.console.quiet
+    with contextlib.suppress(BrokenPipeError):
+        gone.close()
+    os.close(writing)
+
+
+def test_a_rank_alone_is_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fmstune.tuning.environment import is_main_process
+
+    monkeypatch.setenv("RANK", "1")  # left over in somebody's shell
+    assert is_main_process()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not is_main_process()
