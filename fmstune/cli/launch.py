@@ -10,38 +10,12 @@ import contextlib
 import io
 import logging
 import os
-import signal
 import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from types import FrameType
-from typing import Any
 
-import psutil
-
-from fmstune.cli.ranks import LAUNCHED, Cause, told, under_torchrun
+from fmstune.cli.rank_failures import failure, interruption, last_told, not_met
+from fmstune.cli.rank_signals import left_to_torchrun, passed_on
+from fmstune.cli.ranks import LAUNCHED, SECONDS_TO_STOP, under_torchrun
 from fmstune.config.errors import ConfigError
-
-_SECONDS_TO_STOP = 24 * 3600
-"""A rank that was told to stop saves a checkpoint first, however long that takes; torchrun gives it 30 s."""
-_SECONDS_TO_LEAVE = 60
-"""What processes have that are left when torchrun is done: their trackers get their time."""
-
-
-class RankFailed(Exception):
-    """A process of the run has failed; `exit_code` is the contract's."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        self.exit_code = exit_code
-        super().__init__(message)
-
-
-class _Stopped(BaseException):
-    """A signal before there are processes to be told. Not an `Exception`: torch catches those."""
-
-    def __init__(self, signum: int) -> None:
-        self.exit_code = 128 + signum
-        super().__init__(f"interrupted by {signal.Signals(signum).name}.")
 
 
 def process_count(asked: str) -> int:
@@ -83,11 +57,9 @@ def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> Non
     # As many threads as there are cores, shared among the processes: more of them wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SECONDS_TO_STOP))
-    # The others are handled here. After `nohup` the end of the terminal is nobody's concern.
-    hang_up = "" if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else "SIGHUP,"
-    os.environ["PET_SIGNALS_TO_HANDLE"] = f"{hang_up}SIGQUIT"
-    with tempfile.TemporaryDirectory(prefix="fmstune-") as folder, _signals():
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_STOP))
+    os.environ["PET_SIGNALS_TO_HANDLE"] = left_to_torchrun()
+    with tempfile.TemporaryDirectory(prefix="fmstune-") as folder, passed_on():
         import torch
         from torch.distributed import run as torchrun
         from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -113,90 +85,12 @@ def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> Non
                 f"torchrun refuses its variables PET_… in the environment: {told_by_argparse or error}."
             ) from None
         except ChildFailedError as error:
-            raise _failure(error, _told(folder)) from None
+            raise failure(error, last_told(folder)) from None
         except SignalException as error:
-            raise _interruption(error.sigval, _told(folder)) from None
+            raise interruption(error.sigval, last_told(folder)) from None
         except RendezvousError as error:
             where = parsed.rdzv_endpoint or parsed.master_addr
-            raise RankFailed(
-                f"the machines of this run did not meet at {where} ({type(error).__name__}): PET_NNODES and "
-                "PET_RDZV_ENDPOINT, or PET_MASTER_ADDR, have to be the same on all of them.",
-                1,
-            ) from None
+            settings = "PET_NNODES and PET_RDZV_ENDPOINT, or PET_MASTER_ADDR,"
+            raise not_met(error, where, settings) from None
         finally:
             logging.disable(logging.NOTSET)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on to the ranks: the first through torchrun, which then waits for their end.
-
-    The second SIGINT goes to them at once, who know what it means; the third kills them. Before there are
-    ranks a signal ends this process, as the first process of a container has no default for it.
-    """
-    came = 0
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        nonlocal came
-        came += 1
-        ranks = psutil.Process().children()
-        if not ranks:
-            raise _Stopped(signum)
-        if came == 1:
-            from torch.distributed.elastic.multiprocessing.api import SignalException
-
-            raise SignalException(f"got {signum}", sigval=signal.Signals(signum))
-        _send(signal.SIGKILL if came > 2 and signum == signal.SIGINT else signum, ranks)
-
-    before = {signum: signal.signal(signum, handle) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        # What was started while a signal came is not yet known to torchrun.
-        left = psutil.Process().children()
-        _send(signal.SIGTERM, left)
-        _send(signal.SIGKILL, psutil.wait_procs(left, timeout=_SECONDS_TO_LEAVE)[1])
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-def _send(signum: int, processes: Sequence[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(signum)
-
-
-def _told(folder: str) -> list[Cause]:
-    """What the ranks have told in their last attempt; torchrun may have been set to start them again."""
-    attempts = sorted(Path(folder).glob("*/attempt_*"), key=lambda path: path.stat().st_mtime)
-    return told(attempts[-1]) if attempts else []
-
-
-def _failure(error: Any, causes: list[Cause]) -> RankFailed:
-    """The cause of a failure: what the first rank has told, or that a rank was killed before."""
-    for rank, failure in error.failures.items():
-        # torchrun itself ends the other ranks with SIGTERM once one has failed.
-        killed = failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
-        # In whole seconds, and of when it was noticed: the others may have missed it before.
-        if killed and (not causes or failure.timestamp - 1 <= causes[0].time):
-            return RankFailed(_killed(rank, failure), 1)
-    if causes:
-        return RankFailed(causes[0].message, causes[0].exit_code)
-    rank, failure = error.get_first_failure()
-    if failure.exitcode < 0:
-        return RankFailed(_killed(rank, failure), 1)
-    return RankFailed(f"the process of rank {rank} ended with {failure.exitcode}.", failure.exitcode)
-
-
-def _killed(rank: int, failure: Any) -> str:
-    name = failure.signal_name()
-    memory = " The kernel does that when memory runs out." if name == "SIGKILL" else ""
-    return f"the process of rank {rank} was ended by {name}.{memory}"
-
-
-def _interruption(signum: signal.Signals, causes: list[Cause]) -> RankFailed:
-    """That the run was interrupted, unless a rank has failed at it: its checkpoint could not be saved."""
-    for cause in causes:
-        if cause.foreseen and cause.exit_code < 128:
-            return RankFailed(cause.message, cause.exit_code)
-    return RankFailed(f"interrupted by {signum.name}.", 128 + signum.value)

@@ -121,7 +121,7 @@ def _fail(message: str, code: int, *, foreseen: bool = True) -> NoReturn:
     # What a rank sees of the failure of another comes later, and would hide the cause.
     consequence = ranks.follows_another()
     told = bool(message) and ranks.tell(message, code, foreseen=foreseen)
-    # Of processes that fmstune has started itself the launcher prints the cause, last and once.
+    # Of several processes their launcher prints the cause, last and once.
     if message and not consequence and not (told and ranks.is_launched()):
         from fmstune.cli import termination
 

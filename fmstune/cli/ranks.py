@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 LAUNCHED = "FMSTUNE_LAUNCHED"
-"""Set by `fmstune train --nproc` to its process id: its ranks leave it to print the cause, last and once."""
+"""Set by a launcher that prints the cause, last and once, to its process id: its ranks leave that to it."""
+SECONDS_TO_STOP = 24 * 3600
+"""A rank that was told to stop saves a checkpoint first, however long that takes; torchrun gives it 30 s."""
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _PR_SET_PDEATHSIG = 1
@@ -32,7 +34,7 @@ class Cause:
 
 
 def is_launched() -> bool:
-    """Whether `fmstune train --nproc` has started this process, and not one of its ranks."""
+    """Whether a launcher that prints the cause has started this process, and not one of its ranks."""
     return os.environ.get(LAUNCHED) == str(os.getppid())
 
 

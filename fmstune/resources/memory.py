@@ -18,10 +18,12 @@ _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a device has to give now, in bytes, and what sets that limit, for people: `this machine`."""
+    """What a device has to give now, in bytes, and what sets that limit, for people: `this machine`;
+    `of_process`: each process beside this one has as much."""
 
     available: int
     limit: str
+    of_process: bool = False
 
 
 def main_memory() -> Capacity:
@@ -35,7 +37,7 @@ def main_memory() -> Capacity:
     for kind, used in ((resource.RLIMIT_AS, process.memory_info().vms), (resource.RLIMIT_DATA, _data())):
         limit, _ = resource.getrlimit(kind)
         if limit != resource.RLIM_INFINITY:
-            found.append(Capacity(max(0, limit - used), "the process (ulimit)"))
+            found.append(Capacity(max(0, limit - used), "the process (ulimit)", of_process=True))
     return min(found, key=lambda capacity: capacity.available)
 
 

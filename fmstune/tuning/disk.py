@@ -11,7 +11,7 @@ from fmstune.resources.disk import free, is_full
 from fmstune.resources.memory import amount
 from fmstune.tuning.directory import newest_checkpoint
 from fmstune.tuning.errors import RunError
-from fmstune.tuning.memory_estimate import estimate
+from fmstune.tuning.memory_estimate import optimizer_size
 from fmstune.tuning.workload import workload
 
 _CERTAINTY = 0.9
@@ -85,7 +85,7 @@ def sizes(trainer: Any) -> tuple[int, int]:
         return model, model
     work = workload(trainer)
     trained = sum(w.numel() * w.element_size() for w in weights if w.requires_grad)
-    return model, model + (estimate(work).optimizer if work is not None else 2 * trained)
+    return model, model + (optimizer_size(work) if work is not None else 2 * trained)
 
 
 def _saves(args: Any, steps: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from fmstune.resources.memory import amount
 from fmstune.tuning.memory_estimate import Workload, estimate
+from fmstune.tuning.sharding import fsdp
 
 _TOLD = 3
 _ADAPTER_SHARE = 0.03
@@ -58,6 +59,7 @@ def _remedies(work: Workload, room: int, program: int) -> Iterator[Remedy]:
         yield Remedy(_batch_settings(smaller), smaller)
     yield from _checkpointing(work)
     yield from _reference(work)
+    yield from _sharded(work)
     yield from _lean_optimizer(work)
     yield from _adapter(work)
     yield from _shorter(work)
@@ -100,6 +102,12 @@ def _checkpointing(work: Workload) -> Iterator[Remedy]:
 def _reference(work: Workload) -> Iterator[Remedy]:
     if work.reference:
         yield Remedy("training.precompute_ref_log_probs = true", replace(work, reference=0, compared=False))
+
+
+def _sharded(work: Workload) -> Iterator[Remedy]:
+    if work.on_gpu and work.sharding.buckets:  # each GPU has all of it
+        spread = fsdp("full_shard", work.sharding.processes)
+        yield Remedy("training.fsdp = true", replace(work, sharding=spread))
 
 
 def _lean_optimizer(work: Workload) -> Iterator[Remedy]:

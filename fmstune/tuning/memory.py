@@ -48,15 +48,18 @@ class Outlook:
         return not self.work.on_gpu and self.needed.peak > _SURELY * self.room.available
 
     def line(self) -> str:
-        """For people: `about 2.1 GB of 24 GB (weights 538 MB, …)`."""
-        return f"about {amount(self.needed.peak)} of {amount(self.room.available)} ({self.needed.line()})"
+        """For people: `about 2.1 GB of 24 GB (weights 538 MB, …; 2 processes, each with all of it (DDP))`."""
+        counted = "; ".join(filter(None, [self.needed.line(), self.work.sharding.line()]))
+        return f"about {amount(self.needed.peak)} of {amount(self.room.available)} ({counted})"
 
     def trouble(self) -> str:
         """Why it will not fit, and what to change."""
+        processes = self.work.sharding.sharing
+        beside = f" for its {processes} processes" if processes > 1 else ""
         return (
-            f"this run needs about {amount(self.needed.peak)} of memory, and {self.room.limit} has "
+            f"this run needs about {amount(self.needed.peak)} of memory{beside}, and {self.room.limit} has "
             f"{amount(self.room.available)} for it. "
-            f"{advice(self.work, self.room.available, self.needed.program)}"
+            f"{advice(self.work, self.room.available, self.needed.program // processes)}"
         )
 
 
@@ -70,10 +73,24 @@ def outlook(trainer: Any) -> Outlook | None:
         room = Capacity(free + torch.cuda.memory_reserved(device), "the GPU")
         return Outlook(work, estimate(work), room)
     taken, free_here = memory.taken(), memory.main_memory()
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that will take as much each
-    room = replace(free_here, available=taken + free_here.available // beside)
+    processes = work.sharding.sharing
+    free_together = free_here.available * (processes if free_here.of_process else 1)
+    room = replace(free_here, available=processes * taken + free_together)
     program = max(0, taken - work.weights - work.reference)
     return Outlook(work, estimate(work, program=program), room)
+
+
+def peak_together(trainer: Any) -> int:
+    """As `peak`, on a CPU of all processes of this machine. All processes have to ask."""
+    args = trainer.args
+    most = peak(args.device)
+    if args.device.type != "cpu" or args.world_size == 1:
+        return most
+    machine = int(os.environ.get("GROUP_RANK", "0"))
+    mine = torch.tensor([machine, most], dtype=torch.int64)
+    found = [torch.zeros_like(mine) for _ in range(args.world_size)]
+    torch.distributed.all_gather(found, mine)
+    return sum(int(one[1]) for one in found if int(one[0]) == machine)
 
 
 def require_room_for_weights(config: ModelConfig) -> None:
@@ -81,10 +98,12 @@ def require_room_for_weights(config: ModelConfig) -> None:
     the kernel would end the process while it loads them, without a word."""
     files = list(Path(config.path).glob("*.safetensors")) if Path(config.path).is_dir() else []
     size, room = sum(file.stat().st_size for file in files), memory.main_memory()
-    if size > room.available and not torch.accelerator.is_available():
+    times = 1 if room.of_process else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if times * size > room.available and not torch.accelerator.is_available():
+        each = f" in each of {times} processes" if times > 1 else ""
         raise RunError(
-            f"the weights of {config.path} are {amount(size)}, and {room.limit} has {amount(room.available)} "
-            "free: take a smaller model, or a larger machine."
+            f"the weights of {config.path} are {amount(size)}{each}, and {room.limit} has "
+            f"{amount(room.available)} free: take a smaller model, or a larger machine."
         )
 
 

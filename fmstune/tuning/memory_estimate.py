@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fmstune.resources.memory import amount
+from fmstune.tuning.sharding import ALONE, Sharding
 
 _LOGITS_FORWARD = 5
 """Tensors of the size of the logits while the loss is computed: they, their log-softmax twice, its
@@ -75,12 +76,14 @@ class Workload:
     """The weights of a model that the trained one is compared with, in bytes; an adapter needs none."""
     compared: bool = False
     """Whether each batch is scored by a reference too."""
+    sharding: Sharding = ALONE
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The memory of a training in bytes, by what takes it. Not all of it is held at once: `peak` is less
-    than the sum. `program` is Python and its libraries, where they are in the same memory."""
+    """The memory of a training in bytes, by what takes it, of all processes in the same memory. Not all of it
+    is held at once: `peak` is less than the sum. `program` is Python and its libraries, where they are in the
+    same memory, and `offloaded` what a GPU's process holds in main memory instead."""
 
     weights: int
     gradients: int
@@ -88,6 +91,7 @@ class Estimate:
     activations: int
     peak: int
     program: int = 0
+    offloaded: int = 0
 
     def line(self) -> str:
         """For people: `weights 538 MB, gradients 538 MB, …`."""
@@ -97,18 +101,22 @@ class Estimate:
             ("optimizer", self.optimizer),
             ("activations", self.activations),
             ("the program itself", self.program),
+            ("in main memory", self.offloaded),
         ]
         return ", ".join(f"{name} {amount(size)}" for name, size in parts if size)
 
 
 def estimate(work: Workload, program: int = 0) -> Estimate:
-    """The most that this work holds at once, on each device."""
+    """The most that this work holds at once, on each GPU, or on a CPU in all processes of this machine; each
+    of them has the `program` too."""
+    sharding = work.sharding
     per_layer = work.tokens * _kept_by_layer(work)
     kept = per_layer * work.layers
     if work.checkpointing:
         # The input of each layer; one layer at a time is computed again.
         kept = work.tokens * work.hidden * _value(work) * work.layers + per_layer
-    copies = (work.weights - _head_weights(work)) // 2 if work.autocast else 0
+    # Those that divide the weights make the copies of 16 bits as they put them together.
+    copies = (work.weights - _head_weights(work)) // 2 if work.autocast and sharding.weights == 1 else 0
     kept = int(kept + copies)
     trains_all = work.trained > work.weights // 2
     if work.on_gpu:
@@ -119,19 +127,61 @@ def estimate(work: Workload, program: int = 0) -> Estimate:
     backward += _head_weights(work) if trains_all else 0
     if work.compared:
         forward = forward * (_LOGITS_FORWARD + _LOGITS_KEPT) // _LOGITS_FORWARD
-    held = work.trained if work.accumulation > 1 else 0
-    states = int(work.trained * _STATES.get(work.optimizer, _ADAMW) * (2 if _small_states(work) else 1))
-    update = 3 * work.largest_trained if work.optimizer == "adafactor" else 0
-    most = max(held + kept + max(forward, backward), work.trained + per_layer + copies, work.trained + update)
-    most = int(most * (_SCATTERED if trains_all else _SCATTERED_BY_ADAPTERS)) + _STARTED
-    return Estimate(
-        weights=work.weights + work.reference,
-        gradients=work.trained,
-        optimizer=states,
-        activations=kept + max(forward, backward),
-        peak=program + work.weights + work.reference + states + most,
-        program=program,
+    parts = {
+        "weights": (work.weights + work.reference) // sharding.weights,
+        "gradients": work.trained // sharding.gradients,
+        "optimizer": _states(work) // sharding.optimizer,
+    }
+    moved = sharding.offloaded if work.on_gpu else frozenset()
+    weights, gradients, states = (0 if name in moved else size for name, size in parts.items())
+    weights += _gathered(work)
+    buckets = work.trained if sharding.buckets else 0
+    unreduced = min(work.trained, _layer_weights(work)) if sharding.gradients > 1 else 0
+    held = gradients if work.accumulation > 1 else 0
+    update = 3 * work.largest_trained // sharding.optimizer if work.optimizer == "adafactor" else 0
+    most = max(
+        held + kept + max(forward, backward), gradients + unreduced + per_layer + copies, gradients + update
     )
+    most = int(most * (_SCATTERED if trains_all else _SCATTERED_BY_ADAPTERS)) + _STARTED
+    peak = weights + buckets + states + most
+    if not work.on_gpu:
+        peak = max(peak, work.weights + work.reference)  # before they are divided each process loads them
+    alike = sharding.sharing
+    return Estimate(
+        weights=alike * weights,
+        gradients=alike * (gradients + buckets),
+        optimizer=alike * states,
+        activations=alike * (kept + max(forward, backward)),
+        peak=alike * (program + peak),
+        program=alike * program,
+        offloaded=sum(parts[name] for name in moved),
+    )
+
+
+def optimizer_size(work: Workload) -> int:
+    """What the optimizer remembers, of all processes together, in bytes."""
+    return _states(work)
+
+
+def _states(work: Workload) -> int:
+    values = _STATES.get(work.optimizer, _ADAMW)
+    if work.sharding.master:
+        return int(2 * work.trained * (1 + values))
+    return int(work.trained * values * (2 if _small_states(work) else 1))
+
+
+def _gathered(work: Workload) -> int:
+    """The weights that are put together where each process has a share of them: those of the layer at work
+    and of the next, beside the embeddings, or the whole model's."""
+    if work.sharding.weights == 1:
+        return 0
+    layers = 2 * _layer_weights(work) + _head_weights(work)
+    whole = work.weights if work.sharding.gathers_model else min(layers, work.weights)
+    return whole // 2 if work.autocast else whole
+
+
+def _layer_weights(work: Workload) -> int:
+    return max(0, work.weights - _head_weights(work)) // work.layers
 
 
 def _kept_by_layer(work: Workload) -> float:

@@ -14,7 +14,7 @@ from fmstune.tuning.console import RunConsole
 from fmstune.tuning.disk import require_room
 from fmstune.tuning.errors import RunError
 from fmstune.tuning.lengths import are_tokenised, sequence_lengths
-from fmstune.tuning.memory import Outlook, explained, forget_peak, outlook, peak
+from fmstune.tuning.memory import Outlook, explained, forget_peak, outlook, peak_together
 from fmstune.tuning.rehearsal import SCRATCH, rehearse, wanted
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def compare(built: BuiltTrainer, expected: Outlook | None, tracker: Tracker, out
     device, step = built.trainer.args.device, built.trainer.state.global_step
     if device.type not in ("cpu", "cuda"):
         return
-    measured = peak(device)
+    measured = peak_together(built.trainer)
     tracker.track(measured, "peak_memory", "train", step=step)
     line = f"peak {amount(measured)}"
     if expected is not None:

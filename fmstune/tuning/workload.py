@@ -7,6 +7,7 @@ from typing import Any
 from fmstune.tuning.imagined import measurable_rows
 from fmstune.tuning.lengths import longest_rows, scored_tokens, sequence_lengths
 from fmstune.tuning.memory_estimate import Workload
+from fmstune.tuning.sharding import sharding
 
 
 def workload(trainer: Any) -> Workload | None:
@@ -28,9 +29,11 @@ def workload(trainer: Any) -> Workload | None:
     reference = getattr(trainer, "ref_model", None)
     heads = getattr(settings, "num_attention_heads", None) or 1
     head_width = getattr(settings, "head_dim", None) or hidden // heads
-    sizes = [weight.numel() * weight.element_size() for weight in model.parameters()]
-    trained = [w.numel() * w.element_size() for w in model.parameters() if w.requires_grad]
-    half = sum(sizes) < 3 * sum(weight.numel() for weight in model.parameters())
+    spread = sharding(trainer)
+    counts = [_count(weight) for weight in model.parameters()]
+    sizes = [_bytes(weight, master=spread.master) for weight in model.parameters()]
+    trained = [_bytes(w, master=spread.master) for w in model.parameters() if w.requires_grad]
+    half = sum(sizes) < 3 * sum(counts)
     return Workload(
         weights=sum(sizes),
         trained=sum(trained),
@@ -55,7 +58,18 @@ def workload(trainer: Any) -> Workload | None:
         on_gpu=args.device.type != "cpu",
         reference=sum(w.numel() * w.element_size() for w in reference.parameters()) if reference else 0,
         compared=not getattr(trainer, "precompute_ref_logps", True),
+        sharding=spread,
     )
+
+
+def _count(weight: Any) -> int:
+    """The values of a weight; DeepSpeed's stage 3 leaves only their number where others have them."""
+    return int(getattr(weight, "ds_numel", weight.numel()))
+
+
+def _bytes(weight: Any, *, master: bool) -> int:
+    # With a master copy in the optimizer what is computed with is of 16 bits, whatever was loaded.
+    return _count(weight) * min(2 if master else 8, int(weight.element_size()))
 
 
 def _intermediate(settings: Any, hidden: int) -> int:

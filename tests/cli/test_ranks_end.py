@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 
 from fmstune.cli import ranks
 from tests.cli.test_launch import TWO
-from tests.cli.test_train import FAST, fmstune, settings, start
+from tests.cli.test_train import fmstune, start
 from tests.delivery.test_shippers import wait_for
 
 CALLBACKS = """\
@@ -66,21 +64,6 @@ def test_a_rank_that_is_killed_is_named(tmp_path: Path) -> None:
     done = fmstune("train", *TWO, *with_callback("Dies"), cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: the process of rank 1 was ended by SIGKILL.")
-
-
-def test_under_plain_torchrun_the_last_of_our_lines_is_the_cause_and_so_is_the_end_of_its_table(
-    tmp_path: Path,
-) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fmstune",
-         "train", "--output-dir", "out", *FAST, *with_callback("Fails"), "--set", "run.termination_log=why"],
-        cwd=tmp_path, env=settings(OMP_NUM_THREADS="1"), capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    lines = done.stderr.splitlines()
-    assert done.returncode == 1
-    assert [line for line in lines if line.startswith("error:")] == [f"error: {CURSED}"]
-    assert lines[-2].endswith(CURSED)
-    assert (tmp_path / "why").read_text() == f"{CURSED}\nexit code 1\n"
 
 
 def pids(directory: Path) -> list[int]:

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fmstune.config.schema import ModelConfig
 from fmstune.resources import memory
 from fmstune.resources.memory import amount
 from fmstune.tuning.errors import RunError
 from fmstune.tuning.fitting import advice
+from fmstune.tuning.memory import require_room_for_weights
 from fmstune.tuning.memory_estimate import Workload, estimate
 from tests.tuning.tuned import fmstune, foresee, tune, weights
 
@@ -48,6 +50,18 @@ def test_the_estimate_of_a_large_batch_is_within_a_third_of_the_measured_growth(
     estimated = in_bytes(re.search(r", estimated ([\d.]+ \w+)", done.stderr)) - program
     assert measured > 200e6
     assert 0.67 < estimated / measured < 1.5, done.stderr
+
+
+def test_processes_of_one_machine_are_counted_together(tmp_path: Path) -> None:
+    large = ["--nproc", "2", *LARGE[2:], "--batch-size", "200"]
+    dry = fmstune("--dry-run", *large, cwd=tmp_path)
+    assert "2 processes, each with all of it (DDP)" in dry.stderr
+    program = in_bytes(re.search(r"the program itself ([\d.]+ \w+)", dry.stderr))
+    done = fmstune("--output-dir", "out", *large, cwd=tmp_path)
+    measured = in_bytes(re.search(r"memory   peak ([\d.]+ \w+)", done.stderr))
+    estimated = in_bytes(re.search(r", estimated ([\d.]+ \w+)", done.stderr))
+    assert measured - program > 300e6
+    assert 0.67 < (estimated - program) / (measured - program) < 1.6, done.stderr
 
 
 def in_bytes(found: re.Match[str] | None) -> float:
@@ -130,6 +144,17 @@ def test_weights_that_cannot_be_loaded_are_told_before_they_are(monkeypatch: pyt
     (Path("model") / "config.json").write_text("{}")
     with pytest.raises(RunError, match=r"the weights of model are 8.8 TB, and .* has"):
         tune("out", "model.path=model", "data.train=demo")
+
+
+def test_each_process_of_a_machine_loads_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A machine that has room for them once; really to fill this one's would end its other programs.
+    monkeypatch.setattr(memory, "main_memory", lambda: memory.Capacity(100_000_000, "this machine"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    Path("model").mkdir()
+    with Path("model/model.safetensors").open("wb") as file:
+        file.truncate(60_000_000)
+    with pytest.raises(RunError, match="are 60 MB in each of 2 processes, and this machine has 100 MB free"):
+        require_room_for_weights(ModelConfig(path="model"))
 
 
 def test_the_memory_left_is_the_least_of_all_limits(tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""Signals to the launcher of several processes: the ranks get them, who know what they mean."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import psutil
+
+_SECONDS_TO_LEAVE = 60
+"""What processes have that are left when torchrun is done: their trackers get their time."""
+
+
+class Stopped(BaseException):
+    """A signal before there are processes to be told. Not an `Exception`: torch catches those."""
+
+    def __init__(self, signum: int) -> None:
+        self.exit_code = 128 + signum
+        super().__init__(f"interrupted by {signal.Signals(signum).name}.")
+
+
+@contextlib.contextmanager
+def passed_on() -> Iterator[None]:
+    """Pass SIGINT and SIGTERM on to the ranks, and leave none of them behind."""
+    before = listen()
+    try:
+        yield
+    finally:
+        end_those_left()
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def listen() -> dict[signal.Signals, Any]:
+    """Pass SIGINT and SIGTERM on to the ranks: the first through torchrun, which then waits for their end.
+
+    The second SIGINT goes to them at once, who know what it means; the third kills them. Before there are
+    ranks a signal ends this process, as the first process of a container has no default for it. Returns the
+    handlers that there were.
+    """
+    came = 0
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came += 1
+        ranks = psutil.Process().children()
+        if not ranks:
+            raise Stopped(signum)
+        if came == 1:
+            from torch.distributed.elastic.multiprocessing.api import SignalException
+
+            raise SignalException(f"got {signum}", sigval=signal.Signals(signum))
+        _send(signal.SIGKILL if came > 2 and signum == signal.SIGINT else signum, ranks)
+
+    return {signum: signal.signal(signum, handle) for signum in (signal.SIGTERM, signal.SIGINT)}
+
+
+def left_to_torchrun() -> str:
+    """The other signals, for torchrun's `--signals-to-handle`."""
+    # After `nohup` the end of the terminal is nobody's concern.
+    hang_up = "" if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else "SIGHUP,"
+    return f"{hang_up}SIGQUIT"
+
+
+def end_those_left() -> None:
+    """End the ranks that torchrun does not know: they were started while a signal came."""
+    left = psutil.Process().children()
+    _send(signal.SIGTERM, left)
+    _send(signal.SIGKILL, psutil.wait_procs(left, timeout=_SECONDS_TO_LEAVE)[1])
+
+
+def _send(signum: int, processes: Sequence[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signum)

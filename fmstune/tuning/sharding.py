@@ -1,0 +1,140 @@
+"""How a training is spread over processes: which parts of it each has whole, and which they divide.
+
+What FSDP's strategies and the stages of ZeRO divide: https://docs.pytorch.org/docs/stable/fsdp.html and
+https://www.deepspeed.ai/tutorials/zero/.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """By how many processes each part of a training is divided; 1: each has all of it."""
+
+    method: str = ""
+    processes: int = 1
+    sharing: int = 1
+    """Those of them that take from the same memory: on a CPU, all of a machine."""
+    weights: int = 1
+    gradients: int = 1
+    optimizer: int = 1
+    gathers_model: bool = False
+    """Whether divided weights are put together for a whole step, and not layer by layer."""
+    buckets: bool = False
+    """Whether the gradients are held a second time, in the buckets in which they are exchanged."""
+    master: bool = False
+    """Whether the optimizer keeps weights of 32 bits for those of 16."""
+    offloaded: frozenset[str] = frozenset()
+    """Parts that a GPU's process keeps in main memory."""
+
+    def line(self) -> str:
+        """For people: `2 processes, each with all of it (DDP)`."""
+        if self.processes == 1:
+            return ""
+        of = "" if self.sharing == self.processes else f" of {self.processes}"
+        who = f"{self.sharing}{of} processes" if self.sharing > 1 else f"one of {self.processes} processes"
+        parts = {"weights": self.weights, "gradients": self.gradients, "optimizer": self.optimizer}
+        divided = [name for name, over in parts.items() if over > 1]
+        if not divided:
+            whole = f"{'each ' if self.sharing > 1 else ''}with all of it ({self.method})"
+            return f"{who}, {whole}"
+        over = max(parts.values())
+        line = f"{who}; {self.method} divides {_listed(divided)} by {over}"
+        if self.offloaded:
+            line += f"; {_listed([name for name in parts if name in self.offloaded])} in main memory"
+        return line
+
+
+ALONE = Sharding()
+
+
+def ddp(processes: int, sharing: int = 1) -> Sharding:
+    """Each process has everything, and the gradients a second time, in DDP's buckets."""
+    return Sharding("DDP", processes, sharing, buckets=True)
+
+
+def fsdp(
+    strategy: str, processes: int, sharing: int = 1, *, of_machine: int = 1, offload: bool = False
+) -> Sharding:
+    """FSDP by its strategy, as in `full_shard`; hybrid ones divide among the `of_machine` of one machine."""
+    kind = strategy.lower().lstrip("_")
+    if kind == "no_shard":
+        return Sharding("FSDP without shards", processes, sharing)
+    over = of_machine if kind.startswith("hybrid") else processes
+    return Sharding(
+        "FSDP",
+        processes,
+        sharing,
+        weights=over,
+        gradients=over,
+        optimizer=over,
+        gathers_model=kind in ("shard_grad_op", "hybrid_shard_zero2"),
+        offloaded=frozenset(("weights", "gradients", "optimizer") if offload else ()),
+    )
+
+
+def zero(config: Mapping[str, Any], processes: int, sharing: int = 1, *, half: bool = False) -> Sharding:
+    """DeepSpeed by its configuration; `half`: it trains in 16 bits."""
+    table = config.get("zero_optimization") or {}
+    stage = int(table.get("stage", 0))
+    offloaded: set[str] = set()
+    if stage >= 1 and _is_offloaded(table, "optimizer"):
+        # From stage 2 on each process has gradients for its own share of the optimizer alone.
+        offloaded |= {"optimizer", "gradients"} if stage >= 2 else {"optimizer"}
+    if stage == 3 and _is_offloaded(table, "param"):
+        offloaded.add("weights")
+    return Sharding(
+        f"ZeRO stage {stage}",
+        processes,
+        sharing,
+        weights=processes if stage >= 3 else 1,
+        gradients=processes if stage >= 2 else 1,
+        optimizer=processes if stage >= 1 else 1,
+        master=half,
+        offloaded=frozenset(offloaded),
+    )
+
+
+def sharding(trainer: Any) -> Sharding:
+    """How a built trainer spreads its training."""
+    args, state = trainer.args, trainer.accelerator.state
+    of_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    sharing = of_machine if args.device.type == "cpu" else 1
+    kind = str(getattr(state.distributed_type, "value", state.distributed_type))
+    if kind == "DEEPSPEED":
+        config = state.deepspeed_plugin.deepspeed_config
+        return zero(config, args.world_size, sharing, half=bool(args.bf16 or args.fp16))
+    if args.world_size == 1:
+        return ALONE
+    if kind == "FSDP":
+        plugin = state.fsdp_plugin
+        offload = plugin.cpu_offload
+        return fsdp(
+            _strategy(plugin),
+            args.world_size,
+            sharing,
+            of_machine=of_machine,
+            # Of version 1, a record; of version 2 one of two policies.
+            offload=bool(getattr(offload, "offload_params", hasattr(offload, "pin_memory"))),
+        )
+    return ddp(args.world_size, sharing)
+
+
+def _strategy(plugin: Any) -> str:
+    if plugin.fsdp_version == 2:
+        return "full_shard" if plugin.reshard_after_forward else "shard_grad_op"
+    strategy = plugin.reshard_after_forward or plugin.sharding_strategy
+    return str(getattr(strategy, "name", strategy))
+
+
+def _is_offloaded(table: Mapping[str, Any], part: str) -> bool:
+    return str((table.get(f"offload_{part}") or {}).get("device", "none")) != "none"
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
