@@ -53,7 +53,15 @@ def wanted(setting: str, trainer: Any, steps: int) -> bool:
     """Whether to rehearse, by `run.rehearse` and the estimated time of the run."""
     if setting == "never" or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return False  # sharded weights are no longer whole where they could be put back
-    return setting == "always" or estimated_seconds(trainer, steps) > _LONG
+    if setting == "always":
+        return True
+    long = estimated_seconds(trainer, steps) > _LONG
+    if trainer.args.world_size == 1:
+        return long
+    # Each measures a speed of its own, and one that rehearses alone would wait for the others for ever.
+    one = torch.tensor(int(long), device=trainer.args.device)
+    torch.distributed.all_reduce(one, op=torch.distributed.ReduceOp.MAX)
+    return bool(one)
 
 
 def rehearse(trainer: Any, steps: int) -> Rehearsal:
