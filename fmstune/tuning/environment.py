@@ -8,12 +8,33 @@ import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fmstune.config.errors import ConfigError
 from fmstune.config.schema import RunConfig
+
+_NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
 
 
 def is_main_process() -> bool:
     """Whether this is world rank zero, the only process that journals, ships and prints."""
     return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
+
+
+def require_whole_launch() -> None:
+    """Raise `ConfigError` for the variables of a launcher of which some are missing, or no numbers: left over
+    in a shell, or set for another tool. torch would wait for processes that never come, or fail late."""
+    numbers = {name: os.environ[name] for name in _NUMBERS if name in os.environ}
+    for name, value in numbers.items():
+        if not value.isdecimal():
+            raise ConfigError(f"{name} = {value!r} in the environment is no number; unset it.")
+    if int(numbers.get("WORLD_SIZE", "1")) < 2:
+        return
+    missing = [name for name in (*_NUMBERS, "MASTER_ADDR") if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE = {numbers['WORLD_SIZE']} in the environment says that several processes train "
+            f"together, but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: start them "
+            "with --nproc, torchrun or accelerate, or unset WORLD_SIZE."
+        )
 
 
 def quiet_libraries() -> None:

@@ -22,7 +22,7 @@ from fmstune.delivery.shipper_process import Job
 from fmstune.trackers.base import Tracker
 from fmstune.tuning.console import RunConsole
 from fmstune.tuning.directory import CONFIG_NAME, RunDirectory, claim, clear
-from fmstune.tuning.environment import is_main_process
+from fmstune.tuning.environment import is_main_process, require_whole_launch
 from fmstune.tuning.errors import RunError
 from fmstune.tuning.hub import pinned
 from fmstune.tuning.resuming import finish, require_fitting
@@ -62,6 +62,7 @@ def run(
     Raises what its steps raise: `ConfigError`, `DataError`, `ModelError`, `TrackerCheckFailed`, and
     `Interrupted` after a signal; each has the exit code that it means.
     """
+    require_whole_launch()
     directory = claim(config, resume, overwrite=overwrite, main=is_main_process())
     if directory.finished:
         out.say("done", f"the run in {directory.path} is finished already; there is nothing to go on with")
@@ -82,6 +83,7 @@ def run(
 
 def dry_run(config: RunConfig, out: RunConsole) -> None:
     """Do everything up to the first step, and leave nothing behind."""
+    require_whole_launch()
     directory = claim(config, None, overwrite=True)
     config = pinned(config, out.warn)
     with checked_trackers(config, out), tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""Without a network nobody waits for the hub."""
+"""Without a network nobody waits for the hub, and without the others no process for them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from fmstune.config.errors import ConfigError
 from fmstune.config.load import load
-from fmstune.tuning.environment import stay_offline_without_network
+from fmstune.tuning.environment import require_whole_launch, stay_offline_without_network
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +43,33 @@ def test_the_users_word_and_a_proxy_are_left_alone(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("HTTPS_PROXY")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     assert asked("owner/name") is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"WORLD_SIZE": "2"},
+            "RANK, LOCAL_RANK, MASTER_PORT, MASTER_ADDR are not set: start them with --nproc",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "29500"},
+            "together, but MASTER_ADDR is not set",
+        ),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE = 'two' in the environment is no number; unset it."),
+        ({"RANK": "-1"}, "RANK = '-1' in the environment is no number"),
+    ],
+)
+def test_half_the_variables_of_a_launcher_are_told(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        require_whole_launch()
+
+
+def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_whole_launch()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    require_whole_launch()
