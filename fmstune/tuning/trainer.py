@@ -32,6 +32,7 @@ from fmstune.tuning.positions import require_positions
 from fmstune.tuning.prepared import prepare_once
 from fmstune.tuning.reading.bad_rows import FILE_NAME as SKIPPED_ROWS
 from fmstune.tuning.reading.bad_rows import BadRows
+from fmstune.tuning.special_tokens import require_tokens
 
 
 class FineTuner(GuardedSaving, GuardedTraining, SFTTrainer):
@@ -98,6 +99,7 @@ def build_trainer(
     require_room_for_weights(config.model)
     clock = [time.perf_counter()]
     tokenizer = load_tokenizer(config.model)
+    require_tokens(config, tokenizer)
     clock.append(time.perf_counter())
     # Before the model: a damaged row should not cost the minutes that a large model takes to load.
     data = prepare_once(
@@ -213,7 +215,7 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
         settings["max_length"] = max_length
     try:
         return arguments_class(config.run.method)(**settings)
-    except (ValueError, TypeError, ImportError, AttributeError) as error:
+    except (ValueError, TypeError, ImportError, AttributeError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"[training] is refused by TRL: {reason}") from error
 
