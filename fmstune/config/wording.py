@@ -73,6 +73,11 @@ def shown_for(key: str, value: Any) -> str:
         return "a huge number"
 
 
+def counted(number: int, thing: str, things: str | None = None) -> str:
+    """How many there are of a thing: `1 row`, `2,000 rows`; `things` where that is not `thing` with an s."""
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+
+
 def listed(choices: Sequence[str]) -> str:
     """The choices; of very many (optimizers) the first."""
     if len(choices) <= 15:

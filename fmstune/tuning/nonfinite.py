@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fmstune.config.schema import RunConfig
+from fmstune.config.wording import counted
 from fmstune.tuning.console import RunConsole
 from fmstune.tuning.directory import newest_checkpoint
 from fmstune.tuning.errors import RunError
@@ -156,9 +157,10 @@ class NonFiniteGuard:
             more = f" and {len(found) - _SHOWN_ROWS} more" if len(found) > _SHOWN_ROWS else ""
             return ", ".join(found[:_SHOWN_ROWS]) + more
         if self._decode is None:
-            return f"a batch of {len(rows)} rows"
+            return f"a batch of {counted(len(rows), 'row')}"
         begins = " ".join(self._decode(rows[0][:_SHOWN_CHARACTERS]).split())[:_SHOWN_CHARACTERS]
-        return f"a batch of {len(rows)} rows, of which the first begins {begins!r}"
+        first = "of which the first" if len(rows) > 1 else "which"
+        return f"a batch of {counted(len(rows), 'row')}, {first} begins {begins!r}"
 
     def _find(self, rows: list[list[int]]) -> list[str]:
         """The places of the rows, looked for by their tokens: a batch does not say where it is from."""
