@@ -79,7 +79,8 @@ def require_room(
             raise ModelError("a prompt is empty, and the model has no token to begin a text with.")
         if room is not None and len(row) >= room:
             raise ModelError(
-                f"a prompt has {counted(len(row), 'token')}; the model reads at most {room:,}, its answer included."
+                f"a prompt has {counted(len(row), 'token')}; the model reads at most {room:,}, its answer "
+                "included."
             )
 
 

@@ -164,8 +164,8 @@ def _of_prompts(data: PreparedData) -> Iterator[str]:
     if data.summary.reworded:
         yield (
             "with an answer after it, a prompt ends in other tokens than alone (its chat template or its "
-            f"last word has it so), in {data.summary.reworded:,} of {counted(data.summary.rows, 'row')}; what "
-            "differs is counted as the answer's"
+            f"last word has it so), in {data.summary.reworded:,} of {counted(data.summary.rows, 'row')}; "
+            "what differs is counted as the answer's"
         )
 
 

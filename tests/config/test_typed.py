@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fmstune.config.errors import ConfigError
 from fmstune.config.typed import check_value, read_dataclass
+from fmstune.config.wording import counted
 
 numbers = st.integers() | st.floats()
 anything = st.recursive(
@@ -310,6 +311,14 @@ def test_what_is_advised_would_be_taken(value: Any, annotation: str) -> None:
         written = re.search(r" Write (?!it)(.+)\.$", str(error))
         if written:
             check(tomli.loads(f"value = {written[1]}")["value"], annotation)
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(0, "0 losses"), (1, "1 loss"), (2, "2 losses"), (1234, "1,234 losses")]
+)
+def test_a_count_is_told_in_the_singular_or_the_plural(number: int, told: str) -> None:
+    assert counted(number, "loss", "losses") == told
+    assert counted(number, "row") == told.replace("losses", "rows").replace("loss", "row")
 
 
 def test_of_very_many_choices_only_some_are_told() -> None:
