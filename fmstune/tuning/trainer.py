@@ -18,6 +18,7 @@ from fmstune.config.errors import ConfigError
 from fmstune.config.schema import RunConfig
 from fmstune.trackers.base import Tracker
 from fmstune.tuning import adapters
+from fmstune.tuning.compiling import require_compiler
 from fmstune.tuning.data import DataSummary
 from fmstune.tuning.device import Precision, precision
 from fmstune.tuning.disk import GuardedSaving
@@ -97,6 +98,7 @@ def build_trainer(
     packing = bool(config.training.get("packing", False))
     max_length = config.training.get("max_length", 1024)
     require_room_for_weights(config.model)
+    require_compiler(config)
     clock = [time.perf_counter()]
     tokenizer = load_tokenizer(config.model)
     require_tokens(config, tokenizer)
