@@ -20,8 +20,8 @@ from fmstune.config.errors import ConfigError
 from fmstune.config.wording import counted
 from fmstune.tuning.data import PreparedData
 from fmstune.tuning.disk import GuardedSaving
+from fmstune.tuning.guarded_training import GuardedTraining
 from fmstune.tuning.lm_head import use_direct_lm_head
-from fmstune.tuning.nonfinite import GuardedTraining
 
 _OF_TRL = {
     "sft": ("SFTConfig", "SFTTrainer"),

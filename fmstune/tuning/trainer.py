@@ -23,11 +23,11 @@ from fmstune.tuning.data import DataSummary
 from fmstune.tuning.device import Precision, precision
 from fmstune.tuning.disk import GuardedSaving
 from fmstune.tuning.extensions import Extensions
+from fmstune.tuning.guarded_training import GuardedTraining
 from fmstune.tuning.lm_head import use_direct_lm_head
 from fmstune.tuning.memory import require_room_for_weights
 from fmstune.tuning.methods import arguments_class, build_tuner
 from fmstune.tuning.model import load_model, load_tokenizer
-from fmstune.tuning.nonfinite import GuardedTraining
 from fmstune.tuning.padding_free import Padding, decide
 from fmstune.tuning.positions import require_positions
 from fmstune.tuning.prepared import prepare_once
