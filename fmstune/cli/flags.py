@@ -9,19 +9,26 @@ from typing import Any, get_type_hints
 
 from fmstune.cli.train import FLAGS, train
 from fmstune.config.sources import Flag
+from fmstune.config.values import toml_value
 
 _BESIDES = ("param", "params_file")
 """Options of `train` that are no flags of one setting each, but belong to a configuration as well."""
+
+
+_NUMBERS = ("--epochs", "--max-steps", "--learning-rate", "--batch-size", "--seed")
+"""Texts to Typer, so that a wrong number is told as everywhere else, with its value and its setting."""
 
 
 def given_flags(values: Mapping[str, Any]) -> list[Flag]:
     """The settings among a command's arguments, by the names of its parameters; those that were given."""
     found = []
     for flag, key in FLAGS.items():
-        value = values.get(_parameter(flag))
+        value: Any = values.get(_parameter(flag))
         if isinstance(value, (list, tuple)):
             value = tuple(value) or None
-        if flag == "--rehearse" and value is not None:
+        elif flag in _NUMBERS and value is not None:
+            value = toml_value(value)
+        elif flag == "--rehearse" and value is not None:
             value = "always" if value else "never"
         if value is not None:
             found.append((key, value, flag))

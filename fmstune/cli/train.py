@@ -85,13 +85,13 @@ def train(
     lora: Annotated[
         bool | None, typer.Option("--lora/--full", help="Train a LoRA adapter, or all weights.")
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the training data.", metavar="N")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Optimizer steps.", metavar="N")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The peak learning rate.", metavar="LR")] = None,
+    epochs: Annotated[str | None, typer.Option(help="Passes over the training data.", metavar="N")] = None,
+    max_steps: Annotated[str | None, typer.Option(help="Optimizer steps.", metavar="N")] = None,
+    learning_rate: Annotated[str | None, typer.Option(help="The peak learning rate.", metavar="LR")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Rows in a batch, on each device.", metavar="N")
+        str | None, typer.Option(help="Rows in a batch, on each device.", metavar="N")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The seed of all that is random.", metavar="N")] = None,
+    seed: Annotated[str | None, typer.Option(help="The seed of all that is random.", metavar="N")] = None,
     auto_batch: Annotated[
         bool | None,
         typer.Option("--auto-batch", help="Find the largest batch that fits; the effective size stays."),
