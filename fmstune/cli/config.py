@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fmstune.cli.flags import given_flags, with_flags
 from fmstune.cli.trackers import Config, Debug, Json
+
+if TYPE_CHECKING:
+    from fmstune.config.schema import RunConfig
 
 app = typer.Typer(
     help="Explain a configuration, and compare those of two runs.",
@@ -19,8 +23,14 @@ app = typer.Typer(
 
 _RECORDED = ("packages", "git")
 
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="As for `fmstune train`.", metavar="KEY=VALUE"),
+]
+
 
 @app.command()
+@with_flags
 def explain(
     keys: Annotated[
         list[str] | None,
@@ -31,20 +41,20 @@ def explain(
     ] = None,
     as_json: Json = False,
     config: Config = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="As for `fmstune train`.", metavar="KEY=VALUE"),
-    ] = None,
+    sets: Sets = None,
     debug: Debug = False,
+    **flags: Any,
 ) -> None:
-    """Say which value a setting has, where it comes from, what it won over, and what it may be."""
-    from fmstune.cli.options import load_config
+    """Say which value a setting has, where it comes from, what it won over, and what it may be.
+
+    With the flags of `fmstune train`, it is what that would do with them.
+    """
     from fmstune.config.explain import chosen, explain_all
 
     files = [key for key in keys or () if key.lower().endswith(".toml")]
     if len(files) + (config is not None) > 1:
         raise typer.BadParameter(f"one configuration can be explained, and {files[-1]} is another one.")
-    resolved = load_config(Path(files[0]) if files else config, [], sets or [], [], None)
+    resolved = _resolved(Path(files[0]) if files else config, sets, flags)
     names = [key for key in keys or () if key not in files]
     explained = [each for name in names for each in explain_all(resolved, name)]
     found = explained if names else chosen(resolved)
@@ -58,18 +68,32 @@ def explain(
 
 
 @app.command()
+@with_flags
 def diff(
     first: Annotated[Path, typer.Argument(help="A run's directory, or a TOML file.", metavar="RUN")],
-    second: Annotated[Path, typer.Argument(help="Another one.", metavar="RUN")],
+    second: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Another one. Without it, or with flags, what `fmstune train` would run.", metavar="[RUN]"
+        ),
+    ] = None,
     as_json: Json = False,
+    sets: Sets = None,
     debug: Debug = False,
+    **flags: Any,
 ) -> None:
-    """Show what differs between two runs: their settings, and the versions and commits they ran with."""
-    from fmstune.config.compare import differences, read_tables
-    from fmstune.tuning.directory import CONFIG_NAME
+    """Show what differs between two runs: their settings, and the versions and commits they ran with.
 
-    tables = [{**read_tables(path, CONFIG_NAME), **_recorded(path)} for path in (first, second)]
-    found = differences(*tables)
+    With the flags of `fmstune train`, or without a second run, the second one is what that would run.
+    """
+    from fmstune.config.compare import differences
+
+    if second is None or sets or any(value not in (None, [], ()) for value in flags.values()):
+        # A file says what was written, a run's what it was resolved to, which is what is compared here.
+        ours = _of_run(first, versions=False) if first.is_dir() else _of_run_to_come(first)
+        found = differences(ours, _of_run_to_come(second, sets, flags))
+    else:
+        found = differences(_of_run(first), _of_run(second))
     if as_json:
         _print_json([dataclasses.asdict(each) for each in found])
         return
@@ -77,6 +101,34 @@ def diff(
         typer.echo(f"{each.key}  {_shown(each.first)} → {_shown(each.second)}")
     if not found:
         typer.echo("no difference", err=True)
+
+
+def _resolved(config: Path | None, sets: Sequence[str] | None, flags: Mapping[str, Any]) -> RunConfig:
+    from fmstune.cli.options import load_config
+
+    params, file = flags.get("param"), flags.get("params_file")
+    return load_config(config, given_flags(flags), sets or [], params or [], file)
+
+
+def _of_run(path: Path, *, versions: bool = True) -> Mapping[str, Any]:
+    """What a run's directory or a file has written, and the versions and the commit that it ran with."""
+    from fmstune.config.compare import read_tables
+    from fmstune.tuning.directory import CONFIG_NAME
+
+    return {**read_tables(path, CONFIG_NAME), **(_recorded(path) if versions else {})}
+
+
+def _of_run_to_come(
+    path: Path | None, sets: Sequence[str] | None = None, flags: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:
+    """What `fmstune train` would write into its run's directory."""
+    from fmstune.config.compare import config_file
+    from fmstune.config.dump import to_mapping
+    from fmstune.tuning.directory import CONFIG_NAME
+    from fmstune.tuning.tracking import redactor_of
+
+    config = _resolved(path and config_file(path, CONFIG_NAME), sets, flags or {})
+    return redactor_of(config).mapping(to_mapping(config))
 
 
 def _recorded(run: Path) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fmstune.cli.trackers import Config, Debug, Json
+from fmstune.config.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +116,9 @@ def _print(prepared: PreparedData, views: Sequence[RowView], bins: Sequence[Bin]
     # The answer that was asked for: on standard output, in colour where that is a terminal.
     console = Console(soft_wrap=True, highlight=False)
     for view in views:
-        console.print(f"{view.name} · {view.tokens} tokens, {view.trained} trained", style="bold")
+        console.print(
+            f"{view.name} · {counted(view.tokens, 'token')}, {view.trained:,} trained", style="bold"
+        )
         console.print(_marked(view, colour=console.is_terminal and not console.no_color))
         console.print()
     most = max((each.rows for each in bins), default=1)

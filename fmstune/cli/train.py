@@ -85,13 +85,13 @@ def train(
     lora: Annotated[
         bool | None, typer.Option("--lora/--full", help="Train a LoRA adapter, or all weights.")
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the training data.", metavar="N")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Optimizer steps.", metavar="N")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The peak learning rate.", metavar="LR")] = None,
+    epochs: Annotated[str | None, typer.Option(help="Passes over the training data.", metavar="N")] = None,
+    max_steps: Annotated[str | None, typer.Option(help="Optimizer steps.", metavar="N")] = None,
+    learning_rate: Annotated[str | None, typer.Option(help="The peak learning rate.", metavar="LR")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Rows in a batch, on each device.", metavar="N")
+        str | None, typer.Option(help="Rows in a batch, on each device.", metavar="N")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The seed of all that is random.", metavar="N")] = None,
+    seed: Annotated[str | None, typer.Option(help="The seed of all that is random.", metavar="N")] = None,
     auto_batch: Annotated[
         bool | None,
         typer.Option("--auto-batch", help="Find the largest batch that fits; the effective size stays."),
@@ -138,29 +138,11 @@ def train(
     Without a model, data and fmstune.toml, a tiny demo model is tuned on demo data.
     """
     from fmstune.cli import ranks, termination
+    from fmstune.cli.flags import given_flags
     from fmstune.cli.options import load_config
     from fmstune.cli.screen import screen
 
-    given = {
-        "--model": model,
-        "--method": method,
-        "--data": tuple(data) if data else None,
-        "--eval-data": tuple(eval_data) if eval_data else None,
-        "--template": template,
-        "--skip-bad-rows": skip_bad_rows,
-        "--output-dir": output_dir,
-        "--tracker": tuple(tracker) if tracker else None,
-        "--strict-tracking": strict_tracking,
-        "--lora": lora,
-        "--epochs": epochs,
-        "--max-steps": max_steps,
-        "--learning-rate": learning_rate,
-        "--batch-size": batch_size,
-        "--seed": seed,
-        "--auto-batch": auto_batch,
-        "--rehearse": None if rehearse is None else "always" if rehearse else "never",
-    }
-    flags = [(FLAGS[flag], value, flag) for flag, value in given.items()]
+    flags = given_flags(context.params)
     resolved = load_config(config, flags, set_ or [], param or [], params_file)
     termination.use(resolved.run.termination_log)
     if nproc is not None:

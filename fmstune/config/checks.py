@@ -15,6 +15,7 @@ from fmstune.config.method_checks import method_problems
 from fmstune.config.parallel_checks import parallel_problems
 from fmstune.config.schema import CHAT_TEMPLATES, RunConfig
 from fmstune.config.suggest import hint
+from fmstune.config.training_checks import training_problems
 
 _NEED_EVALUATION = {
     "load_best_model_at_end": (True,),
@@ -34,6 +35,7 @@ def check_together(config: RunConfig) -> RunConfig:
         *data_problems(config),
         *adapter_problems(config),
         *parallel_problems(config),
+        *training_problems(config),
     )
     problems += [f"{_at(config, key)}{what}" for key, what in found]
     if problems:

@@ -21,13 +21,19 @@ class Difference:
     second: Any
 
 
+def config_file(path: Path, file_name: str) -> Path:
+    """The path itself, or in a directory its `file_name`. Raises `ConfigError` when that is not there."""
+    if not path.is_dir():
+        return path
+    if not (path / file_name).exists():
+        raise ConfigError(f"{shown_path(path)} holds no run: there is no {file_name} in it.")
+    return path / file_name
+
+
 def read_tables(path: Path, file_name: str) -> dict[str, Any]:
     """The tables of a TOML file, or of the file called `file_name` in a directory. Raises `ConfigError`."""
-    if path.is_dir():
-        if not (path / file_name).exists():
-            raise ConfigError(f"{shown_path(path)} holds no run: there is no {file_name} in it.")
-        path = path / file_name
-    return parse_toml(read_text(path), shown_path(path))
+    file = config_file(path, file_name)
+    return parse_toml(read_text(file), shown_path(file))
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:

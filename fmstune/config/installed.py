@@ -7,8 +7,9 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from fmstune.config.schema import RunConfig
 
@@ -76,8 +77,15 @@ def missing(config: RunConfig) -> Iterator[str]:
             f"{config.at('model.attn_implementation')}model.attn_implementation = {attention!r} needs "
             f"{package}: `pip install {package}` or `pip install kernels`, or use sdpa."
         )
-    if training.get("torch_compile") and training.get("torch_compile_backend", "inductor") == "inductor":
+    if compiles_with_inductor(training):
         yield from _compiler(config)
+
+
+def compiles_with_inductor(training: Mapping[str, Any]) -> bool:
+    """Whether the model is to be compiled by torch's own backend; its other settings turn it on as well."""
+    backend = training.get("torch_compile_backend")
+    wanted = training.get("torch_compile") or training.get("torch_compile_mode") or backend
+    return bool(wanted) and (backend or "inductor") == "inductor"
 
 
 def _compiler(config: RunConfig) -> Iterator[str]:

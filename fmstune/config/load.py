@@ -158,7 +158,8 @@ def _instance(table: str, checked: Mapping[str, Any]) -> Any:
 
 def _choose_demo(checked: dict[str, Any], file: str | None) -> None:
     """The demo, when nobody has said what to tune; raises when somebody has said half of it."""
-    said = [key for key in ("model.path", "data.train", "data.eval") if checked.get(key)]
+    # Said to be empty is said: an unset variable of a job script should not tune the demo.
+    said = checked.keys() & {"model.path", "data.train"} or checked.get("data.eval")
     nothing_said = not said and file is None
     if nothing_said:
         checked |= {"model.path": DEMO, "data.train": (DataSource(DEMO),)}

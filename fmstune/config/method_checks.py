@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fmstune.config.schema import RunConfig
+from fmstune.config.wording import counted
 
 Problem = tuple[str, str]
 """The dotted key that a problem is about, and what is wrong."""
@@ -46,8 +47,8 @@ def _dpo(training: Any) -> Iterator[Problem]:
     if weights is not None and len(weights) != len(losses):
         yield (
             "training.loss_weights",
-            f"training.loss_weights has {len(weights)} weights for {len(losses)} losses "
-            "(training.loss_type); give one for each.",
+            f"training.loss_weights has {counted(len(weights), 'weight')} for "
+            f"{counted(len(losses), 'loss', 'losses')} (training.loss_type); give one for each.",
         )
     if "exo_pair" in losses and smoothing == 0:
         yield (

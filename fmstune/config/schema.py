@@ -343,6 +343,7 @@ TRAINING_BOUNDS: dict[str, Mapping[str, float]] = {
     "warmup_steps": _NOT_NEGATIVE,
     "weight_decay": _NOT_NEGATIVE,
     "max_grad_norm": _NOT_NEGATIVE,
+    "neftune_noise_alpha": _NOT_NEGATIVE,
     "adam_epsilon": _NOT_NEGATIVE,
     "dataloader_num_workers": _NOT_NEGATIVE,
     "adam_beta1": {"min": 0, "below": 1},

@@ -20,6 +20,16 @@ FREE_TABLES = ("trackers", "params")
 """Tables whose keys are known elsewhere: trackers declare their options, params are the user's own."""
 
 _CHOSEN = " Trackers are chosen with --tracker, or [tracking] trackers."
+_EXAMPLES = {
+    "model": "path",
+    "data": "train",
+    "run": "method",
+    "lora": "enabled",
+    "prompt_tuning": "enabled",
+    "samples": "prompts",
+    "training": "learning_rate",
+}
+"""A setting of each table, for messages: the one that is meant by who sets the table to a value."""
 
 Flag = tuple[str, Any, str]
 """A dotted key, its value, and the flag it was given with."""
@@ -119,9 +129,9 @@ def _take(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> No
         sources.origins[key] = origin
     elif table == "trackers" and rest:
         if len(rest) == 1 and not isinstance(value, Mapping):
-            raise ConfigError(
-                f"{origin}: {shortened(key)} is a table of options; write it as [{shortened(key)}].{_CHOSEN}"
-            )
+            name = shortened(key)
+            how = f"set one, as in {name}.NAME=VALUE" if origin == "--set" else f"write it as [{name}]"
+            raise ConfigError(f"{origin}: {name} is a table of options; {how}.{_CHOSEN}")
         _lay(sources.trackers, rest, value, origin)
         sources.origins[key] = origin
         sources.origins.setdefault(dotted([table, rest[0]]), origin)
@@ -137,9 +147,8 @@ def _take(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> No
         sources.given[key] = Given({**(given if isinstance(given, Mapping) else {}), rest[1]: value}, origin)
     elif len(parts) == 1 and table in _tables():
         chosen = _CHOSEN * (table == "trackers")
-        raise ConfigError(
-            f"{origin}: {table} is a table; set what is in it, as in {table}.NAME=VALUE.{chosen}"
-        )
+        one = f"{table}.{_EXAMPLES.get(table, 'NAME')}"
+        raise ConfigError(f"{origin}: {table} is a table; set what is in it, as in {one}=VALUE.{chosen}")
     else:
         raise ConfigError(f"{origin}: there is no setting {shortened(key)}.{hint(key, known_keys())}")
 

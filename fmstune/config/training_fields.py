@@ -43,6 +43,14 @@ _OF_METHOD = {
 }
 METHODS = tuple(_OF_METHOD)
 """What `run.method` may be. TRL's other methods of preference tuning (ORPO, CPO, …) are experimental."""
+_LOG_LEVELS = ("detail", "debug", "info", "warning", "error", "critical", "passive")
+_COMPUTED_CHOICES = {
+    "log_level": _LOG_LEVELS,
+    "log_level_replica": _LOG_LEVELS,
+    # torch's own modes; a backend that is not torch's would refuse them all.
+    "torch_compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+}
+"""Choices that are no literals in the source, or not there at all."""
 _ENUM_FILES = ("trainer_utils.py", "training_args.py")
 
 
@@ -99,6 +107,7 @@ def _field(node: ast.AnnAssign, enums: dict[str, tuple[str, ...]]) -> TrainingFi
         annotation = "str | list[str]"  # DPOConfig makes a list of a text
     if name == "fsdp":
         annotation = "bool | str | None"  # annotated as a text alone, for argparse
+    choices = choices or _COMPUTED_CHOICES.get(name)
     named = set(re.findall(r"\w+", annotation))
     if "list" not in named:
         choices = next((members for enum, members in enums.items() if enum in named), choices)

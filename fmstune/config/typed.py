@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from fmstune.config.advice import advice, meant
 from fmstune.config.annotations import literal_values, options_of, split, written
 from fmstune.config.errors import ConfigError, shown_key
 from fmstune.config.suggest import hint
-from fmstune.config.wording import advice, in_words, kind_of, listed, shown_for
+from fmstune.config.wording import in_words, kind_of, listed, shown_for
 
 T = TypeVar("T")
 
@@ -78,16 +79,19 @@ def check_value(
             continue
         for item in converted if isinstance(converted, (list, tuple)) else [converted]:
             if choices and isinstance(item, str) and item not in choices:
-                rest = f"{listed(choices)}.{hint(item, choices)}"
+                rest = f"{listed(choices)}.{meant(item, choices)}"
                 raise ConfigError(f"{where}: {key} = {shown_for(key, value)} is not one of {rest}")
         return converted
     what = f"{where}: {key} = {shown_for(key, value)}"
     if _is_number(value) and not _is_finite(value):
         raise ConfigError(f"{what} is not a finite number.")
-    wanted = f"one of {listed(choices)}" if choices else in_words(annotation)
-    raise ConfigError(
-        f"{what} is {kind_of(value)}; it takes {wanted}.{advice(value, annotation, where, key)}"
-    )
+    if choices:
+        raise ConfigError(
+            f"{what} is {kind_of(value)}; it takes one of {listed(choices)}.{meant(value, choices)}"
+        )
+    wanted = in_words(annotation)
+    kind = kind_of(value, inside=kind_of(value) in wanted)
+    raise ConfigError(f"{what} is {kind}; it takes {wanted}.{advice(value, annotation, where, key)}")
 
 
 def _fit(value: Any, option: str) -> tuple[bool, Any]:

@@ -31,11 +31,12 @@ def parse_sets(assignments: Sequence[str]) -> list[tuple[list[str], Any]]:
                 "such as training.learning_rate=2e-5."
             )
         check_storable(assignment, "--set")
-        found.append((split_key(key, "--set"), _toml_value(text.strip())))
+        found.append((split_key(key, "--set"), toml_value(text.strip())))
     return found
 
 
-def _toml_value(text: str) -> Any:
+def toml_value(text: str) -> Any:
+    """The value that a text is in TOML, or else the text itself."""
     try:
         parsed = tomli.loads(f"value = {text}")
     except (ValueError, RecursionError):

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import date, time
 from typing import Any
 
-import tomli
-
 from fmstune.config.annotations import literal_values, options_of
 from fmstune.config.errors import shown
 
@@ -34,9 +32,14 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 )
 
 
-def kind_of(value: Any) -> str:
-    """What a value is: `a whole number`, `a text`."""
-    return next((word for kind, word in _KINDS if isinstance(value, kind)), "nothing")
+def kind_of(value: Any, *, inside: bool = False) -> str:
+    """What a value is: `a whole number`, `a text`; with what is `inside`, `a list of whole numbers`."""
+    word = next((word for kind, word in _KINDS if isinstance(value, kind)), "nothing")
+    if not inside or not isinstance(value, (Mapping, list, tuple)) or not value:
+        return word
+    items = value.values() if isinstance(value, Mapping) else value
+    kinds = dict.fromkeys(f"{kind_of(item).removeprefix('a ')}s" for item in items)
+    return f"{word} of {' and '.join(kinds)}"
 
 
 def in_words(annotation: str) -> str:
@@ -48,6 +51,8 @@ def in_words(annotation: str) -> str:
             words += [shown(value) for value in literal_values(option)]
         elif base in ("list", "tuple", "Sequence") and inside.startswith("str"):
             words.append("a list of texts")
+        elif base in ("dict", "Mapping") and inside.replace(" ", "") == "str,str]":
+            words.append("a table of texts")
         elif base not in ("None", "NoneType"):
             words.append(_WORDS.get(base, "a text"))
     return " or ".join(dict.fromkeys(words))
@@ -68,38 +73,13 @@ def shown_for(key: str, value: Any) -> str:
         return "a huge number"
 
 
+def counted(number: int, thing: str, things: str | None = None) -> str:
+    """How many there are of a thing: `1 row`, `2,000 rows`; `things` where that is not `thing` with an s."""
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+
+
 def listed(choices: Sequence[str]) -> str:
     """The choices; of very many (optimizers) the first."""
     if len(choices) <= 15:
         return ", ".join(choices)
     return f"{', '.join(choices[:6])} and {len(choices) - 6} others"
-
-
-def advice(value: Any, annotation: str, where: str, key: str) -> str:
-    """How to write a value that is nearly right, as a sentence with a space before it, or nothing."""
-    wanted = in_words(annotation)
-    if isinstance(value, str):
-        text = value.strip()
-        if "true or false" in wanted and text.lower() in ("true", "false", "yes", "no", "on", "off"):
-            return f" Write {'true' if text.lower() in ('true', 'yes', 'on') else 'false'}."
-        if len(text) < 30 and re.fullmatch(_NUMBERS["a number" in wanted], text) and "number" in wanted:
-            return " Write it without quotes." if _is_toml(text) else f" Write {float(text):g}."
-        if "a list of" in wanted:
-            plain = len(text) < 30 and text.isprintable() and not set(text) & {'"', "\\"}
-            return f' Write ["{text}"].' if plain and not is_secret(key) else " Put it in [ ]."
-    elif wanted.endswith("a text") and not isinstance(value, (Mapping, list, tuple)):
-        # The shell takes the outer quotes away.
-        text = "…" if is_secret(key) else shown(value)
-        return f""" Write '{key}="{text}"'.""" if where == "--set" else " Put it in quotes."
-    return ""
-
-
-_NUMBERS = (r"[+-]?\d+", r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # whole ones, and any
-
-
-def _is_toml(text: str) -> bool:
-    try:
-        tomli.loads(f"value = {text}")
-    except tomli.TOMLDecodeError:
-        return False
-    return True

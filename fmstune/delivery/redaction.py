@@ -82,6 +82,7 @@ _URL_QUERY = re.compile(
     r"(?i)([?&](?:[\w-]*(?:token|secret|password|api_?key|signature|access_?key))=)[^&\s#]+"
 )
 _SHORTEST_SECRET = 8
+_WORKING_DIRECTORY = "PWD"  # of the shell; hidden, no absolute path of the data could be read again
 
 
 class Redactor:
@@ -92,7 +93,7 @@ class Redactor:
         known = {
             value
             for key, value in (os.environ if environment is None else environment).items()
-            if is_secret_key(key)
+            if is_secret_key(key) and key != _WORKING_DIRECTORY
         }
         known |= set(secrets)
         texts = sorted((text for text in known if len(text) >= _SHORTEST_SECRET), key=len, reverse=True)

@@ -26,6 +26,7 @@ from fmstune.config.errors import ConfigError, shown
 from fmstune.config.model_files import AdapterFile, split_gguf
 from fmstune.config.schema import LoraConfig, ModelConfig, RunConfig
 from fmstune.config.suggest import hint
+from fmstune.config.wording import counted
 from fmstune.tuning.errors import ModelError
 
 _ALL_LINEAR = "all-linear"
@@ -183,7 +184,7 @@ def describe(model: Any) -> str | None:
     if settings.is_prompt_learning:
         text = getattr(settings, "prompt_tuning_init_text", None)
         begun = f", begun as {shown(text)}" if text else ""
-        return f"prompt tuning, {settings.num_virtual_tokens} tokens before each text{begun}"
+        return f"prompt tuning, {counted(settings.num_virtual_tokens, 'token')} before each text{begun}"
     if not isinstance(settings, PeftLoraConfig):
         return f"an adapter of the kind {settings.peft_type.value}"
     kind = "DoRA" if settings.use_dora else "rsLoRA" if settings.use_rslora else "LoRA"

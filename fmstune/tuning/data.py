@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from fmstune.config.wording import counted
 from fmstune.tuning.answers import AnswerEncoder
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.labels import IGNORED, Labeller
@@ -139,7 +140,8 @@ def _hold_out(parts: list[_Part], fraction: float, seed: int) -> tuple[list[_Par
     count = max(1, round(total * fraction))
     if count >= total:
         raise DataError(
-            f"{_name(parts)} has {total} rows: data.eval_fraction = {fraction} leaves none to train on."
+            f"{_name(parts)} has {counted(total, 'row')}: data.eval_fraction = {fraction} leaves none to "
+            "train on."
         )
     held = np.zeros(total, dtype=bool)
     held[_order(total, seed)[:count]] = True
@@ -211,9 +213,9 @@ def _together(parts: list[_Part], max_length: int | None) -> tuple[datasets.Data
     same = _count(parts, "same")
     if not kept:
         raise DataError(
-            f"{_name(parts)}: `chosen` and `rejected` are the same in each of its {same} rows."
+            f"{_name(parts)}: of its {counted(read, 'row')}, each has the same `chosen` and `rejected`."
             if same == read
-            else f"{_name(parts)}: none of its {read} rows has a token to train on once they are cut to "
+            else f"{_name(parts)}: of its {counted(read, 'row')}, none has a token to train on once cut to "
             f"training.max_length = {max_length} tokens; raise training.max_length."
         )
     hashes = np.concatenate([part.hashes() for part in parts])

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from fmstune.config.wording import counted
 from fmstune.resources.disk import free, is_full
 from fmstune.resources.memory import amount
 from fmstune.tuning.directory import newest_checkpoint
@@ -68,7 +69,7 @@ def require_room(trainer: Any, steps: int, path: Path) -> None:
     if saves and not args.save_only_model:
         settings.append("training.save_only_model = true (such a run cannot be resumed)")
     settings.append("another --output-dir")
-    checkpoints = f"{held} checkpoints of {amount(checkpoint)} and " if saves else ""
+    checkpoints = f"{counted(held, 'checkpoint')} of {amount(checkpoint)} and " if saves else ""
     raise RunError(
         f"the disk of {path} is too small for this run: {checkpoints}the model of {amount(model)} need "
         f"{amount(needed)}, and {amount(room)} are free. Free some, or choose {', or '.join(settings)}."

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from fmstune.config.wording import counted
 from fmstune.tuning.errors import ModelError
 
 _BATCH = 8
@@ -78,7 +79,8 @@ def require_room(
             raise ModelError("a prompt is empty, and the model has no token to begin a text with.")
         if room is not None and len(row) >= room:
             raise ModelError(
-                f"a prompt has {len(row):,} tokens; the model reads at most {room:,}, its answer included."
+                f"a prompt has {counted(len(row), 'token')}; the model reads at most {room:,}, its answer "
+                "included."
             )
 
 

@@ -15,6 +15,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from fmstune.config.schema import ModelConfig
 from fmstune.resources import memory
 from fmstune.resources.memory import Capacity, amount
+from fmstune.tuning.compiling import compile_failure
 from fmstune.tuning.errors import RunError
 from fmstune.tuning.fitting import advice, measures
 from fmstune.tuning.memory_estimate import Estimate, Workload, estimate
@@ -123,13 +124,17 @@ def peak(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def explained(trainer: Any) -> Iterator[None]:
-    """Turn running out of memory into a `RunError` that says which settings to change to what."""
+    """Turn running out of memory into a `RunError` that says which settings to change to what; and
+    what torch cannot compile into one sentence."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if is_out_of_memory(error):
+            raise RunError(out_of_memory(trainer)) from error
+        told = compile_failure(error) if trainer.args.torch_compile else None
+        if told is None:
             raise
-        raise RunError(out_of_memory(trainer)) from error
+        raise RunError(told) from error
 
 
 def out_of_memory(trainer: Any) -> str:

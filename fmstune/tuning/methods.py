@@ -17,10 +17,11 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fmstune.config.errors import ConfigError
+from fmstune.config.wording import counted
 from fmstune.tuning.data import PreparedData
 from fmstune.tuning.disk import GuardedSaving
+from fmstune.tuning.guarded_training import GuardedTraining
 from fmstune.tuning.lm_head import use_direct_lm_head
-from fmstune.tuning.nonfinite import GuardedTraining
 
 _OF_TRL = {
     "sft": ("SFTConfig", "SFTTrainer"),
@@ -163,8 +164,8 @@ def _of_prompts(data: PreparedData) -> Iterator[str]:
     if data.summary.reworded:
         yield (
             "with an answer after it, a prompt ends in other tokens than alone (its chat template or its "
-            f"last word has it so), in {data.summary.reworded} of {data.summary.rows} rows; what differs is "
-            "counted as the answer's"
+            f"last word has it so), in {data.summary.reworded:,} of {counted(data.summary.rows, 'row')}; "
+            "what differs is counted as the answer's"
         )
 
 

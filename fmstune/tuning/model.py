@@ -25,6 +25,7 @@ from fmstune import demo
 from fmstune.config.errors import ConfigError
 from fmstune.config.model_files import AdapterFile, holds_adapter, read_adapter, split_gguf
 from fmstune.config.schema import ModelConfig
+from fmstune.config.wording import counted
 from fmstune.tuning import gguf, quantization
 from fmstune.tuning.adapters import base_config, load_adapter, name_base
 from fmstune.tuning.chat_templates import NAMED, named_template
@@ -128,8 +129,8 @@ def load_model(
         raise ModelError(_why_not(config, "model", error)) from error
     if missing:
         raise ModelError(
-            f"the weights of {config.path!r} are not complete: {len(missing)} tensors that its config.json "
-            f"asks for are not among them, {min(missing)} for one."
+            f"the weights of {config.path!r} are not complete: they lack "
+            f"{counted(len(missing), 'tensor')} that its config.json asks for, {min(missing)} for one."
         )
     if config.gguf_file is not None:
         gguf.forget_file(model)

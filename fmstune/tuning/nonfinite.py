@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fmstune.config.schema import RunConfig
+from fmstune.config.wording import counted
 from fmstune.tuning.console import RunConsole
 from fmstune.tuning.directory import newest_checkpoint
 from fmstune.tuning.errors import RunError
+from fmstune.tuning.guarded_training import COUNTER
 from fmstune.tuning.lengths import sequences
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 _MOST_IN_A_ROW = 10
 _SHOWN_ROWS = 4
 _SHOWN_CHARACTERS = 60
-_COUNTER = "skipped_batches"
 
 
 class NonFiniteGuard:
@@ -136,7 +137,7 @@ class NonFiniteGuard:
                 f"{self._remedies()}".strip()
             )
         if self.skipped == 1:
-            self._warn(f"{found}; this batch and others like it are skipped, and counted as {_COUNTER}.")
+            self._warn(f"{found}; this batch and others like it are skipped, and counted as {COUNTER}.")
 
     def _go_on(self, found: str) -> None:
         if not self._warned:
@@ -156,9 +157,10 @@ class NonFiniteGuard:
             more = f" and {len(found) - _SHOWN_ROWS} more" if len(found) > _SHOWN_ROWS else ""
             return ", ".join(found[:_SHOWN_ROWS]) + more
         if self._decode is None:
-            return f"a batch of {len(rows)} rows"
+            return f"a batch of {counted(len(rows), 'row')}"
         begins = " ".join(self._decode(rows[0][:_SHOWN_CHARACTERS]).split())[:_SHOWN_CHARACTERS]
-        return f"a batch of {len(rows)} rows, of which the first begins {begins!r}"
+        first = "of which the first" if len(rows) > 1 else "which"
+        return f"a batch of {counted(len(rows), 'row')}, {first} begins {begins!r}"
 
     def _find(self, rows: list[list[int]]) -> list[str]:
         """The places of the rows, looked for by their tokens: a batch does not say where it is from."""
@@ -176,76 +178,6 @@ class NonFiniteGuard:
         return list(dict.fromkeys(known[tuple(row)] for row in rows if tuple(row) in known))
 
 
-class GuardedTraining:
-    """For a class beside a Trainer of TRL's, before it: the guard at each batch, update and save.
-
-    Without a `guard` it changes nothing.
-    """
-
-    guard: NonFiniteGuard | None = None
-    _good_loss: torch.Tensor | None = None
-    _batches = _bad_batches = 0
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The Trainer's loss, looked at."""
-        trainer: Any = super()
-        answer = trainer.compute_loss(
-            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-        )
-        if self.guard is None or return_outputs or not model.training:
-            return answer
-        skipped, this = self.guard.skipped, _trainer(self)
-        loss = self.guard.loss(answer, inputs, model, this.state.global_step + 1)
-        self._batches += 1
-        if self.guard.skipped > skipped:
-            self._bad_batches += 1
-            _forget_last_figures(this)
-        return loss
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The Trainer's, whose loss enters the logged mean: the last good one in place of a skipped one."""
-        skipped = self.guard.skipped if self.guard else 0
-        trainer: Any = super()
-        loss: torch.Tensor = trainer.training_step(*args, **kwargs)
-        if self.guard is not None and self.guard.skipped > skipped and self._good_loss is not None:
-            return self._good_loss
-        self._good_loss = loss
-        return loss
-
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        trainer: Any = super()
-        norm, this = trainer._get_grad_norm(model, grad_norm=grad_norm), _trainer(self)
-        if self.guard is None:
-            return norm
-        nothing_learnt = self._batches > 0 and self._batches == self._bad_batches
-        self._batches = self._bad_batches = 0
-        # In fp16 infinite gradients are how the loss's scale is found; such updates are left out anyway.
-        if getattr(this.accelerator, "scaler", None) is not None and not nothing_learnt:
-            return norm
-        if nothing_learnt or not self.guard.gradient(norm, this.state.global_step + 1):
-            # Not zeros: an optimizer would move the weights by what it remembers, and by their decay.
-            model.zero_grad(set_to_none=True)
-            return 0.0
-        return norm
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The Trainer's, of weights that are worth it."""
-        this = _trainer(self)
-        if self.guard is not None:
-            self.guard.weights(this.model, this.state.global_step)
-        trainer: Any = super()
-        trainer.save_model(output_dir, _internal_call)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's, with the number of batches skipped so far, once there are any."""
-        if self.guard is not None and self.guard.skipped and "loss" in logs:
-            logs[_COUNTER] = self.guard.skipped
-        trainer: Any = super()
-        trainer.log(logs, start_time)
-
-
 def guard(built: BuiltTrainer, config: RunConfig, directory: Path, out: RunConsole) -> None:
     """Let the run's trainer watch its numbers as `run.on_nonfinite` says."""
     trainer = built.trainer
@@ -257,20 +189,6 @@ def guard(built: BuiltTrainer, config: RunConfig, directory: Path, out: RunConso
         decode=built.tokenizer.decode,
         remedies=lambda: remedies(trainer.args, directory),
     )
-
-
-def _trainer(guarded: Any) -> Any:
-    return guarded
-
-
-def _forget_last_figures(trainer: Any) -> None:
-    """Take a skipped batch's figures out of the means that TRL is about to log."""
-    metrics = getattr(trainer, "_metrics", {}).get("train", {})
-    for name in ("entropy", "mean_token_accuracy"):
-        if metrics.get(name):
-            metrics[name].pop()
-        if not metrics.get(name, [0]):
-            del metrics[name]  # TRL divides by their number
 
 
 def _any_rank(bad: torch.Tensor) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmstune.config.schema import RunConfig
+from fmstune.config.wording import counted
 from fmstune.resources.memory import amount
 from fmstune.trackers.base import Tracker
 from fmstune.tuning.auto_batch import find_batch
@@ -34,7 +35,9 @@ def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunCo
     require_room(trainer, built.steps, Path(trainer.args.output_dir))
     if config.run.auto_batch:
         size, accumulation = find_batch(trainer)
-        out.say("batch", f"{size} rows at once, {accumulation} times before each update")
+        out.say(
+            "batch", f"{counted(size, 'row')} at once, {counted(accumulation, 'time')} before each update"
+        )
         found = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
         tracker.set_params(found, "auto_batch")
     expected = outlook(trainer)
@@ -77,7 +80,7 @@ def foresee(built: BuiltTrainer, directory: Path, out: RunConsole) -> None:
     args, rows = trainer.args, trainer.train_dataset
     each_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     seen = built.steps * each_step
-    line = f"{built.steps:,} steps of {each_step} rows"
+    line = f"{counted(built.steps, 'step')} of {counted(each_step, 'row')}"
     if are_tokenised(rows):
         mean = sequence_lengths(rows, args.max_length).sum(axis=1).mean()
         line += f", about {int(seen * mean):,} tokens"

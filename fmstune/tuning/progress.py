@@ -11,13 +11,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from fmstune.trackers.hf_callback import split_stages
 from fmstune.tuning.console import RunConsole
+from fmstune.tuning.guarded_training import COUNTER
 
-_SHOWN = ("loss", "learning_rate", "mean_token_accuracy", "tokens_per_second")
+_SHOWN = ("loss", "learning_rate", "mean_token_accuracy", "tokens_per_second", COUNTER)
 _SHOWN_OF_PREFERENCES = (
     "loss", "learning_rate", "rewards/accuracies", "accuracy", "rewards/margins", "margin",
-    "tokens_per_second",
+    "tokens_per_second", COUNTER,
 )  # fmt: skip
 _SHORT = {
+    COUNTER: "skipped",
     "learning_rate": "lr",
     "mean_token_accuracy": "accuracy",
     "tokens_per_second": "tokens/s",
@@ -76,6 +78,8 @@ class ProgressCallback(TrainerCallback):
         for stage, values in split_stages(logs or {}).items():
             numbers = {f"{stage}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
             self.metrics |= numbers
+            if stage == "train" and COUNTER in values and "loss" not in values:
+                self._out.say("step", f"{state.global_step}/{state.max_steps}  skipped")
             if "loss" not in values:
                 continue
             self._first.setdefault(stage, values["loss"])

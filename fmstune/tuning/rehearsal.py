@@ -111,9 +111,10 @@ def estimated_seconds(trainer: Any, steps: int) -> float:
 
 def duration(seconds: float) -> str:
     """A time for people: `3.2 h`."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+    for size, unit, units in ((86400, "day", "days"), (3600, "h", "h"), (60, "min", "min")):
         if seconds >= size:
-            return f"{seconds / size:.2g} {unit}"
+            number = f"{seconds / size:.2g}"
+            return f"{number} {unit if number == '1' else units}"
     return f"{seconds:.2g} s"
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmstune.config.dump import to_mapping, to_toml
 from fmstune.config.schema import RunConfig
+from fmstune.config.wording import counted
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.redaction import Redactor
 from fmstune.delivery.report import DeliveryReport
@@ -93,7 +94,7 @@ def dry_run(config: RunConfig, out: RunConsole) -> None:
         built = build_trainer(config, Tracker(), Path(scratch))
         _describe(built, out)
         foresee(built, directory.path, out)
-    out.say("dry run", f"all is ready for {built.steps} steps; nothing was written")
+    out.say("dry run", f"all is ready for {counted(built.steps, 'step')}; nothing was written")
 
 
 def _train(
@@ -133,7 +134,7 @@ def _train(
         checkpoint = directory.checkpoint
         args = built.trainer.args
         if checkpoint is not None and directory.step >= built.steps and not (args.fsdp or args.deepspeed):
-            out.say("resume", f"all {built.steps} steps are made; what is left is to save the model")
+            out.say("resume", f"step {built.steps} was the last; what is left is to save the model")
             finish(built.trainer, checkpoint)
         else:
             with explained(built.trainer):
@@ -147,7 +148,7 @@ def _train(
             write_card(directory.path, config, built, progress.metrics)
     seconds, steps = progress.seconds_and_steps(built.trainer.state)
     compare(built, expected, recorder, out)
-    out.say("done", f"{steps} steps in {seconds:.1f} s{progress.summary()}")
+    out.say("done", f"{counted(steps, 'step')} in {seconds:.1f} s{progress.summary()}")
     out.say("saved", str(directory.path))
     return progress.metrics
 
@@ -174,8 +175,7 @@ def _say_best(config: RunConfig, built: BuiltTrainer, out: RunConsole) -> None:
     """Which weights are kept, where the best evaluation decides that."""
     state, args = built.trainer.state, built.trainer.args
     if config.run.early_stopping_patience is not None and state.global_step < state.max_steps:
-        evaluations = config.run.early_stopping_patience
-        no_better = "1 evaluation was" if evaluations == 1 else f"{evaluations} evaluations were"
+        no_better = counted(config.run.early_stopping_patience, "evaluation was", "evaluations were")
         out.say("stopped", f"early, at step {state.global_step} of {state.max_steps}: {no_better} no better")
     if args.load_best_model_at_end and state.best_metric is not None:
         name = str(args.metric_for_best_model).removeprefix("eval_")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fmstune.config.wording import counted
+
 
 @dataclass(frozen=True, slots=True)
 class SourceSummary:
@@ -21,7 +23,7 @@ class SourceSummary:
     def line(self) -> str:
         """For people: `b.jsonl 100 rows (x2)`."""
         times = f" (x{self.times:.3g})" if self.times != 1 else ""
-        return f"{self.source} {self.rows} rows{times}"
+        return f"{self.source} {counted(self.rows, 'row')}{times}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +78,25 @@ class DataSummary:
             parts = [f"{self.source} · streamed ({self.shape})"]
         else:
             share = self.trained_tokens / max(1, self.tokens)
-            counted = f"{self.rows} rows ({self.shape}), {self.tokens:,} tokens, {share:.0%} trained"
+            rows, tokens = counted(self.rows, "row"), counted(self.tokens, "token")
             parts = [*(each.line() for each in self.sources)] or [self.source]
-            parts.append(counted)
+            parts.append(f"{rows} ({self.shape}), {tokens}, {share:.0%} trained")
         if self.truncated:
-            parts.append(f"{self.truncated} rows cut")
+            parts.append(f"{counted(self.truncated, 'row')} cut")
         if self.dropped:
-            parts.append(f"{self.dropped} rows left out (too long for training.max_length)")
+            parts.append(f"{counted(self.dropped, 'row')} left out (too long for training.max_length)")
         if self.same:
-            parts.append(f"{self.same} rows left out (chosen and rejected are the same)")
+            parts.append(f"{counted(self.same, 'row')} left out (chosen and rejected are the same)")
         if self.skipped:
-            parts.append(f"{self.skipped} bad rows skipped")
+            parts.append(f"{counted(self.skipped, 'bad row')} skipped")
         if self.duplicates:
-            parts.append(f"{self.duplicates} rows repeat others")
+            parts.append(counted(self.duplicates, "row repeats another", "rows repeat others"))
         if self.prepared_before:
             parts.append("prepared before")
         if self.eval_rows:
-            parts.append(f"eval {self.eval_rows} rows")
+            parts.append(f"eval {counted(self.eval_rows, 'row')}")
         if self.eval_in_train:
-            parts.append(f"{self.eval_in_train} of them are trained on, too")
+            parts.append(f"{self.eval_in_train:,} of them trained on, too")
         return " · ".join(parts)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from fmstune.config.dump import to_mapping
 from fmstune.config.schema import RunConfig
+from fmstune.config.wording import counted
 from fmstune.delivery.journal import FILE_NAME, Header, JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR, all_ledgers
 from fmstune.delivery.processes import Fleet
@@ -111,7 +112,7 @@ def recorded(
             for change in line.changes:
                 out.say("", f"adapted: {change}")
         if journal.unrecorded:
-            out.warn(f"{journal.unrecorded} events could not be written to the journal and are lost")
+            out.warn(f"{counted(journal.unrecorded, 'event')} could not be written to the journal: lost")
 
 
 def say_resumed(directory: RunDirectory, recorder: Recorder, fleet: Fleet, out: RunConsole) -> None:

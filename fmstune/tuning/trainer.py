@@ -18,20 +18,22 @@ from fmstune.config.errors import ConfigError
 from fmstune.config.schema import RunConfig
 from fmstune.trackers.base import Tracker
 from fmstune.tuning import adapters
+from fmstune.tuning.compiling import require_compiler
 from fmstune.tuning.data import DataSummary
 from fmstune.tuning.device import Precision, precision
 from fmstune.tuning.disk import GuardedSaving
 from fmstune.tuning.extensions import Extensions
+from fmstune.tuning.guarded_training import GuardedTraining
 from fmstune.tuning.lm_head import use_direct_lm_head
 from fmstune.tuning.memory import require_room_for_weights
 from fmstune.tuning.methods import arguments_class, build_tuner
 from fmstune.tuning.model import load_model, load_tokenizer
-from fmstune.tuning.nonfinite import GuardedTraining
 from fmstune.tuning.padding_free import Padding, decide
 from fmstune.tuning.positions import require_positions
 from fmstune.tuning.prepared import prepare_once
 from fmstune.tuning.reading.bad_rows import FILE_NAME as SKIPPED_ROWS
 from fmstune.tuning.reading.bad_rows import BadRows
+from fmstune.tuning.special_tokens import require_tokens
 
 
 class FineTuner(GuardedSaving, GuardedTraining, SFTTrainer):
@@ -96,8 +98,10 @@ def build_trainer(
     packing = bool(config.training.get("packing", False))
     max_length = config.training.get("max_length", 1024)
     require_room_for_weights(config.model)
+    require_compiler(config)
     clock = [time.perf_counter()]
     tokenizer = load_tokenizer(config.model)
+    require_tokens(config, tokenizer)
     clock.append(time.perf_counter())
     # Before the model: a damaged row should not cost the minutes that a large model takes to load.
     data = prepare_once(
@@ -213,7 +217,7 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
         settings["max_length"] = max_length
     try:
         return arguments_class(config.run.method)(**settings)
-    except (ValueError, TypeError, ImportError, AttributeError) as error:
+    except (ValueError, TypeError, ImportError, AttributeError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"[training] is refused by TRL: {reason}") from error
 

@@ -48,7 +48,7 @@ def unchanged(trainer: Any, scratch: Path) -> Iterator[None]:
                 tensor.copy_(kept[name])
         del kept
         trainer._total_train_tokens = tokens
-        trainer._batches = trainer._bad_batches = 0
+        trainer.forget_batches()
         for mode, values in trainer._metrics.items():
             values.clear()
             values.update(metrics.get(mode, {}))

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from fmstune.cli.main import main
+from fmstune.cli.train import FLAGS
+from fmstune.config.dump import to_mapping, to_toml
 from fmstune.config.load import known_keys, load
 from fmstune.config.schema import OWNED_TRAINING
+from fmstune.delivery.redaction import Redactor
 from tests.conftest import open_journal
 
 TOML = """\
@@ -105,6 +108,31 @@ def test_a_configuration_is_named_as_for_train(fmstune: Any) -> None:
     assert "one configuration can be explained, and other.toml is another one" in err
 
 
+def test_the_flags_of_train_are_explained_by_their_names(fmstune: Any) -> None:
+    flags = ["--learning-rate", "1e-4", "--seed", "0", "--rehearse", "--param", "team=nlp", "--data", "demo"]
+    found = {each["key"]: each for each in json.loads(fmstune("explain", "--json", *flags)[1])}
+    assert {key: (found[key]["value"], found[key]["origin"]) for key in found if key in FLAGS.values()} == {
+        "model.path": ("demo", "fmstune.toml:2"),
+        "data.train": ("demo", "--data"),
+        "training.learning_rate": (1e-4, "--learning-rate"),
+        "training.seed": (0, "--seed"),
+        "run.rehearse": ("always", "--rehearse"),
+    }
+    assert found["training.learning_rate"]["over"] == [[1e-3, "fmstune.toml:6"]]
+    assert found["params.team"]["origin"] == "--param"
+
+
+def test_each_flag_of_train_that_is_a_setting_is_one_of_explain_and_of_diff(fmstune: Any) -> None:
+    for command in ("explain", "diff"):
+        shown = fmstune(command, "--help")[1]
+        assert [flag for flag in (*FLAGS, "--param", "--params-file") if flag not in shown] == []
+
+
+def test_a_flag_that_there_is_not_is_told_with_the_one_that_is_meant(fmstune: Any) -> None:
+    code, _, err = fmstune("explain", "--lr", "1e-4")
+    assert (code, "Did you mean --learning-rate?" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("key", "said"),
     [
@@ -145,6 +173,30 @@ def test_two_runs_differ_in_settings_versions_and_commits(fmstune: Any) -> None:
     assert fmstune("diff", "a", "a")[1:] == ("", "no difference\n")
     _, out, _ = fmstune("diff", "a/config.toml", "b", "--json")
     assert {each["key"]: each["first"] for each in json.loads(out)}["packages.trl"] is None
+
+
+def test_a_run_is_compared_with_what_the_same_flags_would_run_now(fmstune: Any) -> None:
+    Path("a").mkdir()
+    config = load(None, cwd=Path())
+    tables = Redactor(secrets=("s3cret",)).mapping(to_mapping(config))
+    Path("a", "config.toml").write_text(to_toml(config, tables))
+    assert fmstune("diff", "a") == (0, "", "no difference\n")
+    _, out, _ = fmstune("diff", "a", "--seed", "7", "--set", "lora.r=4", "--param", "team=nlp")
+    assert out.splitlines() == [
+        "lora.r  16 → 4",
+        'params.team  not set → "nlp"',
+        "training.seed  not set → 7",
+    ]
+
+
+def test_flags_are_laid_on_the_second_of_two_runs(fmstune: Any) -> None:
+    other = TOML.replace("1e-3", "2e-3").partition("[trackers.aim]")[0]
+    Path("b").mkdir()
+    Path("b", "config.toml").write_text(other)
+    assert fmstune("diff", "b/config.toml", "b", "--learning-rate", "3e-3")[1:] == (
+        "training.learning_rate  0.002 → 0.003\n",
+        "",
+    )
 
 
 def test_what_holds_no_run_is_told(fmstune: Any) -> None:

@@ -63,7 +63,7 @@ def test_answers_are_shown_as_their_method_is_trained_on_them(
     ]
     prompt = "⟦1+1=" if method == "reward" else "1+1=⟦"
     assert f"{prompt}2<|im_end|>⟧" in out
-    assert "a.jsonl · 1 rows" in out or "a.jsonl · 1 row " in out
+    assert "a.jsonl · 1 row (" in out
 
 
 def test_lengths_duplicates_cuts_and_bad_rows_are_counted(fmstune: Any) -> None:

@@ -66,6 +66,13 @@ def files(here: Path) -> dict[Path, bytes]:
         ("train --tracker wandbb", "--tracker: there is no tracker 'wandbb'. Did you mean wandb?"),
         ("train --tracker qqqq", "There are none, aim, wandb, file"),
         ("train --tracker aim --tracker aim", "given twice"),
+        (
+            "train --learning-rate abc",
+            "--learning-rate: training.learning_rate = 'abc' is a text; it takes a",
+        ),
+        ("train --max-steps 1e3", "it takes a whole number. Write 1000."),
+        ("train --epochs -1", "training.num_train_epochs = -1 is out of range"),
+        ("train --model=", "there is no model: give --model"),
         ("train --set training.lr=3", "Did you mean training.learning_rate?"),
         ("train --set epochs=3", "Did you mean training.num_train_epochs?"),
         ("train --set training.report_to=wandb", "choose trackers with --tracker"),

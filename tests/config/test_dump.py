@@ -48,7 +48,7 @@ settings = st.fixed_dictionaries(
         "training.num_train_epochs": st.integers(1, 9) | st.floats(0.1, 9),
         "training.run_name": texts,
         "training.label_names": st.lists(texts),
-        "training.lr_scheduler_kwargs": st.dictionaries(texts, scalars),
+        "training.activation_checkpointing_kwargs": st.dictionaries(texts, scalars),
         "training.output_dir": texts,
         "training.seed": st.integers(0, 2**32 - 1),
     },

@@ -113,7 +113,7 @@ def test_nothing_is_suggested_where_nothing_is_close(text: str) -> None:
     [
         ("lr=3", "there is no setting lr. Did you mean training.learning_rate?"),
         ("a.b.c=3", "there is no setting a.b.c."),
-        ("training=3", "training is a table; set what is in it, as in training.NAME=VALUE."),
+        ("training=3", "training is a table; set what is in it, as in training.learning_rate=VALUE."),
         ("params=3", "params is a table; set what is in it, as in params.NAME=VALUE."),
         ("trackers=aim", "Trackers are chosen with --tracker, or [tracking] trackers."),
         ("trackers.aim=3", "trackers.aim is a table of options"),
@@ -157,7 +157,7 @@ def test_a_tracker_given_twice_is_refused() -> None:
     ("option", "says"),
     [
         ("tags = 'a'", "tags = 'a' is a text; it takes a list of texts. Write [\"a\"]."),
-        ("tags = [1]", "tags = [1] is a list; it takes a list of texts."),
+        ("tags = [1]", "tags = [1] is a list of whole numbers; it takes a list of texts."),
         ("project = 3", "project = 3 is a whole number; it takes a text. Put it in quotes."),
         ("project = 2020-01-01", "project = 2020-01-01 is a date or time; it takes a text."),
     ],

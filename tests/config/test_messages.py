@@ -38,7 +38,7 @@ from tests.config.loading import DEMO_FILE, refusal
         ),
         (
             "[training]\nmax_steps = 3.0",
-            "fmstune.toml:6: training.max_steps = 3.0 is a number; it takes a whole number.",
+            "fmstune.toml:6: training.max_steps = 3.0 is a number; it takes a whole number. Write 3.",
         ),
         (
             "[training]\npacking = 'True'",
@@ -170,7 +170,7 @@ def test_a_file_that_is_no_configuration_is_answered_with_its_line(
             "--set: there is no setting training.lerning_rate. Did you mean training.learning_rate?",
         ),
         ("epochs=1", "--set: there is no setting epochs. Did you mean training.num_train_epochs?"),
-        ("training=1", "--set: training is a table; set what is in it, as in training.NAME=VALUE."),
+        ("training=1", "--set: training is a table; set what is in it, as in training.learning_rate=VALUE."),
         ("training.seed.x=1", "--set: there is no setting training.seed.x."),
         ("a", "--set 'a' is not of the form KEY=VALUE, such as training.learning_rate=2e-5."),
         ("=1", "--set '=1' is not of the form KEY=VALUE, such as training.learning_rate=2e-5."),

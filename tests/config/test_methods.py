@@ -84,7 +84,7 @@ def test_the_table_of_options_is_that_of_the_method(method: str) -> None:
         ("dpo", "f_divergence_type=forward", "is not one of reverse_kl, forward_kl, js_divergence"),
         ("dpo", "beta=0", "training.beta = 0 is out of range; it is more than 0."),
         ("dpo", "loss_type=exo_pair", "needs smoothed labels: set training.label_smoothing = 1e-3."),
-        ("dpo", "loss_weights=[1,2]", "training.loss_weights has 2 weights for 1 losses"),
+        ("dpo", "loss_weights=[1,2]", "training.loss_weights has 2 weights for 1 loss "),
         ("dpo", "loss_type=[]", "names no loss; leave it out for sigmoid."),
         ("kto", "per_device_train_batch_size=1", "is too small: kto compares each row with the others"),
         ("kto", "train_sampling_strategy=random", "does not fit kto, whose batches are made beforehand"),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, Optional, Union
 
 import pytest
+import tomli
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fmstune.config.errors import ConfigError
 from fmstune.config.typed import check_value, read_dataclass
+from fmstune.config.wording import counted
 
 numbers = st.integers() | st.floats()
 anything = st.recursive(
@@ -98,6 +101,10 @@ def test_a_whole_number_that_no_float_holds_is_refused() -> None:
         check(10**400, "float")
     with pytest.raises(ConfigError, match="a huge number"):
         check(10**5000, "bool")
+    with pytest.raises(ConfigError, match="a huge number"):
+        check_value(10**5000, "str", where="--set", key="k", choices=("no", "yes"))
+    with pytest.raises(ConfigError, match="a huge number"):
+        check_value(10**5000, "str", where="--set", key="k")
 
 
 @dataclass(frozen=True)
@@ -183,12 +190,12 @@ def test_a_wrong_option_of_a_tracker_names_the_place(given_values: dict[str, Any
         ("int", True, "k = true is a truth value; it takes a whole number."),
         ("int", 1.5, "k = 1.5 is a number; it takes a whole number."),
         ("int", "3", "k = '3' is a text; it takes a whole number. Write it without quotes."),
-        ("int", "none", "k = 'none' is a text; it takes a whole number."),
+        ("int", "none", "k = 'none' is a text; it takes a whole number. To have the default, leave it out."),
         ("float", "1e-4", "k = '1e-4' is a text; it takes a number. Write it without quotes."),
         ("float", False, "k = false is a truth value; it takes a number."),
         ("float", math.nan, "k = nan is not a finite number."),
         ("float | None", math.inf, "k = inf is not a finite number."),
-        ("bool", 1, "k = 1 is a whole number; it takes true or false."),
+        ("bool", 1, "k = 1 is a whole number; it takes true or false. Write true."),
         ("bool", "True", "k = 'True' is a text; it takes true or false. Write true."),
         ("bool", "yes", "k = 'yes' is a text; it takes true or false. Write true."),
         ("float", ".5", "k = '.5' is a text; it takes a number. Write 0.5."),
@@ -196,13 +203,17 @@ def test_a_wrong_option_of_a_tracker_names_the_place(given_values: dict[str, Any
         ("int", "007", "k = '007' is a text; it takes a whole number. Write 7."),
         ("list[str]", 'a"b', "k = 'a\"b' is a text; it takes a list of texts. Put it in [ ]."),
         ("str", 3, "k = 3 is a whole number; it takes a text. Put it in quotes."),
-        ("str", ["a"], "k = ['a'] is a list; it takes a text."),
+        ("str", ["a"], "k = ['a'] is a list; it takes a text. Write it without [ ]."),
         ("str", {"a": 1}, "k = {'a': 1} is a table; it takes a text."),
         ("int", datetime.date(2020, 1, 2), "k = 2020-01-02 is a date or time; it takes a whole number."),
         ("list[str]", "a", "k = 'a' is a text; it takes a list of texts. Write [\"a\"]."),
-        ("tuple[str, ...]", [1], "k = [1] is a list; it takes a list of texts."),
+        ("tuple[str, ...]", [1], "k = [1] is a list of whole numbers; it takes a list of texts."),
         ("dict | None", 3, "k = 3 is a whole number; it takes a table."),
-        ("int | str | None", [1], "k = [1] is a list; it takes a whole number or a text."),
+        (
+            "int | str | None",
+            [1],
+            "k = [1] is a list; it takes a whole number or a text. Write it without [ ].",
+        ),
     ],
 )
 def test_a_value_of_another_type_is_told(annotation: str, value: Any, says: str) -> None:
@@ -220,6 +231,94 @@ def test_a_choice_is_told_with_all_there_are_and_the_closest() -> None:
     with pytest.raises(ConfigError) as caught:
         check_value("epochs", "str", where="f", key="k", choices=("no", "steps", "epoch"))
     assert str(caught.value) == "f: k = 'epochs' is not one of no, steps, epoch. Did you mean epoch?"
+
+
+BITS, REHEARSE = ("4bit", "8bit"), ("auto", "always", "never")
+SAVE, BIAS = ("no", "steps", "epoch"), ("none", "all", "lora_only")
+
+
+@pytest.mark.parametrize(
+    ("value", "choices", "close"),
+    [
+        (4, BITS, "4bit"),
+        ("int8", BITS, "8bit"),
+        (["4bit"], BITS, "4bit"),
+        (16, BITS, None),
+        (True, BITS, None),
+        (True, REHEARSE, "always"),
+        ("yes", REHEARSE, "always"),
+        (False, REHEARSE, "never"),
+        (False, SAVE, "no"),
+        ("Epochs", SAVE, "epoch"),
+        ("None", BIAS, "none"),
+        ("bf16", ("float32", "bfloat16", "float16"), "bfloat16"),
+        ("bfloat", ("float32", "bfloat16", "float16"), "bfloat16"),
+        ({}, SAVE, None),
+    ],
+)
+@pytest.mark.parametrize("where", ["f", "--set"])
+def test_a_value_that_is_no_choice_is_told_which_may_be_meant_and_never_to_be_quoted(
+    value: Any, choices: tuple[str, ...], close: str | None, where: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_value(value, "str | None", where=where, key="k", choices=choices)
+    end = f"{', '.join(choices)}.{f' Did you mean {close}?' if close else ''}"
+    assert str(caught.value).endswith(f" one of {end}")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "advice"),
+    [
+        ("bool", 0, "Write false."),
+        ("bool", "1", "Write true."),
+        ("bool | str", 1, "Write true."),
+        ("int", 1e3, "Write 1000."),
+        ("int", 1.5, ""),
+        ("int", "1,000", "Write 1000."),
+        ("int", "1,5", ""),
+        ("int", "1e3", "Write 1000."),
+        ("int", "3 epochs", ""),
+        ("float", "10%", "Write 0.1."),
+        ("float", "0,05", "Write 0.05."),
+        ("float", "2e\N{MINUS SIGN}5", "Write 2e-05."),
+        ("float", "1234567.5", "Write it without quotes."),
+        ("float", "01234567.5", "Write 1234567.5."),
+        ("float", [0.1], "Write it without [ ]."),
+        ("float", ["a"], ""),
+        ("int | None", "null", "To have the default, leave it out."),
+        ("str", True, ""),
+        ("str | dict", 3, ""),
+        ("dict[str, str]", "a", "A table is written as {name = value}."),
+        ("dict[str, str]", ["a"], ""),
+        ("list[str]", "a,b", 'Write ["a", "b"].'),
+        ("list[str]", "[a, b]", 'Write ["a", "b"].'),
+        ("list[str]", "Well, go", 'Write ["Well, go"].'),
+        ("list[str]", "a,,b", "Put it in [ ]."),
+    ],
+)
+def test_what_is_nearly_right_is_told_how_to_write(annotation: str, value: Any, advice: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_value(value, annotation, where="f", key="k")
+    told = str(caught.value).partition("; it takes ")[2].partition(".")[2]
+    assert told.strip() == advice
+
+
+@given(anything, st.sampled_from(["bool", "int", "float", "str", "list[str]", "dict[str, str]"]))
+def test_what_is_advised_would_be_taken(value: Any, annotation: str) -> None:
+    try:
+        check(value, annotation)
+    except ConfigError as error:
+        written = re.search(r" Write (?!it)(.+)\.$", str(error))
+        if written:
+            check(tomli.loads(f"value = {written[1]}")["value"], annotation)
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(0, "0 losses"), (1, "1 loss"), (2, "2 losses"), (1234, "1,234 losses")]
+)
+def test_a_count_is_told_in_the_singular_or_the_plural(number: int, told: str) -> None:
+    assert counted(number, "loss", "losses") == told
+    assert counted(number, "row") == told.replace("losses", "rows").replace("loss", "row")
 
 
 def test_of_very_many_choices_only_some_are_told() -> None:

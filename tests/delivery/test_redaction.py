@@ -75,3 +75,9 @@ def test_redaction_takes_anything_and_keeps_the_shape(values: dict[str, object])
 @given(st.text(), st.sampled_from(SECRETS), st.text())
 def test_no_text_around_a_token_lets_it_through(before: str, secret: str, after: str) -> None:
     assert secret not in Redactor({}).text(f"{before} {secret} {after}")
+
+
+def test_the_working_directory_of_a_shell_is_no_password() -> None:
+    redactor = Redactor({"PWD": "/home/somebody/work", "DB_PWD": "0123456789abcdef"})
+    assert redactor.text("/home/somebody/work/train.jsonl") == "/home/somebody/work/train.jsonl"
+    assert redactor.text("0123456789abcdef") == REDACTED

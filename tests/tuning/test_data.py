@@ -90,7 +90,7 @@ def test_rows_are_cut_at_their_end_and_those_left_without_an_answer_are_dropped(
     assert [len(labels) for labels in data.train["labels"]] == [4, 10, 4]
     assert (summary.rows, summary.truncated, summary.dropped, summary.longest) == (3, 2, 1, 10)
     assert (summary.tokens, summary.trained_tokens) == (18, 2 + 8 + 2)
-    assert "2 rows cut · 1 rows left out" in summary.line()
+    assert "2 rows cut · 1 row left out" in summary.line()
 
 
 def test_a_row_that_just_fits_is_not_cut(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_row_that_just_fits_is_not_cut(tmp_path: Path) -> None:
 def test_rows_of_which_nothing_is_left_are_refused_with_the_remedy(tmp_path: Path) -> None:
     config = write(tmp_path, {"prompt": "a " * 50, "completion": " b"})
     with pytest.raises(
-        DataError, match=r"none of its 1 rows has a token to train on .*max_length = 10.*raise"
+        DataError, match=r"of its 1 row, none has a token to train on .*max_length = 10.*raise"
     ):
         prepare(config, TOKENIZER, 10, seed=1)
 
@@ -125,7 +125,7 @@ def test_rows_without_any_answer_are_refused(tmp_path: Path) -> None:
 def test_evaluation_rows_of_which_nothing_is_left_are_refused_too(tmp_path: Path) -> None:
     evaluation = write(tmp_path, {"prompt": "a " * 50, "completion": " b"}, name="eval.jsonl").train
     config = replace(write(tmp_path, {"text": "a b"}), eval=evaluation)
-    with pytest.raises(DataError, match=r"eval\.jsonl: none of its 1 rows"):
+    with pytest.raises(DataError, match=r"eval\.jsonl: of its 1 row, none"):
         prepare(config, TOKENIZER, 10, seed=1)
 
 

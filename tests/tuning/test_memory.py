@@ -132,7 +132,7 @@ def test_auto_batch_compares_the_answers_of_kto_within_the_batches_that_it_finds
     sets = ("run.method=kto", "training.max_steps=2")
     shown = tune("out", *sets, "run.auto_batch=true", "training.gradient_accumulation_steps=2",
                  "training.per_device_train_batch_size=4")  # fmt: skip
-    assert "batch    8 rows at once, 1 times before each update" in shown
+    assert "batch    8 rows at once, 1 time before each update" in shown
     tune("same", *sets, "training.per_device_train_batch_size=8")
     assert weights("out") == weights("same")
 

@@ -278,9 +278,9 @@ def test_the_rows_and_what_became_of_them_are_told_and_tracked() -> None:
     summary = build("dpo", "training.max_length=30", data="mixed.jsonl").data
     line = summary.line()
     assert "mixed.jsonl · 2 rows (chosen/rejected)" in line
-    assert "1 rows cut" in line
-    assert "1 rows left out (too long for training.max_length)" in line
-    assert "1 rows left out (chosen and rejected are the same)" in line
+    assert "1 row cut" in line
+    assert "1 row left out (too long for training.max_length)" in line
+    assert "1 row left out (chosen and rejected are the same)" in line
     params = summary.as_params()
     assert params["longest"] == 30
     assert params["sha256"]
@@ -291,7 +291,7 @@ def test_the_rows_and_what_became_of_them_are_told_and_tracked() -> None:
 def test_rows_that_are_all_too_long_are_told(method: str) -> None:
     with pytest.raises(
         DataError,
-        match=r"none of its .* rows has a token to train on .* training.max_length = 2 tokens; raise",
+        match=r"of its .* rows, none has a token to train on .* training.max_length = 2 tokens; raise",
     ):
         build(method, "training.max_length=2")
 

@@ -78,7 +78,7 @@ def test_rows_to_evaluate_on_that_are_trained_on_are_counted(tmp_path: Path) -> 
     a = write(tmp_path / "a.jsonl", 5)
     data = prepare(DataConfig(train=a, eval=[a, write(tmp_path / "b.jsonl", 2)]), TOKENIZER, None, 1)
     assert (data.summary.eval_rows, data.summary.eval_in_train) == (7, 5)
-    assert data.summary.line().endswith("eval 7 rows · 5 of them are trained on, too")
+    assert data.summary.line().endswith("eval 7 rows · 5 of them trained on, too")
 
 
 def test_rows_that_are_there_twice_are_counted(tmp_path: Path) -> None:

@@ -111,6 +111,34 @@ def test_a_skipped_batch_is_counted_and_leaves_no_trace(one_bad_row: str, paddin
     assert Path("out/model.safetensors").exists()
 
 
+def test_a_skipped_step_is_told_as_skipped_and_has_no_loss(one_bad_row: str) -> None:
+    shown = tune("out", *bad_row("run.on_nonfinite=skip", "training.logging_steps=1",
+                                 "training.max_steps=4"))  # fmt: skip
+    events = list(JournalReader(Path("out", TRACKING_DIR, FILE_NAME)))
+    points = {event.step: event.values for event in events if "learning_rate" in event.values}
+    (skipped,) = [step for step, values in points.items() if "loss" not in values]
+    assert f"step     {skipped}/4  skipped" in shown
+    assert points[skipped]["skipped_batches"] == 1
+    assert points[skipped].keys().isdisjoint({"loss", "grad_norm", "entropy", "mean_token_accuracy"})
+    assert len(logged("out", "loss")) == len(logged("out", "grad_norm")) == 3
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_logged_loss_is_the_mean_of_the_batches_that_were_learnt_from(
+    one_bad_row: str, accumulation: int
+) -> None:
+    sets = bad_row("run.on_nonfinite=skip", f"training.gradient_accumulation_steps={accumulation}",
+                   "training.learning_rate=1e-9", "training.max_steps=4")  # fmt: skip
+    tune("each", *sets, "training.logging_steps=1")
+    tune("all", *sets, "training.logging_steps=4")
+    losses = logged("each", "loss")
+    (mean,) = logged("all", "loss")
+    assert min(losses) <= mean <= max(losses)
+    assert logged("all", "train_loss") == pytest.approx([mean])
+    if accumulation == 1:
+        assert mean == pytest.approx(sum(losses) / 3)
+
+
 def test_an_update_of_a_skipped_batch_alone_moves_no_weight(one_bad_row: str) -> None:
     every = bad_row("run.on_nonfinite=skip", "training.max_steps=1", "training.weight_decay=0.5",
                     "training.per_device_train_batch_size=16")  # fmt: skip

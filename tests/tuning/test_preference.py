@@ -136,7 +136,7 @@ def test_pairs_whose_answers_are_the_same_are_left_out_and_counted(tmp_path: Pat
         made = prepare(config, TOKENIZER, None, 1, method=method)
         assert set(made.places) == {f"{tmp_path}/x.jsonl line 2"}
         assert made.summary.same == 2
-    with pytest.raises(DataError, match="are the same in each of its 2 rows"):
+    with pytest.raises(DataError, match="of its 2 rows, each has the same `chosen` and `rejected`"):
         prepare(DataConfig(train=write(tmp_path / "x.jsonl", same, same)), TOKENIZER, None, 1, method="dpo")
 
 

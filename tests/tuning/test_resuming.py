@@ -27,7 +27,7 @@ def test_a_run_that_was_killed_before_its_model_was_saved_only_saves_it(best: st
     *events, _ = journal.read_text().splitlines(keepends=True)  # the status, which it had no time to write
     journal.write_text("".join(events))
     _, shown = tune("killed", *sets, resume="auto")
-    assert "resume   all 12 steps are made; what is left is to save the model" in shown
+    assert "resume   step 12 was the last; what is left is to save the model" in shown
     assert "done     0 steps in 0.0 s" in shown
     assert weights("killed") == weights("whole")
 

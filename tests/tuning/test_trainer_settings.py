@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fmstune.config.errors import ConfigError
 from tests.end_to_end import journal_points
 from tests.tuning.test_run import tune
 
@@ -53,3 +54,9 @@ def test_the_scheduler_is_the_one_that_was_chosen() -> None:
     )
     rate = [rates["train", "learning_rate", step] for step in (1, 2, 3, 4)]
     assert rate == pytest.approx([5e-3 * part for part in (1, 0.75, 0.5, 0.25)])
+
+
+@pytest.mark.parametrize("name", ["eos_token", "pad_token"])
+def test_a_token_that_the_model_does_not_have_is_told_with_its_place(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--set: training.{name} = '<nope>' is not in the model's vocab"):
+        tune("out", f"training.{name}=<nope>")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fmstune.config.wording import counted
 from fmstune.tuning.errors import DataError
 
 FILE_NAME = "skipped_rows.jsonl"
@@ -44,4 +45,4 @@ class BadRows:
         more = self.count - len(self.first)
         if more > 0:
             listed = f"; all are in {self.file}" if self.file is not None else ""
-            yield f"{more} more rows are left out{listed}"
+            yield f"{counted(more, 'more row is', 'more rows are')} left out{listed}"
