@@ -16,13 +16,19 @@ from typing import Any, NoReturn
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the contract's code; the last line printed is the cause."""
     _fill_closed_streams()
-    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        _main(sys.argv[1:] if argv is None else argv)
+    finally:
+        _let_go_of_streams()
+
+
+def _main(arguments: list[str]) -> NoReturn:
     # Trackers and functions of the user's own may be modules here; last, so that they hide no package.
     sys.path.append(str(Path.cwd()))
     try:
         code = _run(arguments)
+        sys.stdout.flush()  # an answer that can't be written is an error of this command
     except BrokenPipeError:  # who read the output has gone, as in `fmstune trackers list | head -1`
-        sys.stderr.close()
         sys.exit(0)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
@@ -45,6 +51,16 @@ def _fill_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  (open until the end)
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _let_go_of_streams() -> None:
+    """What a stream can't take at the end is dropped: Python would complain, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(arguments: list[str]) -> int:

@@ -145,8 +145,15 @@ def test_of_the_hub_the_subset_and_split_that_were_asked_for_are_fetched(
         return [{"text": "a"}]
 
     monkeypatch.setattr("datasets.load_dataset", answer)  # the hub is not here
-    assert texts(load_rows(DataSource("owner/name", split="train[:1%]", subset="de"))) == ["a"]
-    assert asked == {"path": "owner/name", "name": "de", "split": "train[:1%]", "streaming": False}
+    source = DataSource("owner/name", split="train[:1%]", subset="de", revision="v2")
+    assert texts(load_rows(source)) == ["a"]
+    assert asked == {
+        "path": "owner/name",
+        "name": "de",
+        "split": "train[:1%]",
+        "revision": "v2",
+        "streaming": False,
+    }
 
 
 def test_a_hub_that_fails_while_it_is_read_is_told_with_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
