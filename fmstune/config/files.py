@@ -34,7 +34,9 @@ def similar_file(path: Path, base: Path | None = None) -> str:
     import difflib  # only when something is wrong
 
     try:
-        names = [entry.name for entry in ((base or Path()) / path.parent).iterdir()]
+        names = [
+            entry.name for entry in ((base or Path()) / path.parent).iterdir() if entry.name != path.name
+        ]
     except (OSError, ValueError):
         return f" There is no directory {shown_path(path.parent)} either." if path.parent != Path() else ""
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)

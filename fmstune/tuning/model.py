@@ -31,6 +31,7 @@ from fmstune.tuning.adapters import base_config, load_adapter, name_base
 from fmstune.tuning.chat_templates import NAMED, named_template
 from fmstune.tuning.directory import newest_checkpoint
 from fmstune.tuning.errors import ModelError
+from fmstune.tuning.loading_errors import why_not_loaded
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -61,7 +62,7 @@ def load_tokenizer(config: ModelConfig, *, base: str | None = None) -> PreTraine
     try:
         tokenizer = AutoTokenizer.from_pretrained(_path(config), **_common(config))
     except Exception as error:  # each library below has errors of its own, bare `Exception`s among them
-        raise ModelError(_why_not(config, "tokenizer", error)) from error
+        raise ModelError(why_not_loaded(config, "tokenizer", error)) from error
     if config.chat_template is not None:
         tokenizer.chat_template = _read_template(config.chat_template, tokenizer)
     return tokenizer
@@ -126,7 +127,7 @@ def load_model(
     except ModelError:
         raise
     except Exception as error:  # each library below has errors of its own, bare `Exception`s among them
-        raise ModelError(_why_not(config, "model", error)) from error
+        raise ModelError(why_not_loaded(config, "model", error)) from error
     if missing:
         raise ModelError(
             f"the weights of {config.path!r} are not complete: they lack "
@@ -254,28 +255,6 @@ def _instead(directory: Path) -> str:
     if checkpoint is not None:
         return f"its run came to no end; give its newest checkpoint, {str(checkpoint)!r}"
     return "there is no config.json in it"
-
-
-def _why_not(config: ModelConfig, what: str, error: Exception) -> str:
-    path = config.path
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if Path(path).is_dir() and config.gguf_file is not None:
-        return f"the {what} in {str(Path(path) / config.gguf_file)!r} cannot be read: {first}"
-    if Path(path).is_dir():
-        if what == "tokenizer" and not any(Path(path).glob("tokenizer*")):
-            return f"model.path = {path!r} holds a model without a tokenizer: there is no tokenizer.json."
-        if "ignore_mismatched_sizes" in first:
-            return f"the weights in {path!r} do not fit its config.json: they are of other sizes."
-        return f"the {what} in {path!r} cannot be loaded: {first}"
-    if "trust_remote_code" in str(error):
-        return (
-            f"the model {path!r} brings Python code of its own: read it on the hub; if you trust it, set "
-            "model.trust_remote_code = true."
-        )
-    return (
-        f"the model {path!r} is neither a directory here nor could it be fetched from the hub: "
-        f"{first.rstrip('.')}. Check the name (owner/name) and the network, or give a local directory."
-    )
 
 
 def _read_template(path: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,6 +101,22 @@ def damage(name: str, data: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(data)
 
 
+def half(name: str) -> Callable[[Path], object]:
+    return lambda folder: os.truncate(folder / name, (folder / name).stat().st_size // 2)
+
+
+class Code:
+    """What runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pytest.fail, ("it was run",)
+
+
+def pickled_code(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Code()}, folder / "pytorch_model.bin")
+
+
 def change_config(**settings: object) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         path = folder / "config.json"
@@ -114,18 +132,18 @@ def remove(pattern: str) -> Callable[[Path], object]:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (damage("model.safetensors", b""), "cannot be loaded: Error while deserializing header"),
-        (
-            damage("model.safetensors", b"\x08" + b"\0" * 99),
-            "cannot be loaded: Error while deserializing header",
-        ),
+        (damage("model.safetensors", b""), "are damaged, or were not copied to their end: Error while"),
+        (damage("model.safetensors", b"\x08" + b"\0" * 99), "are damaged, or were not copied to their end"),
+        (half("model.safetensors"), "are damaged, or were not copied to their end"),
+        (pickled_code, "are a pickle that holds more than tensors, or is damaged"),
         (remove("model.safetensors"), "cannot be loaded: Error no file named model.safetensors"),
         (damage("config.json", b"{"), "is not a valid JSON file"),
         (damage("config.json", b'{"model_type": "unheard-of"}'), "model type `unheard-of`"),
         (damage("tokenizer.json", b"{"), "the tokenizer in"),
+        (damage("tokenizer.json", b"{}"), "one of its files is damaged or of an unknown version (KeyError"),
         (remove("tokenizer*"), "holds a model without a tokenizer"),
         (change_config(hidden_size=48), "do not fit its config.json"),
-        (change_config(num_hidden_layers=5), "are not complete: 18 tensors"),
+        (change_config(num_hidden_layers=5), "are not complete: they lack 18 tensors"),
     ],
 )
 def test_a_damaged_model_is_refused(copy: Path, harm: Callable[[Path], object], message: str) -> None:
