@@ -86,7 +86,9 @@ def _run(arguments: list[str]) -> int:
             return 2
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
         _fail(_usage_message(error) + where, 2)
-    except typer.Abort:
+    except typer.Abort as abort:
+        if isinstance(abort.__context__, EOFError):  # of a file that ended too soon, and not of a question
+            raise abort.__context__ from None
         raise KeyboardInterrupt from None
     return code if isinstance(code, int) else 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from fmstune.config.errors import ConfigError
 from fmstune.config.schema import RunConfig
 from fmstune.delivery.journal import FILE_NAME, JournalError, JournalReader, is_being_written
 from fmstune.delivery.ledger import TRACKING_DIR
+from fmstune.tuning.checkpoint_files import damage, obstacle
 
 CONFIG_NAME = "config.toml"
 ERROR_LOG = "error.log"
@@ -32,14 +32,14 @@ _MODEL_FILES = re.compile(
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
     """Where a run lives. `checkpoint` is what it goes on from, `step` the optimizer step of that;
-    `finished` says that there is nothing to go on with. `passed_over` are newer checkpoints that were not
-    written to their end."""
+    `finished` says that there is nothing to go on with. `passed_over` tells of newer checkpoints that it
+    cannot go on from, and why."""
 
     path: Path
     checkpoint: Path | None = None
     step: int = 0
     finished: bool = False
-    passed_over: tuple[Path, ...] = ()
+    passed_over: tuple[str, ...] = ()
 
 
 def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool = True) -> RunDirectory:
@@ -51,8 +51,10 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool 
     """
     path = Path(config.output_dir) if config.output_dir else None
     if resume is not None and resume != "auto":
-        checkpoint = _given_checkpoint(Path(resume))
-        return RunDirectory(path or checkpoint.parent, checkpoint, _step(checkpoint))
+        given = Path(resume)
+        checkpoint = _given_checkpoint(given)
+        passed_over = () if checkpoint == given else _passed_over(given, checkpoint)
+        return RunDirectory(path or checkpoint.parent, checkpoint, _step(checkpoint), passed_over=passed_over)
     if path is None:
         if resume == "auto":
             raise ConfigError(
@@ -70,8 +72,7 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool 
         return RunDirectory(path, finished=True)
     if resume == "auto" and state is not None:
         newest = newest_checkpoint(path)
-        passed_over = tuple(each for each in checkpoints(path) if _step(each) > _step(newest))
-        return RunDirectory(path, newest, _step(newest), passed_over=passed_over)
+        return RunDirectory(path, newest, _step(newest), passed_over=_passed_over(path, newest))
     if not main:
         return RunDirectory(path)
     if state is None:
@@ -104,23 +105,19 @@ def run_state(path: Path) -> Literal["finished", "failed", "interrupted"] | None
 
 
 def newest_checkpoint(path: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; a half-written one is passed over."""
-    return next((entry for entry in checkpoints(path) if is_complete(entry)), None)
+    """The newest checkpoint that a run can go on with; a half-written one is passed over."""
+    return next((entry for entry in checkpoints(path) if obstacle(entry) is None), None)
+
+
+def newest_weights(path: Path) -> Path | None:
+    """The newest checkpoint whose weights are whole, with or without what a run needs to go on."""
+    return next((entry for entry in checkpoints(path) if damage(entry) is None), None)
 
 
 def checkpoints(path: Path) -> list[Path]:
     """All checkpoints of a run, the newest first, half-written ones included."""
     found = [entry for entry in path.glob("checkpoint-*") if _CHECKPOINT.fullmatch(entry.name)]
     return sorted(found, key=_step, reverse=True)
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint can be resumed from: the Trainer writes its state last."""
-    try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        return isinstance(state.get("global_step"), int)
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def clear(path: Path) -> None:
@@ -134,13 +131,23 @@ def _given_checkpoint(path: Path) -> Path:
     if not path.exists():
         raise ConfigError(f"--resume {path}: there is no such checkpoint or run.")
     if _CHECKPOINT.fullmatch(path.resolve().name):
-        if not is_complete(path):
-            raise ConfigError(f"--resume {path}: this checkpoint was not written to its end.")
+        why_not = obstacle(path)
+        if why_not is not None:
+            weights = "" if damage(path) else f" To begin with its weights, give it as --model {path}."
+            raise ConfigError(
+                f"--resume {path}: a run cannot go on with this checkpoint: {why_not}.{weights}"
+            )
         return path
     newest = newest_checkpoint(path)
     if newest is None:
-        raise ConfigError(f"--resume {path}: there is no complete checkpoint in it.")
+        found = [f": of {each.name}, {obstacle(each)}" for each in checkpoints(path)[:1]]
+        raise ConfigError(f"--resume {path}: it holds no checkpoint to go on with{''.join(found)}.")
     return newest
+
+
+def _passed_over(path: Path, newest: Path | None) -> tuple[str, ...]:
+    newer = [each for each in checkpoints(path) if _step(each) > _step(newest)]
+    return tuple(f"{each} is passed over: {obstacle(each)}" for each in newer)
 
 
 def _step(checkpoint: Path | None) -> int:

@@ -29,7 +29,7 @@ from fmstune.config.wording import counted
 from fmstune.tuning import gguf, quantization
 from fmstune.tuning.adapters import base_config, load_adapter, name_base
 from fmstune.tuning.chat_templates import NAMED, named_template
-from fmstune.tuning.directory import newest_checkpoint
+from fmstune.tuning.directory import newest_weights
 from fmstune.tuning.errors import ModelError
 from fmstune.tuning.loading_errors import why_not_loaded
 
@@ -251,7 +251,7 @@ def _instead(directory: Path) -> str:
     files = sorted(entry.name for entry in directory.glob("*.gguf"))
     if files:
         return f"give one of its GGUF files, such as {str(directory / files[0])!r}"
-    checkpoint = newest_checkpoint(directory)
+    checkpoint = newest_weights(directory)
     if checkpoint is not None:
         return f"its run came to no end; give its newest checkpoint, {str(checkpoint)!r}"
     return "there is no config.json in it"

@@ -8,7 +8,7 @@ from pathlib import Path
 from fmstune.config.adapter_checks import gguf_problem
 from fmstune.config.errors import ConfigError
 from fmstune.config.model_files import AdapterFile, holds_adapter, read_adapter, scores
-from fmstune.tuning.directory import newest_checkpoint
+from fmstune.tuning.directory import newest_weights
 from fmstune.tuning.errors import ModelError
 
 
@@ -46,7 +46,7 @@ def locate(named: str) -> Place:
 def _in_directory(path: Path) -> Place:
     if holds_adapter(path) or (path / "config.json").is_file():
         return _place(path, checkpoint=False)
-    checkpoint = newest_checkpoint(path)
+    checkpoint = newest_weights(path)
     files = sorted(str(entry) for entry in path.glob("*.gguf"))
     if checkpoint is None and files:
         raise ModelError(f"{path} holds no model but GGUF files; give one of them, such as {files[0]}.")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fmstune.config.compare import read_tables
-from fmstune.config.errors import ConfigError
+from fmstune.config.compare import differences, read_tables
+from fmstune.config.dump import to_mapping
+from fmstune.config.errors import ConfigError, shown
 from fmstune.config.schema import RunConfig
+from fmstune.delivery.redaction import REDACTED
 from fmstune.tuning.directory import CONFIG_NAME
 
 _KINDS = {"LORA": "lora", "PROMPT_TUNING": "prompt tuning"}
 _HOW = {"lora": "a LoRA adapter (--lora)", "prompt tuning": "a tuned prompt (prompt_tuning.enabled)"}
 _WHOLE = "all weights"
+_NAMED = 5
+"""Changed settings that are told by name."""
 
 
 def require_fitting(checkpoint: Path, config: RunConfig) -> None:
@@ -29,12 +34,44 @@ def require_fitting(checkpoint: Path, config: RunConfig) -> None:
         raise ConfigError(
             f"{where}: its adapter has lora.r = {adapter['r']}, this run {config.lora.r}; make them the same."
         )
-    method = _tables(checkpoint).get("run", {}).get("method", config.run.method)
+    method = _tables(checkpoint.parent).get("run", {}).get("method", config.run.method)
     if method != config.run.method:
         raise ConfigError(
             f"{where}: it is of a run with --method {method}, this one is {config.run.method}; to begin with "
             f"its weights, give it as --model {checkpoint}."
         )
+
+
+def changed_settings(run: Path, config: RunConfig) -> str:
+    """The settings that differ from those with which the run in a directory was begun, of those that decide
+    what is learnt: `training.max_steps (4 → 6), lora.r (unset → 8)`; empty when there are none."""
+    before = _tables(run)
+    if not before:
+        return ""
+    found = [
+        f"{each.key} ({_shown(each.first)} → {_shown(each.second)})"
+        for each in differences(_deciding(before), _deciding(to_mapping(config)))
+        if REDACTED not in str(each.first)
+    ]
+    more = [f"{len(found) - _NAMED} more"] if len(found) > _NAMED else []
+    return ", ".join(found[:_NAMED] + more)
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else shown(value)
+
+
+def _deciding(tables: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: dict(tables.get(name, {})) for name in ("model", "data", "training", "lora")}
+    found["run"] = {"method": tables.get("run", {}).get("method")}
+    found["model"].pop("revision", None)  # a name on the hub has become a commit
+    for name in ("train", "eval"):
+        sources = found["data"].get(name) or []
+        found["data"][name] = [
+            source.get("path") if isinstance(source, Mapping) else source
+            for source in (sources if isinstance(sources, list) else [sources])
+        ]
+    return found
 
 
 def finish(trainer: Any, checkpoint: Path) -> None:
@@ -56,8 +93,6 @@ def _adapter(checkpoint: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _tables(checkpoint: Path) -> dict[str, Any]:
-    """The configuration of the run that the checkpoint is of; nothing when it is not beside it."""
-    if not (checkpoint.parent / CONFIG_NAME).exists():
-        return {}
-    return read_tables(checkpoint.parent, CONFIG_NAME)
+def _tables(run: Path) -> dict[str, Any]:
+    """The configuration of the run in a directory; nothing when it holds none."""
+    return read_tables(run, CONFIG_NAME) if (run / CONFIG_NAME).exists() else {}

@@ -26,7 +26,7 @@ from fmstune.tuning.directory import CONFIG_NAME, RunDirectory, claim, clear
 from fmstune.tuning.environment import is_main_process, require_whole_launch
 from fmstune.tuning.errors import RunError
 from fmstune.tuning.hub import pinned
-from fmstune.tuning.resuming import finish, require_fitting
+from fmstune.tuning.resuming import changed_settings, finish, require_fitting
 from fmstune.tuning.tracking import (
     checked_trackers,
     in_process_callbacks,
@@ -67,9 +67,13 @@ def run(
     directory = claim(config, resume, overwrite=overwrite, main=is_main_process())
     if directory.finished:
         out.say("done", f"the run in {directory.path} is finished already; there is nothing to go on with")
+        if changed := changed_settings(directory.path, config):
+            out.warn(f"not applied: {changed}. To train on with it: --resume {directory.path}")
         return RunResult(directory.path, delivery=tuple(reports(directory.path)))
     if directory.checkpoint is not None:
         require_fitting(directory.checkpoint, config)
+        if changed := changed_settings(directory.path, config):
+            out.warn(f"changed since this run was begun: {changed}")
     config = pinned(config, out.warn, None if overwrite else directory.path)
     redactor = redactor_of(config)
     with checked_trackers(config, out) as (fleet, guests):
@@ -218,6 +222,8 @@ def _write_config(config: RunConfig, directory: Path, redactor: Redactor) -> Non
     try:
         directory.mkdir(parents=True, exist_ok=True)
         text = to_toml(config, redactor.mapping(to_mapping(config)))
-        (directory / CONFIG_NAME).write_text(text, encoding="utf-8")
+        written = directory / f".{CONFIG_NAME}"
+        written.write_text(text, encoding="utf-8")
+        written.replace(directory / CONFIG_NAME)  # a resumed run reads it: never half of one
     except OSError as error:
         raise RunError(f"{directory} cannot be written to: {error.strerror or error}.") from error

@@ -117,8 +117,8 @@ def recorded(
 
 def say_resumed(directory: RunDirectory, recorder: Recorder, fleet: Fleet, out: RunConsole) -> None:
     """Note the resumption in the journal, and say what becomes of steps that were logged before."""
-    for checkpoint in directory.passed_over:
-        out.warn(f"{checkpoint} was not written to its end, and is passed over")
+    for told in directory.passed_over:
+        out.warn(told)
     if directory.checkpoint is None:
         return
     recorder.resumed(directory.step)

@@ -67,3 +67,18 @@ def test_a_rank_alone_is_the_main_process(monkeypatch: pytest.MonkeyPatch) -> No
     assert is_main_process()
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not is_main_process()
+
+
+def test_a_file_that_ends_too_soon_is_no_interruption(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fmstune.cli.main import main
+
+    def ends(*_: object, **__: object) -> None:
+        raise EOFError("Ran out of input")  # as `torch.load` does; Click takes it for Ctrl-D
+
+    monkeypatch.setattr("fmstune.tuning.run.run", ends)
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--output-dir", str(tmp_path / "out")])
+    assert left.value.code == 1
+    assert capsys.readouterr().err.endswith("error: EOFError: Ran out of input\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -25,20 +24,9 @@ def configured(output: str | None = None) -> RunConfig:
     return load(None, [("training.output_dir", output, "--output-dir")] if output else [])
 
 
-def begun(step: int | None = None, whole: bool = True) -> None:
-    """A run in `out` that has not ended, perhaps with a checkpoint."""
-    Path("out/tracking").mkdir(parents=True, exist_ok=True)
-    if not Path("out/tracking/journal.jsonl").exists():
-        open_journal(Path("out")).close()
-    if step is not None:
-        Path(f"out/checkpoint-{step}").mkdir()
-        if whole:
-            state = Path(f"out/checkpoint-{step}/trainer_state.json")
-            state.write_text(json.dumps({"global_step": step}))
-
-
 def test_other_ranks_take_what_rank_zero_has_begun_for_their_own_run() -> None:
-    begun()
+    Path("out/tracking").mkdir(parents=True)
+    open_journal(Path("out")).close()
     with pytest.raises(ConfigError, match="holds a run that is interrupted"):
         claim(configured("out"), None, overwrite=False)
     assert claim(configured("out"), None, overwrite=False, main=False).path == Path("out")
@@ -55,14 +43,6 @@ def test_a_run_that_is_still_going_is_left_alone(overwrite: bool, resume: str | 
     assert claim(configured("out"), resume, overwrite=overwrite, main=False).path == Path("out")
     going.close()
     assert claim(configured("out"), "auto", overwrite=False).path == Path("out")
-
-
-def test_a_half_written_checkpoint_is_passed_over_and_named() -> None:
-    begun(10)
-    begun(20, whole=False)
-    found = claim(configured("out"), "auto", overwrite=False)
-    assert (found.checkpoint, found.step) == (Path("out/checkpoint-10"), 10)
-    assert found.passed_over == (Path("out/checkpoint-20"),)
 
 
 def test_ranks_of_one_launcher_choose_the_same_new_directory(monkeypatch: pytest.MonkeyPatch) -> None:

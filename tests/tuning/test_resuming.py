@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from fmstune.config.dump import to_toml
 from fmstune.config.errors import ConfigError
+from fmstune.config.load import load
+from fmstune.config.schema import RunConfig
+from fmstune.tuning.resuming import changed_settings
 from tests.tuning.test_run import tune, weights
 
 
@@ -55,3 +59,16 @@ def test_a_checkpoint_of_another_kind_is_told_in_a_sentence(
         tune("second", *short, "training.max_steps=2", *now, resume="first/checkpoint-1")
     assert said in str(error.value)
     assert not Path("second").exists()
+
+
+def test_settings_that_changed_since_the_run_was_begun_are_told(tmp_path: Path) -> None:
+    def config(*sets: str) -> RunConfig:
+        return load(None, [], ["training.max_steps=2", "model.revision=abc", *sets])
+
+    (tmp_path / "config.toml").write_text(to_toml(config()))
+    assert changed_settings(tmp_path, config()) == ""
+    assert changed_settings(tmp_path, config("model.revision=def", "tracking.trackers=['file']")) == ""
+    said = changed_settings(tmp_path, config("training.max_steps=4", "lora.enabled=true", "run.method=dpo"))
+    assert said.startswith("lora.enabled (false → true), run.method ('sft' → 'dpo'), ")
+    assert "training.max_steps (2 → 4)" in said
+    assert changed_settings(tmp_path / "nowhere", config()) == ""

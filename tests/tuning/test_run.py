@@ -138,8 +138,11 @@ def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_unbroken_one(tmp_path
     rewrite_as_interrupted(Path("parts"))
     _, shown = tune("parts", resume="auto")
     assert "resume   from parts/checkpoint-6" in shown
-    finished, shown = tune("parts", resume="auto")
+    assert "changed since" not in shown
+    finished, shown = tune("parts", 'training.save_strategy="no"', "training.weight_decay=0.1", resume="auto")
     assert "is finished already" in shown
+    changed = "training.save_strategy ('steps' → 'no'), training.weight_decay (not set → 0.1)"
+    assert f"not applied: {changed}. To train on with it: --resume parts" in shown
     assert finished.directory == Path("parts")
     assert weights("parts") == weights("whole")
     kinds = [event.kind for event in JournalReader(Path("parts", TRACKING_DIR, FILE_NAME))]
