@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ class LedgerCallback(TrainerCallback):
             copy_ledgers(self._directory, self._directory / f"checkpoint-{state.global_step}")
 
 
-def continue_runs(checkpoint: Path, directory: Path) -> int:
-    """Let the run in `directory`, which has no journal yet, go on in the tracker runs of a checkpoint that
-    belongs to another run. Returns the number that its events are counted on from.
+def continue_runs(checkpoint: Path, directory: Path, trackers: Collection[str]) -> int:
+    """Let the run in `directory`, which has no journal yet, go on in the runs of its `trackers` that a
+    checkpoint of another run names. Returns the number that its events are counted on from.
 
     Events keep rising numbers for each tracker run, by which W&B and others tell old events from new ones.
     """
@@ -42,7 +43,7 @@ def continue_runs(checkpoint: Path, directory: Path) -> int:
         return 0
     # Without the other run's journal nobody knows how much came after the checkpoint: then a wide gap.
     number = last_seq(journal) if journal.exists() else max(each.delivered for each in ledgers) + _GAP
-    for ledger in ledgers:
+    for ledger in (each for each in ledgers if each.tracker in trackers):
         Ledger(
             tracker=ledger.tracker,
             reference=ledger.reference,

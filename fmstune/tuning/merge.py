@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fmstune.config.errors import ConfigError
 from fmstune.config.schema import ModelConfig
 from fmstune.tuning.errors import ModelError, RunError
 from fmstune.tuning.places import Place
@@ -25,7 +26,7 @@ class Merged:
 
 
 def check(place: Place, out: Path) -> None:
-    """Raises `ModelError` or `RunError` when there is nothing to merge, or no place to write it to."""
+    """Raises `ModelError` or `ConfigError` when there is nothing to merge, or no place to write it to."""
     if not Path(place.path).exists():
         raise ModelError(
             f"{place.path}: there is no such directory; an adapter on the hub is to be fetched first."
@@ -38,9 +39,9 @@ def check(place: Place, out: Path) -> None:
             "weights to merge; use it with its base model."
         )
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file; give a directory to write the model to.")
+        raise ConfigError(f"{out} is a file; give a directory to write the model to.")
     if out.exists() and any(out.iterdir()):
-        raise RunError(f"{out} is not empty, and nothing is overwritten; give another directory.")
+        raise ConfigError(f"{out} is not empty, and nothing is overwritten; give another directory.")
 
 
 def merge(place: Place, out: Path, *, dtype: str, base: str | None, trust_remote_code: bool) -> Merged:

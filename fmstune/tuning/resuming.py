@@ -40,11 +40,23 @@ def require_fitting(checkpoint: Path, config: RunConfig) -> None:
             f"{where}: it is of a run with --method {method}, this one is {config.run.method}; to begin with "
             f"its weights, give it as --model {checkpoint}."
         )
+    before, now = _optimizer(_tables(checkpoint.parent)), _optimizer(to_mapping(config))
+    if before is not None and before != now:
+        raise ConfigError(
+            f"{where}: its optimizer's state is of {before}, and does not fit training.optim = {now!r}. Keep "
+            f"that setting; or to begin anew with its weights, give it as --model {checkpoint}."
+        )
+
+
+def _optimizer(tables: Mapping[str, Any]) -> str | None:
+    """The optimizer of a configuration, by the name of the kind of state that it keeps."""
+    name = str(tables.get("training", {}).get("optim", "adamw_torch"))
+    return (name.removesuffix("_fused") if name.startswith("adamw_torch") else name) if tables else None
 
 
 def changed_settings(run: Path, config: RunConfig) -> str:
     """The settings that differ from those with which the run in a directory was begun, of those that decide
-    what is learnt: `training.max_steps (4 → 6), lora.r (unset → 8)`; empty when there are none."""
+    what is learnt and who is told: `training.max_steps (4 → 6), lora.r (not set → 8)`; or nothing."""
     before = _tables(run)
     if not before:
         return ""
@@ -64,6 +76,7 @@ def _shown(value: Any) -> str:
 def _deciding(tables: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: dict(tables.get(name, {})) for name in ("model", "data", "training", "lora")}
     found["run"] = {"method": tables.get("run", {}).get("method")}
+    found["tracking"] = {"trackers": list(tables.get("tracking", {}).get("trackers", []))}
     found["model"].pop("revision", None)  # a name on the hub has become a commit
     for name in ("train", "eval"):
         sources = found["data"].get(name) or []

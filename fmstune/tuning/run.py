@@ -72,8 +72,8 @@ def run(
         return RunResult(directory.path, delivery=tuple(reports(directory.path)))
     if directory.checkpoint is not None:
         require_fitting(directory.checkpoint, config)
-        if changed := changed_settings(directory.path, config):
-            out.warn(f"changed since this run was begun: {changed}")
+        if changed := changed_settings(directory.checkpoint.parent, config):
+            out.warn(f"changed since the run was begun: {changed}")
     config = pinned(config, out.warn, None if overwrite else directory.path)
     redactor = redactor_of(config)
     with checked_trackers(config, out) as (fleet, guests):

@@ -80,7 +80,7 @@ def recorded(
     tracking.mkdir(parents=True, exist_ok=True)
     earlier = 0
     if directory.checkpoint is not None and not (tracking / FILE_NAME).exists():
-        earlier = continue_runs(directory.checkpoint, directory.path)
+        earlier = continue_runs(directory.checkpoint, directory.path, config.tracking.trackers)
     journal = JournalWriter(
         tracking / FILE_NAME,
         _header(directory, earlier),

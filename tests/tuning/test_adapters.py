@@ -16,7 +16,7 @@ from fmstune import demo
 from fmstune.config.errors import ConfigError
 from fmstune.config.load import load
 from fmstune.config.schema import ModelConfig
-from fmstune.tuning.errors import ModelError, RunError
+from fmstune.tuning.errors import ModelError
 from fmstune.tuning.merge import check, merge
 from fmstune.tuning.model import load_model
 from fmstune.tuning.places import locate
@@ -214,9 +214,9 @@ def test_what_cannot_be_merged_or_written_is_told_and_nothing_is_left(plain: Pat
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(ModelError, match="whole is a whole model, not an adapter: there is nothing to merge"):
         check(locate("whole"), Path("out"))
-    with pytest.raises(RunError, match="full is not empty, and nothing is overwritten"):
+    with pytest.raises(ConfigError, match="full is not empty, and nothing is overwritten"):
         check(locate(str(plain)), Path("full"))
-    with pytest.raises(RunError, match="is a file"):
+    with pytest.raises(ConfigError, match="is a file"):
         check(locate(str(plain)), Path("full/notes.txt"))
     with pytest.raises(ModelError, match="full holds no model, no adapter and no checkpoint"):
         locate("full")

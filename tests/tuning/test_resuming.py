@@ -42,6 +42,7 @@ def test_a_run_that_was_killed_before_its_model_was_saved_only_saves_it(best: st
         (["lora.enabled=true"], [], "of a run that trains a LoRA adapter (--lora), not all weights"),
         ([], ["lora.enabled=true"], "of a run that trains all weights, not a LoRA adapter (--lora)"),
         (["lora.enabled=true"], ["lora.enabled=true", "lora.r=4"], "lora.r = 16, this run 4"),
+        ([], ["training.optim=sgd"], "state is of adamw_torch, and does not fit training.optim = 'sgd'"),
         (["lora.enabled=true"], ["prompt_tuning.enabled=true"], "not a tuned prompt"),
         (
             ["run.method=dpo"],
@@ -67,8 +68,10 @@ def test_settings_that_changed_since_the_run_was_begun_are_told(tmp_path: Path) 
 
     (tmp_path / "config.toml").write_text(to_toml(config()))
     assert changed_settings(tmp_path, config()) == ""
-    assert changed_settings(tmp_path, config("model.revision=def", "tracking.trackers=['file']")) == ""
+    assert changed_settings(tmp_path, config("model.revision=def", "tracking.close_timeout=9")) == ""
     said = changed_settings(tmp_path, config("training.max_steps=4", "lora.enabled=true", "run.method=dpo"))
     assert said.startswith("lora.enabled (false → true), run.method ('sft' → 'dpo'), ")
     assert "training.max_steps (2 → 4)" in said
+    said = changed_settings(tmp_path, config("tracking.trackers=['file']"))
+    assert said == "tracking.trackers ([] → ['file'])"
     assert changed_settings(tmp_path / "nowhere", config()) == ""

@@ -171,6 +171,10 @@ def test_a_run_resumed_elsewhere_goes_on_in_the_tracker_runs_of_its_checkpoint(
     assert len(opened) == 2
     assert opened[0]["id"] == opened[1]["id"]
     seqs = [call["seq"] for call in collected(tmp_path / "c") if call["seq"] is not None]
+    alone, shown = tune("third", trackers=("aim",), resume="second")
+    assert [line.tracker for line in alone.delivery] == ["aim"], (
+        shown
+    )  # the one that was left out is not behind
     assert seqs == sorted(set(seqs))
     points = {key: value for key, value in aim_points(tmp_path).items() if key[1] == "loss"}
     assert sorted(step for stage, _, step in points if stage == "train") == [2, 4, 6, 8, 10, 12]
