@@ -9,6 +9,7 @@ import pytest
 
 from fmstune import demo
 from tests.cli.test_mistakes import fmstune, here, told
+from tests.tuning.tuned import tune
 
 __all__ = ["here"]
 
@@ -68,8 +69,7 @@ def test_what_is_wrong_is_told_at_once(arguments: str, says: str, here: Path) ->
 
 
 def test_an_adapter_of_the_demo_is_merged_and_answers(here: Path) -> None:
-    done = fmstune(here, "train", "--lora", "--max-steps", "2", "--output-dir", "run")
-    assert done.returncode == 0, done.stderr
+    tune(str(here / "run"), "lora.enabled=true")
     merged = fmstune(here, "merge", "run", "merged")
     assert merged.returncode == 0, merged.stderr
     lines = [line for line in merged.stderr.splitlines() if not line.startswith("IMPORTED")]

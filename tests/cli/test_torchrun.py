@@ -19,6 +19,7 @@ from tests.cli.test_train import FAST, settings
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 TRAIN = ["-m", "fmstune", "train", "--output-dir", "out", *FAST]
+NO_PLACE = ["--tracker", "file", "--set", "trackers.file.path=/dev/null/x"]
 LOG = ["--set", "run.termination_log=why"]
 
 
@@ -45,7 +46,7 @@ def ended(command: list[str], cwd: Path) -> tuple[int, list[str]]:
     [
         (["--set", "training.lerning_rate=1"], 2, "--set: there is no setting training.lerning_rate."),
         (["--model", "demo", "--data", "no.jsonl"], 2, "data.train = 'no.jsonl': there is no such file."),
-        (["--tracker", "wandb"], 3, "the tracker wandb cannot be used: there is no API key"),
+        (NO_PLACE, 3, "the tracker file cannot be used: /dev/null cannot be written to"),
         (with_callback("Fails"), 1, CURSED),
         (with_callback("Dies"), 1, "the process of rank 1 was ended by SIGKILL."),
     ],
@@ -63,23 +64,21 @@ def test_torchrun_ends_with_the_cause_and_its_code(
     assert (tmp_path / "why").read_text() == f"{told}\nexit code {code}\n"
 
 
-@pytest.mark.parametrize(("wrong", "code"), [("training.lerning_rate=1", 2), (with_callback("Fails")[-1], 1)])
-def test_accelerate_launch_ends_with_the_cause_and_its_code(wrong: str, code: int, tmp_path: Path) -> None:
+def test_accelerate_launch_ends_with_the_cause_and_its_code(tmp_path: Path) -> None:
     launch = [*ACCELERATE, "--num_processes", "2", "--main_process_port", free_port()]
-    returned, shown = ended([*launch, *TRAIN, "--set", wrong], tmp_path)
-    assert returned == code, shown
+    returned, shown = ended([*launch, *TRAIN, "--set", "training.lerning_rate=1"], tmp_path)
+    assert returned == 2, shown
     assert [line for line in shown if line.startswith("error: ")] == shown[-1:]
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_to_torchrun_saves_a_checkpoint(signum: int, code: int, tmp_path: Path) -> None:
+def test_a_signal_to_torchrun_saves_a_checkpoint(tmp_path: Path) -> None:
     save = ["--set", "training.save_strategy=no"]
     launcher = start([*TORCHRUN, *TRAIN, *with_callback("Slow"), *save], tmp_path)
     processes = pids(tmp_path)
-    launcher.send_signal(signum)
+    launcher.terminate()
     _, shown = launcher.communicate(timeout=120)
-    assert launcher.returncode == code, shown
-    assert shown.splitlines()[-1] == f"error: interrupted by {signal.Signals(signum).name}."
+    assert launcher.returncode == 143, shown
+    assert shown.splitlines()[-1] == "error: interrupted by SIGTERM."
     assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1
     assert gone(processes)
 

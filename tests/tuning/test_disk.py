@@ -10,9 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.tuning.tuned import fmstune, weights
+from fmstune.tuning.errors import RunError
+from tests.tuning.tuned import fmstune, tune, weights
 
-STEPS = ["--set", "training.eval_strategy=no", "--set", "training.max_steps=9"]
+SETS = ["training.eval_strategy=no", "training.max_steps=9"]
+STEPS = [part for setting in SETS for part in ("--set", setting)]
+ONE_KEPT = "training.save_total_limit=1"
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -29,18 +37,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(path)], check=True)
 
 
-def test_a_disk_without_room_for_the_checkpoints_is_told_before_the_start(
-    small_disk: Path, tmp_path: Path
-) -> None:
-    done = fmstune("--output-dir", "disk/out", *STEPS, cwd=tmp_path)
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert "3 checkpoints of 4.2 MB and the model of 1.4 MB need 14 MB, and 13 MB are free" in last
-    assert "training.save_total_limit = 1" in last
-    assert "step " not in done.stderr
-    done = fmstune("--output-dir", "disk/out", *STEPS, "--overwrite", "--set", "training.save_total_limit=1",
-                   cwd=tmp_path)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_a_disk_without_room_for_the_checkpoints_is_told_before_the_start(small_disk: Path) -> None:
+    with pytest.raises(RunError) as error:
+        tune("disk/out", *SETS)
+    said = str(error.value)
+    assert "3 checkpoints of 4.2 MB and the model of 1.4 MB need 14 MB, and 13 MB are free" in said
+    assert ONE_KEPT.replace("=", " = ") in said
+    assert not list(small_disk.glob("out/checkpoint-*"))
+    tune("disk/out", *SETS, ONE_KEPT, overwrite=True)
 
 
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_from_it(
@@ -50,7 +54,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_fro
     # Somebody else's file takes the room after the second checkpoint, from a tracker in the training.
     tracker = tmp_path / "filling.py"
     tracker.write_text(FILLING)
-    args = ["--output-dir", "disk/out", *STEPS, "--set", "training.save_total_limit=1"]
+    args = ["--output-dir", "disk/out", *STEPS, "--set", ONE_KEPT]
     os.environ["FILL"] = str(filled)
     try:
         done = fmstune(*args, "--tracker", "filling:Filling", cwd=tmp_path)
@@ -62,10 +66,8 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_fro
     assert "disk/out/checkpoint-3 is complete" in done.stderr
     assert [path.name for path in (small_disk / "out").glob("checkpoint-*")] == ["checkpoint-3"]
     filled.unlink()
-    done = fmstune(*args, "--resume", "auto", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    whole = fmstune("--output-dir", "whole", *STEPS, cwd=tmp_path)
-    assert whole.returncode == 0
+    tune("disk/out", *SETS, ONE_KEPT, resume="auto")
+    tune("whole", *SETS)
     assert weights(small_disk / "out") == weights(tmp_path / "whole")
 
 
