@@ -19,7 +19,6 @@ from tests.cli.test_train import FAST, settings
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 TRAIN = ["-m", "fmstune", "train", "--output-dir", "out", *FAST]
-NO_PLACE = ["--tracker", "file", "--set", "trackers.file.path=/dev/null/x"]
 LOG = ["--set", "run.termination_log=why"]
 
 
@@ -46,11 +45,10 @@ def ended(command: list[str], cwd: Path) -> tuple[int, list[str]]:
     [
         (["--set", "training.lerning_rate=1"], 2, "--set: there is no setting training.lerning_rate."),
         (["--model", "demo", "--data", "no.jsonl"], 2, "data.train = 'no.jsonl': there is no such file."),
-        (NO_PLACE, 3, "the tracker file cannot be used: /dev/null cannot be written to"),
         (with_callback("Fails"), 1, CURSED),
         (with_callback("Dies"), 1, "the process of rank 1 was ended by SIGKILL."),
     ],
-    ids=["setting", "data", "tracker", "training", "killed"],
+    ids=["setting", "data", "training", "killed"],
 )
 def test_torchrun_ends_with_the_cause_and_its_code(
     wrong: list[str], code: int, cause: str, tmp_path: Path

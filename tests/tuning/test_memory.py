@@ -93,7 +93,7 @@ def test_a_dry_run_of_what_cannot_fit_says_which_settings_would(monkeypatch: pyt
     with pytest.raises(RunError, match=r"this run needs about .* and this machine has") as error:
         foresee("training.per_device_train_batch_size=256")
     assert re.search(
-        r"per_device_train_batch_size = \d+ and training.gradient_accumulation_steps = \d+ \(\d+ MB\)",
+        r"per_device_train_batch_size = \d+ and training.gradient_accumulation_steps = \d+ \([\d.]+ [MG]B\)",
         str(error.value),
     )
 

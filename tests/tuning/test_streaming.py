@@ -147,7 +147,7 @@ def test_a_stream_is_rehearsed_and_its_batch_found_with_rows_as_long_as_may_come
     assert "batch    4 rows at once, 1 time before each update" in shown
     assert "rehearse a batch of the longest rows that may come" in shown
     assert "the run will take at most" in shown
-    assert re.search(r"memory   peak .* MB, estimated .* MB", shown)
+    assert re.search(r"memory   peak .* [MG]B, estimated .* [MG]B", shown)
     tune("plain", *stream, "training.per_device_train_batch_size=4")
     assert weights("found") == weights("plain")
     assert "for rows of 64 tokens, the longest that may come" in foresee(*stream)
