@@ -29,6 +29,17 @@ _SHORT = {
 }
 
 
+class LastStepCallback(TrainerCallback):
+    """Has the last step logged too, between two others: a short run would log no loss at all, and of a long
+    one nobody would learn how it ended."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step >= state.max_steps and args.logging_strategy != "no":
+            control.should_log = True
+
+
 class ProgressCallback(TrainerCallback):
     """Prints what is logged, one line a log, and keeps the first and last values for the summary."""
 
@@ -90,7 +101,8 @@ class ProgressCallback(TrainerCallback):
         """How the losses went: ` · loss 6.1 → 1.2 · eval loss 1.5`."""
         parts = []
         if "train" in self._first:
-            parts.append(f"loss {self._first['train']:.4g} → {self.metrics['train/loss']:.4g}")
+            first, last = self._first["train"], self.metrics["train/loss"]
+            parts.append(f"loss {last:.4g}" if first == last else f"loss {first:.4g} → {last:.4g}")
         if "eval" in self._first:
             parts.append(f"eval loss {self.metrics['eval/loss']:.4g}")
         return "".join(f" · {part}" for part in parts)

@@ -114,7 +114,7 @@ def _train(
     from fmstune.tuning.memory import explained
     from fmstune.tuning.nonfinite import guard
     from fmstune.tuning.preflight import compare, prepare
-    from fmstune.tuning.progress import ProgressCallback
+    from fmstune.tuning.progress import LastStepCallback, ProgressCallback
     from fmstune.tuning.stopping import Interrupted, StopCallback, stopping
     from fmstune.tuning.trainer import build_trainer
 
@@ -123,6 +123,7 @@ def _train(
     callbacks: list[Any] = [
         *_early_stopping(config),
         *in_process_callbacks(recorder, guests, out),
+        LastStepCallback(),
         progress,
         stop,
         _ledgers(directory.path),

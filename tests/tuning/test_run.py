@@ -363,3 +363,16 @@ def test_a_tracker_with_options_of_its_own_is_delivered_to_in_another_process(tm
     ledger = load_ledger(Path("out"), COLLECTOR)
     assert ledger is not None
     assert load_ledger(Path("out/checkpoint-6"), COLLECTOR) is not None
+
+
+def test_the_last_step_is_logged_also_of_a_run_shorter_than_the_steps_between_two_logs(
+    tmp_path: Path,
+) -> None:
+    _, shown = tune("out", "training.max_steps=3", "training.logging_steps=5", "training.eval_strategy=no")
+    points = journal_points(tmp_path / "out")
+    (loss,) = [value for (stage, name, _), value in points.items() if (stage, name) == ("train", "loss")]
+    assert f"step     3/3  loss {loss:.4g}" in shown
+    assert f" · loss {loss:.4g}\n" in shown
+    assert ("train", "loss", 3) in points
+    _, shown = tune("silent", 'training.logging_strategy="no"', "training.eval_strategy=no")
+    assert "step  " not in shown
