@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,6 +42,29 @@ def is_launched() -> bool:
 def under_torchrun() -> bool:
     """Whether torchrun has started this process, as accelerate does too."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+@contextlib.contextmanager
+def leaving_in_order() -> Iterator[None]:
+    """Take this process out of torch's group of processes when its work is done, or was stopped by a signal.
+
+    Left to the end of the process, threads of the group now and then abort it with SIGABRT, which torchrun
+    takes for a failure of a run that has succeeded (https://github.com/pytorch/pytorch/issues/190489). After
+    an error other processes may wait in an operation, and the group is left as it is.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if hasattr(error, "signum"):
+            _leave_group()
+        raise
+    _leave_group()
+
+
+def _leave_group() -> None:
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def follow_parent() -> None:

@@ -163,7 +163,8 @@ def train(
     out = RunConsole(screen(), quiet=not is_main_process())
     if resolved.demo and resolved.origins["model.path"] == "default":
         out.say("demo", "no model and data given: tuning the demo model on demo data")
-    if dry_run:
-        foresee(resolved, out)
-    else:
-        run(resolved, out, resume=resume, overwrite=overwrite)
+    with ranks.leaving_in_order():
+        if dry_run:
+            foresee(resolved, out)
+        else:
+            run(resolved, out, resume=resume, overwrite=overwrite)

@@ -10,8 +10,11 @@ from typing import Any
 
 import psutil
 import pytest
+from torch import distributed
 
 from fmstune.cli import ranks
+from fmstune.cli.ranks import leaving_in_order
+from fmstune.tuning.stopping import Interrupted
 from tests.cli.test_launch import TWO
 from tests.cli.test_train import fmstune, start
 from tests.delivery.test_shippers import wait_for
@@ -125,3 +128,27 @@ def test_the_first_rank_to_fail_is_the_cause_and_the_others_follow_it(
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
         monkeypatch.setenv("LOCAL_RANK", rank)
         assert ranks.follows_another() is follows
+
+
+@pytest.mark.parametrize(
+    ("stopped", "left"),
+    [(None, True), (Interrupted(signal.SIGTERM), True), (RuntimeError("a failure"), False)],
+)
+def test_who_is_done_or_interrupted_leaves_the_group_before_the_process_ends(
+    stopped: BaseException | None, left: bool
+) -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with contextlib.suppress(Interrupted, RuntimeError), leaving_in_order():
+            if stopped is not None:
+                raise stopped
+        assert distributed.is_initialized() != left
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def test_without_a_group_there_is_nothing_to_leave() -> None:
+    with leaving_in_order():
+        pass
+    assert not distributed.is_initialized()
