@@ -76,6 +76,9 @@ def test_an_adapter_of_the_demo_is_merged_and_answers(here: Path) -> None:
     assert lines[0].startswith("merged   LoRA r=16 on down_proj, ")
     assert lines[0].endswith(" into demo:42")
     assert lines[1:] == ["saved    merged · 1.4 MB, float32"]
-    answer = fmstune(here, "generate", "merged", "--prompt", "What is it?", "--max-new-tokens", "5")
-    assert answer.stdout.strip()
-    assert not [line for line in answer.stderr.splitlines() if not line.startswith("IMPORTED")]
+    answers = [
+        fmstune(here, "generate", name, "--prompt", "What is it?", "--max-new-tokens", "5")
+        for name in ("run", "merged")
+    ]
+    assert answers[0].stdout == answers[1].stdout != ""
+    assert not [line for line in answers[0].stderr.splitlines() if not line.startswith("IMPORTED")]
