@@ -126,6 +126,8 @@ def _print(prepared: PreparedData, views: Sequence[RowView], bins: Sequence[Bin]
         bar = "█" * max(1 if each.rows else 0, round(each.rows / most * _BAR))
         console.print(f"{each.shortest:>6}–{each.longest:<6} {each.rows:>8}  {bar}", markup=False)
     console.print(f"data     {prepared.summary.line()}", markup=False)
+    for line in prepared.summary.unused_lines():
+        console.print(f"unused   {line}", markup=False)
     if padding:
         console.print(f"padding  {padding} of rows drawn at random, where batches are padded", markup=False)
     for line in prepared.bad.lines():

@@ -31,7 +31,7 @@ tags: [fmstune, {learnt}, {method}]{hub}
 |---|---|
 | base model | {base} ({parameters:,} parameters, {trainable:,} trained) |
 | training data | {data} |
-| steps | {steps} |
+{unused}| steps | {steps} |
 {results}
 
 ## How to repeat it
@@ -57,6 +57,7 @@ def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics:
         parameters=built.model_identity["parameters"],
         trainable=built.trainable,
         data=built.data.line(),
+        unused="".join(f"| not used | {line} |\n" for line in built.data.unused_lines()),
         steps=built.trainer.state.global_step,
         results="\n".join(rows),
         config="config.toml",

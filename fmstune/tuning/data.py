@@ -19,6 +19,7 @@ from fmstune.tuning.labels import IGNORED, Labeller
 from fmstune.tuning.mixture import drawn, repeated
 from fmstune.tuning.reading.bad_rows import BadRows
 from fmstune.tuning.reading.origins import Split
+from fmstune.tuning.reading.unused import NotUsed
 from fmstune.tuning.rows import Reader
 from fmstune.tuning.streaming import stream
 from fmstune.tuning.summary import DataSummary, SourceSummary, joined
@@ -71,13 +72,16 @@ def prepare(
         train, summary = stream(readers, encoder, seed, config.shuffle_buffer)
         places: list[str] = []
         held_out, seen = _eval_parts(config, encoder, bad, method), frozenset[int]()
+        summary = replace(summary, unused=(*summary.unused, *_unused(held_out)))
     else:
         parts = _parts(config.train, "train", config, encoder, bad, method)
         held_out = [] if not config.eval else _eval_parts(config, encoder, bad, method)
+        unused = _unused([*parts, *held_out])
         if config.eval_fraction and not config.eval:
             parts, held_out = _hold_out(parts, config.eval_fraction, seed)
         train, summary, places = _mixed(parts, max_length, seed, shuffled=method == "kto")
         seen = frozenset(value for part in parts for value in part.hashes().tolist())
+        summary = replace(summary, unused=unused)
     if not held_out:
         return PreparedData(train, None, replace(summary, skipped=bad.count), bad, places)
     evaluation, of_eval = _together(held_out, max_length)
@@ -235,6 +239,10 @@ def _together(parts: list[_Part], max_length: int | None) -> tuple[datasets.Data
     )
     made = [part.of.dataset(own) for part, own in zip(parts, numbers, strict=True)]
     return made[0] if len(made) == 1 else datasets.concatenate_datasets(made), summary
+
+
+def _unused(parts: Sequence[_Part]) -> tuple[NotUsed, ...]:
+    return tuple(entry for part in parts for entry in part.of.reader.unused.entries())
 
 
 def _count(parts: Sequence[_Part], what: str) -> int:

@@ -29,9 +29,10 @@ from fmstune.config.data_schema import DataConfig
 from fmstune.tuning.data import PreparedData, prepare
 from fmstune.tuning.reading.bad_rows import BadRows
 from fmstune.tuning.reading.origins import Origin
+from fmstune.tuning.reading.unused import NotUsed
 from fmstune.tuning.summary import DataSummary, SourceSummary
 
-_PREPARATION = 1  # to be raised when the same rows are prepared differently
+_PREPARATION = 2  # to be raised when the same rows are prepared differently
 _WORTH_SECONDS = 3.0
 """What is prepared faster is not kept, unless several processes need it."""
 _DAYS = 30
@@ -143,7 +144,8 @@ def _load(entry: Path) -> PreparedData | None:
     try:
         raw = json.loads((entry / _SUMMARY).read_text(encoding="utf-8"))
         sources = tuple(SourceSummary(**each) for each in raw.pop("sources"))
-        summary = replace(DataSummary(**raw), sources=sources, prepared_before=True)
+        unused = tuple(NotUsed(**each) for each in raw.pop("unused"))
+        summary = replace(DataSummary(**raw), sources=sources, unused=unused, prepared_before=True)
         places = json.loads((entry / _PLACES).read_text(encoding="utf-8"))
         train = datasets.load_from_disk(str(entry / "train"))
         evaluation = datasets.load_from_disk(str(entry / "eval")) if summary.eval_rows else None

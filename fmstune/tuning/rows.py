@@ -15,6 +15,7 @@ from fmstune.tuning.reading.bad_rows import BadRows
 from fmstune.tuning.reading.formats import Row, kind_in_words
 from fmstune.tuning.reading.origins import Origin, Split
 from fmstune.tuning.reading.shapes import PREFERENCES, Recognised, Shape, recognise, renamed
+from fmstune.tuning.reading.unused import Unused
 
 __all__ = ["PREFERENCES", "Reader", "Row", "Rows", "Shape", "load_rows"]
 
@@ -81,11 +82,13 @@ class Reader:
     method: str = "sft"
     recognised: Recognised | None = None
     origin: Origin = field(init=False)
+    unused: Unused = field(init=False)
     _handler: Handler | None = field(init=False)
     _form: Callable[[Row, str], Row] | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.origin = Origin.of(self.source, self.split)
+        self.unused = Unused(self.source.path)
         self._handler = _load_handler(self.config.handler)
         own = self.source.template is not None or self.source.columns
         template = self.source.template if own else self.config.template

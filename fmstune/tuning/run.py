@@ -204,6 +204,8 @@ def _describe(built: BuiltTrainer, out: RunConsole) -> None:
         out.say("adapter", built.adapter)
     padding = f" · {built.padding.line()}" if built.padding else ""
     out.say("data", f"{built.data.line()}{padding}")
+    for line in built.data.unused_lines():
+        out.warn(line)
     for note in built.notes:
         out.warn(note)
     for line in built.bad_rows.lines():

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import datasets
 
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.reading.bad_rows import BadRows
+from fmstune.tuning.reading.unused import NotUsed
 from fmstune.tuning.rows import Reader
 from fmstune.tuning.summary import DataSummary, SourceSummary, joined
 from fmstune.tuning.tokenised import Encoder
 
 _BATCH = 64
+_LOOKED_AT = 100
+"""So many rows are looked at beforehand for what is not used of them."""
 
 
 def stream(
@@ -28,8 +33,7 @@ def stream(
     same for the same `seed`. The first rows are read here already; raises `DataError` for what is wrong
     with them, and later, from the data set, that of any other row.
     """
-    for reader in readers:
-        _read_first(reader, encoder)
+    unused = tuple(entry for reader in readers for entry in _read_first(reader, encoder))
     weights = [reader.source.weight for reader in readers]
     given = [weight for weight in weights if weight is not None]
     if len(readers) > 1 and len(given) == len(readers):
@@ -53,16 +57,21 @@ def stream(
         dropped=0,
         streaming=True,
         sources=sources if len(sources) > 1 else (),
+        unused=unused,
     )
     return mixed.shuffle(seed=seed, buffer_size=buffer), summary
 
 
-def _read_first(reader: Reader, encoder: Encoder) -> None:
-    """Read until the first row of which something is trained, so that what is wrong is told at the start."""
+def _read_first(reader: Reader, encoder: Encoder) -> tuple[NotUsed, ...]:
+    """Read until the first row of which something is trained, and some more, so that what is wrong is told at
+    the start; what of these rows is not used."""
     looking = replace(reader, bad=BadRows(reader.bad.skip))
-    if not any(row.trained for row in encoder.rows(looking, batch=1)):
+    rows = encoder.rows(looking, batch=1)
+    if not any(row.trained for row in rows):
         raise _nothing(looking, encoder)
+    deque(islice(rows, _LOOKED_AT), maxlen=0)
     reader.recognised = looking.recognised
+    return looking.unused.entries()
 
 
 def _nothing(reader: Reader, encoder: Encoder) -> DataError:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fmstune.config.wording import counted
+from fmstune.tuning.reading.unused import NotUsed, unused_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,13 @@ class DataSummary:
     prepared_before: bool = False
     sources: tuple[SourceSummary, ...] = ()
     """More than one, where the data are a mixture."""
+    unused: tuple[NotUsed, ...] = ()
+    """What of the rows does not reach the model. Of a stream that of its first rows."""
 
     def as_params(self) -> dict[str, Any]:
         """The summary as parameters of the run."""
         params = {key: value for key, value in asdict(self).items() if value is not None}
-        for name in ("same", "reworded"):  # of preferences alone
+        for name in ("same", "reworded", "unused"):  # where there are any
             if not params[name]:
                 del params[name]
         if self.sources:
@@ -71,6 +74,11 @@ class DataSummary:
         else:
             del params["sources"]
         return params
+
+    def unused_lines(self) -> list[str]:
+        """For people: what of the rows does not reach the model, a line for each kind."""
+        first = " (counted in the first rows of the stream)" if self.streaming else ""
+        return [f"{line}{first}" for line in unused_lines(self.unused)]
 
     def line(self) -> str:
         """The summary as a line for people."""
