@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 from fmstune.delivery.deaths import MOST_ATTEMPTS, ProcessDied, blames
 from fmstune.delivery.handover import hand_over
@@ -218,12 +218,15 @@ class Delivery:
                 tracker_run_id=ledger.run_id,
                 redelivery=self._redelivery,
                 trainer_pid=self._trainer_pid,
+                run_id=self._reader.header.id,
+                after=self._reader.header.after,
             )
         )
         self._open, self._ended, self._redelivery = True, False, False
         self._held = run.delivered_through or 0
-        self.ledger = dataclasses.replace(ledger, run_id=run.id, url=run.url, closed=False)
-        self._confirmed = dataclasses.replace(self._confirmed, run_id=run.id, url=run.url, closed=False)
+        opened: dict[str, Any] = {"run_id": run.id, "url": run.url, "note": run.note, "closed": False}
+        self.ledger = dataclasses.replace(ledger, **opened)
+        self._confirmed = dataclasses.replace(self._confirmed, **opened)
         self._confirmed.save(self._directory)
 
     def _close(self, status: Status, error: str | None) -> None:

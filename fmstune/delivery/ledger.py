@@ -26,7 +26,8 @@ class Ledger:
     that no kill of the shipper can lose. `closed` tells that the tracker's run has been given its final
     status. `attempts` counts the failures in a row at the event `stuck_at`. A delivery that is `careful`,
     since a process has died of the tracker, notes in `trying` which event it is handing over. `cwd` is the
-    directory that relative paths in `options`, and the tracker's defaults, start from.
+    directory that relative paths in `options`, and the tracker's defaults, start from. `note` is what the
+    tracker has to say to the user.
     """
 
     tracker: str
@@ -35,6 +36,7 @@ class Ledger:
     cwd: str = ""
     run_id: str | None = None
     url: str | None = None
+    note: str | None = None
     delivered: int = 0
     total: int = 0
     offset: int = 0
@@ -99,7 +101,7 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
                   "stuck_at", "trying"):  # fmt: skip
         if not isinstance(values.get(count, 0), int) or values.get(count, 0) < 0:
             raise ValueError(count)
-    for text in ("run_id", "url", "error"):
+    for text in ("run_id", "url", "note", "error"):
         if not isinstance(values.get(text), (str, type(None))):
             raise ValueError(text)
     if not isinstance(values.get("cwd", ""), str):

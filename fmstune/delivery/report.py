@@ -25,6 +25,7 @@ class DeliveryReport:
     since: float | None = None
     remedy: str | None = None
     changes: tuple[str, ...] = ()
+    note: str | None = None
 
     def line(self) -> str:
         """The report as one line, without the tracker's name."""
@@ -34,8 +35,7 @@ class DeliveryReport:
             parts.append(f"{' '.join(self.error.split())}{moment}")
         if self.remedy:
             parts.append(f"→ {self.remedy}")
-        if self.url:
-            parts.append(self.url)
+        parts += [part for part in (self.url, self.note) if part]
         return " · ".join(parts)
 
 
@@ -73,4 +73,5 @@ def _of(ledger: Ledger, last: int, after: int, directory: Path) -> DeliveryRepor
         since=None if complete else ledger.error_time,
         remedy=None if complete else f"fmstune trackers sync {directory}",
         changes=ledger.changes,
+        note=ledger.note,
     )

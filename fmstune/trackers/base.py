@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Status = Literal["finished", "failed", "interrupted"]
 """How a run ended: to its end, with an exception, or stopped from outside (a signal, a kill)."""
 
+MOST_SHOWN = 2000
+"""Characters that are shown and kept of a tracker's URL or note."""
+
 CheckState = Literal[
     "ok",
     "not_installed",
@@ -95,6 +98,12 @@ class RunStart:
     resumed run and a late delivery go on in the same run. `redelivery` tells that events which this
     run may already hold are about to come again, in order. `trainer_pid` is the process id of the
     training process while it lives.
+
+    `run_id` is the run's own id, unique to it and the same for each delivery of it. To recognise an
+    event that comes a second time, store the pair of `run_id` and the event's number (`Tracker.seq`).
+    The name does not tell runs apart: `--overwrite` gives it to the next run. Nor does the tracker's
+    own run id: a run resumed in another directory continues the tracker run of the first, and is a run
+    of its own, whose events are numbered from `after` + 1. `None`: the tracker is used alone.
     """
 
     name: str
@@ -102,19 +111,34 @@ class RunStart:
     tracker_run_id: str | None = None
     redelivery: bool = False
     trainer_pid: int | None = None
+    run_id: str | None = None
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TrackerRun:
     """The run as the tracker knows it: its id there, and where a person can look at it.
 
-    `delivered_through` is the `seq` of the last event that the service itself says it holds, for the
-    services that can tell; events up to it are not sent again.
+    `delivered_through` is the `seq` of the last event of *this* run (`RunStart.run_id`) that the service
+    itself says it holds, for the services that can tell; events up to it are not sent again. `note` is
+    for the user, in a few words: what is left to do, or what this tracker does not keep.
     """
 
     id: str | None = None
     url: str | None = None
     delivered_through: int | None = None
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        # Both are printed, and stand in each ledger: a tracker of somebody else's may give a megabyte.
+        object.__setattr__(self, "url", _shortened(self.url))
+        object.__setattr__(self, "note", _shortened(self.note))
+
+
+def _shortened(text: str | None) -> str | None:
+    if not isinstance(text, str) or len(text) <= MOST_SHOWN:
+        return text
+    return f"{text[:MOST_SHOWN]}… ({len(text)} characters)"
 
 
 @dataclass(frozen=True, slots=True)
