@@ -7,8 +7,12 @@ never choke on, what is not an event.
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import enum
 import fcntl
 import json
+import math
 import os
 import stat
 import threading
@@ -26,6 +30,8 @@ _KINDS = ("params", "metrics", "table", "status", "resume")
 
 _DEEPEST = 64
 _MOST_BITS = 4096
+_MOST_ITEMS = 10_000
+"""So many numbers of an array, or bytes, are kept; of longer ones, `plain` keeps the size."""
 
 _NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
@@ -240,30 +246,77 @@ def last_event(path: Path) -> Event | None:
 
 
 def plain(value: Any, depth: int = _DEEPEST) -> Any:
-    """The value as JSON can hold it: tensors and numpy scalars as numbers, the non-finite as strings,
-    anything unknown, and what is nested deeper than `depth` or in itself, as its text. Never raises,
-    whatever the value does."""
-    if isinstance(value, float):
-        if value != value:
-            return "NaN"
-        if value in (float("inf"), float("-inf")):
-            return "Infinity" if value > 0 else "-Infinity"
-        return float(value)
-    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-        return f"<a number of {value.bit_length()} bits>"  # Python refuses to write out the largest
-    if value is None or isinstance(value, (bool, int, str)):
+    """The value as JSON can hold it. Never raises, whatever the value does.
+
+    Dataclasses become mappings, enums their value, paths text, dates ISO 8601, bytes text with escapes,
+    sets lists, tensors and arrays numbers or lists of at most `_MOST_ITEMS` numbers, the non-finite
+    strings. Anything unknown, and what is nested deeper than `depth` or in itself, becomes its text.
+    """
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
         return value
     try:
-        if depth == 0:
-            return _text(value)
-        if isinstance(value, Mapping):
-            return {k if isinstance(k, str) else _text(k): plain(v, depth - 1) for k, v in value.items()}
-        if isinstance(value, (list, tuple, set, frozenset)):
-            return [plain(item, depth - 1) for item in value]
-        item = value.item()  # one number in a tensor or an array
-        return plain(item, 0) if isinstance(item, (bool, int, float, str)) else _text(value)
+        if isinstance(value, enum.Enum):
+            return plain(value.value, max(depth - 1, 0))
+        if isinstance(value, float):
+            return _finite(float(value))
+        if isinstance(value, int):
+            # Python refuses to write out the largest.
+            bits = value.bit_length()
+            return int(value) if bits <= _MOST_BITS else f"<a number of {bits} bits>"
+        if isinstance(value, str):
+            return str.__str__(value)
+        return _plain_object(value, depth)
     except Exception:  # whatever a foreign object raises, its text is what is left of it
         return _text(value)
+
+
+def _plain_object(value: Any, depth: int) -> Any:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        text = bytes(value[:_MOST_ITEMS]).decode("utf-8", "backslashreplace")
+        return text if len(value) <= _MOST_ITEMS else f"{text}… ({len(value)} bytes)"
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if depth == 0:
+        return _text(value)
+    if isinstance(value, Mapping):
+        return _plain_mapping(value, depth)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name), depth - 1) for each in dataclasses.fields(value)}
+    if isinstance(value, (set, frozenset)):
+        return [plain(item, depth - 1) for item in sorted(value, key=_text)]
+    if isinstance(value, (list, tuple)):
+        return [plain(item, depth - 1) for item in value]
+    if not hasattr(value, "tolist"):
+        item = value.item()
+        return plain(item, 0) if isinstance(item, (bool, int, float, str)) else _text(value)
+    # A tensor, an array or a scalar of NumPy. One number in it is that number, whatever the shape.
+    shape = tuple(int(size) for size in value.shape)
+    if math.prod(shape) > _MOST_ITEMS:
+        return f"<{type(value).__name__} of shape {list(shape)}>"
+    return plain(value.item() if math.prod(shape) == 1 else value.tolist(), depth - 1)
+
+
+def _plain_mapping(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        name = stem = _text(plain(key, 0))
+        count = 1
+        while name in found:  # `1` and `"1"` are two keys here, and stay two
+            count += 1
+            name = f"{stem} ({count})"
+        found[name] = plain(item, depth - 1)
+    return found
+
+
+def _finite(value: float) -> float | str:
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def _text(value: Any) -> str:

@@ -184,7 +184,7 @@ def test_any_object_becomes_something_json_can_hold() -> None:
     assert plain(torch.float16) == "torch.float16"
     assert plain(Hostile()) == "<Hostile>"
     assert plain({1: {Hostile(): math.nan}}) == {"1": {"<Hostile>": "NaN"}}
-    assert plain(torch.ones(2)).startswith("tensor(")
+    assert plain(torch.ones(2)) == [1.0, 1.0]
 
 
 def test_what_contains_itself_or_is_too_large_never_raises_into_the_training(recorder: Recorder) -> None:
