@@ -22,6 +22,7 @@ from fmstune.tuning.data import PreparedData
 from fmstune.tuning.disk import GuardedSaving
 from fmstune.tuning.guarded_training import GuardedTraining
 from fmstune.tuning.lm_head import use_direct_lm_head
+from fmstune.tuning.sdks import not_imported
 
 _OF_TRL = {
     "sft": ("SFTConfig", "SFTTrainer"),
@@ -35,10 +36,16 @@ _RANK = re.compile(r"^\[RANK \d+\] ")
 
 def arguments_class(method: str) -> type[Any]:
     """TRL's class of the arguments of a method, the fields of `[training]`."""
-    import trl
-
-    found: type[Any] = getattr(trl, _OF_TRL[method][0])
+    found: type[Any] = _of_trl(_OF_TRL[method][0])
     return found
+
+
+def _of_trl(name: str) -> Any:
+    """What TRL has under a name, which it imports when it is asked for it."""
+    with not_imported():
+        import trl
+
+        return getattr(trl, name)
 
 
 class PreferenceTuner(GuardedSaving, GuardedTraining):
@@ -100,9 +107,7 @@ def with_other_answers(rows: Any, batch: int) -> Any:
 @functools.cache
 def tuner_class(method: str) -> type[Any]:
     """The trainer of a method that learns from preferences."""
-    import trl
-
-    base = getattr(trl, _OF_TRL[method][1])
+    base = _of_trl(_OF_TRL[method][1])
     return type(f"{method.capitalize()}Tuner", (PreferenceTuner, base), {})
 
 
@@ -136,11 +141,9 @@ def build_tuner(
         or getattr(args, "precompute_ref_log_probs", False)
     )
     if method in _WITH_REFERENCE and not alone:
-        from trl import create_reference_model
-
         # TRL would load it again by its name, which the demo's model has no weights under. With an adapter
         # the reference is the model without it.
-        more["ref_model"] = create_reference_model(model)
+        more["ref_model"] = _of_trl("create_reference_model")(model)
     with _quiet() as said:
         try:
             trainer = tuner_class(method)(

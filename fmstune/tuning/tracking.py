@@ -27,6 +27,7 @@ from fmstune.tuning import provenance
 from fmstune.tuning.console import RunConsole
 from fmstune.tuning.directory import ERROR_LOG, RunDirectory
 from fmstune.tuning.environment import is_main_process, quiet_libraries
+from fmstune.tuning.sdks import not_imported
 
 
 class TrackerCheckFailed(TrackerError):
@@ -44,7 +45,8 @@ def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet
     fleet = Fleet(jobs, check_within=limits.check_timeout, close_timeout=limits.close_timeout)
     try:
         quiet_libraries()
-        import fmstune.tuning.trainer  # noqa: F401  (the seconds that torch and TRL take to import)
+        with not_imported():
+            import fmstune.tuning.trainer  # noqa: F401  (the seconds that torch and TRL take to import)
         from fmstune.tuning.device import check_device
 
         check_device(config)
