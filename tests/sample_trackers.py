@@ -84,6 +84,10 @@ class Collector(Tracker):
         if fault == "hang":
             while True:
                 time.sleep(3600)
+        if fault == "hang_in_c":  # with the GIL, so that no other thread of Python's runs
+            ctypes.PyDLL(None).sleep(3600)
+        if fault == "daemon":
+            _start_daemon(Path(self.config.path + ".daemons"))
         if fault == "leak":
             LEAKED.append(b"x" * 50_000_000)
         if fault == "slow":
@@ -99,6 +103,19 @@ class Collector(Tracker):
         if fault == "print_key":
             print(f"the key is {self.config.api_key}")
             os.write(2, b"native output\n")
+
+
+def _start_daemon(pids: Path) -> None:
+    """Start a process that leaves this one's session, as daemons of SDKs do."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        if os.fork() == 0:
+            with pids.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            time.sleep(3600)
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 class InOrder(Collector):

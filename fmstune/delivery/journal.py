@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
-import fcntl
 import json
 import math
 import os
@@ -21,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from fmstune.delivery import locks
 
 VERSION = 1
 FILE_NAME = "journal.jsonl"
@@ -106,9 +107,13 @@ class JournalWriter:
         self.header = earlier.header if earlier else header
         self.last_seq = last_seq(path) if earlier else header.after
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        if not _lock(self._file, fcntl.LOCK_EX):
-            os.close(self._file)
-            raise JournalError(f"{path} is being written by another process: that run is still going.")
+        # A device is nobody's: ranks other than zero all write to /dev/null.
+        self._owner: locks.Lock | None = None
+        if stat.S_ISREG(os.fstat(self._file).st_mode):
+            self._owner = locks.take(lock_path(path))
+            if self._owner is None:
+                os.close(self._file)
+                raise JournalError(f"{path} is being written by {writer(path)}: that run is still going.")
         self._torn = earlier is not None and not _ends_with_newline(path)
         if earlier is None:
             first = {"seq": 0, "kind": "header", "version": VERSION, "run": header.run}
@@ -131,6 +136,8 @@ class JournalWriter:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
+                if self._owner is not None:
+                    self._owner.release()
 
     def _write(self, record: Mapping[str, Any]) -> bool:
         try:
@@ -193,8 +200,18 @@ class JournalReader:
 
 def is_being_written(path: Path) -> bool:
     """Whether the process that writes this journal is alive."""
-    with path.open("rb") as file:
-        return not _lock(file.fileno(), fcntl.LOCK_SH)
+    return locks.holder(lock_path(path)) is not None
+
+
+def writer(path: Path) -> str:
+    """The process that writes this journal, in words."""
+    return locks.named(locks.holder(lock_path(path)))
+
+
+def lock_path(path: Path) -> Path:
+    """The file that is locked by the process that writes the journal. Not the journal itself, which may be
+    deleted or replaced meanwhile."""
+    return path.with_name(path.name + ".lock")
 
 
 def parse(line: bytes) -> Event | None:
@@ -356,19 +373,6 @@ def _read_header(line: bytes, path: Path) -> tuple[Header, int]:
             f"{VERSION}); upgrade with `pip install -U fmstune`."
         )
     return header, len(line)
-
-
-def _lock(file: int, how: int) -> bool:
-    # A device is nobody's: ranks other than zero all write to /dev/null.
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        return True
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
 
 
 def _ends_with_newline(path: Path) -> bool:

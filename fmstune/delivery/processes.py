@@ -6,6 +6,8 @@ both with a time limit.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -31,18 +33,27 @@ _MOST_MEMORY = 2 << 30
 
 @dataclass
 class _Ship:
+    """One tracker's shipper; `ledger` is the last one that could be read, `noted` says that the process's
+    death is in it."""
+
     process: ShipperProcess
     pause: float = _FIRST_PAUSE
     again_at: float | None = None
     delivered: int = -1
     moved_at: float = field(default_factory=time.monotonic)
+    ledger: Ledger | None = None
+    noted: bool = False
 
 
 class Fleet:
-    """The shippers of one run: one for each tracker, kept going while the run lasts."""
+    """The shippers of one run: one for each tracker, kept going while the run lasts.
+
+    They are those of the process that has started them: in a child that it forks, nothing here does anything.
+    """
 
     def __init__(self, jobs: Iterable[Job], *, check_within: float | None, close_timeout: float) -> None:
         """Start a process for each job. They import their SDKs while the caller imports torch."""
+        self._pid = os.getpid()
         self._close_timeout = close_timeout
         self._directory: Path | None = None
         self._secrets: tuple[str, ...] = ()
@@ -74,27 +85,29 @@ class Fleet:
         self._directory, self._secrets = directory, tuple(secrets)
         redactor = Redactor(secrets=self._secrets)
         for ship in self._ships:
-            job = ship.process.job
-            if load_ledger(directory, job.name) is None:
-                # Written here, so that a run knows its trackers however early their processes die.
-                options = redactor.mapping(job.options)
-                Ledger(job.name, job.reference, options, str(Path.cwd())).save(directory)
+            with contextlib.suppress(OSError):  # a full disk: the shipper writes its own, later
+                self._name_tracker(ship.process.job, redactor)
             self._order(ship)
         if self._ships:
             self._watcher = threading.Thread(target=self._watch, daemon=True, name="shippers")
-            self._watcher.start()
+            # Without another thread the run goes on as well: shippers that die are started again at its end.
+            with contextlib.suppress(RuntimeError):
+                self._watcher.start()
 
     def finish(self) -> None:
         """Wait until everything is delivered, at most for the close timeout; then end what is left."""
+        if os.getpid() != self._pid:
+            return
         deadline = time.monotonic() + self._close_timeout
         self._ending.set()
-        if self._watcher is not None:
+        if self._watcher is not None and self._watcher.is_alive():
             self._watcher.join()
         for ship in self._ships:
             if ship.process.exit_code not in (None, EXIT_DONE, EXIT_BUSY):
                 if ship.again_at is None:
                     self._note_death(ship)
-                self._restart(ship)  # one more try now, instead of at the end of its pause
+                with contextlib.suppress(OSError):  # no room for another process: the journal keeps the rest
+                    self._restart(ship)  # one more try now, instead of at the end of its pause
         for ship in self._ships:
             ship.process.wait(deadline - time.monotonic())
             self._note_death(ship)
@@ -102,6 +115,8 @@ class Fleet:
 
     def abandon(self) -> None:
         """End all shippers at once; what they have not delivered waits in the journal."""
+        if os.getpid() != self._pid:
+            return
         self._ending.set()
         for ship in self._ships:
             ship.process.kill()
@@ -109,45 +124,72 @@ class Fleet:
     def _watch(self) -> None:
         looked = time.monotonic()
         while not self._ending.wait(_WATCH_SECONDS):
-            if time.monotonic() - looked > _LOOK_SECONDS:
+            look = time.monotonic() - looked > _LOOK_SECONDS
+            if look:
                 looked = time.monotonic()
-                self._end_unwell()
             for ship in self._ships:
-                if ship.process.exit_code in (None, EXIT_DONE, EXIT_BUSY):
-                    continue
-                now = time.monotonic()
-                if ship.again_at is None:
-                    self._note_death(ship)
-                    ship.again_at = now + ship.pause
-                    ship.pause = min(2 * ship.pause, _LONGEST_PAUSE)
-                elif now >= ship.again_at:
-                    self._restart(ship)
+                # Whatever it is (no file descriptor or no memory left for some seconds, a ledger that is a
+                # directory), it is of now and of one tracker, and the next look may go well.
+                with contextlib.suppress(Exception):
+                    if look:
+                        self._end_unwell(ship)
+                    self._keep_going(ship)
 
-    def _end_unwell(self) -> None:
-        """End shippers that hang, whose successors may find the service well, and those that leak, before
-        they take the training's memory."""
+    def _keep_going(self, ship: _Ship) -> None:
+        if ship.process.exit_code in (None, EXIT_DONE, EXIT_BUSY):
+            return
+        now = time.monotonic()
+        if ship.again_at is None:
+            ship.again_at = now + ship.pause
+            ship.pause = min(2 * ship.pause, _LONGEST_PAUSE)
+            self._note_death(ship)
+        elif now >= ship.again_at:
+            ship.again_at = now + ship.pause  # for the case that it can't be started now
+            self._restart(ship)
+
+    def _end_unwell(self, ship: _Ship) -> None:
+        """End a shipper that hangs, whose successor may find the service well, or one that leaks, before it
+        takes the training's memory."""
         assert self._directory is not None
+        ledger = load_ledger(self._directory, ship.process.job.name)
+        ship.ledger = ledger or ship.ledger
+        delivered = ledger.delivered if ledger else 0
+        if ship.process.memory() > _MOST_MEMORY:
+            ship.process.kill()
+            return
         total = last_seq(self._directory / TRACKING_DIR / FILE_NAME)
-        for ship in self._ships:
-            ledger = load_ledger(self._directory, ship.process.job.name)
-            delivered = ledger.delivered if ledger else 0
-            if ship.process.memory() > _MOST_MEMORY:
-                ship.process.kill()
-            elif delivered != ship.delivered or delivered >= total or ship.process.exit_code is not None:
-                ship.delivered, ship.moved_at = delivered, time.monotonic()
-            elif time.monotonic() - ship.moved_at > _STALLED_SECONDS:
-                ship.process.kill()
+        if delivered != ship.delivered or delivered >= total or ship.process.exit_code is not None:
+            ship.delivered, ship.moved_at = delivered, time.monotonic()
+        elif time.monotonic() - ship.moved_at > _STALLED_SECONDS:
+            ship.process.kill()
 
     def _note_death(self, ship: _Ship) -> None:
         assert self._directory is not None
-        if (cause := ship.process.death) is not None:
+        self._bring_back(ship)
+        if not ship.noted and (cause := ship.process.death) is not None:
+            ship.noted = True
             note_death(self._directory, ship.process.job.name, cause)
+
+    def _bring_back(self, ship: _Ship) -> None:
+        """Write again what is known of a ledger that somebody has deleted or damaged: the tracker's run."""
+        assert self._directory is not None
+        if ship.ledger is not None and load_ledger(self._directory, ship.process.job.name) is None:
+            with contextlib.suppress(OSError):
+                ship.ledger.save(self._directory)
 
     def _restart(self, ship: _Ship) -> None:
         ship.process.kill()
-        ship.again_at, ship.moved_at = None, time.monotonic()
+        self._bring_back(ship)
         ship.process = ShipperProcess(ship.process.job, check_within=None)
+        ship.again_at, ship.moved_at, ship.noted = None, time.monotonic(), False
         self._order(ship)
+
+    def _name_tracker(self, job: Job, redactor: Redactor) -> None:
+        assert self._directory is not None
+        if load_ledger(self._directory, job.name) is None:
+            # Written here, so that a run knows its trackers however early their processes die.
+            options = redactor.mapping(job.options)
+            Ledger(job.name, job.reference, options, str(Path.cwd())).save(self._directory)
 
     def _order(self, ship: _Ship) -> None:
         assert self._directory is not None

@@ -1,7 +1,7 @@
 """The shipper: a child process that imports one tracker's SDK and delivers the journal to it.
 
-`python -m fmstune.delivery.shipper NAME`, started by `fmstune.delivery.processes`. What it is to do
-comes as JSON lines on its standard input, so that no option ever shows in the process list:
+Started by `fmstune.delivery.supervisor`, which watches it and ends it in time. What it is to do comes as
+JSON lines on its standard input, so that no option ever shows in the process list:
 
 1. a job (which tracker, with which options); it checks the tracker and answers one line;
 2. an order (which run); it delivers, and its exit code says how that ended.
@@ -15,23 +15,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib
 import json
 import os
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from fmstune.delivery import locks
 from fmstune.delivery.deliver import Delivery, DeliveryFailed
 from fmstune.delivery.ledger import Ledger, ledger_path, load_ledger
 from fmstune.delivery.redaction import Redactor
 from fmstune.trackers.base import Check, Tracker, TrackerOptionError, installed_version
 from fmstune.trackers.old_shape import OldShapeTracker, build_tracker, works_in_process
 from fmstune.trackers.registry import BrokenTracker
+
+if TYPE_CHECKING:
+    from fmstune.delivery.supervisor import TrainerWatch
 
 EXIT_DONE = 77  # not 0, with which a tracker may end the process at any time
 EXIT_RETRY = 75  # EX_TEMPFAIL: the ledger says how far it came, and why not further
@@ -41,7 +42,7 @@ _NICENESS = 10  # the training's own threads come first
 _LOG_BYTES = 1 << 20
 
 
-def main() -> int:
+def main(trainer: TrainerWatch) -> int:
     """Do the job and the order given on standard input."""
     answers = _take_standard_output()
     os.nice(_NICENESS)
@@ -59,7 +60,7 @@ def main() -> int:
         _answer(answers, found, in_process=in_process, repeated=repeated)
     answers.close()
     line = sys.stdin.readline()
-    return _ship(tracker, job, json.loads(line)) if line else EXIT_DONE
+    return _ship(tracker, job, json.loads(line), trainer) if line else EXIT_DONE
 
 
 def check(tracker: Tracker, timeout: float) -> Check:
@@ -102,20 +103,16 @@ def _not_built(error: BaseException, name: str) -> Check:
     )
 
 
-def _ship(tracker: Tracker, job: dict[str, Any], order: dict[str, Any]) -> int:
+def _ship(tracker: Tracker, job: dict[str, Any], order: dict[str, Any], trainer: TrainerWatch) -> int:
     directory = Path(order["directory"])
     path = ledger_path(directory, job["name"])
     path.parent.mkdir(parents=True, exist_ok=True)
     redactor = Redactor(secrets=tuple(order.get("secrets", ())))
     _log_to(path.with_suffix(".log"), redactor)
-    lock = path.with_suffix(".lock").open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    trainer.allow(float(order["close_timeout"]))
+    if locks.take(path.with_suffix(".lock")) is None:
         return EXIT_BUSY
     follow, parent = bool(order["follow"]), int(job["parent"])
-    if follow:
-        _end_after(parent, float(order["close_timeout"]))
     ledger = load_ledger(directory, job["name"]) or Ledger(job["name"])
     ledger = dataclasses.replace(
         ledger,
@@ -125,7 +122,7 @@ def _ship(tracker: Tracker, job: dict[str, Any], order: dict[str, Any]) -> int:
     )
     try:
         delivery = Delivery(directory, tracker, ledger, parent if follow else None, forgive=order["forgive"])
-        delivery.run(lambda: not follow or os.getppid() != parent)
+        delivery.run(lambda: not follow or trainer.gone)
         if not follow:
             delivery.retry_refused(int(order["retry_after"]))
     except DeliveryFailed as error:
@@ -140,18 +137,6 @@ def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _end_after(parent: int, seconds: float) -> None:
-    """End this process, and those its SDK started, `seconds` after the trainer has gone."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        time.sleep(seconds)
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True, name="deadline").start()
 
 
 def _first_to_go() -> None:
@@ -211,7 +196,3 @@ class _RedactedLog:
 
     def fileno(self) -> int:
         return self._log.fileno()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,6 +21,9 @@ from fmstune.delivery.redaction import is_secret_key
 from fmstune.delivery.shipper import EXIT_BUSY, EXIT_DONE, EXIT_RETRY
 from fmstune.trackers.base import Check
 
+_SECONDS_TO_END = 8.0
+"""What a supervisor has to end its shipper before it is taken for one that can't."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -44,7 +47,7 @@ class ShipperProcess:
         self._began = time.monotonic()
         self._timeout = check_within
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fmstune.delivery.shipper", job.name],
+            [sys.executable, "-m", "fmstune.delivery.supervisor", job.name, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -66,7 +69,7 @@ class ShipperProcess:
 
     @property
     def pid(self) -> int:
-        """The process id, which is also that of its process group."""
+        """The id of the shipper's supervisor, which ends when it ends."""
         return self._process.pid
 
     @property
@@ -84,11 +87,12 @@ class ShipperProcess:
         return f"its process {_how_it_died(code)}"
 
     def memory(self) -> int:
-        """The bytes of memory that the process holds; 0 when it has ended."""
-        try:
-            return int(psutil.Process(self.pid).memory_info().rss)
-        except psutil.Error:
-            return 0
+        """The bytes of memory that the process and those of its SDK hold; 0 when it has ended."""
+        held = 0
+        for process in self._descendants():
+            with contextlib.suppress(psutil.Error):
+                held += int(process.memory_info().rss)
+        return held
 
     def check(self) -> Check:
         """The result of the check, waited for until its time limit is over.
@@ -147,13 +151,22 @@ class ShipperProcess:
     def kill(self) -> None:
         """End the process and every process its SDK started, at once."""
         self._ended_here = self._ended_here or self.exit_code is None
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.terminate()  # its supervisor does it
+        if self.wait(_SECONDS_TO_END) is None:
+            for process in (*self._descendants(), self._process):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+    def _descendants(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self.pid).children(recursive=True)
+        except psutil.Error:
+            return []
 
     def _send(self, message: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fmstune.delivery import locks
 from fmstune.delivery.deaths import MOST_ATTEMPTS, note_death, takes_none
 from fmstune.delivery.journal import (
     FILE_NAME,
@@ -15,8 +16,9 @@ from fmstune.delivery.journal import (
     JournalReader,
     is_being_written,
     last_seq,
+    writer,
 )
-from fmstune.delivery.ledger import TRACKING_DIR, Ledger, all_ledgers, load_ledger
+from fmstune.delivery.ledger import TRACKING_DIR, Ledger, all_ledgers, ledger_path, load_ledger
 from fmstune.delivery.redaction import REDACTED
 from fmstune.delivery.report import DeliveryReport, report
 from fmstune.delivery.shipper import EXIT_BUSY
@@ -52,8 +54,9 @@ def sync(
     JournalReader(path)  # which raises when it is none
     names = [to] if to else [ledger.tracker for ledger in all_ledgers(directory)]
     if is_being_written(path):
+        going = f"the run is still going, in {writer(path)}"
         return [
-            dataclasses.replace(line, error="the run is still going", remedy="sync it when it has ended")
+            dataclasses.replace(line, error=going, remedy="sync it when it has ended")
             if line.state != "complete" else line
             for line in report(directory, names)
         ]  # fmt: skip
@@ -86,7 +89,8 @@ def _deliver(directory: Path, job: Job, check_within: float, progress: Progress)
         shipper.kill()
     (line,) = report(directory, [job.name])
     if code == EXIT_BUSY:
-        busy = "another process is delivering it right now"
+        holder = locks.holder(ledger_path(directory, job.name).with_suffix(".lock"))
+        busy = f"{locks.named(holder)} is delivering it right now"
         return dataclasses.replace(line, error=busy, remedy="wait for it, then sync again")
     if code is None:
         return dataclasses.replace(line, error=f"no progress for {_STALLED_SECONDS:.0f} s, given up")

@@ -14,7 +14,7 @@ import psutil
 
 from fmstune.config.errors import ConfigError
 from fmstune.config.schema import RunConfig
-from fmstune.delivery.journal import FILE_NAME, JournalError, JournalReader, is_being_written
+from fmstune.delivery.journal import FILE_NAME, JournalError, JournalReader, is_being_written, writer
 from fmstune.delivery.ledger import TRACKING_DIR
 from fmstune.tuning.checkpoint_files import damage, obstacle
 
@@ -87,9 +87,9 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool 
 def _require_nobody(path: Path) -> None:
     """Raise `ConfigError` when a process is still at the run in `path`."""
     journal = path / TRACKING_DIR / FILE_NAME
-    if journal.is_file() and is_being_written(journal):
+    if is_being_written(journal):
         raise ConfigError(
-            f"{path}: another process is at this run; wait for its end, or give another --output-dir."
+            f"{path}: {writer(journal)} is at this run; wait for its end, or give another --output-dir."
         )
 
 

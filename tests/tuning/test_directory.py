@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_other_ranks_take_what_rank_zero_has_begun_for_their_own_run() -> None:
 def test_a_run_that_is_still_going_is_left_alone(overwrite: bool, resume: str | None) -> None:
     Path("out/tracking").mkdir(parents=True)
     going = open_journal(Path("out"))
-    with pytest.raises(ConfigError, match="out: another process is at this run"):
+    with pytest.raises(ConfigError, match=rf"out: another process \(pid {os.getpid()}\) is at this run"):
         claim(configured("out"), resume, overwrite=overwrite)
     assert claim(configured("out"), resume, overwrite=overwrite, main=False).path == Path("out")
     going.close()

@@ -1,0 +1,198 @@
+"""Locks of files between processes: one process holds them, and never what it has started.
+
+A lock of `flock` belongs to an open file, which a fork shares: a worker of a data loader, or a tracker's
+daemon, would hold on to the lock of a process that is gone (F_OFD_SETLK is inherited in the same way). The
+record locks of POSIX are not, but they end as soon as this process closes the file anywhere, as it does when
+the run's folder is uploaded. So the file is closed on exec, and in each child that Python forks; and for
+forks that Python does not see the file names its holder: one that is dead holds nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+_SECONDS_TO_SHARE = 0.3
+"""Who only looks at a lock has it for microseconds; so long that is waited for."""
+_SLEEP = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process, told from a later one with the same number. `started` is the kernel's own count, and `place`
+    where its number holds: this boot of this machine, in this container. `pid` 0 is one that is not known."""
+
+    pid: int = 0
+    started: int = 0
+    place: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is known to have ended; nothing is known of processes of other machines."""
+        if not self.pid or self.place != _place():
+            return False
+        if self.started:
+            return _started(self.pid) != self.started
+        try:  # no /proc, as on macOS: a process that got the number since then is taken for it
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+
+class Lock:
+    """A lock that this process holds until `release`, or until it ends."""
+
+    def __init__(self, path: Path, file: int) -> None:
+        self.path = path
+        self._file = file
+        self._identity = _identity(file)
+        _held.add(self)
+
+    def release(self) -> None:
+        """Give it back; a second time changes nothing."""
+        if self in _held:
+            _held.discard(self)
+            self.close(sign_off=True)
+
+    def close(self, *, sign_off: bool = False) -> None:
+        """Close the file, unless somebody has closed it and has its number for another by now."""
+        with contextlib.suppress(OSError):
+            if _identity(self._file) == self._identity:
+                if sign_off:
+                    os.ftruncate(self._file, 0)
+                os.close(self._file)
+
+
+_held: set[Lock] = set()
+
+
+def take(path: Path) -> Lock | None:
+    """The lock of the file at `path`, which is created; `None` while another process holds it.
+
+    On a file system without locks everybody gets it. Raises `OSError` when the file cannot be opened.
+    """
+    with _in_turn(path.parent):
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if not _lock(file, fcntl.LOCK_EX, _SECONDS_TO_SHARE):
+            left_over = _signature(file).ended
+            os.close(file)
+            if not left_over:
+                return None
+            # Descendants of a dead holder have it; they may keep it, without its name.
+            path.unlink(missing_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if not _lock(file, fcntl.LOCK_EX, 0):
+                os.close(file)
+                return None
+        _sign(file)
+        return Lock(path, file)
+
+
+def holder(path: Path) -> Process | None:
+    """The process that holds the lock of the file at `path`; `None` when there is none."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        if _lock(file, fcntl.LOCK_SH, 0):
+            return None
+        process = _signature(file)
+    finally:
+        os.close(file)
+    return None if process.ended else process
+
+
+def named(process: Process | None) -> str:
+    """The holder of a lock in words, with the number by which it is found."""
+    return f"another process (pid {process.pid})" if process and process.pid else "another process"
+
+
+def this_process() -> Process:
+    """The process that this is."""
+    return Process(os.getpid(), _started(os.getpid()) or 0, _place())
+
+
+def _lock(file: int, how: int, patience: float) -> bool:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_SLEEP)
+        except OSError:  # a file system without locks
+            return True
+        else:
+            return True
+
+
+@contextlib.contextmanager
+def _in_turn(directory: Path) -> Iterator[None]:
+    """Of two processes that find a dead holder, the second must not remove the first one's new file."""
+    try:
+        file = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield  # opening the lock's own file says what is wrong
+        return
+    try:
+        _lock(file, fcntl.LOCK_EX, 1.0)
+        yield
+    finally:
+        os.close(file)
+
+
+def _sign(file: int) -> None:
+    with contextlib.suppress(OSError):  # a full disk: the lock holds, without a name
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(asdict(this_process())).encode(), 0)
+
+
+def _signature(file: int) -> Process:
+    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+        raw = json.loads(os.pread(file, 4096, 0))
+        return Process(int(raw["pid"]), int(raw["started"]), str(raw["place"]))
+    return Process()
+
+
+def _started(pid: int) -> int | None:
+    """When a process was started, in the kernel's ticks; `None` when it has ended, or there is no /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    # One that has ended, but was not waited for, holds nothing any more.
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _place() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return os.uname().nodename
+
+
+def _identity(file: int) -> tuple[int, int]:
+    found = os.fstat(file)
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else (0, 0)
+
+
+def _let_go_in_child() -> None:
+    for lock in _held:
+        lock.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)

@@ -1,0 +1,156 @@
+"""What watches over shippers: nothing that a tracker does outlives them, or keeps them from their end."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fmstune.delivery import locks
+from fmstune.delivery.journal import JournalReader
+from fmstune.delivery.ledger import ledger_path, load_ledger
+from fmstune.delivery.processes import Fleet
+from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.report import report
+from fmstune.delivery.shipper_process import ShipperProcess
+from fmstune.trackers.base import MetricPoint
+from tests.delivery.test_journal import journal_path
+from tests.delivery.test_shippers import (
+    alive,
+    deliver,
+    job,
+    record_steps,
+    start_trainer,
+    steps_in,
+    wait_for,
+)
+
+
+def daemons(path: Path) -> list[int]:
+    file = path.with_name(path.name + ".daemons")
+    return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_a_tracker_that_hangs_with_the_gil_is_ended_though_its_trainer_was_killed(
+    run_directory: Path, tmp_path: Path
+) -> None:
+    options = {"path": str(tmp_path / "c"), "fault": "hang_in_c", "at": "track"}
+    trainer, supervisor = start_trainer(run_directory, options)
+    wait_for(lambda: len((tmp_path / "c").read_text().splitlines()) if (tmp_path / "c").exists() else 0)
+    (shipper,) = psutil.Process(supervisor).children()
+    trainer.kill()
+    trainer.wait()
+    wait_for(lambda: not alive(supervisor) and not alive(shipper.pid))
+    assert locks.holder(ledger_path(run_directory, "collector").with_suffix(".lock")) is None
+    assert len(list(JournalReader(journal_path(run_directory)))) == 20
+
+
+@pytest.mark.parametrize("end", ["finish", "trainer killed", "supervisor killed"])
+def test_a_daemon_of_a_tracker_locks_no_ledger_and_ends_with_its_shipper(
+    end: str, run_directory: Path, tmp_path: Path
+) -> None:
+    options = {"path": str(tmp_path / "c"), "fault": "daemon", "at": "open"}
+    trainer, supervisor = start_trainer(run_directory, options)
+    wait_for(lambda: len(steps_in(tmp_path / "c")) == 20)
+    (daemon,) = daemons(tmp_path / "c")
+    assert alive(daemon)
+    if end == "supervisor killed":  # then a daemon may stay, but the ledger is free
+        shipper = psutil.Process(supervisor).children()[0].pid
+        os.kill(supervisor, signal.SIGKILL)
+        wait_for(lambda: not alive(shipper))
+        trainer.kill()
+        os.kill(daemon, signal.SIGKILL)
+    else:
+        trainer.send_signal(signal.SIGKILL if end == "trainer killed" else signal.SIGTERM)
+    trainer.wait()
+    wait_for(lambda: not alive(daemon) and not alive(supervisor))
+    assert locks.holder(ledger_path(run_directory, "collector").with_suffix(".lock")) is None
+
+
+def test_what_a_tracker_has_started_is_ended_with_it(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    deliver(recorder, run_directory, job(tmp_path / "c", fault="daemon", at="track"))
+    assert len(daemons(tmp_path / "c")) == 10
+    assert not any(map(alive, daemons(tmp_path / "c")))
+    assert report(run_directory, ["collector"])[0].state == "complete"
+
+
+def test_a_shipper_that_has_got_no_order_ends_with_its_starter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipper = ShipperProcess(job(tmp_path / "c"), check_within=5)
+    assert shipper.check().ok
+    (process,) = psutil.Process(shipper.pid).children()
+    assert shipper.memory() > 10_000_000
+    shipper.kill()
+    assert not alive(process.pid)
+    assert shipper.death is None
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_how_a_shipper_died_is_told_by_its_supervisor(signum: signal.Signals, tmp_path: Path) -> None:
+    shipper = ShipperProcess(job(tmp_path / "c"), check_within=5)
+    assert shipper.check().ok
+    psutil.Process(shipper.pid).children()[0].send_signal(signum)
+    assert shipper.wait(20) == -signum
+    assert shipper.death == f"its process died of {signum.name}"
+    shipper.kill()
+
+
+def test_some_seconds_without_file_descriptors_do_not_end_the_watch_over_shippers(
+    recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmstune.delivery.processes._LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("fmstune.delivery.processes._WATCH_SECONDS", 0.02)
+    monkeypatch.setattr("fmstune.delivery.processes._LONGEST_PAUSE", 0.1)
+    fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=20)
+    fleet.sail(run_directory)
+    record_steps(recorder, 1, 3)
+    wait_for(lambda: steps_in(tmp_path / "c") == [1, 2, 3])
+    with _no_descriptors():
+        fleet._ships[0].process._process.kill()
+        time.sleep(0.6)  # looks, and tries to start it again
+    record_steps(recorder, 4, 6)
+    wait_for(lambda: len(steps_in(tmp_path / "c")) == 6)
+    assert fleet._watcher is not None
+    assert fleet._watcher.is_alive()
+    recorder.close("finished")
+    fleet.finish()
+    assert report(run_directory, ["collector"])[0].state == "complete"
+
+
+def test_a_forked_child_ends_no_shipper_of_its_parent(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=20)
+    fleet.sail(run_directory)
+    child = os.fork()
+    if child == 0:
+        fleet.finish()
+        fleet.abandon()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
+    recorder.close("finished")
+    fleet.finish()
+    assert steps_in(tmp_path / "c") == [1]
+    ledger = load_ledger(run_directory, "collector")
+    assert ledger is not None
+    assert ledger.error is None
+
+
+class _no_descriptors:
+    """No file descriptor is free in this process."""
+
+    def __enter__(self) -> None:
+        self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, self._limits[1]))
+
+    def __exit__(self, *error: object) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
