@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from fmstune.delivery.deaths import MOST_ATTEMPTS, ProcessDied, blames
-from fmstune.delivery.handover import hand_over
+from fmstune.delivery.handover import HandOver
 from fmstune.delivery.journal import FILE_NAME, Event, JournalReader, last_event
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger
-from fmstune.delivery.normalise import Normaliser
 from fmstune.trackers.base import RunStart, Status, Tracker, TrackerError
 
 POLL_SECONDS = 0.1
@@ -77,7 +76,7 @@ class Delivery:
             ledger = dataclasses.replace(ledger, delivered=after, safe_delivered=after)
         self.ledger = ledger
         self._confirmed = ledger  # what the tracker has said is safe; a failure falls back to it
-        self._normaliser = Normaliser(tracker.limits, ledger.changes)
+        self._handover = HandOver(self._reader.path, tracker, ledger.delivered)
         self._open = False
         self._held = 0  # the service says it holds the events up to this number
         self._ended = False
@@ -202,7 +201,7 @@ class Delivery:
             return False
         if self._careful:
             dataclasses.replace(self._confirmed, trying=event.seq).save(self._directory)
-        hand_over(event, self._tracker, self._normaliser)
+        self._handover.give(event)
         if event.kind == "status":
             self._close(cast(Status, event.status), event.error)
         elif self._careful:
@@ -248,7 +247,7 @@ class Delivery:
             safe_delivered=last if safe else self.ledger.safe_delivered,
             safe_offset=offset if safe else self.ledger.safe_offset,
             refused=refused,
-            changes=self._normaliser.changes,
+            changes=self._handover.changes,
             stuck_at=self.ledger.stuck_at if stuck else 0,
             attempts=self.ledger.attempts if stuck else 0,
             error=error,

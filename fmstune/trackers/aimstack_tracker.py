@@ -18,10 +18,20 @@ from fmstune.trackers.base import (
     Status,
     Table,
     Tracker,
+    TrackerError,
     TrackerRun,
+    merged,
+    utf8,
 )
+from fmstune.trackers.occurrences import Occurrences
 
 REMOTE = "aim://"
+
+# Steps and repeats that together fit the 53 bits of a floating-point number. A repeat stays below the half
+# that is the key's fraction for values without a step.
+_REPEAT = 2.0**-20
+_MOST_REPEATS = 2**19
+_LAST_STEP = 2**32
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,9 @@ class AimOptions:
 class AimStackTracker(Tracker):
     """Metrics are tracked under their name with the context `{"subset": stage}`; params stay nested.
 
-    A step that is tracked again replaces the old value: Aim keys values by a hash of their step.
+    Aim keys values by a hash of their step. So a step that is logged again after a resume replaces the old
+    value, and the values of a metric at one step need keys of their own: the second one's is the step and a
+    2**-20. Aim's SDK and UI show steps as integers, so both are drawn at the same place (seen with 3.29.1).
     """
 
     registered_name = "aim"
@@ -56,12 +68,15 @@ class AimStackTracker(Tracker):
     repeated_steps = "replaced"
     Config = AimOptions
     config: AimOptions
-    # Aim raises on a metric that is not a number; keys of params may be any text.
-    limits = Limits(text_metrics=False)
+    # Found by throwing values at Aim 3.29.1. It raises on a metric that is no number. Beyond 64 bits it
+    # raises in the middle of a write, and a name that is empty is accepted: either way, its SDK cannot
+    # read the run any more. The two params are those that `close` sets.
+    limits = Limits(integer_bits=64, reserved_params=frozenset({"status", "error"}))
 
     def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
         super().__init__(name, tracker_config)
         self._run: Any = None
+        self._alone = Occurrences()
 
     def open(self, start: RunStart) -> TrackerRun:
         from aim import Repo, Run
@@ -79,30 +94,47 @@ class AimStackTracker(Tracker):
             log_system_params=False,
             capture_terminal_logs=False,
         )
-        self._run.name = self.config.run_name or start.name
+        self._run.name = utf8(self.config.run_name or start.name)
         for tag in self.config.tags:
             self._run.add_tag(tag)
         return TrackerRun(self._run.hash, where)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage)
-        self._track(metric, name, stage, step, None)
+        self.track_point(MetricPoint({name: metric}, stage, step))
 
     def track_point(self, point: MetricPoint) -> None:
+        context = _context(point.stage)
         for name, value in point.values.items():
-            self._track(value, name, point.stage, point.step, point.epoch)
+            if point.repeats is None:
+                repeat = self._alone.count((point.stage, name), point.step)
+            else:
+                repeat = point.repeats.get(name, 0)
+            step = _key(point.step, repeat)
+            self._opened.track(value, name=name, step=step, epoch=point.epoch, context=context)
 
     def track_table(self, table: Table) -> None:
         from aim import Text
 
+        repeat = table.repeats
+        if repeat is None:
+            repeat = self._alone.count(("a table", table.stage, table.name), table.step)
+        # Of a sequence of texts, the step itself is the key, and has to be an integer.
+        name = table.name if repeat == 0 else f"{table.name} ({repeat + 1})"
         lines = [Text("\n".join(f"{name}: {value}" for name, value in row.items())) for row in table.rows]
-        context = {} if table.stage is None else {"subset": table.stage}
-        self._opened.track(lines, name=table.name, step=table.step, epoch=table.epoch, context=context)
+        context, step = _context(table.stage), table.step or 0
+        self._opened.track(lines, name=name, step=step, epoch=table.epoch, context=context)
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
         super().set_params(params, name)
-        if params is not None:
-            self._opened[name or "params"] = dict(params)
+        if params is None:
+            return
+        namespace = name or "params"
+        # Aim replaces what is set: whoever uses the tracker alone, or delivers a run that goes on
+        # in the Aim run of another one, has only a part of the namespace in hand.
+        self.flush()
+        held = self._opened.get(namespace, {})
+        self._opened[namespace] = merged(held, params)
 
     def flush(self) -> None:
         # To a server Aim sends from a queue in the background; its own wait is the only sign that
@@ -113,7 +145,7 @@ class AimStackTracker(Tracker):
     def close(self, status: Status, error: str | None = None) -> None:
         self._opened["status"] = status
         if error is not None:
-            self._opened["error"] = error
+            self._opened["error"] = utf8(error)
         run, self._run = self._run, None
         run.close()
         if not run.repo.is_remote_repo:
@@ -138,9 +170,20 @@ class AimStackTracker(Tracker):
             self.open(RunStart(name="run", directory="."))
         return self._run
 
-    def _track(self, value: Any, name: str, stage: str | None, step: int | None, epoch: float | None) -> None:
-        context = {} if stage is None else {"subset": stage}
-        self._opened.track(value, name=name, step=step, epoch=epoch, context=context)
+
+def _context(stage: str | None) -> dict[str, str]:
+    return {} if stage is None else {"subset": stage}
+
+
+def _key(step: int | None, repeat: int) -> int | float:
+    """The step under which Aim keeps the value that comes after `repeat` others of its metric there."""
+    if step is None:  # Aim would count on, and double what is delivered a second time
+        return repeat + 0.5
+    if repeat == 0:
+        return step
+    if repeat >= _MOST_REPEATS or abs(step) >= _LAST_STEP:
+        raise TrackerError(f"Aim has no room for a further value of the metric at step {step}")
+    return step + repeat * _REPEAT
 
 
 def _index(run: Any) -> None:

@@ -76,10 +76,17 @@ class Check:
 class Limits:
     """What a tracker's service can hold. The shared normaliser adapts to it, and says what it changed.
 
-    `name_chars` is a regular expression's character class of the characters allowed in names;
-    `max_name` and `max_value` are lengths in characters (`None`: no limit);
-    `nested` tells whether params may be nested, `nan` whether metrics may be NaN or infinite,
-    `text_metrics` whether a metric may be a string.
+    Names (of metrics, params and columns): `name_chars` is a regular expression's character class of the
+    characters allowed, `max_name` a length in characters (`None`: no limit); with `ignores_case`, names
+    that differ only in case are one to the service. It uses the metrics (`stage/name`, or the name where
+    there is no stage) and the namespaces of `reserved_metrics` and `reserved_params` itself.
+    `table_chars` and `max_table` are for names of tables.
+
+    Values: `max_value` is the length of a text, `integer_bits` the size of a signed integer,
+    `nan` tells whether metrics may be NaN or infinite, `text_metrics` whether a metric may be something
+    else than a number, `nested` whether params may be nested, `params_change` whether a param can be given
+    another value, `nul` whether a text may contain the character NUL. Lone surrogates, which no UTF-8 can
+    hold, never reach a tracker, nor do empty names.
     """
 
     name_chars: str | None = None
@@ -88,6 +95,14 @@ class Limits:
     nested: bool = True
     nan: bool = True
     text_metrics: bool = False
+    integer_bits: int | None = None
+    nul: bool = True
+    ignores_case: bool = False
+    params_change: bool = True
+    reserved_metrics: frozenset[str] = frozenset()
+    reserved_params: frozenset[str] = frozenset()
+    table_chars: str | None = None
+    max_table: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +162,8 @@ class MetricPoint:
 
     `seq` is the number of the event in the run's journal, `time` the Unix time in seconds at which
     it was logged, `step` the optimizer step and `epoch` the fraction of the training data seen.
+    `repeats` has the names that were tracked in this stage and at this step before, and how often; steps
+    that a resumed run logs again count from zero. `None` when nobody has counted: the tracker is used alone.
     """
 
     values: Mapping[str, Any]
@@ -155,12 +172,14 @@ class MetricPoint:
     epoch: float | None = None
     time: float | None = None
     seq: int | None = None
+    repeats: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """Rows that belong together, such as the samples of an evaluation. Each row maps column names to texts,
-    numbers, truth values or `None`; a row may lack columns. The rest is as in `MetricPoint`."""
+    numbers, booleans or `None`; a row may lack columns. The rest is as in `MetricPoint`; `repeats` counts the
+    earlier tables of the same name, stage and step."""
 
     name: str
     rows: tuple[Mapping[str, Any], ...]
@@ -169,6 +188,7 @@ class Table:
     epoch: float | None = None
     time: float | None = None
     seq: int | None = None
+    repeats: int | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -199,6 +219,10 @@ class Tracker:
     keeps them beside the new ones."""
     takes_late: ClassVar[bool] = True
     """Whether metrics can be handed over after later ones; a service that cannot drops them in silence."""
+    takes_params: ClassVar[Literal["merged", "given"]] = "merged"
+    """What `set_params` is called with: everything known of the namespace so far, merged deeply, with the
+    last value of each key, so that a service which replaces a namespace loses nothing; or only what
+    was given in that call, for a tracker that keeps every call."""
     durable_on: ClassVar[Literal["call", "close"]] = "call"
     """When what was handed over is safe from a kill of this process: after each call, or after
     `close` alone. For the latter, a delivery that was cut off is done again from its start."""
@@ -250,6 +274,7 @@ class Tracker:
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
         """Attach run parameters under the namespace `name`. `None` does nothing.
 
+        Several calls for a namespace add up, also when the run is opened again (see `takes_params`).
         Raises `ValueError` when `params` is not a mapping.
         """
         if params is not None and not isinstance(params, Mapping):
@@ -270,6 +295,8 @@ class Tracker:
         """Track a table; by default as params, in a namespace of its own: `eval/samples/step 40`."""
         where = [table.stage, table.name, None if table.step is None else f"step {table.step}"]
         name = "/".join(part for part in where if part)
+        if table.repeats:
+            name += f" ({table.repeats + 1})"
         self.set_params({str(number): dict(row) for number, row in enumerate(table.rows, 1)}, name)
 
     def flush(self) -> None:
@@ -291,6 +318,22 @@ class Tracker:
         installed and can be imported has been seen before this is called.
         """
         return Check("ok", "ready")
+
+
+def merged(held: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Two mappings of params as one, deeply; where both have a value, that of `given` holds."""
+    both = dict(held)
+    for key, value in given.items():
+        before = both.get(key)
+        both[key] = (
+            merged(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
+        )
+    return both
+
+
+def utf8(text: str) -> str:
+    r"""The text with each lone surrogate, which UTF-8 cannot hold, as the escape that JSON has for it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def installed_version(package: str | None) -> str | None:

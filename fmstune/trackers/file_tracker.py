@@ -39,6 +39,7 @@ class FileTracker(Tracker):
     registered_name = "file"
     description = "every event as JSON lines or CSV, in a file of yours"
     idempotent = True
+    takes_params = "given"
     Config = FileOptions
     config: FileOptions
 

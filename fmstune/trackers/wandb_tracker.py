@@ -24,6 +24,7 @@ from fmstune.trackers.base import (
     Tracker,
     TrackerError,
     TrackerRun,
+    merged,
 )
 from fmstune.trackers.wandb_account import WandbUnusable, ask_server, find_api_key, reason, server_address
 
@@ -35,6 +36,7 @@ EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 2
 """W&B shows 0 as finished, others as failed; 255 is what its SDK itself reports for Ctrl-C."""
 
 _OPEN_MARK = "fmstune-open"
+_AXES = ("train/global_step", "train/epoch")
 _LOST = ("filestream: fatal error", "runupserter: failed to upload")
 _INIT_TIMEOUT = 30.0
 
@@ -81,7 +83,16 @@ class WandbTracker(Tracker):
     package = "wandb"
     install_hint = "pip install wandb"
     Config = WandbOptions
-    limits = Limits(text_metrics=True)
+    # Found by throwing values at wandb 0.31.0, and reading its offline files: a larger integer than fits 64
+    # bits may become `inf`; the reserved names are dropped or overwritten without a word; a table is a file.
+    limits = Limits(
+        text_metrics=True,
+        integer_bits=64,
+        reserved_metrics=frozenset({"_step", "_timestamp", "_runtime", "_wandb", *_AXES}),
+        reserved_params=frozenset({"_wandb"}),
+        table_chars="A-Za-z0-9_. -",
+        max_table=64,
+    )
     # Rows wait in the process wandb-core: up to 15 s until they are sent, up to 15 s or 32 KiB
     # until they are on disk. It ends with the shipper, and what it held is gone.
     durable_on = "close"
@@ -173,7 +184,7 @@ class WandbTracker(Tracker):
         if params is None:
             return
         config: Any = self._opened().config  # its methods are not typed
-        given = dict(params) if name is None else {name: {**(config.get(name) or {}), **params}}
+        given = dict(params) if name is None else {name: merged(config.get(name) or {}, params)}
         config.update(given, allow_val_change=True)
 
     def close(self, status: Status, error: str | None = None) -> None:

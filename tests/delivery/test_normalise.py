@@ -61,7 +61,7 @@ values = st.recursive(
 def test_whatever_comes_fits_the_limits_and_no_name_is_lost(params: dict[str, Any]) -> None:
     normaliser = Normaliser(STRICT)
     fitted = normaliser.params(params)
-    assert len(fitted) == len(flatten(params))
+    assert len(fitted) == len(list(flatten(params)))
     for name, value in fitted.items():
         assert 0 < len(name) <= 20
         assert not isinstance(value, str) or len(value) <= 10

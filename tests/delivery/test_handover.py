@@ -1,0 +1,117 @@
+"""What a tracker is called with takes account of all that came before, whoever delivered it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fmstune.delivery.handover import HandOver
+from fmstune.delivery.journal import JournalReader
+from fmstune.delivery.recorder import Recorder
+from fmstune.trackers.base import Limits, MetricPoint, Table, Tracker
+
+
+class Calls(Tracker):
+    """Keeps its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: list[MetricPoint] = []
+        self.tables: list[Table] = []
+        self.params: list[tuple[str | None, Mapping[str, Any]]] = []
+
+    def track_point(self, point: MetricPoint) -> None:
+        self.points.append(point)
+
+    def track_table(self, table: Table) -> None:
+        self.tables.append(table)
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        self.params.append((name, params or {}))
+
+
+class Strict(Calls):
+    limits: ClassVar[Limits] = Limits(name_chars="a-z_", params_change=False, ignores_case=True)
+
+
+def give(tracker: Tracker, path: Path, *, after: int = 0, again: tuple[int, ...] = ()) -> HandOver:
+    """What a process does that begins after event `after`: the events behind it, then those of `again`."""
+    handover = HandOver(path, tracker, after)
+    events = list(JournalReader(path))
+    for event in events:
+        if event.seq > after:
+            handover.give(event)
+    for event in events:
+        if event.seq in again:
+            handover.give(event)
+    return handover
+
+
+def test_params_of_a_namespace_add_up_deeply_and_the_last_value_holds(recorder: Recorder) -> None:
+    recorder.set_params({"rows": 8, "hash": {"train": "a"}}, "data")
+    recorder.set_params({"source": "tickets", "hash": {"eval": "b"}, "rows": 9}, "data")
+    whole = {"rows": 9, "hash": {"train": "a", "eval": "b"}, "source": "tickets"}
+    for after in (0, 1):  # the second time in another process
+        tracker = Calls()
+        give(tracker, recorder.journal.path, after=after)
+        assert tracker.params[-1] == ("data", whole)
+    late = Calls()
+    give(late, recorder.journal.path, after=2, again=(1,))
+    assert late.params == [("data", whole)]  # an event that is tried again does not undo later ones
+
+
+def test_a_tracker_that_keeps_every_call_gets_what_was_given(recorder: Recorder) -> None:
+    class Log(Calls):
+        takes_params = "given"
+
+    recorder.set_params({"a": 1}, "data")
+    recorder.set_params({"b": 2}, "data")
+    tracker = Log()
+    give(tracker, recorder.journal.path)
+    assert tracker.params == [("data", {"a": 1}), ("data", {"b": 2})]
+
+
+def test_a_value_that_a_tracker_cannot_change_is_named(recorder: Recorder) -> None:
+    recorder.set_params({"a": {"b": 1}, "c": 1}, "data")
+    recorder.set_params({"a": {"b": 2, "d": 3}, "c": 1}, "data")
+    tracker = Strict()
+    handover = give(tracker, recorder.journal.path)
+    assert tracker.params[-1] == ("data", {"a": {"b": 1, "d": 3}, "c": 1})
+    assert handover.changes == ("param a.b was given another value; the first one is kept",)
+
+
+def test_values_at_one_step_are_numbered_over_processes_and_from_zero_after_a_resume(
+    recorder: Recorder,
+) -> None:
+    for step in (1, 1, 2):
+        recorder.track_point(MetricPoint({"reward": float(step), "loss": 1.0}, "train", step))
+    recorder.track(3.0, "reward", "train", step=1)
+    recorder.track_table(Table("samples", ({"a": 1},), "eval", 1))
+    recorder.track_table(Table("samples", ({"a": 2},), "eval", 1))
+    recorder.resumed(1)
+    recorder.track(4.0, "reward", "train", step=2)
+    recorder.track(5.0, "reward", "train", step=1)
+    expected = [{}, {"reward": 1, "loss": 1}, {}, {"reward": 2}, {}, {"reward": 3}]
+    for after, known in ((0, expected), (3, expected[3:]), (7, expected[4:])):
+        tracker = Calls()
+        give(tracker, recorder.journal.path, after=after)
+        assert [point.repeats for point in tracker.points] == known
+    late = Calls()
+    give(late, recorder.journal.path, after=9, again=(2, 4, 6))
+    assert [point.repeats for point in late.points] == [expected[1], expected[3]]
+    assert [table.repeats for table in late.tables] == [1]
+
+
+def test_two_names_that_a_service_takes_for_one_stay_two_in_every_process(recorder: Recorder) -> None:
+    for step, name in enumerate(["f1(a", "F1[a", "f1(a", "F1[a"]):
+        recorder.track(float(step), name, "eval", step=step)
+    names = []
+    for after in range(4):
+        tracker = Strict()
+        changes = give(tracker, recorder.journal.path, after=after).changes
+        names.append([name for point in tracker.points for name in point.values])
+        assert len(changes) == 2
+    assert names[0] == [names[0][0], names[0][1]] * 2
+    assert names[0][0].casefold() != names[0][1].casefold()
+    assert all(later == names[0][-len(later) :] for later in names)

@@ -1,0 +1,40 @@
+"""Values of a metric at one step are counted as a dict of all of them would count."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmstune.trackers.aimstack_tracker import _key
+from fmstune.trackers.occurrences import Occurrences
+
+steps = st.none() | st.integers(-2, 4)
+values = st.tuples(st.sampled_from(["loss", "reward"]), steps)
+resumes = st.integers(0, 4)
+
+
+@given(st.lists(values | resumes, max_size=40))
+def test_a_value_is_counted_at_its_step_and_from_zero_at_steps_after_a_resume(
+    script: list[tuple[str, int | None] | int],
+) -> None:
+    counts, seen = Occurrences(), Counter[tuple[str, int | None]]()
+    for each in script:
+        if isinstance(each, int):
+            counts.resume(each)
+            seen = Counter({key: n for key, n in seen.items() if key[1] is None or key[1] <= each})
+        else:
+            assert counts.count(*each) == seen[each]
+            seen[each] += 1
+
+
+@given(
+    st.none() | st.integers(-100, 100), st.none() | st.integers(-100, 100),
+    st.integers(0, 1000), st.integers(0, 1000),
+)  # fmt: skip
+def test_two_values_of_a_metric_never_share_a_key_in_aim(
+    step: int | None, other: int | None, repeat: int, repeat_there: int
+) -> None:
+    same = (step, repeat) == (other, repeat_there)
+    assert (_key(step, repeat) == _key(other, repeat_there)) == same
