@@ -11,8 +11,9 @@ from fmstune.config.typed import read_dataclass
 from fmstune.config.wording import kind_of, shown_for
 
 MAPPED_COLUMNS = (
-    "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "system", "tools",
-    "text", "input_ids", "labels", "chosen", "rejected", "label", "margin",
+    "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "question",
+    "answer", "query", "response", "context", "history", "system", "system_prompt", "tools", "text",
+    "input_ids", "labels", "chosen", "rejected", "label", "margin",
 )  # fmt: skip
 """The columns that `columns` can say the names of."""
 

@@ -43,7 +43,7 @@ class Labeller:
     def _labelled(self, part: Sequence[Placed], reader: Reader) -> Iterator[TokenRow]:
         assert reader.recognised is not None
         shape, bad = reader.recognised.shape, reader.bad
-        self._require_usable(shape, reader.source.path)
+        self._require_usable(reader.recognised, reader.source.path)
         if shape == "tokens":
             labelled = self._given(part, bad)
         else:
@@ -91,7 +91,8 @@ class Labeller:
             found.append((place, (list(ids), [IGNORED, *labels[1:]])))  # nothing comes before the first token
         return found
 
-    def _require_usable(self, shape: Shape, source: str) -> None:
+    def _require_usable(self, recognised: Recognised, source: str) -> None:
+        shape = recognised.shape
         if shape in ("messages", "prompt/completion as messages") and not self.tokenizer.chat_template:
             raise DataError(
                 f"{source} holds chats, and the model has no chat template: give one as a Jinja file with "
@@ -100,10 +101,9 @@ class Labeller:
             )
         if shape in PREFERENCES:
             learns = "kto" if shape == "labelled" else "dpo, kto or reward"
-            answer = "completion" if shape == "labelled" else "chosen"
             raise DataError(
                 f"{source} holds preferences, for --method {learns}; to learn the answers as they are, set "
-                f'data.columns = {{prompt = "prompt", completion = "{answer}"}}.'
+                f"data.columns = {{{recognised.as_examples}}}."
             )
         if not self.tokenizer.is_fast:
             raise DataError(

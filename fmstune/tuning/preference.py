@@ -8,54 +8,62 @@ that they share; answers are texts or messages. All of it becomes `prompt`, `cho
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.reading.conversations import check_messages, check_tools
-from fmstune.tuning.reading.formats import kind_in_words
-from fmstune.tuning.reading.shapes import Recognised, Shape
+from fmstune.tuning.preference_columns import PAIRS, PreferenceColumns, find_columns
+from fmstune.tuning.reading.cells import kind_in_words, parsed
+from fmstune.tuning.reading.columns import (
+    HISTORY,
+    Row,
+    as_message_list,
+    context_of,
+    history_of,
+    holds,
+    require_text,
+    system_of,
+)
+from fmstune.tuning.reading.conversations import (
+    check_messages,
+    check_tools,
+    from_sharegpt,
+    with_system,
+)
+from fmstune.tuning.reading.questions import after, plain_prompt, with_context
+from fmstune.tuning.reading.recognised import Recognised, Shape
+from fmstune.tuning.reading.unused import Unused
 
-Kind = Literal["chosen/rejected", "prompt/completion/label"]
-Row = Mapping[str, Any]
 Answer = str | list[dict[str, Any]]
 
-PAIRS: Kind = "chosen/rejected"
-LABELLED: Kind = "prompt/completion/label"
-
 _TRUE_OR_FALSE = {"true": True, "false": False, "1": True, "0": False}
-_NEEDS = {
-    "dpo": "learns from pairs of answers: rows have `chosen` and `rejected`, and mostly a `prompt`",
-    "reward": "learns from pairs of answers: rows have `chosen` and `rejected`, and mostly a `prompt`",
-    "kto": "learns from good and bad answers: rows have `prompt`, `completion` and `label` (true or false), "
-    "or `chosen` and `rejected`",
-}
 
 
-def recognise_preferences(row: Row, place: str, method: str) -> Recognised:
-    """The shape of the rows of a source, by its first one. `method` says what they are needed for.
+def recognise_preferences(row: Row, place: str, method: str, *, chat: bool = True) -> Recognised:
+    """The shape of the rows of a source, by its first one. `method` says what they are needed for, `chat`
+    whether the model can be given conversations.
 
     Raises `DataError` with the columns that there are, or for what is wrong in this row.
     """
-    kind = _recognised(row, place, method)
-    first = _formed(row, place, method, kind)
-    chat, margin = _is_chat(first), "margin" in first
+    columns = find_columns(row, place, method, chat=chat)
+    first = _formed(row, place, columns, Unused(""))
+    is_chat, margin = _is_chat(first), "margin" in first
 
-    def read(row: Row, place: str) -> Row:
-        made = _formed(row, place, method, kind)
-        if _is_chat(made) != chat:
+    def read(row: Row, place: str, unused: Unused) -> Row:
+        made = _formed(row, place, columns, unused)
+        if _is_chat(made) != is_chat:
             words = ("texts", "messages")
             raise DataError(
-                f"{place}: its answers are {words[not chat]}, those of the first row {words[chat]}; make "
-                "them all the same."
+                f"{place}: its answers are {words[not is_chat]}, those of the first row {words[is_chat]}; "
+                "make them all the same."
             )
         if ("margin" in made) != margin:
             there = "it has a `margin`, and the first row none" if not margin else "it has no `margin`"
             raise DataError(f"{place}: {there}; give it to all rows or to none.")
         return made
 
+    kind = columns.kind
     shape: Shape = "preference with margin" if margin else "preference" if kind == PAIRS else "labelled"
-    return Recognised(shape, f"{kind}{' as messages' if chat else ''}", read)
+    return Recognised(shape, f"{kind}{' as messages' if is_chat else ''}", read, columns.used())
 
 
 def demo_pair(row: Row) -> Row:
@@ -65,48 +73,45 @@ def demo_pair(row: Row) -> Row:
     return {"prompt": prompt, "chosen": [answer], "rejected": [backwards]}
 
 
-def _formed(row: Row, place: str, method: str, kind: Kind) -> dict[str, Any]:
-    made = _pair(row, place, method) if kind == PAIRS else _labelled(row, place)
+def _formed(row: Row, place: str, columns: PreferenceColumns, unused: Unused) -> dict[str, Any]:
+    made = (_pair if columns.kind == PAIRS else _labelled)(row, place, columns, unused)
     _require_characters(made, place)
     return made
 
 
-def _recognised(row: Row, where: str, method: str) -> Kind:
-    pair = all(row.get(key) is not None for key in ("chosen", "rejected"))
-    labelled = all(row.get(key) is not None for key in ("prompt", "completion", "label"))
-    if pair and (method != "kto" or not labelled):
-        return PAIRS
-    if labelled and method == "kto":
-        return LABELLED
-    columns = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
-    if labelled:
-        other = " Such rows are for --method kto."
-    elif any(row.get(key) is not None for key in ("messages", "completion", "text")):
-        other = " Such rows are for --method sft."
-    else:
-        other = ""
-    raise DataError(f"{where}: --method {method} {_NEEDS[method]}; the columns are {columns}.{other}")
-
-
-def _pair(row: Row, where: str, method: str) -> dict[str, Any]:
+def _pair(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> dict[str, Any]:
     chosen, rejected = (_answer(row, key, where) for key in ("chosen", "rejected"))
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise DataError(f"{where}: of `chosen` and `rejected` one is a text, the other messages.")
-    prompt = _prompt(row, where)
+    prompt = _prompt(row, where, columns, unused)
+    if columns.as_chat or isinstance(prompt, list):
+        chosen, rejected = _said(chosen), _said(rejected)
     if isinstance(chosen, list) and isinstance(rejected, list):
-        made = _chat_pair(prompt, chosen, rejected, where, whole=method == "reward")
-    elif isinstance(prompt, list):
-        made = {"prompt": prompt, "chosen": _said(chosen), "rejected": _said(rejected)}
+        if isinstance(prompt, str) and any(answer[0]["role"] != "assistant" for answer in (chosen, rejected)):
+            # The answers are whole conversations, in which the question is found again.
+            if not any(prompt.strip() in str(message.get("content")) for message in chosen):
+                unused.add(
+                    f"the column `{columns.question}` is not used: `chosen` and `rejected` are whole "
+                    "conversations, and do not have it",
+                    where,
+                )
+            prompt = None
+        begins = _as_messages(prompt) if prompt is not None else []
+        made = _chat_pair(begins, chosen, rejected, where, whole=columns.method == "reward")
+        made["prompt"] = _beginning(row, made["prompt"], made["chosen"], where, unused)
     elif prompt is None:
         cut = _shared_text(cast(str, chosen), cast(str, rejected))
-        made = {"prompt": chosen[:cut], "chosen": chosen[cut:], "rejected": rejected[cut:]}
+        begun = _plain(row, cast(str, chosen)[:cut], columns, where)
+        made = {"prompt": begun, "chosen": chosen[cut:], "rejected": rejected[cut:]}
     else:
-        made = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    return made | _besides(row, where, method)
+        begun = _plain(row, cast(str, prompt), columns, where)
+        both = {"chosen": cast(str, chosen), "rejected": cast(str, rejected)}
+        made = {"prompt": begun} | {key: _after(columns, begun, text) for key, text in both.items()}
+    return made | _besides(row, where, columns.method)
 
 
 def _chat_pair(
-    prompt: Answer | None,
+    begins: list[dict[str, Any]],
     chosen: list[dict[str, Any]],
     rejected: list[dict[str, Any]],
     where: str,
@@ -114,16 +119,12 @@ def _chat_pair(
     whole: bool,
 ) -> dict[str, Any]:
     """`whole` allows pairs that part at a question: of a reward model the conversations are judged."""
-    if isinstance(prompt, str) and any(answer[0]["role"] != "assistant" for answer in (chosen, rejected)):
-        prompt = None  # the answers are whole conversations, in which the question is found again
-    begins = _as_messages(prompt) if prompt is not None else []
-    if begins and all(answer[: len(begins)] == begins for answer in (chosen, rejected)):
-        chosen, rejected = chosen[len(begins) :], rejected[len(begins) :]
-    elif not begins:
-        # Each keeps a message at least: an answer is needed even where one goes on after the other's end.
-        shared = 0
-        while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
-            shared += 1
+    # Each keeps a message at least: an answer is needed even where one goes on after the other's end.
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    again = any(chosen[at : at + len(begins)] == begins for at in range(shared + 1 - len(begins)))
+    if not begins or again:
         begins, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
     for key, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer or answer[-1]["role"] != "assistant":
@@ -136,20 +137,61 @@ def _chat_pair(
     return {"prompt": begins, "chosen": chosen, "rejected": rejected}
 
 
-def _labelled(row: Row, where: str) -> dict[str, Any]:
-    for key in ("prompt", "completion", "label"):
-        if row.get(key) is None:
-            raise DataError(f"{where}: there is no `{key}`; the first row has it, and so must all.")
-    completion, prompt = _answer(row, "completion", where), _prompt(row, where)
+def _beginning(
+    row: Row, prompt: list[dict[str, Any]], answer: list[dict[str, Any]], where: str, unused: Unused
+) -> list[dict[str, Any]]:
+    """The prompt after the row's history and system text."""
+    history = from_sharegpt(history_of(row, where), where, HISTORY)
+    if history:
+        check_messages(history, where, HISTORY)
+    begun = [*history, *prompt]
+    if not begun and answer[0]["role"] == "system":
+        with_system(answer, row, where, unused)  # which says so of a second one
+        return begun
+    return with_system(begun, row, where, unused)
+
+
+def _plain(row: Row, prompt: str, columns: PreferenceColumns, where: str) -> str:
+    """A prompt that is no conversation, as one of `questions` is: in the words that sft learns."""
+    kept = HISTORY if history_of(row, where) else "system" if system_of(row, where) else None
+    if kept and columns.question and (columns.chat or kept == HISTORY):
+        raise DataError(
+            f"{where}: it has a `{kept}`, which makes it a conversation, and "
+            + ("the first row has none: give the column to all rows." if columns.chat else "the model has no")
+            + ("" if columns.chat else " chat template; give one by its name (model.chat_template = chatml).")
+        )
+    return plain_prompt(
+        columns.question or "prompt", prompt, context_of(row, columns.contexts, where), system_of(row, where)
+    )
+
+
+def _after(columns: PreferenceColumns, prompt: str, answer: str) -> str:
+    return answer if columns.question == "prompt" else after(prompt, answer)
+
+
+def _labelled(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> dict[str, Any]:
+    label = _label(_there(row, "label", where), where)
+    prompt: Answer | None
+    if columns.answer is None:  # a conversation whose last message is judged
+        assert columns.conversation is not None
+        *prompt, last = _messages(_there(row, columns.conversation, where), where, columns.conversation)
+        completion: Answer = [last]
+    else:
+        completion = _answer(row, columns.answer, where)
+        prompt = _prompt(row, where, columns, unused)
     assert prompt is not None
-    if isinstance(completion, list) or isinstance(prompt, list):
+    if columns.as_chat or isinstance(completion, list) or isinstance(prompt, list):
         prompt, completion = _as_messages(prompt), _said(completion)
         if completion[: len(prompt)] == prompt:
             completion = completion[len(prompt) :]
         if not completion or completion[-1]["role"] != "assistant":
-            raise DataError(f"{where}: `completion` does not end with a message of the assistant.")
-    made = {"prompt": prompt, "completion": completion, "label": _label(row["label"], where)}
-    return made | _besides(row, where, "kto")
+            name = columns.answer or columns.conversation
+            raise DataError(f"{where}: `{name}` does not end with a message of the assistant.")
+        prompt = _beginning(row, prompt, completion, where, unused)
+    else:
+        prompt = _plain(row, prompt, columns, where)
+        completion = _after(columns, prompt, completion)
+    return {"prompt": prompt, "completion": completion, "label": label} | _besides(row, where, "kto")
 
 
 def _besides(row: Row, where: str, method: str) -> dict[str, Any]:
@@ -166,22 +208,46 @@ def _besides(row: Row, where: str, method: str) -> dict[str, Any]:
     return found
 
 
-def _answer(row: Row, key: str, where: str) -> Answer:
+def _there(row: Row, key: str, where: str) -> Any:
     value = row.get(key)
     if value is None:
         raise DataError(f"{where}: there is no `{key}`; the first row has it, and so must all.")
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise DataError(
-            f"{where}: `{key}` is {kind_in_words(value)}; it takes a text, or a list of messages."
-        )
-    check_messages(value, where, key)
     return value
 
 
-def _prompt(row: Row, where: str) -> Answer | None:
-    return None if row.get("prompt") is None else _answer(row, "prompt", where)
+def _answer(row: Row, key: str, where: str) -> Answer:
+    value = _there(row, key, where)
+    messages = as_message_list(value)
+    if messages is not None:
+        return _messages(messages, where, key)
+    if isinstance(value, list):
+        check_messages(value, where, key)
+    if isinstance(value, (list, dict, bool)):
+        raise DataError(
+            f"{where}: `{key}` is {kind_in_words(value)}; it takes a text, or a list of messages."
+        )
+    return require_text(row, key, where)
+
+
+def _messages(value: Any, where: str, key: str) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = from_sharegpt(parsed(value), where, key)
+    check_messages(messages, where, key)
+    return messages
+
+
+def _prompt(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> Answer | None:
+    """What is to be answered; as messages where the row's columns make a conversation of it."""
+    if columns.conversation is not None:
+        return _messages(_there(row, columns.conversation, where), where, columns.conversation)
+    if columns.question is None:
+        return None
+    asked = _answer(row, columns.question, where)
+    if isinstance(asked, str):
+        return with_context(asked, context_of(row, columns.contexts, where)) if columns.as_chat else asked
+    for name in columns.contexts:
+        if holds(row.get(name)):  # a conversation has its own
+            unused.column(name, where)
+    return asked
 
 
 def _label(value: Any, where: str) -> bool:

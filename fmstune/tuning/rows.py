@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fmstune.config.data_schema import DataConfig, DataSource, handler_name
-from fmstune.config.prompt_template import PromptTemplate, parse_template
+from fmstune.config.prompt_template import parse_template
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.preference import demo_pair, recognise_preferences
 from fmstune.tuning.reading.bad_rows import BadRows
-from fmstune.tuning.reading.formats import Row, kind_in_words
+from fmstune.tuning.reading.cells import kind_in_words
+from fmstune.tuning.reading.columns import Row, holds, tidied
+from fmstune.tuning.reading.forms import Form, filled, renamed
 from fmstune.tuning.reading.origins import Origin, Split
-from fmstune.tuning.reading.shapes import PREFERENCES, Recognised, Shape, recognise, renamed
+from fmstune.tuning.reading.shapes import PREFERENCES, Recognised, Shape, recognise
 from fmstune.tuning.reading.unused import Unused
 
 __all__ = ["PREFERENCES", "Reader", "Row", "Rows", "Shape", "load_rows"]
 
 Handler = Callable[[dict[str, Any]], Any]
+_BY_TEMPLATE = Recognised(
+    "prompt/completion", "template", lambda row, *_: row, frozenset(("prompt", "completion"))
+)
 Placed = tuple[str, Row]
 """Where a row is, as `train.jsonl line 17`, and the row."""
 
@@ -84,7 +89,7 @@ class Reader:
     origin: Origin = field(init=False)
     unused: Unused = field(init=False)
     _handler: Handler | None = field(init=False)
-    _form: Callable[[Row, str], Row] | None = field(init=False)
+    _form: Form | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.origin = Origin.of(self.source, self.split)
@@ -95,47 +100,53 @@ class Reader:
         columns = self.source.columns if own else self.config.columns
         self._form = None
         if template is not None:
-            self._form = _filled(parse_template(template))
+            self._form = filled(parse_template(template))
             if self.method == "sft":
-                self.recognised = Recognised("prompt/completion", "template", lambda row, _: row)
+                self.recognised = _BY_TEMPLATE
         elif columns:
             self._form = renamed(columns)
         elif self.source.path == "demo" and self.method != "sft":
-            self._form = lambda row, _: demo_pair(row)
+            self._form = lambda row, _: (demo_pair(row), ())
 
     def __iter__(self) -> Iterator[Placed]:
         count = 0
-        for place, row in self.raw():
-            try:
-                if self.recognised is None:
-                    self.recognised = self._recognise(row, place)
-                read = self.recognised.read(row, place)
-            except DataError as error:
-                self.bad.take(place, error)
-                continue
-            count += 1
-            yield place, read
-            if count == self.most:
-                return
-
-    def raw(self) -> Iterator[Placed]:
-        """The rows before their shape is recognised, with the handler, template and columns applied."""
         for place, found in self.origin.rows(self.config.text_rows, streaming=self.config.streaming):
             if isinstance(found, DataError):
                 self.bad.take(place, found)
                 continue
             for row in self._handled(place, found):
                 try:
-                    formed = self._form(row, place) if self._form else row
+                    read = self._read(row, place)
                 except DataError as error:
                     self.bad.take(place, error)
                     continue
-                yield place, formed
+                count += 1
+                yield place, read
+                if count == self.most:
+                    return
+
+    def _read(self, row: Row, place: str) -> Row:
+        """A row in its shape; the columns of it that are not used are counted."""
+        left_out: Collection[str] = ()
+        formed = row
+        if self._form:
+            formed, left_out = self._form(row, place)
+        formed = tidied(formed)
+        if self.recognised is None:
+            self.recognised = self._recognise(formed, place)
+        read = self.recognised.read(formed, place, self.unused)
+        for name in left_out:
+            if holds(row[name]):
+                self.unused.column(str(name), place)
+        for name, value in formed.items():
+            if name not in self.recognised.columns and holds(value):
+                self.unused.column(str(name), place)
+        return read
 
     def _recognise(self, row: Row, place: str) -> Recognised:
         if self.method == "sft":
             return recognise(row, place, chat=self.chat)
-        return recognise_preferences(row, place, self.method)
+        return recognise_preferences(row, place, self.method, chat=self.chat)
 
     def no_rows(self) -> DataError:
         """The error for a source of which nothing is left."""
@@ -178,30 +189,6 @@ def _load_handler(where: Any) -> Handler | None:
         raise DataError(f"data.handler = {where!r} is no function.")
     handler: Handler = found
     return handler
-
-
-def _filled(template: PromptTemplate) -> Callable[[Row, str], Row]:
-    """A function that makes a prompt and a completion of a row, by a template."""
-
-    def fill(row: Row, place: str) -> Row:
-        values = {}
-        for column in template.columns:
-            value = row.get(column)
-            if value is None:
-                there = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
-                raise DataError(
-                    f"{place}: the template names the column {column!r}; the columns are {there}."
-                )
-            if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-                raise DataError(
-                    f"{place}: `{column}`, which the template names, is {kind_in_words(value)}, where a text "
-                    "is needed."
-                )
-            values[column] = str(value)
-        prompt, completion = template.fill(values)
-        return {"prompt": prompt, "completion": completion}
-
-    return fill
 
 
 def _first_line(error: Exception) -> str:

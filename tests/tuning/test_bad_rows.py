@@ -122,7 +122,7 @@ class TestHandler:
             prepared(source, handler="my_rows:breaks")
 
     def test_what_is_no_row_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="returned a text; it returns a row, a list of rows, or None"):
+        with pytest.raises(DataError, match="returned a string; it returns a row, a list of rows, or None"):
             prepared(write(tmp_path, '{"n": 1}'), handler="my_rows:wrong")
 
     def test_that_nothing_is_left_is_told(self, tmp_path: Path) -> None:

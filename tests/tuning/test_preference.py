@@ -18,6 +18,7 @@ from fmstune.tuning.errors import DataError
 from fmstune.tuning.model import load_tokenizer
 from fmstune.tuning.preference import recognise_preferences
 from fmstune.tuning.reading.bad_rows import BadRows
+from fmstune.tuning.reading.unused import Unused
 from fmstune.tuning.rows import Reader, Row
 
 
@@ -39,7 +40,7 @@ def read(source: str, method: str) -> list[Row]:
 
 
 def one(row: dict[str, Any], method: str = "dpo") -> Row:
-    return recognise_preferences(row, "line 1", method).read(row, "line 1")
+    return recognise_preferences(row, "line 1", method).read(row, "line 1", Unused(""))
 
 
 TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
@@ -157,7 +158,7 @@ def test_a_reward_may_part_at_a_question_and_have_a_margin() -> None:
         ("dpo", {"question": "a", "chosen": "b"}, "the columns are question, chosen.$"),
         ("dpo", {}, "the columns are none."),
         ("dpo", {**PAIR, "rejected": "No."}, "of `chosen` and `rejected` one is a text, the other messages."),
-        ("dpo", {**PAIR, "chosen": 3}, "`chosen` is a number; it takes a text, or a list of messages."),
+        ("dpo", {**PAIR, "chosen": True}, "`chosen` is a boolean; it takes a text, or a list of messages."),
         ("dpo", {**PAIR, "chosen": []}, "`chosen` takes a list of messages with at least one"),
         ("dpo", {**PAIR, "chosen": ["So."]}, "message 1 of `chosen` is no object with `role` and `content`"),
         ("dpo", {**PAIR, "chosen": [{"role": "bot", "content": "x"}]}, "has the role 'bot'; roles are"),

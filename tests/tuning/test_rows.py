@@ -205,7 +205,7 @@ def test_a_damaged_file_is_refused_by_its_line(
         (CHAT, CHAT | {"tools": "[{"}, "line 17: `tools`"),
         (CHAT, CHAT | {"tools": ["search"]}, "line 17: `tools`"),
         ({"text": "a"}, {"txt": "a"}, "line 17: there is no `text`"),
-        ({"text": "a"}, {"text": 7}, "line 17: `text` is a number, where a text is needed"),
+        ({"text": "a"}, {"text": True}, "line 17: `text` is a boolean, where a text is needed"),
         ({"text": "a"}, {"text": {}}, "line 17: `text` is an object"),
         ({"prompt": "a", "completion": "b"}, {"prompt": "a"}, "line 17: there is no `completion`"),
         ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ["b"]}, "`completion` is a list"),
@@ -225,11 +225,27 @@ def test_a_damaged_row_is_refused_by_its_line(tmp_path: Path, good: Any, bad: An
     assert message in refused(write(tmp_path / "x.jsonl", lines(*[good] * 16, bad)))
 
 
-def test_a_shape_that_is_none_of_ours_is_refused_with_its_columns(tmp_path: Path) -> None:
-    message = refused(write(tmp_path / "x.jsonl", lines({"question": "a", "answer": "b"})))
-    assert "line 1: the columns are question, answer; rows have `messages`" in message
-    assert """--set 'data.columns={prompt="question", completion="answer"}'""" in message
-    assert "--template '{question} {answer}'" in message
+@pytest.mark.parametrize(
+    ("row", "advised"),
+    [
+        ({"frage": "a", "antwort": "b"}, ('{prompt="frage", completion="antwort"}', "'{frage} {antwort}'")),
+        ({"id": "7", "article": "a", "highlights": "b"}, ('{prompt="article", completion="highlights"}',)),
+        ({"category": "x", "user_query": "a", "reply": "b"}, ('{prompt="user_query", completion="reply"}',)),
+        (
+            {"problem": "a", "solution": "b", "source": "x", "uuid": "1"},
+            ('="problem", completion="solution"}',),
+        ),
+        ({"body": "a", "url": "x", "n": 7}, ('{text="body"}', "'{body}'")),
+        ({"translation": {"de": "a", "en": "b"}}, ("data.handler",)),
+    ],
+)
+def test_a_shape_that_is_none_of_ours_is_refused_with_its_columns_and_names_for_them_that_make_sense(
+    tmp_path: Path, row: dict[str, Any], advised: tuple[str, ...]
+) -> None:
+    message = refused(write(tmp_path / "x.jsonl", lines(row)))
+    assert f"line 1: the columns are {', '.join(row)}; rows have `messages`" in message
+    for words in advised:
+        assert words in message
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ class TestTokens:
             ({"input_ids": [5, 6], "labels": [5, -7]}, "the token -7 is not in the model's vocabulary"),
             ({"input_ids": [5, 6.5], "labels": [5, 6]}, "`input_ids` has 6.5 in it"),
             ({"input_ids": [5, True], "labels": [5, 6]}, "`input_ids` has True in it"),
-            ({"input_ids": "5 6", "labels": [5, 6]}, "`input_ids` is a text"),
+            ({"input_ids": "5 6", "labels": [5, 6]}, "`input_ids` is a string"),
             ({"input_ids": [5, 6], "labels": [-100, -100]}, "has no token to train on"),
         ],
     )
@@ -255,7 +255,7 @@ def test_preferences_are_not_mistaken_for_examples(tmp_path: Path, row: dict[str
         ({"conversations": [{"from": "human", "value": "a"}]}, "no message of `conversations` is the assist"),
         ({"conversations": [{"from": "function_call", "value": "f()"}]}, "is a function_call, and no JSON"),
         ({"instruction": "a", "output": ["b"]}, "`output` is a list, where a text is needed"),
-        ({"instruction": "a", "input": 7, "output": "b"}, "`input` is a number, where a text is needed"),
+        ({"instruction": "a", "input": [7], "output": "b"}, "`input` is a list, where a text is needed"),
     ],
 )
 def test_a_row_that_is_wrong_in_its_shape_is_told(tmp_path: Path, row: dict[str, Any], says: str) -> None:

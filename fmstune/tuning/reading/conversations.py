@@ -6,9 +6,13 @@ import json
 from typing import Any
 
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.reading.formats import Row, kind_in_words
+from fmstune.tuning.reading.columns import SYSTEMS, Row, system_of
+from fmstune.tuning.reading.unused import Unused
 
 Message = dict[str, Any]
+
+BESIDE_CHATS = (*SYSTEMS, "tools")
+"""Columns that are read beside those of any conversation."""
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
 _SPEAKERS = {
@@ -63,22 +67,24 @@ def _calls(value: Any, number: int, place: str) -> list[Message]:
     return [{"type": "function", "function": call} for call in calls]
 
 
-def with_system(messages: list[Message], row: Row) -> list[Message]:
-    """The messages after the row's own `system` text, if it has one and they do not begin with one."""
-    system = row.get("system")
-    if not isinstance(system, str) or not system.strip() or messages[0]["role"] in ("system", "developer"):
+def with_tools(row: Row, place: str) -> dict[str, Any]:
+    """The tools of a row's conversation, if it has any. Raises `DataError`."""
+    if not row.get("tools"):
+        return {}
+    check_tools(row["tools"], place)
+    return {"tools": row["tools"]}
+
+
+def with_system(messages: list[Message], row: Row, place: str, unused: Unused) -> list[Message]:
+    """The messages after the row's own system text, if it has one and they do not begin with one."""
+    system = system_of(row, place)
+    if not system:
+        return messages
+    if messages and messages[0]["role"] in ("system", "developer"):
+        if messages[0].get("content") != system:
+            unused.add("the column `system` is not used: the conversation has a system message", place)
         return messages
     return [{"role": "system", "content": system}, *messages]
-
-
-def parsed(value: Any) -> Any:
-    """A list that is written as JSON, as tables without lists hold it; any other value as it is."""
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
 
 
 def check_messages(messages: Any, place: str, key: str) -> None:
@@ -112,15 +118,3 @@ def check_tools(tools: Any, place: str) -> None:
         tools = None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise DataError(f"{place}: `tools` takes a list of JSON schemas, or such a list as a JSON text.")
-
-
-def require_text(row: Row, key: str, place: str) -> str:
-    """The text of a column. Raises `DataError` when it is missing or no text."""
-    value = row.get(key)
-    if value is None:
-        raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
-    if not isinstance(value, str):
-        raise DataError(
-            f"{place}: `{key}` is {kind_in_words(value)}, where a text is needed as in the first row."
-        )
-    return value

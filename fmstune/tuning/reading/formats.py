@@ -6,23 +6,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from fmstune.config.data_files import kind_of
 from fmstune.tuning.errors import DataError
+from fmstune.tuning.reading.cells import kind_in_words
+from fmstune.tuning.reading.columns import A_ROW, Row
 from fmstune.tuning.reading.json_array import BadArray, values
 from fmstune.tuning.reading.opening import opened
 
-Row = Mapping[str, Any]
 Found = tuple[str, Row | DataError]
 """Where a row is, as `train.jsonl line 17`, and the row, or why it is none."""
-
-A_ROW = (
-    "rows have `messages` (a list of {role, content}), or `prompt` and `completion`, or `text`, "
-    "`conversations`, `instruction` and `output`, `input_ids`"
-)
 
 
 def read_file(path: Path, name: str, text_rows: str = "line") -> Iterator[Found]:
@@ -239,9 +235,3 @@ def without_empty_fields(value: Any) -> Any:
 
 def _may_hold_fields(items: list[Any]) -> bool:
     return bool(items) and not isinstance(items[0], (int, float, str))  # a million token ids hold none
-
-
-def kind_in_words(value: Any) -> str:
-    """What a JSON value is: `a list`, `a number`."""
-    kinds = {list: "a list", dict: "an object", bool: "a truth value", str: "a text", type(None): "null"}
-    return kinds.get(type(value), "a number")

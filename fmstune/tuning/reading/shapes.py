@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.reading.conversations import (
-    check_messages,
-    check_tools,
-    from_sharegpt,
-    parsed,
-    require_answer,
+from fmstune.tuning.reading.cells import kind_in_words, parsed
+from fmstune.tuning.reading.columns import (
+    ANSWERS,
+    CONVERSATIONS,
+    QUESTIONS,
+    Row,
+    as_message_list,
+    first_there,
+    holds,
+    is_message,
     require_text,
+    unknown,
+    verdict,
+)
+from fmstune.tuning.reading.conversations import (
+    BESIDE_CHATS,
+    check_messages,
+    from_sharegpt,
+    require_answer,
     with_system,
+    with_tools,
 )
-from fmstune.tuning.reading.formats import A_ROW, Row, kind_in_words
+from fmstune.tuning.reading.questions import OF_CHATS, asked
+from fmstune.tuning.reading.recognised import PREFERENCES, Recognised, Shape
+from fmstune.tuning.reading.unused import Unused
 
-Shape = Literal[
-    "messages",
-    "prompt/completion",
-    "prompt/completion as messages",
-    "text",
-    "tokens",
-    "preference",
-    "preference with margin",
-    "labelled",
-]
-PREFERENCES: tuple[Shape, ...] = ("preference", "preference with margin", "labelled")
-"""Shapes that only methods other than sft learn from; `preference` reads and checks them."""
-
-_ALPACA = (
-    "Below is an instruction that describes a task{}. Write a response that appropriately completes the "
-    "request.\n\n### Instruction:\n{}\n\n{}### Response:\n"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Recognised:
-    """What the rows of a source are: the shape that they are rendered in, the `name` of the one they have,
-    and the check that brings a row from this into that, which raises `DataError`."""
-
-    shape: Shape
-    name: str
-    read: Callable[[Row, str], Row]
+__all__ = ["PREFERENCES", "Recognised", "Shape", "recognise"]
 
 
 def recognise(row: Row, place: str, *, chat: bool = True) -> Recognised:
@@ -56,113 +45,139 @@ def recognise(row: Row, place: str, *, chat: bool = True) -> Recognised:
     def has(*keys: str) -> bool:
         return all(row.get(key) is not None for key in keys)
 
-    if has("messages"):
-        key = "messages"
-        spoken = _spoken(row[key])
-        return Recognised("messages", f"messages{spoken}", _conversation(key))
-    if has("conversations"):
-        return Recognised("messages", f"conversations{_spoken(row['conversations'])}", _conversation())
-    if has("chosen", "rejected"):
-        return Recognised("preference", "chosen/rejected", lambda row, _: row)
+    key = first_there(row, CONVERSATIONS)
+    pair = has("chosen", "rejected")
+    if key and not (pair and ends_with_question(row[key])):
+        return _judged_or(row, _conversation(row, key), (key,))
+    answer = first_there(row, ANSWERS)
+    question = next((name for name in QUESTIONS if has(name) and name != answer), None)
+    if pair:
+        kept = "messages" if as_message_list(row["chosen"]) else "completion" if question else "text"
+        given = f'{question} = "{question}", ' if question and kept == "completion" else ""
+        as_examples = f'{given}{kept} = "chosen"'
+        return Recognised("preference", "chosen/rejected", _as_it_is, frozenset(row), as_examples)
     if has("prompt", "completion"):
-        return _prompted(row)
-    if has("instruction", "output"):
-        if chat:
-            return Recognised("messages", "instruction/input/output as messages", _alpaca_messages)
-        return Recognised("prompt/completion", "instruction/input/output", _alpaca_text)
+        return _judged_or(row, _prompted(row, chat=chat), ("prompt", "completion"))
     if has("input_ids"):
-        return Recognised("tokens", "input_ids/labels" if has("labels") else "input_ids", _tokens)
+        name = "input_ids/labels" if has("labels") else "input_ids"
+        return Recognised("tokens", name, _tokens, frozenset(("input_ids", "labels", "attention_mask")))
+    if question and answer and _may_be_text(row[question]) and _may_be_text(row[answer]):
+        return _judged_or(row, asked(row, question, answer, chat=chat), (question, answer))
     if has("text"):
-        return Recognised("text", "text", _text)
-    columns = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
-    raise DataError(f"{place}: the columns are {columns}; {A_ROW}.{_advice(row)}")
+        return Recognised("text", "text", _text, frozenset(("text",)))
+    raise unknown(row, place)
 
 
-def _advice(row: Row) -> str:
-    names = [key for key, value in row.items() if isinstance(value, str) and key != "prompt"]
-    first, last = (names[0], names[-1]) if len(names) > 1 else ("question", "answer")
-    return (
-        f' Others are named with data.columns, as in --set \'data.columns={{prompt="{first}", completion='
-        f"\"{last}\"}}', or put together with --template '{{{first}}} {{{last}}}'."
-    )
+def _may_be_text(value: Any) -> bool:
+    # A list is refused by its place, as in rows that are not the first; an object (SQuAD's answers) is
+    # something that we do not know.
+    return not isinstance(value, (bool, dict))
 
 
-def _spoken(messages: Any) -> str:
-    messages = parsed(messages)
+def _as_it_is(row: Row, place: str, unused: Unused) -> Row:
+    return row
+
+
+def _judged_or(row: Row, found: Recognised, learnt: Sequence[str]) -> Recognised:
+    """`found`, or, when a `label` says that answers are good or bad, rows for kto: bad answers are not to be
+    learnt as they are, whichever row says so first."""
+    as_examples = ", ".join(f'{name} = "{name}"' for name in learnt)
+    if verdict(row.get("label")):
+        return Recognised("labelled", f"{found.name}/label", _as_it_is, frozenset(row), as_examples)
+
+    def read(row: Row, place: str, unused: Unused) -> Row:
+        if verdict(row.get("label")):
+            raise DataError(
+                f"{place}: its `label` says whether the answer is a good one, and the first row has none. "
+                "Such rows are for --method kto; to learn all answers, set data.columns = "
+                f"{{{as_examples}}}."
+            )
+        return found.read(row, place, unused)
+
+    return replace(found, read=read)
+
+
+def _conversation(row: Row, key: str) -> Recognised:
+    messages = parsed(row[key])
     first = messages[0] if isinstance(messages, list) and messages else None
-    return " (from/value)" if isinstance(first, dict) and "from" in first and "role" not in first else ""
+    spoken = " (from/value)" if isinstance(first, dict) and "from" in first and "role" not in first else ""
 
-
-def _conversation(key: str = "conversations") -> Callable[[Row, str], Row]:
-    def read(row: Row, place: str) -> Row:
+    def read(row: Row, place: str, unused: Unused) -> Row:
         given = row.get(key)
         if given is None:
             raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
-        messages = from_sharegpt(parsed(given), place, key)
+        messages = from_sharegpt(_turns(parsed(given)), place, key)
         check_messages(messages, place, key)
-        _with_tools(row, place)
         require_answer(messages, place, key)
-        return _with_tools(row, place) | {"messages": with_system(messages, row)}
+        return with_tools(row, place) | {"messages": with_system(messages, row, place, unused)}
 
-    return read
-
-
-def _with_tools(row: Row, place: str) -> dict[str, Any]:
-    if not row.get("tools"):
-        return {}
-    check_tools(row["tools"], place)
-    return {"tools": row["tools"]}
+    return Recognised("messages", f"{key}{spoken}", read, frozenset((key, *BESIDE_CHATS)))
 
 
-def _prompted(row: Row) -> Recognised:
-    chat = isinstance(row["prompt"], list)
-    if isinstance(row.get("label"), bool):
-        return Recognised("labelled", "prompt/completion/label", lambda row, _: row)
-    if chat:
-        return Recognised("prompt/completion as messages", "prompt/completion as messages", _prompted_chat)
-    return Recognised("prompt/completion", "prompt/completion", _prompted_text)
+def _turns(messages: Any) -> Any:
+    """Turns of {input, output} as messages, as some collections of conversations have them (Capybara)."""
+    if not isinstance(messages, list) or not all(
+        isinstance(turn, dict) and {"input", "output"} <= turn.keys() for turn in messages
+    ):
+        return messages
+    return [
+        {"role": role, "content": turn[name]}
+        for turn in messages
+        for role, name in (("user", "input"), ("assistant", "output"))
+    ]
 
 
-def _prompted_text(row: Row, place: str) -> Row:
+def ends_with_question(messages: Any) -> bool:
+    """Whether the last message is nobody's answer: what is then to be answered stands elsewhere."""
+    messages = parsed(messages)
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if not isinstance(last, dict) or not is_message(last):
+        return False
+    return str(last.get("role", last.get("from"))).lower() in ("user", "human", "system", "tool", "prompter")
+
+
+def _prompted(row: Row, *, chat: bool) -> Recognised:
+    """A prompt and its completion: messages, or texts, which are learnt exactly as they are, as in TRL. What
+    only a conversation has beside them makes them one."""
+    name: Shape = "prompt/completion"
+    if any(as_message_list(row[key]) for key in ("prompt", "completion")):
+        columns = frozenset(("prompt", "completion", *BESIDE_CHATS))
+        return Recognised("prompt/completion as messages", f"{name} as messages", _prompted_chat, columns)
+    if any(key in row for key in (*OF_CHATS, "context")):
+        return asked(row, "prompt", "completion", chat=chat)
+    return Recognised(name, name, _prompted_text, frozenset(("prompt", "completion", *OF_CHATS)))
+
+
+def _prompted_text(row: Row, place: str, unused: Unused) -> Row:
+    for name in OF_CHATS:
+        if holds(row.get(name)):
+            raise DataError(
+                f"{place}: it has a `{name}`, and the first row has no such column; give it to all rows, "
+                "empty where there is none, and they are learnt as conversations."
+            )
     return {key: require_text(row, key, place) for key in ("prompt", "completion")}
 
 
-def _prompted_chat(row: Row, place: str) -> Row:
-    for key in ("prompt", "completion"):
+def _prompted_chat(row: Row, place: str, unused: Unused) -> Row:
+    sides = {}
+    for key, role in (("prompt", "user"), ("completion", "assistant")):
         if row.get(key) is None:
             raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
-        check_messages(row[key], place, key)
-    require_answer(row["completion"], place, "completion")
-    tools = _with_tools(row, place)
-    return tools | {"prompt": with_system(row["prompt"], row), "completion": row["completion"]}
+        given = as_message_list(row[key])
+        if given is None and key == "completion" and isinstance(row[key], str):
+            given = [{"role": role, "content": row[key]}]
+        sides[key] = from_sharegpt(row[key] if given is None else given, place, key)
+        check_messages(sides[key], place, key)
+    require_answer(sides["completion"], place, "completion")
+    prompt = with_system(sides["prompt"], row, place, unused)
+    return with_tools(row, place) | {"prompt": prompt, "completion": sides["completion"]}
 
 
-def _text(row: Row, place: str) -> Row:
+def _text(row: Row, place: str, unused: Unused) -> Row:
     return {"text": require_text(row, "text", place)}
 
 
-def _alpaca(row: Row, place: str) -> tuple[str, str, str]:
-    given = row.get("input")
-    extra = "" if given is None else require_text(row, "input", place)
-    return require_text(row, "instruction", place), extra.strip(), require_text(row, "output", place)
-
-
-def _alpaca_messages(row: Row, place: str) -> Row:
-    instruction, extra, output = _alpaca(row, place)
-    question = f"{instruction}\n\n{extra}" if extra else instruction
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": output}]
-    return _with_tools(row, place) | {"messages": with_system(messages, row)}
-
-
-def _alpaca_text(row: Row, place: str) -> Row:
-    """For a model without a chat template: the prompt that Alpaca's authors published."""
-    instruction, extra, output = _alpaca(row, place)
-    given = ", paired with an input that provides further context" if extra else ""
-    prompt = _ALPACA.format(given, instruction, f"### Input:\n{extra}\n\n" if extra else "")
-    return {"prompt": prompt, "completion": output}
-
-
-def _tokens(row: Row, place: str) -> Row:
+def _tokens(row: Row, place: str, unused: Unused) -> Row:
     ids = _numbers(row, "input_ids", place)
     labels = _numbers(row, "labels", place) if row.get("labels") is not None else list(ids)
     if len(ids) != len(labels):
@@ -183,25 +198,3 @@ def _numbers(row: Row, key: str, place: str) -> list[int]:
         if type(item) is not int:
             raise DataError(f"{place}: `{key}` has {item!r} in it, which is no token id.")
     return value
-
-
-def renamed(columns: Mapping[str, str]) -> Callable[[Row, str], Row]:
-    """A function that gives a row our names for its columns, and only those if they are a shape."""
-
-    def rename(row: Row, place: str) -> Row:
-        for ours, theirs in columns.items():
-            if theirs not in row:
-                there = ", ".join(map(str, row)) or "none"
-                raise DataError(
-                    f"{place}: there is no column {theirs!r}, as data.columns says of `{ours}`; the columns "
-                    f"are {there}."
-                )
-        mapped = {ours: row[theirs] for ours, theirs in columns.items()}
-        besides = {key: row[key] for key in ("system", "tools") if key in row}
-        try:
-            recognise(mapped, place)
-        except DataError:
-            return {**row, **mapped}
-        return {**besides, **mapped}
-
-    return rename

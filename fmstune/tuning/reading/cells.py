@@ -1,0 +1,57 @@
+"""Values as files hold them: lists and objects as texts in a cell, and what a value is in words."""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Any
+
+
+def parsed(value: Any) -> Any:
+    """A list or an object that is written as JSON, or as Python prints it, as tables without lists hold it;
+    any other value as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        found = ast.literal_eval(_with_commas(value.strip()))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return value
+    return found if isinstance(found, (list, dict)) else value
+
+
+def _with_commas(text: str) -> str:
+    """The text with a comma between objects that follow one another: NumPy, and so a pandas table that was
+    read from Parquet, prints lists without."""
+    made, begun, quote = [], 0, ""
+    at = 0
+    while at < len(text):
+        letter = text[at]
+        if quote:
+            if letter == "\\":
+                at += 1
+            elif letter == quote:
+                quote = ""
+        elif letter in "'\"":
+            quote = letter
+        elif letter == "}":
+            after = at + 1
+            while after < len(text) and text[after].isspace():
+                after += 1
+            if text[after : after + 1] == "{":
+                made.append(text[begun : at + 1] + ",")
+                begun = at + 1
+        at += 1
+    return "".join([*made, text[begun:]])
+
+
+def kind_in_words(value: Any) -> str:
+    """What a value is: `a list`, `a number`."""
+    kinds = {
+        list: "a list", tuple: "a list", dict: "an object", bool: "a boolean", str: "a string",
+        type(None): "null", int: "a number", float: "a number", bytes: "bytes",
+    }  # fmt: skip
+    return kinds.get(type(value), f"of the type {type(value).__name__}")
