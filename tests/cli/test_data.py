@@ -90,7 +90,7 @@ def test_lengths_duplicates_cuts_and_bad_rows_are_counted(fmstune: Any) -> None:
 
 
 def test_a_bad_row_is_an_error_that_names_it(fmstune: Any) -> None:
-    code, out, err = fmstune(write({"text": "fine"}, {"text": 3}), "--model", "demo")
+    code, out, err = fmstune(write({"text": "fine"}, {"text": [3]}), "--model", "demo")
     assert (code, out) == (2, "")
     assert err.startswith("error: a.jsonl line 2: ")
 
