@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from fmstune.trackers.aim_repository import examine, index, repository
 from fmstune.trackers.base import (
     Check,
     Limits,
@@ -82,7 +83,7 @@ class AimStackTracker(Tracker):
         from aim import Repo, Run
 
         where = self._repo()
-        repo = Repo.from_path(where, init=not where.startswith(REMOTE) and not Repo.exists(where))
+        repo = Repo.from_path(where) if "://" in where else repository(where)
         # log_system_params would send the environment variables, and fails without pkg_resources
         # (aimhubio/aim#2858); system metrics would be those of this process, not of the training.
         self._run = Run(
@@ -149,7 +150,7 @@ class AimStackTracker(Tracker):
         run, self._run = self._run, None
         run.close()
         if not run.repo.is_remote_repo:
-            _index(run)
+            index(run)
 
     def check(self, timeout: float) -> Check:
         where = self._repo()
@@ -158,10 +159,11 @@ class AimStackTracker(Tracker):
         return _check_folder(Path(where), f"--set trackers.{self.name}.repo=PATH")
 
     def _repo(self) -> str:
-        if self.config.repo is not None:
-            return self.config.repo if "://" in self.config.repo else str(Path(self.config.repo).expanduser())
         from aim import Repo
+        from aim.sdk.utils import clean_repo_path
 
+        if self.config.repo is not None:
+            return self.config.repo if "://" in self.config.repo else clean_repo_path(self.config.repo)
         return str(Repo.default_repo_path())
 
     @property
@@ -186,31 +188,22 @@ def _key(step: int | None, repeat: int) -> int | float:
     return step + repeat * _REPEAT
 
 
-def _index(run: Any) -> None:
-    """Let Aim's SDK see the run at once: it shows only runs that are in the index, which otherwise
-    `aim up` writes while it runs. When `aim up` is running it holds the index and does this itself."""
-    from aim.sdk.index_manager import RepoIndexManager
-
-    try:
-        RepoIndexManager.get_index_manager(run.repo).index(run.hash)
-    except Exception as error:
-        print(f"aim: the run is not indexed yet, `aim up` will do it ({error})")
-
-
 def _check_folder(folder: Path, option: str) -> Check:
-    from aim import Repo
-    from aim.sdk.repo import RepoStatus
-
     path = str(folder.resolve())
-    status = Repo.check_repo_status(path)
-    if status == RepoStatus.UPDATE_REQUIRED:
+    found = examine(folder)
+    if found.state == "damaged":
+        return Check(
+            "broken",
+            f"the repository {path} is damaged: {found.why}",
+            f"move its folder .aim away, or choose another: {option}",
+        )
+    if found.state == "older":
         return Check(
             "no_permission",
             f"the repository {path} was made by an older Aim",
             f"run `aim upgrade --repo {path}`, or choose another: {option}",
         )
-    exists = status != RepoStatus.MISSING
-    writable = folder / ".aim" if exists else folder
+    writable = folder if found.state == "missing" else folder / ".aim"
     while not writable.exists():
         writable = writable.parent
     if not os.access(writable, os.W_OK) or not writable.is_dir():
@@ -219,7 +212,11 @@ def _check_folder(folder: Path, option: str) -> Check:
             f"{writable.resolve()} cannot be written to",
             f"choose another: {option}",
         )
-    return Check("ok", "repository" if exists else "repository, will be created", server=path)
+    will_be = {
+        "missing": ", will be created",
+        "unfinished": ", whose creation is unfinished: a run completes it",
+    }
+    return Check("ok", f"repository{will_be.get(found.state, '')}", server=path)
 
 
 def _check_server(url: str, timeout: float, option: str) -> Check:

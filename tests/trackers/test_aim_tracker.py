@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -166,6 +166,77 @@ def test_a_check_says_what_is_wrong_with_the_repository(in_tmp: Path) -> None:
         assert AimStackTracker(tracker_config={"repo": repo}).check(1).state == "bad_option"
 
 
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a file": (lambda aim: [shutil.rmtree(aim), aim.touch()], ".aim is not a folder"),
+    "garbage": (lambda aim: (aim / "run_metadata.sqlite").write_bytes(b"garbage" * 999), "is not a database"),
+    "no database": (lambda aim: (aim / "run_metadata.sqlite").unlink(), "run_metadata.sqlite is missing"),
+    "no table": (lambda aim: (aim / "run_metadata.sqlite").write_bytes(b""), "no such table"),
+    "odd version": (lambda aim: (aim / "VERSION").write_text("soon"), "VERSION says 'soon'"),
+    "lost index": (lambda aim: next(aim.glob("meta/index/MANIFEST-*")).unlink(), "has lost its 'MANIFEST-"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_check_says_of_a_damaged_repository_what_is_damaged_and_leaves_it_alone(
+    damage: str, in_tmp: Path
+) -> None:
+    shutil.copytree(empty_repository(), in_tmp / "repo")
+    harm, said = DAMAGES[damage]
+    harm(in_tmp / "repo" / ".aim")
+    before = contents(in_tmp)
+    found = AimStackTracker(tracker_config={"repo": "repo"}).check(5)
+    assert (found.state, said in found.detail) == ("broken", True), found
+    assert "move its folder .aim away" in found.remedy
+    assert contents(in_tmp) == before
+
+
+def test_an_unfinished_repository_is_said_to_be_one_and_is_completed_by_a_run(in_tmp: Path) -> None:
+    (in_tmp / ".aim").mkdir()
+    found = AimStackTracker().check(5)
+    assert (found.state, "unfinished" in found.detail) == ("ok", True)
+    assert list((in_tmp / ".aim").iterdir()) == []
+    tracker = AimStackTracker()
+    tracker.open(RunStart("run-1", "."))
+    tracker.close("finished")
+    assert [run.name for run in read_aim(in_tmp)] == ["run-1"]
+
+
+def test_a_repository_of_an_older_aim_is_said_to_be_one(in_tmp: Path) -> None:
+    (in_tmp / ".aim" / "objects").mkdir(parents=True)
+    found = AimStackTracker().check(5)
+    assert (found.state, "older Aim" in found.detail) == ("no_permission", True)
+
+
+def test_processes_that_begin_at_once_in_a_fresh_folder_make_one_repository(in_tmp: Path) -> None:
+    script = """
+import os, aim
+from fmstune.trackers.aimstack_tracker import AimStackTracker
+from fmstune.trackers.base import RunStart
+children = []
+for number in range(3):
+    if not (child := os.fork()):
+        assert (found := AimStackTracker().check(5)).ok, found
+        tracker = AimStackTracker()
+        tracker.open(RunStart(f"run-{number}", "."))
+        tracker.close("finished")
+        print(end="", flush=True)
+        os._exit(0)
+    children.append(child)
+assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert sorted(run.name for run in read_aim(in_tmp)) == ["run-0", "run-1", "run-2"]
+    assert [path.name for path in in_tmp.iterdir()] == [".aim"]
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Everything under a folder."""
+    paths = sorted(folder.rglob("*"))
+    return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
+
+
 def test_a_server_that_is_down_or_silent_is_unreachable(in_tmp: Path) -> None:
     port = free_port()
     found = AimStackTracker(tracker_config={"repo": f"aim://127.0.0.1:{port}"}).check(2)
@@ -204,6 +275,10 @@ def test_an_aim_server_that_dies_and_comes_back_gets_every_point_and_nobody_wait
     assert report(run_directory, ["aim"])[0].delivered < 24
     with aim_server(repository, port):
         record_steps(recorder, 25, 40)
+        for params in ({"rows": {"train": 8}}, {"rows": {"eval": 2}}):
+            recorder.set_params(params, "data")
+        for value in (1.0, 2.0, 3.0):
+            recorder.track(value, "reward", "train", step=40)
         recorder.close("finished")
         fleet.finish()
         (line,) = report(run_directory, ["aim"])

@@ -1,0 +1,142 @@
+"""Aim's repository in a folder: made by one process at a time, and examined without changing it.
+
+Aim 3.29.1 makes `.aim` first and writes its file VERSION last. What has no VERSION it takes for a repository
+of Aim 2, so that two runs at once in a fresh folder accused each other of that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+State = Literal["missing", "unfinished", "ready", "older", "damaged"]
+
+_OF_A_NEW_ONE = {"locks", "meta", "progress", "run_metadata.sqlite", "run_metadata.sqlite-journal"}
+_LOCK_SECONDS = 20.0
+_INDEX_SECONDS = 3.0
+_LOOK_AGAIN_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is in a folder; `why` says what is wrong with it."""
+
+    state: State
+    why: str = ""
+
+
+def repository(folder: str) -> Any:
+    """Aim's `Repo` in a folder, made there when there is none, or only the beginnings of one."""
+    from aim import Repo
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with _alone(Path(folder)):
+        return Repo.from_path(folder, init=examine(Path(folder)).state in ("missing", "unfinished"))
+
+
+def index(run: Any) -> None:
+    """Let Aim's SDK see the run at once: it shows only runs that are in the index, which otherwise
+    `aim up` writes while it runs. One process at a time writes it: `aim up`, or another run that ends."""
+    from aim.sdk.index_manager import RepoIndexManager
+
+    until = time.monotonic() + _INDEX_SECONDS
+    while True:
+        try:
+            RepoIndexManager.get_index_manager(run.repo).index(run.hash)
+            return
+        except Exception as error:  # of several kinds, by who holds it; the run itself is written
+            if time.monotonic() > until:
+                print(f"aim: the run is not indexed yet, `aim up` will do it ({error})")
+                return
+        time.sleep(0.1)
+
+
+def examine(folder: Path) -> Found:
+    """What there is in `folder`. Another process may be making it: nothing is accused at first sight.
+
+    Raises `OSError` when it cannot be read.
+    """
+    found = _look(folder)
+    if found.state in ("older", "damaged"):
+        time.sleep(_LOOK_AGAIN_SECONDS)
+        found = _look(folder)
+    return found
+
+
+def _look(folder: Path) -> Found:
+    from aim.sdk.configs import get_aim_repo_name
+    from aim.sdk.data_version import DATA_VERSION
+
+    path = folder / get_aim_repo_name()
+    if not os.path.lexists(path):
+        return Found("missing")
+    if not path.is_dir():
+        return Found("damaged", f"{path.name} is not a folder")
+    version = path / "VERSION"
+    if not version.exists():
+        return Found("unfinished" if {each.name for each in path.iterdir()} <= _OF_A_NEW_ONE else "older")
+    text = version.read_text(encoding="utf-8", errors="replace").strip()
+    try:
+        major = int(text.split(".")[0])
+    except ValueError:
+        return Found("damaged", f"its file VERSION says {text[:20]!r}")
+    if major < DATA_VERSION[0]:
+        return Found("older")
+    why = _wrong_database(path / "run_metadata.sqlite") or _wrong_index(path / "meta" / "index")
+    return Found("damaged", why) if why else Found("ready")
+
+
+def _wrong_database(path: Path) -> str:
+    if not path.is_file():
+        return f"{path.name} is missing"
+    try:
+        # Immutable: neither a lock nor a journal is made. A writer at work may make this fail, once.
+        uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
+            database.execute("SELECT hash FROM run LIMIT 1").fetchall()
+    except sqlite3.Error as error:
+        return f"{path.name} cannot be read ({error})"
+    return ""
+
+
+def _wrong_index(path: Path) -> str:
+    current = path / "CURRENT"
+    if not path.exists():
+        return ""  # made when it is needed
+    try:
+        name = current.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        return f"{path.parent.name}/{path.name}/CURRENT cannot be read ({type(error).__name__})"
+    if not name.startswith("MANIFEST-") or not (path / name).is_file():
+        return f"{path.parent.name}/{path.name} has lost its {name[:20]!r}"
+    return ""
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of the folder itself, which leaves no file behind.
+
+    After some seconds without it, go on: a user's `flock . fmstune train` holds it to the end, and a file
+    system may have no locks for folders (NFS). Then the worst is what it was before: one attempt fails.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + _LOCK_SECONDS
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(handle)
