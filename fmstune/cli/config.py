@@ -13,6 +13,7 @@ from fmstune.cli.flags import given_flags, with_flags
 from fmstune.cli.trackers import Config, Debug, Json
 
 if TYPE_CHECKING:
+    from fmstune.config.explain import Explanation
     from fmstune.config.schema import RunConfig
 
 app = typer.Typer(
@@ -57,7 +58,7 @@ def explain(
     resolved = _resolved(Path(files[0]) if files else config, sets, flags)
     names = [key for key in keys or () if key not in files]
     explained = [each for name in names for each in explain_all(resolved, name)]
-    found = explained if names else chosen(resolved)
+    found = [_visible(each) for each in (explained if names else chosen(resolved))]
     if as_json:
         _print_json([dataclasses.asdict(each) for each in found])
         return
@@ -101,6 +102,19 @@ def diff(
         typer.echo(f"{each.key}  {_shown(each.first)} → {_shown(each.second)}")
     if not found:
         typer.echo("no difference", err=True)
+
+
+def _visible(explained: Explanation) -> Explanation:
+    """The explanation without the secrets that stand deeper in its values, or are known by their text."""
+    from fmstune.delivery.redaction import process_redactor
+
+    hide = process_redactor()
+    return dataclasses.replace(
+        explained,
+        value=hide.value(explained.value, explained.key),
+        default=hide.value(explained.default, explained.key),
+        over=[(hide.value(value, explained.key), hide.text(where)) for value, where in explained.over],
+    )
 
 
 def _resolved(config: Path | None, sets: Sequence[str] | None, flags: Mapping[str, Any]) -> RunConfig:

@@ -111,9 +111,7 @@ def _usage_message(error: Any) -> str:
 
 
 def _message(error: BaseException) -> str:
-    from fmstune.delivery.redaction import Redactor
-
-    text = Redactor().text(str(error).strip())
+    text = str(error).strip()
     if hasattr(error, "exit_code"):
         return text
     from fmstune.cli import ranks
@@ -128,14 +126,16 @@ def _message(error: BaseException) -> str:
 def _print_traceback() -> None:
     import traceback
 
-    from fmstune.delivery.redaction import Redactor
+    from fmstune.delivery.redaction import hide
 
-    print(Redactor().text(traceback.format_exc()), file=sys.stderr)
+    print(hide(traceback.format_exc()), file=sys.stderr)
 
 
 def _fail(message: str, code: int, *, foreseen: bool = True) -> NoReturn:
     from fmstune.cli import ranks
+    from fmstune.delivery.redaction import hide
 
+    message = hide(message)
     # What a rank sees of the failure of another comes later, and would hide the cause.
     consequence = ranks.follows_another()
     told = bool(message) and ranks.tell(message, code, foreseen=foreseen)

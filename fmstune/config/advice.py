@@ -9,7 +9,8 @@ from typing import Any
 import tomli
 
 from fmstune.config.suggest import closest
-from fmstune.config.wording import in_words, is_secret, kind_of, shown_for
+from fmstune.config.wording import in_words, kind_of, shown_for
+from fmstune.secrets import is_secret_name
 
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
@@ -105,7 +106,7 @@ def _as_list(text: str, where: str, key: str) -> str:
     parts = inside.split(",") if bracketed or " " not in inside else [inside]
     names = [part.strip().strip("'") for part in parts]
     plain = len(text) < 2 * _LONGEST and text.isprintable() and not set(inside) & {'"', "\\", "'"}
-    if not plain or is_secret(key) or not all(names):
+    if not plain or is_secret_name(key) or not all(names):
         return " Put it in [ ]."
     quoted = ", ".join(f'"{name}"' for name in names)
     return f" Write '{key}=[{quoted}]'." if where == "--set" else f" Write [{quoted}]."
@@ -115,7 +116,7 @@ def _quoted(value: Any, where: str, key: str) -> str:
     if where != "--set":
         return " Put it in quotes."
     # The shell takes the outer quotes away.
-    return f""" Write '{key}="{"…" if is_secret(key) else shown_for(key, value)}"'."""
+    return f""" Write '{key}="{"…" if is_secret_name(key) else shown_for(key, value)}"'."""
 
 
 def _is_toml(text: str) -> bool:

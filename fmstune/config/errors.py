@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fmstune.secrets import hide_forms
+
 _LONGEST = 60
 _LONGEST_PATH = 100
 _TOLD = 3  # more problems are no short paragraph
@@ -44,7 +46,8 @@ def shown_path(path: Path) -> str:
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:
-    """The text without its middle, when it is long."""
+    """The text without its middle, when it is long; first without secrets, which can't be seen in halves."""
+    text = hide_forms(text)
     half = longest // 2
     return text if len(text) <= longest else f"{text[:half]}…{text[-half + 1 :]}"
 

@@ -17,7 +17,8 @@ from fmstune.config.sources import of_other_methods
 from fmstune.config.suggest import hint
 from fmstune.config.training_fields import training_fields
 from fmstune.config.values import dotted, split_key
-from fmstune.config.wording import in_words, is_secret
+from fmstune.config.wording import in_words
+from fmstune.secrets import REDACTED, is_secret_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def _takes(annotation: str, choices: Sequence[str] | None, bounds: Mapping[str, 
 
 
 def _visible(key: str, value: Any) -> Any:
-    return "[redacted]" if value and is_secret(key) else value
+    return REDACTED if value and not isinstance(value, bool) and is_secret_name(key) else value
 
 
 def _value(value: Any) -> str:

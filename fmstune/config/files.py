@@ -9,7 +9,7 @@ from typing import Any
 import tomli
 
 from fmstune.config.errors import ConfigError, shortened, shown_path
-from fmstune.config.wording import is_secret
+from fmstune.secrets import is_secret_name
 
 
 def read_text(path: Path) -> str:
@@ -80,7 +80,7 @@ def _other_format(name: str, line: str = "", *, value: bool = False) -> str:
     if not value or not written:
         return ""
     text = written[2].strip()
-    if is_secret(written[1]) or '"' in text or shortened(text) != text:
+    if is_secret_name(written[1]) or '"' in text or shortened(text) != text:
         return " Put a text in quotes."
     return f" Did you mean {text.lower()}?" if text in ("True", "False") else f' Did you mean "{text}"?'
 

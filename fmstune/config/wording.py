@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import date, time
 from typing import Any
 
 from fmstune.config.annotations import literal_values, options_of
 from fmstune.config.errors import shown
+from fmstune.secrets import REDACTED, is_secret_name
 
-_SECRET = re.compile(r"secret|password|api_?key|credential|(?<!eos_)(?<!pad_)token$", re.IGNORECASE)
 _WORDS = {
     "bool": "true or false",
     "int": "a whole number",
@@ -58,15 +57,10 @@ def in_words(annotation: str) -> str:
     return " or ".join(dict.fromkeys(words))
 
 
-def is_secret(key: str) -> bool:
-    """Whether the value of a key is not for anybody's eyes, by its name."""
-    return _SECRET.search(key) is not None
-
-
 def shown_for(key: str, value: Any) -> str:
     """A value in a message: hidden when its key says that it is a secret."""
-    if is_secret(key):
-        return "[redacted]"
+    if is_secret_name(key):
+        return REDACTED
     try:
         return shown(value)
     except ValueError:  # Python refuses to write whole numbers of thousands of digits

@@ -1,136 +1,132 @@
-"""Redaction: no secret reaches the journal, a file, a log or a tracker.
+"""Redaction: no secret reaches the journal, a file, a log, a terminal or a tracker.
 
-Three nets, since each alone has holes: values under secret-looking keys, texts of a known token's
-shape (or a password in a URL), and the very values of secret-looking environment variables.
+Three nets, since each alone has holes: values under secret names, texts whose form says what they are (both
+in `fmstune.secrets`), and the very texts that are known to be secrets here, however they are escaped.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-REDACTED = "[redacted]"
+from fmstune.delivery.known_secrets import in_environment, in_files, pattern_of, secret_texts
+from fmstune.secrets import REDACTED, hide_forms, is_count, is_placeholder, is_secret_name
 
-_SECRET_WORDS = frozenset(
-    [
-        "password",
-        "passwd",
-        "passphrase",
-        "pwd",
-        "secret",
-        "secrets",
-        "apikey",
-        "credential",
-        "credentials",
-        "bearer",
-        "authorization",
-        "cookie",
-    ]
-)
-_SECRET_PAIRS = frozenset(
-    {("api", "key"), ("private", "key"), ("access", "key"), ("secret", "key"), ("signing", "key"),
-     ("account", "key"), ("encryption", "key"), ("auth", "key")}
-)  # fmt: skip
-# A tokenizer's tokens are words of the trade, not credentials.
-_TOKENS_OF_THE_TRADE = frozenset(
-    [
-        "pad",
-        "eos",
-        "bos",
-        "unk",
-        "sep",
-        "cls",
-        "mask",
-        "special",
-        "image",
-        "video",
-        "audio",
-        "per",
-        "each",
-        "new",
-        "max",
-        "min",
-        "num",
-        "mean",
-        "first",
-        "last",
-        "next",
-        "response",
-        "decoder",
-        "forced",
-        "begin",
-        "end",
-        "prompt",
-    ]
-)
-_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-
-# Shapes that the issuers document: Hugging Face, OpenAI and Anthropic, GitHub, GitLab, AWS, Slack,
-# Google, JSON web tokens, W&B's own (v1) keys.
-_SHAPES = re.compile(
-    r"hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
-    r"|glpat-[\w-]{16,}|AKIA[0-9A-Z]{16}|xox[abprs]-[\w-]{10,}|AIza[\w-]{30,}"
-    r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}|wandb_v\d+_\w{20,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?-----END [A-Z ]*PRIVATE KEY-----"
-)
-# One slash too: what is taken for a path loses the second.
-_URL_PASSWORD = re.compile(r"(?<=:/)(/?)[^/\s:@]*:[^/\s@]+(?=@)")
-_URL_QUERY = re.compile(
-    r"(?i)([?&](?:[\w-]*(?:token|secret|password|api_?key|signature|access_?key))=)[^&\s#]+"
-)
-_SHORTEST_SECRET = 8
-_WORKING_DIRECTORY = "PWD"  # of the shell; hidden, no absolute path of the data could be read again
+__all__ = [
+    "REDACTED",
+    "Redactor",
+    "hide",
+    "holds_redacted",
+    "know_secrets",
+    "process_redactor",
+    "process_secrets",
+    "secret_texts",
+]
 
 
 class Redactor:
-    """Replaces secrets by `[redacted]` in texts, and in mappings by key and by value."""
+    """Replaces secrets by `[redacted]` in texts, and in mappings by name and by value."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None, secrets: tuple[str, ...] = ()) -> None:
-        """`environment` defaults to that of this process; `secrets` are further texts to hide."""
-        known = {
-            value
-            for key, value in (os.environ if environment is None else environment).items()
-            if is_secret_key(key) and key != _WORKING_DIRECTORY
-        }
-        known |= set(secrets)
-        texts = sorted((text for text in known if len(text) >= _SHORTEST_SECRET), key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, texts))) if texts else None
+    def __init__(self, environment: Mapping[str, str] | None = None, secrets: Iterable[str] = ()) -> None:
+        """`environment` defaults to all that this process knows: its environment, the files that SDKs keep
+        credentials in, its configuration. `secrets` are further texts to hide."""
+        own = environment is None
+        given = dict(os.environ) if environment is None else environment
+        known = [*in_environment(given), *secrets, *((*in_files(given), *_secrets) if own else ())]
+        self._known = pattern_of(known)
 
     def text(self, text: str) -> str:
-        """The text without the secrets in it."""
+        """The text without the secrets in it. Doing it twice changes nothing more."""
         if self._known is not None:
             text = self._known.sub(REDACTED, text)
-        text = _SHAPES.sub(REDACTED, text)
-        if ":/" in text:
-            text = _URL_QUERY.sub(rf"\1{REDACTED}", _URL_PASSWORD.sub(rf"\1{REDACTED}", text))
-        return text
+        return hide_forms(text)
 
-    def value(self, value: Any, key: str = "") -> Any:
-        """The value without secrets, nested ones included; numbers, booleans and None are none."""
-        if isinstance(value, str):
-            return REDACTED if value and is_secret_key(key) else self.text(value)
+    def value(self, value: Any, name: str = "") -> Any:
+        """The value without secrets, nested ones included. Under a secret name nothing stays but truth
+        values and nothing itself; elsewhere numbers are no secrets."""
         if isinstance(value, Mapping):
-            return {
-                self.text(name) if isinstance(name, str) else name: self.value(item, str(name))
-                for name, item in value.items()
-            }
+            if is_secret_name(name):
+                return self._renamed({key: _hidden(item, name) for key, item in value.items()})
+            return self._renamed({key: self.value(item, str(key)) for key, item in value.items()})
         if isinstance(value, (list, tuple)):
-            return [self.value(item, key) for item in value]
+            return [self.value(item, name) for item in value]
+        if is_secret_name(name):
+            return _hidden(value, name)
+        return self.text(value) if isinstance(value, str) else value
+
+    def mapping(self, values: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+        """The mapping without secrets; with the name that it has, such as a namespace of params."""
+        return dict(self.value(values, name))
+
+    def metrics(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Metrics without secrets in their names and texts. A number is a measurement, whatever its name."""
+        hidden = {key: item if _is_number(item) else self.value(item, key) for key, item in values.items()}
+        return self._renamed(hidden)
+
+    def _renamed(self, values: Mapping[Any, Any]) -> dict[Any, Any]:
+        """The mapping without secrets in its keys; two that become the same stay two."""
+        renamed: dict[Any, Any] = {}
+        for key, value in values.items():
+            new = stem = self.text(key) if isinstance(key, str) else key
+            count = 1
+            while new in renamed:
+                count += 1
+                new = f"{stem} {count}"
+            renamed[new] = value
+        return renamed
+
+
+def holds_redacted(value: Any) -> bool:
+    """Whether a secret was taken out of a value, so that it can't be used as it is."""
+    if isinstance(value, Mapping):
+        return any(map(holds_redacted, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(holds_redacted, value))
+    return isinstance(value, str) and REDACTED in value
+
+
+_secrets: tuple[str, ...] = ()
+_of_process: tuple[dict[str, str], tuple[str, ...], Redactor] | None = None
+
+
+def know_secrets(secrets: Iterable[str]) -> None:
+    """From here on `hide` knows these secrets of the configuration, instead of those of an earlier one."""
+    global _secrets
+    _secrets = tuple(secrets)
+
+
+def process_secrets() -> tuple[str, ...]:
+    """The secrets of the configuration, as `know_secrets` was given them."""
+    return _secrets
+
+
+def hide(text: str) -> str:
+    """The text without secrets, as this process knows them: the one way out for every text that a person
+    or a file is to get (messages, errors, ledgers, logs)."""
+    return process_redactor().text(text)
+
+
+def process_redactor() -> Redactor:
+    """The redactor that knows all that this process does."""
+    global _of_process
+    environment = dict(os.environ)
+    if _of_process is None or _of_process[:2] != (environment, _secrets):
+        _of_process = (environment, _secrets, Redactor())
+    return _of_process[2]
+
+
+def _hidden(value: Any, name: str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _hidden(item, name) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_hidden(item, name) for item in value]
+    if value is None or value == "" or isinstance(value, bool):
         return value
+    if isinstance(value, str) and is_placeholder(value):  # tool_token = "<tool>"
+        return value
+    return value if _is_number(value) and is_count(name) else REDACTED
 
-    def mapping(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The mapping without secrets."""
-        return dict(self.value(values))
 
-
-def is_secret_key(key: str) -> bool:
-    """Whether a name says that its value is a secret: `hub_token` does, `pad_token` does not."""
-    words = [word.lower() for word in _WORDS.findall(key)]
-    if _SECRET_WORDS.intersection(words) or _SECRET_PAIRS.intersection(itertools.pairwise(words)):
-        return True
-    if words and words[-1] == "token":
-        return len(words) == 1 or words[-2] not in _TOKENS_OF_THE_TRADE
-    return False
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

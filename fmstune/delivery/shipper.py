@@ -26,7 +26,8 @@ from typing import IO, TYPE_CHECKING, Any
 from fmstune.delivery import locks
 from fmstune.delivery.deliver import Delivery, DeliveryFailed
 from fmstune.delivery.ledger import Ledger, ledger_path, load_ledger
-from fmstune.delivery.redaction import Redactor
+from fmstune.delivery.redaction import know_secrets, process_redactor
+from fmstune.delivery.shipper_log import ShipperLog
 from fmstune.trackers.base import Check, Tracker, TrackerOptionError, installed_version
 from fmstune.trackers.old_shape import OldShapeTracker, build_tracker, works_in_process
 from fmstune.trackers.registry import BrokenTracker
@@ -39,7 +40,6 @@ EXIT_RETRY = 75  # EX_TEMPFAIL: the ledger says how far it came, and why not fur
 EXIT_BUSY = 76  # another shipper delivers this run to this tracker
 
 _NICENESS = 10  # the training's own threads come first
-_LOG_BYTES = 1 << 20
 
 
 def main(trainer: TrainerWatch) -> int:
@@ -47,6 +47,8 @@ def main(trainer: TrainerWatch) -> int:
     answers = _take_standard_output()
     os.nice(_NICENESS)
     _first_to_go()
+    log = ShipperLog()  # before anything else is imported or started: it forks
+    trainer.note_log(log.reader)
     job = json.loads(sys.stdin.readline())
     sys.path[:] = job["sys_path"]
     try:
@@ -60,7 +62,7 @@ def main(trainer: TrainerWatch) -> int:
         _answer(answers, found, in_process=in_process, repeated=repeated)
     answers.close()
     line = sys.stdin.readline()
-    return _ship(tracker, job, json.loads(line), trainer) if line else EXIT_DONE
+    return _ship(tracker, job, json.loads(line), trainer, log) if line else EXIT_DONE
 
 
 def check(tracker: Tracker, timeout: float) -> Check:
@@ -103,12 +105,14 @@ def _not_built(error: BaseException, name: str) -> Check:
     )
 
 
-def _ship(tracker: Tracker, job: dict[str, Any], order: dict[str, Any], trainer: TrainerWatch) -> int:
+def _ship(
+    tracker: Tracker, job: dict[str, Any], order: dict[str, Any], trainer: TrainerWatch, log: ShipperLog
+) -> int:
     directory = Path(order["directory"])
     path = ledger_path(directory, job["name"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    redactor = Redactor(secrets=tuple(order.get("secrets", ())))
-    _log_to(path.with_suffix(".log"), redactor)
+    know_secrets(order["secrets"])
+    log.write_to(path.with_suffix(".log"), order["secrets"])
     trainer.allow(float(order["close_timeout"]))
     if locks.take(path.with_suffix(".lock")) is None:
         return EXIT_BUSY
@@ -118,7 +122,7 @@ def _ship(tracker: Tracker, job: dict[str, Any], order: dict[str, Any], trainer:
         ledger,
         reference=job["reference"],
         cwd=ledger.cwd or str(Path.cwd()),
-        options=redactor.mapping(job["options"]),
+        options=process_redactor().mapping(job["options"]),
     )
     try:
         delivery = Delivery(directory, tracker, ledger, parent if follow else None, forgive=order["forgive"])
@@ -128,14 +132,16 @@ def _ship(tracker: Tracker, job: dict[str, Any], order: dict[str, Any], trainer:
     except DeliveryFailed as error:
         print(f"{time.strftime('%F %T')} {error}", file=sys.stderr)
         # Not through the interpreter's exit: Aim and others join their queues there, for ever.
-        _leave(EXIT_RETRY)
-    _leave(EXIT_DONE)
+        _leave(EXIT_RETRY, log)
+    _leave(EXIT_DONE, log)
     return EXIT_DONE
 
 
-def _leave(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+def _leave(code: int, log: ShipperLog) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # what the tracker has put there
+            stream.flush()
+    log.end()
     os._exit(code)
 
 
@@ -146,53 +152,11 @@ def _first_to_go() -> None:
 
 
 def _take_standard_output() -> IO[str]:
-    """Keep the standard output for the answers; what SDKs print goes nowhere until there is a log."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    return answers
+    """Keep the standard output for the answers; what SDKs print goes to the log, once there is one."""
+    return os.fdopen(os.dup(1), "w", encoding="utf-8")
 
 
 def _answer(answers: IO[str], result: Check, *, in_process: bool = False, repeated: str = "kept") -> None:
     message = {"check": dataclasses.asdict(result), "in_process": in_process, "repeated_steps": repeated}
     answers.write(json.dumps(message) + "\n")
     answers.flush()
-
-
-def _log_to(path: Path, redactor: Redactor) -> None:
-    log = path.open("a", encoding="utf-8", errors="replace", buffering=1)
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
-    sys.stdout = sys.stderr = _RedactedLog(log, redactor)
-
-
-class _RedactedLog:
-    """A text stream that hides secrets, and stops at `_LOG_BYTES`: Aim warns ten times a second for as
-    long as its server is away."""
-
-    encoding = "utf-8"
-
-    def __init__(self, log: IO[str], redactor: Redactor) -> None:
-        self._log = log
-        self._redactor = redactor
-        self._room = _LOG_BYTES - log.tell()
-
-    def write(self, text: str) -> int:
-        if self._room > 0:
-            self._room -= len(text)
-            text = self._redactor.text(text) if self._room > 0 else "\n[the log is full]\n"
-            with contextlib.suppress(OSError):  # the log's disk being full is no trouble of the delivery
-                self._log.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._log.flush()
-
-    def isatty(self) -> bool:
-        return False
-
-    def fileno(self) -> int:
-        return self._log.fileno()

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from fmstune.delivery.redaction import is_secret_key
+from fmstune.delivery.redaction import Redactor, process_secrets, secret_texts
 from fmstune.delivery.shipper import EXIT_BUSY, EXIT_DONE, EXIT_RETRY
 from fmstune.trackers.base import Check
 
@@ -115,9 +115,10 @@ class ShipperProcess:
             how = _how_it_died(self._process.wait())
             return Check("crashed", f"its process {how} during the check", "try again, or install it again")
         message = json.loads(answer)
+        redactor = Redactor(secrets=secret_texts(self.job.options))
         self.in_process = bool(message["in_process"])
         self.repeated_steps = str(message["repeated_steps"])
-        return Check(**message["check"])
+        return Check(**{key: redactor.value(item) for key, item in message["check"].items()})
 
     def ship(
         self,
@@ -130,7 +131,8 @@ class ShipperProcess:
         forgive: bool = False,
     ) -> None:
         """Order the delivery of the run in `directory`; with `follow`, until its writer has ended. Without
-        it, events after the number `retry_after` that were refused before are tried again.
+        it, events after the number `retry_after` that were refused before are tried again. `secrets` are
+        hidden in all that it writes, besides those of its options and those that this process knows.
         For `forgive` see `Delivery`."""
         order = {
             "directory": str(directory.resolve()),
@@ -139,7 +141,8 @@ class ShipperProcess:
             "retry_after": retry_after,
             "forgive": forgive,
         }
-        self._send({**order, "secrets": list(secrets)})
+        known = [*secrets, *process_secrets(), *secret_texts(self.job.options)]
+        self._send({**order, "secrets": list(dict.fromkeys(known))})
 
     def wait(self, seconds: float) -> int | None:
         """The exit code, waited for at most so long; `None` if it still lives then."""
@@ -191,11 +194,6 @@ class ShipperProcess:
 
 def _how_it_died(code: int) -> str:
     return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-
-
-def secret_texts(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """The texts in a tracker's options that are secrets, to be hidden wherever they turn up."""
-    return tuple(value for key, value in options.items() if isinstance(value, str) and is_secret_key(key))
 
 
 def _environment() -> dict[str, str]:

@@ -30,7 +30,10 @@ _LOOK_SECONDS = 0.5
 _SECONDS_WITHOUT_ORDER = 30.0
 """So long a shipper may take to read its order when its trainer is gone already."""
 _SECONDS_TO_REAP = 5.0
+_SECONDS_TO_READ = 3.0
+"""The reader of the log ends by itself; it gets so long for what the shipper has printed at last."""
 _ORDER, _ORDER_AT = struct.Struct("=dd"), 8
+_LOG_READER, _LOG_READER_AT = struct.Struct("=q"), 24
 
 
 class TrainerWatch:
@@ -46,6 +49,15 @@ class TrainerWatch:
     def gone(self) -> bool:
         """Whether the process that has started the shipper has ended."""
         return self._page[0] != 0
+
+    @property
+    def log_reader(self) -> int:
+        """The process that reads what the shipper prints, down to its last words; 0 when there is none."""
+        return int(_LOG_READER.unpack_from(self._page, _LOG_READER_AT)[0])
+
+    def note_log(self, reader: int) -> None:
+        """Tell the supervisor which process reads what the shipper prints."""
+        _LOG_READER.pack_into(self._page, _LOG_READER_AT, reader)
 
     def note_gone(self) -> None:
         """Tell the shipper that nobody writes the journal any more."""
@@ -108,13 +120,13 @@ def _supervise(shipper: int, trainer: int, watch: TrainerWatch, ordered: list[in
     while True:
         status = _reap(shipper)
         if status is not None:
-            _end_all(shipper)
+            _end_all(shipper, watch.log_reader)
             _end_as(status)
         if gone_at is None and os.getppid() != trainer:
             gone_at = time.monotonic()
             watch.note_gone()
         if ordered or (gone_at is not None and time.monotonic() >= watch.ends_at(gone_at)):
-            _end_all(shipper)
+            _end_all(shipper, watch.log_reader)
             _end_as(signal.SIGTERM)
         select.select([wakes], [], [], _LOOK_SECONDS)
         with contextlib.suppress(BlockingIOError):
@@ -134,13 +146,13 @@ def _reap(shipper: int) -> int | None:
     return found
 
 
-def _end_all(shipper: int) -> None:
+def _end_all(shipper: int, log_reader: int) -> None:
     """End the shipper and all that descends from it; in turns, as processes may fork meanwhile."""
-    until = time.monotonic() + _SECONDS_TO_REAP
-    while time.monotonic() < until:
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < _SECONDS_TO_REAP:
         with contextlib.suppress(OSError):
             os.killpg(shipper, signal.SIGKILL)
-        for pid in _descendants():
+        for pid in _descendants() - ({log_reader} if passed < _SECONDS_TO_READ else set()):
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         try:

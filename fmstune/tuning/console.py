@@ -6,11 +6,13 @@ import contextlib
 
 from rich.console import Console
 
+from fmstune.delivery.redaction import hide
+
 _LABEL = 8
 
 
 class RunConsole:
-    """Prints labelled lines; nothing on ranks other than zero.
+    """Prints labelled lines, without secrets; nothing on ranks other than zero.
 
     A screen that is gone (a full disk under a log file, a pipe that nobody reads) ends no training.
     """
@@ -30,4 +32,4 @@ class RunConsole:
     def _print(self, line: str, style: str | None = None) -> None:
         if not self.quiet:
             with contextlib.suppress(OSError, ValueError):
-                self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+                self.console.print(hide(line), style=style, highlight=False, markup=False, soft_wrap=True)

@@ -18,9 +18,9 @@ from fmstune.delivery.journal import FILE_NAME, Header, JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR, all_ledgers
 from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder, active
-from fmstune.delivery.redaction import Redactor
+from fmstune.delivery.redaction import Redactor, know_secrets, process_redactor, secret_texts
 from fmstune.delivery.report import DeliveryReport, report
-from fmstune.delivery.shipper_process import Job, secret_texts
+from fmstune.delivery.shipper_process import Job
 from fmstune.trackers.base import Check, Status, TrackerError
 from fmstune.trackers.registry import reference
 from fmstune.tuning import provenance
@@ -89,10 +89,7 @@ def recorded(
         on_trouble=lambda why: out.warn(f"the journal cannot be written, the run goes on: {why}"),
     )
     recorder = Recorder(journal, redactor)
-    fleet.sail(
-        directory.path,
-        [text for name in config.trackers for text in secret_texts(config.trackers[name])],
-    )
+    fleet.sail(directory.path)
     status: Status = "failed"
     error: str | None = None
     try:
@@ -177,7 +174,9 @@ def reports(directory: Path) -> list[DeliveryReport]:
 
 
 def redactor_of(config: RunConfig) -> Redactor:
-    return Redactor(secrets=tuple(t for options in config.trackers.values() for t in secret_texts(options)))
+    """The redactor that knows the secrets of this configuration too; and so does all of this process."""
+    know_secrets(secret_texts(to_mapping(config)))
+    return process_redactor()
 
 
 def _header(directory: RunDirectory, after: int = 0) -> Header:

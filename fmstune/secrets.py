@@ -1,0 +1,258 @@
+"""What a secret is, by the name of a value and by its form: the one list that every room asks.
+
+A name is judged word by word, so that `hub_token` and `PGPASSWORD` are secrets, and `pad_token`, `pass@1`
+and `tokens_per_second` are not. A form is what the issuers of tokens document, what an HTTP header or a URL
+says of itself, and an assignment to a secret name (`password=…`, `"api_key": "…"`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import itertools
+import re
+
+REDACTED = "[redacted]"
+
+# -- names ------------------------------------------------------------------------------------
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_LONGEST_NAME = 200
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+# The working directories of a shell: with them hidden, no absolute path of the data could be read again.
+_NO_SECRETS = frozenset({"PWD", "OLDPWD"})
+_SECRET_WORDS = _words(
+    "pwd cred creds bearer authorization cookie cookies jwt apikey apikeys apitoken apitokens"
+)
+_SECRET_ENDS = (
+    "password", "passwords", "passwd", "passphrase", "passphrases", "passcode", "secret", "secrets",
+    "credential", "credentials", "accesskey", "secretkey", "privatekey", "sshkey", "authtoken", "accesstoken",
+)  # fmt: skip
+_SECRET_LAST = frozenset({"auth", "dsn", "pat", "pw", "psk", "webhook"})
+_SECRET_LAST_PAIRS = frozenset(
+    {("connection", "string"), ("connection", "str"), ("conn", "string"), ("conn", "str"), ("webhook", "url")}
+)
+# `key` alone is a word of dictionaries and databases; with one of these before it, it opens something.
+_KEYS = _words(
+    "access account admin anthropic api app application auth aws azure client comet decryption deploy "
+    "encryption gcp github gitlab gpg hf hmac license master neptune openai pgp private root rsa secret "
+    "service session shared signing ssh ssl storage subscription tls wandb webhook"
+)
+# Tokens that a tokenizer makes and a trainer counts.
+_TOKENS_OF_THE_TRADE = _words(
+    "action added additional all answer assistant audio avg bad batch begin bos cached cls completion "
+    "context control count decoder draft each end eos eval extra first forced forward generated image "
+    "input label last mask max mean min mtp n new next no num number output pad padding per prefix "
+    "prompt reasoning response row seen sep special start stop suffix suppress system target teacher "
+    "text think total train trained unk user valid video vision"
+)
+_PASSES_OF_THE_TRADE = _words(
+    "all backward each first forward last max multi n no num one per second single test tests third two"
+)
+# `password_file` is where it lies, and not the secret itself.
+_PLACES = _words("dir directory file files folder manager path paths policy provider")
+# What may stand behind a name and changes nothing: `hub_token_2`, `api_key_prod`.
+_TAILS = _words("b64 base64 dev new old prod production secondary staging value values")
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a name says that its value is a secret, or one of the names that a dotted one is made of:
+    `hub_token` and `secrets.wandb` do, `pad_token` does not."""
+    return _is_secret_name(name) if len(name) <= _LONGEST_NAME else _is_secret_name(name[-_LONGEST_NAME:])
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_secret_name(name: str) -> bool:
+    return any(_is_secret_part(part) for part in re.split(r"[./]", name))
+
+
+def is_count(name: str) -> bool:
+    """Whether a number under this name counts tokens, whatever else the name may mean."""
+    return name.lower().endswith("tokens")
+
+
+def _is_secret_part(name: str) -> bool:
+    if name in _NO_SECRETS:
+        return False
+    words = [word.lower() for word in _WORDS.findall(name)]
+    numbered = bool(words) and words[-1].isdigit()
+    words = [word for word in words if not word.isdigit()]
+    while len(words) > 1 and words[-1] in _TAILS:
+        del words[-1]
+    if not words or words[-1] in _PLACES:
+        return False
+    pairs = list(itertools.pairwise(words))
+    if any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDS) for word in words):
+        return True
+    if any(second in ("key", "keys") and first in _KEYS for first, second in pairs):
+        return True
+    last, before = words[-1], words[-2] if len(words) > 1 else ""
+    if last == "token":
+        return before not in _TOKENS_OF_THE_TRADE
+    if last == "tokens":
+        return bool(before) and before not in _TOKENS_OF_THE_TRADE
+    if last == "pass":  # pass@1 is a metric
+        return before not in _PASSES_OF_THE_TRADE and (bool(before) or not numbered)
+    return last in _SECRET_LAST or (bool(pairs) and pairs[-1] in _SECRET_LAST_PAIRS)
+
+
+# -- forms ------------------------------------------------------------------------------------
+
+# Each begins at the start of a word: `risk-averse-model-2` holds no key of OpenAI's. Each is linear in the
+# length of the text, since texts of megabytes come from SDKs' logs.
+_FORMS = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
+    r"(?:[\s\S]*?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|[\s\S]*)"
+    r"|(?<![A-Za-z0-9])(?:"
+    r"(?:hf|api_org)_[A-Za-z0-9]{16,}"  # Hugging Face
+    r"|wandb_v\d+_[\w-]{20,}|local-[0-9a-f]{40}(?![0-9A-Za-z])"  # W&B
+    r"|sk-(?=[\w-]{0,64}[0-9A-Z])[\w-]{16,}"  # OpenAI, Anthropic and many after them
+    r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|gl[a-z]{2,5}-[\w-]{16,}"  # GitHub, GitLab
+    r"|(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![0-9A-Za-z])"  # AWS
+    r"|xox[a-z](?:\.xox[a-z])?-[\w-]{10,}|xapp-[\w-]{10,}"  # Slack
+    r"|AIza[\w-]{30,}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,}"  # Google
+    r"|eyJ[\w-]{8,512}\.[\w-]{8,}\.[\w-]{8,}"  # JSON web tokens
+    r"|pypi-[\w-]{32,}|npm_[A-Za-z0-9]{30,}|dckr_(?:pat|oat)_[\w-]{20,}"  # PyPI, npm, Docker
+    r"|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|SG\.[\w-]{16,}\.[\w-]{16,}"  # Stripe, SendGrid
+    r"|r8_[A-Za-z0-9]{30,}|gsk_[A-Za-z0-9]{20,}|(?:nvapi|pplx|xai)-[\w-]{20,}"  # Replicate, Groq, NVIDIA, …
+    r"|dapi[0-9a-f]{32}(?![0-9A-Za-z])"  # Databricks
+    r")"
+    r"|(?<=hooks\.slack\.com/services/)[\w/]{16,}"
+)
+_HEADER = re.compile(
+    r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?)"
+    r"((?:bearer|basic|token|digest|apikey|negotiate|aws4-hmac-sha256)\s+[^\n\"']+)"
+    r"|(\b(?:set-)?cookie:[ \t]*)([^\s\"'][^\n\"']*=[^\n\"']*)"
+)
+_BEARER = re.compile(r"\b(Bearer[ \t]+)[\w.~+/=-]{6,}|\b((?i:bearer)[ \t]+)(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}")
+_BASIC = re.compile(r"\b((?i:basic)[ \t]+)([A-Za-z0-9+/_-]{8,}={0,2})")
+# One slash is enough: what is taken for a path loses the second.
+_USER = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]{0,20}:/)(/?)([^/\s?#\"'<>]{1,256})@")
+# A password with a slash in it, which should have been escaped; `host:8080/x@y` has a port there.
+_SLASHED = re.compile(
+    r"(?<=://)([^/\s:@?#]{0,64}:)(?!\d+(?:[/?#]|$)|\[redacted\]@)([^\s\"'<>]{1,256})@(?=[\w.\[-])"
+)
+_SIGNATURE = re.compile(r"(?i)([?&](?:sig|[\w-]*signature|x-amz-credential)=)[^&\s#\"'\[]+")
+_NAME = re.compile(r"(?<![\w.])(?P<name>[A-Za-z][\w.-]{0,80})(?P<sign>(?P<quoted>\\*[\"'])?\s?[:=]\s?)")
+_VALUE = re.compile(
+    r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|(?P<mark>\\+[\"'])(?:(?!(?P=mark)).)*(?P=mark)"
+    r"|[^\s,;&\"'()\[\]{}<>\\]+"
+)
+_FLAG = re.compile(r"(?<!\S)(--(?P<name>[A-Za-z][\w-]{0,80})[ \t]+)(?P<value>[^\s\[-]\S*)")
+_NETRC = re.compile(r"(?i)(\blogin\s+\S{1,200}\s+password\s+)([^\s\[]\S*)")
+# Only where the text says so: commits are 40 hexadecimal digits as well.
+_WANDB = re.compile(r"(?i)(?:wandb|w&b|api[ _-]?key)\b(?P<between>[^\n]{0,60}?)\b(?P<key>[0-9a-f]{40})\b")
+_COMMIT = re.compile(r"(?i)commit|revision|\bsha|hash|\brev\b|\bgit\b")
+_NOTHING = frozenset({"none", "null", "true", "false", "nan", "str", "int", "bool", "float", "bytes", "..."})
+_PLACEHOLDER = re.compile(r"<[^<>]*>|\[[A-Za-z0-9_ ]*\]|\$\{?\w+\}?|\*+|…|\{\w*\}")
+_LIKE_A_TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{8,}")
+
+
+def hide_forms(text: str) -> str:
+    """The text with `[redacted]` for what is a secret by its form alone, whoever it belongs to."""
+    text = _FORMS.sub(REDACTED, text)
+    if " " in text:
+        text = _HEADER.sub(_after_header, text)
+        text = _BEARER.sub(lambda found: f"{found[1] or found[2]}{REDACTED}", text)
+        text = _BASIC.sub(_of_basic, text)
+        text = _NETRC.sub(rf"\1{REDACTED}", text)
+        text = _FLAG.sub(_of_flag, text)
+    if ":/" in text and "@" in text:
+        text = _SLASHED.sub(f"{REDACTED}@", _USER.sub(_of_user, text))
+    if "?" in text:
+        text = _SIGNATURE.sub(rf"\1{REDACTED}", text)
+    if "=" in text or ":" in text:
+        text = _hide_assigned(text)
+    return _WANDB.sub(_of_wandb, text)
+
+
+def is_placeholder(value: str) -> bool:
+    """Whether a text stands for a value and is none: `<pad>`, `[PAD]`, `$TOKEN`, `[redacted]`."""
+    return _PLACEHOLDER.fullmatch(value) is not None
+
+
+def url_secrets(text: str) -> list[str]:
+    """The passwords and tokens before the hosts of the URLs in a text, as they are and decoded."""
+    from urllib.parse import unquote
+
+    found = [info for _, _, info in _USER.findall(text) if _is_secret_user(info)]
+    found += [user + password for user, password in _SLASHED.findall(text)]
+    passwords = [info.partition(":")[2] or info for info in found]
+    return list(dict.fromkeys([*passwords, *map(unquote, passwords)]))
+
+
+def _after_header(found: re.Match[str]) -> str:
+    before, value = found[1] or found[3], found[2] or found[4]
+    scheme, _, rest = value.partition(" ")
+    if found[1] and rest.lstrip().startswith(REDACTED):
+        return found[0]
+    return f"{before}{scheme} {REDACTED}" if found[1] else f"{before}{REDACTED}"
+
+
+def _of_basic(found: re.Match[str]) -> str:
+    """`Basic dXNlcjpwYXNz` holds a user and a password; `basic training` does not."""
+    try:
+        decoded = base64.b64decode(found[2] + "=" * (-len(found[2]) % 4), altchars=b"-_")
+    except (ValueError, binascii.Error):
+        return found[0]
+    return f"{found[1]}{REDACTED}" if b":" in decoded and decoded.isascii() else found[0]
+
+
+def _of_user(found: re.Match[str]) -> str:
+    start, slash, info = found.groups()
+    if not slash and ":" not in info:
+        return found[0]
+    return f"{start}{slash}{REDACTED}@" if _is_secret_user(info) else found[0]
+
+
+def _is_secret_user(info: str) -> bool:
+    """Whether what stands before a URL's host is more than a name."""
+    if ":" in info:
+        return info.partition(":")[2] not in ("", REDACTED)
+    if info == REDACTED:
+        return False
+    return len(info) >= 16 or _LIKE_A_TOKEN.fullmatch(info) is not None
+
+
+def _hide_assigned(text: str) -> str:
+    kept, done, at = [], 0, 0
+    while found := _NAME.search(text, at):
+        at = found.end()
+        value = _VALUE.match(text, at) if is_secret_name(found["name"]) else None
+        if value is not None and (hidden := _hidden_value(found, value)) is not None:
+            kept += [text[done:at], hidden]
+            done = at = value.end()
+    return "".join([*kept, text[done:]]) if kept else text
+
+
+def _hidden_value(name: re.Match[str], value: re.Match[str]) -> str | None:
+    """What stands instead of the value that is assigned to a secret name; `None` when it is no secret."""
+    written = value[0]
+    quote = value["mark"] or (written[0] if written[0] in "\"'" else "")
+    inside = written[len(quote) : len(written) - len(quote)]
+    if not inside or inside.lower() in _NOTHING or is_placeholder(inside):
+        return None
+    if is_count(name["name"]) and inside.isdigit():
+        return None
+    # `token: the next one` is prose; `"token": the…` and `token=…` are not.
+    colon = ":" in name["sign"] and not name["quoted"] and not quote
+    if colon and not _LIKE_A_TOKEN.fullmatch(inside):
+        return None
+    return f"{quote}{REDACTED}{quote}"
+
+
+def _of_flag(found: re.Match[str]) -> str:
+    value = found["value"]
+    stands_for_one = is_placeholder(value) or (value.isalpha() and value.isupper())
+    return found[0] if stands_for_one or not is_secret_name(found["name"]) else f"{found[1]}{REDACTED}"
+
+
+def _of_wandb(found: re.Match[str]) -> str:
+    if _COMMIT.search(found["between"]):
+        return found[0]
+    return found[0][: -len(found["key"])] + REDACTED
