@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fmstune.config.dump import to_mapping
 from fmstune.config.errors import ConfigError, shown
 from fmstune.config.load import load, load_trackers
 from fmstune.config.schema import RunConfig
 from fmstune.config.suggest import closest
 from fmstune.config.typed import read_dataclass
 from fmstune.config.values import dotted
-from fmstune.delivery.redaction import REDACTED
+from fmstune.delivery.redaction import REDACTED, know_secrets, secret_texts
 from fmstune.trackers.registry import (
     BUILT_IN,
     UnknownTracker,
@@ -50,7 +51,9 @@ def load_config(
             raise ConfigError(
                 f"{where} is {REDACTED} in the file, as a secret; give it again: --set {where}=…"
             )
-    return dataclasses.replace(resolved, trackers=options)
+    resolved = dataclasses.replace(resolved, trackers=options)
+    know_secrets(secret_texts(to_mapping(resolved)))  # for whatever this command says from here on
+    return resolved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,7 @@ def tracker_options(config: Path | None, sets: Sequence[str]) -> TrackerOptions:
     """What fmstune.toml here (or `config`) and `--set` say of trackers. Raises `ConfigError`."""
     chosen, tables, origins = load_trackers(config, sets)
     checked = {name: check_options(name, table, origins) for name, table in tables.items()}
+    know_secrets(secret_texts(checked))
     names = [name for name in (*chosen, *tables) if name != "none"]
     return TrackerOptions(tuple(dict.fromkeys(names)), checked)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+from fmstune.delivery.redaction import process_redactor
+
 State = Literal["complete", "behind", "failed"]
 
 TRACKING_DIR = "tracking"
@@ -59,7 +61,10 @@ class Ledger:
         path = ledger_path(directory, self.tracker)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        text = json.dumps(dataclasses.asdict(self), indent=2, default=str)
+        # What a tracker says may hold any secret; what the next delivery needs stays as it is.
+        needed = {field: getattr(self, field) for field in ("tracker", "reference", "cwd", "run_id")}
+        values = process_redactor().mapping(dataclasses.asdict(self)) | needed
+        text = json.dumps(values, indent=2, default=str)
         temporary.write_text(text + "\n", encoding="utf-8")
         temporary.replace(path)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from fmstune.delivery.in_process import GuardedTracker
 
+_MOST_NAMES = 10_000
 _active: Recorder | None = None
 
 
@@ -33,6 +34,7 @@ class Recorder(Tracker):
         self.journal = journal
         self.guests: list[GuardedTracker] = []  # those that have to work in this process
         self._redactor = redactor
+        self._names: dict[str, str] = {}  # as they are written; the same few come at each step
 
     def get_hf_callback(self) -> TrainerCallback:
         from fmstune.trackers.hf_callback import TrackerCallback
@@ -44,31 +46,47 @@ class Recorder(Tracker):
         step = self.step if step is None else step
         self.track_point(MetricPoint({str(name): metric}, stage, step))
         for guest in self.guests:
-            guest.track(metric, name, stage, step)
+            metric = self._redactor.text(metric) if isinstance(metric, str) else metric
+            guest.track(metric, self._name(name), self._name(stage), step)
 
     def track_point(self, point: MetricPoint) -> None:
         values = point.values
         # Numbers hold no secrets: the training's own logs skip the search for them.
-        if not all(type(value) is float or type(value) is int for value in values.values()):
-            values = self._redactor.mapping(plain(values))
-        fields: dict[str, Any] = {"stage": point.stage, "step": point.step, "epoch": point.epoch}
+        numbers = all(type(value) is float or type(value) is int for value in values.values())
+        if not numbers or any(self._name(name) != name for name in values):
+            values = self._redactor.metrics(plain(values))
+        stage = self._name(point.stage)
+        fields: dict[str, Any] = {"stage": stage, "step": point.step, "epoch": point.epoch}
         self.journal.append("metrics", {**fields, "values": values})
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
         super().set_params(params, name)
         if params is not None:
-            values = self._redactor.mapping(plain(params))
+            values = self._redactor.mapping(plain(params), name if isinstance(name, str) else "")
+            name = self._name(name)
             self.journal.append("params", {"name": name or "params", "values": values})
             for guest in self.guests:
                 guest.set_params(values, name)
 
     def track_table(self, table: Table) -> None:
-        rows = [self._redactor.mapping(plain(row)) for row in table.rows]
+        rows = [self._redactor.mapping(plain(row), str(table.name)) for row in table.rows]
         step = self.step if table.step is None else table.step
-        fields: dict[str, Any] = {"name": table.name, "stage": table.stage, "step": step, "rows": rows}
+        name, stage = self._name(table.name), self._name(table.stage)
+        fields: dict[str, Any] = {"name": name, "stage": stage, "step": step, "rows": rows}
         self.journal.append("table", fields | ({"epoch": table.epoch} if table.epoch is not None else {}))
         for guest in self.guests:
-            guest.track_table(dataclasses.replace(table, rows=tuple(rows), step=step))
+            guest.track_table(dataclasses.replace(table, name=name, stage=stage, rows=tuple(rows), step=step))
+
+    def _name(self, name: Any) -> Any:
+        """A name of a metric, a stage, a table or a namespace without a secret in it."""
+        if not isinstance(name, str):
+            return name
+        written = self._names.get(name)
+        if written is None:
+            written = self._redactor.text(name)
+            if len(self._names) < _MOST_NAMES:
+                self._names[name] = written
+        return written
 
     def resumed(self, step: int) -> None:
         """Note that the training goes on from `step`: later steps logged before are logged again."""

@@ -45,13 +45,13 @@ class Redactor:
     def value(self, value: Any, name: str = "") -> Any:
         """The value without secrets, nested ones included. Under a secret name nothing stays but truth
         values and nothing itself; elsewhere numbers are no secrets."""
+        secret = is_secret_name(name)
         if isinstance(value, Mapping):
-            if is_secret_name(name):
-                return self._renamed({key: _hidden(item, name) for key, item in value.items()})
-            return self._renamed({key: self.value(item, str(key)) for key, item in value.items()})
+            below = {key: self.value(item, name if secret else str(key)) for key, item in value.items()}
+            return self._renamed(below)
         if isinstance(value, (list, tuple)):
             return [self.value(item, name) for item in value]
-        if is_secret_name(name):
+        if secret:
             return _hidden(value, name)
         return self.text(value) if isinstance(value, str) else value
 
@@ -117,10 +117,6 @@ def process_redactor() -> Redactor:
 
 
 def _hidden(value: Any, name: str) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _hidden(item, name) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_hidden(item, name) for item in value]
     if value is None or value == "" or isinstance(value, bool):
         return value
     if isinstance(value, str) and is_placeholder(value):  # tool_token = "<tool>"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fmstune import __version__
 from fmstune.config.schema import RunConfig
+from fmstune.delivery.redaction import hide
 
 if TYPE_CHECKING:
     from fmstune.tuning.trainer import BuiltTrainer
@@ -62,7 +63,7 @@ def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics:
         results="\n".join(rows),
         config="config.toml",
     )
-    (directory / "README.md").write_text(text, encoding="utf-8")
+    (directory / "README.md").write_text(hide(text), encoding="utf-8")
 
 
 def _on_the_hub(config: RunConfig) -> str:

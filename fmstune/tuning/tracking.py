@@ -18,7 +18,7 @@ from fmstune.delivery.journal import FILE_NAME, Header, JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR, all_ledgers
 from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder, active
-from fmstune.delivery.redaction import Redactor, know_secrets, process_redactor, secret_texts
+from fmstune.delivery.redaction import Redactor, hide, know_secrets, process_redactor, secret_texts
 from fmstune.delivery.report import DeliveryReport, report
 from fmstune.delivery.shipper_process import Job
 from fmstune.trackers.base import Check, Status, TrackerError
@@ -180,7 +180,7 @@ def redactor_of(config: RunConfig) -> Redactor:
 
 
 def _header(directory: RunDirectory, after: int = 0) -> Header:
-    name = directory.path.resolve().name
+    name = hide(directory.path.resolve().name)
     return Header(uuid.uuid4().hex, name, time.time(), str(Path.cwd()), after)
 
 

@@ -2,82 +2,280 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from fmstune.delivery.redaction import REDACTED, Redactor, is_secret_key
+from fmstune.config.load import known_keys
+from fmstune.delivery.redaction import REDACTED, Redactor, hide, holds_redacted, know_secrets, secret_texts
+from fmstune.secrets import hide_forms, is_secret_name
 
-SECRETS = [
+FORMS = [
     "hf_abcdefghijklmnopqrstuvwx",
     "sk-" + "proj-0123456789" * 2,
+    "sk-ant-api03-" + "aB3_-" * 12,
     "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
     "github_pat_11ABCDEFG0abcdefghijklmnop",
     "glpat-abcdefghij0123456789",
     "AKIAABCDEFGHIJKLMNOP",
+    "ASIAABCDEFGHIJKLMNOP",
     "xoxb-1234567890-abcdefghij",
+    "AIza" + "aB3-" * 9,
+    "wandb_v1_" + "aB3_" * 19,
+    "local-" + "0123456789abcdef0123" * 2,
     "eyJhbGciOiJI.eyJzdWIiOiIx.SflKxwRJSMeKKF2QT4",
+    "Bearer abcdef123456",
+    "Basic dXNlcjpwYXNzd29yZA==",
+    "npm_" + "aB3" * 12,
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAK\n-----END RSA PRIVATE KEY-----",
 ]
+NAMES = """
+    hub_token token HF_TOKEN hub_token_2 api_key apiKey api_keys x-api-key WANDB_API_KEY api_key_prod apitoken
+    password db.password PGPASSWORD MYSQL_PWD db_pass pass DB_PASS_2 DB_PWD pwd passphrase
+    AWS_SECRET_ACCESS_KEY private-key private_key ssh_key client_secret Authorization accessToken GITHUB_PAT
+    MY_TOKENS AZURE_CONNECTION_STRING SENTRY_DSN SLACK_WEBHOOK_URL basic_auth secrets.wandb credentials.value
+    trackers.wandb.api_key auth_key bearer cookie
+"""
+WORDS_OF_THE_TRADE = """
+    pad_token eos_token bos_token pad_token_id tokenizer num_tokens num_token tokens tokens_per_second
+    token_accuracy max_new_tokens mean_token_accuracy include_num_input_tokens_seen total_tokens
+    prompt_tokens image_token
+    author key keys sort_key public_key monkey keyboard session bypass passes compass pass@1 eval/pass@10
+    pass_1 pass_rate forward_pass PWD OLDPWD SSH_AUTH_SOCK TOKENIZERS_PARALLELISM WANDB_IDENTITY_TOKEN_FILE
+    secretary
+    pattern path patience pin_memory
+"""
+SECRET_NAMES, OTHER_NAMES = NAMES.split(), WORDS_OF_THE_TRADE.split()
+COMMIT = "2f4d1a819b424bacb61d94122f4d1a819b424bac"
 
 
-@pytest.mark.parametrize("secret", SECRETS)
-def test_a_token_of_a_known_shape_is_hidden_wherever_it_stands(secret: str) -> None:
-    redactor = Redactor({})
-    assert secret not in redactor.text(f"failed with key {secret}, see the log")
-    assert secret not in str(redactor.mapping({"note": [f"x {secret}"], secret: 1}))
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_the_value_of_a_secret_name_is_hidden(name: str) -> None:
+    assert is_secret_name(name)
+    assert Redactor({}).mapping({name: "abc"}) == {name: REDACTED}
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_the_words_of_the_trade_are_no_secrets(name: str) -> None:
+    assert not is_secret_name(name)
+    assert Redactor({}).mapping({name: "<pad>", "n": {name: 3}}) == {name: "<pad>", "n": {name: 3}}
+
+
+def test_of_all_settings_only_the_token_of_the_hub_is_a_secret() -> None:
+    for method in ("sft", "dpo", "kto", "reward"):
+        assert [key for key in known_keys(method) if is_secret_name(key)] == ["training.hub_token"]
+
+
+def test_lists_numbers_and_all_that_stands_under_a_secret_name_are_hidden() -> None:
+    values = {
+        "api_keys": ["abc", "def"], "password": 12345678, "secrets": {"wandb": "x", "deep": [{"a": "y"}]},
+        "use_auth_token": True, "token": None, "tool_token": "<tool>", "target_tokens": 5000,
+    }  # fmt: skip
+    assert Redactor({}).mapping(values) == {
+        "api_keys": [REDACTED, REDACTED], "password": REDACTED,
+        "secrets": {"wandb": REDACTED, "deep": [{"a": REDACTED}]},
+        "use_auth_token": True, "token": None, "tool_token": "<tool>", "target_tokens": 5000,
+    }  # fmt: skip
+    assert Redactor({}).mapping({"wandb": "x"}, "secrets") == {"wandb": REDACTED}
+
+
+def test_the_number_of_a_metric_is_kept_whatever_its_name() -> None:
+    found = Redactor({}).metrics({"token": 0.5, "password": 1, "api_key": "abc", FORMS[0]: 2, FORMS[1]: 3})
+    assert found == {"token": 0.5, "password": 1, "api_key": REDACTED, REDACTED: 2, f"{REDACTED} 2": 3}
 
 
 @pytest.mark.parametrize(
-    "key",
-    ["hub_token", "token", "HF_TOKEN", "api_key", "apiKey", "WANDB_API_KEY", "password", "db.password",
-     "AWS_SECRET_ACCESS_KEY", "private-key", "client_secret", "Authorization"],
+    ("text", "hidden"),
+    [
+        ("postgres://me:hunter2@db:5432/x", f"postgres://{REDACTED}@db:5432/x"),
+        ("https://u:p@ss@h/x", f"https://{REDACTED}@h/x"),
+        ("https://u:pa/ss@h:80/x", f"https://{REDACTED}@h:80/x"),
+        ("https://0123456789abcdef0123@sentry.io/1", f"https://{REDACTED}@sentry.io/1"),
+        ("https://h/x?token=abc&run=1", f"https://h/x?token={REDACTED}&run=1"),
+        ("https://h/x?X-Amz-Signature=0a%2f&run=1", f"https://h/x?X-Amz-Signature={REDACTED}&run=1"),
+        ("AccountKey=abc==;EndpointSuffix=x", f"AccountKey={REDACTED};EndpointSuffix=x"),
+        ('{"api_key": "ab\\"cd", "loss": 1}', f'{{"api_key": "{REDACTED}", "loss": 1}}'),
+        ('"{\\"token\\": \\"a b\\"}"', f'"{{\\"token\\": \\"{REDACTED}\\"}}"'),
+        ("Config(api_key='abc', lr=0.1)", f"Config(api_key='{REDACTED}', lr=0.1)"),
+        ("mysql --password hunter2 -h db", f"mysql --password {REDACTED} -h db"),
+        ("--set trackers.x.api_key=abc --lora", f"--set trackers.x.api_key={REDACTED} --lora"),
+        ("Authorization: Digest abc, def", f"Authorization: Digest {REDACTED}"),
+        (f"machine h login user password {COMMIT}", f"machine h login user password {REDACTED}"),
+        (f"wandb: your API key {COMMIT}", f"wandb: your API key {REDACTED}"),
+    ],
 )  # fmt: skip
-def test_the_value_of_a_secret_looking_key_is_hidden(key: str) -> None:
-    assert is_secret_key(key)
-    assert Redactor({}).mapping({key: "abc"}) == {key: REDACTED}
+def test_what_a_text_says_of_a_secret_is_hidden_and_the_rest_of_it_stays(text: str, hidden: str) -> None:
+    assert hide_forms(text) == hidden
 
 
 @pytest.mark.parametrize(
-    "key",
-    ["pad_token", "eos_token", "bos_token", "tokenizer", "num_tokens", "tokens_per_second", "max_new_tokens",
-     "mean_token_accuracy", "author", "key", "monkey", "keys", "image_token", "session", "bypass"],
+    "text",
+    [
+        "https://wandb.ai/team/project", "http://localhost:8080/@user", "ssh://git@github.com/x",
+        "hf://datasets/user@main/file", "file:///data/x@y.jsonl", "C:/Users/me@host/data",
+        "/home/somebody/task-specific-fine-tuning-v2/train.jsonl", "org/risk-averse-model-2-training",
+        f"wandb: git commit {COMMIT}", COMMIT, "basic training is fun", "bearer of good news",
+        "token: the next one", "tokens=512 pad_token='<pad>' token=None password=",
+        "HuggingFaceTB/SmolLM2-135M",
+        "### Q: {question}\n### A: {answer}", "sk-learn-pipeline-something",
+    ],
 )  # fmt: skip
-def test_the_words_of_the_trade_are_no_secrets(key: str) -> None:
-    assert not is_secret_key(key)
-    assert Redactor({}).mapping({key: "<pad>"}) == {key: "<pad>"}
-
-
-def test_passwords_in_addresses_are_hidden_and_the_address_stays() -> None:
-    redactor = Redactor({})
-    assert redactor.text("postgres://me:hunter2@db:5432/x") == f"postgres://{REDACTED}@db:5432/x"
-    assert redactor.text("https://h/x?token=abc&run=1") == f"https://h/x?token={REDACTED}&run=1"
-    assert redactor.text("https://wandb.ai/team/project") == "https://wandb.ai/team/project"
+def test_paths_models_commits_and_prose_are_left_alone(text: str) -> None:
+    assert Redactor({}).value({"a": [text]}) == {"a": [text]}
 
 
 def test_the_values_of_secret_environment_variables_are_hidden_everywhere() -> None:
-    redactor = Redactor({"MY_API_KEY": "0123456789abcdef", "EDITOR": "emacs-of-my-own", "SHORT_TOKEN": "abc"})
+    redactor = Redactor(
+        {"PGPASSWORD": "0123456789abcdef", "EDITOR": "emacs-of-my-own", "SHORT_TOKEN": "abc",
+         "DATABASE_URL": "postgres://me:correct%20horse@db/x", "PWD": "/home/somebody"}
+    )  # fmt: skip
     assert redactor.text("using 0123456789abcdef here") == f"using {REDACTED} here"
-    assert redactor.text("emacs-of-my-own abc") == "emacs-of-my-own abc"
+    assert redactor.text("login failed for correct horse") == f"login failed for {REDACTED}"
+    assert redactor.text("emacs-of-my-own abc /home/somebody/x") == "emacs-of-my-own abc /home/somebody/x"
 
 
-def test_a_commit_hash_and_numbers_are_left_alone() -> None:
-    values = {"commit": "2f4d1a819b424bacb61d94122f4d1a819b424bac", "loss": 1.5, "ok": True, "none": None}
-    assert Redactor({}).mapping(values) == values
+def test_a_file_in_which_a_secret_lies_is_none_itself(tmp_path: Path) -> None:
+    file = tmp_path / "credentials.json"
+    file.touch()
+    redactor = Redactor({"GOOGLE_APPLICATION_CREDENTIALS": str(file), "DATA_SECRET": str(tmp_path)})
+    assert redactor.text(str(file)) == str(file)
 
 
-@given(st.dictionaries(st.text(), st.text() | st.floats() | st.lists(st.text(), max_size=3), max_size=5))
-def test_redaction_takes_anything_and_keeps_the_shape(values: dict[str, object]) -> None:
-    redacted = Redactor({"X_TOKEN": "planted-secret"}).mapping({"a": values, "b": "planted-secret"})
-    assert set(redacted) == {"a", "b"}
-    assert "planted-secret" not in str(redacted)
+def test_secrets_that_sdks_keep_in_files_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HOME", raising=False)
+    written = {
+        ".netrc": f"machine api.wandb.ai\n  login user\n  password {COMMIT}\n",
+        ".cache/huggingface/token": "old-style-token-of-the-hub\n",
+        ".aws/credentials": "[default]\naws_secret_access_key = aBcDeFgH0123/+\nregion = somewhere-1\n",
+        ".git-credentials": "https://me:git-planted-pw@example.org\n",
+        ".config/wandb/settings": "[default]\napi_key = settings-planted-key\nproject = not-a-secret\n",
+    }
+    for name, text in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for secret in (
+        COMMIT, "old-style-token-of-the-hub", "aBcDeFgH0123/+", "git-planted-pw", "settings-planted-key",
+    ):  # fmt: skip
+        assert hide(f"it is {secret}.") == f"it is {REDACTED}."
+    assert hide("not-a-secret, somewhere-1") == "not-a-secret, somewhere-1"
 
 
-@given(st.text(), st.sampled_from(SECRETS), st.text())
-def test_no_text_around_a_token_lets_it_through(before: str, secret: str, after: str) -> None:
-    assert secret not in Redactor({}).text(f"{before} {secret} {after}")
+def test_the_secrets_of_a_configuration_are_known_in_all_that_this_process_says() -> None:
+    options = {
+        "x": {"api_key": "planted-0123", "uri": "https://u:planted-4567@h", "keys": {"secret": [87654321]}}
+    }
+    try:
+        know_secrets(secret_texts(options))
+        assert hide("planted-0123 planted-4567 87654321") == f"{REDACTED} {REDACTED} {REDACTED}"
+    finally:
+        know_secrets(())
+    assert hide("planted-0123") == "planted-0123"
 
 
-def test_the_working_directory_of_a_shell_is_no_password() -> None:
-    redactor = Redactor({"PWD": "/home/somebody/work", "DB_PWD": "0123456789abcdef"})
-    assert redactor.text("/home/somebody/work/train.jsonl") == "/home/somebody/work/train.jsonl"
-    assert redactor.text("0123456789abcdef") == REDACTED
+def test_what_secrets_were_taken_out_of_is_known_to_be_unusable() -> None:
+    assert holds_redacted({"a": [{"uri": f"https://{REDACTED}@h"}]})
+    assert not holds_redacted({"a": [{"uri": "https://h", "n": 1}]})
+
+
+# -- by chance --------------------------------------------------------------------------------
+
+known = st.text(min_size=8, max_size=40).filter(
+    lambda text: len(text.strip()) >= 8 and "[redacted]" not in text and text == text.strip()
+)
+scalars: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+)
+
+
+def as_written(secret: str) -> list[str]:
+    """A secret as programs write it into texts."""
+    forms = [
+        secret,
+        json.dumps(secret),
+        json.dumps(json.dumps(secret)),
+        json.dumps(secret, ensure_ascii=False),
+    ]
+    forms += [repr(secret), f"{secret}\n".encode().decode()]
+    if not any("\ud800" <= char <= "\udfff" for char in secret):
+        forms += [repr(secret.encode()), quote(secret), quote_plus(secret), quote(secret, safe="")]
+        forms += [base64.b64encode(secret.encode()).decode()]
+    return forms
+
+
+@given(known, st.text(max_size=30), st.text(max_size=30), st.data())
+def test_a_known_secret_is_found_however_it_is_escaped(
+    secret: str, before: str, after: str, data: st.DataObject
+) -> None:
+    written = data.draw(st.sampled_from(as_written(secret)))
+    bare = written.strip("'\"\\\n").rstrip("=")
+    assume(len(bare) >= 8 and bare not in before + after)
+    hidden = Redactor({}, [secret]).text(f"{before} {written} {after}")
+    assert bare not in hidden
+
+
+@given(st.lists(st.sampled_from(FORMS) | st.text(max_size=30), max_size=6), st.sampled_from(FORMS))
+def test_no_text_around_a_token_lets_it_through(parts: list[str], secret: str) -> None:
+    assert secret not in Redactor({}).text(" ".join([*parts, secret, *reversed(parts)]))
+
+
+PIECES = [*FORMS, "token=", "api_key:", '"', "'", "\\", "://", "u:p@h", "@", "[", "]", REDACTED, "password ",
+          "login a ", "--token ", "?sig=", "Authorization: ", "Cookie: a=", "\n", " ",
+          "=", "wandb "]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=12), st.sampled_from(["", " "]))
+@example(["Authorization: ", "Basic x"], "")
+def test_redacting_twice_is_redacting_once(parts: list[str], between: str) -> None:
+    redactor = Redactor({"X_TOKEN": "planted-secret"})
+    once = redactor.text(between.join(parts))
+    assert redactor.text(once) == once
+
+
+@given(
+    st.recursive(
+        scalars | st.sampled_from([*FORMS, "a planted-secret b"]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.text(max_size=10) | st.sampled_from([*SECRET_NAMES, *FORMS]), inner, max_size=3
+            )
+        ),
+        max_leaves=12,
+    ),
+    st.sampled_from(SECRET_NAMES),
+    st.text(min_size=3, alphabet="qxz"),
+)
+def test_no_structure_lets_a_secret_through_and_none_loses_an_entry(
+    value: Any, name: str, short: str
+) -> None:
+    redactor = Redactor({"X_TOKEN": "planted-secret"})
+    hidden = redactor.mapping({"a": value, "b": {name: [short, {"x": short}]}})
+    text = json.dumps(hidden)
+    assert not any(secret in text for secret in ("planted-secret", *FORMS, *map(json.dumps, FORMS)))
+    assert short not in json.dumps(hidden["b"])
+    assert size(hidden["a"]) == size(value)
+    assert json.dumps(redactor.mapping(hidden)) == text
+
+
+def size(value: Any) -> int:
+    """How many leaves a structure has."""
+    if isinstance(value, dict):
+        return 1 + sum(map(size, value.values()))
+    return 1 + sum(map(size, value)) if isinstance(value, list) else 1
+
+
+words = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-./", max_size=30)
+
+
+@given(
+    st.dictionaries(st.sampled_from(OTHER_NAMES), scalars | st.lists(words, max_size=3) | words, max_size=5)
+)
+def test_what_holds_no_secret_is_untouched(values: dict[str, Any]) -> None:
+    assert repr(Redactor({}).mapping(values)) == repr(values)
