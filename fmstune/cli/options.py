@@ -14,7 +14,7 @@ from fmstune.config.schema import RunConfig
 from fmstune.config.suggest import closest
 from fmstune.config.typed import read_dataclass
 from fmstune.config.values import dotted
-from fmstune.delivery.redaction import REDACTED, know_secrets, secret_texts
+from fmstune.delivery.redaction import REDACTED, holds_redacted, know_secrets, secret_texts
 from fmstune.trackers.registry import (
     BUILT_IN,
     UnknownTracker,
@@ -44,16 +44,25 @@ def load_config(
     twice = {name for name in resolved.tracking.trackers if resolved.tracking.trackers.count(name) > 1}
     if twice:
         raise ConfigError(f"the tracker {shown(min(twice))} is given twice; once is enough.")
-    for name, table in options.items():
-        hidden = [key for key, value in table.items() if value == REDACTED]
-        if hidden:
-            where = f"trackers.{name}.{hidden[0]}"
-            raise ConfigError(
-                f"{where} is {REDACTED} in the file, as a secret; give it again: --set {where}=…"
-            )
     resolved = dataclasses.replace(resolved, trackers=options)
+    _require_whole(resolved)
     know_secrets(secret_texts(to_mapping(resolved)))  # for whatever this command says from here on
     return resolved
+
+
+def _require_whole(config: RunConfig) -> None:
+    """Raise `ConfigError` when a setting lacks a secret, as in the `config.toml` of a run. What a param
+    lacks, nobody needs."""
+    for table, values in to_mapping(config).items():
+        items = values.items() if table != "params" else ()
+        if table == "trackers":
+            items = [(f"{name}.{key}", item) for name, of in values.items() for key, item in of.items()]
+        for key, value in items:
+            if holds_redacted(value):
+                where, how = f"{table}.{key}", "is" if value == REDACTED else "holds"
+                raise ConfigError(
+                    f"{where} {how} {REDACTED} in the file, as a secret; give it again: --set {where}=…"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fmstune.tuning.saved_files import SavesNoSecrets
+
 if TYPE_CHECKING:
     from fmstune.tuning.nonfinite import NonFiniteGuard
 
@@ -33,7 +35,7 @@ class Batches:
         return logged * self.seen / (self.seen - self.skipped) if self.skipped else logged
 
 
-class GuardedTraining:
+class GuardedTraining(SavesNoSecrets):
     """For a class beside a Trainer of TRL's, before it: the guard at each batch, update and save.
 
     A skipped batch has no part in what is logged: where all were skipped there is no loss to log. Without a
