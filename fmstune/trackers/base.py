@@ -257,11 +257,14 @@ class Tracker:
 
     # -- the interface ------------------------------------------------------------------------
 
-    def get_hf_callback(self) -> TrainerCallback:
-        """A callback that feeds this tracker from any `transformers.Trainer`."""
-        from fmstune.trackers.hf_callback import TrackerCallback
+    def get_hf_callback(self, *, strict: bool = False) -> TrainerCallback:
+        """A callback that feeds this tracker from any `transformers.Trainer`: one run for one callback.
 
-        return TrackerCallback(self)
+        What the tracker raises is logged and never reaches the training, unless `strict`.
+        """
+        from fmstune.trackers.hf_callback import OwnRunCallback
+
+        return OwnRunCallback(self, strict=strict)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         """Track one metric of a stage (`train`, `eval`, …) at an optimizer step.
@@ -283,8 +286,19 @@ class Tracker:
     # -- hooks with working defaults ----------------------------------------------------------
 
     def open(self, start: RunStart) -> TrackerRun:
-        """Open the run, or the one of `start.tracker_run_id` again, and say what it is."""
+        """Open the run, or the one of `start.tracker_run_id` again, and say what it is.
+
+        A tracker that `open_alone` has opened goes on with that run, under the name given now.
+        """
         return TrackerRun(id=start.tracker_run_id)
+
+    def open_alone(self) -> None:
+        """Open a run for a call that comes before `open`: the tracker is used by itself, in a script. The run
+        is closed when the process ends, if nobody does it before."""
+        from fmstune.trackers.alone import close_at_exit
+
+        self.open(RunStart(name="run", directory="."))
+        close_at_exit(self)
 
     def track_point(self, point: MetricPoint) -> None:
         """Track the metrics that were logged together; by default, one call of `track` for each."""
@@ -304,6 +318,11 @@ class Tracker:
 
         For SDKs that send in the background; what calls this counts the events as delivered.
         """
+
+    def train_ended(self, status: Status) -> None:
+        """For a tracker that is used alone: a training has ended, and the run stays open for what may follow,
+        such as an evaluation. A person should find the run now, with this status."""
+        self.flush()
 
     def close(self, status: Status, error: str | None = None) -> None:
         """End the run with its status; `error` is the one line of what made it fail.

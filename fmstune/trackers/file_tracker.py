@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from fmstune.trackers.base import Check, MetricPoint, RunStart, Status, Table, Tracker, TrackerRun
-
-CSV_COLUMNS = ("run", "seq", "time", "kind", "stage", "step", "epoch", "name", "value")
+from fmstune.trackers.base import Check, Limits, MetricPoint, RunStart, Status, Table, Tracker, TrackerRun
+from fmstune.trackers.event_file import EventFile, Record, why_not_appended_to
 
 
 @dataclass(frozen=True)
@@ -30,35 +28,36 @@ class FileOptions:
 
 
 class FileTracker(Tracker):
-    """Appends one line for each event (JSON) or for each value (CSV, columns `CSV_COLUMNS`).
+    """Appends one line for each event (JSON) or for each value (CSV). Several runs may share a file.
 
-    CSV keeps one value a row, so that a metric that appears late needs no new column: Lightning's
-    CSVLogger rewrites its whole file for one. Several runs may share a file.
+    What the file holds of this run is looked up by the run's own id and the event's number when it is opened,
+    whatever the ledger says: so an event stands in it once even if the ledger is lost.
     """
 
     registered_name = "file"
     description = "every event as JSON lines or CSV, in a file of yours"
     idempotent = True
     takes_params = "given"
+    limits = Limits(text_metrics=True)
     Config = FileOptions
     config: FileOptions
 
     def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
         super().__init__(name, tracker_config)
         self._run = "run"
-        self._file: IO[str] | None = None
+        self._run_id = uuid.uuid4().hex
+        self._file: EventFile | None = None
+        self._seq_written: int | None = None
 
     def open(self, start: RunStart) -> TrackerRun:
         self._run = start.name
-        path = self._path()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _end_last_line(path)
-        self._file = path.open("a", encoding="utf-8", newline="")
-        if self._is_csv and path.stat().st_size == 0:
-            csv.writer(self._file).writerow(CSV_COLUMNS)
-            self._file.flush()
-        held = None if start.tracker_run_id is None else _last_seq(path, start.name)
-        return TrackerRun(str(path.resolve()), path.resolve().as_uri(), held)
+        if self._file is None:
+            self._run_id = start.run_id or self._run_id
+            path = self._path()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = EventFile(path, self._run_id)
+        path = self._file.path.resolve()
+        return TrackerRun(str(path), path.as_uri())
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage)
@@ -90,77 +89,39 @@ class FileTracker(Tracker):
             self._write("params", params, stage=name)
 
     def close(self, status: Status, error: str | None = None) -> None:
-        self._write("status", {"status": status} | ({"error": error} if error else {}))
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._file is None:
+            return
+        # A run whose end is not in the journal is closed under the number of the event before: that one is
+        # not this line's. And a run that is closed again needs no second line.
+        seq = None if self.seq == self._seq_written else self.seq
+        if seq is not None or self._file.held.last_kind != "status":
+            values = {"status": status} | ({"error": error} if error else {})
+            self._file.append(Record(self._run, self._run_id, "status", time.time(), values, seq))
+        self._file.close()
+        self._file = None
 
     def check(self, timeout: float) -> Check:
-        folder = self._path().parent.resolve()
+        path = self._path()
+        remedy = f"choose another file: --set trackers.{self.name}.path=FILE"
+        folder = path.parent.resolve()
         while not folder.exists():
             folder = folder.parent
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
-            return Check(
-                "no_permission",
-                f"{folder} cannot be written to",
-                f"choose another file: --set trackers.{self.name}.path=FILE",
-            )
+            return Check("no_permission", f"{folder} cannot be written to", remedy)
+        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            return Check("no_permission", f"{path} cannot be read and written to", remedy)
+        if why := why_not_appended_to(path):
+            return Check("bad_option", f"{path} is no file of fmstune's events: {why}", remedy)
         return Check("ok", f"writes {self.config.path}", server=str(folder))
-
-    @property
-    def _is_csv(self) -> bool:
-        return self.config.path.endswith(".csv")
 
     def _path(self) -> Path:
         return Path(self.config.path.replace("{run}", self._run)).expanduser()
 
     def _write(self, kind: str, values: Mapping[str, Any], moment: float | None = None, **where: Any) -> None:
         if self._file is None:
-            self.open(RunStart(name=self._run, directory="."))
+            self.open_alone()
         assert self._file is not None
-        stem = {
-            "run": self._run,
-            "seq": self.seq,
-            "time": moment or time.time(),
-            "kind": kind,
-        } | where
-        if self._is_csv:
-            writer = csv.DictWriter(self._file, CSV_COLUMNS)
-            for name, value in values.items():
-                writer.writerow(stem | {"name": name, "value": _cell(value)})
-        else:
-            kept = {key: value for key, value in stem.items() if value is not None}
-            self._file.write(json.dumps(kept | {"values": values}, default=str) + "\n")
-        self._file.flush()
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value, default=str) if isinstance(value, (dict, list, tuple)) else value
-
-
-def _end_last_line(path: Path) -> None:
-    """A killed writer may have left half a line; what comes next must not be glued to it."""
-    if path.exists() and path.stat().st_size:
-        with path.open("rb+") as file:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-
-
-def _last_seq(path: Path, run: str) -> int | None:
-    """The highest event number of `run` in the file: what need not be written again."""
-    seqs = []
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file) if path.suffix == ".csv" else map(_json_row, file)
-        for row in rows:
-            if row.get("run") == run and str(row.get("seq") or "").isdigit():
-                seqs.append(int(row["seq"]))
-    return max(seqs, default=None)
-
-
-def _json_row(line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return {}
-    return row if isinstance(row, dict) else {}
+        self._file.append(
+            Record(self._run, self._run_id, kind, moment or time.time(), values, self.seq, **where)
+        )
+        self._seq_written = self.seq

@@ -1,83 +1,383 @@
-"""The tracker `file`: every event where the user says, once."""
+"""The tracker `file`: every event where the user says, once, readable with `json` and `csv` alone."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from fmstune.trackers.base import MetricPoint, RunStart
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fmstune.delivery.journal import plain
+from fmstune.trackers.base import MetricPoint, RunStart, Table, TrackerError
+from fmstune.trackers.event_file import CSV_COLUMNS
 from fmstune.trackers.file_tracker import FileTracker
 
+ID = "0123456789abcdef0123456789abcdef"
+OTHER = "f" * 32
 
-def feed(tracker: FileTracker, first: int = 1, again: str | None = None) -> None:
-    opened = tracker.open(RunStart("run-1", ".", tracker_run_id=again))
-    for seq in range(first, 4):
-        if seq > (opened.delivered_through or 0):
-            tracker.seq = seq
-            tracker.track_point(MetricPoint({"loss": 1 / seq, "lr": 0.1}, "train", seq, seq / 2, 1.5, seq))
+
+def opened(path: Path, run_id: str = ID, name: str = "run-1") -> FileTracker:
+    """A tracker whose run goes into `path`."""
+    tracker = FileTracker(tracker_config={"path": str(path)})
+    tracker.open(RunStart(name, ".", run_id=run_id))
+    return tracker
+
+
+def deliver(path: Path, upto: int = 3, run_id: str = ID) -> None:
+    """Deliver the first events of a run, whatever the file holds of them; the fourth is its end."""
+    tracker = opened(path, run_id)
+    for seq in range(1, upto + 1):
+        tracker.seq = seq
+        tracker.track_point(MetricPoint({"loss": 1 / seq, "lr": 0.1}, "train", seq, seq / 2, 1.5, seq))
+    tracker.seq = upto + 1
+    tracker.close("finished")
+
+
+def read_json(path: Path) -> list[dict[str, Any]]:
+    """The lines, each strict JSON."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+@contextmanager
+def any_cell_length() -> Iterator[None]:
+    before = csv.field_size_limit(1 << 30)
+    yield
+    csv.field_size_limit(before)
+
+
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    """The rows, with each value as the docstring of `CsvRows` says that it is read."""
+    with path.open(newline="", encoding="utf-8") as file, any_cell_length():
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert None not in row
+        row["name"], row["value"] = name_of(row["name"]), value_of(row["value"])
+    return rows
+
+
+def name_of(cell: str) -> str:
+    return str(json.loads(cell)) if cell.startswith('"') else cell
+
+
+def value_of(cell: str) -> Any:
+    try:
+        return json.loads(cell)
+    except ValueError:
+        return cell
 
 
 def test_json_lines_hold_every_event(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "m.jsonl"
-    tracker = FileTracker(tracker_config={"path": str(path)})
-    feed(tracker)
-    tracker.seq = 4
+    tracker = opened(path)
+    tracker.seq = 1
+    tracker.track_point(MetricPoint({"loss": 1.0, "lr": 0.1}, "train", 1, 0.5, 1.5, 1))
+    tracker.seq = 2
     tracker.set_params({"a": {"b": 1}}, "params")
+    tracker.seq = 3
     tracker.close("failed", "ValueError: x")
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["kind"] for line in lines] == ["metrics"] * 3 + ["params", "status"]
+    lines = read_json(path)
+    assert [line["kind"] for line in lines] == ["metrics", "params", "status"]
     assert lines[0] == {
-        "run": "run-1", "seq": 1, "time": 1.5, "kind": "metrics", "stage": "train", "step": 1, "epoch": 0.5,
-        "values": {"loss": 1.0, "lr": 0.1},
+        "run": "run-1", "run_id": ID, "seq": 1, "time": 1.5, "kind": "metrics", "stage": "train", "step": 1,
+        "epoch": 0.5, "values": {"loss": 1.0, "lr": 0.1},
     }  # fmt: skip
-    assert lines[3]["values"] == {"a": {"b": 1}}
-    assert lines[4]["values"] == {"status": "failed", "error": "ValueError: x"}
+    assert lines[1]["values"] == {"a": {"b": 1}}
+    assert lines[2]["values"] == {"status": "failed", "error": "ValueError: x"}
 
 
 def test_csv_has_one_value_a_row_so_that_late_metrics_need_no_new_column(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
-    tracker = FileTracker(tracker_config={"path": str(path)})
-    feed(tracker)
+    tracker = opened(path)
+    tracker.track_point(MetricPoint({"loss": 0.5, "lr": 0.1}, "train", 1))
     tracker.track(0.5, "late, with a comma", "eval", step=9)
+    tracker.set_params(
+        {"team": "nlp", "r": 8, "version": "12", "tags": ["a"], "none": None, "yes": True}, "p"
+    )
     tracker.close("finished")
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 3 * 2 + 1 + 1
-    assert {row["name"] for row in rows} == {"loss", "lr", "late, with a comma", "status"}
-    assert [row["value"] for row in rows if row["name"] == "loss"] == ["1.0", "0.5", str(1 / 3)]
+    rows = read_csv(path)
+    assert [(row["name"], row["value"]) for row in rows] == [
+        ("loss", 0.5), ("lr", 0.1), ("late, with a comma", 0.5), ("team", "nlp"), ("r", 8), ("version", "12"),
+        ("tags", ["a"]), ("none", None), ("yes", True), ("status", "finished"),
+    ]  # fmt: skip
+    assert "nlp," in path.read_text()  # a text that is no JSON stands as it is
 
 
-def test_what_the_file_holds_is_not_written_a_second_time(tmp_path: Path) -> None:
+# -- what is in the file already ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
+def test_a_kill_at_any_byte_and_a_redelivery_of_all_leave_each_event_once(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    deliver(path)
+    whole = path.read_bytes()
+    stamp = path.stat().st_size - len(whole.rsplit(b"\n", 2)[1])  # the status line has its own time
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        deliver(path)
+        assert path.read_bytes()[: stamp - 1] == whole[: stamp - 1], size
+        assert path.read_bytes().count(b"\n") == whole.count(b"\n"), size
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
+def test_the_next_run_of_the_same_name_is_another_run(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    deliver(path, upto=9, run_id=OTHER)
+    tracker = opened(path)
+    for seq in (1, 2):
+        tracker.seq = seq
+        tracker.track_point(MetricPoint({"loss": seq}, "train", seq))
+    deliver(path, upto=3)  # resumed
+    read = read_json if name.endswith("jsonl") else read_csv
+    steps = [row["seq"] for row in read(path) if row["run_id"] == ID and row["kind"] == "metrics"]
+    assert sorted(set(map(int, steps))) == [1, 2, 3]
+
+
+def test_an_event_refused_at_first_is_written_after_later_ones(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    for seq in (1, 3, 2, 2):
+        tracker = opened(path)
+        tracker.seq = seq
+        tracker.track(seq, "loss")
+    assert [row["seq"] for row in read_json(path)] == [1, 3, 2]
+
+
+def test_closing_again_adds_no_second_status(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    deliver(path)
+    opened(path).close("finished")
+    tracker = opened(path)
+    tracker.seq = 9
+    tracker.track(1.0, "late")
+    tracker.close("finished")  # under the number of an event that is not the status
+    rows = read_json(path)
+    assert [row["kind"] for row in rows] == ["metrics"] * 3 + ["status", "metrics", "status"]
+    assert [row.get("seq") for row in rows] == [1, 2, 3, 4, 9, None]
+
+
+def test_several_runs_share_a_file_and_each_knows_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    one, two = opened(path, ID, "one"), opened(path, OTHER, "two")
+    for seq in (1, 2):
+        for tracker in (one, two):
+            tracker.seq = seq
+            tracker.track(math.pi, "loss")
+    with path.open("a") as file:
+        file.write('{"run": "one", "run_id": "')  # a third one was killed here
+    for run_id, name in ((ID, "one"), (OTHER, "two")):
+        again = opened(path, run_id, name)
+        again.seq = 2
+        again.track(math.pi, "loss")
+    assert [(row["run"], row["seq"]) for row in read_json(path)] == [
+        ("one", 1), ("two", 1), ("one", 2), ("two", 2),
+    ]  # fmt: skip
+
+
+# -- files of others ------------------------------------------------------------------------------
+
+OLD = "run,seq,time,kind,stage,step,epoch,name,value\r\n"
+
+
+def test_a_csv_of_an_earlier_version_keeps_its_rows_and_gets_the_new_column(tmp_path: Path) -> None:
+    path, link = tmp_path / "m.csv", tmp_path / "link.csv"
+    old = 'run-1,1,1.5,metrics,train,1,0.5,loss,0.5\r\n"a, b",2,1.5,params,p,,,text,"two\nlines"\r\n'
+    path.write_text(OLD + old, newline="")
+    path.chmod(0o640)
+    link.symlink_to(path)
+    deliver(link, upto=1)
+    rows = read_csv(path)
+    assert path.read_bytes().splitlines()[0] == ",".join(CSV_COLUMNS).encode()
+    assert [row["value"] for row in rows] == [0.5, "two\nlines", 1.0, 0.1, "finished"]
+    assert [row["run_id"] for row in rows] == [None, None, ID, ID, ID]
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link.csv", "m.csv"]
+
+
+def test_a_cell_of_an_earlier_version_that_was_cut_off_takes_in_no_later_row(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(OLD + 'run-1,2,1.5,params,p,,,text,"two\nli', newline="")
+    deliver(path, upto=1)
+    assert [row["name"] for row in read_csv(path)] == ["text", "loss", "lr", "status"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.csv", "step,loss\n1,0.5\n"),
+        ("m.csv", "step,loss"),
+        ("m.jsonl", "# Notes\n"),
+        ("m.jsonl", "notes"),
+        ("m.jsonl", '[\n{"a": 1}\n]'),
+        ("m.jsonl", '{\n"a": 1\n}'),
+        ("m.jsonl", "step,loss\n1,0.5\n"),
+    ],
+)
+def test_nothing_is_appended_to_a_file_of_another_kind(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    found = FileTracker(tracker_config={"path": str(path)}).check(1)
+    assert found.state == "bad_option"
+    assert "choose another file" in found.remedy
+    with pytest.raises(TrackerError, match="choose another path"):
+        opened(path)
+    assert path.read_text() == content
+
+
+def test_a_last_line_whose_end_an_editor_took_away_is_kept(tmp_path: Path) -> None:
     for name in ("m.jsonl", "m.csv"):
         path = tmp_path / name
-        first = FileTracker(tracker_config={"path": str(path)})
-        feed(first)
+        deliver(path, upto=1, run_id=OTHER)
         whole = path.read_bytes()
-        path.write_bytes(whole[:-9])  # a kill in the middle of the last line
-        feed(FileTracker(tracker_config={"path": str(path)}), again=str(path))
-        steps = [row for row in path.read_text().splitlines() if "loss" in row]
-        assert len(steps) in (3, 4)  # the torn line, and the same event whole
-        assert path.read_bytes().endswith(b"\n")
+        path.write_bytes(whole[:-1])
+        opened(path)
+        assert path.read_bytes() == whole
 
 
-def test_several_runs_share_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "m.jsonl"
-    for run in ("one", "two"):
-        tracker = FileTracker(tracker_config={"path": str(path)})
-        assert tracker.open(RunStart(run, ".")).delivered_through is None
-        tracker.seq = 1
-        tracker.track_point(MetricPoint({"loss": math.pi}, "train", 1))
-        tracker.close("finished")
-    runs = [json.loads(line)["run"] for line in path.read_text().splitlines()]
-    assert runs == ["one", "one", "two", "two"]
-
-
-def test_a_folder_that_cannot_be_written_to_is_said_before_the_run(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_to_is_said_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
     found = FileTracker(tracker_config={"path": str(tmp_path / "file" / "m.jsonl")}).check(1)
     assert found.state == "no_permission"
     assert "trackers.file.path" in found.remedy
+    assert FileTracker(tracker_config={"path": str(tmp_path / "folder")}).check(1).state == "bad_option"
     assert FileTracker(tracker_config={"path": str(tmp_path / "new" / "m.jsonl")}).check(1).ok
     assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    deliver(path, upto=1)
+    whole = path.read_bytes()
+    pid = os.fork()
+    if pid == 0:  # a limit for this process would stay
+        import resource
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, len(whole) + 20))
+        tracker = opened(path)
+        tracker.seq = 7
+        try:
+            tracker.track_point(MetricPoint({"loss": 1.0, "lr": 2.0}, "train", 1))
+        except OSError:
+            os._exit(42)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
+    assert path.read_bytes() == whole
+
+
+# -- values ---------------------------------------------------------------------------------------
+
+
+def test_numbers_of_numpy_and_those_that_are_not_finite_are_numbers(tmp_path: Path) -> None:
+    values = {
+        "f": np.float32(0.5), "i": np.int64(3), "b": np.bool_(True), "nan": math.nan, "inf": -math.inf,
+        "zero_d": np.array(2.5), "nested": {"f": np.float64(1.5), "nan": math.nan},
+    }  # fmt: skip
+    for name in ("m.jsonl", "m.csv"):
+        tracker = opened(tmp_path / name)
+        tracker.track_point(MetricPoint(values))
+    (line,) = read_json(tmp_path / "m.jsonl")
+    assert line["values"] == {
+        "f": 0.5, "i": 3, "b": True, "nan": "NaN", "inf": "-Infinity", "zero_d": 2.5,
+        "nested": {"f": 1.5, "nan": "NaN"},
+    }  # fmt: skip
+    cells = {row["name"]: row["value"] for row in read_csv(tmp_path / "m.csv")}
+    assert math.isnan(cells.pop("nan"))
+    assert cells == {
+        "f": 0.5, "i": 3, "b": True, "inf": -math.inf, "zero_d": 2.5, "nested": {"f": 1.5, "nan": "NaN"},
+    }  # fmt: skip
+
+
+def test_a_cell_longer_than_pythons_reader_takes_is_read_back_and_the_reader_left_alone(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "m.csv"
+    limit = csv.field_size_limit()
+    for _ in range(2):
+        tracker = opened(path)
+        tracker.seq = 1
+        tracker.set_params({"long": "x" * 200_000}, "p")
+    assert [len(row["value"]) for row in read_csv(path)] == [200_000]
+    assert csv.field_size_limit() == limit
+
+
+TEXT = st.text(st.characters() | st.sampled_from('\n\r\0",\u2028\x85\ud800{}[]0N'), max_size=8)
+VALUE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | TEXT
+    | st.sampled_from(["NaN", "12", "null", '"']),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+EVENTS = st.lists(st.tuples(TEXT, st.dictionaries(TEXT, VALUE, max_size=4)), min_size=1, max_size=4)
+
+
+def journal_value(value: Any) -> Any:
+    """A value as the journal gives it back."""
+    return json.loads(json.dumps(plain(value)))
+
+
+@settings(max_examples=200)
+@given(EVENTS, TEXT.filter(bool), st.data())
+def test_whatever_the_names_and_values_are_each_event_is_read_back_once_after_a_kill_at_any_byte(
+    events: list[tuple[str, Mapping[str, Any]]], run: str, data: st.DataObject
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("m.jsonl", "m.csv"):
+            path = Path(folder, name)
+            for cut in (True, False):
+                tracker = opened(path, name=run)
+                for seq, (stage, values) in enumerate(events, 1):
+                    tracker.seq = seq
+                    tracker.set_params(values, stage)
+                    rows = (values,)
+                    tracker.seq = 1000 + seq
+                    tracker.track_table(Table(stage, rows, stage))
+                if cut:
+                    whole = path.read_bytes()
+                    path.write_bytes(whole[: int(len(whole) * data.draw(st.floats(0, 1)))])
+        check_json(read_json(Path(folder, "m.jsonl")), events, run)
+        check_csv(read_csv(Path(folder, "m.csv")), events, run)
+
+
+def check_json(rows: list[dict[str, Any]], events: list[tuple[str, Mapping[str, Any]]], run: str) -> None:
+    params = [row for row in rows if row["kind"] == "params"]
+    assert [row["seq"] for row in params] == list(range(1, len(events) + 1))
+    assert {row["run"] for row in rows} == {run}
+    assert [(row["stage"], row["values"]) for row in params] == [
+        (stage, journal_value(values)) for stage, values in events
+    ]
+
+
+def check_csv(rows: list[dict[str, Any]], events: list[tuple[str, Mapping[str, Any]]], run: str) -> None:
+    assert {name_of(row["run"]) for row in rows} == {run}
+    for seq, (stage, values) in enumerate(events, 1):
+        found = [row for row in rows if row["seq"] == str(seq)]
+        assert {name_of(row["stage"]) for row in found} <= {stage}
+        assert len(found) == len(values)
+        for row, (name, value) in zip(found, values.items(), strict=True):
+            assert row["name"] == name
+            expected = journal_value(value)
+            if isinstance(value, float) and not math.isfinite(value):
+                expected = plain(float(row["value"]))
+            assert journal_value(row["value"]) == expected
+        (table,) = [row for row in rows if row["seq"] == str(1000 + seq)]
+        assert (table["name"], table["value"]) == (stage, [journal_value(values)])

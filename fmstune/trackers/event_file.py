@@ -1,0 +1,348 @@
+"""Files of events, as JSON lines or as CSV with one value a row.
+
+In both formats a record is one line, whatever is in it: a kill can only cut off the last line, and the next
+writer removes what is left of it. Several processes may append to one file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import fcntl
+import io
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from fmstune.delivery.journal import plain
+from fmstune.trackers.base import TrackerError
+
+CSV_COLUMNS = ("run", "seq", "time", "kind", "stage", "step", "epoch", "name", "value", "run_id")
+"""`run_id` came last: rows of a file that was begun without it are still good rows, which lack it."""
+_HEADER_BEFORE = ",".join(CSV_COLUMNS[:-1]).encode()
+
+# What would end a line, for a program or for an eye, and what UTF-8 cannot hold.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CELL = rb'(?:"(?:[^"]|"")*"|[^,"]*)'
+_ROW = re.compile(_CELL + rb"(?:," + _CELL + rb"){%d}" % (len(CSV_COLUMNS) - 1))
+_ROW_START = re.compile(_CELL + rb",(\d+),[^,]*,(\w+),")
+_RUN_ID_END = re.compile(rb",[0-9a-f]{32}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One event of a run. `seq` is its number in the run's journal; `time` Unix seconds; `stage` the
+    namespace of params."""
+
+    run: str
+    run_id: str
+    kind: str
+    time: float
+    values: Mapping[str, Any]
+    seq: int | None = None
+    stage: str | None = None
+    step: int | None = None
+    epoch: float | None = None
+
+
+@dataclass
+class Held:
+    """What a file holds of one run: how many lines of each event, and the kind of the last line."""
+
+    lines: dict[int, int] = field(default_factory=dict)
+    last_kind: str | None = None
+
+    def note(self, seq: int | None, kind: str) -> None:
+        """Count one more line."""
+        self.last_kind = kind
+        if seq is not None:
+            self.lines[seq] = self.lines.get(seq, 0) + 1
+
+
+class Format(Protocol):
+    """How records are written. `lines` are those of one record, in the same order each time."""
+
+    header: bytes
+
+    def lines(self, record: Record) -> list[bytes]:
+        """The lines of a record, each with its end."""
+
+    def of_run(self, line: bytes, run_id: str) -> tuple[int | None, str] | None:
+        """The event's number and kind, when the line is one of this run."""
+
+    def is_whole(self, line: bytes) -> bool:
+        """Whether a last line that lacks its end is a whole record all the same."""
+
+    def mismatch(self, first: bytes) -> str | None:
+        """Why a file with this first line is none to append to."""
+
+
+class JsonLines:
+    """One strict JSON object a line. Numbers that are not finite are `"NaN"`, `"Infinity"`, `"-Infinity"`, as
+    in the journal."""
+
+    header = b""
+
+    def lines(self, record: Record) -> list[bytes]:
+        stem = {"run": record.run, "run_id": record.run_id, "seq": record.seq, "time": record.time}
+        stem |= {"kind": record.kind, "stage": record.stage, "step": record.step, "epoch": record.epoch}
+        kept = {key: value for key, value in stem.items() if value is not None}
+        return [json.dumps(plain(kept | {"values": record.values}), allow_nan=False).encode() + b"\n"]
+
+    def of_run(self, line: bytes, run_id: str) -> tuple[int | None, str] | None:
+        if json.dumps(run_id).encode() not in line:  # 20 times as fast as to read every line
+            return None
+        row = _json_object(line)
+        if row is None or row.get("run_id") != run_id:
+            return None
+        seq = row.get("seq")
+        return (seq if isinstance(seq, int) else None), str(row.get("kind"))
+
+    def is_whole(self, line: bytes) -> bool:
+        return _json_object(line) is not None
+
+    def mismatch(self, first: bytes) -> str | None:
+        ours = b'{"run":'
+        if first.startswith(ours) or ours.startswith(first) or _json_object(first) is not None:
+            return None
+        return "its first line is no JSON object"
+
+
+class CsvRows:
+    """One value a row, so that a metric that appears late needs no new column: Lightning's CSVLogger
+    rewrites its whole file for one.
+
+    A value that is text stands as it is, unless it would read as JSON or holds what ends a line; it is JSON
+    then, as all other values are. So a reader tries JSON, and takes the text where that fails. A name is JSON
+    where it begins with a quotation mark. A cell may be as long as its value: for those of more than 131,072
+    characters Python's own reader needs `csv.field_size_limit`.
+    """
+
+    header = ",".join(CSV_COLUMNS).encode() + b"\n"
+
+    def lines(self, record: Record) -> list[bytes]:
+        start = (record.run, record.seq, record.time, record.kind, record.stage, record.step, record.epoch)
+        where = [_name(cell) if isinstance(cell, str) else _number(cell) for cell in start]
+        run_id = _name(record.run_id)
+        return [_row([*where, _name(str(key)), _value(each), run_id]) for key, each in record.values.items()]
+
+    def of_run(self, line: bytes, run_id: str) -> tuple[int | None, str] | None:
+        if not line.rstrip(b"\r\n").endswith(b"," + _row([_name(run_id)]).rstrip(b"\n")):
+            return None
+        if not (found := _ROW_START.match(line)):
+            return None
+        return int(found[1]), found[2].decode()
+
+    def is_whole(self, line: bytes) -> bool:
+        return _ROW.fullmatch(line) is not None and _RUN_ID_END.search(line) is not None
+
+    def mismatch(self, first: bytes) -> str | None:
+        cut_off = not first.endswith(b"\n") and self.header.startswith(first.rstrip(b"\r"))
+        if cut_off or first.rstrip(b"\r\n") in (self.header.rstrip(), _HEADER_BEFORE):
+            return None
+        return f"its columns are others than {','.join(CSV_COLUMNS)}"
+
+
+class EventFile:
+    """A file that records are appended to, each once."""
+
+    def __init__(self, path: Path, run_id: str) -> None:
+        """Open the file, which is made when it is not there, and find out what it holds of the run `run_id`.
+
+        Raises `TrackerError` when the file is of another kind, and `OSError`.
+        """
+        self.path = path
+        self.held = Held()
+        self._format = format_of(path)
+        self._file, self._regular = self._opened()
+        if self._regular:
+            with self._locked(self._file):
+                self._remove_torn_line(run_id)
+                self._begin()
+            self._find(run_id)
+
+    def append(self, record: Record) -> None:
+        """Write what the file does not hold yet of an event, with one call. Raises `OSError`."""
+        lines = self._format.lines(record)
+        done = self.held.lines.get(record.seq, 0) if record.seq is not None else 0
+        if not (left := lines[done:]):
+            return
+        data = b"".join(left)
+        with self._locked(self._file):
+            size = self._remove_torn_line(record.run_id) if self._regular else 0
+            written = os.write(self._file, data)
+            if written != len(data):
+                if self._regular:
+                    os.ftruncate(self._file, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        for _ in left:
+            self.held.note(record.seq, record.kind)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def _opened(self) -> tuple[int, bool]:
+        """The file, with a header of today: one of an earlier version gets its columns completed."""
+        while True:
+            file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                if not stat.S_ISREG(os.fstat(file).st_mode):
+                    return file, False
+                with self._locked(file):
+                    # Whoever waited for the lock may hold a file that has been replaced meanwhile.
+                    if os.path.samestat(os.fstat(file), self.path.stat()):
+                        first = _first_line(file)
+                        if why := self._format.mismatch(first):
+                            raise TrackerError(
+                                f"{self.path} is no file of fmstune's events: {why}; choose another path."
+                            )
+                        if not (first.endswith(b"\n") and first.rstrip(b"\r\n") == _HEADER_BEFORE):
+                            return file, True
+                        _complete_header(file, self.path, len(first))
+            except BaseException:
+                os.close(file)
+                raise
+            os.close(file)
+
+    def _begin(self) -> None:
+        if self._format.header and not os.fstat(self._file).st_size:
+            os.write(self._file, self._format.header)
+
+    def _find(self, run_id: str) -> None:
+        with self.path.open("rb") as file:
+            for line in file:
+                if found := self._format.of_run(line, run_id):
+                    self.held.note(*found)
+
+    def _remove_torn_line(self, run_id: str) -> int:
+        """Remove what a killed writer left of a line; the file's size afterwards."""
+        size = os.fstat(self._file).st_size
+        if not size or os.pread(self._file, 1, size - 1) == b"\n":
+            return size
+        end = _behind_last_newline(self._file, size)
+        torn = os.pread(self._file, size - end, end)
+        # An editor may have taken the last line's end away.
+        if self._format.is_whole(torn) or self._format.of_run(torn, run_id):
+            return size + os.write(self._file, b"\n")
+        os.ftruncate(self._file, end)
+        return end
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _locked(file: int) -> Iterator[None]:
+        """Hold the file, so that a line which another process is writing is not taken for a torn one."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            yield
+            return
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file's name asks for."""
+    return CsvRows() if path.suffix == ".csv" else JsonLines()
+
+
+def why_not_appended_to(path: Path) -> str | None:
+    """Why no events can be appended to what is at `path`; `None` when they can. Changes nothing."""
+    if path.is_dir():
+        return "it is a directory"
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        first = _first_line(file.fileno())
+    return format_of(path).mismatch(first)
+
+
+def _first_line(file: int) -> bytes:
+    """The first line; without its end when it has none, or not within 64 KiB."""
+    line, end, _ = os.pread(file, 1 << 16, 0).partition(b"\n")
+    return line + end
+
+
+def _behind_last_newline(file: int, size: int) -> int:
+    while size:
+        start = max(0, size - (1 << 16))
+        found = os.pread(file, size - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        size = start
+    return 0
+
+
+def _complete_header(file: int, path: Path, after: int) -> None:
+    """Replace the file by one with today's header. Its rows are kept byte for byte; a last one without an end
+    gets it, as nobody knows whether it is whole."""
+    path = path.resolve()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with os.fdopen(os.dup(file), "rb") as old, temporary.open("wb") as new:
+            shutil.copymode(path, temporary)
+            old.seek(after)
+            new.write(CsvRows.header)
+            shutil.copyfileobj(old, new)
+            size = os.fstat(file).st_size
+            if os.pread(file, 1, size - 1) != b"\n":
+                # A cell that was cut off in its quotation marks would take in all that follows.
+                new.write(b'"\n' if _open_quote(old, after) else b"\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _open_quote(file: IO[bytes], start: int) -> bool:
+    file.seek(start)
+    return sum(line.count(b'"') for line in file) % 2 == 1
+
+
+def _json_object(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _row(cells: list[str]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()
+
+
+def _name(text: str) -> str:
+    return json.dumps(text) if text.startswith('"') or _UNPRINTABLE.search(text) else text
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else _value(value)
+
+
+def _value(value: Any) -> str:
+    words = plain(value)
+    if isinstance(words, str) and not isinstance(value, str) and words in ("NaN", "Infinity", "-Infinity"):
+        return words  # a number: spreadsheets and pandas know these words
+    if isinstance(words, str):
+        return json.dumps(words) if _UNPRINTABLE.search(words) or _reads_as_json(words) else words
+    return json.dumps(words)
+
+
+def _reads_as_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    except RecursionError:
+        return True
+    return True
