@@ -36,10 +36,10 @@ class Recorder(Tracker):
         self._redactor = redactor
         self._names: dict[str, str] = {}  # as they are written; the same few come at each step
 
-    def get_hf_callback(self) -> TrainerCallback:
+    def get_hf_callback(self, *, strict: bool = False) -> TrainerCallback:
         from fmstune.trackers.hf_callback import TrackerCallback
 
-        return TrackerCallback(self, owns_run=False)
+        return TrackerCallback(self)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage)

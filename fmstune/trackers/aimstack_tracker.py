@@ -83,6 +83,9 @@ class AimStackTracker(Tracker):
         from aim import Repo, Run
 
         where = self._repo()
+        if self._run is not None:  # opened by `open_alone`
+            self._run.name = utf8(self.config.run_name or start.name)
+            return TrackerRun(self._run.hash, where)
         repo = Repo.from_path(where) if "://" in where else repository(where)
         # log_system_params would send the environment variables, and fails without pkg_resources
         # (aimhubio/aim#2858); system metrics would be those of this process, not of the training.
@@ -143,10 +146,18 @@ class AimStackTracker(Tracker):
         if self._opened.repo.is_remote_repo:
             self._opened.repo._client.get_queue().wait_for_finish()
 
-    def close(self, status: Status, error: str | None = None) -> None:
+    def train_ended(self, status: Status) -> None:
         self._opened["status"] = status
+        self.flush()
+        if not self._opened.repo.is_remote_repo:
+            index(self._opened)
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        if self._run is None:
+            return
+        self._run["status"] = status
         if error is not None:
-            self._opened["error"] = utf8(error)
+            self._run["error"] = utf8(error)
         run, self._run = self._run, None
         run.close()
         if not run.repo.is_remote_repo:
@@ -169,7 +180,7 @@ class AimStackTracker(Tracker):
     @property
     def _opened(self) -> Any:
         if self._run is None:
-            self.open(RunStart(name="run", directory="."))
+            self.open_alone()
         return self._run
 
 

@@ -115,6 +115,9 @@ class WandbTracker(Tracker):
         import wandb
 
         settings = self._settings()
+        if self._run is not None:  # opened by `open_alone`
+            self._run.name = self.config.name or settings.run_name or start.name
+            return self._opened_run(self._run)
         if settings._offline:
             _require_writable(Path(settings.wandb_dir))
             if start.redelivery and start.tracker_run_id:
@@ -136,10 +139,12 @@ class WandbTracker(Tracker):
         # Of a resumed run, `run.step` is 0 until something is logged; `starting_step` is right.
         self._first_step = run.starting_step
         self._resumed = start.tracker_run_id is not None
-        if run.disabled:
-            return TrackerRun(run.id)
-        if run.offline:
+        if run.offline and not run.disabled:
             _open_mark(run).write_text(run.id, encoding="utf-8")
+        return self._opened_run(run)
+
+    def _opened_run(self, run: wandb.Run) -> TrackerRun:
+        if run.disabled or run.offline:
             return TrackerRun(run.id)  # asking an offline run for its URL prints a warning
         # `delivered_through` stays unknown: W&B sends rows every 15 s and params every 6 s, so that
         # the last row's number does not tell that the params before it have arrived. Rows that W&B
@@ -187,6 +192,9 @@ class WandbTracker(Tracker):
         given = dict(params) if name is None else {name: merged(config.get(name) or {}, params)}
         config.update(given, allow_val_change=True)
 
+    def train_ended(self, status: Status) -> None:
+        self._opened().summary.update({"fmstune/status": status})
+
     def close(self, status: Status, error: str | None = None) -> None:
         if self._run is None:
             return
@@ -223,7 +231,7 @@ class WandbTracker(Tracker):
 
     def _opened(self) -> wandb.Run:
         if self._run is None:
-            self.open(RunStart(name=self.config.name or "run", directory="."))
+            self.open_alone()
         assert self._run is not None
         return self._run
 
