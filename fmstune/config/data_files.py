@@ -131,6 +131,11 @@ def _in_directory(path: Path, name: str, split: str, chosen: bool) -> list[Path]
     return files
 
 
+def split_named(name: str) -> str | None:
+    """The split that a name stands for: `train` for `train_sft`; `None` for what is called like none."""
+    return _split_of(Path(name))
+
+
 def _split_of(path: Path) -> str | None:
     """The split that a file is named after, by its folders or its own name, as on the hub."""
     text = path.as_posix().lower()

@@ -110,7 +110,9 @@ class Reader:
 
     def __iter__(self) -> Iterator[Placed]:
         count = 0
-        for place, found in self.origin.rows(self.config.text_rows, streaming=self.config.streaming):
+        for place, found in self.origin.rows(
+            self.config.text_rows, streaming=self.config.streaming, say=self.unused.note
+        ):
             if isinstance(found, DataError):
                 self.bad.take(place, found)
                 continue

@@ -3,115 +3,41 @@ file can be read on; a file that cannot raises `DataError`."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from fmstune.config.data_files import kind_of
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.reading.cells import kind_in_words
-from fmstune.tuning.reading.columns import A_ROW, Row
-from fmstune.tuning.reading.json_array import BadArray, values
+from fmstune.tuning.reading.columns import Row
+from fmstune.tuning.reading.csv_files import read_csv
+from fmstune.tuning.reading.json_files import Found, read_json
+from fmstune.tuning.reading.json_lines import no_utf8
 from fmstune.tuning.reading.opening import opened
+from fmstune.tuning.reading.splits import Wanted
 
-Found = tuple[str, Row | DataError]
-"""Where a row is, as `train.jsonl line 17`, and the row, or why it is none."""
+__all__ = ["Found", "numbered", "read_file", "without_empty_fields"]
 
 
-def read_file(path: Path, name: str, text_rows: str = "line") -> Iterator[Found]:
-    """The rows of a file that messages call `name`."""
+def read_file(
+    path: Path,
+    name: str,
+    text_rows: str = "line",
+    wanted: Wanted | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Iterator[Found]:
+    """The rows of a file that messages call `name`; of one with several splits those that are `wanted`. `say`
+    is told what people should know of the file."""
     kind = kind_of(path)
     if kind in (".parquet", ".arrow"):
         yield from _read_table(path, name, kind)
-        return
-    with opened(path, name) as file:
-        if kind in (".csv", ".tsv"):
-            yield from _read_csv(file, path, name, "," if kind == ".csv" else "\t")
-        elif kind == ".txt":
+    elif kind in (".csv", ".tsv"):
+        yield from read_csv(path, name, "," if kind == ".csv" else "\t", say)
+    elif kind == ".txt":
+        with opened(path, name) as file:
             yield from _read_text(file, path, name, text_rows)
-        elif kind == ".json" and _begins_as_array(path, name):
-            yield from _read_json(file, path, name)
-        else:
-            yield from _read_json_lines(file, name)
-
-
-def _read_json_lines(file: IO[bytes], name: str) -> Iterator[Found]:
-    # Lines of bytes: JSON texts may hold other line ends, such as U+2028, within a line.
-    for number, line in enumerate(file, 1):
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if not line.strip():
-            continue
-        place = f"{name} line {number}"
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            yield place, _no_utf8(place)
-            continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            yield place, DataError(f"{place}: this is not valid JSON ({error}); each line holds one row.")
-            continue
-        yield place, _object(row, place)
-
-
-def _begins_as_array(path: Path, name: str) -> bool:
-    with opened(path, name) as file:
-        while piece := file.read(4096).removeprefix(b"\xef\xbb\xbf"):
-            if piece.strip():
-                return piece.lstrip().startswith(b"[")
-    return False
-
-
-def _read_json(file: IO[bytes], path: Path, name: str) -> Iterator[Found]:
-    number = 0
-    try:
-        for number, row in enumerate(values(file), 1):
-            yield f"{name} row {number}", _object(row, f"{name} row {number}")
-    except UnicodeDecodeError:
-        raise _first_bad_line(path, name) from None
-    except BadArray as error:
-        after = f" after row {number}" if number else ""
-        raise DataError(
-            f"{name} is not valid JSON{after} ({error}); it begins as an array of rows."
-        ) from None
-
-
-def _object(row: Any, place: str) -> Row | DataError:
-    if not isinstance(row, dict):
-        return DataError(f"{place}: a row is a JSON object, this is {kind_in_words(row)}; {A_ROW}.")
-    return row
-
-
-def _read_csv(file: IO[bytes], path: Path, name: str, delimiter: str) -> Iterator[Found]:
-    csv.field_size_limit(1 << 30)  # the default of 128 KiB is less than one long document
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    # Strict: without it a quotation mark that is never closed swallows the rest of the file as one cell.
-    reader = csv.DictReader(text, delimiter=delimiter, strict=True)
-    try:
-        for row in reader:
-            place = f"{name} line {reader.line_num}"
-            if None in row or None in row.values():
-                count = len(reader.fieldnames or ())
-                yield (
-                    place,
-                    DataError(f"{place}: this row does not have the {count} columns of the first line."),
-                )
-            else:
-                yield place, row
-    except UnicodeDecodeError:
-        raise _first_bad_line(path, name) from None
-    except csv.Error as error:
-        raise DataError(
-            f"{name} line {reader.line_num}: {error}; a cell with quotation marks is put in such marks, "
-            "and those in it are doubled."
-        ) from None
-    finally:
-        text.detach()  # else it would close the file, which is not its own
+    else:
+        yield from read_json(path, name, wanted or Wanted("train"))
 
 
 def _read_text(file: IO[bytes], path: Path, name: str, rows: str) -> Iterator[Found]:
@@ -141,7 +67,7 @@ def _lines(file: IO[bytes], name: str) -> Iterator[str]:
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError:
-            raise _no_utf8(f"{name} line {number}") from None
+            raise no_utf8(f"{name} line {number}") from None
 
 
 def _decoded(file: IO[bytes], path: Path, name: str) -> str:
@@ -157,12 +83,8 @@ def _first_bad_line(path: Path, name: str) -> DataError:
             try:
                 line.decode()
             except UnicodeDecodeError:
-                return _no_utf8(f"{name} line {number}")
-    return _no_utf8(name)
-
-
-def _no_utf8(place: str) -> DataError:
-    return DataError(f"{place}: this is not UTF-8 text; save the file as UTF-8.")
+                return no_utf8(f"{name} line {number}")
+    return no_utf8(name)
 
 
 def _read_table(path: Path, name: str, kind: str) -> Iterator[Found]:
@@ -171,6 +93,10 @@ def _read_table(path: Path, name: str, kind: str) -> Iterator[Found]:
     number = 0
     try:
         for batch in _parquet(path, name) if kind == ".parquet" else _arrow(path, name):
+            names = batch.schema.names
+            if len(set(names)) < len(names):
+                doubled = next(each for each in names if names.count(each) > 1)
+                raise DataError(f"{name}: the column {doubled!r} is there twice; take one out, or rename it.")
             for row in batch.to_pylist():
                 number += 1
                 yield f"{name} row {number}", without_empty_fields(row)

@@ -1,4 +1,4 @@
-"""A JSON file that is one array, read value by value: of a large file no more than a piece is in memory."""
+"""JSON that is read value by value: of a large file no more than a piece is in memory."""
 
 from __future__ import annotations
 
@@ -17,33 +17,52 @@ class BadArray(ValueError):
     """What is no array of JSON values, with the line and column of the first wrong character."""
 
 
+class Decoder:
+    """Python's decoder, which keeps the last of two values of one key without a word; this one tells."""
+
+    def __init__(self) -> None:
+        self._doubled: str | None = None
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
+
+    def decode(self, text: str, at: int) -> tuple[Any, int]:
+        """The value that begins at a place of a text, and where it ends. Raises `JSONDecodeError`, and
+        `ValueError` or `RecursionError` for what Python can't hold."""
+        return self._decoder.raw_decode(text, at)
+
+    def doubled(self) -> str | None:
+        """The key that the last value had twice with values that differ, if any; told once."""
+        found, self._doubled = self._doubled, None
+        return found
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            self._doubled = next((key for key, value in pairs if made[key] != value), self._doubled)
+        return made
+
+
 def values(file: IO[bytes], piece: int = _PIECE) -> Iterator[Any]:
     """The values of an array, read so many bytes at a time.
 
     Raises `BadArray`, also after the first values, and `UnicodeDecodeError`.
     """
-    text = _Text(file, piece)
-    text.expect("[", "Expecting value")
-    if text.next() == "]":
-        text.take("]")
-    else:
-        yield text.value()
-        while text.next() != "]":
-            text.expect(",", "Expecting ',' delimiter")
-            yield text.value()
-        text.take("]")
+    text = JsonText(file, piece)
+    yield from text.items()
     if text.next():
         raise text.wrong("Extra data", text.at)
 
 
-class _Text:
-    """The part of a file that has been read and not been taken yet: `buffer` from `at` on."""
+class JsonText:
+    """The part of a file that has been read and not been taken yet: `buffer` from `at` on.
 
-    def __init__(self, file: IO[bytes], piece: int) -> None:
+    Raises `BadArray` for what is no JSON, and `UnicodeDecodeError`.
+    """
+
+    def __init__(self, file: IO[bytes], piece: int = _PIECE) -> None:
         self.buffer, self.at = "", 0
+        self.decoder = Decoder()
         self._file, self._piece = file, piece
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
-        self._decoder = json.JSONDecoder()
         self._all_read = False
         self._lines, self._column = 0, 0  # before the buffer
 
@@ -58,19 +77,48 @@ class _Text:
                 return ""
 
     def take(self, character: str) -> None:
+        """Step over a character that `next` has shown."""
         self.at += len(character)
 
     def expect(self, character: str, otherwise: str) -> None:
+        """Step over this character; what else is there is wrong for the reason `otherwise`."""
         if self.next() != character:
             raise self.wrong(otherwise, self.at)
         self.take(character)
+
+    def items(self) -> Iterator[Any]:
+        """The values of the array that begins here."""
+        self.expect("[", "Expecting value")
+        if self.next() == "]":
+            self.take("]")
+            return
+        yield self.value()
+        while self.next() != "]":
+            self.expect(",", "Expecting ',' delimiter")
+            yield self.value()
+        self.take("]")
+
+    def object_keys(self) -> Iterator[str]:
+        """The keys of the object that begins here; the value of each has to be taken before the next key."""
+        self.expect("{", "Expecting value")
+        more = self.next() != "}"
+        while more:
+            if self.next() != '"':
+                raise self.wrong("Expecting property name enclosed in double quotes", self.at)
+            key = self.value()
+            self.expect(":", "Expecting ':' delimiter")
+            yield key
+            more = self.next() == ","
+            if more:
+                self.take(",")
+        self.expect("}", "Expecting ',' delimiter")
 
     def value(self) -> Any:
         """The next value."""
         self.next()
         while True:
             try:
-                found, end = self._decoder.raw_decode(self.buffer, self.at)
+                found, end = self.decoder.decode(self.buffer, self.at)
             except json.JSONDecodeError as error:
                 ended = error.msg.startswith("Unterminated string") or error.pos > len(self.buffer) - _TAIL
                 if ended and self._more():
@@ -78,12 +126,15 @@ class _Text:
                 raise self.wrong(error.msg, error.pos) from None
             except RecursionError:
                 raise self.wrong("it is nested too deeply", self.at) from None
+            except ValueError as error:  # a number of more digits than Python takes
+                raise self.wrong(str(error).partition(";")[0], self.at) from None
             # A number near the end of the buffer may go on after it.
             if end < len(self.buffer) - _TAIL or not self._more():
                 self.at = end
                 return found
 
     def wrong(self, what: str, position: int) -> BadArray:
+        """The error for what is at a position of the buffer."""
         before = self.buffer[:position]
         line = self._lines + before.count("\n") + 1
         column = len(before) - (before.rfind("\n") + 1) + (0 if "\n" in before else self._column) + 1

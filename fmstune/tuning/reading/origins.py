@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from fmstune.config.data_schema import DataSource
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.reading.formats import Found, numbered, read_file
 from fmstune.tuning.reading.opening import sha256_of
+from fmstune.tuning.reading.splits import Wanted
 
 Split = Literal["train", "eval"]
 
@@ -38,16 +39,26 @@ class Origin:
             raise DataError(f"{source.path}: {error}{here}") from None
         return cls(source, split, tuple(files or ()))
 
-    def rows(self, text_rows: str, *, streaming: bool) -> Iterator[Found]:
-        """The rows, from the first one each time. Raises `DataError`."""
+    @property
+    def wanted(self) -> Wanted:
+        """The split that is looked for, where there are several."""
+        split, chosen = self.source.split or _SPLIT[self.split], self.source.split is not None
+        return Wanted(split, chosen, f"data.{self.split}")
+
+    def rows(
+        self, text_rows: str, *, streaming: bool, say: Callable[[str], None] = lambda text: None
+    ) -> Iterator[Found]:
+        """The rows, from the first one each time; `say` is told what people should know of the files. Raises
+        `DataError`."""
         name = self.source.path
         if not self.files:
             yield from _from_hub(self.source, self.split, streaming=streaming)
         elif self.files[0].is_dir():
-            yield from numbered(_saved(self.source, self.split, self.files[0]), name)
+            yield from numbered(_saved(self.source, self.wanted, self.files[0]), name)
         else:
             for file in self.files:
-                yield from read_file(file, name if len(self.files) == 1 else str(file), text_rows)
+                called = name if len(self.files) == 1 else str(file)
+                yield from read_file(file, called, text_rows, self.wanted, say)
 
     def sha256(self) -> str | None:
         """The SHA-256 of what is read, where that is files."""
@@ -57,7 +68,7 @@ class Origin:
 _SPLIT = {"train": "train", "eval": "validation"}
 
 
-def _saved(source: DataSource, split: Split, path: Path) -> Any:
+def _saved(source: DataSource, wanted: Wanted, path: Path) -> Any:
     import datasets
 
     try:
@@ -68,13 +79,7 @@ def _saved(source: DataSource, split: Split, path: Path) -> Any:
         ) from error
     if not isinstance(loaded, dict):
         return loaded
-    wanted = source.split or _SPLIT[split]
-    if wanted not in loaded:
-        raise DataError(
-            f"{source.path} has no split {wanted}; it has {', '.join(loaded)}. Choose one with split under "
-            f"[[data.{split}]]."
-        )
-    return loaded[wanted]
+    return loaded[wanted.among(loaded, source.path)]
 
 
 def _from_hub(source: DataSource, split: Split, *, streaming: bool) -> Iterator[Found]:

@@ -20,7 +20,8 @@ _SHOWN = 10
 class NotUsed:
     """One thing that is not used: a column, or what else `what` says, as `reasoning is not trained: …`.
 
-    `rows` counts the rows of `source` that have it, `first` is the place of the first of them.
+    `rows` counts the rows of `source` that have it, `first` is the place of the first of them. Without rows
+    it is a sentence on the source itself.
     """
 
     source: str
@@ -46,6 +47,10 @@ class Unused:
         `reasoning is not trained: the chat template leaves it out`. Call it once for each row and kind."""
         self._count(False, what, place)
 
+    def note(self, text: str) -> None:
+        """Something else that people should know of the source, as how its bytes are read: a sentence."""
+        self._found[False, text] = 0, ""
+
     def entries(self) -> tuple[NotUsed, ...]:
         """What has been counted, in the order in which it was found."""
         return tuple(
@@ -67,6 +72,8 @@ def unused_lines(entries: Iterable[NotUsed]) -> list[str]:
     for entry in entries:
         if entry.column:
             columns.setdefault(entry.source, []).append(entry)
+        elif not entry.rows:
+            others.append(entry.what)
         else:
             others.append(f"{entry.what} ({counted(entry.rows, 'row')}; the first is {entry.first})")
     lines = []
