@@ -64,7 +64,8 @@ def read_wandb_offline(path: Path) -> WandbRun:
             run.stats += 1
         elif kind == "exit":
             run.exit_code = record.exit.exit_code
-    run.config.pop("_wandb", None)
+    for not_a_param in ("_wandb", "fmstune"):
+        run.config.pop(not_a_param, None)
     return run
 
 

@@ -6,8 +6,11 @@ W&B's own ways of configuration stay in force: an option that is not given here 
 
 from __future__ import annotations
 
+import dataclasses
+import glob
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,6 +39,9 @@ EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 2
 """W&B shows 0 as finished, others as failed; 255 is what its SDK itself reports for Ctrl-C."""
 
 _OPEN_MARK = "fmstune-open"
+_MARK = "fmstune"
+"""The param that says which run of fmstune a W&B run holds last, by its id and where its numbers begin."""
+_MOST_NAME = 128  # the service refuses a run with a longer one, when it is opened
 _AXES = ("train/global_step", "train/epoch")
 _LOST = ("filestream: fatal error", "runupserter: failed to upload")
 _INIT_TIMEOUT = 30.0
@@ -89,7 +95,7 @@ class WandbTracker(Tracker):
         text_metrics=True,
         integer_bits=64,
         reserved_metrics=frozenset({"_step", "_timestamp", "_runtime", "_wandb", *_AXES}),
-        reserved_params=frozenset({"_wandb"}),
+        reserved_params=frozenset({"_wandb", _MARK}),
         table_chars="A-Za-z0-9_. -",
         max_table=64,
     )
@@ -104,6 +110,7 @@ class WandbTracker(Tracker):
         self._run: wandb.Run | None = None
         self._first_step = 0
         self._resumed = False
+        self._notes: list[str] = []
 
     def open(self, start: RunStart) -> TrackerRun:
         """Open or resume the W&B run.
@@ -116,9 +123,9 @@ class WandbTracker(Tracker):
 
         settings = self._settings()
         if self._run is not None:  # opened by `open_alone`
-            self._run.name = self.config.name or settings.run_name or start.name
+            self._run.name = self._fitted(self.config.name or settings.run_name or start.name)
             return self._opened_run(self._run)
-        if settings._offline:
+        if settings._offline and not settings._noop:
             _require_writable(Path(settings.wandb_dir))
             if start.redelivery and start.tracker_run_id:
                 _remove_cut_off(Path(settings.wandb_dir), start.tracker_run_id)
@@ -126,30 +133,75 @@ class WandbTracker(Tracker):
             find_api_key(settings)  # without any, `wandb.init` would ask at a terminal
         # Only here can the login's "Loaded credentials" be silenced and a call of git be avoided.
         wandb.setup(wandb.Settings(silent=True, disable_git=True))
-        self._run = run = wandb.init(
+        run = self._init(start, settings)
+        # Of a resumed run, `run.step` is 0 until something is logged; `starting_step` is right.
+        self._first_step = 0 if run.disabled else run.starting_step
+        self._resumed = start.tracker_run_id is not None
+        if run.offline and not run.disabled:
+            _require_place(run, Path(settings.wandb_dir))
+            _open_mark(run).write_text(run.id, encoding="utf-8")
+        elif start.run_id is not None and not run.disabled:
+            run = self._claimed(run, start, settings)
+        self._run = run
+        # As transformers' own WandbCallback has them.
+        run.define_metric("train/global_step")
+        run.define_metric("*", step_metric="train/global_step", step_sync=True)
+        return self._opened_run(run)
+
+    def _init(self, start: RunStart, settings: wandb.Settings) -> wandb.Run:
+        import wandb
+
+        # The service has this config before any row. But it would hide the mark of a run that is there.
+        new = start.tracker_run_id is None and settings.run_id is None
+        marked = start.run_id is not None and (new or settings._offline)
+        return wandb.init(
             **self._init_options(start, settings),
             id=start.tracker_run_id,
+            config={_MARK: _mark(start)} if marked else None,
             resume="allow" if start.tracker_run_id else None,
             reinit="create_new",  # never the run that a user's own script has open
             settings=wandb.Settings(**_quiet_settings(start, settings)),
         )
-        # As transformers' own WandbCallback has them.
-        run.define_metric("train/global_step")
-        run.define_metric("*", step_metric="train/global_step", step_sync=True)
-        # Of a resumed run, `run.step` is 0 until something is logged; `starting_step` is right.
-        self._first_step = run.starting_step
-        self._resumed = start.tracker_run_id is not None
-        if run.offline and not run.disabled:
-            _open_mark(run).write_text(run.id, encoding="utf-8")
-        return self._opened_run(run)
+
+    def _claimed(self, run: wandb.Run, start: RunStart, settings: wandb.Settings) -> wandb.Run:
+        """The W&B run, when the rows which it holds are this run's or came before it; else another.
+
+        W&B drops a row whose step it holds, whoever logged it. Two runs that were resumed from one checkpoint
+        in directories of their own both continue its W&B run, under the same numbers: the second one gets a
+        W&B run of its own.
+        """
+        mark: Any = run.config.get(_MARK)
+        if not isinstance(mark, Mapping) or not isinstance(mark.get("after"), int):
+            # Nobody's, or that of an earlier version.
+            mark = {"run_id": start.run_id if start.tracker_run_id else None, "after": -1}
+        self._resumed = mark.get("run_id") == start.run_id
+        if self._resumed:
+            return run
+        if self._first_step <= start.after + 1 and mark["after"] < max(start.after, 1):
+            config: Any = run.config
+            config.update({_MARK: _mark(start)}, allow_val_change=True)
+            return run
+        run.finish()
+        if start.tracker_run_id is None:
+            raise TrackerError(
+                f"The W&B run {run.id} holds other points; unset WANDB_RUN_ID and WANDB_RESUME."
+            )
+        self._notes.append(f"a W&B run of its own, as another run continues {run.id}")
+        self._first_step = 0
+        return self._init(dataclasses.replace(start, tracker_run_id=None), settings)
 
     def _opened_run(self, run: wandb.Run) -> TrackerRun:
-        if run.disabled or run.offline:
-            return TrackerRun(run.id)  # asking an offline run for its URL prints a warning
+        if run.disabled:
+            return TrackerRun(run.id, note=_disabled())
+        notes, url = self._notes, None
+        if run.offline:  # which prints a warning when it is asked for its URL
+            notes = [*notes, f"offline, send it with `wandb sync {_offline_files(run)}`"]
+        else:
+            url = run.url
         # `delivered_through` stays unknown: W&B sends rows every 15 s and params every 6 s, so that
         # the last row's number does not tell that the params before it have arrived. Rows that W&B
         # holds are left out by `track_point`; params that come again change nothing.
-        return TrackerRun(run.id, run.url)
+        return TrackerRun(run.id, url, note=" · ".join(dict.fromkeys(notes)) or None)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage, step=step)
@@ -167,12 +219,8 @@ class WandbTracker(Tracker):
 
     def _log(self, values: Mapping[str, Any], point: MetricPoint | Table) -> None:
         run = self._opened()
-        if point.seq is not None and point.seq < self._first_step:
-            if self._resumed:
-                return  # W&B holds it, and would drop it with a warning for each
-            raise TrackerError(
-                f"The W&B run {run.id} holds other points; unset WANDB_RUN_ID and WANDB_RESUME."
-            )
+        if self._resumed and point.seq is not None and point.seq < self._first_step:
+            return  # W&B holds it, and would drop it with a warning for each
         prefix = f"{point.stage}/" if point.stage else ""
         row = {f"{prefix}{name}": value for name, value in values.items()}
         where = {
@@ -214,7 +262,7 @@ class WandbTracker(Tracker):
         try:
             settings = self._settings()
             if settings._noop:
-                return Check("ok", "disabled: nothing is sent and nothing is kept for W&B")
+                return Check("ok", _disabled())
             if settings._offline:
                 _require_writable(Path(settings.wandb_dir))
                 detail = f"offline, in {settings.wandb_dir}, to be sent later with `wandb sync`"
@@ -247,7 +295,8 @@ class WandbTracker(Tracker):
         if options.mode is not None and options.mode not in MODES:
             raise WandbUnusable("bad_option", f"mode is {options.mode!r}", f"use {', '.join(MODES)}")
         given = {
-            "mode": options.mode,
+            # transformers' own variable, which the SDK does not know and its users mean.
+            "mode": options.mode or ("disabled" if _disabled_by_variable() else None),
             "project": options.project,
             "entity": options.entity,
             "run_tags": options.tags or None,
@@ -267,13 +316,19 @@ class WandbTracker(Tracker):
             raise WandbUnusable("bad_option", f"entity {settings.entity!r} is no user or team name")
         return settings
 
+    def _fitted(self, name: str) -> str:
+        if len(name) <= _MOST_NAME:
+            return name
+        self._notes.append(f"its name there is cut to {_MOST_NAME} characters")
+        return name[:_MOST_NAME]
+
     def _init_options(self, start: RunStart, settings: wandb.Settings) -> dict[str, Any]:
         options = self.config
         given = {
-            "mode": options.mode,
+            "mode": "disabled" if settings._noop else options.mode,
             "project": settings.project or "fmstune",
             "entity": options.entity,
-            "name": options.name or settings.run_name or start.name,
+            "name": self._fitted(options.name or settings.run_name or start.name),
             "group": options.group,
             "tags": options.tags or None,
             "notes": options.notes,
@@ -344,6 +399,39 @@ def _lost_upload(log: Path) -> str | None:
 def _open_mark(run: wandb.Run) -> Path:
     """A file that is in an offline run's folder from `open` to the end of `close`."""
     return Path(run.dir).parent / _OPEN_MARK
+
+
+def _mark(start: RunStart) -> dict[str, Any]:
+    return {"run_id": start.run_id, "after": start.after}
+
+
+def _disabled_by_variable() -> bool:
+    return os.environ.get("WANDB_DISABLED", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _disabled() -> str:
+    by = " by WANDB_DISABLED" if _disabled_by_variable() else ""
+    return f"disabled{by}: nothing is sent to W&B and nothing is kept for it"
+
+
+def _offline_files(run: wandb.Run) -> str:
+    """What `wandb sync` is to be given: the run's folder, or all of them when it was resumed."""
+    folder = Path(run.dir).parent
+    name = f"offline-run-*-{glob.escape(run.id)}"
+    # A second folder of one second gets a number behind the id.
+    folders = sorted({*folder.parent.glob(name), *folder.parent.glob(f"{name}-[0-9]*")})
+    return " ".join(shlex.quote(str(each)) for each in folders or [folder])
+
+
+def _require_place(run: wandb.Run, folder: Path) -> None:
+    """Raise `OSError` when the SDK has put the run elsewhere: into the temporary folder, where nobody looks
+    for it, when its own could not be made or written to after it was checked."""
+    place = Path(run.dir).parent
+    if not place.resolve().is_relative_to(folder.resolve()):
+        run.finish(exit_code=1)
+        raise OSError(
+            f"W&B could not write to {folder} and went to {place}; make room there, or choose another dir"
+        )
 
 
 def _remove_cut_off(folder: Path, run_id: str) -> None:

@@ -60,8 +60,8 @@ class CloudRun:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The config without W&B's own entry."""
-        return {key: item["value"] for key, item in self.config.items() if key != "_wandb"}
+        """The config without W&B's own entry and without the tracker's."""
+        return {key: item["value"] for key, item in self.config.items() if key not in ("_wandb", "fmstune")}
 
 
 @final

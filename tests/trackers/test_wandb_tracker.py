@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from typing import Any
 import pytest
 import wandb
 
-from fmstune.trackers.base import Check, MetricPoint, RunStart, TrackerError
+from fmstune.trackers import wandb_tracker
+from fmstune.trackers.base import Check, MetricPoint, RunStart, TrackerError, TrackerRun
 from fmstune.trackers.wandb_tracker import WandbTracker
 from tests.readers import WandbRun, read_wandb_offline, wandb_offline_dirs
 from tests.stand_ins.wandb_cloud import WandbCloud
@@ -48,8 +51,10 @@ def _point(seq: int, **values: Any) -> MetricPoint:
     return MetricPoint(values or {"loss": 1 / seq}, "train", step=seq * 10, seq=seq)
 
 
-def _start(run_id: str | None = None, *, redelivery: bool = False) -> RunStart:
-    return RunStart("tune-7", "runs/tune-7", run_id, redelivery, trainer_pid=os.getpid())
+def _start(
+    run_id: str | None = None, *, redelivery: bool = False, own: str = "one", after: int = 0
+) -> RunStart:
+    return RunStart("tune-7", "runs/tune-7", run_id, redelivery, os.getpid(), own, after)
 
 
 # -- offline ----------------------------------------------------------------------------------
@@ -205,6 +210,30 @@ def test_the_system_metrics_are_those_of_the_training_process() -> None:
     tracker.close("finished")
 
 
+def test_the_note_of_an_offline_run_names_its_files_for_wandb_sync() -> None:
+    run_id = None
+    for number in (1, 2):
+        tracker = WandbTracker(tracker_config={"mode": "offline", "dir": "my runs"})
+        opened = tracker.open(_start(run_id))
+        run_id = opened.id
+        tracker.close("finished")
+        folders = shlex.split((opened.note or "").partition("`wandb sync ")[2].rstrip("`"))
+        assert sorted(map(Path, folders)) == wandb_offline_dirs(Path("my runs").absolute())
+        assert len(folders) == number
+
+
+def test_a_run_that_the_sdk_puts_elsewhere_is_not_taken_for_a_delivery(
+    monkeypatch: pytest.MonkeyPatch, own_world: Path
+) -> None:
+    (own_world / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(own_world / "tmp"))
+    monkeypatch.setattr(wandb_tracker, "_require_writable", lambda _: None)  # the disk failed after it
+    Path("file").touch()
+    tracker = WandbTracker(tracker_config={"mode": "offline", "dir": "file/below"})
+    with pytest.raises(OSError, match=r"could not write to .*file/below/wandb and went to .*/tmp/wandb/"):
+        tracker.open(_start())
+
+
 def test_offline_in_a_folder_that_cannot_be_written_to_is_an_error() -> None:
     Path("file").touch()
     tracker = WandbTracker(tracker_config={"mode": "offline", "dir": "file/below"})
@@ -212,10 +241,18 @@ def test_offline_in_a_folder_that_cannot_be_written_to_is_an_error() -> None:
         tracker.open(_start())
 
 
-def test_disabled_takes_everything_and_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+@pytest.mark.parametrize("variable", ["WANDB_MODE=disabled", "WANDB_DISABLED=true", "WANDB_DISABLED=1"])
+def test_disabled_takes_everything_and_keeps_nothing_and_says_so(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(*variable.split("=", 1))
     tracker = WandbTracker()
-    assert tracker.open(_start()).url is None
+    found, opened = tracker.check(1), tracker.open(_start())
+    assert found.ok
+    assert found.detail == opened.note
+    assert "nothing is sent to W&B" in found.detail
+    assert ("WANDB_DISABLED" in found.detail) == ("WANDB_DISABLED" in variable)
+    assert opened.url is None
     tracker.set_params({"a": 1}, "params")
     tracker.track_point(_point(1))
     tracker.close("finished")
@@ -283,17 +320,60 @@ def test_a_run_of_the_environment_that_holds_other_points_is_an_error_and_no_poi
 ) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "shared")
     monkeypatch.setenv("WANDB_RESUME", "allow")
-    for seqs in ((3, 4), (2,)):
+    tracker = WandbTracker()
+    assert tracker.open(_start()).id == "shared"
+    for seq in (1, 2):
+        tracker.track_point(_point(seq))
+    tracker.close("finished")
+    with pytest.raises(TrackerError, match="holds other points; unset WANDB_RUN_ID"):
+        WandbTracker().open(_start(own="another"))
+    assert cloud.runs["shared"].steps == [1, 2]
+
+
+def test_a_delivery_whose_ledger_is_lost_goes_on_in_the_run_of_the_environment_that_it_has_made(
+    cloud: WandbCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "shared")
+    monkeypatch.setenv("WANDB_RESUME", "allow")
+    for last in (2, 3):
         tracker = WandbTracker()
-        assert tracker.open(_start()).id == "shared"
-        if seqs == (2,):
-            with pytest.raises(TrackerError, match="holds other points; unset WANDB_RUN_ID"):
-                tracker.track_point(_point(2))
-        else:
-            for seq in seqs:
-                tracker.track_point(_point(seq))
+        tracker.open(_start())
+        for seq in range(1, last + 1):
+            tracker.track_point(_point(seq))
         tracker.close("finished")
-    assert cloud.runs["shared"].steps == [3, 4]
+    assert cloud.runs["shared"].steps == [1, 2, 3]
+
+
+def _deliver(start: RunStart, *seqs: int) -> TrackerRun:
+    tracker = WandbTracker()
+    opened = tracker.open(start)
+    for seq in seqs:
+        tracker.track_point(_point(seq))
+    tracker.close("finished")
+    return opened
+
+
+def test_a_run_resumed_elsewhere_continues_the_wandb_run_and_a_second_one_gets_its_own(
+    cloud: WandbCloud,
+) -> None:
+    first = _deliver(_start(own="parent"), 1, 2, 3).id
+    assert first is not None
+    assert _deliver(_start(first, own="child", after=3), 4, 5).id == first
+    assert _deliver(_start(first, own="child", after=3, redelivery=True), 4, 5, 6).id == first
+    assert cloud.runs[first].steps == [1, 2, 3, 4, 5, 6]
+    second = _deliver(_start(first, own="other child", after=3), 4, 5)
+    assert second.id not in (None, first)
+    assert f"another run continues {first}" in (second.note or "")
+    assert cloud.runs[first].steps == [1, 2, 3, 4, 5, 6]
+    assert cloud.runs[second.id or ""].steps == [4, 5]
+
+
+def test_a_name_longer_than_wandb_takes_is_cut_with_a_note(cloud: WandbCloud) -> None:
+    tracker = WandbTracker(tracker_config={"name": "n" * 1_000_000})
+    opened = tracker.open(_start())
+    tracker.close("finished")
+    assert cloud.runs[opened.id or ""].fields["displayName"] == "n" * 128
+    assert "cut to 128 characters" in (opened.note or "")
 
 
 def test_used_alone_in_process_rows_are_numbered_by_wandb() -> None:
