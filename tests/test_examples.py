@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import yaml
 from fmstune.cli.app import app
 from fmstune.cli.main import _with_resume_value
 from fmstune.config.load import known_keys
+from fmstune.trackers.base import MetricPoint, RunStart
+from fmstune.trackers.registry import load_reference
 
 CLUSTER = Path(__file__).parents[1] / "examples" / "cluster"
 
@@ -69,3 +72,19 @@ def test_what_torchrun_is_told_are_options_of_its() -> None:
     assert given
     assert variables
     assert given | {f"--{name.lower()}" for name in variables} <= known
+
+
+def test_the_tracker_of_the_example_keeps_events_of_two_runs_in_one_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(CLUSTER.parent / "tracker-package")
+    tracker_class = load_reference("fmstune_sqlite:SqliteTracker", "sqlite")
+    path, run = tmp_path / "runs.db", None
+    for own, value in (("one", 1.0), ("other", 2.0), ("other", 3.0)):
+        tracker = tracker_class("sqlite", {"path": str(path)})
+        run = tracker.open(RunStart("r", ".", run, run_id=own, after=40)).id
+        tracker.seq = 41
+        tracker.track_point(MetricPoint({"loss": value}, "train", 7))
+        tracker.close("finished")
+    with sqlite3.connect(path) as database:
+        assert list(database.execute("SELECT source, value FROM metrics")) == [("one", 1.0), ("other", 3.0)]

@@ -20,7 +20,8 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, name TEXT, status TEXT, error TEXT);
 CREATE TABLE IF NOT EXISTS params (run TEXT, name TEXT, value TEXT, PRIMARY KEY (run, name));
 CREATE TABLE IF NOT EXISTS metrics (
-    run TEXT, seq INTEGER, stage TEXT, step INTEGER, name TEXT, value REAL, PRIMARY KEY (run, seq, name)
+    run TEXT, source TEXT, seq INTEGER, stage TEXT, step INTEGER, name TEXT, value REAL,
+    PRIMARY KEY (run, source, seq, name)
 );
 """
 
@@ -33,7 +34,11 @@ class SqliteOptions:
 
 
 class SqliteTracker(Tracker):
-    """Three tables: runs, params, metrics. An event that comes twice replaces itself."""
+    """Three tables: runs, params, metrics. An event that comes twice replaces itself.
+
+    It is known by its number and the id of fmstune's run (`source`). A run in the database holds the events
+    of several of those when one was resumed from a checkpoint of another.
+    """
 
     registered_name = "sqlite"
     description = "runs in an SQLite database"
@@ -43,16 +48,16 @@ class SqliteTracker(Tracker):
 
     def open(self, start: RunStart) -> TrackerRun:
         self.run = start.tracker_run_id or uuid.uuid4().hex
+        self.source = start.run_id or self.run
         self.database = sqlite3.connect(self.config.path, isolation_level=None)
         self.database.executescript(_TABLES)
         self.database.execute("INSERT OR IGNORE INTO runs (id, name) VALUES (?, ?)", (self.run, start.name))
         return TrackerRun(self.run, f"sqlite:///{self.config.path}")
 
     def track_point(self, point: MetricPoint) -> None:
-        rows = [
-            (self.run, self.seq, point.stage, point.step, name, value) for name, value in point.values.items()
-        ]
-        self.database.executemany("REPLACE INTO metrics VALUES (?, ?, ?, ?, ?, ?)", rows)
+        where = (self.run, self.source, self.seq, point.stage, point.step)
+        rows = [(*where, name, value) for name, value in point.values.items()]
+        self.database.executemany("REPLACE INTO metrics VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
         for key, value in (params or {}).items():
