@@ -75,10 +75,12 @@ def data(
     from fmstune.tuning.lengths import sequence_lengths
     from fmstune.tuning.model import load_tokenizer
     from fmstune.tuning.prepared import prepare_once
+    from fmstune.tuning.special_tokens import use_tokens
 
     training = resolved.training
     seed = int(training.get("seed", 42))
     tokenizer = load_tokenizer(resolved.model)
+    use_tokens(resolved, tokenizer)
     longest = training.get("max_length", 1024)
     prepared = prepare_once(
         resolved.data,

@@ -118,11 +118,6 @@ def _training(config: RunConfig) -> Iterator[str]:
         )
     if training.get("fp16") and training.get("bf16"):
         yield f"{_at(config, 'training.fp16')}set training.fp16 or training.bf16, not both."
-    if training.get("dataloader_prefetch_factor") is not None and not training.get("dataloader_num_workers"):
-        yield (
-            f"{_at(config, 'training.dataloader_prefetch_factor')}training.dataloader_prefetch_factor "
-            "needs workers: set training.dataloader_num_workers = 2."
-        )
 
 
 def _paths(config: RunConfig) -> Iterator[str]:

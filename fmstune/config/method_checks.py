@@ -23,6 +23,13 @@ def method_problems(config: RunConfig) -> Iterator[Problem]:
     for key, wanted in (("samples.rows", config.samples.rows), ("samples.prompts", config.samples.prompts)):
         if method == "reward" and wanted:
             yield key, f"{key} are answered by models that write; a reward model writes none: leave it out."
+    if method != "sft" and config.training.get("label_smoothing_factor"):
+        key = "training.label_smoothing_factor"
+        instead = "; use training.label_smoothing with a loss that has it" if method == "dpo" else ""
+        yield key, f"{key} is for sft alone: the loss of {method} does not smooth labels so{instead}."
+    if method in ("dpo", "reward") and config.training.get("train_sampling_strategy") == "group_by_length":
+        key = "training.train_sampling_strategy"
+        yield key, f'{key} = "group_by_length" is for sft alone: rows of {method} are pairs. Leave it out.'
     if method == "dpo":
         yield from _dpo(config.training)
     if method == "kto":

@@ -41,11 +41,10 @@ def parallel_problems(config: RunConfig) -> Iterator[Problem]:
 
 def _words(fsdp: str) -> Iterator[Problem]:
     known = fsdp_words()
-    for word in fsdp.split():
-        if word not in known:
-            close = closest(word, known, {})
-            meant = f" Did you mean {close}?" if close else f" There are {listed(known)}."
-            yield "training.fsdp", f"training.fsdp = {shown(fsdp)}: {word} is unknown; true is enough.{meant}"
+    for word in [word for word in fsdp.split() if word not in known][:1]:  # of others there is no more to say
+        close = closest(word, known, {})
+        meant = f" Did you mean {close}?" if close else f" There are {listed(known)}."
+        yield "training.fsdp", f"training.fsdp = {shown(fsdp)}: {word} is unknown; true is enough.{meant}"
 
 
 def _fsdp_config(given: Any, base: Path) -> Iterator[Problem]:

@@ -57,13 +57,13 @@ def prepare(
     keep_end: bool = False,
 ) -> PreparedData:
     """Read, render and tokenise the data for a method. Rows longer than `max_length` tokens are cut at their
-    end; those of preferences later, and with `keep_end` at their beginning.
+    end, or with `keep_end` at their beginning; those of preferences later.
 
     Of several sources with weights a mixture is made (see `mixture`); without weights they come together as
     they are. Bad rows are listed in the file `skipped`, where they are left out. Raises `DataError` that
     names the place of what is wrong.
     """
-    encoder: Encoder = Labeller(tokenizer, max_length, config.train_on == "all")
+    encoder: Encoder = Labeller(tokenizer, max_length, config.train_on == "all", keep_end)
     if method != "sft":
         encoder = AnswerEncoder(tokenizer, method, max_length, keep_end)
     bad = BadRows(config.skip_bad_rows, skipped)
@@ -96,6 +96,17 @@ def prepare(
         eval_in_train=sum(value in seen for part in held_out for value in part.hashes().tolist()),
     )
     return PreparedData(train, evaluation, summary, bad, places)
+
+
+def shuffled(data: PreparedData, seed: int) -> PreparedData:
+    """The data with the training rows in another order, and their places with them; a stream is left alone,
+    which is drawn from a buffer anyway."""
+    if not isinstance(data.train, datasets.Dataset):
+        return data
+    order = _order(len(data.train), seed)
+    return replace(
+        data, train=data.train.select(order), places=[data.places[number] for number in order if data.places]
+    )
 
 
 @dataclass(frozen=True, slots=True)

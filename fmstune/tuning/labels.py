@@ -25,11 +25,13 @@ _SCHEMA = pa.schema([("input_ids", TOKENS), ("labels", TOKENS)])
 @dataclass(frozen=True)
 class Labeller:
     """Tokenises rows and labels what the loss counts: the responses, or all tokens. Rows longer than
-    `max_length` tokens are cut at their end. Raises `DataError` that names the place of what is wrong."""
+    `max_length` tokens are cut at their end, or with `keep_end` at their beginning. Raises `DataError` that
+    names the place of what is wrong."""
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None
     all_tokens: bool
+    keep_end: bool = False
 
     def schema(self, recognised: Recognised) -> pa.Schema:
         """`input_ids` and `labels`, for rows of any shape."""
@@ -52,13 +54,17 @@ class Labeller:
             found = label(rendered, self.tokenizer, will_cut=will_cut) if rendered else []
             labelled = list(zip(places, found, strict=True))
         for place, (ids, labels) in labelled:
-            cut = self.max_length is not None and len(ids) > self.max_length
-            labels = labels[: self.max_length]
+            limit = len(ids) if self.max_length is None else self.max_length
+            cut = len(ids) > limit
+            kept = slice(len(ids) - limit, None) if cut and self.keep_end else slice(limit)
+            labels = labels[kept]
+            if labels:
+                labels[0] = IGNORED  # nothing comes before the first token
             trained = len(labels) - labels.count(IGNORED)
             if not trained and not cut:
                 bad.take(place, DataError(f"{place}: this row has no token to train on."))
                 continue
-            ids = ids[: self.max_length]
+            ids = ids[kept]
             yield TokenRow(place, {"input_ids": ids, "labels": labels}, len(ids), len(ids), trained, cut)
 
     def _rendered(

@@ -157,9 +157,9 @@ def build_tuner(
                 **more,
             )
         except (ValueError, NotImplementedError) as error:
-            raise ConfigError(f"[training] is refused by TRL: {_sentence(str(error))}") from error
+            raise ConfigError(f"[training] is refused by TRL: {first_sentence(str(error))}") from error
     own = [*_of_prompts(data), *_of_labels(method, data, args)]
-    heard = (f"TRL: {_sentence(_RANK.sub('', text))}" for text in said)
+    heard = (f"TRL: {first_sentence(_RANK.sub('', text))}" for text in said)
     return Tuner(trainer, tuple(dict.fromkeys([*own, *heard])))
 
 
@@ -218,6 +218,6 @@ def _quiet() -> Iterator[list[str]]:
             os.environ["TQDM_DISABLE"] = tqdm
 
 
-def _sentence(text: str) -> str:
+def first_sentence(text: str) -> str:
     """The first sentence, without line breaks."""
     return re.split(r"(?<=[.!?])\s", " ".join(text.split()), maxsplit=1)[0]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmstune.config.dump import to_mapping, to_toml
 from fmstune.config.schema import RunConfig
+from fmstune.config.unused import unused
 from fmstune.config.wording import counted
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.redaction import Redactor
@@ -74,6 +75,7 @@ def run(
         require_fitting(directory.checkpoint, config)
         if changed := changed_settings(directory.checkpoint.parent, config):
             out.warn(f"changed since the run was begun: {changed}")
+    _say_unused(config, out, extensions)
     config = pinned(config, out.warn, None if overwrite else directory.path)
     redactor = redactor_of(config)
     with checked_trackers(config, out) as (fleet, guests):
@@ -90,6 +92,7 @@ def dry_run(config: RunConfig, out: RunConsole) -> None:
     """Do everything up to the first step, and leave nothing behind."""
     require_whole_launch()
     directory = claim(config, None, overwrite=True)
+    _say_unused(config, out)
     config = pinned(config, out.warn)
     with checked_trackers(config, out), tempfile.TemporaryDirectory() as scratch:
         from fmstune.tuning.preflight import foresee
@@ -156,6 +159,13 @@ def _train(
     out.say("done", f"{counted(steps, 'step')} in {seconds:.1f} s{progress.summary()}")
     out.say("saved", str(directory.path))
     return progress.metrics
+
+
+def _say_unused(config: RunConfig, out: RunConsole, extensions: Extensions | None = None) -> None:
+    """Say which settings do nothing in this run."""
+    computes = extensions is not None and extensions.compute_metrics is not None
+    for key, why in unused(config, computes_metrics=computes).items():
+        out.warn(f"{config.at(key)}{key} has no effect in this run: {why}")
 
 
 def _early_stopping(config: RunConfig) -> list[Any]:

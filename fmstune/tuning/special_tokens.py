@@ -1,4 +1,4 @@
-"""The tokens that settings name have to be in the vocabulary; TRL tells that after the model is loaded."""
+"""The special tokens that settings name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from fmstune.config.schema import RunConfig
 
 
-def require_tokens(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises `ConfigError` when `training.eos_token` or `training.pad_token` is no token of the model."""
+def use_tokens(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the tokenizer the token of `training.eos_token` before the data are prepared, so that texts are
+    learnt to end as the saved model will: TRL sets it too, but of rows that are tokens already.
+
+    Raises `ConfigError` when it, or `training.pad_token`, is no token of the model.
+    """
     vocabulary = tokenizer.get_vocab()
     for name in ("eos_token", "pad_token"):
         token = config.training.get(name)
@@ -23,3 +27,5 @@ def require_tokens(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Non
                 f"{config.at(key)}{key} = {shown(token)} is not in the model's vocabulary; leave it out for "
                 "the model's own."
             )
+    if config.training.get("eos_token") is not None:
+        tokenizer.eos_token = config.training["eos_token"]

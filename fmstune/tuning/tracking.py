@@ -74,7 +74,7 @@ def recorded(
     """The run's journal with its Recorder active: whatever happens, it ends with the true status, and
     the shippers get their time to deliver it."""
     if not is_main_process():
-        yield Recorder(JournalWriter(Path(os.devnull), _header(directory)), redactor)
+        yield Recorder(JournalWriter(Path(os.devnull), _header(config, directory)), redactor)
         return
     from fmstune.tuning.checkpoints import continue_runs
 
@@ -85,7 +85,7 @@ def recorded(
         earlier = continue_runs(directory.checkpoint, directory.path, config.tracking.trackers)
     journal = JournalWriter(
         tracking / FILE_NAME,
-        _header(directory, earlier),
+        _header(config, directory, earlier),
         on_trouble=lambda why: out.warn(f"the journal cannot be written, the run goes on: {why}"),
     )
     recorder = Recorder(journal, redactor)
@@ -179,8 +179,8 @@ def redactor_of(config: RunConfig) -> Redactor:
     return process_redactor()
 
 
-def _header(directory: RunDirectory, after: int = 0) -> Header:
-    name = hide(directory.path.resolve().name)
+def _header(config: RunConfig, directory: RunDirectory, after: int = 0) -> Header:
+    name = hide(config.training.get("run_name") or directory.path.resolve().name)
     return Header(uuid.uuid4().hex, name, time.time(), str(Path.cwd()), after)
 
 

@@ -19,21 +19,21 @@ from fmstune.config.schema import RunConfig
 from fmstune.trackers.base import Tracker
 from fmstune.tuning import adapters
 from fmstune.tuning.compiling import require_compiler
-from fmstune.tuning.data import DataSummary
+from fmstune.tuning.data import DataSummary, shuffled
 from fmstune.tuning.device import Precision, precision
 from fmstune.tuning.disk import GuardedSaving
 from fmstune.tuning.extensions import Extensions
 from fmstune.tuning.guarded_training import GuardedTraining
 from fmstune.tuning.lm_head import use_direct_lm_head
 from fmstune.tuning.memory import require_room_for_weights
-from fmstune.tuning.methods import arguments_class, build_tuner
+from fmstune.tuning.methods import arguments_class, build_tuner, first_sentence
 from fmstune.tuning.model import load_model, load_tokenizer
 from fmstune.tuning.padding_free import Padding, decide
 from fmstune.tuning.positions import require_positions
 from fmstune.tuning.prepared import prepare_once
 from fmstune.tuning.reading.bad_rows import FILE_NAME as SKIPPED_ROWS
 from fmstune.tuning.reading.bad_rows import BadRows
-from fmstune.tuning.special_tokens import require_tokens
+from fmstune.tuning.special_tokens import use_tokens
 
 
 class FineTuner(GuardedSaving, GuardedTraining, SFTTrainer):
@@ -101,7 +101,7 @@ def build_trainer(
     require_compiler(config)
     clock = [time.perf_counter()]
     tokenizer = load_tokenizer(config.model)
-    require_tokens(config, tokenizer)
+    use_tokens(config, tokenizer)
     clock.append(time.perf_counter())
     # Before the model: a damaged row should not cost the minutes that a large model takes to load.
     data = prepare_once(
@@ -113,6 +113,8 @@ def build_trainer(
         method=method,
         keep_end=config.training.get("truncation_mode") == "keep_end",
     )
+    if method == "sft" and not packing and config.training.get("shuffle_dataset"):
+        data = shuffled(data, seed)  # packed rows are shuffled by TRL
     clock.append(time.perf_counter())
     frozen = config.adapter is not None
     loaded = load_model(config.model, lora=frozen, seed=seed, reward=method == "reward")
@@ -134,14 +136,17 @@ def build_trainer(
         tuner = build_tuner(method, loaded.model, args, data, tokenizer, **attached)
         trainer, notes = tuner.trainer, (*notes, *tuner.notes)
     else:
-        trainer = FineTuner(
-            model=loaded.model,
-            args=args,
-            train_dataset=data.train,
-            eval_dataset=data.eval,
-            processing_class=tokenizer,
-            **attached,
-        )
+        try:
+            trainer = FineTuner(
+                model=loaded.model,
+                args=args,
+                train_dataset=data.train,
+                eval_dataset=data.eval,
+                processing_class=tokenizer,
+                **attached,
+            )
+        except (ValueError, NotImplementedError) as error:
+            raise ConfigError(f"[training] is refused by TRL: {first_sentence(str(error))}") from error
         # Virtual tokens go before each row of a batch, which without padding is one.
         avoidable = False if config.prompt_tuning.enabled else config.training.get("padding_free")
         padding = _without_padding(trainer, avoidable, seed)
