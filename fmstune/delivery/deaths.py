@@ -1,8 +1,9 @@
-"""Trackers that take their whole process with them: SIGKILL, SIGSEGV, `os._exit`.
+"""Trackers that crash or hang their process: SIGKILL, SIGSEGV, `os._exit`, and a call that never returns.
 
 A process that dies cannot say at which event. So the first death of a shipper makes its successors careful:
 they note in the ledger which event they are about to hand over. From then on a death counts as what an
 exception is, a failed attempt at that event, and it is written down here by whoever started the process.
+A process that hangs is ended by whoever started it, and counts as dead.
 """
 
 from __future__ import annotations
@@ -12,15 +13,12 @@ import dataclasses
 import time
 from pathlib import Path
 
-from fmstune.delivery.ledger import Ledger, load_ledger
+from fmstune.delivery.journal import FILE_NAME, last_event
+from fmstune.delivery.ledger import TRACKING_DIR, Ledger, load_ledger
+from fmstune.delivery.suspicion import MOST_ATTEMPTS
 
-MOST_ATTEMPTS = 3
-"""After so many failures in a row at one event, the next event is tried: if the tracker takes that one, it
-has refused the first."""
-
-
-class ProcessDied(Exception):
-    """A tracker has ended its process; the message says how."""
+_MOST_DEATHS = 100
+"""Processes in a row that may die, at one event after the other with nothing taken, before it is given up."""
 
 
 def note_death(directory: Path, tracker: str, cause: str) -> Ledger:
@@ -36,34 +34,27 @@ def note_death(directory: Path, tracker: str, cause: str) -> Ledger:
 
 def after_death(ledger: Ledger, cause: str) -> Ledger:
     """The ledger after the process that wrote it has died."""
-    at = ledger.trying
-    if at in ledger.refused:
-        cause = f"event {at} was refused: {cause}"
-    stuck_at, attempts = ledger.stuck_at, ledger.attempts
-    if at and at not in ledger.refused and not _in_doubt(ledger):
-        stuck_at, attempts = at, attempts + 1 if at == stuck_at else 1
+    suspicion = ledger.suspicion
+    if ledger.trying:
+        suspicion = suspicion.failed(ledger.trying, cause, "died", leads=True)
     return dataclasses.replace(
         ledger,
         careful=True,
-        state="failed" if ledger.refused else "behind",
-        stuck_at=stuck_at,
-        attempts=attempts,
+        suspicion=suspicion.ended(),
+        state="behind",
         error=cause,
         error_time=time.time(),
     )
 
 
-def takes_none(ledger: Ledger) -> bool:
-    """Whether the deaths so far, the last one included, are not those of a single event."""
-    return ledger.careful and (not ledger.trying or _in_doubt(ledger))
-
-
-def blames(ledger: Ledger, seq: int) -> bool:
-    """Whether the event `seq` has killed so many processes, the last one included, that the next one is to
-    be tried instead."""
-    return ledger.trying == ledger.stuck_at == seq and ledger.attempts >= MOST_ATTEMPTS
-
-
-def _in_doubt(ledger: Ledger) -> bool:
-    """Whether what was tried last is the event after the one that is stuck, to tell which of them it is."""
-    return ledger.attempts >= MOST_ATTEMPTS and ledger.trying > ledger.stuck_at
+def may_get_further(directory: Path, before: Ledger, now: Ledger) -> bool:
+    """After a death, with the ledger `before` and after it: whether another process may get further, or find
+    out at which event they die."""
+    if not before.careful:
+        return True
+    mark = now.suspicion.mark(now.trying)
+    if mark is None or now.suspicion.rounds >= _MOST_DEATHS:
+        return False  # it dies before any event, or has died at many without taking one
+    final = last_event(directory / TRACKING_DIR / FILE_NAME)
+    at_close = final is not None and final.kind == "status" and final.seq == now.trying
+    return not (at_close and mark.fails >= MOST_ATTEMPTS)

@@ -45,9 +45,9 @@ class HandOver:
         """What had to be adapted to what the tracker can hold."""
         return self._past.changes
 
-    def give(self, event: Event) -> None:
+    def give(self, event: Event) -> bool:
         """Give metrics, a table or params to the tracker, adapted to what it can hold; what a status asks of
-        it is left to the caller. Raises what the tracker raises."""
+        it is left to the caller. Returns whether the tracker was called. Raises what the tracker raises."""
         if event.seq != self._last[0]:
             self._last = (event.seq, self._call(event))
         call, tracker = self._last[1], self._tracker
@@ -58,6 +58,7 @@ class HandOver:
             tracker.track_table(call)
         elif isinstance(call, Params):
             tracker.set_params(call.values, call.namespace)
+        return call is not None
 
     def _call(self, event: Event) -> Call | None:
         self._past.advance(max(event.seq, self._delivered + 1))

@@ -12,6 +12,13 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from fmstune.delivery.redaction import process_redactor
+from fmstune.delivery.spans import EMPTY, Spans, spans_from_json
+from fmstune.delivery.suspicion import (
+    NOTHING_SUSPECTED,
+    Suspicion,
+    suspicion_from_json,
+    suspicion_of_earlier_version,
+)
 
 State = Literal["complete", "behind", "failed"]
 
@@ -23,19 +30,21 @@ class Ledger:
     """The delivery of one run to one tracker.
 
     `delivered` and `total` count events of the journal. Events are numbered from 1 without gaps, so the first
-    `delivered` of them have been delivered, up to byte `offset` of the journal, but for `refused` (which the
-    tracker would not take) and `missing` (which could not be read from the journal). `safe_*` is the part
-    that no kill of the shipper can lose. `closed` tells that the tracker's run has been given its final
-    status. `attempts` counts the failures in a row at the event `stuck_at`. A delivery that is `careful`,
-    since a process has died of the tracker, notes in `trying` which event it is handing over. `cwd` is the
-    directory that relative paths in `options`, and the tracker's defaults, start from. `note` is what the
-    tracker has to say to the user.
+    `delivered` of them have been delivered, up to byte `offset` of the journal, except those that the
+    tracker has failed at (`suspicion`) and those that could not be read from the journal (`missing`).
+    `safe_*` is the part that no kill of the shipper can lose. `closed` tells that the tracker's run has been
+    given its final status. A delivery that is `careful`, since a process has died of the tracker, notes in
+    `trying` which event it is handing over. `last_row` is the last of the metrics and tables that the tracker
+    has taken. `cwd` is the directory that relative paths in `options`, and the
+    tracker's defaults, start from; `module_path` the one that a plug-in's module was imported from. `note` is
+    what the tracker has to say to the user.
     """
 
     tracker: str
     reference: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     cwd: str = ""
+    module_path: str = ""
     run_id: str | None = None
     url: str | None = None
     note: str | None = None
@@ -45,14 +54,13 @@ class Ledger:
     safe_delivered: int = 0
     safe_offset: int = 0
     state: State = "behind"
-    refused: tuple[int, ...] = ()
-    missing: tuple[int, ...] = ()
+    suspicion: Suspicion = NOTHING_SUSPECTED
+    missing: Spans = EMPTY
     changes: tuple[str, ...] = ()
     closed: bool = False
-    stuck_at: int = 0
-    attempts: int = 0
     careful: bool = False
     trying: int = 0
+    last_row: int = 0
     error: str | None = None
     error_time: float | None = None
 
@@ -61,10 +69,11 @@ class Ledger:
         path = ledger_path(directory, self.tracker)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        fields |= {"suspicion": self.suspicion.to_json(), "missing": self.missing.to_text()}
         # What a tracker says may hold any secret; what the next delivery needs stays as it is.
-        needed = {field: getattr(self, field) for field in ("tracker", "reference", "cwd", "run_id")}
-        values = process_redactor().mapping(dataclasses.asdict(self)) | needed
-        text = json.dumps(values, indent=2, default=str)
+        needed = {field: fields[field] for field in ("tracker", "reference", "cwd", "module_path", "run_id")}
+        text = json.dumps(process_redactor().mapping(fields) | needed, indent=2, default=str)
         temporary.write_text(text + "\n", encoding="utf-8")
         temporary.replace(path)
 
@@ -102,18 +111,22 @@ def all_ledgers(directory: Path) -> list[Ledger]:
 def _from_raw(raw: Mapping[str, Any]) -> Ledger:
     known = {field.name for field in dataclasses.fields(Ledger)}
     values = {key: value for key, value in raw.items() if key in known}
-    for count in ("delivered", "total", "offset", "safe_delivered", "safe_offset", "attempts",
-                  "stuck_at", "trying"):  # fmt: skip
+    for count in ("delivered", "total", "offset", "safe_delivered", "safe_offset", "trying", "last_row"):
         if not isinstance(values.get(count, 0), int) or values.get(count, 0) < 0:
             raise ValueError(count)
     for text in ("run_id", "url", "note", "error"):
         if not isinstance(values.get(text), (str, type(None))):
             raise ValueError(text)
-    if not isinstance(values.get("cwd", ""), str):
-        raise ValueError("cwd")
+    for text in ("cwd", "module_path"):
+        if not isinstance(values.get(text, ""), str):
+            raise ValueError(text)
     if not isinstance(values.get("careful", False), bool):
         raise ValueError("careful")
-    for seqs in ("refused", "missing"):
-        values[seqs] = tuple(int(seq) for seq in values.get(seqs, ()))
+    values.setdefault("last_row", values.get("delivered", 0))  # an earlier version: it may have been any
+    values["missing"] = spans_from_json(values.get("missing", ()))
+    known_suspicion = "suspicion" in raw
+    values["suspicion"] = (
+        suspicion_from_json(raw["suspicion"]) if known_suspicion else suspicion_of_earlier_version(raw)
+    )
     values["changes"] = tuple(str(change) for change in values.get("changes", ()))
     return Ledger(**{**values, "tracker": str(raw["tracker"]), "options": dict(raw.get("options") or {})})

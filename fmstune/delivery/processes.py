@@ -14,16 +14,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fmstune.delivery.deaths import note_death
+from fmstune.delivery.deaths import may_get_further, note_death
 from fmstune.delivery.journal import FILE_NAME, last_seq
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger, load_ledger
 from fmstune.delivery.redaction import Redactor
-from fmstune.delivery.shipper import EXIT_BUSY, EXIT_DONE
+from fmstune.delivery.shipper import EXIT_AGAIN, EXIT_BUSY, EXIT_DONE
 from fmstune.delivery.shipper_process import Job, ShipperProcess
 from fmstune.trackers.base import Check
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _WATCH_SECONDS = 0.25
+_POLL_SECONDS = 0.05
 _LOOK_SECONDS = 2.0
 _STALLED_SECONDS = 60.0
 """A shipper that has had something to deliver for so long without delivering it is started again."""
@@ -39,8 +40,9 @@ class _Ship:
     process: ShipperProcess
     pause: float = _FIRST_PAUSE
     again_at: float | None = None
-    delivered: int = -1
+    at: tuple[int, int] = (-1, -1)
     moved_at: float = field(default_factory=time.monotonic)
+    delivered: int = 0
     ledger: Ledger | None = None
     noted: bool = False
 
@@ -106,12 +108,36 @@ class Fleet:
             if ship.process.exit_code not in (None, EXIT_DONE, EXIT_BUSY):
                 if ship.again_at is None:
                     self._note_death(ship)
-                with contextlib.suppress(OSError):  # no room for another process: the journal keeps the rest
-                    self._restart(ship)  # one more try now, instead of at the end of its pause
+                self._restart_at_end(ship)  # one more try now, instead of at the end of its pause
+        while time.monotonic() < deadline and any(self._works_on(ship) for ship in self._ships):
+            time.sleep(_POLL_SECONDS)
         for ship in self._ships:
-            ship.process.wait(deadline - time.monotonic())
             self._note_death(ship)
         self.abandon()
+
+    def _works_on(self, ship: _Ship) -> bool:
+        """Whether the shipper still delivers at the end of the run, in a new process if need be."""
+        code = ship.process.exit_code
+        if code is None:
+            return True
+        if code in (EXIT_DONE, EXIT_BUSY) or ship.noted:
+            return False
+        assert self._directory is not None
+        name = ship.process.job.name
+        before = load_ledger(self._directory, name) or Ledger(name)
+        self._note_death(ship)
+        now = load_ledger(self._directory, name) or Ledger(name)
+        died = ship.process.death is not None
+        if code == EXIT_AGAIN or (died and may_get_further(self._directory, before, now)):
+            return self._restart_at_end(ship)
+        return False
+
+    def _restart_at_end(self, ship: _Ship) -> bool:
+        try:
+            self._restart(ship)
+        except OSError:  # no room for another process: the journal keeps the rest
+            return False
+        return True
 
     def abandon(self) -> None:
         """End all shippers at once; what they have not delivered waits in the journal."""
@@ -143,6 +169,8 @@ class Fleet:
             ship.again_at = now + ship.pause
             ship.pause = min(2 * ship.pause, _LONGEST_PAUSE)
             self._note_death(ship)
+            if self._may_get_further(ship):
+                ship.again_at, ship.pause = now + _FIRST_PAUSE, _FIRST_PAUSE
         elif now >= ship.again_at:
             ship.again_at = now + ship.pause  # for the case that it can't be started now
             self._restart(ship)
@@ -153,15 +181,23 @@ class Fleet:
         assert self._directory is not None
         ledger = load_ledger(self._directory, ship.process.job.name)
         ship.ledger = ledger or ship.ledger
-        delivered = ledger.delivered if ledger else 0
+        delivered, trying = (ledger.delivered, ledger.trying) if ledger else (0, 0)
         if ship.process.memory() > _MOST_MEMORY:
             ship.process.kill()
             return
         total = last_seq(self._directory / TRACKING_DIR / FILE_NAME)
-        if delivered != ship.delivered or delivered >= total or ship.process.exit_code is not None:
-            ship.delivered, ship.moved_at = delivered, time.monotonic()
+        idle = delivered >= total and not trying
+        if (delivered, trying) != ship.at or idle or ship.process.exit_code is not None:
+            ship.at, ship.moved_at = (delivered, trying), time.monotonic()
         elif time.monotonic() - ship.moved_at > _STALLED_SECONDS:
-            ship.process.kill()
+            ship.process.kill(f"it did not return within {_STALLED_SECONDS:.0f} s")
+
+    def _may_get_further(self, ship: _Ship) -> bool:
+        """Whether a new process is to be started soon: this one says so, or has delivered something."""
+        assert self._directory is not None
+        ledger = load_ledger(self._directory, ship.process.job.name)
+        before, ship.delivered = ship.delivered, ledger.delivered if ledger else 0
+        return ship.process.exit_code == EXIT_AGAIN or ship.delivered > before
 
     def _note_death(self, ship: _Ship) -> None:
         assert self._directory is not None

@@ -53,15 +53,12 @@ def report(directory: Path, trackers: Sequence[str]) -> list[DeliveryReport]:
 
 def _of(ledger: Ledger, last: int, after: int, directory: Path) -> DeliveryReport:
     total = last - after
-    delivered = min(max(ledger.delivered, after), last) - after - len(ledger.refused) - len(ledger.missing)
+    reached = min(max(ledger.safe_delivered, after), last)  # the rest a kill could still lose
+    suspicion = ledger.suspicion
+    delivered = reached - after - suspicion.set_aside(reached) - ledger.missing.within(after + 1, reached)
     complete = delivered == total and ledger.closed
-    state: State = "complete" if complete else "failed" if ledger.refused or ledger.missing else "behind"
-    error = ledger.error
-    if ledger.missing and error is None:
-        count, first = len(ledger.missing), ledger.missing[0]
-        error = f"{count} damaged line{'s' * (count > 1)} of the journal (event {first}) cannot be read"
-    if not complete and error is None:
-        error = "never reached" if ledger.run_id is None else "not finished in time"
+    waiting = reached < last or bool(suspicion.suspects) or not ledger.closed
+    state: State = "complete" if complete else "behind" if waiting else "failed"
     return DeliveryReport(
         tracker=ledger.tracker,
         delivered=delivered,
@@ -69,9 +66,25 @@ def _of(ledger: Ledger, last: int, after: int, directory: Path) -> DeliveryRepor
         state=state,
         run_id=ledger.run_id,
         url=ledger.url,
-        error=None if complete else error,
+        error=None if complete else _why(ledger, waiting),
         since=None if complete else ledger.error_time,
         remedy=None if complete else f"fmstune trackers sync {directory}",
         changes=ledger.changes,
         note=ledger.note,
     )
+
+
+def _why(ledger: Ledger, waiting: bool) -> str:
+    """Why something is missing: refused events, damaged lines, and what keeps the rest from arriving."""
+    reasons = []
+    if sentence := ledger.suspicion.sentence():
+        reasons.append(sentence)
+    if ledger.missing:
+        count, first = len(ledger.missing), ledger.missing.first
+        lines = "damaged line" if count == 1 else "damaged lines"
+        reasons.append(f"{count} {lines} of the journal (event {first}) cannot be read")
+    if waiting and (ledger.error is None or ledger.error != sentence):
+        suspects = ledger.suspicion.unconfirmed
+        cause = ledger.suspicion.cause(suspects.first) if suspects else "not finished in time"
+        reasons.append(ledger.error or ("never reached" if ledger.run_id is None else cause))
+    return "; ".join(reasons)

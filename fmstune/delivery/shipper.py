@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from fmstune.delivery import locks
-from fmstune.delivery.deliver import Delivery, DeliveryFailed
+from fmstune.delivery.deliver import Delivery, DeliveryFailed, cause_text
 from fmstune.delivery.ledger import Ledger, ledger_path, load_ledger
 from fmstune.delivery.redaction import know_secrets, process_redactor
 from fmstune.delivery.shipper_log import ShipperLog
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 EXIT_DONE = 77  # not 0, with which a tracker may end the process at any time
 EXIT_RETRY = 75  # EX_TEMPFAIL: the ledger says how far it came, and why not further
+EXIT_AGAIN = 74  # as that, and a new process may get further at once
 EXIT_BUSY = 76  # another shipper delivers this run to this tracker
 
 _NICENESS = 10  # the training's own threads come first
@@ -53,8 +54,14 @@ def main(trainer: TrainerWatch) -> int:
     sys.path[:] = job["sys_path"]
     try:
         tracker = build_tracker(job["reference"], job["name"], job["options"])
-    except (Exception, SystemExit) as error:
-        _answer(answers, _not_built(error, job["name"]))
+    except BaseException as error:
+        found = _not_built(error, job["name"])
+        _answer(answers, found)
+        line = "" if job["check"] else sys.stdin.readline()
+        if line:
+            order = json.loads(line)
+            know_secrets(order["secrets"])
+            _note(Path(order["directory"]), job["name"], found.detail)
         return EXIT_RETRY
     if job["check"]:
         found = check(tracker, job["timeout"])
@@ -76,7 +83,7 @@ def check(tracker: Tracker, timeout: float) -> Check:
             return Check("not_installed", f"the package {package} is not installed", f"run `{remedy}`")
         try:
             importlib.import_module(package)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             found = f"{package} {version} cannot be imported: {type(error).__name__}: {error}"
             return Check("broken", found, f"install it again: `{remedy} --force-reinstall`")
     try:
@@ -85,7 +92,7 @@ def check(tracker: Tracker, timeout: float) -> Check:
         return Check("no_permission", f"its check failed: {error}", "see the tracker's own documentation")
     except OSError as error:  # as requests' own errors are: the service cannot be reached now
         return Check("unreachable", f"its check failed: {type(error).__name__}: {error}", "try again later")
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         return Check(
             "broken",
             f"its check failed: {type(error).__name__}: {error}",
@@ -127,14 +134,23 @@ def _ship(
     try:
         delivery = Delivery(directory, tracker, ledger, parent if follow else None, forgive=order["forgive"])
         delivery.run(lambda: not follow or trainer.gone)
-        if not follow:
-            delivery.retry_refused(int(order["retry_after"]))
     except DeliveryFailed as error:
         print(f"{time.strftime('%F %T')} {error}", file=sys.stderr)
         # Not through the interpreter's exit: Aim and others join their queues there, for ever.
+        _leave(EXIT_AGAIN if error.again else EXIT_RETRY, log)
+    except BaseException as error:  # of ours, or one that an SDK throws into this thread: it has a name
+        print(f"{time.strftime('%F %T')} {cause_text(error)}", file=sys.stderr)
+        _note(directory, job["name"], cause_text(error))
         _leave(EXIT_RETRY, log)
     _leave(EXIT_DONE, log)
     return EXIT_DONE
+
+
+def _note(directory: Path, name: str, error: str) -> None:
+    """Enter what ended this process into the ledger; a full disk may be just that."""
+    with contextlib.suppress(OSError):
+        ledger = load_ledger(directory, name) or Ledger(name)
+        dataclasses.replace(ledger, error=error, error_time=time.time(), state="behind").save(directory)
 
 
 def _leave(code: int, log: ShipperLog) -> None:

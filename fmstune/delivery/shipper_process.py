@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from fmstune.delivery.redaction import Redactor, process_secrets, secret_texts
-from fmstune.delivery.shipper import EXIT_BUSY, EXIT_DONE, EXIT_RETRY
+from fmstune.delivery.shipper import EXIT_AGAIN, EXIT_BUSY, EXIT_DONE, EXIT_RETRY
 from fmstune.trackers.base import Check
 
 _SECONDS_TO_END = 8.0
@@ -44,6 +44,7 @@ class ShipperProcess:
         self.in_process = False
         self.repeated_steps = "kept"
         self._ended_here = False
+        self._hung: str | None = None
         self._began = time.monotonic()
         self._timeout = check_within
         self._process = subprocess.Popen(
@@ -80,9 +81,11 @@ class ShipperProcess:
     @property
     def death(self) -> str | None:
         """How the process has died by itself; `None` while it lives, and when it was ended from here or has
-        come to an end of its own accord."""
+        come to an end of its own accord. A process that was ended since it hung counts as dead."""
         code = self.exit_code
-        if self._ended_here or code in (None, EXIT_DONE, EXIT_RETRY, EXIT_BUSY):
+        if self._hung is not None:
+            return self._hung
+        if self._ended_here or code in (None, EXIT_DONE, EXIT_RETRY, EXIT_AGAIN, EXIT_BUSY):
             return None
         return f"its process {_how_it_died(code)}"
 
@@ -127,18 +130,15 @@ class ShipperProcess:
         follow: bool,
         close_timeout: float,
         secrets: Sequence[str] = (),
-        retry_after: int = 0,
         forgive: bool = False,
     ) -> None:
-        """Order the delivery of the run in `directory`; with `follow`, until its writer has ended. Without
-        it, events after the number `retry_after` that were refused before are tried again. `secrets` are
-        hidden in all that it writes, besides those of its options and those that this process knows.
+        """Order the delivery of the run in `directory`; with `follow`, until its writer has ended. `secrets`
+        are hidden in all that it writes, besides those of its options and those that this process knows.
         For `forgive` see `Delivery`."""
         order = {
             "directory": str(directory.resolve()),
             "follow": follow,
             "close_timeout": close_timeout,
-            "retry_after": retry_after,
             "forgive": forgive,
         }
         known = [*secrets, *process_secrets(), *secret_texts(self.job.options)]
@@ -151,9 +151,10 @@ class ShipperProcess:
         except subprocess.TimeoutExpired:
             return None
 
-    def kill(self) -> None:
-        """End the process and every process its SDK started, at once."""
-        self._ended_here = self._ended_here or self.exit_code is None
+    def kill(self, hung: str | None = None) -> None:
+        """End the process and every process its SDK started, at once. `hung` says so if that is why."""
+        if self.exit_code is None:
+            self._ended_here, self._hung = True, hung
         self._process.terminate()  # its supervisor does it
         if self.wait(_SECONDS_TO_END) is None:
             for process in (*self._descendants(), self._process):

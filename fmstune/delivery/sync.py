@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.delivery import locks
-from fmstune.delivery.deaths import MOST_ATTEMPTS, note_death, takes_none
+from fmstune.delivery.deaths import may_get_further, note_death
 from fmstune.delivery.journal import (
     FILE_NAME,
     JournalError,
@@ -21,7 +21,7 @@ from fmstune.delivery.journal import (
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger, all_ledgers, ledger_path, load_ledger
 from fmstune.delivery.redaction import REDACTED
 from fmstune.delivery.report import DeliveryReport, report
-from fmstune.delivery.shipper import EXIT_BUSY
+from fmstune.delivery.shipper import EXIT_AGAIN, EXIT_BUSY
 from fmstune.delivery.shipper_process import Job, ShipperProcess
 
 _STALLED_SECONDS = 120.0
@@ -98,41 +98,37 @@ def _deliver(directory: Path, job: Job, check_within: float, progress: Progress)
 
 
 def _ship(directory: Path, shipper: ShipperProcess, progress: Progress) -> int | None:
-    """Deliver with this process, and with others after it while the tracker takes them with it but each
-    gets further, or tells more of the cause."""
+    """Deliver with this process, and with others after it while they may get further; `None` when the last
+    one hung."""
     job = shipper.job
-    lives = retry_after = 0
-    forgive = True
+    forgive = True  # whoever asks for it may have mended the tracker
     while True:
         before = load_ledger(directory, job.name) or Ledger(job.name)
-        # Whoever asks for it may have mended the tracker: what was blamed before gets another chance, once.
-        shipper.ship(directory, follow=False, close_timeout=0.0, retry_after=retry_after, forgive=forgive)
+        shipper.ship(directory, follow=False, close_timeout=0.0, forgive=forgive)
         forgive = False
         try:
             code = _wait(directory, shipper, progress)
         finally:
             shipper.kill()
-        if (cause := shipper.death) is None:
-            return code
-        now = note_death(directory, job.name, cause)
-        lives += 1
-        if now.trying in now.refused:
-            lives, retry_after = 0, now.trying
-        elif now.delivered > before.delivered:
-            lives = 0
-        elif (before.careful and takes_none(now)) or lives > MOST_ATTEMPTS + 1:
+        if (cause := shipper.death) is not None:
+            if not may_get_further(directory, before, note_death(directory, job.name, cause)):
+                return code
+        elif code != EXIT_AGAIN:
             return code
         shipper = ShipperProcess(job, check_within=None)
 
 
 def _wait(directory: Path, shipper: ShipperProcess, progress: Progress) -> int | None:
     total = last_seq(directory / TRACKING_DIR / FILE_NAME)
-    delivered, moved = -1, time.monotonic()
+    at, moved = (-1, -1), time.monotonic()
     while True:
         code = shipper.wait(_POLL_SECONDS)
         ledger = load_ledger(directory, shipper.job.name)
-        if ledger and ledger.delivered != delivered:
-            delivered, moved = ledger.delivered, time.monotonic()
-            progress(shipper.job.name, delivered, total)
-        if code is not None or time.monotonic() - moved > _STALLED_SECONDS:
+        if ledger and (ledger.delivered, ledger.trying) != at:
+            at, moved = (ledger.delivered, ledger.trying), time.monotonic()
+            progress(shipper.job.name, ledger.delivered, total)
+        if code is not None:
             return code
+        if time.monotonic() - moved > _STALLED_SECONDS:
+            shipper.kill(f"it did not return within {_STALLED_SECONDS:.0f} s")
+            return None

