@@ -35,6 +35,7 @@ class Recorder(Tracker):
         self.guests: list[GuardedTracker] = []  # those that have to work in this process
         self._redactor = redactor
         self._names: dict[str, str] = {}  # as they are written; the same few come at each step
+        self._hidden_names: set[str] = set()
 
     def get_hf_callback(self, *, strict: bool = False) -> TrainerCallback:
         from fmstune.trackers.hf_callback import TrackerCallback
@@ -54,7 +55,8 @@ class Recorder(Tracker):
         # Numbers hold no secrets: the training's own logs skip the search for them.
         numbers = all(type(value) is float or type(value) is int for value in values.values())
         if not numbers or any(self._name(name) != name for name in values):
-            values = self._redactor.metrics(plain(values))
+            redactor = self._redactor
+            values = {self._name(key): redactor.metric(item, key) for key, item in plain(values).items()}
         stage = self._name(point.stage)
         fields: dict[str, Any] = {"stage": stage, "step": point.step, "epoch": point.epoch}
         self.journal.append("metrics", {**fields, "values": values})
@@ -78,14 +80,21 @@ class Recorder(Tracker):
             guest.track_table(dataclasses.replace(table, name=name, stage=stage, rows=tuple(rows), step=step))
 
     def _name(self, name: Any) -> Any:
-        """A name of a metric, a stage, a table or a namespace without a secret in it."""
+        """A name of a metric, a stage, a table or a namespace without a secret in it; two names that differ
+        in their secrets alone stay two."""
         if not isinstance(name, str):
             return name
         written = self._names.get(name)
         if written is None:
-            written = self._redactor.text(name)
+            written = stem = self._redactor.text(name)
+            count = 1
+            while written != name and written in self._hidden_names:
+                count += 1
+                written = f"{stem} {count}"
             if len(self._names) < _MOST_NAMES:
                 self._names[name] = written
+                if written != name:
+                    self._hidden_names.add(written)
         return written
 
     def resumed(self, step: int) -> None:

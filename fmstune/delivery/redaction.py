@@ -61,8 +61,11 @@ class Redactor:
 
     def metrics(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Metrics without secrets in their names and texts. A number is a measurement, whatever its name."""
-        hidden = {key: item if _is_number(item) else self.value(item, key) for key, item in values.items()}
-        return self._renamed(hidden)
+        return self._renamed({key: self.metric(item, key) for key, item in values.items()})
+
+    def metric(self, value: Any, name: str) -> Any:
+        """The value of a metric without secrets."""
+        return value if _is_number(value) else self.value(value, name)
 
     def _renamed(self, values: Mapping[Any, Any]) -> dict[Any, Any]:
         """The mapping without secrets in its keys; two that become the same stay two."""

@@ -1,0 +1,136 @@
+"""No secret that is in any input of a run is in any byte of its output."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests.readers import read_aim
+from tests.support.leaks import ENVIRONMENT, PARAMS_FILE, PLANTED, configuration
+
+ROOT = Path(__file__).parents[1]
+RUDE = "tests.support.leaks:Rude"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory in which commands are run with secrets in their environment and home."""
+
+    folder: Path
+    environment: Mapping[str, str]
+
+    def fmstune(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command, as somebody types it here."""
+        command = [sys.executable, "-m", "fmstune", *arguments]
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300
+        )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("leaks")
+    for name in ("home", "scratch", "work"):
+        (folder / name).mkdir()
+    (folder / "home" / ".netrc").write_text(f"machine h login me password {PLANTED['netrc']}\n")
+    (folder / "work" / "fmstune.toml").write_text(configuration(folder / "collected"))
+    (folder / "params.json").write_text(json.dumps(PARAMS_FILE))
+    own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "scratch"), "PYTHONPATH": str(ROOT)}
+    quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    return Place(folder / "work", {**os.environ, **ENVIRONMENT, **own, **quiet})
+
+
+def leaks(said: bytes) -> list[str]:
+    """Which of the secrets are in these bytes, as they are or as JSON, Python and URLs write them."""
+    found = []
+    for name, secret in PLANTED.items():
+        forms = [secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe=""), quote(secret)]
+        if any(line.encode() in said for form in forms for line in form.splitlines()):
+            found.append(name)
+    return found
+
+
+def written(place: Place) -> Iterator[tuple[str, bytes]]:
+    """All files that commands have left, but the inputs."""
+    for path in place.folder.parent.rglob("*"):
+        inputs = path.name in ("fmstune.toml", "params.json", ".netrc")
+        if path.is_file() and not inputs:
+            yield str(path.relative_to(place.folder.parent)), path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def run(place: Place) -> subprocess.CompletedProcess[str]:
+    """A run to three trackers that holds secrets everywhere, and ends with an error."""
+    arguments = [f"--tracker={name}" for name in (RUDE, "file", "aim", "wandb")]
+    arguments += [f"--set=trackers.'{RUDE}'.db_pass={PLANTED['set']}", "--set=run.termination_log=cause"]
+    arguments += [f"--param=deploy_key={PLANTED['param']}", f"--param=note=I use {PLANTED['param_note']}"]
+    arguments += [
+        "--params-file=../params.json",
+        "--set=training.logging_steps=1",
+        "--set=training.max_steps=4",
+    ]
+    arguments += ["--set=training.eval_steps=2", "--set=training.save_steps=2"]
+    return place.fmstune("train", "--model=demo", "--data=demo", "--output-dir=out", *arguments)
+
+
+def test_no_output_of_a_run_holds_a_secret(place: Place, run: subprocess.CompletedProcess[str]) -> None:
+    assert run.returncode == 1, run.stderr
+    files = dict(written(place))
+    for expected in (
+        "collected", "work/cause", "work/out/error.log", "work/out/config.toml", "work/out/tracking/aim.json",
+        "work/out/tracking/journal.jsonl", "work/out/checkpoint-4/training_args.bin",
+        "work/out/checkpoint-4/trainer_state.json", "work/out/checkpoint-4/tracking/aim.json",
+        f"work/out/tracking/{quote(RUDE)}.log", f"work/out/tracking/{quote(RUDE, safe='')}.json",
+    ):  # fmt: skip
+        assert expected in files
+    assert any(name.endswith(".wandb") for name in files)
+    assert not leaks(run.stderr.encode() + run.stdout.encode())
+    assert {name: found for name, said in files.items() if (found := leaks(said))} == {}
+
+
+def test_what_the_trackers_hold_is_without_secrets_and_complete(
+    place: Place, run: subprocess.CompletedProcess[str]
+) -> None:
+    (held,) = read_aim(place.folder)
+    assert not leaks(repr(held).encode())
+    assert any(name.startswith("[redacted]") for name, _ in held.points)
+    assert held.params["params"]["credentials"] == {"value": "[redacted]", "deep": [{"a": "[redacted]"}]}
+    config = (place.folder / "out" / "config.toml").read_text()
+    assert str(place.folder.parent / "collected") in config
+
+
+def test_no_output_of_sync_and_check_holds_a_secret(
+    place: Place, run: subprocess.CompletedProcess[str]
+) -> None:
+    synced = place.fmstune(
+        "trackers", "sync", "out", "--json", f"--set=trackers.'{RUDE}'.db_pass={PLANTED['set']}"
+    )
+    unwell = [f"--set=trackers.'{RUDE}'.unwell=true", f"--set=trackers.'{RUDE}'.db_pass={PLANTED['set']}"]
+    checked = [place.fmstune("trackers", "check", RUDE, *unwell, *json_) for json_ in ([], ["--json"])]
+    assert [synced.returncode, *(each.returncode for each in checked)] == [1, 3, 3]
+    assert "[redacted]" in synced.stdout
+    for done in (synced, *checked):
+        assert not leaks((done.stdout + done.stderr).encode())
+    assert {name: found for name, said in written(place) if (found := leaks(said))} == {}
+
+
+def test_config_explain_shows_no_secret(place: Place) -> None:
+    done = place.fmstune(
+        "config",
+        "explain",
+        "--model=demo",
+        "--data=demo",
+        "--params-file=../params.json",
+        f"--param=pass={PLANTED['param']}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "training.hub_token = '[redacted]'" in done.stdout
+    assert not leaks((done.stdout + done.stderr).encode())
