@@ -22,6 +22,7 @@ _FLAGS = {
     "--model": "model.path",
     "--template": "data.template",
     "--skip-bad-rows": "data.skip_bad_rows",
+    "--strict-chat": "data.strict_chat",
     "--method": "run.method",
 }
 
@@ -44,6 +45,12 @@ def data(
     skip_bad_rows: Annotated[
         bool | None, typer.Option("--skip-bad-rows", help="Leave damaged rows out, and name them.")
     ] = None,
+    strict_chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--strict-chat", help="Refuse chats that would have to be changed to fit the chat template."
+        ),
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help="What the data are for: sft, dpo, kto or reward.", metavar="NAME")
     ] = None,
@@ -60,7 +67,7 @@ def data(
     """
     from fmstune.cli.options import load_config
 
-    given = (tuple(sources) if sources else None, model, template, skip_bad_rows, method)
+    given = (tuple(sources) if sources else None, model, template, skip_bad_rows, strict_chat, method)
     flags = [(key, value, flag) for (flag, key), value in zip(_FLAGS.items(), given, strict=True)]
     # The number of steps, which a stream needs for a training, does not matter here.
     resolved = load_config(config, [*flags, ("training.max_steps", 1, "fmstune data")], sets or [], [], None)

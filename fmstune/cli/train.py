@@ -14,6 +14,7 @@ FLAGS = {
     "--eval-data": "data.eval",
     "--template": "data.template",
     "--skip-bad-rows": "data.skip_bad_rows",
+    "--strict-chat": "data.strict_chat",
     "--output-dir": "training.output_dir",
     "--tracker": "tracking.trackers",
     "--strict-tracking": "tracking.strict",
@@ -58,6 +59,12 @@ def train(
     ] = None,
     skip_bad_rows: Annotated[
         bool | None, typer.Option("--skip-bad-rows", help="Leave damaged rows out, and list them.")
+    ] = None,
+    strict_chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--strict-chat", help="Refuse chats that would have to be changed to fit the chat template."
+        ),
     ] = None,
     method: Annotated[
         str | None,

@@ -13,7 +13,7 @@ from fmstune.config.wording import kind_of, shown_for
 MAPPED_COLUMNS = (
     "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "question",
     "answer", "query", "response", "context", "history", "system", "system_prompt", "tools", "text",
-    "input_ids", "labels", "chosen", "rejected", "label", "margin",
+    "input_ids", "labels", "chosen", "rejected", "label", "margin", "weight", "train_on_input",
 )  # fmt: skip
 """The columns that `columns` can say the names of."""
 
@@ -116,6 +116,30 @@ class DataConfig:
         metadata={
             "help": "Which tokens the loss counts: the assistant's responses, or all.",
             "choices": ("responses", "all"),
+        },
+    )
+    history: str = field(
+        default="split",
+        metadata={
+            "help": "Where a chat template writes earlier answers in other words: split the conversation, so "
+            "that each answer is learnt as the model will write it; learn the last one alone; or learn "
+            "history as the template writes it.",
+            "choices": ("split", "last", "template"),
+        },
+    )
+    reasoning: str = field(
+        default="template",
+        metadata={
+            "help": "Reasoning that the chat template has no words for: left out, as the template does, or "
+            "kept, as its family writes it.",
+            "choices": ("template", "keep"),
+        },
+    )
+    strict_chat: bool = field(
+        default=False,
+        metadata={
+            "help": "Refuse conversations that would have to be changed to fit the chat template (questions "
+            "in a row, a system message that it has no place for)."
         },
     )
     max_rows: int | None = field(

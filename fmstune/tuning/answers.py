@@ -15,10 +15,12 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.masking import apply_template, with_eos
+from fmstune.tuning.masking import NO_WORDS, require_whole_characters, with_eos
 from fmstune.tuning.reading.shapes import Recognised
 from fmstune.tuning.rows import Placed, Reader, Row
 from fmstune.tuning.tokenised import TOKENS, TokenRow, batches
+from fmstune.tuning.words import missing_words
+from fmstune.tuning.writer import Writer
 
 ANSWERS = ("chosen_ids", "rejected_ids", "completion_ids")
 """Columns of answers; each goes on from the column `prompt_ids`, where there is one."""
@@ -44,10 +46,15 @@ class AnswerEncoder:
     beginning. Rows of which nothing to learn would be left count as not trained.
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    writer: Writer
     method: str
     max_length: int | None
     keep_end: bool = False
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's."""
+        return self.writer.tokenizer
 
     def schema(self, recognised: Recognised) -> pa.Schema:
         """The columns that TRL's trainer of the method takes."""
@@ -72,7 +79,7 @@ class AnswerEncoder:
                 found.append(TokenRow(place, {}, 0, 0, 0, False, same=True))
                 continue
             try:
-                found += self._examples(place, row)
+                found += self._examples(place, row, reader)
             except DataError as error:  # the chat template refuses it
                 reader.bad.take(place, error)
         texts = [t for each in found if isinstance(each, _Example) for t in (each.prompt, *each.wholes)]
@@ -88,29 +95,47 @@ class AnswerEncoder:
             else:
                 yield self._row(each, next(ids), [next(ids) for _ in each.wholes])
 
-    def _examples(self, place: str, row: Row) -> Iterator[_Example]:
-        tools = row.get("tools")
+    def _examples(self, place: str, row: Row, reader: Reader) -> list[_Example]:
         besides = {key: row[key] for key in ("label", "margin") if key in row}
-
-        def whole(answer: Any) -> str:
-            if isinstance(answer, str):
-                return str(row["prompt"]) + with_eos(answer, self.tokenizer)
-            return apply_template(self.tokenizer, [*row["prompt"], *answer], place, tools)
-
-        if self.method == "reward":
-            prompt = ""  # whole conversations are judged
-        elif _is_chat(row):
-            prompt = apply_template(self.tokenizer, row["prompt"], place, tools, prompt=True)
+        answers = [row[key] for key in ("chosen", "rejected", "completion") if key in row]
+        if _is_chat(row):
+            prompt, wholes = self._chat(place, row, answers, reader)
         else:
             prompt = row["prompt"]
-        if "chosen" not in row:
-            yield _Example(place, prompt, (whole(row["completion"]),), besides)
-        elif self.method == "kto":
-            good, bad = whole(row["chosen"]), whole(row["rejected"])
-            yield _Example(place, prompt, (good,), {"label": True})
-            yield _Example(place, prompt, (bad,), {"label": False})
-        else:
-            yield _Example(place, prompt, (whole(row["chosen"]), whole(row["rejected"])), besides)
+            wholes = [prompt + with_eos(answer, self.tokenizer) for answer in answers]
+        if self.method == "reward":
+            prompt = ""  # whole conversations are judged
+        if "chosen" in row and self.method == "kto":
+            labels = (True, False)
+            return [
+                _Example(place, prompt, (whole,), {"label": label})
+                for whole, label in zip(wholes, labels, strict=True)
+            ]
+        return [_Example(place, prompt, tuple(wholes), besides)]
+
+    def _chat(self, place: str, row: Row, answers: Sequence[Any], reader: Reader) -> tuple[str, list[str]]:
+        """A prompt as the template opens it, and the whole with each answer as the model will write it."""
+        tools = row.get("tools")
+        prompt, wholes, remarks = "", [], []
+        for answer in answers:
+            fitted = self.writer.fitted([*row["prompt"], *answer], place)
+            self.writer.require_words(fitted.messages, tools, place)
+            *earlier, last = fitted.messages
+            written = self.writer.answer(earlier, last, tools, place)
+            own = len(answer) - 1  # messages of the answer before its last one
+            asked = earlier[: len(earlier) - own] if own else earlier
+            if self.method != "reward":
+                prompt = self.writer.whole(asked, tools, place, prompt=True) if own else written.prompt
+            text = (
+                self.writer.whole(fitted.messages, tools, place) if self.method == "reward" else written.text
+            )
+            require_whole_characters(text, place)
+            lost = (NO_WORDS.format(what) for what, _ in missing_words(fitted.messages, tools, [text]))
+            remarks += [*fitted.remarks, *written.remarks, *lost]
+            wholes.append(text)
+        for remark in dict.fromkeys(remarks):
+            reader.unused.add(remark, place)
+        return prompt, wholes
 
     def _row(self, example: _Example, prompt: list[int], wholes: list[list[int]]) -> TokenRow:
         if self.method == "reward":

@@ -24,6 +24,7 @@ from fmstune.tuning.rows import Reader
 from fmstune.tuning.streaming import stream
 from fmstune.tuning.summary import DataSummary, SourceSummary, joined
 from fmstune.tuning.tokenised import Encoder, Integers, Tokenised, tokenise
+from fmstune.tuning.writer import Writer
 
 if TYPE_CHECKING:
     from fmstune.config.data_schema import DataConfig, DataSource
@@ -63,9 +64,12 @@ def prepare(
     they are. Bad rows are listed in the file `skipped`, where they are left out. Raises `DataError` that
     names the place of what is wrong.
     """
-    encoder: Encoder = Labeller(tokenizer, max_length, config.train_on == "all", keep_end)
-    if method != "sft":
-        encoder = AnswerEncoder(tokenizer, method, max_length, keep_end)
+    encoder: Encoder
+    if method == "sft":
+        encoder = Labeller.of(config, tokenizer, max_length, keep_end)
+    else:
+        writer = Writer(tokenizer, config.reasoning == "keep", config.strict_chat)
+        encoder = AnswerEncoder(writer, method, max_length, keep_end)
     bad = BadRows(config.skip_bad_rows, skipped)
     if config.streaming:
         readers = [_reader(source, "train", config, encoder, bad, method) for source in config.train]
@@ -248,12 +252,28 @@ def _together(parts: list[_Part], max_length: int | None) -> tuple[datasets.Data
         sha256=parts[0].of.reader.origin.sha256() if len(parts) == 1 else None,
         duplicates=kept - len(np.unique(hashes)),
     )
+    summary = _with_split(summary, parts)
     made = [part.of.dataset(own) for part, own in zip(parts, numbers, strict=True)]
     return made[0] if len(made) == 1 else datasets.concatenate_datasets(made), summary
 
 
 def _unused(parts: Sequence[_Part]) -> tuple[NotUsed, ...]:
     return tuple(entry for part in parts for entry in part.of.reader.unused.entries())
+
+
+def _with_split(summary: DataSummary, parts: Sequence[_Part]) -> DataSummary:
+    """With how many conversations became several rows, how many these are, and the tokens that are there
+    again: those of all but the longest row of each."""
+    conversations = rows = again = 0
+    for part in parts:
+        own = part.numbers[part.of.parts[part.numbers] > 1]
+        firsts = np.flatnonzero(part.of.part[own] == 1)
+        if len(firsts):
+            lengths = part.of.length[own]
+            conversations += len(firsts)
+            rows += len(own)
+            again += int(lengths.sum() - np.maximum.reduceat(lengths, firsts).sum())
+    return replace(summary, split=conversations, split_rows=rows, tokens_again=again)
 
 
 def _count(parts: Sequence[_Part], what: str) -> int:

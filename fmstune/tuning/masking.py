@@ -1,203 +1,236 @@
-"""From a row to what the model sees: its text, and which characters of it are trained.
+"""From a row to what the model sees: texts, and which characters of them are trained.
 
-For chats the template's own rendering is cut into turns by rendering the beginnings of the conversation:
-what an assistant's message adds to the rendering is what the model has to write. This works for any
-template, whether or not it marks the assistant's words with `{% generation %}`.
+Each answer is learnt after exactly the text that the model will be given for it. A template that writes a
+conversation's history in other words than its end (without the reasoning, say) makes several texts of a
+conversation: one for each run of answers that agree.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from fmstune.tuning.errors import DataError
+from fmstune.tuning.reading.messages import Message, says_something
 from fmstune.tuning.rows import Row, Shape
+from fmstune.tuning.words import missing_words
+from fmstune.tuning.writer import Writer, Written
 
-Message = dict[str, Any]
+EMPTY_ANSWER = "an empty answer is not trained"
+NOT_AN_ANSWER = "a message that is no answer has a weight; it is not trained (data.train_on = all trains all)"
+ONLY_LAST = "answers before the last one are not trained: data.history = last"
+NOT_FOUND = (
+    "answers are not trained: with data.history = template, history is written in other words than they are"
+)
+NO_WEIGHT = "a row whose weight is 0, as that of all its answers, is not trained"
+NO_WORDS = "{} are not in what the chat template writes"
+_NEEDED = ("tools", "calls of tools", "results of tools")
+"""What a conversation makes no sense without."""
+_SHOWN = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Characters that are trained, from `start` to `end`, with their weight in the loss."""
+
+    start: int
+    end: int
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A row as text. `spans` are the (start, end) characters that are trained; `special` says whether the
-    tokenizer still has to add its own special tokens (a template has written them already)."""
+    """A text that is trained on. `special` says whether the tokenizer still has to add its own special tokens
+    (a template has written them already)."""
 
     text: str
-    spans: tuple[tuple[int, int], ...]
+    spans: tuple[Span, ...]
     special: bool
 
 
-def render(
-    row: Row, shape: Shape, tokenizer: PreTrainedTokenizerBase, place: str, *, all_tokens: bool
-) -> Rendered:
-    """The text of a row and its trained characters. Raises `DataError` that names the row's place."""
-    rendered = _render(row, shape, tokenizer, place, all_tokens=all_tokens)
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """What became of a row: its texts, one or, of a conversation that was split, several; and remarks on what
+    of it is not learnt or was changed, each a clause without the row."""
+
+    parts: tuple[Rendered, ...]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Renders rows of any shape. `history` is one of `split`, `last` and `template` (see `DataConfig`)."""
+
+    writer: Writer
+    all_tokens: bool = False
+    history: str = "split"
+
+    def render(self, row: Row, shape: Shape, place: str) -> Rendering:
+        """The texts of a row and their trained characters. Raises `DataError` that names the row's place."""
+        rendering = self._render(row, shape, place)
+        for part in rendering.parts:
+            require_whole_characters(part.text, place)
+        return rendering
+
+    def _render(self, row: Row, shape: Shape, place: str) -> Rendering:
+        weight = row.get("weight", 1.0)
+        everything = self.all_tokens or row.get("train_on_input", False)
+        if not weight:
+            return Rendering((), (NO_WEIGHT,))
+        if shape == "text":
+            text = with_eos(row["text"], self.writer.tokenizer)
+            return Rendering((Rendered(text, (Span(0, len(text), weight),), special=True),))
+        if shape == "prompt/completion":
+            prompt, text = row["prompt"], with_eos(row["prompt"] + row["completion"], self.writer.tokenizer)
+            span = Span(0 if everything else len(prompt), len(text), weight)
+            return Rendering((Rendered(text, (span,), special=True),))
+        messages = (
+            list(row["messages"]) if shape == "messages" else [*_context(row["prompt"]), *row["completion"]]
+        )
+        fitted = self.writer.fitted(messages, place)
+        tools = row.get("tools") or None
+        self.writer.require_words(fitted.messages, tools, place)
+        conversation = _Conversation(fitted.messages, tools, place, weight)
+        made = self._everything(conversation) if everything else self._answers(conversation)
+        lost = []
+        for what, words in _missing(conversation, made) if made.parts else ():
+            if what in _NEEDED:
+                raise DataError(
+                    f"{place}: the model's chat template leaves out {what} of this conversation "
+                    f"({_short(words)}); give another one (model.chat_template), or take the row out."
+                )
+            lost.append(NO_WORDS.format(what))
+        return replace(made, remarks=tuple(dict.fromkeys([*fitted.remarks, *made.remarks, *lost])))
+
+    def _everything(self, conversation: _Conversation) -> Rendering:
+        text = self.writer.whole(conversation.messages, conversation.tools, conversation.place)
+        return Rendering((Rendered(text, (Span(0, len(text), conversation.weight),), special=False),))
+
+    def _answers(self, conversation: _Conversation) -> Rendering:
+        remarks = list(conversation.remarks())
+        numbers = conversation.trained()
+        if not numbers:
+            return Rendering((), (NO_WEIGHT,))
+        if self.history == "last" and len(numbers) > 1:
+            numbers = numbers[-1:]
+            remarks.append(ONLY_LAST)
+        written = [self._written(conversation, number) for number in numbers]
+        for each in written:
+            remarks += each.remarks
+        weights = [conversation.weight_of(number) for number in numbers]
+        if self.history == "template":
+            found = list(_in_history(written, [conversation.messages[number] for number in numbers]))
+            if None in found:
+                remarks.append(NOT_FOUND)
+            spans = [Span(*at, weight) for at, weight in zip(found, weights, strict=True) if at is not None]
+            return Rendering((_until_last(written[-1].text, spans),), tuple(remarks))
+        return Rendering(tuple(_merged(written, weights)), tuple(remarks))
+
+    def _written(self, conversation: _Conversation, number: int) -> Written:
+        messages = conversation.messages
+        return self.writer.answer(messages[:number], messages[number], conversation.tools, conversation.place)
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversation:
+    """A conversation that fits the template, with what the row says of its part in the loss."""
+
+    messages: tuple[Message, ...]
+    tools: Any
+    place: str
+    weight: float
+
+    def weight_of(self, number: int) -> float:
+        return self.weight * float(self.messages[number].get("weight", 1.0))
+
+    def trained(self) -> list[int]:
+        """The numbers of the answers that are learnt."""
+        return [
+            number
+            for number, message in enumerate(self.messages)
+            if message["role"] == "assistant" and says_something(message) and self.weight_of(number)
+        ]
+
+    def remarks(self) -> Iterator[str]:
+        for message in self.messages:
+            if message["role"] == "assistant" and not says_something(message) and message.get("weight", 1):
+                yield EMPTY_ANSWER
+            if message["role"] != "assistant" and message.get("weight"):
+                yield NOT_AN_ANSWER
+
+
+def _context(prompt: Sequence[Message]) -> list[Message]:
+    """The messages of a prompt, whose answers were given and are not learnt."""
+    return [message | {"weight": 0.0} if message["role"] == "assistant" else message for message in prompt]
+
+
+def _merged(written: Sequence[Written], weights: Sequence[float]) -> Iterator[Rendered]:
+    """The texts of answers, one for those that agree: where one goes on as another ends."""
+    text, spans = "", [Span(0, 0)]
+    for each, weight in zip(written, weights, strict=True):
+        span = Span(each.start, each.end, weight)
+        if not text:
+            spans = [span]
+        elif each.start >= spans[-1].end and each.text.startswith(text[: spans[-1].end]):
+            spans.append(span)
+        else:
+            yield _until_last(text, spans)
+            spans = [span]
+        text = each.text
+    yield _until_last(text, spans)
+
+
+def _until_last(text: str, spans: Sequence[Span]) -> Rendered:
+    """A text up to the end of its last answer: nothing is learnt from what follows."""
+    return Rendered(text[: spans[-1].end] if spans else text, tuple(spans), special=False)
+
+
+def _in_history(written: Sequence[Written], messages: Sequence[Message]) -> Iterator[tuple[int, int] | None]:
+    """Where the answers stand in the text of the last of them, as its template writes history: each after its
+    own prompt, with its own words, up to its own mark."""
+    whole = written[-1].text
+    for each, message in zip(written, messages, strict=True):
+        calls = message.get("tool_calls") or ()
+        words = [message["content"].strip(), *(call["function"]["name"] for call in calls)]
+        at = each.start
+        for word in words:
+            at = whole.find(word, at) + len(word) if at >= 0 and word in whole[at:] else -1
+        end = whole.find(each.mark, at) if each.mark and at >= 0 else -1
+        if whole.startswith(each.text[: each.end]):
+            yield each.start, each.end
+        elif end >= 0 and whole.startswith(each.text[: each.start]):
+            yield each.start, end + len(each.mark)
+        else:
+            yield None
+
+
+def _missing(conversation: _Conversation, made: Rendering) -> Iterator[tuple[str, str]]:
+    """What of the conversation is in none of its texts. What follows the last answer is not asked for."""
+    numbers = conversation.trained()
+    until = numbers[-1] + 1 if numbers else len(conversation.messages)
+    texts = [part.text for part in made.parts]
+    yield from missing_words(conversation.messages[:until], conversation.tools, texts)
+
+
+def require_whole_characters(text: str, place: str) -> None:
+    """Raises `DataError` for a text that was cut in the middle of a character."""
     try:
-        rendered.text.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise DataError(
             f"{place}: it holds half a character ({error.object[error.start]!a}), as texts do that were cut "
             "in the middle of an emoji; take it out."
         ) from None
-    return rendered
-
-
-def _render(
-    row: Row, shape: Shape, tokenizer: PreTrainedTokenizerBase, place: str, *, all_tokens: bool
-) -> Rendered:
-    if shape == "text":
-        text = with_eos(row["text"], tokenizer)
-        return Rendered(text, ((0, len(text)),), special=True)
-    if shape == "messages":
-        conversation, prompt_length = list(row["messages"]), 0
-    elif shape == "prompt/completion as messages":
-        conversation, prompt_length = [*row["prompt"], *row["completion"]], len(row["prompt"])
-    else:
-        prompt, text = row["prompt"], with_eos(row["prompt"] + row["completion"], tokenizer)
-        return Rendered(text, ((0 if all_tokens else len(prompt), len(text)),), special=True)
-    tools = row.get("tools") or None
-    if isinstance(tools, str):
-        tools = json.loads(tools)
-    if not all_tokens:
-        # What follows the last answer teaches nothing, and some templates (Qwen3's) write an answer
-        # differently once a question follows it.
-        conversation = conversation[: _answers(conversation)[-1] + 1]
-    text = apply_template(tokenizer, conversation, place, tools)
-    if all_tokens:
-        return Rendered(text, ((0, len(text)),), special=False)
-    return Rendered(text, _assistant_spans(tokenizer, conversation, prompt_length, text, place, tools), False)
-
-
-def _assistant_spans(
-    tokenizer: PreTrainedTokenizerBase,
-    conversation: Sequence[Message],
-    first: int,
-    whole: str,
-    place: str,
-    tools: Any,
-) -> tuple[tuple[int, int], ...]:
-    turns = _answers(conversation)
-    trained = [index for index in turns if index >= first]
-    spans = []
-    prompts_tell = True
-    for index in trained:
-        earlier = conversation[:index]
-        after = (
-            whole
-            if index == len(conversation) - 1
-            else _until(tokenizer, conversation[: index + 1], whole, place, tools)
-        )
-        prompt = (
-            apply_template(tokenizer, earlier, place, tools, prompt=True)
-            if earlier
-            else _opening(tokenizer, earlier, place, tools)
-        )
-        span = _between(prompt, after, whole)
-        if span is None:
-            prompts_tell = False
-            if earlier and whole.startswith(_until(tokenizer, earlier, whole, place, tools)):
-                # The prompt says more than this answer was given after: DeepSeek's and Nemotron's open a
-                # block of reasoning, which an answer without any does not have.
-                span = _between(_opening(tokenizer, earlier, place, tools), after, whole)
-        if span is not None:
-            spans.append(span)
-    if prompts_tell:
-        return tuple(spans)
-    marked = _marked_spans(tokenizer, conversation, tools, whole)
-    if marked is not None and len(marked) == len(turns):
-        return marked[-len(trained) :]
-    if spans:
-        # Such a template writes earlier turns differently from the last one (without their reasoning,
-        # say); those are not what the model will be asked to write, and are left out of the loss.
-        return tuple(spans)
-    raise DataError(
-        f"{place}: with this chat template it cannot be told which words are the assistant's; train on all "
-        'of them (data.train_on = "all"), or give another template (model.chat_template).'
-    )
-
-
-def _answers(conversation: Sequence[Message]) -> list[int]:
-    return [index for index, message in enumerate(conversation) if message["role"] == "assistant"]
-
-
-def _between(before: str | None, after: str, whole: str) -> tuple[int, int] | None:
-    """The characters from the end of `before` to the end of `after`, if the whole begins with both."""
-    if before is None or not after.startswith(before) or not whole.startswith(after):
-        return None
-    return len(before), len(after)
-
-
-def _until(
-    tokenizer: PreTrainedTokenizerBase, beginning: Sequence[Message], whole: str, place: str, tools: Any
-) -> str:
-    """The rendering of a conversation's beginning, without the end of text that some templates close every
-    rendering with, and that the whole has only at its own end."""
-    text = apply_template(tokenizer, beginning, place, tools)
-    eos = tokenizer.eos_token
-    return text if not eos or whole.startswith(text) else text.removesuffix(eos)
-
-
-def _opening(
-    tokenizer: PreTrainedTokenizerBase, earlier: Sequence[Message], place: str, tools: Any
-) -> str | None:
-    """What a template writes before the words of the assistant's next message, found by an answer whose words
-    are known; `None` if it does not write them. `earlier` may be empty, which few templates can render."""
-    words = "\ue000"
-    answer = {"role": "assistant", "content": words}
-    opening, found, _ = apply_template(tokenizer, [*earlier, answer], place, tools).partition(words)
-    return opening if found else None
-
-
-def _marked_spans(
-    tokenizer: PreTrainedTokenizerBase, conversation: Sequence[Message], tools: Any, whole: str
-) -> tuple[tuple[int, int], ...] | None:
-    """The spans that the template itself marks with `{% generation %}`; `None` if it marks none."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    template = tokenizer.get_chat_template(tools=tools)
-    if "endgeneration" not in template:
-        return None
-    texts, spans = render_jinja_template(
-        conversations=[list(conversation)],
-        tools=tools,
-        chat_template=template,
-        return_assistant_tokens_mask=True,
-        **tokenizer.special_tokens_map,
-    )
-    if texts[0] != whole:
-        return None
-    return tuple((int(start), int(end)) for start, end in spans[0])
-
-
-def apply_template(
-    tokenizer: PreTrainedTokenizerBase,
-    conversation: Sequence[Message],
-    place: str,
-    tools: Any,
-    *,
-    prompt: bool = False,
-) -> str:
-    """A conversation as its model's template writes it; `prompt` lets it open the answer that is to follow.
-
-    `tools` may be a text, as tables keep them, which cannot hold schemas that differ. Raises `DataError`.
-    """
-    if isinstance(tools, str):
-        tools = json.loads(tools)
-    try:
-        text = tokenizer.apply_chat_template(
-            list(conversation), tools=tools, tokenize=False, add_generation_prompt=prompt
-        )
-    except Exception as error:  # a template may raise what it wants, as those that insist on an order do
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(f"{place}: the model's chat template refuses this conversation: {reason}") from None
-    assert isinstance(text, str)
-    return text
 
 
 def with_eos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """The text with the token that ends it: what a model is to stop at, it has to have seen."""
     eos = tokenizer.eos_token
     return text if not eos or text.endswith(eos) else text + eos
+
+
+def _short(words: str) -> str:
+    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}…"

@@ -23,12 +23,8 @@ from fmstune.tuning.reading.columns import (
     require_text,
     system_of,
 )
-from fmstune.tuning.reading.conversations import (
-    check_messages,
-    check_tools,
-    from_sharegpt,
-    with_system,
-)
+from fmstune.tuning.reading.conversations import with_system, with_tools
+from fmstune.tuning.reading.messages import read_messages
 from fmstune.tuning.reading.questions import after, plain_prompt, with_context
 from fmstune.tuning.reading.recognised import Recognised, Shape
 from fmstune.tuning.reading.unused import Unused
@@ -141,9 +137,8 @@ def _beginning(
     row: Row, prompt: list[dict[str, Any]], answer: list[dict[str, Any]], where: str, unused: Unused
 ) -> list[dict[str, Any]]:
     """The prompt after the row's history and system text."""
-    history = from_sharegpt(history_of(row, where), where, HISTORY)
-    if history:
-        check_messages(history, where, HISTORY)
+    given = history_of(row, where)
+    history = read_messages(given, where, HISTORY) if given else []
     begun = [*history, *prompt]
     if not begun and answer[0]["role"] == "system":
         with_system(answer, row, where, unused)  # which says so of a second one
@@ -196,10 +191,7 @@ def _labelled(row: Row, where: str, columns: PreferenceColumns, unused: Unused) 
 
 def _besides(row: Row, where: str, method: str) -> dict[str, Any]:
     """What TRL reads besides the answers: the tools of the conversation, a reward's `margin`."""
-    found: dict[str, Any] = {}
-    if row.get("tools"):
-        check_tools(row["tools"], where)
-        found["tools"] = row["tools"]
+    found = with_tools(row, where)
     if method == "reward" and row.get("margin") is not None:
         try:
             found["margin"] = float(row["margin"])
@@ -221,8 +213,8 @@ def _answer(row: Row, key: str, where: str) -> Answer:
     if messages is not None:
         return _messages(messages, where, key)
     if isinstance(value, list):
-        check_messages(value, where, key)
-    if isinstance(value, (list, dict, bool)):
+        return _messages(value, where, key)
+    if isinstance(value, (dict, bool)):
         raise DataError(
             f"{where}: `{key}` is {kind_in_words(value)}; it takes a text, or a list of messages."
         )
@@ -230,8 +222,11 @@ def _answer(row: Row, key: str, where: str) -> Answer:
 
 
 def _messages(value: Any, where: str, key: str) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = from_sharegpt(parsed(value), where, key)
-    check_messages(messages, where, key)
+    messages = read_messages(parsed(value), where, key)
+    if any(message.get("weight", 1.0) != 1.0 for message in messages):
+        raise DataError(
+            f"{where}: a message of `{key}` has a weight, which only the method sft obeys; take it out."
+        )
     return messages
 
 

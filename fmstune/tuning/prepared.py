@@ -32,7 +32,7 @@ from fmstune.tuning.reading.origins import Origin
 from fmstune.tuning.reading.unused import NotUsed
 from fmstune.tuning.summary import DataSummary, SourceSummary
 
-_PREPARATION = 2  # to be raised when the same rows are prepared differently
+_PREPARATION = 3  # to be raised when the same rows are prepared differently
 _WORTH_SECONDS = 3.0
 """What is prepared faster is not kept, unless several processes need it."""
 _DAYS = 30

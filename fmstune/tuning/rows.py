@@ -15,6 +15,7 @@ from fmstune.tuning.reading.bad_rows import BadRows
 from fmstune.tuning.reading.cells import kind_in_words
 from fmstune.tuning.reading.columns import Row, holds, tidied
 from fmstune.tuning.reading.forms import Form, filled, renamed
+from fmstune.tuning.reading.loss_columns import LOSS_COLUMNS, loss_of
 from fmstune.tuning.reading.origins import Origin, Split
 from fmstune.tuning.reading.shapes import PREFERENCES, Recognised, Shape, recognise
 from fmstune.tuning.reading.unused import Unused
@@ -137,11 +138,13 @@ class Reader:
         if self.recognised is None:
             self.recognised = self._recognise(formed, place)
         read = self.recognised.read(formed, place, self.unused)
+        asked = loss_of(formed, place, self.recognised.shape)
+        read = {**read, **asked} if asked else read
         for name in left_out:
             if holds(row[name]):
                 self.unused.column(str(name), place)
         for name, value in formed.items():
-            if name not in self.recognised.columns and holds(value):
+            if name not in self.recognised.columns and name not in LOSS_COLUMNS and holds(value):
                 self.unused.column(str(name), place)
         return read
 

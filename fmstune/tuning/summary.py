@@ -34,7 +34,9 @@ class DataSummary:
     left out as bad, `duplicates` rows whose tokens another one has too, `eval_in_train` rows to evaluate on
     that are trained on as well. Of preferences a prompt counts once for each of its answers; `same` counts
     pairs that were left out as their answers do not differ, `reworded` rows whose prompt ends in other tokens
-    once an answer follows it. Of a stream nothing is counted."""
+    once an answer follows it. `split` counts conversations that became several rows, `split_rows` these rows,
+    and `tokens_again` what that costs: tokens that more than one of them has. Of a stream nothing is counted.
+    """
 
     source: str
     shape: str
@@ -53,6 +55,9 @@ class DataSummary:
     eval_in_train: int = 0
     same: int = 0
     reworded: int = 0
+    split: int = 0
+    split_rows: int = 0
+    tokens_again: int = 0
     streaming: bool = False
     prepared_before: bool = False
     sources: tuple[SourceSummary, ...] = ()
@@ -63,7 +68,14 @@ class DataSummary:
     def as_params(self) -> dict[str, Any]:
         """The summary as parameters of the run."""
         params = {key: value for key, value in asdict(self).items() if value is not None}
-        for name in ("same", "reworded", "unused"):  # where there are any
+        for name in (
+            "same",
+            "reworded",
+            "split",
+            "split_rows",
+            "tokens_again",
+            "unused",
+        ):  # where there are any
             if not params[name]:
                 del params[name]
         if self.sources:
@@ -89,6 +101,11 @@ class DataSummary:
             rows, tokens = counted(self.rows, "row"), counted(self.tokens, "token")
             parts = [*(each.line() for each in self.sources)] or [self.source]
             parts.append(f"{rows} ({self.shape}), {tokens}, {share:.0%} trained")
+        if self.split:
+            cost = self.tokens_again / max(1, self.tokens - self.tokens_again)
+            became = f"{counted(self.split, 'conversation')} split into {counted(self.split_rows, 'row')}"
+            why = f"the chat template writes history in other words than answers (+{cost:.0%} tokens)"
+            parts.append(f"{became}: {why}")
         if self.truncated:
             parts.append(f"{counted(self.truncated, 'row')} cut")
         if self.dropped:

@@ -41,6 +41,9 @@ class TokenRow:
     longest: int
     trained: int
     cut: bool
+    part: int = 1
+    """Which one of the `parts` it is that a conversation was split into."""
+    parts: int = 1
     same: bool = False
     """Whether it is a pair of answers that do not differ."""
     reworded: bool = False
@@ -89,6 +92,8 @@ class Tokenised:
     longest: Integers
     trained: Integers
     cut: Integers
+    part: Integers
+    parts: Integers
     same: Integers
     reworded: Integers
     hashes: Integers
@@ -121,7 +126,7 @@ def tokenise(reader: Reader, encoder: Encoder) -> Tokenised:
 
     Raises `DataError`, also when there are no rows.
     """
-    index, length, longest, trained, hashes = (array("q") for _ in range(5))  # eight bytes each
+    index, length, longest, trained, hashes, part, parts = (array("q") for _ in range(7))  # eight bytes each
     cut, same, reworded = (array("b") for _ in range(3))
     places: list[str] = []
     pieces: list[pa.RecordBatch] = []
@@ -134,6 +139,8 @@ def tokenise(reader: Reader, encoder: Encoder) -> Tokenised:
         longest.append(row.longest)
         trained.append(row.trained)
         cut.append(row.cut)
+        part.append(row.part)
+        parts.append(row.parts)
         same.append(row.same)
         reworded.append(row.reworded)
         hashes.append(_hash(row))
@@ -154,6 +161,8 @@ def tokenise(reader: Reader, encoder: Encoder) -> Tokenised:
         longest=_integers(longest),
         trained=_integers(trained),
         cut=_integers(cut),
+        part=_integers(part),
+        parts=_integers(parts),
         same=_integers(same),
         reworded=_integers(reworded),
         hashes=_integers(hashes),

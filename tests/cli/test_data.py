@@ -40,7 +40,7 @@ def test_rows_are_shown_as_the_model_sees_them_with_what_is_trained_marked(fmstu
     row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello — you"}]}
     code, out, err = fmstune(write(row, row), "--model", "demo", "--rows", "1")
     assert (code, err) == (0, "")
-    assert "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n⟦Hello — you<|im_end|>\n⟧" in out
+    assert "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n⟦Hello — you<|im_end|>⟧" in out
     assert "row 2" not in out
     assert "2 rows (messages)" in out
     assert not Path("runs").exists()

@@ -21,13 +21,14 @@ from fmstune.tuning.model import load_tokenizer
 from fmstune.tuning.reading.bad_rows import BadRows
 from fmstune.tuning.rows import Reader
 from fmstune.tuning.tokenised import TokenRow
+from fmstune.tuning.writer import Writer
 
 TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
 TRAINERS: dict[str, Any] = {"dpo": trl.DPOTrainer, "kto": trl.KTOTrainer, "reward": trl.RewardTrainer}
 # It writes a prompt alone otherwise than before an answer.
 CLOSED = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant><think>{% endif %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: Well,{% endif %}"
 )
 
 
@@ -62,7 +63,7 @@ def encoded(
 ) -> list[TokenRow]:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    encoder = AnswerEncoder(tokenizer, method, **{"max_length": None, **how})
+    encoder = AnswerEncoder(Writer(tokenizer), method, **{"max_length": None, **how})
     return list(encoder.rows(Reader(DataSource(str(path)), "train", DataConfig(), BadRows(), method=method)))
 
 

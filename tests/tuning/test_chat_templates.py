@@ -16,11 +16,11 @@ from tests.tuning.test_masking import adding, chat
 
 END = "<|im_end|>"
 EXPECTED = {
-    "alpaca": ("Be brief.\n\n### Instruction:\na\n\n### Response:\n", f"b{END}\n\nd{END}\n\n"),
-    "chatml": (f"<|im_start|>system\nBe brief.{END}\n<|im_start|>user\na{END}\n", f"b{END}\nd{END}\n"),
+    "alpaca": ("Be brief.\n\n### Instruction:\na\n\n### Response:\n", f"b{END}d{END}"),
+    "chatml": (f"<|im_start|>system\nBe brief.{END}\n<|im_start|>user\na{END}\n", f"b{END}d{END}"),
     "gemma": (
         "<start_of_turn>user\nBe brief.\n\na<end_of_turn>\n<start_of_turn>model\n",
-        f"b<end_of_turn>{END}\nd<end_of_turn>{END}\n",
+        f"b<end_of_turn>{END}d<end_of_turn>{END}",
     ),
     "llama2": ("[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\na [/INST]", f" b {END} d {END}"),
     "llama3": (
@@ -28,8 +28,8 @@ EXPECTED = {
         f"b<|eot_id|>{END}d<|eot_id|>{END}",
     ),
     "mistral": ("[INST] Be brief.\n\na [/INST]", f" b{END} d{END}"),
-    "plain": ("Be brief.\n\nUser: a\nAssistant:", f" b{END}\n d{END}\n"),
-    "zephyr": (f"<|system|>\nBe brief.{END}\n<|user|>\na{END}\n<|assistant|>\n", f"b{END}\nd{END}\n"),
+    "plain": ("Be brief.\n\nUser: a\nAssistant:", f" b{END} d{END}"),
+    "zephyr": (f"<|system|>\nBe brief.{END}\n<|user|>\na{END}\n<|assistant|>\n", f"b{END}d{END}"),
 }
 
 
@@ -61,7 +61,7 @@ def test_tools_are_refused_by_the_row_and_not_left_out(tmp_path: Path, name: str
     tokenizer = load_tokenizer(ModelConfig(path="demo", chat_template=name))
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"messages": chat("a", "b"), "tools": [{"name": "f"}]}))
-    with pytest.raises(DataError, match=r"line 1: .* refuses this conversation: it has no words for tools"):
+    with pytest.raises(DataError, match=r"line 1: .* chat template has no words for tools; give one"):
         prepare(DataConfig(train=str(path)), tokenizer, None, 1)
 
 

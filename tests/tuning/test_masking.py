@@ -160,11 +160,11 @@ def chat(*contents: str, system: str | None = None) -> list[dict[str, str]]:
 
 def test_of_a_chat_each_answer_and_its_end_of_turn_are_trained(tmp_path: Path) -> None:
     row = {"messages": chat("2+2?", "It is 4.", "And 3+3?", "6", system="Be brief.")}
-    assert trained(tmp_path, row, tokenizer()) == "It is 4.<|im_end|>\n6<|im_end|>\n"
+    assert trained(tmp_path, row, tokenizer()) == "It is 4.<|im_end|>6<|im_end|>"
 
 
 def test_a_last_word_of_the_user_is_not_trained(tmp_path: Path) -> None:
-    assert trained(tmp_path, {"messages": chat("a", "b", "c")}, tokenizer()) == "b<|im_end|>\n"
+    assert trained(tmp_path, {"messages": chat("a", "b", "c")}, tokenizer()) == "b<|im_end|>"
 
 
 def test_an_assistant_who_speaks_first_is_trained_without_the_header(tmp_path: Path) -> None:
@@ -183,34 +183,50 @@ def test_a_template_that_writes_bos_gets_no_second_one(tmp_path: Path) -> None:
 
 
 def test_a_template_that_refuses_a_conversation_is_told_by_its_line(tmp_path: Path) -> None:
-    rows = [{"messages": chat("a", "b")}, {"messages": chat("a", "b")[::-1]}]
+    rows = [{"messages": chat("a", "b")}, {"messages": chat("bad", "b")}]
+    template = (
+        "{% if 'bad' in messages[0]['content'] %}{{ raise_exception('not that') }}{% endif %}" + TRIMMING
+    )
     with pytest.raises(DataError) as caught:
-        prepared(tmp_path, rows, tokenizer(LLAMA_2, bos_token="<s>"))
+        prepared(tmp_path, rows, tokenizer(template))
     assert f"{tmp_path}/rows.jsonl line 2: the model's chat template refuses" in str(caught.value)
-    assert "roles must alternate" in str(caught.value)
+    assert "not that" in str(caught.value)
 
 
 def test_a_system_message_that_the_template_adds_is_seen_and_not_trained(tmp_path: Path) -> None:
     seen, words = seen_and_trained(tmp_path, {"messages": chat("a", "b")}, tokenizer(DEFAULT_SYSTEM))
     assert "You are helpful." in seen
-    assert words == "b<|im_end|>\n"
+    assert words == "b<|im_end|>"
 
 
-def test_turns_that_the_template_shortens_are_left_out(tmp_path: Path) -> None:
+def rows_trained(tmp_path: Path, row: Any, using: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
+    """What is seen and what is trained of each row that a conversation becomes."""
+    rows = prepared(tmp_path, [row], using).train
+    return [
+        (using.decode(each["input_ids"]), using.decode([t for t in each["labels"] if t != IGNORED]))
+        for each in rows
+    ]
+
+
+def test_turns_that_the_template_shortens_are_rows_of_their_own(tmp_path: Path) -> None:
     row = {"messages": chat("a", "<think>hm</think>\nb", "c", "<think>so</think>\nd")}
-    seen, words = seen_and_trained(tmp_path, row, tokenizer(REASONING))
-    assert "hm" not in seen
-    assert words == "<think>so</think>\nd<|im_end|>\n"
+    (first, one), (second, two) = rows_trained(tmp_path, row, tokenizer(REASONING))
+    assert (one, two) == ("<think>hm</think>\nb<|im_end|>", "<think>so</think>\nd<|im_end|>")
+    assert "so" not in first
+    assert "c" not in first.removesuffix("\n").rpartition("assistant")[2]
+    assert "hm" not in second
 
 
-def test_turns_that_the_template_does_not_shorten_are_trained_all(tmp_path: Path) -> None:
+def test_turns_that_the_template_does_not_shorten_are_trained_in_one_row(tmp_path: Path) -> None:
     row = {"messages": chat("a", "b", "c", "<think>so</think>\nd")}
-    assert trained(tmp_path, row, tokenizer(REASONING)) == "b<|im_end|>\n<think>so</think>\nd<|im_end|>\n"
+    assert trained(tmp_path, row, tokenizer(REASONING)) == "b<|im_end|><think>so</think>\nd<|im_end|>"
 
 
 def test_markers_of_the_template_are_heeded_where_beginnings_do_not_tell(tmp_path: Path) -> None:
     row = {"messages": chat("a", "b", "c", "d")}
-    assert trained(tmp_path, row, tokenizer(COUNTING)) == "b<|im_end|>d<|im_end|>"
+    found = rows_trained(tmp_path, row, tokenizer(COUNTING))
+    assert [words for _, words in found] == ["b<|im_end|>", "d<|im_end|>"]
+    assert [seen[0] for seen, _ in found] == ["2", "4"]
 
 
 def test_markers_in_the_prompt_are_not_trained(tmp_path: Path) -> None:
@@ -220,15 +236,16 @@ def test_markers_in_the_prompt_are_not_trained(tmp_path: Path) -> None:
 
 
 def test_where_nothing_tells_the_answers_apart_the_row_is_refused(tmp_path: Path) -> None:
-    template = COUNTING.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    counting = COUNTING.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    template = "{{ messages | map(attribute='content') | join | length }}" + counting
     with pytest.raises(DataError, match=r'line 1: .* train on all .*data\.train_on = "all"'):
-        prepared(tmp_path, [{"messages": chat("a", "b")}], tokenizer(template))
+        prepared(tmp_path, [{"messages": chat("a", "bcd")}], tokenizer(template))
 
 
 def test_an_end_of_text_that_only_the_whole_has_does_not_hide_earlier_turns(tmp_path: Path) -> None:
     row = {"messages": chat("a", "b", "c", "d")}
     words = trained(tmp_path, row, tokenizer(CLOSED, eos_token="<|endoftext|>"))
-    assert words == "b<|end|>\nd<|end|>\n<|endoftext|>"
+    assert words == "b<|end|>d<|end|>"
 
 
 def test_a_template_that_trims_misleads_nobody(tmp_path: Path) -> None:
@@ -236,10 +253,8 @@ def test_a_template_that_trims_misleads_nobody(tmp_path: Path) -> None:
     assert trained(tmp_path, row, tokenizer(TRIMMING)).replace(" ", "") == "b\nd\n"
 
 
-def test_an_empty_answer_trains_only_its_end(tmp_path: Path) -> None:
-    assert (
-        trained(tmp_path, {"messages": chat("a", "", "c", "d")}, tokenizer()) == "<|im_end|>\nd<|im_end|>\n"
-    )
+def test_an_empty_answer_is_not_trained(tmp_path: Path) -> None:
+    assert trained(tmp_path, {"messages": chat("a", "", "c", "d")}, tokenizer()) == "d<|im_end|>"
 
 
 def test_an_answer_that_the_template_skips_trains_nothing(tmp_path: Path) -> None:
@@ -248,7 +263,7 @@ def test_an_answer_that_the_template_skips_trains_nothing(tmp_path: Path) -> Non
 
 
 def test_an_answer_that_begins_with_line_ends_is_trained_from_the_first_one(tmp_path: Path) -> None:
-    assert trained(tmp_path, {"messages": chat("a", "\n\n b")}, tokenizer()) == "\n\n b<|im_end|>\n"
+    assert trained(tmp_path, {"messages": chat("a", "\n\n b")}, tokenizer()) == "\n\n b<|im_end|>"
 
 
 def test_tools_are_seen_and_calls_are_trained(tmp_path: Path) -> None:
@@ -263,13 +278,13 @@ def test_tools_are_seen_and_calls_are_trained(tmp_path: Path) -> None:
     for column in (tools, json.dumps(tools)):
         seen, words = seen_and_trained(tmp_path, {"messages": messages, "tools": column}, tokenizer(TOOLS))
         assert seen.startswith("<|im_start|>tools\nweather ")
-        assert words == '<call>weather{"in": "Graz"}</call><|im_end|>\nIt rains.<|im_end|>\n'
+        assert words == '<call>weather{"in": "Graz"}</call><|im_end|>It rains.<|im_end|>'
 
 
 def test_of_a_prompt_with_messages_only_the_completion_is_trained(tmp_path: Path) -> None:
     messages = chat("a", "b", "c", "d", "e", "f")
     row = {"prompt": messages[:3], "completion": messages[3:]}
-    assert trained(tmp_path, row, tokenizer()) == "d<|im_end|>\nf<|im_end|>\n"
+    assert trained(tmp_path, row, tokenizer()) == "d<|im_end|>f<|im_end|>"
 
 
 @pytest.mark.parametrize(
@@ -366,7 +381,7 @@ def test_of_any_conversation_the_answers_and_their_ends_are_trained(
     tmp_path_factory: pytest.TempPathFactory, turns: list[tuple[str, str]], system: str | None
 ) -> None:
     row = {"messages": chat(*(word for turn in turns for word in turn), system=system)}
-    expected = "".join(answer + "<|im_end|>\n" for _, answer in turns)
+    expected = "".join(answer + "<|im_end|>" for _, answer in turns if answer.strip())
     folder = tmp_path_factory.mktemp("any")
     for template in (None, DEFAULT_SYSTEM):
         assert trained(folder, row, tokenizer(template)) == expected

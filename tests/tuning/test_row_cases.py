@@ -101,7 +101,7 @@ def test_without_a_chat_template_a_space_parts_question_and_answer(
 
 
 CHAT = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
-ASKED = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n"
+ASKED = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_other_names_and_forms_of_a_conversation_are_the_same_conversation(
     tmp_path: Path, row: dict[str, Any]
 ) -> None:
     found = seen(written(tmp_path / "x.jsonl", row))
-    assert (found.whole, found.trained, found.unused) == (ASKED, "4<|im_end|>\n", [])
+    assert (found.whole, found.trained, found.unused) == (ASKED, "4<|im_end|>", [])
 
 
 def test_columns_that_are_left_over_are_named_with_their_rows(tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def test_every_kind_of_file_is_read(tmp_path: Path, name: str, content: str | by
 
 
 def test_parquet_is_read_without_the_fields_that_only_other_rows_have(tmp_path: Path) -> None:
-    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}
+    called = {"role": "assistant", "content": "", "tool_calls": [call]}
     rows = [CHAT, {"messages": [{"role": "user", "content": "hi"}, called]}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
     assert load_rows(str(tmp_path / "x.parquet")).rows == rows
@@ -198,10 +199,14 @@ def test_a_damaged_file_is_refused_by_its_line(
         (CHAT, {"messages": []}, "line 17: `messages` takes a list of messages with at least one"),
         (CHAT, {"messages": ["hi"]}, "line 17: message 1 of `messages` is no object with `role`"),
         (CHAT, {"messages": [{"content": "a"}]}, "line 17: message 1 of `messages` is no object with `role`"),
-        (CHAT, {"messages": [{"role": "bot", "content": "a"}]}, "has the role 'bot'; roles are system, user"),
+        (CHAT, {"messages": [{"role": "me", "content": "a"}]}, "has the role 'me'; roles are system, dev"),
         (CHAT, {"messages": [{"role": ["user"], "content": "a"}]}, "has the role ['user']; roles are"),
-        (CHAT, {"messages": [{"role": "user"}]}, "line 17: message 1 has no text as its `content`"),
-        (CHAT, {"messages": [{"role": "user", "content": 7}]}, "line 17: message 1 has no text"),
+        (CHAT, {"messages": [{"role": "user"}]}, "line 17: message 1 of `messages` has no text"),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": 7}]},
+            "line 17: message 1 of `messages` has no text",
+        ),
         (CHAT, {"messages": CHAT["messages"][:1]}, "line 17: no message of `messages` is the assistant's"),
         (CHAT, CHAT | {"tools": {"a": 1}}, "line 17: `tools`"),
         (CHAT, CHAT | {"tools": "[{"}, "line 17: `tools`"),

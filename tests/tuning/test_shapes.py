@@ -41,7 +41,7 @@ def refused(tmp_path: Path, *rows: Any, using: PreTrainedTokenizerBase = DEMO, *
 
 
 CHAT = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
-SEEN = f"<|im_start|>user\n2+2?{END}\n<|im_start|>assistant\n4{END}\n"
+SEEN = f"<|im_start|>user\n2+2?{END}\n<|im_start|>assistant\n4{END}"
 SYSTEM = f"<|im_start|>system\nBe brief.{END}\n"
 
 
@@ -89,14 +89,14 @@ def test_of_chats_in_any_shape_the_answer_is_trained(
     tmp_path: Path, row: dict[str, Any], name: str, seen: str
 ) -> None:
     data = prepared(tmp_path, row)
-    assert shown(data) == (seen, f"4{END}\n")
+    assert shown(data) == (seen, f"4{END}")
     assert f"({name})" in data.summary.line()
 
 
 def test_the_input_of_an_instruction_is_a_part_of_the_question(tmp_path: Path) -> None:
     row = {"instruction": "Add.", "input": "2 and 2", "output": "4"}
     seen, trained = shown(prepared(tmp_path, row))
-    assert (f"user\nAdd.\n\n2 and 2{END}" in seen, trained) == (True, f"4{END}\n")
+    assert (f"user\nAdd.\n\n2 and 2{END}" in seen, trained) == (True, f"4{END}")
 
 
 @pytest.mark.parametrize(
@@ -211,8 +211,8 @@ class TestColumns:
         [
             ({"q": "2+2?", "a": " 4"}, {"prompt": "q", "completion": "a"}, f" 4{END}"),
             ({"prompt": "2+2?", "a": " 4"}, {"completion": "a"}, f" 4{END}"),
-            ({"chat": CHAT}, {"messages": "chat"}, f"4{END}\n"),
-            ({"q": "2+2?", "a": "4", "messages": []}, {"instruction": "q", "output": "a"}, f"4{END}\n"),
+            ({"chat": CHAT}, {"messages": "chat"}, f"4{END}"),
+            ({"q": "2+2?", "a": "4", "messages": []}, {"instruction": "q", "output": "a"}, f"4{END}"),
             (
                 {"prompt": "2+2?", "chosen": " 4", "rejected": "5"},
                 {"prompt": "prompt", "completion": "chosen"},
@@ -248,12 +248,12 @@ def test_preferences_are_not_mistaken_for_examples(tmp_path: Path, row: dict[str
     [
         (
             {"conversations": [{"from": "narrator", "value": "a"}]},
-            "message 1 of `conversations` is from 'narr",
+            "message 1 of `conversations` has the role 'narr",
         ),
-        ({"conversations": [{"from": ["gpt"], "value": "a"}]}, "is from ['gpt']"),
-        ({"conversations": [{"from": "gpt", "value": 7}]}, "message 1 has no text as its `content`"),
+        ({"conversations": [{"from": ["gpt"], "value": "a"}]}, "has the role ['gpt']"),
+        ({"conversations": [{"from": "gpt", "value": 7}]}, "message 1 of `conversations` has no text as"),
         ({"conversations": [{"from": "human", "value": "a"}]}, "no message of `conversations` is the assist"),
-        ({"conversations": [{"from": "function_call", "value": "f()"}]}, "is a function_call, and no JSON"),
+        ({"conversations": [{"from": "function_call", "value": "f()"}]}, "has a call of a tool, and no JSON"),
         ({"instruction": "a", "output": ["b"]}, "`output` is a list, where a text is needed"),
         ({"instruction": "a", "input": [7], "output": "b"}, "`input` is a list, where a text is needed"),
     ],

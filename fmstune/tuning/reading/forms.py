@@ -8,12 +8,13 @@ from fmstune.config.prompt_template import PromptTemplate
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.reading.cells import kind_in_words
 from fmstune.tuning.reading.columns import HISTORY, SYSTEMS, Row
+from fmstune.tuning.reading.loss_columns import LOSS_COLUMNS
 from fmstune.tuning.reading.shapes import recognise
 
 Form = Callable[[Row, str], tuple[Row, Collection[str]]]
 """From a row and its place to the row in our words, and the columns that are left out of it."""
 
-_BESIDE = (*SYSTEMS, HISTORY, "tools", "functions")
+_BESIDE = (*SYSTEMS, HISTORY, "tools", "functions", *LOSS_COLUMNS)
 """Columns that belong to a shape under their own names, whoever names the others."""
 
 

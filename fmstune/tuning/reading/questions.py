@@ -13,12 +13,8 @@ from fmstune.tuning.reading.columns import (
     require_text,
     system_of,
 )
-from fmstune.tuning.reading.conversations import (
-    check_messages,
-    from_sharegpt,
-    with_system,
-    with_tools,
-)
+from fmstune.tuning.reading.conversations import BESIDE_CHATS, with_system, with_tools
+from fmstune.tuning.reading.messages import read_messages
 from fmstune.tuning.reading.recognised import Recognised
 from fmstune.tuning.reading.unused import Unused
 
@@ -36,7 +32,7 @@ def asked(row: Row, question: str, answer: str, *, chat: bool) -> Recognised:
     """The rows of a source whose first one has these columns: conversations, where the model can be given
     them, else texts."""
     contexts = contexts_beside(question, answer)
-    columns = frozenset((question, answer, *contexts, *OF_CHATS, *(("tools",) if chat else ())))
+    columns = frozenset((question, answer, *contexts, *OF_CHATS, *(BESIDE_CHATS if chat else ())))
 
     def parts(row: Row, place: str) -> tuple[str, str, str]:
         return (
@@ -47,10 +43,10 @@ def asked(row: Row, question: str, answer: str, *, chat: bool) -> Recognised:
 
     def as_messages(row: Row, place: str, unused: Unused) -> Row:
         instruction, context, output = parts(row, place)
-        messages = from_sharegpt(history_of(row, place), place, HISTORY)
+        history = history_of(row, place)
+        messages = read_messages(history, place, HISTORY) if history else []
         messages.append({"role": "user", "content": with_context(instruction, context)})
         messages.append({"role": "assistant", "content": output})
-        check_messages(messages, place, HISTORY)
         return with_tools(row, place) | {"messages": with_system(messages, row, place, unused)}
 
     def as_text(row: Row, place: str, unused: Unused) -> Row:

@@ -23,12 +23,11 @@ from fmstune.tuning.reading.columns import (
 )
 from fmstune.tuning.reading.conversations import (
     BESIDE_CHATS,
-    check_messages,
-    from_sharegpt,
     require_answer,
     with_system,
     with_tools,
 )
+from fmstune.tuning.reading.messages import read_messages
 from fmstune.tuning.reading.questions import OF_CHATS, asked
 from fmstune.tuning.reading.recognised import PREFERENCES, Recognised, Shape
 from fmstune.tuning.reading.unused import Unused
@@ -106,8 +105,7 @@ def _conversation(row: Row, key: str) -> Recognised:
         given = row.get(key)
         if given is None:
             raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
-        messages = from_sharegpt(_turns(parsed(given)), place, key)
-        check_messages(messages, place, key)
+        messages = read_messages(_turns(parsed(given)), place, key)
         require_answer(messages, place, key)
         return with_tools(row, place) | {"messages": with_system(messages, row, place, unused)}
 
@@ -166,8 +164,7 @@ def _prompted_chat(row: Row, place: str, unused: Unused) -> Row:
         given = as_message_list(row[key])
         if given is None and key == "completion" and isinstance(row[key], str):
             given = [{"role": role, "content": row[key]}]
-        sides[key] = from_sharegpt(row[key] if given is None else given, place, key)
-        check_messages(sides[key], place, key)
+        sides[key] = read_messages(row[key] if given is None else given, place, key)
     require_answer(sides["completion"], place, "completion")
     prompt = with_system(sides["prompt"], row, place, unused)
     return with_tools(row, place) | {"prompt": prompt, "completion": sides["completion"]}

@@ -1,0 +1,275 @@
+"""What a chat template has words for, and in which form it takes them: found by asking it once.
+
+Templates differ in what they do with a system message, a call's arguments, an answer's reasoning, and in
+where an answer ends; what they have no words for, most of them drop without an error. So each is given small
+conversations of known words, and what it writes of them says how it has to be spoken to. Nothing here knows a
+template by its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+Given = dict[str, Any]
+"""A message in the form that a template takes."""
+
+QUESTION, ANSWER, SYSTEM, REASON = "qzquestion", "qzanswer", "qzsystem", "qzreason"
+_NEXT, _TOOL, _KEY, _VALUE, _RESULT = "qznext", "qztool", "qzkey", "qzvalue", "qzresult"
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_ABSENT = object()
+_MARK = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,30}\]")
+"""What reads like a special token, also where the tokenizer at hand has none of that name."""
+
+EMPTY_BLOCK = re.compile(r"<think>\s*</think>\s*")
+_CLOSED = re.compile(rf"{EMPTY_BLOCK.pattern}$")
+
+THINKING = (
+    ("<think>", "<think>\n", "\n</think>\n\n"),
+    ("<|channel>", "<|channel>thought\n", "\n<channel|>"),
+    ("<|START_THINKING|>", "<|START_THINKING|>", "<|END_THINKING|>"),
+    ("[THINK]", "[THINK]", "[/THINK]"),
+    ("<seed:think>", "<seed:think>", "</seed:think>"),
+)
+"""How families write reasoning: what their templates mention of it, what opens it, and what closes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Where an answer ends. `mark` is what the model has to write to end it, `after` what the template writes
+    behind that at the end of a conversation. `next` says that the mark is the beginning of the next turn, and
+    so is missing at the end of a conversation (GLM-4's `<|user|>`)."""
+
+    mark: str = ""
+    after: str = ""
+    next: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallForm:
+    """How a call of a tool has to be given: its arguments as a text or as an object, and the content of a
+    message that has none as "", as None, or not at all."""
+
+    text: bool
+    content: Literal["empty", "none", "absent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What a chat template has words for."""
+
+    parts: bool
+    """Whether contents are lists of parts."""
+    system: bool
+    developer: bool
+    alternates: bool
+    """Whether questions and answers have to take turns."""
+    asked_first: bool
+    """Whether a question has to come first."""
+    tools: bool
+    calls: CallForm | None
+    results: bool
+    reasoning: str | None
+    """The field in which the reasoning of an answer is given, if any is written."""
+    reasoning_of_calls: str | None
+    ending: Ending
+    ending_of_calls: Ending
+    prompt: str
+    """What it opens an answer with (`add_generation_prompt`)."""
+    opened: str
+    """The part of it that opens a block of reasoning."""
+    closed: str
+    """The part of it that is an empty block of reasoning: a prompt for answers without any."""
+    thinking: tuple[str, str]
+    """What a block of reasoning is opened and closed with."""
+
+
+class _Probe:
+    """Asks a template; what it refuses is None."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self.parts = False
+
+    def write(
+        self, messages: Sequence[Given], *, tools: list[Given] | None = None, prompt: bool = False
+    ) -> str:
+        """The rendering, or "" for a conversation that is refused."""
+        given = [as_parts(message) for message in messages] if self.parts else list(messages)
+        try:
+            text = self._tokenizer.apply_chat_template(
+                given, tools=tools, tokenize=False, add_generation_prompt=prompt
+            )
+        except Exception:  # a template raises what it likes, and that it does is what is asked
+            return ""
+        return str(text)
+
+
+def as_parts(message: Given) -> Given:
+    """The message with its content as a list of one part, as templates of models that see images want it."""
+    content = message.get("content")
+    return message | {"content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+
+
+def ask(tokenizer: PreTrainedTokenizerBase) -> Dialect:
+    """The dialect of a tokenizer's chat template, at the cost of some thirty renderings."""
+    probe = _Probe(tokenizer)
+    user, answer = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}
+    asked = {"role": "user", "content": _NEXT}
+    system, developer = ({"role": role, "content": SYSTEM} for role in ("system", "developer"))
+    if ANSWER not in probe.write([user, answer]):
+        probe.parts = True
+        probe.parts = ANSWER in probe.write([user, answer])
+    calls, with_tools = _calls(probe, user)
+    called = _called(calls) if calls else None
+    opening = probe.write([user], prompt=True)
+    shared = probe.write([user])
+    if not opening.startswith(shared):  # Phi-3's closes whatever is no prompt with the end of text
+        shared = shared.removesuffix(str(tokenizer.eos_token))
+    prompt = opening[len(shared) :] if opening.startswith(shared) else ""
+    key = _reasoning_key(probe, [user], answer)
+    thinking, opened = _thinking(probe, tokenizer, prompt, [user], answer, key)
+    ending = _ending(probe.write([user, answer]), probe.write([user, answer, asked]), ANSWER)
+    return Dialect(
+        parts=probe.parts,
+        system=SYSTEM in probe.write([system, user, answer]),
+        developer=SYSTEM in probe.write([developer, user, answer]),
+        alternates=_NEXT in probe.write([user, answer, asked, answer])
+        and _NEXT not in probe.write([user, answer, user, asked, answer]),
+        asked_first=not probe.write([answer, asked, answer]) and bool(probe.write([user, answer])),
+        tools=_TOOL in probe.write([user], tools=_TOOLS),
+        calls=calls,
+        results=any(
+            _RESULT in probe.write([user, before, _OUTCOME], tools=with_tools)
+            for before in (called, answer)
+            if before is not None
+        ),
+        reasoning=key,
+        reasoning_of_calls=_reasoning_key(probe, [user], called, with_tools) if called else None,
+        ending=ending,
+        ending_of_calls=_ending_of_calls(probe, user, called, ending, with_tools) if called else ending,
+        prompt=prompt,
+        opened=opened,
+        closed=closed[0] if (closed := _CLOSED.search(prompt)) else "",
+        thinking=thinking,
+    )
+
+
+_TOOLS: list[Given] = [
+    {
+        "type": "function",
+        "function": {
+            "name": _TOOL,
+            "description": "d",
+            "parameters": {
+                "type": "object",
+                "properties": {_KEY: {"type": "string", "description": "d"}},
+                "required": [_KEY],
+            },
+        },
+    }
+]
+_OUTCOME: Given = {"role": "tool", "name": _TOOL, "tool_call_id": "qz0000000", "content": _RESULT}
+
+
+def _called(form: CallForm) -> Given:
+    arguments: Any = {_KEY: _VALUE}
+    if form.text:
+        arguments = f'{{"{_KEY}": "{_VALUE}"}}'
+    call = {"type": "function", "id": "qz0000000", "function": {"name": _TOOL, "arguments": arguments}}
+    contents: dict[str, Given] = {"empty": {"content": ""}, "none": {"content": None}, "absent": {}}
+    return {"role": "assistant", **contents[form.content], "tool_calls": [call]}
+
+
+def _calls(probe: _Probe, user: Given) -> tuple[CallForm | None, list[Given] | None]:
+    """The form in which calls are written, and the tools that have to be given with them."""
+    tools = _TOOLS if probe.write([user], tools=_TOOLS) else None
+    contents: tuple[Literal["empty", "none", "absent"], ...] = ("empty", "none", "absent")
+    for content in contents:
+        for text in (False, True):
+            form = CallForm(text, content)
+            before = probe.write([user], tools=tools)
+            found = probe.write([user, _called(form)], tools=tools)[len(before) :]
+            # A text that is encoded once more has escaped quotes, an object that is not encoded Python's.
+            as_meant = rf"\"{_KEY}" not in found and f"'{_KEY}':" not in found and "None" not in found
+            if _TOOL in found and _VALUE in found and as_meant:
+                return form, tools
+    return None, tools
+
+
+def _reasoning_key(
+    probe: _Probe, earlier: list[Given], answer: Given, tools: list[Given] | None = None
+) -> str | None:
+    for key in _REASONING_KEYS:
+        if REASON in probe.write([*earlier, answer | {key: REASON}], tools=tools):
+            return key
+    return None
+
+
+def _thinking(
+    probe: _Probe,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    earlier: list[Given],
+    answer: Given,
+    key: str | None,
+) -> tuple[tuple[str, str], str]:
+    """How reasoning is opened and closed, and the part of the prompt that opens it."""
+    source = str(tokenizer.chat_template)
+    _, opens, closes = next((form for form in THINKING if form[0] in source), THINKING[0])
+    opened = next((prompt[prompt.rindex(o) :] for o, _, _ in THINKING if prompt.rstrip().endswith(o)), "")
+    if key is not None:
+        text = probe.write([*earlier, answer | {key: REASON}])
+        between = text.partition(REASON)[2].partition(ANSWER)
+        if between[1]:
+            closes = between[0]
+    return (opened or opens, closes), opened
+
+
+def _marks(text: str) -> list[int]:
+    """Where what reads like special tokens ends, in the order of the text."""
+    return [found.end() for found in _MARK.finditer(text)]
+
+
+def _ending(last: str, followed: str, word: str) -> Ending:
+    """The end of an answer, from a conversation that ends with it and one in which a question follows."""
+    closing, following = last.partition(word)[2], followed.partition(word)[2]
+    ends = _marks(closing)
+    common = [end for end in ends if following.startswith(closing[:end])]
+    if ends:
+        # What also stands in the middle of a conversation is its own, what follows only at the end is the
+        # text's (Phi-3's end of text); where nothing is in common, the end is the answer's (gpt-oss's).
+        end = (common or ends)[-1]
+        return Ending(closing[:end], closing[end:])
+    if closing.strip():
+        return Ending(closing.rstrip(), closing[len(closing.rstrip()) :])
+    return _beginning(following[len(closing) :] if following.startswith(closing) else following)
+
+
+def _beginning(following: str) -> Ending:
+    """The mark that the next turn begins with, if it does with one."""
+    found = _MARK.match(following.lstrip())
+    blank = len(following) - len(following.lstrip())
+    return Ending(following[:blank] + found[0], "", next=True) if found else Ending()
+
+
+def _ending_of_calls(
+    probe: _Probe, user: Given, called: Given, ending: Ending, tools: list[Given] | None
+) -> Ending:
+    last = probe.write([user, called], tools=tools)
+    followed = probe.write([user, called, _OUTCOME], tools=tools)
+    if ending.next:
+        return _beginning(followed[len(last) :]) if followed.startswith(last) else ending
+    closing = last[last.rfind(_VALUE) :]
+    following = followed[followed.rfind(_VALUE, 0, followed.find(_RESULT)) :]
+    ends = _marks(closing)
+    common = [end for end in ends if following.startswith(closing[:end])]
+    if not ends:
+        return ending
+    end = (common or ends)[-1]
+    begin = max((found.start() for found in _MARK.finditer(closing) if found.end() == end), default=0)
+    return Ending(closing[begin:end], closing[end:])

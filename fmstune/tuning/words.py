@@ -1,0 +1,62 @@
+"""A check by another way: are the words of a row in what the chat template wrote of it?
+
+What a template does with a conversation is its own affair, and most of them drop what they do not know
+without an error. So each text is looked for in the rendering, as it is or as JSON writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fmstune.tuning.reading.messages import Message
+
+_BLANKS = re.compile(r"[\s\\]+")
+
+Missing = tuple[str, str]
+"""What is missing, as `calls of tools`, and its words."""
+
+
+def missing_words(messages: Sequence[Message], tools: Any, texts: Sequence[str]) -> Iterator[Missing]:
+    """What of a conversation is in none of the texts. Reasoning is not asked for: templates take it out of
+    all but the last answer, each of which is looked at by itself."""
+    bare: list[str] = []
+    for what, words in _words(messages, tools):
+        if not words or any(words in text for text in texts):
+            continue
+        escaped = json.dumps(words, ensure_ascii=False)[1:-1]
+        if any(escaped in text for text in texts):
+            continue
+        # Templates trim, indent and escape as they like: what is left without blanks decides.
+        if not bare:
+            bare = [_BLANKS.sub("", text) for text in texts]
+        plain = _BLANKS.sub("", words)
+        if not any(plain in text for text in bare):
+            yield what, words
+
+
+def _words(messages: Sequence[Message], tools: Any) -> Iterator[Missing]:
+    for message in messages:
+        role = message["role"]
+        what = "results of tools" if role == "tool" else f"words of the {role}"
+        yield what, message["content"].strip()
+        for call in message.get("tool_calls", ()):
+            yield "calls of tools", call["function"]["name"]
+            for leaf in _leaves(call["function"]["arguments"]):
+                yield "arguments of calls", leaf.strip()
+    for tool in tools or ():
+        function = tool.get("function", tool)
+        yield "tools", str(function.get("name", "")) if isinstance(function, Mapping) else ""
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _leaves(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _leaves(each)

@@ -1,0 +1,332 @@
+"""Conversations as a chat template writes them, and each answer as the model will have to write it.
+
+An answer is what follows the template's own prompt for all that comes before it, up to and with the mark that
+ends it. Canonical messages (`reading.messages`) are given to the template in the form that it takes
+(`dialect`). What it has no words for is refused, or comes back as a remark: a clause without the row.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from fmstune.tuning.dialect import EMPTY_BLOCK, Dialect, Ending, Given, as_parts, ask
+from fmstune.tuning.errors import DataError
+from fmstune.tuning.reading.messages import Message, says_something
+
+_SENTINEL = "\ue000"
+
+LOST_REASONING = (
+    "reasoning is not trained: the chat template leaves it out (data.reasoning = keep writes it all the same)"
+)
+NO_REASONING = (
+    "an answer without reasoning is written with an empty block of it, which the chat template's prompt opens"
+)
+NO_END = "the chat template writes nothing that ends an answer, so the model does not learn to stop"
+_AS_SYSTEM = "a developer's message is given as a system message: the chat template knows no developer"
+_SYSTEM_JOINED = "a system message is joined to the question after it: the chat template has no place for it"
+_JOINED = {
+    "user": "questions in a row are joined: the chat template wants questions and answers in turn",
+    "assistant": "answers in a row are joined: the chat template wants questions and answers in turn",
+}
+_ASKED = "an empty question is put before an assistant who begins: the chat template wants a question first"
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A conversation as the template can take it, and what had to be changed for that."""
+
+    messages: tuple[Message, ...]
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An answer in its place: `text` up to the end of a rendering in which it is the last message, of which
+    the answer is what stands from `start` to `end`. The `prompt` is what `text` begins with up to there, but
+    for templates that open an answer with what they do not write before one."""
+
+    prompt: str
+    text: str
+    start: int
+    end: int
+    mark: str
+    """What it ends with, "" if the template writes nothing there."""
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes conversations with the chat template of a tokenizer.
+
+    `keep_reasoning` writes reasoning that the template leaves out as its family does; `strict` refuses
+    conversations that would have to be changed to fit.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    keep_reasoning: bool = False
+    strict: bool = False
+
+    @functools.cached_property
+    def dialect(self) -> Dialect:
+        """What the template has words for; asked at the first conversation."""
+        return ask(self.tokenizer)
+
+    def fitted(self, messages: Sequence[Message], place: str) -> Fitted:
+        """The conversation with its roles as the template knows them. Raises `DataError`, if `strict`."""
+        dialect = self.dialect
+        made, remarks = list(messages), []
+        if not dialect.developer and any(message["role"] == "developer" for message in made):
+            made = [m | {"role": "system"} if m["role"] == "developer" else m for m in made]
+            if not dialect.system:
+                remarks.append(_SYSTEM_JOINED)
+            else:
+                remarks.append(_AS_SYSTEM)
+        if not dialect.system and any(message["role"] == "system" for message in made):
+            made = _system_joined(made)
+            remarks.append(_SYSTEM_JOINED)
+        if dialect.asked_first and made and _first_speaker(made) == "assistant":
+            at = next(i for i, message in enumerate(made) if message["role"] == "assistant")
+            made.insert(at, {"role": "user", "content": ""})
+            remarks.append(_ASKED)
+        if dialect.alternates:
+            made, joined = _neighbours_joined(made, place)
+            remarks += [_JOINED[role] for role in joined]
+        remarks = list(dict.fromkeys(remarks))
+        if remarks and self.strict:
+            raise DataError(f"{place}: {remarks[0]}; --strict-chat refuses that.")
+        return Fitted(tuple(made), tuple(remarks))
+
+    def require_words(self, messages: Sequence[Message], tools: Any, place: str) -> None:
+        """Raises `DataError` for tools, calls and results that the template has no words for."""
+        dialect = self.dialect
+        calls = any(message.get("tool_calls") for message in messages)
+        results = any(message["role"] == "tool" for message in messages)
+        for there, known, what in (
+            (bool(tools), dialect.tools, "tools"),
+            (calls, dialect.calls is not None, "calls of tools"),
+            (results, dialect.results, "results of tools"),
+        ):
+            if there and not known:
+                raise DataError(
+                    f"{place}: the model's chat template has no words for {what}; give one that has: "
+                    "model.chat_template = chatml, or a Jinja file."
+                )
+
+    def whole(self, messages: Sequence[Message], tools: Any, place: str, *, prompt: bool = False) -> str:
+        """A fitted conversation as the template writes it; `prompt` lets it open the answer that follows.
+
+        Raises `DataError` with what the template has against it.
+        """
+        given = [self._given(message) for message in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                given, tools=tools or None, tokenize=False, add_generation_prompt=prompt
+            )
+        except Exception as error:  # a template may raise what it wants, as those that insist on an order do
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise DataError(
+                f"{place}: the model's chat template refuses this conversation: {reason}"
+            ) from None
+        return str(text)
+
+    def answer(self, earlier: Sequence[Message], message: Message, tools: Any, place: str) -> Written:
+        """An answer after the messages before it. Raises `DataError`."""
+        text = self.whole([*earlier, message], tools, place)
+        prompt = self._prompt(earlier, text, tools, place)
+        reasoning = message.get("reasoning_content", "").strip()
+        remarks: list[str] = []
+        base = prompt.removesuffix(self.dialect.opened) if self.dialect.opened else prompt
+        opens, closes = self.dialect.thinking
+        if text.startswith(prompt):
+            start = len(prompt)
+            if reasoning and not _contains(text, reasoning, start):
+                if self.keep_reasoning:
+                    block = ("" if prompt != base else opens) + reasoning + closes
+                    text = prompt + block + EMPTY_BLOCK.sub("", text[start:], count=1)
+                else:
+                    remarks.append(LOST_REASONING)
+        elif prompt != base and text.startswith(base):
+            # The prompt opens a block of reasoning, and the template writes no reasoning into the answer:
+            # DeepSeek's takes it out, Nemotron's writes `<think></think>` where there is none.
+            rest = text[len(base) :]
+            blank = EMPTY_BLOCK.match(rest)
+            text, start = prompt + reasoning + closes + (rest[blank.end() :] if blank else rest), len(prompt)
+            if not reasoning:
+                remarks.append(NO_REASONING)
+        elif self.dialect.closed and reasoning and prompt.endswith(self.dialect.closed):
+            # The prompt asks for an answer without reasoning (that of small Qwen3.5), and this one has some.
+            prompt = prompt.removesuffix(self.dialect.closed)
+            if not self.keep_reasoning or not text.startswith(prompt):
+                silent = {k: v for k, v in message.items() if k not in ("reasoning_content", "inline")}
+                written = self.answer(earlier, silent, tools, place)
+                return replace(written, remarks=(*written.remarks, LOST_REASONING))
+            start = len(prompt)
+        else:
+            start = self._start(earlier, message, text, tools, place)
+            if reasoning and not _contains(text, reasoning, start):
+                remarks.append(LOST_REASONING)
+        ending = self.dialect.ending_of_calls if message.get("tool_calls") else self.dialect.ending
+        text, end = _ended(text, start, ending)
+        remarks += [] if ending.mark else [NO_END]
+        return Written(prompt, text, start, end, ending.mark.strip(), tuple(remarks))
+
+    def ends(self) -> tuple[str, ...]:
+        """The tokens that answers end with, those of them that are single tokens of the tokenizer."""
+        found = []
+        for ending in (self.dialect.ending, self.dialect.ending_of_calls):
+            ids = self.tokenizer(ending.mark, add_special_tokens=False)["input_ids"] if ending.mark else []
+            last = self.tokenizer.convert_ids_to_tokens(ids[-1]) if ids else ""
+            if last and ending.mark.endswith(last):
+                found.append(last)
+        return tuple(dict.fromkeys(found))
+
+    def _given(self, message: Message) -> Given:
+        """A canonical message in the form that the template takes."""
+        dialect = self.dialect
+        given: Given = {"role": message["role"], "content": message["content"]}
+        calls = message.get("tool_calls")
+        key = dialect.reasoning_of_calls if calls else dialect.reasoning
+        if message.get("reasoning_content"):
+            if key is not None:
+                given[key] = message["reasoning_content"]
+            elif "inline" in message and not dialect.opened and not self._in_other_words():
+                given["content"] = message["inline"]
+        if calls and dialect.calls is not None:
+            given["tool_calls"] = [_call(call, as_text=dialect.calls.text) for call in calls]
+            if not given["content"] and dialect.calls.content != "empty":
+                del given["content"]
+                given |= {"content": None} if dialect.calls.content == "none" else {}
+        given |= {name: message[name] for name in ("name", "tool_call_id") if name in message}
+        given |= message.get("extra", {})
+        return as_parts(given) if dialect.parts else given
+
+    def _in_other_words(self) -> bool:
+        """Whether reasoning is kept, and this family writes it in other words than <think> and </think>."""
+        return self.keep_reasoning and not self.dialect.thinking[0].startswith("<think>")
+
+    def _prompt(self, earlier: Sequence[Message], text: str, tools: Any, place: str) -> str:
+        """What the template opens an answer with; for one that nothing comes before, which few templates
+        write a prompt for, as far as the answer's own rendering shows it."""
+        if any(message["role"] not in ("system", "developer") for message in earlier):
+            return self.whole(earlier, tools, place, prompt=True)
+        try:
+            if earlier:
+                return self.whole(earlier, tools, place, prompt=True)
+        except DataError:
+            pass  # as Qwen3.5's: there is no question in it yet
+        opening = self.dialect.prompt.removesuffix(self.dialect.opened)
+        at = text.find(opening) if opening else -1
+        return text[:at] + self.dialect.prompt if at >= 0 else ""
+
+    def _start(self, earlier: Sequence[Message], message: Message, text: str, tools: Any, place: str) -> int:
+        """Where an answer begins whose rendering does not begin with the prompt: as the template marks it,
+        else where it writes other words in its place. Raises `DataError` where neither tells."""
+        marked = self._marked([*earlier, message], tools, text)
+        if marked is not None:
+            return marked
+        sentinel = {"role": "assistant", "content": _SENTINEL}
+        opening, found, _ = self.whole([*earlier, sentinel], tools, place).partition(_SENTINEL)
+        if found and text.startswith(opening):
+            return len(opening)
+        raise DataError(
+            f"{place}: with this chat template it cannot be told which words are the assistant's; train on "
+            'all of them (data.train_on = "all"), or give another template (model.chat_template).'
+        )
+
+    def _marked(self, messages: Sequence[Message], tools: Any, text: str) -> int | None:
+        """Where the template itself marks the beginning of the last answer, with `{% generation %}`."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        template = self.tokenizer.get_chat_template(tools=tools)
+        if "endgeneration" not in template:
+            return None
+        texts, spans = render_jinja_template(
+            conversations=[[self._given(message) for message in messages]],
+            tools=tools,
+            chat_template=template,
+            return_assistant_tokens_mask=True,
+            **self.tokenizer.special_tokens_map,
+        )
+        return int(spans[0][-1][0]) if texts[0] == text and spans[0] else None
+
+
+def _call(call: Message, *, as_text: bool) -> Message:
+    function = call["function"]
+    arguments = function["arguments"]
+    if as_text and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return call | {"function": function | {"arguments": arguments}}
+
+
+def _contains(text: str, words: str, start: int) -> bool:
+    return text.find(words, start) >= 0
+
+
+def _ended(text: str, start: int, ending: Ending) -> tuple[str, int]:
+    """The text with the mark of the answer's end in it, and where that ends."""
+    if ending.next:
+        return text + ending.mark, len(text) + len(ending.mark)
+    if not ending.mark:
+        return text, len(text)
+    for closing in (ending.mark + ending.after, ending.mark):
+        if text.endswith(closing) and len(text) - len(closing) >= start:
+            return text, len(text) - len(closing) + len(ending.mark)
+    return text, len(text)
+
+
+def _first_speaker(messages: Sequence[Message]) -> str | None:
+    speakers = (message["role"] for message in messages if message["role"] not in ("system", "developer"))
+    return next(speakers, None)
+
+
+def _system_joined(messages: Sequence[Message]) -> list[Message]:
+    """The messages with each system message before the words of the question after it, as Gemma's authors do;
+    what no question follows is a question of its own."""
+    made: list[Message] = []
+    waiting: list[str] = []
+    for message in messages:
+        if message["role"] == "system":
+            waiting.append(message["content"])
+            continue
+        if waiting and message["role"] == "user":
+            message = message | {"content": "\n\n".join([*waiting, message["content"]])}
+        elif waiting:
+            made.append({"role": "user", "content": "\n\n".join(waiting)})
+        waiting = []
+        made.append(message)
+    return made
+
+
+def _neighbours_joined(messages: Sequence[Message], place: str) -> tuple[list[Message], list[str]]:
+    """The messages with questions and answers in turn, and the roles of which some were joined."""
+    made: list[Message] = []
+    joined = []
+    for message in messages:
+        role = message["role"]
+        if not made or role not in _JOINED or made[-1]["role"] != role:
+            made.append(message)
+            continue
+        before = made[-1]
+        if not says_something(before) or not says_something(message):
+            made[-1] = message if says_something(message) else before
+        elif before.get("weight", 1.0) != message.get("weight", 1.0):
+            raise DataError(
+                f"{place}: two messages in a row have different weights, and the chat template wants "
+                "questions and answers in turn; put something between them, or give them one weight."
+            )
+        else:
+            made[-1] = before | message | _both(before, message, "content", "reasoning_content")
+        joined.append(role)
+    return made, joined
+
+
+def _both(first: Message, second: Message, *keys: str) -> Message:
+    """The texts of two messages, one after the other."""
+    texts = {key: [each[key] for each in (first, second) if each.get(key)] for key in keys}
+    return {key: "\n\n".join(found) for key, found in texts.items() if found}
