@@ -129,6 +129,7 @@ def _ship(
         ledger,
         reference=job["reference"],
         cwd=ledger.cwd or str(Path.cwd()),
+        module_path=_module_path(job["reference"]),
         options=process_redactor().mapping(job["options"]),
     )
     try:
@@ -144,6 +145,18 @@ def _ship(
         _leave(EXIT_RETRY, log)
     _leave(EXIT_DONE, log)
     return EXIT_DONE
+
+
+def _module_path(reference: str) -> str:
+    """The directory from which the module in a reference was imported; nothing for a script, whose reference
+    is its path."""
+    name = reference.rpartition(":")[0]
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if not isinstance(file, str):
+        return ""
+    path = Path(file).resolve()
+    folders = name.count(".") + (path.name == "__init__.py")
+    return str(path.parents[folders])
 
 
 def _note(directory: Path, name: str, error: str) -> None:

@@ -27,12 +27,17 @@ _SECONDS_TO_END = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Which tracker a shipper is for. `options` may hold secrets, so a job is never written to disk."""
+    """Which tracker a shipper is for. `options` may hold secrets, so a job is never written to disk.
+
+    `cwd` is the directory that relative paths start from, `module_path` the one where a plug-in's module was
+    found when the run was tracked; without them, it is as here.
+    """
 
     name: str
     reference: str
     options: Mapping[str, Any] = field(default_factory=dict)
     cwd: str | None = None
+    module_path: str = ""
 
 
 class ShipperProcess:
@@ -64,7 +69,7 @@ class ShipperProcess:
                 "check": check_within is not None,
                 "timeout": check_within,
                 "parent": os.getpid(),
-                "sys_path": [path or str(Path.cwd()) for path in sys.path],
+                "sys_path": _search_path(job),
             }
         )
 
@@ -191,6 +196,16 @@ class ShipperProcess:
                 return b""
             line += part
         return line
+
+
+def _search_path(job: Job) -> list[str]:
+    """Where the shipper looks for modules: as this process does, but for a plug-in where it was found before,
+    since here another module may have its name."""
+    here = str(Path.cwd())
+    paths = [path or here for path in sys.path]
+    earlier = [path for path in (job.module_path, job.cwd) if path and path not in paths]
+    at = paths.index(here) if here in paths else len(paths)
+    return [*paths[:at], *earlier, *paths[at:]]
 
 
 def _how_it_died(code: int) -> str:

@@ -71,7 +71,8 @@ def sync(
             # Where the run was tracked from before; a tracker that is new to it starts from here.
             before = ledger.cwd if ledger else ""
             cwd = before if before and Path(before).is_dir() else None
-            job = Job(name, where, {**kept, **options.get(name, {})}, cwd)
+            found_in = ledger.module_path if ledger else ""
+            job = Job(name, where, {**kept, **options.get(name, {})}, cwd, found_in)
             line = _deliver(directory, job, check_within, progress)
         lines.append(line)
     return lines
@@ -83,7 +84,8 @@ def _deliver(directory: Path, job: Job, check_within: float, progress: Progress)
         check = shipper.check()
         if not check.ok:
             (line,) = report(directory, [job.name])
-            return dataclasses.replace(line, error=check.detail, remedy=check.remedy, since=None)
+            remedy = _where_it_was(job) if "ModuleNotFoundError" in check.detail else ""
+            return dataclasses.replace(line, error=check.detail, remedy=remedy or check.remedy, since=None)
         code = _ship(directory, shipper, progress)
     finally:
         shipper.kill()
@@ -95,6 +97,16 @@ def _deliver(directory: Path, job: Job, check_within: float, progress: Progress)
     if code is None:
         return dataclasses.replace(line, error=f"no progress for {_STALLED_SECONDS:.0f} s, given up")
     return line
+
+
+def _where_it_was(job: Job) -> str:
+    """The remedy for a plug-in's module that is not found, when it is known where it was."""
+    folder = job.module_path or job.cwd
+    if not folder:
+        return ""
+    return (
+        f"put the module back into {folder}, where the run was tracked with it, or its folder into PYTHONPATH"
+    )
 
 
 def _ship(directory: Path, shipper: ShipperProcess, progress: Progress) -> int | None:

@@ -1,0 +1,66 @@
+"""A run that was tracked with a plug-in is synced from any directory, or says what is missing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from fmstune.delivery.processes import Fleet
+from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.shipper_process import Job
+from fmstune.delivery.sync import sync
+from fmstune.trackers.base import MetricPoint
+
+PLUGIN = """
+from pathlib import Path
+from fmstune import Tracker
+class Mine(Tracker):
+    def track_point(self, point):
+        if not (Path(__file__).parents[1] / "well").exists():
+            raise ConnectionRefusedError("not now")
+        with (Path(__file__).parents[1] / "got").open("a") as file:
+            file.write(f"{point.step}\\n")
+"""
+
+
+@pytest.fixture
+def home(recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a plug-in, from which a run was tracked that the plug-in has missed."""
+    home = tmp_path / "home"
+    (home / "package").mkdir(parents=True)
+    (home / "package" / "mine.py").write_text(PLUGIN)
+    other = tmp_path / "elsewhere"
+    (other / "package").mkdir(parents=True)
+    (other / "package" / "mine.py").write_text("raise SystemExit('the wrong module')")
+    with monkeypatch.context() as here:
+        here.chdir(home)
+        here.setattr(sys, "path", [*sys.path, str(home)])
+        fleet = Fleet([Job("package.mine:Mine", "package.mine:Mine")], check_within=None, close_timeout=20)
+        fleet.sail(run_directory)
+        recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
+        recorder.close("finished")
+        fleet.finish()
+    recorder.journal.close()
+    monkeypatch.chdir(other)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(other)])
+    return home
+
+
+def test_the_plug_in_is_found_where_it_was_when_the_run_was_tracked(home: Path, run_directory: Path) -> None:
+    (home / "well").touch()
+    (line,) = sync(run_directory, None, {}, str)
+    assert (line.state, line.delivered) == ("complete", 2), line
+    assert (home / "got").read_text() == "1\n"
+
+
+def test_a_plug_in_that_is_gone_is_said_to_be_missing_and_where_it_was(
+    home: Path, run_directory: Path, tmp_path: Path
+) -> None:
+    (home / "package").rename(tmp_path / "moved")
+    for path in (tmp_path / "elsewhere" / "package", tmp_path / "elsewhere"):
+        path.rename(path.with_name("gone"))
+    (line,) = sync(run_directory, None, {}, str)
+    assert "ModuleNotFoundError: No module named 'package" in str(line.error)
+    assert str(home) in str(line.remedy)
