@@ -106,10 +106,11 @@ class FileTracker(Tracker):
         folder = path.parent.resolve()
         while not folder.exists():
             folder = folder.parent
-        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        if path.exists():
+            if not os.access(path, os.R_OK | os.W_OK):
+                return Check("no_permission", f"{path} cannot be read and written to", remedy)
+        elif not (folder.is_dir() and os.access(folder, os.W_OK)):
             return Check("no_permission", f"{folder} cannot be written to", remedy)
-        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-            return Check("no_permission", f"{path} cannot be read and written to", remedy)
         if why := why_not_appended_to(path):
             return Check("bad_option", f"{path} is no file of fmstune's events: {why}", remedy)
         return Check("ok", f"writes {self.config.path}", server=str(folder))
