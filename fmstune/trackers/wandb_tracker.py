@@ -7,11 +7,8 @@ W&B's own ways of configuration stay in force: an option that is not given here 
 from __future__ import annotations
 
 import dataclasses
-import glob
 import os
 import re
-import shlex
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +27,16 @@ from fmstune.trackers.base import (
     merged,
 )
 from fmstune.trackers.wandb_account import WandbUnusable, ask_server, find_api_key, reason, server_address
+from fmstune.trackers.wandb_files import (
+    begin_offline,
+    continued_by_another,
+    end_offline,
+    is_of_another,
+    mark,
+    remove_cut_off,
+    require_writable,
+    to_sync,
+)
 
 if TYPE_CHECKING:
     import wandb
@@ -38,9 +45,8 @@ MODES = ("online", "offline", "disabled")
 EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 255}
 """W&B shows 0 as finished, others as failed; 255 is what its SDK itself reports for Ctrl-C."""
 
-_OPEN_MARK = "fmstune-open"
 _MARK = "fmstune"
-"""The param that says which run of fmstune a W&B run holds last, by its id and where its numbers begin."""
+"""The param that has the mark of the run."""
 _MOST_NAME = 128  # the service refuses a run with a longer one, when it is opened
 _AXES = ("train/global_step", "train/epoch")
 _LOST = ("filestream: fatal error", "runupserter: failed to upload")
@@ -126,9 +132,7 @@ class WandbTracker(Tracker):
             self._run.name = self._fitted(self.config.name or settings.run_name or start.name)
             return self._opened_run(self._run)
         if settings._offline and not settings._noop:
-            _require_writable(Path(settings.wandb_dir))
-            if start.redelivery and start.tracker_run_id:
-                _remove_cut_off(Path(settings.wandb_dir), start.tracker_run_id)
+            start = self._offline_start(start, Path(settings.wandb_dir))
         elif not settings._noop:
             find_api_key(settings)  # without any, `wandb.init` would ask at a terminal
         # Only here can the login's "Loaded credentials" be silenced and a call of git be avoided.
@@ -138,8 +142,7 @@ class WandbTracker(Tracker):
         self._first_step = 0 if run.disabled else run.starting_step
         self._resumed = start.tracker_run_id is not None
         if run.offline and not run.disabled:
-            _require_place(run, Path(settings.wandb_dir))
-            _open_mark(run).write_text(run.id, encoding="utf-8")
+            begin_offline(run, start, Path(settings.wandb_dir))
         elif start.run_id is not None and not run.disabled:
             run = self._claimed(run, start, settings)
         self._run = run
@@ -157,7 +160,7 @@ class WandbTracker(Tracker):
         return wandb.init(
             **self._init_options(start, settings),
             id=start.tracker_run_id,
-            config={_MARK: _mark(start)} if marked else None,
+            config={_MARK: mark(start)} if marked else None,
             resume="allow" if start.tracker_run_id else None,
             reinit="create_new",  # never the run that a user's own script has open
             settings=wandb.Settings(**_quiet_settings(start, settings)),
@@ -170,32 +173,43 @@ class WandbTracker(Tracker):
         in directories of their own both continue its W&B run, under the same numbers: the second one gets a
         W&B run of its own.
         """
-        mark: Any = run.config.get(_MARK)
-        if not isinstance(mark, Mapping) or not isinstance(mark.get("after"), int):
-            # Nobody's, or that of an earlier version.
-            mark = {"run_id": start.run_id if start.tracker_run_id else None, "after": -1}
-        self._resumed = mark.get("run_id") == start.run_id
+        found: Any = run.config.get(_MARK)
+        owner = found.get("run_id") if isinstance(found, Mapping) else None
+        if owner is None and start.tracker_run_id:  # an earlier version left no mark
+            owner = start.run_id
+        self._resumed = owner == start.run_id
         if self._resumed:
             return run
-        if self._first_step <= start.after + 1 and mark["after"] < max(start.after, 1):
+        if self._first_step <= start.after + 1 and not is_of_another(found, start):
             config: Any = run.config
-            config.update({_MARK: _mark(start)}, allow_val_change=True)
+            config.update({_MARK: mark(start)}, allow_val_change=True)
             return run
         run.finish()
-        if start.tracker_run_id is None:
+        if start.tracker_run_id is None or settings.run_id is not None:
             raise TrackerError(
                 f"The W&B run {run.id} holds other points; unset WANDB_RUN_ID and WANDB_RESUME."
             )
-        self._notes.append(f"a W&B run of its own, as another run continues {run.id}")
         self._first_step = 0
-        return self._init(dataclasses.replace(start, tracker_run_id=None), settings)
+        return self._init(self._of_its_own(start), settings)
+
+    def _offline_start(self, start: RunStart, folder: Path) -> RunStart:
+        require_writable(folder)
+        if start.tracker_run_id is None or start.run_id is None:
+            return start
+        if start.redelivery:
+            remove_cut_off(folder, start)
+        return self._of_its_own(start) if continued_by_another(folder, start) else start
+
+    def _of_its_own(self, start: RunStart) -> RunStart:
+        self._notes.append(f"a W&B run of its own, as another run continues {start.tracker_run_id}")
+        return dataclasses.replace(start, tracker_run_id=None)
 
     def _opened_run(self, run: wandb.Run) -> TrackerRun:
         if run.disabled:
             return TrackerRun(run.id, note=_disabled())
         notes, url = self._notes, None
         if run.offline:  # which prints a warning when it is asked for its URL
-            notes = [*notes, f"offline, send it with `wandb sync {_offline_files(run)}`"]
+            notes = [*notes, f"offline, send it with `wandb sync {to_sync(run)}`"]
         else:
             url = run.url
         # `delivered_through` stays unknown: W&B sends rows every 15 s and params every 6 s, so that
@@ -251,10 +265,10 @@ class WandbTracker(Tracker):
         run.finish(exit_code=EXIT_CODES[status])
         if run.disabled:
             return
-        mark, log = _open_mark(run), Path(run.settings.log_internal)
+        log = Path(run.settings.log_internal)
         _wait_for_core()
         if run.offline:
-            mark.unlink(missing_ok=True)
+            end_offline(run)
         elif lost := _lost_upload(log):
             raise TrackerError(f"W&B did not take the whole run: {lost}.")
 
@@ -264,7 +278,7 @@ class WandbTracker(Tracker):
             if settings._noop:
                 return Check("ok", _disabled())
             if settings._offline:
-                _require_writable(Path(settings.wandb_dir))
+                require_writable(Path(settings.wandb_dir))
                 detail = f"offline, in {settings.wandb_dir}, to be sent later with `wandb sync`"
                 return Check("ok", detail, server=settings.wandb_dir)
             key = find_api_key(settings)
@@ -396,15 +410,6 @@ def _lost_upload(log: Path) -> str | None:
     return f"its upload ended with {f'HTTP {status[1]}' if status else 'an error'}, see {log}"
 
 
-def _open_mark(run: wandb.Run) -> Path:
-    """A file that is in an offline run's folder from `open` to the end of `close`."""
-    return Path(run.dir).parent / _OPEN_MARK
-
-
-def _mark(start: RunStart) -> dict[str, Any]:
-    return {"run_id": start.run_id, "after": start.after}
-
-
 def _disabled_by_variable() -> bool:
     return os.environ.get("WANDB_DISABLED", "").upper() in ("1", "ON", "YES", "TRUE")
 
@@ -412,38 +417,3 @@ def _disabled_by_variable() -> bool:
 def _disabled() -> str:
     by = " by WANDB_DISABLED" if _disabled_by_variable() else ""
     return f"disabled{by}: nothing is sent to W&B and nothing is kept for it"
-
-
-def _offline_files(run: wandb.Run) -> str:
-    """What `wandb sync` is to be given: the run's folder, or all of them when it was resumed."""
-    folder = Path(run.dir).parent
-    name = f"offline-run-*-{glob.escape(run.id)}"
-    # A second folder of one second gets a number behind the id.
-    folders = sorted({*folder.parent.glob(name), *folder.parent.glob(f"{name}-[0-9]*")})
-    return " ".join(shlex.quote(str(each)) for each in folders or [folder])
-
-
-def _require_place(run: wandb.Run, folder: Path) -> None:
-    """Raise `OSError` when the SDK has put the run elsewhere: into the temporary folder, where nobody looks
-    for it, when its own could not be made or written to after it was checked."""
-    place = Path(run.dir).parent
-    if not place.resolve().is_relative_to(folder.resolve()):
-        run.finish(exit_code=1)
-        raise OSError(
-            f"W&B could not write to {folder} and went to {place}; make room there, or choose another dir"
-        )
-
-
-def _remove_cut_off(folder: Path, run_id: str) -> None:
-    """Remove what cut-off deliveries of the run left: folders with our mark and the run's id."""
-    for mark in folder.glob(f"offline-run-*/{_OPEN_MARK}"):
-        if mark.read_text(encoding="utf-8") == run_id:
-            shutil.rmtree(mark.parent)
-
-
-def _require_writable(folder: Path) -> None:
-    """Where it cannot write, W&B falls back to the temporary folder, where nobody looks."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        remedy = "choose another folder with the option dir, or WANDB_DIR"
-        raise WandbUnusable("no_permission", f"{folder} cannot be written to", remedy, str(folder))

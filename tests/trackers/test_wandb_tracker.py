@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import wandb
 
-from fmstune.trackers import wandb_tracker
+from fmstune.trackers import wandb_files, wandb_tracker
 from fmstune.trackers.base import Check, MetricPoint, RunStart, TrackerError, TrackerRun
 from fmstune.trackers.wandb_tracker import WandbTracker
 from tests.readers import WandbRun, read_wandb_offline, wandb_offline_dirs
@@ -227,7 +227,7 @@ def test_a_run_that_the_sdk_puts_elsewhere_is_not_taken_for_a_delivery(
 ) -> None:
     (own_world / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(own_world / "tmp"))
-    monkeypatch.setattr(wandb_tracker, "_require_writable", lambda _: None)  # the disk failed after it
+    monkeypatch.setattr(wandb_tracker, "require_writable", lambda _: None)  # the disk failed after it
     Path("file").touch()
     tracker = WandbTracker(tracker_config={"mode": "offline", "dir": "file/below"})
     with pytest.raises(OSError, match=r"could not write to .*file/below/wandb and went to .*/tmp/wandb/"):
@@ -366,6 +366,26 @@ def test_a_run_resumed_elsewhere_continues_the_wandb_run_and_a_second_one_gets_i
     assert f"another run continues {first}" in (second.note or "")
     assert cloud.runs[first].steps == [1, 2, 3, 4, 5, 6]
     assert cloud.runs[second.id or ""].steps == [4, 5]
+
+
+def test_offline_too_a_second_run_from_one_checkpoint_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    first = _deliver(_start(own="parent"), 1, 2).id
+    assert _deliver(_start(first, own="child", after=2), 3).id == first
+    assert _deliver(_start(first, own="child", after=2), 4).id == first
+    second = _deliver(_start(first, own="other child", after=2), 3)
+    assert second.id not in (None, first)
+    assert f"another run continues {first}" in (second.note or "")
+
+
+def test_a_redelivery_removes_no_folder_that_another_run_has_open() -> None:
+    place = Path("wandb/offline-run-20260101_000000-abc")
+    place.mkdir(parents=True)
+    (place / "fmstune-open").write_text("abc\ntwo")
+    wandb_files.remove_cut_off(Path("wandb"), _start("abc", own="one"))
+    assert place.exists()
+    wandb_files.remove_cut_off(Path("wandb"), _start("abc", own="two"))
+    assert not place.exists()
 
 
 def test_a_name_longer_than_wandb_takes_is_cut_with_a_note(cloud: WandbCloud) -> None:
