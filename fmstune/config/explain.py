@@ -10,12 +10,14 @@ from typing import Any
 
 from fmstune.config.annotations import written
 from fmstune.config.data_schema import written_sources
+from fmstune.config.decided import decided_by
 from fmstune.config.errors import ConfigError, shown, shown_key
 from fmstune.config.load import known_keys
-from fmstune.config.schema import OWNED_TRAINING, TABLES, TRAINING_BOUNDS, RunConfig
+from fmstune.config.schema import OWNED_TRAINING, RENAMED_TRAINING, TABLES, TRAINING_BOUNDS, RunConfig
 from fmstune.config.sources import of_other_methods
 from fmstune.config.suggest import hint
 from fmstune.config.training_fields import training_fields
+from fmstune.config.unused import unused
 from fmstune.config.values import dotted, split_key
 from fmstune.config.wording import in_words
 from fmstune.secrets import REDACTED, is_secret_name
@@ -24,7 +26,8 @@ from fmstune.secrets import REDACTED, is_secret_name
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """One setting: its value, where that comes from, and what it won over as (value, origin), the latest
-    first. `default` is what holds when nobody says anything; `takes` says in words what it may be."""
+    first. `default` is what holds when nobody says anything; `takes` says in words what it may be. `decided`
+    says by what a run decides the value, when that is not known before; `note` what else there is to say."""
 
     key: str
     value: Any
@@ -33,15 +36,23 @@ class Explanation:
     default: Any
     takes: str
     help: str
+    decided: str = ""
+    note: str = ""
 
     def lines(self) -> Iterator[str]:
         """The explanation as a few lines for people."""
-        yield f"{self.key} = {_value(self.value)}"
+        if self.decided:
+            yield f"{self.key} = auto, decided at the run: {self.decided}"
+        else:
+            yield f"{self.key} = {_value(self.value)}"
         won = "".join(f", over {_value(value)} from {origin}" for value, origin in self.over)
         if self.origin == "default":
-            yield "  by default"
+            if not self.decided:
+                yield "  by default"
         else:
             yield f"  from {self.origin}{won} (default: {_value(self.default)})"
+        if self.note:
+            yield f"  {self.note}"
         if self.help:
             yield f"  {' '.join(self.help.split())}"
         if self.takes:
@@ -57,12 +68,20 @@ def explain(config: RunConfig, key: str) -> Explanation:
     if table == "training" and name in OWNED_TRAINING:
         raise ConfigError(f"{key} is not for you to set: {OWNED_TRAINING[name]}.")
     method = config.run.method
+    newer = RENAMED_TRAINING.get(name) if table == "training" else None
+    if newer in training_fields(method):
+        note = f"an older name of training.{newer}"
+        return dataclasses.replace(explain(config, f"training.{newer}"), key=key, note=note)
     if table == "training" and name in training_fields(method):
         field = training_fields(method)[name]
         takes = _takes(field.annotation, field.choices, TRAINING_BOUNDS.get(name, {}))
         default = config.defaults.get(name, field.default)
         value = config.training.get(name, default)
-        return _explanation(config, key, value, default, takes, field.help)
+        return dataclasses.replace(
+            _explanation(config, key, value, default, takes, field.help),
+            decided=decided_by(config, name),
+            note=f"without effect in this run: {idle}" if (idle := unused(config).get(key)) else "",
+        )
     for own in dataclasses.fields(TABLES[table]) if table in TABLES else ():
         if own.name == name:
             takes = _takes(written(own), own.metadata.get("choices"), own.metadata)
@@ -82,7 +101,8 @@ def explain_all(config: RunConfig, key: str) -> list[Explanation]:
         return [each for each in chosen(config) if each.key.startswith(f"{key}.")]
     if key in (*TABLES, "training"):
         keys = known_keys(config.run.method)
-        return [explain(config, each) for each in keys if each.startswith(f"{key}.")]
+        older = [f"training.{name}" for name, new in RENAMED_TRAINING.items() if f"training.{new}" in keys]
+        return [explain(config, each) for each in keys if each.startswith(f"{key}.") and each not in older]
     return [explain(config, key)]
 
 

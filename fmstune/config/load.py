@@ -223,10 +223,17 @@ def _params(
     sources: Sources, assignments: Sequence[str], file: Path | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The user's own parameters, `[params]`, --params-file and --param; and where each came from."""
-    found, origins = sources.params, {}
+    layers = []
     if file is not None:
-        read = read_params_file(file)
-        found = merged(found, read)
-        origins = {dotted(["params", name]): shown_path(file) for name in read}
-    given = parse_params(assignments)
-    return merged(found, given), origins | {dotted(["params", name]): "--param" for name in given}
+        layers.append((read_params_file(file), shown_path(file)))
+    layers.append((parse_params(assignments), "--param"))
+    found, origins = sources.params, {}
+    for values, origin in layers:
+        for name in values:
+            key = dotted(["params", name])
+            before = origins.get(key, sources.origins.get(key))
+            if before is not None and not isinstance(found.get(name), Mapping):
+                sources.over.setdefault(key, []).insert(0, Given(found.get(name), before))
+            origins[key] = origin
+        found = merged(found, values)
+    return found, origins

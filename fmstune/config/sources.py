@@ -124,6 +124,10 @@ def _take_file(sources: Sources, text: str, name: str) -> None:
 def _take(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> None:
     table, *rest = parts
     key = dotted(parts)
+    if table in FREE_TABLES and rest and key in sources.origins:
+        there = _at(sources.params if table == "params" else sources.trackers, rest)
+        if not isinstance(there, Mapping):
+            sources.over.setdefault(key, []).insert(0, Given(there, sources.origins[key]))
     if table == "params" and rest:
         _lay(sources.params, rest, value, origin)
         sources.origins[key] = origin
@@ -151,6 +155,14 @@ def _take(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> No
         raise ConfigError(f"{origin}: {table} is a table; set what is in it, as in {one}=VALUE.{chosen}")
     else:
         raise ConfigError(f"{origin}: there is no setting {shortened(key)}.{hint(key, known_keys())}")
+
+
+def _at(table: Mapping[str, Any], parts: Sequence[str]) -> Any:
+    """What is under a key in nested tables; `None` for nothing."""
+    found: Any = table
+    for part in parts:
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
 def _lay(table: dict[str, Any], parts: Sequence[str], value: Any, origin: str) -> None:

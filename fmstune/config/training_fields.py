@@ -91,6 +91,9 @@ def _field(node: ast.AnnAssign, enums: dict[str, tuple[str, ...]]) -> TrainingFi
     if isinstance(node.value, ast.Call):
         given = {keyword.arg: keyword.value for keyword in node.value.keywords}
         default = _literal(given.get("default"))
+        factory = given.get("default_factory")
+        if isinstance(factory, ast.Lambda):
+            default = _literal(factory.body)
         metadata = given.get("metadata")
         if isinstance(metadata, ast.Dict):
             for key, value in zip(metadata.keys, metadata.values, strict=True):

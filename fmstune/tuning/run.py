@@ -7,13 +7,14 @@ loads, and nothing at all is imported or created when the configuration is wrong
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmstune.config.dump import to_mapping, to_toml
+from fmstune.config.dump import HEADER, to_mapping, to_toml
 from fmstune.config.schema import RunConfig
 from fmstune.config.unused import unused
 from fmstune.config.wording import counted
@@ -135,6 +136,7 @@ def _train(
     with stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process()):
         built = build_trainer(config, recorder, directory.path, extensions)
         _describe(built, out)
+        _record_decided(config, built, directory.path, recorder)
         guard(built, config, directory.path, out)
         out.say("run", str(directory.path))
         _add_samples(config, built, recorder, out)
@@ -229,12 +231,25 @@ def _count(number: int) -> str:
     return str(number)
 
 
-def _write_config(config: RunConfig, directory: Path, redactor: Redactor) -> None:
+def _record_decided(config: RunConfig, built: BuiltTrainer, directory: Path, recorder: Recorder) -> None:
+    """Record the settings that only this run could decide, as params and in the comment of `config.toml`: a
+    repetition decides them by its own machine."""
+    from fmstune.tuning.decided import decided
+
+    found = decided(config, built)
+    recorder.set_params(found, "decided")
+    lines = "".join(f"training.{name} = {json.dumps(value, default=str)}\n" for name, value in found.items())
+    _write_config(
+        config, directory, redactor_of(config), f"{HEADER}Decided by the machine and the data:\n{lines}"
+    )
+
+
+def _write_config(config: RunConfig, directory: Path, redactor: Redactor, header: str = HEADER) -> None:
     if not is_main_process():
         return
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        text = to_toml(config, redactor.mapping(to_mapping(config)))
+        text = to_toml(config, redactor.mapping(to_mapping(config)), header=header)
         written = directory / f".{CONFIG_NAME}"
         written.write_text(text, encoding="utf-8")
         written.replace(directory / CONFIG_NAME)  # a resumed run reads it: never half of one
