@@ -227,7 +227,8 @@ def _params(
     if file is not None:
         layers.append((read_params_file(file), shown_path(file)))
     layers.append((parse_params(assignments), "--param"))
-    found, origins = sources.params, {}
+    found = sources.params
+    origins: dict[str, str] = {}
     for values, origin in layers:
         for name in values:
             key = dotted(["params", name])
