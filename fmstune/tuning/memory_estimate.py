@@ -19,7 +19,7 @@ _LOGITS_BACKWARD = 3
 _LOGITS_KEPT = 2
 """Those of the trained model that wait for its backward pass while the reference computes its own."""
 _HEAD_CHUNK = 32768
-"""TRL's own LM head, on a GPU, holds the logits of so many tokens of the vocabulary at once."""
+"""TRL's own LM head holds the logits of so many tokens of the vocabulary at once."""
 _CHUNK_COPIES = 2
 
 _STARTED = 60_000_000
@@ -72,6 +72,8 @@ class Workload:
     checkpointing: bool
     eager_attention: bool
     on_gpu: bool
+    tiled_head: bool = False
+    """Whether the logits are computed in TRL's tiles, never all at once."""
     reference: int = 0
     """The weights of a model that the trained one is compared with, in bytes; an adapter needs none."""
     compared: bool = False
@@ -119,7 +121,7 @@ def estimate(work: Workload, program: int = 0) -> Estimate:
     copies = (work.weights - _head_weights(work)) // 2 if work.autocast and sharding.weights == 1 else 0
     kept = int(kept + copies)
     trains_all = work.trained > work.weights // 2
-    if work.on_gpu:
+    if work.tiled_head:
         forward = backward = work.tokens * min(work.vocabulary, _HEAD_CHUNK) * 4 * _CHUNK_COPIES
     else:
         forward = work.scored * work.vocabulary * 4 * _LOGITS_FORWARD

@@ -21,7 +21,7 @@ from fmstune.config.wording import counted
 from fmstune.tuning.data import PreparedData
 from fmstune.tuning.disk import GuardedSaving
 from fmstune.tuning.guarded_training import GuardedTraining
-from fmstune.tuning.lm_head import use_direct_lm_head
+from fmstune.tuning.lm_head import Head, fit_lm_head
 from fmstune.tuning.sdks import not_imported
 
 _OF_TRL = {
@@ -55,13 +55,18 @@ class PreferenceTuner(GuardedSaving, GuardedTraining):
     model: Any
     ref_model: Any = None
     train_dataset: Any
+    lm_head: Head | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # The weighting of WPO needs a figure that the direct head does not compute.
-        if self.args.device.type == "cpu" and not getattr(self.args, "use_weighting", False):
-            for model in filter(None, (self.model, self.ref_model)):
-                use_direct_lm_head(model.get_base_model() if hasattr(model, "get_base_model") else model)
+        direct = self.args.device.type == "cpu" and not getattr(self.args, "use_weighting", False)
+        for model in filter(None, (self.model, self.ref_model)):
+            bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+            if bare.get_output_embeddings() is not None:  # a reward model has none
+                self.lm_head = fit_lm_head(
+                    bare, direct=direct, experts=getattr(self, "aux_loss_enabled", False)
+                )
 
     def _prepare_dataset(self, dataset: Any, tokenizer: Any, args: Any, name: str) -> Any:
         """The rows come tokenised; what kto compares them with depends on the size of a batch."""

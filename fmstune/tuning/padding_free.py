@@ -1,7 +1,8 @@
 """Batches without padding: the rows of a batch one after another, as one sequence with its own positions.
 
 It is used where it is exact and pays. Exact: whether a model keeps the rows apart depends on its attention
-and its layers, so the model at hand is asked (`keeps_rows_apart`). It pays where each row has its own
+and its layers, so the model at hand is asked (`keeps_rows_apart`); one that fails at the question for any
+reason is trained with padding. It pays where each row has its own
 attention (`row_attention`, FlashAttention); a batch that is masked as one long row costs its square.
 """
 
@@ -66,7 +67,7 @@ def decide(
     if not asked and drawn and share < _LEAST_SHARE:
         return Padding(share, False, "there is next to none")
     by_rows = not compiled and _attend_by_rows(model)
-    if not by_rows and not keeps_rows_apart(model, _Reference.of(model)):
+    if not by_rows and not keeps_rows_apart(model, _reference(model)):
         if asked:
             raise ValueError(
                 f"training.{setting} = true would mix the rows of a batch: this model does not keep them "
@@ -90,18 +91,21 @@ class _Reference:
     alone: torch.Tensor
     mixed: torch.Tensor
 
-    @classmethod
-    def of(cls, model: Any) -> _Reference | None:
-        """`None` for a model that takes no rows one after another."""
-        bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-        on_meta = next(model.parameters()).device.type == "meta"
-        if on_meta or "position_ids" not in inspect.signature(bare.forward).parameters:
-            return None
-        vocabulary = int(model.get_input_embeddings().weight.shape[0])
-        ids = [(7 * i * i + 3 * i + 11) % vocabulary for i in range(_FIRST + _SECOND)]
-        first, second = ids[:_FIRST], ids[_FIRST:]
-        rows = (_logits(model, [first]), _logits(model, [second]), _logits(model, [ids]))
-        return cls(first, second, *rows)
+
+def _reference(model: Any) -> _Reference | None:
+    """`None` for a model that takes no rows one after another."""
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    on_meta = next(model.parameters()).device.type == "meta"
+    if on_meta or "position_ids" not in inspect.signature(bare.forward).parameters:
+        return None
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    ids = [(7 * i * i + 3 * i + 11) % vocabulary for i in range(_FIRST + _SECOND)]
+    first, second = ids[:_FIRST], ids[_FIRST:]
+    try:
+        alone = (_logits(model, [first]), _logits(model, [second]), _logits(model, [ids]))
+    except Exception:  # hybrid models refuse such batches in ways of their own; they are trained with padding
+        return None
+    return _Reference(first, second, *alone)
 
 
 def keeps_rows_apart(model: Any, reference: _Reference | None) -> bool:
@@ -113,7 +117,7 @@ def keeps_rows_apart(model: Any, reference: _Reference | None) -> bool:
         return False
     try:
         flat = _logits(model, [reference.first, reference.second])
-    except (TypeError, ValueError, IndexError, RuntimeError):  # it takes no such batch at all
+    except Exception:  # it takes no such batch at all
         return False
     if flat.shape[1] != _FIRST + _SECOND:  # tokens of its own come before ours, as those of a tuned prompt
         return False
@@ -125,7 +129,7 @@ def keeps_rows_apart(model: Any, reference: _Reference | None) -> bool:
 def _attend_by_rows(model: Any) -> bool:
     """Let each row have its own attention; whether that works for this model, which is left alone if not."""
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    reference = _Reference.of(model) if bare.config._attn_implementation == "sdpa" else None
+    reference = _reference(model) if bare.config._attn_implementation == "sdpa" else None
     if reference is None or not bare._can_set_attn_implementation():
         return False
     bare.set_attn_implementation(row_attention.NAME)

@@ -19,7 +19,7 @@ def require_positions(model: Any, longest: int, *, streamed: bool = False) -> st
     """
     settings = model.config.get_text_config()
     positions = getattr(settings, "max_position_embeddings", None)
-    if not isinstance(positions, int) or longest <= positions:
+    if not isinstance(positions, int) or positions <= 0 or longest <= positions:  # XLNet: -1, any number
         return None
     have = "may have" if streamed else "have"
     remedy = f"set training.max_length = {positions}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -22,12 +23,14 @@ from fmstune.tuning.compiling import require_compiler
 from fmstune.tuning.data import DataSummary, shuffled
 from fmstune.tuning.device import Precision, precision
 from fmstune.tuning.disk import GuardedSaving
+from fmstune.tuning.evaluation import TokenWeightedEvaluation
 from fmstune.tuning.extensions import Extensions
 from fmstune.tuning.guarded_training import GuardedTraining
-from fmstune.tuning.lm_head import use_direct_lm_head
+from fmstune.tuning.lm_head import Head, balances_experts, fit_lm_head
 from fmstune.tuning.memory import require_room_for_weights
 from fmstune.tuning.methods import arguments_class, build_tuner, first_sentence
 from fmstune.tuning.model import load_model, load_tokenizer
+from fmstune.tuning.neftune import RowNoise
 from fmstune.tuning.padding_free import Padding, decide
 from fmstune.tuning.positions import require_positions
 from fmstune.tuning.prepared import prepare_once
@@ -36,16 +39,45 @@ from fmstune.tuning.reading.bad_rows import BadRows
 from fmstune.tuning.special_tokens import use_tokens
 
 
-class FineTuner(GuardedSaving, GuardedTraining, SFTTrainer):
+class FineTuner(GuardedSaving, TokenWeightedEvaluation, GuardedTraining, SFTTrainer):
     """TRL's trainer, without the work that it does for cases other than ours."""
 
     data_collator: Any
+    lm_head: Head
+    unbalanced: bool
+    """Whether the config asks for a loss that balances the experts, and the model gives none."""
+    neftune_noise_alpha: float | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.args.device.type == "cpu":
-            model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-            use_direct_lm_head(model)
+        bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self.lm_head = fit_lm_head(bare, direct=self.args.device.type == "cpu", experts=self.aux_loss_enabled)
+        self.unbalanced = self.lm_head == "own" and self.aux_loss_enabled and not balances_experts(bare)
+        if self.unbalanced:
+            if self.args.router_aux_loss_coef:
+                raise ValueError(
+                    f"training.router_aux_loss_coef: {bare.config.model_type} gives no loss that balances "
+                    "its experts; leave it out."
+                )
+            self.aux_loss_enabled = bare.config.get_text_config().output_router_logits = False
+        # Not the Trainer's own noise, which goes by the width of the batch.
+        alpha, self.neftune_noise_alpha = self.neftune_noise_alpha, None
+        self._noise = None if alpha is None else RowNoise(alpha)
+        if self.args.packing and self.args.world_size > 1:
+            # A batch of packed rows is one row to `gather_for_metrics`, which would not find those that fill
+            # up the last batch of several processes, and they would be counted twice.
+            self.args.per_device_eval_batch_size = 1
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's, with noise on the embeddings where it is asked for."""
+        with contextlib.nullcontext() if self._noise is None else self._noise.on(self.model):
+            return super().train(*args, **kwargs)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's loss."""
+        if self._noise is not None:
+            self._noise.next_batch(inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Evaluation is padded also where the training is not: the Trainer averages over rows, and would
@@ -150,6 +182,14 @@ def build_trainer(
         # Virtual tokens go before each row of a batch, which without padding is one.
         avoidable = False if config.prompt_tuning.enabled else config.training.get("padding_free")
         padding = _without_padding(trainer, avoidable, seed)
+    if getattr(trainer, "lm_head", None) == "own":
+        notes = (
+            *notes,
+            "the loss is computed from the model's own logits, which takes memory: TRL's shorter way gives "
+            f"another loss for this architecture ({loaded.model.config.model_type})",
+        )
+    if getattr(trainer, "unbalanced", False):
+        notes = (*notes, "no loss balances the load of the experts: this architecture gives none")
     trainer.method, trainer.longest_row = method, max_length
     adapters.ready_for_checkpoints(trainer.model)
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, besides our own lines

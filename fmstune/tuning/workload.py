@@ -26,6 +26,10 @@ def workload(trainer: Any) -> Workload | None:
     scored = scored_tokens(batch, limit)
     if trainer.method == "reward":
         scored, vocabulary = lengths.size, 1  # one number for each sequence
+    tokens = int(lengths.size * lengths.max() if padded else lengths.sum())
+    head = getattr(trainer, "lm_head", None)
+    if head == "own":
+        scored = tokens
     reference = getattr(trainer, "ref_model", None)
     heads = getattr(settings, "num_attention_heads", None) or 1
     head_width = getattr(settings, "head_dim", None) or hidden // heads
@@ -41,7 +45,7 @@ def workload(trainer: Any) -> Workload | None:
         optimizer=str(getattr(args.optim, "value", args.optim)),
         rows=len(lengths),
         accumulation=args.gradient_accumulation_steps,
-        tokens=int(lengths.size * lengths.max() if padded else lengths.sum()),
+        tokens=tokens,
         longest=int(lengths.max()),
         scored=scored,
         layers=layers,
@@ -56,6 +60,7 @@ def workload(trainer: Any) -> Workload | None:
         checkpointing=bool(args.activation_checkpointing),
         eager_attention=getattr(settings, "_attn_implementation", "sdpa") == "eager",
         on_gpu=args.device.type != "cpu",
+        tiled_head=args.device.type != "cpu" and head in ("tiled", None),
         reference=sum(w.numel() * w.element_size() for w in reference.parameters()) if reference else 0,
         compared=not getattr(trainer, "precompute_ref_logps", True),
         sharding=spread,

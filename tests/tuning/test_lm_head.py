@@ -1,4 +1,4 @@
-"""The direct LM head gives the numbers and gradients of TRL's own, in training and in evaluation."""
+"""The loss is that of the model's own `forward`, in the cheapest way that the model at hand allows."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from transformers import (
     Gemma2Config,
     GPT2Config,
     GraniteConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
     MixtralConfig,
     PreTrainedModel,
     Qwen2Config,
+    RecurrentGemmaConfig,
 )
 from trl.trainer.utils import add_fused_lm_head
 
 from fmstune import demo
-from fmstune.tuning.lm_head import use_direct_lm_head
+from fmstune.tuning.lm_head import fit_lm_head
 
 OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
 SMALL: dict[str, Any] = {
@@ -44,7 +47,6 @@ CONFIGS = {
 SCALED = {
     "granite": GraniteConfig(**SMALL, logits_scaling=4.0),
     "gemma2": Gemma2Config(**SMALL, final_logit_softcapping=5.0),
-    "mixtral": MixtralConfig(**SMALL, num_local_experts=2),
 }
 
 
@@ -83,7 +85,7 @@ def both(config: Any, *, lora: bool = False) -> tuple[torch.nn.Module, torch.nn.
             r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"
         )
         found.append(peft.get_peft_model(model, settings))
-    assert use_direct_lm_head(direct)
+    assert fit_lm_head(direct, direct=True) == "direct"
     return found[0], found[1]
 
 
@@ -175,16 +177,75 @@ def test_without_the_fused_head_the_model_is_the_plain_one() -> None:
 
 
 @pytest.mark.parametrize("name", SCALED)
-def test_scaled_logits_and_experts_are_left_to_trl(name: str) -> None:
+@pytest.mark.parametrize("direct", [True, False])
+def test_scales_and_caps_that_trl_knows_are_left_to_it(name: str, direct: bool) -> None:
     model = build(SCALED[name])
     add_fused_lm_head(model, outputs=OUTPUTS)
     before = model.forward
-    assert not use_direct_lm_head(model)
+    assert fit_lm_head(model, direct=direct) == "tiled"
     assert model.forward == before
 
 
-def test_a_head_with_an_adapter_is_left_to_trl() -> None:
+class Capped(LlamaForCausalLM):
+    """Does to its logits what no list of names in a config can tell."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = 5 * torch.tanh(output.logits / 5)
+        return output
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("kind", ["recurrent_gemma", "capped"])
+def test_the_loss_of_a_model_that_trl_scores_wrongly_is_its_own(kind: str, direct: bool) -> None:
+    torch.manual_seed(1)
+    if kind == "capped":
+        model = Capped(LlamaConfig(**SMALL, initializer_range=1.0))
+    else:
+        config = RecurrentGemmaConfig(**SMALL, lru_width=32, logits_soft_cap=5.0, w_init_variance_scale=50.0)
+        model = AutoModelForCausalLM.from_config(config)
+    inputs = batch(model)
+    expected = cross_entropy(model.eval()(**inputs, use_cache=False).logits, inputs["labels"])
+    add_fused_lm_head(model, outputs=OUTPUTS)
+    assert fit_lm_head(model, direct=direct) == "own"
+    output = model(**inputs, fused_lm_head=True)
+    torch.testing.assert_close(output.loss, expected, rtol=1e-4, atol=1e-5)
+    model.train()(**inputs, fused_lm_head=True).loss.backward()
+    assert any(gradient.any() for gradient in gradients(model).values())
+
+
+def test_experts_are_scored_directly_until_their_own_loss_is_asked_for() -> None:
+    model = build(MixtralConfig(**SMALL, num_local_experts=2))
+    expected = model.eval()(**batch(model)).loss
+    add_fused_lm_head(model, outputs=OUTPUTS)
+    assert fit_lm_head(model, direct=True) == "direct"
+    output = model(**batch(model), fused_lm_head=True)
+    torch.testing.assert_close(output.loss, expected, rtol=1e-4, atol=1e-5)
+    assert output.aux_loss is None
+    assert model(**batch(model), fused_lm_head=True, output_router_logits=True).aux_loss > 0
+
+
+def test_asking_changes_neither_weights_nor_random_numbers_nor_the_mode() -> None:
+    model = build(None).train()
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    add_fused_lm_head(model, outputs=OUTPUTS)
+    fit_lm_head(model, direct=False)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+    assert model.training
+
+
+def test_a_head_with_an_adapter_is_not_scored_without_it() -> None:
     model = build(CONFIGS["qwen2"])
     add_fused_lm_head(model, outputs=OUTPUTS)
-    peft.get_peft_model(model, peft.LoraConfig(target_modules=["lm_head"], task_type="CAUSAL_LM"))
-    assert not use_direct_lm_head(model)
+    settings = peft.LoraConfig(target_modules=["lm_head"], init_lora_weights=False, task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(model, settings)
+    inputs = batch(model)
+    expected = cross_entropy(adapted.eval()(**inputs, use_cache=False).logits, inputs["labels"])
+    assert fit_lm_head(model, direct=True) == "own"
+    torch.testing.assert_close(adapted(**inputs, fused_lm_head=True).loss, expected, rtol=1e-4, atol=1e-5)
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean over all labelled tokens of a batch."""
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())

@@ -25,7 +25,7 @@ SEVEN = Workload(
     weights=27_000_000_000, trained=27_000_000_000, largest_trained=524_000_000, optimizer="adamw_torch",
     rows=8, accumulation=1, tokens=16384, longest=2048, scored=8000, layers=32, hidden=4096, heads_width=4096,
     keys_width=4096, intermediate=11008, vocabulary=32000, heads=32, half=False, autocast=False,
-    checkpointing=False, eager_attention=False, on_gpu=True,
+    checkpointing=False, eager_attention=False, on_gpu=True, tiled_head=True,
 )  # fmt: skip
 LIMIT = 2_000_000_000
 LARGE = ["--batch-size", "400", "--set", "training.eval_strategy=no", "--set", "training.max_steps=2"]

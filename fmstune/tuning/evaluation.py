@@ -1,0 +1,120 @@
+"""Evaluation figures as means over tokens, the same for any size of a batch, packing and number of processes.
+
+The Trainer's loss is a mean of the batches' means, and TRL's accuracy and entropy too: a batch of short
+answers counts as much as one of long ones, so that the figure changes with the batch size. The perplexity
+that people compare is that of the mean over all tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+BATCH_MEAN = "loss_batch_mean"
+"""The metric that keeps the Trainer's own figure, for comparisons with other tools."""
+
+
+@dataclass
+class _Sums:
+    """Of the rows evaluated so far: trained tokens, and over these the loss, entropy and right guesses."""
+
+    tokens: float = 0.0
+    loss: float = 0.0
+    entropy: float = 0.0
+    right: float = 0.0
+
+    def add(self, rows: torch.Tensor) -> None:
+        """`rows` is (rows, 4), in the order of the fields."""
+        tokens, loss, entropy, right = rows.double().sum(0).tolist()
+        self.tokens += tokens
+        self.loss += loss
+        self.entropy += entropy
+        self.right += right
+
+
+@dataclass
+class _Seen:
+    """What the model answered in one step of the evaluation."""
+
+    outputs: list[Any] = field(default_factory=list)
+
+    def __call__(self, module: Any, args: Any, output: Any) -> None:
+        """A forward hook."""
+        if hasattr(output, "label_mask"):  # the fused answer, not the logits that `compute_metrics` gets
+            self.outputs.append(output)
+
+
+class TokenWeightedEvaluation:
+    """For a class beside TRL's SFTTrainer, before it."""
+
+    _sums: _Sums | None = None
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """The Trainer's, with the sums of its rows noted."""
+        trainer: Any = super()
+        if self._sums is None:
+            return trainer.prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        seen = _Seen()
+        hook = model.register_forward_hook(seen)
+        try:
+            answer = trainer.prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        finally:
+            hook.remove()
+        rows = _of_rows(seen.outputs[-1], answer[0], self._per_token_loss())
+        # Cuts the rows that fill up the last batch of several processes, as it does for the Trainer's loss.
+        self._sums.add(_this(self).gather_function(rows))
+        return answer
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """The Trainer's, with means over tokens in place of means over batches."""
+        trainer: Any = super()
+        sums = self._sums = _Sums()
+        try:
+            output = trainer.evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        finally:
+            self._sums = None
+        name = f"{metric_key_prefix}_loss"
+        if sums.tokens and name in output.metrics:
+            output.metrics[f"{metric_key_prefix}_{BATCH_MEAN}"] = output.metrics[name]
+            output.metrics[name] = sums.loss / sums.tokens
+            figures = _this(self)._metrics["eval"]  # of which TRL logs the mean
+            figures["entropy"] = [sums.entropy / sums.tokens]
+            figures["mean_token_accuracy"] = [sums.right / sums.tokens]
+        return output
+
+    def _per_token_loss(self) -> str | None:
+        """What TRL sums over the tokens; `None` for a loss that is known for a whole batch only."""
+        this = _this(self)
+        if this.compute_loss_func is not None:
+            return None
+        kind = str(this.args.loss_type)
+        return None if kind == "nll" and this.label_smoother is not None else kind
+
+
+def _of_rows(output: Any, batch_loss: torch.Tensor, kind: str | None) -> torch.Tensor:
+    """Of each row: trained tokens, loss, entropy, right guesses. A batch's loss is shared out by tokens."""
+    tokens = output.label_mask.sum(-1)
+    if kind == "nll":
+        loss = -output.log_probs.sum(-1)
+    elif kind == "dft":  # https://huggingface.co/papers/2508.05629
+        loss = -(output.log_probs * output.log_probs.exp()).sum(-1)
+    else:
+        loss = batch_loss * tokens
+    return torch.stack([tokens, loss, output.entropy.sum(-1), output.is_top1.sum(-1)], dim=-1).float()
+
+
+def _this(evaluation: Any) -> Any:
+    return evaluation
