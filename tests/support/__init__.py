@@ -1,0 +1,1 @@
+"""What tests share: builders, back ends and readers. No test imports another test."""
