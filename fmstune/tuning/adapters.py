@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from peft import (
     load_peft_weights,
     set_peft_model_state_dict,
 )
+from peft import __version__ as peft_version
+from peft.tuners import tuners_utils
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -90,12 +93,22 @@ def load_adapter(model: PreTrainedModel, adapter: AdapterFile, *, trainable: boo
         settings.inference_mode = not trainable
         if settings.is_prompt_learning and trainable:
             return _learnt_prompt(model, directory, settings)
-        return PeftModel.from_pretrained(model, directory, is_trainable=trainable, config=settings)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            made = PeftModel.from_pretrained(model, directory, is_trainable=trainable, config=settings)
     except Exception as error:  # of PEFT, safetensors and torch, bare `Exception`s among them
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         if "size mismatch" in str(error):
             first = f"it does not fit {adapter.base}: its weights are of other sizes."
         raise ModelError(f"the adapter in {directory!r} cannot be loaded: {first}") from error
+    lost = next((str(each.message) for each in said if "missing adapter keys" in str(each.message)), None)
+    if lost is not None:  # of some architectures (Laguna) PEFT renames weights, and then does not find them
+        keys = re.findall(r"'([^']+)'", lost)
+        raise ModelError(
+            f"the adapter in {directory!r} cannot be loaded: PEFT {peft_version} finds no weights for "
+            f"{counted(len(keys), 'tensor')} of it, {keys[0] if keys else 'unnamed'} for one."
+        )
+    return made
 
 
 def _learnt_prompt(model: PreTrainedModel, directory: str, settings: PeftConfig) -> PeftModel:
@@ -198,7 +211,7 @@ def describe(model: Any) -> str | None:
 def _targets(given: str | Sequence[str], model: PreTrainedModel, where: str) -> str | list[str]:
     """The modules as PEFT takes them. PEFT passes over a name that fits nothing as long as another does."""
     if given == _ALL_LINEAR:
-        return given
+        return _all_linear(model)
     setting = f"{where}lora.target_modules"
     modules = [name for name, module in model.named_modules() if isinstance(module, _ADAPTABLE)]
     # The trainer multiplies with the weights of the head itself, past an adapter on it.
@@ -219,6 +232,53 @@ def _targets(given: str | Sequence[str], model: PreTrainedModel, where: str) -> 
     for name in names:
         _require_module(name, modules, setting, there)
     return names
+
+
+def _all_linear(model: PreTrainedModel) -> str | list[str]:
+    """All linear layers that compute what their weights say.
+
+    Routers of experts and grouped projections are subclasses of `nn.Linear` that return something else, and
+    Mamba's kernels read the weights of its `out_proj` past an adapter: PEFT fails at the former, and refuses
+    the latter.
+    """
+    heads = (model.get_output_embeddings(), getattr(model, "score", None))
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and not any(module is head for head in heads)
+    }
+    fitting = [name for name, module in linear.items() if _is_plain(module) and not _is_mambas(model, name)]
+    if len(fitting) == len(linear):
+        return _ALL_LINEAR
+    left_out = linear.keys() - set(fitting)
+    if _last_parts(fitting) & _last_parts(left_out):
+        return fitting
+    return sorted(_last_parts(fitting))
+
+
+def _is_plain(module: Any) -> bool:
+    # A class of a library for quantization is PEFT's to know; one of transformers' own is asked.
+    known = type(module).forward in (torch.nn.Linear.forward, Conv1D.forward)
+    weight = module.weight
+    if known or weight.is_meta or not type(module).__module__.startswith("transformers."):
+        return True
+    inputs = torch.ones(1, 2, weight.shape[-1], dtype=weight.dtype, device=weight.device)
+    try:
+        with torch.no_grad():
+            answer = module(inputs)
+            return torch.allclose(answer, torch.nn.functional.linear(inputs, weight, module.bias))
+    except Exception:  # it takes other shapes, or returns no tensor
+        return False
+
+
+def _is_mambas(model: PreTrainedModel, name: str) -> bool:
+    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    try:
+        if check is not None:  # where PEFT has it under another name, it says itself what it refuses
+            check(PeftLoraConfig(), model, name.rpartition(".")[2])
+    except ValueError:
+        return True
+    return False
 
 
 def _matched(pattern: str, modules: Sequence[str], setting: str) -> list[str]:

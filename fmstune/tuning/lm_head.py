@@ -79,6 +79,24 @@ def _probe(model: PreTrainedModel) -> torch.Tensor:
     )
 
 
+def sees_ahead(model: PreTrainedModel) -> bool:
+    """Whether the model reads the tokens that it is to predict, as BERT's family does unless its config has
+    `is_decoder`: its loss falls to nothing, and it cannot write."""
+
+    def changes() -> bool:
+        ids = _probe(model)
+        other = ids.clone()
+        other[0, -1] = (other[0, -1] + 1) % model.get_input_embeddings().weight.shape[0]
+        before, after = (model(input_ids=each, use_cache=False).logits[0, :-1] for each in (ids, other))
+        # Experts with few places may serve other tokens then; what comes from ahead is seen at each one.
+        return bool(((after - before).abs().amax(-1) > 1e-4 * before.abs().max()).all())
+
+    if any(weight.is_meta or hasattr(weight, "ds_id") for weight in model.parameters()):
+        return False
+    with _asked(model):
+        return _holds(changes)
+
+
 def _plain_head(model: PreTrainedModel) -> torch.nn.Linear:
     """The LM head. Raises `TypeError` for one that is more than its weights (quantized, with an adapter)."""
     head = model.get_output_embeddings()

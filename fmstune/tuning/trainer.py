@@ -23,10 +23,11 @@ from fmstune.tuning.compiling import require_compiler
 from fmstune.tuning.data import DataSummary, shuffled
 from fmstune.tuning.device import Precision, precision
 from fmstune.tuning.disk import GuardedSaving
+from fmstune.tuning.errors import ModelError
 from fmstune.tuning.evaluation import TokenWeightedEvaluation
 from fmstune.tuning.extensions import Extensions
 from fmstune.tuning.guarded_training import GuardedTraining
-from fmstune.tuning.lm_head import Head, balances_experts, fit_lm_head
+from fmstune.tuning.lm_head import Head, balances_experts, fit_lm_head, sees_ahead
 from fmstune.tuning.memory import require_room_for_weights
 from fmstune.tuning.methods import arguments_class, build_tuner, first_sentence
 from fmstune.tuning.model import load_model, load_tokenizer
@@ -155,6 +156,11 @@ def build_trainer(
     longest = (max_length or 0) if streamed else data.summary.longest
     too_long = require_positions(loaded.model, longest, streamed=streamed)
 
+    if method != "reward" and sees_ahead(loaded.model):
+        raise ModelError(
+            f"model.path = {config.model.path!r} reads the tokens that it is to predict: a model of the type "
+            f'{loaded.model.config.model_type} learns to write if its config.json has "is_decoder": true.'
+        )
     attached = {
         "callbacks": [tracker.get_hf_callback(), *extensions.callbacks],
         "compute_metrics": extensions.compute_metrics,

@@ -1,24 +1,98 @@
-"""Tiny models with random weights, one of each causal architecture that the installed transformers has."""
+"""Tiny models with random weights, one of each causal architecture that the installed transformers has.
+
+Sizes are set by name, wherever a config has that name; what an architecture wants besides is in `_BESIDES`.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 ALL = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers")
+_INNER = ("intermediate_size", "n_inner", "ffn_dim", "decoder_ffn_dim", "d_ff", "ffn_hidden_size")
 _SMALL: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim"), 32),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers"), 2),
+    **dict.fromkeys(_LAYERS, 2),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads"), 2),
-    **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "decoder_ffn_dim", "d_ff", "ffn_hidden_size"), 64),
+    **dict.fromkeys(_INNER, 64),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 32),
+    **dict.fromkeys(("shared_intermediate_size", "expert_ffn_hidden_size"), 32),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "moe_topk"), 2),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 512),
+    **dict.fromkeys(("mamba_n_heads", "n_mamba_heads", "index_n_heads", "num_heads"), 4),
+    **dict.fromkeys(("mamba_d_state", "state_size", "ssm_state_size"), 8),
     "num_key_value_heads": 1,
     "head_dim": 16,
-    "num_experts_per_tok": 2,
 }  # fmt: skip
+_LATENT: dict[str, Any] = {  # of attention through a latent space, whose heads are of parts
+    "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 16, "kv_lora_rank": 16, "q_lora_rank": 16,
+    "num_key_value_heads": 2, "n_group": 1, "topk_group": 1, "index_head_dim": 16,
+}  # fmt: skip
+_BESIDES: dict[str, dict[str, Any]] = {
+    "bamba": {"mamba_d_head": 16},
+    "codegen": {"rotary_dim": 16, "n_ctx": 512, "n_head": 4, "n_embd": 64},
+    "diffllama": {"num_key_value_heads": 2},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "gemma3n_text": {"num_kv_shared_layers": 0, "intermediate_size": [64, 64],
+                     "hidden_size_per_layer_input": 16,
+                     "layer_types": ["sliding_attention", "full_attention"],
+                     "vocab_size_per_layer_input": 1024, "activation_sparsity_pattern": [0.0, 0.0]},
+    "gemma4_text": {"vocab_size_per_layer_input": 1024, "hidden_size_per_layer_input": 16},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_heads": 2},
+    "gptj": {"rotary_dim": 16},
+    "granitemoehybrid": {"mamba_d_head": 16, "layer_types": ["mamba", "attention"]},
+    "kimi_linear": {"num_experts_per_token": 2, "linear_num_heads": 2, "linear_head_dim": 16},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "mamba2": {"head_dim": 16, "expand": 2, "n_groups": 1},
+    "zaya": {"num_experts_per_tok": 1},
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+}  # fmt: skip
+
+
+def tiny_model(kind: str, **settings: Any) -> PreTrainedModel:
+    """A model of an architecture, without dropout, with at most three million weights. Raises whatever
+    its config does."""
+    config = AutoConfig.for_model(kind, **(_sizes(kind) | settings))
+    _without_dropout(config)
+    with torch.device("meta"):
+        weights = sum(each.numel() for each in AutoModelForCausalLM.from_config(config).parameters())
+    if weights > 3_000_000:
+        raise ValueError(f"{weights:,} weights")
+    torch.manual_seed(1)
+    made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return made
+
+
+def _sizes(kind: str) -> dict[str, Any]:
+    default = AutoConfig.for_model(kind)
+    return _small(default) | _BESIDES.get(kind, {})
+
+
+def _small(config: PreTrainedConfig) -> dict[str, Any]:
+    known = config.to_dict()
+    sizes = {key: value for key, value in _SMALL.items() if isinstance(known.get(key), int)}
+    if known.get("head_dim", 0) is None:
+        sizes["head_dim"] = 16
+    if "num_key_value_heads" in known:
+        sizes["num_key_value_heads"] = 1
+    if "qk_rope_head_dim" in known:
+        sizes |= {key: value for key, value in _LATENT.items() if known.get(key) is not None}
+        sizes.pop("head_dim", None)
+    inner = {
+        name: _small(value) for name, value in vars(config).items() if isinstance(value, PreTrainedConfig)
+    }
+    return sizes | inner
+
+
+def _without_dropout(config: PreTrainedConfig) -> None:
+    for name, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            _without_dropout(value)
+        elif isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+            setattr(config, name, 0.0)

@@ -237,7 +237,7 @@ def test_the_direct_head_of_a_cpu_gives_the_numbers_of_trl(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tune(method, "direct", "training.max_steps=4")
-    monkeypatch.setattr("fmstune.tuning.methods.fit_lm_head", lambda model, direct: "tiled")
+    monkeypatch.setattr("fmstune.tuning.methods.fit_lm_head", lambda model, direct, experts: "tiled")
     tune(method, "trl", "training.max_steps=4")
     for name in ("loss", "rewards/margins", "logits/chosen", "entropy", "grad_norm"):
         assert metrics("direct", "train", name) == pytest.approx(metrics("trl", "train", name), rel=1e-2)
