@@ -266,7 +266,7 @@ def _is_plain(module: Any) -> bool:
     try:
         with torch.no_grad():
             answer = module(inputs)
-            return torch.allclose(answer, torch.nn.functional.linear(inputs, weight, module.bias))
+            return bool(torch.allclose(answer, torch.nn.functional.linear(inputs, weight, module.bias)))
     except Exception:  # it takes other shapes, or returns no tensor
         return False
 

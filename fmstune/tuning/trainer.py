@@ -48,6 +48,7 @@ class FineTuner(GuardedSaving, TokenWeightedEvaluation, GuardedTraining, SFTTrai
     unbalanced: bool
     """Whether the config asks for a loss that balances the experts, and the model gives none."""
     neftune_noise_alpha: float | None
+    aux_loss_enabled: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
