@@ -173,7 +173,7 @@ class ShipperProcess:
 
     def _descendants(self) -> list[psutil.Process]:
         try:
-            return psutil.Process(self.pid).children(recursive=True)
+            return list(psutil.Process(self.pid).children(recursive=True))
         except psutil.Error:
             return []
 
