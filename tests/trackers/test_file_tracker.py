@@ -17,7 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmstune.delivery.deliver import Delivery
 from fmstune.delivery.journal import plain
+from fmstune.delivery.ledger import Ledger
+from fmstune.delivery.recorder import Recorder
 from fmstune.trackers.base import MetricPoint, RunStart, Table, TrackerError
 from fmstune.trackers.event_file import CSV_COLUMNS
 from fmstune.trackers.file_tracker import FileTracker
@@ -144,6 +147,25 @@ def test_the_next_run_of_the_same_name_is_another_run(tmp_path: Path, name: str)
     read = read_json if name.endswith("jsonl") else read_csv
     steps = [row["seq"] for row in read(path) if row["run_id"] == ID and row["kind"] == "metrics"]
     assert sorted(set(map(int, steps))) == [1, 2, 3]
+
+
+def test_the_delivery_of_a_run_knows_its_events_by_its_own_id_though_another_had_its_name(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.jsonl"
+    before = opened(path, OTHER, run_directory.name)
+    for seq in range(1, 9):
+        before.seq = seq
+        before.track(0.0, "loss", step=seq)
+    for step in (1, 2, 3):
+        recorder.track(1.0, "loss", step=step)
+    recorder.close("finished")
+    for _ in range(2):  # the second one knows nothing of the first
+        tracker = FileTracker(tracker_config={"path": str(path)})
+        ledger = Ledger("file", run_id=str(path))
+        Delivery(run_directory, tracker, ledger).run(lambda: True)
+    rows = [row for row in read_json(path) if row["run_id"] != OTHER]
+    assert [(row["run_id"], row["seq"]) for row in rows] == [("id-1", seq) for seq in (1, 2, 3, 4)]
 
 
 def test_an_event_refused_at_first_is_written_after_later_ones(tmp_path: Path) -> None:
