@@ -114,6 +114,7 @@ def _train(
     given: Extensions | None,
 ) -> Mapping[str, float]:
     from fmstune.tuning.card import write_card
+    from fmstune.tuning.changed_data import changed_data, recorded_data
     from fmstune.tuning.extensions import Extensions
     from fmstune.tuning.memory import explained
     from fmstune.tuning.nonfinite import guard
@@ -134,9 +135,13 @@ def _train(
     ]
     extensions = dataclasses.replace(extensions, callbacks=(*callbacks, *extensions.callbacks))
     with stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process()):
+        # Before the trainer is built, which records its own data.
+        before = recorded_data(directory.checkpoint.parent) if directory.checkpoint else {}
         built = build_trainer(config, recorder, directory.path, extensions)
         _describe(built, out)
         _record_decided(config, built, directory.path, recorder)
+        if changed := changed_data(before, built.data):
+            out.warn(f"the data have changed since the run was begun, and it goes on with these: {changed}")
         guard(built, config, directory.path, out)
         out.say("run", str(directory.path))
         _add_samples(config, built, recorder, out)
