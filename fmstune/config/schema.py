@@ -93,6 +93,14 @@ class RunSettings:
             "choices": ("auto", "always", "never"),
         },
     )
+    save_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "What the tuned weights are saved in at the end; auto: as the model's own were, and an "
+            "adapter's as they are trained.",
+            "choices": ("auto", "float32", "bfloat16", "float16"),
+        },
+    )
     auto_batch: bool = field(
         default=False,
         metadata={"help": "Find the largest batch that fits into memory, and keep the effective batch size."},

@@ -22,6 +22,7 @@ from fmstune.tuning.data import PreparedData
 from fmstune.tuning.disk import GuardedSaving
 from fmstune.tuning.guarded_training import GuardedTraining
 from fmstune.tuning.lm_head import Head, fit_lm_head
+from fmstune.tuning.saving import SavesAsItWas
 from fmstune.tuning.sdks import not_imported
 
 _OF_TRL = {
@@ -48,7 +49,7 @@ def _of_trl(name: str) -> Any:
         return getattr(trl, name)
 
 
-class PreferenceTuner(GuardedSaving, GuardedTraining):
+class PreferenceTuner(SavesAsItWas, GuardedSaving, GuardedTraining):
     """What the trainers of TRL are given besides, as `FineTuner` has it for sft."""
 
     args: Any

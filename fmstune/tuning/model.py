@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from fmstune.tuning.chat_templates import NAMED, named_template
 from fmstune.tuning.directory import newest_weights
 from fmstune.tuning.errors import ModelError
 from fmstune.tuning.loading_errors import why_not_loaded
+from fmstune.tuning.saving import OwnFiles
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -45,6 +46,7 @@ class LoadedModel:
 
     model: Any
     identity: Mapping[str, Any]
+    own_files: OwnFiles = field(default_factory=OwnFiles)
 
 
 def load_tokenizer(config: ModelConfig, *, base: str | None = None) -> PreTrainedTokenizerBase:
@@ -103,8 +105,10 @@ def load_model(
     path, common = _path(config), _common(config)
     drawn_from = seed if config.path == "demo" else demo.seed_of(config.path)
     missing: Collection[str] = ()
+    own = OwnFiles()
     try:
         settings = AutoConfig.from_pretrained(path, **common)
+        own = _own_files(settings, config)
         if reward:
             _one_label(settings, config.path)
         if drawn_from is not None:
@@ -149,7 +153,15 @@ def load_model(
         identity["quantization"] = config.quantization
     if commit := getattr(settings, "_commit_hash", None):
         identity["hub_commit"] = commit
-    return LoadedModel(model, identity)
+    return LoadedModel(model, identity, own)
+
+
+def _own_files(settings: Any, config: ModelConfig) -> OwnFiles:
+    """What the model's files say; not the type of weights that the user wants in another one, or that are of
+    no type for training."""
+    saved = getattr(settings, "dtype", None)
+    known = config.dtype == "auto" and config.gguf_file is None and saved in _DTYPES.values()
+    return OwnFiles(saved if known else None, getattr(settings, "use_cache", None))
 
 
 def _one_label(settings: Any, path: str) -> None:

@@ -164,7 +164,9 @@ def _train(
     seconds, steps = progress.seconds_and_steps(built.trainer.state)
     compare(built, expected, recorder, out)
     out.say("done", f"{counted(steps, 'step')} in {seconds:.1f} s{progress.summary()}")
-    out.say("saved", str(directory.path))
+    dtype = str(built.trainer.saved_dtype() or "").removeprefix("torch.")
+    held = built.model_identity["dtype"]
+    out.say("saved", f"{directory.path}{f' · weights in {dtype}' if dtype and dtype != held else ''}")
     return progress.metrics
 
 

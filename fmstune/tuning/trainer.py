@@ -37,10 +37,11 @@ from fmstune.tuning.positions import require_positions
 from fmstune.tuning.prepared import prepare_once
 from fmstune.tuning.reading.bad_rows import FILE_NAME as SKIPPED_ROWS
 from fmstune.tuning.reading.bad_rows import BadRows
+from fmstune.tuning.saving import SavesAsItWas
 from fmstune.tuning.special_tokens import use_tokens
 
 
-class FineTuner(GuardedSaving, TokenWeightedEvaluation, GuardedTraining, SFTTrainer):
+class FineTuner(SavesAsItWas, GuardedSaving, TokenWeightedEvaluation, GuardedTraining, SFTTrainer):
     """TRL's trainer, without the work that it does for cases other than ours."""
 
     data_collator: Any
@@ -198,6 +199,7 @@ def build_trainer(
     if getattr(trainer, "unbalanced", False):
         notes = (*notes, "no loss balances the load of the experts: this architecture gives none")
     trainer.method, trainer.longest_row = method, max_length
+    trainer.own_files, trainer.save_dtype = loaded.own_files, config.run.save_dtype
     adapters.ready_for_checkpoints(trainer.model)
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, besides our own lines
     tracker.set_params(dict(loaded.identity), "model")

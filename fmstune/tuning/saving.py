@@ -1,0 +1,111 @@
+"""The saved model as its user expects it: weights in the type that they had, and settings as they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFiles:
+    """What the files of a model say before it is trained: the type of its weights, where they name one, and
+    whether it keeps a cache when it writes."""
+
+    dtype: torch.dtype | None = None
+    use_cache: bool | None = None
+
+
+class SavesAsItWas:
+    """For a class beside a Trainer, before it.
+
+    Weights that are trained are held in float32, and checkpoints keep all of their digits; what the run
+    leaves at its end is in `save_dtype`, else in the type of the model's own files. A model of bfloat16 would
+    come back twice as large. Transformers also writes down that a model which was trained keeps no cache.
+    """
+
+    own_files = OwnFiles()
+    save_dtype: str = "auto"
+    _at_end = False
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The Trainer's; what it does not call itself is the end of the run."""
+        saver: Any = super()
+        self._at_end = not _internal_call
+        try:
+            saver.save_model(output_dir, _internal_call)
+        finally:
+            self._at_end = False
+
+    def saved_dtype(self) -> torch.dtype | None:
+        """What the weights are saved in at the end; `None` for what they are held in."""
+        trainer: Any = self
+        if self.save_dtype in _DTYPES:
+            return _DTYPES[self.save_dtype]
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+        return None if isinstance(model, PeftModel) else self.own_files.dtype
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        trainer: Any = self
+        saver: Any = super()
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+        dtype = self.saved_dtype() if self._at_end else None
+        if dtype is not None:
+            state_dict = in_dtype(model.state_dict() if state_dict is None else state_dict, dtype, model)
+        with _use_cache(model, self.own_files.use_cache):
+            saver._save(output_dir, state_dict)
+        if dtype is not None and trainer.args.should_save:
+            _name_dtype(Path(output_dir or trainer.args.output_dir) / "config.json", dtype)
+
+
+def in_dtype(weights: Mapping[str, torch.Tensor], dtype: torch.dtype, model: Any) -> dict[str, torch.Tensor]:
+    """Weights in another type, but for those that the model's class wants in float32, and those below an
+    adapter; tensors that share their memory still do, as tied embeddings."""
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    only = trained if isinstance(model, PeftModel) else weights.keys()
+    kept = [*(getattr(model, "_keep_in_fp32_modules", None) or ())]
+    kept += [*(getattr(model, "_keep_in_fp32_modules_strict", None) or ())]
+    made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    found = {}
+    for name, tensor in weights.items():
+        if name not in only or not tensor.is_floating_point() or any(part in name for part in kept):
+            found[name] = tensor
+            continue
+        key = (tensor.data_ptr(), tensor.shape)
+        if key not in made:
+            made[key] = tensor.to(dtype)
+        found[name] = made[key]
+    return found
+
+
+@contextmanager
+def _use_cache(model: Any, own: bool | None) -> Iterator[None]:
+    config = getattr(model, "config", None)
+    if own is None or config is None:
+        yield
+        return
+    training, config.use_cache = getattr(config, "use_cache", None), own
+    try:
+        yield
+    finally:
+        config.use_cache = training
+
+
+def _name_dtype(file: Path, dtype: torch.dtype) -> None:
+    """Have the configuration name the type of the saved weights: it names that of the model in memory."""
+    if not file.exists():
+        return  # an adapter has none
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    held = settings.get("dtype")
+    for part in (settings, *settings.values()):
+        if isinstance(part, dict) and part.get("dtype") == held:
+            part["dtype"] = str(dtype).removeprefix("torch.")
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
