@@ -30,6 +30,7 @@ from fmstune.config.model_files import AdapterFile, split_gguf
 from fmstune.config.schema import LoraConfig, ModelConfig, RunConfig
 from fmstune.config.suggest import hint
 from fmstune.config.wording import counted
+from fmstune.tuning.adapted_modules import adapted_parameters, trained_whole
 from fmstune.tuning.errors import ModelError
 
 _ALL_LINEAR = "all-linear"
@@ -202,9 +203,9 @@ def describe(model: Any) -> str | None:
         return f"an adapter of the kind {settings.peft_type.value}"
     kind = "DoRA" if settings.use_dora else "rsLoRA" if settings.use_rslora else "LoRA"
     names = _last_parts(model.base_model.targeted_module_names)
-    # PEFT lists the names that a classifier's head has in any architecture.
-    there = _last_parts(name for name, _ in model.base_model.model.named_modules())
-    whole = ", ".join(name for name in settings.modules_to_save or () if name in there)
+    # PEFT reaches the experts of some models, which are one parameter for all of them, by these.
+    names |= adapted_parameters(model)
+    whole = _listed(trained_whole(model))
     return f"{kind} r={settings.r} on {_listed(names)}" + (f", and all of {whole}" if whole else "")
 
 

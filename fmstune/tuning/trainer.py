@@ -19,6 +19,7 @@ from fmstune.config.errors import ConfigError
 from fmstune.config.schema import RunConfig
 from fmstune.trackers.base import Tracker
 from fmstune.tuning import adapters
+from fmstune.tuning.adapted_modules import unreached_experts
 from fmstune.tuning.compiling import require_compiler
 from fmstune.tuning.data import DataSummary, shuffled
 from fmstune.tuning.device import Precision, precision
@@ -201,6 +202,8 @@ def build_trainer(
     trainer.method, trainer.longest_row = method, max_length
     trainer.own_files, trainer.save_dtype = loaded.own_files, config.run.save_dtype
     adapters.ready_for_checkpoints(trainer.model)
+    if experts := unreached_experts(trainer.model, config.lora.target_modules):
+        notes = (*notes, experts)
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, besides our own lines
     tracker.set_params(dict(loaded.identity), "model")
     tracker.set_params(data.summary.as_params(), "data")

@@ -1,0 +1,62 @@
+"""Which parts of a model an adapter reaches, which are trained whole, and which it leaves out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import PeftModel
+from peft.utils import ModulesToSaveWrapper
+
+
+def _on_parameter(module: Any) -> bool:
+    return hasattr(module, "parameter_name") and hasattr(module, "base_layer")
+
+
+def adapted_parameters(model: PeftModel) -> set[str]:
+    """The parameters that have an adapter of their own: the experts of some models, for example."""
+    return {_named(path, module) for path, module in model.named_modules() if _on_parameter(module)}
+
+
+def _named(path: str, module: Any) -> str:
+    """A parameter that has an adapter, as `experts.down_proj`, or its module where that is all of it."""
+    name = path.replace(".base_layer", "").rpartition(".")[2]
+    return name if module.parameter_name == "weight" else f"{name}.{module.parameter_name}"
+
+
+def trained_whole(model: PeftModel) -> set[str]:
+    """The modules that are trained and saved whole, with those that share their weights. What the
+    configuration lists is neither: names that a classifier's head has in any architecture, and paths of
+    modules that are tied to the named ones."""
+    wrapped = {
+        name: module for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)
+    }
+    weights = [
+        weight for module in wrapped.values() for weight in module.parameters() if weight.requires_grad
+    ]
+    tied = [
+        name
+        for name, module in model.named_modules()
+        if any(getattr(module, "weight", None) is weight for weight in weights)
+        and not any(name.startswith(f"{path}.") for path in wrapped)
+    ]
+    return {name.rpartition(".")[2] for name in (*wrapped, *tied)}
+
+
+def unreached_experts(model: Any, targets: Any) -> str | None:
+    """A sentence for an adapter on `all-linear` that leaves out experts: those of most architectures are
+    parameters of one module for all experts, and no linear layers."""
+    if not isinstance(model, PeftModel) or targets != "all-linear":
+        return None
+    left = {
+        name: weight.numel()
+        for name, weight in model.named_parameters()
+        if "expert" in name and weight.ndim > 2 and not weight.requires_grad and ".base_layer." not in name
+    }
+    if not left:
+        return None
+    share = sum(left.values()) / sum(weight.numel() for weight in model.parameters())
+    names = ", ".join(sorted({name.rpartition(".")[2] for name in left}))
+    return (
+        f"lora.target_modules = all-linear does not reach the experts, which are no linear layers in this "
+        f"model: {names}, {share:.0%} of the weights, stay as they are"
+    )
