@@ -27,7 +27,9 @@ SIZES = {
 @pytest.mark.parametrize("named", ["lm_head", "embed_tokens"])
 def test_of_modules_that_share_their_weights_both_are_named(named: str) -> None:
     config = load(
-        None, [("model.path", "demo", "")], ["lora.enabled=true", f'lora.modules_to_save=["{named}"]']
+        None,
+        [("model.path", "demo", ""), ("data.train", "demo", "")],
+        ["lora.enabled=true", f'lora.modules_to_save=["{named}"]'],
     )
     model = load_model(config.model, lora=True, seed=1).model
     made = get_peft_model(model, peft_config(config, model))
