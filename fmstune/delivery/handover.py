@@ -141,7 +141,7 @@ class _Past:
         name, stage, step = adapt.table(event.name), adapt.stage(event.stage), adapt.step(event.step)
         count = self._counts.count(("a table", stage, name), step or 0)
         where = (stage, step, adapt.epoch(event.epoch), event.time, event.seq)
-        return Table(name, adapt.rows(event.rows, name), *where, count)
+        return Table(name, adapt.rows(event.rows, event.name or "table"), *where, count)
 
     def _merge(self, event: Event) -> None:
         namespace = event.name or "params"

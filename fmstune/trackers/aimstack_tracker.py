@@ -123,11 +123,12 @@ class AimStackTracker(Tracker):
         repeat = table.repeats
         if repeat is None:
             repeat = self._alone.count(("a table", table.stage, table.name), table.step)
-        # Of a sequence of texts, the step itself is the key, and has to be an integer.
-        name = table.name if repeat == 0 else f"{table.name} ({repeat + 1})"
         lines = [Text("\n".join(f"{name}: {value}" for name, value in row.items())) for row in table.rows]
-        context, step = _context(table.stage), table.step or 0
-        self._opened.track(lines, name=name, step=step, epoch=table.epoch, context=context)
+        # Of a sequence of texts, the step itself is the key, and has to be an integer: a further table of
+        # the same step is in a sequence of its own.
+        context = _context(table.stage) | ({"occurrence": repeat + 1} if repeat else {})
+        lines = lines or [Text("(no rows)")]  # of an empty list, Aim does not know that it is one of texts
+        self._opened.track(lines, name=table.name, step=table.step or 0, epoch=table.epoch, context=context)
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
         super().set_params(params, name)
@@ -184,7 +185,7 @@ class AimStackTracker(Tracker):
         return self._run
 
 
-def _context(stage: str | None) -> dict[str, str]:
+def _context(stage: str | None) -> dict[str, Any]:
     return {} if stage is None else {"subset": stage}
 
 

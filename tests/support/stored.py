@@ -1,0 +1,125 @@
+"""What the storage of each tracker holds of a run, read through its own SDK, in one shape for all of them.
+
+    {"points": [[key, step, value], …], "params": {namespace: …}, "tables": [[key, step, [row, …]], …]}
+
+A key is `stage/name`, or the name where there is no stage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fmstune.trackers.base import Tracker, merged
+
+Stored = dict[str, Any]
+
+
+def from_aim(folder: Path) -> Stored:
+    """The one run of the Aim repository in `folder`."""
+    import aim
+    from aim.sdk.sequences.text_sequence import Texts
+
+    (run,) = aim.Repo.from_path(str(folder)).iter_runs()
+    points = []
+    for metric in run.metrics():
+        frame = metric.dataframe()
+        key = _key(metric.context.to_dict().get("subset"), metric.name)
+        points += [[key, *each] for each in zip(frame["step"].tolist(), frame["value"].tolist(), strict=True)]
+    tables = []
+    for name, context, _ in run.iter_sequence_info_by_type(Texts.allowed_dtypes()):
+        sequence = run.get_text_sequence(name, context)
+        key = _key(context.to_dict().get("subset"), name)
+        for step, (texts, *_) in sequence.data.items():
+            lines = texts if isinstance(texts, (list, tuple)) else [texts]
+            tables.append([key, step, [text.data for text in lines if text.data != "(no rows)"]])
+    params = {name: value for name, value in run[...].items() if name not in ("status", "error")}
+    return {"points": points, "params": params, "tables": tables}
+
+
+def from_wandb(folder: Path) -> Stored:
+    """The one run of W&B's offline files under `folder`, which a resumed run has several of."""
+    from tests.readers import read_wandb_offline, wandb_offline_dirs
+
+    points, tables, ids = [], [], set()
+    params: dict[str, Any] = {}
+    for path in wandb_offline_dirs(folder):
+        run = read_wandb_offline(path)
+        ids.add(run.id)
+        params |= run.config
+        for row in run.history:
+            step = row.pop("train/global_step", None)
+            files = [key.removesuffix("._type") for key, value in row.items() if value == "table-file"]
+            for key in files:
+                saved = json.loads((path / "files" / row[f"{key}.path"]).read_text())
+                tables.append([key, step, [_row(saved["columns"], cells) for cells in saved["data"]]])
+            for key, value in row.items():
+                own = key in ("train/epoch", "_step", "_timestamp", "_runtime")
+                if not own and key.rpartition(".")[0] not in files:
+                    points.append([key, step, value])
+    assert len(ids) == 1
+    return {"points": points, "params": params, "tables": tables}
+
+
+def from_file(folder: Path) -> Stored:
+    """The one run in the file `stored.jsonl` of the tracker `file`."""
+    points, tables = [], []
+    params: dict[str, Any] = {}
+    for line in (folder / "stored.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        stage, step, values = row.get("stage"), row.get("step"), row["values"]
+        if row["kind"] == "metrics":
+            points += [[_key(stage, name), step, value] for name, value in values.items()]
+        elif row["kind"] == "params":
+            params[stage] = merged(params.get(stage, {}), values)
+        elif row["kind"] == "table":
+            for name, rows in values.items():
+                tables.append(
+                    [_key(stage, name), step, [_row(list(each), list(each.values())) for each in rows]]
+                )
+    return {"points": points, "params": params, "tables": tables}
+
+
+class Naive(Tracker):
+    """A plug-in of the few lines that the interface asks for, on a service that replaces a namespace."""
+
+    registered_name = "naive"
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        self._write("points", [_key(stage, name), step, metric])
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        self._write("params", {name or "params": params})
+
+    def _write(self, kind: str, value: Any) -> None:
+        with Path("naive.jsonl").open("a") as file:
+            file.write(json.dumps([kind, value]) + "\n")
+
+
+def from_naive(folder: Path) -> Stored:
+    """What `Naive` has kept; tables come to it as params."""
+    stored: Stored = {"points": [], "params": {}, "tables": []}
+    for line in (folder / "naive.jsonl").read_text().splitlines():
+        kind, value = json.loads(line)
+        if kind == "points":
+            stored["points"].append(value)
+            continue
+        ((name, values),) = value.items()
+        if name.startswith("eval/table"):
+            stage, table, *step = name.split("/")
+            rows = [_row(list(row), list(row.values())) for row in values.values()]
+            number = int(step[0].split()[1]) if step else None
+            stored["tables"].append([_key(stage, table), number, rows])
+        else:
+            stored["params"][name] = values
+    return stored
+
+
+def _key(stage: str | None, name: str) -> str:
+    return f"{stage}/{name}" if stage else name
+
+
+def _row(columns: list[str], cells: list[Any]) -> str:
+    return "\n".join(f"{column}: {cell}" for column, cell in zip(columns, cells, strict=True))

@@ -1,0 +1,294 @@
+"""What the report counts as delivered can be read back through the tracker's own SDK, or is named.
+
+Random runs, with odd names and values, several values at a step, resumes and kills, are journaled, delivered
+by the shippers' own code to each real SDK, and compared with the journal.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from fmstune.delivery.journal import FILE_NAME, Event, JournalReader
+from fmstune.delivery.ledger import TRACKING_DIR, load_ledger
+from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.redaction import Redactor
+from fmstune.delivery.report import report
+from fmstune.trackers.base import MetricPoint, Table, merged
+from tests.conftest import open_journal
+from tests.support.lives import Kill, Nursery, nursery
+
+TRACKERS = "fmstune.trackers"
+
+
+@dataclass(frozen=True)
+class Back:
+    """A tracker, how its storage is read, and what it promises of steps that a resumed run logs again."""
+
+    reference: str
+    options: Mapping[str, Any]
+    modules: tuple[str, ...]
+    reader: str
+    replaces: bool = False
+    kill_repeats: bool = False
+    numbered: bool = False
+
+
+BACKS = {
+    "aim": Back(
+        f"{TRACKERS}.aimstack_tracker:AimStackTracker", {"repo": "."},
+        ("aim", "pandas", "aim.sdk.index_manager"), "from_aim", replaces=True, numbered=True,
+    ),
+    "wandb": Back(
+        f"{TRACKERS}.wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."},
+        ("wandb", "wandb.proto.wandb_internal_pb2"), "from_wandb",
+    ),
+    "file": Back(
+        f"{TRACKERS}.file_tracker:FileTracker", {"path": "stored.jsonl"}, (), "from_file"
+    ),
+    "plug-in": Back("tests.support.stored:Naive", {}, (), "from_naive", kill_repeats=True),
+}  # fmt: skip
+
+ODD_NAMES = ["f1(macro)", "a/b.c", "", "nul\0", "half\ud800", "é", "e\u0301", "x" * 300]
+OWN_NAMES = ["_step", "_timestamp", "global_step", "epoch", "status"]
+NAMES = st.sampled_from(["loss", "Loss", "reward", *ODD_NAMES, *OWN_NAMES])
+NAMESPACES = st.sampled_from(["data", "status", "half\ud800"])
+STAGES = st.sampled_from(["train", "eval", None, "half\udcff", "odd (stage)"])
+STEPS = st.integers(0, 3)
+NUMBERS = st.floats() | st.integers(-(2**70), 2**70) | st.sampled_from([2**63, -(2**63), 2**63 - 1, True])
+TEXTS = st.sampled_from(["", "some text", "half\ud800", "nul\0", "x" * 5000]) | st.text(max_size=5)
+PARAMS = st.recursive(
+    NUMBERS | TEXTS | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+ROWS = st.lists(st.fixed_dictionaries({"prompt": TEXTS, "tokens": NUMBERS}), max_size=3)
+
+Action = Callable[[Recorder], object]
+
+
+def metric(values: dict[str, Any], stage: str | None, step: int | None) -> Action:
+    return lambda recorder: recorder.track_point(MetricPoint(values, stage, step, 0.5, 1e9))
+
+
+def plain_metric(stage: str, step: int, value: float) -> Action:
+    return metric({"loss": value, "reward": -value}, stage, step)
+
+
+def params(values: dict[str, Any], namespace: str) -> Action:
+    return lambda recorder: recorder.set_params(values, namespace)
+
+
+def table(rows: list[dict[str, Any]], name: str, step: int) -> Action:
+    return lambda recorder: recorder.track_table(Table(name, tuple(rows), "eval", step))
+
+
+def resume(step: int) -> Action:
+    return lambda recorder: recorder.resumed(step)
+
+
+ACTIONS = st.one_of(
+    st.builds(plain_metric, st.sampled_from(["train", "eval"]), STEPS, st.floats(-1e6, 1e6)),
+    st.builds(metric, st.dictionaries(NAMES, NUMBERS | TEXTS, max_size=3), STAGES, STEPS | st.none()),
+    st.builds(params, st.dictionaries(NAMES, PARAMS, max_size=3), NAMESPACES),
+    st.builds(params, st.dictionaries(st.sampled_from("abc"), PARAMS, max_size=2), st.just("data")),
+    st.builds(table, ROWS, st.sampled_from(["table", "table (2)"]), STEPS),
+    st.builds(resume, STEPS),
+)  # fmt: skip
+DELIVERY = "deliver"
+# Each example is a number of processes: what fails is printed as it was drawn.
+PHASES = [Phase.explicit, Phase.generate]
+KILLS = st.none() | st.builds(Kill, st.integers(1, 12), st.booleans())
+
+
+@pytest.fixture(scope="module")
+def nurseries() -> Iterator[Callable[[Back], Nursery]]:
+    """The process of each tracker that has its SDK imported, for all tests here."""
+    with ExitStack() as stack:
+        made: dict[str, Nursery] = {}
+
+        def of(back: Back) -> Nursery:
+            if back.reader not in made:
+                modules = (back.reference.partition(":")[0], *back.modules)
+                made[back.reader] = stack.enter_context(nursery(*modules))
+            return made[back.reader]
+
+        yield of
+
+
+@pytest.mark.parametrize(("name", "examples"), [("aim", 5), ("wandb", 3), ("file", 25), ("plug-in", 25)])
+def test_what_counts_as_delivered_can_be_read_back_or_is_named(
+    name: str, examples: int, nurseries: Callable[[Back], Nursery]
+) -> None:
+    back = BACKS[name]
+
+    @given(
+        st.lists(ACTIONS | st.just(DELIVERY), min_size=12, max_size=40),
+        st.lists(KILLS, max_size=4),
+    )
+    @settings(max_examples=examples, phases=PHASES, database=None, suppress_health_check=list(HealthCheck))
+    def check(script: list[Action | str], kills: list[Kill | None]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            read_back(back, nurseries(back), Path(folder) / "run", script, kills)
+
+    check()
+
+
+def read_back(
+    back: Back, lives: Nursery, directory: Path, script: list[Action | str], kills: list[Kill | None]
+) -> None:
+    """Journal a script, deliver it with these kills, and compare what is stored with the journal."""
+    (directory / TRACKING_DIR).mkdir(parents=True)
+    recorder = Recorder(open_journal(directory), Redactor({}))
+    left = list(kills)
+
+    def deliver() -> bool:
+        return lives.deliver(directory, back.reference, back.options, left.pop() if left else None)
+
+    plain_metric("train", 1, 1.0)(recorder)  # there is something to read back
+    for action in script:
+        if callable(action):
+            action(recorder)
+        else:
+            deliver()
+    recorder.close("finished")
+    recorder.journal.close()
+    done = [deliver() for _ in range(len(left) + 2)]  # the last one has nothing left to do
+    assert done[-1]
+
+    ledger, (line,) = load_ledger(directory, "t"), report(directory, ["t"])
+    assert ledger is not None
+    assert line.state == "complete", line
+    events = list(JournalReader(directory / TRACKING_DIR / FILE_NAME))
+    stored = lives.read(f"tests.support.stored:{back.reader}", directory.parent)
+    repeats = len(kills) if back.kill_repeats else 0
+    expected = points_of(events, back.replaces)
+    compare_points(expected, stored["points"], ledger.changes, repeats, back.numbered)
+    compare_params(params_of(events), stored["params"], ledger.changes)
+    compare_tables(tables_of(events, back.replaces), stored["tables"], ledger.changes)
+
+
+Points = dict[tuple[str, int | None], list[Any]]
+
+
+def points_of(events: list[Event], replaces: bool) -> Points:
+    """The values of each metric at each step that are to be there."""
+    held: Points = {}
+    logged: dict[tuple[str, int | None], int] = {}
+    for event in events:
+        if event.kind == "resume" and replaces:
+            again = event.step or 0
+            logged = {key: n for key, n in logged.items() if key[1] is None or key[1] <= again}
+        for name, value in event.values.items() if event.kind == "metrics" else ():
+            key = (f"{event.stage}/{name}" if event.stage else name, event.step)
+            number = logged.get(key, 0)
+            logged[key] = number + 1
+            held.setdefault(key, [])[number : number + 1] = [value]
+    return held
+
+
+def compare_points(
+    expected: Points, found: list[Any], changes: tuple[str, ...], repeats: int, numbered: bool
+) -> None:
+    """With `numbered`, a service has no values without a step, and these are numbered from 0 there."""
+    got: dict[tuple[str, int], list[float]] = {}
+    for key, step, value in found:
+        got.setdefault((key, step or 0), []).append(value)
+    wanted: dict[tuple[str, int], list[Any]] = {}
+    for (key, step), values in expected.items():
+        for number, value in enumerate(values):
+            wanted.setdefault((key, number if step is None and numbered else step or 0), []).append(value)
+    for (key, step), values in wanted.items():
+        if named(key, changes):
+            continue
+        there = sorted(map(comparable, got.get((key, step), [])), key=repr)
+        if repeats:
+            assert set(map(comparable, values)) <= set(there), (key, step)
+            assert len(there) <= len(values) + repeats
+        else:
+            assert there == sorted(map(comparable, values), key=repr), (key, step, changes)
+
+
+def params_of(events: list[Event]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for event in events:
+        if event.kind == "params":
+            name = event.name or "params"
+            found[name] = merged(found.get(name, {}), event.values)
+    return found
+
+
+def compare_params(expected: Mapping[str, Any], found: Mapping[str, Any], changes: tuple[str, ...]) -> None:
+    for key, value in expected.items():
+        if named(key, changes):
+            continue
+        assert key in found, (key, changes)
+        if isinstance(value, Mapping):
+            compare_params(value, found[key], changes)
+        else:
+            assert same(value, found[key], changes), (key, changes)
+
+
+def same(value: Any, found: Any, changes: tuple[str, ...]) -> bool:
+    if isinstance(value, list):
+        return len(value) == len(found) and all(
+            same(*each, changes) for each in zip(value, found, strict=True)
+        )
+    if isinstance(value, Mapping):
+        compare_params(value, found, changes)
+        return True
+    return bool(comparable(value) == comparable(found))
+
+
+def tables_of(events: list[Event], replaces: bool) -> dict[tuple[str, int], list[list[str]]]:
+    held: dict[tuple[str, int], list[list[str]]] = {}
+    logged: dict[tuple[str, int], int] = {}
+    for event in events:
+        if event.kind == "resume" and replaces:
+            logged = {key: n for key, n in logged.items() if key[1] <= (event.step or 0)}
+        if event.kind == "table":
+            key = (f"{event.stage}/{event.name}", event.step or 0)
+            number = logged.get(key, 0)
+            logged[key] = number + 1
+            rows = ["\n".join(f"{column}: {cell}" for column, cell in row.items()) for row in event.rows]
+            held.setdefault(key, [])[number : number + 1] = [rows]
+    return held
+
+
+def compare_tables(
+    expected: Mapping[tuple[str, int], list[list[str]]], found: list[Any], changes: tuple[str, ...]
+) -> None:
+    tables = [tuple(rows) for _, _, rows in found]
+    for (key, _), each in expected.items():
+        for rows in each:
+            if any(named(f"{key.partition('/')[2]}.{column}", changes) for column in ("prompt", "tokens")):
+                continue
+            assert tuple(rows) in tables, (key, rows, found, changes)
+
+
+def named(key: str, changes: tuple[str, ...]) -> bool:
+    """Whether the report names what became of a metric, a param or a column of this name, or its stage."""
+    first, _, rest = key.partition("/")
+    last = key.rpartition("/")[2]
+    shown = {part if part.isprintable() else ascii(part)[1:-1] for part in (key, first, rest, last) if part}
+    shown = {part if len(part) <= 80 else part[:79] + "…" for part in shown}
+    return not last or any(
+        re.search(rf"(^|[\s.]){re.escape(part)}([\s.]|$)", change) for part in shown for change in changes
+    )
+
+
+def comparable(value: Any) -> Any:
+    """A value as services hold it, which have one kind of number and three words for what is not finite."""
+    if isinstance(value, (int, float)):
+        return repr(float(value) + 0.0)  # one zero
+    words = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
+    return words.get(value, value) if isinstance(value, str) else repr(value)
