@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fmstune.config.errors import ConfigError
+from fmstune.config.errors import ConfigError, shown
 from fmstune.config.load import Flag
+from fmstune.config.python_values import from_python
 from fmstune.config.values import dotted
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def train(
     *,
     resume: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
+    callbacks: Sequence[TrainerCallback | type[TrainerCallback]]
+    | TrainerCallback
+    | type[TrainerCallback] = (),
     compute_metrics: ComputeMetrics | None = None,
     data_handler: Callable[[dict[str, Any]], Any] | None = None,
     quiet: bool = False,
@@ -39,7 +42,8 @@ def train(
         result.metrics["eval/loss"], result.directory
 
     `config` is a TOML file; without one `fmstune.toml` is read when it is here, as the command does.
-    `settings` go over it: dotted keys, or tables within tables. `resume` is `auto`, or the path of a
+    `settings` go over it: dotted keys, or tables within tables; paths and NumPy's numbers are taken too.
+    `resume` is `auto`, or the path of a
     checkpoint or run. `callbacks` and `compute_metrics` are handed to the Trainer; what they raise ends the
     run. `data_handler` makes of each row another, several, or `None` to leave it out. `quiet` prints nothing.
 
@@ -54,31 +58,54 @@ def train(
     from fmstune.tuning.environment import is_main_process, quiet_libraries
     from fmstune.tuning.run import run
 
-    file = Path(config) if config is not None else None
-    resolved = load_config(file, _flags(settings or {}), [], [], None)
+    _require_kinds(compute_metrics=compute_metrics, data_handler=data_handler)
+    file = Path(_path("config", config)) if config is not None else None
+    checkpoint = _path("resume", resume) if resume is not None else None
+    resolved = load_config(file, _flags({} if settings is None else settings), [], [], None)
     if data_handler is not None:
         data = dataclasses.replace(resolved.data, handler=cast(Any, data_handler))
         resolved = dataclasses.replace(resolved, data=data)
     quiet_libraries()  # before the next import, which needs transformers
     from fmstune.tuning.extensions import Extensions
 
+    given = tuple(callbacks) if isinstance(callbacks, (list, tuple)) else (callbacks,)
+    extensions = Extensions(given, compute_metrics).with_instances()
     return run(
         resolved,
         RunConsole(Console(stderr=True), quiet=quiet or not is_main_process()),
-        resume=os.fspath(resume) if resume is not None else None,
+        resume=checkpoint,
         overwrite=overwrite,
-        extensions=Extensions(tuple(callbacks), compute_metrics),
+        extensions=extensions,
     )
 
 
+def _require_kinds(**functions: Any) -> None:
+    for name, given in functions.items():
+        if given is not None and not callable(given):
+            raise ConfigError(f"{_WHERE}: {name} = {shown(given)} is no function.")
+
+
+def _path(name: str, given: Any) -> str:
+    try:
+        path = os.fspath(given)
+    except TypeError:
+        raise ConfigError(f"{_WHERE}: {name} = {shown(given)} is no path.") from None
+    return os.fsdecode(path)
+
+
 def _flags(settings: Mapping[str, Any]) -> list[Flag]:
-    """The settings as dotted keys with their values."""
+    """The settings as dotted keys with their values, as a file would have them."""
+    if not isinstance(settings, Mapping):
+        raise ConfigError(
+            f"{_WHERE}: settings = {shown(settings)} is no mapping; give {{'training.max_steps': 20}}."
+        )
     flags: list[Flag] = []
     for key, value in settings.items():
         if not isinstance(key, str):
             raise ConfigError(f"{_WHERE}: {key!r} is no key; keys read like training.learning_rate.")
-        if isinstance(value, Mapping) and "." not in key:
-            flags += [(dotted([key, str(name)]), item, _WHERE) for name, item in value.items()]
+        plain = from_python(value, _WHERE, *key.split("."))
+        if isinstance(plain, Mapping) and "." not in key:
+            flags += [(dotted([key, name]), item, _WHERE) for name, item in plain.items()]
         else:
-            flags.append((key, value, _WHERE))
+            flags.append((key, plain, _WHERE))
     return flags

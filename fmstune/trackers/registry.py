@@ -8,13 +8,15 @@ imported is an entry marked broken, never an error for the others.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fmstune.trackers.base import Tracker, TrackerError, installed_version
+from fmstune.trackers.base import Tracker, TrackerError, TrackerOptionError, installed_version
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -70,6 +72,8 @@ def register_tracker(name: str, tracker: type[Tracker]) -> None:
     """
     if not name or not isinstance(name, str):
         raise ValueError(f"a tracker's name is a non-empty string, not {name!r}")
+    if not (isinstance(tracker, type) and callable(getattr(tracker, "track", None))):
+        raise ValueError(f"the tracker {name!r} has to be a class with a method `track`, not {tracker!r}")
     taken = BUILT_IN.get(name) or _registered.get(name)
     if taken is not None and taken is not tracker:
         raise ValueError(f"the tracker name {name!r} is taken by {taken}; choose another")
@@ -136,7 +140,21 @@ def get_tracker(name: str, **options: Any) -> Tracker:
 
     Raises `UnknownTracker`, `BrokenTracker` or `TrackerOptionError`.
     """
-    return tracker_class(name)(name, options or None)
+    from fmstune.config.errors import ConfigError
+    from fmstune.config.typed import check_field
+
+    found = tracker_class(name)
+    declared = getattr(found, "Config", None)
+    fields = {} if declared is None else {field.name: field for field in dataclasses.fields(declared)}
+    options = {
+        key: os.fspath(each) if isinstance(each, os.PathLike) else each for key, each in options.items()
+    }
+    try:
+        for key in options.keys() & fields:  # of others the tracker itself says that it has none
+            check_field(options[key], fields[key], where="get_tracker", key=f"trackers.{name}.{key}")
+    except ConfigError as error:
+        raise TrackerOptionError(str(error)) from None
+    return found(name, options or None)
 
 
 def list_trackers() -> list[TrackerEntry]:

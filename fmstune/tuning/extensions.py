@@ -5,6 +5,7 @@ Unlike a tracker it is a part of the training: what it raises ends the run.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from transformers import EvalPrediction, TrainerCallback
 
 from fmstune.config.errors import ConfigError, shown
 from fmstune.config.schema import RunSettings
+from fmstune.tuning.errors import RunError
 
 ComputeMetrics = Callable[[EvalPrediction], Mapping[str, float]]
 
@@ -26,6 +28,10 @@ class Extensions:
     callbacks: tuple[TrainerCallback | type[TrainerCallback], ...] = ()
     compute_metrics: ComputeMetrics | None = None
 
+    def with_instances(self) -> Extensions:
+        """These, with an instance of each class. Raises `ConfigError` for what is no callback."""
+        return Extensions(tuple(map(_made, self.callbacks)), self.compute_metrics)
+
     def with_configured(self, settings: RunSettings) -> Extensions:
         """These, and those that `[run]` names. Raises `ConfigError` for what cannot be found or used."""
         named = [load_object(where, "run.callbacks") for where in settings.callbacks]
@@ -35,7 +41,30 @@ class Extensions:
             compute = load_object(settings.compute_metrics, "run.compute_metrics")
         if compute is not None and not callable(compute):
             raise ConfigError(f"run.compute_metrics = {shown(settings.compute_metrics)} is no function.")
-        return Extensions(callbacks, compute)
+        return Extensions(callbacks, compute and _checked(compute))
+
+
+def _checked(compute: ComputeMetrics) -> ComputeMetrics:
+    """The function, which says so when it returns no metrics: the Trainer would fail on them later."""
+    if getattr(compute, "returns_metrics", False):  # it is this already
+        return compute
+
+    @functools.wraps(compute)  # the Trainer looks at its parameters
+    def checked(*args: Any, **kwargs: Any) -> Mapping[str, float]:
+        found = compute(*args, **kwargs)
+        between = (
+            kwargs.get("compute_result") is False
+        )  # of batch_eval_metrics: a batch, and not the last one
+        if not isinstance(found, Mapping) and not between:
+            name = getattr(compute, "__name__", type(compute).__name__)
+            raise RunError(
+                f"run.compute_metrics: {name} returned {shown(found)}; it has to return a mapping of "
+                "names to numbers."
+            )
+        return found
+
+    checked.returns_metrics = True  # type: ignore[attr-defined]
+    return checked
 
 
 def load_object(where: str, key: str) -> Any:
