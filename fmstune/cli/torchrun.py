@@ -108,11 +108,13 @@ def _hook(command: Sequence[str], otherwise: _Hook) -> _Hook:
             otherwise(kind, error, trace)
             return
         from fmstune.cli import rank_signals, termination
+        from fmstune.delivery.redaction import hide
 
+        message = hide(str(failed))
         if failed.exit_code > 128:
             rank_signals.end_those_left()
-        termination.write(str(failed), failed.exit_code, command)
-        print(f"error: {failed}", file=sys.stderr, flush=True)
+        termination.write(message, failed.exit_code, command)
+        print(f"error: {message}", file=sys.stderr, flush=True)
         raise SystemExit(failed.exit_code)
 
     return tell

@@ -11,7 +11,7 @@ _HEAD = ("name", "state", "version", "origin", "description")
 
 def print_trackers(*, as_json: bool) -> None:
     """Print every tracker that can be named here, as a table or as JSON."""
-    entries = list_trackers()
+    entries = [_visible(entry) if entry.state == "broken" else entry for entry in list_trackers()]
     if as_json:
         import dataclasses
         import json
@@ -19,6 +19,15 @@ def print_trackers(*, as_json: bool) -> None:
         print(json.dumps([dataclasses.asdict(entry) for entry in entries], indent=2))
     else:
         _print_table([_HEAD, *(_row(entry) for entry in entries)])
+
+
+def _visible(entry: TrackerEntry) -> TrackerEntry:
+    """Without the secrets that an error of somebody's module may hold."""
+    import dataclasses
+
+    from fmstune.delivery.redaction import hide
+
+    return dataclasses.replace(entry, description=hide(entry.description), remedy=hide(entry.remedy))
 
 
 def _row(entry: TrackerEntry) -> tuple[str, ...]:

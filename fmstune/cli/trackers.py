@@ -106,6 +106,7 @@ def sync(
     """
     from fmstune.cli.options import check_name, tracker_options
     from fmstune.cli.screen import progress, screen
+    from fmstune.delivery.redaction import hide
     from fmstune.delivery.sync import sync as deliver
     from fmstune.trackers.registry import reference
 
@@ -122,7 +123,7 @@ def sync(
         _print_json([{"run": str(run), **dataclasses.asdict(line)} for run, line in lines])
     else:
         for run, line in lines:
-            typer.echo(f"{run}  {line.tracker}  {line.line()}")
+            typer.echo(hide(f"{run}  {line.tracker}  {line.line()}"))
         if not lines:
             typer.echo(
                 "nothing to deliver: these runs have no tracker; choose one with --to NAME",
@@ -137,15 +138,19 @@ def _of_run(moved: Callable[[str, int, int], None], run: Path, tracker: str, don
 
 
 def _print_check(name: str, result: Check) -> None:
+    from fmstune.delivery.redaction import hide
+
     where = " · ".join(part for part in (result.server, result.account) if part)
     speed = f" · {result.latency * 1000:.0f} ms" if result.latency is not None else ""
     state = result.state.replace("_", " ")
-    typer.echo(f"{name}  {state}: {result.detail}" + (f" · {where}" if where else "") + speed)
+    typer.echo(hide(f"{name}  {state}: {result.detail}" + (f" · {where}" if where else "") + speed))
     if result.remedy:
-        typer.echo(f"{'':{len(name)}}  → {result.remedy}")
+        typer.echo(hide(f"{'':{len(name)}}  → {result.remedy}"))
 
 
 def _print_json(value: Any) -> None:
     import json
 
-    typer.echo(json.dumps(value, indent=2, default=str))
+    from fmstune.delivery.redaction import process_redactor
+
+    typer.echo(json.dumps(process_redactor().value(value), indent=2, default=str))

@@ -36,6 +36,7 @@ class Recorder(Tracker):
         self._redactor = redactor
         self._names: dict[str, str] = {}  # as they are written; the same few come at each step
         self._hidden_names: set[str] = set()
+        self._plain: set[tuple[Any, ...]] = set()
 
     def get_hf_callback(self, *, strict: bool = False) -> TrainerCallback:
         from fmstune.trackers.hf_callback import TrackerCallback
@@ -54,7 +55,7 @@ class Recorder(Tracker):
         values = point.values
         # Numbers hold no secrets: the training's own logs skip the search for them.
         numbers = all(type(value) is float or type(value) is int for value in values.values())
-        if not numbers or any(self._name(name) != name for name in values):
+        if not numbers or not self._plain_names(tuple(values)):
             redactor = self._redactor
             values = {self._name(key): redactor.metric(item, key) for key, item in plain(values).items()}
         stage = self._name(point.stage)
@@ -78,6 +79,15 @@ class Recorder(Tracker):
         self.journal.append("table", fields | ({"epoch": table.epoch} if table.epoch is not None else {}))
         for guest in self.guests:
             guest.track_table(dataclasses.replace(table, name=name, stage=stage, rows=tuple(rows), step=step))
+
+    def _plain_names(self, names: tuple[Any, ...]) -> bool:
+        """Whether there is no secret in these names, which come together at each step."""
+        if names in self._plain:
+            return True
+        plain_ones = all(self._name(name) == name for name in names)
+        if plain_ones and len(self._plain) < _MOST_NAMES:
+            self._plain.add(names)
+        return plain_ones
 
     def _name(self, name: Any) -> Any:
         """A name of a metric, a stage, a table or a namespace without a secret in it; two names that differ

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fmstune.config.values import dotted
 from fmstune.delivery import locks
 from fmstune.delivery.deaths import may_get_further, note_death
 from fmstune.delivery.journal import (
@@ -19,7 +20,7 @@ from fmstune.delivery.journal import (
     writer,
 )
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger, all_ledgers, ledger_path, load_ledger
-from fmstune.delivery.redaction import REDACTED
+from fmstune.delivery.redaction import holds_redacted
 from fmstune.delivery.report import DeliveryReport, report
 from fmstune.delivery.shipper import EXIT_AGAIN, EXIT_BUSY
 from fmstune.delivery.shipper_process import Job, ShipperProcess
@@ -65,17 +66,26 @@ def sync(
         (line,) = report(directory, [name])
         if line.state != "complete":
             ledger = load_ledger(directory, name)
-            earlier = ledger.options if ledger else {}
-            kept = {key: value for key, value in earlier.items() if value != REDACTED}
+            chosen = {**(ledger.options if ledger else {}), **options.get(name, {})}
+            if lacking := [key for key, value in chosen.items() if holds_redacted(value)]:
+                lines.append(_lacking(line, lacking[0]))
+                continue
             where = (ledger.reference if ledger else "") or reference(name)
             # Where the run was tracked from before; a tracker that is new to it starts from here.
             before = ledger.cwd if ledger else ""
             cwd = before if before and Path(before).is_dir() else None
             found_in = ledger.module_path if ledger else ""
-            job = Job(name, where, {**kept, **options.get(name, {})}, cwd, found_in)
+            job = Job(name, where, chosen, cwd, found_in)
             line = _deliver(directory, job, check_within, progress)
         lines.append(line)
     return lines
+
+
+def _lacking(line: DeliveryReport, option: str) -> DeliveryReport:
+    """Without the option the tracker would deliver to somewhere else, or as somebody else."""
+    key = dotted(["trackers", line.tracker, option])
+    error = f"its option {option} held a secret, which the ledger does not keep"
+    return dataclasses.replace(line, error=error, remedy=f"give it again: --set {key}=…", since=None)
 
 
 def _deliver(directory: Path, job: Job, check_within: float, progress: Progress) -> DeliveryReport:
