@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -134,3 +135,13 @@ def test_config_explain_shows_no_secret(place: Place) -> None:
     assert done.returncode == 0, done.stderr
     assert "training.hub_token = '[redacted]'" in done.stdout
     assert not leaks((done.stdout + done.stderr).encode())
+
+
+def test_sync_asks_for_an_option_that_held_a_secret(
+    place: Place, run: subprocess.CompletedProcess[str]
+) -> None:
+    elsewhere = dataclasses.replace(place, folder=place.folder.parent)  # where no fmstune.toml has it
+    done = elsewhere.fmstune("trackers", "sync", "work/out")
+    assert done.returncode == 1
+    assert "its option api_key held a secret, which the ledger does not keep" in done.stdout
+    assert f'→ give it again: --set trackers."{RUDE}".api_key=…' in done.stdout
