@@ -32,6 +32,7 @@ from fmstune.config.suggest import hint
 from fmstune.config.wording import counted
 from fmstune.tuning.adapted_modules import adapted_parameters, trained_whole
 from fmstune.tuning.errors import ModelError
+from fmstune.tuning.vocabulary import fit_adapter
 
 _ALL_LINEAR = "all-linear"
 _ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
@@ -92,6 +93,7 @@ def load_adapter(model: PreTrainedModel, adapter: AdapterFile, *, trainable: boo
     try:
         settings = PeftConfig.from_pretrained(directory)
         settings.inference_mode = not trainable
+        fit_adapter(model, adapter.directory)
         if settings.is_prompt_learning and trainable:
             return _learnt_prompt(model, directory, settings)
         with warnings.catch_warnings(record=True) as said:

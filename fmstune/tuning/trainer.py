@@ -40,6 +40,7 @@ from fmstune.tuning.reading.bad_rows import FILE_NAME as SKIPPED_ROWS
 from fmstune.tuning.reading.bad_rows import BadRows
 from fmstune.tuning.saving import SavesAsItWas
 from fmstune.tuning.special_tokens import use_tokens
+from fmstune.tuning.vocabulary import fit_vocabulary
 
 
 class FineTuner(SavesAsItWas, GuardedSaving, TokenWeightedEvaluation, GuardedTraining, SFTTrainer):
@@ -154,6 +155,10 @@ def build_trainer(
     clock.append(time.perf_counter())
     frozen = config.adapter is not None
     loaded = load_model(config.model, lora=frozen, seed=seed, reward=method == "reward")
+    grown = fit_vocabulary(loaded.model, tokenizer, config, data)
+    if grown and not frozen:
+        parameters = loaded.model.num_parameters()
+        loaded = dataclasses.replace(loaded, identity={**loaded.identity, "parameters": parameters})
     clock.append(time.perf_counter())
     streamed = data.summary.streaming
     longest = (max_length or 0) if streamed else data.summary.longest
@@ -172,7 +177,7 @@ def build_trainer(
     args = training_arguments(config, output_dir, packing=packing, max_length=max_length)
     trainer: Any
     padding: Padding | None = None
-    notes: tuple[str, ...] = (too_long,) if too_long else ()
+    notes = tuple(note for note in (too_long, grown) if note)
     if method != "sft":
         tuner = build_tuner(method, loaded.model, args, data, tokenizer, **attached)
         trainer, notes = tuner.trainer, (*notes, *tuner.notes)
