@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fmstune.config.data_schema import DataConfig, DataSource, handler_name
@@ -100,14 +100,18 @@ class Reader:
         template = self.source.template if own else self.config.template
         columns = self.source.columns if own else self.config.columns
         self._form = None
+        named: Collection[str] = (columns or {}).values()
         if template is not None:
-            self._form = filled(parse_template(template))
+            parsed = parse_template(template)
+            named = parsed.columns
+            self._form = filled(parsed)
             if self.method == "sft":
                 self.recognised = _BY_TEMPLATE
         elif columns:
             self._form = renamed(columns)
         elif self.source.path == "demo" and self.method != "sft":
             self._form = lambda row, _: (demo_pair(row), ())
+        self.origin = replace(self.origin, columns=frozenset(named))
 
     def __iter__(self) -> Iterator[Placed]:
         count = 0

@@ -123,6 +123,8 @@ def test_json_in_any_of_its_forms_holds_the_same_rows(
         {"tools": [{"type": "function", "function": {"name": "f"}}], "messages": CHAT},
         {"prompt": CHAT[:1], "completion": CHAT[1:]},
         {"question": "a", "answer": "b", "contexts": [{"title": "t", "text": "x"}]},
+        {"frage": "a", "antwort": "b", "quellen": [{"title": "t", "text": "x"}]},
+        {"gespräch": CHAT},
     ],
 )
 def test_an_object_that_is_a_row_itself_is_one_row(
@@ -131,7 +133,8 @@ def test_an_object_that_is_a_row_itself_is_one_row(
     monkeypatch.setattr(json_files, "_AT_ONCE", at_once)
     path = tmp_path / "x.json"
     path.write_text(json.dumps(row, indent=1))
-    assert [found for _, found in json_files.read_json(path, "x", Wanted("train"))] == [row]
+    wanted = Wanted("train", columns=frozenset({"frage", "antwort"}))
+    assert [found for _, found in json_files.read_json(path, "x", wanted)] == [row]
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,12 @@ def _large_object(text: JsonText, name: str, wanted: Wanted, *, alone: bool) -> 
             continue
         items = text.items()
         first = list(islice(items, 1))
-        if not first or not is_list_of_rows(key, first[0]) or holds_rows(whole):
+        if (
+            not first
+            or not is_list_of_rows(key, first[0])
+            or holds_rows(whole)
+            or not wanted.columns.isdisjoint((key, *whole))
+        ):
             whole[key] = [*first, *items]
         elif wanted.passes_over(key):
             passed_over.append(key)

@@ -30,7 +30,7 @@ def rows_inside(value: dict[str, Any], wanted: Wanted, name: str) -> list[Any]:
         raise NotFound
     if found := _by_columns(value):
         return found
-    if holds_rows(value):
+    if holds_rows(value) or (wanted.columns and wanted.columns <= value.keys()):
         raise NotFound
     by_split = {key: inner for key, inner in value.items() if split_named(key) and _is_table(inner)}
     if by_split or (wanted.chosen and _is_table(value.get(wanted.split))):
@@ -75,7 +75,8 @@ def _first(value: Any) -> Any:
 
 
 def _is_list_of_objects(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+    objects = isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+    return objects and not is_message(value[0])
 
 
 def _is_table(value: Any) -> bool:

@@ -25,6 +25,8 @@ class Origin:
     source: DataSource
     split: Split
     files: tuple[Path, ...]
+    columns: frozenset[str] = frozenset()
+    """Those that the user has named."""
 
     @classmethod
     def of(cls, source: DataSource, split: Split) -> Origin:
@@ -43,7 +45,7 @@ class Origin:
     def wanted(self) -> Wanted:
         """The split that is looked for, where there are several."""
         split, chosen = self.source.split or _SPLIT[self.split], self.source.split is not None
-        return Wanted(split, chosen, f"data.{self.split}")
+        return Wanted(split, chosen, f"data.{self.split}", self.columns)
 
     def rows(
         self, text_rows: str, *, streaming: bool, say: Callable[[str], None] = lambda text: None

@@ -11,11 +11,15 @@ from fmstune.tuning.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The split that is looked for; `chosen` says that the user has named it, under the table `table`."""
+    """The split that is looked for; `chosen` says that the user has named it, under the table `table`.
+
+    `columns` are those that the user has named: an object that has them is a row.
+    """
 
     split: str
     chosen: bool = False
     table: str = "data.train"
+    columns: frozenset[str] = frozenset()
 
     def passes_over(self, name: str) -> bool:
         """Whether a name is of another split."""
