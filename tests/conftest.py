@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from fmstune.delivery.journal import FILE_NAME, Header, JournalWriter
+from fmstune.delivery.journal import FILE_NAME, Header
+from fmstune.delivery.journal_writer import JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.redaction import Redactor

@@ -68,7 +68,9 @@ class Delivery:
             ledger.save(directory)
         if tracker.durable_on == "close":
             ledger = dataclasses.replace(ledger, delivered=ledger.safe_delivered, offset=ledger.safe_offset)
-        self._reader = JournalReader(directory / TRACKING_DIR / FILE_NAME, ledger.offset)
+        self._reader = JournalReader(
+            directory / TRACKING_DIR / FILE_NAME, ledger.offset, expected=ledger.delivered + 1
+        )
         after = self._reader.header.after
         if ledger.delivered < after:
             ledger = dataclasses.replace(ledger, delivered=after, safe_delivered=after)
@@ -101,13 +103,13 @@ class Delivery:
         while True:
             gone = writer_gone()  # asked before the read: what was written before the end is read
             start = self._reader.offset
-            batch = self._reader.read()
+            batch = self._reader.read(patient=True)
             for index, (event, offset) in enumerate(batch):
                 self._next(event, start, offset, last=index == len(batch) - 1)
                 start = offset
             if batch:
                 self._flush()
-            elif gone or self._ended:
+            elif (gone or self._ended) and self._reader.is_readable:
                 return self._finish()
             elif len(self._failing) > 1 and any(self._failing.values()):
                 self._end(None)  # nothing has been taken for a while: a new process may find the SDK whole
@@ -123,7 +125,7 @@ class Delivery:
         self._note_gap(event.seq)
         if event.seq <= self.ledger.delivered and event.seq not in self.ledger.missing:
             return
-        final = event.kind == "status" and last and self._at_end()
+        final = event.kind == "status" and last and self._reader.at_end
         mark = self.ledger.suspicion.mark(event.seq)
         known = mark is not None and not (final or self._waits_for(mark))
         if known or event.seq in self.ledger.suspicion.refused or event.seq in self._returned:
@@ -443,9 +445,6 @@ class Delivery:
             last_row=self.ledger.last_row,
             trying=trying,
         ).save(self._directory)
-
-    def _at_end(self) -> bool:
-        return self._reader.offset >= self._reader.path.stat().st_size
 
 
 def cause_text(error: BaseException) -> str:

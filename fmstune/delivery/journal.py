@@ -13,13 +13,11 @@ import enum
 import json
 import math
 import os
-import stat
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from fmstune.delivery import locks
 
@@ -29,6 +27,8 @@ FILE_NAME = "journal.jsonl"
 Kind = Literal["params", "metrics", "table", "status", "resume"]
 _KINDS = ("params", "metrics", "table", "status", "resume")
 
+_SECONDS_TO_REPAIR = 10.0
+"""So long a reader waits for the writer of a journal that somebody has damaged."""
 _DEEPEST = 64
 _MOST_BITS = 4096
 _MOST_ITEMS = 10_000
@@ -41,6 +41,10 @@ class JournalError(Exception):
     """A file that is not a journal, or one of a later version than this fmstune can read."""
 
     exit_code = 2
+
+
+class LaterJournal(JournalError):
+    """A journal that a later version of fmstune has written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,120 +82,73 @@ class Header:
     after: int = 0
 
 
-class JournalWriter:
-    """Appends events; safe to call from any thread, and never raises for what the disk does.
-
-    When the disk is full, events that could not be written are counted in `unrecorded`, and `on_trouble`
-    is called once with the reason.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        header: Header,
-        on_trouble: Callable[[str], None] | None = None,
-    ) -> None:
-        """Begin the journal at `path`, or go on with the one that is there, whose header then holds.
-
-        Raises `OSError` when the file cannot be opened, `JournalError` when it is something else or
-        another process is writing it.
-        """
-        self.path = path
-        self.unrecorded = 0
-        self._on_trouble = on_trouble
-        self._lock = threading.Lock()
-        self._encode = json.JSONEncoder(
-            allow_nan=False, separators=(",", ":"), ensure_ascii=False, default=plain
-        ).encode
-        earlier = JournalReader(path) if path.exists() and path.stat().st_size else None
-        self.header = earlier.header if earlier else header
-        self.last_seq = last_seq(path) if earlier else header.after
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        # A device is nobody's: ranks other than zero all write to /dev/null.
-        self._owner: locks.Lock | None = None
-        if stat.S_ISREG(os.fstat(self._file).st_mode):
-            self._owner = locks.take(lock_path(path))
-            if self._owner is None:
-                os.close(self._file)
-                raise JournalError(f"{path} is being written by {writer(path)}: that run is still going.")
-        self._torn = earlier is not None and not _ends_with_newline(path)
-        if earlier is None:
-            first = {"seq": 0, "kind": "header", "version": VERSION, "run": header.run}
-            first |= {"id": header.id, "time": header.time, "cwd": header.cwd}
-            self._write(first | ({"after": header.after} if header.after else {}))
-
-    def append(self, kind: Kind, fields: Mapping[str, Any]) -> int:
-        """Write the next event and return its `seq`; 0 when it could not be written."""
-        with self._lock:
-            seq = self.last_seq + 1
-            if not self._write({"seq": seq, "time": time.time(), "kind": kind, **fields}):
-                self.unrecorded += 1
-                return 0
-            self.last_seq = seq
-            return seq
-
-    def close(self) -> None:
-        """Close the file; a later `append` is counted as unrecorded."""
-        with self._lock:
-            if self._file >= 0:
-                os.close(self._file)
-                self._file = -1
-                if self._owner is not None:
-                    self._owner.release()
-
-    def _write(self, record: Mapping[str, Any]) -> bool:
-        try:
-            line = self._encode(record)
-        except (ValueError, RecursionError):  # a number that is not finite, say: JSON has no word for it
-            line = self._encode(plain(record))
-        data = (line + "\n").encode("utf-8", "backslashreplace")
-        if self._torn:
-            data = b"\n" + data
-        try:
-            self._torn = os.write(self._file, data) != len(data)
-        except OSError as error:
-            self._trouble(error.strerror or str(error))
-            return False
-        if self._torn:
-            self._trouble("only a part of a line could be written")
-        return not self._torn
-
-    def _trouble(self, reason: str) -> None:
-        if self._on_trouble is not None:
-            say, self._on_trouble = self._on_trouble, None
-            say(f"{self.path}: {reason}")
-
-
 class JournalReader:
     """Reads events from a byte offset on; `offset` is where the next read begins.
 
-    Raises `JournalError` when the file does not begin with a journal's header, `OSError` when it cannot
-    be read. `damaged` counts complete lines that were not events.
+    A journal that was written again, after somebody had damaged it, is read again from its beginning. Raises
+    `JournalError` when the file does not begin with a journal's header, `OSError` when it cannot be read.
+    `damaged` counts complete lines that were not events.
     """
 
-    def __init__(self, path: Path, offset: int = 0) -> None:
+    def __init__(self, path: Path, offset: int = 0, expected: int | None = None) -> None:
+        """Begin at `offset`, unless the event there has not the number that is `expected`: the journal may
+        have been written again since."""
         self.path = path
         self.damaged = 0
+        self._unreadable_since: float | None = None
         with path.open("rb") as file:
             self.header, self._first = _read_header(file.readline(), path)
-        self.offset = max(offset, self._first)
+            self._file = _identity(file)
+            self.offset = max(offset, self._first)
+            if expected is not None and self.offset > self._first and not _is_at(file, self.offset, expected):
+                self.offset = self._first
 
-    def read(self, most: int = 256) -> list[tuple[Event, int]]:
-        """The next events, at most `most`, each with the offset behind it; empty when there is none."""
+    def read(self, most: int = 256, *, patient: bool = False) -> list[tuple[Event, int]]:
+        """The next events, at most `most`, each with the offset behind it; empty when there is none.
+
+        With `patient`, a journal that can't be read counts as empty for some seconds, in which its writer may
+        repair it; `is_readable` tells them apart.
+        """
         found: list[tuple[Event, int]] = []
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            while len(found) < most:
-                line = file.readline()
-                if not line.endswith(b"\n"):
-                    break
-                self.offset += len(line)
-                event = parse(line)
-                if event is not None:
-                    found.append((event, self.offset))
-                elif line.strip():
-                    self.damaged += 1
+        try:
+            with self.path.open("rb") as file:
+                if _identity(file) != self._file or os.fstat(file.fileno()).st_size < self.offset:
+                    self.header, self._first = _read_header(file.readline(), self.path)
+                    self._file, self.offset = _identity(file), self._first
+                file.seek(self.offset)
+                while len(found) < most:
+                    line = file.readline()
+                    if not line.endswith(b"\n"):
+                        break
+                    self.offset += len(line)
+                    event = parse(line)
+                    if event is not None:
+                        found.append((event, self.offset))
+                    elif line.strip():
+                        self.damaged += 1
+        except (OSError, JournalError):
+            if not patient:
+                raise
+            now = time.monotonic()
+            self._unreadable_since = self._unreadable_since or now
+            if now - self._unreadable_since > _SECONDS_TO_REPAIR:
+                raise
+            return []
+        self._unreadable_since = None
         return found
+
+    @property
+    def at_end(self) -> bool:
+        """Whether nothing comes after the last event that was read."""
+        try:
+            return self._unreadable_since is None and self.offset >= self.path.stat().st_size
+        except OSError:
+            return False
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the last `read` could look at the file."""
+        return self._unreadable_since is None
 
     def __iter__(self) -> Iterator[Event]:
         while events := self.read():
@@ -368,14 +325,23 @@ def _read_header(line: bytes, path: Path) -> tuple[Header, int]:
             f"{path} does not begin with a journal's header; it is damaged or not a journal."
         ) from None
     if version > VERSION:
-        raise JournalError(
+        raise LaterJournal(
             f"{path} was written by a later fmstune (journal version {version}, this one reads up to "
             f"{VERSION}); upgrade with `pip install -U fmstune`."
         )
     return header, len(line)
 
 
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+def _identity(file: IO[bytes]) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino
+
+
+def _is_at(file: IO[bytes], offset: int, expected: int) -> bool:
+    """Whether the line at `offset` is the event of this number, or will be."""
+    file.seek(offset - 1)
+    if file.read(1) != b"\n":
+        return False
+    line = file.readline()
+    event = parse(line)
+    return not line if event is None else event.seq == expected

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+from fmstune.delivery.damaged import SUFFIX, set_aside
 from fmstune.delivery.redaction import process_redactor
 from fmstune.delivery.spans import EMPTY, Spans, spans_from_json
 from fmstune.delivery.suspicion import (
@@ -23,6 +26,9 @@ from fmstune.delivery.suspicion import (
 State = Literal["complete", "behind", "failed"]
 
 TRACKING_DIR = "tracking"
+_FILE_NAME = re.compile(rf"(.+)\.json(?:{re.escape(SUFFIX)}(?:-\d+)?)?")
+_DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What reading a ledger raises that is none any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +80,15 @@ class Ledger:
         # What a tracker says may hold any secret; what the next delivery needs stays as it is.
         needed = {field: fields[field] for field in ("tracker", "reference", "cwd", "module_path", "run_id")}
         text = json.dumps(process_redactor().mapping(fields) | needed, indent=2, default=str)
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)
+        try:
+            temporary.write_text(text + "\n", encoding="utf-8")
+            if path.is_dir():
+                set_aside(path)
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):  # a full disk leaves an empty file
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 def ledger_path(directory: Path, tracker: str) -> Path:
@@ -86,26 +99,57 @@ def ledger_path(directory: Path, tracker: str) -> Path:
 def load_ledger(directory: Path, tracker: str) -> Ledger | None:
     """The ledger of `tracker`; `None` when there is none.
 
-    A damaged ledger is set aside as `<tracker>.json.damaged`, and the delivery begins again: the journal
-    has everything, only the tracker's run id is lost.
+    A damaged ledger is set aside as `<tracker>.json.damaged`. The copy in the newest checkpoint stands in for
+    one that is damaged or deleted; without it the delivery begins again: the journal has everything, only the
+    tracker's run id is lost.
     """
     path = ledger_path(directory, tracker)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        return _from_raw(raw)
-    except FileNotFoundError:
+        return _read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (*_DAMAGED, IsADirectoryError):
+        with contextlib.suppress(FileNotFoundError):  # another process has done it
+            set_aside(path)
+    return _copy_in_checkpoint(directory, tracker)
+
+
+def damage(directory: Path, tracker: str) -> str | None:
+    """What is to be said of a tracker whose ledger could not be read; `None` when that is not known."""
+    path = ledger_path(directory, tracker)
+    aside = path.with_name(path.name + SUFFIX)
+    if not os.path.lexists(aside):
         return None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        path.replace(path.with_name(path.name + ".damaged"))
-        return None
+    return f"its ledger was damaged and is set aside as {aside.name}; what it had got before is not known"
 
 
 def all_ledgers(directory: Path) -> list[Ledger]:
     """The ledgers of a run, by name; damaged ones are set aside."""
-    from urllib.parse import unquote
+    files = [
+        *directory.glob(f"{TRACKING_DIR}/*.json*"),
+        *directory.glob(f"checkpoint-*/{TRACKING_DIR}/*.json"),
+    ]
+    names = {match.group(1) for path in files if (match := _FILE_NAME.fullmatch(path.name))}
+    ledgers = []
+    for name in map(unquote, sorted(names)):
+        ledger = load_ledger(directory, name)
+        if ledger is None and (error := damage(directory, name)):
+            ledger = Ledger(name, error=error)
+        if ledger is not None:
+            ledgers.append(ledger)
+    return ledgers
 
-    names = [unquote(path.stem) for path in sorted((directory / TRACKING_DIR).glob("*.json"))]
-    return [ledger for name in names if (ledger := load_ledger(directory, name)) is not None]
+
+def _copy_in_checkpoint(directory: Path, tracker: str) -> Ledger | None:
+    found = []
+    for checkpoint in directory.glob("checkpoint-*"):
+        with contextlib.suppress(OSError, *_DAMAGED):
+            found.append((int(checkpoint.name.rpartition("-")[2]), _read(ledger_path(checkpoint, tracker))))
+    return max(found, key=lambda copy: copy[0])[1] if found else None
+
+
+def _read(path: Path) -> Ledger:
+    return _from_raw(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _from_raw(raw: Mapping[str, Any]) -> Ledger:

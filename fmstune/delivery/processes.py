@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _WATCH_SECONDS = 0.25
 _POLL_SECONDS = 0.05
 _LOOK_SECONDS = 2.0
+_TEND_SECONDS = 0.5
 _STALLED_SECONDS = 60.0
 """A shipper that has had something to deliver for so long without delivering it is started again."""
 _MOST_MEMORY = 2 << 30
@@ -58,6 +59,7 @@ class Fleet:
         self._pid = os.getpid()
         self._close_timeout = close_timeout
         self._directory: Path | None = None
+        self._tend: Callable[[], None] = lambda: None
         self._secrets: tuple[str, ...] = ()
         self._ships = [_Ship(ShipperProcess(job, check_within=check_within)) for job in jobs]
         self._ending = threading.Event()
@@ -82,19 +84,20 @@ class Fleet:
         """What each tracker does with steps that a resumed run logs again: `replaced` or `kept`."""
         return {ship.process.job.name: ship.process.repeated_steps for ship in self._ships}
 
-    def sail(self, directory: Path, secrets: Sequence[str] = ()) -> None:
-        """Begin the delivery of the run in `directory`."""
-        self._directory, self._secrets = directory, tuple(secrets)
+    def sail(
+        self, directory: Path, secrets: Sequence[str] = (), tend: Callable[[], None] = lambda: None
+    ) -> None:
+        """Begin the delivery of the run in `directory`. `tend` looks after its journal, now and then."""
+        self._directory, self._secrets, self._tend = directory, tuple(secrets), tend
         redactor = Redactor(secrets=self._secrets)
         for ship in self._ships:
             with contextlib.suppress(OSError):  # a full disk: the shipper writes its own, later
-                self._name_tracker(ship.process.job, redactor)
+                ship.ledger = self._name_tracker(ship.process.job, redactor)
             self._order(ship)
-        if self._ships:
-            self._watcher = threading.Thread(target=self._watch, daemon=True, name="shippers")
-            # Without another thread the run goes on as well: shippers that die are started again at its end.
-            with contextlib.suppress(RuntimeError):
-                self._watcher.start()
+        self._watcher = threading.Thread(target=self._watch, daemon=True, name="shippers")
+        # Without another thread the run goes on as well: shippers that die are started again at its end.
+        with contextlib.suppress(RuntimeError):
+            self._watcher.start()
 
     def finish(self) -> None:
         """Wait until everything is delivered, at most for the close timeout; then end what is left."""
@@ -109,8 +112,12 @@ class Fleet:
                 if ship.again_at is None:
                     self._note_death(ship)
                 self._restart_at_end(ship)  # one more try now, instead of at the end of its pause
+        tended = time.monotonic()
         while time.monotonic() < deadline and any(self._works_on(ship) for ship in self._ships):
             time.sleep(_POLL_SECONDS)
+            if time.monotonic() - tended > _TEND_SECONDS:
+                tended = time.monotonic()
+                self._tend()
         for ship in self._ships:
             self._note_death(ship)
         self.abandon()
@@ -153,6 +160,8 @@ class Fleet:
             look = time.monotonic() - looked > _LOOK_SECONDS
             if look:
                 looked = time.monotonic()
+                with contextlib.suppress(Exception):
+                    self._tend()
             for ship in self._ships:
                 # Whatever it is (no file descriptor or no memory left for some seconds, a ledger that is a
                 # directory), it is of now and of one tracker, and the next look may go well.
@@ -220,12 +229,15 @@ class Fleet:
         ship.again_at, ship.moved_at, ship.noted = None, time.monotonic(), False
         self._order(ship)
 
-    def _name_tracker(self, job: Job, redactor: Redactor) -> None:
+    def _name_tracker(self, job: Job, redactor: Redactor) -> Ledger:
         assert self._directory is not None
-        if load_ledger(self._directory, job.name) is None:
+        ledger = load_ledger(self._directory, job.name)
+        if ledger is None:
             # Written here, so that a run knows its trackers however early their processes die.
             options = redactor.mapping(job.options)
-            Ledger(job.name, job.reference, options, str(Path.cwd())).save(self._directory)
+            ledger = Ledger(job.name, job.reference, options, str(Path.cwd()))
+            ledger.save(self._directory)
+        return ledger
 
     def _order(self, ship: _Ship) -> None:
         assert self._directory is not None

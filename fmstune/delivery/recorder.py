@@ -5,12 +5,16 @@ Nothing it is given makes it raise into the training, beyond the interface's own
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fmstune.delivery.journal import JournalWriter, plain
+from fmstune.delivery.journal import plain
+from fmstune.delivery.journal_writer import JournalWriter
 from fmstune.delivery.redaction import Redactor
 from fmstune.trackers.base import MetricPoint, Status, Table, Tracker
 
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
 
 _MOST_NAMES = 10_000
 _active: Recorder | None = None
+_RECORDS = "FMSTUNE_RECORDS"
+"""Names the process that records, to those that it starts."""
+_told = False
 
 
 class Recorder(Tracker):
@@ -32,11 +39,18 @@ class Recorder(Tracker):
     def __init__(self, journal: JournalWriter, redactor: Redactor) -> None:
         super().__init__()
         self.journal = journal
-        self.guests: list[GuardedTracker] = []  # those that have to work in this process
+        self._guests: list[GuardedTracker] = []
+        self._pid = os.getpid()
         self._redactor = redactor
         self._names: dict[str, str] = {}  # as they are written; the same few come at each step
         self._hidden_names: set[str] = set()
         self._plain: set[tuple[Any, ...]] = set()
+
+    @property
+    def guests(self) -> list[GuardedTracker]:
+        """The trackers that have to work in this process; a child that it forks has none: their SDKs have
+        threads and connections that a fork breaks, for the parent too."""
+        return self._guests if os.getpid() == self._pid else []
 
     def get_hf_callback(self, *, strict: bool = False) -> TrainerCallback:
         from fmstune.trackers.hf_callback import TrackerCallback
@@ -125,19 +139,42 @@ def active(recorder: Recorder | None) -> Iterator[None]:
     """Make `recorder` the one that `fmstune.track` and `fmstune.set_params` write to."""
     global _active
     before, _active = _active, recorder
+    if recorder is not None:
+        os.environ[_RECORDS] = str(os.getpid())
     try:
         yield
     finally:
         _active = before
+        if before is None:
+            os.environ.pop(_RECORDS, None)
+
+
+def _here() -> Tracker:
+    """The recorder of the run that is active in this process, or in the one that has forked it; else one that
+    does nothing. A process that the training has started in another way is told so, once."""
+    global _told
+    if _active is not None:
+        return _active
+    trainer = os.environ.get(_RECORDS)
+    if trainer is not None and not _told:
+        _told = True
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # where nobody reads it
+            print(
+                f"warning  fmstune records nothing in process {os.getpid()}, which was not forked by the "
+                f"training (process {trainer}): call fmstune.track there, or use the start method fork",
+                file=sys.stderr,
+            )
+    return Tracker("fmstune")
 
 
 def track(metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-    """Track a metric of the active run from anywhere in the training process; `step` defaults to the
-    current one. Does nothing when no run is active here (another rank, another program).
+    """Track a metric of the active run from anywhere in the training process, or in a child that it forks;
+    `step` defaults to the current one. Does nothing when no run is active here (another rank, another
+    program).
 
     Raises `ValueError` when the metric or its name is `None`.
     """
-    (_active or Tracker("fmstune")).track(metric, name, stage, step=step)
+    _here().track(metric, name, stage, step=step)
 
 
 def set_params(params: Mapping[str, Any] | None, name: str | None = None) -> None:
@@ -146,7 +183,7 @@ def set_params(params: Mapping[str, Any] | None, name: str | None = None) -> Non
 
     Raises `ValueError` when `params` is not a mapping.
     """
-    (_active or Tracker("fmstune")).set_params(params, name)
+    _here().set_params(params, name)
 
 
 def track_table(
@@ -160,4 +197,4 @@ def track_table(
     table = Table(name, tuple(rows), stage, step)
     if name is None or not all(isinstance(row, Mapping) for row in table.rows):
         raise ValueError("track_table needs a name, and rows that map columns to values")
-    (_active or Tracker("fmstune")).track_table(table)
+    _here().track_table(table)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmstune.delivery.journal import FILE_NAME, JournalReader, last_seq
-from fmstune.delivery.ledger import TRACKING_DIR, Ledger, State, load_ledger
+from fmstune.delivery.ledger import TRACKING_DIR, Ledger, State, damage, load_ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,12 @@ def report(directory: Path, trackers: Sequence[str]) -> list[DeliveryReport]:
     path = directory / TRACKING_DIR / FILE_NAME
     total, after = last_seq(path), JournalReader(path).header.after
     return [
-        _of(load_ledger(directory, name) or Ledger(name), max(total, after), after, directory)
+        _of(
+            load_ledger(directory, name) or Ledger(name, error=damage(directory, name)),
+            max(total, after),
+            after,
+            directory,
+        )
         for name in trackers
     ]
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
+import sys
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fmstune.config.dump import to_mapping
 from fmstune.config.schema import RunConfig
 from fmstune.config.wording import counted
-from fmstune.delivery.journal import FILE_NAME, Header, JournalWriter
+from fmstune.delivery.journal import FILE_NAME, Header, JournalError
+from fmstune.delivery.journal_writer import JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR, all_ledgers
 from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder, active
@@ -86,10 +89,12 @@ def recorded(
     journal = JournalWriter(
         tracking / FILE_NAME,
         _header(config, directory, earlier),
-        on_trouble=lambda why: out.warn(f"the journal cannot be written, the run goes on: {why}"),
+        on_trouble=out.warn,
+        known=max((ledger.delivered for ledger in all_ledgers(directory.path)), default=0),
     )
     recorder = Recorder(journal, redactor)
-    fleet.sail(directory.path)
+    fleet.sail(directory.path, tend=journal.tend)
+    process = os.getpid()
     status: Status = "failed"
     error: str | None = None
     try:
@@ -99,19 +104,52 @@ def recorded(
         status = "finished"
     except BaseException as stopped:
         status, error = _how_it_ended(stopped)
-        if status == "failed":
+        if status == "failed" and os.getpid() == process:
             _write_error_log(directory.path, redactor)
         raise
     finally:
-        recorder.close(status, error)
-        fleet.finish()
-        journal.close()
-        for line in reports(directory.path):
-            out.say(line.tracker, line.line())
-            for change in line.changes:
-                out.say("", f"adapted: {change}")
-        if journal.unrecorded:
-            out.warn(f"{counted(journal.unrecorded, 'event')} could not be written to the journal: lost")
+        if os.getpid() != process:
+            _leave_child()
+        with contextlib.ExitStack() as steps:  # the last one first; whatever one does, the others follow
+            steps.callback(
+                _guarded, out, "reporting what the trackers got", _show, directory.path, journal, out
+            )
+            steps.callback(_guarded, out, "closing the journal", journal.close)
+            steps.callback(_guarded, out, "closing the trackers", fleet.finish)
+            steps.callback(_guarded, out, "recording the end", recorder.close, status, error)
+
+
+def _guarded(out: RunConsole, what: str, step: Callable[..., None], *arguments: Any) -> None:
+    """One step of a run's end: what it raises is no reason for a training that worked to have failed."""
+    try:
+        step(*arguments)
+    except Exception as error:
+        out.warn(f"{what} failed: {type(error).__name__}: {error}")
+
+
+def _show(directory: Path, journal: JournalWriter, out: RunConsole) -> None:
+    for line in reports(directory):
+        out.say(line.tracker, line.line())
+        for change in line.changes:
+            out.say("", f"adapted: {change}")
+    if journal.unrecorded:
+        out.warn(f"{counted(journal.unrecorded, 'event')} could not be written to the journal: lost")
+    if journal.lost:
+        out.warn(f"{counted(journal.lost, 'event')} of the damaged journal could not be recovered: lost")
+
+
+def _leave_child() -> NoReturn:
+    """End a forked child that comes out of the training: what follows is its parent's to do, once."""
+    error = sys.exc_info()[1]
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code & 0xFF)
 
 
 def say_resumed(directory: RunDirectory, recorder: Recorder, fleet: Fleet, out: RunConsole) -> None:
@@ -167,10 +205,18 @@ def in_process_callbacks(recorder: Recorder, guests: list[Job], out: RunConsole)
 
 
 def reports(directory: Path) -> list[DeliveryReport]:
-    """The state of each delivery of a run; trackers that work in this process have none."""
+    """The state of each delivery of a run, also where its files are damaged; trackers that work in this
+    process have none."""
     if not is_main_process():
         return []
-    return report(directory, [ledger.tracker for ledger in all_ledgers(directory)])
+    lines = []
+    for ledger in all_ledgers(directory):
+        try:
+            lines += report(directory, [ledger.tracker])
+        except (OSError, JournalError) as error:
+            known = DeliveryReport(ledger.tracker, ledger.delivered, ledger.total, "behind", error=str(error))
+            lines.append(dataclasses.replace(known, run_id=ledger.run_id, url=ledger.url))
+    return lines
 
 
 def redactor_of(config: RunConfig) -> Redactor:

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fmstune.delivery.journal import FILE_NAME, Header, JournalWriter
+from fmstune.delivery.journal import FILE_NAME, Header
+from fmstune.delivery.journal_writer import JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR
 from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder

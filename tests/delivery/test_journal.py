@@ -19,11 +19,11 @@ from fmstune.delivery.journal import (
     Header,
     JournalError,
     JournalReader,
-    JournalWriter,
     is_being_written,
     last_seq,
     plain,
 )
+from fmstune.delivery.journal_writer import JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR
 from fmstune.delivery.recorder import Recorder
 from tests.conftest import open_journal

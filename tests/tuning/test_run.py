@@ -253,7 +253,10 @@ def test_a_full_disk_under_the_journal_is_said_loudly_once_and_the_run_goes_on(
     monkeypatch.setattr("fmstune.tuning.tracking.FILE_NAME", "/dev/full")
     _, shown = tune("out")
     assert (
-        shown.count("the journal cannot be written, the run goes on: /dev/full: No space left on device") == 1
+        shown.count(
+            "the journal cannot be written (No space left on device); events wait in memory: /dev/full"
+        )
+        == 1
     )
     assert "could not be written to the journal: lost" in shown
     assert Path("out/model.safetensors").exists()

@@ -1,0 +1,18 @@
+"""What somebody has damaged is kept beside what takes its place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+SUFFIX = ".damaged"
+
+
+def set_aside(path: Path) -> Path:
+    """Give what is at `path` the first free name that says that it is damaged. Raises `OSError`."""
+    aside, number = path.with_name(path.name + SUFFIX), 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}{SUFFIX}-{number}")
+    path.replace(aside)
+    return aside
