@@ -18,6 +18,8 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
+        if path.is_symlink():
+            raise ConfigError(f"{name} is a link to {path.readlink()}, which does not exist.") from None
         raise ConfigError(f"there is no file {name}.{similar_file(path)}") from None
     except IsADirectoryError:
         raise ConfigError(f"{name} is a directory; give a file.") from None
@@ -108,5 +110,21 @@ def key_lines(text: str) -> dict[tuple[str, ...], int]:
             if match[1]:
                 table = parts
             found.setdefault(parts if match[1] else table + parts, number)
-        open_quote = next((quote for quote in ('"""', "'''") if line.count(quote) % 2), "")
+        open_quote = _opened(line)
     return found
+
+
+_QUOTED = re.compile(r"""#|"{3}|'{3}|"(?:\\.|[^"\\])*"|'[^']*'""")
+
+
+def _opened(line: str) -> str:
+    """The quotes of a text of several lines that begins in this line and does not end there."""
+    match = _QUOTED.search(line)
+    while match is not None and match[0] != "#":  # after which quotes are those of a comment
+        end = match.end()
+        if match[0] in ('"""', "'''"):
+            end = line.find(match[0], end) + 3
+            if end < 3:
+                return match[0]
+        match = _QUOTED.search(line, end)
+    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -61,7 +62,7 @@ class Sources:
 
 def gather(config_path: Path | None, flags: Sequence[Flag], sets: Sequence[str], cwd: Path) -> Sources:
     """All that was given; later wins. Values are not checked yet. Raises `ConfigError`."""
-    path = config_path or (cwd / FILE_NAME if (cwd / FILE_NAME).exists() else None)
+    path = config_path or (cwd / FILE_NAME if os.path.lexists(cwd / FILE_NAME) else None)
     sources = Sources(file=(shown_path(path) if config_path else FILE_NAME) if path else None)
     if path is not None and sources.file is not None:
         _take_file(sources, read_text(path), sources.file)

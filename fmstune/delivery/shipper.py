@@ -79,13 +79,19 @@ def check(tracker: Tracker, timeout: float) -> Check:
     if package:
         version = installed_version(package)
         remedy = hint or f"pip install {package}"
+        command = remedy.startswith("pip ")  # else there is more to it, such as another Python
         if version is None:
-            return Check("not_installed", f"the package {package} is not installed", f"run `{remedy}`")
+            return Check(
+                "not_installed",
+                f"the package {package} is not installed",
+                f"run `{remedy}`" if command else remedy,
+            )
         try:
             importlib.import_module(package)
         except BaseException as error:
             found = f"{package} {version} cannot be imported: {type(error).__name__}: {error}"
-            return Check("broken", found, f"install it again: `{remedy} --force-reinstall`")
+            again = f"install it again: `{remedy} --force-reinstall`" if command else remedy
+            return Check("broken", found, again)
     try:
         return tracker.check(timeout)
     except PermissionError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,6 +54,14 @@ class AimOptions:
     tags: tuple[str, ...] = field(default=(), metadata={"help": "Tags of the run."})
 
 
+def install_hint(python: tuple[int, int]) -> str:
+    """How to get Aim with a version of Python; its releases so far (3.29) need extensions that are built up
+    to 3.12 only, so that `pip install aim` fails later, or takes a release of years ago."""
+    if python > (3, 12):
+        return "Aim runs on Python 3.12 and older: make an environment with one, and pip install fmstune aim"
+    return "pip install aim"
+
+
 class AimStackTracker(Tracker):
     """Metrics are tracked under their name with the context `{"subset": stage}`; params stay nested.
 
@@ -64,7 +73,7 @@ class AimStackTracker(Tracker):
     registered_name = "aim"
     description = "Aim, in a local repository or on an aim server"
     package = "aim"
-    install_hint = "pip install aim"
+    install_hint = install_hint(sys.version_info[:2])
     idempotent = True
     repeated_steps = "replaced"
     Config = AimOptions

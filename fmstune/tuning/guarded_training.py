@@ -86,6 +86,21 @@ class GuardedTraining(SavesNoSecrets):
             return None  # which is not logged
         return norm
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Without the weights that are another name of loaded ones, such as a tied `lm_head`: a checkpoint
+        holds them once, and at each resume they looked like damage."""
+        this = _trainer(self)
+        state = this.model.state_dict()
+        missing = set(load_result.missing_keys)
+        loaded = {tensor.data_ptr() for name, tensor in state.items() if name not in missing}
+        tied = {name for name in missing & state.keys() if state[name].data_ptr() in loaded}
+        trainer: Any = super()
+        trainer._issue_warnings_after_load(
+            type(load_result)(
+                [name for name in load_result.missing_keys if name not in tied], load_result.unexpected_keys
+            )
+        )
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The Trainer's, of weights that are worth it."""
         this = _trainer(self)

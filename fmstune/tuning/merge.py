@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ def check(place: Place, out: Path) -> None:
             f"the adapter in {place.path} is learnt words before each text (prompt tuning), which are no "
             "weights to merge; use it with its base model."
         )
+    if out.is_symlink() and not out.exists():
+        raise ConfigError(f"{out} is a link that leads nowhere; give a directory to write the model to.")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; give a directory to write the model to.")
     if out.exists() and any(out.iterdir()):
@@ -82,6 +85,7 @@ def merge(place: Place, out: Path, *, dtype: str, base: str | None, trust_remote
 def _whole(out: Path) -> Iterator[Path]:
     """A directory that becomes `out` when all has been written into it, and else is removed."""
     scratch = None
+    out = Path(os.path.realpath(out))  # a link to a directory stays, and what it leads to is written
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))

@@ -6,10 +6,13 @@ loads, and nothing at all is imported or created when the configuration is wrong
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,8 +66,36 @@ def run(
     """Tune the model that `config` describes, with `extensions` besides those that it names.
 
     Raises what its steps raise: `ConfigError`, `DataError`, `ModelError`, `TrackerCheckFailed`, and
-    `Interrupted` after a signal; each has the exit code that it means.
+    `Interrupted` after a signal; each has the exit code that it means. Raises `RunError` when this process is
+    at another run.
     """
+    with alone():
+        return _run(config, out, resume, overwrite, extensions)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Only one run at a time is in this process: what is tracked from anywhere belongs to it, and signals,
+    random numbers and the libraries' state are the process's."""
+    if not _under_way.acquire(blocking=False):
+        raise RunError(
+            "another run is under way in this process, which has one at a time: wait for its end, or start a "
+            "process for each."
+        )
+    try:
+        yield
+    finally:
+        _under_way.release()
+
+
+_under_way = threading.Lock()
+# A process that is forked within a run is not at it; it may have a run of its own.
+os.register_at_fork(after_in_child=lambda: _under_way.release() if _under_way.locked() else None)
+
+
+def _run(
+    config: RunConfig, out: RunConsole, resume: str | None, overwrite: bool, extensions: Extensions | None
+) -> RunResult:
     require_whole_launch()
     directory = claim(config, resume, overwrite=overwrite, main=is_main_process())
     if directory.finished:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fmstune.config.errors import shown_path
+from fmstune.config.files import key_lines
 from fmstune.config.load import load
 from tests.config.loading import DEMO_FILE, refusal
 
@@ -326,3 +327,24 @@ class TestPaths:
     def test_a_name_that_no_file_can_have_is_refused_as_well(self, tmp_path: Path, name: str) -> None:
         flags = [("model.path", "demo", "--model"), ("data.train", name, "--data")]
         assert "there is no such file" in refusal(tmp_path, flags=flags)
+
+
+def test_a_configuration_that_is_a_link_to_nothing_is_an_error_and_no_demo_run(tmp_path: Path) -> None:
+    (tmp_path / "fmstune.toml").symlink_to("gone.toml")
+    assert refusal(tmp_path) == f"{tmp_path}/fmstune.toml is a link to gone.toml, which does not exist."
+    (tmp_path / "fmstune.toml").unlink()
+    (tmp_path / "fmstune.toml").symlink_to("fmstune.toml")
+    assert "fmstune.toml cannot be read: Too many levels of symbolic links" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "comment",
+    ['# """', "# '''", 'a = "#" # """', "b = 'x' # it''' is", 'c = """one""" # """', "d = \"\\\"\" # '''"],
+)
+def test_quotes_in_a_comment_do_not_hide_the_lines_below(comment: str) -> None:
+    assert key_lines(f"[params]\n{comment}\n[training]\nseed = 1\n")["training", "seed"] == 4
+
+
+def test_keys_within_a_text_of_several_lines_are_none() -> None:
+    text = '[params]\na = """ # no comment\nseed = 1\n"""\n[training]\nseed = 2\n'
+    assert key_lines(text) == {("params",): 1, ("params", "a"): 2, ("training",): 5, ("training", "seed"): 6}
