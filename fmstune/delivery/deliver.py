@@ -175,7 +175,7 @@ class Delivery:
             self.ledger = dataclasses.replace(self.ledger, last_row=last_row)
         if self.ledger.suspicion.mark(event.seq) is None:
             return True
-        if event.seq > self.ledger.safe_delivered and self._tracker.durable_on == "close":
+        if event.seq > self._confirmed.safe_delivered:
             # Should it be lost, it comes again with all the others, in its turn.
             self.ledger = self._with_suspicion(self.ledger.suspicion.taken([event.seq]))
         else:

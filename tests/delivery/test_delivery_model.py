@@ -55,6 +55,7 @@ class Service:
     stored: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
     last_row: int = 0
+    pending_row: int = 0
     runs: set[str] = field(default_factory=set)
     statuses: list[str] = field(default_factory=list)
     kills_after: int = 0
@@ -64,7 +65,7 @@ class Service:
 
     def new_process(self) -> None:
         """Begin a process: nothing of an earlier one is left in it."""
-        self.death, self.broken, self.pending = "", False, []
+        self.death, self.broken, self.pending, self.pending_row = "", False, [], 0
 
     def die(self, cause: str) -> None:
         self.death = cause
@@ -138,11 +139,13 @@ class ModelTracker(Tracker):
         service.call(seq)
         held = service.pending if self.durable_on == "close" else service.stored
         known = self.idempotent and seq in held
-        late = row and not self.takes_late and seq <= max(service.last_row, *service.pending, 0)
+        late = row and not self.takes_late and seq <= max(service.last_row, service.pending_row)
         if not known and not late:
             held.append(seq)
             if row and self.durable_on == "call":
                 service.last_row = seq
+            elif row:
+                service.pending_row = seq
         service.called()
 
     def close(self, status: Status, error: str | None = None) -> None:
@@ -150,8 +153,8 @@ class ModelTracker(Tracker):
         service.call(self.seq)
         new = [seq for seq in service.pending if not (self.idempotent and seq in service.stored)]
         service.stored += new
-        service.last_row = max([service.last_row, *new])
-        service.pending = []
+        service.last_row = max(service.last_row, service.pending_row)
+        service.pending, service.pending_row = [], 0
         service.statuses.append(status)
         service.called()
 
