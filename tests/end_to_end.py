@@ -41,9 +41,9 @@ def aim_points(repository: Path, *, reindex: bool = False) -> Points:
 
 
 def aim_params(repository: Path) -> dict[str, Any]:
-    """The params of the one run in an Aim repository, without the status that a tracker adds."""
+    """The params of the one run in an Aim repository, without those that the tracker adds."""
     (run,) = read_aim(repository)
-    return {name: value for name, value in run.params.items() if name not in ("status", "error")}
+    return {name: value for name, value in run.params.items() if name not in ("status", "error", "fmstune")}
 
 
 def wandb_points(folder: Path) -> Points:

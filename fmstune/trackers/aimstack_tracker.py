@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
@@ -25,6 +26,7 @@ from fmstune.trackers.base import (
     merged,
     utf8,
 )
+from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.occurrences import Occurrences
 
 REMOTE = "aim://"
@@ -81,7 +83,7 @@ class AimStackTracker(Tracker):
     # Found by throwing values at Aim 3.29.1. It raises on a metric that is no number. Beyond 64 bits it
     # raises in the middle of a write, and a name that is empty is accepted: either way, its SDK cannot
     # read the run any more. The two params are those that `close` sets.
-    limits = Limits(integer_bits=64, reserved_params=frozenset({"status", "error"}))
+    limits = Limits(integer_bits=64, reserved_params=frozenset({"status", "error", MARK}))
 
     def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
         super().__init__(name, tracker_config)
@@ -89,16 +91,31 @@ class AimStackTracker(Tracker):
         self._alone = Occurrences()
 
     def open(self, start: RunStart) -> TrackerRun:
-        from aim import Repo, Run
+        from aim import Repo
 
         where = self._repo()
         if self._run is not None:  # opened by `open_alone`
             self._run.name = utf8(self.config.run_name or start.name)
             return TrackerRun(self._run.hash, where)
         repo = Repo.from_path(where) if "://" in where else repository(where)
+        self._run, told = self._opened_run(repo, start), None
+        if start.run_id is not None:
+            if is_of_another(self._run.get(MARK, None), start):
+                self._run.close()
+                told = note(start)
+                self._run = self._opened_run(repo, dataclasses.replace(start, tracker_run_id=None))
+            self._run[MARK] = mark(start)
+        self._run.name = utf8(self.config.run_name or start.name)
+        for tag in self.config.tags:
+            self._run.add_tag(tag)
+        return TrackerRun(self._run.hash, where, note=told)
+
+    def _opened_run(self, repo: Any, start: RunStart) -> Any:
+        from aim import Run
+
         # log_system_params would send the environment variables, and fails without pkg_resources
         # (aimhubio/aim#2858); system metrics would be those of this process, not of the training.
-        self._run = Run(
+        return Run(
             start.tracker_run_id,
             repo=repo,
             experiment=self.config.experiment,
@@ -107,10 +124,6 @@ class AimStackTracker(Tracker):
             log_system_params=False,
             capture_terminal_logs=False,
         )
-        self._run.name = utf8(self.config.run_name or start.name)
-        for tag in self.config.tags:
-            self._run.add_tag(tag)
-        return TrackerRun(self._run.hash, where)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage)

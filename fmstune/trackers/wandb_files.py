@@ -7,11 +7,11 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fmstune.trackers.base import RunStart
+from fmstune.trackers.continued import is_of_another, mark
 from fmstune.trackers.wandb_account import WandbUnusable
 
 if TYPE_CHECKING:
@@ -19,18 +19,6 @@ if TYPE_CHECKING:
 
 # Files of ours in an offline run's folder: the first from `open` to the end of `close`, the second for good.
 _OPEN, _OWNER = "fmstune-open", "fmstune-run.json"
-
-
-def mark(start: RunStart) -> dict[str, Any]:
-    """What is left in a W&B run to say which run of fmstune it holds last, and where its numbers begin."""
-    return {"run_id": start.run_id, "after": start.after}
-
-
-def is_of_another(found: Any, start: RunStart) -> bool:
-    """Whether a mark says that another run has continued the W&B run from where this one would, or later."""
-    if not isinstance(found, Mapping) or not isinstance(found.get("after"), int):
-        return False  # nobody's, or that of an earlier version
-    return found.get("run_id") != start.run_id and found["after"] >= max(start.after, 1)
 
 
 def begin_offline(run: wandb.Run, start: RunStart, folder: Path) -> None:

@@ -26,13 +26,12 @@ from fmstune.trackers.base import (
     TrackerRun,
     merged,
 )
+from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.wandb_account import WandbUnusable, ask_server, find_api_key, reason, server_address
 from fmstune.trackers.wandb_files import (
     begin_offline,
     continued_by_another,
     end_offline,
-    is_of_another,
-    mark,
     remove_cut_off,
     require_writable,
     to_sync,
@@ -45,8 +44,6 @@ MODES = ("online", "offline", "disabled")
 EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 255}
 """W&B shows 0 as finished, others as failed; 255 is what its SDK itself reports for Ctrl-C."""
 
-_MARK = "fmstune"
-"""The param that has the mark of the run."""
 _MOST_NAME = 128  # the service refuses a run with a longer one, when it is opened
 _AXES = ("train/global_step", "train/epoch")
 _LOST = ("filestream: fatal error", "runupserter: failed to upload")
@@ -101,7 +98,7 @@ class WandbTracker(Tracker):
         text_metrics=True,
         integer_bits=64,
         reserved_metrics=frozenset({"_step", "_timestamp", "_runtime", "_wandb", *_AXES}),
-        reserved_params=frozenset({"_wandb", _MARK}),
+        reserved_params=frozenset({"_wandb", MARK}),
         table_chars="A-Za-z0-9_. -",
         max_table=64,
     )
@@ -160,7 +157,7 @@ class WandbTracker(Tracker):
         return wandb.init(
             **self._init_options(start, settings),
             id=start.tracker_run_id,
-            config={_MARK: mark(start)} if marked else None,
+            config={MARK: mark(start)} if marked else None,
             resume="allow" if start.tracker_run_id else None,
             reinit="create_new",  # never the run that a user's own script has open
             settings=wandb.Settings(**_quiet_settings(start, settings)),
@@ -173,7 +170,7 @@ class WandbTracker(Tracker):
         in directories of their own both continue its W&B run, under the same numbers: the second one gets a
         W&B run of its own.
         """
-        found: Any = run.config.get(_MARK)
+        found: Any = run.config.get(MARK)
         owner = found.get("run_id") if isinstance(found, Mapping) else None
         if owner is None and start.tracker_run_id:  # an earlier version left no mark
             owner = start.run_id
@@ -182,7 +179,7 @@ class WandbTracker(Tracker):
             return run
         if self._first_step <= start.after + 1 and not is_of_another(found, start):
             config: Any = run.config
-            config.update({_MARK: mark(start)}, allow_val_change=True)
+            config.update({MARK: mark(start)}, allow_val_change=True)
             return run
         run.finish()
         if start.tracker_run_id is None or settings.run_id is not None:
@@ -201,7 +198,7 @@ class WandbTracker(Tracker):
         return self._of_its_own(start) if continued_by_another(folder, start) else start
 
     def _of_its_own(self, start: RunStart) -> RunStart:
-        self._notes.append(f"a W&B run of its own, as another run continues {start.tracker_run_id}")
+        self._notes.append(note(start))
         return dataclasses.replace(start, tracker_run_id=None)
 
     def _opened_run(self, run: wandb.Run) -> TrackerRun:

@@ -125,6 +125,26 @@ def test_a_resumed_run_is_the_same_run_and_a_repeated_step_replaces_the_old_valu
     assert run.params == {"status": "failed", "error": "ValueError: x"}
 
 
+def test_a_run_resumed_elsewhere_continues_the_aim_run_and_a_second_one_gets_its_own(in_tmp: Path) -> None:
+    first, notes = None, []
+    for own, after, value in (
+        ("parent", 0, 1.0),
+        ("child", 4, 2.0),
+        ("child", 4, 3.0),
+        ("other child", 4, 9.0),
+    ):
+        tracker = AimStackTracker()
+        opened = tracker.open(RunStart(own, ".", first, run_id=own, after=after))
+        first = first or opened.id
+        tracker.track(value, "loss", "train", step=int(value))
+        tracker.close("finished")
+        notes.append(opened.note)
+    runs = {run.name: run for run in read_aim(in_tmp)}
+    assert [value for _, value in runs["child"].points["loss", "train"]] == [1.0, 2.0, 3.0]
+    assert runs["other child"].points["loss", "train"] == [[9, 9.0]]
+    assert notes == [None, None, None, f"a run of its own there, as another run continues {first}"]
+
+
 def test_neither_environment_variables_nor_the_command_line_reach_the_repository(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
