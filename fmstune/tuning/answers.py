@@ -118,7 +118,7 @@ class AnswerEncoder:
         tools = row.get("tools")
         prompt, wholes, remarks = "", [], []
         for answer in answers:
-            fitted = self.writer.fitted([*row["prompt"], *answer], place)
+            fitted = self.writer.fitted([*row["prompt"], *answer], tools, place)
             self.writer.require_words(fitted.messages, tools, place)
             *earlier, last = fitted.messages
             written = self.writer.answer(earlier, last, tools, place)

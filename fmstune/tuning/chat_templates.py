@@ -1,7 +1,7 @@
 """Chat templates by their names, for models that have none; written from the formats that models publish.
 
-A model stops where it has seen texts stop: where a format's end of turn is not the tokenizer's own end of
-text, that follows it after each answer.
+Each is its family's own, token by token, for a tokenizer that has the family's tokens. Where the mark that
+ends an answer is no token of the tokenizer, its end of text follows: a model stops at tokens alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,23 @@ _NO_TOOLS = """\
 {%- endfor -%}
 """
 
-_STOP = "{%- set stop = '' if not eos_token or eos_token == 'MARK' else eos_token -%}\n"
+_STOP = "{%- set stop = STOP -%}\n"
+_ENDS = {"chatml": "<|im_end|>", "gemma": "<end_of_turn>", "llama3": "<|eot_id|>"}
+"""Marks that end an answer, of the templates that do not end it with the tokenizer's end of text."""
+
+_HERMES = """\
+{%- if tools -%}
+{{ '<|im_start|>system\\n' }}
+{{- messages[0]['content'] + '\\n\\n' if messages[0]['role'] == 'system' }}
+{{- '# Tools\\n\\nYou may call one or more functions to assist with the user query.\\n\\nYou are provided \
+with function signatures within <tools></tools> XML tags:\\n<tools>' }}
+{%- for tool in tools %}{{ '\\n' }}{{ tool | tojson }}{% endfor -%}
+{{ '\\n</tools>\\n\\nFor each function call, return a json object with function name and arguments within \
+<tool_call></tool_call> XML tags:\\n<tool_call>\\n{"name": <function-name>, "arguments": <args-json-object>}\
+\\n</tool_call><|im_end|>\\n' }}
+{%- if messages[0]['role'] == 'system' %}{% set messages = messages[1:] %}{% endif -%}
+{%- endif -%}
+"""
 
 _SYSTEM_FIRST = """\
 {%- if messages[0]['role'] in ('system', 'developer') -%}
@@ -31,8 +47,19 @@ _SYSTEM_FIRST = """\
 
 _CHATML = """\
 {%- for message in messages -%}
-{{ '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') + '<|im_end|>' }}
-{{- stop if message['role'] == 'assistant' }}{{ '\\n' }}
+{%- if message['role'] == 'tool' -%}
+{{ '<|im_start|>user' if loop.first or loop.previtem['role'] != 'tool' }}
+{{- '\\n<tool_response>\\n' + (message['content'] or '') + '\\n</tool_response>' }}
+{{- '<|im_end|>\\n' if loop.last or loop.nextitem['role'] != 'tool' }}
+{%- else -%}
+{{ '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') }}
+{%- for call in message.get('tool_calls') or [] -%}
+{{ '\\n' if message['content'] or not loop.first }}
+{{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+{{- call.function.arguments | tojson }}{{ '}\\n</tool_call>' }}
+{%- endfor -%}
+{{ '<|im_end|>' }}{{ stop if message['role'] == 'assistant' }}{{ '\\n' }}
+{%- endif -%}
 {%- endfor -%}
 {{ '<|im_start|>assistant\\n' if add_generation_prompt }}"""
 
@@ -102,10 +129,10 @@ _PLAIN = """\
 
 NAMED: dict[str, str] = {
     "alpaca": _NO_TOOLS + _SYSTEM_FIRST + _ALPACA,
-    "chatml": _NO_TOOLS + _STOP.replace("MARK", "<|im_end|>") + _CHATML,
-    "gemma": _NO_TOOLS + _SYSTEM_FIRST + _STOP.replace("MARK", "<end_of_turn>") + _GEMMA,
+    "chatml": _STOP + _HERMES + _CHATML,
+    "gemma": _NO_TOOLS + _SYSTEM_FIRST + _STOP + _GEMMA,
     "llama2": _NO_TOOLS + _SYSTEM_FIRST + _LLAMA2,
-    "llama3": _NO_TOOLS + _STOP.replace("MARK", "<|eot_id|>") + _LLAMA3,
+    "llama3": _NO_TOOLS + _STOP + _LLAMA3,
     "mistral": _NO_TOOLS + _SYSTEM_FIRST + _MISTRAL,
     "plain": _NO_TOOLS + _SYSTEM_FIRST + _PLAIN,
     "zephyr": _NO_TOOLS + _ZEPHYR,
@@ -116,6 +143,7 @@ NAMED: dict[str, str] = {
 def named_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """A template by its name. It begins with the token that this tokenizer begins every text with, if any:
     the tokenizer leaves that to chat templates."""
-    template = NAMED[name]
+    known = _ENDS.get(name) in tokenizer.get_vocab()
+    template = NAMED[name].replace("STOP", "''" if known else "eos_token or ''")
     begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     return template if not begins or "bos_token" in template else "{{- bos_token -}}" + template

@@ -69,7 +69,8 @@ class Dialect:
     alternates: bool
     """Whether questions and answers have to take turns."""
     asked_first: bool
-    """Whether a question has to come first."""
+    asked_first_with_tools: bool
+    """Whether a question has to come first; some write tools into the first message (Llama 3.1)."""
     tools: bool
     calls: CallForm | None
     results: bool
@@ -140,7 +141,8 @@ def ask(tokenizer: PreTrainedTokenizerBase) -> Dialect:
         developer=SYSTEM in probe.write([developer, user, answer]),
         alternates=_NEXT in probe.write([user, answer, asked, answer])
         and _NEXT not in probe.write([user, answer, user, asked, answer]),
-        asked_first=not probe.write([answer, asked, answer]) and bool(probe.write([user, answer])),
+        asked_first=_needs_question(probe, answer, prompt.removesuffix(opened), None),
+        asked_first_with_tools=_needs_question(probe, answer, prompt.removesuffix(opened), with_tools),
         tools=_TOOL in probe.write([user], tools=_TOOLS),
         calls=calls,
         results=any(
@@ -174,6 +176,12 @@ _TOOLS: list[Given] = [
     }
 ]
 _OUTCOME: Given = {"role": "tool", "name": _TOOL, "tool_call_id": "qz0000000", "content": _RESULT}
+
+
+def _needs_question(probe: _Probe, answer: Given, prompt: str, tools: list[Given] | None) -> bool:
+    """Whether an answer that nothing comes before is refused, or written as something else."""
+    text = probe.write([answer], tools=tools)
+    return ANSWER not in text or prompt.strip() not in text
 
 
 def _called(form: CallForm) -> Given:

@@ -77,6 +77,11 @@ class Renderer:
 
     def _render(self, row: Row, shape: Shape, place: str) -> Rendering:
         weight = row.get("weight", 1.0)
+        if any(each not in (0, 1) for each in (weight, *_weights(row, shape))):
+            raise DataError(
+                f"{place}: it has a weight other than 0 and 1, which the loss does not obey; give 0 or 1, or "
+                "repeat rows that are to count more."
+            )
         everything = self.all_tokens or row.get("train_on_input", False)
         if not weight:
             return Rendering((), (NO_WEIGHT,))
@@ -90,8 +95,8 @@ class Renderer:
         messages = (
             list(row["messages"]) if shape == "messages" else [*_context(row["prompt"]), *row["completion"]]
         )
-        fitted = self.writer.fitted(messages, place)
         tools = row.get("tools") or None
+        fitted = self.writer.fitted(messages, tools, place)
         self.writer.require_words(fitted.messages, tools, place)
         conversation = _Conversation(fitted.messages, tools, place, weight)
         made = self._everything(conversation) if everything else self._answers(conversation)
@@ -160,6 +165,13 @@ class _Conversation:
                 yield EMPTY_ANSWER
             if message["role"] != "assistant" and message.get("weight"):
                 yield NOT_AN_ANSWER
+
+
+def _weights(row: Row, shape: Shape) -> Iterator[float]:
+    """The weights that a row's messages have."""
+    keys = {"messages": ("messages",), "prompt/completion as messages": ("prompt", "completion")}
+    for key in keys.get(shape, ()):
+        yield from (message["weight"] for message in row[key] if "weight" in message)
 
 
 def _context(prompt: Sequence[Message]) -> list[Message]:

@@ -27,6 +27,7 @@ LOST_REASONING = (
 NO_REASONING = (
     "an answer without reasoning is written with an empty block of it, which the chat template's prompt opens"
 )
+UNKNOWN_FIELD = "the field `{}` of messages is not used: the chat template does not name it"
 NO_END = "the chat template writes nothing that ends an answer, so the model does not learn to stop"
 _AS_SYSTEM = "a developer's message is given as a system message: the chat template knows no developer"
 _SYSTEM_JOINED = "a system message is joined to the question after it: the chat template has no place for it"
@@ -77,7 +78,7 @@ class Writer:
         """What the template has words for; asked at the first conversation."""
         return ask(self.tokenizer)
 
-    def fitted(self, messages: Sequence[Message], place: str) -> Fitted:
+    def fitted(self, messages: Sequence[Message], tools: Any, place: str) -> Fitted:
         """The conversation with its roles as the template knows them. Raises `DataError`, if `strict`."""
         dialect = self.dialect
         made, remarks = list(messages), []
@@ -90,7 +91,8 @@ class Writer:
         if not dialect.system and any(message["role"] == "system" for message in made):
             made = _system_joined(made)
             remarks.append(_SYSTEM_JOINED)
-        if dialect.asked_first and made and _first_speaker(made) == "assistant":
+        asked_first = dialect.asked_first_with_tools if tools else dialect.asked_first
+        if asked_first and made and _first_speaker(made) == "assistant":
             at = next(i for i, message in enumerate(made) if message["role"] == "assistant")
             made.insert(at, {"role": "user", "content": ""})
             remarks.append(_ASKED)
@@ -100,6 +102,8 @@ class Writer:
         remarks = list(dict.fromkeys(remarks))
         if remarks and self.strict:
             raise DataError(f"{place}: {remarks[0]}; --strict-chat refuses that.")
+        fields = dict.fromkeys(name for message in made for name in message.get("extra", ()))
+        remarks += [UNKNOWN_FIELD.format(name) for name in fields if name not in self._source()]
         return Fitted(tuple(made), tuple(remarks))
 
     def require_words(self, messages: Sequence[Message], tools: Any, place: str) -> None:
@@ -168,6 +172,8 @@ class Writer:
                 return replace(written, remarks=(*written.remarks, LOST_REASONING))
             start = len(prompt)
         else:
+            if earlier and earlier[-1]["role"] == "assistant" and "endgeneration" not in self._source():
+                return self._next_answer(earlier, message, prompt, tools, place)
             start = self._start(earlier, message, text, tools, place)
             if reasoning and not _contains(text, reasoning, start):
                 remarks.append(LOST_REASONING)
@@ -205,6 +211,22 @@ class Writer:
         given |= {name: message[name] for name in ("name", "tool_call_id") if name in message}
         given |= message.get("extra", {})
         return as_parts(given) if dialect.parts else given
+
+    def _next_answer(
+        self, earlier: Sequence[Message], message: Message, prompt: str, tools: Any, place: str
+    ) -> Written:
+        """An answer after another one, where that is written differently before an answer and before a prompt
+        (Gemma 4 joins both into one turn): as it is written after the question, behind its own prompt."""
+        until = len(earlier)
+        while until and earlier[until - 1]["role"] == "assistant":
+            until -= 1
+        alone = self.answer(earlier[:until], message, tools, place)
+        text = prompt + alone.text[alone.start :]
+        moved = len(prompt) - alone.start
+        return replace(alone, prompt=prompt, text=text, start=len(prompt), end=alone.end + moved)
+
+    def _source(self) -> str:
+        return str(self.tokenizer.chat_template)
 
     def _in_other_words(self) -> bool:
         """Whether reasoning is kept, and this family writes it in other words than <think> and </think>."""

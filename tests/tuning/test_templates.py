@@ -1,0 +1,235 @@
+"""Whatever the chat template, each answer is learnt as the model will have to write it: what follows the
+template's own prompt for all that comes before it, up to and with the token that ends it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fmstune.tuning.errors import DataError
+from fmstune.tuning.labels import IGNORED, Part, label
+from fmstune.tuning.masking import Renderer
+from fmstune.tuning.reading.messages import read_messages
+from fmstune.tuning.writer import Writer
+from tests.readme_templates import matrix
+from tests.support.chat_templates import TEMPLATES, end_of, tokenizer_with
+
+README = Path(__file__).parents[2] / "README.md"
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "find",
+            "description": "Finds.",
+            "parameters": {
+                "type": "object",
+                "properties": {"what": {"type": "string", "description": "That."}},
+                "required": ["what"],
+            },
+        },
+    }
+]
+WITHOUT_TOOLS = {
+    *("cohere", "cohere2", "deepseek_r1_distill", "deepseekv3", "gemma", "gemma3", "idefics3", "lfm2"),
+    *("llama3", "llava_next", "phi3", "phi3_5", "qwen2_5_vl", "smolvlm"),
+}
+ALTERNATING = {"cohere", "cohere2", "gemma", "gemma3"}
+ASKED_FIRST = ("llama3_1", "llama3_2", "qwen3_5", "qwen3_6", "qwen3_8")
+"""They refuse a conversation without a question, or write tools into its first message: one is put before."""
+PARTS = {"idefics3", "llava_next", "smolvlm"}
+WITHOUT_SYSTEM = {"gemma"}
+
+words = st.text(st.sampled_from("abcxyz é😀\n'\"{}:."), min_size=1, max_size=12).filter(str.strip)
+
+
+@st.composite
+def conversations(draw: st.DrawFn, *, tools: bool, alternating: bool) -> list[dict[str, Any]]:
+    """Conversations in OpenAI's form: a system message, turns, calls of tools, reasoning in a field or in the
+    text, answers in a row, an assistant who begins, answers without a word."""
+    messages: list[dict[str, Any]] = []
+    if draw(st.booleans()):
+        messages.append({"role": "system", "content": draw(words)})
+    if not alternating and draw(st.integers(0, 4)) == 0:
+        messages.append({"role": "assistant", "content": draw(words)})
+    for _ in range(draw(st.integers(1, 3))):
+        messages.append({"role": "user", "content": draw(words)})
+        if tools and draw(st.booleans()):
+            what: Any = {"what": draw(words).strip()}
+            what = json.dumps(what) if draw(st.booleans()) else what
+            call = {"type": "function", "id": "c12345678", "function": {"name": "find", "arguments": what}}
+            messages.append(
+                {"role": "assistant", "content": draw(st.sampled_from(["", None])), "tool_calls": [call]}
+            )
+            messages.append(
+                {"role": "tool", "name": "find", "tool_call_id": "c12345678", "content": draw(words)}
+            )
+        for _ in range(1 if alternating else draw(st.integers(1, 2))):
+            messages.append(draw(answers()))
+    messages.append(draw(answers(silent=False)))
+    if messages[-2]["role"] == "assistant" and alternating:
+        messages.insert(-1, {"role": "user", "content": draw(words)})
+    return messages
+
+
+@st.composite
+def answers(draw: st.DrawFn, *, silent: bool = True) -> dict[str, Any]:
+    kind = draw(st.sampled_from(["plain", "plain", "field", "inline", *(["silent"] if silent else [])]))
+    content = draw(words)
+    if kind == "field":
+        name = draw(st.sampled_from(["reasoning_content", "reasoning", "thinking"]))
+        return {"role": "assistant", "content": content, name: f"because {draw(words)}"}
+    if kind == "inline":
+        thought = f"because {draw(words).strip()}"
+        return {"role": "assistant", "content": f"<think>\n{thought}\n</think>\n\n{content.strip()}"}
+    return {"role": "assistant", "content": content if kind == "plain" else ""}
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What is trained of a training row at one place, and all before it."""
+
+    before: str
+    trained: str
+
+
+def learnt(messages: list[dict[str, Any]], using: Any, tools: Any, **how: Any) -> list[Learnt]:
+    """What is learnt of a conversation, read back from the tokens and labels that it becomes."""
+    row = {"messages": read_messages(messages, "here", "messages")} | ({"tools": tools} if tools else {})
+    parts = Renderer(Writer(using), **how).render(row, "messages", "here").parts
+    found = []
+    for each in label([Part("here", part) for part in parts], using, will_cut=False):
+        begin = None
+        for at, token in enumerate([*each.labels, IGNORED]):
+            ends = begin is not None and (token == IGNORED or at in each.begins)
+            if ends:
+                found.append(Learnt(text(each.ids[:begin], using), text(each.ids[begin:at], using)))
+                begin = None
+            if token != IGNORED and begin is None:
+                begin = at
+    return found
+
+
+def text(ids: Any, using: Any) -> str:
+    return str(using.decode(ids, clean_up_tokenization_spaces=False))
+
+
+def given_to(template: str, message: dict[str, Any], *, thinks: bool) -> dict[str, Any]:
+    """A message in words that the template may know: reasoning under each of its names, arguments as objects.
+    `thinks` says that the template writes reasoning, or opens it."""
+    made = dict(message)
+    thought = next(
+        (made.pop(name) for name in ("reasoning_content", "reasoning", "thinking") if name in made), None
+    )
+    content = made["content"] or ""
+    if thinks and content.startswith("<think>"):
+        thought, _, content = content.removeprefix("<think>\n").partition("\n</think>\n\n")
+    if thought and thinks:
+        made |= dict.fromkeys(("reasoning_content", "thinking"), thought)
+    made["content"] = [{"type": "text", "text": content}] if template in PARTS else content
+    if "tool_calls" in made:
+        function = made["tool_calls"][0]["function"]
+        arguments = function["arguments"]
+        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        made["tool_calls"] = [made["tool_calls"][0] | {"function": function | {"arguments": arguments}}]
+    return made
+
+
+def first_speaker(messages: list[dict[str, Any]]) -> str:
+    return next(str(message["role"]) for message in messages if message["role"] != "system")
+
+
+def thinks(using: Any) -> bool:
+    """Whether a template writes the reasoning of an answer, or opens it."""
+    user = {"role": "user", "content": "a"}
+    answer = {"role": "assistant", "content": "b", "reasoning_content": "THOUGHT", "thinking": "THOUGHT"}
+    try:
+        written = using.apply_chat_template([user, answer], tokenize=False)
+        prompt = using.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    except Exception:  # it wants contents in parts, as no template does that has words for reasoning
+        return False
+    return "THOUGHT" in written or prompt.rstrip().endswith("<think>")
+
+
+def rendered(
+    template: str, messages: list[dict[str, Any]], using: Any, tools: Any, *, prompt: bool
+) -> str | None:
+    """What the template writes; `None` where it refuses, as most do where there is no question yet."""
+    messages = [given_to(template, message, thinks=thinks(using)) for message in messages]
+    if template in WITHOUT_SYSTEM and messages and messages[0]["role"] == "system":
+        system, *messages = messages
+        joined = next((i for i, message in enumerate(messages) if message["role"] == "user"), None)
+        if joined != 0:
+            return None
+        messages[0] = messages[0] | {"content": f"{system['content']}\n\n{messages[0]['content']}"}
+    try:
+        return str(
+            using.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt)
+        )
+    except Exception:  # a template raises what it likes
+        return None
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_of_any_conversation_each_answer_is_learnt_after_its_prompt_up_to_its_end(template: str) -> None:
+    tools = TOOLS if template not in WITHOUT_TOOLS else None
+
+    @given(
+        messages=conversations(tools=tools is not None, alternating=template in ALTERNATING),
+        marks=st.booleans(),
+    )
+    @settings(max_examples=12, deadline=None, derandomize=True)
+    def holds(messages: list[dict[str, Any]], marks: bool) -> None:
+        using = tokenizer_with(template, marks=marks)
+        found = learnt(messages, using, tools)
+        expected = [
+            i
+            for i, m in enumerate(messages)
+            if m["role"] == "assistant" and (m["content"] or "tool_calls" in m)
+        ]
+        assert len(found) == len(expected)
+        for number, each in zip(expected, found, strict=True):
+            message = messages[number]
+            prompt = rendered(template, messages[:number], using, tools, prompt=True)
+            whole = rendered(template, messages[: number + 1], using, tools, prompt=False)
+            greeted = template.startswith(ASKED_FIRST) and first_speaker(messages) == "assistant"
+            asked = any(m["role"] == "user" for m in messages[:number])
+            if prompt is not None and asked and not greeted:
+                assert each.before == prompt
+            assert each.trained.endswith(end_of(template, call="tool_calls" in message))
+            said = (message["content"] or "").rpartition("</think>")[2].strip()
+            assert said in each.trained
+            if "tool_calls" in message:
+                assert "find" in each.trained
+            if prompt is not None and whole is not None and whole.startswith(prompt):
+                tail = whole[len(prompt) :]
+                assert tail.startswith(each.trained) or each.trained.startswith(tail)
+                assert not tail[len(each.trained) :].replace(str(using.eos_token), "").strip()
+
+    holds()
+
+
+@pytest.mark.parametrize("template", sorted(WITHOUT_TOOLS))
+def test_a_template_without_words_for_tools_refuses_them(template: str) -> None:
+    using = tokenizer_with(template)
+    call = {"type": "function", "function": {"name": "find", "arguments": {"what": "it"}}}
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "b"},
+        {"role": "assistant", "content": "c"},
+    ]
+    with pytest.raises(DataError, match="has no words for"):
+        learnt(messages, using, TOOLS)
+    if template != "deepseekv3":  # it writes calls, and nothing of the tools that there are
+        with pytest.raises(DataError, match="has no words for calls of tools"):
+            learnt(messages, using, None)
+
+
+def test_the_matrix_of_the_readme_is_that_of_the_templates() -> None:
+    assert matrix() in README.read_text(), "run `python -m tests.readme_templates`"
