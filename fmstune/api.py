@@ -48,8 +48,8 @@ def train(
     run. `data_handler` makes of each row another, several, or `None` to leave it out. `quiet` prints nothing.
 
     Raises what the command prints, as exceptions with the `exit_code` that it would have: `ConfigError`,
-    `DataError`, `ModelError`, `RunError`, and `TrackerCheckFailed`. A stop by SIGTERM or SIGINT, after the
-    checkpoint has been saved, raises `fmstune.tuning.stopping.Interrupted`.
+    `DataError`, `ModelError`, `RunError`, and `TrackerCheckFailed`. A stop by SIGTERM, SIGINT or SIGHUP,
+    after the checkpoint has been saved, raises `fmstune.tuning.stopping.Interrupted`.
     """
     from rich.console import Console
 

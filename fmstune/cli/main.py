@@ -1,7 +1,7 @@
 """Where the command `fmstune` begins and ends: the one place where errors are printed.
 
 Exit codes: 0 done; 1 failed at run time; 2 wrong command line, configuration or data; 3 a tracker's check
-failed; 130 and 143 interrupted.
+failed; 129, 130 and 143 interrupted by SIGHUP, SIGINT and SIGTERM.
 """
 
 from __future__ import annotations

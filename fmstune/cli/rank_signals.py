@@ -24,7 +24,7 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def passed_on() -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on to the ranks, and leave none of them behind."""
+    """Pass SIGINT, SIGTERM and SIGHUP on to the ranks, and leave none of them behind."""
     before = listen()
     try:
         yield
@@ -35,7 +35,7 @@ def passed_on() -> Iterator[None]:
 
 
 def listen() -> dict[signal.Signals, Any]:
-    """Pass SIGINT and SIGTERM on to the ranks: the first through torchrun, which then waits for their end.
+    """Pass SIGINT, SIGTERM and SIGHUP on to the ranks: the first through torchrun, which waits for their end.
 
     The second SIGINT goes to them at once, who know what it means; the third kills them. Before there are
     ranks a signal ends this process, as the first process of a container has no default for it. Returns the
@@ -55,14 +55,18 @@ def listen() -> dict[signal.Signals, Any]:
             raise SignalException(f"got {signum}", sigval=signal.Signals(signum))
         _send(signal.SIGKILL if came > 2 and signum == signal.SIGINT else signum, ranks)
 
-    return {signum: signal.signal(signum, handle) for signum in (signal.SIGTERM, signal.SIGINT)}
+    return {signum: signal.signal(signum, handle) for signum in _passed_on()}
 
 
 def left_to_torchrun() -> str:
     """The other signals, for torchrun's `--signals-to-handle`."""
+    return "SIGQUIT"
+
+
+def _passed_on() -> list[signal.Signals]:
     # After `nohup` the end of the terminal is nobody's concern.
-    hang_up = "" if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else "SIGHUP,"
-    return f"{hang_up}SIGQUIT"
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]
 
 
 def end_those_left() -> None:

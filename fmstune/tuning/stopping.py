@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""SIGHUP is how a long run ends most often: its terminal, or the connection to it, is closed."""
 
 
 class Interrupted(BaseException):
@@ -65,9 +66,9 @@ def _largest(number: int, device: Any) -> int:
 
 @contextmanager
 def stopping(stop: StopCallback, say: Callable[[str], None], *, main_process: bool = True) -> Iterator[None]:
-    """Handle SIGINT and SIGTERM: during the training they set `stop`, at other times, and at the second
-    SIGINT, they raise `Interrupted` where the program is. Only the main thread can handle signals;
-    elsewhere this does nothing.
+    """Handle SIGINT, SIGTERM and SIGHUP: during the training they set `stop`, at other times, and at the
+    second SIGINT, they raise `Interrupted` where the program is. SIGHUP stays ignored where it was (`nohup`).
+    Only the main thread can handle signals; elsewhere this does nothing.
 
     Other ranks begin with the training alone: before it they wait for rank zero in calls that no handler
     of Python's can interrupt, and torchrun kills such a process only after 30 seconds.
@@ -88,7 +89,8 @@ def stopping(stop: StopCallback, say: Callable[[str], None], *, main_process: bo
 
     def begin() -> None:
         for signum in SIGNALS:
-            before.setdefault(signum, signal.signal(signum, handle))
+            if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:
+                before.setdefault(signum, signal.signal(signum, handle))
 
     if main_process:
         begin()
@@ -98,4 +100,6 @@ def stopping(stop: StopCallback, say: Callable[[str], None], *, main_process: bo
         yield
     finally:
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            # The kernel and the shell both tell of a closed terminal; the second must not end what follows.
+            again = signum == stop.signum == signal.SIGHUP and handler is signal.SIG_DFL
+            signal.signal(signum, signal.SIG_IGN if again else handler)

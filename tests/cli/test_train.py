@@ -103,7 +103,9 @@ def test_without_a_name_the_configured_trackers_are_checked(tmp_path: Path) -> N
     assert [found["tracker"] for found in json.loads(done.stdout)] == ["file", "aim"]
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_saves_a_checkpoint_and_the_run_can_go_on(signum: int, code: int, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["--tracker", "aim", "--output-dir", "out", "--max-steps", "400", *FAST]
@@ -117,7 +119,7 @@ def test_a_signal_saves_a_checkpoint_and_the_run_can_go_on(signum: int, code: in
     assert events(out)[-1].status == "interrupted"
     (run,) = read_aim(tmp_path)
     assert run.params["status"] == "interrupted"
-    if signum == signal.SIGINT:
+    if signum != signal.SIGTERM:
         return
     step = int(checkpoint.name.partition("-")[2])
     steps = ["--max-steps", str(step + 5), "--set", "training.save_strategy=no"]
