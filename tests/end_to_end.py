@@ -8,6 +8,7 @@ from typing import Any
 
 from fmstune.delivery.journal import FILE_NAME, JournalReader
 from fmstune.delivery.ledger import TRACKING_DIR
+from fmstune.trackers.base import merged
 from tests.readers import read_aim, read_wandb_offline, wandb_offline_dirs
 
 Points = dict[tuple[str, str, int], float]
@@ -25,9 +26,12 @@ def journal_points(directory: Path) -> Points:
 
 
 def journal_params(directory: Path) -> dict[str, Any]:
-    """The params in the journal, by namespace."""
-    events = JournalReader(directory / TRACKING_DIR / FILE_NAME)
-    return {event.name or "": dict(event.values) for event in events if event.kind == "params"}
+    """The params in the journal, by namespace: several events of one add up."""
+    found: dict[str, Any] = {}
+    for event in JournalReader(directory / TRACKING_DIR / FILE_NAME):
+        if event.kind == "params":
+            found[event.name or ""] = merged(found.get(event.name or "", {}), event.values)
+    return found
 
 
 def aim_points(repository: Path, *, reindex: bool = False) -> Points:

@@ -229,7 +229,7 @@ def _check_folder(folder: Path, option: str) -> Check:
         return Check(
             "broken",
             f"the repository {path} is damaged: {found.why}",
-            f"move its folder .aim away, or choose another: {option}",
+            f"move its .aim away, or choose another: {option}",
         )
     if found.state == "older":
         return Check(

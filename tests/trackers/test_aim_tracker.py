@@ -206,7 +206,7 @@ def test_a_check_says_of_a_damaged_repository_what_is_damaged_and_leaves_it_alon
     before = contents(in_tmp)
     found = AimStackTracker(tracker_config={"repo": "repo"}).check(5)
     assert (found.state, said in found.detail) == ("broken", True), found
-    assert "move its folder .aim away" in found.remedy
+    assert "move its .aim away" in found.remedy
     assert contents(in_tmp) == before
 
 
