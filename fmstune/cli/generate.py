@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +37,10 @@ def generate(
     raw: Annotated[
         bool, typer.Option("--raw", help="Go on with the prompt as it is, without a chat template.")
     ] = False,
+    tools: Annotated[
+        Path | None,
+        typer.Option(help="A JSON file with the schemas of tools that the model may call.", metavar="FILE"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     base: Annotated[
         str | None,
@@ -64,6 +69,7 @@ def generate(
     if place.scores:
         raise ModelError(f"{place.path} is a reward model: it gives texts numbers, and writes none.")
     texts = [_standard_input() if prompt == "-" else prompt for prompt in prompts]
+    schemas = _tools(tools) if tools is not None else None
     if place.checkpoint:
         console.say("model", f"{model} came to no end; its newest checkpoint is {place.path}")
     quiet_libraries()
@@ -73,7 +79,9 @@ def generate(
     config = ModelConfig(path=place.path, trust_remote_code=trust_remote_code)
     loaded, tokenizer = load_for_use(config, base=base)
     chat = bool(tokenizer.chat_template) and not raw
-    read = [rendered(tokenizer, text) if chat else text for text in texts]
+    if schemas and not chat:
+        raise ModelError("--tools needs a chat template, which writes the tools; leave it out.")
+    read = [rendered(tokenizer, text, schemas) if chat else text for text in texts]
     require_room(loaded, tokenizer, read, special=not chat)
     answers = generate_texts(
         loaded, tokenizer, read, max_new_tokens, special=not chat, temperature=temperature, seed=seed
@@ -87,6 +95,19 @@ def generate(
         if len(texts) > 1:
             console.say("prompt", next(iter(text.strip().splitlines()), ""))
         print(answer, flush=True)
+
+
+def _tools(path: Path) -> list[dict[str, Any]]:
+    from fmstune.config.errors import ConfigError
+    from fmstune.tuning.errors import DataError
+    from fmstune.tuning.reading.messages import read_tools
+
+    try:
+        return read_tools(path.read_text(encoding="utf-8"), "--tools")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--tools: {path} cannot be read: {error}.") from None
+    except DataError:
+        raise ConfigError(f"--tools: {path} holds no list of JSON schemas.") from None
 
 
 def _standard_input() -> str:

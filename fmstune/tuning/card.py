@@ -46,6 +46,8 @@ def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics:
     method = config.adapter or "full"
     commit = config.model.revision
     rows = [f"| {name} | {metrics[name]:.4g} |" for name in _RESULTS if name in metrics]
+    marks = ", ".join(f"`{end}`" for end in built.ends)
+    ends = f"| answers end with | {marks} (in `generation_config.json`) |\n" if marks else ""
     text = _CARD.format(
         library="peft" if config.adapter else "transformers",
         method=method,
@@ -58,7 +60,7 @@ def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics:
         parameters=built.model_identity["parameters"],
         trainable=built.trainable,
         data=built.data.line(),
-        unused="".join(f"| not used | {line} |\n" for line in built.data.unused_lines()),
+        unused="".join(f"| not used | {line} |\n" for line in built.data.unused_lines()) + ends,
         steps=built.trainer.state.global_step,
         results="\n".join(rows),
         config="config.toml",

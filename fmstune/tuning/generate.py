@@ -12,7 +12,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from fmstune.config.wording import counted
-from fmstune.tuning.errors import ModelError
+from fmstune.tuning.errors import DataError, ModelError
+from fmstune.tuning.writer import Writer
 
 _BATCH = 8
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
@@ -50,23 +51,31 @@ def generate_texts(
             width = max(map(len, rows))
             settings.max_new_tokens = min(max_new_tokens, room - width) if room else max_new_tokens
             inputs = _padded(rows, width, settings, model.device)
-            written = model.generate(**inputs, generation_config=settings)
+            written = model.generate(**inputs, generation_config=settings, tokenizer=tokenizer)
             texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
             for index, text in zip(batch, texts, strict=True):
-                answers[index] = text
+                answers[index] = _before(text, settings.stop_strings or ())
     return answers
 
 
-def rendered(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """A prompt as the user's words in the chat template. Raises `ModelError` when that refuses them."""
+def rendered(tokenizer: PreTrainedTokenizerBase, prompt: str, tools: Any = None) -> str:
+    """A prompt as the user's words in the chat template, with the schemas of the tools that may be called.
+
+    Raises `ModelError` when the template refuses them, or has no words for tools.
+    """
+    writer = Writer(tokenizer)
+    question = {"role": "user", "content": prompt}
     try:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-    except Exception as error:  # a template raises what it likes
-        raise ModelError(f"the chat template refuses the prompt: {error}") from error
-    assert isinstance(text, str)
-    return text
+        writer.require_words([question], tools, "--tools")
+        return writer.whole([question], tools, "the prompt", prompt=True)
+    except DataError as error:
+        refused = "the prompt: the model's chat template refuses this conversation"
+        raise ModelError(str(error).replace(refused, "the chat template refuses the prompt")) from None
+
+
+def _before(text: str, ends: Sequence[str]) -> str:
+    """A text up to the first of the marks that end an answer without being a token."""
+    return text[: min((at for end in ends if (at := text.find(end)) >= 0), default=len(text))]
 
 
 def require_room(
@@ -135,26 +144,15 @@ def _settings(
     own = settings.eos_token_id
     ends = {*(own if isinstance(own, (list, tuple)) else [own]), tokenizer.eos_token_id}
     if tokenizer.chat_template and not special:
-        ends.add(_end_of_turn(tokenizer))
+        writer = Writer(tokenizer)
+        ends |= {tokenizer.convert_tokens_to_ids(end) for end in writer.ends()}
+        settings.stop_strings = list(writer.textual_ends()) or None
     settings.eos_token_id = sorted(token for token in ends if token is not None) or None
     if tokenizer.pad_token_id is not None:
         settings.pad_token_id = tokenizer.pad_token_id
     elif settings.pad_token_id is None:  # any token will do: it is masked before, and cut off after
         settings.pad_token_id = settings.eos_token_id[0] if settings.eos_token_id else 0
     return settings
-
-
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the chat template ends an answer with, which base models do not stop at."""
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "fmstune"}]
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
-    except Exception:  # a template that wants more than that; the other ends remain
-        return None
-    after = tokenizer(text.rpartition("fmstune")[2], add_special_tokens=False)["input_ids"]
-    added = tokenizer.added_tokens_decoder.items()
-    special = {*tokenizer.all_special_ids, *(index for index, token in added if token.special)}
-    return after[0] if after and after[0] in special else None
 
 
 def _padded(

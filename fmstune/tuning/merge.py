@@ -57,6 +57,7 @@ def merge(place: Place, out: Path, *, dtype: str, base: str | None, trust_remote
     import torch
 
     from fmstune.tuning.adapters import describe
+    from fmstune.tuning.end_tokens import saved_settings
     from fmstune.tuning.model import load_model, load_tokenizer
 
     check(place, out)
@@ -68,6 +69,9 @@ def merge(place: Place, out: Path, *, dtype: str, base: str | None, trust_remote
         model = loaded.model.merge_and_unload(safe_merge=True)
     except ValueError as error:
         raise ModelError(f"the adapter in {place.path} cannot be merged: {error}") from error
+    settings = None if place.scores else saved_settings(Path(place.path))
+    if settings is not None:
+        model.generation_config = settings
     if dtype != "auto":
         model = model.to(getattr(torch, dtype))
     with _whole(out) as scratch:

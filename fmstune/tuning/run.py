@@ -146,6 +146,7 @@ def _train(
 ) -> Mapping[str, float]:
     from fmstune.tuning.card import write_card
     from fmstune.tuning.changed_data import changed_data, recorded_data
+    from fmstune.tuning.end_tokens import save_settings
     from fmstune.tuning.extensions import Extensions
     from fmstune.tuning.memory import explained
     from fmstune.tuning.nonfinite import guard
@@ -190,6 +191,8 @@ def _train(
             raise Interrupted(stop.signum)
         _say_best(config, built, out)
         built.trainer.save_model(str(directory.path))
+        if built.ends and built.adapter and is_main_process():
+            save_settings(built.trainer.model, directory.path)
         if is_main_process():
             write_card(directory.path, config, built, progress.metrics)
     seconds, steps = progress.seconds_and_steps(built.trainer.state)

@@ -24,6 +24,7 @@ from fmstune.tuning.compiling import require_compiler
 from fmstune.tuning.data import DataSummary, shuffled
 from fmstune.tuning.device import Precision, precision
 from fmstune.tuning.disk import GuardedSaving
+from fmstune.tuning.end_tokens import learnt_ends, stop_at
 from fmstune.tuning.errors import ModelError
 from fmstune.tuning.evaluation import TokenWeightedEvaluation
 from fmstune.tuning.extensions import Extensions
@@ -120,6 +121,8 @@ class BuiltTrainer:
     """What there is to say of the data and the settings."""
     places: Sequence[str] = ()
     """Where each training row is from; none where rows are packed."""
+    ends: tuple[str, ...] = ()
+    """The tokens that its answers were trained to end with."""
 
 
 def build_trainer(
@@ -159,6 +162,8 @@ def build_trainer(
     if grown and not frozen:
         parameters = loaded.model.num_parameters()
         loaded = dataclasses.replace(loaded, identity={**loaded.identity, "parameters": parameters})
+    ends = () if method == "reward" else learnt_ends(data.summary.shape, tokenizer)
+    stop_at(loaded.model, tokenizer, ends)
     clock.append(time.perf_counter())
     streamed = data.summary.streaming
     longest = (max_length or 0) if streamed else data.summary.longest
@@ -230,6 +235,7 @@ def build_trainer(
         adapters.describe(trainer.model),
         notes,
         () if packing else data.places,
+        ends,
     )
 
 

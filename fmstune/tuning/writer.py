@@ -185,12 +185,20 @@ class Writer:
     def ends(self) -> tuple[str, ...]:
         """The tokens that answers end with, those of them that are single tokens of the tokenizer."""
         found = []
+        own = {*self.tokenizer.added_tokens_decoder, self.tokenizer.eos_token_id}
         for ending in (self.dialect.ending, self.dialect.ending_of_calls):
             ids = self.tokenizer(ending.mark, add_special_tokens=False)["input_ids"] if ending.mark else []
-            last = self.tokenizer.convert_ids_to_tokens(ids[-1]) if ids else ""
-            if last and ending.mark.endswith(last):
-                found.append(last)
+            if ids and ids[-1] in own:
+                found.append(str(self.tokenizer.convert_ids_to_tokens(ids[-1])))
         return tuple(dict.fromkeys(found))
+
+    def textual_ends(self) -> tuple[str, ...]:
+        """The marks that answers end with, those of them that are no tokens of the tokenizer: it was given
+        the chat template of another family."""
+        ends = (self.dialect.ending, self.dialect.ending_of_calls)
+        marks = (ending.mark.strip() for ending in ends)
+        known = self.ends()
+        return tuple(dict.fromkeys(mark for mark in marks if mark and not mark.endswith(known)))
 
     def _given(self, message: Message) -> Given:
         """A canonical message in the form that the template takes."""
