@@ -6,6 +6,7 @@ by the shippers' own code to each real SDK, and compared with the journal.
 
 from __future__ import annotations
 
+import datetime
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -66,8 +69,23 @@ STAGES = st.sampled_from(["train", "eval", None, "half\udcff", "odd (stage)"])
 STEPS = st.integers(0, 3)
 NUMBERS = st.floats() | st.integers(-(2**70), 2**70) | st.sampled_from([2**63, -(2**63), 2**63 - 1, True])
 TEXTS = st.sampled_from(["", "some text", "half\ud800", "nul\0", "x" * 5000]) | st.text(max_size=5)
+SCALARS = st.sampled_from(
+    [np.float32(1.5), np.uint64(2**63), np.array([2]), torch.tensor(2.5), np.bool_(True)]
+)
+METRICS = NUMBERS | SCALARS | TEXTS
+FOREIGN = st.sampled_from(
+    [
+        Path("/a"),
+        datetime.date(2026, 1, 2),
+        b"x\xff",
+        {1, 2},
+        np.eye(2),
+        torch.ones(3),
+        Back("r", {}, (), "r"),
+    ]
+)
 PARAMS = st.recursive(
-    NUMBERS | TEXTS | st.none(),
+    NUMBERS | TEXTS | st.none() | SCALARS | FOREIGN,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=6,
 )
@@ -98,7 +116,7 @@ def resume(step: int) -> Action:
 
 ACTIONS = st.one_of(
     st.builds(plain_metric, st.sampled_from(["train", "eval"]), STEPS, st.floats(-1e6, 1e6)),
-    st.builds(metric, st.dictionaries(NAMES, NUMBERS | TEXTS, max_size=3), STAGES, STEPS | st.none()),
+    st.builds(metric, st.dictionaries(NAMES, METRICS, max_size=3), STAGES, STEPS | st.none()),
     st.builds(params, st.dictionaries(NAMES, PARAMS, max_size=3), NAMESPACES),
     st.builds(params, st.dictionaries(st.sampled_from("abc"), PARAMS, max_size=2), st.just("data")),
     st.builds(table, ROWS, st.sampled_from(["table", "table (2)"]), STEPS),
