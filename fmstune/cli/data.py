@@ -97,7 +97,7 @@ def data(
         method=resolved.run.method,
         keep_end=training.get("truncation_mode") == "keep_end",
     )
-    views = view_rows(prepared.train, tokenizer, rows)
+    views = view_rows(prepared.train, tokenizer, rows, prepared.places)
     lengths: list[int] = []
     if not prepared.summary.streaming:
         lengths = sequence_lengths(prepared.train, longest).ravel().tolist()

@@ -45,11 +45,17 @@ class Bin:
     rows: int
 
 
-def view_rows(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, most: int) -> list[RowView]:
-    """The first rows, as they are tokenised for their method; at most `most` of them."""
+def view_rows(
+    rows: Iterable[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    most: int,
+    places: Sequence[str] = (),
+) -> list[RowView]:
+    """The first rows, as they are tokenised for their method; at most `most` of them. `places` says where
+    each is from, so that the rows of one conversation are named as its parts."""
     return [
         RowView(
-            f"row {number}{name}",
+            f"row {number}{name or _part(places, number - 1)}",
             len(ids),
             sum(label != IGNORED for label in labels),
             tuple(_pieces(ids, labels, tokenizer)),
@@ -57,6 +63,19 @@ def view_rows(rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase
         for number, row in enumerate(islice(rows, most), 1)
         for name, ids, labels in _sequences(row)
     ]
+
+
+def _part(places: Sequence[str], index: int) -> str:
+    """Which part of a conversation a row is, if that was split: its rows follow one another."""
+    if index >= len(places):
+        return ""
+    first = last = index
+    while first and places[first - 1] == places[index]:
+        first -= 1
+    while last + 1 < len(places) and places[last + 1] == places[index]:
+        last += 1
+    count = last - first + 1
+    return f", part {index - first + 1} of {count} of {places[index]}" if count > 1 else ""
 
 
 def _sequences(row: dict[str, Any]) -> Iterator[tuple[str, list[int], list[int]]]:
