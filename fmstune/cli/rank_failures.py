@@ -30,19 +30,24 @@ def last_told(folder: str, run_id: str = "") -> list[Cause]:
 
 def failure(error: Any, causes: list[Cause]) -> RankFailed:
     """The cause of torchrun's `ChildFailedError`: what the first rank has told, or that a rank was killed
-    before."""
+    before, or ended without a word: what the others tell is then that they miss it."""
+    spoken = {cause.local_rank for cause in causes}
     for rank, failed in error.failures.items():
         # torchrun itself ends the other ranks with SIGTERM once one has failed.
         killed = failed.exitcode < 0 and failed.exitcode != -signal.SIGTERM
         # In whole seconds, and of when it was noticed: the others may have missed it before.
         if killed and (not causes or failed.timestamp - 1 <= causes[0].time):
             return RankFailed(_killed(rank, failed), 1)
+    for rank, failed in error.failures.items():
+        # As by `os._exit`; `foreseen` are errors of fmstune's own, which are a cause by themselves.
+        if failed.exitcode > 0 and failed.local_rank not in spoken and not (causes and causes[0].foreseen):
+            return RankFailed(_ended(rank, failed), 1)
     if causes:
         return RankFailed(causes[0].message, causes[0].exit_code)
     rank, failed = error.get_first_failure()
     if failed.exitcode < 0:
         return RankFailed(_killed(rank, failed), 1)
-    return RankFailed(f"the process of rank {rank} ended with {failed.exitcode}.", failed.exitcode)
+    return RankFailed(_ended(rank, failed), 1)
 
 
 def interruption(signum: signal.Signals, causes: list[Cause]) -> RankFailed:
@@ -60,6 +65,10 @@ def not_met(error: Exception, where: str, settings: str) -> RankFailed:
         "the same on all of them.",
         1,
     )
+
+
+def _ended(rank: int, failed: Any) -> str:
+    return f"the process of rank {rank} ended with exit code {failed.exitcode}, and did not say why."
 
 
 def _killed(rank: int, failed: Any) -> str:

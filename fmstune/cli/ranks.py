@@ -118,6 +118,18 @@ def is_lost_peer(message: str) -> bool:
     return under_torchrun() and any(word in message for word in words)
 
 
+def cause_of_lost_peer(message: str) -> str | None:
+    """Why another rank has ended, of which an error of gloo's or NCCL's says only that it has; `None` for
+    other errors. A rank says it before its connections close; one that is killed, or that is on another
+    machine, says nothing here."""
+    if not is_lost_peer(message):
+        return None
+    path, mine = os.environ.get(_ERROR_FILE), int(os.environ.get("LOCAL_RANK", "0"))
+    causes = told(Path(path).parent.parent) if path else []
+    others = [cause.message for cause in causes if cause.local_rank != mine]
+    return others[0] if others else "another process of this run has ended, without a word on this machine"
+
+
 def follows_another() -> bool:
     """Whether another rank of this machine has failed before: then what this one sees of it is no cause."""
     path = os.environ.get(_ERROR_FILE)

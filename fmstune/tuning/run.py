@@ -162,10 +162,9 @@ def _train(
         *in_process_callbacks(recorder, guests, out),
         LastStepCallback(),
         progress,
-        stop,
         _ledgers(directory.path),
     ]
-    extensions = dataclasses.replace(extensions, callbacks=(*callbacks, *extensions.callbacks))
+    extensions = dataclasses.replace(extensions, callbacks=(*callbacks, *extensions.callbacks, stop))
     with stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process()):
         # Before the trainer is built, which records its own data.
         before = recorded_data(directory.checkpoint.parent) if directory.checkpoint else {}

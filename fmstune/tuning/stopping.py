@@ -25,7 +25,8 @@ class Interrupted(BaseException):
 
 
 class StopCallback(TrainerCallback):
-    """Ends the training at the next step with a checkpoint, once `signum` has been set."""
+    """Ends the training at the next step with a checkpoint, once `signum` has been set. To be the last of the
+    callbacks: of several ranks all stop when one of them does."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -48,20 +49,29 @@ class StopCallback(TrainerCallback):
     ) -> None:
         if args.world_size > 1:
             # A signal reaches each rank at a moment of its own, and one that stops alone leaves the others
-            # waiting for it in the next step.
-            self.signum = _largest(self.signum or 0, args.device) or None
+            # waiting for it in the next step; so does one that a callback of the user's own stops.
+            signum, wanted = _largest([self.signum or 0, control.should_training_stop], args.device)
+            self.signum = signum or None
+            control.should_training_stop = bool(wanted)
         if self.signum is not None:
             control.should_save = True
             control.should_training_stop = True
 
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.world_size > 1 and self.training:
+            control.should_training_stop = bool(_largest([control.should_training_stop], args.device)[0])
 
-def _largest(number: int, device: Any) -> int:
-    """The largest of the numbers that all ranks bring."""
+
+def _largest(numbers: list[int], device: Any) -> list[int]:
+    """The largest of the numbers that all ranks bring, each by its place."""
     import torch
 
-    largest = torch.tensor(number, device=device)
+    largest = torch.tensor(numbers, device=device, dtype=torch.int64)
     torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
-    return int(largest.item())
+    found: list[int] = largest.tolist()
+    return found
 
 
 @contextmanager

@@ -169,6 +169,11 @@ def _how_it_ended(stopped: BaseException) -> tuple[Status, str | None]:
 
     if isinstance(stopped, (Interrupted, KeyboardInterrupt)):
         return "interrupted", None
+    from fmstune.cli.ranks import cause_of_lost_peer
+
+    cause = cause_of_lost_peer(str(stopped))
+    if cause is not None:
+        return "failed", cause
     first = next(iter(str(stopped).strip().splitlines()), "")
     return "failed", f"{type(stopped).__name__}: {first}" if first else type(stopped).__name__
 

@@ -36,6 +36,14 @@ class Dies(SecondRank):
     def fail(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
+class Exits(SecondRank):
+    def fail(self):
+        os._exit(7)
+
+class Stops(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = args.process_index == 1 and state.global_step == 2
+
 class Slow(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         pathlib.Path(f"rank-{args.process_index}-{os.getpid()}").touch()
@@ -61,12 +69,27 @@ def test_the_cause_of_a_rank_is_the_last_line_and_its_code_the_exit_code(tmp_pat
     assert done.stderr.splitlines()[-1] == f"error: {CURSED}"
     assert "Traceback" not in done.stderr
     assert (tmp_path / "why").read_text() == f"{CURSED}\nexit code 1\n"
+    last = json.loads((tmp_path / "out" / "tracking" / "journal.jsonl").read_text().splitlines()[-1])
+    assert (last["status"], last["error"]) == ("failed", CURSED), "and so it is for trackers"
 
 
 def test_a_rank_that_is_killed_is_named(tmp_path: Path) -> None:
     done = fmstune("train", *TWO, *with_callback("Dies"), cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: the process of rank 1 was ended by SIGKILL.")
+
+
+def test_a_rank_that_ends_without_a_word_is_named_with_its_exit_code(tmp_path: Path) -> None:
+    done = fmstune("train", *TWO, *with_callback("Exits"), cwd=tmp_path)
+    assert done.returncode == 1
+    last = "error: the process of rank 1 ended with exit code 7, and did not say why."
+    assert done.stderr.splitlines()[-1] == last
+
+
+def test_all_ranks_stop_when_a_callback_stops_one(tmp_path: Path) -> None:
+    done = fmstune("train", *TWO, *with_callback("Stops"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2 steps" in done.stderr
 
 
 def pids(directory: Path) -> list[int]:

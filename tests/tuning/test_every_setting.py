@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from fmstune.config.unused import unused
 from fmstune.trackers.base import Tracker
 from fmstune.tuning.device import check_device
 from fmstune.tuning.methods import arguments_class
-from fmstune.tuning.trainer import build_trainer, training_arguments
+from fmstune.tuning.trainer import build_trainer, trained_twice, training_arguments
 from tests.tuning.tuned import tune
 
 OTHER_VALUES: dict[str, Any] = {
@@ -278,3 +279,24 @@ def test_what_trl_has_for_sft_alone_is_refused(method: str) -> None:
 def test_what_trl_refuses_while_the_trainer_is_built_is_an_error_of_the_configuration() -> None:
     with pytest.raises(ConfigError, match=r"is refused by TRL: .*router_aux_loss_coef"):
         batch("sft", router_aux_loss_coef=0.5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "said"),
+    [
+        (13, {}, "3 rows are trained twice: 2 processes"),
+        (15, {}, "1 row is trained twice"),
+        (16, {}, None),
+        (13, {"dataloader_drop_last": True}, None),
+        (13, {"world_size": 1}, None),
+        (13, {"max_steps": 1}, None),
+        (13, {"max_steps": 2}, "leaves out the last 5 rows instead"),
+    ],
+)
+def test_rows_that_several_processes_train_twice_are_named(
+    rows: int, more: dict[str, Any], said: str | None
+) -> None:
+    given = {"world_size": 2, "train_batch_size": 4, "max_steps": -1, "gradient_accumulation_steps": 1}
+    args = SimpleNamespace(**{**given, "dataloader_drop_last": False, **more})
+    told = trained_twice(args, range(rows))
+    assert told is None if said is None else said in (told or "")
