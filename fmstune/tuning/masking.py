@@ -25,6 +25,7 @@ ONLY_LAST = "answers before the last one are not trained: data.history = last"
 NOT_FOUND = (
     "answers are not trained: with data.history = template, history is written in other words than they are"
 )
+ALL_ARE_TRAINED = "a message that is no answer has the weight 0, and is trained: data.train_on = all"
 NO_WEIGHT = "a row whose weight is 0, as that of all its answers, is not trained"
 NO_WORDS = "{} are not in what the chat template writes"
 _NEEDED = ("tools", "calls of tools", "results of tools")
@@ -92,9 +93,11 @@ class Renderer:
             prompt, text = row["prompt"], with_eos(row["prompt"] + row["completion"], self.writer.tokenizer)
             span = Span(0 if everything else len(prompt), len(text), weight)
             return Rendering((Rendered(text, (span,), special=True),))
-        messages = (
-            list(row["messages"]) if shape == "messages" else [*_context(row["prompt"]), *row["completion"]]
-        )
+        if shape == "messages":
+            messages = list(row["messages"])
+        else:
+            prompt = row["prompt"] if everything else _context(row["prompt"])
+            messages = [*prompt, *row["completion"]]
         tools = row.get("tools") or None
         fitted = self.writer.fitted(messages, tools, place)
         self.writer.require_words(fitted.messages, tools, place)
@@ -111,8 +114,26 @@ class Renderer:
         return replace(made, remarks=tuple(dict.fromkeys([*fitted.remarks, *made.remarks, *lost])))
 
     def _everything(self, conversation: _Conversation) -> Rendering:
+        """The whole conversation, but for answers whose weight is 0."""
         text = self.writer.whole(conversation.messages, conversation.tools, conversation.place)
-        return Rendering((Rendered(text, (Span(0, len(text), conversation.weight),), special=False),))
+        spans, remarks, begin = [], [], 0
+        for number, message in enumerate(conversation.messages):
+            if message.get("weight", 1.0):
+                continue
+            if message["role"] != "assistant":
+                remarks.append(ALL_ARE_TRAINED)
+                continue
+            left_out = self._written(conversation, number)
+            if not text.startswith(left_out.text[: left_out.end]):
+                raise DataError(
+                    f"{conversation.place}: an answer has the weight 0, and cannot be told from the rest of "
+                    "the conversation as this chat template writes it; use data.train_on = responses."
+                )
+            spans.append(Span(begin, left_out.start))
+            begin = left_out.end
+        spans.append(Span(begin, len(text)))
+        kept = tuple(span for span in spans if span.end > span.start)
+        return Rendering((Rendered(text, kept, special=False),), tuple(remarks))
 
     def _answers(self, conversation: _Conversation) -> Rendering:
         remarks = list(conversation.remarks())

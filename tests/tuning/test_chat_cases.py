@@ -38,6 +38,17 @@ def test_an_answer_of_weight_0_is_not_trained(template: str | None) -> None:
     assert "BADANSWER" not in words
 
 
+def test_an_answer_of_weight_0_is_not_trained_among_all_tokens_either() -> None:
+    words, _ = trained("weight", "llama3", train_on="all")
+    assert "GOODANSWER Paris." in words
+    assert "Are you sure?" in words
+    assert "BADANSWER" not in words
+    with pytest.raises(
+        DataError, match="line 1: an answer has the weight 0, and cannot be told from the rest"
+    ):
+        trained("weight", "qwen3", train_on="all")
+
+
 @pytest.mark.parametrize("template", ["qwen3", "qwen3_5_think", "qwen3_6", "glm4moe"])
 def test_each_of_three_answers_is_trained_once_with_its_end(template: str) -> None:
     words, _ = trained("multi", template)
