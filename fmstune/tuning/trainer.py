@@ -17,7 +17,6 @@ from trl import SFTTrainer
 
 from fmstune.config.errors import ConfigError
 from fmstune.config.schema import RunConfig
-from fmstune.config.wording import counted
 from fmstune.trackers.base import Tracker
 from fmstune.tuning import adapters
 from fmstune.tuning.adapted_modules import unreached_experts
@@ -25,6 +24,7 @@ from fmstune.tuning.compiling import require_compiler
 from fmstune.tuning.data import DataSummary, shuffled
 from fmstune.tuning.device import Precision, precision
 from fmstune.tuning.disk import GuardedSaving
+from fmstune.tuning.each_row_once import EachRowOnce, trained_twice
 from fmstune.tuning.end_tokens import learnt_ends, stop_at
 from fmstune.tuning.errors import ModelError
 from fmstune.tuning.evaluation import TokenWeightedEvaluation
@@ -45,7 +45,9 @@ from fmstune.tuning.special_tokens import use_tokens
 from fmstune.tuning.vocabulary import fit_vocabulary
 
 
-class FineTuner(SavesAsItWas, GuardedSaving, TokenWeightedEvaluation, GuardedTraining, SFTTrainer):
+class FineTuner(
+    SavesAsItWas, GuardedSaving, TokenWeightedEvaluation, EachRowOnce, GuardedTraining, SFTTrainer
+):
     """TRL's trainer, without the work that it does for cases other than ours."""
 
     data_collator: Any
@@ -211,7 +213,8 @@ def build_trainer(
     if getattr(trainer, "unbalanced", False):
         notes = (*notes, "no loss balances the load of the experts: this architecture gives none")
     trainer.method, trainer.longest_row = method, max_length
-    if twice := trained_twice(trainer.args, trainer.train_dataset):
+    masked = method == "sft" and not packing
+    if not masked and (twice := trained_twice(trainer.args, trainer.train_dataset)):
         notes = (*notes, twice)
     trainer.own_files, trainer.save_dtype = loaded.own_files, config.run.save_dtype
     adapters.ready_for_checkpoints(trainer.model)
@@ -291,22 +294,6 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
     except (ValueError, TypeError, ImportError, AttributeError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"[training] is refused by TRL: {reason}") from error
-
-
-def trained_twice(args: Any, rows: Any) -> str | None:
-    """That rows count twice, as accelerate fills up the last batch of several processes with the rows of the
-    beginning: all of them have to come to each step. Nothing where none do."""
-    if args.world_size < 2 or args.dataloader_drop_last or not hasattr(rows, "__len__"):
-        return None
-    each = args.train_batch_size * args.world_size
-    rest = len(rows) % each
-    if not rest or 0 < args.max_steps * args.gradient_accumulation_steps * each <= len(rows):
-        return None
-    return (
-        f"of each epoch, {counted(each - rest, 'row is', 'rows are')} trained twice: {args.world_size} "
-        "processes fill up its last batch with rows of its beginning. training.dataloader_drop_last = true "
-        f"leaves out the last {counted(rest, 'row')} instead"
-    )
 
 
 def _steps(trainer: Any, rows: int) -> int:

@@ -24,8 +24,9 @@ from fmstune.config.training_fields import METHODS, TrainingField, training_fiel
 from fmstune.config.unused import unused
 from fmstune.trackers.base import Tracker
 from fmstune.tuning.device import check_device
+from fmstune.tuning.each_row_once import trained_twice
 from fmstune.tuning.methods import arguments_class
-from fmstune.tuning.trainer import build_trainer, trained_twice, training_arguments
+from fmstune.tuning.trainer import build_trainer, training_arguments
 from tests.tuning.tuned import tune
 
 OTHER_VALUES: dict[str, Any] = {
