@@ -330,7 +330,8 @@ def test_calls_of_tools_reach_the_template_without_the_empty_fields_of_a_table()
     write("tools.jsonl", plain)
     Path("tools.jinja").write_text(
         "{% if tools %}[{{ tools[0].function.name }}]{% endif %}{% for m in messages %}"
-        "{% if 'tool_calls' in m %}<{{ m.tool_calls[0].function.name }}>{% endif %}{{ m.content }}\n"
+        "{% if 'tool_calls' in m %}<{{ m.tool_calls[0].function.name }}>"
+        "{{ m.tool_calls[0].function.arguments | tojson }}{% endif %}{{ m.content }}\n"
         "{% endfor %}"
     )
     built = build("dpo", "model.chat_template=tools.jinja", data="tools.jsonl")
