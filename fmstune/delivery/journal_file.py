@@ -119,6 +119,13 @@ class JournalFile:
             return self._write_again("was damaged")
         return True
 
+    def begin_behind(self, last: int) -> None:
+        """Count, and say, what is missing between `last`, the last event of the file, and the next one."""
+        self.lost = max(0, self._counters[LAST] - last)
+        if self.lost:
+            known = self._counters[LAST]
+            self._say(f"ends with event {last}, but its trackers know {known}{_missing(self.lost)}")
+
     def salvage(self, last: int) -> None:
         """Write a damaged journal of an earlier process again, without what can't be read. `last` is the last
         number that is known of. Raises `OSError`."""

@@ -55,8 +55,9 @@ class JournalWriter:
     ) -> None:
         """Begin the journal at `path`, or go on with the one that is there, whose header then holds.
 
-        A damaged one is set aside, and events are numbered on from those of it that can be read, and from
-        `known`, the last number that a tracker knows. Raises `OSError` when the file cannot be opened,
+        A damaged one is set aside. Events are numbered on from the last one that can be read, and from
+        `known`, the highest number that a tracker knows: a file restored from a backup, or cut off by a loss
+        of power, may be shorter, and a number that is used twice is an event that no tracker takes. Raises `OSError` when the file cannot be opened,
         `JournalError` when another process is writing it or it is of a later version.
         """
         self.path = path
@@ -159,7 +160,8 @@ class JournalWriter:
         if damaged:
             made.salvage(max(known, last))
             return made
-        self._counters[LAST], self._counters[END] = last, len(first)
+        self._counters[LAST], self._counters[END] = max(last, known), len(first)
+        made.begin_behind(last)
         try:
             made.is_ready()  # which writes the header, or goes on behind all that is there
         except OSError as error:

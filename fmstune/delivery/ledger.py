@@ -70,6 +70,12 @@ class Ledger:
     error: str | None = None
     error_time: float | None = None
 
+    @property
+    def highest(self) -> int:
+        """The highest number of an event that the ledger knows of."""
+        marked = max(self.missing.last, self.suspicion.last)
+        return max(self.delivered, self.total, self.trying, self.last_row, marked)
+
     def save(self, directory: Path) -> None:
         """Replace the ledger's file in a run's directory, atomically."""
         path = ledger_path(directory, self.tracker)
@@ -138,6 +144,16 @@ def all_ledgers(directory: Path) -> list[Ledger]:
         if ledger is not None:
             ledgers.append(ledger)
     return ledgers
+
+
+def highest_known(directory: Path) -> int:
+    """The highest number of an event that any ledger of a run knows of, those in its checkpoints included:
+    each of them may be newer than the journal, or than the others, in a folder restored from a backup."""
+    known = max((ledger.highest for ledger in all_ledgers(directory)), default=0)
+    for copy in directory.glob(f"checkpoint-*/{TRACKING_DIR}/*.json"):
+        with contextlib.suppress(OSError, *_DAMAGED):
+            known = max(known, _read(copy).highest)
+    return known
 
 
 def _copy_in_checkpoint(directory: Path, tracker: str) -> Ledger | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmstune.delivery.journal import FILE_NAME, JournalReader, last_seq
-from fmstune.delivery.ledger import TRACKING_DIR, Ledger, State, damage, load_ledger
+from fmstune.delivery.ledger import TRACKING_DIR, Ledger, State, damage, highest_known, load_ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +44,17 @@ def report(directory: Path, trackers: Sequence[str]) -> list[DeliveryReport]:
     if not trackers:
         return []
     path = directory / TRACKING_DIR / FILE_NAME
-    total, after = last_seq(path), JournalReader(path).header.after
-    return [
-        _of(
-            load_ledger(directory, name) or Ledger(name, error=damage(directory, name)),
-            max(total, after),
-            after,
-            directory,
-        )
-        for name in trackers
-    ]
+    after = JournalReader(path).header.after
+    written = max(last_seq(path), after)
+    # A journal that was cut off knows fewer events than its trackers: what it has lost is not delivered.
+    last = max(written, highest_known(directory))
+    ledgers = (
+        load_ledger(directory, name) or Ledger(name, error=damage(directory, name)) for name in trackers
+    )
+    return [_of(ledger, written, last, after, directory) for ledger in ledgers]
 
 
-def _of(ledger: Ledger, last: int, after: int, directory: Path) -> DeliveryReport:
+def _of(ledger: Ledger, written: int, last: int, after: int, directory: Path) -> DeliveryReport:
     total = last - after
     reached = min(max(ledger.safe_delivered, after), last)  # the rest a kill could still lose
     suspicion = ledger.suspicion
@@ -71,7 +69,7 @@ def _of(ledger: Ledger, last: int, after: int, directory: Path) -> DeliveryRepor
         state=state,
         run_id=ledger.run_id,
         url=ledger.url,
-        error=None if complete else _why(ledger, waiting),
+        error=None if complete else _why(ledger, waiting, max(written, reached), last),
         since=None if complete else ledger.error_time,
         remedy=None if complete else f"fmstune trackers sync {directory}",
         changes=ledger.changes,
@@ -79,9 +77,13 @@ def _of(ledger: Ledger, last: int, after: int, directory: Path) -> DeliveryRepor
     )
 
 
-def _why(ledger: Ledger, waiting: bool) -> str:
-    """Why something is missing: refused events, damaged lines, and what keeps the rest from arriving."""
+def _why(ledger: Ledger, waiting: bool, within_reach: int, last: int) -> str:
+    """Why something is missing: refused events, damaged lines, and what keeps the rest from arriving. Events
+    after `within_reach` are not in the journal any more."""
     reasons = []
+    if within_reach < last:
+        lost = f"{within_reach + 1} to {last} are" if within_reach + 1 < last else f"{last} is"
+        reasons.append(f"event{'s' if within_reach + 1 < last else ''} {lost} not in the journal any more")
     if sentence := ledger.suspicion.sentence():
         reasons.append(sentence)
     if ledger.missing:

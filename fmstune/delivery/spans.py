@@ -33,6 +33,11 @@ class Spans:
         """The smallest number; 0 when there is none."""
         return self.ranges[0][0] if self.ranges else 0
 
+    @property
+    def last(self) -> int:
+        """The largest number; 0 when there is none."""
+        return self.ranges[-1][1] if self.ranges else 0
+
     def within(self, first: int, last: int) -> int:
         """How many numbers from `first` to `last` are in the set."""
         return sum(

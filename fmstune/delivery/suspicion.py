@@ -69,6 +69,11 @@ class Suspicion:
         """The mark of the event `seq`; `None` when it is no suspect."""
         return next((mark for mark, events in self.suspects if seq in events), None)
 
+    @property
+    def last(self) -> int:
+        """The highest number of an event that is suspected or refused; 0 when there is none."""
+        return max(self.refused.last, *(events.last for _, events in self.suspects), 0)
+
     def set_aside(self, last: int) -> int:
         """How many events up to the number `last` are suspected or refused."""
         return self.between(1, last)

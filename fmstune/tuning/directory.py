@@ -99,7 +99,8 @@ def run_state(path: Path) -> Literal["finished", "failed", "interrupted"] | None
     try:
         events = list(JournalReader(journal))
     except (OSError, JournalError):
-        return None
+        # One that was emptied or damaged is begun again from what its trackers know.
+        return "interrupted" if os.path.lexists(journal) else None
     status = events[-1].status if events and events[-1].kind == "status" else None
     return status if status in ("finished", "failed") else "interrupted"  # type: ignore[return-value]
 

@@ -18,7 +18,7 @@ from fmstune.config.schema import RunConfig
 from fmstune.config.wording import counted
 from fmstune.delivery.journal import FILE_NAME, Header, JournalError
 from fmstune.delivery.journal_writer import JournalWriter
-from fmstune.delivery.ledger import TRACKING_DIR, all_ledgers
+from fmstune.delivery.ledger import TRACKING_DIR, all_ledgers, highest_known
 from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.redaction import Redactor, hide, know_secrets, process_redactor, secret_texts
@@ -90,7 +90,7 @@ def recorded(
         tracking / FILE_NAME,
         _header(config, directory, earlier),
         on_trouble=out.warn,
-        known=max((ledger.delivered for ledger in all_ledgers(directory.path)), default=0),
+        known=highest_known(directory.path),
     )
     recorder = Recorder(journal, redactor)
     fleet.sail(directory.path, tend=journal.tend)
