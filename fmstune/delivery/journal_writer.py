@@ -57,8 +57,10 @@ class JournalWriter:
 
         A damaged one is set aside. Events are numbered on from the last one that can be read, and from
         `known`, the highest number that a tracker knows: a file restored from a backup, or cut off by a loss
-        of power, may be shorter, and a number that is used twice is an event that no tracker takes. Raises `OSError` when the file cannot be opened,
-        `JournalError` when another process is writing it or it is of a later version.
+        of power, may be shorter, and a number that is used twice is an event that no tracker takes.
+
+        Raises `OSError` when the file cannot be opened, `JournalError` when another process is writing it or
+        it is of a later version.
         """
         self.path = path
         self._on_trouble = on_trouble
