@@ -7,11 +7,7 @@ never choke on, what is not an event.
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import enum
 import json
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +16,8 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from fmstune.delivery import locks
+from fmstune.delivery.plain import plain as plain
+from fmstune.delivery.plain import text_of
 
 VERSION = 1
 FILE_NAME = "journal.jsonl"
@@ -29,10 +27,6 @@ _KINDS = ("params", "metrics", "table", "status", "resume")
 
 _SECONDS_TO_REPAIR = 10.0
 """So long a reader waits for the writer of a journal that somebody has damaged."""
-_DEEPEST = 64
-_MOST_BITS = 4096
-_MOST_ITEMS = 10_000
-"""So many numbers of an array, or bytes, are kept; of longer ones, `plain` keeps the size."""
 
 _NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
@@ -182,10 +176,10 @@ def parse(line: bytes) -> Event | None:
             seq=raw["seq"],
             time=float(raw["time"]),
             kind=raw["kind"],
-            stage=raw.get("stage"),
+            stage=_name(raw.get("stage")),
             step=raw.get("step"),
             epoch=raw.get("epoch"),
-            name=raw.get("name"),
+            name=_name(raw.get("name")),
             values=_numbers(values) if raw["kind"] == "metrics" else dict(values),
             rows=tuple(dict(row) for row in raw.get("rows") or ()),
             status=raw.get("status"),
@@ -219,85 +213,9 @@ def last_event(path: Path) -> Event | None:
         window *= 4
 
 
-def plain(value: Any, depth: int = _DEEPEST) -> Any:
-    """The value as JSON can hold it. Never raises, whatever the value does.
-
-    Dataclasses become mappings, enums their value, paths text, dates ISO 8601, bytes text with escapes,
-    sets lists, tensors and arrays numbers or lists of at most `_MOST_ITEMS` numbers, the non-finite
-    strings. Anything unknown, and what is nested deeper than `depth` or in itself, becomes its text.
-    """
-    kind = type(value)
-    if kind is str or kind is bool or value is None:
-        return value
-    try:
-        if isinstance(value, enum.Enum):
-            return plain(value.value, max(depth - 1, 0))
-        if isinstance(value, float):
-            return _finite(float(value))
-        if isinstance(value, int):
-            # Python refuses to write out the largest.
-            bits = value.bit_length()
-            return int(value) if bits <= _MOST_BITS else f"<a number of {bits} bits>"
-        if isinstance(value, str):
-            return str.__str__(value)
-        return _plain_object(value, depth)
-    except Exception:  # whatever a foreign object raises, its text is what is left of it
-        return _text(value)
-
-
-def _plain_object(value: Any, depth: int) -> Any:
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        text = bytes(value[:_MOST_ITEMS]).decode("utf-8", "backslashreplace")
-        return text if len(value) <= _MOST_ITEMS else f"{text}… ({len(value)} bytes)"
-    if isinstance(value, os.PathLike):
-        return os.fsdecode(value)
-    if isinstance(value, (datetime.date, datetime.time)):
-        return value.isoformat()
-    if depth == 0:
-        return _text(value)
-    if isinstance(value, Mapping):
-        return _plain_mapping(value, depth)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name), depth - 1) for each in dataclasses.fields(value)}
-    if isinstance(value, (set, frozenset)):
-        return [plain(item, depth - 1) for item in sorted(value, key=_text)]
-    if isinstance(value, (list, tuple)):
-        return [plain(item, depth - 1) for item in value]
-    if not hasattr(value, "tolist"):
-        item = value.item()
-        return plain(item, 0) if isinstance(item, (bool, int, float, str)) else _text(value)
-    # A tensor, an array or a scalar of NumPy. One number in it is that number, whatever the shape.
-    shape = tuple(int(size) for size in value.shape)
-    if math.prod(shape) > _MOST_ITEMS:
-        return f"<{type(value).__name__} of shape {list(shape)}>"
-    return plain(value.item() if math.prod(shape) == 1 else value.tolist(), depth - 1)
-
-
-def _plain_mapping(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        name = stem = _text(plain(key, 0))
-        count = 1
-        while name in found:  # `1` and `"1"` are two keys here, and stay two
-            count += 1
-            name = f"{stem} ({count})"
-        found[name] = plain(item, depth - 1)
-    return found
-
-
-def _finite(value: float) -> float | str:
-    if value != value:
-        return "NaN"
-    if value in (float("inf"), float("-inf")):
-        return "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def _text(value: Any) -> str:
-    try:
-        return str(value)
-    except Exception:  # a foreign `__str__` may raise anything, and this is called in the training
-        return f"<{type(value).__name__}>"
+def _name(name: Any) -> str | None:
+    """A name as text: the journals of earlier versions have lists and mappings as names, too."""
+    return name if name is None else text_of(name)
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:

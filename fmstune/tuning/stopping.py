@@ -12,11 +12,13 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from fmstune.delivery.foreign import UserStop
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """SIGHUP is how a long run ends most often: its terminal, or the connection to it, is closed."""
 
 
-class Interrupted(BaseException):
+class Interrupted(UserStop):
     """The run was stopped by a signal. Not an `Exception`, so that nothing on the way takes it for one."""
 
     def __init__(self, signum: int) -> None:

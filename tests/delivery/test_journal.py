@@ -21,6 +21,7 @@ from fmstune.delivery.journal import (
     JournalReader,
     is_being_written,
     last_seq,
+    parse,
     plain,
 )
 from fmstune.delivery.journal_writer import JournalWriter
@@ -248,3 +249,10 @@ def test_damaged_bytes_never_crash_a_reader_and_are_never_silent(seed: int) -> N
         blank = sum(1 for line in bytes(data).split(b"\n")[:-1] if not line.strip())
         assert len(events) + reader.damaged + blank == whole
         last_seq(path)
+
+
+@pytest.mark.parametrize("name", [["x"], {"n": 1}, 5, 5.5, True])
+def test_a_name_in_an_earlier_journal_that_is_no_text_is_read_as_one(name: Any) -> None:
+    event = parse(json.dumps({"seq": 1, "time": 0, "kind": "params", "name": name, "stage": name}).encode())
+    assert event is not None
+    assert event.name == event.stage == str(name)
