@@ -96,8 +96,8 @@ class Collector(Tracker):
             sys.exit("tracker says good-bye")
         if fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if fault == "os_exit":
-            os._exit(0)
+        if fault.startswith("os_exit"):
+            os._exit(int(fault.removeprefix("os_exit") or 0))
         if fault == "segv":
             ctypes.string_at(0)
         if fault == "print_key":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from fmstune.delivery.handover import HandOver
-from fmstune.delivery.journal import FILE_NAME, Event, JournalReader, last_event
+from fmstune.delivery.journal import FILE_NAME, Event, JournalReader, last_event, last_seq
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger, State
 from fmstune.delivery.spans import Spans
 from fmstune.delivery.suspicion import MOST_STRIKES, How, Mark, Suspicion
@@ -300,7 +300,7 @@ class Delivery:
             if run_id is not None and len(run_id) > _LONGEST_RUN_ID:
                 raise ValueError(f"the id of the tracker's run has {len(run_id)} characters")
             opened: dict[str, Any] = {"run_id": run_id, "url": run.url, "note": run.note, "closed": False}
-            self._held = int(run.delivered_through or 0)
+            self._held = self._believed(int(run.delivered_through or 0))
         except BaseException as error:
             self._end(error)
         self._open, self._opened, self._ended, self._redelivery = True, True, False, False
@@ -309,6 +309,15 @@ class Delivery:
         self.ledger = dataclasses.replace(ledger, **opened)
         self._confirmed = dataclasses.replace(self._confirmed, **opened)
         self._save()
+
+    def _believed(self, held: int) -> int:
+        """What the service says it holds, unless that is more than there is: the events to come would be
+        passed over as delivered."""
+        if held > self.ledger.delivered and held > (last := last_seq(self._reader.path)):
+            raise ValueError(
+                f"it says that it holds the events up to {held}, but the journal ends with event {last}"
+            )
+        return held
 
     def _close(self, status: Status, error: str | None) -> None:
         self._tracker.close(status, error)

@@ -21,7 +21,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from fmstune.delivery import locks
 from fmstune.delivery.deliver import Delivery, DeliveryFailed, cause_text
@@ -35,7 +35,8 @@ from fmstune.trackers.registry import BrokenTracker
 if TYPE_CHECKING:
     from fmstune.delivery.supervisor import TrainerWatch
 
-EXIT_DONE = 77  # not 0, with which a tracker may end the process at any time
+# A tracker may end the process with any code: these count when the shipper has noted them (`note_end`).
+EXIT_DONE = 77
 EXIT_RETRY = 75  # EX_TEMPFAIL: the ledger says how far it came, and why not further
 EXIT_AGAIN = 74  # as that, and a new process may get further at once
 EXIT_BUSY = 76  # another shipper delivers this run to this tracker
@@ -144,13 +145,12 @@ def _ship(
     except DeliveryFailed as error:
         print(f"{time.strftime('%F %T')} {error}", file=sys.stderr)
         # Not through the interpreter's exit: Aim and others join their queues there, for ever.
-        _leave(EXIT_AGAIN if error.again else EXIT_RETRY, log)
+        _leave(EXIT_AGAIN if error.again else EXIT_RETRY, log, trainer)
     except BaseException as error:  # of ours, or one that an SDK throws into this thread: it has a name
         print(f"{time.strftime('%F %T')} {cause_text(error)}", file=sys.stderr)
         _note(directory, job["name"], cause_text(error))
-        _leave(EXIT_RETRY, log)
-    _leave(EXIT_DONE, log)
-    return EXIT_DONE
+        _leave(EXIT_RETRY, log, trainer)
+    return _leave(EXIT_DONE, log, trainer)
 
 
 def _module_path(reference: str) -> str:
@@ -172,11 +172,12 @@ def _note(directory: Path, name: str, error: str) -> None:
         dataclasses.replace(ledger, error=error, error_time=time.time(), state="behind").save(directory)
 
 
-def _leave(code: int, log: ShipperLog) -> None:
+def _leave(code: int, log: ShipperLog, trainer: TrainerWatch) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # what the tracker has put there
             stream.flush()
     log.end()
+    trainer.note_end(code)
     os._exit(code)
 
 

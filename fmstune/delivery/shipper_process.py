@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from fmstune.delivery.redaction import Redactor, process_secrets, secret_texts
 from fmstune.delivery.shipper import EXIT_AGAIN, EXIT_BUSY, EXIT_DONE, EXIT_RETRY
 from fmstune.trackers.base import Check
 
+FOREIGN = 256
+"""What is added to an exit code that a tracker has chosen."""
 _SECONDS_TO_END = 8.0
 """What a supervisor has to end its shipper before it is taken for one that can't."""
 
@@ -40,6 +43,38 @@ class Job:
     module_path: str = ""
 
 
+class _OwnEnd:
+    """The pipe by which a supervisor says that its shipper has ended of its own accord."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ours, self.theirs = os.pipe()
+        os.set_blocking(self._ours, False)
+        self._identity = _identity(self._ours)
+        self._own: bool | None = None
+
+    def close_theirs(self) -> None:
+        """The supervisor has its end, or could not be started."""
+        os.close(self.theirs)
+
+    def is_own(self) -> bool:
+        """Whether it has said so; to be asked when it has ended."""
+        with self._lock:
+            if self._own is None:
+                self._own = True  # when somebody has closed all files of this process, the code has to do
+                with contextlib.suppress(OSError):
+                    if _identity(self._ours) == self._identity:
+                        self._own = self._read()
+                        os.close(self._ours)
+            return self._own
+
+    def _read(self) -> bool:
+        try:
+            return os.read(self._ours, 1) != b""
+        except BlockingIOError:  # nothing was said, and a child of this process has the other end too
+            return False
+
+
 class ShipperProcess:
     """One shipper process, from its start to its end."""
 
@@ -52,15 +87,11 @@ class ShipperProcess:
         self._hung: str | None = None
         self._began = time.monotonic()
         self._timeout = check_within
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "fmstune.delivery.supervisor", job.name, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd=job.cwd,
-            env=_environment(),
-        )
+        self._ends = _OwnEnd()
+        try:
+            self._process = self._start(job, self._ends.theirs)
+        finally:
+            self._ends.close_theirs()
         self._send(
             {
                 "name": job.name,
@@ -73,6 +104,18 @@ class ShipperProcess:
             }
         )
 
+    def _start(self, job: Job, end: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fmstune.delivery.supervisor", job.name, str(os.getpid()), str(end)],
+            pass_fds=(end,),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=job.cwd,
+            env=_environment(),
+        )
+
     @property
     def pid(self) -> int:
         """The id of the shipper's supervisor, which ends when it ends."""
@@ -80,8 +123,10 @@ class ShipperProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """How the process ended; `None` while it lives."""
-        return self._process.poll()
+        """How the process ended; `None` while it lives. An `EXIT_…` is fmstune's own: the same code of a
+        tracker that has ended the process is `FOREIGN` higher."""
+        code = self._process.poll()
+        return code if code is None or code < 0 or self._ends.is_own() else code + FOREIGN
 
     @property
     def death(self) -> str | None:
@@ -152,9 +197,10 @@ class ShipperProcess:
     def wait(self, seconds: float) -> int | None:
         """The exit code, waited for at most so long; `None` if it still lives then."""
         try:
-            return self._process.wait(max(0.0, seconds))
+            self._process.wait(max(0.0, seconds))
         except subprocess.TimeoutExpired:
             return None
+        return self.exit_code
 
     def kill(self, hung: str | None = None) -> None:
         """End the process and every process its SDK started, at once. `hung` says so if that is why."""
@@ -166,6 +212,7 @@ class ShipperProcess:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             self._process.wait()
+        self._ends.is_own()  # which closes its pipe
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -208,8 +255,13 @@ def _search_path(job: Job) -> list[str]:
     return [*paths[:at], *earlier, *paths[at:]]
 
 
+def _identity(file: int) -> tuple[int, int]:
+    found = os.fstat(file)
+    return found.st_dev, found.st_ino
+
+
 def _how_it_died(code: int) -> str:
-    return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code % FOREIGN}"
 
 
 def _environment() -> dict[str, str]:

@@ -1,9 +1,12 @@
 """The small parent of a shipper, which ends it in time, with everything that it has started.
 
-`python -m fmstune.delivery.supervisor NAME TRAINER` forks: the child is the shipper, this process watches.
-A deadline can't live in the process that it ends: a hanging SDK may hold the GIL, and then no thread and no
-signal handler of Python's runs there. Nor can the trainer keep it, which may be killed. So this process
+`python -m fmstune.delivery.supervisor NAME TRAINER END` forks: the child is the shipper, this process
+watches. A deadline can't live in the process that it ends: a hanging SDK may hold the GIL, and then no thread
+and no signal handler of Python's runs there. Nor can the trainer keep it, which may be killed. So this process
 imports nothing but the standard library, and does nothing but wait.
+
+It ends as the shipper ends. A tracker may end the shipper with any exit code, so what the codes of fmstune's
+own mean counts only when the shipper has noted it first: then a byte goes to the pipe END.
 
 On Linux it adopts the orphans of the shipper, so that also what has left its session (a daemon of an SDK)
 ends with it, and the shipper ends when this process is killed. Elsewhere there is
@@ -34,6 +37,7 @@ _SECONDS_TO_READ = 3.0
 """The reader of the log ends by itself; it gets so long for what the shipper has printed at last."""
 _ORDER, _ORDER_AT = struct.Struct("=dd"), 8
 _LOG_READER, _LOG_READER_AT = struct.Struct("=q"), 24
+_END, _END_AT = struct.Struct("=q"), 32
 
 
 class TrainerWatch:
@@ -59,6 +63,15 @@ class TrainerWatch:
         """Tell the supervisor which process reads what the shipper prints."""
         _LOG_READER.pack_into(self._page, _LOG_READER_AT, reader)
 
+    @property
+    def end(self) -> int:
+        """The exit code that the shipper itself has chosen; 0 when it has not come to an end."""
+        return int(_END.unpack_from(self._page, _END_AT)[0])
+
+    def note_end(self, code: int) -> None:
+        """Tell the supervisor that the shipper itself ends now, and not its tracker."""
+        _END.pack_into(self._page, _END_AT, code)
+
     def note_gone(self) -> None:
         """Tell the shipper that nobody writes the journal any more."""
         self._page[0] = 1
@@ -75,7 +88,7 @@ class TrainerWatch:
 
 def main() -> NoReturn:
     """Fork the shipper, and end as it ends."""
-    trainer = int(sys.argv[2])
+    trainer, end = map(int, sys.argv[2:])
     watch = TrainerWatch()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     ordered: list[int] = []
@@ -98,11 +111,12 @@ def main() -> NoReturn:
             signal.signal(signum, handler)
         os.close(wakes)
         os.close(woken)
+        os.close(end)
         _ship(watch, supervisor)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):  # the shipper's, whose end is the end of these pipes
         os.dup2(nowhere, stream)
-    _supervise(shipper, trainer, watch, ordered, wakes)
+    _supervise(shipper, trainer, watch, ordered, wakes, end)
 
 
 def _ship(watch: TrainerWatch, supervisor: int) -> NoReturn:
@@ -112,15 +126,22 @@ def _ship(watch: TrainerWatch, supervisor: int) -> NoReturn:
         os._exit(1)
     from fmstune.delivery import shipper
 
-    sys.exit(shipper.main(watch))
+    code = shipper.main(watch)
+    watch.note_end(code)
+    sys.exit(code)
 
 
-def _supervise(shipper: int, trainer: int, watch: TrainerWatch, ordered: list[int], wakes: int) -> NoReturn:
+def _supervise(
+    shipper: int, trainer: int, watch: TrainerWatch, ordered: list[int], wakes: int, end: int
+) -> NoReturn:
     gone_at: float | None = None
     while True:
         status = _reap(shipper)
         if status is not None:
             _end_all(shipper, watch.log_reader)
+            if os.WIFEXITED(status) and os.WEXITSTATUS(status) == watch.end:
+                with contextlib.suppress(OSError):  # the trainer is gone
+                    os.write(end, b"\n")
             _end_as(status)
         if gone_at is None and os.getppid() != trainer:
             gone_at = time.monotonic()

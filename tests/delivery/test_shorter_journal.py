@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmstune.delivery.deliver import Delivery
+from fmstune.delivery.deliver import Delivery, DeliveryFailed
 from fmstune.delivery.journal import JournalReader
 from fmstune.delivery.journal_writer import JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger, highest_known, load_ledger
 from fmstune.delivery.report import report
+from fmstune.trackers.base import RunStart, TrackerRun
 from fmstune.trackers.file_tracker import FileTracker
 from fmstune.tuning.directory import run_state
 from tests.conftest import open_journal
@@ -93,3 +95,17 @@ def test_a_run_whose_journal_is_empty_is_a_run_that_can_be_gone_on_with(run_dire
     assert not list(run_directory.glob("*damaged*"))
     with pytest.raises(Exception, match="does not begin with a journal's header"):
         JournalReader(journal_path(run_directory))
+
+
+def test_a_service_that_says_it_holds_more_than_there_is_is_not_believed(run_directory: Path) -> None:
+    class Boastful(FileTracker):
+        def open(self, start: RunStart) -> TrackerRun:
+            return dataclasses.replace(super().open(start), delivered_through=10**9)
+
+    track(open_journal(run_directory), range(1, 5))
+    tracker = Boastful("file", {"path": str(run_directory / "file.jsonl")})
+    with pytest.raises(DeliveryFailed, match=r"it holds the events up to 1000000000.*ends with event 4"):
+        Delivery(run_directory, tracker, Ledger("file")).run(lambda: True)
+    (line,) = report(run_directory, ["file"])
+    assert (line.delivered, line.total) == (0, 4)
+    assert "up to 1000000000" in line.line()
