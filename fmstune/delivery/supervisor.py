@@ -2,8 +2,8 @@
 
 `python -m fmstune.delivery.supervisor NAME TRAINER END` forks: the child is the shipper, this process
 watches. A deadline can't live in the process that it ends: a hanging SDK may hold the GIL, and then no thread
-and no signal handler of Python's runs there. Nor can the trainer keep it, which may be killed. So this process
-imports nothing but the standard library, and does nothing but wait.
+and no signal handler of Python's runs there. Nor can the trainer keep it, which may be killed. So this
+process imports nothing but the standard library, and does nothing but wait.
 
 It ends as the shipper ends. A tracker may end the shipper with any exit code, so what the codes of fmstune's
 own mean counts only when the shipper has noted it first: then a byte goes to the pipe END.
