@@ -109,20 +109,35 @@ _FORMS = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
     r"(?:[\s\S]*?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|[\s\S]*)"
     r"|(?<![A-Za-z0-9])(?:"
-    r"(?:hf|api_org)_[A-Za-z0-9]{16,}"  # Hugging Face
-    r"|wandb_v\d+_[\w-]{20,}|local-[0-9a-f]{40}(?![0-9A-Za-z])"  # W&B
-    r"|sk-(?=[\w-]{0,64}[0-9A-Z])[\w-]{16,}"  # OpenAI, Anthropic and many after them
-    r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|gl[a-z]{2,5}-[\w-]{16,}"  # GitHub, GitLab
+    r"(?:hf|api_org)_[A-Za-z0-9]{34}(?![A-Za-z0-9])"  # Hugging Face
+    r"|sk-(?:ant-(?:api|sid|admin)\d\d|or-v1)-[\w-]{20,}"  # Anthropic, OpenRouter
+    r"|wandb_v\d+_\w{70,}|local-[0-9a-f]{40}(?![0-9A-Za-z])"  # W&B
+    r"|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_11[A-Z0-9]{8}\w{10,}"  # GitHub
+    # GitLab's prefixes are a closed list: `glaive-…`, `gliner-…` and `glue-…` are data sets and models.
+    r"|(?:glpat|gldt|glrt|glrtr|glcbt|glptt|glft|glsoat|glimt|glagent|glffct|gloas)-[\w-]{16,}"
     r"|(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![0-9A-Za-z])"  # AWS
-    r"|xox[a-z](?:\.xox[a-z])?-[\w-]{10,}|xapp-[\w-]{10,}"  # Slack
-    r"|AIza[\w-]{30,}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,}"  # Google
+    r"|xox[abceoprs](?:\.xox[a-z])?-(?=[\w-]{0,8}\d)[\w-]{10,}|xapp-\d[\w-]{10,}"  # Slack
+    r"|AIza[\w-]{35,}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,}"  # Google
     r"|eyJ[\w-]{8,512}\.[\w-]{8,}\.[\w-]{8,}"  # JSON web tokens
-    r"|pypi-[\w-]{32,}|npm_[A-Za-z0-9]{30,}|dckr_(?:pat|oat)_[\w-]{20,}"  # PyPI, npm, Docker
-    r"|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|SG\.[\w-]{16,}\.[\w-]{16,}"  # Stripe, SendGrid
-    r"|r8_[A-Za-z0-9]{30,}|gsk_[A-Za-z0-9]{20,}|(?:nvapi|pplx|xai)-[\w-]{20,}"  # Replicate, Groq, NVIDIA, …
+    r"|pypi-AgE[\w-]{32,}|npm_[A-Za-z0-9]{36}(?![A-Za-z0-9])|dckr_(?:pat|oat)_[\w-]{20,}"
+    r"|r8_[A-Za-z0-9]{37}(?![A-Za-z0-9])|gsk_[A-Za-z0-9]{52}(?![A-Za-z0-9])"  # Replicate, Groq
     r"|dapi[0-9a-f]{32}(?![0-9A-Za-z])"  # Databricks
     r")"
     r"|(?<=hooks\.slack\.com/services/)[\w/]{16,}"
+)
+# These begin as names do (`sk-SK-common-voice-17`, `hf_instructiontuning2024`): what follows has to look
+# random. The second group is of those whose bodies hold more than letters and digits.
+_PREFIXED = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    r"(?:(?:hf|api_org|gh[pousr]|r8|gsk|npm|[sr]k_(?:live|test))_)(?P<run>[A-Za-z0-9]{16,})"
+    r"|(?:sk-|xai-|pplx-|nvapi-|wandb_v\d+_|github_pat_|pypi-)(?P<body>[\w-]{16,})"
+    r"|SG\.(?P<dotted>[\w-]{16,}\.[\w-]{16,}))"
+)
+_HEX = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{20,}")
+# A part of a name: a word, camels, a date, a version, a size, with a number behind or before it.
+_PART = re.compile(
+    r"\d{0,8}(?:[A-Z]{0,5}[a-z]*|[a-z]{1,3}(?:[A-Z]{1,4}[a-z]+)+|(?:[A-Z]{1,4}[a-z]+)+|[A-Z]+)"
+    r"(?:\d{0,14}|\d{1,8}[a-z]+)"
 )
 _HEADER = re.compile(
     r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?)"
@@ -133,6 +148,7 @@ _BEARER = re.compile(r"\b(Bearer[ \t]+)[\w.~+/=-]{6,}|\b((?i:bearer)[ \t]+)(?=[\
 _BASIC = re.compile(r"\b((?i:basic)[ \t]+)([A-Za-z0-9+/_-]{8,}={0,2})")
 # One slash is enough: what is taken for a path loses the second.
 _USER = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]{0,20}:/)(/?)([^/\s?#\"'<>]{1,256})@")
+_USERS_OF_TOKENS = frozenset({"x-access-token", "x-token-auth", "oauth2", "gitlab-ci-token"})
 # A password with a slash in it, which should have been escaped; `host:8080/x@y` has a port there.
 _SLASHED = re.compile(
     r"(?<=://)([^/\s:@?#]{0,64}:)(?!\d+(?:[/?#]|$)|\[redacted\]@)([^\s\"'<>]{1,256})@(?=[\w.\[-])"
@@ -155,7 +171,7 @@ _LIKE_A_TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{8,}")
 
 def hide_forms(text: str) -> str:
     """The text with `[redacted]` for what is a secret by its form alone, whoever it belongs to."""
-    text = _FORMS.sub(REDACTED, text)
+    text = _PREFIXED.sub(_of_prefixed, _FORMS.sub(REDACTED, text))
     if " " in text:
         text = _HEADER.sub(_after_header, text)
         text = _BEARER.sub(lambda found: f"{found[1] or found[2]}{REDACTED}", text)
@@ -176,6 +192,15 @@ def is_placeholder(value: str) -> bool:
     return _PLACEHOLDER.fullmatch(value) is not None
 
 
+def looks_random(text: str) -> bool:
+    """Whether a text looks drawn by chance, as tokens are, and not put together from words, dates, versions
+    and separators, as names are."""
+    parts = re.split(r"[-_./+=:]+", text)
+    if any(_HEX.fullmatch(part) for part in parts):
+        return True
+    return sum(len(part) for part in parts if len(part) >= 8 and not _PART.fullmatch(part)) >= 16
+
+
 def url_secrets(text: str) -> list[str]:
     """The passwords and tokens before the hosts of the URLs in a text, as they are and decoded."""
     from urllib.parse import unquote
@@ -184,6 +209,13 @@ def url_secrets(text: str) -> list[str]:
     found += [user + password for user, password in _SLASHED.findall(text)]
     passwords = [info.partition(":")[2] or info for info in found]
     return list(dict.fromkeys([*passwords, *map(unquote, passwords)]))
+
+
+def _of_prefixed(found: re.Match[str]) -> str:
+    body = found["run"] or found["body"] or found["dotted"]
+    # The issuers' lengths of what has one: 48 letters by chance may be camels.
+    whole = len(body) in (32, 48, 80) and body.isalnum() and not body.isalpha() and not _PART.fullmatch(body)
+    return REDACTED if whole or looks_random(body) else found[0]
 
 
 def _after_header(found: re.Match[str]) -> str:
@@ -216,7 +248,7 @@ def _is_secret_user(info: str) -> bool:
         return info.partition(":")[2] not in ("", REDACTED)
     if info == REDACTED:
         return False
-    return len(info) >= 16 or _LIKE_A_TOKEN.fullmatch(info) is not None
+    return info in _USERS_OF_TOKENS or looks_random(info) or hide_forms(info) != info
 
 
 def _hide_assigned(text: str) -> str:
@@ -238,6 +270,10 @@ def _hidden_value(name: re.Match[str], value: re.Match[str]) -> str | None:
     if not inside or inside.lower() in _NOTHING or is_placeholder(inside):
         return None
     if is_count(name["name"]) and inside.isdigit():
+        return None
+    # A partition of a table: `lang=sk/token=bpe32000/part.parquet`.
+    folder = name.string[: name.start()].endswith("/") or re.search(r"/.*\.\w{2,8}$", inside)
+    if "=" in name["sign"] and not quote and folder and not looks_random(inside.partition("/")[0]):
         return None
     # `token: the next one` is prose; `"token": the…` and `token=…` are not.
     colon = ":" in name["sign"] and not name["quoted"] and not quote

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import random
+import string
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -17,8 +19,8 @@ from fmstune.delivery.redaction import REDACTED, Redactor, hide, holds_redacted,
 from fmstune.secrets import hide_forms, is_secret_name
 
 FORMS = [
-    "hf_abcdefghijklmnopqrstuvwx",
-    "sk-" + "proj-0123456789" * 2,
+    "hf_abcdefghijklmnopqrstuvwxABCDEFGHIJ",
+    "sk-" + "proj-" + "aB3_d9X7-qLm2Zr8" * 3,
     "sk-ant-api03-" + "aB3_-" * 12,
     "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
     "github_pat_11ABCDEFG0abcdefghijklmnop",
@@ -128,6 +130,69 @@ def test_what_a_text_says_of_a_secret_is_hidden_and_the_rest_of_it_stays(text: s
 )  # fmt: skip
 def test_paths_models_commits_and_prose_are_left_alone(text: str) -> None:
     assert Redactor({}).value({"a": [text]}) == {"a": [text]}
+
+
+THINGS = """
+    glaiveai/glaive-function-calling-v2 glaive-code-assistant-v2 knowledgator/gliner-multitask-large-v0.5
+    global-mmlu-lite-subset-train.jsonl runs/glue-finetune-cola-seed1 data/sk-wikipedia-20240101.jsonl
+    models/sk-gpt2-small-finetuned sk-SK-common-voice-17 xai-explanations-for-nli-v1
+    pplx-online-distilled-dataset-v1 data/hf_instructiontuning2024.jsonl xoxo-sweet-lyrics-dataset
+    https://my-organisation-name@dev.azure.com/x/y data/lang=sk/token=bpe32000/part.parquet
+    lang=sk/token=bpe32000/part.parquet data/pass=1/part-0.parquet pypi-package-descriptions-2024
+    wandb_v1_experiment_comparison_table github_pat_rotation_howto_dataset sk_test_set2024evaluation
+"""
+
+
+@pytest.mark.parametrize("name", THINGS.split())
+def test_a_name_that_begins_as_tokens_do_is_left_alone(name: str) -> None:
+    assert hide_forms(name) == name
+    assert hide_forms(f"loading {name} now") == f"loading {name} now"
+
+
+STARTS = "hf_ sk- sk-proj- sk-or- xai- pplx- nvapi- glue- gliner- gl- gsk_ r8_ npm_ pypi- ghs_ xoxo- SG."
+PARTS = """
+    instruct Instruct tuning wikipedia Slovak Bratislava function calling code SmolLM2 Qwen2 GPT MMLU 135M
+    0.5B v2 v0.5 8x7b 20240101 2024-01-01 fp16 finetuned train eval seed1 step500 global lite org Mistral
+    OpenHermes UltraFeedback internationalisation Internationalisation LoRA r16 nemotron json
+"""
+BASE62 = string.ascii_letters + string.digits
+
+
+@given(
+    st.sampled_from(["", *STARTS.split()]),
+    st.lists(st.sampled_from(PARTS.split()), min_size=1, max_size=9),
+    st.lists(st.sampled_from("-_./"), min_size=9, max_size=9),
+)
+def test_a_name_of_words_dates_and_versions_is_never_changed(
+    start: str, parts: list[str], separators: list[str]
+) -> None:
+    name = start + "".join(f"{part}{sign}" for part, sign in zip(parts, separators, strict=False)).rstrip(
+        "-_./"
+    )
+    assert Redactor({}).value({"path": name, "note": f"of {name}."}) == {"path": name, "note": f"of {name}."}
+
+
+@given(
+    st.randoms(use_true_random=False),
+    st.sampled_from(
+        [("hf_", BASE62, 34), ("ghp_", BASE62, 36), ("glpat-", BASE62 + "-_", 20), ("sk-", BASE62, 48),
+         ("sk-", "0123456789abcdef", 32), ("sk-proj-", BASE62 + "-_", 148),
+         ("sk-ant-api03-", BASE62 + "-_", 93), ("sk-or-v1-", "0123456789abcdef", 64), ("xai-", BASE62, 80),
+         ("pplx-", BASE62, 48), ("nvapi-", BASE62 + "-_", 64), ("gsk_", BASE62, 52), ("r8_", BASE62, 37),
+         ("npm_", BASE62, 36),
+         ("wandb_v1_", BASE62 + "_", 77), ("github_pat_11", BASE62, 80), ("AKIA", "ABCDEFGH2345", 16),
+         ("sk_live_", BASE62, 24), ("glrt-", BASE62, 20)]
+    ),
+)  # fmt: skip
+def test_a_token_in_the_form_of_its_issuer_is_always_hidden(
+    chance: random.Random, form: tuple[str, str, int]
+) -> None:
+    # By a generator that is seeded: one drawn letter by letter would shrink to `aaaa`, which no issuer draws.
+    start, letters, length = form
+    seeded = random.Random(chance.getrandbits(64))
+    token = start + "".join(seeded.choices(letters, k=length))
+    assert hide_forms(f"key {token}, {token}") == f"key {REDACTED}, {REDACTED}"
+    assert hide_forms(f"a/{token}?x") == f"a/{REDACTED}?x"
 
 
 def test_the_values_of_secret_environment_variables_are_hidden_everywhere() -> None:

@@ -17,7 +17,7 @@ import psutil
 
 from fmstune.trackers.base import Check, MetricPoint, RunStart, Tracker, TrackerRun
 
-FORM = "0123456789abcdefghij"
+FORM = "0k1Q2w3E4r5T6y7U8i9OaPsDfGhJzXc"
 PLANTED = {
     "env": "plant env/passwörd",
     "env_lines": "plant-env-first-line\nplant-env-second-line",

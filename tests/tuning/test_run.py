@@ -233,7 +233,7 @@ def test_a_failed_training_has_its_true_status_everywhere_and_a_traceback_in_the
     from fmstune.tuning.trainer import FineTuner
 
     def explode(*args: object, **kwargs: object) -> None:
-        raise RuntimeError("the device caught fire with hf_abcdefghijklmnopqrstuv")
+        raise RuntimeError("the device caught fire with hf_abcdefghijklmnopqrstuvABCDEFGHIJKL")
 
     monkeypatch.setattr(FineTuner, "training_step", explode)
     with pytest.raises(RuntimeError, match="caught fire"):
