@@ -10,7 +10,7 @@ import time
 
 from fmstune.trackers.base import RunStart, Status, Tracker, TrackerRun
 
-SECRETS = ("planted-secret", "hf_abcdefghijklmnopqrstuvwx", "two-lines-of\na-planted-secret")
+SECRETS = ("planted-secret", "hf_abcdefghijklmnopqrstuvwxABCDEFGHIJ", "two-lines-of\na-planted-secret")
 SAYS = ("print", "stderr", "native", "child", "split")
 
 
