@@ -99,6 +99,7 @@ class AimStackTracker(Tracker):
             return TrackerRun(self._run.hash, where)
         repo = Repo.from_path(where) if "://" in where else repository(where)
         self._run, told = self._opened_run(repo, start), None
+        self._alone = Occurrences()
         if start.run_id is not None:
             if is_of_another(self._run.get(MARK, None), start):
                 self._run.close()

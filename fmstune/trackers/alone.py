@@ -10,12 +10,16 @@ import atexit
 import logging
 import os
 import re
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fmstune.config.wording import counted
+from fmstune.delivery.foreign import is_stop
+from fmstune.delivery.redaction import hide
 from fmstune.trackers.base import Status, Tracker, TrackerError
 
 logger = logging.getLogger("fmstune")
@@ -37,6 +41,7 @@ class Guard:
         self._name = name
         self._strict = strict
         self._in_a_row = 0
+        self._errors = False
         self._told: set[str] = set()
 
     def attempt(
@@ -49,9 +54,8 @@ class Guard:
             return False
         try:
             call(*arguments)
-        # An SDK that calls sys.exit must not end the training either.
-        except (Exception, SystemExit) as error:
-            if self._strict:
+        except BaseException as error:
+            if self._strict or _is_from_outside(error):
                 raise
             self.lost += values
             self._in_a_row += 1
@@ -62,24 +66,65 @@ class Guard:
         self._in_a_row = 0
         return True
 
+    def shield(self, call: Callable[[], Any]) -> None:
+        """Do what is not a call of the tracker: an error is told and never counts against the tracker."""
+        try:
+            call()
+        except BaseException as error:
+            if self._strict or _is_from_outside(error):
+                raise
+            self._tell_error(error)
+
+    def refuse(self, why: str) -> None:
+        """Say, once, why nothing more is taken; the process says at its end how much that was."""
+        if why not in self._told:
+            self.tell(why)
+            atexit.register(self.tell_lost)
+
     def tell_lost(self) -> None:
         """Say how much did not reach the tracker, if anything."""
         if self.lost:
             self.tell(f"{counted(self.lost, 'value')} did not reach it.")
 
     def tell(self, text: str) -> None:
-        """Say something of the tracker, once."""
-        if text not in self._told:
-            self._told.add(text)
-            logger.warning("%s: %s", self._name, text)
+        """Say something of the tracker, once, without secrets."""
+        if text in self._told:
+            return
+        self._told.add(text)
+        try:
+            logger.warning("%s: %s", self._name, hide(text))
+        except Exception:  # a log handler of somebody's own; there is nowhere else to tell it
+            self._told.discard(text)
 
     def _tell_error(self, error: BaseException) -> None:
-        kind = "" if isinstance(error, TrackerError) else type(error).__name__
-        cause = ": ".join(part for part in (kind, str(error).rstrip(".")) if part)
+        cause = described(error).rstrip(".")
         if self.given_up:
             self.tell(f"{cause}. The training goes on without this tracker.")
-        elif not self._told:
+        elif not self._errors:
             self.tell(f"{cause}. The training goes on; later errors are counted.")
+        self._errors = True
+
+
+def described(error: BaseException) -> str:
+    """An error in one line: its kind, and what it says of itself where it can say it."""
+    try:
+        text = str(error)
+    except BaseException as worse:
+        if _is_from_outside(worse):
+            raise
+        text = ""
+    kind = "" if isinstance(error, TrackerError) else type(error).__name__
+    return ": ".join(part for part in (kind, text) if part)
+
+
+def _is_from_outside(error: BaseException) -> bool:
+    """Whether an error comes from a person or from a signal handler of the process, and is no error of what
+    was called: a handler of SIGTERM that calls `sys.exit` interrupts whatever is running."""
+    if is_stop(error):
+        return True
+    handlers = (signal.getsignal(number) for number in signal.valid_signals())
+    codes = {getattr(getattr(each, "__func__", each), "__code__", None) for each in handlers} - {None}
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def adapted(change: str) -> str:
@@ -142,4 +187,4 @@ def _status(training: bool) -> tuple[Status, str | None]:
         return "finished", None
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", None
-    return "failed", None if error is None else f"{type(error).__name__}: {error}"
+    return "failed", None if error is None else hide(described(error))

@@ -227,6 +227,9 @@ class Tracker:
     """When what was handed over is safe from a kill of this process: after each call, or after
     `close` alone. For the latter, a delivery that was cut off is done again from its start."""
 
+    own_callback: TrainerCallback | None = None
+    """What `get_hf_callback` has given, when the tracker is used alone."""
+
     def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
         """Keep the configuration. Opens nothing, imports no SDK.
 
@@ -258,13 +261,14 @@ class Tracker:
     # -- the interface ------------------------------------------------------------------------
 
     def get_hf_callback(self, *, strict: bool = False) -> TrainerCallback:
-        """A callback that feeds this tracker from any `transformers.Trainer`: one run for one callback.
+        """The callback that feeds this tracker from any `transformers.Trainer`, in one run. It is the same
+        one until its `close`.
 
         What the tracker raises is logged and never reaches the training, unless `strict`.
         """
-        from fmstune.trackers.hf_callback import OwnRunCallback
+        from fmstune.trackers.hf_callback import own_callback
 
-        return OwnRunCallback(self, strict=strict)
+        return own_callback(self, strict=strict)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         """Track one metric of a stage (`train`, `eval`, …) at an optimizer step.

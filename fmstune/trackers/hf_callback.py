@@ -4,21 +4,24 @@ all trackers in `fmstune train`, and that of a tracker which somebody puts into 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from fmstune.delivery.journal import plain
+from fmstune.delivery.plain import plain, text_of
+from fmstune.delivery.redaction import hide, process_redactor
 from fmstune.trackers.alone import Guard, adapted, close_at_exit, closed, note_training
-from fmstune.trackers.base import MetricPoint, RunStart, Status, Tracker
+from fmstune.trackers.base import MetricPoint, RunStart, Status, Tracker, TrackerError
 
 _STAGES = ("eval", "test")
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
 _NOT_METRICS = ("epoch", "step")
+_MOST_NAMES = 10_000
 
 
 class TrackerCallback(TrainerCallback):
@@ -72,24 +75,43 @@ class TrackerCallback(TrainerCallback):
         return {"tokens_per_second": speed} if speed > 0 else {}
 
 
+_Event = TypeVar("_Event", bound=Callable[..., None])
+
+
+def _guarded(event: _Event) -> _Event:
+    """An event of `OwnRunCallback` that raises nothing into the Trainer."""
+
+    @functools.wraps(event)
+    def call(self: OwnRunCallback, *args: Any, **kwargs: Any) -> None:
+        self._guard.shield(functools.partial(event, self, *args, **kwargs))
+
+    return cast(_Event, call)
+
+
 class OwnRunCallback(TrackerCallback):
-    """Feeds a tracker that is used alone, in somebody's own Trainer: one run for one callback, however often
-    it is trained and evaluated with.
+    """Feeds a tracker that is used alone, in somebody's own Trainer: one run, however often it is trained and
+    evaluated with.
 
     The run is opened by the first event and closed at the end of the process (or by `close`); `train_ended`
-    makes it visible as finished before that. Values are adapted to the tracker's limits. What the tracker
-    raises is logged and goes no further, unless `strict`.
+    makes it visible as finished before that. What comes after `close` is refused, and counted. Secrets are
+    redacted and values adapted to the tracker's limits. Nothing that goes wrong here, in the tracker or with
+    a value, leaves a method, unless `strict`.
     """
 
     def __init__(self, tracker: Tracker, *, strict: bool = False) -> None:
         from fmstune.delivery.normalise import Normaliser
 
         super().__init__(tracker)
+        self.strict = strict
         self._guard = Guard(tracker.name, strict=strict)
         self._normaliser = Normaliser(tracker.limits)
         self._run_id = uuid.uuid4().hex
         self._open = False
+        self._clear_names: set[str] = set()
+        self._last: tuple[Any, int] = (None, 0)
+        self.closed = False
 
+    @_guarded
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -103,6 +125,19 @@ class OwnRunCallback(TrackerCallback):
         if hasattr(model_config, "to_dict"):
             self._guard.attempt(lambda: self._set_params(model_config.to_dict(), "model"))
 
+    @_guarded
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_step_begin(args, state, control, **kwargs)
+
+    @_guarded
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_step_end(args, state, control, **kwargs)
+
+    @_guarded
     def on_log(
         self,
         args: TrainingArguments,
@@ -111,12 +146,19 @@ class OwnRunCallback(TrackerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not (state.is_world_process_zero and logs and self._opened(args)):
+        # A Trainer that has this callback twice logs once, and calls it twice.
+        last, self._last = self._last, (logs, len(state.log_history))
+        if not (state.is_world_process_zero and logs) or (last[0] is logs and last[1] == self._last[1]):
             return
         speed = self._tokens_per_second(logs) if "loss" in logs else {}
-        for point in points({**logs, **speed}, state):
-            self._track(point)
+        logged = points({**logs, **speed}, state)
+        if self._opened(args):
+            for point in logged:
+                self._track(point)
+        else:
+            self._guard.lost += sum(len(point.values) for point in logged)
 
+    @_guarded
     def on_predict(
         self,
         args: TrainingArguments,
@@ -127,6 +169,7 @@ class OwnRunCallback(TrackerCallback):
     ) -> None:
         self.on_log(args, state, control, metrics)  # `Trainer.predict` gives them to nobody else
 
+    @_guarded
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -135,17 +178,32 @@ class OwnRunCallback(TrackerCallback):
             self._guard.attempt(self.tracker.train_ended, "finished", values=0)
 
     def close(self, status: Status = "finished", error: str | None = None) -> None:
-        """Close the run now, rather than at the end of the process."""
+        """Close the run now, rather than at the end of the process; events that follow are refused."""
+        self.closed = True
         if self._open:
             self._open = False
-            self._guard.attempt(self.tracker.close, status, error, values=0)
+            text = None if error is None else hide(error)
+            self._guard.attempt(self.tracker.close, status, text, values=0)
             self._guard.tell_lost()
+            self._guard.lost = 0
             closed(self.tracker)
+
+    def tell_shared(self) -> None:
+        """Say that this callback was asked for again."""
+        self._guard.tell(
+            "get_hf_callback() gave its one callback again, since a tracker has one run; for another run, "
+            "close() this one before, or make another tracker with get_tracker()."
+        )
 
     def _opened(self, args: TrainingArguments) -> bool:
         """Whether the run is open; the first event opens it."""
-        if not self._open and not self._guard.given_up:
-            name, directory = args.run_name or "run", args.output_dir or "."
+        if self.closed:
+            self._guard.refuse(
+                "its run is closed, and what comes after close() is not tracked; "
+                "get_hf_callback() gives a callback with a run of its own."
+            )
+        elif not self._open and not self._guard.given_up:
+            name, directory = hide(str(args.run_name or "run")), args.output_dir or "."
             start = RunStart(name, directory, trainer_pid=os.getpid(), run_id=self._run_id)
             self._open = self._guard.attempt(self.tracker.open, start, vital=True)
             if self._open:
@@ -153,15 +211,17 @@ class OwnRunCallback(TrackerCallback):
         return self._open and not self._guard.given_up
 
     def _set_params(self, params: Mapping[str, Any], name: str) -> None:
-        self.tracker.set_params(self._normaliser.params(plain(params)), self._normaliser.namespace(name))
+        found = process_redactor().mapping(plain(params), name)
+        self.tracker.set_params(self._normaliser.params(found), self._normaliser.namespace(name))
         self._tell_changes()
 
     def _track(self, point: MetricPoint) -> None:
-        adapt, tracker = self._normaliser, self.tracker
-        values = adapt.metrics({name: number(value) for name, value in point.values.items()}, point.stage)
+        numbers = {name: number(value) for name, value in point.values.items()}
+        values = self._normaliser.metrics(self._redacted(numbers), point.stage)
         self._tell_changes()
         if not values:
             return
+        tracker = self.tracker
         if type(tracker).track_point is not Tracker.track_point:
             point = dataclasses.replace(point, values=values)
             self._guard.attempt(tracker.track_point, point, values=len(values))
@@ -170,9 +230,40 @@ class OwnRunCallback(TrackerCallback):
             single = dataclasses.replace(point, values={name: value})
             self._guard.attempt(tracker.track_point, single)
 
+    def _redacted(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The metrics without secrets; numbers under names that were looked at before cost nothing."""
+        if values.keys() <= self._clear_names and all(type(each) in (float, int) for each in values.values()):
+            return values
+        redacted = process_redactor().metrics(values)
+        if len(self._clear_names) < _MOST_NAMES:
+            self._clear_names |= values.keys() & redacted.keys()
+        return redacted
+
     def _tell_changes(self) -> None:
         for change in self._normaliser.changes:
             self._guard.tell(adapted(change))
+
+
+def own_callback(tracker: Tracker, *, strict: bool = False) -> OwnRunCallback:
+    """The callback of a tracker that is used alone. As the tracker has one run, there is one callback until
+    that is closed, whoever asks for it.
+
+    Raises `TrackerError` when it is asked for once with `strict` and once without.
+    """
+    given = tracker.own_callback
+    if isinstance(given, OwnRunCallback) and not given.closed:
+        if given.strict != strict:
+            raise TrackerError(
+                f"The callback of this tracker {tracker.name} was given with strict={given.strict}; "
+                "ask for the same, or make another tracker with get_tracker()."
+            )
+        given.tell_shared()
+        return given
+    # Of two callbacks of one class in a Trainer, transformers warns.
+    of_its_own = type(f"{type(tracker).__name__}Callback", (OwnRunCallback,), {})
+    made: OwnRunCallback = of_its_own(tracker, strict=strict)
+    tracker.own_callback = made
+    return made
 
 
 def points(logs: Mapping[str, Any], state: TrainerState) -> list[MetricPoint]:
@@ -200,11 +291,12 @@ def split_stages(logs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """
     stages: dict[str, dict[str, Any]] = {}
     for key, value in logs.items():
-        if key in _NOT_METRICS or value is None:
+        name = key if type(key) is str else text_of(key)  # a `{0: 0.5}` of somebody's own
+        if name in _NOT_METRICS or value is None:
             continue
-        prefix, _, rest = key.partition("_")
+        prefix, _, rest = name.partition("_")
         if prefix in _STAGES and rest:
             stages.setdefault(prefix, {})[rest] = value
         else:
-            stages.setdefault("train", {})[key] = value
+            stages.setdefault("train", {})[name] = value
     return stages

@@ -11,16 +11,19 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import wandb
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
 from fmstune import demo, get_tracker
-from fmstune.trackers.base import Limits, RunStart, Status, Tracker, TrackerRun
+from fmstune.trackers.base import Limits, RunStart, Status, Tracker, TrackerError, TrackerRun
 from fmstune.trackers.hf_callback import OwnRunCallback, split_stages
 from tests.readers import read_aim, read_wandb_offline, wandb_offline_dirs
 
@@ -267,6 +270,171 @@ def test_strict_raises_what_the_tracker_raises(tmp_path: Path) -> None:
     trainer = trainer_of_ones_own(own_callback(Rude("track", RuntimeError("on fire")), strict=True), tmp_path)
     with pytest.raises(RuntimeError, match="on fire"):
         trainer.train()
+
+
+class Hostile:
+    """A value of a library that does as it likes."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def fails(self, *_: Any) -> Any:
+        raise self.error
+
+    __str__ = __repr__ = __float__ = __iter__ = __bool__ = __len__ = item = tolist = to_dict = fails
+
+    def __getattr__(self, name: str) -> Any:
+        raise self.error
+
+
+ERRORS = st.sampled_from(
+    [RuntimeError("no"), SystemExit(3), GeneratorExit(), RecursionError(), OSError(28, "full")]
+)
+HOSTILE = st.builds(Hostile, ERRORS)
+VALUES = st.one_of(
+    HOSTILE, st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.lists(HOSTILE),
+    st.just(torch.zeros(2, device="meta")), st.just(np.float16(1.5)),
+)  # fmt: skip
+LOGS = st.dictionaries(
+    st.one_of(st.text(), st.integers(), st.none(), st.just("loss"), st.just("num_tokens")), VALUES
+)
+EVENTS = [name for name in vars(TrainerCallback) if name.startswith("on_")]
+
+
+@given(
+    events=st.lists(st.sampled_from(EVENTS), max_size=6),
+    logs=st.one_of(LOGS, HOSTILE),
+    args=st.one_of(HOSTILE, st.builds(SimpleNamespace, run_name=VALUES, output_dir=VALUES)),
+    state=st.one_of(
+        HOSTILE,
+        st.builds(
+            SimpleNamespace, is_world_process_zero=st.just(True), global_step=VALUES, epoch=VALUES,
+            log_history=st.just([]),
+        ),
+    ),
+    config=VALUES,
+    at=st.sampled_from(["nothing", "open", "track", "set_params", "train_ended", "close", "everything"]),
+    error=ERRORS,
+)  # fmt: skip
+@settings(max_examples=80)
+def test_no_event_raises_whatever_it_is_given_and_whatever_the_tracker_does(
+    events: list[str], logs: Any, args: Any, state: Any, config: Any, at: str, error: BaseException
+) -> None:
+    callback = own_callback(Rude(at, error))
+    for event in ["on_train_begin", *events, "on_log"]:
+        given = {"logs": logs} if event == "on_log" else {"metrics": logs} if event == "on_predict" else {}
+        getattr(callback, event)(args, state, None, model=SimpleNamespace(config=config), **given)
+    callback.close("failed", "no")
+
+
+def test_what_raises_takes_no_other_value_with_it() -> None:
+    tracker = Rude("nothing", RuntimeError())
+    log(own_callback(tracker), {"bad": Hostile(SystemExit(3)), 0: 1.0, "x": 2.0})
+    assert tracker.got == ["bad", "0", "x"]
+
+
+def test_strict_raises_what_is_not_the_trackers_too() -> None:
+    logs: Any = Hostile(SystemExit(3))
+    with pytest.raises(SystemExit):
+        log(own_callback(Rude("nothing", RuntimeError()), strict=True), logs)
+
+
+def test_what_a_person_or_a_signal_handler_raises_is_not_held_up() -> None:
+    def stop(*_: Any) -> None:
+        sys.exit(143)
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        for call, kind in (
+            (lambda: os.kill(os.getpid(), signal.SIGUSR1), SystemExit),
+            (stop_by_hand, KeyboardInterrupt),
+        ):
+            tracker = Rude("nothing", RuntimeError())
+            tracker.track = lambda *_, call=call, **__: call()  # type: ignore[method-assign]
+            with pytest.raises(kind):
+                log(own_callback(tracker), {"x": 1.0})
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def stop_by_hand() -> None:
+    raise KeyboardInterrupt
+
+
+def log(callback: OwnRunCallback, logs: dict[Any, Any], step: int = 1, name: str = "by-hand") -> None:
+    args: Any = SimpleNamespace(run_name=name, output_dir="out")
+    state: Any = SimpleNamespace(is_world_process_zero=True, global_step=step, epoch=0.5, log_history=[])
+    callback.on_log(args, state, None, logs)
+
+
+KNOWN, FORM, NAMED = "supersecretvalue123", "hf_abcdefghijklmnopqrstuvwx", "qqqqqqqq"
+
+
+def test_no_secret_reaches_the_tracker_or_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MY_SECRET_KEY", KNOWN)
+    secrets = f"401 for https://bob:hunter2secret@h/x?token={NAMED} {FORM} {KNOWN}"
+    path = tmp_path / "m.jsonl"
+    callback = own_callback(get_tracker("file", path=path))
+    trainer = trainer_of_ones_own(callback, tmp_path)
+    trainer.args.run_name = f"run {FORM}"
+    trainer.model.config.note, trainer.model.config.api_key = KNOWN, NAMED
+    trainer.train()
+    trainer.log({"said": secrets, KNOWN: 1.0, "api_key": NAMED, "x": 2.0})
+    callback.close("failed", secrets)
+    failing = own_callback(Rude("track", RuntimeError(secrets)))
+    log(failing, {"x": 1.0})
+    written = path.read_text() + caplog.text
+    assert [each for each in (KNOWN, FORM, NAMED, "hunter2secret") if each in written] == []
+    (run,) = seen_in_file(tmp_path)
+    assert run.values["train", "x"] == [2.0]
+    assert run.name == "run [redacted]"
+    assert "401 for https://" in caplog.text
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_callback_that_is_asked_for_twice_is_one_and_a_closed_one_takes_nothing_more(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tracker = get_tracker(name, **TRACKERS[name][0])
+    first = own_callback(tracker)
+    log(first, {"loss": 1.0})
+    assert own_callback(tracker) is first
+    assert "gave its one callback again" in caplog.text
+    with pytest.raises(TrackerError, match="strict=False"):
+        own_callback(tracker, strict=True)
+    first.close()
+    caplog.clear()
+    log(first, {"loss": 2.0, "late": 3.0})
+    log(first, {"loss": 4.0})
+    first.close()
+    assert [message for message in caplog.messages if "not tracked" in message] == caplog.messages[:1]
+    assert first._guard.lost == 3
+    second = own_callback(tracker)
+    log(second, {"loss": 5.0}, name="another")
+    second.close()
+    wandb.teardown()
+    found = {run.name: (run.status, run.values["train", "loss"]) for run in TRACKERS[name][1](tmp_path)}
+    assert found == {"by-hand": ("finished", [1.0]), "another": ("finished", [5.0])}
+
+
+def test_a_trainer_that_has_the_callback_twice_tracks_once() -> None:
+    tracker = Rude("nothing", RuntimeError())
+    callback = own_callback(tracker)
+    logs, args = {"x": 1.0}, SimpleNamespace(run_name="by-hand", output_dir="out")
+    state: Any = SimpleNamespace(is_world_process_zero=True, global_step=1, epoch=0.5, log_history=[logs])
+    for _ in range(2):
+        callback.on_log(args, state, None, logs)
+    state.log_history.append(logs)
+    callback.on_log(args, state, None, logs)
+    assert tracker.got == ["x", "x"]
+
+
+def test_two_trackers_of_fmstune_are_no_double_for_transformers() -> None:
+    one, two = (get_tracker(name).get_hf_callback() for name in ("none", "none"))
+    assert type(one) is not type(two)
 
 
 def test_every_tracker_of_fmstune_gives_a_callback() -> None:
