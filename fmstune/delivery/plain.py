@@ -54,6 +54,22 @@ def text_of(value: Any) -> str:
     return found if isinstance(found, str) else _text(found)
 
 
+def mapping_of(value: Any, walk: Walk | None = None) -> dict[str, Any]:
+    """A mapping as JSON can hold it; one that can't be read is its text, under the key `value`."""
+    found = (walk or Walk()).plain(value)
+    return found if isinstance(found, dict) else {"value": found}
+
+
+def is_mapping(value: Any) -> bool:
+    """Whether the value is a mapping. Never raises, as a foreign `__class__` may."""
+    try:
+        return isinstance(value, Mapping)
+    except BaseException as error:
+        if is_stop(error):
+            raise
+        return False
+
+
 class Walk:
     """One walk through values, which together may be `most` and no more."""
 
@@ -131,8 +147,8 @@ class Walk:
     def _list(self, items: Iterable[Any], depth: int) -> list[Any]:
         found: list[Any] = []
         for item in items:
-            if self._left <= 0:
-                found.append(self._cut)
+            if self.is_over:
+                found.append(self.cut)
                 break
             found.append(self.plain(item, depth - 1))
         return found
@@ -141,8 +157,8 @@ class Walk:
         found: dict[str, Any] = {}
         counts: dict[str, int] = {}
         for key, item in items:
-            if self._left <= 0:
-                found["…"] = self._cut
+            if self.is_over:
+                found["…"] = self.cut
                 break
             name = stem = self._key(key)
             while name in found:  # `1` and `"1"` are two keys here, and stay two
@@ -154,12 +170,15 @@ class Walk:
     def _items(self, value: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
         """The items of a mapping that another thread may be adding to: they are copied first, which for a
         dict is one step of the interpreter's most of the time, and tried again when it was not."""
-        for _ in range(_MOST_TRIES - 1):
+        most = max(self._left, 0) + 1  # one more than is kept, so that the cut is seen
+        for _ in range(_MOST_TRIES):
             try:
-                return list(itertools.islice(value.items(), max(self._left, 0) + 1))
+                return list(itertools.islice(value.items(), most))
             except RuntimeError:  # it has changed its size
                 continue
-        return list(itertools.islice(value.items(), max(self._left, 0) + 1))
+        # A subclass of dict may read files here, or raise; what it holds itself is better than its text.
+        held = dict.items(value) if isinstance(value, dict) else value.items()
+        return list(itertools.islice(held, most))
 
     def _key(self, key: Any) -> str:
         if type(key) is str:
@@ -177,7 +196,13 @@ class Walk:
         return f"{text[:room]}… <cut: {len(text)} characters, more than {_MOST_CHARACTERS:,} together>"
 
     @property
-    def _cut(self) -> str:
+    def is_over(self) -> bool:
+        """Whether there is no room for another value."""
+        return self._left <= 0
+
+    @property
+    def cut(self) -> str:
+        """What stands where values were cut."""
         return f"<cut: more than {self._most:,} values>"
 
 

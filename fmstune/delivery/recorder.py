@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fmstune.delivery.journal import plain
+from fmstune.delivery.foreign import is_stop
 from fmstune.delivery.journal_writer import JournalWriter
+from fmstune.delivery.plain import MOST_TABLE_VALUES, Walk, is_mapping, mapping_of, plain, text_of
 from fmstune.delivery.redaction import Redactor
 from fmstune.trackers.base import MetricPoint, Status, Table, Tracker
 
@@ -58,39 +60,46 @@ class Recorder(Tracker):
         return TrackerCallback(self)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-        super().track(metric, name, stage)
-        step = self.step if step is None else step
-        self.track_point(MetricPoint({str(name): metric}, stage, step))
+        if metric is None or name is None:  # which raises; the text of a foreign object may raise anything
+            super().track(plain(metric), None if name is None else text_of(name))
+        name = text_of(name)
+        step = _step(self.step if step is None else step)
+        self.track_point(MetricPoint({name: metric}, stage, step))
         for guest in self.guests:
             metric = self._redactor.text(metric) if isinstance(metric, str) else metric
-            guest.track(metric, self._name(name), self._name(stage), step)
+            guest.track(metric, self._name(name), self._optional(stage), step)
 
     def track_point(self, point: MetricPoint) -> None:
         values = point.values
         # Numbers hold no secrets: the training's own logs skip the search for them.
-        numbers = all(type(value) is float or type(value) is int for value in values.values())
+        numbers = all(
+            type(name) is str and (type(value) is float or type(value) is int)
+            for name, value in values.items()
+        )
         if not numbers or not self._plain_names(tuple(values)):
             redactor = self._redactor
-            values = {self._name(key): redactor.metric(item, key) for key, item in plain(values).items()}
-        stage = self._name(point.stage)
-        fields: dict[str, Any] = {"stage": stage, "step": point.step, "epoch": point.epoch}
+            values = {self._name(key): redactor.metric(item, key) for key, item in mapping_of(values).items()}
+        stage, step, epoch = self._optional(point.stage), _step(point.step), _step(point.epoch)
+        fields: dict[str, Any] = {"stage": stage, "step": step, "epoch": epoch}
         self.journal.append("metrics", {**fields, "values": values})
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
-        super().set_params(params, name)
+        if params is not None and not is_mapping(params):
+            raise ValueError(f"set_params needs a mapping, got {type(params).__name__}")
         if params is not None:
-            values = self._redactor.mapping(plain(params), name if isinstance(name, str) else "")
-            name = self._name(name)
+            values = self._redactor.mapping(mapping_of(params), "" if name is None else text_of(name))
+            name = self._optional(name)
             self.journal.append("params", {"name": name or "params", "values": values})
             for guest in self.guests:
                 guest.set_params(values, name)
 
     def track_table(self, table: Table) -> None:
-        rows = [self._redactor.mapping(plain(row), str(table.name)) for row in table.rows]
-        step = self.step if table.step is None else table.step
-        name, stage = self._name(table.name), self._name(table.stage)
+        rows = [self._redactor.mapping(row, text_of(table.name)) for row in _rows(table.rows)]
+        step = _step(self.step if table.step is None else table.step)
+        name, stage = self._name(table.name), self._optional(table.stage)
         fields: dict[str, Any] = {"name": name, "stage": stage, "step": step, "rows": rows}
-        self.journal.append("table", fields | ({"epoch": table.epoch} if table.epoch is not None else {}))
+        epoch = _step(table.epoch)
+        self.journal.append("table", fields | ({"epoch": epoch} if epoch is not None else {}))
         for guest in self.guests:
             guest.track_table(dataclasses.replace(table, name=name, stage=stage, rows=tuple(rows), step=step))
 
@@ -103,11 +112,14 @@ class Recorder(Tracker):
             self._plain.add(names)
         return plain_ones
 
-    def _name(self, name: Any) -> Any:
-        """A name of a metric, a stage, a table or a namespace without a secret in it; two names that differ
-        in their secrets alone stay two."""
-        if not isinstance(name, str):
-            return name
+    def _optional(self, name: Any) -> str | None:
+        return None if name is None else self._name(name)
+
+    def _name(self, name: Any) -> str:
+        """A name of a metric, a stage, a table or a namespace, as text without a secret in it; two names
+        that differ in their secrets alone stay two."""
+        if type(name) is not str:
+            name = text_of(name)
         written = self._names.get(name)
         if written is None:
             written = stem = self._redactor.text(name)
@@ -134,6 +146,24 @@ class Recorder(Tracker):
             guest.close(status, fields.get("error"))
 
 
+def _step(step: Any) -> Any:
+    """A step or an epoch as a number; as text, which no tracker takes for one, where it is none."""
+    if type(step) is int or type(step) is float or step is None:
+        return step
+    found = plain(step)
+    return found if isinstance(found, (int, float)) else text_of(found)
+
+
+def _rows(rows: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
+    """The rows of a table as JSON can hold them, as many as there is room for."""
+    walk = Walk(MOST_TABLE_VALUES)
+    for row in rows:
+        if walk.is_over:
+            yield {"…": walk.cut}
+            return
+        yield mapping_of(row, walk)
+
+
 @contextmanager
 def active(recorder: Recorder | None) -> Iterator[None]:
     """Make `recorder` the one that `fmstune.track` and `fmstune.set_params` write to."""
@@ -147,6 +177,13 @@ def active(recorder: Recorder | None) -> Iterator[None]:
         _active = before
         if before is None:
             os.environ.pop(_RECORDS, None)
+
+
+class _NoRun(Tracker):
+    """What is tracked where no run is active."""
+
+    def track_table(self, table: Table) -> None:
+        """Do nothing: the default would make params of the table."""
 
 
 def _here() -> Tracker:
@@ -164,7 +201,7 @@ def _here() -> Tracker:
                 f"training (process {trainer}): call fmstune.track there, or use the start method fork",
                 file=sys.stderr,
             )
-    return Tracker("fmstune")
+    return _NoRun("fmstune")
 
 
 def track(metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
@@ -194,7 +231,25 @@ def track_table(
 
     Raises `ValueError` when the name is `None` or a row is not a mapping.
     """
-    table = Table(name, tuple(rows), stage, step)
-    if name is None or not all(isinstance(row, Mapping) for row in table.rows):
+    read = _read(rows)
+    if name is None or read is None or not all(map(is_mapping, read)):
         raise ValueError("track_table needs a name, and rows that map columns to values")
-    _here().track_table(table)
+    _here().track_table(Table(name, read, stage, step))
+
+
+def _read(rows: Any) -> tuple[Any, ...] | None:
+    """The rows, of which reading may raise anything or never end; `None` for what can't be iterated over."""
+    try:
+        iterator = iter(rows)
+    except BaseException as error:
+        if is_stop(error):
+            raise
+        return None
+    found: list[Any] = []
+    try:
+        found.extend(itertools.islice(iterator, MOST_TABLE_VALUES + 1))
+    except BaseException as error:
+        if is_stop(error):
+            raise
+        found.append({"…": f"<the rows after these could not be read: {type(error).__name__}>"})
+    return tuple(found)

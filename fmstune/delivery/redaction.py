@@ -45,12 +45,14 @@ class Redactor:
     def value(self, value: Any, name: str = "") -> Any:
         """The value without secrets, nested ones included. Under a secret name nothing stays but truth
         values and nothing itself; elsewhere numbers are no secrets."""
-        secret = is_secret_name(name)
+        return self._value(value, name, is_secret_name(name))
+
+    def _value(self, value: Any, name: str, secret: bool) -> Any:
         if isinstance(value, Mapping):
             below = {key: self.value(item, name if secret else str(key)) for key, item in value.items()}
             return self._renamed(below)
         if isinstance(value, (list, tuple)):
-            return [self.value(item, name) for item in value]
+            return [self._value(item, name, secret) for item in value]
         if secret:
             return _hidden(value, name)
         return self.text(value) if isinstance(value, str) else value
@@ -70,12 +72,12 @@ class Redactor:
     def _renamed(self, values: Mapping[Any, Any]) -> dict[Any, Any]:
         """The mapping without secrets in its keys; two that become the same stay two."""
         renamed: dict[Any, Any] = {}
+        counts: dict[Any, int] = {}
         for key, value in values.items():
             new = stem = self.text(key) if isinstance(key, str) else key
-            count = 1
             while new in renamed:
-                count += 1
-                new = f"{stem} {count}"
+                counts[stem] = counts.get(stem, 1) + 1
+                new = f"{stem} {counts[stem]}"
             renamed[new] = value
         return renamed
 
