@@ -18,6 +18,7 @@ from hypothesis import settings
 from fmstune.delivery.journal import FILE_NAME, Header
 from fmstune.delivery.journal_writer import JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR
+from fmstune.delivery.locks import Lock
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.redaction import Redactor
 
@@ -56,7 +57,7 @@ def recorder(run_directory: Path) -> Iterator[Recorder]:
     made.journal.close()
 
 
-def open_journal(directory: Path) -> JournalWriter:
-    """Begin, or go on with, the journal of a run directory."""
+def open_journal(directory: Path, lock: Lock | None = None) -> JournalWriter:
+    """Begin, or go on with, the journal of a run directory, whose lock may have been taken before."""
     header = Header("id-1", directory.name, time.time(), str(directory.parent))
-    return JournalWriter(directory / TRACKING_DIR / FILE_NAME, header)
+    return JournalWriter(directory / TRACKING_DIR / FILE_NAME, header, lock=lock)

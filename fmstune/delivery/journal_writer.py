@@ -52,6 +52,7 @@ class JournalWriter:
         header: Header,
         on_trouble: Callable[[str], None] | None = None,
         known: int = 0,
+        lock: locks.Lock | None = None,
     ) -> None:
         """Begin the journal at `path`, or go on with the one that is there, whose header then holds.
 
@@ -59,6 +60,7 @@ class JournalWriter:
         `known`, the highest number that a tracker knows: a file restored from a backup, or cut off by a loss
         of power, may be shorter, and a number that is used twice is an event that no tracker takes.
 
+        `lock` is the journal's, when this process has taken it; it is held until the journal is closed.
         Raises `OSError` when the file cannot be opened, `JournalError` when another process is writing it or
         it is of a later version.
         """
@@ -77,7 +79,7 @@ class JournalWriter:
         ).encode
         # A device is nobody's: ranks other than zero all write to /dev/null.
         self._device = path.exists() and stat.S_ISCHR(path.stat().st_mode)
-        self._owner = None if self._device else locks.take(lock_path(path))
+        self._owner = None if self._device else lock or locks.take(lock_path(path))
         if self._owner is None and not self._device:
             raise JournalError(f"{path} is being written by {writer(path)}: that run is still going.")
         try:

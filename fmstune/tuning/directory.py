@@ -14,7 +14,14 @@ import psutil
 
 from fmstune.config.errors import ConfigError
 from fmstune.config.schema import RunConfig
-from fmstune.delivery.journal import FILE_NAME, JournalError, JournalReader, is_being_written, writer
+from fmstune.delivery.journal import (
+    FILE_NAME,
+    JournalError,
+    JournalReader,
+    is_being_written,
+    lock_path,
+    writer,
+)
 from fmstune.delivery.ledger import TRACKING_DIR
 from fmstune.tuning.checkpoint_files import damage, obstacle
 
@@ -33,13 +40,16 @@ _MODEL_FILES = re.compile(
 class RunDirectory:
     """Where a run lives. `checkpoint` is what it goes on from, `step` the optimizer step of that;
     `finished` says that there is nothing to go on with. `passed_over` tells of newer checkpoints that it
-    cannot go on from, and why."""
+    cannot go on from, and why. `is_new`: no run is in it yet; `named_here`: nobody has asked for its name,
+    so that it may get another one."""
 
     path: Path
     checkpoint: Path | None = None
     step: int = 0
     finished: bool = False
     passed_over: tuple[str, ...] = ()
+    is_new: bool = False
+    named_here: bool = False
 
 
 def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool = True) -> RunDirectory:
@@ -60,13 +70,13 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool 
             raise ConfigError(
                 "--resume auto needs to know which run to go on with: give its directory with --output-dir."
             )
-        return RunDirectory(_new_name(config))
+        return RunDirectory(_new_name(config), is_new=True, named_here=_world_size() == 1)
     if path.exists() and not path.is_dir():
         raise ConfigError(f"training.output_dir = {str(path)!r} is a file; give a directory.")
     if main:
         _require_nobody(path)
     if overwrite or not path.exists() or not any(path.iterdir()):
-        return RunDirectory(path)
+        return RunDirectory(path, is_new=not overwrite)
     state = run_state(path)
     if resume == "auto" and state == "finished":
         return RunDirectory(path, finished=True)
@@ -122,8 +132,17 @@ def checkpoints(path: Path) -> list[Path]:
 
 
 def clear(path: Path) -> None:
-    """Remove what an earlier run wrote into the directory, and nothing else."""
+    """Remove what an earlier run wrote into the directory, and nothing else: the lock, which this run holds,
+    stays."""
+    tracking = path / TRACKING_DIR
+    kept = lock_path(tracking / FILE_NAME)
+    if kept.exists() and not tracking.is_symlink():
+        for entry in tracking.iterdir():
+            if entry != kept:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     for entry in path.iterdir() if path.exists() else ():
+        if entry == tracking and kept.exists():
+            continue
         if entry.name in _OURS or _CHECKPOINT.fullmatch(entry.name) or _MODEL_FILES.fullmatch(entry.name):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
@@ -160,18 +179,24 @@ def _step(checkpoint: Path | None) -> int:
 
 def _new_name(config: RunConfig) -> Path:
     model = re.sub(r"[^\w.-]+", "-", Path(config.model.path).name).strip("-") or "run"
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _world_size() > 1:
         return Path("runs") / f"{model}-{_launch_time()}"
     stem = f"{model}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = (Path("runs") / (stem + suffix) for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
     return next(name for name in names if not name.exists())
 
 
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _launch_time() -> str:
-    """When the launcher of this machine's ranks was started: the same for all of them."""
+    """When the launcher of this machine's ranks was started, and its process: the same for all of them, and
+    for no other launcher of this second."""
     if int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
         raise ConfigError(
             "a run on several machines needs one directory that all of them see: give it with --output-dir."
         )
     launcher = psutil.Process(os.getppid())
-    return time.strftime("%Y%m%d-%H%M%S", time.localtime(launcher.create_time()))
+    began = time.strftime("%Y%m%d-%H%M%S", time.localtime(launcher.create_time()))
+    return f"{began}-{launcher.pid}"

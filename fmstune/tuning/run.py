@@ -27,11 +27,12 @@ from fmstune.delivery.report import DeliveryReport
 from fmstune.delivery.shipper_process import Job
 from fmstune.trackers.base import Tracker
 from fmstune.tuning.console import RunConsole
-from fmstune.tuning.directory import CONFIG_NAME, RunDirectory, claim, clear
+from fmstune.tuning.directory import CONFIG_NAME, RunDirectory, claim
 from fmstune.tuning.environment import is_main_process, require_whole_launch
 from fmstune.tuning.errors import RunError
 from fmstune.tuning.hub import pinned
 from fmstune.tuning.resuming import changed_settings, finish, require_fitting
+from fmstune.tuning.taking import taken
 from fmstune.tuning.tracking import (
     checked_trackers,
     in_process_callbacks,
@@ -110,11 +111,12 @@ def _run(
     _say_unused(config, out, extensions)
     config = pinned(config, out.warn, None if overwrite else directory.path)
     redactor = redactor_of(config)
-    with checked_trackers(config, out) as (fleet, guests):
-        if overwrite:
-            clear(directory.path)
+    with (
+        checked_trackers(config, out) as (fleet, guests),
+        taken(directory, overwrite=overwrite) as (directory, lock),
+    ):
         _write_config(config, directory.path, redactor)
-        with recorded(config, directory, fleet, redactor, out) as recorder:
+        with recorded(config, directory, fleet, redactor, out, lock) as recorder:
             say_resumed(directory, recorder, fleet, out)
             metrics = _train(config, directory, recorder, guests, out, extensions)
     return RunResult(directory.path, metrics, tuple(reports(directory.path)))

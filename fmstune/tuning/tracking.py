@@ -19,6 +19,7 @@ from fmstune.config.wording import counted
 from fmstune.delivery.journal import FILE_NAME, Header, JournalError
 from fmstune.delivery.journal_writer import JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR, all_ledgers, highest_known
+from fmstune.delivery.locks import Lock
 from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.redaction import Redactor, hide, know_secrets, process_redactor, secret_texts
@@ -72,10 +73,15 @@ def _judge(name: str, check: Check, config: RunConfig, out: RunConsole) -> None:
 
 @contextlib.contextmanager
 def recorded(
-    config: RunConfig, directory: RunDirectory, fleet: Fleet, redactor: Redactor, out: RunConsole
+    config: RunConfig,
+    directory: RunDirectory,
+    fleet: Fleet,
+    redactor: Redactor,
+    out: RunConsole,
+    lock: Lock | None = None,
 ) -> Iterator[Recorder]:
     """The run's journal with its Recorder active: whatever happens, it ends with the true status, and
-    the shippers get their time to deliver it."""
+    the shippers get their time to deliver it. `lock` is the journal's, if this process has it already."""
     if not is_main_process():
         yield Recorder(JournalWriter(Path(os.devnull), _header(config, directory)), redactor)
         return
@@ -91,6 +97,7 @@ def recorded(
         _header(config, directory, earlier),
         on_trouble=out.warn,
         known=highest_known(directory.path),
+        lock=lock,
     )
     recorder = Recorder(journal, redactor)
     fleet.sail(directory.path, tend=journal.tend)

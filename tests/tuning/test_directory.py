@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from fmstune.config.errors import ConfigError
 from fmstune.config.load import load
 from fmstune.config.schema import RunConfig
 from fmstune.tuning.directory import claim
+from fmstune.tuning.taking import taken
 from tests.conftest import open_journal
 
 
@@ -63,3 +65,56 @@ def test_several_machines_have_to_be_told_where(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(ConfigError, match="--output-dir"):
         claim(configured(), None, overwrite=False)
     assert claim(configured("out"), None, overwrite=False).path == Path("out")
+
+
+def test_runs_that_are_begun_in_the_same_second_get_directories_of_their_own() -> None:
+    first, second = (claim(configured(), None, overwrite=False) for _ in range(2))
+    with taken(dataclasses.replace(first, path=Path("runs/a")), overwrite=False) as (one, _):
+        (one.path / "config.toml").touch()
+        with taken(dataclasses.replace(second, path=Path("runs/a")), overwrite=False) as (other, _):
+            assert [one.path, other.path] == [Path("runs/a"), Path("runs/a-2")]
+    assert one.path.exists()
+    assert not other.path.exists()  # nothing was written into it
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_of_two_runs_in_one_directory_the_second_neither_writes_nor_clears_anything(overwrite: bool) -> None:
+    both = [claim(configured("out"), None, overwrite=overwrite) for _ in range(2)]
+    with taken(both[0], overwrite=overwrite) as (_, lock):
+        assert lock is not None
+        Path("out/config.toml").write_text("the first one's")
+        with (
+            pytest.raises(ConfigError, match=rf"out: another process \(pid {os.getpid()}\) is at this run"),
+            taken(both[1], overwrite=overwrite),
+        ):
+            pass
+        assert Path("out/config.toml").read_text() == "the first one's"
+        open_journal(Path("out"), lock).close()
+    if not overwrite:
+        with (
+            pytest.raises(ConfigError, match="another run was begun there meanwhile"),
+            taken(both[1], overwrite=False),
+        ):
+            pass
+
+
+def test_what_is_overwritten_is_gone_but_not_the_lock() -> None:
+    Path("out/tracking").mkdir(parents=True)
+    open_journal(Path("out")).close()
+    Path("out/tracking/wandb.json").touch()
+    Path("out/mine.txt").touch()
+    directory = claim(configured("out"), None, overwrite=True)
+    with taken(directory, overwrite=True):
+        assert sorted(path.name for path in Path("out").rglob("*")) == [
+            "journal.jsonl.lock",
+            "mine.txt",
+            "tracking",
+        ]
+        with pytest.raises(ConfigError, match="is at this run"):
+            claim(configured("out"), None, overwrite=True)
+
+
+def test_a_run_that_does_not_begin_leaves_no_directory_behind() -> None:
+    with pytest.raises(KeyboardInterrupt), taken(claim(configured(), None, overwrite=False), overwrite=False):
+        raise KeyboardInterrupt
+    assert not list(Path("runs").iterdir())
