@@ -21,6 +21,7 @@ from fmstune.tuning.writer import Writer, Written
 
 EMPTY_ANSWER = "an empty answer is not trained"
 NOT_AN_ANSWER = "a message that is no answer has a weight; it is not trained (data.train_on = all trains all)"
+AFTER_LAST = "messages after the last answer are not used: nothing answers them"
 ONLY_LAST = "answers before the last one are not trained: data.history = last"
 NOT_FOUND = (
     "answers are not trained: with data.history = template, history is written in other words than they are"
@@ -186,6 +187,13 @@ class _Conversation:
                 yield EMPTY_ANSWER
             if message["role"] != "assistant" and message.get("weight"):
                 yield NOT_AN_ANSWER
+        if any(message["role"] != "assistant" and says_something(message) for message in self.after_last()):
+            yield AFTER_LAST
+
+    def after_last(self) -> tuple[Message, ...]:
+        """The messages after the last answer."""
+        answers = [number for number, message in enumerate(self.messages) if message["role"] == "assistant"]
+        return self.messages[answers[-1] + 1 :] if answers else ()
 
 
 def _weights(row: Row, shape: Shape) -> Iterator[float]:
@@ -196,8 +204,8 @@ def _weights(row: Row, shape: Shape) -> Iterator[float]:
 
 
 def _context(prompt: Sequence[Message]) -> list[Message]:
-    """The messages of a prompt, whose answers were given and are not learnt."""
-    return [message | {"weight": 0.0} if message["role"] == "assistant" else message for message in prompt]
+    """The messages of a prompt, whose answers were given and are not learnt, unless a weight says so."""
+    return [{"weight": 0.0} | message if message["role"] == "assistant" else message for message in prompt]
 
 
 def _merged(written: Sequence[Written], weights: Sequence[float]) -> Iterator[Rendered]:

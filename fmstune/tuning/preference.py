@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.preference_columns import PAIRS, PreferenceColumns, find_columns
-from fmstune.tuning.reading.cells import kind_in_words, parsed
+from fmstune.tuning.reading.cells import kind_in_words, true_or_false
 from fmstune.tuning.reading.columns import (
     HISTORY,
     Row,
@@ -30,8 +30,6 @@ from fmstune.tuning.reading.recognised import Recognised, Shape
 from fmstune.tuning.reading.unused import Unused
 
 Answer = str | list[dict[str, Any]]
-
-_TRUE_OR_FALSE = {"true": True, "false": False, "1": True, "0": False}
 
 
 def recognise_preferences(row: Row, place: str, method: str, *, chat: bool = True) -> Recognised:
@@ -76,7 +74,7 @@ def _formed(row: Row, place: str, columns: PreferenceColumns, unused: Unused) ->
 
 
 def _pair(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> dict[str, Any]:
-    chosen, rejected = (_answer(row, key, where) for key in ("chosen", "rejected"))
+    chosen, rejected = (_answer(row, key, where, unused) for key in ("chosen", "rejected"))
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise DataError(f"{where}: of `chosen` and `rejected` one is a text, the other messages.")
     prompt = _prompt(row, where, columns, unused)
@@ -103,7 +101,7 @@ def _pair(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> d
         begun = _plain(row, cast(str, prompt), columns, where)
         both = {"chosen": cast(str, chosen), "rejected": cast(str, rejected)}
         made = {"prompt": begun} | {key: _after(columns, begun, text) for key, text in both.items()}
-    return made | _besides(row, where, columns.method)
+    return made | _besides(row, made, where, columns.method, unused)
 
 
 def _chat_pair(
@@ -138,7 +136,7 @@ def _beginning(
 ) -> list[dict[str, Any]]:
     """The prompt after the row's history and system text."""
     given = history_of(row, where)
-    history = read_messages(given, where, HISTORY) if given else []
+    history = read_messages(given, where, HISTORY, unused) if given else []
     begun = [*history, *prompt]
     if not begun and answer[0]["role"] == "system":
         with_system(answer, row, where, unused)  # which says so of a second one
@@ -169,10 +167,12 @@ def _labelled(row: Row, where: str, columns: PreferenceColumns, unused: Unused) 
     prompt: Answer | None
     if columns.answer is None:  # a conversation whose last message is judged
         assert columns.conversation is not None
-        *prompt, last = _messages(_there(row, columns.conversation, where), where, columns.conversation)
+        *prompt, last = _messages(
+            _there(row, columns.conversation, where), where, columns.conversation, unused
+        )
         completion: Answer = [last]
     else:
-        completion = _answer(row, columns.answer, where)
+        completion = _answer(row, columns.answer, where, unused)
         prompt = _prompt(row, where, columns, unused)
     assert prompt is not None
     if columns.as_chat or isinstance(completion, list) or isinstance(prompt, list):
@@ -186,12 +186,17 @@ def _labelled(row: Row, where: str, columns: PreferenceColumns, unused: Unused) 
     else:
         prompt = _plain(row, prompt, columns, where)
         completion = _after(columns, prompt, completion)
-    return {"prompt": prompt, "completion": completion, "label": label} | _besides(row, where, "kto")
+    made = {"prompt": prompt, "completion": completion, "label": label}
+    return made | _besides(row, made, where, "kto", unused)
 
 
-def _besides(row: Row, where: str, method: str) -> dict[str, Any]:
-    """What TRL reads besides the answers: the tools of the conversation, a reward's `margin`."""
-    found = with_tools(row, where)
+def _besides(row: Row, made: Row, where: str, method: str, unused: Unused) -> dict[str, Any]:
+    """What TRL reads besides the answers: the tools of a conversation, a reward's `margin`. Texts are learnt
+    as they are, so that tools beside them are not used."""
+    found = with_tools(row, where, unused) if _is_chat(made) else {}
+    for name in () if _is_chat(made) else ("tools", "functions"):
+        if holds(row.get(name)):
+            unused.column(name, where)
     if method == "reward" and row.get("margin") is not None:
         try:
             found["margin"] = float(row["margin"])
@@ -207,13 +212,13 @@ def _there(row: Row, key: str, where: str) -> Any:
     return value
 
 
-def _answer(row: Row, key: str, where: str) -> Answer:
+def _answer(row: Row, key: str, where: str, unused: Unused) -> Answer:
     value = _there(row, key, where)
     messages = as_message_list(value)
     if messages is not None:
-        return _messages(messages, where, key)
+        return _messages(messages, where, key, unused)
     if isinstance(value, list):
-        return _messages(value, where, key)
+        return _messages(value, where, key, unused)
     if isinstance(value, (dict, bool)):
         raise DataError(
             f"{where}: `{key}` is {kind_in_words(value)}; it takes a text, or a list of messages."
@@ -221,8 +226,8 @@ def _answer(row: Row, key: str, where: str) -> Answer:
     return require_text(row, key, where)
 
 
-def _messages(value: Any, where: str, key: str) -> list[dict[str, Any]]:
-    messages = read_messages(parsed(value), where, key)
+def _messages(value: Any, where: str, key: str, unused: Unused) -> list[dict[str, Any]]:
+    messages = read_messages(value, where, key, unused)
     if any(message.get("weight", 1.0) != 1.0 for message in messages):
         raise DataError(
             f"{where}: a message of `{key}` has a weight, which only the method sft obeys; take it out."
@@ -233,10 +238,10 @@ def _messages(value: Any, where: str, key: str) -> list[dict[str, Any]]:
 def _prompt(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> Answer | None:
     """What is to be answered; as messages where the row's columns make a conversation of it."""
     if columns.conversation is not None:
-        return _messages(_there(row, columns.conversation, where), where, columns.conversation)
+        return _messages(_there(row, columns.conversation, where), where, columns.conversation, unused)
     if columns.question is None:
         return None
-    asked = _answer(row, columns.question, where)
+    asked = _answer(row, columns.question, where, unused)
     if isinstance(asked, str):
         return with_context(asked, context_of(row, columns.contexts, where)) if columns.as_chat else asked
     for name in columns.contexts:
@@ -246,7 +251,7 @@ def _prompt(row: Row, where: str, columns: PreferenceColumns, unused: Unused) ->
 
 
 def _label(value: Any, where: str) -> bool:
-    label = _TRUE_OR_FALSE.get(str(value).strip().lower().removesuffix(".0"))
+    label = true_or_false(value)
     if label is None:
         raise DataError(f"{where}: `label` is {value!r}; it is true for a good answer, false for a bad one.")
     return label

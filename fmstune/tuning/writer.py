@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +28,7 @@ LOST_REASONING = (
 NO_REASONING = (
     "an answer without reasoning is written with an empty block of it, which the chat template's prompt opens"
 )
-UNKNOWN_FIELD = "the field `{}` of messages is not used: the chat template does not name it"
+UNKNOWN_FIELD = "the field `{}` of messages is not used: the chat template does not write it"
 NO_END = "the chat template writes nothing that ends an answer, so the model does not learn to stop"
 _AS_SYSTEM = "a developer's message is given as a system message: the chat template knows no developer"
 _SYSTEM_JOINED = "a system message is joined to the question after it: the chat template has no place for it"
@@ -102,9 +103,32 @@ class Writer:
         remarks = list(dict.fromkeys(remarks))
         if remarks and self.strict:
             raise DataError(f"{place}: {remarks[0]}; --strict-chat refuses that.")
-        fields = dict.fromkeys(name for message in made for name in message.get("extra", ()))
-        remarks += [UNKNOWN_FIELD.format(name) for name in fields if name not in self._source()]
+        remarks += [UNKNOWN_FIELD.format(name) for name in self._not_written(made, tools, place)]
         return Fitted(tuple(made), tuple(remarks))
+
+    def _not_written(self, messages: Sequence[Message], tools: Any, place: str) -> list[str]:
+        """The fields of messages, beyond those that all templates know, that make no difference to what the
+        template writes. One whose name it does not have, as `x.name` or in quotation marks, makes none."""
+        own = [
+            {*message.get("extra", ()), *({"name"} & message.keys() if message["role"] == "user" else ())}
+            for message in messages
+        ]
+        found, whole = [], ""
+        for name in sorted(set().union(*own)):
+            if not re.search(rf"\.\s*{re.escape(name)}(?!\w)|(['\"]){re.escape(name)}\1", self._source()):
+                found.append(name)
+                continue
+            for at in [number for number, names in enumerate(own) if name in names]:
+                without = [_without(m, name) if i == at else m for i, m in enumerate(messages)]
+                try:
+                    whole = whole or self.whole(messages, tools, place)
+                    same = self.whole(without, tools, place) == whole
+                except DataError:
+                    break  # the field is needed, or the conversation is refused when it is written
+                if same:
+                    found.append(name)
+                    break
+        return found
 
     def require_words(self, messages: Sequence[Message], tools: Any, place: str) -> None:
         """Raises `DataError` for tools, calls and results that the template has no words for."""
@@ -284,6 +308,12 @@ class Writer:
             **self.tokenizer.special_tokens_map,
         )
         return int(spans[0][-1][0]) if texts[0] == text and spans[0] else None
+
+
+def _without(message: Message, name: str) -> Message:
+    extra = {key: value for key, value in message.get("extra", {}).items() if key != name}
+    kept = {key: value for key, value in message.items() if key not in (name, "extra")}
+    return kept | ({"extra": extra} if extra else {})
 
 
 def _call(call: Message, *, as_text: bool) -> Message:

@@ -23,6 +23,14 @@ def parsed(value: Any) -> Any:
     return found if isinstance(found, (list, dict)) else value
 
 
+def true_or_false(value: Any) -> bool | None:
+    """What a value says, also as a text, as tables without types hold it; `None` for what is neither."""
+    if isinstance(value, (bool, int, float)):
+        return bool(value) if value in (0, 1) else None
+    words = {"true": True, "false": False, "1": True, "0": False}
+    return words.get(value.strip().lower().removesuffix(".0")) if isinstance(value, str) else None
+
+
 def _with_commas(text: str) -> str:
     """The text with a comma between objects that follow one another: NumPy, and so a pandas table that was
     read from Parquet, prints lists without."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.reading.cells import kind_in_words, parsed
+from fmstune.tuning.reading.cells import kind_in_words, parsed, true_or_false
 
 Row = Mapping[str, Any]
 
@@ -69,6 +69,16 @@ def looks_like_a_row(value: Any) -> bool:
 def is_message(value: Any) -> bool:
     """Whether an object is a message: {role, content}, or {from, value}."""
     return isinstance(value, dict) and ("role" in value or ("from" in value and "value" in value))
+
+
+def listed(value: Any) -> Any:
+    """Lists of the fields of messages, {"role": [...], "content": [...]}, as a list of messages: `datasets`
+    gives a Sequence of objects so. Any other value as it is."""
+    if not is_message(value) or not all(isinstance(each, list) for each in value.values()):
+        return value
+    if len({len(each) for each in value.values()}) > 1:
+        return value
+    return [dict(zip(value, each, strict=True)) for each in zip(*value.values(), strict=True)]
 
 
 def holds(value: Any) -> bool:
@@ -150,21 +160,27 @@ def history_of(row: Row, place: str) -> list[dict[str, Any]]:
 
 
 def as_message_list(value: Any) -> list[Any] | None:
-    """Messages that a column holds, as a list, as one object, or as the text of either in a table; `None` for
-    what holds none."""
-    value = parsed(value)
-    if is_message(value):
-        return [value]
-    if isinstance(value, list) and any(map(is_message, value)):
-        return value
+    """Messages that a column holds, as a list, as one object, or as the text of a list in a table; `None` for
+    what holds none. The text of one object is none: an answer may be JSON with a `role`, or with `from` and
+    `value`."""
+    found = listed(parsed(value))
+    if isinstance(value, str) and not (isinstance(found, list) and all(map(_is_spoken, found))):
+        return None
+    if is_message(found):
+        return [found]
+    if isinstance(found, list) and any(map(is_message, found)):
+        return found
     return None
+
+
+def _is_spoken(value: Any) -> bool:
+    """Whether an object in a text is a message, and no data that has such a field: it says something."""
+    return is_message(value) and not {"content", "value", "tool_calls", "function_call"}.isdisjoint(value)
 
 
 def verdict(value: Any) -> bool:
     """Whether a `label` says that an answer is good or bad, as kto needs it, and is no class of a text."""
-    if isinstance(value, (bool, int, float)):
-        return value in (0, 1)
-    return isinstance(value, str) and value.strip().lower().removesuffix(".0") in ("true", "false", "0", "1")
+    return true_or_false(value) is not None
 
 
 def unknown(row: Row, place: str) -> DataError:

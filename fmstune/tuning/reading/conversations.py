@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.reading.columns import SYSTEMS, Row, system_of
+from fmstune.tuning.reading.columns import SYSTEMS, Row, holds, system_of
 from fmstune.tuning.reading.messages import Message, read_tools
 from fmstune.tuning.reading.unused import Unused
 
@@ -13,14 +13,20 @@ BESIDE_CHATS = (*SYSTEMS, "tools", "functions")
 """Columns that are read beside those of any conversation."""
 
 
-def with_tools(row: Row, place: str) -> dict[str, Any]:
-    """The tools of a row's conversation, if it has any; OpenAI's older files have `functions`.
+def with_tools(row: Row, place: str, unused: Unused) -> dict[str, Any]:
+    """The tools of a row's conversation, if it has any; OpenAI's older files have `functions`. `functions`
+    beside `tools` that are others are counted as not used.
 
     Raises `DataError`.
     """
-    given = row.get("tools") or row.get("functions")
-    tools = read_tools(given, place) if given else []
-    return {"tools": tools} if tools else {}
+    tools, functions = (
+        read_tools(row[name], place) if holds(row.get(name)) and row[name] != "null" else []
+        for name in ("tools", "functions")
+    )
+    if tools and any(function not in tools for function in functions):
+        unused.column("functions", place)
+    found = tools or functions
+    return {"tools": found} if found else {}
 
 
 def with_system(messages: list[Message], row: Row, place: str, unused: Unused) -> list[Message]:

@@ -97,10 +97,11 @@ def _read_table(path: Path, name: str, kind: str) -> Iterator[Found]:
             if len(set(names)) < len(names):
                 doubled = next(each for each in names if names.count(each) > 1)
                 raise DataError(f"{name}: the column {doubled!r} is there twice; take one out, or rename it.")
-            for row in batch.to_pylist():
+            # Without it a column of maps comes as lists of pairs.
+            for row in batch.to_pylist(maps_as_pydicts="strict"):
                 number += 1
                 yield f"{name} row {number}", without_empty_fields(row)
-    except (OSError, pyarrow.ArrowException, ValueError) as error:
+    except (OSError, pyarrow.ArrowException, ValueError, KeyError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(f"{name} is no {kind[1:]} file that can be read: {reason}") from None
 

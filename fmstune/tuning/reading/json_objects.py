@@ -6,7 +6,7 @@ from typing import Any
 
 from fmstune.config.data_files import split_named
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.reading.columns import is_message, looks_like_a_row
+from fmstune.tuning.reading.columns import CONVERSATIONS, is_message, looks_like_a_row
 from fmstune.tuning.reading.splits import Wanted
 
 _LISTS = (
@@ -66,8 +66,15 @@ def is_list_of_rows(key: str, first: Any) -> bool:
     """Whether a list under this key, which begins with this item, is one of rows."""
     if not isinstance(first, dict) or is_message(first):
         return False
+    if key in CONVERSATIONS and {"input", "output"} <= first.keys() and not _asks(first):
+        return False  # the turns of one conversation
     known = key.lower() in _LISTS or split_named(key) is not None
     return looks_like_a_row(first) or (known and key != "conversations")
+
+
+def _asks(value: dict[str, Any]) -> bool:
+    """Whether an object with `input` and `output` is a row by another column of its."""
+    return looks_like_a_row({key: inner for key, inner in value.items() if key not in ("input", "output")})
 
 
 def _first(value: Any) -> Any:
@@ -104,6 +111,8 @@ def _by_columns(value: dict[str, Any]) -> list[Any]:
     if value.keys() >= {"columns", "data"} and _is_grid(value["columns"], value["data"]):  # orient="split"
         return [dict(zip(value["columns"], row, strict=True)) for row in value["data"]]
     columns = list(value.values())
+    if any(map(is_message, columns)):
+        return []  # the fields of messages, each as a list
     if all(isinstance(column, dict) and column for column in columns):  # orient="columns"
         keys = columns[0].keys()
         numbered = all(str(key).lstrip("-").isdigit() for key in keys)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.reading.columns import Row
+from fmstune.tuning.reading.cells import true_or_false
+from fmstune.tuning.reading.columns import Row, holds
 from fmstune.tuning.reading.messages import weight_of
 from fmstune.tuning.reading.recognised import PREFERENCES, Shape
 
@@ -17,7 +18,7 @@ def loss_of(row: Row, place: str, shape: Shape) -> dict[str, Any]:
 
     Raises `DataError` for wrong values, and for shapes that are learnt in other ways.
     """
-    given = {name: row[name] for name in LOSS_COLUMNS if row.get(name) is not None}
+    given = {name: row[name] for name in LOSS_COLUMNS if holds(row.get(name))}
     if not given:
         return {}
     if shape in PREFERENCES or shape == "tokens":
@@ -26,9 +27,13 @@ def loss_of(row: Row, place: str, shape: Shape) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in given.items():
         if name != "train_on_input":
-            found["weight"] = weight_of(value, place, name)
-        elif isinstance(value, bool) or value in (0, 1):
-            found[name] = bool(value)
+            weight = weight_of(value, place, name)
+            if found.setdefault("weight", weight) != weight:
+                raise DataError(
+                    f"{place}: its `weight` and `loss_weight` contradict each other; take one out."
+                )
+        elif (said := true_or_false(value)) is not None:
+            found[name] = said
         else:
             raise DataError(
                 f"{place}: `train_on_input` is {value!r}; it takes true (train on the prompt too) or false."

@@ -15,7 +15,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.reading.cells import kind_in_words, parsed
+from fmstune.tuning.reading.calls import read_calls
+from fmstune.tuning.reading.cells import parsed, true_or_false
+from fmstune.tuning.reading.columns import holds, listed
+from fmstune.tuning.reading.contents import read_content, read_reasoning
+from fmstune.tuning.reading.fields import Fields, Lost
+from fmstune.tuning.reading.unused import Unused
 
 Message = dict[str, Any]
 
@@ -46,27 +51,28 @@ _SPEAKERS = {
 """Who speaks, by the names that OpenAI, ShareGPT, Llama and Gemma have for it; letter case does not count."""
 
 _CALLS = ("function_call", "tool_call")
-_REASONING = ("reasoning_content", "reasoning", "thinking")
 _TRAINED = ("train", "training")
-_KNOWN = {
-    *("role", "from", "content", "value", "tool_calls", "function_call", "name", "tool_call_id", "weight"),
-    *_REASONING,
-    *_TRAINED,
-}
-_OPEN, _CLOSE = "<think>", "</think>"
 
 
-def read_messages(value: Any, place: str, key: str) -> list[Message]:
-    """The canonical messages of a column: a list, a single message, or either as a JSON text.
+def read_messages(value: Any, place: str, key: str, unused: Unused | None = None) -> list[Message]:
+    """The canonical messages of a column: a list, a single message, lists of their fields (as `datasets` has
+    them), or any of these as a JSON text. `unused` counts the fields of them that are not read.
 
     Raises `DataError` for anything else, and for messages with an image, audio or video in them.
     """
-    value = parsed(value)
+    value = listed(parsed(value))
     if isinstance(value, Mapping) and ("role" in value or "from" in value):
         value = [value]
     if not isinstance(value, (list, tuple)) or not value:
         raise DataError(f"{place}: `{key}` takes a list of messages with at least one in it.")
-    return [_message(given, f"{place}: message {number} of `{key}`") for number, given in enumerate(value, 1)]
+    lost = Lost()
+    made = [
+        _message(given, f"{place}: message {number} of `{key}`", key, lost)
+        for number, given in enumerate(value, 1)
+    ]
+    if unused is not None:
+        lost.report(unused, place)
+    return made
 
 
 def read_tools(value: Any, place: str) -> list[dict[str, Any]]:
@@ -91,7 +97,10 @@ def read_tools(value: Any, place: str) -> list[dict[str, Any]]:
 
 
 def weight_of(value: Any, place: str, key: str) -> float:
-    """A weight of the loss. Raises `DataError` for what is no number of at least 0."""
+    """A weight of the loss; in a table without types also its text. Raises `DataError` for what is no number
+    of at least 0."""
+    if isinstance(value, str) and (said := true_or_false(value)) is not None:
+        return float(said)
     if isinstance(value, (bool, int, float)) and math.isfinite(value) and value >= 0:
         return float(value)
     raise DataError(f"{place}: `{key}` is {value!r}; it takes 0, 1, or another weight of the loss.")
@@ -106,125 +115,71 @@ def says_something(message: Message) -> bool:
     )
 
 
-def _message(given: Any, where: str) -> Message:
+def _message(given: Any, where: str, key: str, lost: Lost) -> Message:
     if not isinstance(given, Mapping) or not ("role" in given or "from" in given):
         raise DataError(f"{where} is no object with `role` and `content`.")
-    speaker = given["role"] if given.get("role") is not None else given.get("from")
-    role = _SPEAKERS.get(speaker.strip().lower()) if isinstance(speaker, str) else None
+    fields = Fields(given, key, lost)
+    speaker, role = _speaker(fields)
     if role is None:
         raise DataError(f"{where} has the role {speaker!r}; roles are {', '.join(_SPEAKERS)}.")
-    value = given["content"] if given.get("content") is not None else given.get("value")
-    calls = _calls(given, where)
+    value = fields.first("content", "value")
+    calls = _calls(fields, where, lost)
     if str(speaker).strip().lower() in _CALLS and not calls:
-        calls, value = _named_calls(value, where), None
-    content, thought = _content(value, role, where)
+        calls, value = read_calls(value, where, f"{key}.content", lost), None
+    content, thought = read_content(value, role, where, f"{key}.content", lost)
     if value is None and not calls and role != "assistant":
         raise DataError(f"{where} has no text as its `content`.")
     message: Message = {"role": role, "content": content}
-    message |= _reasoning(given, role, content, thought)
+    message |= read_reasoning(fields, role, content, thought, where, lost)
     if calls:
         message["tool_calls"] = calls
-    message |= {name: given[name] for name in ("name", "tool_call_id") if given.get(name) is not None}
-    weight = _weight(given, where)
+    message |= {name: fields.get(name) for name in ("name", "tool_call_id") if fields.has(name)}
+    weight = _weight(fields, where)
     if weight is not None:
         message["weight"] = weight
-    extra = {name: each for name, each in given.items() if name not in _KNOWN and each is not None}
+    extra = {name: given[name] for name in fields.rest()}
     return message | ({"extra": extra} if extra else {})
 
 
-def _content(value: Any, role: str, where: str) -> tuple[str, str]:
-    """A message's text, and the reasoning that its parts hold."""
-    if value is None or isinstance(value, str):
-        return value or "", ""
-    if isinstance(value, (list, tuple)) and all(isinstance(part, (str, Mapping)) for part in value):
-        typed = [part for part in value if isinstance(part, str) or "type" in part or "text" in part]
-        if len(typed) == len(value):
-            return _joined(typed, where)
-    if role == "tool":
-        return json.dumps(value, ensure_ascii=False), ""  # a result is data of any kind
-    raise DataError(f"{where} has no text as its `content`, but {kind_in_words(value)}.")
+def _speaker(fields: Fields) -> tuple[Any, str | None]:
+    """Who speaks, as it is called there and here; `from` beside another `role` is named."""
+    there = [name for name in ("role", "from") if fields.has(name)]
+    roles = [
+        _SPEAKERS.get(given.strip().lower()) if isinstance(given := fields.get(name), str) else None
+        for name in there
+    ]
+    if len(there) == 2 and roles[0] != roles[1]:
+        fields.lose("from")
+    return (fields.given[there[0]], roles[0]) if there else (None, None)
 
 
-def _joined(parts: list[Any], where: str) -> tuple[str, str]:
-    texts, thoughts = [], []
-    for part in parts:
-        kind = "text" if isinstance(part, str) else part.get("type", "text")
-        text = part if isinstance(part, str) else part.get("text")
-        if kind in ("thinking", "reasoning"):
-            thought = next((part[key] for key in (kind, "text") if isinstance(part.get(key), str)), "")
-            thoughts.append(thought)
-        elif kind in ("text", "input_text", "output_text") and isinstance(text, str):
-            texts.append(text)
-        else:
-            raise DataError(
-                f"{where} has a part of the type {kind!r}; fmstune trains on text alone, so take such rows "
-                "out, or leave them out with --skip-bad-rows."
-            )
-    return "".join(texts), "\n".join(thoughts)
+def _calls(fields: Fields, where: str, lost: Lost) -> list[Message]:
+    calls, legacy = (parsed(fields.get(name)) for name in ("tool_calls", "function_call"))
+    found = read_calls(calls, where, f"{fields.name}.tool_calls", lost) if calls else []
+    if not legacy:
+        return found
+    one = read_calls(legacy, where, f"{fields.name}.function_call", lost)
+    if found and any(call["function"] not in [each["function"] for each in found] for call in one):
+        fields.lose("function_call")
+    return found or one
 
 
-def _reasoning(given: Mapping[str, Any], role: str, content: str, thought: str) -> Message:
-    fields = (given[name] for name in _REASONING if isinstance(given.get(name), str) and given[name].strip())
-    thought = next(fields, thought)
-    if role != "assistant":
-        return {}
-    if thought.strip():
-        return {"reasoning_content": thought}
-    if content.count(_CLOSE) != 1:
-        return {}
-    before, _, after = content.partition(_CLOSE)
-    opening, opened, thought = before.rpartition(_OPEN)
-    if opening.strip() or (not opened and not before.strip()):
-        return {}  # a text about reasoning, not an answer that begins with it
-    return {"content": after.lstrip("\n"), "reasoning_content": thought.strip("\n"), "inline": content}
-
-
-def _calls(given: Mapping[str, Any], where: str) -> list[Message]:
-    calls = parsed(given.get("tool_calls"))
-    if not calls:
-        legacy = given.get("function_call")
-        return _named_calls(legacy, where) if legacy else []
-    return _named_calls(calls, where)
-
-
-def _named_calls(value: Any, where: str) -> list[Message]:
-    value = _parsed_object(value)
-    calls = [_parsed_object(call) for call in (value if isinstance(value, (list, tuple)) else [value])]
-    found = []
-    for call in calls:
-        function = _parsed_object(call.get("function", call)) if isinstance(call, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise DataError(f"{where} has a call of a tool, and no JSON with a `name`.")
-        arguments = function.get("arguments", function.get("parameters"))
-        made = {"name": function["name"], "arguments": _arguments(arguments)}
-        own = {"id": call["id"]} if call.get("id") is not None else {}
-        found.append({"type": "function", **own, "function": made})
-    return found
-
-
-def _arguments(value: Any) -> Any:
-    """An object, where they are one or the text of one, however often encoded; any other text as it is."""
-    found = value
-    while isinstance(found, str):
-        try:
-            found = json.loads(found)
-        except (ValueError, RecursionError):
-            return value
-    if found is None:
-        return {}
-    return dict(found) if isinstance(found, Mapping) else value
-
-
-def _weight(given: Mapping[str, Any], where: str) -> float | None:
-    if given.get("weight") is not None:
-        return weight_of(given["weight"], where, "weight")
+def _weight(fields: Fields, where: str) -> float | None:
+    """A message's weight, by whichever name. Raises `DataError` for several that contradict each other."""
+    found = {}
+    if fields.has("weight"):
+        found["weight"] = weight_of(fields.get("weight"), where, "weight")
     for name in _TRAINED:
-        value = given.get(name)
-        if value in (True, False):  # and 1, 0
-            return float(value)
-        if value is not None:
+        value = fields.get(name)
+        said = true_or_false(value)
+        if said is not None:
+            found[name] = float(said)
+        elif holds(value):
             raise DataError(f"{where} has {value!r} as its `{name}`; it is true or false.")
-    return None
+    if len(set(map(bool, found.values()))) > 1:
+        says = " and ".join(f"`{name}` {fields.given[name]!r}" for name in found)
+        raise DataError(f"{where} has {says}, which contradict each other; take one out.")
+    return next(iter(found.values()), None)
 
 
 def _parsed_object(value: Any) -> Any:

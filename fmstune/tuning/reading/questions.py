@@ -44,10 +44,10 @@ def asked(row: Row, question: str, answer: str, *, chat: bool) -> Recognised:
     def as_messages(row: Row, place: str, unused: Unused) -> Row:
         instruction, context, output = parts(row, place)
         history = history_of(row, place)
-        messages = read_messages(history, place, HISTORY) if history else []
+        messages = read_messages(history, place, HISTORY, unused) if history else []
         messages.append({"role": "user", "content": with_context(instruction, context)})
         messages.append({"role": "assistant", "content": output})
-        return with_tools(row, place) | {"messages": with_system(messages, row, place, unused)}
+        return with_tools(row, place, unused) | {"messages": with_system(messages, row, place, unused)}
 
     def as_text(row: Row, place: str, unused: Unused) -> Row:
         if history_of(row, place):

@@ -17,6 +17,7 @@ from fmstune.tuning.reading.columns import (
     first_there,
     holds,
     is_message,
+    listed,
     require_text,
     unknown,
     verdict,
@@ -59,7 +60,8 @@ def recognise(row: Row, place: str, *, chat: bool = True) -> Recognised:
         return _judged_or(row, _prompted(row, chat=chat), ("prompt", "completion"))
     if has("input_ids"):
         name = "input_ids/labels" if has("labels") else "input_ids"
-        return Recognised("tokens", name, _tokens, frozenset(("input_ids", "labels", "attention_mask")))
+        read = _labelled_tokens if has("labels") else _tokens
+        return Recognised("tokens", name, read, frozenset(("input_ids", "labels", "attention_mask")))
     if question and answer and _may_be_text(row[question]) and _may_be_text(row[answer]):
         return _judged_or(row, asked(row, question, answer, chat=chat), (question, answer))
     if has("text"):
@@ -97,7 +99,7 @@ def _judged_or(row: Row, found: Recognised, learnt: Sequence[str]) -> Recognised
 
 
 def _conversation(row: Row, key: str) -> Recognised:
-    messages = parsed(row[key])
+    messages = listed(parsed(row[key]))
     first = messages[0] if isinstance(messages, list) and messages else None
     spoken = " (from/value)" if isinstance(first, dict) and "from" in first and "role" not in first else ""
 
@@ -105,9 +107,9 @@ def _conversation(row: Row, key: str) -> Recognised:
         given = row.get(key)
         if given is None:
             raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
-        messages = read_messages(_turns(parsed(given)), place, key)
+        messages = read_messages(_turns(parsed(given)), place, key, unused)
         require_answer(messages, place, key)
-        return with_tools(row, place) | {"messages": with_system(messages, row, place, unused)}
+        return with_tools(row, place, unused) | {"messages": with_system(messages, row, place, unused)}
 
     return Recognised("messages", f"{key}{spoken}", read, frozenset((key, *BESIDE_CHATS)))
 
@@ -115,19 +117,25 @@ def _conversation(row: Row, key: str) -> Recognised:
 def _turns(messages: Any) -> Any:
     """Turns of {input, output} as messages, as some collections of conversations have them (Capybara)."""
     if not isinstance(messages, list) or not all(
-        isinstance(turn, dict) and {"input", "output"} <= turn.keys() for turn in messages
+        isinstance(turn, dict) and {"input", "output"} <= turn.keys() and not is_message(turn)
+        for turn in messages
     ):
         return messages
     return [
-        {"role": role, "content": turn[name]}
+        message
         for turn in messages
-        for role, name in (("user", "input"), ("assistant", "output"))
+        for message in (
+            {"role": "user", "content": turn["input"]},
+            # What else a turn says (its weight, its reasoning) is said of its answer.
+            {name: value for name, value in turn.items() if name not in ("input", "output")}
+            | {"role": "assistant", "content": turn["output"]},
+        )
     ]
 
 
 def ends_with_question(messages: Any) -> bool:
     """Whether the last message is nobody's answer: what is then to be answered stands elsewhere."""
-    messages = parsed(messages)
+    messages = listed(parsed(messages))
     last = messages[-1] if isinstance(messages, list) and messages else None
     if not isinstance(last, dict) or not is_message(last):
         return False
@@ -164,14 +172,23 @@ def _prompted_chat(row: Row, place: str, unused: Unused) -> Row:
         given = as_message_list(row[key])
         if given is None and key == "completion" and isinstance(row[key], str):
             given = [{"role": role, "content": row[key]}]
-        sides[key] = read_messages(row[key] if given is None else given, place, key)
+        sides[key] = read_messages(row[key] if given is None else given, place, key, unused)
     require_answer(sides["completion"], place, "completion")
     prompt = with_system(sides["prompt"], row, place, unused)
-    return with_tools(row, place) | {"prompt": prompt, "completion": sides["completion"]}
+    return with_tools(row, place, unused) | {"prompt": prompt, "completion": sides["completion"]}
 
 
 def _text(row: Row, place: str, unused: Unused) -> Row:
     return {"text": require_text(row, "text", place)}
+
+
+def _labelled_tokens(row: Row, place: str, unused: Unused) -> Row:
+    if row.get("labels") is None:
+        raise DataError(
+            f"{place}: it has no `labels`, and the first row has some; without them all its tokens would be "
+            "trained, so give them to all rows."
+        )
+    return _tokens(row, place, unused)
 
 
 def _tokens(row: Row, place: str, unused: Unused) -> Row:
@@ -179,8 +196,10 @@ def _tokens(row: Row, place: str, unused: Unused) -> Row:
     labels = _numbers(row, "labels", place) if row.get("labels") is not None else list(ids)
     if len(ids) != len(labels):
         raise DataError(f"{place}: there are {len(ids)} `input_ids` and {len(labels)} `labels`.")
-    mask = row.get("attention_mask")
-    if isinstance(mask, list) and len(mask) == len(ids) and not all(mask):
+    mask = ids if row.get("attention_mask") is None else _numbers(row, "attention_mask", place)
+    if len(mask) != len(ids):
+        raise DataError(f"{place}: there are {len(ids)} `input_ids` and {len(mask)} of `attention_mask`.")
+    if mask is not ids and not all(mask):
         kept = [index for index, seen in enumerate(mask) if seen]  # padding comes with the batch
         ids, labels = [ids[index] for index in kept], [labels[index] for index in kept]
     return {"input_ids": ids, "labels": labels}
