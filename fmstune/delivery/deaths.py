@@ -13,7 +13,7 @@ import dataclasses
 import time
 from pathlib import Path
 
-from fmstune.delivery.journal import FILE_NAME, last_event
+from fmstune.delivery.journal import FILE_NAME, final_status
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger, load_ledger
 from fmstune.delivery.suspicion import MOST_ATTEMPTS
 
@@ -55,6 +55,6 @@ def may_get_further(directory: Path, before: Ledger, now: Ledger) -> bool:
     mark = now.suspicion.mark(now.trying)
     if mark is None or now.suspicion.rounds >= _MOST_DEATHS:
         return False  # it dies before any event, or has died at many without taking one
-    final = last_event(directory / TRACKING_DIR / FILE_NAME)
-    at_close = final is not None and final.kind == "status" and final.seq == now.trying
+    final = final_status(directory / TRACKING_DIR / FILE_NAME)
+    at_close = final is not None and final.seq == now.trying
     return not (at_close and mark.fails >= MOST_ATTEMPTS)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from fmstune.delivery.handover import HandOver
-from fmstune.delivery.journal import FILE_NAME, Event, JournalReader, last_event, last_seq
+from fmstune.delivery.journal import FILE_NAME, Event, JournalReader, final_status, last_seq
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger, State
 from fmstune.delivery.spans import Spans
 from fmstune.delivery.suspicion import MOST_STRIKES, How, Mark, Suspicion
@@ -376,13 +376,12 @@ class Delivery:
         return self._complete()
 
     def _close_as_recorded(self) -> None:
-        """Close the tracker's run with the status that the journal ends with."""
-        final = last_event(self._reader.path)
-        ended = final is not None and final.kind == "status"
+        """Close the tracker's run with the status that it ended with."""
+        final = final_status(self._reader.path)
         self._open_run()
         self._save(trying=0)
         try:
-            if ended and final is not None:
+            if final is not None:
                 self._handover.give(final)
                 self._close(cast(Status, final.status), final.error)
             else:
@@ -392,7 +391,7 @@ class Delivery:
             self._end(error)
         self._took = True
         self._failing.clear()
-        if ended and final is not None:
+        if final is not None:
             self._returned.add(final.seq)
         self._confirm(proved=True)
 

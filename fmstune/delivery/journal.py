@@ -28,6 +28,9 @@ _KINDS = ("params", "metrics", "table", "status", "resume")
 _SECONDS_TO_REPAIR = 10.0
 """So long a reader waits for the writer of a journal that somebody has damaged."""
 
+_FIRST_WINDOW, _LARGEST_WINDOW = 1 << 16, 16 << 20
+"""Bytes that are read at once from the end of a journal."""
+
 _NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
@@ -197,20 +200,34 @@ def last_seq(path: Path) -> int:
 
 def last_event(path: Path) -> Event | None:
     """The last event, found from the end of the file; `None` when there is none."""
-    size = path.stat().st_size
-    window = 1 << 16
-    while True:
-        with path.open("rb") as file:
-            file.seek(max(0, size - window))
-            lines = file.read().split(b"\n")
-        whole = lines[1:-1] if window < size else lines[:-1]
-        for line in reversed(whole):
-            event = parse(line)
-            if event is not None:
-                return event
-        if window >= size:
-            return None
-        window *= 4
+    return next(_from_the_end(path), None)
+
+
+def final_status(path: Path) -> Event | None:
+    """The status that the run ended with, whatever follows it but a resumption; `None` when it has none."""
+    for event in _from_the_end(path):
+        if event.kind in ("status", "resume"):
+            return event if event.kind == "status" else None
+    return None
+
+
+def _from_the_end(path: Path) -> Iterator[Event]:
+    """The events of a journal, the last one first."""
+    with path.open("rb") as file:
+        at = file.seek(0, os.SEEK_END)
+        window, rest = _FIRST_WINDOW, b""
+        whole = False  # what no line's end follows is no event yet
+        while at:
+            size = min(window, at)
+            at = file.seek(at - size)
+            rest, *lines = (file.read(size) + rest).split(b"\n")
+            for line in reversed(lines if whole else lines[:-1]):
+                if (event := parse(line)) is not None:
+                    yield event
+            whole = whole or bool(lines)
+            window = min(4 * window, _LARGEST_WINDOW)
+        if whole and (event := parse(rest)) is not None:
+            yield event
 
 
 def _name(name: Any) -> str | None:

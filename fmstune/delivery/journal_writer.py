@@ -7,6 +7,7 @@ by the training process alone, and what a child does at its own end disturbs not
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -14,13 +15,13 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fmstune.delivery import locks
 from fmstune.delivery.damaged import set_aside
-from fmstune.delivery.family import END, GENERATION, LAST, UNWRITTEN, Family
+from fmstune.delivery.family import END, GENERATION, LAST, LATE, SEALED, UNWRITTEN, Family
 from fmstune.delivery.journal import (
     VERSION,
     Header,
@@ -40,8 +41,8 @@ _MOST_WAITING = 16 << 20
 
 
 class JournalWriter:
-    """Appends events; safe to call from any thread and from forked children, and never raises for what the
-    disk does.
+    """Appends events; safe to call from any thread, from signal handlers and from forked children, and never
+    raises for what the disk does. Behind the run's status nothing is written, unless the run is resumed.
 
     `on_trouble` is called with a sentence, once for each kind of trouble.
     """
@@ -68,12 +69,13 @@ class JournalWriter:
         self._on_trouble = on_trouble
         self._said: set[str] = set()
         self._lock = threading.Lock()
+        self._inside: set[int] = set()  # threads that write, or wait for their turn
         self._family = Family()
         self._counters = self._family.counters
         self._process = locks.this_process()
         self._in_child = self._closed = False
         self._waiting: deque[bytes] = deque()
-        self._bytes_waiting = self._dropped = 0
+        self._bytes_waiting = self._dropped = self._late = 0
         self._encode = json.JSONEncoder(
             allow_nan=False, separators=(",", ":"), ensure_ascii=False, default=plain
         ).encode
@@ -96,8 +98,13 @@ class JournalWriter:
 
     @property
     def unrecorded(self) -> int:
-        """Events that are not in the journal: they wait for room, or found none to wait in."""
-        return self._dropped + len(self._waiting) + self._counters[UNWRITTEN]
+        """Events that are not in the journal: they wait for room, found none to wait in, or came too late."""
+        return self._dropped + len(self._waiting) + self._counters[UNWRITTEN] + self.late
+
+    @property
+    def late(self) -> int:
+        """Events that came after the run's status, or after `close`, from here or from children."""
+        return self._late + self._counters[LATE]
 
     @property
     def lost(self) -> int:
@@ -108,39 +115,61 @@ class JournalWriter:
         """Write the next event and return its `seq`; 0 when it waits in memory, or is lost."""
         now = time.time()
         body = self._body({"time": now, "kind": kind, **fields})
-        with self._lock:
-            if self._closed:
-                self._drop()
+        if threading.get_ident() in self._inside:
+            # A signal handler has interrupted this thread here: to wait for the lock would be for ever.
+            self._wait(body)
+            return 0
+        with self._turn():
+            if kind == "resume" and not self._in_child:
+                self._counters[SEALED] = 0
+            if self._is_over:
+                self._be_late()
                 return 0
+            if kind == "status" and not self._in_child:
+                self._counters[SEALED] = 1
             if not self._waiting:
                 seq = self._put(body, now)
-                if not seq:
-                    self._wait(body, needed=kind == "status")
-                return seq
+                if seq:
+                    if self._waiting:  # a signal handler has left something here
+                        self._write_waiting()
+                    return seq
+                self._wait(body, needed=kind == "status")
+                return 0
             self._wait(body, needed=kind == "status")
             self._write_waiting()
             return 0
 
     def tend(self) -> None:
         """Write what waits in memory, and repair what somebody has done to the file; called now and then."""
-        with self._lock:
+        with self._turn():
             if not self._closed:
                 self._look()
                 self._write_waiting()
 
     def close(self) -> None:
         """Write what waits, and close the file; a later `append` is counted as unrecorded."""
-        with self._lock:
+        with self._turn():
             if self._closed:
                 return
             self._file.give_up_pauses()
+            self._family.gave_up = False
             self._look(thorough=True)
             self._write_waiting()
             self._closed = True
             self._file.close()
             if not self._in_child:
-                self._counters[GENERATION] = -1  # for children that are left
+                self._counters[SEALED], self._counters[GENERATION] = 1, -1  # for children that are left
             self._let_go()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        try:
+            self._inside.add(thread)  # before the wait for the lock, which handlers interrupt, too
+            with self._lock:
+                yield
+        finally:
+            self._inside.discard(thread)
 
     def _begin(self, header: Header, known: int) -> JournalFile:
         last, first, damaged = header.after, b"", False
@@ -195,6 +224,8 @@ class JournalWriter:
             self._trouble("stopped", "a process that does not go on holds the journal; events wait in memory")
             return 0
         try:
+            if self._in_child and self._counters[SEALED]:
+                return 0
             return self._file.put(body, now)
         except OSError as error:
             self._no_room(error)
@@ -213,18 +244,28 @@ class JournalWriter:
         finally:
             self._family.release()
 
-    def _wait(self, body: bytes, *, needed: bool) -> None:
-        if self._bytes_waiting + len(body) > _MOST_WAITING and not needed:
+    @property
+    def _is_over(self) -> bool:
+        return self._closed or self._counters[SEALED] != 0
+
+    def _wait(self, body: bytes, *, needed: bool = False) -> None:
+        """Keep an event in memory. A signal handler may do so while this thread is at it: what is read of a
+        number is written before another call."""
+        size = len(body)
+        if self._is_over and not needed:
+            self._be_late()
+        elif self._bytes_waiting + size > _MOST_WAITING and not needed:
             self._drop()
-            return
-        self._waiting.append(body)
-        self._bytes_waiting += len(body)
-        if self._in_child:
-            self._counters[UNWRITTEN] += 1
+        else:
+            self._waiting.append(body)
+            self._bytes_waiting += size
+            if self._in_child:
+                self._counters[UNWRITTEN] += 1
 
     def _write_waiting(self) -> None:
         while self._waiting and self._put(self._waiting[0], time.time()):
-            self._bytes_waiting -= len(self._waiting.popleft())
+            size = len(self._waiting.popleft())
+            self._bytes_waiting -= size
             if self._in_child:
                 self._counters[UNWRITTEN] -= 1
 
@@ -233,6 +274,12 @@ class JournalWriter:
             self._counters[UNWRITTEN] += 1
         else:
             self._dropped += 1
+
+    def _be_late(self) -> None:
+        if self._in_child:
+            self._counters[LATE] += 1
+        else:
+            self._late += 1
 
     def _no_room(self, error: OSError) -> None:
         self._trouble(
@@ -264,9 +311,10 @@ class JournalWriter:
         """Go on in a child that was forked a moment ago, maybe while another thread had the lock here. What
         waits in memory is the parent's."""
         self._lock = threading.Lock()
+        self._inside = set()
         self._in_child = True
         self._waiting = deque()
-        self._bytes_waiting = self._dropped = 0
+        self._bytes_waiting = self._dropped = self._late = 0
         self._file.repairs = False
 
 

@@ -43,6 +43,7 @@ class Recorder(Tracker):
         self.journal = journal
         self._guests: list[GuardedTracker] = []
         self._pid = os.getpid()
+        self._closed = False
         self._redactor = redactor
         self._names: dict[str, str] = {}  # as they are written; the same few come at each step
         self._hidden_names: set[str] = set()
@@ -52,7 +53,7 @@ class Recorder(Tracker):
     def guests(self) -> list[GuardedTracker]:
         """The trackers that have to work in this process; a child that it forks has none: their SDKs have
         threads and connections that a fork breaks, for the parent too."""
-        return self._guests if os.getpid() == self._pid else []
+        return self._guests if os.getpid() == self._pid and not self._closed else []
 
     def get_hf_callback(self, *, strict: bool = False) -> TrainerCallback:
         from fmstune.trackers.hf_callback import TrackerCallback
@@ -135,14 +136,17 @@ class Recorder(Tracker):
 
     def resumed(self, step: int) -> None:
         """Note that the training goes on from `step`: later steps logged before are logged again."""
+        self._closed = False
         self.journal.append("resume", {"step": step})
 
     def close(self, status: Status, error: str | None = None) -> None:
+        """Write the status; what comes after it is counted, and not recorded."""
         fields: dict[str, str] = {"status": status}
         if error is not None:
             fields["error"] = self._redactor.text(error)
         self.journal.append("status", fields)
-        for guest in self.guests:
+        guests, self._closed = self.guests, True
+        for guest in guests:
             guest.close(status, fields.get("error"))
 
 

@@ -18,6 +18,7 @@ from fmstune.delivery.journal import (
     FILE_NAME,
     JournalError,
     JournalReader,
+    final_status,
     is_being_written,
     lock_path,
     writer,
@@ -107,11 +108,12 @@ def run_state(path: Path) -> Literal["finished", "failed", "interrupted"] | None
     """How the run in a directory ended; `None` when the directory holds none."""
     journal = path / TRACKING_DIR / FILE_NAME
     try:
-        events = list(JournalReader(journal))
+        JournalReader(journal)
+        final = final_status(journal)
     except (OSError, JournalError):
         # One that was emptied or damaged is begun again from what its trackers know.
         return "interrupted" if os.path.lexists(journal) else None
-    status = events[-1].status if events and events[-1].kind == "status" else None
+    status = final.status if final is not None else None
     return status if status in ("finished", "failed") else "interrupted"  # type: ignore[return-value]
 
 

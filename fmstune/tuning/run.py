@@ -117,7 +117,7 @@ def _run(
     ):
         _write_config(config, directory.path, redactor)
         with recorded(config, directory, fleet, redactor, out, lock) as recorder:
-            say_resumed(directory, recorder, fleet, out)
+            say_resumed(directory, fleet, out)
             metrics = _train(config, directory, recorder, guests, out, extensions)
     return RunResult(directory.path, metrics, tuple(reports(directory.path)))
 

@@ -106,6 +106,9 @@ def recorded(
     error: str | None = None
     try:
         with active(recorder):
+            # Before anything else: what follows a status without this mark, that run has left behind.
+            if directory.checkpoint is not None or journal.last_seq > journal.header.after:
+                recorder.resumed(directory.step)
             _track_identity(recorder, config)
             yield recorder
         status = "finished"
@@ -118,6 +121,7 @@ def recorded(
         if os.getpid() != process:
             _leave_child()
         with contextlib.ExitStack() as steps:  # the last one first; whatever one does, the others follow
+            steps.enter_context(active(recorder))  # which counts what threads go on to track
             steps.callback(
                 _guarded, out, "reporting what the trackers got", _show, directory.path, journal, out
             )
@@ -139,8 +143,13 @@ def _show(directory: Path, journal: JournalWriter, out: RunConsole) -> None:
         out.say(line.tracker, line.line())
         for change in line.changes:
             out.say("", f"adapted: {change}")
-    if journal.unrecorded:
-        out.warn(f"{counted(journal.unrecorded, 'event')} could not be written to the journal: lost")
+    if lost := journal.unrecorded - journal.late:
+        out.warn(f"{counted(lost, 'event')} could not be written to the journal: lost")
+    if journal.late:
+        out.warn(
+            f"{counted(journal.late, 'event')} came after the end of the training, from a thread or a child "
+            "that went on: not recorded. End it in on_train_end"
+        )
     if journal.lost:
         out.warn(f"{counted(journal.lost, 'event')} of the damaged journal could not be recovered: lost")
 
@@ -159,13 +168,12 @@ def _leave_child() -> NoReturn:
     os._exit(code & 0xFF)
 
 
-def say_resumed(directory: RunDirectory, recorder: Recorder, fleet: Fleet, out: RunConsole) -> None:
-    """Note the resumption in the journal, and say what becomes of steps that were logged before."""
+def say_resumed(directory: RunDirectory, fleet: Fleet, out: RunConsole) -> None:
+    """Say that the run is resumed, and what becomes of steps that were logged before."""
     for told in directory.passed_over:
         out.warn(told)
     if directory.checkpoint is None:
         return
-    recorder.resumed(directory.step)
     policies = [f"{policy} in {name}" for name, policy in fleet.repeated_steps().items()]
     again = f"; steps logged before are {', '.join(policies)}" if policies else ""
     out.say("resume", f"from {directory.checkpoint}{again}")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import fmstune
-from fmstune.delivery.journal import JournalReader, is_being_written
+from fmstune.delivery.journal import JournalReader, is_being_written, last_event
 from fmstune.delivery.recorder import Recorder, active
 from tests.conftest import open_journal
 from tests.delivery.test_journal import journal_path
@@ -105,14 +105,16 @@ def test_a_stopped_child_does_not_stop_the_training(
     child = forked(stop_while_writing)
     os.waitpid(child, os.WUNTRACED)
     began = time.monotonic()
-    recorder.track(1.0, "meanwhile")
-    assert time.monotonic() - began < 2
-    assert recorder.journal.unrecorded == 1
+    for count in range(20):
+        recorder.track(float(count), "meanwhile")
+    recorder.journal.tend()
+    assert time.monotonic() - began < 2, "all of them wait once"
+    assert recorder.journal.unrecorded == 20
     assert "a process that does not go on" in said[0]
     os.kill(child, signal.SIGCONT)
     assert ended(child) == 0
     recorder.track(2.0, "afterwards")
-    assert names(run_directory) == ["meanwhile", "afterwards"]
+    assert names(run_directory) == ["meanwhile"] * 20 + ["afterwards"]
     assert recorder.journal.unrecorded == 0
 
 
@@ -180,6 +182,50 @@ def test_what_a_child_can_not_write_is_counted(
         ended(forked(without_room))
     assert recorder.journal.unrecorded == 1
     assert names(run_directory) == []
+
+
+def test_what_children_and_threads_track_after_the_status_is_counted_and_does_not_follow_it(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    began, begin = os.pipe()
+    ended_run, end = os.pipe()
+
+    def track_before_and_after() -> None:
+        recorder.track(1.0, "child")
+        os.write(begin, b"x")
+        os.read(ended_run, 1)
+        for _ in range(3):
+            recorder.track(1.0, "late")
+
+    child = forked(track_before_and_after)
+    os.read(began, 1)
+    recorder.close("finished")
+    os.write(end, b"x")
+    assert ended(child) == 0
+    recorder.track(2.0, "late")
+    recorder.journal.close()
+    recorder.track(3.0, "late")
+    *before, last = JournalReader(journal_path(run_directory))
+    assert [name for event in before for name in event.values] == ["child"]
+    assert (last.kind, last.status) == ("status", "finished")
+    assert recorder.journal.late == recorder.journal.unrecorded == 5
+
+
+def test_of_children_that_track_all_the_time_nothing_follows_the_status(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    def track_for_ever() -> None:
+        while not recorder.journal.late:
+            recorder.track(1.0, "child")
+
+    children = [forked(track_for_ever) for _ in range(3)]
+    while recorder.journal.last_seq < 50:
+        time.sleep(0.001)
+    recorder.close("finished")
+    assert [ended(child) for child in children] == [0, 0, 0]
+    last = last_event(journal_path(run_directory))
+    assert last is not None
+    assert last.kind == "status"
 
 
 ORPHAN = """

@@ -19,6 +19,7 @@ from fmstune.delivery.journal import (
     Header,
     JournalError,
     JournalReader,
+    final_status,
     is_being_written,
     last_seq,
     parse,
@@ -108,6 +109,32 @@ def test_last_seq_is_found_from_the_end_even_behind_a_very_long_line(run_directo
     with journal_path(run_directory).open("ab") as file:
         file.write(b"garbage\n" * 20_000)
     assert last_seq(journal_path(run_directory)) == 1
+
+
+@given(
+    kinds=st.lists(st.sampled_from(["metrics", "params", "status", "resume"]), max_size=12),
+    lengths=st.lists(st.sampled_from([0, 1, 7, 100]), min_size=12, max_size=12),
+    torn=st.sampled_from([b"", b"{", b"damaged\n", b'{"seq":99,"time":1,"kind":"status","status":"failed"}']),
+    window=st.integers(1, 200),
+)
+def test_the_final_status_is_the_last_one_that_no_resumption_follows(
+    tmp_path_factory: pytest.TempPathFactory, kinds: list[str], lengths: list[int], torn: bytes, window: int
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / FILE_NAME
+    lines = [
+        {"seq": seq, "time": 1.0, "kind": kind, "values": {"x" * length: 1}}
+        for seq, (kind, length) in enumerate(zip(kinds, lengths, strict=False), 1)
+    ]
+    header = {"kind": "header", "version": 1, "id": "a", "run": "r", "time": 0}
+    path.write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in [header, *lines]) + torn)
+    expected = None
+    for event in JournalReader(path):
+        expected = event if event.kind == "status" else None if event.kind == "resume" else expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fmstune.delivery.journal._FIRST_WINDOW", window)
+        patch.setattr("fmstune.delivery.journal._LARGEST_WINDOW", 2 * window)
+        assert final_status(path) == expected
+        assert last_seq(path) == len(kinds)
 
 
 def test_a_reader_sees_what_is_appended_after_it_was_opened(run_directory: Path) -> None:

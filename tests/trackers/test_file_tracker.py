@@ -168,6 +168,20 @@ def test_the_delivery_of_a_run_knows_its_events_by_its_own_id_though_another_had
     assert [(row["run_id"], row["seq"]) for row in rows] == [("id-1", seq) for seq in (1, 2, 3, 4)]
 
 
+def test_a_run_is_closed_with_its_status_though_something_follows_that_in_the_journal(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.jsonl"
+    recorder.track(1.0, "loss", step=1)
+    recorder.close("finished")
+    recorder.journal.close()
+    with recorder.journal.path.open("ab") as file:  # as a thread did that outlived its run
+        file.write(b'{"seq":3,"time":1.0,"kind":"metrics","values":{"late":1.0}}\n')
+    Delivery(run_directory, FileTracker(tracker_config={"path": str(path)}), Ledger("file")).run(lambda: True)
+    assert [row["kind"] for row in read_json(path)] == ["metrics", "metrics", "status"]
+    assert read_json(path)[-1]["values"]["status"] == "finished"
+
+
 def test_an_event_refused_at_first_is_written_after_later_ones(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     for seq in (1, 3, 2, 2):

@@ -13,7 +13,7 @@ import pytest
 from fmstune.config.errors import ConfigError
 from fmstune.config.load import load
 from fmstune.config.schema import RunConfig
-from fmstune.tuning.directory import claim
+from fmstune.tuning.directory import claim, run_state
 from fmstune.tuning.taking import taken
 from tests.conftest import open_journal
 
@@ -118,3 +118,20 @@ def test_a_run_that_does_not_begin_leaves_no_directory_behind() -> None:
     with pytest.raises(KeyboardInterrupt), taken(claim(configured(), None, overwrite=False), overwrite=False):
         raise KeyboardInterrupt
     assert not list(Path("runs").iterdir())
+
+
+def test_a_finished_run_stays_finished_whatever_follows_its_status_but_a_resumption() -> None:
+    Path("out/tracking").mkdir(parents=True)
+    journal = open_journal(Path("out"))
+    journal.append("status", {"status": "finished"})
+    journal.close()
+    journal = open_journal(Path("out"))
+    for count in range(3):  # as a thread did that outlived the run, before the journal refused it
+        journal.append("metrics", {"values": {"late": count}})
+    assert run_state(Path("out")) == "finished"
+    journal.append("resume", {"step": 5})
+    journal.append("metrics", {"values": {"loss": 1.0}})
+    assert run_state(Path("out")) == "interrupted"
+    journal.append("status", {"status": "failed"})
+    journal.close()
+    assert run_state(Path("out")) == "failed"

@@ -1,0 +1,131 @@
+"""Signal handlers track, at whatever moment of a write they come."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import fmstune
+from fmstune.delivery.journal import JournalReader, last_event
+from fmstune.delivery.recorder import Recorder, active
+from tests.delivery.test_journal import journal_path
+
+
+@contextmanager
+def sampling(every: float) -> Iterator[Counter[str]]:
+    """A monitor that tracks from a timer's signal; how often it did."""
+    count = Counter[str]()
+
+    def sample(signum: int, frame: object) -> None:
+        count["sample"] += 1
+        fmstune.track(1.0, "sample")
+
+    before = signal.signal(signal.SIGALRM, sample)
+    signal.setitimer(signal.ITIMER_REAL, every, every)
+    try:
+        yield count
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def recorded(directory: Path) -> Counter[str]:
+    events = list(JournalReader(journal_path(directory)))
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    return Counter(name for event in events for name in event.values)
+
+
+def test_a_monitor_whose_signals_interrupt_each_write_neither_stops_the_training_nor_loses_a_sample(
+    recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = recorder.journal._file.put
+
+    def slow(body: bytes, now: float) -> int:
+        if b"loss" in body:
+            time.sleep(0.02)
+        return put(body, now)
+
+    monkeypatch.setattr(recorder.journal._file, "put", slow)
+    with active(recorder), sampling(0.001) as count:
+        for _ in range(50):
+            fmstune.track(1.0, "loss")
+    recorder.journal.tend()
+    assert count["sample"] > 50
+    assert recorded(run_directory) == {"loss": 50, "sample": count["sample"]}
+    assert recorder.journal.unrecorded == 0
+
+
+def test_signals_that_come_while_another_thread_writes_are_queued(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    held, waiting = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with recorder.journal._lock:
+            held.set()
+            waiting.wait()
+            time.sleep(1)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    with active(recorder), sampling(0.0005) as count:
+        waiting.set()
+        fmstune.track(1.0, "loss")
+    thread.join()
+    recorder.journal.tend()
+    assert recorded(run_directory) == {"loss": 1, "sample": count["sample"]}
+
+
+def test_what_a_handler_tracks_is_bounded_and_what_is_dropped_is_counted(
+    recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmstune.delivery.journal_writer._MOST_WAITING", 1000)
+    put = recorder.journal._file.put
+
+    def interrupted(body: bytes, now: float) -> int:
+        if b"loss" in body:
+            for _ in range(100):
+                os.kill(os.getpid(), signal.SIGUSR1)
+        return put(body, now)
+
+    monkeypatch.setattr(recorder.journal._file, "put", interrupted)
+    before = signal.signal(signal.SIGUSR1, lambda *_: fmstune.track(1.0, "sample"))
+    try:
+        with active(recorder):
+            fmstune.track(1.0, "loss")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    kept = recorded(run_directory)
+    assert kept["loss"] == 1
+    assert 0 < kept["sample"] < 100
+    assert kept["sample"] + recorder.journal.unrecorded == 100
+
+
+def test_what_a_handler_tracks_while_the_status_is_written_does_not_follow_it(
+    recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = recorder.journal._file.put
+
+    def slow(body: bytes, now: float) -> int:
+        if b"finished" in body:
+            time.sleep(0.02)
+        return put(body, now)
+
+    monkeypatch.setattr(recorder.journal._file, "put", slow)
+    with active(recorder), sampling(0.001) as count:
+        recorder.close("finished")
+        recorder.journal.close()
+    last = last_event(journal_path(run_directory))
+    assert last is not None
+    assert last.kind == "status"
+    kept = recorded(run_directory)["sample"]
+    assert recorder.journal.unrecorded == recorder.journal.late == count["sample"] - kept > 0
