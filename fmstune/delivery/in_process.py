@@ -13,6 +13,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from fmstune.delivery.foreign import is_stop
+from fmstune.delivery.plain import text_of
 from fmstune.trackers.base import Status, Table, Tracker
 
 
@@ -55,11 +57,12 @@ class GuardedTracker:
                 return None
             try:
                 return call(*args, **kwargs)
-            except (
-                Exception,
-                SystemExit,
-            ) as error:  # whatever it is, it must not reach the training
-                self.trouble = f"{type(error).__name__}: {error}"
+            # Whatever it is, it must not reach the training: `asyncio.CancelledError` and the panics of Rust
+            # extensions are no `Exception`.
+            except BaseException as error:
+                if is_stop(error):
+                    raise
+                self.trouble = f"{type(error).__name__}: {text_of(error)}"
                 self._warn(f"the tracker {self.tracker.name} is disabled for this run: {self.trouble}")
                 return None
 
@@ -67,18 +70,52 @@ class GuardedTracker:
 
 
 def _guarded(callback: TrainerCallback, guard: Callable[..., Any]) -> TrainerCallback:
-    """A callback of the same events, each guarded. What it changes in `control` is kept from the Trainer:
-    a tracker has no say in the training."""
+    """A callback of the same events, each guarded. What it changes in the arguments, the state, the control,
+    the logs or the metrics is kept from the Trainer: a tracker has no say in the training."""
     events = [name for name in dir(TrainerCallback) if name.startswith("on_")]
 
     def event(name: str) -> Callable[..., None]:
-        inner = guard(getattr(callback, name))
+        inner = getattr(callback, name)
+
+        def called(args: Any, state: Any, control: Any, kwargs: dict[str, Any]) -> None:
+            own = {key: _copied(value) for key, value in kwargs.items()}
+            # The arguments are not copied deeply: some hold open handles, and nothing in them is a number
+            # that the Trainer reads again by reference.
+            inner(_shallow(args), _own_state(state), copy.copy(control), **own)
+
+        guarded = guard(called)
 
         def call(self: TrainerCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            inner(args, state, copy.copy(control), **kwargs)
+            guarded(args, state, control, kwargs)
 
         return call
 
     methods: dict[str, Any] = {name: event(name) for name in events if hasattr(callback, name)}
     guarded: TrainerCallback = type("Guarded" + type(callback).__name__, (TrainerCallback,), methods)()
     return guarded
+
+
+def _own_state(state: Any) -> Any:
+    """A copy of the Trainer's state. Its history grows with the run, so that a copy of all of it at each
+    event would take time by the square of the steps: the list is copied, and of its entries the last one."""
+    own = _shallow(state)
+    history = getattr(own, "log_history", None)
+    if isinstance(history, list) and history:
+        own.log_history = [*history[:-1], _copied(history[-1])]
+    return own
+
+
+def _shallow(value: Any) -> Any:
+    """A copy of an object whose own lists and mappings are copies, too."""
+    own = copy.copy(value)
+    for name, held in vars(value).items():
+        if name != "log_history":
+            vars(own)[name] = _copied(held)
+    return own
+
+
+def _copied(value: Any) -> Any:
+    """A copy of plain data, all through; models, tensors, optimizers and data loaders stay what they are."""
+    if type(value) is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if type(value) is list else value

@@ -16,10 +16,12 @@ from typing import Any, NoReturn
 from fmstune.config.dump import to_mapping
 from fmstune.config.schema import RunConfig
 from fmstune.config.wording import counted
+from fmstune.delivery.foreign import is_stop
 from fmstune.delivery.journal import FILE_NAME, Header, JournalError
 from fmstune.delivery.journal_writer import JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR, all_ledgers, highest_known
 from fmstune.delivery.locks import Lock
+from fmstune.delivery.plain import text_of
 from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.redaction import Redactor, hide, know_secrets, process_redactor, secret_texts
@@ -214,11 +216,10 @@ def in_process_callbacks(recorder: Recorder, guests: list[Job], out: RunConsole)
     for job in guests:
         try:
             guest = GuardedTracker(build_tracker(job.reference, job.name, job.options), out.warn)
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # its shipper could build it; here it is the plug-in's
-            out.warn(f"the tracker {job.name} is disabled for this run: {error}")
+        except BaseException as error:  # its shipper could build it; here it is the plug-in's
+            if is_stop(error):
+                raise
+            out.warn(f"the tracker {job.name} is disabled for this run: {text_of(error)}")
             continue
         recorder.guests.append(guest)
     return [guest.get_hf_callback() for guest in recorder.guests]
