@@ -1,8 +1,11 @@
 """What a secret is, by the name of a value and by its form: the one list that every room asks.
 
 A name is judged word by word, so that `hub_token` and `PGPASSWORD` are secrets, and `pad_token`, `pass@1`
-and `tokens_per_second` are not. A form is what the issuers of tokens document, what an HTTP header or a URL
-says of itself, and an assignment to a secret name (`password=…`, `"api_key": "…"`).
+and `tokens_per_second` are not. `token` alone, `MY_TOKEN` and `MY_PAT` are secrets among options, headers and
+environment variables; in what a training tracks they are words of the trade, and their values decide.
+
+A form is what the issuers of tokens document, what an HTTP header, a command or a URL says of itself, and an
+assignment to a secret name (`password=…`, `"api_key": "…"`).
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import binascii
 import functools
 import itertools
 import re
+from collections.abc import Mapping
+from typing import Any
 
 REDACTED = "[redacted]"
 
@@ -26,49 +31,90 @@ _LONGEST_NAME = 200
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 # The working directories of a shell: with them hidden, no absolute path of the data could be read again.
 _NO_SECRETS = frozenset({"PWD", "OLDPWD"})
-_SECRET_WORDS = _words(
-    "pwd cred creds bearer authorization cookie cookies jwt apikey apikeys apitoken apitokens"
-)
+_SECRET_WORDS = _words("pwd cred creds bearer authorization cookie cookies jwt apikey apikeys csrf otp")
 _SECRET_ENDS = (
     "password", "passwords", "passwd", "passphrase", "passphrases", "passcode", "secret", "secrets",
     "credential", "credentials", "accesskey", "secretkey", "privatekey", "sshkey", "authtoken", "accesstoken",
 )  # fmt: skip
-_SECRET_LAST = frozenset({"auth", "dsn", "pat", "pw", "psk", "webhook"})
+_SECRET_LAST = frozenset({"auth", "dsn", "pw", "psk", "webhook"})
 _SECRET_LAST_PAIRS = frozenset(
-    {("connection", "string"), ("connection", "str"), ("conn", "string"), ("conn", "str"), ("webhook", "url")}
+    {
+        ("connection", "string"),
+        ("connection", "str"),
+        ("conn", "string"),
+        ("conn", "str"),
+        ("webhook", "url"),
+        ("sas", "url"),
+        ("sas", "uri"),
+    }
 )
 # `key` alone is a word of dictionaries and databases; with one of these before it, it opens something.
 _KEYS = _words(
-    "access account admin anthropic api app application auth aws azure client comet decryption deploy "
-    "encryption gcp github gitlab gpg hf hmac license master neptune openai pgp private root rsa secret "
-    "service session shared signing ssh ssl storage subscription tls wandb webhook"
+    "access account admin anthropic api app application auth aws azure client cohere comet decryption "
+    "deepseek deploy encryption fireworks gcp gemini github gitlab google gpg groq hf hmac hub huggingface "
+    "langchain langfuse langsmith license master mistral neptune nvidia openai openrouter perplexity pgp "
+    "pinecone private replicate root rsa secret service session shared signing ssh ssl storage subscription "
+    "tls together wandb webhook xai"
+)
+# The tokens that are credentials, whoever has them.
+_CREDENTIAL_TOKENS = _words(
+    "access account admin anthropic api app auth aws azure bearer bot client clearml cohere comet csrf "
+    "deploy gh github gitlab google hf hub huggingface identity jwt login mlflow neptune npm oauth openai "
+    "personal private push pypi refresh registry sas secret security service session slack telegram vault "
+    "wandb webhook write xsrf"
+)
+_PASSES = _words(
+    "admin db email ftp http imap key ldap login mail mongo my mysql pg postgres proxy redis root smtp ssh "
+    "sudo user vnc vpn wifi"
+)
+# Written as one word, as in `HFTOKEN` and `dbpass`.
+_ONE_WORD = frozenset(
+    {f"{word}key" for word in _KEYS | {"priv", "pass"}}
+    | {f"{word}token" for word in _CREDENTIAL_TOKENS}
+    | {f"{word}tokens" for word in _CREDENTIAL_TOKENS}
+    | {f"{word}pass" for word in _PASSES}
 )
 # Tokens that a tokenizer makes and a trainer counts.
 _TOKENS_OF_THE_TRADE = _words(
-    "action added additional all answer assistant audio avg bad batch begin bos cached cls completion "
-    "context control count decoder draft each end eos eval extra first forced forward generated image "
-    "input label last mask max mean min mtp n new next no num number output pad padding per prefix "
-    "prompt reasoning response row seen sep special start stop suffix suppress system target teacher "
-    "text think total train trained unk user valid video vision"
+    "action added additional all answer assistant audio avg bad batch begin boi bos cached cls completion "
+    "context control count decoder draft each end eoi eos eot eval extra fim first forced forward generated "
+    "gold image img input label last mask max mean min mtp n new newline next no num number output pad "
+    "padding per predicted prefix prompt rare reasoning response row seen sep source special start stop "
+    "suffix suppress system target teacher text think tool top total train trained unk user valid video "
+    "vision"
 )
 _PASSES_OF_THE_TRADE = _words(
     "all backward each first forward last max multi n no num one per second single test tests third two"
 )
-# `password_file` is where it lies, and not the secret itself.
+_PATTERNS = _words("exclude file filter glob include match name path re regex regexp search split url")
+# `password_file` is where it lies, and `password_strength` what somebody measures: neither is the secret.
 _PLACES = _words("dir directory file files folder manager path paths policy provider")
+_MEASURES = _words(
+    "accuracy column count counts detected detection expiry field hint leak leaked leaks len length max min "
+    "name question rate recall score strength ttl type word words"
+)
 # What may stand behind a name and changes nothing: `hub_token_2`, `api_key_prod`.
 _TAILS = _words("b64 base64 dev new old prod production secondary staging value values")
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a name says that its value is a secret, or one of the names that a dotted one is made of:
-    `hub_token` and `secrets.wandb` do, `pad_token` does not."""
-    return _is_secret_name(name) if len(name) <= _LONGEST_NAME else _is_secret_name(name[-_LONGEST_NAME:])
+    """Whether a name among options, headers or environment variables says that its value is a secret, or one
+    of the names that a dotted one is made of: `hub_token` and `secrets.wandb` do, `pad_token` does not."""
+    return _strength(name[-_LONGEST_NAME:]) > _NONE
+
+
+def names_credential(name: str) -> bool:
+    """Whether a name says so wherever it stands, in what a training tracks too: `api_key` and `hub_token`
+    do; `token` and `rare_tokens` are columns of tables there."""
+    return _strength(name[-_LONGEST_NAME:]) == _STRONG
+
+
+_NONE, _WEAK, _STRONG = range(3)
 
 
 @functools.lru_cache(maxsize=4096)
-def _is_secret_name(name: str) -> bool:
-    return any(_is_secret_part(part) for part in re.split(r"[./]", name))
+def _strength(name: str) -> int:
+    return max(map(_strength_of_part, re.split(r"[./]", name)))
 
 
 def is_count(name: str) -> bool:
@@ -76,29 +122,37 @@ def is_count(name: str) -> bool:
     return name.lower().endswith("tokens")
 
 
-def _is_secret_part(name: str) -> bool:
+def _strength_of_part(name: str) -> int:
     if name in _NO_SECRETS:
-        return False
+        return _NONE
     words = [word.lower() for word in _WORDS.findall(name)]
     numbered = bool(words) and words[-1].isdigit()
     words = [word for word in words if not word.isdigit()]
     while len(words) > 1 and words[-1] in _TAILS:
         del words[-1]
-    if not words or words[-1] in _PLACES:
-        return False
+    if not words or words[-1] in _PLACES | _MEASURES:
+        return _NONE
     pairs = list(itertools.pairwise(words))
-    if any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDS) for word in words):
-        return True
+    if any(word in _SECRET_WORDS | _ONE_WORD or word.endswith(_SECRET_ENDS) for word in words):
+        return _STRONG
     if any(second in ("key", "keys") and first in _KEYS for first, second in pairs):
-        return True
+        return _STRONG
     last, before = words[-1], words[-2] if len(words) > 1 else ""
-    if last == "token":
-        return before not in _TOKENS_OF_THE_TRADE
-    if last == "tokens":
-        return bool(before) and before not in _TOKENS_OF_THE_TRADE
+    if last in ("token", "tokens"):
+        return _strength_of_token(before, plural=last == "tokens")
     if last == "pass":  # pass@1 is a metric
-        return before not in _PASSES_OF_THE_TRADE and (bool(before) or not numbered)
-    return last in _SECRET_LAST or (bool(pairs) and pairs[-1] in _SECRET_LAST_PAIRS)
+        strength = _STRONG if not before or before in _PASSES else _WEAK
+        return _NONE if before in _PASSES_OF_THE_TRADE or (not before and numbered) else strength
+    if last == "pat":
+        strength = _STRONG if before in _CREDENTIAL_TOKENS else _WEAK
+        return _NONE if before in _PATTERNS else strength
+    return _STRONG if last in _SECRET_LAST or (bool(pairs) and pairs[-1] in _SECRET_LAST_PAIRS) else _NONE
+
+
+def _strength_of_token(before: str, *, plural: bool) -> int:
+    if before in _TOKENS_OF_THE_TRADE or (plural and not before):
+        return _NONE
+    return _STRONG if before in _CREDENTIAL_TOKENS else _WEAK
 
 
 # -- forms ------------------------------------------------------------------------------------
@@ -159,32 +213,76 @@ _VALUE = re.compile(
     r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|(?P<mark>\\+[\"'])(?:(?!(?P=mark)).)*(?P=mark)"
     r"|[^\s,;&\"'()\[\]{}<>\\]+"
 )
+# A list of arguments, as Python and JSON write it.
+_QUOTED_FLAG = re.compile(
+    r"((?P<mark>[\"'])--(?P<name>[A-Za-z][\w-]{0,80})(?P=mark),\s?)(?P<quote>[\"'])(?P<value>[^\"'\n]{1,400})(?P=quote)"
+)
 _FLAG = re.compile(r"(?<!\S)(--(?P<name>[A-Za-z][\w-]{0,80})[ \t]+)(?P<value>[^\s\[-]\S*)")
+# `-u 1000:1000` is a user and a group.
+_CURL = re.compile(
+    r"((?<!\S)(?:-u|-U|--user|--proxy-user)[ =]?[\"']?)(?!\d+:\d+(?:\s|$))"
+    r"([^\s:\"'-][^\s:\"']{0,63}):([^\s\"'\[][^\s\"']*)"
+)
+_MYSQL = re.compile(r"(\b(?:mysql|mariadb)[\w-]*(?=[ \t])[^\n|;]{0,200}?[ \t]-p)([^\s\[]\S*)")
+_PROVIDED = re.compile(
+    r"(?i)(\b(?:api[ _-]?key|access key|token|password|secret|credentials?)[ \w]{0,20} "
+    r"(?:provided|given|supplied)"
+    r"\s?[:=]\s?[\"']?)([^\s\"'\[,.][^\s\"',]{3,})"
+)
 _NETRC = re.compile(r"(?i)(\blogin\s+\S{1,200}\s+password\s+)([^\s\[]\S*)")
 # Only where the text says so: commits are 40 hexadecimal digits as well.
 _WANDB = re.compile(r"(?i)(?:wandb|w&b|api[ _-]?key)\b(?P<between>[^\n]{0,60}?)\b(?P<key>[0-9a-f]{40})\b")
 _COMMIT = re.compile(r"(?i)commit|revision|\bsha|hash|\brev\b|\bgit\b")
+_SECRET_FLAG = re.compile(r"--?[A-Za-z][\w-]{2,80}")
 _NOTHING = frozenset({"none", "null", "true", "false", "nan", "str", "int", "bool", "float", "bytes", "..."})
 _PLACEHOLDER = re.compile(r"<[^<>]*>|\[[A-Za-z0-9_ ]*\]|\$\{?\w+\}?|\*+|…|\{\w*\}")
 _LIKE_A_TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{8,}")
 
 
-def hide_forms(text: str) -> str:
-    """The text with `[redacted]` for what is a secret by its form alone, whoever it belongs to."""
+def hide_forms(text: str, *, tracked: bool = False) -> str:
+    """The text with `[redacted]` for what is a secret by its form alone, whoever it belongs to. In a text
+    that is `tracked`, `token=the` is said of a model's token, and stays."""
     text = _PREFIXED.sub(_of_prefixed, _FORMS.sub(REDACTED, text))
     if " " in text:
         text = _HEADER.sub(_after_header, text)
         text = _BEARER.sub(lambda found: f"{found[1] or found[2]}{REDACTED}", text)
         text = _BASIC.sub(_of_basic, text)
         text = _NETRC.sub(rf"\1{REDACTED}", text)
-        text = _FLAG.sub(_of_flag, text)
-    if ":/" in text and "@" in text:
-        text = _SLASHED.sub(f"{REDACTED}@", _USER.sub(_of_user, text))
+        text = _QUOTED_FLAG.sub(_of_quoted_flag, _FLAG.sub(_of_flag, text))
+        text = _PROVIDED.sub(_of_provided, _MYSQL.sub(rf"\1{REDACTED}", text))
+        if "curl" in text or "wget" in text or "http" in text:
+            text = _CURL.sub(rf"\1\2:{REDACTED}", text)
+    text = hide_users(text)
     if "?" in text:
         text = _SIGNATURE.sub(rf"\1{REDACTED}", text)
     if "=" in text or ":" in text:
-        text = _hide_assigned(text)
+        text = _hide_assigned(text, tracked)
     return _WANDB.sub(_of_wandb, text)
+
+
+def hide_users(text: str) -> str:
+    """The text without the users and passwords before the hosts of its URLs."""
+    if ":/" not in text or "@" not in text:
+        return text
+    return _SLASHED.sub(f"{REDACTED}@", _USER.sub(_of_user, text))
+
+
+def is_secret_flag(argument: Any) -> bool:
+    """Whether an argument of a command says that the next one is a secret: `--api-key`."""
+    return (
+        isinstance(argument, str)
+        and _SECRET_FLAG.fullmatch(argument) is not None
+        and is_secret_name(argument)
+    )
+
+
+def holds_redacted(value: Any) -> bool:
+    """Whether a secret was taken out of a value, so that it can't be used as it is."""
+    if isinstance(value, Mapping):
+        return any(map(holds_redacted, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(holds_redacted, value))
+    return isinstance(value, str) and REDACTED in value
 
 
 def is_placeholder(value: str) -> bool:
@@ -251,18 +349,18 @@ def _is_secret_user(info: str) -> bool:
     return info in _USERS_OF_TOKENS or looks_random(info) or hide_forms(info) != info
 
 
-def _hide_assigned(text: str) -> str:
+def _hide_assigned(text: str, tracked: bool) -> str:
     kept, done, at = [], 0, 0
     while found := _NAME.search(text, at):
         at = found.end()
         value = _VALUE.match(text, at) if is_secret_name(found["name"]) else None
-        if value is not None and (hidden := _hidden_value(found, value)) is not None:
+        if value is not None and (hidden := _hidden_value(found, value, tracked)) is not None:
             kept += [text[done:at], hidden]
             done = at = value.end()
     return "".join([*kept, text[done:]]) if kept else text
 
 
-def _hidden_value(name: re.Match[str], value: re.Match[str]) -> str | None:
+def _hidden_value(name: re.Match[str], value: re.Match[str], tracked: bool) -> str | None:
     """What stands instead of the value that is assigned to a secret name; `None` when it is no secret."""
     written = value[0]
     quote = value["mark"] or (written[0] if written[0] in "\"'" else "")
@@ -271,13 +369,18 @@ def _hidden_value(name: re.Match[str], value: re.Match[str]) -> str | None:
         return None
     if is_count(name["name"]) and inside.isdigit():
         return None
+    if tracked and not names_credential(name["name"]) and not looks_random(inside):
+        query = name.string[: name.start()].endswith(("?", "&"))
+        if not query:
+            return None
     # A partition of a table: `lang=sk/token=bpe32000/part.parquet`.
     folder = name.string[: name.start()].endswith("/") or re.search(r"/.*\.\w{2,8}$", inside)
     if "=" in name["sign"] and not quote and folder and not looks_random(inside.partition("/")[0]):
         return None
     # `token: the next one` is prose; `"token": the…` and `token=…` are not.
     colon = ":" in name["sign"] and not name["quoted"] and not quote
-    if colon and not _LIKE_A_TOKEN.fullmatch(inside):
+    header = "-" in name["name"]  # X-Auth-Token: …
+    if colon and not header and not _LIKE_A_TOKEN.fullmatch(inside):
         return None
     return f"{quote}{REDACTED}{quote}"
 
@@ -286,6 +389,17 @@ def _of_flag(found: re.Match[str]) -> str:
     value = found["value"]
     stands_for_one = is_placeholder(value) or (value.isalpha() and value.isupper())
     return found[0] if stands_for_one or not is_secret_name(found["name"]) else f"{found[1]}{REDACTED}"
+
+
+def _of_quoted_flag(found: re.Match[str]) -> str:
+    value = found["value"]
+    if value.startswith("-") or is_placeholder(value) or not is_secret_name(found["name"]):
+        return found[0]
+    return f"{found[1]}{found['quote']}{REDACTED}{found['quote']}"
+
+
+def _of_provided(found: re.Match[str]) -> str:
+    return found[0] if found[2].lower() in _NOTHING or is_placeholder(found[2]) else f"{found[1]}{REDACTED}"
 
 
 def _of_wandb(found: re.Match[str]) -> str:

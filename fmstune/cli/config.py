@@ -111,9 +111,9 @@ def _visible(explained: Explanation) -> Explanation:
     hide = process_redactor()
     return dataclasses.replace(
         explained,
-        value=hide.value(explained.value, explained.key),
-        default=hide.value(explained.default, explained.key),
-        over=[(hide.value(value, explained.key), hide.text(where)) for value, where in explained.over],
+        value=hide.setting(explained.key, explained.value),
+        default=hide.setting(explained.key, explained.default),
+        over=[(hide.setting(explained.key, value), hide.text(where)) for value, where in explained.over],
     )
 
 
@@ -142,7 +142,7 @@ def _of_run_to_come(
     from fmstune.tuning.tracking import redactor_of
 
     config = _resolved(path and config_file(path, CONFIG_NAME), sets, flags or {})
-    return redactor_of(config).mapping(to_mapping(config))
+    return redactor_of(config).configuration(to_mapping(config))
 
 
 def _recorded(run: Path) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from fmstune.config.schema import RunConfig
 from fmstune.config.suggest import closest
 from fmstune.config.typed import read_dataclass
 from fmstune.config.values import dotted
-from fmstune.delivery.redaction import REDACTED, holds_redacted, know_secrets, secret_texts
+from fmstune.delivery.redaction import REDACTED, config_secrets, holds_redacted, know_secrets, secret_texts
 from fmstune.trackers.registry import (
     BUILT_IN,
     UnknownTracker,
@@ -46,20 +46,17 @@ def load_config(
         raise ConfigError(f"the tracker {shown(min(twice))} is given twice; once is enough.")
     resolved = dataclasses.replace(resolved, trackers=options)
     _require_whole(resolved)
-    know_secrets(secret_texts(to_mapping(resolved)))  # for whatever this command says from here on
+    know_secrets(config_secrets(to_mapping(resolved)))  # for whatever this command says from here on
     return resolved
 
 
 def _require_whole(config: RunConfig) -> None:
-    """Raise `ConfigError` when a setting lacks a secret, as in the `config.toml` of a run. What a param
-    lacks, nobody needs."""
-    for table, values in to_mapping(config).items():
-        items = values.items() if table != "params" else ()
-        if table == "trackers":
-            items = [(f"{name}.{key}", item) for name, of in values.items() for key, item in of.items()]
-        for key, value in items:
+    """Raise `ConfigError` when a tracker's option lacks a secret, as in the `config.toml` of a run. What a
+    param lacks, nobody needs; `load` asks for the settings."""
+    for name, options in config.trackers.items():
+        for key, value in options.items():
             if holds_redacted(value):
-                where, how = f"{table}.{key}", "is" if value == REDACTED else "holds"
+                where, how = f"trackers.{name}.{key}", "is" if value == REDACTED else "holds"
                 raise ConfigError(
                     f"{where} {how} {REDACTED} in the file, as a secret; give it again: --set {where}=…"
                 )

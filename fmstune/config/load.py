@@ -38,6 +38,7 @@ from fmstune.config.suggest import hint
 from fmstune.config.training_fields import METHODS, methods_with, training_fields
 from fmstune.config.typed import check_bounds, check_field, check_value
 from fmstune.config.values import dotted, merged, parse_params, read_params_file
+from fmstune.secrets import REDACTED, holds_redacted
 
 __all__ = ["FILE_NAME", "Flag", "known_keys", "load", "load_trackers"]
 
@@ -103,6 +104,13 @@ def _check_all(given: Mapping[str, Given]) -> dict[str, Any]:
     checked, problems = {}, []
     method = _method(given)
     for key, entry in given.items():
+        if holds_redacted(entry.value):
+            how = "is" if entry.value == REDACTED else "holds"
+            problems.append(
+                f"{entry.origin}: {key} {how} {REDACTED}, where a secret was taken out; give it again: "
+                f"--set {key}=…"
+            )
+            continue
         try:
             checked[key] = _check(key, entry, method)
         except ConfigError as error:

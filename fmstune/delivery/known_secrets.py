@@ -1,4 +1,4 @@
-"""The very texts that are known to be secrets here, and a pattern that finds them however they are escaped.
+"""The very texts that are known to be secrets here, and patterns that find them however they are escaped.
 
 They come from the environment, from the files that SDKs keep credentials in, and from a configuration.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import html
 import json
 import re
@@ -15,11 +16,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from fmstune.secrets import REDACTED, is_placeholder, is_secret_name, url_secrets
+from fmstune.secrets import REDACTED, is_placeholder, is_secret_name, names_credential, url_secrets
 
-_SHORTEST = 8
-"""Characters of a text that is hidden wherever it stands. Shorter ones are words: they are hidden by the name
-of their value alone."""
+_SHORTEST = 4
+"""Characters of a text that is hidden where it stands as a word. Shorter ones are hidden by the name of their
+value alone."""
+_SHORTEST_ANYWHERE = 8
+# `postgres`, `changeme` and `training` are passwords, and words of paths and prose too.
+_COMMON = re.compile(r"[A-Za-z]{1,12}|\d{1,7}")
+# Put together from words, as `my-password-2` is: within a longer name it would be that name which is hidden.
+_WORDS = re.compile(r"(?:[A-Za-z]+\d*|\d+)(?:[._-](?:[A-Za-z]+\d*|\d+))*")
+# As a word: not in a path, a file's name or a longer name. `\n` and `\"` are of JSON.
+_AS_WORD = r"(?:(?<![\w./\\-])|(?<=\\[nrt]))(?:{})(?![\w/-]|\\(?![\"'nrt\\])|\.\w)"
+_AFTER_ITS_NAME = (
+    r"((?i:pass(?:word|wd|phrase)?|pwd|secret|api[ _-]?key)(?:[\"']?\s?[:=]\s?|\s+is\s+)[\"']?)"
+    r"(?:{})(?![\w/-])"
+)
 _MOST_BYTES = 1 << 16
 
 # Relative to the home directory, and the variable that names another place. What is read of them are the
@@ -64,28 +76,72 @@ def in_files(environment: Mapping[str, str]) -> Iterator[str]:
                 yield (of_password or value).strip("\"'")
 
 
-def secret_texts(values: Any, name: str = "") -> Iterator[str]:
-    """The secrets in a configuration or in a tracker's options: what stands under secret names, at any
-    depth, and the passwords in URLs."""
+def config_secrets(tables: Mapping[str, Any]) -> Iterator[str]:
+    """The secrets in a configuration."""
+    for table, values in tables.items():
+        yield from secret_texts(values, tracked=table == "params")
+
+
+def secret_texts(values: Any, name: str = "", *, tracked: bool = False) -> Iterator[str]:
+    """The secrets in a tracker's options: what stands under secret names, at any depth, and the passwords in
+    URLs. In what is `tracked`, a `token` may be a word, which is no secret elsewhere either."""
+    says_so = names_credential if tracked else is_secret_name
     if isinstance(values, Mapping):
         for key, value in values.items():
-            yield from secret_texts(value, name if is_secret_name(name) else str(key))
+            yield from secret_texts(value, name if says_so(name) else str(key), tracked=tracked)
     elif isinstance(values, (list, tuple)):
         for value in values:
-            yield from secret_texts(value, name)
+            yield from secret_texts(value, name, tracked=tracked)
     elif isinstance(values, (str, int, float)) and not isinstance(values, bool):
         text = str(values)
-        if is_secret_name(name) and not _is_place(text):
+        if says_so(name) and not _is_place(text):
             yield text
         if "://" in text:
             yield from url_secrets(text)
 
 
-def pattern_of(secrets: Iterable[str]) -> re.Pattern[str] | None:
-    """A pattern that finds the secrets, as they are and as programs write them; `None` without any."""
-    forms = {form for secret in secrets for form in _forms(secret) if len(form) >= _SHORTEST}
-    longest_first = sorted(forms - {REDACTED}, key=lambda form: (-len(form), form))
-    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """The texts that are secrets here, by where they are hidden."""
+
+    anywhere: re.Pattern[str] | None = None
+    """Within any text, as they are and as programs write them; and as words those that are short or made of
+    words, which may be a part of a path or a name."""
+    after_name: re.Pattern[str] | None = None
+    """Common words: where a text says that they are a password."""
+    alone: frozenset[str] = frozenset()
+    """The same ones, as whole values."""
+
+    @classmethod
+    def of(cls, secrets: Iterable[str]) -> Known:
+        """Of all secrets that are known."""
+        known = {secret for secret in secrets if len(secret) >= _SHORTEST and not is_placeholder(secret)}
+        common = {secret for secret in known if _COMMON.fullmatch(secret)}
+        anywhere, words = set(), set()
+        for form in {form for secret in known for form in _forms(secret)} - common - {REDACTED}:
+            if len(form) < _SHORTEST_ANYWHERE or _WORDS.fullmatch(form):
+                words.add(form)
+            else:
+                anywhere.add(form)
+        found = [_any_of(anywhere)] if anywhere else []
+        found += [_AS_WORD.format(_any_of(words))] if words else []
+        return cls(
+            re.compile("|".join(found)) if found else None,
+            re.compile(_AFTER_ITS_NAME.format(_any_of(common))) if common else None,
+            frozenset(common),
+        )
+
+    def hide(self, text: str) -> str:
+        """The text without them."""
+        if self.anywhere is not None:
+            text = self.anywhere.sub(REDACTED, text)
+        if self.after_name is not None:
+            text = self.after_name.sub(rf"\1{REDACTED}", text)
+        return text
+
+
+def _any_of(texts: Iterable[str]) -> str:
+    return "|".join(map(re.escape, sorted(texts, key=lambda text: (-len(text), text))))
 
 
 def _forms(secret: str) -> Iterator[str]:

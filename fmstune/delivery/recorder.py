@@ -67,7 +67,7 @@ class Recorder(Tracker):
         step = _step(self.step if step is None else step)
         self.track_point(MetricPoint({name: metric}, stage, step))
         for guest in self.guests:
-            metric = self._redactor.text(metric) if isinstance(metric, str) else metric
+            metric = self._redactor.metric(metric, name) if isinstance(metric, str) else metric
             guest.track(metric, self._name(name), self._optional(stage), step)
 
     def track_point(self, point: MetricPoint) -> None:
@@ -88,14 +88,18 @@ class Recorder(Tracker):
         if params is not None and not is_mapping(params):
             raise ValueError(f"set_params needs a mapping, got {type(params).__name__}")
         if params is not None:
-            values = self._redactor.mapping(mapping_of(params), "" if name is None else text_of(name))
+            namespace = "" if name is None else text_of(name)
+            if namespace == "config":  # the run's own
+                values = self._redactor.configuration(mapping_of(params))
+            else:
+                values = self._redactor.mapping(mapping_of(params), namespace, tracked=True)
             name = self._optional(name)
             self.journal.append("params", {"name": name or "params", "values": values})
             for guest in self.guests:
                 guest.set_params(values, name)
 
     def track_table(self, table: Table) -> None:
-        rows = [self._redactor.mapping(row, text_of(table.name)) for row in _rows(table.rows)]
+        rows = [self._redactor.mapping(row, tracked=True) for row in _rows(table.rows)]
         step = _step(self.step if table.step is None else table.step)
         name, stage = self._name(table.name), self._optional(table.stage)
         fields: dict[str, Any] = {"name": name, "stage": stage, "step": step, "rows": rows}

@@ -211,7 +211,7 @@ class OwnRunCallback(TrackerCallback):
         return self._open and not self._guard.given_up
 
     def _set_params(self, params: Mapping[str, Any], name: str) -> None:
-        found = process_redactor().mapping(plain(params), name)
+        found = process_redactor().mapping(plain(params), name, tracked=True)
         self.tracker.set_params(self._normaliser.params(found), self._normaliser.namespace(name))
         self._tell_changes()
 

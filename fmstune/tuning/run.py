@@ -291,7 +291,7 @@ def _write_config(config: RunConfig, directory: Path, redactor: Redactor, header
         return
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        text = to_toml(config, redactor.mapping(to_mapping(config)), header=redactor.text(header))
+        text = to_toml(config, redactor.configuration(to_mapping(config)), header=redactor.text(header))
         written = directory / f".{CONFIG_NAME}"
         written.write_text(text, encoding="utf-8")
         written.replace(directory / CONFIG_NAME)  # a resumed run reads it: never half of one

@@ -24,7 +24,7 @@ from fmstune.delivery.locks import Lock
 from fmstune.delivery.plain import text_of
 from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder, active
-from fmstune.delivery.redaction import Redactor, hide, know_secrets, process_redactor, secret_texts
+from fmstune.delivery.redaction import Redactor, config_secrets, hide, know_secrets, process_redactor
 from fmstune.delivery.report import DeliveryReport, report
 from fmstune.delivery.shipper_process import Job
 from fmstune.trackers.base import Check, Status, TrackerError
@@ -242,7 +242,7 @@ def reports(directory: Path) -> list[DeliveryReport]:
 
 def redactor_of(config: RunConfig) -> Redactor:
     """The redactor that knows the secrets of this configuration too; and so does all of this process."""
-    know_secrets(secret_texts(to_mapping(config)))
+    know_secrets(config_secrets(to_mapping(config)))
     return process_redactor()
 
 

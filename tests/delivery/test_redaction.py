@@ -14,9 +14,18 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from fmstune.config.load import known_keys
-from fmstune.delivery.redaction import REDACTED, Redactor, hide, holds_redacted, know_secrets, secret_texts
-from fmstune.secrets import hide_forms, is_secret_name
+from fmstune.config.errors import ConfigError
+from fmstune.config.load import known_keys, load
+from fmstune.delivery.redaction import (
+    REDACTED,
+    Redactor,
+    config_secrets,
+    hide,
+    holds_redacted,
+    know_secrets,
+    secret_texts,
+)
+from fmstune.secrets import hide_forms, is_secret_name, names_credential
 
 FORMS = [
     "hf_abcdefghijklmnopqrstuvwxABCDEFGHIJ",
@@ -53,6 +62,16 @@ WORDS_OF_THE_TRADE = """
     secretary
     pattern path patience pin_memory
 """
+CREDENTIALS = """
+    dbpass DBPASS PGPASS userpass smtppass rootpass sshpass hftoken HFTOKEN GHTOKEN wandbkey openaikey privkey
+    passkey huggingface_key hub_key mistral_key cohere_key gemini_key google_key together_key deepseek_key
+    sas_url otp csrf hub_token HF_TOKEN access_token bearer_token refresh_token session_token github_token
+    slack_token password secret api_key private_key credentials
+"""
+TRACKED = """
+    token eot_token rare_tokens top_tokens predicted_token gold_token source_token fim_token tool_token
+    boi_token img_token newline_token secret_word password_strength file_pat regex_pat my_token next.token
+"""
 SECRET_NAMES, OTHER_NAMES = NAMES.split(), WORDS_OF_THE_TRADE.split()
 COMMIT = "2f4d1a819b424bacb61d94122f4d1a819b424bac"
 
@@ -61,6 +80,27 @@ COMMIT = "2f4d1a819b424bacb61d94122f4d1a819b424bac"
 def test_the_value_of_a_secret_name_is_hidden(name: str) -> None:
     assert is_secret_name(name)
     assert Redactor({}).mapping({name: "abc"}) == {name: REDACTED}
+
+
+@pytest.mark.parametrize("name", CREDENTIALS.split())
+def test_a_name_of_a_credential_hides_its_value_wherever_it_stands(name: str) -> None:
+    assert is_secret_name(name)
+    assert names_credential(name)
+    for redactor in (Redactor({}), Redactor({name: "plainsecret99"})):
+        assert redactor.mapping({name: "plain"}, tracked=True) == {name: REDACTED}
+        assert redactor.mapping({name: "plain"}) == {name: REDACTED}
+
+
+@pytest.mark.parametrize("name", TRACKED.split())
+def test_what_a_training_tracks_of_tokens_is_kept_and_a_credential_among_it_is_not(name: str) -> None:
+    redactor = Redactor({})
+    kept = {name: "Paris", "list": {name: ["the", " of", "\n"]}, "note": f"{name}=Paris {name}: 'the' x"}
+    assert redactor.mapping(kept, tracked=True) == kept
+    assert redactor.metrics(kept) == kept
+    drawn = "aB3xY7zQ0kL9mN2pR5tV"
+    if "token" in name:
+        assert redactor.mapping({name: drawn}, tracked=True) == {name: REDACTED}
+    assert list(secret_texts({name: "Paris"}, tracked=True)) == []
 
 
 @pytest.mark.parametrize("name", OTHER_NAMES)
@@ -109,6 +149,11 @@ def test_the_number_of_a_metric_is_kept_whatever_its_name() -> None:
         ("--set trackers.x.api_key=abc --lora", f"--set trackers.x.api_key={REDACTED} --lora"),
         ("Authorization: Digest abc, def", f"Authorization: Digest {REDACTED}"),
         (f"machine h login user password {COMMIT}", f"machine h login user password {REDACTED}"),
+        ("Incorrect API key provided: plainsecretkey99.", f"Incorrect API key provided: {REDACTED}"),
+        ("curl -u bob:hunter2secret https://h", f"curl -u bob:{REDACTED} https://h"),
+        ("mysql -h db -phunter2secret x", f"mysql -h db -p{REDACTED} x"),
+        ("X-Auth-Token: plainsecretabc", f"X-Auth-Token: {REDACTED}"),
+        ("['t.py', '--api-key', 'plain', 'x']", f"['t.py', '--api-key', '{REDACTED}', 'x']"),
         (f"wandb: your API key {COMMIT}", f"wandb: your API key {REDACTED}"),
     ],
 )  # fmt: skip
@@ -124,7 +169,8 @@ def test_what_a_text_says_of_a_secret_is_hidden_and_the_rest_of_it_stays(text: s
         "/home/somebody/task-specific-fine-tuning-v2/train.jsonl", "org/risk-averse-model-2-training",
         f"wandb: git commit {COMMIT}", COMMIT, "basic training is fun", "bearer of good news",
         "token: the next one", "tokens=512 pad_token='<pad>' token=None password=",
-        "HuggingFaceTB/SmolLM2-135M",
+        "HuggingFaceTB/SmolLM2-135M", "docker run -u 1000:1000 http://h", "mysql -P 3306 -h db",
+        "the token provided: none", "data/train.csv:12: bad row",
         "### Q: {question}\n### A: {answer}", "sk-learn-pipeline-something",
     ],
 )  # fmt: skip
@@ -205,6 +251,55 @@ def test_the_values_of_secret_environment_variables_are_hidden_everywhere() -> N
     assert redactor.text("emacs-of-my-own abc /home/somebody/x") == "emacs-of-my-own abc /home/somebody/x"
 
 
+def test_a_short_secret_is_hidden_where_it_stands_as_a_word() -> None:
+    redactor = Redactor({"PGPASSWORD": "hunter2"})
+    for text in ("using {} here", "it is '{}'.", '{{"x": "a\\n{}"}}', "me:{}@host", "{}"):
+        assert redactor.text(text.format("hunter2")) == text.format(REDACTED)
+    for text in ("models/hunter2/x", "hunter2.jsonl", "my-hunter2", "hunter22", "data/hunter2"):
+        assert redactor.text(text) == text
+    assert Redactor({"PGPASSWORD": "abc"}).value(["abc", "x abc"]) == ["abc", "x abc"]
+
+
+@pytest.mark.parametrize("word", ["postgres", "minioadmin", "changeme", "password", "training", "1234"])
+def test_a_secret_that_is_a_common_word_breaks_no_name_no_path_and_no_prose(word: str) -> None:
+    redactor = Redactor({"PGPASSWORD": word})
+    tables = {
+        "data": {"train": f"{word}-qa.jsonl", "columns": {word: word}},
+        "model": {"path": word, "revision": "hf_" + "aB3" * 11 + "x"},
+        "training": {"output_dir": word, "lr_scheduler_type": word, "learning_rate": 0.1},
+        "trackers": {word: {"repo": f"/x/{word}/y"}},
+    }
+    assert redactor.configuration(tables) == tables
+    for text in (f"data/{word}/a.jsonl", f"the {word} phase", f"{word}_loss", f"in {word}, {word}."):
+        assert redactor.text(text) == text
+    assert redactor.metrics({word: 1.0, f"{word}/loss": 2}) == {word: 1.0, f"{word}/loss": 2}
+    assert redactor.mapping({"x": word, "y": f"{word}-qa"}, tracked=True) == {
+        "x": REDACTED,
+        "y": f"{word}-qa",
+    }
+    for text in ("PGPASSWORD={}", "password: {}", "the password is {}", "postgres://me:{}@h/x"):
+        assert word not in redactor.text(text.format(word)).replace("password", "").replace("postgres:", "")
+
+
+def test_the_paths_of_a_configuration_lose_the_password_of_a_url_and_nothing_else() -> None:
+    redactor = Redactor({"API_KEY": "aB3xY7zQ0kL9"})
+    tables = {"data": {"train": ["x/aB3xY7zQ0kL9.jsonl", {"path": "https://me:pw@h/a.jsonl"}]}}
+    assert redactor.configuration({**tables, "params": {"api_key": "abc", "token": "Paris"}}) == {
+        "data": {"train": ["x/aB3xY7zQ0kL9.jsonl", {"path": f"https://{REDACTED}@h/a.jsonl"}]},
+        "params": {"api_key": REDACTED, "token": "Paris"},
+    }
+    known = {"trackers": {"x": {"token": "of-a-tracker"}}, "params": {"token": "Paris", "api_key": "of-mine"}}
+    assert list(config_secrets(known)) == ["of-a-tracker", "of-mine"]
+
+
+def test_the_arguments_of_a_command_lose_what_follows_a_secret_flag() -> None:
+    argv = ["train.py", "--api-key", "plainsecret99", "--token", "--lr", "0.1", "-p", "8080"]
+    for tracked in (True, False):
+        assert Redactor({}).value({"argv": argv}, tracked=tracked)["argv"] == [
+            *argv[:2], REDACTED, *argv[3:]
+        ]  # fmt: skip
+
+
 def test_a_file_in_which_a_secret_lies_is_none_itself(tmp_path: Path) -> None:
     file = tmp_path / "credentials.json"
     file.touch()
@@ -244,6 +339,16 @@ def test_the_secrets_of_a_configuration_are_known_in_all_that_this_process_says(
     assert hide("planted-0123") == "planted-0123"
 
 
+@pytest.mark.parametrize(
+    "value", ['"[redacted]"', '"https://[redacted]@h/a.jsonl"', '["a.jsonl", "[redacted]"]']
+)
+def test_a_setting_from_which_a_secret_was_taken_is_asked_for(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f"[data]\ntrain = {value}\n")
+    with pytest.raises(ConfigError, match=r"config\.toml.*data\.train .* \[redacted\].*--set data\.train=…"):
+        load(file)
+
+
 def test_what_secrets_were_taken_out_of_is_known_to_be_unusable() -> None:
     assert holds_redacted({"a": [{"uri": f"https://{REDACTED}@h"}]})
     assert not holds_redacted({"a": [{"uri": "https://h", "n": 1}]})
@@ -281,6 +386,7 @@ def test_a_known_secret_is_found_however_it_is_escaped(
     written = data.draw(st.sampled_from(as_written(secret)))
     bare = written.strip("'\"\\\n").rstrip("=")
     assume(len(bare) >= 8 and bare not in before + after)
+    assume(not secret.isascii() or not secret.isalpha())  # a common word, which has a test of its own
     hidden = Redactor({}, [secret]).text(f"{before} {written} {after}")
     assert bare not in hidden
 
