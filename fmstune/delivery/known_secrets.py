@@ -22,6 +22,8 @@ _SHORTEST = 4
 """Characters of a text that is hidden where it stands as a word. Shorter ones are hidden by the name of their
 value alone."""
 _SHORTEST_ANYWHERE = 8
+# Of these nobody makes a part of a path; and a log that is cut may glue two of them together.
+_LONG = 24
 # `postgres`, `changeme` and `training` are passwords, and words of paths and prose too.
 _COMMON = re.compile(r"[A-Za-z]{1,12}|\d{1,7}")
 # Put together from words, as `my-password-2` is: within a longer name it would be that name which is hidden.
@@ -119,7 +121,7 @@ class Known:
         common = {secret for secret in known if _COMMON.fullmatch(secret)}
         anywhere, words = set(), set()
         for form in {form for secret in known for form in _forms(secret)} - common - {REDACTED}:
-            if len(form) < _SHORTEST_ANYWHERE or _WORDS.fullmatch(form):
+            if len(form) < _SHORTEST_ANYWHERE or (len(form) < _LONG and _WORDS.fullmatch(form)):
                 words.add(form)
             else:
                 anywhere.add(form)
