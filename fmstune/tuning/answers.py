@@ -25,6 +25,10 @@ from fmstune.tuning.writer import Writer
 ANSWERS = ("chosen_ids", "rejected_ids", "completion_ids")
 """Columns of answers; each goes on from the column `prompt_ids`, where there is one."""
 
+_NO_PROMPT = (
+    "{}: an answer of several messages does not go on from its prompt, as this chat template writes it; put "
+    "all but its last message into `prompt`, or give another template (model.chat_template)."
+)
 _BATCH = 512
 
 
@@ -104,7 +108,7 @@ class AnswerEncoder:
             prompt = row["prompt"]
             wholes = [prompt + with_eos(answer, self.tokenizer) for answer in answers]
         if self.method == "reward":
-            prompt = ""  # whole conversations are judged
+            prompt = ""
         if "chosen" in row and self.method == "kto":
             labels = (True, False)
             return [
@@ -116,22 +120,28 @@ class AnswerEncoder:
     def _chat(self, place: str, row: Row, answers: Sequence[Any], reader: Reader) -> tuple[str, list[str]]:
         """A prompt as the template opens it, and the whole with each answer as the model will write it."""
         tools = row.get("tools")
-        prompt, wholes, remarks = "", [], []
+        prompt = ""
+        wholes: list[str] = []
+        remarks: list[str] = []
         for answer in answers:
             fitted = self.writer.fitted([*row["prompt"], *answer], tools, place)
             self.writer.require_words(fitted.messages, tools, place)
-            *earlier, last = fitted.messages
-            written = self.writer.answer(earlier, last, tools, place)
-            own = len(answer) - 1  # messages of the answer before its last one
-            asked = earlier[: len(earlier) - own] if own else earlier
-            if self.method != "reward":
-                prompt = self.writer.whole(asked, tools, place, prompt=True) if own else written.prompt
-            text = (
-                self.writer.whole(fitted.messages, tools, place) if self.method == "reward" else written.text
-            )
+            if self.method == "reward":  # whole conversations are judged
+                text = self.writer.whole(fitted.messages, tools, place)
+            else:
+                *earlier, last = fitted.messages
+                written = self.writer.answer(earlier, last, tools, place)
+                own = len(answer) - 1  # messages of the answer before its last one
+                prompt, text = written.prompt, written.text
+                if own:
+                    asked = earlier[: len(earlier) - own]
+                    prompt = self.writer.whole(asked, tools, place, prompt=True)
+                if not text.startswith(prompt):
+                    raise DataError(_NO_PROMPT.format(place))
+                remarks += written.remarks
             require_whole_characters(text, place)
             lost = (NO_WORDS.format(what) for what, _ in missing_words(fitted.messages, tools, [text]))
-            remarks += [*fitted.remarks, *written.remarks, *lost]
+            remarks += [*fitted.remarks, *lost]
             wholes.append(text)
         for remark in dict.fromkeys(remarks):
             reader.unused.add(remark, place)

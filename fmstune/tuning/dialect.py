@@ -137,8 +137,8 @@ def ask(tokenizer: PreTrainedTokenizerBase) -> Dialect:
     ending = _ending(probe.write([user, answer]), probe.write([user, answer, asked]), ANSWER)
     return Dialect(
         parts=probe.parts,
-        system=SYSTEM in probe.write([system, user, answer]),
-        developer=SYSTEM in probe.write([developer, user, answer]),
+        system=_has_place(probe, system, user, answer),
+        developer=_has_place(probe, developer, user, answer),
         alternates=_NEXT in probe.write([user, answer, asked, answer])
         and _NEXT not in probe.write([user, answer, user, asked, answer]),
         asked_first=_needs_question(probe, answer, prompt.removesuffix(opened), None),
@@ -176,6 +176,14 @@ _TOOLS: list[Given] = [
     }
 ]
 _OUTCOME: Given = {"role": "tool", "name": _TOOL, "tool_call_id": "qz0000000", "content": _RESULT}
+
+
+def _has_place(probe: _Probe, message: Given, user: Given, answer: Given) -> bool:
+    """Whether the words of a message that comes first are written: some templates put them before the last
+    question, and only where that is the last message (Mistral 7B v0.3)."""
+    return SYSTEM in probe.write([message, user, answer]) or SYSTEM in probe.write(
+        [message, user], prompt=True
+    )
 
 
 def _needs_question(probe: _Probe, answer: Given, prompt: str, tools: list[Given] | None) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +19,6 @@ from transformers import PreTrainedTokenizerBase
 from fmstune.tuning.dialect import EMPTY_BLOCK, Dialect, Ending, Given, as_parts, ask
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.reading.messages import Message, says_something
-
-_SENTINEL = "\ue000"
 
 LOST_REASONING = (
     "reasoning is not trained: the chat template leaves it out (data.reasoning = keep writes it all the same)"
@@ -49,9 +47,8 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An answer in its place: `text` up to the end of a rendering in which it is the last message, of which
-    the answer is what stands from `start` to `end`. The `prompt` is what `text` begins with up to there, but
-    for templates that open an answer with what they do not write before one."""
+    """An answer in its place: `text` begins with the `prompt`, which ends at `start`; the answer is what
+    stands from there to `end`."""
 
     prompt: str
     text: str
@@ -173,12 +170,9 @@ class Writer:
         opens, closes = self.dialect.thinking
         if text.startswith(prompt):
             start = len(prompt)
-            if reasoning and not _contains(text, reasoning, start):
-                if self.keep_reasoning:
-                    block = ("" if prompt != base else opens) + reasoning + closes
-                    text = prompt + block + EMPTY_BLOCK.sub("", text[start:], count=1)
-                else:
-                    remarks.append(LOST_REASONING)
+            if reasoning and self.keep_reasoning and not _contains(text, reasoning, start):
+                block = ("" if prompt != base else opens) + reasoning + closes
+                text = prompt + block + EMPTY_BLOCK.sub("", text[start:], count=1)
         elif prompt != base and text.startswith(base):
             # The prompt opens a block of reasoning, and the template writes no reasoning into the answer:
             # DeepSeek's takes it out, Nemotron's writes `<think></think>` where there is none.
@@ -196,14 +190,18 @@ class Writer:
                 return replace(written, remarks=(*written.remarks, LOST_REASONING))
             start = len(prompt)
         else:
-            if earlier and earlier[-1]["role"] == "assistant" and "endgeneration" not in self._source():
-                return self._next_answer(earlier, message, prompt, tools, place)
-            start = self._start(earlier, message, text, tools, place)
-            if reasoning and not _contains(text, reasoning, start):
-                remarks.append(LOST_REASONING)
+            return self._behind_its_prompt(earlier, message, prompt, tools, place)
+        return self._finished(prompt, text, message, remarks)
+
+    def _finished(self, prompt: str, text: str, message: Message, remarks: list[str]) -> Written:
+        """An answer that follows its prompt, up to its end."""
+        reasoning = message.get("reasoning_content", "").strip()
+        start = len(prompt)
+        if reasoning and LOST_REASONING not in remarks and not _contains(text, reasoning, start):
+            remarks = [*remarks, LOST_REASONING]
         ending = self.dialect.ending_of_calls if message.get("tool_calls") else self.dialect.ending
         text, end = _ended(text, start, ending)
-        remarks += [] if ending.mark else [NO_END]
+        remarks = remarks if ending.mark else [*remarks, NO_END]
         return Written(prompt, text, start, end, ending.mark.strip(), tuple(remarks))
 
     def ends(self) -> tuple[str, ...]:
@@ -244,18 +242,31 @@ class Writer:
         given |= message.get("extra", {})
         return as_parts(given) if dialect.parts else given
 
-    def _next_answer(
+    def _behind_its_prompt(
         self, earlier: Sequence[Message], message: Message, prompt: str, tools: Any, place: str
     ) -> Written:
-        """An answer after another one, where that is written differently before an answer and before a prompt
-        (Gemma 4 joins both into one turn): as it is written after the question, behind its own prompt."""
-        until = len(earlier)
-        while until and earlier[until - 1]["role"] == "assistant":
-            until -= 1
-        alone = self.answer(earlier[:until], message, tools, place)
-        text = prompt + alone.text[alone.start :]
-        moved = len(prompt) - alone.start
-        return replace(alone, prompt=prompt, text=text, start=len(prompt), end=alone.end + moved)
+        """An answer whose own rendering does not begin with the prompt, since the template writes what comes
+        before it otherwise once it is there: gpt-oss drops the reasoning of calls, Gemma 4 joins turns,
+        Mistral puts the system message before the last question. The prompt is what the model is given, so
+        the answer stands behind it, in the words that the template has for it where there is less before.
+        Raises `DataError` where it has none that go on from a prompt."""
+        for less in _less(earlier):
+            try:
+                alone = self.answer(less, message, tools, place)
+            except DataError:
+                continue  # it may refuse this, and take the next
+            moved = len(prompt) - alone.start
+            text = prompt + alone.text[alone.start :]
+            return replace(alone, prompt=prompt, text=text, start=len(prompt), end=alone.end + moved)
+        text = self.whole([*earlier, message], tools, place)
+        marked = self._marked([*earlier, message], tools, text)
+        if marked is not None:
+            return self._finished(prompt, prompt + text[marked:], message, [])
+        raise DataError(
+            f"{place}: what this chat template writes of an answer does not go on from its own prompt "
+            "(add_generation_prompt), so it cannot be told what the model has to write; train on all words "
+            '(data.train_on = "all"), or give another template (model.chat_template).'
+        )
 
     def _source(self) -> str:
         return str(self.tokenizer.chat_template)
@@ -277,21 +288,6 @@ class Writer:
         opening = self.dialect.prompt.removesuffix(self.dialect.opened)
         at = text.find(opening) if opening else -1
         return text[:at] + self.dialect.prompt if at >= 0 else ""
-
-    def _start(self, earlier: Sequence[Message], message: Message, text: str, tools: Any, place: str) -> int:
-        """Where an answer begins whose rendering does not begin with the prompt: as the template marks it,
-        else where it writes other words in its place. Raises `DataError` where neither tells."""
-        marked = self._marked([*earlier, message], tools, text)
-        if marked is not None:
-            return marked
-        sentinel = {"role": "assistant", "content": _SENTINEL}
-        opening, found, _ = self.whole([*earlier, sentinel], tools, place).partition(_SENTINEL)
-        if found and text.startswith(opening):
-            return len(opening)
-        raise DataError(
-            f"{place}: with this chat template it cannot be told which words are the assistant's; train on "
-            'all of them (data.train_on = "all"), or give another template (model.chat_template).'
-        )
 
     def _marked(self, messages: Sequence[Message], tools: Any, text: str) -> int | None:
         """Where the template itself marks the beginning of the last answer, with `{% generation %}`."""
@@ -338,6 +334,21 @@ def _ended(text: str, start: int, ending: Ending) -> tuple[str, int]:
         if text.endswith(closing) and len(text) - len(closing) >= start:
             return text, len(text) - len(closing) + len(ending.mark)
     return text, len(text)
+
+
+def _less(earlier: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Less and less of what comes before an answer: up to the last question, that without system messages,
+    and the question alone."""
+    asked = [number for number, message in enumerate(earlier) if message["role"] == "user"]
+    if not asked:
+        return
+    tried = [earlier]
+    until = earlier[: asked[-1] + 1]
+    spoken = [message for message in until if message["role"] not in ("system", "developer")]
+    for less in (until, spoken, until[-1:]):
+        if len(less) < len(tried[-1]):
+            tried.append(less)
+            yield less
 
 
 def _first_speaker(messages: Sequence[Message]) -> str | None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from fmstune.config.schema import DataConfig, DataSource, ModelConfig
 from fmstune.tuning.answers import AnswerEncoder
 from fmstune.tuning.data import PreparedData, prepare
+from fmstune.tuning.errors import DataError
 from fmstune.tuning.methods import arguments_class, with_other_answers
 from fmstune.tuning.model import load_tokenizer
 from fmstune.tuning.reading.bad_rows import BadRows
@@ -83,17 +84,26 @@ def with_template(template: str) -> Any:
 
 @pytest.mark.parametrize("method", TRAINERS)
 @pytest.mark.parametrize("rows", [CHATS, TEXTS, [{**row, "margin": 0.5} for row in CHATS]])
-@pytest.mark.parametrize("template", [None, CLOSED])
 def test_the_tokens_are_those_that_trl_would_make(
-    method: str, rows: list[dict[str, Any]], template: str | None, tmp_path: Path
+    method: str, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    tokenizer = with_template(template) if template else TOKENIZER
-    theirs = by_trl(method, singles(rows) if method == "kto" else rows, tokenizer, max_length=None)
+    theirs = by_trl(method, singles(rows) if method == "kto" else rows, TOKENIZER, max_length=None)
     if method != "reward":
         theirs = [{k: v for k, v in row.items() if k != "margin"} for row in theirs]
     if method == "kto":
         theirs = [{k: v for k, v in row.items() if k != "KL_completion_ids"} for row in theirs]
-    assert [dict(row.columns) for row in encoded(method, rows, tokenizer, tmp_path)] == theirs
+    assert [dict(row.columns) for row in encoded(method, rows, TOKENIZER, tmp_path)] == theirs
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_answers_that_do_not_go_on_from_the_prompt_are_refused(method: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 1: .* does not go on from its own prompt"):
+        encoded(method, CHATS, with_template(CLOSED), tmp_path)
+
+
+def test_whole_conversations_are_judged_whatever_the_prompt(tmp_path: Path) -> None:
+    theirs = by_trl("reward", CHATS, with_template(CLOSED), max_length=None)
+    assert [dict(row.columns) for row in encoded("reward", CHATS, with_template(CLOSED), tmp_path)] == theirs
 
 
 @pytest.mark.parametrize(

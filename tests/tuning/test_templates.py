@@ -3,6 +3,7 @@ template's own prompt for all that comes before it, up to and with the token tha
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +213,55 @@ def test_of_any_conversation_each_answer_is_learnt_after_its_prompt_up_to_its_en
                 assert not tail[len(each.trained) :].replace(str(using.eos_token), "").strip()
 
     holds()
+
+
+LAST_QUESTION = (
+    "{% if messages[0].role == 'system' %}{% set system, rest = messages[0].content, messages[1:] %}"
+    "{% else %}{% set system, rest = none, messages %}{% endif %}<s>{% for m in rest %}"
+    "{% if m.role == 'user' %}[INST] {{ system + '\n\n' if loop.last and system else '' }}"
+    "{{ m.content }}[/INST]"
+    "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
+)
+"""As Mistral 7B v0.3 writes it: the system message stands before a question that is the last message."""
+
+
+def test_a_system_message_that_moves_is_where_the_prompt_has_it() -> None:
+    using = copy.deepcopy(tokenizer_with("llava_next"))
+    using.chat_template = LAST_QUESTION
+    messages = [
+        {"role": "system", "content": "S"},
+        *({"role": role, "content": role + number} for number in "12" for role in ("user", "assistant")),
+    ]
+    prompts = [using.apply_chat_template(messages[:n], tokenize=False) for n in (2, 4)]
+    assert "[INST] S\n\nuser2" in prompts[1]
+    assert "[INST] user1" in prompts[1]
+    found = learnt(messages, using, None)
+    assert [each.before for each in found] == prompts
+    assert [each.trained for each in found] == [" assistant1</s>", " assistant2</s>"]
+
+
+@pytest.mark.parametrize("template", ["gptoss", "gemma4_v5", "diffusion_gemma", "qwen3"])
+@pytest.mark.parametrize("thought", ["", "because"])
+@pytest.mark.parametrize("content", ["", "Look."])
+def test_an_answer_after_a_call_with_words_follows_its_prompt(
+    template: str, thought: str, content: str
+) -> None:
+    using = tokenizer_with(template)
+    call = {"type": "function", "id": "c1", "function": {"name": "find", "arguments": {"what": "it"}}}
+    reasoning = {"reasoning_content": thought} if thought and not (content and template == "gptoss") else {}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": content, "tool_calls": [call]} | reasoning,
+        {"role": "tool", "name": "find", "tool_call_id": "c1", "content": "R"},
+        {"role": "assistant", "content": "Final."} | reasoning,
+    ]
+    last = learnt(messages, using, TOOLS)[-1]
+    assert last.before == rendered(template, messages[:3], using, TOOLS, prompt=True)
+    assert last.trained.endswith("Final." + end_of(template))
+    if reasoning and thinks(using):
+        assert thought in last.trained
+    if template == "gptoss":
+        assert "<|channel|>final<|message|>" in last.trained
 
 
 @pytest.mark.parametrize("template", sorted(WITHOUT_TOOLS))
