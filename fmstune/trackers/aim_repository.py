@@ -41,20 +41,22 @@ def repository(folder: str) -> Any:
         return Repo.from_path(folder, init=examine(Path(folder)).state in ("missing", "unfinished"))
 
 
-def index(run: Any) -> None:
+def index(run: Any, seconds: float = _INDEX_SECONDS) -> bool:
     """Let Aim's SDK see the run at once: it shows only runs that are in the index, which otherwise
-    `aim up` writes while it runs. One process at a time writes it: `aim up`, or another run that ends."""
+    `aim up` writes while it runs. One process at a time writes it: `aim up`, or another run that ends.
+
+    Whether it could be done in so many seconds."""
     from aim.sdk.index_manager import RepoIndexManager
 
-    until = time.monotonic() + _INDEX_SECONDS
+    until = time.monotonic() + seconds
     while True:
         try:
             RepoIndexManager.get_index_manager(run.repo).index(run.hash)
-            return
+            return True
         except Exception as error:  # of several kinds, by who holds it; the run itself is written
             if time.monotonic() > until:
                 print(f"aim: the run is not indexed yet, `aim up` will do it ({error})")
-                return
+                return False
         time.sleep(0.1)
 
 

@@ -89,6 +89,7 @@ class AimStackTracker(Tracker):
         super().__init__(name, tracker_config)
         self._run: Any = None
         self._alone = Occurrences()
+        self._indexes = True  # until `aim up` turns out to do it
 
     def open(self, start: RunStart) -> TrackerRun:
         from aim import Repo
@@ -169,6 +170,11 @@ class AimStackTracker(Tracker):
         # the server has it all. A local repository writes through.
         if self._opened.repo.is_remote_repo:
             self._opened.repo._client.get_queue().wait_for_finish()
+
+    def appear(self) -> None:
+        # Of a run in its index, Aim shows the values as they come, but only the metrics known to the index.
+        if self._indexes and not self._opened.repo.is_remote_repo:
+            self._indexes = index(self._opened, seconds=0.5)
 
     def train_ended(self, status: Status) -> None:
         self._opened["status"] = status

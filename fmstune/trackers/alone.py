@@ -7,6 +7,7 @@ A hang can't be.
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 import os
 import re
@@ -21,6 +22,7 @@ from fmstune.config.wording import counted
 from fmstune.delivery.foreign import is_stop
 from fmstune.delivery.redaction import hide
 from fmstune.trackers.base import Status, Tracker, TrackerError
+from fmstune.trackers.terminated import close_when_terminated, restore
 
 logger = logging.getLogger("fmstune")
 
@@ -144,9 +146,12 @@ class _Ending:
 
     def close(self) -> None:
         """Close the run with what is known of its end. Does nothing in a forked child."""
+        self.close_as(*_status(self.training))
+
+    def close_as(self, status: Status, error: str | None = None) -> None:
+        """Close the run with this status. Does nothing in a forked child."""
         if os.getpid() != self.pid:
             return
-        status, error = _status(self.training)
         self.guard.attempt(self.tracker.close, status, error, values=0)
         self.guard.tell_lost()
 
@@ -156,7 +161,7 @@ _endings: dict[int, _Ending] = {}
 
 def close_at_exit(tracker: Tracker, guard: Guard | None = None) -> None:
     """Close the tracker's run when the process ends: `failed` with an error that nobody caught or in the
-    middle of a training, `interrupted` by Ctrl-C, else `finished`.
+    middle of a training, `interrupted` by Ctrl-C, SIGTERM or SIGHUP, else `finished`.
 
     Call it when the run is open, so that what the SDK has registered for the end of the process comes later.
     """
@@ -164,6 +169,7 @@ def close_at_exit(tracker: Tracker, guard: Guard | None = None) -> None:
     if ending is None:
         ending = _endings[id(tracker)] = _Ending(tracker, guard or Guard(tracker.name), os.getpid())
         atexit.register(ending.close)
+        close_when_terminated(_interruptions)
     elif guard is not None:
         ending.guard = guard
 
@@ -172,6 +178,12 @@ def closed(tracker: Tracker) -> None:
     """Forget a tracker whose run has been closed."""
     if (ending := _endings.pop(id(tracker), None)) is not None:
         atexit.unregister(ending.close)
+    if not _endings:
+        restore()
+
+
+def _interruptions() -> list[Callable[[], None]]:
+    return [functools.partial(ending.close_as, "interrupted") for ending in _endings.values()]
 
 
 def note_training(tracker: Tracker, *, going: bool) -> None:

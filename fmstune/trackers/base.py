@@ -323,6 +323,10 @@ class Tracker:
         For SDKs that send in the background; what calls this counts the events as delivered.
         """
 
+    def appear(self) -> None:
+        """For a tracker that is used alone: a person should find the run from now on, with the metrics that
+        it has, whatever becomes of the process. Called when a training begins, and for each new metric."""
+
     def train_ended(self, status: Status) -> None:
         """For a tracker that is used alone: a training has ended, and the run stays open for what may follow,
         such as an evaluation. A person should find the run now, with this status."""

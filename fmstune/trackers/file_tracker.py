@@ -45,14 +45,14 @@ class FileTracker(Tracker):
     def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
         super().__init__(name, tracker_config)
         self._run = "run"
-        self._run_id = uuid.uuid4().hex
+        self._run_id = ""
         self._file: EventFile | None = None
         self._seq_written: int | None = None
 
     def open(self, start: RunStart) -> TrackerRun:
         self._run = start.name
         if self._file is None:
-            self._run_id = start.run_id or self._run_id
+            self._run_id = start.run_id or uuid.uuid4().hex
             path = self._path()
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = EventFile(path, self._run_id)

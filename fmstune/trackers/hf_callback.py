@@ -22,6 +22,7 @@ _STAGES = ("eval", "test")
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
 _NOT_METRICS = ("epoch", "step")
 _MOST_NAMES = 10_000
+_MOST_APPEARED = 100  # a tenth of a second each, for a Trainer that logs ever new names
 
 
 class TrackerCallback(TrainerCallback):
@@ -108,6 +109,7 @@ class OwnRunCallback(TrackerCallback):
         self._run_id = uuid.uuid4().hex
         self._open = False
         self._clear_names: set[str] = set()
+        self._appeared: set[tuple[str | None, str]] = set()
         self._last: tuple[Any, int] = (None, 0)
         self.closed = False
 
@@ -124,6 +126,7 @@ class OwnRunCallback(TrackerCallback):
         model_config: Any = getattr(kwargs.get("model"), "config", None)
         if hasattr(model_config, "to_dict"):
             self._guard.attempt(lambda: self._set_params(model_config.to_dict(), "model"))
+        self._guard.attempt(self.tracker.appear, values=0)
 
     @_guarded
     def on_step_begin(
@@ -155,6 +158,7 @@ class OwnRunCallback(TrackerCallback):
         if self._opened(args):
             for point in logged:
                 self._track(point)
+            self._appear(logged)
         else:
             self._guard.lost += sum(len(point.values) for point in logged)
 
@@ -229,6 +233,12 @@ class OwnRunCallback(TrackerCallback):
         for name, value in values.items():  # a value that is refused takes none of the others with it
             single = dataclasses.replace(point, values={name: value})
             self._guard.attempt(tracker.track_point, single)
+
+    def _appear(self, logged: list[MetricPoint]) -> None:
+        names = {(point.stage, name) for point in logged for name in point.values}
+        if len(self._appeared) < _MOST_APPEARED and not names <= self._appeared:
+            self._appeared |= names
+            self._guard.attempt(self.tracker.appear, values=0)
 
     def _redacted(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The metrics without secrets; numbers under names that were looked at before cost nothing."""
