@@ -149,11 +149,19 @@ def all_ledgers(directory: Path) -> list[Ledger]:
 def highest_known(directory: Path) -> int:
     """The highest number of an event that any ledger of a run knows of, those in its checkpoints included:
     each of them may be newer than the journal, or than the others, in a folder restored from a backup."""
-    known = max((ledger.highest for ledger in all_ledgers(directory)), default=0)
-    for copy in directory.glob(f"checkpoint-*/{TRACKING_DIR}/*.json"):
+    ledgers = all_ledgers(directory)
+    for checkpoint in directory.glob("checkpoint-*"):
+        ledgers += load_ledgers(checkpoint)
+    return max((ledger.highest for ledger in ledgers), default=0)
+
+
+def load_ledgers(folder: Path) -> list[Ledger]:
+    """The ledgers in a run's folder, or in a checkpoint, that can be read."""
+    found = []
+    for path in folder.glob(f"{TRACKING_DIR}/*.json"):
         with contextlib.suppress(OSError, *_DAMAGED):
-            known = max(known, _read(copy).highest)
-    return known
+            found.append(_read(path))
+    return found
 
 
 def _copy_in_checkpoint(directory: Path, tracker: str) -> Ledger | None:

@@ -20,6 +20,7 @@ from fmstune.delivery.journal import (
     writer,
 )
 from fmstune.delivery.ledger import TRACKING_DIR, Ledger, all_ledgers, ledger_path, load_ledger
+from fmstune.delivery.place import original_of
 from fmstune.delivery.redaction import holds_redacted
 from fmstune.delivery.report import DeliveryReport, report
 from fmstune.delivery.shipper import EXIT_AGAIN, EXIT_BUSY
@@ -62,10 +63,14 @@ def sync(
             for line in report(directory, names)
         ]  # fmt: skip
     lines = []
+    original = original_of(directory)
     for name in names:
         (line,) = report(directory, [name])
         if line.state != "complete":
             ledger = load_ledger(directory, name)
+            if original is not None and ledger is not None and ledger.run_id is not None:
+                lines.append(_copied(line, original))
+                continue
             chosen = {**(ledger.options if ledger else {}), **options.get(name, {})}
             if lacking := [key for key, value in chosen.items() if holds_redacted(value)]:
                 lines.append(_lacking(line, lacking[0]))
@@ -79,6 +84,13 @@ def sync(
             line = _deliver(directory, job, check_within, progress)
         lines.append(line)
     return lines
+
+
+def _copied(line: DeliveryReport, original: Path) -> DeliveryReport:
+    """What is delivered from a copy would go into the run of the original, which may have gone on."""
+    error = f"its folder is a copy of {original}, whose run in {line.tracker} this is"
+    remedy = f"fmstune trackers sync {original}; a resumed copy is a run of its own"
+    return dataclasses.replace(line, error=error, remedy=remedy, since=None)
 
 
 def _lacking(line: DeliveryReport, option: str) -> DeliveryReport:

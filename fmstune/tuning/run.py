@@ -119,7 +119,7 @@ def _run(
         with recorded(config, directory, fleet, redactor, out, lock) as recorder:
             say_resumed(directory, fleet, out)
             metrics = _train(config, directory, recorder, guests, out, extensions)
-    return RunResult(directory.path, metrics, tuple(reports(directory.path)))
+    return RunResult(directory.path, metrics, tuple(reports(directory.path, config.tracking.trackers)))
 
 
 def dry_run(config: RunConfig, out: RunConsole) -> None:

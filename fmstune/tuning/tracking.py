@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +21,7 @@ from fmstune.delivery.journal import FILE_NAME, Header, JournalError
 from fmstune.delivery.journal_writer import JournalWriter
 from fmstune.delivery.ledger import TRACKING_DIR, all_ledgers, highest_known
 from fmstune.delivery.locks import Lock
+from fmstune.delivery.place import become_own_run, note_place, original_of
 from fmstune.delivery.plain import text_of
 from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder, active
@@ -94,13 +95,12 @@ def recorded(
     earlier = 0
     if directory.checkpoint is not None and not (tracking / FILE_NAME).exists():
         earlier = continue_runs(directory.checkpoint, directory.path, config.tracking.trackers)
-    journal = JournalWriter(
-        tracking / FILE_NAME,
-        _header(config, directory, earlier),
-        on_trouble=out.warn,
-        known=highest_known(directory.path),
-        lock=lock,
-    )
+    header, known = _header(config, directory, earlier), highest_known(directory.path)
+    if original := original_of(directory.path):
+        become_own_run(directory.path, header)
+        out.say("copy", f"of {original}, which is still there: a run of its own, also in its trackers")
+    journal = JournalWriter(tracking / FILE_NAME, header, on_trouble=out.warn, known=known, lock=lock)
+    note_place(directory.path, journal.header.id)
     recorder = Recorder(journal, redactor)
     fleet.sail(directory.path, tend=journal.tend)
     process = os.getpid()
@@ -125,7 +125,14 @@ def recorded(
         with contextlib.ExitStack() as steps:  # the last one first; whatever one does, the others follow
             steps.enter_context(active(recorder))  # which counts what threads go on to track
             steps.callback(
-                _guarded, out, "reporting what the trackers got", _show, directory.path, journal, out
+                _guarded,
+                out,
+                "reporting what the trackers got",
+                _show,
+                directory.path,
+                journal,
+                out,
+                config.tracking.trackers,
             )
             steps.callback(_guarded, out, "closing the journal", journal.close)
             steps.callback(_guarded, out, "closing the trackers", fleet.finish)
@@ -140,8 +147,8 @@ def _guarded(out: RunConsole, what: str, step: Callable[..., None], *arguments: 
         out.warn(f"{what} failed: {type(error).__name__}: {error}")
 
 
-def _show(directory: Path, journal: JournalWriter, out: RunConsole) -> None:
-    for line in reports(directory):
+def _show(directory: Path, journal: JournalWriter, out: RunConsole, used: Collection[str]) -> None:
+    for line in reports(directory, used):
         out.say(line.tracker, line.line())
         for change in line.changes:
             out.say("", f"adapted: {change}")
@@ -225,9 +232,10 @@ def in_process_callbacks(recorder: Recorder, guests: list[Job], out: RunConsole)
     return [guest.get_hf_callback() for guest in recorder.guests]
 
 
-def reports(directory: Path) -> list[DeliveryReport]:
+def reports(directory: Path, used: Collection[str] | None = None) -> list[DeliveryReport]:
     """The state of each delivery of a run, also where its files are damaged; trackers that work in this
-    process have none."""
+    process have none. `used` are the trackers that this process delivers to: the others have got nothing
+    of it, and no time was too short for them."""
     if not is_main_process():
         return []
     lines = []
@@ -237,7 +245,14 @@ def reports(directory: Path) -> list[DeliveryReport]:
         except (OSError, JournalError) as error:
             known = DeliveryReport(ledger.tracker, ledger.delivered, ledger.total, "behind", error=str(error))
             lines.append(dataclasses.replace(known, run_id=ledger.run_id, url=ledger.url))
-    return lines
+    if used is None:
+        return lines
+    return [
+        line
+        if line.tracker in used or line.state == "complete"
+        else dataclasses.replace(line, error="not used by this resume", since=None)
+        for line in lines
+    ]
 
 
 def redactor_of(config: RunConfig) -> Redactor:

@@ -19,6 +19,7 @@ from fmstune.delivery.report import report
 from fmstune.trackers.base import RunStart, TrackerRun
 from fmstune.trackers.file_tracker import FileTracker
 from fmstune.tuning.directory import run_state
+from fmstune.tuning.tracking import reports
 from tests.conftest import open_journal
 from tests.delivery.test_journal import journal_path
 
@@ -109,3 +110,14 @@ def test_a_service_that_says_it_holds_more_than_there_is_is_not_believed(run_dir
     (line,) = report(run_directory, ["file"])
     assert (line.delivered, line.total) == (0, 4)
     assert "up to 1000000000" in line.line()
+
+
+def test_a_tracker_that_a_resume_was_not_given_is_said_to_be_unused_and_not_to_be_slow(
+    run_directory: Path,
+) -> None:
+    track(open_journal(run_directory), range(1, 5))
+    for name in ("file", "wandb"):
+        Ledger(name, delivered=2, safe_delivered=2, run_id="r").save(run_directory)
+    file, wandb = reports(run_directory, ["file"])
+    assert file.line().startswith("2/4 · not finished in time · → fmstune trackers sync")
+    assert wandb.line().startswith("2/4 · not used by this resume · → fmstune trackers sync")

@@ -1,0 +1,89 @@
+"""Where a run was recorded: `<run>/tracking/journal.place`. A copy of its folder has the same id and the same
+numbers, and what is added there would be taken for what is added here. So a copy that goes on becomes a run
+of its own; a folder that was moved stays what it is."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from fmstune.delivery.journal import FILE_NAME, VERSION, Header, JournalError, JournalReader
+from fmstune.delivery.ledger import TRACKING_DIR, Ledger, load_ledgers
+
+PLACE_NAME = "journal.place"
+
+
+def note_place(directory: Path, run_id: str) -> None:
+    """Write down that the run of this id is recorded here."""
+    place = {"id": run_id, "host": platform.node(), "path": str(directory.resolve())}
+    path = directory / TRACKING_DIR / PLACE_NAME
+    with contextlib.suppress(OSError):  # a full disk: a copy is then taken for the run, as without the file
+        temporary = path.with_name(f"{PLACE_NAME}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(place) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+
+def original_of(directory: Path) -> Path | None:
+    """The folder of which this one is a copy; `None` when it is none, or when nobody can tell: the run was
+    recorded on another machine, which may see this very folder under another path."""
+    place = _place(directory)
+    if place.get("host") != platform.node():
+        return None
+    original = Path(str(place["path"]))
+    try:
+        if original.samefile(directory):
+            return None
+        # Without the run's id it is another run, in the place that this one was moved away from.
+        return original if place["id"] in _ids(original) else None
+    except OSError:
+        return None
+
+
+def become_own_run(directory: Path, header: Header) -> None:
+    """Make the run in a copied folder one of its own, with the id and the name of `header`: all of its
+    journal is delivered to new runs of its trackers. Raises `OSError`."""
+    path = directory / TRACKING_DIR / FILE_NAME
+    for folder in (directory, *directory.glob("checkpoint-*")):
+        for ledger in load_ledgers(folder):
+            Ledger(
+                tracker=ledger.tracker,
+                reference=ledger.reference,
+                options=ledger.options,
+                cwd=ledger.cwd,
+                module_path=ledger.module_path,
+            ).save(folder)
+    with contextlib.suppress(JournalError):  # damaged, or empty: its writer gives it a new header
+        own = dataclasses.replace(JournalReader(path).header, id=header.id, run=header.run)
+        _change_header(path, own)
+
+
+def _change_header(path: Path, header: Header) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    fields = {"seq": 0, "kind": "header", "version": VERSION, **dataclasses.asdict(header)}
+    with path.open("rb") as old, temporary.open("wb") as new:
+        old.readline()
+        new.write(json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        while block := old.read(1 << 20):
+            new.write(block)
+    temporary.replace(path)
+
+
+def _ids(directory: Path) -> set[str]:
+    """The ids under which the run in a folder is known."""
+    found = {str(_place(directory).get("id", ""))}
+    with contextlib.suppress(OSError, JournalError):
+        found.add(JournalReader(directory / TRACKING_DIR / FILE_NAME).header.id)
+    return found
+
+
+def _place(directory: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        raw = json.loads((directory / TRACKING_DIR / PLACE_NAME).read_text(encoding="utf-8"))
+        if isinstance(raw, dict) and {"id", "host", "path"} <= raw.keys():
+            return raw
+    return {}

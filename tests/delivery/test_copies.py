@@ -1,0 +1,114 @@
+"""A run's folder that was copied, and one that was moved: whose run goes on?"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from fmstune.delivery import place
+from fmstune.delivery.deliver import Delivery
+from fmstune.delivery.journal import Header, JournalReader
+from fmstune.delivery.journal_writer import JournalWriter
+from fmstune.delivery.ledger import Ledger, load_ledger
+from fmstune.delivery.place import become_own_run, note_place, original_of
+from fmstune.delivery.report import report
+from fmstune.delivery.sync import sync
+from fmstune.trackers.file_tracker import FileTracker
+from fmstune.tuning.checkpoints import copy_ledgers
+from tests.conftest import open_journal
+from tests.delivery.test_journal import journal_path
+
+
+def record(journal: JournalWriter, directory: Path, steps: range, *, end: bool = False) -> None:
+    """Track some steps, and deliver them to a file that all runs share."""
+    for step in steps:
+        journal.append("metrics", {"step": step, "stage": directory.name, "values": {"loss": 1 / step}})
+    if end:
+        journal.append("status", {"status": "finished"})
+    journal.close()
+    tracker = FileTracker("file", {"path": str(directory.parent / "shared.jsonl")})
+    Delivery(directory, tracker, load_ledger(directory, "file") or Ledger("file")).run(lambda: True)
+
+
+def go_on(directory: Path) -> JournalWriter:
+    """What resuming does with a run's folder."""
+    header = Header(f"id-{directory.name}", directory.name, time.time(), ".")
+    if original_of(directory):
+        become_own_run(directory, header)
+    journal = JournalWriter(journal_path(directory), header)
+    note_place(directory, journal.header.id)
+    return journal
+
+
+@pytest.fixture
+def original(run_directory: Path) -> Path:
+    note_place(run_directory, "id-1")
+    record(open_journal(run_directory), run_directory, range(1, 4))
+    copy_ledgers(run_directory, run_directory / "checkpoint-3")
+    return run_directory
+
+
+def stored(directory: Path) -> list[tuple[str, int]]:
+    lines = map(json.loads, (directory.parent / "shared.jsonl").read_text().splitlines())
+    return [(line["run_id"], line["step"]) for line in lines if line["kind"] == "metrics"]
+
+
+@pytest.mark.parametrize("first", ["run", "copy"])
+def test_a_copy_and_its_original_both_go_on_and_nothing_of_either_is_lost(first: str, original: Path) -> None:
+    (original / "checkpoint-3").mkdir(exist_ok=True)
+    copy = shutil.copytree(original, original.parent / "copy")
+    both = {"run": range(10, 14), "copy": range(20, 22)}
+    for name in (first, *(both.keys() - {first})):
+        record(go_on(original.parent / name), original.parent / name, both[name], end=True)
+    found = stored(original)
+    assert [step for run, step in found if run == "id-1"] == [1, 2, 3, *both["run"]]
+    assert [step for run, step in found if run == "id-copy"] == [1, 2, 3, *both["copy"]]
+    assert [report(each, ["file"])[0].line().split(" ")[0] for each in (original, copy)] == ["8/8", "6/6"]
+    assert JournalReader(journal_path(copy)).header.run == "copy"
+    assert original_of(copy) is None  # it is a run of its own by now
+    kept = load_ledger(copy / "checkpoint-3", "file")
+    assert kept is None or kept.run_id is None
+
+
+def test_a_folder_that_was_moved_stays_the_run_that_it_is(original: Path) -> None:
+    moved = original.rename(original.parent / "moved")
+    assert original_of(moved) is None
+    assert go_on(moved).header.id == "id-1"
+    assert "moved" in (moved / "tracking" / place.PLACE_NAME).read_text()
+
+
+def test_a_run_in_the_place_that_another_was_moved_away_from_is_not_its_original(original: Path) -> None:
+    moved = original.rename(original.parent / "moved")
+    (original / "tracking").mkdir(parents=True)
+    note_place(original, "id-other")
+    assert original_of(moved) is None
+
+
+def test_another_path_to_the_same_folder_is_no_copy(original: Path) -> None:
+    link = original.parent / "link"
+    link.symlink_to(original)
+    assert original_of(link) is None
+
+
+def test_on_another_machine_nobody_can_tell(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = shutil.copytree(original, original.parent / "copy")
+    assert original_of(copy) == original.resolve()
+    monkeypatch.setattr("platform.node", lambda: "elsewhere")
+    assert original_of(copy) is None
+
+
+def test_sync_delivers_nothing_of_a_copy_into_the_originals_run(original: Path) -> None:
+    before = stored(original)
+    copy = shutil.copytree(original, original.parent / "copy")
+    journal = open_journal(copy)  # as an earlier version goes on with it
+    journal.append("metrics", {"step": 9, "values": {"loss": 1.0}})
+    journal.close()
+    (line,) = sync(copy, None, {}, str)
+    assert line.error == f"its folder is a copy of {original.resolve()}, whose run in file this is"
+    assert line.remedy is not None
+    assert line.remedy.startswith(f"fmstune trackers sync {original.resolve()}")
+    assert stored(original) == before
