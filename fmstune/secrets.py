@@ -163,7 +163,7 @@ _FORMS = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
     r"(?:[\s\S]*?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|[\s\S]*)"
     r"|(?<![A-Za-z0-9])(?:"
-    r"(?:hf|api_org)_[A-Za-z0-9]{34}(?![A-Za-z0-9])"  # Hugging Face
+    r"(?:hf|api_org)_[A-Za-z0-9]{24,}"  # Hugging Face: 34, but no word is as long as 24
     r"|sk-(?:ant-(?:api|sid|admin)\d\d|or-v1)-[\w-]{20,}"  # Anthropic, OpenRouter
     r"|wandb_v\d+_\w{70,}|local-[0-9a-f]{40}(?![0-9A-Za-z])"  # W&B
     r"|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_11[A-Z0-9]{8}\w{10,}"  # GitHub
