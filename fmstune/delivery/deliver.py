@@ -61,7 +61,10 @@ class Delivery:
         self._directory = directory
         self._tracker = tracker
         self._trainer_pid = trainer_pid
-        self._redelivery = ledger.delivered > ledger.safe_delivered
+        # What a cut-off process has opened and not closed holds nothing that is safe. When it failed at the
+        # first event already, the counts are equal, and each round would leave an empty run behind.
+        cut_off = tracker.durable_on == "close" and ledger.run_id is not None and not ledger.closed
+        self._redelivery = cut_off or ledger.delivered > ledger.safe_delivered
         suspicion = ledger.suspicion.forgiven(self._in_order) if forgive else ledger.suspicion
         if ledger.trying or forgive:  # should this process die, it is not of what was tried before
             ledger = dataclasses.replace(ledger, trying=0, suspicion=suspicion)

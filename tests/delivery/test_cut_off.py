@@ -1,0 +1,44 @@
+"""A delivery that is cut off before anything was delivered leaves nothing behind for the next one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fmstune.delivery.deliver import Delivery, DeliveryFailed
+from fmstune.delivery.ledger import Ledger, load_ledger
+from fmstune.delivery.recorder import Recorder
+from fmstune.trackers.base import RunStart, Tracker, TrackerRun
+
+
+class Refusing(Tracker):
+    """As W&B: what it was given is safe when its run is closed."""
+
+    durable_on = "close"
+    takes_late = False
+
+    def __init__(self) -> None:
+        super().__init__("refusing")
+        self.starts: list[RunStart] = []
+
+    def open(self, start: RunStart) -> TrackerRun:
+        self.starts.append(start)
+        return TrackerRun(id="abc")
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        raise TypeError("unhashable type: 'list'")
+
+
+def test_a_process_that_follows_a_failure_at_the_first_event_is_told_what_was_cut_off(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    recorder.set_params({"a": 1})
+    tracker = Refusing()
+    for _ in range(3):
+        ledger = load_ledger(run_directory, "refusing") or Ledger("refusing")
+        with contextlib.suppress(DeliveryFailed):
+            Delivery(run_directory, tracker, ledger).run(lambda: True)
+    # With it, the tracker removes the run that was opened and never closed.
+    assert [start.redelivery for start in tracker.starts[:3]] == [False, True, True]
