@@ -236,6 +236,7 @@ _COMMIT = re.compile(r"(?i)commit|revision|\bsha|hash|\brev\b|\bgit\b")
 _SECRET_FLAG = re.compile(r"--?[A-Za-z][\w-]{2,80}")
 _NOTHING = frozenset({"none", "null", "true", "false", "nan", "str", "int", "bool", "float", "bytes", "..."})
 _PLACEHOLDER = re.compile(r"<[^<>]*>|\[[A-Za-z0-9_ ]*\]|\$\{?\w+\}?|\*+|…|\{\w*\}")
+_LIKE_A_PASSWORD = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{5,}")
 _LIKE_A_TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{8,}")
 
 
@@ -380,7 +381,8 @@ def _hidden_value(name: re.Match[str], value: re.Match[str], tracked: bool) -> s
     # `token: the next one` is prose; `"token": the…` and `token=…` are not.
     colon = ":" in name["sign"] and not name["quoted"] and not quote
     header = "-" in name["name"]  # X-Auth-Token: …
-    if colon and not header and not _LIKE_A_TOKEN.fullmatch(inside):
+    like_one = _LIKE_A_PASSWORD if names_credential(name["name"]) else _LIKE_A_TOKEN
+    if colon and not header and not like_one.fullmatch(inside):
         return None
     return f"{quote}{REDACTED}{quote}"
 

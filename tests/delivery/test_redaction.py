@@ -152,6 +152,7 @@ def test_the_number_of_a_metric_is_kept_whatever_its_name() -> None:
         ("Incorrect API key provided: plainsecretkey99.", f"Incorrect API key provided: {REDACTED}"),
         ("curl -u bob:hunter2secret https://h", f"curl -u bob:{REDACTED} https://h"),
         ("mysql -h db -phunter2secret x", f"mysql -h db -p{REDACTED} x"),
+        ("password: hunter2, then", f"password: {REDACTED}, then"),
         ("X-Auth-Token: plainsecretabc", f"X-Auth-Token: {REDACTED}"),
         ("['t.py', '--api-key', 'plain', 'x']", f"['t.py', '--api-key', '{REDACTED}', 'x']"),
         (f"wandb: your API key {COMMIT}", f"wandb: your API key {REDACTED}"),
