@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.preference_columns import PAIRS, PreferenceColumns, find_columns
-from fmstune.tuning.reading.cells import kind_in_words, true_or_false
+from fmstune.tuning.reading.cells import kind_in_words, loaded, true_or_false
 from fmstune.tuning.reading.columns import (
     HISTORY,
     Row,
@@ -28,6 +28,8 @@ from fmstune.tuning.reading.messages import read_messages
 from fmstune.tuning.reading.questions import after, plain_prompt, with_context
 from fmstune.tuning.reading.recognised import Recognised, Shape
 from fmstune.tuning.reading.unused import Unused
+
+_NOT_LEARNT = "the weight of a message of the prompt is not used: of preferences the answers alone are learnt"
 
 Answer = str | list[dict[str, Any]]
 
@@ -138,6 +140,8 @@ def _beginning(
     given = history_of(row, where)
     history = read_messages(given, where, HISTORY, unused) if given else []
     begun = [*history, *prompt]
+    if any(message.get("weight") for message in begun):
+        unused.add(_NOT_LEARNT, where)
     if not begun and answer[0]["role"] == "system":
         with_system(answer, row, where, unused)  # which says so of a second one
         return begun
@@ -214,8 +218,11 @@ def _there(row: Row, key: str, where: str) -> Any:
 
 def _answer(row: Row, key: str, where: str, unused: Unused) -> Answer:
     value = _there(row, key, where)
-    messages = as_message_list(value)
+    prompt = row.get("prompt")
+    cell = key != "prompt" and isinstance(prompt, str) and as_message_list(prompt) is not None
+    messages = as_message_list(value, cell=cell)
     if messages is not None:
+        loaded(value, f"{where}: `{key}`")  # which refuses a text with a key twice
         return _messages(messages, where, key, unused)
     if isinstance(value, list):
         return _messages(value, where, key, unused)

@@ -107,7 +107,7 @@ class Writer:
         """The fields of messages, beyond those that all templates know, that make no difference to what the
         template writes. One whose name it does not have, as `x.name` or in quotation marks, makes none."""
         own = [
-            {*message.get("extra", ()), *({"name"} & message.keys() if message["role"] == "user" else ())}
+            {*message.get("extra", ()), *({"name"} & message.keys() if message["role"] != "tool" else ())}
             for message in messages
         ]
         found, whole = [], ""

@@ -80,6 +80,7 @@ NAMED = {
     "messages.reasoning": chat(user(), answer(reasoning=True)),
     "functions": chat(user(), answer(), tools=[{"name": "f"}], functions=[{"name": "g"}]),
     "field `name` of messages": chat(user(name="Alice"), answer()),
+    "the field `name`": chat(user(), answer(name="Bot")),
     "field `text` of messages": chat(user(text="LOST"), answer()),
     "field `mood` of messages": [{"conversation": [{"input": "q", "output": "GOOD", "mood": "m"}]}] * 2,
     "messages after the last answer": chat(user(), answer(), user("unanswered")),
@@ -240,6 +241,37 @@ def test_cells_of_a_table_say_what_is_trained(tmp_path: Path, cell: str) -> None
 def test_a_completion_that_is_json_is_trained_as_it_is(tmp_path: Path, text: str) -> None:
     row = {"prompt": "Extract: ", "completion": text}
     assert text in learnt(file_of(tmp_path, [row]))[1]
+
+
+def test_a_list_of_data_in_json_is_a_text_too(tmp_path: Path) -> None:
+    text = '[{"from": "EUR", "value": 12}, {"role": "admin", "content": "x"}]'
+    assert text in learnt(file_of(tmp_path, [{"prompt": "Extract: ", "completion": text}]))[1]
+
+
+def test_cells_of_messages_are_read_as_such(tmp_path: Path) -> None:
+    row = {"prompt": json.dumps([user()]), "completion": json.dumps(answer())}
+    assert learnt(file_of(tmp_path, [row]), "qwen2_5")[1] == "GOOD<|im_end|>"
+    pair = {"prompt": row["prompt"], "chosen": row["completion"], "rejected": json.dumps(answer("BAD"))}
+    assert "assistant\nGOOD<|im_end|>" in learnt(file_of(tmp_path, [pair]), "qwen2_5", "dpo")[0]
+
+
+def test_the_weight_of_an_answer_that_a_preference_does_not_learn_is_named(tmp_path: Path) -> None:
+    prompt = [user(), answer("FIRST", weight=1), user()]
+    row = {"prompt": prompt, "chosen": [answer()], "rejected": [answer("BAD")]}
+    assert "weight of a message of the prompt" in learnt(file_of(tmp_path, [row]), "qwen2_5", "dpo")[2]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"messages": '[{"role": "user", "content": "a", "content": "b"}]'},
+        {"prompt": '[{"role": "user", "content": "a", "content": "b"}]', "completion": [answer()]},
+        {"messages": [user(), answer()], "tools": '[{"name": "f", "name": "g"}]'},
+    ],
+)
+def test_a_text_with_a_key_twice_is_refused(tmp_path: Path, columns: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"line 1.* twice, with different values"):
+        learnt(file_of(tmp_path, [columns]), "qwen2_5")
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from fmstune.tuning.errors import DataError
+from fmstune.tuning.reading.cells import loaded
 from fmstune.tuning.reading.fields import Fields, Lost
 
 Call = dict[str, Any]
@@ -20,16 +20,16 @@ _NO_ARGUMENTS = ("index", "caller")
 def read_calls(value: Any, where: str, name: str, lost: Lost) -> list[Call]:
     """The calls that a field called `name` holds: a list, one of them, or either as a JSON text. Fields that
     are not read go to `lost`. Raises `DataError`."""
-    value = _loaded(value, where)
+    value = loaded(value, where)
     calls = value if isinstance(value, (list, tuple)) else [value]
-    return [_call(_loaded(call, where), where, name, lost) for call in calls]
+    return [_call(loaded(call, where), where, name, lost) for call in calls]
 
 
 def _call(given: Any, where: str, name: str, lost: Lost) -> Call:
     outer = Fields(given, name, lost) if isinstance(given, Mapping) else None
     inner = outer
     if outer is not None and outer.has("function"):
-        function = _loaded(outer.get("function"), where)
+        function = loaded(outer.get("function"), where)
         inner = Fields(function, f"{name}.function", lost) if isinstance(function, Mapping) else None
     if outer is None or inner is None or not isinstance(inner.given.get("name"), str):
         raise DataError(f"{where} has a call of a tool, and no JSON with a `name`.")
@@ -62,32 +62,9 @@ def _read_arguments(value: Any, where: str) -> Any:
     """An object, where they are one or the text of one, however often encoded; any other text as it is."""
     found = value
     while isinstance(found, str):
-        if (again := _loaded(found, where)) is found:
+        if (again := loaded(found, where)) is found:
             return value
         found = again
     if found is None:
         return {}
     return dict(found) if isinstance(found, Mapping) else value
-
-
-def _loaded(value: Any, where: str) -> Any:
-    """What a JSON text holds; any other value as it is. Raises `DataError` for a key that is there twice with
-    different values, of which JSON's readers keep the last."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for key, each in pairs:
-            if key in made and made[key] != each:
-                raise DataError(
-                    f"{where} has a call of a tool with the key `{key}` twice, with different values; take "
-                    "one out."
-                )
-            made[key] = each
-        return made
-
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value, object_pairs_hook=unique)
-    except (ValueError, RecursionError):
-        return value

@@ -6,6 +6,8 @@ import ast
 import json
 from typing import Any
 
+from fmstune.tuning.errors import DataError
+
 
 def parsed(value: Any) -> Any:
     """A list or an object that is written as JSON, or as Python prints it, as tables without lists hold it;
@@ -21,6 +23,26 @@ def parsed(value: Any) -> Any:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
     return found if isinstance(found, (list, dict)) else value
+
+
+def loaded(value: Any, where: str) -> Any:
+    """What a JSON text holds; any other value as it is. Raises `DataError` for a key that is there twice with
+    different values, of which JSON's readers keep the last."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key, each in pairs:
+            if key in made and made[key] != each:
+                raise DataError(f"{where} has the key `{key}` twice, with different values; take one out.")
+            made[key] = each
+        return made
+
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value, object_pairs_hook=unique)
+    except (ValueError, RecursionError):
+        return value
 
 
 def true_or_false(value: Any) -> bool | None:

@@ -26,6 +26,31 @@ CONTEXTS = ("input", "context")
 SYSTEMS = ("system", "system_prompt")
 HISTORY = "history"
 
+SPEAKERS = {
+    "system": "system",
+    "developer": "developer",
+    "human": "user",
+    "user": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "ai": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "tool": "tool",
+    "ipython": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
+}
+"""Who speaks, by the names that OpenAI, ShareGPT, Llama and Gemma have for it; letter case does not count."""
+
 _KNOWN = {
     *CONVERSATIONS, *QUESTIONS, *ANSWERS, *CONTEXTS, *SYSTEMS, HISTORY,
     "tools", "text", "chosen", "rejected", "label", "margin", "input_ids", "labels", "attention_mask",
@@ -159,23 +184,22 @@ def history_of(row: Row, place: str) -> list[dict[str, Any]]:
     return turns
 
 
-def as_message_list(value: Any) -> list[Any] | None:
+def as_message_list(value: Any, *, cell: bool = False) -> list[Any] | None:
     """Messages that a column holds, as a list, as one object, or as the text of a list in a table; `None` for
-    what holds none. The text of one object is none: an answer may be JSON with a `role`, or with `from` and
-    `value`."""
+    what holds none. The text of one object is read only with `cell`, where a column beside it holds the text of
+    messages too: an answer may be JSON that has a `role`, or `from` and `value`."""
     found = listed(parsed(value))
-    if isinstance(value, str) and not (isinstance(found, list) and all(map(_is_spoken, found))):
-        return None
     if is_message(found):
-        return [found]
+        return [found] if not isinstance(value, str) or (cell and _speaks(found)) else None
     if isinstance(found, list) and any(map(is_message, found)):
-        return found
+        return found if not isinstance(value, str) or any(map(_speaks, found)) else None
     return None
 
 
-def _is_spoken(value: Any) -> bool:
-    """Whether an object in a text is a message, and no data that has such a field: it says something."""
-    return is_message(value) and not {"content", "value", "tool_calls", "function_call"}.isdisjoint(value)
+def _speaks(value: Any) -> bool:
+    """Whether an object is the message of somebody whom we know, and no data with such fields."""
+    speaker = value.get("role", value.get("from")) if is_message(value) else None
+    return isinstance(speaker, str) and speaker.strip().lower() in SPEAKERS
 
 
 def verdict(value: Any) -> bool:

@@ -9,15 +9,14 @@ that only a chat template may know.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.reading.calls import read_calls
-from fmstune.tuning.reading.cells import parsed, true_or_false
-from fmstune.tuning.reading.columns import holds, listed
+from fmstune.tuning.reading.cells import loaded, parsed, true_or_false
+from fmstune.tuning.reading.columns import SPEAKERS, holds, listed
 from fmstune.tuning.reading.contents import read_content, read_reasoning
 from fmstune.tuning.reading.fields import Fields, Lost
 from fmstune.tuning.reading.unused import Unused
@@ -25,31 +24,6 @@ from fmstune.tuning.reading.unused import Unused
 Message = dict[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
-_SPEAKERS = {
-    "system": "system",
-    "developer": "developer",
-    "human": "user",
-    "user": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "ai": "assistant",
-    "function_call": "assistant",
-    "tool_call": "assistant",
-    "tool": "tool",
-    "ipython": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "tool_response": "tool",
-    "function_response": "tool",
-}
-"""Who speaks, by the names that OpenAI, ShareGPT, Llama and Gemma have for it; letter case does not count."""
-
 _CALLS = ("function_call", "tool_call")
 _TRAINED = ("train", "training")
 
@@ -60,7 +34,7 @@ def read_messages(value: Any, place: str, key: str, unused: Unused | None = None
 
     Raises `DataError` for anything else, and for messages with an image, audio or video in them.
     """
-    value = listed(parsed(value))
+    value = listed(parsed(loaded(value, f"{place}: `{key}`")))
     if isinstance(value, Mapping) and ("role" in value or "from" in value):
         value = [value]
     if not isinstance(value, (list, tuple)) or not value:
@@ -80,18 +54,19 @@ def read_tools(value: Any, place: str) -> list[dict[str, Any]]:
 
     Raises `DataError` for anything else.
     """
-    try:
-        tools = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
-        tools = None
+    tools = loaded(value, place)
     if isinstance(tools, Mapping) and ("name" in tools or "function" in tools):
         tools = [tools]
     # Lists of tools that are each a JSON text come from tables, which cannot hold schemas that differ.
-    tools = [_parsed_object(tool) for tool in tools] if isinstance(tools, (list, tuple)) else None
+    tools = [loaded(tool, place) for tool in tools] if isinstance(tools, (list, tuple)) else None
     if tools is None or not all(isinstance(tool, dict) for tool in tools):
         raise DataError(f"{place}: `tools` takes a list of JSON schemas, or such a list as a JSON text.")
     return [
-        tool if "function" in tool or "name" not in tool else {"type": "function", "function": tool}
+        tool | {"function": loaded(tool["function"], place)}
+        if "function" in tool
+        else {"type": "function", "function": tool}
+        if "name" in tool
+        else tool
         for tool in tools
     ]
 
@@ -121,7 +96,7 @@ def _message(given: Any, where: str, key: str, lost: Lost) -> Message:
     fields = Fields(given, key, lost)
     speaker, role = _speaker(fields)
     if role is None:
-        raise DataError(f"{where} has the role {speaker!r}; roles are {', '.join(_SPEAKERS)}.")
+        raise DataError(f"{where} has the role {speaker!r}; roles are {', '.join(SPEAKERS)}.")
     value = fields.first("content", "value")
     calls = _calls(fields, where, lost)
     if str(speaker).strip().lower() in _CALLS and not calls:
@@ -145,7 +120,7 @@ def _speaker(fields: Fields) -> tuple[Any, str | None]:
     """Who speaks, as it is called there and here; `from` beside another `role` is named."""
     there = [name for name in ("role", "from") if fields.has(name)]
     roles = [
-        _SPEAKERS.get(given.strip().lower()) if isinstance(given := fields.get(name), str) else None
+        SPEAKERS.get(given.strip().lower()) if isinstance(given := fields.get(name), str) else None
         for name in there
     ]
     if len(there) == 2 and roles[0] != roles[1]:
@@ -180,10 +155,3 @@ def _weight(fields: Fields, where: str) -> float | None:
         says = " and ".join(f"`{name}` {fields.given[name]!r}" for name in found)
         raise DataError(f"{where} has {says}, which contradict each other; take one out.")
     return next(iter(found.values()), None)
-
-
-def _parsed_object(value: Any) -> Any:
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
-        return value

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fmstune.tuning.errors import DataError
-from fmstune.tuning.reading.cells import kind_in_words, parsed
+from fmstune.tuning.reading.cells import kind_in_words, loaded, parsed
 from fmstune.tuning.reading.columns import (
     ANSWERS,
     CONVERSATIONS,
@@ -107,7 +107,7 @@ def _conversation(row: Row, key: str) -> Recognised:
         given = row.get(key)
         if given is None:
             raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
-        messages = read_messages(_turns(parsed(given)), place, key, unused)
+        messages = read_messages(_turns(parsed(loaded(given, f"{place}: `{key}`"))), place, key, unused)
         require_answer(messages, place, key)
         return with_tools(row, place, unused) | {"messages": with_system(messages, row, place, unused)}
 
@@ -166,12 +166,15 @@ def _prompted_text(row: Row, place: str, unused: Unused) -> Row:
 
 def _prompted_chat(row: Row, place: str, unused: Unused) -> Row:
     sides = {}
+    cells = isinstance(row.get("prompt"), str)
     for key, role in (("prompt", "user"), ("completion", "assistant")):
         if row.get(key) is None:
             raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
-        given = as_message_list(row[key])
+        given = as_message_list(row[key], cell=cells)
         if given is None and key == "completion" and isinstance(row[key], str):
             given = [{"role": role, "content": row[key]}]
+        if given is not None:
+            loaded(row[key], f"{place}: `{key}`")  # which refuses a text with a key twice
         sides[key] = read_messages(row[key] if given is None else given, place, key, unused)
     require_answer(sides["completion"], place, "completion")
     prompt = with_system(sides["prompt"], row, place, unused)
