@@ -186,8 +186,8 @@ def history_of(row: Row, place: str) -> list[dict[str, Any]]:
 
 def as_message_list(value: Any, *, cell: bool = False) -> list[Any] | None:
     """Messages that a column holds, as a list, as one object, or as the text of a list in a table; `None` for
-    what holds none. The text of one object is read only with `cell`, where a column beside it holds the text of
-    messages too: an answer may be JSON that has a `role`, or `from` and `value`."""
+    what holds none. The text of one object is read only with `cell`, where a column beside it holds the text
+    of messages too: an answer may be JSON that has a `role`, or `from` and `value`."""
     found = listed(parsed(value))
     if is_message(found):
         return [found] if not isinstance(value, str) or (cell and _speaks(found)) else None
