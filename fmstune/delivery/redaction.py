@@ -143,7 +143,9 @@ def _without_users(value: Any) -> Any:
         return {key: _without_users(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_users(item) for item in value]
-    return hide_users(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return hide_forms(value) if "://" in value else hide_users(value)  # `?token=…` is of a URL alone
 
 
 _secrets: tuple[str, ...] = ()

@@ -289,6 +289,7 @@ def test_the_paths_of_a_configuration_lose_the_password_of_a_url_and_nothing_els
         "data": {"train": ["x/aB3xY7zQ0kL9.jsonl", {"path": f"https://{REDACTED}@h/a.jsonl"}]},
         "params": {"api_key": REDACTED, "token": "Paris"},
     }
+    assert redactor.setting("data.train", "https://h/a?token=abc") == f"https://h/a?token={REDACTED}"
     known = {"trackers": {"x": {"token": "of-a-tracker"}}, "params": {"token": "Paris", "api_key": "of-mine"}}
     assert list(config_secrets(known)) == ["of-a-tracker", "of-mine"]
 
