@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmstune.delivery.redaction import hide
+from fmstune.secrets import REDACTED, is_secret_name
 from fmstune.trackers.base import (
     Check,
     Limits,
@@ -317,12 +319,17 @@ class WandbTracker(Tracker):
         folder = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
         settings.settings_system = str(Path(folder, "settings").expanduser())
         try:
+            where = "W&B's settings file"
             settings.update_from_system_settings()
-            settings.update_from_env_vars(dict(os.environ))
+            for where in sorted(os.environ):  # one by one: the SDK's error does not name the variable
+                settings.update_from_env_vars({where: os.environ[where]})
+            where = f"trackers.{self.name}"
             settings.update_from_dict(given)
         except (ValueError, UsageError) as error:
-            remedy = "correct the option, the WANDB_ variable or W&B's settings file"
-            raise WandbUnusable("bad_option", reason(error), remedy) from None
+            shown = f" = {_shown(where, os.environ[where])}" if where in os.environ else ""
+            raise WandbUnusable(
+                "bad_option", f"{where}{shown}: {reason(error)}", f"correct {where}"
+            ) from None
         if settings.entity is not None and not re.fullmatch(r"[\w.-]+", settings.entity):
             raise WandbUnusable("bad_option", f"entity {settings.entity!r} is no user or team name")
         return settings
@@ -405,6 +412,11 @@ def _lost_upload(log: Path) -> str | None:
         return None
     status = re.search(r"(?:upload: |returned error )(\d{3})", fatal)
     return f"its upload ended with {f'HTTP {status[1]}' if status else 'an error'}, see {log}"
+
+
+def _shown(variable: str, value: str) -> str:
+    """The value of a variable in a message, without what is a secret in it."""
+    return REDACTED if is_secret_name(variable) else ascii(hide(value)[:80])
 
 
 def _disabled_by_variable() -> bool:

@@ -417,3 +417,17 @@ def check_csv(rows: list[dict[str, Any]], events: list[tuple[str, Mapping[str, A
             assert journal_value(row["value"]) == expected
         (table,) = [row for row in rows if row["seq"] == str(1000 + seq)]
         assert (table["name"], table["value"]) == (stage, [journal_value(values)])
+
+
+@pytest.mark.parametrize("path", ["/proc/x/y", "/proc/self/m.jsonl", "/sys/m.jsonl"])
+def test_the_check_knows_where_nobody_can_make_a_file(path: str) -> None:
+    found = FileTracker(tracker_config={"path": path}).check(1)
+    assert found.state == "no_permission"
+    assert "cannot be written to" in found.detail
+
+
+def test_the_check_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = tmp_path.stat().st_mtime_ns
+    assert FileTracker(tracker_config={"path": str(tmp_path / "new" / "m.jsonl")}).check(1).ok
+    assert list(tmp_path.iterdir()) == []
+    assert tmp_path.stat().st_mtime_ns == before

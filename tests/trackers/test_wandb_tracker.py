@@ -590,13 +590,19 @@ class TestCheck:
             ("WANDB_BASE_URL", f"ftp://ada:{SECRET}@x"),
             ("WANDB_BASE_URL", f"https://ada:{SECRET}@wandb.ai"),
             ("WANDB_MODE", "onlin"),
+            ("WANDB_TAGS", "a," + "x" * 65),
+            ("WANDB_INIT_TIMEOUT", "soon"),
         ],
     )
     def test_a_wrong_environment_variable_is_a_wrong_option(
         self, name: str, value: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(name, value)
-        assert _check().state == "bad_option"
+        found = _check()
+        assert found.state == "bad_option"
+        assert found.detail.startswith(f"{name} = '{value[:3]}")
+        assert found.remedy == f"correct {name}"
+        assert SECRET not in repr(found)
 
     def test_an_identity_token_is_said_to_be_unverified(self, monkeypatch: pytest.MonkeyPatch) -> None:
         token = Path.home() / "token"
