@@ -19,8 +19,8 @@ from fmstune.tuning.masking import NO_WORDS, require_whole_characters, with_eos
 from fmstune.tuning.reading.shapes import Recognised
 from fmstune.tuning.rows import Placed, Reader, Row
 from fmstune.tuning.tokenised import TOKENS, TokenRow, batches
-from fmstune.tuning.words import missing_words
-from fmstune.tuning.writer import Writer
+from fmstune.tuning.words import missing_reasoning, missing_words
+from fmstune.tuning.writer import LOST_REASONING, Writer
 
 ANSWERS = ("chosen_ids", "rejected_ids", "completion_ids")
 """Columns of answers; each goes on from the column `prompt_ids`, where there is one."""
@@ -28,6 +28,10 @@ ANSWERS = ("chosen_ids", "rejected_ids", "completion_ids")
 _NO_PROMPT = (
     "{}: an answer of several messages does not go on from its prompt, as this chat template writes it; put "
     "all but its last message into `prompt`, or give another template (model.chat_template)."
+)
+_LOST_REASONING = (
+    "reasoning is not trained: the chat template leaves it out of what it writes of an answer of several "
+    "messages, or of a conversation that is judged"
 )
 _BATCH = 512
 
@@ -142,6 +146,9 @@ class AnswerEncoder:
             require_whole_characters(text, place)
             lost = (NO_WORDS.format(what) for what, _ in missing_words(fitted.messages, tools, [text]))
             remarks += [*fitted.remarks, *lost]
+            own_answers = (m for m in fitted.messages[-len(answer) :] if m["role"] == "assistant")
+            if LOST_REASONING not in remarks and missing_reasoning(own_answers, [text]):
+                remarks.append(_LOST_REASONING)
             wholes.append(text)
         for remark in dict.fromkeys(remarks):
             reader.unused.add(remark, place)

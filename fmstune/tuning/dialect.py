@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -56,6 +56,8 @@ class CallForm:
 
     text: bool
     content: Literal["empty", "none", "absent"]
+    by_id: bool = False
+    """Whether the function is named by the call's id alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,8 @@ _TOOLS: list[Given] = [
         },
     }
 ]
-_OUTCOME: Given = {"role": "tool", "name": _TOOL, "tool_call_id": "qz0000000", "content": _RESULT}
+_CALL_ID = "qz0000000"
+_OUTCOME: Given = {"role": "tool", "name": _TOOL, "tool_call_id": _CALL_ID, "content": _RESULT}
 
 
 def _has_place(probe: _Probe, message: Given, user: Given, answer: Given) -> bool:
@@ -196,7 +199,7 @@ def _called(form: CallForm) -> Given:
     arguments: Any = {_KEY: _VALUE}
     if form.text:
         arguments = f'{{"{_KEY}": "{_VALUE}"}}'
-    call = {"type": "function", "id": "qz0000000", "function": {"name": _TOOL, "arguments": arguments}}
+    call = {"type": "function", "id": _CALL_ID, "function": {"name": _TOOL, "arguments": arguments}}
     contents: dict[str, Given] = {"empty": {"content": ""}, "none": {"content": None}, "absent": {}}
     return {"role": "assistant", **contents[form.content], "tool_calls": [call]}
 
@@ -212,8 +215,10 @@ def _calls(probe: _Probe, user: Given) -> tuple[CallForm | None, list[Given] | N
             found = probe.write([user, _called(form)], tools=tools)[len(before) :]
             # A text that is encoded once more has escaped quotes, an object that is not encoded Python's.
             as_meant = rf"\"{_KEY}" not in found and f"'{_KEY}':" not in found and "None" not in found
-            if _TOOL in found and _VALUE in found and as_meant:
-                return form, tools
+            # Kimi K2's writes ids alone, which should hold the names; each row's are checked for that.
+            named = _TOOL in found or _CALL_ID in found
+            if named and _VALUE in found and as_meant:
+                return replace(form, by_id=_TOOL not in found), tools
     return None, tools
 
 

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.reading.messages import Message, says_something
 from fmstune.tuning.rows import Row, Shape
-from fmstune.tuning.words import missing_words
-from fmstune.tuning.writer import Writer, Written
+from fmstune.tuning.words import missing_reasoning, missing_words
+from fmstune.tuning.writer import LOST_REASONING, Writer, Written
 
 EMPTY_ANSWER = "an empty answer is not trained"
 NOT_AN_ANSWER = "a message that is no answer has a weight; it is not trained (data.train_on = all trains all)"
@@ -26,7 +26,11 @@ ONLY_LAST = "answers before the last one are not trained: data.history = last"
 NOT_FOUND = (
     "answers are not trained: with data.history = template, history is written in other words than they are"
 )
-ALL_ARE_TRAINED = "a message that is no answer has the weight 0, and is trained: data.train_on = all"
+NOT_WRITTEN = (
+    "reasoning is not trained: it is not in what the chat template writes of the whole conversation, which "
+    "data.reasoning = keep does not change (data.train_on = responses with data.history = split trains each "
+    "answer's)"
+)
 NO_WEIGHT = "a row whose weight is 0, as that of all its answers, is not trained"
 NO_WORDS = "{} are not in what the chat template writes"
 _NEEDED = ("tools", "calls of tools", "results of tools")
@@ -112,29 +116,57 @@ class Renderer:
                     f"({_short(words)}); give another one (model.chat_template), or take the row out."
                 )
             lost.append(NO_WORDS.format(what))
+        if made.parts and LOST_REASONING not in made.remarks:
+            answers = [m for m in fitted.messages if m["role"] == "assistant"]
+            if not everything:
+                learnt = set(
+                    conversation.trained()[-1:] if self.history == "last" else conversation.trained()
+                )
+                answers = [fitted.messages[number] for number in sorted(learnt)]
+            if missing_reasoning(answers, [part.text for part in made.parts]):
+                lost.append(NOT_WRITTEN)
         return replace(made, remarks=tuple(dict.fromkeys([*fitted.remarks, *made.remarks, *lost])))
 
     def _everything(self, conversation: _Conversation) -> Rendering:
-        """The whole conversation, but for answers whose weight is 0."""
+        """The whole conversation, but for messages whose weight is 0."""
         text = self.writer.whole(conversation.messages, conversation.tools, conversation.place)
-        spans, remarks, begin = [], [], 0
+        spans, begin = [], 0
         for number, message in enumerate(conversation.messages):
             if message.get("weight", 1.0):
                 continue
-            if message["role"] != "assistant":
-                remarks.append(ALL_ARE_TRAINED)
-                continue
-            left_out = self._written(conversation, number)
-            if not text.startswith(left_out.text[: left_out.end]):
-                raise DataError(
-                    f"{conversation.place}: an answer has the weight 0, and cannot be told from the rest of "
-                    "the conversation as this chat template writes it; use data.train_on = responses."
-                )
-            spans.append(Span(begin, left_out.start))
-            begin = left_out.end
+            start, end = self._place_of(conversation, number, text)
+            spans.append(Span(begin, start))
+            begin = end
         spans.append(Span(begin, len(text)))
         kept = tuple(span for span in spans if span.end > span.start)
-        return Rendering((Rendered(text, kept, special=False),), tuple(remarks))
+        return Rendering((Rendered(text, kept, special=False),))
+
+    def _place_of(self, conversation: _Conversation, number: int, text: str) -> tuple[int, int]:
+        """Where a message stands in the text of the whole conversation. Raises `DataError`."""
+        messages, place = conversation.messages, conversation.place
+        who = "an answer" if messages[number]["role"] == "assistant" else "a message"
+        if messages[number]["role"] == "assistant":
+            written = self._written(conversation, number)
+            found, start, end = written.text[: written.end], written.start, written.end
+        else:
+            before, found = "", ""
+            try:
+                if number:
+                    before = self.writer.whole(messages[:number], conversation.tools, place)
+                found = self.writer.whole(messages[: number + 1], conversation.tools, place)
+            except DataError:
+                pass  # a template that wants more of a conversation; then its place is not known
+            # What is before it may be written otherwise at the end; its own words are the last there are.
+            start = (
+                len(before) if found.startswith(before) else found.rfind(messages[number]["content"].strip())
+            )
+            end = len(found)
+        if start < 0 or not found or not text.startswith(found):
+            raise DataError(
+                f"{place}: {who} has the weight 0, and cannot be told from the rest of the conversation "
+                "as this chat template writes it; use data.train_on = responses."
+            )
+        return start, end
 
     def _answers(self, conversation: _Conversation) -> Rendering:
         remarks = list(conversation.remarks())

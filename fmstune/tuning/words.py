@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fmstune.tuning.reading.messages import Message
@@ -20,10 +20,20 @@ Missing = tuple[str, str]
 
 
 def missing_words(messages: Sequence[Message], tools: Any, texts: Sequence[str]) -> Iterator[Missing]:
-    """What of a conversation is in none of the texts. Reasoning is not asked for: templates take it out of
-    all but the last answer, each of which is looked at by itself."""
+    """What of a conversation is in none of the texts. Reasoning is asked for by `missing_reasoning`:
+    templates take it out of what is before an answer."""
+    yield from _missing(_words(messages, tools), texts)
+
+
+def missing_reasoning(answers: Iterable[Message], texts: Sequence[str]) -> bool:
+    """Whether the reasoning of one of these answers is in none of the texts."""
+    thoughts = (("reasoning", answer.get("reasoning_content", "").strip()) for answer in answers)
+    return any(True for _ in _missing(thoughts, texts))
+
+
+def _missing(asked: Iterable[Missing], texts: Sequence[str]) -> Iterator[Missing]:
     bare: list[str] = []
-    for what, words in _words(messages, tools):
+    for what, words in asked:
         if not words or any(words in text for text in texts):
             continue
         escaped = json.dumps(words, ensure_ascii=False)[1:-1]
@@ -33,6 +43,9 @@ def missing_words(messages: Sequence[Message], tools: Any, texts: Sequence[str])
         if not bare:
             bare = [_BLANKS.sub("", text) for text in texts]
         plain = _BLANKS.sub("", words)
+        # Some write Python's True for JSON's true.
+        if words in ("true", "false") and any(words.title() in text for text in texts):
+            continue
         if not any(plain in text for text in bare):
             yield what, words
 
@@ -54,6 +67,8 @@ def _words(messages: Sequence[Message], tools: Any) -> Iterator[Missing]:
 def _leaves(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
+    elif isinstance(value, (bool, int, float)):
+        yield json.dumps(value)
     elif isinstance(value, Mapping):
         for each in value.values():
             yield from _leaves(each)

@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from fmstune.tuning.dialect import EMPTY_BLOCK, Dialect, Ending, Given, as_parts, ask
+from fmstune.tuning.dialect import EMPTY_BLOCK, THINKING, Dialect, Ending, Given, as_parts, ask
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.reading.messages import Message, says_something
 
@@ -142,6 +142,37 @@ class Writer:
                     f"{place}: the model's chat template has no words for {what}; give one that has: "
                     "model.chat_template = chatml, or a Jinja file."
                 )
+        self._require_calls(messages, tools, place)
+
+    def _require_calls(self, messages: Sequence[Message], tools: Any, place: str) -> None:
+        """Raises `DataError` where the template leaves out a call of several: it writes the same without it.
+        Names and arguments cannot tell, as calls of one function have them in common."""
+        by_id = self.dialect.calls is not None and self.dialect.calls.by_id
+        for number, message in enumerate(messages):
+            calls = message.get("tool_calls") or ()
+            for call in calls:
+                name = call["function"]["name"]
+                if by_id and name not in str(call.get("id", "")):
+                    raise DataError(
+                        f"{place}: the model's chat template writes a call by its `id` alone, and that of a "
+                        f"call of `{name}` does not hold this name; give ids as functions.{name}:0, or "
+                        "another template (model.chat_template)."
+                    )
+            if len(calls) < 2:
+                continue
+            text = self.whole(messages[: number + 1], tools, place)
+            for left_out in range(len(calls)):
+                fewer = [*calls[:left_out], *calls[left_out + 1 :]]
+                try:
+                    without = self.whole([*messages[:number], message | {"tool_calls": fewer}], tools, place)
+                except DataError:
+                    continue  # it minds the call's absence, so it does not leave it out
+                if without == text:
+                    raise DataError(
+                        f"{place}: the model's chat template leaves out call {left_out + 1} of the "
+                        f"{len(calls)} that one message makes; make each call in a message of its own, or "
+                        "give another template (model.chat_template)."
+                    )
 
     def whole(self, messages: Sequence[Message], tools: Any, place: str, *, prompt: bool = False) -> str:
         """A fitted conversation as the template writes it; `prompt` lets it open the answer that follows.
@@ -170,7 +201,13 @@ class Writer:
         opens, closes = self.dialect.thinking
         if text.startswith(prompt):
             start = len(prompt)
-            if reasoning and self.keep_reasoning and not _contains(text, reasoning, start):
+            shut = next((c.strip() for _, _, c in THINKING if prompt.endswith(c.strip())), "")
+            if shut and reasoning and self.keep_reasoning and not _contains(text, reasoning, start):
+                # The prompt closes a block that it never opens: DeepSeek V3.1's, for answers without any.
+                opens = next(o.strip() for o, _, c in THINKING if c.strip() == shut)
+                prompt, text = prompt.removesuffix(shut) + opens, text[start:]
+                text = prompt + reasoning + shut + text
+            elif reasoning and self.keep_reasoning and not _contains(text, reasoning, start):
                 block = ("" if prompt != base else opens) + reasoning + closes
                 text = prompt + block + EMPTY_BLOCK.sub("", text[start:], count=1)
         elif prompt != base and text.startswith(base):
@@ -392,12 +429,25 @@ def _neighbours_joined(messages: Sequence[Message], place: str) -> tuple[list[Me
                 "questions and answers in turn; put something between them, or give them one weight."
             )
         else:
-            made[-1] = before | message | _both(before, message, "content", "reasoning_content")
+            made[-1] = _one(before, message)
         joined.append(role)
     return made, joined
 
 
-def _both(first: Message, second: Message, *keys: str) -> Message:
-    """The texts of two messages, one after the other."""
-    texts = {key: [each[key] for each in (first, second) if each.get(key)] for key in keys}
-    return {key: "\n\n".join(found) for key, found in texts.items() if found}
+def _one(first: Message, second: Message) -> Message:
+    """Two messages as one: their texts, one after the other, and all of their calls."""
+    made = first | second
+    for key in ("content", "reasoning_content"):
+        texts = [each[key] for each in (first, second) if each.get(key)]
+        if texts:
+            made[key] = "\n\n".join(texts)
+    calls = [call for each in (first, second) for call in each.get("tool_calls") or ()]
+    if calls:
+        made["tool_calls"] = calls
+    extra = first.get("extra", {}) | second.get("extra", {})
+    if extra:
+        made["extra"] = extra
+    # The inline form is the whole of one content; of both, it begins with the reasoning of both.
+    if made.pop("inline", None) is not None:
+        made["inline"] = f"<think>\n{made['reasoning_content']}\n</think>\n\n{made['content']}"
+    return made

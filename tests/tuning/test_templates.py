@@ -43,6 +43,8 @@ WITHOUT_TOOLS = {
 ALTERNATING = {"cohere", "cohere2", "gemma", "gemma3"}
 ASKED_FIRST = ("llama3_1", "llama3_2", "qwen3_5", "qwen3_6", "qwen3_8")
 """They refuse a conversation without a question, or write tools into its first message: one is put before."""
+ONLY_CALLS = ("llama3", "muse")
+"""They write no words beside a call, which is named."""
 PARTS = {"idefics3", "llava_next", "smolvlm"}
 WITHOUT_SYSTEM = {"gemma"}
 
@@ -61,12 +63,12 @@ def conversations(draw: st.DrawFn, *, tools: bool, alternating: bool) -> list[di
     for _ in range(draw(st.integers(1, 3))):
         messages.append({"role": "user", "content": draw(words)})
         if tools and draw(st.booleans()):
-            what: Any = {"what": draw(words).strip()}
+            what: Any = {"what": draw(st.one_of(words.map(str.strip), st.integers(), st.booleans()))}
             what = json.dumps(what) if draw(st.booleans()) else what
             call = {"type": "function", "id": "c12345678", "function": {"name": "find", "arguments": what}}
-            messages.append(
-                {"role": "assistant", "content": draw(st.sampled_from(["", None])), "tool_calls": [call]}
-            )
+            said = draw(st.sampled_from(["", None, "Look."]))
+            thought = {} if said else draw(st.sampled_from([{}, {"reasoning_content": "because"}]))
+            messages.append({"role": "assistant", "content": said, "tool_calls": [call], **thought})
             messages.append(
                 {"role": "tool", "name": "find", "tool_call_id": "c12345678", "content": draw(words)}
             )
@@ -204,7 +206,8 @@ def test_of_any_conversation_each_answer_is_learnt_after_its_prompt_up_to_its_en
                 assert each.before == prompt
             assert each.trained.endswith(end_of(template, call="tool_calls" in message))
             said = (message["content"] or "").rpartition("</think>")[2].strip()
-            assert said in each.trained
+            if "tool_calls" not in message or not template.startswith(ONLY_CALLS):
+                assert said in each.trained
             if "tool_calls" in message:
                 assert "find" in each.trained
             if prompt is not None and whole is not None and whole.startswith(prompt):
@@ -262,6 +265,94 @@ def test_an_answer_after_a_call_with_words_follows_its_prompt(
         assert thought in last.trained
     if template == "gptoss":
         assert "<|channel|>final<|message|>" in last.trained
+
+
+def calls_of(*arguments: Any, ids: tuple[str, ...] = ("c12345678", "d12345678")) -> list[dict[str, Any]]:
+    return [
+        {"type": "function", "id": own, "function": {"name": "find", "arguments": each}}
+        for own, each in zip(ids, arguments, strict=False)
+    ]
+
+
+@pytest.mark.parametrize("template", [name for name in TEMPLATES if name not in WITHOUT_TOOLS])
+def test_of_calls_at_once_all_are_learnt_or_the_row_is_refused(template: str) -> None:
+    using = tokenizer_with(template)
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "", "tool_calls": calls_of({"what": 71}, {"what": 82, "on": True})},
+    ]
+    try:
+        (found,) = learnt(messages, using, TOOLS)
+    except DataError:
+        assert template.startswith(("gptoss", "llama3"))  # they write one call for each message
+    else:
+        assert "71" in found.trained
+        assert "82" in found.trained
+        assert found.before == rendered(template, messages[:1], using, TOOLS, prompt=True)
+
+
+BY_ID = (
+    "{% for m in messages %}<|im_{{ m.role }}|>{{ m.content or '' }}{% for c in m.tool_calls or [] %}"
+    "<|call|>{{ c.id }}<|with|>{{ c.function.arguments | tojson }}{% endfor %}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_assistant|>{% endif %}"
+)
+
+
+def test_a_template_that_writes_calls_by_their_ids_takes_ids_that_hold_the_name() -> None:
+    using = copy.deepcopy(tokenizer_with("qwen3"))
+    using.chat_template = BY_ID
+    (call,) = calls_of({"what": 7}, ids=("functions.find:0",))
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    assert "functions.find:0" in learnt(messages, using, None)[0].trained
+    call["id"] = "c1"
+    with pytest.raises(DataError, match="writes a call by its `id` alone"):
+        learnt(messages, using, None)
+
+
+def test_a_prompt_that_closes_reasoning_is_reopened_for_reasoning_that_is_kept() -> None:
+    using = copy.deepcopy(tokenizer_with("qwen3"))
+    using.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}<|u|>{{ m.content }}{% else %}<|a|></think>"
+        "{{ m.content.split('</think>')[-1] }}<|im_end|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|a|></think>{% endif %}"
+    )
+    answer = {"role": "assistant", "content": "b", "reasoning_content": "because"}
+    row = {"messages": read_messages([{"role": "user", "content": "a"}, answer], "here", "messages")}
+    (part,) = Renderer(Writer(using, keep_reasoning=True)).render(row, "messages", "here").parts
+    assert part.text == "<|u|>a<|a|><think>because</think>b<|im_end|>"
+    assert part.text[part.spans[0].start :] == "because</think>b<|im_end|>"
+
+
+@pytest.mark.parametrize("template", sorted(ALTERNATING - {"gemma"}))
+@pytest.mark.parametrize("texts", [("b", "<think>r</think>c"), ("<think>r</think>b", "c")])
+def test_answers_that_are_joined_keep_all_their_words(template: str, texts: tuple[str, str]) -> None:
+    messages = [{"role": "user", "content": "a"}] + [{"role": "assistant", "content": each} for each in texts]
+    (found,) = learnt(messages, tokenizer_with(template), None)
+    assert all(word in found.trained for word in ("b", "c", "<think>", "r"))
+
+
+def test_a_message_of_weight_0_is_not_trained_where_all_is() -> None:
+    using = tokenizer_with("qwen3")
+    messages = [
+        {"role": "user", "content": "first"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "hidden", "weight": 0},
+        {"role": "assistant", "content": "d"},
+    ]
+    found = "".join(each.trained for each in learnt(messages, using, None, all_tokens=True))
+    assert "hidden" not in found
+    assert "first" in found
+
+
+@pytest.mark.parametrize("how", [{"all_tokens": True}, {"history": "template"}])
+@pytest.mark.parametrize("keep", [False, True])
+def test_reasoning_that_a_whole_conversation_leaves_out_is_named(how: dict[str, Any], keep: bool) -> None:
+    thinking = {"role": "assistant", "content": "b", "reasoning_content": "because"}
+    messages = read_messages([{"role": "user", "content": "a"}, thinking] * 2, "here", "messages")
+    row = {"messages": [*messages[:-1], {"role": "assistant", "content": "d"}]}
+    made = Renderer(Writer(tokenizer_with("qwen3"), keep), **how).render(row, "messages", "here")
+    assert "because" not in "".join(part.text for part in made.parts)
+    assert any(remark.startswith("reasoning is not trained") for remark in made.remarks)
 
 
 @pytest.mark.parametrize("template", sorted(WITHOUT_TOOLS))
