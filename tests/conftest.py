@@ -8,6 +8,8 @@ import os
 # with two threads each on two cores spin for minutes.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,12 @@ from fmstune.delivery.ledger import TRACKING_DIR
 from fmstune.delivery.locks import Lock
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.redaction import Redactor
+
+# A suite that was started in the background or by nohup has these ignored, and so have its children.
+if threading.current_thread() is threading.main_thread():
+    for _signum, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(_signum) is signal.SIG_IGN:
+            signal.signal(_signum, _usual)
 
 # The same examples every time; `HYPOTHESIS_PROFILE=search` looks for new ones.
 settings.register_profile("same", derandomize=True, deadline=None)

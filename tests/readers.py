@@ -135,8 +135,10 @@ for run in repo.iter_runs():
     points = []
     for metric in run.metrics():
         frame = metric.dataframe()
-        rows = [] if frame is None else sorted(zip(frame["step"].tolist(), frame["value"].tolist()))
-        points.append([metric.name, metric.context.to_dict().get("subset"), [list(row) for row in rows]])
+        # Of several values at a step, in the order in which they were tracked.
+        columns = [] if frame is None else [frame[name].tolist() for name in ("step", "time", "value")]
+        rows = [[step, value] for step, _, value in sorted(zip(*columns))]
+        points.append([metric.name, metric.context.to_dict().get("subset"), rows])
     runs.append({"hash": run.hash, "name": run.name, "experiment": run.experiment, "tags": list(run.tags),
                  "params": run[...], "points": points})
 print(json.dumps(runs, default=str))
