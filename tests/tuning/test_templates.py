@@ -147,10 +147,12 @@ def first_speaker(messages: list[dict[str, Any]]) -> str:
     return next(str(message["role"]) for message in messages if message["role"] != "system")
 
 
-def thinks(using: Any) -> bool:
-    """Whether a template writes the reasoning of an answer, or opens it."""
+def thinks(using: Any, *, calls: bool = False) -> bool:
+    """Whether a template writes the reasoning of an answer, or opens it; of Gemma 4 that of `calls`."""
     user = {"role": "user", "content": "a"}
     answer = {"role": "assistant", "content": "b", "reasoning_content": "THOUGHT", "thinking": "THOUGHT"}
+    if calls:
+        answer |= {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}]}
     try:
         written = using.apply_chat_template([user, answer], tokenize=False)
         prompt = using.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
@@ -163,7 +165,12 @@ def rendered(
     template: str, messages: list[dict[str, Any]], using: Any, tools: Any, *, prompt: bool
 ) -> str | None:
     """What the template writes; `None` where it refuses, as most do where there is no question yet."""
-    messages = [given_to(template, message, thinks=thinks(using)) for message in messages]
+    messages = [
+        given_to(
+            template, message, thinks=thinks(using) or ("tool_calls" in message and thinks(using, calls=True))
+        )
+        for message in messages
+    ]
     if template in WITHOUT_SYSTEM and messages and messages[0]["role"] == "system":
         system, *messages = messages
         joined = next((i for i, message in enumerate(messages) if message["role"] == "user"), None)
