@@ -39,7 +39,7 @@ def failure(error: Any, causes: list[Cause]) -> RankFailed:
         if killed and (not causes or failed.timestamp - 1 <= causes[0].time):
             return RankFailed(_killed(rank, failed), 1)
     for rank, failed in error.failures.items():
-        # As by `os._exit`; `foreseen` are errors of fmstune's own, which are a cause by themselves.
+        # As by `os._exit`. An error of fmstune's own (`foreseen`) is a cause by itself.
         if failed.exitcode > 0 and failed.local_rank not in spoken and not (causes and causes[0].foreseen):
             return RankFailed(_ended(rank, failed), 1)
     if causes:

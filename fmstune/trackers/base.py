@@ -292,7 +292,7 @@ class Tracker:
     def open(self, start: RunStart) -> TrackerRun:
         """Open the run, or the one of `start.tracker_run_id` again, and say what it is.
 
-        A tracker that `open_alone` has opened goes on with that run, under the name given now.
+        A tracker that `open_alone` has opened continues that run, under the name given now.
         """
         return TrackerRun(id=start.tracker_run_id)
 

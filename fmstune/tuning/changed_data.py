@@ -1,4 +1,4 @@
-"""Whether the data are still those that a run was begun with: a resumed run goes on with those there are."""
+"""Whether a resumed run has the data that it was begun with; it is resumed with those that are there now."""
 
 from __future__ import annotations
 

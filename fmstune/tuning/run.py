@@ -174,7 +174,7 @@ def _train(
         _describe(built, out)
         _record_decided(config, built, directory.path, recorder)
         if changed := changed_data(before, built.data):
-            out.warn(f"the data have changed since the run was begun, and it goes on with these: {changed}")
+            out.warn(f"the data have changed since the run was begun; it resumes with these: {changed}")
         guard(built, config, directory.path, out)
         out.say("run", str(directory.path))
         _add_samples(config, built, recorder, out)
