@@ -13,7 +13,6 @@ import io
 import json
 import os
 import re
-import select
 import signal
 import sys
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.delivery.redaction import hide, know_secrets
+from fmstune.delivery.waiting import readable
 
 LOG_BYTES = 1 << 20
 """The size at which a log ends: Aim warns ten times a second for as long as its server is away."""
@@ -113,7 +113,7 @@ class _Reader:
         death = self._end_of_shipper()
         waited = [self._pipe, self._orders, *([] if death is None else [death])]
         while True:
-            ready, _, _ = select.select(waited, [], [], 0.5 if death is None else None)
+            ready = readable(waited, 0.5 if death is None else None)
             if self._orders in ready and not self._hear():
                 waited.remove(self._orders)
             if self._pipe in ready:

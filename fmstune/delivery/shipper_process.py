@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import psutil
 
 from fmstune.delivery.redaction import Redactor, process_secrets, secret_texts
 from fmstune.delivery.shipper import EXIT_AGAIN, EXIT_BUSY, EXIT_DONE, EXIT_RETRY
+from fmstune.delivery.waiting import readable
 from fmstune.trackers.base import Check
 
 FOREIGN = 256
@@ -236,7 +236,7 @@ class ShipperProcess:
         pipe = self._process.stdout.fileno()
         deadline, line = time.monotonic() + seconds, b""
         while not line.endswith(b"\n"):
-            if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not readable([pipe], deadline - time.monotonic()):
                 return None
             part = os.read(pipe, 65536)
             if not part:

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -81,6 +82,30 @@ def test_no_tracker_runs_in_the_training_process(
         for name, module in sys.modules.items()
         if getattr(module, "Collector", None) and name != "tests.sample_trackers"
     }
+
+
+def test_a_training_with_thousands_of_open_files_is_tracked_like_any_other(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    """`select` refuses descriptors past 1,023."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    many = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard) if hard >= 0 else 4096, hard))
+    try:
+        while many[-1] < 1100:
+            many.append(os.dup(many[0]))
+        made = job(tmp_path / "c")
+        fleet = Fleet([made], check_within=20, close_timeout=20)
+        assert [check.ok for check in fleet.check().values()] == [True]
+        fleet.sail(run_directory)
+        record_steps(recorder, 1, 3)
+        recorder.close("finished")
+        fleet.finish()
+    finally:
+        for descriptor in many:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert steps_in(tmp_path / "c") == [1, 2, 3]
 
 
 CAUSES = {

@@ -17,7 +17,9 @@ from fmstune.tuning.stopping import Interrupted, StopCallback, stopping
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
     numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
+    # As in a process that was just started, whatever an earlier test or a background job has left.
+    usual = (signal.SIG_DFL, signal.SIG_DFL, signal.default_int_handler)
+    before = [signal.signal(number, handler) for number, handler in zip(numbers, usual, strict=True)]
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
