@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fmstune._version import __version__
+
 if TYPE_CHECKING:
     from fmstune.api import train
     from fmstune.delivery.recorder import set_params, track, track_table
     from fmstune.trackers.base import Tracker
     from fmstune.trackers.registry import get_tracker, register_tracker
 
-__version__ = "0.1.0"
 
 __all__ = [
     "Tracker",

@@ -8,16 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fmstune.config.errors import ConfigError, shown
-from fmstune.config.load import Flag
-from fmstune.config.python_values import from_python
-from fmstune.config.values import dotted
+from fmstune.config.load.load import Flag
+from fmstune.config.load.python_values import from_python
+from fmstune.config.load.values import dotted
+from fmstune.errors import ConfigError
+from fmstune.text import shown
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-    from fmstune.tuning.extensions import ComputeMetrics
-    from fmstune.tuning.run import RunResult
+    from fmstune.run.run import RunResult
+    from fmstune.training.extensions import ComputeMetrics
 
 _WHERE = "fmstune.train"
 
@@ -49,14 +50,14 @@ def train(
 
     Raises what the command prints, as exceptions with the `exit_code` that it would have: `ConfigError`,
     `DataError`, `ModelError`, `RunError`, and `TrackerCheckFailed`. A stop by SIGTERM, SIGINT or SIGHUP,
-    after the checkpoint has been saved, raises `fmstune.tuning.stopping.Interrupted`.
+    after the checkpoint has been saved, raises `fmstune.training.callbacks.stopping.Interrupted`.
     """
     from rich.console import Console
 
-    from fmstune.cli.options import load_config
-    from fmstune.tuning.console import RunConsole
-    from fmstune.tuning.environment import is_main_process, quiet_libraries
-    from fmstune.tuning.run import run
+    from fmstune.console import RunConsole
+    from fmstune.launch.environment import is_main_process, quiet_libraries
+    from fmstune.run.resolve import load_config
+    from fmstune.run.run import run
 
     _require_kinds(compute_metrics=compute_metrics, data_handler=data_handler)
     file = Path(_path("config", config)) if config is not None else None
@@ -66,7 +67,7 @@ def train(
         data = dataclasses.replace(resolved.data, handler=cast(Any, data_handler))
         resolved = dataclasses.replace(resolved, data=data)
     quiet_libraries()  # before the next import, which needs transformers
-    from fmstune.tuning.extensions import Extensions
+    from fmstune.training.extensions import Extensions
 
     given = tuple(callbacks) if isinstance(callbacks, (list, tuple)) else (callbacks,)
     extensions = Extensions(given, compute_metrics).with_instances()

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from fmstune.delivery.journal import FILE_NAME, Header
-from fmstune.delivery.journal_writer import JournalWriter
-from fmstune.delivery.ledger import TRACKING_DIR
-from fmstune.delivery.locks import Lock
+from fmstune.delivery.journal.reader import Header
+from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.recorder import Recorder
-from fmstune.delivery.redaction import Redactor
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.secrets.redaction import Redactor
+from fmstune.system.locks import Lock
 
 # A suite that was started in the background or by nohup has these ignored, and so have its children.
 if threading.current_thread() is threading.main_thread():
@@ -68,4 +68,4 @@ def recorder(run_directory: Path) -> Iterator[Recorder]:
 def open_journal(directory: Path, lock: Lock | None = None) -> JournalWriter:
     """Begin, or go on with, the journal of a run directory, whose lock may have been taken before."""
     header = Header("id-1", directory.name, time.time(), str(directory.parent))
-    return JournalWriter(directory / TRACKING_DIR / FILE_NAME, header, lock=lock)
+    return JournalWriter(directory / TRACKING_DIR / JOURNAL_NAME, header, lock=lock)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmstune.trackers.base import Check, MetricPoint, RunStart, Status, Tracker, TrackerRun
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import Check, MetricPoint, RunStart, Status, TrackerRun
 
 
 @dataclass(frozen=True)

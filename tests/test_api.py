@@ -11,11 +11,11 @@ import pytest
 from transformers import EvalPrediction, TrainerCallback
 
 import fmstune
-from fmstune.config.errors import ConfigError
-from fmstune.delivery.journal import FILE_NAME, JournalReader
-from fmstune.delivery.ledger import TRACKING_DIR
-from tests.end_to_end import journal_params, journal_points
-from tests.tuning.test_run import weights
+from fmstune.delivery.journal.reader import JournalReader
+from fmstune.errors import ConfigError
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from tests.run.test_run import weights
+from tests.support.end_to_end import journal_params, journal_points
 
 DEMO: dict[str, Any] = {
     "model": {"path": "demo"},
@@ -111,7 +111,7 @@ def test_a_configuration_names_them_by_module_and_name() -> None:
 def test_what_ones_own_code_raises_ends_the_run_as_failed() -> None:
     with pytest.raises(ZeroDivisionError, match="my metric"):
         fmstune.train(settings=DEMO | {"training.output_dir": "out"}, compute_metrics=failing, quiet=True)
-    *_, last = JournalReader(Path("out", TRACKING_DIR, FILE_NAME))
+    *_, last = JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME))
     assert (last.status, last.error) == ("failed", "ZeroDivisionError: my metric divides by zero")
 
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from transformers import TrainerCallback
 
 import fmstune
-from fmstune.config.dump import to_toml
-from fmstune.config.errors import ConfigError
-from fmstune.config.load import load
-from fmstune.config.python_values import from_python
-from fmstune.trackers.base import Tracker, TrackerError
-from fmstune.tuning.errors import RunError
+from fmstune.config.inspect.dump import to_toml
+from fmstune.config.load.load import load
+from fmstune.config.load.python_values import from_python
+from fmstune.errors import ConfigError, RunError
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import TrackerError
 
 DEMO: dict[str, Any] = {
     "model.path": "demo", "data.train": "demo", "data.eval": "demo", "training.max_steps": 1,

@@ -15,8 +15,8 @@ import yaml
 
 from fmstune.cli.app import app
 from fmstune.cli.main import _with_resume_value
-from fmstune.config.load import known_keys
-from fmstune.trackers.base import MetricPoint, RunStart
+from fmstune.config.load.load import known_keys
+from fmstune.trackers.records import MetricPoint, RunStart
 from fmstune.trackers.registry import load_reference
 
 CLUSTER = Path(__file__).parents[1] / "examples" / "cluster"

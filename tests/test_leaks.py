@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.readers import read_aim
 from tests.support.leaks import ENVIRONMENT, PARAMS_FILE, PLANTED, configuration
+from tests.support.readers import read_aim
 
 ROOT = Path(__file__).parents[1]
 RUDE = "tests.support.leaks:Rude"

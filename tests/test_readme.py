@@ -13,9 +13,9 @@ import tomli
 import typer
 
 from fmstune.cli.app import app
-from fmstune.config.load import load
+from fmstune.config.load.load import load
 from fmstune.trackers.registry import BUILT_IN
-from tests.readme_options import table
+from tests.support.readme_options import table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -48,7 +48,7 @@ def test_each_command_has_flags_and_arguments_that_exist(command: str) -> None:
 
 
 def test_the_table_of_settings_is_that_of_the_program() -> None:
-    assert table() in README, "run `python -m tests.readme_options`"
+    assert table() in README, "run `python -m tests.support.readme_options`"
 
 
 def test_every_tracker_and_each_of_its_options_is_in_the_table_of_trackers() -> None:
@@ -65,7 +65,7 @@ def test_every_tracker_and_each_of_its_options_is_in_the_table_of_trackers() -> 
 
 
 def test_the_table_of_faults_is_that_of_the_suite() -> None:
-    from tests.faults.scenes import SCENES
+    from tests.support.scenes import SCENES
 
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| \d+/\d+ \| (\d+)/(\d+) \|$", README, re.M)
     assert [row[:2] for row in rows] == [(who, what) for what, (who, _) in SCENES.items()]

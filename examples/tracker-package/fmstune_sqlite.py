@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fmstune import Tracker
-from fmstune.trackers.base import MetricPoint, RunStart, Status, TrackerRun
+from fmstune.trackers.records import MetricPoint, RunStart, Status, TrackerRun
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, name TEXT, status TEXT, error TEXT);

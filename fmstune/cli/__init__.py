@@ -1,1 +1,4 @@
-"""The commands: they parse, call, and print. Heavy imports happen inside the commands that need them."""
+"""The commands: they parse, call, and print.
+
+Heavy imports happen inside the commands that need them.
+"""

@@ -29,7 +29,7 @@ app.add_typer(config.app, name="config")
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from fmstune import __version__
+        from fmstune._version import __version__
 
         print(f"fmstune {__version__}")
         raise typer.Exit

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fmstune.cli.flags import given_flags, with_flags
+from fmstune.cli.flags import given_flags, with_flags_of
 from fmstune.cli.trackers import Config, Debug, Json
+from fmstune.cli.train import train
 
 if TYPE_CHECKING:
-    from fmstune.config.explain import Explanation
-    from fmstune.config.schema import RunConfig
+    from fmstune.config.inspect.explain import Explanation
+    from fmstune.config.schema.tables import RunConfig
 
 app = typer.Typer(
     help="Explain a configuration, and compare those of two runs.",
@@ -31,7 +32,7 @@ Sets = Annotated[
 
 
 @app.command()
-@with_flags
+@with_flags_of(train)
 def explain(
     keys: Annotated[
         list[str] | None,
@@ -50,7 +51,7 @@ def explain(
 
     With the flags of `fmstune train`, it is what that would do with them.
     """
-    from fmstune.config.explain import chosen, explain_all
+    from fmstune.config.inspect.explain import chosen, explain_all
 
     files = [key for key in keys or () if key.lower().endswith(".toml")]
     if len(files) + (config is not None) > 1:
@@ -69,7 +70,7 @@ def explain(
 
 
 @app.command()
-@with_flags
+@with_flags_of(train)
 def diff(
     first: Annotated[Path, typer.Argument(help="A run's directory, or a TOML file.", metavar="RUN")],
     second: Annotated[
@@ -87,7 +88,7 @@ def diff(
 
     With the flags of `fmstune train`, or without a second run, the second one is what that would run.
     """
-    from fmstune.config.compare import differences
+    from fmstune.config.inspect.compare import differences
 
     if second is None or sets or any(value not in (None, [], ()) for value in flags.values()):
         # A file says what was written, a run's what it was resolved to, which is what is compared here.
@@ -106,7 +107,7 @@ def diff(
 
 def _visible(explained: Explanation) -> Explanation:
     """The explanation without the secrets that stand deeper in its values, or are known by their text."""
-    from fmstune.delivery.redaction import process_redactor
+    from fmstune.secrets.redaction import process_redactor
 
     hide = process_redactor()
     return dataclasses.replace(
@@ -118,7 +119,7 @@ def _visible(explained: Explanation) -> Explanation:
 
 
 def _resolved(config: Path | None, sets: Sequence[str] | None, flags: Mapping[str, Any]) -> RunConfig:
-    from fmstune.cli.options import load_config
+    from fmstune.run.resolve import load_config
 
     params, file = flags.get("param"), flags.get("params_file")
     return load_config(config, given_flags(flags), sets or [], params or [], file)
@@ -126,8 +127,8 @@ def _resolved(config: Path | None, sets: Sequence[str] | None, flags: Mapping[st
 
 def _of_run(path: Path, *, versions: bool = True) -> Mapping[str, Any]:
     """What a run's directory or a file has written, and the versions and the commit that it ran with."""
-    from fmstune.config.compare import read_tables
-    from fmstune.tuning.directory import CONFIG_NAME
+    from fmstune.config.inspect.compare import read_tables
+    from fmstune.layout import CONFIG_NAME
 
     return {**read_tables(path, CONFIG_NAME), **(_recorded(path) if versions else {})}
 
@@ -136,10 +137,10 @@ def _of_run_to_come(
     path: Path | None, sets: Sequence[str] | None = None, flags: Mapping[str, Any] | None = None
 ) -> Mapping[str, Any]:
     """What `fmstune train` would write into its run's directory."""
-    from fmstune.config.compare import config_file
-    from fmstune.config.dump import to_mapping
-    from fmstune.tuning.directory import CONFIG_NAME
-    from fmstune.tuning.tracking import redactor_of
+    from fmstune.config.inspect.compare import config_file
+    from fmstune.config.inspect.dump import to_mapping
+    from fmstune.layout import CONFIG_NAME
+    from fmstune.run.tracking import redactor_of
 
     config = _resolved(path and config_file(path, CONFIG_NAME), sets, flags or {})
     return redactor_of(config).configuration(to_mapping(config))
@@ -147,10 +148,10 @@ def _of_run_to_come(
 
 def _recorded(run: Path) -> Mapping[str, Any]:
     """The versions and the commit that a run has recorded in its journal."""
-    from fmstune.delivery.journal import FILE_NAME, JournalReader
-    from fmstune.delivery.ledger import TRACKING_DIR
+    from fmstune.delivery.journal.reader import JournalReader
+    from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 
-    journal = run / TRACKING_DIR / FILE_NAME
+    journal = run / TRACKING_DIR / JOURNAL_NAME
     if not run.is_dir() or not journal.exists():
         return {}
     events = JournalReader(journal)

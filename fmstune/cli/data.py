@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fmstune.cli.trackers import Config, Debug, Json
-from fmstune.config.wording import counted
+from fmstune.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fmstune.tuning.data import PreparedData
-    from fmstune.tuning.data_view import Bin, RowView
+    from fmstune.data.prepare import PreparedData
+    from fmstune.data.preview import Bin, RowView
 
 _BAR = 40
 _FLAGS = {
@@ -65,24 +65,24 @@ def data(
 
     Trained text is in colour on a terminal, and between ⟦ and ⟧ elsewhere. Nothing is written.
     """
-    from fmstune.cli.options import load_config
+    from fmstune.run.resolve import load_config
 
     given = (tuple(sources) if sources else None, model, template, skip_bad_rows, strict_chat, method)
     flags = [(key, value, flag) for (flag, key), value in zip(_FLAGS.items(), given, strict=True)]
     # The number of steps, which a stream needs for a training, does not matter here.
     resolved = load_config(config, [*flags, ("training.max_steps", 1, "fmstune data")], sets or [], [], None)
 
-    from fmstune.tuning.environment import quiet_libraries
+    from fmstune.launch.environment import quiet_libraries
 
     quiet_libraries()
-    from fmstune.tuning.hub import pinned
+    from fmstune.hub import pinned
 
     resolved = pinned(resolved, lambda text: typer.echo(f"warning  {text}", err=True))
-    from fmstune.tuning.data_view import histogram, padding_share, view_rows
-    from fmstune.tuning.lengths import sequence_lengths
-    from fmstune.tuning.model import load_tokenizer
-    from fmstune.tuning.prepared import prepare_once
-    from fmstune.tuning.special_tokens import use_tokens
+    from fmstune.data.cache import prepare_once
+    from fmstune.data.preview import histogram, padding_share, view_rows
+    from fmstune.data.tokens.lengths import sequence_lengths
+    from fmstune.models.load import load_tokenizer
+    from fmstune.models.special_tokens import use_tokens
 
     training = resolved.training
     seed = int(training.get("seed", 42))

@@ -7,9 +7,30 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
-from fmstune.cli.train import FLAGS, train
-from fmstune.config.sources import Flag
-from fmstune.config.values import toml_value
+from fmstune.config.load.layers import Flag
+from fmstune.config.load.values import toml_value
+
+FLAGS = {
+    "--model": "model.path",
+    "--data": "data.train",
+    "--method": "run.method",
+    "--eval-data": "data.eval",
+    "--template": "data.template",
+    "--skip-bad-rows": "data.skip_bad_rows",
+    "--strict-chat": "data.strict_chat",
+    "--output-dir": "training.output_dir",
+    "--tracker": "tracking.trackers",
+    "--strict-tracking": "tracking.strict",
+    "--lora": "lora.enabled",
+    "--epochs": "training.num_train_epochs",
+    "--max-steps": "training.max_steps",
+    "--learning-rate": "training.learning_rate",
+    "--batch-size": "training.per_device_train_batch_size",
+    "--seed": "training.seed",
+    "--auto-batch": "run.auto_batch",
+    "--rehearse": "run.rehearse",
+}
+"""The flags that are settings, and the settings that they are."""
 
 _BESIDES = ("param", "params_file")
 """Options of `train` that are no flags of one setting each, but belong to a configuration as well."""
@@ -35,8 +56,12 @@ def given_flags(values: Mapping[str, Any]) -> list[Flag]:
     return found
 
 
-def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the flags of `fmstune train`, which reach it as `**flags`."""
+def with_flags_of(train: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator: the command with the flags of `fmstune train`, which reach it as `**flags`."""
+    return functools.partial(_with_flags_of, train)
+
+
+def _with_flags_of(train: Callable[..., None], command: Callable[..., None]) -> Callable[..., None]:
     parameters, hints = inspect.signature(train).parameters, get_type_hints(train, include_extras=True)
     added = [
         parameters[name].replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)

@@ -54,13 +54,12 @@ def generate(
     """Let a model answer: a first look at what it has learnt."""
     import json
 
-    from fmstune.cli.screen import screen
-    from fmstune.config.errors import ConfigError
-    from fmstune.config.schema import ModelConfig
-    from fmstune.tuning.console import RunConsole
-    from fmstune.tuning.environment import quiet_libraries
-    from fmstune.tuning.errors import ModelError
-    from fmstune.tuning.places import locate
+    from fmstune.cli.terminal import screen
+    from fmstune.config.schema.tables import ModelConfig
+    from fmstune.console import RunConsole
+    from fmstune.errors import ConfigError, ModelError
+    from fmstune.launch.environment import quiet_libraries
+    from fmstune.models.locate import locate
 
     console = RunConsole(screen())
     place = locate(model)
@@ -73,8 +72,8 @@ def generate(
     if place.checkpoint:
         console.say("model", f"{model} came to no end; its newest checkpoint is {place.path}")
     quiet_libraries()
-    from fmstune.tuning.generate import generate_texts, rendered, require_room
-    from fmstune.tuning.model import load_for_use
+    from fmstune.models.generate import generate_texts, rendered, require_room
+    from fmstune.models.load import load_for_use
 
     config = ModelConfig(path=place.path, trust_remote_code=trust_remote_code)
     loaded, tokenizer = load_for_use(config, base=base)
@@ -98,9 +97,8 @@ def generate(
 
 
 def _tools(path: Path) -> list[dict[str, Any]]:
-    from fmstune.config.errors import ConfigError
-    from fmstune.tuning.errors import DataError
-    from fmstune.tuning.reading.messages import read_tools
+    from fmstune.data.rows.messages import read_tools
+    from fmstune.errors import ConfigError, DataError
 
     try:
         return read_tools(path.read_text(encoding="utf-8"), "--tools")
@@ -111,7 +109,7 @@ def _tools(path: Path) -> list[dict[str, Any]]:
 
 
 def _standard_input() -> str:
-    from fmstune.config.errors import ConfigError
+    from fmstune.errors import ConfigError
 
     try:
         text = sys.stdin.read()

@@ -67,7 +67,7 @@ def _run(arguments: list[str]) -> int:
     if arguments[:2] == ["trackers", "list"] and set(arguments[2:]) <= {"--json"}:
         # Typer imports pydantic as soon as a command has a parameter: 0.09 s of the 0.16 that this takes
         # with it. Scripts and shells ask this one question often.
-        from fmstune.cli.tracker_list import print_trackers
+        from fmstune.cli.tracker_table import print_trackers
 
         print_trackers(as_json="--json" in arguments)
         return 0
@@ -99,9 +99,9 @@ def _usage_message(error: Any) -> str:
     option = getattr(error, "option_name", None)
     if option is None or not str(error.message).startswith("No such option"):
         return str(error.format_message()).rstrip(".")
-    from fmstune.cli.train import FLAGS
-    from fmstune.config.load import known_keys
-    from fmstune.config.suggest import closest
+    from fmstune.cli.flags import FLAGS
+    from fmstune.config.check.suggest import closest
+    from fmstune.config.load.load import known_keys
 
     key = closest(option.lstrip("-").replace("-", "_"), [*FLAGS.values(), *known_keys()])
     flag = next((flag for flag, of in FLAGS.items() if of == key), None)
@@ -114,7 +114,7 @@ def _message(error: BaseException) -> str:
     text = str(error).strip()
     if hasattr(error, "exit_code"):
         return text
-    from fmstune.cli import ranks
+    from fmstune.launch import rank as ranks
 
     if ranks.is_lost_peer(text):
         kind = type(error).__name__
@@ -126,14 +126,14 @@ def _message(error: BaseException) -> str:
 def _print_traceback() -> None:
     import traceback
 
-    from fmstune.delivery.redaction import hide
+    from fmstune.secrets.redaction import hide
 
     print(hide(traceback.format_exc()), file=sys.stderr)
 
 
 def _fail(message: str, code: int, *, foreseen: bool = True) -> NoReturn:
-    from fmstune.cli import ranks
-    from fmstune.delivery.redaction import hide
+    from fmstune.launch import rank as ranks
+    from fmstune.secrets.redaction import hide
 
     message = hide(message)
     # What a rank sees of the failure of another comes later, and would hide the cause.
@@ -141,7 +141,7 @@ def _fail(message: str, code: int, *, foreseen: bool = True) -> NoReturn:
     told = bool(message) and ranks.tell(message, code, foreseen=foreseen)
     # Of several processes their launcher prints the cause, last and once.
     if message and not consequence and not (told and ranks.is_launched()):
-        from fmstune.cli import termination
+        from fmstune.launch import termination_log as termination
 
         termination.write(message, code, sys.argv)
         with contextlib.suppress(OSError, ValueError):  # nobody reads it, but the exit code

@@ -27,11 +27,11 @@ def merge(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Merge an adapter into its base model: a plain model with its tokenizer, as safetensors."""
-    from fmstune.cli.screen import screen
-    from fmstune.tuning import merge as merging
-    from fmstune.tuning.console import RunConsole
-    from fmstune.tuning.environment import quiet_libraries
-    from fmstune.tuning.places import locate
+    from fmstune.cli.terminal import screen
+    from fmstune.console import RunConsole
+    from fmstune.launch.environment import quiet_libraries
+    from fmstune.models import merge as merging
+    from fmstune.models.locate import locate
 
     console = RunConsole(screen())
     place = locate(run)

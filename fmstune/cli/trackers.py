@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from fmstune.delivery.report import DeliveryReport
-    from fmstune.trackers.base import Check
+    from fmstune.trackers.records import Check
 
 app = typer.Typer(
     help="See which trackers there are, check them, and deliver runs to them.",
@@ -35,7 +35,7 @@ Sets = Annotated[
 @app.command("list")
 def list_(as_json: Json = False, debug: Debug = False) -> None:
     """Show every tracker that can be named here, and whether it is ready."""
-    from fmstune.cli.tracker_list import print_trackers
+    from fmstune.cli.tracker_table import print_trackers
 
     print_trackers(as_json=as_json)
 
@@ -59,9 +59,9 @@ def check(
 
     Asks nothing and changes nothing. Exit code 3 when a tracker cannot be used.
     """
-    from fmstune.cli.options import check_name, tracker_options
-    from fmstune.delivery.processes import Fleet
-    from fmstune.delivery.shipper_process import Job
+    from fmstune.delivery.shippers import Fleet
+    from fmstune.delivery.shipping.process import Job
+    from fmstune.run.resolve import check_name, tracker_options
     from fmstune.trackers.registry import reference
 
     options = tracker_options(config, sets or [])
@@ -104,10 +104,10 @@ def sync(
 
     What has been delivered is never delivered twice. Exit code 1 when something is still missing.
     """
-    from fmstune.cli.options import check_name, tracker_options
-    from fmstune.cli.screen import progress, screen
-    from fmstune.delivery.redaction import hide
+    from fmstune.cli.terminal import progress, screen
     from fmstune.delivery.sync import sync as deliver
+    from fmstune.run.resolve import check_name, tracker_options
+    from fmstune.secrets.redaction import hide
     from fmstune.trackers.registry import reference
 
     if to is not None:
@@ -138,7 +138,7 @@ def _of_run(moved: Callable[[str, int, int], None], run: Path, tracker: str, don
 
 
 def _print_check(name: str, result: Check) -> None:
-    from fmstune.delivery.redaction import hide
+    from fmstune.secrets.redaction import hide
 
     where = " · ".join(part for part in (result.server, result.account) if part)
     speed = f" · {result.latency * 1000:.0f} ms" if result.latency is not None else ""
@@ -151,6 +151,6 @@ def _print_check(name: str, result: Check) -> None:
 def _print_json(value: Any) -> None:
     import json
 
-    from fmstune.delivery.redaction import process_redactor
+    from fmstune.secrets.redaction import process_redactor
 
     typer.echo(json.dumps(process_redactor().value(value), indent=2, default=str))

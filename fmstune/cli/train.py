@@ -7,27 +7,7 @@ from typing import Annotated
 
 import typer
 
-FLAGS = {
-    "--model": "model.path",
-    "--data": "data.train",
-    "--method": "run.method",
-    "--eval-data": "data.eval",
-    "--template": "data.template",
-    "--skip-bad-rows": "data.skip_bad_rows",
-    "--strict-chat": "data.strict_chat",
-    "--output-dir": "training.output_dir",
-    "--tracker": "tracking.trackers",
-    "--strict-tracking": "tracking.strict",
-    "--lora": "lora.enabled",
-    "--epochs": "training.num_train_epochs",
-    "--max-steps": "training.max_steps",
-    "--learning-rate": "training.learning_rate",
-    "--batch-size": "training.per_device_train_batch_size",
-    "--seed": "training.seed",
-    "--auto-batch": "run.auto_batch",
-    "--rehearse": "run.rehearse",
-}
-"""The flags that are settings, and the settings that they are."""
+from fmstune.cli.flags import given_flags
 
 
 def train(
@@ -144,16 +124,16 @@ def train(
 
     Without a model, data and fmstune.toml, a tiny demo model is tuned on demo data.
     """
-    from fmstune.cli import ranks, termination
-    from fmstune.cli.flags import given_flags
-    from fmstune.cli.options import load_config
-    from fmstune.cli.screen import screen
+    from fmstune.cli.terminal import screen
+    from fmstune.launch import rank as ranks
+    from fmstune.launch import termination_log as termination
+    from fmstune.run.resolve import load_config
 
     flags = given_flags(context.params)
     resolved = load_config(config, flags, set_ or [], param or [], params_file)
     termination.use(resolved.run.termination_log)
     if nproc is not None:
-        from fmstune.cli.launch import launch, process_count, several_machines, without_nproc
+        from fmstune.launch.local import launch, process_count, several_machines, without_nproc
 
         processes = process_count(nproc)
         if processes > 1 or several_machines():
@@ -162,10 +142,10 @@ def train(
             return
     ranks.follow_parent()
 
-    from fmstune.tuning.console import RunConsole
-    from fmstune.tuning.environment import is_main_process
-    from fmstune.tuning.run import dry_run as foresee
-    from fmstune.tuning.run import run
+    from fmstune.console import RunConsole
+    from fmstune.launch.environment import is_main_process
+    from fmstune.run.run import dry_run as foresee
+    from fmstune.run.run import run
 
     out = RunConsole(screen(), quiet=not is_main_process())
     if resolved.demo and resolved.origins["model.path"] == "default":

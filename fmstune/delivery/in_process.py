@@ -13,9 +13,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from fmstune.delivery.foreign import is_stop
-from fmstune.delivery.plain import text_of
-from fmstune.trackers.base import Status, Table, Tracker
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import Status, Table
+from fmstune.trackers.values.plain import text_of
+from fmstune.user_code import is_stop
 
 
 class GuardedTracker:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
-from fmstune.delivery.damaged import SUFFIX, set_aside
-from fmstune.delivery.redaction import process_redactor
+from fmstune.delivery.journal.damaged import SUFFIX, set_aside
 from fmstune.delivery.spans import EMPTY, Spans, spans_from_json
 from fmstune.delivery.suspicion import (
     NOTHING_SUSPECTED,
@@ -22,10 +21,11 @@ from fmstune.delivery.suspicion import (
     suspicion_from_json,
     suspicion_of_earlier_version,
 )
+from fmstune.layout import TRACKING_DIR
+from fmstune.secrets.redaction import process_redactor
 
 State = Literal["complete", "behind", "failed"]
 
-TRACKING_DIR = "tracking"
 _FILE_NAME = re.compile(rf"(.+)\.json(?:{re.escape(SUFFIX)}(?:-\d+)?)?")
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What reading a ledger raises that is none any more."""

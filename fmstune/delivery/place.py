@@ -12,8 +12,9 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from fmstune.delivery.journal import FILE_NAME, VERSION, Header, JournalError, JournalReader
-from fmstune.delivery.ledger import TRACKING_DIR, Ledger, load_ledgers
+from fmstune.delivery.journal.reader import VERSION, Header, JournalError, JournalReader
+from fmstune.delivery.ledger import Ledger, load_ledgers
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 
 PLACE_NAME = "journal.place"
 
@@ -47,7 +48,7 @@ def original_of(directory: Path) -> Path | None:
 def become_own_run(directory: Path, header: Header) -> None:
     """Make the run in a copied folder one of its own, with the id and the name of `header`: all of its
     journal is delivered to new runs of its trackers. Raises `OSError`."""
-    path = directory / TRACKING_DIR / FILE_NAME
+    path = directory / TRACKING_DIR / JOURNAL_NAME
     for folder in (directory, *directory.glob("checkpoint-*")):
         for ledger in load_ledgers(folder):
             Ledger(
@@ -77,7 +78,7 @@ def _ids(directory: Path) -> set[str]:
     """The ids under which the run in a folder is known."""
     found = {str(_place(directory).get("id", ""))}
     with contextlib.suppress(OSError, JournalError):
-        found.add(JournalReader(directory / TRACKING_DIR / FILE_NAME).header.id)
+        found.add(JournalReader(directory / TRACKING_DIR / JOURNAL_NAME).header.id)
     return found
 
 

@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fmstune.delivery.foreign import is_stop
-from fmstune.delivery.journal_writer import JournalWriter
-from fmstune.delivery.plain import MOST_TABLE_VALUES, Walk, is_mapping, mapping_of, plain, text_of
-from fmstune.delivery.redaction import Redactor
-from fmstune.trackers.base import MetricPoint, Status, Table, Tracker
+from fmstune.delivery.journal.writer import JournalWriter
+from fmstune.secrets.redaction import Redactor
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import MetricPoint, Status, Table
+from fmstune.trackers.values.plain import MOST_TABLE_VALUES, Walk, is_mapping, mapping_of, plain, text_of
+from fmstune.user_code import is_stop
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

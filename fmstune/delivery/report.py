@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmstune.delivery.journal import FILE_NAME, JournalReader, last_seq
-from fmstune.delivery.ledger import TRACKING_DIR, Ledger, State, damage, highest_known, load_ledger
+from fmstune.delivery.journal.reader import JournalReader, last_seq
+from fmstune.delivery.ledger import Ledger, State, damage, highest_known, load_ledger
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def report(directory: Path, trackers: Sequence[str]) -> list[DeliveryReport]:
     """The state of each tracker's delivery of the run in `directory`."""
     if not trackers:
         return []
-    path = directory / TRACKING_DIR / FILE_NAME
+    path = directory / TRACKING_DIR / JOURNAL_NAME
     after = JournalReader(path).header.after
     written = max(last_seq(path), after)
     # A journal that was cut off knows fewer events than its trackers: what it has lost is not delivered.

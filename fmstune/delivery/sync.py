@@ -8,23 +8,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fmstune.config.values import dotted
-from fmstune.delivery import locks
-from fmstune.delivery.deaths import may_get_further, note_death
-from fmstune.delivery.journal import (
-    FILE_NAME,
-    JournalError,
-    JournalReader,
-    is_being_written,
-    last_seq,
-    writer,
-)
-from fmstune.delivery.ledger import TRACKING_DIR, Ledger, all_ledgers, ledger_path, load_ledger
+from fmstune.config.load.values import dotted
+from fmstune.delivery.journal.reader import JournalError, JournalReader, is_being_written, last_seq, writer
+from fmstune.delivery.ledger import Ledger, all_ledgers, ledger_path, load_ledger
 from fmstune.delivery.place import original_of
-from fmstune.delivery.redaction import holds_redacted
 from fmstune.delivery.report import DeliveryReport, report
-from fmstune.delivery.shipper import EXIT_AGAIN, EXIT_BUSY
-from fmstune.delivery.shipper_process import Job, ShipperProcess
+from fmstune.delivery.shipping.crashes import may_get_further, note_death
+from fmstune.delivery.shipping.main import EXIT_AGAIN, EXIT_BUSY
+from fmstune.delivery.shipping.process import Job, ShipperProcess
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.secrets.redaction import holds_redacted
+from fmstune.system import locks
 
 _STALLED_SECONDS = 120.0
 _POLL_SECONDS = 0.1
@@ -48,10 +42,10 @@ def sync(
     `options` are those of the trackers here and now; they go over the ones the run was tracked with.
     Raises `JournalError` when the directory holds no run.
     """
-    path = directory / TRACKING_DIR / FILE_NAME
+    path = directory / TRACKING_DIR / JOURNAL_NAME
     if not path.exists():
         raise JournalError(
-            f"{directory} holds no run of fmstune: there is no {TRACKING_DIR}/{FILE_NAME} in it."
+            f"{directory} holds no run of fmstune: there is no {TRACKING_DIR}/{JOURNAL_NAME} in it."
         )
     JournalReader(path)  # which raises when it is none
     names = [to] if to else [ledger.tracker for ledger in all_ledgers(directory)]
@@ -153,7 +147,7 @@ def _ship(directory: Path, shipper: ShipperProcess, progress: Progress) -> int |
 
 
 def _wait(directory: Path, shipper: ShipperProcess, progress: Progress) -> int | None:
-    total = last_seq(directory / TRACKING_DIR / FILE_NAME)
+    total = last_seq(directory / TRACKING_DIR / JOURNAL_NAME)
     at, moved = (-1, -1), time.monotonic()
     while True:
         code = shipper.wait(_POLL_SECONDS)

@@ -13,21 +13,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fmstune.trackers.aim_repository import examine, index, repository
-from fmstune.trackers.base import (
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.continued import MARK, is_of_another, mark, note
+from fmstune.trackers.records import (
     Check,
     Limits,
     MetricPoint,
     RunStart,
     Status,
     Table,
-    Tracker,
     TrackerError,
     TrackerRun,
     merged,
     utf8,
 )
-from fmstune.trackers.continued import MARK, is_of_another, mark, note
-from fmstune.trackers.occurrences import Occurrences
+from fmstune.trackers.values.occurrences import Occurrences
 
 REMOTE = "aim://"
 

@@ -18,11 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fmstune.config.wording import counted
-from fmstune.delivery.foreign import is_stop
-from fmstune.delivery.redaction import hide
-from fmstune.trackers.base import Status, Tracker, TrackerError
+from fmstune.secrets.redaction import hide
+from fmstune.text import counted
+from fmstune.trackers.records import Receiver, Status, TrackerError
 from fmstune.trackers.terminated import close_when_terminated, restore
+from fmstune.user_code import is_stop
 
 logger = logging.getLogger("fmstune")
 
@@ -139,7 +139,7 @@ def adapted(change: str) -> str:
 class _Ending:
     """How the run of a tracker is closed at the end of the process."""
 
-    tracker: Tracker
+    tracker: Receiver
     guard: Guard
     pid: int
     training: bool = False
@@ -159,7 +159,7 @@ class _Ending:
 _endings: dict[int, _Ending] = {}
 
 
-def close_at_exit(tracker: Tracker, guard: Guard | None = None) -> None:
+def close_at_exit(tracker: Receiver, guard: Guard | None = None) -> None:
     """Close the tracker's run when the process ends: `failed` with an error that nobody caught or in the
     middle of a training, `interrupted` by Ctrl-C, SIGTERM or SIGHUP, else `finished`.
 
@@ -174,7 +174,7 @@ def close_at_exit(tracker: Tracker, guard: Guard | None = None) -> None:
         ending.guard = guard
 
 
-def closed(tracker: Tracker) -> None:
+def closed(tracker: Receiver) -> None:
     """Forget a tracker whose run has been closed."""
     if (ending := _endings.pop(id(tracker), None)) is not None:
         atexit.unregister(ending.close)
@@ -186,7 +186,7 @@ def _interruptions() -> list[Callable[[], None]]:
     return [functools.partial(ending.close_as, "interrupted") for ending in _endings.values()]
 
 
-def note_training(tracker: Tracker, *, going: bool) -> None:
+def note_training(tracker: Receiver, *, going: bool) -> None:
     """Note whether a training is going on: a process that ends in the middle of one has failed."""
     if (ending := _endings.get(id(tracker))) is not None:
         ending.training = going

@@ -11,189 +11,38 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from fmstune.trackers.records import (
+    Check,
+    CheckState,
+    Limits,
+    MetricPoint,
+    RunStart,
+    Status,
+    Table,
+    TrackerError,
+    TrackerOptionError,
+    TrackerRun,
+)
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-Status = Literal["finished", "failed", "interrupted"]
-"""How a run ended: to its end, with an exception, or stopped from outside (a signal, a kill)."""
-
-MOST_SHOWN = 2000
-"""Characters that are shown and kept of a tracker's URL or note."""
-
-CheckState = Literal[
-    "ok",
-    "not_installed",
-    "broken",
-    "bad_option",
-    "no_credentials",
-    "rejected_credentials",
-    "no_permission",
-    "unreachable",
-    "crashed",
+__all__ = [
+    "Check",
+    "CheckState",
+    "Limits",
+    "MetricPoint",
+    "RunStart",
+    "Status",
+    "Table",
+    "Tracker",
+    "TrackerError",
+    "TrackerOptionError",
+    "TrackerRun",
+    "installed_version",
 ]
-
-
-class TrackerError(Exception):
-    """A tracker cannot be used as asked. The message is one sentence with the remedy."""
-
-    exit_code = 2
-
-
-class TrackerOptionError(TrackerError):
-    """An option of a tracker is unknown or has a wrong value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What `Tracker.check` found.
-
-    `detail` says in one sentence what was seen, `remedy` what the user can do about it.
-    `latency` is the seconds one round trip to `server` took.
-    """
-
-    state: CheckState
-    detail: str
-    remedy: str = ""
-    server: str = ""
-    account: str = ""
-    latency: float | None = None
-
-    @property
-    def ok(self) -> bool:
-        """True when a run could be tracked right now."""
-        return self.state == "ok"
-
-    @property
-    def outage(self) -> bool:
-        """True when nothing is misconfigured: the service just does not answer now, or its SDK crashed."""
-        return self.state in ("unreachable", "crashed")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a tracker's service can hold. The shared normaliser adapts to it, and says what it changed.
-
-    Names (of metrics, params and columns): `name_chars` is a regular expression's character class of the
-    characters allowed, `max_name` a length in characters (`None`: no limit); with `ignores_case`, names
-    that differ only in case are one to the service. It uses the metrics (`stage/name`, or the name where
-    there is no stage) and the namespaces of `reserved_metrics` and `reserved_params` itself.
-    `table_chars` and `max_table` are for names of tables.
-
-    Values: `max_value` is the length of a text, `integer_bits` the size of a signed integer,
-    `nan` tells whether metrics may be NaN or infinite, `text_metrics` whether a metric may be something
-    else than a number, `nested` whether params may be nested, `params_change` whether a param can be given
-    another value, `nul` whether a text may contain the character NUL. Lone surrogates, which no UTF-8 can
-    hold, never reach a tracker, nor do empty names.
-    """
-
-    name_chars: str | None = None
-    max_name: int | None = None
-    max_value: int | None = None
-    nested: bool = True
-    nan: bool = True
-    text_metrics: bool = False
-    integer_bits: int | None = None
-    nul: bool = True
-    ignores_case: bool = False
-    params_change: bool = True
-    reserved_metrics: frozenset[str] = frozenset()
-    reserved_params: frozenset[str] = frozenset()
-    table_chars: str | None = None
-    max_table: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunStart:
-    """What a tracker learns of the run when it is opened.
-
-    `tracker_run_id` is the id that this tracker gave the run earlier (`None`: a new run), so that a
-    resumed run and a late delivery go on in the same run. `redelivery` tells that events which this
-    run may already hold are about to come again, in order. `trainer_pid` is the process id of the
-    training process while it lives.
-
-    `run_id` is the run's own id, unique to it and the same for each delivery of it. To recognise an
-    event that comes a second time, store the pair of `run_id` and the event's number (`Tracker.seq`).
-    The name does not tell runs apart: `--overwrite` gives it to the next run. Nor does the tracker's
-    own run id: a run resumed in another directory continues the tracker run of the first, and is a run
-    of its own, whose events are numbered from `after` + 1. `None`: the tracker is used alone.
-    """
-
-    name: str
-    directory: str
-    tracker_run_id: str | None = None
-    redelivery: bool = False
-    trainer_pid: int | None = None
-    run_id: str | None = None
-    after: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TrackerRun:
-    """The run as the tracker knows it: its id there, and where a person can look at it.
-
-    `delivered_through` is the `seq` of the last event of *this* run (`RunStart.run_id`) that the service
-    itself says it holds, for the services that can tell; events up to it are not sent again. `note` is
-    for the user, in a few words: what is left to do, or what this tracker does not keep.
-    """
-
-    id: str | None = None
-    url: str | None = None
-    delivered_through: int | None = None
-    note: str | None = None
-
-    def __post_init__(self) -> None:
-        # Both are printed, and stand in each ledger: a tracker of somebody else's may give a megabyte.
-        object.__setattr__(self, "url", _shortened(self.url))
-        object.__setattr__(self, "note", _shortened(self.note))
-
-
-def _shortened(text: str | None) -> str | None:
-    if not isinstance(text, str) or len(text) <= MOST_SHOWN:
-        return text
-    return f"{text[:MOST_SHOWN]}… ({len(text)} characters)"
-
-
-@dataclass(frozen=True, slots=True)
-class MetricPoint:
-    """The metrics that were logged together.
-
-    `seq` is the number of the event in the run's journal, `time` the Unix time in seconds at which
-    it was logged, `step` the optimizer step and `epoch` the fraction of the training data seen.
-    `repeats` has the names that were tracked in this stage and at this step before, and how often; steps
-    that a resumed run logs again count from zero. `None` when nobody has counted: the tracker is used alone.
-    """
-
-    values: Mapping[str, Any]
-    stage: str | None = None
-    step: int | None = None
-    epoch: float | None = None
-    time: float | None = None
-    seq: int | None = None
-    repeats: Mapping[str, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows that belong together, such as the samples of an evaluation. Each row maps column names to texts,
-    numbers, booleans or `None`; a row may lack columns. The rest is as in `MetricPoint`; `repeats` counts the
-    earlier tables of the same name, stage and step."""
-
-    name: str
-    rows: tuple[Mapping[str, Any], ...]
-    stage: str | None = None
-    step: int | None = None
-    epoch: float | None = None
-    time: float | None = None
-    seq: int | None = None
-    repeats: int | None = None
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns of all rows, in the order in which they are met."""
-        return tuple(dict.fromkeys(column for row in self.rows for column in row))
 
 
 class Tracker:
@@ -287,6 +136,11 @@ class Tracker:
         if params is not None and not isinstance(params, Mapping):
             raise ValueError(f"{self.name}.set_params needs a mapping, got {type(params).__name__}")
 
+    @property
+    def takes_whole_points(self) -> bool:
+        """Whether it has a `track_point` of its own, rather than one call of `track` for each value."""
+        return type(self).track_point is not Tracker.track_point
+
     # -- hooks with working defaults ----------------------------------------------------------
 
     def open(self, start: RunStart) -> TrackerRun:
@@ -345,22 +199,6 @@ class Tracker:
         installed and can be imported has been seen before this is called.
         """
         return Check("ok", "ready")
-
-
-def merged(held: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Two mappings of params as one, deeply; where both have a value, that of `given` holds."""
-    both = dict(held)
-    for key, value in given.items():
-        before = both.get(key)
-        both[key] = (
-            merged(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
-        )
-    return both
-
-
-def utf8(text: str) -> str:
-    r"""The text with each lone surrogate, which UTF-8 cannot hold, as the escape that JSON has for it."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def installed_version(package: str | None) -> str | None:

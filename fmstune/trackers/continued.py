@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fmstune.trackers.base import RunStart
+from fmstune.trackers.records import RunStart
 
 MARK = "fmstune"
 """The namespace of params that has the mark."""

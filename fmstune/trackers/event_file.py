@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from fmstune.delivery.journal import plain
-from fmstune.trackers.base import TrackerError
+from fmstune.trackers.records import TrackerError
+from fmstune.trackers.values.plain import plain
 
 CSV_COLUMNS = ("run", "seq", "time", "kind", "stage", "step", "epoch", "name", "value", "run_id")
 """`run_id` came last: rows of a file that was begun without it are still good rows, which lack it."""

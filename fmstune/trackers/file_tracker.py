@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmstune.trackers.base import Check, Limits, MetricPoint, RunStart, Status, Table, Tracker, TrackerRun
+from fmstune.trackers.base import Tracker
 from fmstune.trackers.event_file import EventFile, Record, why_not_appended_to
+from fmstune.trackers.records import Check, Limits, MetricPoint, RunStart, Status, Table, TrackerRun
 
 _OF_THE_KERNEL = (Path("/proc"), Path("/sys"))
 

@@ -13,10 +13,10 @@ from typing import Any, TypeVar, cast
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from fmstune.delivery.plain import plain, text_of
-from fmstune.delivery.redaction import hide, process_redactor
+from fmstune.secrets.redaction import hide, process_redactor
 from fmstune.trackers.alone import Guard, adapted, close_at_exit, closed, note_training
-from fmstune.trackers.base import MetricPoint, RunStart, Status, Tracker, TrackerError
+from fmstune.trackers.records import MetricPoint, Receiver, RunStart, Status, TrackerError
+from fmstune.trackers.values.plain import plain, text_of
 
 _STAGES = ("eval", "test")
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
@@ -28,7 +28,7 @@ _MOST_APPEARED = 100  # a tenth of a second each, for a Trainer that logs ever n
 class TrackerCallback(TrainerCallback):
     """Gives a tracker all that the Trainer logs, on world rank zero alone. Its run is somebody else's."""
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: Receiver) -> None:
         self.tracker = tracker
         self._tokens = 0.0
         self._step_seconds = 0.0
@@ -99,8 +99,8 @@ class OwnRunCallback(TrackerCallback):
     a value, leaves a method, unless `strict`.
     """
 
-    def __init__(self, tracker: Tracker, *, strict: bool = False) -> None:
-        from fmstune.delivery.normalise import Normaliser
+    def __init__(self, tracker: Receiver, *, strict: bool = False) -> None:
+        from fmstune.trackers.values.normalise import Normaliser
 
         super().__init__(tracker)
         self.strict = strict
@@ -226,7 +226,7 @@ class OwnRunCallback(TrackerCallback):
         if not values:
             return
         tracker = self.tracker
-        if type(tracker).track_point is not Tracker.track_point:
+        if tracker.takes_whole_points:
             point = dataclasses.replace(point, values=values)
             self._guard.attempt(tracker.track_point, point, values=len(values))
             return
@@ -254,7 +254,7 @@ class OwnRunCallback(TrackerCallback):
             self._guard.tell(adapted(change))
 
 
-def own_callback(tracker: Tracker, *, strict: bool = False) -> OwnRunCallback:
+def own_callback(tracker: Receiver, *, strict: bool = False) -> OwnRunCallback:
     """The callback of a tracker that is used alone. As the tracker has one run, there is one callback until
     that is closed, whoever asks for it.
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fmstune.trackers.base import Tracker, TrackerError, TrackerOptionError, installed_version
+from fmstune.trackers.base import Tracker, installed_version
+from fmstune.trackers.records import TrackerError, TrackerOptionError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -140,8 +141,8 @@ def get_tracker(name: str, **options: Any) -> Tracker:
 
     Raises `UnknownTracker`, `BrokenTracker` or `TrackerOptionError`.
     """
-    from fmstune.config.errors import ConfigError
-    from fmstune.config.typed import check_field
+    from fmstune.config.check.typed import check_field
+    from fmstune.errors import ConfigError
 
     found = tracker_class(name)
     declared = getattr(found, "Config", None)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from fmstune.trackers.base import Check, TrackerOptionError
+from fmstune.trackers.records import Check, TrackerOptionError
 
 if TYPE_CHECKING:
     import requests

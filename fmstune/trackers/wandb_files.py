@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmstune.trackers.base import RunStart
 from fmstune.trackers.continued import is_of_another, mark
+from fmstune.trackers.records import RunStart
 from fmstune.trackers.wandb_account import WandbUnusable
 
 if TYPE_CHECKING:

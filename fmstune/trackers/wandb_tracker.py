@@ -14,21 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmstune.delivery.redaction import hide
-from fmstune.secrets import REDACTED, is_secret_name
-from fmstune.trackers.base import (
+from fmstune.secrets.names import REDACTED, is_secret_name
+from fmstune.secrets.redaction import hide
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.continued import MARK, is_of_another, mark, note
+from fmstune.trackers.records import (
     Check,
     Limits,
     MetricPoint,
     RunStart,
     Status,
     Table,
-    Tracker,
     TrackerError,
     TrackerRun,
     merged,
 )
-from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.wandb_account import WandbUnusable, ask_server, find_api_key, reason, server_address
 from fmstune.trackers.wandb_files import (
     begin_offline,

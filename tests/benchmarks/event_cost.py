@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fmstune.delivery.journal import FILE_NAME, Header
-from fmstune.delivery.journal_writer import JournalWriter
-from fmstune.delivery.ledger import TRACKING_DIR
-from fmstune.delivery.processes import Fleet
+from fmstune.delivery.journal.reader import Header
+from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.recorder import Recorder
-from fmstune.delivery.redaction import Redactor
-from fmstune.delivery.shipper_process import Job
-from fmstune.trackers.base import MetricPoint
+from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.process import Job
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.secrets.redaction import Redactor
+from fmstune.trackers.records import MetricPoint
 from fmstune.trackers.registry import reference
 
 EVENTS = 3000
@@ -47,7 +47,7 @@ def main() -> None:
         fleet = Fleet(jobs, check_within=30, close_timeout=120)
         print({tracker: check.state for tracker, check in fleet.check().items()})
         journal = JournalWriter(
-            directory / TRACKING_DIR / FILE_NAME, Header("benchmark", "benchmark", time.time(), name)
+            directory / TRACKING_DIR / JOURNAL_NAME, Header("benchmark", "benchmark", time.time(), name)
         )
         recorder = Recorder(journal, Redactor())
         fleet.sail(directory)

@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 
 from fmstune import demo
-from fmstune.delivery.journal import FILE_NAME, JournalReader
-from fmstune.delivery.ledger import TRACKING_DIR
+from fmstune.delivery.journal.reader import JournalReader
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 
 BIN = Path(sys.executable).parent
 BATCH, LENGTH, RATE = 8, 256, 1e-4
@@ -51,7 +51,7 @@ def ours(folder: Path, model: str, steps: int) -> tuple[float, list[float]]:
     sets = [part for key, value in settings.items() for part in ("--set", f"training.{key}={value}")]
     command = [str(BIN / "fmstune"), "train", "--model", model, "--data", "rows/train.jsonl", *sets]
     run([*command, "--output-dir", "ours", "--overwrite"], folder)
-    events = [e for e in JournalReader(folder / "ours" / TRACKING_DIR / FILE_NAME) if e.kind == "metrics"]
+    events = [e for e in JournalReader(folder / "ours" / TRACKING_DIR / JOURNAL_NAME) if e.kind == "metrics"]
     losses = [event.values["loss"] for event in events if "loss" in event.values]
     (speed,) = [e.values["train_steps_per_second"] for e in events if "train_steps_per_second" in e.values]
     return speed, losses

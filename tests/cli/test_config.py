@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from fmstune.cli.flags import FLAGS
 from fmstune.cli.main import main
-from fmstune.cli.train import FLAGS
-from fmstune.config.dump import to_mapping, to_toml
-from fmstune.config.load import known_keys, load
-from fmstune.config.schema import OWNED_TRAINING
-from fmstune.delivery.redaction import Redactor
+from fmstune.config.inspect.dump import to_mapping, to_toml
+from fmstune.config.load.load import known_keys, load
+from fmstune.config.schema.tables import OWNED_TRAINING
+from fmstune.secrets.redaction import Redactor
 from tests.conftest import open_journal
 
 TOML = """\
@@ -151,7 +151,7 @@ def test_a_key_that_there_is_not_is_told(fmstune: Any, key: str, said: str) -> N
 
 
 def test_every_setting_can_be_explained() -> None:
-    from fmstune.config.explain import explain
+    from fmstune.config.inspect.explain import explain
 
     config = load(None)
     for key in known_keys():

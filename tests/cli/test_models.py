@@ -9,7 +9,7 @@ import pytest
 
 from fmstune import demo
 from tests.cli.test_mistakes import fmstune, here, told
-from tests.tuning.tuned import tune
+from tests.support.tuned import tune
 
 __all__ = ["here"]
 

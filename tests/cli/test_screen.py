@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fmstune.cli.screen import screen
-from fmstune.delivery.journal import FILE_NAME, JournalReader
-from fmstune.delivery.ledger import TRACKING_DIR
-from fmstune.tuning.console import RunConsole
+from fmstune.cli.terminal import screen
+from fmstune.console import RunConsole
+from fmstune.delivery.journal.reader import JournalReader
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 
 TRAIN = [sys.executable, "-m", "fmstune", "train", "--max-steps", "2", "--output-dir", "out"]
 
@@ -25,7 +25,7 @@ def test_a_run_without_standard_streams_is_trained_and_tracked(tmp_path: Path) -
 
     done = subprocess.run([*TRAIN, "--tracker", "file"], cwd=tmp_path, preexec_fn=close, check=False)
     assert done.returncode == 0
-    events = list(JournalReader(tmp_path / "out" / TRACKING_DIR / FILE_NAME))
+    events = list(JournalReader(tmp_path / "out" / TRACKING_DIR / JOURNAL_NAME))
     assert events[-1].status == "finished"
     assert (tmp_path / "out/model.safetensors").exists()
 
@@ -61,7 +61,7 @@ def test_what_cannot_be_printed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_rank_alone_is_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fmstune.tuning.environment import is_main_process
+    from fmstune.launch.environment import is_main_process
 
     monkeypatch.setenv("RANK", "1")  # left over in somebody's shell
     assert is_main_process()
@@ -77,7 +77,7 @@ def test_a_file_that_ends_too_soon_is_no_interruption(
     def ends(*_: object, **__: object) -> None:
         raise EOFError("Ran out of input")  # as `torch.load` does; Click takes it for Ctrl-D
 
-    monkeypatch.setattr("fmstune.tuning.run.run", ends)
+    monkeypatch.setattr("fmstune.run.run.run", ends)
     with pytest.raises(SystemExit) as left:
         main(["train", "--output-dir", str(tmp_path / "out")])
     assert left.value.code == 1

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from fmstune.delivery.journal import FILE_NAME, JournalReader
-from fmstune.delivery.ledger import TRACKING_DIR
+from fmstune.delivery.journal.reader import JournalReader
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from tests.delivery.test_shippers import wait_for
-from tests.end_to_end import aim_points, journal_points
-from tests.readers import read_aim
+from tests.support.end_to_end import aim_points, journal_points
+from tests.support.readers import read_aim
 
 ROOT = Path(__file__).parents[2]
 FAST = ["--set", "training.eval_strategy=no", "--set", "training.logging_steps=1"]
@@ -51,7 +51,7 @@ def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[st
 
 
 def events(directory: Path) -> list[Any]:
-    path = directory / TRACKING_DIR / FILE_NAME
+    path = directory / TRACKING_DIR / JOURNAL_NAME
     return list(JournalReader(path)) if path.exists() and path.stat().st_size else []
 
 

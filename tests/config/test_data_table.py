@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmstune.config.dump import to_toml
-from fmstune.config.load import load
-from fmstune.config.schema import DataConfig, DataSource
-from tests.config.loading import load_text, refusal
+from fmstune.config.inspect.dump import to_toml
+from fmstune.config.load.load import load
+from fmstune.config.schema.tables import DataConfig, DataSource
+from tests.support.loading import load_text, refusal
 
 MODEL = '[model]\npath = "demo"\n'
 FLAGS = [("model.path", "demo", "--model")]

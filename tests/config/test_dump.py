@@ -12,10 +12,10 @@ import tomli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmstune.config.dump import Option, option_table, to_mapping, to_toml
-from fmstune.config.load import known_keys, load
-from fmstune.config.schema import RunConfig
-from fmstune.config.values import dotted, split_key
+from fmstune.config.inspect.dump import Option, option_table, to_mapping, to_toml
+from fmstune.config.load.load import known_keys, load
+from fmstune.config.load.values import dotted, split_key
+from fmstune.config.schema.tables import RunConfig
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 scalars = (

@@ -10,10 +10,10 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fmstune.config.dump import to_toml
-from fmstune.config.errors import ConfigError
-from fmstune.config.load import known_keys, load
-from tests.config.loading import DEMO_FILE
+from fmstune.config.inspect.dump import to_toml
+from fmstune.config.load.load import known_keys, load
+from fmstune.errors import ConfigError
+from tests.support.loading import DEMO_FILE
 
 keys = st.sampled_from(known_keys()) | st.sampled_from(["params.a", "trackers.aim.x", "lr", "model"])
 values = st.text(max_size=20) | st.sampled_from(

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmstune.cli.options import load_config
-from fmstune.config.errors import ConfigError
-from fmstune.config.load import known_keys, load
-from fmstune.config.schema import RunConfig
+from fmstune.config.load.load import known_keys, load
+from fmstune.config.schema.tables import RunConfig
+from fmstune.errors import ConfigError
+from fmstune.run.resolve import load_config
 
 DEMO = "[model]\npath = 'demo'\n[data]\ntrain = 'demo'\n"
 

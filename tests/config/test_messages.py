@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fmstune.config.errors import shown_path
-from fmstune.config.files import key_lines
-from fmstune.config.load import load
-from tests.config.loading import DEMO_FILE, refusal
+from fmstune.config.load.load import load
+from fmstune.config.load.toml_files import key_lines
+from fmstune.text import shown_path
+from tests.support.loading import DEMO_FILE, refusal
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from fmstune.config.dump import option_table, to_toml
-from fmstune.config.errors import ConfigError
-from fmstune.config.explain import chosen, explain
-from fmstune.config.load import load
-from fmstune.config.schema import LORA_LEARNING_RATES, OWNED_TRAINING
-from fmstune.config.sources import known_keys
-from fmstune.config.training_fields import METHODS, training_fields
-from tests.config.loading import DEMO_FILE, load_text, refusal
+from fmstune.config.inspect.dump import option_table, to_toml
+from fmstune.config.inspect.explain import chosen, explain
+from fmstune.config.load.layers import known_keys
+from fmstune.config.load.load import load
+from fmstune.config.schema.tables import LORA_LEARNING_RATES, OWNED_TRAINING
+from fmstune.config.schema.training import METHODS, training_fields
+from fmstune.errors import ConfigError
+from tests.support.loading import DEMO_FILE, load_text, refusal
 
 PREFERENCES = [method for method in METHODS if method != "sft"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
-from fmstune.config.load import load
-from fmstune.config.parallel_checks import fsdp_keys, fsdp_words
-from tests.config.loading import DEMO_FILE, load_text, refusal
+from fmstune.config.load.load import load
+from fmstune.config.rules.parallel import fsdp_keys, fsdp_words
+from tests.support.loading import DEMO_FILE, load_text, refusal
 
 FSDP = "training.fsdp=true"
 

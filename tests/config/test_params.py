@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmstune.config.load import load
-from fmstune.config.values import parse_params
-from tests.config.loading import DEMO_FILE, load_text, refusal
+from fmstune.config.load.load import load
+from fmstune.config.load.values import parse_params
+from tests.support.loading import DEMO_FILE, load_text, refusal
 
 
 @pytest.mark.parametrize("wrong", ["a", "=1", ".a=1", "a..b=1", " =1"])

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fmstune.config.files import key_lines
-from fmstune.config.load import known_keys, load, load_trackers
-from fmstune.config.schema import DEMO_TRAINING, LORA_LEARNING_RATE, TRAINING_DEFAULTS, DataSource
-from tests.config.loading import DEMO_FILE, load_text, refusal
+from fmstune.config.load.load import known_keys, load, load_trackers
+from fmstune.config.load.toml_files import key_lines
+from fmstune.config.schema.tables import DEMO_TRAINING, LORA_LEARNING_RATE, TRAINING_DEFAULTS, DataSource
+from tests.support.loading import DEMO_FILE, load_text, refusal
 
 OWN = '[model]\npath = "org/model"\n[data]\ntrain = "org/data"\n'
 FLAGS: list[tuple[str, Any, str]] = [

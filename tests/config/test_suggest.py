@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fmstune.config.load import known_keys
-from fmstune.config.suggest import ALIASES, closest, hint
-from fmstune.config.training_fields import METHODS
+from fmstune.config.check.suggest import ALIASES, closest, hint
+from fmstune.config.load.load import known_keys
+from fmstune.config.schema.training import METHODS
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from fmstune.config.errors import ConfigError
-from fmstune.config.load import load
-from fmstune.config.schedules import schedule_problems
-from fmstune.config.training_fields import training_fields
+from fmstune.config.load.load import load
+from fmstune.config.schema.schedules import schedule_problems
+from fmstune.config.schema.training import training_fields
+from fmstune.errors import ConfigError
 
 
 def refused(*sets: str) -> str:

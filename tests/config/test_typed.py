@@ -13,9 +13,9 @@ import tomli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmstune.config.errors import ConfigError
-from fmstune.config.typed import check_value, read_dataclass
-from fmstune.config.wording import counted
+from fmstune.config.check.typed import check_value, read_dataclass
+from fmstune.errors import ConfigError
+from fmstune.text import counted
 
 numbers = st.integers() | st.floats()
 anything = st.recursive(

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fmstune.config.errors import ConfigError
-from fmstune.config.values import merged, parse_params, parse_sets, read_params_file, split_key
+from fmstune.config.load.values import merged, parse_params, parse_sets, read_params_file, split_key
+from fmstune.errors import ConfigError
 
 
 @pytest.mark.parametrize(

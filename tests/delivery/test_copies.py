@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from fmstune.delivery import place
-from fmstune.delivery.deliver import Delivery
-from fmstune.delivery.journal import Header, JournalReader
-from fmstune.delivery.journal_writer import JournalWriter
+from fmstune.delivery.journal.reader import Header, JournalReader
+from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.place import become_own_run, note_place, original_of
 from fmstune.delivery.report import report
+from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.sync import sync
+from fmstune.run.tracker_runs import copy_ledgers
 from fmstune.trackers.file_tracker import FileTracker
-from fmstune.tuning.checkpoints import copy_ledgers
 from tests.conftest import open_journal
 from tests.delivery.test_journal import journal_path
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fmstune.delivery.deliver import Delivery, DeliveryFailed
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
-from fmstune.trackers.base import RunStart, Tracker, TrackerRun
+from fmstune.delivery.shipping.deliver import Delivery, DeliveryFailed
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import RunStart, TrackerRun
 
 
 class Refusing(Tracker):

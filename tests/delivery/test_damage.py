@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmstune.delivery.journal import JournalReader, last_seq
-from fmstune.delivery.journal_writer import JournalWriter
-from fmstune.delivery.ledger import TRACKING_DIR, Ledger, all_ledgers, ledger_path, load_ledger
+from fmstune.delivery.journal.reader import JournalReader, last_seq
+from fmstune.delivery.journal.writer import JournalWriter
+from fmstune.delivery.ledger import Ledger, all_ledgers, ledger_path, load_ledger
+from fmstune.layout import TRACKING_DIR
 from tests.conftest import open_journal
 from tests.delivery.test_journal import journal_path
 
@@ -131,7 +132,7 @@ def test_a_reader_that_is_on_its_way_misses_nothing_of_a_damaged_journal(
 
 
 def test_what_cannot_be_recovered_is_counted(run_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fmstune.delivery.journal_file._RECENT_BYTES", 2000)
+    monkeypatch.setattr("fmstune.delivery.journal.file._RECENT_BYTES", 2000)
     said: list[str] = []
     journal = open_journal(run_directory)
     journal._on_trouble = said.append
@@ -195,7 +196,7 @@ def test_what_comes_while_the_disk_is_full_is_written_in_order_once_there_is_roo
 def test_what_exceeds_the_memory_for_a_full_disk_is_counted_but_the_end_is_kept(
     run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmstune.delivery.journal_writer._MOST_WAITING", 1000)
+    monkeypatch.setattr("fmstune.delivery.journal.writer._MOST_WAITING", 1000)
     journal, path = open_journal(run_directory), journal_path(run_directory)
     with no_room(path):
         for step in range(1, 31):

@@ -20,14 +20,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fmstune.delivery import deliver
-from fmstune.delivery.deaths import may_get_further, note_death
-from fmstune.delivery.deliver import Delivery, DeliveryFailed
-from fmstune.delivery.ledger import TRACKING_DIR, Ledger, load_ledger
+from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
-from fmstune.delivery.redaction import Redactor
 from fmstune.delivery.report import report
-from fmstune.trackers.base import MetricPoint, RunStart, Status, Table, Tracker, TrackerRun
+from fmstune.delivery.shipping import deliver
+from fmstune.delivery.shipping.crashes import may_get_further, note_death
+from fmstune.delivery.shipping.deliver import Delivery, DeliveryFailed
+from fmstune.layout import TRACKING_DIR
+from fmstune.secrets.redaction import Redactor
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import MetricPoint, RunStart, Status, Table, TrackerRun
 from tests.conftest import open_journal
 
 Trouble = Literal["fine", "raise", "outage", "base", "kill before", "kill after"]

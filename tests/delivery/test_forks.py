@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import fmstune
-from fmstune.delivery.journal import JournalReader, is_being_written, last_event
+from fmstune.delivery.journal.reader import JournalReader, is_being_written, last_event
 from fmstune.delivery.recorder import Recorder, active
 from tests.conftest import open_journal
 from tests.delivery.test_journal import journal_path
@@ -93,7 +93,7 @@ def test_a_killed_child_leaves_its_parent_at_work_and_no_number_twice(
 def test_a_stopped_child_does_not_stop_the_training(
     recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmstune.delivery.family._SECONDS_TO_WAIT", 0.2)
+    monkeypatch.setattr("fmstune.delivery.journal.family._SECONDS_TO_WAIT", 0.2)
     said: list[str] = []
     recorder.journal._on_trouble = said.append
 
@@ -233,7 +233,7 @@ import os, sys, time
 from pathlib import Path
 import fmstune
 from fmstune.delivery.recorder import Recorder, active
-from fmstune.delivery.redaction import Redactor
+from fmstune.secrets.redaction import Redactor
 from tests.conftest import open_journal
 with active(Recorder(open_journal(Path(sys.argv[1])), Redactor({}))):
     child = os.fork()

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fmstune.delivery.handover import HandOver
-from fmstune.delivery.journal import JournalReader
+from fmstune.delivery.journal.reader import JournalReader
 from fmstune.delivery.recorder import Recorder
-from fmstune.trackers.base import Limits, MetricPoint, Table, Tracker
+from fmstune.delivery.shipping.handover import HandOver
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import Limits, MetricPoint, Table
 
 
 class Calls(Tracker):

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fmstune
-from fmstune.delivery.journal import JournalReader
+from fmstune.delivery.journal.reader import JournalReader
 from fmstune.delivery.recorder import Recorder, active
-from fmstune.trackers.base import Table
+from fmstune.trackers.records import Table
 
 
 def no(*_: Any, **__: Any) -> NoReturn:

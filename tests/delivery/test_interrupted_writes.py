@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import fmstune
-from fmstune.delivery.journal import JournalReader, last_event
+from fmstune.delivery.journal.reader import JournalReader, last_event
 from fmstune.delivery.recorder import Recorder, active
 from tests.delivery.test_journal import journal_path
 
@@ -88,7 +88,7 @@ def test_signals_that_come_while_another_thread_writes_are_queued(
 def test_what_a_handler_tracks_is_bounded_and_what_is_dropped_is_counted(
     recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmstune.delivery.journal_writer._MOST_WAITING", 1000)
+    monkeypatch.setattr("fmstune.delivery.journal.writer._MOST_WAITING", 1000)
     put = recorder.journal._file.put
 
     def interrupted(body: bytes, now: float) -> int:

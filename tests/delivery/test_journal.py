@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmstune.delivery.journal import (
-    FILE_NAME,
+from fmstune.delivery.journal.reader import (
     Header,
     JournalError,
     JournalReader,
@@ -23,16 +22,16 @@ from fmstune.delivery.journal import (
     is_being_written,
     last_seq,
     parse,
-    plain,
 )
-from fmstune.delivery.journal_writer import JournalWriter
-from fmstune.delivery.ledger import TRACKING_DIR
+from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.recorder import Recorder
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.trackers.values.plain import plain
 from tests.conftest import open_journal
 
 
 def journal_path(directory: Path) -> Path:
-    return directory / TRACKING_DIR / FILE_NAME
+    return directory / TRACKING_DIR / JOURNAL_NAME
 
 
 def test_the_first_line_says_which_run_it_is_and_events_are_numbered_from_one(run_directory: Path) -> None:
@@ -120,7 +119,7 @@ def test_last_seq_is_found_from_the_end_even_behind_a_very_long_line(run_directo
 def test_the_final_status_is_the_last_one_that_no_resumption_follows(
     tmp_path_factory: pytest.TempPathFactory, kinds: list[str], lengths: list[int], torn: bytes, window: int
 ) -> None:
-    path = tmp_path_factory.mktemp("journal") / FILE_NAME
+    path = tmp_path_factory.mktemp("journal") / JOURNAL_NAME
     lines = [
         {"seq": seq, "time": 1.0, "kind": kind, "values": {"x" * length: 1}}
         for seq, (kind, length) in enumerate(zip(kinds, lengths, strict=False), 1)
@@ -131,8 +130,8 @@ def test_the_final_status_is_the_last_one_that_no_resumption_follows(
     for event in JournalReader(path):
         expected = event if event.kind == "status" else None if event.kind == "resume" else expected
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fmstune.delivery.journal._FIRST_WINDOW", window)
-        patch.setattr("fmstune.delivery.journal._LARGEST_WINDOW", 2 * window)
+        patch.setattr("fmstune.delivery.journal.reader._FIRST_WINDOW", window)
+        patch.setattr("fmstune.delivery.journal.reader._LARGEST_WINDOW", 2 * window)
         assert final_status(path) == expected
         assert last_seq(path) == len(kinds)
 

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from fmstune.delivery.ledger import load_ledger
-from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import DeliveryReport, report
-from fmstune.delivery.shipper_process import Job
+from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.process import Job
 from fmstune.delivery.sync import sync
-from fmstune.trackers.base import MetricPoint, RunStart, Status, Table, Tracker, TrackerRun
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import MetricPoint, RunStart, Status, Table, TrackerRun
 
 
 class Odd(BaseException):
@@ -186,8 +187,8 @@ def test_a_live_run_delivers_all_that_is_not_refused_while_it_lasts(scene: Scene
 def test_an_event_at_which_the_tracker_hangs_is_put_aside_in_a_live_run_and_by_sync(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmstune.delivery.processes._STALLED_SECONDS", 2.0)
-    monkeypatch.setattr("fmstune.delivery.processes._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("fmstune.delivery.shippers._STALLED_SECONDS", 2.0)
+    monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.2)
     monkeypatch.setattr("fmstune.delivery.sync._STALLED_SECONDS", 3.0)
     fleet = Fleet([scene.job({3: "hang"})], check_within=None, close_timeout=2)
     fleet.sail(scene.directory)

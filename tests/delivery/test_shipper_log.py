@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmstune.delivery.ledger import TRACKING_DIR
 from fmstune.delivery.recorder import Recorder
-from fmstune.delivery.redaction import REDACTED, Redactor
-from fmstune.delivery.shipper import EXIT_DONE
-from fmstune.delivery.shipper_log import LOG_BYTES, BoundedLog
-from fmstune.delivery.shipper_process import Job, ShipperProcess
+from fmstune.delivery.shipping.log import LOG_BYTES, BoundedLog
+from fmstune.delivery.shipping.main import EXIT_DONE
+from fmstune.delivery.shipping.process import Job, ShipperProcess
+from fmstune.layout import TRACKING_DIR
+from fmstune.secrets.redaction import REDACTED, Redactor
 from tests.support.printers import SAYS, SECRETS
 
 KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA\nq83vEjRWeJCrze8S\n-----END RSA PRIVATE KEY-----"

@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 
-from fmstune.delivery.deaths import after_death
-from fmstune.delivery.journal import JournalReader
+from fmstune.delivery.journal.reader import JournalReader
 from fmstune.delivery.ledger import load_ledger
-from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
-from fmstune.delivery.shipper import EXIT_BUSY, EXIT_DONE
-from fmstune.delivery.shipper_process import Job, ShipperProcess
+from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.crashes import after_death
+from fmstune.delivery.shipping.main import EXIT_BUSY, EXIT_DONE
+from fmstune.delivery.shipping.process import Job, ShipperProcess
 from fmstune.delivery.sync import sync
-from fmstune.trackers.base import MetricPoint
+from fmstune.trackers.records import MetricPoint
 from tests.delivery.test_journal import journal_path
 from tests.sample_trackers import collected
 
@@ -191,8 +191,8 @@ def test_when_the_service_comes_back_the_shipper_catches_up_by_itself(
 def test_a_tracker_that_hangs_in_mid_run_is_started_again_and_catches_up(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmstune.delivery.processes._STALLED_SECONDS", 1.0)
-    monkeypatch.setattr("fmstune.delivery.processes._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("fmstune.delivery.shippers._STALLED_SECONDS", 1.0)
+    monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.2)
     well = tmp_path / "well"
     made = job(tmp_path / "c", fault="hang", from_step=4, until=str(well))
     fleet = Fleet([made], check_within=None, close_timeout=20)
@@ -210,8 +210,8 @@ def test_a_tracker_that_hangs_in_mid_run_is_started_again_and_catches_up(
 def test_a_tracker_that_leaks_is_started_again_before_it_takes_the_trainings_memory(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmstune.delivery.processes._MOST_MEMORY", 300_000_000)
-    monkeypatch.setattr("fmstune.delivery.processes._LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("fmstune.delivery.shippers._MOST_MEMORY", 300_000_000)
+    monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.1)
     fleet = Fleet([job(tmp_path / "c", fault="leak")], check_within=None, close_timeout=20)
     fleet.sail(run_directory)
     for step in range(1, 16):
@@ -289,7 +289,7 @@ def test_an_event_that_always_ends_the_trackers_process_is_put_aside_named_and_t
 def test_an_event_that_ends_the_trackers_process_does_not_hold_up_a_run_that_is_going_on(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmstune.delivery.processes._LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr("fmstune.delivery.shippers._LONGEST_PAUSE", 0.1)
     made = job(tmp_path / "c", fault="segv", only_step=2)
     fleet = Fleet([made], check_within=None, close_timeout=20)
     fleet.sail(run_directory)
@@ -372,10 +372,10 @@ def test_what_a_service_would_drop_in_silence_is_said_to_be_missing(
 TRAINER = """
 import os, sys, time
 from pathlib import Path
-from fmstune.delivery.processes import Fleet
-from fmstune.delivery.shipper_process import Job
+from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.process import Job
 from fmstune.delivery.recorder import Recorder
-from fmstune.delivery.redaction import Redactor
+from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.base import MetricPoint
 from tests.conftest import open_journal
 directory = Path(sys.argv[1])
@@ -493,7 +493,7 @@ def test_a_whole_run_moves_to_another_tracker_and_a_second_time_changes_nothing(
 def test_a_resumed_run_goes_on_in_the_same_run_of_the_tracker(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
-    from fmstune.delivery.redaction import Redactor
+    from fmstune.secrets.redaction import Redactor
     from tests.conftest import open_journal
 
     deliver(recorder, run_directory, job(tmp_path / "c"))

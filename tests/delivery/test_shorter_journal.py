@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmstune.delivery.deliver import Delivery, DeliveryFailed
-from fmstune.delivery.journal import JournalReader
-from fmstune.delivery.journal_writer import JournalWriter
-from fmstune.delivery.ledger import TRACKING_DIR, Ledger, highest_known, load_ledger
+from fmstune.delivery.journal.reader import JournalReader
+from fmstune.delivery.journal.writer import JournalWriter
+from fmstune.delivery.ledger import Ledger, highest_known, load_ledger
 from fmstune.delivery.report import report
-from fmstune.trackers.base import RunStart, TrackerRun
+from fmstune.delivery.shipping.deliver import Delivery, DeliveryFailed
+from fmstune.layout import TRACKING_DIR
+from fmstune.run.directory import run_state
+from fmstune.run.tracking import reports
 from fmstune.trackers.file_tracker import FileTracker
-from fmstune.tuning.directory import run_state
-from fmstune.tuning.tracking import reports
+from fmstune.trackers.records import RunStart, TrackerRun
 from tests.conftest import open_journal
 from tests.delivery.test_journal import journal_path
 

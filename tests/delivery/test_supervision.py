@@ -11,14 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fmstune.delivery import locks
-from fmstune.delivery.journal import JournalReader
+from fmstune.delivery.journal.reader import JournalReader
 from fmstune.delivery.ledger import ledger_path, load_ledger
-from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
-from fmstune.delivery.shipper_process import ShipperProcess
-from fmstune.trackers.base import MetricPoint
+from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.process import ShipperProcess
+from fmstune.system import locks
+from fmstune.trackers.records import MetricPoint
 from tests.delivery.test_journal import journal_path
 from tests.delivery.test_shippers import (
     alive,
@@ -106,9 +106,9 @@ def test_how_a_shipper_died_is_told_by_its_supervisor(signum: signal.Signals, tm
 def test_some_seconds_without_file_descriptors_do_not_end_the_watch_over_shippers(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmstune.delivery.processes._LOOK_SECONDS", 0.05)
-    monkeypatch.setattr("fmstune.delivery.processes._WATCH_SECONDS", 0.02)
-    monkeypatch.setattr("fmstune.delivery.processes._LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("fmstune.delivery.shippers._WATCH_SECONDS", 0.02)
+    monkeypatch.setattr("fmstune.delivery.shippers._LONGEST_PAUSE", 0.1)
     fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=20)
     fleet.sail(run_directory)
     record_steps(recorder, 1, 3)

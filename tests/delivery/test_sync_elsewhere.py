@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder
-from fmstune.delivery.shipper_process import Job
+from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.process import Job
 from fmstune.delivery.sync import sync
-from fmstune.trackers.base import MetricPoint
+from fmstune.trackers.records import MetricPoint
 
 PLUGIN = """
 from pathlib import Path

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 import fmstune
-from fmstune.delivery.journal import FILE_NAME, JournalReader
-from fmstune.delivery.ledger import TRACKING_DIR
+from fmstune.delivery.journal.reader import JournalReader
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.sync import sync
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.trackers.registry import reference
-from tests.readers import read_wandb_offline, wandb_offline_dirs
 from tests.sample_trackers import collected
+from tests.support.readers import read_wandb_offline, wandb_offline_dirs
 
 ROWS = [{"prompt": "hi", "answer": "hello", "tokens": 2}, {"prompt": "who?", "answer": None}]
 COLLECTOR = "tests.sample_trackers:Collector"
@@ -37,7 +37,7 @@ def deliver(run: Path, tracker: str, **options: str) -> None:
 
 
 def test_the_journal_holds_the_rows_as_they_are(run: Path) -> None:
-    (table, _) = JournalReader(run / TRACKING_DIR / FILE_NAME)
+    (table, _) = JournalReader(run / TRACKING_DIR / JOURNAL_NAME)
     assert (table.kind, table.name, table.stage, table.step) == ("table", "samples", "eval", 4)
     assert [dict(row) for row in table.rows] == ROWS
 

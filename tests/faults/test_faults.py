@@ -17,17 +17,17 @@ from typing import Any, Literal
 import pytest
 from rich.console import Console
 
-from fmstune.config.load import load
-from fmstune.config.schema import RunConfig
+from fmstune.config.load.load import load
+from fmstune.config.schema.tables import RunConfig
+from fmstune.console import RunConsole
 from fmstune.delivery.report import report
 from fmstune.delivery.sync import sync
+from fmstune.run.run import run
+from fmstune.run.tracking import TrackerCheckFailed
 from fmstune.trackers.registry import reference
-from fmstune.tuning.console import RunConsole
-from fmstune.tuning.run import run
-from fmstune.tuning.tracking import TrackerCheckFailed
-from tests.end_to_end import journal_points
-from tests.faults.scenes import BAD_IMPORT, LAST, SCENES, Scene, wandb
-from tests.tuning.test_run import weights
+from tests.run.test_run import weights
+from tests.support.end_to_end import journal_points
+from tests.support.scenes import BAD_IMPORT, LAST, SCENES, Scene, wandb
 
 STEPS, CLOSE_SECONDS, CHECK_SECONDS = LAST, 3, 2
 README = Path(__file__).parents[2] / "README.md"
@@ -139,7 +139,7 @@ def test_a_cloud_that_rejects_the_key_at_the_start_is_an_error_before_anything_i
 
 def strike_at_its_step(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what happens in mid-run happen in the training loop, after its step."""
-    from fmstune.tuning.progress import ProgressCallback
+    from fmstune.training.callbacks.progress import ProgressCallback
 
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == scene.at_step:

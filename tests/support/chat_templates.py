@@ -9,8 +9,8 @@ from pathlib import Path
 import trl
 from transformers import PreTrainedTokenizerBase
 
-from fmstune.config.schema import ModelConfig
-from fmstune.tuning.model import load_tokenizer
+from fmstune.config.schema.tables import ModelConfig
+from fmstune.models.load import load_tokenizer
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
 TEMPLATES = tuple(sorted(path.stem for path in FOLDER.glob("*.jinja") if not path.stem.endswith("_training")))

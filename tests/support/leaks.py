@@ -15,7 +15,8 @@ from typing import Any
 
 import psutil
 
-from fmstune.trackers.base import Check, MetricPoint, RunStart, Tracker, TrackerRun
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import Check, MetricPoint, RunStart, TrackerRun
 
 FORM = "0k1Q2w3E4r5T6y7U8i9OaPsDfGhJzXc"
 PLANTED = {

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmstune.delivery.deaths import note_death
-from fmstune.delivery.deliver import Delivery, DeliveryFailed
 from fmstune.delivery.ledger import Ledger, load_ledger
+from fmstune.delivery.shipping.crashes import note_death
+from fmstune.delivery.shipping.deliver import Delivery, DeliveryFailed
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.old_shape import build_tracker
+from fmstune.trackers.compat import build_tracker
 
 _HOOKS = ("track_point", "set_params", "track_table", "close")
 

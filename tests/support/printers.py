@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 
-from fmstune.trackers.base import RunStart, Status, Tracker, TrackerRun
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import RunStart, Status, TrackerRun
 
 SECRETS = ("planted-secret", "hf_abcdefghijklmnopqrstuvwxABCDEFGHIJ", "two-lines-of\na-planted-secret")
 SAYS = ("print", "stderr", "native", "child", "split")

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fmstune.trackers.base import Tracker, merged
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import merged
 
 Stored = dict[str, Any]
 
@@ -41,7 +42,7 @@ def from_aim(folder: Path) -> Stored:
 
 def from_wandb(folder: Path) -> Stored:
     """The one run of W&B's offline files under `folder`, which a resumed run has several of."""
-    from tests.readers import read_wandb_offline, wandb_offline_dirs
+    from tests.support.readers import read_wandb_offline, wandb_offline_dirs
 
     points, tables, ids = [], [], set()
     params: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_MODULES = ("fmstune.tuning.run", "fmstune.tuning.trainer", "fmstune.tuning.preflight")
+_MODULES = ("fmstune.run.run", "fmstune.training.build", "fmstune.run.preflight")
 _NAMES = ("VmRSS", "VmData")
 
 
@@ -142,7 +142,7 @@ def main() -> None:
     """Import what a training needs, and run commands."""
     import importlib
 
-    from fmstune.tuning.environment import quiet_libraries
+    from fmstune.launch.environment import quiet_libraries
 
     answers = os.fdopen(os.dup(1), "w")
     quiet_libraries()  # as the command does before it imports these

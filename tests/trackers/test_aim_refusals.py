@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
-from fmstune.delivery.shipper_process import Job
+from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.process import Job
 from fmstune.delivery.sync import sync
 from fmstune.trackers.aimstack_tracker import AimStackTracker
-from fmstune.trackers.base import MetricPoint
-from tests.readers import read_aim
+from fmstune.trackers.records import MetricPoint
+from tests.support.readers import read_aim
 
 
 class PickyAim(AimStackTracker):

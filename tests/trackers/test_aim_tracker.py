@@ -19,14 +19,14 @@ from pathlib import Path
 import pytest
 import requests
 
-from fmstune.delivery.processes import Fleet
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
-from fmstune.delivery.shipper_process import Job
+from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.process import Job
 from fmstune.trackers.aimstack_tracker import AimStackTracker
-from fmstune.trackers.base import MetricPoint, RunStart
+from fmstune.trackers.records import MetricPoint, RunStart
 from tests.delivery.test_shippers import record_steps, wait_for
-from tests.readers import read_aim
+from tests.support.readers import read_aim
 
 AIM = "fmstune.trackers.aimstack_tracker:AimStackTracker"
 

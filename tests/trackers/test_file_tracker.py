@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmstune.delivery.deliver import Delivery
-from fmstune.delivery.journal import plain
 from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.recorder import Recorder
-from fmstune.trackers.base import MetricPoint, RunStart, Table, TrackerError
+from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.trackers.event_file import CSV_COLUMNS
 from fmstune.trackers.file_tracker import FileTracker
+from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerError
+from fmstune.trackers.values.plain import plain
 
 ID = "0123456789abcdef0123456789abcdef"
 OTHER = "f" * 32

@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 
 from fmstune import demo, get_tracker
-from fmstune.trackers.base import Limits, RunStart, Status, Tracker, TrackerError, TrackerRun
+from fmstune.trackers.base import Tracker
 from fmstune.trackers.hf_callback import OwnRunCallback, split_stages
-from tests.readers import read_aim, read_wandb_offline, wandb_offline_dirs
+from fmstune.trackers.records import Limits, RunStart, Status, TrackerError, TrackerRun
+from tests.support.readers import read_aim, read_wandb_offline, wandb_offline_dirs
 
 REPOSITORY = Path(__file__).parents[2]
 

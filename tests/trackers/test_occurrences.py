@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmstune.trackers.aimstack_tracker import _key
-from fmstune.trackers.occurrences import Occurrences
+from fmstune.trackers.values.occurrences import Occurrences
 
 steps = st.none() | st.integers(-2, 4)
 values = st.tuples(st.sampled_from(["loss", "reward"]), steps)

@@ -21,12 +21,13 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from fmstune.delivery.journal import FILE_NAME, Event, JournalReader
-from fmstune.delivery.ledger import TRACKING_DIR, load_ledger
+from fmstune.delivery.journal.reader import Event, JournalReader
+from fmstune.delivery.ledger import load_ledger
 from fmstune.delivery.recorder import Recorder
-from fmstune.delivery.redaction import Redactor
 from fmstune.delivery.report import report
-from fmstune.trackers.base import MetricPoint, Table, merged
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.secrets.redaction import Redactor
+from fmstune.trackers.records import MetricPoint, Table, merged
 from tests.conftest import open_journal
 from tests.support.lives import Kill, Nursery, nursery
 
@@ -186,7 +187,7 @@ def read_back(
     ledger, (line,) = load_ledger(directory, "t"), report(directory, ["t"])
     assert ledger is not None
     assert line.state == "complete", line
-    events = list(JournalReader(directory / TRACKING_DIR / FILE_NAME))
+    events = list(JournalReader(directory / TRACKING_DIR / JOURNAL_NAME))
     stored = lives.read(f"tests.support.stored:{back.reader}", directory.parent)
     repeats = len(kills) if back.kill_repeats else 0
     expected = points_of(events, back.replaces)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fmstune.trackers.base import MOST_SHOWN, TrackerRun
+from fmstune.trackers.records import MOST_SHOWN, TrackerRun
 
 
 def test_a_url_or_note_of_a_megabyte_is_cut_and_says_so() -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from fmstune.trackers import registry
-from fmstune.trackers.base import Tracker, TrackerOptionError
-from fmstune.trackers.old_shape import OldShapeTracker, build_tracker
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.compat import OldShapeTracker, build_tracker
+from fmstune.trackers.records import TrackerOptionError
 from tests.sample_trackers import Collector
 
 ROOT = Path(__file__).parents[2]

@@ -18,10 +18,10 @@ import pytest
 import wandb
 
 from fmstune.trackers import wandb_files, wandb_tracker
-from fmstune.trackers.base import Check, MetricPoint, RunStart, TrackerError, TrackerRun
+from fmstune.trackers.records import Check, MetricPoint, RunStart, TrackerError, TrackerRun
 from fmstune.trackers.wandb_tracker import WandbTracker
-from tests.readers import WandbRun, read_wandb_offline, wandb_offline_dirs
-from tests.stand_ins.wandb_cloud import WandbCloud
+from tests.support.readers import WandbRun, read_wandb_offline, wandb_offline_dirs
+from tests.support.wandb_cloud import WandbCloud
 
 SECRET = "hunter2-planted-secret"
 FAKE_KEY = "0123456789" * 5

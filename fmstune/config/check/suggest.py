@@ -1,0 +1,147 @@
+"""The closest known name to one that is not known; nothing where nothing is close."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from fmstune.text import shown_path
+
+# What the same things are called elsewhere (TRL, transformers, axolotl, LLaMA-Factory, everyday speech).
+ALIASES = {
+    "lr": "training.learning_rate",
+    "epochs": "training.num_train_epochs",
+    "num_epochs": "training.num_train_epochs",
+    "steps": "training.max_steps",
+    "batch_size": "training.per_device_train_batch_size",
+    "micro_batch_size": "training.per_device_train_batch_size",
+    "train_batch_size": "training.per_device_train_batch_size",
+    "eval_batch_size": "training.per_device_eval_batch_size",
+    "grad_accum": "training.gradient_accumulation_steps",
+    "gradient_accumulation": "training.gradient_accumulation_steps",
+    "warmup": "training.warmup_steps",
+    "warmup_ratio": "training.warmup_steps",
+    "scheduler": "training.lr_scheduler_type",
+    "lr_scheduler": "training.lr_scheduler_type",
+    "weight_decay_rate": "training.weight_decay",
+    "gradient_clipping": "training.max_grad_norm",
+    "clip_grad_norm": "training.max_grad_norm",
+    "num_workers": "training.dataloader_num_workers",
+    "random_seed": "training.seed",
+    "optimizer": "training.optim",
+    "max_seq_length": "training.max_length",
+    "max_seq_len": "training.max_length",
+    "sequence_len": "training.max_length",
+    "cutoff_len": "training.max_length",
+    "stage": "run.method",
+    "rl": "run.method",
+    "pref_beta": "training.beta",
+    "dpo_beta": "training.beta",
+    "kto_beta": "training.beta",
+    "rl_beta": "training.beta",
+    "pref_loss": "training.loss_type",
+    "evaluation_strategy": "training.eval_strategy",
+    "group_by_length": "training.train_sampling_strategy",
+    "sample_packing": "training.packing",
+    "output": "training.output_dir",
+    "output_directory": "training.output_dir",
+    "model": "model.path",
+    "model_path": "model.path",
+    "name": "model.path",
+    "base_model": "model.path",
+    "model_name": "model.path",
+    "model_name_or_path": "model.path",
+    "torch_dtype": "model.dtype",
+    "precision": "model.dtype",
+    "dataset": "data.train",
+    "datasets": "data.train",
+    "train_file": "data.train",
+    "train_data": "data.train",
+    "dataset_path": "data.train",
+    "dataset_name": "data.train",
+    "validation": "data.eval",
+    "validation_file": "data.eval",
+    "eval_data": "data.eval",
+    "val_set_size": "data.eval_fraction",
+    "test_size": "data.eval_fraction",
+    "max_samples": "data.max_rows",
+    "max_train_samples": "data.max_rows",
+    "buffer_size": "data.shuffle_buffer",
+    "preprocess": "data.handler",
+    "preprocess_function": "data.handler",
+    "column_mapping": "data.columns",
+    "field_messages": "data.columns",
+    "prompt_template": "data.template",
+    "formatting_func": "data.template",
+    "use_peft": "lora.enabled",
+    "lora_r": "lora.r",
+    "lora_rank": "lora.r",
+    "rank": "lora.r",
+    "lora_alpha": "lora.alpha",
+    "lora_dropout": "lora.dropout",
+    "lora_bias": "lora.bias",
+    "lora_target_modules": "lora.target_modules",
+    "lora_modules_to_save": "lora.modules_to_save",
+    "use_rslora": "lora.rslora",
+    "use_dora": "lora.dora",
+    "load_in_4bit": "model.quantization",
+    "load_in_8bit": "model.quantization",
+    "quantization_bit": "model.quantization",
+    "num_virtual_tokens": "prompt_tuning.tokens",
+    "prompt_tuning_init_text": "prompt_tuning.text",
+    "report_to": "tracking.trackers",
+    "tracker": "tracking.trackers",
+    "strict_tracking": "tracking.strict",
+}
+_CLOSE = 0.8
+_VERY_CLOSE = 0.85
+# Measured on 38 typing mistakes and 40 foreign names: at 0.6 `sweep` meant seed, `quantization` validation.
+# Who mistypes a word seldom mistypes its first letter, so a name with another one has to be closer.
+
+
+def closest(name: str, known: Iterable[str], aliases: Mapping[str, str] = ALIASES) -> str | None:
+    """The known name that `name` most likely means, or `None`.
+
+    Compared are the last parts of dotted keys, so that a key right in another table is found, and what
+    the same things are called elsewhere (`aliases`: another name → the dotted key).
+    """
+    names = list(known)
+    last = _plain(name.rpartition(".")[2])
+    means = {_plain(alias): key for alias, key in aliases.items() if key in names}
+    means |= {_plain(entry.rpartition(".")[2]): entry for entry in reversed(names)}
+    means |= {_plain(entry): entry for entry in names}
+    for asked in (_plain(name), last):
+        if asked in means:
+            return means[asked]
+    import difflib  # only when something is wrong
+
+    for candidate in difflib.get_close_matches(last, means, n=3, cutoff=_CLOSE):
+        ratio = difflib.SequenceMatcher(None, candidate, last).ratio()
+        if candidate[0] == last[0] or ratio >= _VERY_CLOSE:
+            return means[candidate]
+    return None
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """` Did you mean x?`, or nothing."""
+    close = closest(name, known)
+    return f" Did you mean {close}?" if close else ""
+
+
+def _plain(name: str) -> str:
+    return name.strip().strip("\"'").lower().replace("-", "_")
+
+
+def similar_file(path: Path, base: Path | None = None) -> str:
+    """` Did you mean x?`, for a path (from `base`) that does not exist; or that its directory does not
+    exist either; or nothing."""
+    import difflib  # only when something is wrong
+
+    try:
+        names = [
+            entry.name for entry in ((base or Path()) / path.parent).iterdir() if entry.name != path.name
+        ]
+    except (OSError, ValueError):
+        return f" There is no directory {shown_path(path.parent)} either." if path.parent != Path() else ""
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    return f" Did you mean {shown_path(path.parent / close[0])}?" if close else ""

@@ -1,0 +1,67 @@
+"""How messages speak of values and types, in the words of somebody who writes TOML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, time
+from typing import Any
+
+from fmstune.config.check.annotations import literal_values, options_of
+from fmstune.secrets.names import REDACTED, is_secret_name
+from fmstune.text import shown
+
+_WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "dict": "a table",
+    "Mapping": "a table",
+    "list": "a list",
+    "tuple": "a list",
+    "Sequence": "a list",
+}
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (bool, "a truth value"),
+    (int, "a whole number"),
+    (float, "a number"),
+    (str, "a text"),
+    (Mapping, "a table"),
+    ((list, tuple), "a list"),
+    ((date, time), "a date or time"),
+)
+
+
+def kind_of(value: Any, *, inside: bool = False) -> str:
+    """What a value is: `a whole number`, `a text`; with what is `inside`, `a list of whole numbers`."""
+    word = next((word for kind, word in _KINDS if isinstance(value, kind)), "nothing")
+    if not inside or not isinstance(value, (Mapping, list, tuple)) or not value:
+        return word
+    items = value.values() if isinstance(value, Mapping) else value
+    kinds = dict.fromkeys(f"{kind_of(item).removeprefix('a ')}s" for item in items)
+    return f"{word} of {' and '.join(kinds)}"
+
+
+def in_words(annotation: str) -> str:
+    """What an annotation takes: `a whole number or a text`."""
+    words = []
+    for option in options_of(annotation):
+        base, _, inside = option.partition("[")
+        if base == "Literal":
+            words += [shown(value) for value in literal_values(option)]
+        elif base in ("list", "tuple", "Sequence") and inside.startswith("str"):
+            words.append("a list of texts")
+        elif base in ("dict", "Mapping") and inside.replace(" ", "") == "str,str]":
+            words.append("a table of texts")
+        elif base not in ("None", "NoneType"):
+            words.append(_WORDS.get(base, "a text"))
+    return " or ".join(dict.fromkeys(words))
+
+
+def shown_for(key: str, value: Any) -> str:
+    """A value in a message: hidden when its key says that it is a secret."""
+    if is_secret_name(key):
+        return REDACTED
+    try:
+        return shown(value)
+    except ValueError:  # Python refuses to write whole numbers of thousands of digits
+        return "a huge number"

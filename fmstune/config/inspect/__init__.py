@@ -1,0 +1,1 @@
+"""Looking at a resolved configuration: explaining, comparing and writing it."""

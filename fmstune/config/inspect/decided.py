@@ -1,0 +1,40 @@
+"""Settings whose value is known only when a run has its machine, its model and its data."""
+
+from __future__ import annotations
+
+from fmstune.config.schema.tables import RunConfig
+
+_BY = {
+    "optim": "adamw_torch_fused, or adamw_torch with a torch before 2.8",
+    "bf16": "true where the device computes in it",
+    "fp16": "true on a GPU that does not compute in bf16",
+    "use_cpu": "true where there is no GPU",
+    "dataloader_pin_memory": "true where there is a GPU",
+    "pad_to_multiple_of": "by what the device is fastest with",
+    "padding_free": "true where the model keeps rows apart, and it pays",
+}
+"""Fields of `[training]` that nobody has set, and by what they are decided."""
+
+
+def decided_by(config: RunConfig, name: str) -> str:
+    """By what a run decides a field of `[training]`; empty for one that is known before."""
+    training = config.training
+    given = {key for key in _BY if config.origins.get(f"training.{key}", "default") != "default"}
+    if name in given or (name in ("bf16", "fp16") and given & {"bf16", "fp16"}):
+        return ""
+    if name == "padding_free" and (config.run.method != "sft" or training.get("packing")):
+        return ""
+    keeps_best = training.get("load_best_model_at_end") or training.get("lr_scheduler_type") in (
+        "reduce_lr_on_plateau",
+    )
+    if name == "metric_for_best_model" and training.get(name) is None and keeps_best:
+        return "loss, for which the best weights are kept"
+    if (
+        name == "greater_is_better"
+        and training.get(name) is None
+        and (keeps_best or training.get("metric_for_best_model") is not None)
+    ):
+        return "true unless training.metric_for_best_model ends in loss"
+    if name == "eval_steps" and training.get("eval_strategy") == "steps" and training.get(name) is None:
+        return "training.logging_steps"
+    return _BY.get(name, "")

@@ -1,0 +1,82 @@
+"""Writing a resolved configuration, so that `fmstune train <run>/config.toml` repeats the run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tomli_w
+
+from fmstune.config.schema.data import handler_name, written_sources
+from fmstune.config.schema.tables import OWNED_TRAINING, TABLES, TRAINING_DEFAULTS, RunConfig
+from fmstune.config.schema.training import training_fields
+
+HEADER = """\
+What ran, resolved: defaults, file, flags and --set. Repeat it with `fmstune train config.toml`.
+The output directory is left out, so that a repetition gets a new one; secrets are [redacted].
+"""
+
+
+def to_mapping(config: RunConfig) -> dict[str, Any]:
+    """The configuration as nested tables, without what is not set and without the output directory."""
+    tables: dict[str, Any] = {}
+    for name in ("model", "data"):
+        tables[name] = dataclasses.asdict(getattr(config, name))
+    for name in ("train", "eval"):
+        tables["data"][name] = written_sources(getattr(config.data, name))
+    tables["data"]["handler"] = handler_name(config.data.handler)
+    tables["training"] = {k: v for k, v in config.training.items() if k != "output_dir"}
+    for name in ("lora", "prompt_tuning", "run", "samples", "tracking"):
+        tables[name] = dataclasses.asdict(getattr(config, name))
+    if config.trackers:
+        tables["trackers"] = {name: dict(options) for name, options in config.trackers.items()}
+    if config.params:
+        tables["params"] = dict(config.params)
+    without_none: dict[str, Any] = _without_none(tables)
+    return without_none
+
+
+def to_toml(config: RunConfig, tables: Mapping[str, Any] | None = None, *, header: str = HEADER) -> str:
+    """The configuration as TOML that `load` reads back to the same values.
+
+    `tables` replaces what `to_mapping` gives, for a caller that has redacted it. `header` is what the
+    comment at the top says.
+    """
+    comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
+    return f"{comment}\n{tomli_w.dumps(tables if tables is not None else to_mapping(config))}"
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no word for `None`: such keys are left out, which means the same here."""
+    if isinstance(value, Mapping):
+        return {str(k): _without_none(v) for k, v in value.items() if v is not None}
+    if isinstance(value, (list, tuple)):
+        return [_without_none(item) for item in value if item is not None]
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting, for tables of them."""
+
+    key: str
+    type: str
+    default: Any
+    help: str
+
+
+def option_table(method: str = "sft") -> list[Option]:
+    """Every setting there is for a method, but for the trackers' own options."""
+    options = []
+    for table, cls in TABLES.items():
+        for field in dataclasses.fields(cls):
+            options.append(
+                Option(f"{table}.{field.name}", str(field.type), field.default, field.metadata["help"])
+            )
+    for name, field_ in training_fields(method).items():
+        if name not in OWNED_TRAINING:
+            default = TRAINING_DEFAULTS.get(name, field_.default)
+            options.append(Option(f"training.{name}", field_.annotation, default, field_.help))
+    return options

@@ -1,0 +1,153 @@
+"""Explaining a configuration: which value holds, where it comes from, what it won over, what it may be."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fmstune.config.check.annotations import written
+from fmstune.config.check.suggest import hint
+from fmstune.config.check.words import in_words
+from fmstune.config.inspect.decided import decided_by
+from fmstune.config.load.layers import of_other_methods
+from fmstune.config.load.load import known_keys
+from fmstune.config.load.values import dotted, split_key
+from fmstune.config.rules.unused import unused
+from fmstune.config.schema.data import written_sources
+from fmstune.config.schema.tables import OWNED_TRAINING, RENAMED_TRAINING, TABLES, TRAINING_BOUNDS, RunConfig
+from fmstune.config.schema.training import training_fields
+from fmstune.errors import ConfigError
+from fmstune.secrets.names import REDACTED, is_secret_name
+from fmstune.text import shown, shown_key
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One setting: its value, where that comes from, and what it won over as (value, origin), the latest
+    first. `default` is what holds when nobody says anything; `takes` says in words what it may be. `decided`
+    says by what a run decides the value, when that is not known before; `note` what else there is to say."""
+
+    key: str
+    value: Any
+    origin: str
+    over: Sequence[tuple[Any, str]]
+    default: Any
+    takes: str
+    help: str
+    decided: str = ""
+    note: str = ""
+
+    def lines(self) -> Iterator[str]:
+        """The explanation as a few lines for people."""
+        if self.decided:
+            yield f"{self.key} = auto, decided at the run: {self.decided}"
+        else:
+            yield f"{self.key} = {_value(self.value)}"
+        won = "".join(f", over {_value(value)} from {origin}" for value, origin in self.over)
+        if self.origin == "default":
+            if not self.decided:
+                yield "  by default"
+        else:
+            yield f"  from {self.origin}{won} (default: {_value(self.default)})"
+        if self.note:
+            yield f"  {self.note}"
+        if self.help:
+            yield f"  {' '.join(self.help.split())}"
+        if self.takes:
+            yield f"  takes {self.takes}"
+
+
+def explain(config: RunConfig, key: str) -> Explanation:
+    """The explanation of one dotted key. Raises `ConfigError` for a key that there is not."""
+    table, *names = split_key(key, "explain")
+    name = ".".join(names)
+    if table in ("trackers", "params"):
+        return _free(config, table, names, key)
+    if table == "training" and name in OWNED_TRAINING:
+        raise ConfigError(f"{key} is not for you to set: {OWNED_TRAINING[name]}.")
+    method = config.run.method
+    newer = RENAMED_TRAINING.get(name) if table == "training" else None
+    if newer in training_fields(method):
+        note = f"an older name of training.{newer}"
+        return dataclasses.replace(explain(config, f"training.{newer}"), key=key, note=note)
+    if table == "training" and name in training_fields(method):
+        field = training_fields(method)[name]
+        takes = _takes(field.annotation, field.choices, TRAINING_BOUNDS.get(name, {}))
+        default = config.defaults.get(name, field.default)
+        value = config.training.get(name, default)
+        return dataclasses.replace(
+            _explanation(config, key, value, default, takes, field.help),
+            decided=decided_by(config, name),
+            note=f"without effect in this run: {idle}" if (idle := unused(config).get(key)) else "",
+        )
+    for own in dataclasses.fields(TABLES[table]) if table in TABLES else ():
+        if own.name == name:
+            takes = _takes(written(own), own.metadata.get("choices"), own.metadata)
+            value = getattr(getattr(config, table), name)
+            default = own.default
+            if "read" in own.metadata:  # data.train and data.eval, shown as they are written
+                value, default, takes = written_sources(value), "", "a text, a list of texts, or tables"
+            return _explanation(config, key, value, default, takes, own.metadata["help"])
+    others = of_other_methods(key, method)
+    close = hint(key, known_keys(method))
+    raise ConfigError(others or f"there is no setting {shown_key(*key.split('.'))}.{close}")
+
+
+def explain_all(config: RunConfig, key: str) -> list[Explanation]:
+    """The explanation of a key, or of all keys of a table. Raises `ConfigError`."""
+    if key in ("trackers", "params"):
+        return [each for each in chosen(config) if each.key.startswith(f"{key}.")]
+    if key in (*TABLES, "training"):
+        keys = known_keys(config.run.method)
+        older = [f"training.{name}" for name, new in RENAMED_TRAINING.items() if f"training.{new}" in keys]
+        return [explain(config, each) for each in keys if each.startswith(f"{key}.") and each not in older]
+    return [explain(config, key)]
+
+
+def chosen(config: RunConfig) -> list[Explanation]:
+    """The settings that somebody has set, in the order of the configuration."""
+    keys = known_keys(config.run.method)
+    found = [key for key in keys if config.origins.get(key, "default") != "default"]
+    options = [("trackers", name, option) for name, table in config.trackers.items() for option in table]
+    free = [dotted(parts) for parts in (*options, *(("params", name) for name in config.params))]
+    return [explain(config, key) for key in [*found, *free]]
+
+
+def _explanation(config: RunConfig, key: str, value: Any, default: Any, takes: str, text: str) -> Explanation:
+    origin = config.origins.get(key, "default")
+    default = value if origin == "default" else default
+    over = [(_visible(key, value), where) for value, where in config.over.get(key, ())]
+    return Explanation(key, _visible(key, value), origin, over, default, takes, text)
+
+
+def _free(config: RunConfig, table: str, names: Sequence[str], key: str) -> Explanation:
+    """A tracker's option or a param, which the trackers and the user declare themselves."""
+    values: Any = getattr(config, table)
+    for part in names:
+        if not isinstance(values, Mapping) or part not in values:
+            there = ", ".join(sorted(values)) if isinstance(values, Mapping) else ""
+            raise ConfigError(f"{key} is not set{f'; set are {there}' if there else ''}.")
+        values = values[part]
+    return _explanation(config, key, values, None, "", "")
+
+
+def _takes(annotation: str, choices: Sequence[str] | None, bounds: Mapping[str, Any]) -> str:
+    words = {"min": "at least", "above": "more than", "max": "at most", "below": "below"}
+    limits = " and ".join(f"{words[name]} {bounds[name]}" for name in words if name in bounds)
+    kind = f"one of {', '.join(choices)}" if choices else in_words(annotation)
+    return f"{kind}, {limits}" if limits else kind
+
+
+def _visible(key: str, value: Any) -> Any:
+    return REDACTED if value and not isinstance(value, bool) and is_secret_name(key) else value
+
+
+def _value(value: Any) -> str:
+    if value is None or value == "":
+        return "nothing"
+    if isinstance(value, (bool, datetime.date, datetime.time)):
+        return shown(value)
+    return repr(list(value) if isinstance(value, tuple) else value)  # in full, and on one line

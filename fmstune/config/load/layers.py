@@ -1,0 +1,179 @@
+"""The file, the flags and `--set`, laid on one another: each key with the value that wins and its origin."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fmstune.config.check.suggest import hint
+from fmstune.config.load.toml_files import key_lines, parse_toml, read_text
+from fmstune.config.load.values import check_storable, dotted, merged, parse_sets, split_key
+from fmstune.config.schema.tables import OWNED_TRAINING, TABLES
+from fmstune.config.schema.training import methods_with, training_fields
+from fmstune.errors import ConfigError
+from fmstune.layout import CONFIG_FILE
+from fmstune.text import shortened, shown_key, shown_path
+
+FREE_TABLES = ("trackers", "params")
+"""Tables whose keys are known elsewhere: trackers declare their options, params are the user's own."""
+
+_CHOSEN = " Trackers are chosen with --tracker, or [tracking] trackers."
+_EXAMPLES = {
+    "model": "path",
+    "data": "train",
+    "run": "method",
+    "lora": "enabled",
+    "prompt_tuning": "enabled",
+    "samples": "prompts",
+    "training": "learning_rate",
+}
+"""A setting of each table, for messages: the one that is meant by who sets the table to a value."""
+
+Flag = tuple[str, Any, str]
+"""A dotted key, its value, and the flag it was given with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value as it was written, and where."""
+
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What was given: `given` by dotted key, the free tables, and the configuration file if there is one.
+
+    `origins` says where each key of the free tables came from; `over` has, for each key that was given
+    several times, what the last one won over, the latest first.
+    """
+
+    given: dict[str, Given] = field(default_factory=dict)
+    trackers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    over: dict[str, list[Given]] = field(default_factory=dict)
+    file: str | None = None
+
+
+def gather(config_path: Path | None, flags: Sequence[Flag], sets: Sequence[str], cwd: Path) -> Sources:
+    """All that was given; later wins. Values are not checked yet. Raises `ConfigError`."""
+    path = config_path or (cwd / CONFIG_FILE if os.path.lexists(cwd / CONFIG_FILE) else None)
+    sources = Sources(file=(shown_path(path) if config_path else CONFIG_FILE) if path else None)
+    if path is not None and sources.file is not None:
+        _take_file(sources, read_text(path), sources.file)
+    for key, value, flag in flags:
+        _take(sources, split_key(key, flag), value, flag)
+    for parts, value in parse_sets(sets):
+        _take(sources, parts, value, "--set")
+    return sources
+
+
+def table_keys() -> list[str]:
+    """The dotted keys of fmstune's own tables, all but `[training]`."""
+    return [f"{table}.{field.name}" for table, cls in TABLES.items() for field in fields(cls)]
+
+
+def known_keys(method: str = "sft") -> list[str]:
+    """Every dotted key that can be set for a method, but for the trackers' own options and params."""
+    fields_ = (name for name in training_fields(method) if name not in OWNED_TRAINING)
+    return [*table_keys(), *(f"training.{name}" for name in fields_)]
+
+
+def of_other_methods(key: str, method: str) -> str | None:
+    """That a key is a setting of other methods than this one, in words; `None` when it is not."""
+    table, _, name = key.partition(".")
+    others = methods_with(name) if table == "training" and name not in OWNED_TRAINING else []
+    if not others or method in others:
+        return None
+    return f"{key} is a setting of {' and '.join(others)}; this run's method is {method} (--method)."
+
+
+def _take_file(sources: Sources, text: str, name: str) -> None:
+    lines = key_lines(text)
+
+    def place(*parts: str) -> str:
+        return f"{name}:{lines[parts]}" if parts in lines else name
+
+    for table, content in parse_toml(text, name).items():
+        if table not in _tables():
+            close = difflib.get_close_matches(table, _tables(), n=1, cutoff=0.6)
+            as_table, as_key = f" Did you mean [{close[0]}]?" if close else "", hint(table, known_keys())
+            meant = (as_table or as_key) if isinstance(content, dict) else (as_key or as_table)
+            there = "" if meant else f" There are {', '.join(f'[{known}]' for known in _tables())}."
+            raise ConfigError(
+                f"{place(table)}: there is no table or setting {shown_key(table)}.{meant}{there}"
+            )
+        if not isinstance(content, dict):
+            raise ConfigError(
+                f"{place(table)}: {table} is a table; write it as [{table}] with its settings below."
+                f"{_CHOSEN * (table == 'trackers')}"
+            )
+        for key, value in content.items():
+            if table == "trackers" and isinstance(value, dict):
+                _take(sources, [table, key], {}, place(table, key))
+                for option, its_value in value.items():
+                    _take(sources, [table, key, option], its_value, place(table, key, option))
+            else:
+                _take(sources, [table, key], value, place(table, key))
+
+
+def _take(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> None:
+    table, *rest = parts
+    key = dotted(parts)
+    if table in FREE_TABLES and rest and key in sources.origins:
+        there = _at(sources.params if table == "params" else sources.trackers, rest)
+        if not isinstance(there, Mapping):
+            sources.over.setdefault(key, []).insert(0, Given(there, sources.origins[key]))
+    if table == "params" and rest:
+        _lay(sources.params, rest, value, origin)
+        sources.origins[key] = origin
+    elif table == "trackers" and rest:
+        if len(rest) == 1 and not isinstance(value, Mapping):
+            name = shortened(key)
+            how = f"set one, as in {name}.NAME=VALUE" if origin == "--set" else f"write it as [{name}]"
+            raise ConfigError(f"{origin}: {name} is a table of options; {how}.{_CHOSEN}")
+        _lay(sources.trackers, rest, value, origin)
+        sources.origins[key] = origin
+        sources.origins.setdefault(dotted([table, rest[0]]), origin)
+    elif len(parts) == 2 and table in _tables():
+        check_storable(value, origin)
+        if key in sources.given:
+            sources.over.setdefault(key, []).insert(0, sources.given[key])
+        sources.given[key] = Given(value, origin)
+    elif len(parts) == 3 and parts[:2] == ["data", "columns"]:
+        check_storable(value, origin)
+        key = "data.columns"
+        given = sources.given[key].value if key in sources.given else {}
+        sources.given[key] = Given({**(given if isinstance(given, Mapping) else {}), rest[1]: value}, origin)
+    elif len(parts) == 1 and table in _tables():
+        chosen = _CHOSEN * (table == "trackers")
+        one = f"{table}.{_EXAMPLES.get(table, 'NAME')}"
+        raise ConfigError(f"{origin}: {table} is a table; set what is in it, as in {one}=VALUE.{chosen}")
+    else:
+        raise ConfigError(f"{origin}: there is no setting {shortened(key)}.{hint(key, known_keys())}")
+
+
+def _at(table: Mapping[str, Any], parts: Sequence[str]) -> Any:
+    """What is under a key in nested tables; `None` for nothing."""
+    found: Any = table
+    for part in parts:
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def _lay(table: dict[str, Any], parts: Sequence[str], value: Any, origin: str) -> None:
+    nested = value
+    for part in reversed(parts):
+        nested = {part: nested}
+    check_storable(nested, origin)
+    table.update(merged(table, nested))
+
+
+def _tables() -> tuple[str, ...]:
+    return (*TABLES, "training", *FREE_TABLES)

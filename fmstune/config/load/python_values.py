@@ -1,0 +1,43 @@
+"""Values that come from Python rather than from a file: made into those that a file could hold."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from fmstune.config.schema.data import DataSource
+from fmstune.errors import ConfigError
+from fmstune.text import shown, shown_key
+
+_AS_THEY_ARE = (type(None), bool, int, float, str, datetime.date, datetime.time, DataSource)
+
+
+def from_python(value: Any, where: str, *parts: str) -> Any:
+    """The value as TOML has it: paths are strings, members of an enumeration their values, scalars and arrays
+    of NumPy's and torch's numbers and lists. Raises `ConfigError` for what no file could hold; `parts` are
+    those of its key."""
+    if type(value) in _AS_THEY_ARE:
+        return value
+    if isinstance(value, os.PathLike):
+        return from_python(os.fspath(value), where, *parts)
+    if isinstance(value, enum.Enum):
+        return from_python(value.value, where, *parts)
+    if isinstance(value, Mapping):
+        wrong = next((name for name in value if not isinstance(name, str)), None)
+        if wrong is not None:
+            raise ConfigError(f"{where}: {shown_key(*parts)} has the key {shown(wrong)}; keys are strings.")
+        return {name: from_python(item, where, *parts, name) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [from_python(item, where, *parts) for item in value]
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):
+        return from_python(value.tolist(), where, *parts)
+    for kind in (bool, int, float, str):  # of a class that is derived from one of these
+        if isinstance(value, kind):
+            return kind(value)
+    hint = "a setting is a string, a number, true or false, or a list or table of them"
+    if isinstance(value, (set, frozenset)):
+        hint = "give a list, which has an order"
+    raise ConfigError(f"{where}: {shown_key(*parts)} is of the type {type(value).__name__}: {hint}.")

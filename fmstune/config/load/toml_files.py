@@ -1,0 +1,117 @@
+"""Reading files of the configuration, with messages that name the file and the line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import tomli
+
+from fmstune.config.check.suggest import similar_file
+from fmstune.errors import ConfigError
+from fmstune.secrets.names import is_secret_name
+from fmstune.text import shortened, shown_path
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, without a byte order mark. Raises `ConfigError`."""
+    name = shown_path(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise ConfigError(f"{name} is a link to {path.readlink()}, which does not exist.") from None
+        raise ConfigError(f"there is no file {name}.{similar_file(path)}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{name} is a directory; give a file.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{name} cannot be read: {reason}.") from None
+
+
+def parse_toml(text: str, name: str) -> dict[str, Any]:
+    """The contents of a TOML file called `name`. Raises `ConfigError` with the line and what is wrong."""
+    try:
+        return tomli.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{name}: it is nested too deeply.") from None
+    except tomli.TOMLDecodeError as error:
+        message = str(error).rstrip(".")
+        at = re.search(r" \(at line (\d+), column \d+\)$", message)
+        if at is None:
+            raise ConfigError(f"{name}: this is no TOML: {message}.{_other_format(name)}") from None
+        number, what = int(at[1]), message[: at.start()]
+        line = _lines(text)[number - 1]
+        instead = _other_format(name, line, value=what == "Invalid value")
+        raise ConfigError(f"{name}:{number}: this is no TOML: {what}.{instead}") from None
+    except ValueError:  # of Python, not of TOML: a number of thousands of digits
+        raise ConfigError(f"{name}: a number in it is too large.") from None
+
+
+def _lines(text: str) -> list[str]:
+    """The lines as TOML counts them: `str.splitlines` knows more ends of lines."""
+    return text.split("\n")
+
+
+def _other_format(name: str, line: str = "", *, value: bool = False) -> str:
+    """What to write instead, when the file is written as something else than TOML; `value` when it is the
+    line's value that is none."""
+    if name.lower().endswith((".yaml", ".yml", ".json")):
+        return " The configuration is a TOML file: tables in [brackets], and lines of key = value."
+    if name.lower().endswith((".jsonl", ".csv", ".tsv", ".txt")):  # the shell has spread a pattern out
+        return " Data are given with --data, and a pattern of their names in quotes: --data '*.jsonl'."
+    if re.match(r"\s*[\w.-]+\s*:", line):
+        return " Write key = value."
+    written = re.match(r"\s*([\w.-]+)\s*=\s*([^\"'\[{\s][^#]*)", line)
+    if not value or not written:
+        return ""
+    text = written[2].strip()
+    if is_secret_name(written[1]) or '"' in text or shortened(text) != text:
+        return " Put a text in quotes."
+    return f" Did you mean {text.lower()}?" if text in ("True", "False") else f' Did you mean "{text}"?'
+
+
+_NAME = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
+_KEY = rf"{_NAME}(?:\s*\.\s*{_NAME})*"
+_LINE = re.compile(rf"\s*(?:\[+\s*({_KEY})\s*\]|({_KEY})\s*=)")
+
+
+def key_lines(text: str) -> dict[tuple[str, ...], int]:
+    """The line of each key of a TOML text, by the parts of the key.
+
+    A scan, and not a parser: keys within inline tables are not found.
+    """
+    found: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+    open_quote = ""
+    for number, line in enumerate(_lines(text), start=1):
+        if open_quote:  # within a text of several lines nothing is a key
+            open_quote = "" if open_quote in line else open_quote
+            continue
+        match = _LINE.match(line)
+        if match:
+            parts = tuple(part.strip("\"'") for part in re.findall(_NAME, match[1] or match[2]))
+            if match[1]:
+                table = parts
+            found.setdefault(parts if match[1] else table + parts, number)
+        open_quote = _opened(line)
+    return found
+
+
+_QUOTED = re.compile(r"""#|"{3}|'{3}|"(?:\\.|[^"\\])*"|'[^']*'""")
+
+
+def _opened(line: str) -> str:
+    """The quotes of a text of several lines that begins in this line and does not end there."""
+    match = _QUOTED.search(line)
+    while match is not None and match[0] != "#":  # after which quotes are those of a comment
+        end = match.end()
+        if match[0] in ('"""', "'''"):
+            end = line.find(match[0], end) + 3
+            if end < 3:
+                return match[0]
+        match = _QUOTED.search(line, end)
+    return ""

@@ -1,0 +1,149 @@
+"""Which files a data source stands for: one, those of a directory, or those that fit a glob.
+
+Here and not where they are read, since a name that fits nothing is told before torch is imported.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from pathlib import Path
+
+from fmstune.config.check.suggest import similar_file
+
+KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
+"""The suffixes of files that can be read."""
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+"""The suffixes after those of `KINDS` that are unpacked while they are read."""
+
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "eval"),
+    "test": ("test", "testing"),
+}
+_WORD = r"(?:^|[-._ /0-9])(?:{})(?:[-._ /0-9]|$)"
+
+
+class NoFiles(Exception):
+    """A name that reads like files, and is none that could be read."""
+
+
+def kind_of(path: Path) -> str:
+    """The suffix that says how a file is read: `.jsonl` for `a.JSONL.gz`."""
+    name = path.name.lower()
+    for suffix in COMPRESSED:
+        name = name.removesuffix(suffix)
+    return Path(name).suffix
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or directory."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, with a NUL, or in a folder that may not be looked into
+        return False
+
+
+def is_local(name: str) -> bool:
+    """Whether a name can only be a path: `./x`, `a/b/c`. `owner/name` may be on the hub, which only the
+    hub knows: a folder called like the owner proves nothing."""
+    first, slash, rest = name.partition("/")
+    return bool(slash) and (first in ("", ".", "..") or first.startswith("~") or "/" in rest)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a directory was written by `save_to_disk` of a Hugging Face data set."""
+    return (path / "dataset_dict.json").is_file() or (
+        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    )
+
+
+def local_path(name: str, base: Path | None = None) -> Path:
+    """The path that a name stands for, from the directory `base`; `~` is the home directory."""
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # of a user that there is not
+        path = Path(name)
+    return (base or Path()) / path
+
+
+def find_files(name: str, split: str, *, chosen: bool = False, base: Path | None = None) -> list[Path] | None:
+    """The files that `name` stands for, in the order of their names; `None` for a name on the hub.
+
+    Of a directory whose files are named after splits (`train.jsonl`, `test/a.csv`) those of `split` are
+    taken; `chosen` says that the user has named the split. Raises `NoFiles`.
+    """
+    path = local_path(name, base)
+    if exists(path):
+        return _in_directory(path, name, split, chosen) if path.is_dir() else [_readable(path)]
+    if any(sign in name for sign in "*?["):
+        return _fitting(name, base)
+    if kind_of(Path(name)) in KINDS or name.lower().endswith(COMPRESSED) or is_local(name):
+        raise NoFiles(f"there is no such file.{similar_file(Path(name), base)}")
+    return None
+
+
+def _fitting(name: str, base: Path | None) -> list[Path]:
+    try:
+        found = sorted(map(Path, glob.glob(str(local_path(name, base)), recursive=True)))  # noqa: PTH207
+    except (OSError, ValueError, RecursionError):
+        found = []
+    files = [entry for entry in found if entry.is_file()]
+    if not files:
+        raise NoFiles("no file fits it.")
+    return [_readable(entry) for entry in files]
+
+
+def _readable(path: Path) -> Path:
+    if kind_of(path) not in KINDS:
+        raise NoFiles(
+            f"{path.name} is of a kind that cannot be read ({kind_of(path) or 'no suffix'}); give a file of "
+            f"the kind {', '.join(KINDS)}."
+        )
+    return path
+
+
+def _in_directory(path: Path, name: str, split: str, chosen: bool) -> list[Path]:
+    if is_saved(path):
+        return [path]
+    try:
+        inside = sorted(entry for entry in path.rglob("*") if kind_of(entry) in KINDS and entry.is_file())
+    except OSError as error:
+        raise NoFiles(f"the directory cannot be read: {error.strerror or error}.") from None
+    files = [each for each in inside if not any(p.startswith(".") for p in each.relative_to(path).parts)]
+    if not files:
+        raise NoFiles(f"the directory holds no file that can be read ({', '.join(KINDS)}).")
+    by_split: dict[str | None, list[Path]] = {}
+    for each in files:
+        by_split.setdefault(_split_of(each.relative_to(path)), []).append(each)
+    if by_split.keys() != {None} or chosen:
+        wanted = _split_called(split)
+        if wanted not in by_split:
+            there = ", ".join(sorted(key for key in by_split if key)) or "no splits"
+            raise NoFiles(f"its files are named after {there}; there is none of the split {split}.")
+        files = by_split[wanted]
+    kinds = sorted({kind_of(each) for each in files})
+    if len(kinds) > 1:
+        raise NoFiles(
+            f"the directory holds {' and '.join(kinds)} files; name those you mean, as in {name.rstrip('/')}"
+            f"/*{kinds[0]}."
+        )
+    return files
+
+
+def split_named(name: str) -> str | None:
+    """The split that a name stands for: `train` for `train_sft`; `None` for what is called like none."""
+    return _split_of(Path(name))
+
+
+def _split_of(path: Path) -> str | None:
+    """The split that a file is named after, by its folders or its own name, as on the hub."""
+    text = path.as_posix().lower()
+    for split, words in _SPLITS.items():
+        if re.search(_WORD.format("|".join(words)), text):
+            return split
+    return None
+
+
+def _split_called(name: str) -> str:
+    return next((split for split, words in _SPLITS.items() if name.lower() in words), name)

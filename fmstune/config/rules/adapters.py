@@ -1,0 +1,116 @@
+"""What can be said of adapters, quantised weights and GGUF files before anything heavy is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from fmstune.config.check.suggest import similar_file
+from fmstune.config.paths.models import split_gguf
+from fmstune.config.schema.tables import RunConfig
+from fmstune.text import shown
+
+Problem = tuple[str, str]
+"""The dotted key that a problem is about, and what is wrong."""
+
+
+def adapter_problems(config: RunConfig) -> Iterator[Problem]:
+    """What does not fit together in `[model]`, `[lora]` and `[prompt_tuning]`, or is not installed."""
+    if config.prompt_tuning.enabled:
+        yield from _prompt_tuning(config)
+    quantization = config.model.quantization
+    key = "model.quantization"
+    if quantization and not config.lora.enabled:
+        yield (
+            key,
+            f"{key} = {shown(quantization)} holds weights that cannot be trained, only a LoRA adapter over "
+            "them can: add --lora.",
+        )
+    elif quantization and not _installed("bitsandbytes"):
+        yield (
+            key,
+            f'{key} = {shown(quantization)} needs bitsandbytes: pip install "fmstune[quantization]".',
+        )
+    yield from _gguf(config)
+    yield from _overwritten(config)
+
+
+def gguf_problem(path: str, gguf_file: str | None, base: Path = Path()) -> str | None:
+    """Why a GGUF file cannot be read, if the model is one and that can be seen from here."""
+    if gguf_file is None and not path.lower().endswith(".gguf"):
+        return None
+    place, name = split_gguf(path, gguf_file, base)
+    file = base / place / (name or "")
+    on_hub = not (base / place).is_dir() and (gguf_file is not None or place != str(Path(path).parent))
+    if not on_hub and not file.is_file():
+        return f"there is no such file.{similar_file(Path(place) / (name or ''), base)}"
+    if file.is_file():
+        try:
+            with open(file, "rb") as opened:
+                magic = opened.read(4)
+        except OSError as error:
+            return f"it cannot be read: {error.strerror or error}."
+        if magic != b"GGUF":
+            return "this is no GGUF file, whatever its name says."
+    if not _installed("gguf"):
+        return 'reading GGUF files needs a package: pip install "fmstune[gguf]".'
+    return None
+
+
+def _gguf(config: RunConfig) -> Iterator[Problem]:
+    path, name = config.model.path, config.model.gguf_file
+    key = "model.path" if name is None else "model.gguf_file"
+    if name is not None and path.lower().endswith(".gguf"):
+        yield (
+            key,
+            f"{key} = {shown(name)}, but model.path = {shown(path)} is a GGUF file already; leave it out.",
+        )
+        return
+    problem = gguf_problem(path, name, config.base_dir)
+    if problem is not None:
+        yield key, f"{key} = {shown(path if name is None else name)}: {problem}"
+    elif split_gguf(path, name)[1] and config.model.quantization:
+        yield (
+            "model.quantization",
+            "model.quantization is for weights of full precision, and those of a GGUF file are quantised in "
+            "another way; leave it out.",
+        )
+
+
+def _overwritten(config: RunConfig) -> Iterator[Problem]:
+    """A run into the directory that its own model is in would overwrite it, or clear it unread."""
+    model, out = config.base_dir / config.model.path, config.output_dir
+    if config.model.path == "demo" or out is None or not model.is_dir():
+        return
+    run, model = (config.base_dir / out).resolve(), model.resolve()
+    if model == run or (model.parent == run and model.name.startswith("checkpoint-")):
+        yield (
+            "training.output_dir",
+            f"training.output_dir = {shown(out)} is where the model to be trained is; give "
+            "another directory.",
+        )
+
+
+def _prompt_tuning(config: RunConfig) -> Iterator[Problem]:
+    key = "prompt_tuning.enabled"
+    if config.lora.enabled:
+        yield key, f"{key} and lora.enabled (--lora) exclude each other; choose one."
+    if config.run.method != "sft":
+        yield key, f"{key} is for run.method = 'sft' only; use --lora."
+    for name in ("packing", "padding_free"):
+        if config.training.get(name):
+            yield (
+                f"training.{name}",
+                f"training.{name} puts several rows into one, of which only the first would have the virtual "
+                "tokens of prompt_tuning before it; leave it out.",
+            )
+    if config.prompt_tuning.text is not None and not config.prompt_tuning.text.strip():
+        yield "prompt_tuning.text", "prompt_tuning.text is empty; leave it out to begin with random tokens."
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

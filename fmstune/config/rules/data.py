@@ -1,0 +1,114 @@
+"""Checks of the table `[data]` that need no data: names of files, templates, mixtures, streaming."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from fmstune.config.check.suggest import hint, similar_file
+from fmstune.config.paths.data import COMPRESSED, KINDS, NoFiles, exists, find_files
+from fmstune.config.schema.data import MAPPED_COLUMNS, DataSource
+from fmstune.config.schema.prompt_template import parse_template
+from fmstune.config.schema.tables import RunConfig
+from fmstune.text import shown, shown_key
+
+
+def data_problems(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """What is wrong, as (key, message)."""
+    data = config.data
+    for key, sources in (("data.train", data.train), ("data.eval", data.eval)):
+        split = "train" if key == "data.train" else "validation"
+        for number, source in enumerate(sources, 1):
+            name = f"{key}[{number}]" if len(sources) > 1 else key
+            problem = _missing(source, split, config.base_dir)
+            if problem is not None:
+                yield key, f"{name} = {shown(source.path)}: {problem}"
+            for what in _form(source.template, source.columns, name):
+                yield key, what
+    for problem in _form(data.template, None, "data"):
+        yield "data.template", problem
+    for problem in _form(None, data.columns, "data"):
+        yield "data.columns", problem
+    yield from _mixture(config)
+    yield from _streaming(config)
+    if data.handler is not None and not all(data.handler.partition(":")):
+        yield (
+            "data.handler",
+            f"data.handler = {shown(data.handler)} is not of the form module:function, as in my_code:clean.",
+        )
+
+
+def _missing(source: DataSource, split: str, base: Path) -> str | None:
+    """Why a data source that reads like files is none; names on the hub and `demo` are left alone."""
+    name = source.path
+    if name == "demo":
+        return None
+    try:
+        if find_files(name, source.split or split, chosen=source.split is not None, base=base) is not None:
+            return None
+    except NoFiles as error:
+        return str(error)
+    for suffix in (*KINDS, *(kind + packed for kind in KINDS for packed in COMPRESSED)):
+        if exists(base / (name + suffix)):
+            return f"there is no such file. Did you mean {name}{suffix}?"
+    if "/" in name:
+        return None  # owner/name, perhaps: the hub will say
+    return (
+        f"there is no such file here, and names on the hub read owner/name.{similar_file(Path(name), base)}"
+    )
+
+
+def _form(template: str | None, columns: Mapping[str, str] | None, name: str) -> Iterator[str]:
+    if template is not None:
+        try:
+            parse_template(template)
+        except ValueError as error:
+            yield f"{name}.template = {shown(template)}: {error}."
+    for column in columns or ():
+        if column not in MAPPED_COLUMNS:
+            close = hint(column, MAPPED_COLUMNS) or f" There are {', '.join(MAPPED_COLUMNS)}."
+            yield (
+                f"{name}.columns: there is no column {shown_key(column)} of ours; it reads ours = theirs, as "
+                f'in {{prompt = "question"}}.{close}'
+            )
+    if template is not None and columns:
+        yield f"{name}: set a template or columns, not both."
+
+
+def _mixture(config: RunConfig) -> Iterator[tuple[str, str]]:
+    data = config.data
+    if data.template is not None and data.columns:
+        yield "data.template", "set data.template or data.columns, not both."
+    weighted = [source.weight is not None for source in data.train]
+    if any(weighted) and not all(weighted):
+        number = weighted.index(False) + 1
+        yield (
+            "data.train",
+            f"data.train[{number}] has no weight, and others have: give each source a weight, or none.",
+        )
+    if any(source.weight is not None for source in data.eval):
+        yield "data.eval", "data.eval: evaluation data have no weight; leave it out."
+
+
+def _streaming(config: RunConfig) -> Iterator[tuple[str, str]]:
+    data, training = config.data, config.training
+    if not data.streaming:
+        return
+    if training.get("max_steps", -1) <= 0:
+        yield (
+            "data.streaming",
+            "data.streaming = true needs a number of steps, since nobody knows how many rows there are: set "
+            "training.max_steps (--max-steps).",
+        )
+    if data.eval_fraction:
+        yield (
+            "data.eval_fraction",
+            "data.eval_fraction needs the number of rows, which data.streaming does not know: give "
+            "evaluation data (--eval-data).",
+        )
+    if training.get("precompute_ref_log_probs"):
+        yield (
+            "training.precompute_ref_log_probs",
+            "training.precompute_ref_log_probs needs all rows beforehand, which data.streaming does not "
+            "have: leave out one.",
+        )

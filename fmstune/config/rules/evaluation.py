@@ -1,0 +1,140 @@
+"""What can only be checked when the whole configuration is known; several problems are told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fmstune.config.check.suggest import hint, similar_file
+from fmstune.config.paths.data import exists, is_local
+from fmstune.config.rules.adapters import adapter_problems
+from fmstune.config.rules.data import data_problems
+from fmstune.config.rules.installed import missing
+from fmstune.config.rules.methods import method_problems
+from fmstune.config.rules.parallel import parallel_problems
+from fmstune.config.rules.training import training_problems
+from fmstune.config.schema.tables import CHAT_TEMPLATES, RunConfig
+from fmstune.errors import combined
+from fmstune.text import shown
+
+_NEED_EVALUATION = {
+    "load_best_model_at_end": (True,),
+    "eval_on_start": (True,),
+    "save_strategy": ("best",),
+    "lr_scheduler_type": ("reduce_lr_on_plateau", "greedy"),
+}
+"""Settings of `[training]`, with the values for which TRL wants evaluations."""
+_STEPS = ("logging_steps", "eval_steps", "save_steps")
+
+
+def check_together(config: RunConfig) -> RunConfig:
+    """The configuration, when its parts fit together. Raises `ConfigError` with all that does not."""
+    problems = [*_evaluation(config), *_training(config), *_paths(config), *missing(config)]
+    found = (
+        *method_problems(config),
+        *data_problems(config),
+        *adapter_problems(config),
+        *parallel_problems(config),
+        *training_problems(config),
+    )
+    problems += [f"{_at(config, key)}{what}" for key, what in found]
+    if problems:
+        raise combined(problems)
+    return config
+
+
+def _at(config: RunConfig, key: str) -> str:
+    """`fmstune.toml:14: `, the place that a message begins with."""
+    return config.at(key)
+
+
+def _evaluation(config: RunConfig) -> Iterator[str]:
+    data, training = config.data, config.training
+    if data.eval and data.eval_fraction:
+        yield f"{_at(config, 'data.eval_fraction')}set data.eval or data.eval_fraction, not both."
+    strategy = training.get("eval_strategy", "no")
+    if strategy != "no" and not (data.eval or data.eval_fraction):
+        yield (
+            f"{_at(config, 'training.eval_strategy')}training.eval_strategy = {strategy!r} needs evaluation "
+            "data: give --eval-data, or set data.eval_fraction = 0.1."
+        )
+    for key, wanted in (("samples.rows", config.samples.rows), ("samples.prompts", config.samples.prompts)):
+        if wanted and strategy == "no":
+            yield (
+                f"{_at(config, key)}{key} are answered at evaluations: give --eval-data or set "
+                "data.eval_fraction = 0.1."
+            )
+    patience = config.run.early_stopping_patience
+    if patience is not None and strategy == "no":
+        yield (
+            f"{_at(config, 'run.early_stopping_patience')}run.early_stopping_patience needs evaluations: "
+            "give --eval-data or set data.eval_fraction = 0.1."
+        )
+        return
+    if patience is not None and not training.get("load_best_model_at_end"):
+        yield (
+            f"{_at(config, 'training.load_best_model_at_end')}run.early_stopping_patience keeps the weights "
+            "of the best evaluation; leave training.load_best_model_at_end out."
+        )
+    for name, values in _NEED_EVALUATION.items():
+        value = training.get(name)
+        if value in values and strategy == "no":
+            yield (
+                f"{_at(config, f'training.{name}')}training.{name} = {shown(value)} needs evaluations: give "
+                '--eval-data or set data.eval_fraction = 0.1, with training.eval_strategy = "epoch".'
+            )
+
+
+def _training(config: RunConfig) -> Iterator[str]:
+    training = config.training
+    evaluated, saved = training.get("eval_strategy", "no"), training.get("save_strategy", "steps")
+    best = training.get("load_best_model_at_end") and evaluated != "no" and saved != "best"
+    key = "training.load_best_model_at_end"
+    if best and evaluated != saved:
+        yield (
+            f"{_at(config, key)}{key} needs a checkpoint of each evaluation, but training.eval_strategy = "
+            f"{evaluated!r} and training.save_strategy = {saved!r}: make them the same."
+        )
+    evaluate_every = training.get("eval_steps") or training.get("logging_steps", 10)
+    save_every = training.get("save_steps", 500)
+    counted = evaluated == saved == "steps" and min(evaluate_every, save_every) >= 1
+    if best and counted and save_every % evaluate_every:
+        yield (
+            f"{_at(config, key)}{key} needs a checkpoint of evaluated steps: make training.save_steps "
+            f"= {save_every} a multiple of the steps between evaluations, {evaluate_every}."
+        )
+    for name in _STEPS:
+        value = training.get(name)
+        if isinstance(value, float) and value > 1 and value != int(value):
+            yield (
+                f"{_at(config, f'training.{name}')}training.{name} = {value} is not a number of steps: "
+                "above 1 it is whole, below 1 a part of all steps."
+            )
+    steps = training.get("max_steps", -1)
+    if steps != -1 and steps <= 0:  # transformers would train whole epochs instead, without a word
+        yield (
+            f"{_at(config, 'training.max_steps')}training.max_steps = {steps} is out of range; it is more "
+            "than 0, or -1 for whole epochs."
+        )
+    if training.get("fp16") and training.get("bf16"):
+        yield f"{_at(config, 'training.fp16')}set training.fp16 or training.bf16, not both."
+
+
+def _paths(config: RunConfig) -> Iterator[str]:
+    model = config.model.path
+    gguf = model.lower().endswith(".gguf")  # see `adapter_problems`
+    if model != "demo" and not gguf and is_local(model) and not exists(config.base_dir / model):
+        yield (
+            f"{_at(config, 'model.path')}model.path = {shown(model)}: there is no such directory."
+            f"{similar_file(Path(model), config.base_dir)}"
+        )
+    template = config.model.chat_template
+    if template is not None and template not in CHAT_TEMPLATES and not exists(config.base_dir / template):
+        named = "/" not in template and "." not in template
+        what = (
+            f"there is no such template.{hint(template, CHAT_TEMPLATES)}"
+            if named
+            else (f"there is no such file.{similar_file(Path(template), config.base_dir)}")
+        )
+        known = f" There are {', '.join(CHAT_TEMPLATES)}, and Jinja files." if named else ""
+        yield f"{_at(config, 'model.chat_template')}model.chat_template = {shown(template)}: {what}{known}"

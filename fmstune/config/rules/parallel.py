@@ -1,0 +1,97 @@
+"""Settings of FSDP and DeepSpeed, which transformers and accelerate check late, or not at all."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fmstune.config.check.suggest import closest, similar_file
+from fmstune.config.schema.tables import RunConfig
+from fmstune.config.schema.training import library_source
+from fmstune.text import listed, shown, shown_path
+
+Problem = tuple[str, str]
+"""The dotted key that a problem is about, and what is wrong."""
+
+
+def parallel_problems(config: RunConfig) -> Iterator[Problem]:
+    """What is wrong with how the model is spread over processes."""
+    training = config.training
+    fsdp, deepspeed = training.get("fsdp"), training.get("deepspeed")
+    if fsdp and deepspeed:
+        yield "training.deepspeed", "set training.fsdp or training.deepspeed, not both."
+    if isinstance(fsdp, str):
+        yield from _words(fsdp)
+    if training.get("fsdp_config") is not None:
+        if not fsdp:
+            yield (
+                "training.fsdp_config",
+                "training.fsdp_config does nothing without training.fsdp = true: set that too.",
+            )
+        yield from _fsdp_config(training["fsdp_config"], config.base_dir)
+    if isinstance(deepspeed, str) and deepspeed:
+        yield from (("training.deepspeed", what) for what in _read("training.deepspeed", deepspeed, config))
+
+
+def _words(fsdp: str) -> Iterator[Problem]:
+    known = fsdp_words()
+    for word in [word for word in fsdp.split() if word not in known][:1]:  # of others there is no more to say
+        close = closest(word, known, {})
+        meant = f" Did you mean {close}?" if close else f" There are {listed(known)}."
+        yield "training.fsdp", f"training.fsdp = {shown(fsdp)}: {word} is unknown; true is enough.{meant}"
+
+
+def _fsdp_config(given: Any, base: Path) -> Iterator[Problem]:
+    key = "training.fsdp_config"
+    table, problem = (given, None) if isinstance(given, Mapping) else _object(key, str(given), base)
+    if problem:
+        yield key, problem
+    for name in table:
+        plain = str(name).removeprefix("fsdp_")
+        if plain not in fsdp_keys():
+            close = closest(plain, fsdp_keys(), {})
+            meant = f" Did you mean {close}?" if close else f" There are {listed(sorted(fsdp_keys()))}."
+            yield key, f"{key} has no setting {shown(name)}.{meant}"
+
+
+def _read(key: str, path: str, config: RunConfig) -> Iterator[str]:
+    problem = _object(key, path, config.base_dir)[1]
+    if problem:
+        yield problem
+
+
+def _object(key: str, written: str, base: Path) -> tuple[Mapping[str, Any], str | None]:
+    """The object in a JSON file, or what is wrong with the file."""
+    path = base / written
+    try:
+        found = json.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        return {}, f"{key} = {shown(written)}: there is no such file.{similar_file(Path(written), base)}"
+    except OSError as error:
+        return {}, f"{key} = {shown(written)} cannot be read: {error.strerror or error}."
+    except (ValueError, RecursionError) as error:
+        at = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        why = getattr(error, "msg", None) or "it is not UTF-8 text"
+        return {}, f"{key}: {shown_path(path)}{at}: this is no JSON: {why}."
+    if not isinstance(found, dict):
+        return {}, f"{key}: {shown_path(path)} has to hold one object: {{...}}."
+    return found, None
+
+
+@functools.cache
+def fsdp_words() -> tuple[str, ...]:
+    """The words that `training.fsdp` is made of, where it is a text."""
+    body = re.search(r"class FSDPOption\(.*?\n\n\n", library_source("transformers", "trainer_utils.py"), re.S)
+    return tuple(re.findall(r'= "(\w+)"', body.group())) if body else ()
+
+
+@functools.cache
+def fsdp_keys() -> frozenset[str]:
+    """The settings that the installed transformers looks for in `fsdp_config`, found by reading it."""
+    source = library_source("transformers", "training_args.py") + library_source("transformers", "trainer.py")
+    used = re.findall(r"(?<!xla_)fsdp_config(?:\.get|\.setdefault|\.pop)?[\[(]\s*[\"'](\w+)[\"']", source)
+    return frozenset([*used, *re.findall(r"[\"'](\w+)[\"'] in (?:self\.|args\.)*fsdp_config", source)])

@@ -1,0 +1,184 @@
+"""The table `[data]`, and the sources of data that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fmstune.config.check.typed import read_dataclass
+from fmstune.config.check.words import kind_of, shown_for
+from fmstune.errors import ConfigError
+
+MAPPED_COLUMNS = (
+    "messages", "conversations", "prompt", "completion", "instruction", "input", "output", "question",
+    "answer", "query", "response", "context", "history", "system", "system_prompt", "tools", "text",
+    "input_ids", "labels", "chosen", "rejected", "label", "margin", "weight", "train_on_input",
+)  # fmt: skip
+"""The columns that `columns` can say the names of."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """One source of rows: an entry of `data.train` or `data.eval`."""
+
+    path: str = field(
+        metadata={"help": "A file, a glob, a directory (also of save_to_disk), a hub name, `demo`."}
+    )
+    split: str | None = field(
+        default=None, metadata={"help": "The split to take; else train, and validation to evaluate on."}
+    )
+    subset: str | None = field(
+        default=None, metadata={"help": "The configuration of a data set on the hub that has several."}
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a data set on the hub; a run pins it."}
+    )
+    weight: float | None = field(
+        default=None, metadata={"help": "Its part of the mixture, relative to the other sources.", "above": 0}
+    )
+    max_rows: int | None = field(
+        default=None, metadata={"help": "Use at most so many of its rows; else data.max_rows.", "min": 1}
+    )
+    columns: Mapping[str, str] | None = field(
+        default=None, metadata={"help": "The names of its columns; else data.columns."}
+    )
+    template: str | None = field(default=None, metadata={"help": "Its template; else data.template."})
+
+
+def read_sources(value: Any, *, where: str, key: str) -> tuple[DataSource, ...]:
+    """Sources as they are written: a text, a list of texts, or tables. Raises `ConfigError`."""
+    if isinstance(value, str):
+        return (DataSource(value),) if value else ()
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(
+            f"{where}: {key} = {shown_for(key, value)} is {kind_of(value)}; it takes a text, a list of "
+            f"texts, or tables [[{key}]]."
+        )
+    return tuple(
+        _read_source(item, where, f"{key}[{number}]" if len(value) > 1 else key)
+        for number, item in enumerate(value, 1)
+    )
+
+
+def _read_source(item: Any, where: str, key: str) -> DataSource:
+    if isinstance(item, DataSource):
+        return item
+    table = {"path": item} if isinstance(item, str) else item
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}: {key} is {kind_of(item)}; a source is a text, or a table with a path.")
+    source = read_dataclass(DataSource, table, where=where, prefix=key)
+    if not source.path:
+        raise ConfigError(f"{where}: {key} names no data; give a file, a directory, a glob or a hub name.")
+    return source
+
+
+def written_sources(sources: tuple[DataSource, ...]) -> Any:
+    """The sources as they would be written: as short as `read_sources` reads back to the same."""
+    tables = [{k: v for k, v in asdict(source).items() if v is not None} for source in sources]
+    paths = [table["path"] for table in tables]
+    if any(len(table) > 1 for table in tables):
+        return tables
+    return paths if len(paths) > 1 else "".join(paths)
+
+
+def handler_name(handler: Any) -> str | None:
+    """What a handler is called: `module:function`, also one that was given from Python as a function."""
+    if handler is None or isinstance(handler, str):
+        return handler
+    name = getattr(handler, "__qualname__", type(handler).__qualname__)
+    return f"{getattr(handler, '__module__', '')}:{name}"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The table `[data]`. Sources may be given as a file has them: `DataConfig(train="a.jsonl")`."""
+
+    train: tuple[DataSource, ...] = field(
+        default=(),
+        metadata={
+            "help": "Training data: files, directories, globs, hub names or `demo`; tables [[data.train]] "
+            "with path, split, subset, weight, max_rows, columns and template mix several.",
+            "read": read_sources,
+        },
+    )
+    eval: tuple[DataSource, ...] = field(
+        default=(), metadata={"help": "Evaluation data, as for `train`.", "read": read_sources}
+    )
+    eval_fraction: float = field(
+        default=0.0,
+        metadata={"help": "Part of the training rows to hold out for evaluation.", "min": 0, "below": 1},
+    )
+    train_on: str = field(
+        default="responses",
+        metadata={
+            "help": "Which tokens the loss counts: the assistant's responses, or all.",
+            "choices": ("responses", "all"),
+        },
+    )
+    history: str = field(
+        default="split",
+        metadata={
+            "help": "Where a chat template writes earlier answers in other words: split the conversation, so "
+            "that each answer is learnt as the model will write it; learn the last one alone; or learn "
+            "history as the template writes it.",
+            "choices": ("split", "last", "template"),
+        },
+    )
+    reasoning: str = field(
+        default="template",
+        metadata={
+            "help": "Reasoning that the chat template has no words for: left out, as the template does, or "
+            "kept, as its family writes it.",
+            "choices": ("template", "keep"),
+        },
+    )
+    strict_chat: bool = field(
+        default=False,
+        metadata={
+            "help": "Refuse conversations that would have to be changed to fit the chat template (questions "
+            "in a row, a system message that it has no place for)."
+        },
+    )
+    max_rows: int | None = field(
+        default=None,
+        metadata={"help": "Use at most so many rows of each source of the training data.", "min": 1},
+    )
+    template: str | None = field(
+        default=None,
+        metadata={"help": "A row's text, with its columns in braces; the last of them is what is learnt."},
+    )
+    columns: Mapping[str, str] | None = field(
+        default=None,
+        metadata={"help": 'What the data call our columns: {prompt = "question", completion = "answer"}.'},
+    )
+    handler: str | None = field(
+        default=None,
+        metadata={"help": "A function from a row to a row, a list of rows or None, as `module:function`."},
+    )
+    text_rows: str = field(
+        default="line",
+        metadata={"help": "What a row of a .txt file is.", "choices": ("line", "paragraph", "file")},
+    )
+    skip_bad_rows: bool = field(
+        default=False,
+        metadata={"help": "Leave damaged rows out, and list them in skipped_rows.jsonl of the run."},
+    )
+    cache: bool = field(
+        default=True,
+        metadata={"help": "Keep prepared data for later runs, in ~/.cache/fmstune or FMSTUNE_CACHE."},
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read the training data while training, for what does not fit into memory."},
+    )
+    shuffle_buffer: int = field(
+        default=1000, metadata={"help": "Of how many rows each next one is drawn when streaming.", "min": 1}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("train", "eval"):
+            sources = read_sources(getattr(self, name), where="DataConfig", key=name)
+            object.__setattr__(self, name, sources)

@@ -1,0 +1,386 @@
+"""The schema: every table of the configuration, each field with its bounds and its sentence of help.
+
+The fields of `[training]` are those of TRL's installed class for the method (see `training_fields`); here
+is what fmstune sets differently, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fmstune.config.schema.data import DataConfig, DataSource
+from fmstune.config.schema.training import METHODS
+
+__all__ = ["DataConfig", "DataSource"]  # of this room, and of this table; all else is defined here
+
+
+CHAT_TEMPLATES = ("alpaca", "chatml", "gemma", "llama2", "llama3", "mistral", "plain", "zephyr")
+"""The chat templates that `model.chat_template` knows by name."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The table `[model]`."""
+
+    path: str = field(
+        default="",
+        metadata={
+            "help": "The model: a directory, a .gguf file, a name on the hub, or `demo`. A directory with an "
+            "adapter is trained on."
+        },
+    )
+    gguf_file: str | None = field(
+        default=None, metadata={"help": "The .gguf file to take, of a directory or hub name that has some."}
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a model on the hub; a run pins it."}
+    )
+    dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "What the weights are held in; auto: float32 for weights that are trained.",
+            "choices": ("auto", "float32", "bfloat16", "float16"),
+        },
+    )
+    quantization: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hold the frozen weights under a LoRA adapter in so many bits (QLoRA); needs a GPU.",
+            "choices": ("4bit", "8bit"),
+        },
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "sdpa, eager, flash_attention_2, …; else the model's own."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the Python code that a model on the hub brings."}
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "The chat template, instead of the model's own: a Jinja file, or one by its name: "
+            f"{', '.join(CHAT_TEMPLATES)}."
+        },
+    )
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The table `[run]`: how the run as a whole is done."""
+
+    method: str = field(
+        default="sft",
+        metadata={
+            "help": "What is learnt: sft (from examples), dpo, kto or reward (from preferences).",
+            "choices": METHODS,
+        },
+    )
+    on_nonfinite: str = field(
+        default="stop",
+        metadata={
+            "help": "When the loss is NaN or infinite: stop, skip the batch, or go on (continue).",
+            "choices": ("stop", "skip", "continue"),
+        },
+    )
+    rehearse: str = field(
+        default="auto",
+        metadata={
+            "help": "Try the longest batch, an evaluation and a checkpoint before the start; auto: for runs "
+            "longer than a few minutes.",
+            "choices": ("auto", "always", "never"),
+        },
+    )
+    save_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "What the tuned weights are saved in at the end; auto: as the model's own were, and an "
+            "adapter's as they are trained.",
+            "choices": ("auto", "float32", "bfloat16", "float16"),
+        },
+    )
+    auto_batch: bool = field(
+        default=False,
+        metadata={"help": "Find the largest batch that fits into memory, and keep the effective batch size."},
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop when so many evaluations in a row were no better than the best one, whose weights "
+            "are kept.",
+            "min": 1,
+        },
+    )
+    early_stopping_threshold: float = field(
+        default=0.0,
+        metadata={"help": "By how much an evaluation has to be better to count as better.", "min": 0},
+    )
+    callbacks: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "Callbacks of the Trainer, as `module:Class`; they run in the training process."},
+    )
+    compute_metrics: str | None = field(
+        default=None,
+        metadata={"help": "A function of an EvalPrediction that returns metrics, as `module:function`."},
+    )
+    termination_log: str | None = field(
+        default=None,
+        metadata={"help": "Where the cause of a failure is written as well, such as /dev/termination-log."},
+    )
+
+
+@dataclass(frozen=True)
+class SamplesConfig:
+    """The table `[samples]`: what the model writes, at each evaluation, as a table for the trackers."""
+
+    prompts: tuple[str, ...] = field(
+        default=(), metadata={"help": "Prompts that are answered at each evaluation."}
+    )
+    rows: int = field(
+        default=0,
+        metadata={"help": "So many rows of the evaluation data are answered too.", "min": 0},
+    )
+    max_new_tokens: int = field(default=64, metadata={"help": "The longest answer, in tokens.", "min": 1})
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """The table `[lora]`."""
+
+    enabled: bool = field(default=False, metadata={"help": "Train an adapter instead of all weights."})
+    r: int = field(default=16, metadata={"help": "Rank of the adapter's matrices.", "min": 1})
+    alpha: int = field(default=32, metadata={"help": "Scale of the adapter: alpha / r.", "min": 1})
+    dropout: float = field(
+        default=0.0, metadata={"help": "Dropout before the adapter.", "min": 0, "below": 1}
+    )
+    target_modules: str | tuple[str, ...] = field(
+        default="all-linear",
+        metadata={"help": "Modules that get an adapter: names, a regular expression, or all-linear."},
+    )
+    bias: str = field(
+        default="none",
+        metadata={
+            "help": "Which biases are trained as well.",
+            "choices": ("none", "all", "lora_only"),
+        },
+    )
+    rslora: bool = field(
+        default=False, metadata={"help": "Scale by alpha / √r instead (rsLoRA), which suits large ranks."}
+    )
+    dora: bool = field(
+        default=False, metadata={"help": "Learn the size of each weight apart from its direction (DoRA)."}
+    )
+    modules_to_save: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "Modules that are trained whole besides, and saved with the adapter."},
+    )
+
+
+@dataclass(frozen=True)
+class PromptTuningConfig:
+    """The table `[prompt_tuning]`: words before each text that are learnt, for a model that stays frozen."""
+
+    enabled: bool = field(
+        default=False, metadata={"help": "Train virtual tokens before each text instead of weights."}
+    )
+    tokens: int = field(default=20, metadata={"help": "How many virtual tokens are learnt.", "min": 1})
+    text: str | None = field(
+        default=None, metadata={"help": "The text whose embeddings they begin as; else random ones."}
+    )
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """The table `[tracking]`."""
+
+    trackers: tuple[str, ...] = field(
+        default=(), metadata={"help": "The trackers of the run; see `fmstune trackers list`."}
+    )
+    close_timeout: float = field(
+        default=30.0,
+        metadata={"help": "Seconds that trackers have to catch up when the run has ended.", "min": 0},
+    )
+    check_timeout: float = field(
+        default=10.0, metadata={"help": "Seconds that each tracker's check may take.", "min": 0.1}
+    )
+    strict: bool = field(default=False, metadata={"help": "An unreachable tracker at the start is an error."})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A resolved configuration.
+
+    `training` holds what is handed to the method's class of TRL; `trackers` the options of each tracker;
+    `params` what the user wants the run to be found by. `origins` says of each dotted key where its value
+    came from: `fmstune.toml:14`, `--set`, the flag, or `default`; `over`, which values (and their origins) it
+    won over; `defaults`, what holds in `[training]` of such a run when nobody sets it. Relative
+    paths are kept as they were written, also those of a file in another directory, and mean what they mean
+    from `base_dir`, the current directory. `demo` says that the packaged model is tuned on the packaged data.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    prompt_tuning: PromptTuningConfig = field(default_factory=PromptTuningConfig)
+    run: RunSettings = field(default_factory=RunSettings)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    trackers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    over: Mapping[str, Sequence[tuple[Any, str]]] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    base_dir: Path = field(default_factory=Path)
+    demo: bool = False
+
+    def at(self, key: str) -> str:
+        """`fmstune.toml:14: `, the place that a message about a setting begins with; empty for a default."""
+        origin = self.origins.get(key, "default")
+        return "" if origin == "default" else f"{origin}: "
+
+    @property
+    def adapter(self) -> str | None:
+        """What is trained instead of all weights: `lora`, `prompt tuning`, or nothing else."""
+        if self.prompt_tuning.enabled:
+            return "prompt tuning"
+        return "lora" if self.lora.enabled else None
+
+    @property
+    def output_dir(self) -> str | None:
+        """The run's directory, when one was chosen."""
+        chosen: str | None = self.training.get("output_dir")
+        return chosen
+
+
+TABLES: dict[str, type[Any]] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "lora": LoraConfig,
+    "prompt_tuning": PromptTuningConfig,
+    "run": RunSettings,
+    "samples": SamplesConfig,
+    "tracking": TrackingConfig,
+}
+
+TRAINING_DEFAULTS: dict[str, Any] = {
+    # TRL's True saves memory for a fifth of the speed; whoever runs out of memory turns it on.
+    "activation_checkpointing": False,
+    # A checkpoint an epoch; two of them are enough to go back from a damaged one.
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    # A loss that is NaN should be seen, not replaced by the average of the others.
+    "logging_nan_inf_filter": False,
+    # fmstune shows the progress itself.
+    "disable_tqdm": True,
+}
+
+RENAMED_TRAINING: dict[str, str] = {
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
+"""Older names of fields, which transformers takes with a warning, and lets the newer ones win over."""
+
+LORA_LEARNING_RATE = 2e-4
+LORA_LEARNING_RATES = {"sft": LORA_LEARNING_RATE, "dpo": 1e-5, "kto": 1e-5, "reward": 1e-3}
+"""An adapter starts from zero and takes ten times the rate of full weights (TRL's own advice), which are
+2e-5, 1e-6, 1e-6 and 1e-4."""
+
+PROMPT_TUNING_LEARNING_RATE = 3e-2
+"""Embeddings of a few tokens have to go far, and nothing else moves (PEFT's own example)."""
+
+DEMO_TRAINING: dict[str, Any] = {
+    "max_steps": 60,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 5e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 5,
+    "logging_steps": 5,
+    "eval_strategy": "steps",
+    "eval_steps": 20,
+    "save_strategy": "steps",
+    # As often as it is evaluated: load_best_model_at_end wants a checkpoint of each evaluated step.
+    "save_steps": 20,
+    "max_length": 256,
+}
+"""What tunes the demo model within seconds on two cores."""
+
+DEMO_PREFERENCE_LEARNING_RATE = 1e-3
+"""At the rate of sft a model compared with its own beginning runs away from it."""
+
+DEMO = "demo"
+"""The name of the packaged model, and of the packaged data."""
+
+OWNED_TRAINING: dict[str, str] = {
+    "report_to": "choose trackers with --tracker or [tracking] trackers",
+    "resume_from_checkpoint": "use --resume",
+    "dataset_kwargs": "fmstune prepares the data itself",
+    "dataset_num_proc": "fmstune prepares the data itself, and keeps them for later runs (data.cache)",
+    "dataset_text_field": 'name the column of the text with data.columns = {text = "…"}',
+    "length_column_name": "fmstune knows the lengths of its rows",
+    "model_init_kwargs": "use the table [model]",
+    "chat_template_path": "use model.chat_template",
+    "trust_remote_code": "use model.trust_remote_code",
+    "assistant_only_loss": 'use data.train_on = "responses"',
+    "completion_only_loss": 'use data.train_on = "responses"',
+    "bf16_full_eval": "evaluations are part of the training, in its precision; use training.bf16",
+    "fp16_full_eval": "evaluations are part of the training, in its precision; use training.fp16",
+    "enable_jit_checkpoint": "SIGTERM and SIGINT save a checkpoint in any case",
+    "project": "trackers have options of their own, such as trackers.wandb.project",
+    "trackio_space_id": "choose trackers with --tracker or [tracking] trackers",
+    "trackio_bucket_id": "choose trackers with --tracker or [tracking] trackers",
+    "trackio_static_space_id": "choose trackers with --tracker or [tracking] trackers",
+    "local_rank": "torchrun sets it",
+    "do_train": "`fmstune train` always trains",
+    "do_eval": "give evaluation data, and choose when with training.eval_strategy",
+    "do_predict": "`fmstune train` only trains and evaluates",
+    "parallelism_config": "it is an object of Python, which no TOML can hold; use training.fsdp_config",
+}
+"""Fields of TRL's classes that fmstune decides, and what to use instead."""
+
+_POSITIVE = {"above": 0}
+_COUNT = {"min": 1}
+_NOT_NEGATIVE = {"min": 0}
+
+TRAINING_BOUNDS: dict[str, Mapping[str, float]] = {
+    "learning_rate": _POSITIVE,
+    "num_train_epochs": _POSITIVE,
+    "per_device_train_batch_size": _COUNT,
+    "per_device_eval_batch_size": _COUNT,
+    "gradient_accumulation_steps": _COUNT,
+    "eval_accumulation_steps": _COUNT,
+    "torch_empty_cache_steps": _COUNT,
+    "ddp_timeout": _COUNT,
+    "logging_steps": _POSITIVE,
+    "eval_steps": _POSITIVE,
+    "save_steps": _POSITIVE,
+    "eval_delay": _NOT_NEGATIVE,
+    "warmup_steps": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "max_grad_norm": _NOT_NEGATIVE,
+    "neftune_noise_alpha": _NOT_NEGATIVE,
+    "adam_epsilon": _NOT_NEGATIVE,
+    "dataloader_num_workers": _NOT_NEGATIVE,
+    "adam_beta1": {"min": 0, "below": 1},
+    "adam_beta2": {"min": 0, "below": 1},
+    "label_smoothing_factor": {"min": 0, "below": 1},
+    # A token is predicted from those before it, so that one alone teaches nothing.
+    "max_length": {"min": 2},
+    # Of the methods that learn from preferences.
+    "beta": _POSITIVE,
+    "label_smoothing": {"min": 0, "below": 1},
+    "ld_alpha": {"min": 0, "max": 1},
+    "discopop_tau": _POSITIVE,
+    "desirable_weight": _NOT_NEGATIVE,
+    "undesirable_weight": _NOT_NEGATIVE,
+    "center_rewards_coefficient": _NOT_NEGATIVE,
+    "ref_model_mixup_alpha": {"min": 0, "max": 1},
+    "ref_model_sync_steps": _COUNT,
+    "precompute_ref_batch_size": _COUNT,
+    # What NumPy's generator takes.
+    "seed": {"min": 0, "max": 2**32 - 1},
+    "data_seed": {"min": 0, "max": 2**32 - 1},
+}
+"""Bounds of fields of TRL's classes, which TRL checks late or never; as in the metadata of our own fields."""

@@ -1,0 +1,175 @@
+"""The fields of TRL's installed configuration classes, found by reading: importing them takes seconds.
+
+Each method has a class of its own: `SFTConfig`, `DPOConfig`, `KTOConfig`, `RewardConfig`.
+
+So `[training]` always accepts what the installed versions accept, and a table that grows stale is not
+needed. `tests/config` compares the result with the real classes.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fmstune.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingField:
+    """One field: its annotation as written, its default, its help, and the values it is limited to."""
+
+    name: str
+    annotation: str
+    default: Any
+    help: str
+    choices: tuple[str, ...] | None = None
+
+
+# The classes that each of the methods' classes is made of, from the most general: package, file, class.
+_BASES = (
+    ("transformers", "training_args.py", "TrainingArguments"),
+    ("trl", "trainer/base_config.py", "_BaseConfig"),
+)
+_OF_METHOD = {
+    "sft": ("trl", "trainer/sft_config.py", "SFTConfig"),
+    "dpo": ("trl", "trainer/dpo_config.py", "DPOConfig"),
+    "kto": ("trl", "trainer/kto_config.py", "KTOConfig"),
+    "reward": ("trl", "trainer/reward_config.py", "RewardConfig"),
+}
+METHODS = tuple(_OF_METHOD)
+"""What `run.method` may be. TRL's other methods of preference tuning (ORPO, CPO, …) are experimental."""
+_LOG_LEVELS = ("detail", "debug", "info", "warning", "error", "critical", "passive")
+_COMPUTED_CHOICES = {
+    "log_level": _LOG_LEVELS,
+    "log_level_replica": _LOG_LEVELS,
+    # torch's own modes; a backend that is not torch's would refuse them all.
+    "torch_compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+}
+"""Choices that are no literals in the source, or not there at all."""
+_ENUM_FILES = ("trainer_utils.py", "training_args.py")
+
+
+@functools.cache
+def training_fields(method: str = "sft") -> dict[str, TrainingField]:
+    """Every field of the installed class of a method, by name. Raises `ConfigError` when TRL is not there."""
+    return _common_fields() | _fields_of(_OF_METHOD[method])
+
+
+def methods_with(name: str) -> list[str]:
+    """The methods that have a field of this name."""
+    return [method for method in METHODS if name in training_fields(method)]
+
+
+@functools.cache
+def _common_fields() -> dict[str, TrainingField]:
+    return {name: made for base in _BASES for name, made in _fields_of(base).items()}
+
+
+def _fields_of(place: tuple[str, str, str]) -> dict[str, TrainingField]:
+    found: dict[str, TrainingField] = {}
+    enums = _enums()
+    for node in _class_body(*place):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            made = _field(node, enums)
+            if made is not None:
+                found[made.name] = made
+    return found
+
+
+def _field(node: ast.AnnAssign, enums: dict[str, tuple[str, ...]]) -> TrainingField | None:
+    name = node.target.id if isinstance(node.target, ast.Name) else ""
+    annotation = ast.unparse(node.annotation)
+    if not name or name.startswith("_") or "ClassVar" in annotation:
+        return None
+    default: Any = None
+    text, choices = "", None
+    if isinstance(node.value, ast.Call):
+        given = {keyword.arg: keyword.value for keyword in node.value.keywords}
+        default = _literal(given.get("default"))
+        factory = given.get("default_factory")
+        if isinstance(factory, ast.Lambda):
+            default = _literal(factory.body)
+        metadata = given.get("metadata")
+        if isinstance(metadata, ast.Dict):
+            for key, value in zip(metadata.keys, metadata.values, strict=True):
+                word = _literal(key)
+                if word == "help":
+                    text = str(_literal(value) or "").replace("%%", "%")  # escaped for argparse
+                elif word == "choices":
+                    choices = tuple(_literal(value) or ()) or None
+    elif node.value is not None:
+        default = _literal(node.value)
+    if choices is None:
+        choices = _choices_told(text)
+    if name == "loss_type" and annotation == "list[str]":
+        annotation = "str | list[str]"  # DPOConfig makes a list of a text
+    if name == "fsdp":
+        annotation = "bool | str | None"  # annotated as a text alone, for argparse
+    choices = choices or _COMPUTED_CHOICES.get(name)
+    named = set(re.findall(r"\w+", annotation))
+    if "list" not in named:
+        choices = next((members for enum, members in enums.items() if enum in named), choices)
+    return TrainingField(name, annotation, default, text, choices)
+
+
+def _literal(node: ast.expr | None) -> Any:
+    """The value of an expression, or `None` where it has to be run to be known, as that of `optim`,
+    whose default depends on the version of torch."""
+    try:
+        return ast.literal_eval(node) if node is not None else None
+    except ValueError:
+        return None
+
+
+def _choices_told(text: str) -> tuple[str, ...] | None:
+    """The values that a help names as all there are, where they are not declared as choices."""
+    told = re.search(r"Possible values are: (.*?)\.(?: |$)", text)
+    names = re.findall(r"`'?(\w+)'?`", told.group(1)) if told else []
+    return tuple(names) or None
+
+
+@functools.cache
+def _enums() -> dict[str, tuple[str, ...]]:
+    """The values of each `ExplicitEnum` that an annotation may name."""
+    found: dict[str, tuple[str, ...]] = {}
+    for file in _ENUM_FILES:
+        source = library_source("transformers", file)
+        for match in re.finditer(r"^class (\w+)\(ExplicitEnum\):\n((?:(?:    .*)?\n)+)", source, re.M):
+            values = re.findall(r"^    \w+ = \"([^\"]+)\"", match.group(2), re.M)
+            if values:
+                found[match.group(1)] = tuple(values)
+    return found
+
+
+def _class_body(package: str, file: str, name: str) -> list[ast.stmt]:
+    """The statements of a class, parsed up to its first method: of 3,000 lines these are 1,000."""
+    source = library_source(package, file)
+    match = re.search(rf"^class {name}\b.*?(?=^    (?:async )?def |^    @|^class |\Z)", source, re.M | re.S)
+    if match is None:
+        raise ConfigError(f"the installed {package} has no {name}: {_REMEDY}.")
+    try:
+        tree = ast.parse(match.group())
+    except SyntaxError:  # cut in the wrong place: the slow way is sure
+        tree = ast.parse(source)
+    definitions = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    return next(definitions).body
+
+
+_REMEDY = "install versions that fmstune supports with `pip install --upgrade fmstune`"
+
+
+def library_source(package: str, file: str) -> str:
+    """The source of a file of an installed package, which is not imported. Raises `ConfigError`."""
+    # `find_spec` of a package at the top imports nothing; of one below, it would import its parents.
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"the package {package} is not installed: {_REMEDY}.")
+    try:
+        return (Path(spec.origin).parent / file).read_text(encoding="utf-8")
+    except OSError:
+        raise ConfigError(f"the installed {package} has no {file}: {_REMEDY}.") from None

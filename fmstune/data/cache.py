@@ -1,0 +1,185 @@
+"""Prepared data, kept: what has been tokenised once is not tokenised again, on this machine.
+
+An entry is found by all that it depends on: the contents of the files, the settings of the data, the
+tokenizer with its chat template, the lengths, the seed, and the version of this code. Of several processes
+that want the same one, as the ranks of a run do, the first prepares it and the others wait for its lock:
+unlike a barrier of torch's that has no time limit, and ends when the process ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import PreTrainedTokenizerBase
+
+from fmstune._version import __version__
+from fmstune.config.schema.data import DataConfig
+from fmstune.data.files.source import Origin
+from fmstune.data.prepare import PreparedData, prepare
+from fmstune.data.rows.bad_rows import BadRows
+from fmstune.data.rows.unused import NotUsed
+from fmstune.data.summary import DataSummary, SourceSummary
+
+_PREPARATION = 3  # to be raised when the same rows are prepared differently
+_WORTH_SECONDS = 3.0
+"""What is prepared faster is not kept, unless several processes need it."""
+_DAYS = 30
+"""Entries that nobody has used for so long are removed."""
+_COMMIT = re.compile("[0-9a-f]{40}")
+_PLACES = "places.json"
+_SUMMARY = "summary.json"  # written last: an entry without it is not complete
+
+
+def prepare_once(
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    seed: int,
+    skipped: Path | None = None,
+    *,
+    method: str = "sft",
+    keep_end: bool = False,
+    worth: float = _WORTH_SECONDS,
+) -> PreparedData:
+    """As `prepare`, from what an earlier run or another process has prepared, when that is the same.
+
+    Not kept are streams, data of the hub at no known commit, rows that a handler has made, and data with bad
+    rows, which are to be named each time.
+    """
+    files = _files(config) if config.cache and not config.streaming and config.handler is None else None
+
+    def made_now() -> PreparedData:
+        return prepare(config, tokenizer, max_length, seed, skipped, method=method, keep_end=keep_end)
+
+    if files is None:
+        return made_now()
+    how = {"max_length": max_length, "seed": seed, "method": method, "keep_end": keep_end}
+    entry = cache_directory() / _key(config, tokenizer, how, files)
+    with _locked(entry):
+        found = _load(entry)
+        if found is not None:
+            return found
+        began = time.monotonic()
+        made = made_now()
+        shared = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if not made.bad.count and (shared or time.monotonic() - began >= worth):
+            _store(made, entry)
+        return made
+
+
+def cache_directory() -> Path:
+    """Where entries are kept: `FMSTUNE_CACHE`, else `fmstune/prepared` in the user's cache directory."""
+    if chosen := os.environ.get("FMSTUNE_CACHE"):
+        return Path(chosen) / "prepared"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmstune" / "prepared"
+
+
+def _files(config: DataConfig) -> dict[str, str] | None:
+    """The SHA-256 of the files of each source, or its commit on the hub; `None` when one has neither."""
+    found: dict[str, str] = {}
+    for split, sources in (("train", config.train), ("eval", config.eval)):
+        for number, source in enumerate(sources):
+            origin = Origin.of(source, "train" if split == "train" else "eval")
+            commit = (
+                source.revision if not origin.files and _COMMIT.fullmatch(source.revision or "") else None
+            )
+            content = origin.sha256() or commit
+            if content is None:
+                return None
+            found[f"{split}-{number}"] = content
+    return found
+
+
+def _key(
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    how: dict[str, Any],
+    files: dict[str, str],
+) -> str:
+    depends_on = {
+        "version": [__version__, _PREPARATION],
+        "config": asdict(config),
+        "files": files,
+        "tokenizer": tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else str(tokenizer),
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "chat_template": tokenizer.chat_template,
+        "how": how,
+    }
+    return hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(entry: Path) -> Iterator[None]:
+    """Only one process at a time has an entry. Without a cache that can be written to, nobody is locked."""
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(entry.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError:
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _load(entry: Path) -> PreparedData | None:
+    """What an entry holds; `None` when there is none, or it is damaged."""
+    if not entry.exists():
+        return None
+    try:
+        raw = json.loads((entry / _SUMMARY).read_text(encoding="utf-8"))
+        sources = tuple(SourceSummary(**each) for each in raw.pop("sources"))
+        unused = tuple(NotUsed(**each) for each in raw.pop("unused"))
+        summary = replace(DataSummary(**raw), sources=sources, unused=unused, prepared_before=True)
+        places = json.loads((entry / _PLACES).read_text(encoding="utf-8"))
+        train = datasets.load_from_disk(str(entry / "train"))
+        evaluation = datasets.load_from_disk(str(entry / "eval")) if summary.eval_rows else None
+        dict(train[-1]), evaluation and dict(evaluation[-1])  # the last row is there
+        os.utime(entry)
+    except Exception:  # damaged in any of the ways that files can be: it is made anew
+        shutil.rmtree(entry, ignore_errors=True)
+        return None
+    return PreparedData(train, evaluation, summary, BadRows(), places)
+
+
+def _store(made: PreparedData, entry: Path) -> None:
+    """Keep what was prepared. A cache that is full or cannot be written to is left alone."""
+    scratch = entry.with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):
+        _remove_old(entry.parent)
+        sets: list[tuple[str, Any]] = [("train", made.train), ("eval", made.eval)]
+        try:
+            for name, rows in sets:
+                if rows is not None:
+                    rows.save_to_disk(str(scratch / name))
+            (scratch / _PLACES).write_text(json.dumps(list(made.places)), encoding="utf-8")
+            (scratch / _SUMMARY).write_text(json.dumps(asdict(made.summary)), encoding="utf-8")
+            scratch.replace(entry)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_old(folder: Path) -> None:
+    oldest = time.time() - _DAYS * 24 * 3600
+    for entry in folder.iterdir():
+        if entry.stat().st_mtime >= oldest:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)

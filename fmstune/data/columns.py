@@ -1,0 +1,255 @@
+"""The names of columns that people's data have, and what a row holds under them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from fmstune.data.cells import kind_in_words, parsed, true_or_false
+from fmstune.errors import DataError
+
+Row = Mapping[str, Any]
+
+A_ROW = (
+    "rows have `messages` (a list of {role, content}), or `prompt` and `completion`, or a question and its "
+    "answer (`instruction` and `output`, `question` and `answer`), or `text`, `conversations`, `input_ids`"
+)
+
+CONVERSATIONS = ("messages", "conversations", "conversation")
+QUESTIONS = ("instruction", "question", "query", "prompt", "input")
+"""What is asked, in the order in which they are looked for: `input` stands beside Alpaca's `instruction`."""
+ANSWERS = ("output", "response", "answer", "completion")
+CONTEXTS = ("input", "context")
+"""What a question is about: a part of the question."""
+SYSTEMS = ("system", "system_prompt")
+HISTORY = "history"
+
+SPEAKERS = {
+    "system": "system",
+    "developer": "developer",
+    "human": "user",
+    "user": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "ai": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "tool": "tool",
+    "ipython": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
+}
+"""Who speaks, by the names that OpenAI, ShareGPT, Llama and Gemma have for it; letter case does not count."""
+
+_KNOWN = {
+    *CONVERSATIONS, *QUESTIONS, *ANSWERS, *CONTEXTS, *SYSTEMS, HISTORY,
+    "tools", "text", "chosen", "rejected", "label", "margin", "input_ids", "labels", "attention_mask",
+}  # fmt: skip
+_ALONE = {*CONVERSATIONS, *QUESTIONS, *ANSWERS, "text", "chosen", "input_ids"}
+"""One of these is in each row of a shape that we know."""
+
+# By such a part of its name a column is taken for what it is, in advice only.
+_LIKE_ANSWERS = (
+    "answer", "response", "output", "completion", "target", "reply", "solution", "summary", "highlights",
+    "translation", "assistant", "generation", "generated", "sql", "code", "reference", "label_text",
+)  # fmt: skip
+_LIKE_QUESTIONS = (
+    "question", "prompt", "query", "instruction", "input", "problem", "user", "ask", "request", "source",
+    "article", "document", "dialogue", "context", "passage", "title", "nl", "text",
+)  # fmt: skip
+_LIKE_NEITHER = (
+    "id", "uuid", "idx", "index", "key", "hash", "category", "type", "kind", "tag", "tags", "lang",
+    "language", "split", "url", "date", "time", "timestamp", "score", "rating", "topic", "label", "model",
+    "license", "origin", "dataset", "subset", "name", "file", "path", "author", "level", "difficulty",
+    "source",
+)  # fmt: skip
+
+
+def tidied(row: Row) -> Row:
+    """The row with names such as `Prompt` or `System Prompt` as we write them, unless it has both."""
+    names: dict[Any, Any] = {}
+    for name in row:
+        if isinstance(name, str) and name not in _KNOWN:
+            ours = name.strip().lower().replace(" ", "_").replace("-", "_")
+            if ours in _KNOWN and ours not in row and ours not in names.values():
+                names[name] = ours
+    return {names.get(name, name): value for name, value in row.items()} if names else row
+
+
+def looks_like_a_row(value: Any) -> bool:
+    """Whether an object has a column by which rows are recognised, and is no message of a conversation."""
+    return isinstance(value, dict) and not is_message(value) and not _ALONE.isdisjoint(tidied(value))
+
+
+def is_message(value: Any) -> bool:
+    """Whether an object is a message: {role, content}, or {from, value}."""
+    return isinstance(value, dict) and ("role" in value or ("from" in value and "value" in value))
+
+
+def listed(value: Any) -> Any:
+    """Lists of the fields of messages, {"role": [...], "content": [...]}, as a list of messages: `datasets`
+    gives a Sequence of objects so. Any other value as it is."""
+    if not is_message(value) or not all(isinstance(each, list) for each in value.values()):
+        return value
+    if len({len(each) for each in value.values()}) > 1:
+        return value
+    return [dict(zip(value, each, strict=True)) for each in zip(*value.values(), strict=True)]
+
+
+def holds(value: Any) -> bool:
+    """Whether there is anything in a value: tables fill what only other rows have with nulls."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return False
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, dict):
+        return any(map(holds, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(holds, value))
+    return True
+
+
+def first_there(row: Row, names: Sequence[str]) -> str | None:
+    """The first of these columns that the row has a value in."""
+    return next((name for name in names if row.get(name) is not None), None)
+
+
+def require_text(row: Row, key: str, place: str) -> str:
+    """The text of a column; a number is its own text, as in a table. Raises `DataError` when it is missing or
+    no text."""
+    value = row.get(key)
+    if value is None:
+        raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and holds(value):
+        return str(value)
+    if not isinstance(value, str):
+        raise DataError(
+            f"{place}: `{key}` is {kind_in_words(value)}, where a text is needed as in the first row."
+        )
+    return value
+
+
+def system_of(row: Row, place: str) -> str:
+    """The row's system text, of whichever name; none is empty. Raises `DataError` for two that differ."""
+    found = {require_text(row, name, place) for name in SYSTEMS if holds(row.get(name))}
+    if len(found) > 1:
+        raise DataError(f"{place}: it has both `system` and `system_prompt`, and they differ; take one out.")
+    return found.pop() if found else ""
+
+
+def context_of(row: Row, names: Sequence[str], place: str) -> str:
+    """What stands in the columns of a question's context."""
+    found = []
+    for name in names:
+        value = row.get(name)
+        if holds(value):
+            if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+                raise DataError(
+                    f"{place}: `{name}` is {kind_in_words(value)}, where a text is needed; name the columns "
+                    "that are meant with data.columns, and it is left out."
+                )
+            found.append(str(value).strip())
+    return "\n\n".join(found)
+
+
+def history_of(row: Row, place: str) -> list[dict[str, Any]]:
+    """Earlier turns as messages: Alpaca's [question, answer] pairs, or messages. Raises `DataError`."""
+    given = parsed(row.get(HISTORY))
+    if not holds(given):
+        return []
+    turns: list[dict[str, Any]] = []
+    for turn in given if isinstance(given, list) else [given]:
+        if is_message(turn):
+            turns.append(turn)
+        elif (
+            isinstance(turn, (list, tuple)) and len(turn) == 2 and all(isinstance(text, str) for text in turn)
+        ):
+            turns.append({"role": "user", "content": turn[0]})
+            turns.append({"role": "assistant", "content": turn[1]})
+        else:
+            raise DataError(
+                f"{place}: `{HISTORY}` takes a list of [question, answer] pairs, or of messages; in it is "
+                f"{kind_in_words(turn)}."
+            )
+    return turns
+
+
+def as_message_list(value: Any, *, cell: bool = False) -> list[Any] | None:
+    """Messages that a column holds, as a list, as one object, or as the text of a list in a table; `None` for
+    what holds none. The text of one object is read only with `cell`, where a column beside it holds the text
+    of messages too: an answer may be JSON that has a `role`, or `from` and `value`."""
+    found = listed(parsed(value))
+    if is_message(found):
+        return [found] if not isinstance(value, str) or (cell and _speaks(found)) else None
+    if isinstance(found, list) and any(map(is_message, found)):
+        return found if not isinstance(value, str) or any(map(_speaks, found)) else None
+    return None
+
+
+def _speaks(value: Any) -> bool:
+    """Whether an object is the message of somebody whom we know, and no data with such fields."""
+    speaker = value.get("role", value.get("from")) if is_message(value) else None
+    return isinstance(speaker, str) and speaker.strip().lower() in SPEAKERS
+
+
+def verdict(value: Any) -> bool:
+    """Whether a `label` says that an answer is good or bad, as kto needs it, and is no class of a text."""
+    return true_or_false(value) is not None
+
+
+def unknown(row: Row, place: str) -> DataError:
+    """The error for a row of no shape that we know, with what it has, and how these are named."""
+    columns = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
+    return DataError(f"{place}: the columns are {columns}; {A_ROW}.{_advice(row)}")
+
+
+def _advice(row: Row) -> str:
+    texts = [name for name, value in row.items() if isinstance(value, str) and isinstance(name, str)]
+    answer = _like(texts, _LIKE_ANSWERS)
+    question = _like([name for name in texts if name != answer], _LIKE_QUESTIONS)
+    others = [name for name in texts if name not in (answer, question) and not _is_like(name, _LIKE_NEITHER)]
+    if answer is None and others:
+        answer = others.pop()
+    if question is None and others:
+        question = others.pop(0)
+    if answer is None or question is None:
+        alone = answer or question
+        named = f"text={_quoted(alone)}" if alone else None
+        put = f"--template '{{{alone}}}'" if alone else None
+    else:
+        named = f"prompt={_quoted(question)}, completion={_quoted(answer)}"
+        put = f"--template '{{{question}}} {{{answer}}}'"
+    if named is None:
+        return " Rows of another form are brought into one of these by a function of yours: data.handler."
+    return (
+        f" Others are named with data.columns, as in --set 'data.columns={{{named}}}', or put together with "
+        f"{put}."
+    )
+
+
+def _quoted(name: str | None) -> str:
+    return json.dumps(name, ensure_ascii=False)
+
+
+def _like(names: Sequence[str], parts: Sequence[str]) -> str | None:
+    """The name that is most like one of these: as a whole, then by a part of it."""
+    for part in parts:
+        for name in names:
+            if name.lower() == part:
+                return name
+    return next((name for part in parts for name in names if _is_like(name, (part,))), None)
+
+
+def _is_like(name: str, parts: Collection[str]) -> bool:
+    words = "".join(letter if letter.isalnum() else " " for letter in name.lower()).split()
+    return any(part in words or (len(part) > 4 and part in name.lower()) for part in parts)

@@ -1,0 +1,154 @@
+"""Tables as text: CSV and TSV as spreadsheets and pandas write them."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from fmstune.data.columns import Row, looks_like_a_row
+from fmstune.data.files.opening import opened
+from fmstune.errors import DataError
+
+Found = tuple[str, Row | DataError]
+
+_DELIMITERS = ",;\t|"
+_SAMPLED = 20
+"""So many rows are looked at for the delimiter."""
+_PIECE = 1 << 20
+_NAMED = re.compile(r"sep=(.)\r?\n?")
+"""The first line by which Excel is told the delimiter."""
+
+
+def read_csv(path: Path, name: str, usual: str, say: Callable[[str], None]) -> Iterator[Found]:
+    """The rows of a file that messages call `name`. `usual` is the delimiter that its suffix promises; `say`
+    is told what people should know of the file. Raises `DataError`."""
+    csv.field_size_limit(1 << 30)  # the default of 128 KiB is less than one long document
+    encoding = _encoding(path, name)
+    if encoding == "cp1252":
+        say(f"{name} is not UTF-8 text; it is read as Windows-1252 (Latin-1)")
+    delimiter, skipped = _delimiter(path, name, encoding, usual)
+    with opened(path, name) as file:
+        text = _decoded(file, encoding)
+        for _ in range(skipped):
+            text.readline()
+        # Strict: without it a quotation mark that is never closed swallows the rest of the file as one cell.
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        try:
+            yield from _rows(reader, name, skipped)
+        except csv.Error as error:
+            raise DataError(
+                f"{name} line {skipped + reader.line_num}: {error}; a cell with quotation marks is put in "
+                "such marks, and those in it are doubled."
+            ) from None
+        finally:
+            text.detach()  # else it would close the file, which is not its own
+
+
+def _rows(reader: Any, name: str, skipped: int) -> Iterator[Found]:
+    header: list[str] | None = None
+    for cells in reader:
+        if not any(cells):
+            continue  # blank, or the empty rows below a spreadsheet's table
+        if header is None:
+            header = _header(cells, name)
+            continue
+        place = f"{name} line {skipped + reader.line_num}"
+        if len(cells) == len(header):
+            yield place, dict(zip(header, cells, strict=True))
+        else:
+            what = f"{place}: this row does not have the {len(header)} columns of the first line"
+            yield place, DataError(f"{what}: it has {len(cells)}.")
+
+
+def _header(cells: list[str], name: str) -> list[str]:
+    """The names of the columns. Those without one, as pandas' index has none, are called by their number."""
+    header = [cell.strip() or f"column {number}" for number, cell in enumerate(cells, 1)]
+    for column in header:
+        if header.count(column) > 1:
+            raise DataError(
+                f"{name}: the column {column!r} is there {header.count(column)} times; give each a name of "
+                "its own, or take one out."
+            )
+    return header
+
+
+def _encoding(path: Path, name: str) -> str:
+    """UTF-8 or UTF-16, as the file shows; what is neither is of an older Excel."""
+    with opened(path, name) as file:
+        piece = file.read(_PIECE)
+        if piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "utf-16"
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            while piece:
+                decoder.decode(piece)
+                piece = file.read(_PIECE)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return "cp1252"
+    return "utf-8-sig"
+
+
+def _decoded(file: IO[bytes], encoding: str) -> io.TextIOWrapper:
+    # Windows-1252 gives five bytes no meaning; browsers read Latin-1's control characters there.
+    errors = "fmstune-latin-1" if encoding == "cp1252" else "strict"
+    return io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
+
+
+def _as_latin_1(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("latin-1"), error.end
+
+
+codecs.register_error("fmstune-latin-1", _as_latin_1)
+
+
+def _delimiter(path: Path, name: str, encoding: str, usual: str) -> tuple[str, int]:
+    """What parts the cells, and how many lines there are before the header.
+
+    The usual one, unless the header is one cell with it, or the rows do not have as many cells as the header,
+    and with another one both are otherwise.
+    """
+    with opened(path, name) as file:
+        text = _decoded(file, encoding)
+        try:
+            sample = text.read(_PIECE)
+        except UnicodeError:
+            raise DataError(f"{name} begins as UTF-16 text, and goes on as none; save it as UTF-8.") from None
+        finally:
+            text.detach()
+    named = _NAMED.match(sample)
+    if named:
+        return named[1], 1
+    found = [each for each in (usual, *_DELIMITERS) if _fits(sample, each)]
+    known = [each for each in found if looks_like_a_row(dict.fromkeys(_first(sample, each)))]
+    return next(iter([*known, *found, usual])), 0
+
+
+def _fits(sample: str, delimiter: str) -> bool:
+    """Whether the first rows are a table of more than one column with this delimiter."""
+    whole = len(sample) < _PIECE
+    rows = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, strict=True)
+    columns = None
+    try:
+        for number, cells in enumerate(each for each in rows if any(each)):
+            if number == _SAMPLED:
+                break
+            columns = columns or len(cells)
+            if len(cells) != columns:
+                return False
+    except csv.Error:
+        return not whole and (columns or 0) > 1  # a row that goes on after the sample
+    return (columns or 0) > 1
+
+
+def _first(sample: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter), [])
+    except csv.Error:
+        return []

@@ -1,0 +1,164 @@
+"""The formats of files. Each reader gives (place, row), or (place, error) for a row that is damaged where the
+file can be read on; a file that cannot raises `DataError`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from fmstune.config.paths.data import kind_of
+from fmstune.data.columns import Row
+from fmstune.data.files.csv_files import read_csv
+from fmstune.data.files.json_files import Found, read_json
+from fmstune.data.files.json_lines import no_utf8
+from fmstune.data.files.opening import opened
+from fmstune.data.files.splits import Wanted
+from fmstune.errors import DataError
+
+__all__ = ["Found", "numbered", "read_file", "without_empty_fields"]
+
+
+def read_file(
+    path: Path,
+    name: str,
+    text_rows: str = "line",
+    wanted: Wanted | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Iterator[Found]:
+    """The rows of a file that messages call `name`; of one with several splits those that are `wanted`. `say`
+    is told what people should know of the file."""
+    kind = kind_of(path)
+    if kind in (".parquet", ".arrow"):
+        yield from _read_table(path, name, kind)
+    elif kind in (".csv", ".tsv"):
+        yield from read_csv(path, name, "," if kind == ".csv" else "\t", say)
+    elif kind == ".txt":
+        with opened(path, name) as file:
+            yield from _read_text(file, path, name, text_rows)
+    else:
+        yield from read_json(path, name, wanted or Wanted("train"))
+
+
+def _read_text(file: IO[bytes], path: Path, name: str, rows: str) -> Iterator[Found]:
+    """A row is a line, a paragraph (up to a blank line), or the file; blank ones are none."""
+    if rows == "file":
+        text = _decoded(file, path, name)
+        if text.strip():
+            yield name, {"text": text}
+        return
+    begun, paragraph = 0, [""]
+    for number, line in enumerate(_lines(file, name), 1):
+        if rows == "line":
+            if line.strip():
+                yield f"{name} line {number}", {"text": line}
+        elif line.strip():
+            begun = begun or number
+            paragraph.append(line)
+        elif begun:
+            yield f"{name} line {begun}", {"text": "\n".join(paragraph[1:])}
+            begun, paragraph = 0, [""]
+    if begun:
+        yield f"{name} line {begun}", {"text": "\n".join(paragraph[1:])}
+
+
+def _lines(file: IO[bytes], name: str) -> Iterator[str]:
+    for number, line in enumerate(file, 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise no_utf8(f"{name} line {number}") from None
+
+
+def _decoded(file: IO[bytes], path: Path, name: str) -> str:
+    try:
+        return file.read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise _first_bad_line(path, name) from None
+
+
+def _first_bad_line(path: Path, name: str) -> DataError:
+    with opened(path, name) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return no_utf8(f"{name} line {number}")
+    return no_utf8(name)
+
+
+def _read_table(path: Path, name: str, kind: str) -> Iterator[Found]:
+    import pyarrow
+
+    number = 0
+    try:
+        for batch in _parquet(path, name) if kind == ".parquet" else _arrow(path, name):
+            names = batch.schema.names
+            if len(set(names)) < len(names):
+                doubled = next(each for each in names if names.count(each) > 1)
+                raise DataError(f"{name}: the column {doubled!r} is there twice; take one out, or rename it.")
+            # Without it a column of maps comes as lists of pairs.
+            for row in batch.to_pylist(maps_as_pydicts="strict"):
+                number += 1
+                yield f"{name} row {number}", without_empty_fields(row)
+    except (OSError, pyarrow.ArrowException, ValueError, KeyError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DataError(f"{name} is no {kind[1:]} file that can be read: {reason}") from None
+
+
+def _parquet(path: Path, name: str) -> Iterator[Any]:
+    import pyarrow.parquet
+
+    with _seekable(path, name) as source, pyarrow.parquet.ParquetFile(source) as file:
+        yield from file.iter_batches(batch_size=1024)
+
+
+def _arrow(path: Path, name: str) -> Iterator[Any]:
+    """Batches of either of Arrow's formats: that of a file, or of a stream (which `datasets` writes)."""
+    import pyarrow
+
+    with _seekable(path, name) as source:
+        try:
+            file = pyarrow.ipc.open_file(source)
+        except pyarrow.ArrowInvalid:
+            source.seek(0)
+            yield from pyarrow.ipc.open_stream(source)
+            return
+        for number in range(file.num_record_batches):
+            yield file.get_batch(number)
+
+
+def _seekable(path: Path, name: str) -> Any:
+    """The file for pyarrow, which reads from its end; a packed one is unpacked into memory."""
+    import pyarrow
+
+    if kind_of(path) == path.suffix.lower():
+        return pyarrow.OSFile(str(path))
+    with opened(path, name) as file:
+        return pyarrow.BufferReader(file.read())
+
+
+def numbered(rows: Iterable[Row], name: str) -> Iterator[Found]:
+    """Rows of a data set, with their places."""
+    for number, row in enumerate(rows, 1):
+        yield f"{name} row {number}", without_empty_fields(row)
+
+
+def without_empty_fields(value: Any) -> Any:
+    """A value of a table without the fields that are there only since another row has them.
+
+    A chat template that asks whether a message has `tool_calls` would find them, and fail at their `None`.
+    """
+    if isinstance(value, list):
+        return [without_empty_fields(item) for item in value] if _may_hold_fields(value) else value
+    if isinstance(value, dict):
+        return {
+            key: without_empty_fields(item)
+            for key, item in value.items()
+            if item is not None or key == "content"
+        }
+    return value
+
+
+def _may_hold_fields(items: list[Any]) -> bool:
+    return bool(items) and not isinstance(items[0], (int, float, str))  # a million token ids hold none

@@ -1,0 +1,192 @@
+"""JSON files as people have them: lines, arrays, and objects with the rows inside, whatever the suffix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any
+
+from fmstune.data.cells import kind_in_words
+from fmstune.data.columns import A_ROW, Row, is_message
+from fmstune.data.files.json_array import BadArray, JsonText
+from fmstune.data.files.json_lines import Placed, doubled_key, json_lines
+from fmstune.data.files.json_objects import NotFound, holds_rows, is_list_of_rows, rows_inside, unpacked
+from fmstune.data.files.opening import opened
+from fmstune.data.files.splits import Wanted
+from fmstune.errors import DataError
+
+Found = tuple[str, Row | DataError]
+"""Where a row is, as `train.jsonl line 17`, and the row, or why it is none."""
+
+_AT_ONCE = 32 << 20
+"""Objects that end within so many bytes are read whole, with rows inside or not."""
+
+
+def read_json(path: Path, name: str, wanted: Wanted) -> Iterator[Found]:
+    """The rows of a file that messages call `name`. Raises `DataError` for what can't be read on."""
+    begins = _beginning(path, name)
+    with opened(path, name) as file:
+        if begins == "[" or (begins == "{" and _is_large_object(path, name)):
+            yield from _pieces(file, name, wanted)
+        else:
+            yield from _lines(file, name, wanted)
+
+
+def _beginning(path: Path, name: str) -> str:
+    with opened(path, name) as file:
+        while piece := file.read(4096).removeprefix(b"\xef\xbb\xbf"):
+            if piece.strip():
+                return piece.lstrip()[:1].decode("latin-1")
+    return ""
+
+
+def _is_large_object(path: Path, name: str) -> bool:
+    """Whether the first value is an object that goes on after what is read at once."""
+    with opened(path, name) as file:
+        first = file.readline(_AT_ONCE)
+        if len(first) == _AT_ONCE:
+            return True
+        try:
+            json.loads(first)
+        except json.JSONDecodeError as error:
+            damaged = bool(error.doc[error.pos :].strip())
+        except (ValueError, RecursionError):
+            damaged = True
+        else:
+            return False
+        rest = b"" if damaged else file.read(_AT_ONCE)
+    # A line that was cut off, among others that are rows.
+    cut = rest.lstrip().startswith(b"{") and not first.rstrip().endswith(b"[")
+    return not damaged and not cut and len(first) + len(rest) >= _AT_ONCE
+
+
+def _lines(file: IO[bytes], name: str, wanted: Wanted) -> Iterator[Found]:
+    found = json_lines(file, name)
+    first, second = next(found, None), next(found, None)
+    if first is not None and second is None and isinstance(first[1], dict):
+        yield from _alone(first[1], first[0], name, wanted)
+        return
+    for place, value in chain(*([each] for each in (first, second) if each is not None), found):
+        yield from _rows_of((place, value), name)
+
+
+def _alone(value: dict[str, Any], place: str, name: str, wanted: Wanted) -> Iterator[Found]:
+    """The rows of a file that holds one object: that, or those that are inside it."""
+    try:
+        inside = rows_inside(value, wanted, name)
+    except NotFound:
+        yield place, value
+        return
+    for number, row in enumerate(inside, 1):
+        yield f"{name} row {number}", _object(row, f"{name} row {number}")
+
+
+def _rows_of(placed: Placed, name: str) -> Iterator[Found]:
+    """The rows of a line: its object, those of its array, or the conversation that its array is."""
+    place, value = placed
+    if isinstance(value, list) and value and all(map(is_message, value)):
+        yield place, {"messages": value}
+    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        yield from ((place, item) for item in value)
+    else:
+        yield place, value if isinstance(value, DataError) else _object(value, place)
+
+
+def _pieces(file: IO[bytes], name: str, wanted: Wanted) -> Iterator[Found]:
+    """The rows of arrays and large objects, one after another, a piece of the file at a time."""
+    text, number = JsonText(file), 0
+    try:
+        for row in _values(text, name, wanted):
+            number += 1
+            place = f"{name} row {number}"
+            key = text.decoder.doubled()
+            yield place, _object(row, place) if key is None else doubled_key(key, place)
+    except UnicodeDecodeError:
+        raise DataError(f"{name}{_after(number)}: this is not UTF-8 text; save the file as UTF-8.") from None
+    except BadArray as error:
+        raise DataError(f"{name} is not valid JSON{_after(number)} ({error}).") from None
+
+
+def _after(number: int) -> str:
+    return f" after row {number}" if number else ""
+
+
+def _values(text: JsonText, name: str, wanted: Wanted) -> Iterator[Any]:
+    alone = True
+    while begins := text.next():
+        if begins == "[":
+            yield from _array(text)
+        elif begins == "{":
+            yield from _large_object(text, name, wanted, alone=alone)
+        else:
+            yield text.value()
+        alone = False
+        if text.next() == ",":  # an array that lost its brackets
+            text.take(",")
+
+
+def _array(text: JsonText) -> Iterator[Any]:
+    """The rows of an array; one of messages is a conversation, and so a row."""
+    items = text.items()
+    first = list(islice(items, 1))  # which may be null
+    if first and is_message(first[0]):
+        yield {"messages": [*first, *items]}
+        return
+    for item in chain(first, items):
+        yield {"messages": item} if _is_conversation(item) else item
+
+
+def _is_conversation(item: Any) -> bool:
+    return isinstance(item, list) and bool(item) and all(map(is_message, item))
+
+
+def _large_object(text: JsonText, name: str, wanted: Wanted, *, alone: bool) -> Iterator[Any]:
+    """The rows of an object's list of rows, as they are read; else the rows of the object as a whole."""
+    whole: dict[str, Any] = {}
+    given: list[str] = []
+    passed_over: list[str] = []
+    for key in text.object_keys():
+        if text.next() != "[":
+            whole[key] = text.value()
+            continue
+        items = text.items()
+        first = list(islice(items, 1))
+        if (
+            not first
+            or not is_list_of_rows(key, first[0])
+            or holds_rows(whole)
+            or not wanted.columns.isdisjoint((key, *whole))
+        ):
+            whole[key] = [*first, *items]
+        elif wanted.passes_over(key):
+            passed_over.append(key)
+            for _ in items:
+                pass
+        elif given:
+            raise DataError(
+                f"{name} holds several lists of rows, {given[0]} and {key}; name the one that is meant with "
+                f"split under [[{wanted.table}]]."
+            )
+        else:
+            given.append(key)
+            yield from map(unpacked, chain(first, items))
+    if given:
+        return
+    if passed_over:
+        wanted.among(passed_over, name)  # which raises the error, as no name of these is wanted
+        raise DataError(
+            f"{name} has only {', '.join(passed_over)}; name it with split under [[{wanted.table}]]."
+        )
+    try:
+        inside = rows_inside(whole, wanted, name) if alone and not text.next() else [whole]
+    except NotFound:
+        inside = [whole]
+    yield from inside
+
+
+def _object(row: Any, place: str) -> Row | DataError:
+    if not isinstance(row, dict):
+        return DataError(f"{place}: a row is a JSON object, this is {kind_in_words(row)}; {A_ROW}.")
+    return row

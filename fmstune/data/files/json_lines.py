@@ -1,0 +1,147 @@
+"""Lines of JSON: one object a line, as it should be, objects of several lines, or several objects in one."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator
+from typing import IO, Any
+
+from fmstune.data.files.json_array import Decoder
+from fmstune.errors import DataError
+
+_BOM = b"\xef\xbb\xbf"
+_BLANKS = " \t\r\n"
+
+Placed = tuple[str, Any]
+"""Where a value begins, as `train.jsonl line 17`, and the value, or a `DataError` for what is none."""
+Numbered = tuple[int, bytes]
+
+
+def json_lines(file: IO[bytes], name: str) -> Iterator[Placed]:
+    """The values of a file, which messages call `name`. A damaged line is told, and the next one read."""
+    return _Lines(file, name).values()
+
+
+class _Lines:
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        # Lines of bytes: JSON texts may hold other line ends, such as U+2028, within a line.
+        self._numbered: Iterator[Numbered] = enumerate(file, 1)
+        self._waiting: deque[Numbered] = deque()
+        self._name = name
+        self._decoder = Decoder()
+        self._skipping = False
+
+    def values(self) -> Iterator[Placed]:
+        while (line := self._next()) is not None:
+            number, raw = line
+            self._skipping = self._skipping and not raw.startswith(b"{")
+            if self._skipping or not raw.strip():
+                continue
+            place = f"{self._name} line {number}"
+            try:
+                found = self._values_of(number, _text(raw, place))
+            except _Bad as error:
+                self._waiting.extendleft(reversed(error.lines))
+                # In a file whose objects are indented the next lines are parts of it, up to the next object.
+                self._skipping = raw.strip() == b"{"
+                yield place, error.told(place)
+            except DataError as error:
+                yield place, error
+            else:
+                yield from ((place, value) for value in found)
+
+    def _next(self) -> Numbered | None:
+        if self._waiting:
+            return self._waiting.popleft()
+        number, raw = next(self._numbered, (0, b""))
+        return (number, raw.removeprefix(_BOM) if number == 1 else raw) if number else None
+
+    def _values_of(self, number: int, text: str) -> list[Any]:
+        """The values that begin in a line; the last may end in a later one."""
+        found: list[Any] = []
+        at = 0
+        while True:
+            while at < len(text) and (text[at] in _BLANKS or (found and text[at] == ",")):
+                at += 1  # with a comma after each value it is an array that lost its brackets
+            if at == len(text):
+                return found
+            try:
+                value, at = self._decoder.decode(text, at)
+            except json.JSONDecodeError as error:
+                if found and error.pos == at:
+                    error = json.JSONDecodeError("Extra data", text, at)
+                if text[error.pos :].strip():
+                    raise _Bad(error.msg, number + error.lineno - 1, error.colno) from None
+                number, text = self._longer(number, text[at:])
+                value, at = self._decoder.decode(text, 0)
+            except RecursionError:
+                raise _Bad("it is nested too deeply") from None
+            except ValueError as error:
+                raise _Bad(str(error).partition(";")[0]) from None
+            key = self._decoder.doubled()
+            found.append(value if key is None else doubled_key(key, f"{self._name} line {number}"))
+
+    def _longer(self, number: int, text: str) -> tuple[int, str]:
+        """The text with as many of the lines after it as its first value takes, whose last line is whole.
+
+        The lines are read in ever larger pieces, so that a long value is not tried too often; those that it
+        does not need wait for their turn.
+        """
+        taken: list[Numbered] = []
+        pieces = [text]
+        while True:
+            wanted = sum(map(len, pieces))
+            while wanted > 0 and (line := self._next()) is not None:
+                taken.append(line)
+                pieces.append(_text(line[1], f"{self._name} line {line[0]}", taken))
+                wanted -= len(pieces[-1])
+            whole = "".join(pieces)
+            try:
+                _, end = self._decoder.decode(whole, 0)
+            except json.JSONDecodeError as again:
+                at_its_end = not whole[again.pos :].strip()
+                if at_its_end and wanted <= 0:
+                    continue
+                raise _Bad(again.msg, number + again.lineno - 1, again.colno, taken) from None
+            except (RecursionError, ValueError) as again:
+                raise _Bad(str(again).partition(";")[0], number, 1, taken) from None
+            self._decoder.doubled()
+            needed, length = 0, len(pieces[0])
+            while length < end:
+                needed += 1
+                length += len(pieces[needed])
+            self._waiting.extendleft(reversed(taken[needed:]))
+            return number, whole[:length]
+
+
+class _Bad(Exception):
+    """What is wrong in a line, and the lines after it that were tried with it."""
+
+    def __init__(
+        self, what: str, line: int = 1, column: int = 0, lines: list[Numbered] | None = None
+    ) -> None:
+        self.where = f": line {line} column {column}" if column else ""
+        self.what, self.lines = what, lines or []
+
+    def told(self, place: str) -> DataError:
+        return DataError(f"{place}: this is not valid JSON ({self.what}{self.where}).")
+
+
+def _text(raw: bytes, place: str, taken: list[Numbered] | None = None) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        if taken is not None:
+            raise _Bad("it is not UTF-8 text", lines=taken) from None
+        raise no_utf8(place) from None
+
+
+def no_utf8(place: str) -> DataError:
+    """The error for bytes that are no text."""
+    return DataError(f"{place}: this is not UTF-8 text; save the file as UTF-8.")
+
+
+def doubled_key(key: str, place: str) -> DataError:
+    """The error for an object that has a key twice, of which JSON's readers keep the last."""
+    return DataError(f"{place}: it has the key `{key}` twice, with different values; take one out.")

@@ -1,0 +1,73 @@
+"""Opening files, packed ones too, as bytes that are read piece by piece."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import hashlib
+import lzma
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+from fmstune.errors import DataError
+
+_PIECE = 1 << 20
+
+
+@contextlib.contextmanager
+def opened(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """The unpacked bytes of a file called `name` in messages.
+
+    Raises `DataError`, also while it is open: a packed file shows only then that it is cut.
+    """
+    import pyarrow  # zstandard is not in Python before 3.14, and pyarrow comes with `datasets`
+
+    try:
+        with _unpacked(path) as file:
+            yield file
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, pyarrow.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "it is damaged")
+        raise DataError(f"{name} cannot be read: {reason.rstrip('.')}.") from None
+
+
+def _unpacked(path: Path) -> Any:
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        return gzip.open(path, "rb")
+    if suffix == ".bz2":
+        return bz2.open(path, "rb")
+    if suffix == ".xz":
+        return lzma.open(path, "rb")
+    if suffix == ".zst":
+        return _zstandard(path)
+    return path.open("rb")
+
+
+@contextlib.contextmanager
+def _zstandard(path: Path) -> Iterator[IO[bytes]]:
+    import io
+
+    import pyarrow
+
+    with pyarrow.input_stream(str(path), compression="zstd") as packed:
+        yield cast(Any, io.BufferedReader(packed, _PIECE))
+
+
+def sha256_of(paths: list[Path]) -> str:
+    """The SHA-256 of a file; of several that of their SHA-256s, in their order."""
+    digests = [_sha256(path) for path in paths]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+    return digest.hexdigest()

@@ -1,0 +1,114 @@
+"""Where rows come from: files, folders that `save_to_disk` wrote, the demo, the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fmstune import demo
+from fmstune.config.paths.data import NoFiles, find_files, is_saved
+from fmstune.config.schema.data import DataSource
+from fmstune.data.files.formats import Found, numbered, read_file
+from fmstune.data.files.opening import sha256_of
+from fmstune.data.files.splits import Wanted
+from fmstune.errors import DataError
+
+Split = Literal["train", "eval"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The files of a source, none for one on the hub."""
+
+    source: DataSource
+    split: Split
+    files: tuple[Path, ...]
+    columns: frozenset[str] = frozenset()
+    """Those that the user has named."""
+
+    @classmethod
+    def of(cls, source: DataSource, split: Split) -> Origin:
+        """Find the files. Raises `DataError` when a name that reads like files fits none."""
+        if source.path == "demo":
+            return cls(source, split, (demo.data_file(split),))
+        wanted = source.split or _SPLIT[split]
+        try:
+            files = find_files(source.path, wanted, chosen=source.split is not None)
+        except NoFiles as error:
+            here = f" (Looked for from {Path.cwd()}.)" if "no such file" in str(error) else ""
+            raise DataError(f"{source.path}: {error}{here}") from None
+        return cls(source, split, tuple(files or ()))
+
+    @property
+    def wanted(self) -> Wanted:
+        """The split that is looked for, where there are several."""
+        split, chosen = self.source.split or _SPLIT[self.split], self.source.split is not None
+        return Wanted(split, chosen, f"data.{self.split}", self.columns)
+
+    def rows(
+        self, text_rows: str, *, streaming: bool, say: Callable[[str], None] = lambda text: None
+    ) -> Iterator[Found]:
+        """The rows, from the first one each time; `say` is told what people should know of the files. Raises
+        `DataError`."""
+        name = self.source.path
+        if not self.files:
+            yield from _from_hub(self.source, self.split, streaming=streaming)
+        elif self.files[0].is_dir():
+            yield from numbered(_saved(self.source, self.wanted, self.files[0]), name)
+        else:
+            for file in self.files:
+                called = name if len(self.files) == 1 else str(file)
+                yield from read_file(file, called, text_rows, self.wanted, say)
+
+    def sha256(self) -> str | None:
+        """The SHA-256 of what is read, where that is files."""
+        return sha256_of(list(self.files)) if self.files and not is_saved(self.files[0]) else None
+
+
+_SPLIT = {"train": "train", "eval": "validation"}
+
+
+def _saved(source: DataSource, wanted: Wanted, path: Path) -> Any:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except Exception as error:  # a damaged folder raises whatever its layers raise
+        raise DataError(
+            f"{source.path} cannot be read as a folder of save_to_disk: {_first_line(error)}"
+        ) from error
+    if not isinstance(loaded, dict):
+        return loaded
+    return loaded[wanted.among(loaded, source.path)]
+
+
+def _from_hub(source: DataSource, split: Split, *, streaming: bool) -> Iterator[Found]:
+    place = source.path
+    try:
+        for place, row in numbered(_hub(source, split, streaming=streaming), source.path):
+            yield place, row
+    except DataError:
+        raise
+    except Exception as error:  # a stream is fetched while it is read, and its client raises what it wants
+        raise DataError(f"after {place} the hub could not be read: {_first_line(error)}") from error
+
+
+def _hub(source: DataSource, split: Split, *, streaming: bool) -> Any:
+    import datasets
+
+    wanted = source.split or _SPLIT[split]
+    try:
+        return datasets.load_dataset(
+            source.path, name=source.subset, split=wanted, revision=source.revision, streaming=streaming
+        )
+    except Exception as error:  # the hub's client raises whatever its layers raise
+        raise DataError(
+            f"{source.path} is no file here, and cannot be fetched from the hub (split {wanted}): "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,45 @@
+"""Which split is meant, of those that a folder, a file or a data set has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fmstune.config.paths.data import split_named
+from fmstune.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The split that is looked for; `chosen` says that the user has named it, under the table `table`.
+
+    `columns` are those that the user has named: an object that has them is a row.
+    """
+
+    split: str
+    chosen: bool = False
+    table: str = "data.train"
+    columns: frozenset[str] = frozenset()
+
+    def passes_over(self, name: str) -> bool:
+        """Whether a name is of another split."""
+        if self.chosen:
+            return name != self.split
+        return split_named(name) not in (None, self.split)
+
+    def among(self, names: Iterable[str], source: str) -> str:
+        """The one that is meant: of this name, or the only one of this kind (`train_sft`), or the only one at
+        all. Raises `DataError` with those that there are."""
+        there = list(names)
+        if self.split in there:
+            return self.split
+        if not self.chosen:
+            fitting = [name for name in there if split_named(name) == self.split]
+            if len(fitting) == 1:
+                return fitting[0]
+            if len(there) == 1 and not fitting:
+                return there[0]
+        raise DataError(
+            f"{source} has no split {self.split}; it has {', '.join(there)}. Choose one with split under "
+            f"[[{self.table}]]."
+        )

@@ -1,0 +1,45 @@
+"""Several sources as one data set."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from fmstune.errors import DataError
+
+_MOST = 100
+
+
+def repeated(rows: Sequence[int], weights: Sequence[float]) -> list[int]:
+    """How many rows of each source are in a mixture with these weights.
+
+    The rows of the sources are to each other as their weights. No row is left out: the source that has the
+    most rows for its weight is taken once, and the others are repeated, so that each is there `weight *
+    most` times for the greatest `rows / weight` of all. Raises `DataError` when a mixture would be more than
+    a hundred times as large as what it is made of.
+    """
+    scale = max(count / weight for count, weight in zip(rows, weights, strict=True))
+    wanted = [max(count, round(weight * scale)) for count, weight in zip(rows, weights, strict=True)]
+    if sum(wanted) > _MOST * sum(rows):
+        raise DataError(
+            f"with these weights {sum(rows)} rows would become {sum(wanted)}, so often would the small "
+            "sources be repeated: make the weights less different, or give the large source fewer max_rows."
+        )
+    return wanted
+
+
+def drawn(rows: Sequence[int], wanted: Sequence[int], seed: int) -> list[int]:
+    """The numbers of the rows of a mixture, where the rows of the sources are numbered one after another.
+
+    Each source is there as often as it goes into the rows that are wanted of it; what is missing then is
+    drawn from it without putting back. All of it is in an order drawn from `seed`.
+    """
+    order = random.Random(seed)
+    numbers: list[int] = []
+    start = 0
+    for count, number in zip(rows, wanted, strict=True):
+        own = range(start, start + count)
+        numbers += list(own) * (number // count) + order.sample(own, number % count)
+        start += count
+    order.shuffle(numbers)
+    return numbers

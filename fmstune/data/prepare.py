@@ -1,0 +1,284 @@
+"""Preparing the data: rows become token ids, with labels where the loss counts, or prompts with answers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import datasets
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from fmstune.data.files.source import Split
+from fmstune.data.mixture import drawn, repeated
+from fmstune.data.rendering.conversation import Writer
+from fmstune.data.rows.bad_rows import BadRows
+from fmstune.data.rows.reader import Reader
+from fmstune.data.rows.unused import NotUsed
+from fmstune.data.stream import stream
+from fmstune.data.summary import DataSummary, SourceSummary, joined
+from fmstune.data.tokens.preferences import AnswerEncoder
+from fmstune.data.tokens.sft import Labeller
+from fmstune.data.tokens.table import IGNORED, Encoder, Integers, Tokenised, tokenise
+from fmstune.errors import DataError
+from fmstune.text import counted
+
+if TYPE_CHECKING:
+    from fmstune.config.schema.data import DataConfig, DataSource
+
+__all__ = ["IGNORED", "DataSummary", "PreparedData", "prepare"]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """Data sets with the columns of their method: `input_ids` and `labels`, or a prompt and answers.
+
+    `bad` are the rows that were left out; `places` says where each training row is from, but for those of a
+    stream.
+    """
+
+    train: datasets.Dataset | datasets.IterableDataset
+    eval: datasets.Dataset | None
+    summary: DataSummary
+    bad: BadRows
+    places: Sequence[str] = ()
+
+
+def prepare(
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    seed: int,
+    skipped: Path | None = None,
+    *,
+    method: str = "sft",
+    keep_end: bool = False,
+) -> PreparedData:
+    """Read, render and tokenise the data for a method. Rows longer than `max_length` tokens are cut at their
+    end, or with `keep_end` at their beginning; those of preferences later.
+
+    Of several sources with weights a mixture is made (see `mixture`); without weights they come together as
+    they are. Bad rows are listed in the file `skipped`, where they are left out. Raises `DataError` that
+    names the place of what is wrong.
+    """
+    encoder: Encoder
+    if method == "sft":
+        encoder = Labeller.of(config, tokenizer, max_length, keep_end)
+    else:
+        writer = Writer(tokenizer, config.reasoning == "keep", config.strict_chat)
+        encoder = AnswerEncoder(writer, method, max_length, keep_end)
+    bad = BadRows(config.skip_bad_rows, skipped)
+    if config.streaming:
+        readers = [_reader(source, "train", config, encoder, bad, method) for source in config.train]
+        train, summary = stream(readers, encoder, seed, config.shuffle_buffer)
+        places: list[str] = []
+        held_out, seen = _eval_parts(config, encoder, bad, method), frozenset[int]()
+        summary = replace(summary, unused=(*summary.unused, *_unused(held_out)))
+    else:
+        parts = _parts(config.train, "train", config, encoder, bad, method)
+        held_out = [] if not config.eval else _eval_parts(config, encoder, bad, method)
+        unused = _unused([*parts, *held_out])
+        if config.eval_fraction and not config.eval:
+            parts, held_out = _hold_out(parts, config.eval_fraction, seed)
+        train, summary, places = _mixed(parts, max_length, seed, shuffled=method == "kto")
+        seen = frozenset(value for part in parts for value in part.hashes().tolist())
+        summary = replace(summary, unused=unused)
+    if not held_out:
+        return PreparedData(train, None, replace(summary, skipped=bad.count), bad, places)
+    evaluation, of_eval = _together(held_out, max_length)
+    if method == "kto":
+        evaluation = evaluation.select(_order(len(evaluation), seed))
+    summary = replace(
+        summary,
+        skipped=bad.count,
+        eval_source=of_eval.source,
+        eval_rows=of_eval.rows,
+        eval_sha256=of_eval.sha256,
+        eval_in_train=sum(value in seen for part in held_out for value in part.hashes().tolist()),
+    )
+    return PreparedData(train, evaluation, summary, bad, places)
+
+
+def shuffled(data: PreparedData, seed: int) -> PreparedData:
+    """The data with the training rows in another order, and their places with them; a stream is left alone,
+    which is drawn from a buffer anyway."""
+    if not isinstance(data.train, datasets.Dataset):
+        return data
+    order = _order(len(data.train), seed)
+    return replace(
+        data, train=data.train.select(order), places=[data.places[number] for number in order if data.places]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The rows of a source that are trained on, or evaluated on, by their numbers."""
+
+    of: Tokenised
+    numbers: Integers
+
+    def kept(self) -> Integers:
+        return self.numbers[self.of.index[self.numbers] >= 0]
+
+    def hashes(self) -> Integers:
+        return self.of.hashes[self.kept()]
+
+
+def _parts(
+    sources: Sequence[DataSource],
+    split: Split,
+    config: DataConfig,
+    encoder: Encoder,
+    bad: BadRows,
+    method: str,
+) -> list[_Part]:
+    found = [tokenise(_reader(source, split, config, encoder, bad, method), encoder) for source in sources]
+    return [_Part(each, np.arange(len(each))) for each in found]
+
+
+def _eval_parts(config: DataConfig, encoder: Encoder, bad: BadRows, method: str) -> list[_Part]:
+    return _parts(config.eval, "eval", replace(config, streaming=False), encoder, bad, method)
+
+
+def _reader(
+    source: DataSource, split: Split, config: DataConfig, encoder: Encoder, bad: BadRows, method: str
+) -> Reader:
+    most = source.max_rows or (config.max_rows if split == "train" else None)
+    chat = bool(encoder.tokenizer.chat_template)
+    return Reader(source, split, config, bad, most, chat, method)
+
+
+def _hold_out(parts: list[_Part], fraction: float, seed: int) -> tuple[list[_Part], list[_Part]]:
+    # Rows of one place stay together: the answers to one prompt.
+    groups = [_groups(part.of.places) for part in parts]
+    counts = [int(own[-1]) + 1 for own in groups]
+    total = sum(counts)
+    count = max(1, round(total * fraction))
+    if count >= total:
+        raise DataError(
+            f"{_name(parts)} has {counted(total, 'row')}: data.eval_fraction = {fraction} leaves none to "
+            "train on."
+        )
+    held = np.zeros(total, dtype=bool)
+    held[_order(total, seed)[:count]] = True
+    train, evaluation, start = [], [], 0
+    for part, own, number in zip(parts, groups, counts, strict=True):
+        out = held[start : start + number][own]
+        train.append(replace(part, numbers=part.numbers[~out]))
+        evaluation.append(replace(part, numbers=part.numbers[out]))
+        start += number
+    return [part for part in train if len(part.numbers)], [part for part in evaluation if len(part.numbers)]
+
+
+def _groups(places: Sequence[str]) -> Integers:
+    """The number of each row's place, where rows of the same place follow one another."""
+    changes = [1 if place != before else 0 for place, before in zip(places[1:], places, strict=False)]
+    return np.cumsum([0, *changes])
+
+
+def _order(count: int, seed: int) -> list[int]:
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def _mixed(
+    parts: list[_Part], max_length: int | None, seed: int, *, shuffled: bool
+) -> tuple[datasets.Dataset, DataSummary, list[str]]:
+    """The sources as one data set, in the proportions of their weights, and the places of its rows.
+
+    `shuffled` is for a method whose trainer takes the rows in their order, batch by batch: neither good
+    answers alone nor both answers to one prompt should share a batch more often than chance has it.
+    """
+    together, summary = _together(parts, max_length)
+    rows = [len(part.kept()) for part in parts]
+    places = [part.of.places[number] for part in parts for number in part.kept()]
+    weights = [part.of.reader.source.weight for part in parts]
+    if len(parts) == 1 or 0 in rows:
+        if not shuffled:
+            return together, summary, places
+        order = _order(sum(rows), seed)
+        return together.select(order), summary, [places[number] for number in order]
+    given = [weight for weight in weights if weight is not None]
+    wanted = repeated(rows, given) if len(given) == len(rows) else rows
+    times = [number / count for number, count in zip(wanted, rows, strict=True)]
+    summary = replace(
+        summary,
+        rows=sum(wanted),
+        tokens=_weighted(parts, times, "length"),
+        trained_tokens=_weighted(parts, times, "trained"),
+        sources=tuple(
+            SourceSummary(part.of.source, part.of.shape, count, often, weight, part.of.reader.origin.sha256())
+            for part, count, often, weight in zip(parts, rows, times, weights, strict=True)
+        ),
+    )
+    order = drawn(rows, wanted, seed)
+    return together.select(order), summary, [places[number] for number in order]
+
+
+def _weighted(parts: list[_Part], times: Sequence[float], what: str) -> int:
+    each = (getattr(part.of, what)[part.kept()].sum() for part in parts)
+    return round(sum(often * float(count) for often, count in zip(times, each, strict=True)))
+
+
+def _together(parts: list[_Part], max_length: int | None) -> tuple[datasets.Dataset, DataSummary]:
+    """The rows of all parts one after another. Raises `DataError` when none of them can be trained on."""
+    numbers = [part.kept() for part in parts]
+    kept = sum(map(len, numbers))
+    read = sum(len(part.numbers) for part in parts)
+    same = _count(parts, "same")
+    if not kept:
+        raise DataError(
+            f"{_name(parts)}: of its {counted(read, 'row')}, each has the same `chosen` and `rejected`."
+            if same == read
+            else f"{_name(parts)}: of its {counted(read, 'row')}, none has a token to train on once cut to "
+            f"training.max_length = {max_length} tokens; raise training.max_length."
+        )
+    hashes = np.concatenate([part.hashes() for part in parts])
+    summary = DataSummary(
+        source=_name(parts),
+        shape=joined([part.of.shape for part in parts]),
+        rows=kept,
+        tokens=sum(int(part.of.length[part.kept()].sum()) for part in parts),
+        trained_tokens=sum(int(part.of.trained[part.kept()].sum()) for part in parts),
+        longest=max(int(part.of.longest[part.kept()].max(initial=0)) for part in parts),
+        truncated=_count(parts, "cut"),
+        dropped=read - kept - same,
+        same=same,
+        reworded=_count(parts, "reworded"),
+        sha256=parts[0].of.reader.origin.sha256() if len(parts) == 1 else None,
+        duplicates=kept - len(np.unique(hashes)),
+    )
+    summary = _with_split(summary, parts)
+    made = [part.of.dataset(own) for part, own in zip(parts, numbers, strict=True)]
+    return made[0] if len(made) == 1 else datasets.concatenate_datasets(made), summary
+
+
+def _unused(parts: Sequence[_Part]) -> tuple[NotUsed, ...]:
+    return tuple(entry for part in parts for entry in part.of.reader.unused.entries())
+
+
+def _with_split(summary: DataSummary, parts: Sequence[_Part]) -> DataSummary:
+    """With how many conversations became several rows, how many these are, and the tokens that are there
+    again: those of all but the longest row of each."""
+    conversations = rows = again = 0
+    for part in parts:
+        own = part.numbers[part.of.parts[part.numbers] > 1]
+        firsts = np.flatnonzero(part.of.part[own] == 1)
+        if len(firsts):
+            lengths = part.of.length[own]
+            conversations += len(firsts)
+            rows += len(own)
+            again += int(lengths.sum() - np.maximum.reduceat(lengths, firsts).sum())
+    return replace(summary, split=conversations, split_rows=rows, tokens_again=again)
+
+
+def _count(parts: Sequence[_Part], what: str) -> int:
+    return sum(int(getattr(part.of, what)[part.numbers].sum()) for part in parts)
+
+
+def _name(parts: Sequence[_Part]) -> str:
+    return joined([part.of.source for part in parts])

@@ -1,0 +1,309 @@
+"""From a row to what the model sees: texts, and which characters of them are trained.
+
+Each answer is learnt after exactly the text that the model will be given for it. A template that writes a
+conversation's history in other words than its end (without the reasoning, say) makes several texts of a
+conversation: one for each run of answers that agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from fmstune.data.rendering.conversation import LOST_REASONING, Writer, Written
+from fmstune.data.rendering.words import missing_reasoning, missing_words
+from fmstune.data.rows.messages import Message, says_something
+from fmstune.data.rows.reader import Row, Shape
+from fmstune.errors import DataError
+
+EMPTY_ANSWER = "an empty answer is not trained"
+NOT_AN_ANSWER = "a message that is no answer has a weight; it is not trained (data.train_on = all trains all)"
+AFTER_LAST = "messages after the last answer are not used: nothing answers them"
+ONLY_LAST = "answers before the last one are not trained: data.history = last"
+NOT_FOUND = (
+    "answers are not trained: with data.history = template, history is written in other words than they are"
+)
+NOT_WRITTEN = (
+    "reasoning is not trained: it is not in what the chat template writes of the whole conversation, which "
+    "data.reasoning = keep does not change (data.train_on = responses with data.history = split trains each "
+    "answer's)"
+)
+NO_WEIGHT = "a row whose weight is 0, as that of all its answers, is not trained"
+NO_WORDS = "{} are not in what the chat template writes"
+_NEEDED = ("tools", "calls of tools", "results of tools")
+"""What a conversation makes no sense without."""
+_SHOWN = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Characters that are trained, from `start` to `end`, with their weight in the loss."""
+
+    start: int
+    end: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A text that is trained on. `special` says whether the tokenizer still has to add its own special tokens
+    (a template has written them already)."""
+
+    text: str
+    spans: tuple[Span, ...]
+    special: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """What became of a row: its texts, one or, of a conversation that was split, several; and remarks on what
+    of it is not learnt or was changed, each a clause without the row."""
+
+    parts: tuple[Rendered, ...]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Renders rows of any shape. `history` is one of `split`, `last` and `template` (see `DataConfig`)."""
+
+    writer: Writer
+    all_tokens: bool = False
+    history: str = "split"
+
+    def render(self, row: Row, shape: Shape, place: str) -> Rendering:
+        """The texts of a row and their trained characters. Raises `DataError` that names the row's place."""
+        rendering = self._render(row, shape, place)
+        for part in rendering.parts:
+            require_whole_characters(part.text, place)
+        return rendering
+
+    def _render(self, row: Row, shape: Shape, place: str) -> Rendering:
+        weight = row.get("weight", 1.0)
+        if any(each not in (0, 1) for each in (weight, *_weights(row, shape))):
+            raise DataError(
+                f"{place}: it has a weight other than 0 and 1, which the loss does not obey; give 0 or 1, or "
+                "repeat rows that are to count more."
+            )
+        everything = self.all_tokens or row.get("train_on_input", False)
+        if not weight:
+            return Rendering((), (NO_WEIGHT,))
+        if shape == "text":
+            text = with_eos(row["text"], self.writer.tokenizer)
+            return Rendering((Rendered(text, (Span(0, len(text), weight),), special=True),))
+        if shape == "prompt/completion":
+            prompt, text = row["prompt"], with_eos(row["prompt"] + row["completion"], self.writer.tokenizer)
+            span = Span(0 if everything else len(prompt), len(text), weight)
+            return Rendering((Rendered(text, (span,), special=True),))
+        if shape == "messages":
+            messages = list(row["messages"])
+        else:
+            prompt = row["prompt"] if everything else _context(row["prompt"])
+            messages = [*prompt, *row["completion"]]
+        tools = row.get("tools") or None
+        fitted = self.writer.fitted(messages, tools, place)
+        self.writer.require_words(fitted.messages, tools, place)
+        conversation = _Conversation(fitted.messages, tools, place, weight)
+        made = self._everything(conversation) if everything else self._answers(conversation)
+        lost = []
+        for what, words in _missing(conversation, made) if made.parts else ():
+            if what in _NEEDED:
+                raise DataError(
+                    f"{place}: the model's chat template leaves out {what} of this conversation "
+                    f"({_short(words)}); give another one (model.chat_template), or take the row out."
+                )
+            lost.append(NO_WORDS.format(what))
+        if made.parts and LOST_REASONING not in made.remarks:
+            answers = [m for m in fitted.messages if m["role"] == "assistant"]
+            if not everything:
+                learnt = set(
+                    conversation.trained()[-1:] if self.history == "last" else conversation.trained()
+                )
+                answers = [fitted.messages[number] for number in sorted(learnt)]
+            if missing_reasoning(answers, [part.text for part in made.parts]):
+                lost.append(NOT_WRITTEN)
+        return replace(made, remarks=tuple(dict.fromkeys([*fitted.remarks, *made.remarks, *lost])))
+
+    def _everything(self, conversation: _Conversation) -> Rendering:
+        """The whole conversation, but for messages whose weight is 0."""
+        text = self.writer.whole(conversation.messages, conversation.tools, conversation.place)
+        spans, begin = [], 0
+        for number, message in enumerate(conversation.messages):
+            if message.get("weight", 1.0):
+                continue
+            start, end = self._place_of(conversation, number, text)
+            spans.append(Span(begin, start))
+            begin = end
+        spans.append(Span(begin, len(text)))
+        kept = tuple(span for span in spans if span.end > span.start)
+        return Rendering((Rendered(text, kept, special=False),))
+
+    def _place_of(self, conversation: _Conversation, number: int, text: str) -> tuple[int, int]:
+        """Where a message stands in the text of the whole conversation. Raises `DataError`."""
+        messages, place = conversation.messages, conversation.place
+        who = "an answer" if messages[number]["role"] == "assistant" else "a message"
+        if messages[number]["role"] == "assistant":
+            written = self._written(conversation, number)
+            found, start, end = written.text[: written.end], written.start, written.end
+        else:
+            before, found = "", ""
+            try:
+                if number:
+                    before = self.writer.whole(messages[:number], conversation.tools, place)
+                found = self.writer.whole(messages[: number + 1], conversation.tools, place)
+            except DataError:
+                pass  # a template that wants more of a conversation; then its place is not known
+            # What is before it may be written otherwise at the end; its own words are the last there are.
+            start = (
+                len(before) if found.startswith(before) else found.rfind(messages[number]["content"].strip())
+            )
+            end = len(found)
+        if start < 0 or not found or not text.startswith(found):
+            raise DataError(
+                f"{place}: {who} has the weight 0, and cannot be told from the rest of the conversation "
+                "as this chat template writes it; use data.train_on = responses."
+            )
+        return start, end
+
+    def _answers(self, conversation: _Conversation) -> Rendering:
+        remarks = list(conversation.remarks())
+        numbers = conversation.trained()
+        if not numbers:
+            return Rendering((), (NO_WEIGHT,))
+        if self.history == "last" and len(numbers) > 1:
+            numbers = numbers[-1:]
+            remarks.append(ONLY_LAST)
+        written = [self._written(conversation, number) for number in numbers]
+        for each in written:
+            remarks += each.remarks
+        weights = [conversation.weight_of(number) for number in numbers]
+        if self.history == "template":
+            found = list(_in_history(written, [conversation.messages[number] for number in numbers]))
+            if None in found:
+                remarks.append(NOT_FOUND)
+            spans = [Span(*at, weight) for at, weight in zip(found, weights, strict=True) if at is not None]
+            return Rendering((_until_last(written[-1].text, spans),), tuple(remarks))
+        return Rendering(tuple(_merged(written, weights)), tuple(remarks))
+
+    def _written(self, conversation: _Conversation, number: int) -> Written:
+        messages = conversation.messages
+        return self.writer.answer(messages[:number], messages[number], conversation.tools, conversation.place)
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversation:
+    """A conversation that fits the template, with what the row says of its part in the loss."""
+
+    messages: tuple[Message, ...]
+    tools: Any
+    place: str
+    weight: float
+
+    def weight_of(self, number: int) -> float:
+        return self.weight * float(self.messages[number].get("weight", 1.0))
+
+    def trained(self) -> list[int]:
+        """The numbers of the answers that are learnt."""
+        return [
+            number
+            for number, message in enumerate(self.messages)
+            if message["role"] == "assistant" and says_something(message) and self.weight_of(number)
+        ]
+
+    def remarks(self) -> Iterator[str]:
+        for message in self.messages:
+            if message["role"] == "assistant" and not says_something(message) and message.get("weight", 1):
+                yield EMPTY_ANSWER
+            if message["role"] != "assistant" and message.get("weight"):
+                yield NOT_AN_ANSWER
+        if any(message["role"] != "assistant" and says_something(message) for message in self.after_last()):
+            yield AFTER_LAST
+
+    def after_last(self) -> tuple[Message, ...]:
+        """The messages after the last answer."""
+        answers = [number for number, message in enumerate(self.messages) if message["role"] == "assistant"]
+        return self.messages[answers[-1] + 1 :] if answers else ()
+
+
+def _weights(row: Row, shape: Shape) -> Iterator[float]:
+    """The weights that a row's messages have."""
+    keys = {"messages": ("messages",), "prompt/completion as messages": ("prompt", "completion")}
+    for key in keys.get(shape, ()):
+        yield from (message["weight"] for message in row[key] if "weight" in message)
+
+
+def _context(prompt: Sequence[Message]) -> list[Message]:
+    """The messages of a prompt, whose answers were given and are not learnt, unless a weight says so."""
+    return [{"weight": 0.0} | message if message["role"] == "assistant" else message for message in prompt]
+
+
+def _merged(written: Sequence[Written], weights: Sequence[float]) -> Iterator[Rendered]:
+    """The texts of answers, one for those that agree: where one goes on as another ends."""
+    text, spans = "", [Span(0, 0)]
+    for each, weight in zip(written, weights, strict=True):
+        span = Span(each.start, each.end, weight)
+        if not text:
+            spans = [span]
+        elif each.start >= spans[-1].end and each.text.startswith(text[: spans[-1].end]):
+            spans.append(span)
+        else:
+            yield _until_last(text, spans)
+            spans = [span]
+        text = each.text
+    yield _until_last(text, spans)
+
+
+def _until_last(text: str, spans: Sequence[Span]) -> Rendered:
+    """A text up to the end of its last answer: nothing is learnt from what follows."""
+    return Rendered(text[: spans[-1].end] if spans else text, tuple(spans), special=False)
+
+
+def _in_history(written: Sequence[Written], messages: Sequence[Message]) -> Iterator[tuple[int, int] | None]:
+    """Where the answers stand in the text of the last of them, as its template writes history: each after its
+    own prompt, with its own words, up to its own mark."""
+    whole = written[-1].text
+    for each, message in zip(written, messages, strict=True):
+        calls = message.get("tool_calls") or ()
+        words = [message["content"].strip(), *(call["function"]["name"] for call in calls)]
+        at = each.start
+        for word in words:
+            at = whole.find(word, at) + len(word) if at >= 0 and word in whole[at:] else -1
+        end = whole.find(each.mark, at) if each.mark and at >= 0 else -1
+        if whole.startswith(each.text[: each.end]):
+            yield each.start, each.end
+        elif end >= 0 and whole.startswith(each.text[: each.start]):
+            yield each.start, end + len(each.mark)
+        else:
+            yield None
+
+
+def _missing(conversation: _Conversation, made: Rendering) -> Iterator[tuple[str, str]]:
+    """What of the conversation is in none of its texts. What follows the last answer is not asked for."""
+    numbers = conversation.trained()
+    until = numbers[-1] + 1 if numbers else len(conversation.messages)
+    texts = [part.text for part in made.parts]
+    yield from missing_words(conversation.messages[:until], conversation.tools, texts)
+
+
+def require_whole_characters(text: str, place: str) -> None:
+    """Raises `DataError` for a text that was cut in the middle of a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{place}: it holds half a character ({error.object[error.start]!a}), as texts do that were cut "
+            "in the middle of an emoji; take it out."
+        ) from None
+
+
+def with_eos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text with the token that ends it: what a model is to stop at, it has to have seen."""
+    eos = tokenizer.eos_token
+    return text if not eos or text.endswith(eos) else text + eos
+
+
+def _short(words: str) -> str:
+    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}…"

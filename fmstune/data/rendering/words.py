@@ -1,0 +1,77 @@
+"""A check by another way: are the words of a row in what the chat template wrote of it?
+
+What a template does with a conversation is its own affair, and most of them drop what they do not know
+without an error. So each text is looked for in the rendering, as it is or as JSON writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from fmstune.data.rows.messages import Message
+
+_BLANKS = re.compile(r"[\s\\]+")
+
+Missing = tuple[str, str]
+"""What is missing, as `calls of tools`, and its words."""
+
+
+def missing_words(messages: Sequence[Message], tools: Any, texts: Sequence[str]) -> Iterator[Missing]:
+    """What of a conversation is in none of the texts. Reasoning is asked for by `missing_reasoning`:
+    templates take it out of what is before an answer."""
+    yield from _missing(_words(messages, tools), texts)
+
+
+def missing_reasoning(answers: Iterable[Message], texts: Sequence[str]) -> bool:
+    """Whether the reasoning of one of these answers is in none of the texts."""
+    thoughts = (("reasoning", answer.get("reasoning_content", "").strip()) for answer in answers)
+    return any(True for _ in _missing(thoughts, texts))
+
+
+def _missing(asked: Iterable[Missing], texts: Sequence[str]) -> Iterator[Missing]:
+    bare: list[str] = []
+    for what, words in asked:
+        if not words or any(words in text for text in texts):
+            continue
+        escaped = json.dumps(words, ensure_ascii=False)[1:-1]
+        if any(escaped in text for text in texts):
+            continue
+        # Templates trim, indent and escape as they like: what is left without blanks decides.
+        if not bare:
+            bare = [_BLANKS.sub("", text) for text in texts]
+        plain = _BLANKS.sub("", words)
+        # Some write Python's True for JSON's true.
+        if words in ("true", "false") and any(words.title() in text for text in texts):
+            continue
+        if not any(plain in text for text in bare):
+            yield what, words
+
+
+def _words(messages: Sequence[Message], tools: Any) -> Iterator[Missing]:
+    for message in messages:
+        role = message["role"]
+        what = "results of tools" if role == "tool" else f"words of the {role}"
+        yield what, message["content"].strip()
+        for call in message.get("tool_calls", ()):
+            yield "calls of tools", call["function"]["name"]
+            for leaf in _leaves(call["function"]["arguments"]):
+                yield "arguments of calls", leaf.strip()
+    for tool in tools or ():
+        function = tool.get("function", tool)
+        yield "tools", str(function.get("name", "")) if isinstance(function, Mapping) else ""
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (bool, int, float)):
+        yield json.dumps(value)
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _leaves(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _leaves(each)

@@ -1,0 +1,47 @@
+"""Rows that cannot be used: the first ends the run, unless they are to be left out; then they are listed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fmstune.errors import DataError
+from fmstune.text import counted
+
+_SHOWN = 3
+
+
+@dataclass
+class BadRows:
+    """What becomes of bad rows. With `skip` they are counted, and listed in `file` if there is one."""
+
+    skip: bool = False
+    file: Path | None = None
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def take(self, place: str, error: DataError) -> None:
+        """A row that is bad. Raises the error, unless bad rows are left out."""
+        if not self.skip:
+            raise error
+        self.count += 1
+        if len(self.first) < _SHOWN:
+            self.first.append(str(error))
+        if self.file is not None and os.environ.get("RANK", "0") == "0":
+            entry = {"place": place, "reason": str(error).removeprefix(place).lstrip(": ")}
+            try:
+                with self.file.open("w" if self.count == 1 else "a", encoding="utf-8") as file:
+                    file.write(f"{json.dumps(entry)}\n")
+            except OSError as failed:
+                raise DataError(f"{self.file} cannot be written: {failed.strerror or failed}.") from error
+
+    def lines(self) -> Iterator[str]:
+        """For people: why the first ones are left out, and how many more there are."""
+        yield from self.first
+        more = self.count - len(self.first)
+        if more > 0:
+            listed = f"; all are in {self.file}" if self.file is not None else ""
+            yield f"{counted(more, 'more row is', 'more rows are')} left out{listed}"

@@ -1,0 +1,126 @@
+"""What a message says: its text, and the reasoning before it, each in any form that people publish."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fmstune.data.cells import kind_in_words
+from fmstune.data.columns import holds
+from fmstune.data.rows.fields import Fields, Lost
+from fmstune.errors import DataError
+
+REASONING = ("reasoning_content", "reasoning", "thinking")
+NOT_ITS_OWN = "reasoning of messages that are not the assistant's is not used"
+
+_OPEN, _CLOSE = "<think>", "</think>"
+_TEXTS = ("text", "input_text", "output_text")
+_THOUGHTS = ("thinking", "reasoning")
+_THOUGHT_IN = ("thinking", "reasoning", "text", "content", "summary")
+_MEDIA = (
+    "image", "image_url", "input_image", "audio", "audio_url", "input_audio", "video", "video_url", "file",
+    "input_file",
+)  # fmt: skip
+
+
+def read_content(value: Any, role: str, where: str, name: str, lost: Lost) -> tuple[str, str]:
+    """A message's text, and the reasoning that its parts hold. A tool's result is data of any kind: what is
+    neither a text nor parts of text becomes JSON. Raises `DataError`."""
+    if value is None or isinstance(value, str):
+        return value or "", ""
+    if isinstance(value, (list, tuple)):
+        if role == "tool":
+            if value and all(_is_result_part(part) for part in value):
+                return _joined(value, where, name, lost)
+        elif all(
+            isinstance(part, str) or (isinstance(part, Mapping) and ("type" in part or "text" in part))
+            for part in value
+        ):
+            return _joined(value, where, name, lost)
+    if role == "tool":
+        return json.dumps(value, ensure_ascii=False), ""
+    raise DataError(f"{where} has no text as its `content`, but {kind_in_words(value)}.")
+
+
+def _is_result_part(part: Any) -> bool:
+    """Whether an item of a tool's result is a part of a content, or a medium, and no datum."""
+    if not isinstance(part, Mapping):
+        return False
+    kind = part.get("type")
+    return kind in _MEDIA or (kind in _TEXTS and isinstance(part.get("text"), str))
+
+
+def _joined(parts: Any, where: str, name: str, lost: Lost) -> tuple[str, str]:
+    texts, thoughts = [], []
+    for part in parts:
+        fields = Fields({"text": part} if isinstance(part, str) else part, name, lost)
+        kind = fields.get("type") or "text"
+        if kind in _THOUGHTS:
+            thoughts.append(_thought_of(part, name, lost) or "")
+            continue
+        text = fields.get("text")
+        if kind not in _TEXTS or not isinstance(text, str):
+            raise DataError(
+                f"{where} has a part of the type {kind!r}; fmstune trains on text alone, so take such rows "
+                "out, or leave them out with --skip-bad-rows."
+            )
+        texts.append(text)
+        fields.lose_rest()
+    return "".join(texts), "\n".join(thought for thought in thoughts if thought.strip())
+
+
+def _thought_of(value: Any, name: str, lost: Lost) -> str | None:
+    """The text of reasoning: a text, an object with one, or a list of such. `None` for what holds none."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple)):
+        found = [_thought_of(each, name, lost) for each in value]
+        return None if None in found else "\n".join(each for each in found if each and each.strip())
+    if not isinstance(value, Mapping):
+        return None
+    fields = Fields(value, name, lost)
+    inner = fields.first(*_THOUGHT_IN)
+    thought = None if inner is None else _thought_of(inner, name, lost)
+    if thought is not None:
+        fields.get("type")
+    fields.lose_rest()
+    return thought
+
+
+def read_reasoning(
+    fields: Fields, role: str, content: str, thought: str, where: str, lost: Lost
+) -> dict[str, Any]:
+    """The reasoning of a message: of its fields, of its parts (`thought`), or of its text. Raises `DataError`
+    for several that differ."""
+    found = {"a part of its `content`": thought} if thought.strip() else {}
+    for key in REASONING:
+        if not holds(fields.given.get(key)):
+            fields.get(key)
+            continue
+        text = _thought_of(fields.given[key], f"{fields.name}.{key}", lost)
+        if text is None or not text.strip():
+            fields.lose(key)
+        else:
+            fields.get(key)
+            found[f"`{key}`"] = text
+    if len({text.strip() for text in found.values()}) > 1:
+        raise DataError(f"{where} has reasoning in {' and in '.join(found)}, and they differ; take one out.")
+    thought = next(iter(found.values()), "")
+    if role != "assistant":
+        if thought:
+            lost.remarks[NOT_ITS_OWN] = None
+        return {}
+    if thought:
+        return {"reasoning_content": thought}
+    return _inline(content)
+
+
+def _inline(content: str) -> dict[str, Any]:
+    if content.count(_CLOSE) != 1:
+        return {}
+    before, _, after = content.partition(_CLOSE)
+    opening, opened, thought = before.rpartition(_OPEN)
+    if opening.strip() or (not opened and not before.strip()):
+        return {}  # a text about reasoning, not an answer that begins with it
+    return {"content": after.lstrip("\n"), "reasoning_content": thought.strip("\n"), "inline": content}

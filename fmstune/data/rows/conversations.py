@@ -1,0 +1,49 @@
+"""What rows of conversations have around their messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fmstune.data.columns import SYSTEMS, Row, holds, system_of
+from fmstune.data.rows.messages import Message, read_tools
+from fmstune.data.rows.unused import Unused
+from fmstune.errors import DataError
+
+BESIDE_CHATS = (*SYSTEMS, "tools", "functions")
+"""Columns that are read beside those of any conversation."""
+
+
+def with_tools(row: Row, place: str, unused: Unused) -> dict[str, Any]:
+    """The tools of a row's conversation, if it has any; OpenAI's older files have `functions`. `functions`
+    beside `tools` that are others are counted as not used.
+
+    Raises `DataError`.
+    """
+    tools, functions = (
+        read_tools(row[name], place) if holds(row.get(name)) and row[name] != "null" else []
+        for name in ("tools", "functions")
+    )
+    if tools and any(function not in tools for function in functions):
+        unused.column("functions", place)
+    found = tools or functions
+    return {"tools": found} if found else {}
+
+
+def with_system(messages: list[Message], row: Row, place: str, unused: Unused) -> list[Message]:
+    """The messages after the row's own system text, if it has one and they do not begin with one."""
+    system = system_of(row, place)
+    if not system:
+        return messages
+    if messages and messages[0]["role"] in ("system", "developer"):
+        if messages[0].get("content") != system:
+            unused.add("the column `system` is not used: the conversation has a system message", place)
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
+def require_answer(messages: list[Message], place: str, key: str) -> None:
+    """Raises `DataError` when no message is the assistant's."""
+    if not any(message["role"] == "assistant" for message in messages):
+        raise DataError(
+            f"{place}: no message of `{key}` is the assistant's; there is nothing to learn from it."
+        )

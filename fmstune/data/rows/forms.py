@@ -1,0 +1,68 @@
+"""What a user says of the columns: their names in `data.columns`, or a template that puts them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from fmstune.config.schema.prompt_template import PromptTemplate
+from fmstune.data.cells import kind_in_words
+from fmstune.data.columns import HISTORY, SYSTEMS, Row
+from fmstune.data.rows.loss_columns import LOSS_COLUMNS
+from fmstune.data.rows.shapes import recognise
+from fmstune.errors import DataError
+
+Form = Callable[[Row, str], tuple[Row, Collection[str]]]
+"""From a row and its place to the row in our words, and the columns that are left out of it."""
+
+_BESIDE = (*SYSTEMS, HISTORY, "tools", "functions", *LOSS_COLUMNS)
+"""Columns that belong to a shape under their own names, whoever names the others."""
+
+
+def renamed(columns: Mapping[str, str]) -> Form:
+    """A form that gives a row our names for its columns, and only those if they are a shape."""
+
+    def rename(row: Row, place: str) -> tuple[Row, Collection[str]]:
+        for ours, theirs in columns.items():
+            if theirs not in row:
+                there = ", ".join(map(str, row)) or "none"
+                raise DataError(
+                    f"{place}: there is no column {theirs!r}, as data.columns says of `{ours}`; the columns "
+                    f"are {there}."
+                )
+        mapped = {ours: row[theirs] for ours, theirs in columns.items()}
+        named = set(columns.values())
+        others = {name: value for name, value in row.items() if name not in named and name not in mapped}
+        hidden = [name for name in row if name in mapped and name not in named]
+        try:
+            recognise(mapped, place)
+        except DataError:
+            return {**others, **mapped}, hidden
+        beside = {name: value for name, value in others.items() if name in _BESIDE}
+        return {**beside, **mapped}, [*hidden, *(name for name in others if name not in beside)]
+
+    return rename
+
+
+def filled(template: PromptTemplate) -> Form:
+    """A form that makes a prompt and a completion of a row, by a template."""
+
+    def fill(row: Row, place: str) -> tuple[Row, Collection[str]]:
+        values = {}
+        for column in template.columns:
+            value = row.get(column)
+            if value is None:
+                there = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
+                raise DataError(
+                    f"{place}: the template names the column {column!r}; the columns are {there}."
+                )
+            if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+                raise DataError(
+                    f"{place}: `{column}`, which the template names, is {kind_in_words(value)}, where a text "
+                    "is needed."
+                )
+            values[column] = str(value)
+        prompt, completion = template.fill(values)
+        made = {"prompt": prompt, "completion": completion}
+        return made, [name for name in row if name not in values]
+
+    return fill

@@ -1,0 +1,41 @@
+"""What a row says of its part in the loss, beside any shape that is learnt as an example."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fmstune.data.cells import true_or_false
+from fmstune.data.columns import Row, holds
+from fmstune.data.rows.messages import weight_of
+from fmstune.data.rows.recognised import PREFERENCES, Shape
+from fmstune.errors import DataError
+
+LOSS_COLUMNS = ("weight", "loss_weight", "train_on_input")
+
+
+def loss_of(row: Row, place: str, shape: Shape) -> dict[str, Any]:
+    """The row's `weight`, and whether it trains on its prompt too (`train_on_input`), where it says so.
+
+    Raises `DataError` for wrong values, and for shapes that are learnt in other ways.
+    """
+    given = {name: row[name] for name in LOSS_COLUMNS if holds(row.get(name))}
+    if not given:
+        return {}
+    if shape in PREFERENCES or shape == "tokens":
+        by = "labels say of each token whether it is learnt" if shape == "tokens" else "only sft obeys it"
+        raise DataError(f"{place}: it has a `{next(iter(given))}`; {by}, so take the column out.")
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if name != "train_on_input":
+            weight = weight_of(value, place, name)
+            if found.setdefault("weight", weight) != weight:
+                raise DataError(
+                    f"{place}: its `weight` and `loss_weight` contradict each other; take one out."
+                )
+        elif (said := true_or_false(value)) is not None:
+            found[name] = said
+        else:
+            raise DataError(
+                f"{place}: `train_on_input` is {value!r}; it takes true (train on the prompt too) or false."
+            )
+    return found

@@ -1,0 +1,157 @@
+"""Messages in one form, whatever form they were published in; all that follows reads this form alone.
+
+A canonical message has `role` (one of `ROLES`) and `content` (a text), and where the row says so:
+`reasoning_content` (with the content as it was in `inline`, if the reasoning stood there between <think> and
+</think>), `tool_calls` (each `{"type", "id", "function": {"name", "arguments"}}`, the arguments as an object
+where they are one), `name`, `tool_call_id`, `weight` (of its part of the loss), and in `extra` the fields
+that only a chat template may know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fmstune.data.cells import loaded, parsed, true_or_false
+from fmstune.data.columns import SPEAKERS, holds, listed
+from fmstune.data.rows.calls import read_calls
+from fmstune.data.rows.contents import read_content, read_reasoning
+from fmstune.data.rows.fields import Fields, Lost
+from fmstune.data.rows.unused import Unused
+from fmstune.errors import DataError
+
+Message = dict[str, Any]
+
+ROLES = ("system", "user", "assistant", "tool", "developer")
+_CALLS = ("function_call", "tool_call")
+_TRAINED = ("train", "training")
+
+
+def read_messages(value: Any, place: str, key: str, unused: Unused | None = None) -> list[Message]:
+    """The canonical messages of a column: a list, a single message, lists of their fields (as `datasets` has
+    them), or any of these as a JSON text. `unused` counts the fields of them that are not read.
+
+    Raises `DataError` for anything else, and for messages with an image, audio or video in them.
+    """
+    value = listed(parsed(loaded(value, f"{place}: `{key}`")))
+    if isinstance(value, Mapping) and ("role" in value or "from" in value):
+        value = [value]
+    if not isinstance(value, (list, tuple)) or not value:
+        raise DataError(f"{place}: `{key}` takes a list of messages with at least one in it.")
+    lost = Lost()
+    made = [
+        _message(given, f"{place}: message {number} of `{key}`", key, lost)
+        for number, given in enumerate(value, 1)
+    ]
+    if unused is not None:
+        lost.report(unused, place)
+    return made
+
+
+def read_tools(value: Any, place: str) -> list[dict[str, Any]]:
+    """Tools as OpenAI writes them today, from a list of schemas, also bare ones, or such a list as JSON.
+
+    Raises `DataError` for anything else.
+    """
+    tools = loaded(value, place)
+    if isinstance(tools, Mapping) and ("name" in tools or "function" in tools):
+        tools = [tools]
+    # Lists of tools that are each a JSON text come from tables, which cannot hold schemas that differ.
+    tools = [loaded(tool, place) for tool in tools] if isinstance(tools, (list, tuple)) else None
+    if tools is None or not all(isinstance(tool, dict) for tool in tools):
+        raise DataError(f"{place}: `tools` takes a list of JSON schemas, or such a list as a JSON text.")
+    return [
+        tool | {"function": loaded(tool["function"], place)}
+        if "function" in tool
+        else {"type": "function", "function": tool}
+        if "name" in tool
+        else tool
+        for tool in tools
+    ]
+
+
+def weight_of(value: Any, place: str, key: str) -> float:
+    """A weight of the loss; in a table without types also its text. Raises `DataError` for what is no number
+    of at least 0."""
+    if isinstance(value, str) and (said := true_or_false(value)) is not None:
+        return float(said)
+    if isinstance(value, (bool, int, float)) and math.isfinite(value) and value >= 0:
+        return float(value)
+    raise DataError(f"{place}: `{key}` is {value!r}; it takes 0, 1, or another weight of the loss.")
+
+
+def says_something(message: Message) -> bool:
+    """Whether there is anything in a message that a model could read or write."""
+    return bool(
+        message["content"].strip()
+        or message.get("tool_calls")
+        or message.get("reasoning_content", "").strip()
+    )
+
+
+def _message(given: Any, where: str, key: str, lost: Lost) -> Message:
+    if not isinstance(given, Mapping) or not ("role" in given or "from" in given):
+        raise DataError(f"{where} is no object with `role` and `content`.")
+    fields = Fields(given, key, lost)
+    speaker, role = _speaker(fields)
+    if role is None:
+        raise DataError(f"{where} has the role {speaker!r}; roles are {', '.join(SPEAKERS)}.")
+    value = fields.first("content", "value")
+    calls = _calls(fields, where, lost)
+    if str(speaker).strip().lower() in _CALLS and not calls:
+        calls, value = read_calls(value, where, f"{key}.content", lost), None
+    content, thought = read_content(value, role, where, f"{key}.content", lost)
+    if value is None and not calls and role != "assistant":
+        raise DataError(f"{where} has no text as its `content`.")
+    message: Message = {"role": role, "content": content}
+    message |= read_reasoning(fields, role, content, thought, where, lost)
+    if calls:
+        message["tool_calls"] = calls
+    message |= {name: fields.get(name) for name in ("name", "tool_call_id") if fields.has(name)}
+    weight = _weight(fields, where)
+    if weight is not None:
+        message["weight"] = weight
+    extra = {name: given[name] for name in fields.rest()}
+    return message | ({"extra": extra} if extra else {})
+
+
+def _speaker(fields: Fields) -> tuple[Any, str | None]:
+    """Who speaks, as it is called there and here; `from` beside another `role` is named."""
+    there = [name for name in ("role", "from") if fields.has(name)]
+    roles = [
+        SPEAKERS.get(given.strip().lower()) if isinstance(given := fields.get(name), str) else None
+        for name in there
+    ]
+    if len(there) == 2 and roles[0] != roles[1]:
+        fields.lose("from")
+    return (fields.given[there[0]], roles[0]) if there else (None, None)
+
+
+def _calls(fields: Fields, where: str, lost: Lost) -> list[Message]:
+    calls, legacy = (parsed(fields.get(name)) for name in ("tool_calls", "function_call"))
+    found = read_calls(calls, where, f"{fields.name}.tool_calls", lost) if calls else []
+    if not legacy:
+        return found
+    one = read_calls(legacy, where, f"{fields.name}.function_call", lost)
+    if found and any(call["function"] not in [each["function"] for each in found] for call in one):
+        fields.lose("function_call")
+    return found or one
+
+
+def _weight(fields: Fields, where: str) -> float | None:
+    """A message's weight, by whichever name. Raises `DataError` for several that contradict each other."""
+    found = {}
+    if fields.has("weight"):
+        found["weight"] = weight_of(fields.get("weight"), where, "weight")
+    for name in _TRAINED:
+        value = fields.get(name)
+        said = true_or_false(value)
+        if said is not None:
+            found[name] = float(said)
+        elif holds(value):
+            raise DataError(f"{where} has {value!r} as its `{name}`; it is true or false.")
+    if len(set(map(bool, found.values()))) > 1:
+        says = " and ".join(f"`{name}` {fields.given[name]!r}" for name in found)
+        raise DataError(f"{where} has {says}, which contradict each other; take one out.")
+    return next(iter(found.values()), None)

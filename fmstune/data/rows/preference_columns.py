@@ -1,0 +1,97 @@
+"""Where rows of preferences have what is needed, by the first of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fmstune.data.columns import (
+    ANSWERS,
+    CONVERSATIONS,
+    QUESTIONS,
+    Row,
+    as_message_list,
+    first_there,
+)
+from fmstune.data.rows.conversations import BESIDE_CHATS
+from fmstune.data.rows.questions import OF_CHATS, contexts_beside
+from fmstune.data.rows.shapes import ends_with_question
+from fmstune.errors import DataError
+
+Kind = Literal["chosen/rejected", "prompt/completion/label"]
+PAIRS: Kind = "chosen/rejected"
+LABELLED: Kind = "prompt/completion/label"
+
+_NEEDS = {
+    "dpo": "learns from pairs of answers: rows have `chosen` and `rejected`, and mostly a `prompt`",
+    "reward": "learns from pairs of answers: rows have `chosen` and `rejected`, and mostly a `prompt`",
+    "kto": "learns from good and bad answers: rows have `prompt`, `completion` and `label` (true or false), "
+    "or `chosen` and `rejected`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceColumns:
+    """Where the rows of a source have what is needed: the question and its context, or a conversation that
+    ends with it; and, where rows have one answer, that. `as_chat` says whether texts become messages, which
+    the model can be given only with `chat`."""
+
+    kind: Kind
+    method: str
+    question: str | None
+    conversation: str | None
+    answer: str | None
+    as_chat: bool
+    chat: bool
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """Columns that are a part of the question."""
+        return contexts_beside(self.question, self.answer or "") if self.question else ()
+
+    def used(self) -> frozenset[str]:
+        """All columns that are looked at."""
+        answers = ("chosen", "rejected") if self.kind == PAIRS else (self.answer, "label")
+        margin = ("margin",) if self.method == "reward" else ()
+        named = (
+            self.question,
+            self.conversation,
+            *self.contexts,
+            *answers,
+            *OF_CHATS,
+            *BESIDE_CHATS,
+            *margin,
+        )
+        return frozenset(name for name in named if name)
+
+
+def find_columns(row: Row, where: str, method: str, *, chat: bool) -> PreferenceColumns:
+    """The columns of a source, by its first row. Raises `DataError` with those that there are."""
+
+    def has(*names: str | None) -> bool:
+        return all(name is not None and row.get(name) is not None for name in names)
+
+    question = first_there(row, ("prompt", *QUESTIONS))
+    answer = first_there(row, ("completion", *ANSWERS))
+    if question == answer or (answer == "completion" and question != "prompt"):
+        question = next((name for name in ("prompt", *QUESTIONS) if has(name) and name != answer), None)
+    conversation = next((name for name in CONVERSATIONS if as_message_list(row.get(name))), None)
+    judged = has("label") and (has(question, answer) or conversation is not None)
+    if has("chosen", "rejected") and (method != "kto" or not judged):
+        if question is not None or (conversation and not ends_with_question(row[conversation])):
+            conversation = None  # it repeats an answer, as UltraFeedback's `messages` do
+        extra = any(name in row for name in OF_CHATS) or question not in ("prompt", None)
+        return PreferenceColumns(PAIRS, method, question, conversation, None, chat and extra, chat)
+    if judged and method == "kto":
+        if has(question, answer):
+            extra = any(name in row for name in OF_CHATS) or (question, answer) != ("prompt", "completion")
+            return PreferenceColumns(LABELLED, method, question, None, answer, chat and extra, chat)
+        return PreferenceColumns(LABELLED, method, None, conversation, None, True, chat)
+    columns = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
+    if judged:
+        other = " Such rows are for --method kto."
+    elif conversation or has("completion") or has("text") or has(question, answer):
+        other = " Such rows are for --method sft."
+    else:
+        other = ""
+    raise DataError(f"{where}: --method {method} {_NEEDS[method]}; the columns are {columns}.{other}")

@@ -1,0 +1,298 @@
+"""Rows of preferences: pairs (`chosen` and `rejected`) or single answers with a `label`, in one form.
+
+What people publish differs: the prompt is a column, or repeated in both answers, or only the beginning
+that they share; answers are texts or messages. All of it becomes `prompt`, `chosen`, `rejected`, or
+`prompt`, `completion`, `label`; `answers` makes tokens of them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+from fmstune.data.cells import kind_in_words, loaded, true_or_false
+from fmstune.data.columns import (
+    HISTORY,
+    Row,
+    as_message_list,
+    context_of,
+    history_of,
+    holds,
+    require_text,
+    system_of,
+)
+from fmstune.data.rows.conversations import with_system, with_tools
+from fmstune.data.rows.messages import read_messages
+from fmstune.data.rows.preference_columns import PAIRS, PreferenceColumns, find_columns
+from fmstune.data.rows.questions import after, plain_prompt, with_context
+from fmstune.data.rows.recognised import Recognised, Shape
+from fmstune.data.rows.unused import Unused
+from fmstune.errors import DataError
+
+_NOT_LEARNT = "the weight of a message of the prompt is not used: of preferences the answers alone are learnt"
+
+Answer = str | list[dict[str, Any]]
+
+
+def recognise_preferences(row: Row, place: str, method: str, *, chat: bool = True) -> Recognised:
+    """The shape of the rows of a source, by its first one. `method` says what they are needed for, `chat`
+    whether the model can be given conversations.
+
+    Raises `DataError` with the columns that there are, or for what is wrong in this row.
+    """
+    columns = find_columns(row, place, method, chat=chat)
+    first = _formed(row, place, columns, Unused(""))
+    is_chat, margin = _is_chat(first), "margin" in first
+
+    def read(row: Row, place: str, unused: Unused) -> Row:
+        made = _formed(row, place, columns, unused)
+        if _is_chat(made) != is_chat:
+            words = ("texts", "messages")
+            raise DataError(
+                f"{place}: its answers are {words[not is_chat]}, those of the first row {words[is_chat]}; "
+                "make them all the same."
+            )
+        if ("margin" in made) != margin:
+            there = "it has a `margin`, and the first row none" if not margin else "it has no `margin`"
+            raise DataError(f"{place}: {there}; give it to all rows or to none.")
+        return made
+
+    kind = columns.kind
+    shape: Shape = "preference with margin" if margin else "preference" if kind == PAIRS else "labelled"
+    return Recognised(shape, f"{kind}{' as messages' if is_chat else ''}", read, columns.used())
+
+
+def demo_pair(row: Row) -> Row:
+    """A conversation of the demo as a pair: the answer, and its words in the wrong order."""
+    *prompt, answer = row["messages"]
+    backwards = {**answer, "content": " ".join(reversed(answer["content"].split()))}
+    return {"prompt": prompt, "chosen": [answer], "rejected": [backwards]}
+
+
+def _formed(row: Row, place: str, columns: PreferenceColumns, unused: Unused) -> dict[str, Any]:
+    made = (_pair if columns.kind == PAIRS else _labelled)(row, place, columns, unused)
+    _require_characters(made, place)
+    return made
+
+
+def _pair(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> dict[str, Any]:
+    chosen, rejected = (_answer(row, key, where, unused) for key in ("chosen", "rejected"))
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise DataError(f"{where}: of `chosen` and `rejected` one is a text, the other messages.")
+    prompt = _prompt(row, where, columns, unused)
+    if columns.as_chat or isinstance(prompt, list):
+        chosen, rejected = _said(chosen), _said(rejected)
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        if isinstance(prompt, str) and any(answer[0]["role"] != "assistant" for answer in (chosen, rejected)):
+            # The answers are whole conversations, in which the question is found again.
+            if not any(prompt.strip() in str(message.get("content")) for message in chosen):
+                unused.add(
+                    f"the column `{columns.question}` is not used: `chosen` and `rejected` are whole "
+                    "conversations, and do not have it",
+                    where,
+                )
+            prompt = None
+        begins = _as_messages(prompt) if prompt is not None else []
+        made = _chat_pair(begins, chosen, rejected, where, whole=columns.method == "reward")
+        made["prompt"] = _beginning(row, made["prompt"], made["chosen"], where, unused)
+    elif prompt is None:
+        cut = _shared_text(cast(str, chosen), cast(str, rejected))
+        begun = _plain(row, cast(str, chosen)[:cut], columns, where)
+        made = {"prompt": begun, "chosen": chosen[cut:], "rejected": rejected[cut:]}
+    else:
+        begun = _plain(row, cast(str, prompt), columns, where)
+        both = {"chosen": cast(str, chosen), "rejected": cast(str, rejected)}
+        made = {"prompt": begun} | {key: _after(columns, begun, text) for key, text in both.items()}
+    return made | _besides(row, made, where, columns.method, unused)
+
+
+def _chat_pair(
+    begins: list[dict[str, Any]],
+    chosen: list[dict[str, Any]],
+    rejected: list[dict[str, Any]],
+    where: str,
+    *,
+    whole: bool,
+) -> dict[str, Any]:
+    """`whole` allows pairs that part at a question: of a reward model the conversations are judged."""
+    # Each keeps a message at least: an answer is needed even where one goes on after the other's end.
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    again = any(chosen[at : at + len(begins)] == begins for at in range(shared + 1 - len(begins)))
+    if not begins or again:
+        begins, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    for key, answer in (("chosen", chosen), ("rejected", rejected)):
+        if not answer or answer[-1]["role"] != "assistant":
+            raise DataError(f"{where}: `{key}` does not end with a message of the assistant.")
+        if not whole and answer[0]["role"] != "assistant":
+            raise DataError(
+                f"{where}: `chosen` and `rejected` part at message {len(begins) + 1}, which is not the "
+                "assistant's in both; they have to be answers to the same prompt."
+            )
+    return {"prompt": begins, "chosen": chosen, "rejected": rejected}
+
+
+def _beginning(
+    row: Row, prompt: list[dict[str, Any]], answer: list[dict[str, Any]], where: str, unused: Unused
+) -> list[dict[str, Any]]:
+    """The prompt after the row's history and system text."""
+    given = history_of(row, where)
+    history = read_messages(given, where, HISTORY, unused) if given else []
+    begun = [*history, *prompt]
+    if any(message.get("weight") for message in begun):
+        unused.add(_NOT_LEARNT, where)
+    if not begun and answer[0]["role"] == "system":
+        with_system(answer, row, where, unused)  # which says so of a second one
+        return begun
+    return with_system(begun, row, where, unused)
+
+
+def _plain(row: Row, prompt: str, columns: PreferenceColumns, where: str) -> str:
+    """A prompt that is no conversation, as one of `questions` is: in the words that sft learns."""
+    kept = HISTORY if history_of(row, where) else "system" if system_of(row, where) else None
+    if kept and columns.question and (columns.chat or kept == HISTORY):
+        raise DataError(
+            f"{where}: it has a `{kept}`, which makes it a conversation, and "
+            + ("the first row has none: give the column to all rows." if columns.chat else "the model has no")
+            + ("" if columns.chat else " chat template; give one by its name (model.chat_template = chatml).")
+        )
+    return plain_prompt(
+        columns.question or "prompt", prompt, context_of(row, columns.contexts, where), system_of(row, where)
+    )
+
+
+def _after(columns: PreferenceColumns, prompt: str, answer: str) -> str:
+    return answer if columns.question == "prompt" else after(prompt, answer)
+
+
+def _labelled(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> dict[str, Any]:
+    label = _label(_there(row, "label", where), where)
+    prompt: Answer | None
+    if columns.answer is None:  # a conversation whose last message is judged
+        assert columns.conversation is not None
+        *prompt, last = _messages(
+            _there(row, columns.conversation, where), where, columns.conversation, unused
+        )
+        completion: Answer = [last]
+    else:
+        completion = _answer(row, columns.answer, where, unused)
+        prompt = _prompt(row, where, columns, unused)
+    assert prompt is not None
+    if columns.as_chat or isinstance(completion, list) or isinstance(prompt, list):
+        prompt, completion = _as_messages(prompt), _said(completion)
+        if completion[: len(prompt)] == prompt:
+            completion = completion[len(prompt) :]
+        if not completion or completion[-1]["role"] != "assistant":
+            name = columns.answer or columns.conversation
+            raise DataError(f"{where}: `{name}` does not end with a message of the assistant.")
+        prompt = _beginning(row, prompt, completion, where, unused)
+    else:
+        prompt = _plain(row, prompt, columns, where)
+        completion = _after(columns, prompt, completion)
+    made = {"prompt": prompt, "completion": completion, "label": label}
+    return made | _besides(row, made, where, "kto", unused)
+
+
+def _besides(row: Row, made: Row, where: str, method: str, unused: Unused) -> dict[str, Any]:
+    """What TRL reads besides the answers: the tools of a conversation, a reward's `margin`. Texts are learnt
+    as they are, so that tools beside them are not used."""
+    found = with_tools(row, where, unused) if _is_chat(made) else {}
+    for name in () if _is_chat(made) else ("tools", "functions"):
+        if holds(row.get(name)):
+            unused.column(name, where)
+    if method == "reward" and row.get("margin") is not None:
+        try:
+            found["margin"] = float(row["margin"])
+        except (TypeError, ValueError):
+            raise DataError(f"{where}: `margin` takes a number: how much better `chosen` is.") from None
+    return found
+
+
+def _there(row: Row, key: str, where: str) -> Any:
+    value = row.get(key)
+    if value is None:
+        raise DataError(f"{where}: there is no `{key}`; the first row has it, and so must all.")
+    return value
+
+
+def _answer(row: Row, key: str, where: str, unused: Unused) -> Answer:
+    value = _there(row, key, where)
+    prompt = row.get("prompt")
+    cell = key != "prompt" and isinstance(prompt, str) and as_message_list(prompt) is not None
+    messages = as_message_list(value, cell=cell)
+    if messages is not None:
+        loaded(value, f"{where}: `{key}`")  # which refuses a text with a key twice
+        return _messages(messages, where, key, unused)
+    if isinstance(value, list):
+        return _messages(value, where, key, unused)
+    if isinstance(value, (dict, bool)):
+        raise DataError(
+            f"{where}: `{key}` is {kind_in_words(value)}; it takes a text, or a list of messages."
+        )
+    return require_text(row, key, where)
+
+
+def _messages(value: Any, where: str, key: str, unused: Unused) -> list[dict[str, Any]]:
+    messages = read_messages(value, where, key, unused)
+    if any(message.get("weight", 1.0) != 1.0 for message in messages):
+        raise DataError(
+            f"{where}: a message of `{key}` has a weight, which only the method sft obeys; take it out."
+        )
+    return messages
+
+
+def _prompt(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> Answer | None:
+    """What is to be answered; as messages where the row's columns make a conversation of it."""
+    if columns.conversation is not None:
+        return _messages(_there(row, columns.conversation, where), where, columns.conversation, unused)
+    if columns.question is None:
+        return None
+    asked = _answer(row, columns.question, where, unused)
+    if isinstance(asked, str):
+        return with_context(asked, context_of(row, columns.contexts, where)) if columns.as_chat else asked
+    for name in columns.contexts:
+        if holds(row.get(name)):  # a conversation has its own
+            unused.column(name, where)
+    return asked
+
+
+def _label(value: Any, where: str) -> bool:
+    label = true_or_false(value)
+    if label is None:
+        raise DataError(f"{where}: `label` is {value!r}; it is true for a good answer, false for a bad one.")
+    return label
+
+
+def _as_messages(prompt: Answer) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def _said(answer: Answer) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+
+
+def _shared_text(chosen: str, rejected: str) -> int:
+    """The length of the prompt that two texts share: up to the word at which they part, since a word that
+    is cut would be other tokens than the same word in one piece."""
+    most = min(len(chosen), len(rejected)) - 1  # each keeps something of its own
+    length = 0
+    while length < most and chosen[length] == rejected[length]:
+        length += 1
+    word = max(chosen.rfind("\n", 0, length) + 1, chosen.rfind(" ", 0, length))
+    return word if word > 0 else max(length, 0)
+
+
+def _is_chat(row: Row) -> bool:
+    return not isinstance(row["prompt"], str)
+
+
+def _require_characters(row: Row, where: str) -> None:
+    """Texts that were cut in the middle of an emoji hold half a character, which no table can."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: it holds half a character ({error.object[error.start]!a}), as texts do that were cut "
+            "in the middle of an emoji; take it out."
+        ) from None

@@ -1,0 +1,204 @@
+"""The rows of a source of data, in a known shape. A damaged row is named by its file and line."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fmstune.config.schema.data import DataConfig, DataSource, handler_name
+from fmstune.config.schema.prompt_template import parse_template
+from fmstune.data.cells import kind_in_words
+from fmstune.data.columns import Row, holds, tidied
+from fmstune.data.files.source import Origin, Split
+from fmstune.data.rows.bad_rows import BadRows
+from fmstune.data.rows.forms import Form, filled, renamed
+from fmstune.data.rows.loss_columns import LOSS_COLUMNS, loss_of
+from fmstune.data.rows.preferences import demo_pair, recognise_preferences
+from fmstune.data.rows.shapes import PREFERENCES, Recognised, Shape, recognise
+from fmstune.data.rows.unused import Unused
+from fmstune.errors import DataError
+
+__all__ = ["PREFERENCES", "Reader", "Row", "Rows", "Shape", "load_rows"]
+
+Handler = Callable[[dict[str, Any]], Any]
+_BY_TEMPLATE = Recognised(
+    "prompt/completion", "template", lambda row, *_: row, frozenset(("prompt", "completion"))
+)
+Placed = tuple[str, Row]
+"""Where a row is, as `train.jsonl line 17`, and the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of one source. `shape` is the one that they are in now, `name` the one they had; `places` says
+    where each is, as `train.jsonl line 17`; `sha256` is the file's."""
+
+    source: str
+    shape: Shape
+    rows: list[Row]
+    places: list[str]
+    sha256: str | None = None
+    name: str = ""
+
+    def place(self, index: int) -> str:
+        """Where a row is."""
+        return self.places[index]
+
+
+def load_rows(
+    source: str | DataSource,
+    split: Split = "train",
+    most: int | None = None,
+    config: DataConfig | None = None,
+) -> Rows:
+    """The rows of a source, all in memory; at most `most` of them. Raises `DataError`."""
+    given = DataSource(source) if isinstance(source, str) else source
+    reader = Reader(given, split, config or DataConfig(), BadRows(), most=most)
+    found = list(reader)
+    if reader.recognised is None or not found:
+        raise reader.no_rows()
+    recognised = reader.recognised
+    return Rows(
+        given.path,
+        recognised.shape,
+        [row for _, row in found],
+        [place for place, _ in found],
+        reader.origin.sha256(),
+        recognised.name,
+    )
+
+
+@dataclass
+class Reader:
+    """Reads a source row by row, from its beginning each time that it is iterated over.
+
+    Rows go through the user's handler, then through the template or the names of columns; the first one
+    left gives the shape of all, as `method` needs it. Bad ones go to `bad`. `chat` says whether the model can
+    be given conversations. Raises `DataError`.
+    """
+
+    source: DataSource
+    split: Split
+    config: DataConfig
+    bad: BadRows
+    most: int | None = None
+    chat: bool = True
+    method: str = "sft"
+    recognised: Recognised | None = None
+    origin: Origin = field(init=False)
+    unused: Unused = field(init=False)
+    _handler: Handler | None = field(init=False)
+    _form: Form | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.origin = Origin.of(self.source, self.split)
+        self.unused = Unused(self.source.path)
+        self._handler = _load_handler(self.config.handler)
+        own = self.source.template is not None or self.source.columns
+        template = self.source.template if own else self.config.template
+        columns = self.source.columns if own else self.config.columns
+        self._form = None
+        named: Collection[str] = (columns or {}).values()
+        if template is not None:
+            parsed = parse_template(template)
+            named = parsed.columns
+            self._form = filled(parsed)
+            if self.method == "sft":
+                self.recognised = _BY_TEMPLATE
+        elif columns:
+            self._form = renamed(columns)
+        elif self.source.path == "demo" and self.method != "sft":
+            self._form = lambda row, _: (demo_pair(row), ())
+        self.origin = replace(self.origin, columns=frozenset(named))
+
+    def __iter__(self) -> Iterator[Placed]:
+        count = 0
+        for place, found in self.origin.rows(
+            self.config.text_rows, streaming=self.config.streaming, say=self.unused.note
+        ):
+            if isinstance(found, DataError):
+                self.bad.take(place, found)
+                continue
+            for row in self._handled(place, found):
+                try:
+                    read = self._read(row, place)
+                except DataError as error:
+                    self.bad.take(place, error)
+                    continue
+                count += 1
+                yield place, read
+                if count == self.most:
+                    return
+
+    def _read(self, row: Row, place: str) -> Row:
+        """A row in its shape; the columns of it that are not used are counted."""
+        left_out: Collection[str] = ()
+        formed = row
+        if self._form:
+            formed, left_out = self._form(row, place)
+        formed = tidied(formed)
+        if self.recognised is None:
+            self.recognised = self._recognise(formed, place)
+        read = self.recognised.read(formed, place, self.unused)
+        asked = loss_of(formed, place, self.recognised.shape)
+        read = {**read, **asked} if asked else read
+        for name in left_out:
+            if holds(row[name]):
+                self.unused.column(str(name), place)
+        for name, value in formed.items():
+            if name not in self.recognised.columns and name not in LOSS_COLUMNS and holds(value):
+                self.unused.column(str(name), place)
+        return read
+
+    def _recognise(self, row: Row, place: str) -> Recognised:
+        if self.method == "sft":
+            return recognise(row, place, chat=self.chat)
+        return recognise_preferences(row, place, self.method, chat=self.chat)
+
+    def no_rows(self) -> DataError:
+        """The error for a source of which nothing is left."""
+        if self.bad.first:
+            return DataError(f"{self.source.path}: each of its rows is bad, such as: {self.bad.first[0]}")
+        handled = (
+            f" that data.handler = {handler_name(self.config.handler)!r} leaves" if self._handler else ""
+        )
+        return DataError(f"{self.source.path} has no rows{handled}.")
+
+    def _handled(self, place: str, row: Row) -> list[Row]:
+        if self._handler is None:
+            return [row]
+        what = f"{place}: data.handler = {handler_name(self.config.handler)!r}"
+        try:
+            made = self._handler(copy.deepcopy(dict(row)))
+        except Exception as error:  # the user's code raises what it wants
+            self.bad.take(place, DataError(f"{what} raised {type(error).__name__}: {_first_line(error)}"))
+            return []
+        rows = [] if made is None else list(made) if isinstance(made, (list, tuple)) else [made]
+        for each in rows:
+            if not isinstance(each, Mapping):
+                wrong = f"{what} returned {kind_in_words(each)}; it returns a row, a list of rows, or None."
+                self.bad.take(place, DataError(wrong))
+                return []
+        return rows
+
+
+def _load_handler(where: Any) -> Handler | None:
+    """The handler that a configuration names, or that was given from Python as it is."""
+    if where is None:
+        return None
+    if callable(where):
+        given: Handler = where
+        return given
+    from fmstune.user_code import load_object
+
+    found = load_object(where, "data.handler")
+    if not callable(found):
+        raise DataError(f"data.handler = {where!r} is no function.")
+    handler: Handler = found
+    return handler
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")

@@ -1,0 +1,219 @@
+"""The shapes of rows: recognised from the first one, and brought into the few that are rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from fmstune.data.cells import kind_in_words, loaded, parsed
+from fmstune.data.columns import (
+    ANSWERS,
+    CONVERSATIONS,
+    QUESTIONS,
+    Row,
+    as_message_list,
+    first_there,
+    holds,
+    is_message,
+    listed,
+    require_text,
+    unknown,
+    verdict,
+)
+from fmstune.data.rows.conversations import (
+    BESIDE_CHATS,
+    require_answer,
+    with_system,
+    with_tools,
+)
+from fmstune.data.rows.messages import read_messages
+from fmstune.data.rows.questions import OF_CHATS, asked
+from fmstune.data.rows.recognised import PREFERENCES, Recognised, Shape
+from fmstune.data.rows.unused import Unused
+from fmstune.errors import DataError
+
+__all__ = ["PREFERENCES", "Recognised", "Shape", "recognise"]
+
+
+def recognise(row: Row, place: str, *, chat: bool = True) -> Recognised:
+    """The shape that a row has. `chat` says whether the model can be given conversations.
+
+    Raises `DataError` with the columns that there are.
+    """
+
+    def has(*keys: str) -> bool:
+        return all(row.get(key) is not None for key in keys)
+
+    key = first_there(row, CONVERSATIONS)
+    pair = has("chosen", "rejected")
+    if key and not (pair and ends_with_question(row[key])):
+        return _judged_or(row, _conversation(row, key), (key,))
+    answer = first_there(row, ANSWERS)
+    question = next((name for name in QUESTIONS if has(name) and name != answer), None)
+    if pair:
+        kept = "messages" if as_message_list(row["chosen"]) else "completion" if question else "text"
+        given = f'{question} = "{question}", ' if question and kept == "completion" else ""
+        as_examples = f'{given}{kept} = "chosen"'
+        return Recognised("preference", "chosen/rejected", _as_it_is, frozenset(row), as_examples)
+    if has("prompt", "completion"):
+        return _judged_or(row, _prompted(row, chat=chat), ("prompt", "completion"))
+    if has("input_ids"):
+        name = "input_ids/labels" if has("labels") else "input_ids"
+        read = _labelled_tokens if has("labels") else _tokens
+        return Recognised("tokens", name, read, frozenset(("input_ids", "labels", "attention_mask")))
+    if question and answer and _may_be_text(row[question]) and _may_be_text(row[answer]):
+        return _judged_or(row, asked(row, question, answer, chat=chat), (question, answer))
+    if has("text"):
+        return Recognised("text", "text", _text, frozenset(("text",)))
+    raise unknown(row, place)
+
+
+def _may_be_text(value: Any) -> bool:
+    # A list is refused by its place, as in rows that are not the first; an object (SQuAD's answers) is
+    # something that we do not know.
+    return not isinstance(value, (bool, dict))
+
+
+def _as_it_is(row: Row, place: str, unused: Unused) -> Row:
+    return row
+
+
+def _judged_or(row: Row, found: Recognised, learnt: Sequence[str]) -> Recognised:
+    """`found`, or, when a `label` says that answers are good or bad, rows for kto: bad answers are not to be
+    learnt as they are, whichever row says so first."""
+    as_examples = ", ".join(f'{name} = "{name}"' for name in learnt)
+    if verdict(row.get("label")):
+        return Recognised("labelled", f"{found.name}/label", _as_it_is, frozenset(row), as_examples)
+
+    def read(row: Row, place: str, unused: Unused) -> Row:
+        if verdict(row.get("label")):
+            raise DataError(
+                f"{place}: its `label` says whether the answer is a good one, and the first row has none. "
+                "Such rows are for --method kto; to learn all answers, set data.columns = "
+                f"{{{as_examples}}}."
+            )
+        return found.read(row, place, unused)
+
+    return replace(found, read=read)
+
+
+def _conversation(row: Row, key: str) -> Recognised:
+    messages = listed(parsed(row[key]))
+    first = messages[0] if isinstance(messages, list) and messages else None
+    spoken = " (from/value)" if isinstance(first, dict) and "from" in first and "role" not in first else ""
+
+    def read(row: Row, place: str, unused: Unused) -> Row:
+        given = row.get(key)
+        if given is None:
+            raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
+        messages = read_messages(_turns(parsed(loaded(given, f"{place}: `{key}`"))), place, key, unused)
+        require_answer(messages, place, key)
+        return with_tools(row, place, unused) | {"messages": with_system(messages, row, place, unused)}
+
+    return Recognised("messages", f"{key}{spoken}", read, frozenset((key, *BESIDE_CHATS)))
+
+
+def _turns(messages: Any) -> Any:
+    """Turns of {input, output} as messages, as some collections of conversations have them (Capybara)."""
+    if not isinstance(messages, list) or not all(
+        isinstance(turn, dict) and {"input", "output"} <= turn.keys() and not is_message(turn)
+        for turn in messages
+    ):
+        return messages
+    return [
+        message
+        for turn in messages
+        for message in (
+            {"role": "user", "content": turn["input"]},
+            # What else a turn says (its weight, its reasoning) is said of its answer.
+            {name: value for name, value in turn.items() if name not in ("input", "output")}
+            | {"role": "assistant", "content": turn["output"]},
+        )
+    ]
+
+
+def ends_with_question(messages: Any) -> bool:
+    """Whether the last message is nobody's answer: what is then to be answered stands elsewhere."""
+    messages = listed(parsed(messages))
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if not isinstance(last, dict) or not is_message(last):
+        return False
+    return str(last.get("role", last.get("from"))).lower() in ("user", "human", "system", "tool", "prompter")
+
+
+def _prompted(row: Row, *, chat: bool) -> Recognised:
+    """A prompt and its completion: messages, or texts, which are learnt exactly as they are, as in TRL. What
+    only a conversation has beside them makes them one."""
+    name: Shape = "prompt/completion"
+    if any(as_message_list(row[key]) for key in ("prompt", "completion")):
+        columns = frozenset(("prompt", "completion", *BESIDE_CHATS))
+        return Recognised("prompt/completion as messages", f"{name} as messages", _prompted_chat, columns)
+    if any(key in row for key in (*OF_CHATS, "context")):
+        return asked(row, "prompt", "completion", chat=chat)
+    return Recognised(name, name, _prompted_text, frozenset(("prompt", "completion", *OF_CHATS)))
+
+
+def _prompted_text(row: Row, place: str, unused: Unused) -> Row:
+    for name in OF_CHATS:
+        if holds(row.get(name)):
+            raise DataError(
+                f"{place}: it has a `{name}`, and the first row has no such column; give it to all rows, "
+                "empty where there is none, and they are learnt as conversations."
+            )
+    return {key: require_text(row, key, place) for key in ("prompt", "completion")}
+
+
+def _prompted_chat(row: Row, place: str, unused: Unused) -> Row:
+    sides = {}
+    cells = isinstance(row.get("prompt"), str)
+    for key, role in (("prompt", "user"), ("completion", "assistant")):
+        if row.get(key) is None:
+            raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
+        given = as_message_list(row[key], cell=cells)
+        if given is None and key == "completion" and isinstance(row[key], str):
+            given = [{"role": role, "content": row[key]}]
+        if given is not None:
+            loaded(row[key], f"{place}: `{key}`")  # which refuses a text with a key twice
+        sides[key] = read_messages(row[key] if given is None else given, place, key, unused)
+    require_answer(sides["completion"], place, "completion")
+    prompt = with_system(sides["prompt"], row, place, unused)
+    return with_tools(row, place, unused) | {"prompt": prompt, "completion": sides["completion"]}
+
+
+def _text(row: Row, place: str, unused: Unused) -> Row:
+    return {"text": require_text(row, "text", place)}
+
+
+def _labelled_tokens(row: Row, place: str, unused: Unused) -> Row:
+    if row.get("labels") is None:
+        raise DataError(
+            f"{place}: it has no `labels`, and the first row has some; without them all its tokens would be "
+            "trained, so give them to all rows."
+        )
+    return _tokens(row, place, unused)
+
+
+def _tokens(row: Row, place: str, unused: Unused) -> Row:
+    ids = _numbers(row, "input_ids", place)
+    labels = _numbers(row, "labels", place) if row.get("labels") is not None else list(ids)
+    if len(ids) != len(labels):
+        raise DataError(f"{place}: there are {len(ids)} `input_ids` and {len(labels)} `labels`.")
+    mask = ids if row.get("attention_mask") is None else _numbers(row, "attention_mask", place)
+    if len(mask) != len(ids):
+        raise DataError(f"{place}: there are {len(ids)} `input_ids` and {len(mask)} of `attention_mask`.")
+    if mask is not ids and not all(mask):
+        kept = [index for index, seen in enumerate(mask) if seen]  # padding comes with the batch
+        ids, labels = [ids[index] for index in kept], [labels[index] for index in kept]
+    return {"input_ids": ids, "labels": labels}
+
+
+def _numbers(row: Row, key: str, place: str) -> list[int]:
+    value = parsed(row.get(key))
+    if not isinstance(value, list) or not value:
+        what = kind_in_words(value) if not isinstance(value, list) else "empty"
+        raise DataError(f"{place}: `{key}` is {what}, where a list of token ids is needed.")
+    for item in value:
+        if type(item) is not int:
+            raise DataError(f"{place}: `{key}` has {item!r} in it, which is no token id.")
+    return value

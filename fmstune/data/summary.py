@@ -1,0 +1,130 @@
+"""What the data of a run are, for people and for trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fmstune.data.rows.unused import NotUsed, unused_lines
+from fmstune.text import counted
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSummary:
+    """One source: its rows that are trained on, and how often each of them is in the mixture on average."""
+
+    source: str
+    shape: str
+    rows: int
+    times: float = 1.0
+    weight: float | None = None
+    sha256: str | None = None
+
+    def line(self) -> str:
+        """For people: `b.jsonl 100 rows (x2)`."""
+        times = f" (x{self.times:.3g})" if self.times != 1 else ""
+        return f"{self.source} {counted(self.rows, 'row')}{times}"
+
+
+@dataclass(frozen=True, slots=True)
+class DataSummary:
+    """What the data is. Lengths are in tokens; `truncated` and `dropped` count rows: cut to the greatest
+    length, and left out since nothing of them that is trained was left. `skipped` counts rows that were
+    left out as bad, `duplicates` rows whose tokens another one has too, `eval_in_train` rows to evaluate on
+    that are trained on as well. Of preferences a prompt counts once for each of its answers; `same` counts
+    pairs that were left out as their answers do not differ, `reworded` rows whose prompt ends in other tokens
+    once an answer follows it. `split` counts conversations that became several rows, `split_rows` these rows,
+    and `tokens_again` what that costs: tokens that more than one of them has. Of a stream nothing is counted.
+    """
+
+    source: str
+    shape: str
+    rows: int
+    tokens: int
+    trained_tokens: int
+    longest: int
+    truncated: int
+    dropped: int
+    sha256: str | None = None
+    eval_source: str | None = None
+    eval_rows: int = 0
+    eval_sha256: str | None = None
+    skipped: int = 0
+    duplicates: int = 0
+    eval_in_train: int = 0
+    same: int = 0
+    reworded: int = 0
+    split: int = 0
+    split_rows: int = 0
+    tokens_again: int = 0
+    streaming: bool = False
+    prepared_before: bool = False
+    sources: tuple[SourceSummary, ...] = ()
+    """More than one, where the data are a mixture."""
+    unused: tuple[NotUsed, ...] = ()
+    """What of the rows does not reach the model. Of a stream that of its first rows."""
+
+    def as_params(self) -> dict[str, Any]:
+        """The summary as parameters of the run."""
+        params = {key: value for key, value in asdict(self).items() if value is not None}
+        for name in (
+            "same",
+            "reworded",
+            "split",
+            "split_rows",
+            "tokens_again",
+            "unused",
+        ):  # where there are any
+            if not params[name]:
+                del params[name]
+        if self.sources:
+            params["sources"] = [
+                {key: value for key, value in asdict(each).items() if value is not None}
+                for each in self.sources
+            ]
+        else:
+            del params["sources"]
+        return params
+
+    def unused_lines(self) -> list[str]:
+        """For people: what of the rows does not reach the model, a line for each kind."""
+        first = " (counted in the first rows of the stream)" if self.streaming else ""
+        return [f"{line}{first}" for line in unused_lines(self.unused)]
+
+    def line(self) -> str:
+        """The summary as a line for people."""
+        if self.streaming:
+            parts = [f"{self.source} · streamed ({self.shape})"]
+        else:
+            share = self.trained_tokens / max(1, self.tokens)
+            rows, tokens = counted(self.rows, "row"), counted(self.tokens, "token")
+            parts = [*(each.line() for each in self.sources)] or [self.source]
+            parts.append(f"{rows} ({self.shape}), {tokens}, {share:.0%} trained")
+        if self.split:
+            cost = self.tokens_again / max(1, self.tokens - self.tokens_again)
+            became = f"{counted(self.split, 'conversation')} split into {counted(self.split_rows, 'row')}"
+            why = f"the chat template writes history in other words than answers (+{cost:.0%} tokens)"
+            parts.append(f"{became}: {why}")
+        if self.truncated:
+            parts.append(f"{counted(self.truncated, 'row')} cut")
+        if self.dropped:
+            parts.append(f"{counted(self.dropped, 'row')} left out (too long for training.max_length)")
+        if self.same:
+            parts.append(f"{counted(self.same, 'row')} left out (chosen and rejected are the same)")
+        if self.skipped:
+            parts.append(f"{counted(self.skipped, 'bad row')} skipped")
+        if self.duplicates:
+            parts.append(counted(self.duplicates, "row repeats another", "rows repeat others"))
+        if self.prepared_before:
+            parts.append("prepared before")
+        if self.eval_rows:
+            parts.append(f"eval {counted(self.eval_rows, 'row')}")
+        if self.eval_in_train:
+            parts.append(f"{self.eval_in_train:,} of them trained on, too")
+        return " · ".join(parts)
+
+
+def joined(texts: Sequence[str]) -> str:
+    """Texts in a line, each once."""
+    return " + ".join(dict.fromkeys(texts))

@@ -1,0 +1,1 @@
+"""Text as token ids, with labels where the loss counts."""

@@ -1,0 +1,60 @@
+"""How long the rows of a tokenised data set are, whatever method they are for.
+
+A row is one sequence (`input_ids`), or one for each of its answers: a prompt that goes on with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from fmstune.data.tokens.preferences import ANSWERS
+from fmstune.data.tokens.table import IGNORED, Integers
+
+
+def are_tokenised(rows: Any) -> bool:
+    """Whether all rows are there as tokens, so that their lengths can be told; those of a stream are not."""
+    return hasattr(rows, "__len__") and bool(_sequences(rows))
+
+
+def sequence_lengths(rows: Any, limit: int | None = None) -> Integers:
+    """The tokens of each sequence of each row, at most `limit`, as an array (rows, sequences)."""
+    prompts = _lengths(rows, "prompt_ids") if "prompt_ids" in rows.column_names else 0
+    found = np.stack([prompts + _lengths(rows, name) for name in _sequences(rows)], axis=1)
+    return found if limit is None else np.minimum(found, limit)
+
+
+def longest_rows(rows: Any, count: int, limit: int | None = None) -> list[int]:
+    """The indices of the rows with the longest sequences, the longest first; at most `count`."""
+    lengths = sequence_lengths(rows, limit)
+    order = np.lexsort((-lengths.sum(axis=1), -lengths.max(axis=1)))
+    return [int(index) for index in order[:count]]
+
+
+def scored_tokens(rows: Any, limit: int | None = None) -> int:
+    """The tokens of all rows that the loss counts."""
+    if "labels" in rows.column_names:
+        return sum(label != IGNORED for row in rows["labels"] for label in row[1:])
+    lengths = sequence_lengths(rows, limit)
+    if "prompt_ids" not in rows.column_names:
+        return int(lengths.sum())
+    prompts = np.minimum(_lengths(rows, "prompt_ids"), limit if limit is not None else np.inf)
+    return int((lengths - prompts[:, None]).sum())
+
+
+def sequences(row: dict[str, Any]) -> list[list[int]]:
+    """The sequences that a row is in a batch."""
+    names = [name for name in ("input_ids", *ANSWERS) if name in row]
+    return [[*row.get("prompt_ids", ()), *row[name]] for name in names]
+
+
+def _sequences(rows: Any) -> list[str]:
+    columns = getattr(rows, "column_names", None) or ()
+    return [name for name in ("input_ids", *ANSWERS) if name in columns]
+
+
+def _lengths(rows: Any, name: str) -> Integers:
+    table = rows.select_columns([name]).with_format("arrow")[:]
+    return np.asarray(pc.list_value_length(table[name]), dtype=np.int64)

@@ -1,0 +1,209 @@
+"""From rows of preferences to tokens: a prompt and its answers, good and bad.
+
+The tokens are those that TRL's own trainers would make (tests/data/test_answers.py). They are made here
+so that such data are prepared as all others are: with the place of a row that a chat template refuses, in
+mixtures, streamed, kept for the next run, with the lengths that an estimate of the memory needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from fmstune.data.rendering.conversation import LOST_REASONING, Writer
+from fmstune.data.rendering.render import NO_WORDS, require_whole_characters, with_eos
+from fmstune.data.rendering.words import missing_reasoning, missing_words
+from fmstune.data.rows.reader import Placed, Reader, Row
+from fmstune.data.rows.shapes import Recognised
+from fmstune.data.tokens.table import TOKENS, TokenRow, batches
+from fmstune.errors import DataError
+
+ANSWERS = ("chosen_ids", "rejected_ids", "completion_ids")
+"""Columns of answers; each goes on from the column `prompt_ids`, where there is one."""
+
+_NO_PROMPT = (
+    "{}: an answer of several messages does not go on from its prompt, as this chat template writes it; put "
+    "all but its last message into `prompt`, or give another template (model.chat_template)."
+)
+_LOST_REASONING = (
+    "reasoning is not trained: the chat template leaves it out of what it writes of an answer of several "
+    "messages, or of a conversation that is judged"
+)
+_BATCH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    """What one row of the table is made of, as texts: a prompt, and the whole with each of its answers."""
+
+    place: str
+    prompt: str
+    wholes: tuple[str, ...]
+    besides: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AnswerEncoder:
+    """Tokenises prompts and answers for a method that learns from preferences.
+
+    Sequences are not cut here, which TRL does as it makes a batch: at their end, or with `keep_end` at their
+    beginning. Rows of which nothing to learn would be left count as not trained.
+    """
+
+    writer: Writer
+    method: str
+    max_length: int | None
+    keep_end: bool = False
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's."""
+        return self.writer.tokenizer
+
+    def schema(self, recognised: Recognised) -> pa.Schema:
+        """The columns that TRL's trainer of the method takes."""
+        if self.method == "reward":
+            margin = [("margin", pa.float32())] if recognised.shape == "preference with margin" else []
+            return pa.schema([("chosen_ids", TOKENS), ("rejected_ids", TOKENS), *margin])
+        if self.method == "kto":
+            return pa.schema([("prompt_ids", TOKENS), ("completion_ids", TOKENS), ("label", pa.bool_())])
+        return pa.schema([("prompt_ids", TOKENS), ("chosen_ids", TOKENS), ("rejected_ids", TOKENS)])
+
+    def rows(self, reader: Reader, batch: int = _BATCH) -> Iterator[TokenRow]:
+        """The rows of a source, tokenised a batch at a time; for kto a pair becomes two rows."""
+        for part in batches(reader, batch):
+            self._require_usable(part[0][1], reader.source.path)
+            yield from self._encoded(part, reader)
+
+    def _encoded(self, part: Sequence[Placed], reader: Reader) -> Iterator[TokenRow]:
+        chat = _is_chat(part[0][1])
+        found: list[_Example | TokenRow] = []
+        for place, row in part:
+            if "chosen" in row and row["chosen"] == row["rejected"]:
+                found.append(TokenRow(place, {}, 0, 0, 0, False, same=True))
+                continue
+            try:
+                found += self._examples(place, row, reader)
+            except DataError as error:  # the chat template refuses it
+                reader.bad.take(place, error)
+        texts = [t for each in found if isinstance(each, _Example) for t in (each.prompt, *each.wholes)]
+        ids: Iterator[list[int]] = iter(())
+        if texts:
+            encoded = self.tokenizer(
+                texts, add_special_tokens=not chat, return_attention_mask=False, verbose=False
+            )
+            ids = iter(encoded["input_ids"])
+        for each in found:
+            if isinstance(each, TokenRow):
+                yield each
+            else:
+                yield self._row(each, next(ids), [next(ids) for _ in each.wholes])
+
+    def _examples(self, place: str, row: Row, reader: Reader) -> list[_Example]:
+        besides = {key: row[key] for key in ("label", "margin") if key in row}
+        answers = [row[key] for key in ("chosen", "rejected", "completion") if key in row]
+        if _is_chat(row):
+            prompt, wholes = self._chat(place, row, answers, reader)
+        else:
+            prompt = row["prompt"]
+            wholes = [prompt + with_eos(answer, self.tokenizer) for answer in answers]
+        if self.method == "reward":
+            prompt = ""
+        if "chosen" in row and self.method == "kto":
+            labels = (True, False)
+            return [
+                _Example(place, prompt, (whole,), {"label": label})
+                for whole, label in zip(wholes, labels, strict=True)
+            ]
+        return [_Example(place, prompt, tuple(wholes), besides)]
+
+    def _chat(self, place: str, row: Row, answers: Sequence[Any], reader: Reader) -> tuple[str, list[str]]:
+        """A prompt as the template opens it, and the whole with each answer as the model will write it."""
+        tools = row.get("tools")
+        prompt = ""
+        wholes: list[str] = []
+        remarks: list[str] = []
+        for answer in answers:
+            fitted = self.writer.fitted([*row["prompt"], *answer], tools, place)
+            self.writer.require_words(fitted.messages, tools, place)
+            if self.method == "reward":  # whole conversations are judged
+                text = self.writer.whole(fitted.messages, tools, place)
+            else:
+                *earlier, last = fitted.messages
+                written = self.writer.answer(earlier, last, tools, place)
+                own = len(answer) - 1  # messages of the answer before its last one
+                prompt, text = written.prompt, written.text
+                if own:
+                    asked = earlier[: len(earlier) - own]
+                    prompt = self.writer.whole(asked, tools, place, prompt=True)
+                if not text.startswith(prompt):
+                    raise DataError(_NO_PROMPT.format(place))
+                remarks += written.remarks
+            require_whole_characters(text, place)
+            lost = (NO_WORDS.format(what) for what, _ in missing_words(fitted.messages, tools, [text]))
+            remarks += [*fitted.remarks, *lost]
+            own_answers = (m for m in fitted.messages[-len(answer) :] if m["role"] == "assistant")
+            if LOST_REASONING not in remarks and missing_reasoning(own_answers, [text]):
+                remarks.append(_LOST_REASONING)
+            wholes.append(text)
+        for remark in dict.fromkeys(remarks):
+            reader.unused.add(remark, place)
+        return prompt, wholes
+
+    def _row(self, example: _Example, prompt: list[int], wholes: list[list[int]]) -> TokenRow:
+        if self.method == "reward":
+            prompt = []
+        # An answer begins where it and the prompt alone part, which is not always at the prompt's end.
+        shared = min((_shared(prompt, whole) for whole in wholes), default=0)
+        columns: dict[str, Any] = {} if self.method == "reward" else {"prompt_ids": prompt[:shared]}
+        names = ANSWERS[2:] if self.method == "kto" else ANSWERS[:2]
+        columns |= {name: whole[shared:] for name, whole in zip(names, wholes, strict=True)}
+        lengths = [len(whole) for whole in wholes]
+        limit = self.max_length if self.max_length is not None else max(lengths)
+        cut = max(lengths) > limit
+        if self.method == "reward":
+            trained = 0 if cut else sum(lengths)
+        elif self.keep_end:
+            trained = sum(min(length - shared, limit) for length in lengths)
+        else:
+            trained = sum(max(0, min(length, limit) - shared) for length in lengths) if shared < limit else 0
+        return TokenRow(
+            example.place,
+            columns | example.besides,
+            length=sum(min(length, limit) for length in lengths),
+            longest=min(max(lengths), limit),
+            trained=trained,
+            cut=cut and trained > 0,
+            reworded=shared < len(prompt),
+        )
+
+    def _require_usable(self, row: Row, source: str) -> None:
+        if _is_chat(row) and not self.tokenizer.chat_template:
+            raise DataError(
+                f"{source} holds chats, and the model has no chat template: give one as a Jinja file with "
+                "model.chat_template, or one by its name (model.chat_template = chatml), or data whose "
+                "prompts and answers are texts."
+            )
+        if not self.tokenizer.eos_token:
+            raise DataError(
+                "the model's tokenizer names no token that ends a text (eos_token), which answers need to "
+                "end with; name it in its tokenizer_config.json."
+            )
+
+
+def _is_chat(row: Row) -> bool:
+    return not isinstance(row["prompt"], str)
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences begin with in common."""
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count

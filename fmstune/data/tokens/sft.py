@@ -1,0 +1,282 @@
+"""From rows to token ids, and labels where the loss counts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from fmstune.data.rendering.conversation import Writer
+from fmstune.data.rendering.render import Rendered, Renderer
+from fmstune.data.rows.bad_rows import BadRows
+from fmstune.data.rows.messages import says_something
+from fmstune.data.rows.reader import PREFERENCES, Placed, Reader, Row, Shape
+from fmstune.data.rows.shapes import Recognised
+from fmstune.data.tokens.table import IGNORED, TOKENS, TokenRow, batches
+from fmstune.errors import DataError
+
+if TYPE_CHECKING:
+    from fmstune.config.schema.data import DataConfig
+
+"""The label of a token that the loss does not count (torch's own convention)."""
+
+CUT_OFF = "answers are cut off: they do not begin within training.max_length"
+NO_TOKENS = "answers are not trained: the chat template writes nothing of them"
+_BATCH = 512
+_SCHEMA = pa.schema([("input_ids", TOKENS), ("labels", TOKENS)])
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """Tokenises rows and labels what the loss counts: the responses, or all tokens. Rows longer than
+    `max_length` tokens are cut at their end, or with `keep_end` at their beginning. Raises `DataError` that
+    names the place of what is wrong."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int | None
+    renderer: Renderer
+    keep_end: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        config: DataConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int | None,
+        keep_end: bool = False,
+    ) -> Labeller:
+        """The one that a configuration asks for."""
+        writer = Writer(tokenizer, config.reasoning == "keep", config.strict_chat)
+        renderer = Renderer(writer, config.train_on == "all", config.history)
+        return cls(tokenizer, max_length, renderer, keep_end)
+
+    def schema(self, recognised: Recognised) -> pa.Schema:
+        """`input_ids` and `labels`, for rows of any shape."""
+        return _SCHEMA
+
+    def rows(self, reader: Reader, batch: int = _BATCH) -> Iterator[TokenRow]:
+        """The rows of a source, labelled a batch at a time."""
+        for part in batches(reader, batch):
+            yield from self._labelled(part, reader)
+
+    def _labelled(self, part: Sequence[Placed], reader: Reader) -> Iterator[TokenRow]:
+        assert reader.recognised is not None
+        shape, bad = reader.recognised.shape, reader.bad
+        self._require_usable(reader.recognised, reader.source.path)
+        if shape == "tokens":
+            labelled = [Labelled(place, ids, labels) for place, (ids, labels) in self._given(part, bad)]
+        else:
+            rendered = self._rendered(part, shape, reader)
+            will_cut = self.max_length is not None
+            labelled = label(rendered, self.tokenizer, will_cut=will_cut) if rendered else []
+        remarked: set[tuple[str, str]] = set()
+        for row in labelled:
+            length = len(row.ids)
+            limit = length if self.max_length is None else min(length, self.max_length)
+            cut = length > limit
+            first = length - limit if self.keep_end else 0
+            ids, labels = row.ids[first : first + limit], row.labels[first : first + limit]
+            if labels:
+                labels[0] = IGNORED  # nothing comes before the first token
+            trained = len(labels) - labels.count(IGNORED)
+            if not trained and not cut:
+                bad.take(row.place, DataError(f"{row.place}: this row has no token to train on."))
+                continue
+            for remark in row.remarks(first, first + limit):
+                if (remark, row.place) not in remarked:  # once for all parts of a conversation
+                    remarked.add((remark, row.place))
+                    reader.unused.add(remark, row.place)
+            columns = {"input_ids": ids, "labels": labels}
+            yield TokenRow(
+                row.place, columns, len(ids), len(ids), trained, cut, part=row.part, parts=row.parts
+            )
+
+    def _rendered(self, part: Sequence[Placed], shape: Shape, reader: Reader) -> list[Part]:
+        found: list[Part] = []
+        for place, row in part:
+            try:
+                if not self.renderer.all_tokens or shape == "text":
+                    _require_response(row, shape, place)
+                rendering = self.renderer.render(row, shape, place)
+            except DataError as error:
+                reader.bad.take(place, error)
+                continue
+            for remark in rendering.remarks:
+                reader.unused.add(remark, place)
+            count = len(rendering.parts)
+            found += [Part(place, each, number, count) for number, each in enumerate(rendering.parts, 1)]
+        return found
+
+    def _given(self, part: Sequence[Placed], bad: BadRows) -> list[tuple[str, tuple[list[int], list[int]]]]:
+        """Rows that are tokens already, checked against the vocabulary."""
+        vocabulary = max(len(self.tokenizer), self.tokenizer.vocab_size)
+        found = []
+        for place, row in part:
+            ids, labels = row["input_ids"], row["labels"]
+            wrong = [token for token in ids if not 0 <= token < vocabulary]
+            wrong += [token for token in labels if not 0 <= token < vocabulary and token != IGNORED]
+            if wrong:
+                what = f"{place}: the token {wrong[0]} is not in the model's vocabulary of {vocabulary}"
+                bad.take(place, DataError(f"{what}; was this data made for another model?"))
+                continue
+            found.append((place, (list(ids), [IGNORED, *labels[1:]])))  # nothing comes before the first token
+        return found
+
+    def _require_usable(self, recognised: Recognised, source: str) -> None:
+        shape = recognised.shape
+        if shape in ("messages", "prompt/completion as messages") and not self.tokenizer.chat_template:
+            raise DataError(
+                f"{source} holds chats, and the model has no chat template: give one as a Jinja file with "
+                "model.chat_template, or one by its name (model.chat_template = chatml), or data with "
+                "`prompt` and `completion`, or `text`."
+            )
+        if shape in PREFERENCES:
+            learns = "kto" if shape == "labelled" else "dpo, kto or reward"
+            raise DataError(
+                f"{source} holds preferences, for --method {learns}; to learn the answers as they are, set "
+                f"data.columns = {{{recognised.as_examples}}}."
+            )
+        if not self.tokenizer.is_fast:
+            raise DataError(
+                "the model's tokenizer is of the slow kind, which does not tell where a token comes from; "
+                "convert it once with `AutoTokenizer.from_pretrained(MODEL, use_fast=True)"
+                ".save_pretrained(...)`."
+            )
+
+
+def _require_response(row: Row, shape: Shape, place: str) -> None:
+    """Raises `DataError` for a row whose whole response is empty: its end would be all there is to learn."""
+    if shape == "text":
+        empty, what = not row["text"].strip(), "`text`"
+    elif shape == "prompt/completion":
+        empty, what = not row["completion"].strip(), "the completion"
+    else:
+        messages = row["messages" if shape == "messages" else "completion"]
+        answers = [message for message in messages if message["role"] == "assistant"]
+        empty, what = not any(map(says_something, answers)), "what the assistant says"
+    if empty:
+        raise DataError(
+            f"{place}: {what} is empty; take the row out, or leave such rows out with --skip-bad-rows."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A text of a row: which one of how many, where the row is a conversation that was split."""
+
+    place: str
+    text: Rendered
+    part: int = 1
+    parts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text as tokens. `begins` has the number of the first token of each of its `answers`."""
+
+    place: str
+    ids: list[int]
+    labels: list[int]
+    begins: tuple[int, ...] = ()
+    answers: int = 0
+    part: int = 1
+    parts: int = 1
+
+    def remarks(self, first: int, end: int) -> Iterator[str]:
+        """What is to be said when it is cut to these tokens: each answer should have some to train on."""
+        if any(not first <= begin < end for begin in self.begins):
+            yield CUT_OFF
+        if len(self.begins) < self.answers:
+            yield NO_TOKENS
+
+
+def label(parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, *, will_cut: bool) -> list[Labelled]:
+    """The ids and labels of rendered rows; `will_cut` says that they are cut after this."""
+    encoded = tokenizer(
+        [each.text.text for each in parts],
+        add_special_tokens=parts[0].text.special,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        verbose=not will_cut,  # else it warns of rows too long for the model, which are cut after this
+    )
+    found = []
+    for each, ids, offsets, added in zip(
+        parts,
+        encoded["input_ids"],
+        encoded["offset_mapping"],
+        encoded["special_tokens_mask"],
+        strict=True,
+    ):
+        entry = each.text
+        if len(ids) > 1 and added[0] and ids[0] == ids[1] and offsets[1][1] < len(entry.text):
+            del ids[0], offsets[0], added[0]  # the text begins with that token already
+        if len(ids) > 1 and added[-1]:
+            if ids[-1] == ids[-2]:  # the text ends with that token already
+                del ids[-1], offsets[-1]
+            else:  # it says where to stop, as the end of the text does
+                offsets[-1] = (len(entry.text) - 1, len(entry.text))
+        labels, begins, torn = _labels(entry, ids, offsets)
+        if torn and not entry.special:
+            ids, offsets = _in_pieces(entry, ids, offsets, tokenizer)
+            labels, begins, _ = _labels(entry, ids, offsets)
+        found.append(Labelled(each.place, ids, labels, begins, len(entry.spans), each.part, each.parts))
+    return found
+
+
+def _in_pieces(
+    entry: Rendered, ids: list[int], offsets: list[tuple[int, int]], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """The tokens of a conversation whose prompts and answers are tokens of their own, as the model will be
+    given them: the line end that closes a prompt and one that begins its answer would else be one token."""
+    ends = (place for span in entry.spans for place in (span.start, span.end))
+    bounds = sorted({0, *ends, len(entry.text)})
+    texts = [entry.text[start:end] for start, end in itertools.pairwise(bounds)]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    made = [token for piece in encoded["input_ids"] for token in piece]
+    # A tokenizer that puts a blank before each text would write one into the middle.
+    if tokenizer.decode(made) != tokenizer.decode(ids):
+        return ids, offsets
+    places = [
+        (begin + start, begin + end)
+        for begin, piece in zip(bounds, encoded["offset_mapping"], strict=False)
+        for start, end in piece
+    ]
+    return made, places
+
+
+def _labels(
+    entry: Rendered, ids: list[int], offsets: Sequence[tuple[int, int]]
+) -> tuple[list[int], tuple[int, ...], bool]:
+    """The ids of the tokens that write something of a trained span; of each span that is written the number
+    of its first token; and whether one of them writes something before or after its span as well.
+
+    A token that writes the end of a prompt too (the space before an answer, say) is trained: without it
+    the beginning of the answer would never be learnt. The first token of a row never is, as nothing comes
+    before it. Special tokens that the tokenizer puts before a text write nothing, and are not trained.
+    """
+    spans = entry.spans
+    labels: list[int] = []
+    begins: list[int] = []
+    span = written = 0
+    begun, torn = -1, False
+    for token, (start, end) in zip(ids, offsets, strict=True):
+        if start == end:
+            # Some tokenizers leave blanks out of their offsets: a token of blanks then begins where it ends.
+            start = min(written, start)
+        written = max(written, end)
+        while span < len(spans) and start >= spans[span].end:
+            span += 1
+        if span < len(spans) and end > spans[span].start:
+            if span != begun:
+                begun = span
+                begins.append(len(labels))
+            torn = torn or start < spans[span].start or end > spans[span].end
+            labels.append(token)
+        else:
+            labels.append(IGNORED)
+    return [IGNORED, *labels[1:]] if labels else [], tuple(begins), torn

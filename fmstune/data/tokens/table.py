@@ -1,0 +1,193 @@
+"""The rows of a source as tokens, held as an Arrow table, with what is known of each row."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from fmstune.data.rows.reader import Placed, Reader
+from fmstune.data.rows.shapes import Recognised
+
+TOKENS = pa.list_(pa.int32())
+IGNORED = -100
+"""The label of a token that is not trained: that of `torch.nn.functional.cross_entropy`."""
+"""The type of a column of tokens."""
+
+_PIECE = 1000
+_BATCH = 512
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A row as tokens, with the place that it is from, as its method is trained on it.
+
+    `columns` are those of the table. `length` counts its tokens, cut to the greatest length, with a prompt
+    once for each of its answers; `longest` those of its longest sequence; `trained` those that the loss
+    counts, none where all of them were cut off. `cut` says whether it was longer.
+    """
+
+    place: str
+    columns: Mapping[str, Any]
+    length: int
+    longest: int
+    trained: int
+    cut: bool
+    part: int = 1
+    """Which one of the `parts` it is that a conversation was split into."""
+    parts: int = 1
+    same: bool = False
+    """Whether it is a pair of answers that do not differ."""
+    reworded: bool = False
+    """Whether its prompt ends in other tokens once an answer follows it."""
+
+
+class Encoder(Protocol):
+    """What makes tokens of rows, as one method of training needs them."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's."""
+
+    @property
+    def max_length(self) -> int | None:
+        """The most tokens that a sequence is trained on; `None` for all."""
+
+    def schema(self, recognised: Recognised) -> pa.Schema:
+        """The columns of the rows of a source of this shape."""
+
+    def rows(self, reader: Reader, batch: int = _BATCH) -> Iterator[TokenRow]:
+        """The rows of a source, tokenised a batch at a time. Raises `DataError`."""
+
+
+def batches(reader: Reader, size: int) -> Iterator[list[Placed]]:
+    """The rows of a source, so many at a time, as the fast tokenizers are fastest."""
+    part: list[Placed] = []
+    for placed in reader:
+        part.append(placed)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenised:
+    """The rows of one source. The arrays have an entry for each row that was read; those of which nothing
+    trained is left are not in `table`, and `index` gives -1 for them, else the row's number there."""
+
+    reader: Reader
+    table: pa.Table
+    index: Integers
+    length: Integers
+    longest: Integers
+    trained: Integers
+    cut: Integers
+    part: Integers
+    parts: Integers
+    same: Integers
+    reworded: Integers
+    hashes: Integers
+    places: list[str]
+
+    @property
+    def source(self) -> str:
+        """What the source is called."""
+        return self.reader.source.path
+
+    @property
+    def shape(self) -> str:
+        """What its rows are called."""
+        return self.reader.recognised.name if self.reader.recognised else ""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def dataset(self, numbers: Integers) -> datasets.Dataset:
+        """A data set of the rows with these numbers, as far as something of them is left."""
+        kept = self.index[numbers]
+        # Its own way to a fingerprint copies the whole table, twice.
+        fingerprint = hashlib.sha256(self.hashes.tobytes() + self.trained.tobytes()).hexdigest()
+        whole = datasets.Dataset(datasets.table.InMemoryTable(self.table), fingerprint=fingerprint[:16])
+        return whole.select(kept[kept >= 0])
+
+
+def tokenise(reader: Reader, encoder: Encoder) -> Tokenised:
+    """Tokenise all rows of a source, at the cost of four bytes of memory for a token and its label each.
+
+    Raises `DataError`, also when there are no rows.
+    """
+    index, length, longest, trained, hashes, part, parts = (array("q") for _ in range(7))  # eight bytes each
+    cut, same, reworded = (array("b") for _ in range(3))
+    places: list[str] = []
+    pieces: list[pa.RecordBatch] = []
+    piece: list[TokenRow] = []
+    kept = 0
+    for row in encoder.rows(reader):
+        places.append(row.place)
+        index.append(kept if row.trained else -1)
+        length.append(row.length)
+        longest.append(row.longest)
+        trained.append(row.trained)
+        cut.append(row.cut)
+        part.append(row.part)
+        parts.append(row.parts)
+        same.append(row.same)
+        reworded.append(row.reworded)
+        hashes.append(_hash(row))
+        if row.trained:
+            kept += 1
+            piece.append(row)
+        if len(piece) == _PIECE:
+            pieces.append(_batch(piece, encoder.schema(_shape(reader))))
+            piece = []
+    if not len(index):
+        raise reader.no_rows()
+    schema = encoder.schema(_shape(reader))
+    return Tokenised(
+        reader=reader,
+        table=pa.Table.from_batches([*pieces, _batch(piece, schema)], schema=schema),
+        index=_integers(index),
+        length=_integers(length),
+        longest=_integers(longest),
+        trained=_integers(trained),
+        cut=_integers(cut),
+        part=_integers(part),
+        parts=_integers(parts),
+        same=_integers(same),
+        reworded=_integers(reworded),
+        hashes=_integers(hashes),
+        places=places,
+    )
+
+
+def _shape(reader: Reader) -> Recognised:
+    assert reader.recognised is not None  # by the first row
+    return reader.recognised
+
+
+def _integers(values: array[int]) -> Integers:
+    return np.array(values, dtype=np.int64)
+
+
+def _hash(row: TokenRow) -> int:
+    """By which rows are the same; labels do not count, but for whether an answer is a good one."""
+    values = (value for name, value in row.columns.items() if name != "labels")
+    return hash(tuple(tuple(value) if isinstance(value, list) else value for value in values))
+
+
+def _batch(rows: Iterable[TokenRow], schema: pa.Schema) -> pa.RecordBatch:
+    rows = list(rows)
+    columns = [pa.array([row.columns[field.name] for row in rows], field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

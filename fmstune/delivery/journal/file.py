@@ -1,0 +1,273 @@
+"""The file that a journal is written to: whatever is done to it from outside, the next line finds its place.
+
+Somebody may delete it, replace it or its folder, cut it off or write into it while the run goes on. Then it
+is written again: from the open file, which outlives its name, and from the lines that were written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fmstune.delivery.journal.damaged import set_aside
+from fmstune.delivery.journal.family import END, GENERATION, LAST, Family
+from fmstune.delivery.journal.reader import last_seq, parse
+
+_LOOK_SECONDS = 0.1
+"""So often it is looked whether the journal's name still means the file that is open."""
+_RECENT_BYTES = 1 << 20
+_HOW = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+"""Between two tries to write the journal again."""
+
+
+class RecentLines:
+    """The lines that were written last, in memory that does not grow."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(_RECENT_BYTES)
+        self._used = 0
+        self.begins_at = 0
+        """Where in the file the first of them is, at the earliest."""
+
+    def add(self, line: bytes, at: int) -> None:
+        """Keep a line that begins `at` this byte of the file, and forget the oldest ones."""
+        if len(line) > _RECENT_BYTES // 2:
+            self._used = 0
+            return
+        if self._used + len(line) > _RECENT_BYTES:
+            cut = self._buffer.index(b"\n", self._used // 2) + 1
+            self._buffer[: self._used - cut] = self._buffer[cut : self._used]
+            self._used -= cut
+            self.begins_at += cut
+        if not self._used:
+            self.begins_at = at
+        self._buffer[self._used : self._used + len(line)] = line
+        self._used += len(line)
+
+    def lines(self) -> list[bytes]:
+        """The lines, the oldest first."""
+        return bytes(self._buffer[: self._used]).splitlines(keepends=True)
+
+
+class JournalFile:
+    """The open file. `repairs` is false in a forked child, which leaves that to its parent; `lost` counts the
+    events that a repair did not find. `say` is called with what has happened to the file."""
+
+    def __init__(self, path: Path, header: bytes, family: Family, say: Callable[[str], None]) -> None:
+        """Open the file at `path`, whose first line is, or will be, `header`. Raises `OSError`."""
+        self.path = path
+        self.repairs = True
+        self.lost = 0
+        self._header = header
+        self._family = family
+        self._counters = family.counters
+        self._say = say
+        self._recent = RecentLines()
+        self._generation = 0
+        self._look_at = self._repair_at = 0.0
+        self._pause = _FIRST_PAUSE
+        self._first_seq = int(json.loads(header).get("after", 0)) + 1
+        self._open()
+        # A device is nobody's: ranks other than zero all write to /dev/null.
+        self._device = stat.S_ISCHR(os.fstat(self._file).st_mode)
+
+    def put(self, body: bytes, now: float) -> int:
+        """Write the next event, whose line is `body` behind its number, and return that; 0 when it can't be
+        written now. Raises `OSError`."""
+        counters = self._counters
+        # A look costs as much as the line: one now and then, until a child may have written something too.
+        if (now > self._look_at or self._family.is_shared) and not self.is_ready():
+            return 0
+        seq = counters[LAST] + 1
+        self._write(b'{"seq":%d,%b' % (seq, body))
+        counters[LAST] = seq
+        return seq
+
+    def is_ready(self, *, look: bool = False, thorough: bool = False) -> bool:
+        """Whether the next line can be written now, after repairs if need be. Raises `OSError`.
+
+        Whether it still has its name is looked at now and then, or with `look`; with `thorough`, so is what
+        was written last.
+        """
+        counters = self._counters
+        if counters[GENERATION] < 0:
+            return False
+        if self._device:
+            return True
+        found = self._stat()
+        if found is None or counters[GENERATION] != self._generation:
+            self._open_again()
+            found = os.fstat(self._file)
+        if found.st_nlink == 0:
+            return self._write_again("was deleted")
+        if look or time.time() > self._look_at:
+            self._look_at = time.time() + _LOOK_SECONDS
+            if not self._has_its_name():
+                return self._write_again("was replaced")
+        if counters[END] == 0:
+            self._write(self._header)
+            found = os.fstat(self._file)
+        if found.st_size > counters[END]:
+            return self._take_over(found.st_size)
+        if found.st_size < counters[END] or (thorough and not self._is_whole()):
+            return self._write_again("was damaged")
+        return True
+
+    def begin_behind(self, last: int) -> None:
+        """Count, and say, what is missing between `last`, the last event of the file, and the next one."""
+        self.lost = max(0, self._counters[LAST] - last)
+        if self.lost:
+            known = self._counters[LAST]
+            self._say(f"ends with event {last}, but its trackers know {known}{_missing(self.lost)}")
+
+    def salvage(self, last: int) -> None:
+        """Write a damaged journal of an earlier process again, without what can't be read. `last` is the last
+        number that is known of. Raises `OSError`."""
+        with os.fdopen(os.dup(self._file), "rb") as file:
+            found = max((event.seq for line in file if (event := parse(line))), default=0)
+        self._counters[LAST], self._counters[END] = max(last, found), os.fstat(self._file).st_size
+        self._write_again("is damaged")
+
+    def close(self) -> None:
+        """Close the file, unless somebody has closed it and has its number for another by now."""
+        if self._stat() is not None:
+            os.close(self._file)
+
+    def give_up_pauses(self) -> None:
+        """Try the next repair at once, as it is the last one."""
+        self._repair_at = 0.0
+
+    def _write(self, line: bytes) -> None:
+        """Write a whole line, or none of it. Raises `OSError`."""
+        end = self._counters[END]
+        written = os.write(self._file, line)
+        if written != len(line):
+            os.ftruncate(self._file, end)  # readers take whole lines only: they have not seen it
+            raise OSError(0, "no room for a whole line")
+        self._counters[END] = end + written
+        if self.repairs:
+            self._recent.add(line, end)
+
+    def _open(self) -> None:
+        self._file = os.open(self.path, _HOW, 0o644)
+        self._identity = _identity(os.fstat(self._file))
+
+    def _open_again(self) -> None:
+        """Another process has written the journal again, or somebody has closed all files of this one."""
+        if not self.repairs and not self.path.exists():
+            raise FileNotFoundError(self.path)  # the parent's to write
+        self.close()
+        self._open()
+        self._generation = self._counters[GENERATION]
+
+    def _stat(self) -> os.stat_result | None:
+        """What the open file is; `None` when it isn't ours any more."""
+        try:
+            found = os.fstat(self._file)
+        except OSError:
+            return None
+        return found if _identity(found) == self._identity else None
+
+    def _has_its_name(self) -> bool:
+        try:
+            return _identity(self.path.stat()) == self._identity
+        except OSError:
+            return False
+
+    def _take_over(self, size: int) -> bool:
+        """Go on behind what another process has written and not counted, as it was killed, or behind what is
+        no line at all."""
+        counters = self._counters
+        if os.pread(self._file, len(self._header), 0) != self._header or (
+            self.repairs and not self._is_whole()
+        ):
+            return self._write_again("was damaged")
+        counters[LAST], counters[END] = max(counters[LAST], last_seq(self.path)), size
+        if os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")
+            counters[END] += 1
+        return True
+
+    def _is_whole(self) -> bool:
+        """Whether the file begins as it should, and has all lines that were written last."""
+        if not self.repairs:
+            return True
+        lines = self._recent.lines()
+        begins_at = self._recent.begins_at
+        tail = os.pread(self._file, max(0, os.fstat(self._file).st_size - begins_at), begins_at)
+        head = os.pread(self._file, len(self._header), 0)
+        return head == self._header and set(tail.splitlines(keepends=True)).issuperset(lines)
+
+    def _write_again(self, what: str) -> bool:
+        """Write the journal again, and say whether it is well now. A child leaves that to its parent. Raises
+        `OSError`."""
+        now = time.monotonic()
+        if not self.repairs or now < self._repair_at:
+            return False
+        self._repair_at = now + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        unfinished = self.path.with_name(self.path.name + ".tmp")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        opened = os.open(unfinished, _HOW | os.O_TRUNC, 0o644)
+        try:
+            count = 0
+            with open(opened, "wb", closefd=False) as file:
+                for line, is_event in self._lines():
+                    file.write(line)
+                    count += is_event
+            if self._is_in_the_way():
+                set_aside(self.path)
+            unfinished.replace(self.path)
+        except BaseException:
+            os.close(opened)
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise
+        self.close()
+        counters, found = self._counters, os.fstat(opened)
+        self._file, self._identity = opened, _identity(found)
+        counters[END] = found.st_size
+        counters[GENERATION] += 1
+        self._generation = counters[GENERATION]
+        self.lost = max(0, counters[LAST] - self._first_seq + 1 - count)
+        self._recent.begins_at = 0
+        self._pause, self._repair_at = _FIRST_PAUSE, 0.0
+        self._say(f"{what}, and is written again{_missing(self.lost)}")
+        return True
+
+    def _lines(self) -> Iterator[tuple[bytes, bool]]:
+        """The header and all lines of events that are left, in the open file and in memory."""
+        yield self._header, False
+        recent = [line for line in self._recent.lines() if line != self._header]
+        in_memory = {event.seq for line in recent if (event := parse(line))}
+        seen: set[int] = set()
+        with os.fdopen(os.dup(self._file), "rb") as file:
+            file.seek(0)
+            for line in file:
+                event = parse(line) if line.endswith(b"\n") else None
+                if event is not None and event.seq not in in_memory and event.seq not in seen:
+                    seen.add(event.seq)
+                    yield line, True
+        for line in recent:
+            yield line, True
+
+    def _is_in_the_way(self) -> bool:
+        """Whether there is something at the journal's path that is worth keeping, or can't be replaced."""
+        try:
+            return os.lstat(self.path).st_size > 0
+        except OSError:
+            return False
+
+
+def _missing(lost: int) -> str:
+    return f"; {lost} of its events {'is' if lost == 1 else 'are'} lost" if lost else ""
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino

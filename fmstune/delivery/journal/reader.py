@@ -1,0 +1,281 @@
+"""The journal: the run's record, one strict JSON object a line, written before anything else happens.
+
+The first line is the header; every later line is an event with the next `seq`. A line is written with
+one call, so that a kill can only cut off the last one. Readers take complete lines alone and count, but
+never choke on, what is not an event.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from fmstune.system import locks
+from fmstune.trackers.values.plain import plain as plain
+from fmstune.trackers.values.plain import text_of
+
+VERSION = 1
+
+Kind = Literal["params", "metrics", "table", "status", "resume"]
+_KINDS = ("params", "metrics", "table", "status", "resume")
+
+_SECONDS_TO_REPAIR = 10.0
+"""So long a reader waits for the writer of a journal that somebody has damaged."""
+
+_FIRST_WINDOW, _LARGEST_WINDOW = 1 << 16, 16 << 20
+"""Bytes that are read at once from the end of a journal."""
+
+_NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+
+
+class JournalError(Exception):
+    """A file that is not a journal, or one of a later version than this fmstune can read."""
+
+    exit_code = 2
+
+
+class LaterJournal(JournalError):
+    """A journal that a later version of fmstune has written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the journal.
+
+    `time` is Unix seconds; `step` the optimizer step; `epoch` the fraction of the training data seen.
+    `name` is the namespace of params, or a table's name, and `rows` are the table's; `status` and `error` are
+    those of the run's end.
+    """
+
+    seq: int
+    time: float
+    kind: Kind
+    stage: str | None = None
+    step: int | None = None
+    epoch: float | None = None
+    name: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[Mapping[str, Any], ...] = ()
+    status: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first line: which run this is. `id` is unique, `run` is what people call it, `cwd` the directory
+    that relative paths in the trackers' options start from. Events are numbered from `after` + 1; `after` is
+    0 but for a run that goes on in the tracker runs of another one."""
+
+    id: str
+    run: str
+    time: float
+    cwd: str
+    after: int = 0
+
+
+class JournalReader:
+    """Reads events from a byte offset on; `offset` is where the next read begins.
+
+    A journal that was written again, after somebody had damaged it, is read again from its beginning. Raises
+    `JournalError` when the file does not begin with a journal's header, `OSError` when it cannot be read.
+    `damaged` counts complete lines that were not events.
+    """
+
+    def __init__(self, path: Path, offset: int = 0, expected: int | None = None) -> None:
+        """Begin at `offset`, unless the event there has not the number that is `expected`: the journal may
+        have been written again since."""
+        self.path = path
+        self.damaged = 0
+        self._unreadable_since: float | None = None
+        with path.open("rb") as file:
+            self.header, self._first = _read_header(file.readline(), path)
+            self._file = _identity(file)
+            self.offset = max(offset, self._first)
+            if expected is not None and self.offset > self._first and not _is_at(file, self.offset, expected):
+                self.offset = self._first
+
+    def read(self, most: int = 256, *, patient: bool = False) -> list[tuple[Event, int]]:
+        """The next events, at most `most`, each with the offset behind it; empty when there is none.
+
+        With `patient`, a journal that can't be read counts as empty for some seconds, in which its writer may
+        repair it; `is_readable` tells them apart.
+        """
+        found: list[tuple[Event, int]] = []
+        try:
+            with self.path.open("rb") as file:
+                if _identity(file) != self._file or os.fstat(file.fileno()).st_size < self.offset:
+                    self.header, self._first = _read_header(file.readline(), self.path)
+                    self._file, self.offset = _identity(file), self._first
+                file.seek(self.offset)
+                while len(found) < most:
+                    line = file.readline()
+                    if not line.endswith(b"\n"):
+                        break
+                    self.offset += len(line)
+                    event = parse(line)
+                    if event is not None:
+                        found.append((event, self.offset))
+                    elif line.strip():
+                        self.damaged += 1
+        except (OSError, JournalError):
+            if not patient:
+                raise
+            now = time.monotonic()
+            self._unreadable_since = self._unreadable_since or now
+            if now - self._unreadable_since > _SECONDS_TO_REPAIR:
+                raise
+            return []
+        self._unreadable_since = None
+        return found
+
+    @property
+    def at_end(self) -> bool:
+        """Whether nothing comes after the last event that was read."""
+        try:
+            return self._unreadable_since is None and self.offset >= self.path.stat().st_size
+        except OSError:
+            return False
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the last `read` could look at the file."""
+        return self._unreadable_since is None
+
+    def __iter__(self) -> Iterator[Event]:
+        while events := self.read():
+            yield from (event for event, _ in events)
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether the process that writes this journal is alive."""
+    return locks.holder(lock_path(path)) is not None
+
+
+def writer(path: Path) -> str:
+    """The process that writes this journal, in words."""
+    return locks.named(locks.holder(lock_path(path)))
+
+
+def lock_path(path: Path) -> Path:
+    """The file that is locked by the process that writes the journal. Not the journal itself, which may be
+    deleted or replaced meanwhile."""
+    return path.with_name(path.name + ".lock")
+
+
+def parse(line: bytes) -> Event | None:
+    """The event that a line holds; `None` when it holds none."""
+    try:
+        raw = json.loads(line)
+        if raw["kind"] not in _KINDS or not isinstance(raw["seq"], int) or raw["seq"] < 1:
+            return None
+        values = raw.get("values") or {}
+        return Event(
+            seq=raw["seq"],
+            time=float(raw["time"]),
+            kind=raw["kind"],
+            stage=_name(raw.get("stage")),
+            step=raw.get("step"),
+            epoch=raw.get("epoch"),
+            name=_name(raw.get("name")),
+            values=_numbers(values) if raw["kind"] == "metrics" else dict(values),
+            rows=tuple(dict(row) for row in raw.get("rows") or ()),
+            status=raw.get("status"),
+            error=raw.get("error"),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def last_seq(path: Path) -> int:
+    """The number of the last event; 0 when there is none."""
+    event = last_event(path)
+    return event.seq if event else 0
+
+
+def last_event(path: Path) -> Event | None:
+    """The last event, found from the end of the file; `None` when there is none."""
+    return next(_from_the_end(path), None)
+
+
+def final_status(path: Path) -> Event | None:
+    """The status that the run ended with, whatever follows it but a resumption; `None` when it has none."""
+    for event in _from_the_end(path):
+        if event.kind in ("status", "resume"):
+            return event if event.kind == "status" else None
+    return None
+
+
+def _from_the_end(path: Path) -> Iterator[Event]:
+    """The events of a journal, the last one first."""
+    with path.open("rb") as file:
+        at = file.seek(0, os.SEEK_END)
+        window, rest = _FIRST_WINDOW, b""
+        whole = False  # what no line's end follows is no event yet
+        while at:
+            size = min(window, at)
+            at = file.seek(at - size)
+            rest, *lines = (file.read(size) + rest).split(b"\n")
+            for line in reversed(lines if whole else lines[:-1]):
+                if (event := parse(line)) is not None:
+                    yield event
+            whole = whole or bool(lines)
+            window = min(4 * window, _LARGEST_WINDOW)
+        if whole and (event := parse(rest)) is not None:
+            yield event
+
+
+def _name(name: Any) -> str | None:
+    """A name as text: the journals of earlier versions have lists and mappings as names, too."""
+    return name if name is None else text_of(name)
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _NON_FINITE.get(value, value) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
+
+
+def _read_header(line: bytes, path: Path) -> tuple[Header, int]:
+    try:
+        raw = json.loads(line)
+        if raw["kind"] != "header":
+            raise ValueError
+        version = int(raw["version"])
+        header = Header(
+            str(raw["id"]),
+            str(raw["run"]),
+            float(raw["time"]),
+            str(raw.get("cwd", ".")),
+            int(raw.get("after", 0)),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise JournalError(
+            f"{path} does not begin with a journal's header; it is damaged or not a journal."
+        ) from None
+    if version > VERSION:
+        raise LaterJournal(
+            f"{path} was written by a later fmstune (journal version {version}, this one reads up to "
+            f"{VERSION}); upgrade with `pip install -U fmstune`."
+        )
+    return header, len(line)
+
+
+def _identity(file: IO[bytes]) -> tuple[int, int]:
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino
+
+
+def _is_at(file: IO[bytes], offset: int, expected: int) -> bool:
+    """Whether the line at `offset` is the event of this number, or will be."""
+    file.seek(offset - 1)
+    if file.read(1) != b"\n":
+        return False
+    line = file.readline()
+    event = parse(line)
+    return not line if event is None else event.seq == expected

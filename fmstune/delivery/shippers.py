@@ -1,0 +1,247 @@
+"""The trainer's side of the shippers: starting them, restarting them, and ending them in time.
+
+Nothing here waits for a tracker but `Fleet.check`, before the training, and `Fleet.finish`, after it,
+both with a time limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fmstune.delivery.journal.reader import last_seq
+from fmstune.delivery.ledger import Ledger, load_ledger
+from fmstune.delivery.shipping.crashes import may_get_further, note_death
+from fmstune.delivery.shipping.main import EXIT_AGAIN, EXIT_BUSY, EXIT_DONE
+from fmstune.delivery.shipping.process import Job, ShipperProcess
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.secrets.redaction import Redactor
+from fmstune.trackers.records import Check
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
+_WATCH_SECONDS = 0.25
+_POLL_SECONDS = 0.05
+_LOOK_SECONDS = 2.0
+_TEND_SECONDS = 0.5
+_STALLED_SECONDS = 60.0
+"""A shipper that has had something to deliver for so long without delivering it is started again."""
+_MOST_MEMORY = 2 << 30
+"""Bytes that a shipper may hold (SDKs take 100 to 300 MB); one that leaks more is started again."""
+
+
+@dataclass
+class _Ship:
+    """One tracker's shipper; `ledger` is the last one that could be read, `noted` says that the process's
+    death is in it."""
+
+    process: ShipperProcess
+    pause: float = _FIRST_PAUSE
+    again_at: float | None = None
+    at: tuple[int, int] = (-1, -1)
+    moved_at: float = field(default_factory=time.monotonic)
+    delivered: int = 0
+    ledger: Ledger | None = None
+    noted: bool = False
+
+
+class Fleet:
+    """The shippers of one run: one for each tracker, kept going while the run lasts.
+
+    They are those of the process that has started them: in a child that it forks, nothing here does anything.
+    """
+
+    def __init__(self, jobs: Iterable[Job], *, check_within: float | None, close_timeout: float) -> None:
+        """Start a process for each job. They import their SDKs while the caller imports torch."""
+        self._pid = os.getpid()
+        self._close_timeout = close_timeout
+        self._directory: Path | None = None
+        self._tend: Callable[[], None] = lambda: None
+        self._secrets: tuple[str, ...] = ()
+        self._ships = [_Ship(ShipperProcess(job, check_within=check_within)) for job in jobs]
+        self._ending = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def __len__(self) -> int:
+        return len(self._ships)
+
+    def check(self) -> dict[str, Check]:
+        """What each tracker's check found, by name."""
+        return {ship.process.job.name: ship.process.check() for ship in self._ships}
+
+    def dismiss_in_process(self) -> list[Job]:
+        """The jobs whose tracker has to work in the training process; their shippers are ended."""
+        guests = [ship for ship in self._ships if ship.process.in_process]
+        for ship in guests:
+            ship.process.kill()
+            self._ships.remove(ship)
+        return [ship.process.job for ship in guests]
+
+    def repeated_steps(self) -> dict[str, str]:
+        """What each tracker does with steps that a resumed run logs again: `replaced` or `kept`."""
+        return {ship.process.job.name: ship.process.repeated_steps for ship in self._ships}
+
+    def sail(
+        self, directory: Path, secrets: Sequence[str] = (), tend: Callable[[], None] = lambda: None
+    ) -> None:
+        """Begin the delivery of the run in `directory`. `tend` looks after its journal, now and then."""
+        self._directory, self._secrets, self._tend = directory, tuple(secrets), tend
+        redactor = Redactor(secrets=self._secrets)
+        for ship in self._ships:
+            with contextlib.suppress(OSError):  # a full disk: the shipper writes its own, later
+                ship.ledger = self._name_tracker(ship.process.job, redactor)
+            self._order(ship)
+        self._watcher = threading.Thread(target=self._watch, daemon=True, name="shippers")
+        # Without another thread the run goes on as well: shippers that die are started again at its end.
+        with contextlib.suppress(RuntimeError):
+            self._watcher.start()
+
+    def finish(self) -> None:
+        """Wait until everything is delivered, at most for the close timeout; then end what is left."""
+        if os.getpid() != self._pid:
+            return
+        deadline = time.monotonic() + self._close_timeout
+        self._ending.set()
+        if self._watcher is not None and self._watcher.is_alive():
+            self._watcher.join()
+        for ship in self._ships:
+            if ship.process.exit_code not in (None, EXIT_DONE, EXIT_BUSY):
+                if ship.again_at is None:
+                    self._note_death(ship)
+                self._restart_at_end(ship)  # one more try now, instead of at the end of its pause
+        tended = time.monotonic()
+        while time.monotonic() < deadline and any(self._works_on(ship) for ship in self._ships):
+            time.sleep(_POLL_SECONDS)
+            if time.monotonic() - tended > _TEND_SECONDS:
+                tended = time.monotonic()
+                self._tend()
+        for ship in self._ships:
+            self._note_death(ship)
+        self.abandon()
+
+    def _works_on(self, ship: _Ship) -> bool:
+        """Whether the shipper still delivers at the end of the run, in a new process if need be."""
+        code = ship.process.exit_code
+        if code is None:
+            return True
+        if code in (EXIT_DONE, EXIT_BUSY) or ship.noted:
+            return False
+        assert self._directory is not None
+        name = ship.process.job.name
+        before = load_ledger(self._directory, name) or Ledger(name)
+        self._note_death(ship)
+        now = load_ledger(self._directory, name) or Ledger(name)
+        died = ship.process.death is not None
+        if code == EXIT_AGAIN or (died and may_get_further(self._directory, before, now)):
+            return self._restart_at_end(ship)
+        return False
+
+    def _restart_at_end(self, ship: _Ship) -> bool:
+        try:
+            self._restart(ship)
+        except OSError:  # no room for another process: the journal keeps the rest
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """End all shippers at once; what they have not delivered waits in the journal."""
+        if os.getpid() != self._pid:
+            return
+        self._ending.set()
+        for ship in self._ships:
+            ship.process.kill()
+
+    def _watch(self) -> None:
+        looked = time.monotonic()
+        while not self._ending.wait(_WATCH_SECONDS):
+            look = time.monotonic() - looked > _LOOK_SECONDS
+            if look:
+                looked = time.monotonic()
+                with contextlib.suppress(Exception):
+                    self._tend()
+            for ship in self._ships:
+                # Whatever it is (no file descriptor or no memory left for some seconds, a ledger that is a
+                # directory), it is of now and of one tracker, and the next look may go well.
+                with contextlib.suppress(Exception):
+                    if look:
+                        self._end_unwell(ship)
+                    self._keep_going(ship)
+
+    def _keep_going(self, ship: _Ship) -> None:
+        if ship.process.exit_code in (None, EXIT_DONE, EXIT_BUSY):
+            return
+        now = time.monotonic()
+        if ship.again_at is None:
+            ship.again_at = now + ship.pause
+            ship.pause = min(2 * ship.pause, _LONGEST_PAUSE)
+            self._note_death(ship)
+            if self._may_get_further(ship):
+                ship.again_at, ship.pause = now + _FIRST_PAUSE, _FIRST_PAUSE
+        elif now >= ship.again_at:
+            ship.again_at = now + ship.pause  # for the case that it can't be started now
+            self._restart(ship)
+
+    def _end_unwell(self, ship: _Ship) -> None:
+        """End a shipper that hangs, whose successor may find the service well, or one that leaks, before it
+        takes the training's memory."""
+        assert self._directory is not None
+        ledger = load_ledger(self._directory, ship.process.job.name)
+        ship.ledger = ledger or ship.ledger
+        delivered, trying = (ledger.delivered, ledger.trying) if ledger else (0, 0)
+        if ship.process.memory() > _MOST_MEMORY:
+            ship.process.kill()
+            return
+        total = last_seq(self._directory / TRACKING_DIR / JOURNAL_NAME)
+        idle = delivered >= total and not trying
+        if (delivered, trying) != ship.at or idle or ship.process.exit_code is not None:
+            ship.at, ship.moved_at = (delivered, trying), time.monotonic()
+        elif time.monotonic() - ship.moved_at > _STALLED_SECONDS:
+            ship.process.kill(f"it did not return within {_STALLED_SECONDS:.0f} s")
+
+    def _may_get_further(self, ship: _Ship) -> bool:
+        """Whether a new process is to be started soon: this one says so, or has delivered something."""
+        assert self._directory is not None
+        ledger = load_ledger(self._directory, ship.process.job.name)
+        before, ship.delivered = ship.delivered, ledger.delivered if ledger else 0
+        return ship.process.exit_code == EXIT_AGAIN or ship.delivered > before
+
+    def _note_death(self, ship: _Ship) -> None:
+        assert self._directory is not None
+        self._bring_back(ship)
+        if not ship.noted and (cause := ship.process.death) is not None:
+            ship.noted = True
+            note_death(self._directory, ship.process.job.name, cause)
+
+    def _bring_back(self, ship: _Ship) -> None:
+        """Write again what is known of a ledger that somebody has deleted or damaged: the tracker's run."""
+        assert self._directory is not None
+        if ship.ledger is not None and load_ledger(self._directory, ship.process.job.name) is None:
+            with contextlib.suppress(OSError):
+                ship.ledger.save(self._directory)
+
+    def _restart(self, ship: _Ship) -> None:
+        ship.process.kill()
+        self._bring_back(ship)
+        ship.process = ShipperProcess(ship.process.job, check_within=None)
+        ship.again_at, ship.moved_at, ship.noted = None, time.monotonic(), False
+        self._order(ship)
+
+    def _name_tracker(self, job: Job, redactor: Redactor) -> Ledger:
+        assert self._directory is not None
+        ledger = load_ledger(self._directory, job.name)
+        if ledger is None:
+            # Written here, so that a run knows its trackers however early their processes die.
+            options = redactor.mapping(job.options)
+            ledger = Ledger(job.name, job.reference, options, str(Path.cwd()))
+            ledger.save(self._directory)
+        return ledger
+
+    def _order(self, ship: _Ship) -> None:
+        assert self._directory is not None
+        ship.process.ship(
+            self._directory, follow=True, close_timeout=self._close_timeout, secrets=self._secrets
+        )

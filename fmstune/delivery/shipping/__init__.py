@@ -1,0 +1,1 @@
+"""The child process that delivers the journal to one tracker, and its supervisor."""

@@ -1,0 +1,166 @@
+"""Events of the journal as the calls of one tracker that they are, each in the light of those before it.
+
+What a call contains can depend on earlier events: which value of a metric at its step this is, what is known
+of a namespace of params, what a name is called there. So each event is looked at once, in the journal's
+order, also those that another process has delivered: a new process reads them from the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fmstune.delivery.journal.reader import Event, JournalReader
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import Limits, MetricPoint, Table, merged
+from fmstune.trackers.values.normalise import Normaliser
+from fmstune.trackers.values.occurrences import Occurrences
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """A call of `set_params`."""
+
+    values: Mapping[str, Any]
+    namespace: str | None
+
+
+Call = MetricPoint | Table | Params
+
+
+class HandOver:
+    """Gives the events of the journal at `path` to a tracker that has been given the first `delivered`."""
+
+    def __init__(self, path: Path, tracker: Tracker, delivered: int) -> None:
+        self._path = path
+        self._tracker = tracker
+        self._delivered = delivered
+        self._past = _Past(path, tracker)
+        self._again: _Past | None = None  # where an event is given after later ones
+        self._last: tuple[int, Call | None] = (0, None)  # an event may be tried several times in a row
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What had to be adapted to what the tracker can hold."""
+        return self._past.changes
+
+    def give(self, event: Event) -> bool:
+        """Give metrics, a table or params to the tracker, adapted to what it can hold; what a status asks of
+        it is left to the caller. Returns whether the tracker was called. Raises what the tracker raises."""
+        if event.seq != self._last[0]:
+            self._last = (event.seq, self._call(event))
+        call, tracker = self._last[1], self._tracker
+        tracker.seq, tracker.step = event.seq, getattr(call, "step", None)
+        if isinstance(call, MetricPoint):
+            tracker.track_point(call)
+        elif isinstance(call, Table):
+            tracker.track_table(call)
+        elif isinstance(call, Params):
+            tracker.set_params(call.values, call.namespace)
+        return call is not None
+
+    def _call(self, event: Event) -> Call | None:
+        self._past.advance(max(event.seq, self._delivered + 1))
+        if event.seq > self._past.seq:
+            return self._past.take(event)
+        if self._again is None or event.seq <= self._again.seq:
+            self._again = _Past(self._path, self._tracker)
+        self._again.advance(event.seq)
+        call = self._again.take(event)
+        if isinstance(call, Params) and self._tracker.takes_params == "merged":
+            return self._past.params_of(event)  # values that came later than these hold
+        return call
+
+
+class _Past:
+    """What the events up to the number `seq` mean for those that come after them."""
+
+    def __init__(self, path: Path, tracker: Tracker) -> None:
+        self.seq = 0
+        self._path = path
+        self._offset = 0
+        self._limits: Limits = tracker.limits
+        self._merges = tracker.takes_params == "merged"
+        self._normaliser = Normaliser(tracker.limits)
+        self._counts = Occurrences()
+        self._params: dict[str, dict[str, Any]] = {}
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return self._normaliser.changes
+
+    def advance(self, seq: int) -> None:
+        """Look at the events before the number `seq` that have not been looked at."""
+        if seq <= self.seq + 1:
+            return
+        reader = JournalReader(self._path, self._offset)
+        while events := reader.read():
+            for event, offset in events:
+                if event.seq >= seq:
+                    return
+                self._offset = offset
+                if event.seq > self.seq:
+                    self.take(event)
+
+    def take(self, event: Event) -> Call | None:
+        """The call that the event is, in its turn."""
+        self.seq = event.seq
+        adapt = self._normaliser
+        if event.kind == "resume":
+            step = adapt.step(event.step)
+            if step is not None:
+                self._counts.resume(step)
+        elif event.kind == "metrics":
+            return self._point(event)
+        elif event.kind == "table":
+            return self._table(event)
+        elif event.kind == "params":
+            self._merge(event)
+            return self.params_of(event) if self._merges else self._params_call(event, event.values)
+        return None
+
+    def params_of(self, event: Event) -> Params:
+        """All that is known of the event's namespace."""
+        return self._params_call(event, self._params.get(event.name or "params", {}))
+
+    def _params_call(self, event: Event, values: Mapping[str, Any]) -> Params:
+        return Params(self._normaliser.params(values), self._normaliser.namespace(event.name))
+
+    def _point(self, event: Event) -> MetricPoint | None:
+        adapt = self._normaliser
+        stage, step = adapt.stage(event.stage), adapt.step(event.step)
+        values = adapt.metrics(event.values, stage)
+        counts = {name: self._counts.count((stage, name), step) for name in values}
+        repeats = {name: count for name, count in counts.items() if count}
+        where = (stage, step, adapt.epoch(event.epoch), event.time, event.seq)
+        return MetricPoint(values, *where, repeats) if values else None
+
+    def _table(self, event: Event) -> Table:
+        adapt = self._normaliser
+        name, stage, step = adapt.table(event.name), adapt.stage(event.stage), adapt.step(event.step)
+        count = self._counts.count(("a table", stage, name), step or 0)
+        where = (stage, step, adapt.epoch(event.epoch), event.time, event.seq)
+        return Table(name, adapt.rows(event.rows, event.name or "table"), *where, count)
+
+    def _merge(self, event: Event) -> None:
+        namespace = event.name or "params"
+        held = self._params.get(namespace, {})
+        given = event.values if self._limits.params_change else self._without_changes(held, event.values, "")
+        self._params[namespace] = merged(held, given)
+
+    def _without_changes(
+        self, held: Mapping[str, Any], given: Mapping[str, Any], prefix: str
+    ) -> dict[str, Any]:
+        """What is given, with the values that are held where they are others."""
+        found: dict[str, Any] = {}
+        for key, value in given.items():
+            before = held.get(key, value)
+            if isinstance(before, Mapping) and isinstance(value, Mapping):
+                value = self._without_changes(before, value, f"{prefix}{key}.")
+            elif before != value:
+                self._normaliser.note(f"param {prefix}{key} was given another value; the first one is kept")
+                value = before
+            found[key] = value
+        return found

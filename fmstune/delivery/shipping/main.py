@@ -1,0 +1,197 @@
+"""The shipper: a child process that imports one tracker's SDK and delivers the journal to it.
+
+Started by the supervisor beside it, which watches it and ends it in time. What it is to do comes as JSON
+lines on its standard input, so that no option ever shows in the process list:
+
+1. a job (which tracker, with which options); it checks the tracker and answers one line;
+2. an order (which run); it delivers, and its exit code says how that ended.
+
+It is in a session of its own, so the signals of a terminal or a batch system pass it by, and when the
+trainer is killed it still drains the journal and gives the run its true status. Threads would not do:
+some SDKs block the exit of the interpreter (Aim joins a queue in a finaliser), and no try/except cures it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from fmstune.delivery.ledger import Ledger, ledger_path, load_ledger
+from fmstune.delivery.shipping.deliver import Delivery, DeliveryFailed, cause_text
+from fmstune.delivery.shipping.log import ShipperLog
+from fmstune.delivery.shipping.watch import TrainerWatch
+from fmstune.secrets.redaction import know_secrets, process_redactor
+from fmstune.system import locks
+from fmstune.trackers.base import Tracker, installed_version
+from fmstune.trackers.compat import OldShapeTracker, build_tracker, works_in_process
+from fmstune.trackers.records import Check, TrackerOptionError
+from fmstune.trackers.registry import BrokenTracker
+
+# A tracker may end the process with any code: these count when the shipper has noted them (`note_end`).
+EXIT_DONE = 77
+EXIT_RETRY = 75  # EX_TEMPFAIL: the ledger says how far it came, and why not further
+EXIT_AGAIN = 74  # as that, and a new process may get further at once
+EXIT_BUSY = 76  # another shipper delivers this run to this tracker
+
+_NICENESS = 10  # the training's own threads come first
+
+
+def main(trainer: TrainerWatch) -> int:
+    """Do the job and the order given on standard input."""
+    answers = _take_standard_output()
+    os.nice(_NICENESS)
+    _first_to_go()
+    log = ShipperLog()  # before anything else is imported or started: it forks
+    trainer.note_log(log.reader)
+    job = json.loads(sys.stdin.readline())
+    sys.path[:] = job["sys_path"]
+    try:
+        tracker = build_tracker(job["reference"], job["name"], job["options"])
+    except BaseException as error:
+        found = _not_built(error, job["name"])
+        _answer(answers, found)
+        line = "" if job["check"] else sys.stdin.readline()
+        if line:
+            order = json.loads(line)
+            know_secrets(order["secrets"])
+            _note(Path(order["directory"]), job["name"], found.detail)
+        return EXIT_RETRY
+    if job["check"]:
+        found = check(tracker, job["timeout"])
+        in_process, repeated = works_in_process(tracker), tracker.repeated_steps
+        _answer(answers, found, in_process=in_process, repeated=repeated)
+    answers.close()
+    line = sys.stdin.readline()
+    return _ship(tracker, job, json.loads(line), trainer, log) if line else EXIT_DONE
+
+
+def check(tracker: Tracker, timeout: float) -> Check:
+    """Find out whether the tracker is installed, can be imported, and could track a run now."""
+    cls = type(tracker.inner) if isinstance(tracker, OldShapeTracker) else type(tracker)
+    package, hint = getattr(cls, "package", None), getattr(cls, "install_hint", None)
+    if package:
+        version = installed_version(package)
+        remedy = hint or f"pip install {package}"
+        command = remedy.startswith("pip ")  # else there is more to it, such as another Python
+        if version is None:
+            return Check(
+                "not_installed",
+                f"the package {package} is not installed",
+                f"run `{remedy}`" if command else remedy,
+            )
+        try:
+            importlib.import_module(package)
+        except BaseException as error:
+            found = f"{package} {version} cannot be imported: {type(error).__name__}: {error}"
+            again = f"install it again: `{remedy} --force-reinstall`" if command else remedy
+            return Check("broken", found, again)
+    try:
+        return tracker.check(timeout)
+    except PermissionError as error:
+        return Check("no_permission", f"its check failed: {error}", "see the tracker's own documentation")
+    except OSError as error:  # as requests' own errors are: the service cannot be reached now
+        return Check("unreachable", f"its check failed: {type(error).__name__}: {error}", "try again later")
+    except BaseException as error:
+        return Check(
+            "broken",
+            f"its check failed: {type(error).__name__}: {error}",
+            "see the tracker's own documentation",
+        )
+
+
+def _not_built(error: BaseException, name: str) -> Check:
+    if isinstance(error, TrackerOptionError):
+        return Check("bad_option", str(error), f"mend [trackers.{name}] or --set trackers.{name}.KEY=VALUE")
+    if isinstance(error, BrokenTracker):
+        return Check("broken", str(error), "install it again, or mend its import")
+    return Check(
+        "broken",
+        f"it cannot be created: {type(error).__name__}: {error}",
+        f"check its options in [trackers.{name}]",
+    )
+
+
+def _ship(
+    tracker: Tracker, job: dict[str, Any], order: dict[str, Any], trainer: TrainerWatch, log: ShipperLog
+) -> int:
+    directory = Path(order["directory"])
+    path = ledger_path(directory, job["name"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    know_secrets(order["secrets"])
+    log.write_to(path.with_suffix(".log"), order["secrets"])
+    trainer.allow(float(order["close_timeout"]))
+    if locks.take(path.with_suffix(".lock")) is None:
+        return EXIT_BUSY
+    follow, parent = bool(order["follow"]), int(job["parent"])
+    ledger = load_ledger(directory, job["name"]) or Ledger(job["name"])
+    ledger = dataclasses.replace(
+        ledger,
+        reference=job["reference"],
+        cwd=ledger.cwd or str(Path.cwd()),
+        module_path=_module_path(job["reference"]),
+        options=process_redactor().mapping(job["options"]),
+    )
+    try:
+        delivery = Delivery(directory, tracker, ledger, parent if follow else None, forgive=order["forgive"])
+        delivery.run(lambda: not follow or trainer.gone)
+    except DeliveryFailed as error:
+        print(f"{time.strftime('%F %T')} {error}", file=sys.stderr)
+        # Not through the interpreter's exit: Aim and others join their queues there, for ever.
+        _leave(EXIT_AGAIN if error.again else EXIT_RETRY, log, trainer)
+    except BaseException as error:  # of ours, or one that an SDK throws into this thread: it has a name
+        print(f"{time.strftime('%F %T')} {cause_text(error)}", file=sys.stderr)
+        _note(directory, job["name"], cause_text(error))
+        _leave(EXIT_RETRY, log, trainer)
+    return _leave(EXIT_DONE, log, trainer)
+
+
+def _module_path(reference: str) -> str:
+    """The directory from which the module in a reference was imported; nothing for a script, whose reference
+    is its path."""
+    name = reference.rpartition(":")[0]
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if not isinstance(file, str):
+        return ""
+    path = Path(file).resolve()
+    folders = name.count(".") + (path.name == "__init__.py")
+    return str(path.parents[folders])
+
+
+def _note(directory: Path, name: str, error: str) -> None:
+    """Enter what ended this process into the ledger; a full disk may be just that."""
+    with contextlib.suppress(OSError):
+        ledger = load_ledger(directory, name) or Ledger(name)
+        dataclasses.replace(ledger, error=error, error_time=time.time(), state="behind").save(directory)
+
+
+def _leave(code: int, log: ShipperLog, trainer: TrainerWatch) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # what the tracker has put there
+            stream.flush()
+    log.end()
+    trainer.note_end(code)
+    os._exit(code)
+
+
+def _first_to_go() -> None:
+    """When memory runs out, let Linux end this process rather than the training."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _take_standard_output() -> IO[str]:
+    """Keep the standard output for the answers; what SDKs print goes to the log, once there is one."""
+    return os.fdopen(os.dup(1), "w", encoding="utf-8")
+
+
+def _answer(answers: IO[str], result: Check, *, in_process: bool = False, repeated: str = "kept") -> None:
+    message = {"check": dataclasses.asdict(result), "in_process": in_process, "repeated_steps": repeated}
+    answers.write(json.dumps(message) + "\n")
+    answers.flush()

@@ -1,0 +1,277 @@
+"""One shipper process, as those who start it see it: the trainer and `trackers sync`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from fmstune.delivery.shipping.main import EXIT_AGAIN, EXIT_BUSY, EXIT_DONE, EXIT_RETRY
+from fmstune.delivery.shipping.waiting import readable
+from fmstune.secrets.redaction import Redactor, process_secrets, secret_texts
+from fmstune.trackers.records import Check
+
+FOREIGN = 256
+"""What is added to an exit code that a tracker has chosen."""
+_SECONDS_TO_END = 8.0
+"""What a supervisor has to end its shipper before it is taken for one that can't."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Which tracker a shipper is for. `options` may hold secrets, so a job is never written to disk.
+
+    `cwd` is the directory that relative paths start from, `module_path` the one where a plug-in's module was
+    found when the run was tracked; without them, it is as here.
+    """
+
+    name: str
+    reference: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cwd: str | None = None
+    module_path: str = ""
+
+
+class _OwnEnd:
+    """The pipe by which a supervisor says that its shipper has ended of its own accord."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ours, self.theirs = os.pipe()
+        os.set_blocking(self._ours, False)
+        self._identity = _identity(self._ours)
+        self._own: bool | None = None
+
+    def close_theirs(self) -> None:
+        """The supervisor has its end, or could not be started."""
+        os.close(self.theirs)
+
+    def is_own(self) -> bool:
+        """Whether it has said so; to be asked when it has ended."""
+        with self._lock:
+            if self._own is None:
+                self._own = True  # when somebody has closed all files of this process, the code has to do
+                with contextlib.suppress(OSError):
+                    if _identity(self._ours) == self._identity:
+                        self._own = self._read()
+                        os.close(self._ours)
+            return self._own
+
+    def _read(self) -> bool:
+        try:
+            return os.read(self._ours, 1) != b""
+        except BlockingIOError:  # nothing was said, and a child of this process has the other end too
+            return False
+
+
+class ShipperProcess:
+    """One shipper process, from its start to its end."""
+
+    def __init__(self, job: Job, *, check_within: float | None) -> None:
+        """Start the process; with `check_within` (seconds) it begins by checking the tracker."""
+        self.job = job
+        self.in_process = False
+        self.repeated_steps = "kept"
+        self._ended_here = False
+        self._hung: str | None = None
+        self._began = time.monotonic()
+        self._timeout = check_within
+        self._ends = _OwnEnd()
+        try:
+            self._process = self._start(job, self._ends.theirs)
+        finally:
+            self._ends.close_theirs()
+        self._send(
+            {
+                "name": job.name,
+                "reference": job.reference,
+                "options": dict(job.options),
+                "check": check_within is not None,
+                "timeout": check_within,
+                "parent": os.getpid(),
+                "sys_path": _search_path(job),
+            }
+        )
+
+    def _start(self, job: Job, end: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "fmstune.delivery.shipping.supervisor",
+                job.name,
+                str(os.getpid()),
+                str(end),
+            ],
+            pass_fds=(end,),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=job.cwd,
+            env=_environment(),
+        )
+
+    @property
+    def pid(self) -> int:
+        """The id of the shipper's supervisor, which ends when it ends."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the process ended; `None` while it lives. An `EXIT_…` is fmstune's own: the same code of a
+        tracker that has ended the process is `FOREIGN` higher."""
+        code = self._process.poll()
+        return code if code is None or code < 0 or self._ends.is_own() else code + FOREIGN
+
+    @property
+    def death(self) -> str | None:
+        """How the process has died by itself; `None` while it lives, and when it was ended from here or has
+        come to an end of its own accord. A process that was ended since it hung counts as dead."""
+        code = self.exit_code
+        if self._hung is not None:
+            return self._hung
+        if self._ended_here or code in (None, EXIT_DONE, EXIT_RETRY, EXIT_AGAIN, EXIT_BUSY):
+            return None
+        return f"its process {_how_it_died(code)}"
+
+    def memory(self) -> int:
+        """The bytes of memory that the process and those of its SDK hold; 0 when it has ended."""
+        held = 0
+        for process in self._descendants():
+            with contextlib.suppress(psutil.Error):
+                held += int(process.memory_info().rss)
+        return held
+
+    def check(self) -> Check:
+        """The result of the check, waited for until its time limit is over.
+
+        Afterwards `in_process` tells whether the tracker has to work in the training process, and
+        `repeated_steps` what it does with steps that a resumed run logs again.
+        """
+        assert self._timeout is not None
+        # Importing an SDK is not the service's time: it gets as long again, and a second to start.
+        limit = self._began + 2 * self._timeout + 1 - time.monotonic()
+        answer = self._read_line(limit)
+        if answer is None:
+            self.kill()
+            return Check(
+                "unreachable",
+                f"no answer within {self._timeout:g} s",
+                "try again, or give it longer: --set tracking.check_timeout=SECONDS",
+            )
+        if not answer:
+            how = _how_it_died(self._process.wait())
+            return Check("crashed", f"its process {how} during the check", "try again, or install it again")
+        message = json.loads(answer)
+        redactor = Redactor(secrets=secret_texts(self.job.options))
+        self.in_process = bool(message["in_process"])
+        self.repeated_steps = str(message["repeated_steps"])
+        return Check(**{key: redactor.value(item) for key, item in message["check"].items()})
+
+    def ship(
+        self,
+        directory: Path,
+        *,
+        follow: bool,
+        close_timeout: float,
+        secrets: Sequence[str] = (),
+        forgive: bool = False,
+    ) -> None:
+        """Order the delivery of the run in `directory`; with `follow`, until its writer has ended. `secrets`
+        are hidden in all that it writes, besides those of its options and those that this process knows.
+        For `forgive` see `Delivery`."""
+        order = {
+            "directory": str(directory.resolve()),
+            "follow": follow,
+            "close_timeout": close_timeout,
+            "forgive": forgive,
+        }
+        known = [*secrets, *process_secrets(), *secret_texts(self.job.options)]
+        self._send({**order, "secrets": list(dict.fromkeys(known))})
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit code, waited for at most so long; `None` if it still lives then."""
+        try:
+            self._process.wait(max(0.0, seconds))
+        except subprocess.TimeoutExpired:
+            return None
+        return self.exit_code
+
+    def kill(self, hung: str | None = None) -> None:
+        """End the process and every process its SDK started, at once. `hung` says so if that is why."""
+        if self.exit_code is None:
+            self._ended_here, self._hung = True, hung
+        self._process.terminate()  # its supervisor does it
+        if self.wait(_SECONDS_TO_END) is None:
+            for process in (*self._descendants(), self._process):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            self._process.wait()
+        self._ends.is_own()  # which closes its pipe
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _descendants(self) -> list[psutil.Process]:
+        try:
+            return list(psutil.Process(self.pid).children(recursive=True))
+        except psutil.Error:
+            return []
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        assert self._process.stdin is not None
+        # A process that has already died is noticed by its exit code, here as elsewhere.
+        with contextlib.suppress(BrokenPipeError, ValueError):  # ValueError: its pipe is closed already
+            self._process.stdin.write(json.dumps(message, default=str).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def _read_line(self, seconds: float) -> bytes | None:
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        deadline, line = time.monotonic() + seconds, b""
+        while not line.endswith(b"\n"):
+            if not readable([pipe], deadline - time.monotonic()):
+                return None
+            part = os.read(pipe, 65536)
+            if not part:
+                return b""
+            line += part
+        return line
+
+
+def _search_path(job: Job) -> list[str]:
+    """Where the shipper looks for modules: as this process does, but for a plug-in where it was found before,
+    since here another module may have its name."""
+    here = str(Path.cwd())
+    paths = [path or here for path in sys.path]
+    earlier = [path for path in (job.module_path, job.cwd) if path and path not in paths]
+    at = paths.index(here) if here in paths else len(paths)
+    return [*paths[:at], *earlier, *paths[at:]]
+
+
+def _identity(file: int) -> tuple[int, int]:
+    found = os.fstat(file)
+    return found.st_dev, found.st_ino
+
+
+def _how_it_died(code: int) -> str:
+    return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code % FOREIGN}"
+
+
+def _environment() -> dict[str, str]:
+    # A shipper computes nothing: an OpenMP pool in it would only take cores from the training.
+    # And wandb reports its own errors to a server unless told not to.
+    return {"WANDB_ERROR_REPORTING": "false", **os.environ, "OMP_NUM_THREADS": "1"}

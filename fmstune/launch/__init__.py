@@ -1,0 +1,1 @@
+"""Several processes: ranks, signals, torchrun, and how their failures are reported."""

@@ -1,0 +1,63 @@
+"""The termination log: the cause of a failure in a file, as Kubernetes reads it from /dev/termination-log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fmstune.layout import CONFIG_FILE
+
+MOST_BYTES = 4096
+"""All that Kubernetes reads of it (https://kubernetes.io/docs/tasks/debug/debug-application/
+determine-reason-pod-failure/)."""
+
+_SETTING = "run.termination_log"
+_resolved: str | None = None
+
+
+def use(path: str | None) -> None:
+    """Write to this file, as the configuration says."""
+    global _resolved
+    _resolved = path
+
+
+def write(message: str, code: int, arguments: Sequence[str]) -> None:
+    """Write the cause and the exit code, when there is a termination log.
+
+    A command line or a configuration that is wrong may still say where it is: `arguments` are looked
+    through for it, and then the file that they name.
+    """
+    path = _resolved or _given(arguments) or _in_file(arguments)
+    if not path:
+        return
+    end = f"\nexit code {code}\n".encode()
+    try:
+        Path(path).write_bytes(message.encode()[: MOST_BYTES - len(end)] + end)
+    except OSError as error:
+        print(f"warning  {_SETTING} = {path} cannot be written: {error.strerror or error}", file=sys.stderr)
+
+
+def _given(arguments: Sequence[str]) -> str | None:
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        assignment = argument.removeprefix("--set=") if argument.startswith("--set=") else argument
+        if before == "--set" or argument.startswith("--set="):
+            key, _, value = assignment.partition("=")
+            if key.strip() == _SETTING:
+                return value.strip().strip("\"'")
+    return None
+
+
+def _in_file(arguments: Sequence[str]) -> str | None:
+    if "train" not in arguments[:2]:
+        return None
+    import tomli
+
+    named = [argument for argument in arguments if argument.endswith(".toml") and "=" not in argument]
+    for file in (*named, CONFIG_FILE):
+        try:
+            found = tomli.loads(Path(file).read_text("utf-8-sig"))["run"]["termination_log"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+        return found if isinstance(found, str) else None
+    return None

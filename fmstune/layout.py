@@ -1,0 +1,14 @@
+"""The names of the files of a run, and of the configuration."""
+
+from __future__ import annotations
+
+CONFIG_FILE = "fmstune.toml"
+"""What `fmstune train` reads when no file is named."""
+
+CONFIG_NAME = "config.toml"
+"""In a run's directory: its configuration, as it ran."""
+ERROR_LOG = "error.log"
+SKIPPED_ROWS = "skipped_rows.jsonl"
+TRACKING_DIR = "tracking"
+JOURNAL_NAME = "journal.jsonl"
+"""In `TRACKING_DIR`."""

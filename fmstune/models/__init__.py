@@ -1,0 +1,1 @@
+"""Models: found, loaded, adapted, merged, saved, and asked for text."""

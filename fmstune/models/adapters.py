@@ -1,0 +1,330 @@
+"""Adapters: which one a run trains, what it is made for, and how it is called."""
+
+from __future__ import annotations
+
+import functools
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import (
+    PeftConfig,
+    PeftModel,
+    PromptTuningConfig,
+    get_peft_model,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
+from peft import __version__ as peft_version
+from peft.tuners import tuners_utils
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from fmstune import demo
+from fmstune.config.check.suggest import hint
+from fmstune.config.paths.models import AdapterFile, split_gguf
+from fmstune.config.schema.tables import LoraConfig, ModelConfig, RunConfig
+from fmstune.errors import ConfigError, ModelError
+from fmstune.models.adapted_modules import adapted_parameters, trained_whole
+from fmstune.models.vocabulary import fit_adapter
+from fmstune.text import counted, shown
+
+_ALL_LINEAR = "all-linear"
+_ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
+_EMBEDDINGS = {"embed_tokens", "lm_head", "wte", "embed_in", "embed_out"}
+
+
+def peft_config(config: RunConfig, model: PreTrainedModel | PeftModel) -> PeftConfig | None:
+    """What is put onto the loaded model; `None` for all weights, and for an adapter that is there already.
+
+    Raises `ConfigError` for modules that the model does not have.
+    """
+    if config.adapter is None or isinstance(model, PeftModel):
+        return None
+    if config.prompt_tuning.enabled:
+        return _prompt_tuning(config)
+    lora, where = config.lora, config.at("lora.target_modules")
+    tied = {"ensure_weight_tying": True} if _touches_embeddings(lora) and _can_keep_tied() else {}
+    return PeftLoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        bias=lora.bias,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        target_modules=_targets(lora.target_modules, model, where),
+        modules_to_save=_whole_modules(config, model),
+        revision=config.model.revision,
+        task_type="SEQ_CLS" if config.run.method == "reward" else "CAUSAL_LM",
+        **tied,
+    )
+
+
+def _prompt_tuning(config: RunConfig) -> PromptTuningConfig:
+    settings = config.prompt_tuning
+    if settings.text is None:
+        return PromptTuningConfig(
+            num_virtual_tokens=settings.tokens,
+            prompt_tuning_init="RANDOM",
+            revision=config.model.revision,
+            task_type="CAUSAL_LM",
+        )
+    place, gguf_file = split_gguf(config.model.path, config.model.gguf_file)
+    kwargs = {"revision": config.model.revision, "gguf_file": gguf_file}
+    return PromptTuningConfig(
+        num_virtual_tokens=settings.tokens,
+        prompt_tuning_init="TEXT",
+        prompt_tuning_init_text=settings.text,
+        tokenizer_name_or_path=str(demo.model_dir()) if place == "demo" else place,
+        tokenizer_kwargs={key: value for key, value in kwargs.items() if value is not None},
+        revision=config.model.revision,
+        task_type="CAUSAL_LM",
+    )
+
+
+def load_adapter(model: PreTrainedModel, adapter: AdapterFile, *, trainable: bool) -> PeftModel:
+    """The adapter's model: `model` with the adapter on it. Raises `ModelError`."""
+    directory = str(adapter.directory)
+    try:
+        settings = PeftConfig.from_pretrained(directory)
+        settings.inference_mode = not trainable
+        fit_adapter(model, adapter.directory)
+        if settings.is_prompt_learning and trainable:
+            return _learnt_prompt(model, directory, settings)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            made = PeftModel.from_pretrained(model, directory, is_trainable=trainable, config=settings)
+    except Exception as error:  # of PEFT, safetensors and torch, bare `Exception`s among them
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if "size mismatch" in str(error):
+            first = f"it does not fit {adapter.base}: its weights are of other sizes."
+        raise ModelError(f"the adapter in {directory!r} cannot be loaded: {first}") from error
+    lost = next((str(each.message) for each in said if "missing adapter keys" in str(each.message)), None)
+    if lost is not None:  # of some architectures (Laguna) PEFT renames weights, and then does not find them
+        keys = re.findall(r"'([^']+)'", lost)
+        raise ModelError(
+            f"the adapter in {directory!r} cannot be loaded: PEFT {peft_version} finds no weights for "
+            f"{counted(len(keys), 'tensor')} of it, {keys[0] if keys else 'unnamed'} for one."
+        )
+    return made
+
+
+def _learnt_prompt(model: PreTrainedModel, directory: str, settings: PeftConfig) -> PeftModel:
+    """PEFT loads virtual tokens for use only: they are built anew, and given what was learnt."""
+    begun = settings.prompt_tuning_init
+    settings.prompt_tuning_init = "RANDOM"  # it would look for the tokenizer where that was at first
+    made = get_peft_model(model, settings)
+    settings.prompt_tuning_init = begun
+    set_peft_model_state_dict(made, load_peft_weights(directory))
+    return made
+
+
+def base_config(adapter: AdapterFile, config: ModelConfig, base: str | None = None) -> ModelConfig:
+    """The model that an adapter was made for, with what else `config` says. `base` is the user's own word.
+
+    A relative path is looked for from here, then from the directories above the adapter. Raises `ModelError`
+    when it is gone.
+    """
+    import dataclasses
+
+    named = base or adapter.base
+    if not named:
+        raise ModelError(
+            f"the adapter in {str(adapter.directory)!r} does not say what model it was made for."
+        )
+    return dataclasses.replace(
+        config,
+        path=named if base else _found(named, adapter),
+        gguf_file=None,
+        revision=None if base else adapter.revision,
+        chat_template=None,
+    )
+
+
+def _found(named: str, adapter: AdapterFile) -> str:
+    if named == "demo" or demo.seed_of(named) is not None or Path(named).exists():
+        return named
+    if not Path(named).is_absolute():
+        for above in adapter.directory.resolve().parents:
+            if (above / named).exists():
+                return str(above / named)
+    if named.count("/") == 1 and not named.startswith((".", "/", "~")):
+        return named  # a name on the hub
+    place, gguf_file = split_gguf(named, None)
+    if gguf_file is not None and place.count("/") == 1 and place == "/".join(named.split("/")[:2]):
+        return named
+    raise ModelError(
+        f"the adapter in {str(adapter.directory)!r} was made for the model {named!r}, which is not there "
+        "any more; put it back, or give its new place (--base of merge and generate)."
+    )
+
+
+def name_base(model: PreTrainedModel, config: ModelConfig, seed: int) -> None:
+    """Have the adapters of a model say what they were made for, so that it is found again: PEFT writes down
+    what transformers calls it, which leaves out the GGUF file, and the seed of the demo's weights."""
+    named = f"demo:{seed}" if config.path == "demo" else config.path
+    if Path(config.path).is_dir() and not config.path.startswith((".", "/", "~")):
+        named = f"./{named}"  # `a/b` could be one on the hub
+    model.name_or_path = named if config.gguf_file is None else f"{named.rstrip('/')}/{config.gguf_file}"
+
+
+def ready_for_checkpoints(model: Any) -> None:
+    """Let an adapter be saved without a question to the hub, and virtual tokens be resumed at all.
+
+    PEFT asks at each checkpoint whether the base model's vocabulary was of another size, unless the base has
+    a config.json here; fmstune never changes the vocabulary. And it loads virtual tokens for use only.
+    """
+    if not isinstance(model, PeftModel):
+        return
+    if model.active_peft_config.is_prompt_learning:
+
+        def load_adapter(directory: str, *args: Any, **kwargs: Any) -> Any:
+            return set_peft_model_state_dict(model, load_peft_weights(directory))
+
+        model.load_adapter = load_adapter
+    targets = getattr(model.active_peft_config, "target_modules", None) or ()
+    embeddings = any(name in _EMBEDDINGS for name in targets)
+    model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=embeddings)
+
+
+def describe(model: Any) -> str | None:
+    """What is trained instead of all weights, for people: `LoRA r=16 on q_proj, v_proj`."""
+    if not isinstance(model, PeftModel):
+        return None
+    settings = model.active_peft_config
+    if settings.is_prompt_learning:
+        text = getattr(settings, "prompt_tuning_init_text", None)
+        begun = f", begun as {shown(text)}" if text else ""
+        return f"prompt tuning, {counted(settings.num_virtual_tokens, 'token')} before each text{begun}"
+    if not isinstance(settings, PeftLoraConfig):
+        return f"an adapter of the kind {settings.peft_type.value}"
+    kind = "DoRA" if settings.use_dora else "rsLoRA" if settings.use_rslora else "LoRA"
+    names = _last_parts(model.base_model.targeted_module_names)
+    # PEFT reaches the experts of some models, which are one parameter for all of them, by these.
+    names |= adapted_parameters(model)
+    whole = _listed(trained_whole(model))
+    return f"{kind} r={settings.r} on {_listed(names)}" + (f", and all of {whole}" if whole else "")
+
+
+def _targets(given: str | Sequence[str], model: PreTrainedModel, where: str) -> str | list[str]:
+    """The modules as PEFT takes them. PEFT passes over a name that fits nothing as long as another does."""
+    if given == _ALL_LINEAR:
+        return _all_linear(model)
+    setting = f"{where}lora.target_modules"
+    modules = [name for name, module in model.named_modules() if isinstance(module, _ADAPTABLE)]
+    # The trainer multiplies with the weights of the head itself, past an adapter on it.
+    there = f"{_listed(_last_parts(modules) - {'lm_head'})}, and {_ALL_LINEAR}"
+    if isinstance(given, str) and not re.fullmatch(r"\w+(\s*,\s*\w+)*", given):
+        fitting = _matched(given, modules, setting)
+        if not fitting:
+            raise ConfigError(
+                f"{setting} = {shown(given)} fits none of the model's modules as a whole, which are called "
+                f"like {modules[0]}. There are {there}."
+            )
+        _refuse_head(fitting, setting)
+        return given
+    names = [name.strip() for name in given.split(",")] if isinstance(given, str) else list(given)
+    if not names:
+        raise ConfigError(f"{setting} is empty. There are {there}.")
+    _refuse_head(names, setting)
+    for name in names:
+        _require_module(name, modules, setting, there)
+    return names
+
+
+def _all_linear(model: PreTrainedModel) -> str | list[str]:
+    """All linear layers that compute what their weights say.
+
+    Routers of experts and grouped projections are subclasses of `nn.Linear` that return something else, and
+    Mamba's kernels read the weights of its `out_proj` past an adapter: PEFT fails at the former, and refuses
+    the latter.
+    """
+    heads = (model.get_output_embeddings(), getattr(model, "score", None))
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and not any(module is head for head in heads)
+    }
+    fitting = [name for name, module in linear.items() if _is_plain(module) and not _is_mambas(model, name)]
+    if len(fitting) == len(linear):
+        return _ALL_LINEAR
+    left_out = linear.keys() - set(fitting)
+    if _last_parts(fitting) & _last_parts(left_out):
+        return fitting
+    return sorted(_last_parts(fitting))
+
+
+def _is_plain(module: Any) -> bool:
+    # A class of a library for quantization is PEFT's to know; one of transformers' own is asked.
+    known = type(module).forward in (torch.nn.Linear.forward, Conv1D.forward)
+    weight = module.weight
+    if known or weight.is_meta or not type(module).__module__.startswith("transformers."):
+        return True
+    inputs = torch.ones(1, 2, weight.shape[-1], dtype=weight.dtype, device=weight.device)
+    try:
+        with torch.no_grad():
+            answer = module(inputs)
+            return bool(torch.allclose(answer, torch.nn.functional.linear(inputs, weight, module.bias)))
+    except Exception:  # it takes other shapes, or returns no tensor
+        return False
+
+
+def _is_mambas(model: PreTrainedModel, name: str) -> bool:
+    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    try:
+        if check is not None:  # where PEFT has it under another name, it says itself what it refuses
+            check(PeftLoraConfig(), model, name.rpartition(".")[2])
+    except ValueError:
+        return True
+    return False
+
+
+def _matched(pattern: str, modules: Sequence[str], setting: str) -> list[str]:
+    try:
+        return [name for name in modules if re.fullmatch(pattern, name)]
+    except re.error as error:
+        raise ConfigError(f"{setting} = {shown(pattern)} is no regular expression: {error}.") from error
+
+
+def _refuse_head(names: Sequence[str], setting: str) -> None:
+    if any(name.rpartition(".")[2] == "lm_head" for name in names):
+        raise ConfigError(
+            f"{setting} has lm_head, on which the trainer allows no adapter; put it into "
+            "lora.modules_to_save to train it whole."
+        )
+
+
+def _whole_modules(config: RunConfig, model: PreTrainedModel) -> list[str] | None:
+    setting = f"{config.at('lora.modules_to_save')}lora.modules_to_save"
+    modules = [name for name, module in model.named_modules() if any(True for _ in module.parameters())]
+    leaves = [name for name in modules if not any(model.get_submodule(name).named_children())]
+    for name in config.lora.modules_to_save:
+        _require_module(name, modules, setting, _listed(_last_parts(leaves)))
+    return list(config.lora.modules_to_save) or None
+
+
+def _require_module(name: str, modules: Sequence[str], setting: str, there: str) -> None:
+    if not any(path == name or path.endswith(f".{name}") for path in modules):
+        close = hint(name, sorted(_last_parts(modules)))
+        raise ConfigError(f"{setting}: the model has no module {shown(name)}.{close} There are {there}.")
+
+
+def _last_parts(names: Iterable[str]) -> set[str]:
+    return {name.rpartition(".")[2] for name in names}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _touches_embeddings(lora: LoraConfig) -> bool:
+    targets = lora.target_modules if not isinstance(lora.target_modules, str) else ()
+    return bool(_EMBEDDINGS & {*lora.modules_to_save, *targets})
+
+
+def _can_keep_tied() -> bool:
+    return "ensure_weight_tying" in PeftLoraConfig.__dataclass_fields__

@@ -1,0 +1,122 @@
+"""Whether the files of a checkpoint are whole, from their heads and ends: no weights are read, no torch.
+
+A kill, a full disk or a copy that was cut off leaves files that are there and hold too little.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_STATE = "trainer_state.json"
+_WEIGHTS = (
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "adapter_model*.bin",
+    "pytorch_model_fsdp*",
+    "global_step*",
+)
+"""Files, and the directories of FSDP and DeepSpeed."""
+
+
+def newest_checkpoint(path: Path) -> Path | None:
+    """The newest checkpoint that a run can go on with; a half-written one is passed over."""
+    return next((entry for entry in checkpoints(path) if obstacle(entry) is None), None)
+
+
+def newest_weights(path: Path) -> Path | None:
+    """The newest checkpoint whose weights are whole, with or without what a run needs to go on."""
+    return next((entry for entry in checkpoints(path) if damage(entry) is None), None)
+
+
+def checkpoints(path: Path) -> list[Path]:
+    """All checkpoints of a run, the newest first, half-written ones included."""
+    found = [entry for entry in path.glob("checkpoint-*") if is_checkpoint(entry)]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether the name is that of a checkpoint."""
+    return _CHECKPOINT.fullmatch(path.name) is not None
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """The optimizer step of a checkpoint, by its name; 0 for none."""
+    if checkpoint is None:
+        return 0
+    match = _CHECKPOINT.fullmatch(checkpoint.resolve().name)
+    return int(match.group(1)) if match else 0
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What keeps the weights of a checkpoint from being read; `None` when they are whole.
+
+    The Trainer writes its state last, so that without it nothing is known of the rest.
+    """
+    if not _has_state(checkpoint):
+        return "it was not written to its end"
+    if not any(True for pattern in _WEIGHTS for _ in checkpoint.glob(pattern)):
+        return "it holds no weights"
+    damaged = next(_damaged(checkpoint, _WEIGHTS[:3]), None)
+    return f"its {damaged} is damaged or not whole" if damaged else None
+
+
+def obstacle(checkpoint: Path) -> str | None:
+    """What keeps a run from going on with a checkpoint as if it had never stopped; `None` for nothing.
+
+    Without the optimizer's state transformers would begin with a new optimizer and a learning rate of 0, and
+    without a random state with other noise, and say nothing.
+    """
+    if (found := damage(checkpoint)) is not None:
+        return found
+    for name in ("optimizer", "rng_state"):
+        if not any(checkpoint.glob(f"{name}*")) and not any(checkpoint.glob("global_step*")):
+            return f"it holds no state of the {'optimizer' if name == 'optimizer' else 'random numbers'}"
+    if (checkpoint / "optimizer.pt").exists() and not (checkpoint / "scheduler.pt").exists():
+        return "it holds no state of the learning rate's schedule"
+    damaged = next(_damaged(checkpoint, ("*.pt", "*.pth", "optimizer*.bin")), None)
+    return f"its {damaged} is damaged or not whole" if damaged else None
+
+
+def _has_state(checkpoint: Path) -> bool:
+    try:
+        state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        return isinstance(state.get("global_step"), int)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _damaged(checkpoint: Path, patterns: tuple[str, ...]) -> Iterator[str]:
+    for pattern in patterns:
+        for file in sorted(checkpoint.glob(pattern)):
+            whole = _is_whole_safetensors(file) if file.suffix == ".safetensors" else zipfile.is_zipfile(file)
+            if not whole:
+                yield file.name
+    for index in checkpoint.glob("*.index.json"):
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            yield index.name
+        else:
+            yield from sorted(name for name in named if not (checkpoint / name).is_file())
+
+
+def _is_whole_safetensors(file: Path) -> bool:
+    """Eight bytes with the length of a JSON header, the header, and as many bytes as its offsets say: the
+    format of https://huggingface.co/docs/safetensors."""
+    try:
+        with open(file, "rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            size = file.stat().st_size
+            if length > size:
+                return False
+            header = json.loads(opened.read(length))
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        return bool(8 + length + max(ends, default=0) == size)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error):
+        return False

@@ -1,0 +1,50 @@
+"""The tokens that end an answer, where people who load the model will have them: its generation settings.
+
+A base model that learnt a chat template still ends a text at the tokenizer's end of text alone, and plain
+`transformers` would run on past the mark that each of its answers was trained to end with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from fmstune.data.rendering.conversation import Writer
+
+
+def learnt_ends(shape: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """The tokens that answers of rows of this shape end with, as a summary of data names shapes."""
+    chats = any(name in shape for name in ("messages", "conversation"))
+    return Writer(tokenizer).ends() if chats and tokenizer.chat_template else ()
+
+
+def stop_at(model: Any, tokenizer: PreTrainedTokenizerBase, ends: tuple[str, ...]) -> None:
+    """Let the model's generation settings stop at these tokens too, and name the tokenizer's end of text, if
+    it has none."""
+    if ends and tokenizer.eos_token is None:
+        tokenizer.eos_token = ends[0]
+    settings = getattr(model, "generation_config", None)
+    if settings is None or not ends:
+        return
+    own = settings.eos_token_id
+    known = list(own) if isinstance(own, (list, tuple)) else [] if own is None else [own]
+    found = [token for end in ends if isinstance(token := tokenizer.convert_tokens_to_ids(end), int)]
+    stops = list(dict.fromkeys([*known, *found]))
+    settings.eos_token_id = stops if len(stops) > 1 else stops[0]
+
+
+def save_settings(model: Any, folder: Path) -> None:
+    """Write the generation settings beside an adapter, whose own files hold none; merging it finds them."""
+    settings = getattr(model, "generation_config", None)
+    if settings is not None:
+        settings.save_pretrained(folder)
+
+
+def saved_settings(folder: Path) -> GenerationConfig | None:
+    """The generation settings beside an adapter."""
+    if not (folder / "generation_config.json").exists():
+        return None
+    settings: GenerationConfig = GenerationConfig.from_pretrained(folder)
+    return settings

@@ -1,0 +1,180 @@
+"""Texts that a model writes: a first look at what was learnt, during the training or after it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from fmstune.data.rendering.conversation import Writer
+from fmstune.errors import DataError, ModelError
+from fmstune.text import counted
+
+_BATCH = 8
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+
+def generate_texts(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    *,
+    special: bool = False,
+    temperature: float = 0.0,
+    seed: int | None = None,
+) -> list[str]:
+    """What the model writes after each prompt, without the prompt and special tokens: the likeliest token
+    each time, or, with a `temperature` above 0, tokens drawn from `seed`.
+
+    Prompts are texts as the model reads them; with `special` the tokenizer adds its own special tokens,
+    which a chat template has written already. After a prompt that is empty, or as long as the model can
+    read, nothing is written. The model, its mode (training or not) and torch's random numbers are left as
+    they were.
+    """
+    ids = encoded(tokenizer, prompts, special=special)
+    room = room_of(model)
+    settings = _settings(model, tokenizer, special=special, temperature=temperature)
+    answers = [""] * len(prompts)
+    with _as_it_was(model), torch.no_grad(), warnings.catch_warnings():
+        # PEFT's word for virtual tokens: positions count them, whatever `generate` says of the text's.
+        warnings.filterwarnings("ignore", "Position ids are not supported")
+        if seed is not None:
+            torch.manual_seed(seed)
+        for batch in _batches(ids, max_new_tokens, room, alone=_has_virtual_tokens(model)):
+            rows = [ids[index] for index in batch]
+            width = max(map(len, rows))
+            settings.max_new_tokens = min(max_new_tokens, room - width) if room else max_new_tokens
+            inputs = _padded(rows, width, settings, model.device)
+            written = model.generate(**inputs, generation_config=settings, tokenizer=tokenizer)
+            texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
+            for index, text in zip(batch, texts, strict=True):
+                answers[index] = _before(text, settings.stop_strings or ())
+    return answers
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, prompt: str, tools: Any = None) -> str:
+    """A prompt as the user's words in the chat template, with the schemas of the tools that may be called.
+
+    Raises `ModelError` when the template refuses them, or has no words for tools.
+    """
+    writer = Writer(tokenizer)
+    question = {"role": "user", "content": prompt}
+    try:
+        writer.require_words([question], tools, "--tools")
+        return writer.whole([question], tools, "the prompt", prompt=True)
+    except DataError as error:
+        refused = "the prompt: the model's chat template refuses this conversation"
+        raise ModelError(str(error).replace(refused, "the chat template refuses the prompt")) from None
+
+
+def _before(text: str, ends: Sequence[str]) -> str:
+    """A text up to the first of the marks that end an answer without being a token."""
+    return text[: min((at for end in ends if (at := text.find(end)) >= 0), default=len(text))]
+
+
+def require_room(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, special: bool
+) -> None:
+    """Raises `ModelError` for a prompt after which nothing could be written."""
+    room = room_of(model)
+    for row in encoded(tokenizer, prompts, special=special):
+        if not row:
+            raise ModelError("a prompt is empty, and the model has no token to begin a text with.")
+        if room is not None and len(row) >= room:
+            raise ModelError(
+                f"a prompt has {counted(len(row), 'token')}; the model reads at most {room:,}, its answer "
+                "included."
+            )
+
+
+def encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, special: bool) -> list[list[int]]:
+    """The prompts' token ids."""
+    return [list(tokenizer(prompt, add_special_tokens=special)["input_ids"]) for prompt in prompts]
+
+
+def room_of(model: Any) -> int | None:
+    """How many tokens the model can read, those of its answer included; `None` when it does not say."""
+    room: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if room is None or not _has_virtual_tokens(model):
+        return room
+    return room - int(model.active_peft_config.num_virtual_tokens)
+
+
+def _has_virtual_tokens(model: Any) -> bool:
+    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
+
+
+def _batches(ids: Sequence[list[int]], most: int, room: int | None, *, alone: bool) -> Iterator[list[int]]:
+    """The indices of prompts that are answered together. Alone are those that leave less room for the answer
+    than others, and all where virtual tokens go before the padding, which would part them from the text."""
+    together = []
+    for index, row in enumerate(ids):
+        left = most if room is None else room - len(row)
+        if not row or left <= 0:
+            continue
+        if alone or left < most:
+            yield [index]
+        else:
+            together.append(index)
+    together.sort(key=lambda index: len(ids[index]))  # of similar length, so that little is padded
+    for start in range(0, len(together), _BATCH):
+        yield together[start : start + _BATCH]
+
+
+def _settings(
+    model: Any, tokenizer: PreTrainedTokenizerBase, *, special: bool, temperature: float
+) -> GenerationConfig:
+    """The model's own settings, greedy or sampled, with every token at which an answer ends."""
+    settings = copy.deepcopy(getattr(model, "generation_config", None) or GenerationConfig())
+    settings.do_sample = temperature > 0
+    settings.num_beams = 1
+    settings.use_cache = True
+    settings.max_length = None
+    if temperature > 0:
+        settings.temperature = temperature
+    else:
+        for name in _SAMPLING:
+            setattr(settings, name, None)
+    own = settings.eos_token_id
+    ends = {*(own if isinstance(own, (list, tuple)) else [own]), tokenizer.eos_token_id}
+    if tokenizer.chat_template and not special:
+        writer = Writer(tokenizer)
+        ends |= {tokenizer.convert_tokens_to_ids(end) for end in writer.ends()}
+        settings.stop_strings = list(writer.textual_ends()) or None
+    settings.eos_token_id = sorted(token for token in ends if token is not None) or None
+    if tokenizer.pad_token_id is not None:
+        settings.pad_token_id = tokenizer.pad_token_id
+    elif settings.pad_token_id is None:  # any token will do: it is masked before, and cut off after
+        settings.pad_token_id = settings.eos_token_id[0] if settings.eos_token_id else 0
+    return settings
+
+
+def _padded(
+    rows: Sequence[list[int]], width: int, settings: GenerationConfig, device: Any
+) -> dict[str, torch.Tensor]:
+    pad = settings.pad_token_id
+    ids = [[pad] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return {
+        "input_ids": torch.tensor(ids, device=device),
+        "attention_mask": torch.tensor(mask, device=device),
+    }
+
+
+@contextlib.contextmanager
+def _as_it_was(model: Any) -> Iterator[None]:
+    """Evaluation mode within; then each module's own mode, and torch's random numbers, as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    with torch.random.fork_rng():
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode

@@ -1,0 +1,293 @@
+"""Loading the model and its tokenizer, and saying which model it is."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateSyntaxError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from fmstune import demo
+from fmstune.config.paths.models import AdapterFile, holds_adapter, read_adapter, split_gguf
+from fmstune.config.schema.tables import ModelConfig
+from fmstune.errors import ConfigError, ModelError
+from fmstune.models import gguf, quantization
+from fmstune.models.adapters import base_config, load_adapter, name_base
+from fmstune.models.chat_templates import NAMED, named_template
+from fmstune.models.checkpoints import newest_weights
+from fmstune.models.load_errors import why_not_loaded
+from fmstune.models.saving import OwnFiles
+from fmstune.text import counted
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to be tuned. `identity` says which one it is, as params for the trackers.
+
+    `model` is a `PeftModel` when what was loaded is an adapter with its base.
+    """
+
+    model: Any
+    identity: Mapping[str, Any]
+    own_files: OwnFiles = field(default_factory=OwnFiles)
+
+
+def load_tokenizer(config: ModelConfig, *, base: str | None = None) -> PreTrainedTokenizerBase:
+    """Load the model's tokenizer, with the configured chat template if there is one.
+
+    An adapter's is beside it, or that of its base model, which `base` can say in place of the adapter.
+    Raises `ModelError` with the cause in one sentence.
+    """
+    config = _located(config)
+    adapter = adapter_at(config)
+    if adapter is not None and not any(adapter.directory.glob("tokenizer*")):
+        config = replace(base_config(adapter, config, base), chat_template=config.chat_template)
+    elif adapter is None:
+        _require_place(config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(_path(config), **_common(config))
+    except Exception as error:  # each library below has errors of its own, bare `Exception`s among them
+        raise ModelError(why_not_loaded(config, "tokenizer", error)) from error
+    if config.chat_template is not None:
+        tokenizer.chat_template = _read_template(config.chat_template, tokenizer)
+    return tokenizer
+
+
+def load_model(
+    config: ModelConfig,
+    *,
+    lora: bool,
+    seed: int,
+    reward: bool = False,
+    base: str | None = None,
+    trainable: bool = True,
+) -> LoadedModel:
+    """Load the causal model of a local directory, GGUF file or hub name, or the demo model drawn from `seed`.
+
+    `lora` says that its weights stay frozen. With `reward` its head is one that gives each text one number,
+    drawn from `seed` unless it is saved. A directory with an adapter is loaded onto its base model, which
+    `base` can say in place of the adapter; `trainable` is whether the adapter's weights are to be trained.
+    Raises `ModelError` with the cause in one sentence.
+    """
+    config = _located(config)
+    adapter = adapter_at(config)
+    if adapter is not None:
+        if adapter.scores != reward:
+            raise ModelError(
+                f"the adapter in {config.path!r} is of a "
+                + (
+                    "reward model: use it with run.method = 'reward'."
+                    if adapter.scores
+                    else "language model, not of a reward model."
+                )
+            )
+        below = load_model(base_config(adapter, config, base), lora=True, seed=seed, reward=reward)
+        identity = {**below.identity, "path": config.path, "base": below.identity["path"]}
+        return LoadedModel(load_adapter(below.model, adapter, trainable=trainable), identity)
+    _require_place(config)
+    path, common = _path(config), _common(config)
+    drawn_from = seed if config.path == "demo" else demo.seed_of(config.path)
+    missing: Collection[str] = ()
+    own = OwnFiles()
+    try:
+        settings = AutoConfig.from_pretrained(path, **common)
+        own = _own_files(settings, config)
+        if reward:
+            _one_label(settings, config.path)
+        if drawn_from is not None:
+            model = demo.build_model(drawn_from, reward=reward)
+        else:
+            kind = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
+            with _drawn_from(seed) if reward else contextlib.nullcontext(), gguf.without_bars():
+                model, report = kind.from_pretrained(
+                    path,
+                    config=settings,
+                    dtype=_dtype(config.dtype, settings, lora=lora),
+                    attn_implementation=config.attn_implementation,
+                    output_loading_info=True,
+                    **common,
+                    **_held(config),
+                )
+            missing = report["missing_keys"]  # the library draws these at random
+            if reward:  # a head is what is to be learnt
+                missing = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
+    except ModelError:
+        raise
+    except Exception as error:  # each library below has errors of its own, bare `Exception`s among them
+        raise ModelError(why_not_loaded(config, "model", error)) from error
+    if missing:
+        raise ModelError(
+            f"the weights of {config.path!r} are not complete: they lack "
+            f"{counted(len(missing), 'tensor')} that its config.json asks for, {min(missing)} for one."
+        )
+    if config.gguf_file is not None:
+        gguf.forget_file(model)
+    if config.quantization is not None:
+        model = quantization.prepare(model)
+    name_base(model, config, seed)
+    identity = {
+        "path": str(Path(config.path) / config.gguf_file) if config.gguf_file else config.path,
+        "type": settings.model_type,
+        "parameters": model.num_parameters(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "config_sha256": _config_hash(settings.to_dict()),
+    }
+    if config.quantization is not None:
+        identity["quantization"] = config.quantization
+    if commit := getattr(settings, "_commit_hash", None):
+        identity["hub_commit"] = commit
+    return LoadedModel(model, identity, own)
+
+
+def _own_files(settings: Any, config: ModelConfig) -> OwnFiles:
+    """What the model's files say; not the type of weights that the user wants in another one, or that are of
+    no type for training."""
+    saved = getattr(settings, "dtype", None)
+    known = config.dtype == "auto" and config.gguf_file is None and saved in _DTYPES.values()
+    return OwnFiles(saved if known else None, getattr(settings, "use_cache", None))
+
+
+def _one_label(settings: Any, path: str) -> None:
+    """Let the model have one output; raises `ModelError` when it is a classifier with several."""
+    classifies = any("Classification" in name for name in settings.architectures or ())
+    if classifies and settings.num_labels != 1:
+        raise ModelError(
+            f"model.path = {path!r} holds a classifier with {settings.num_labels} labels; a reward model has "
+            "one. Give a language model, or a reward model to go on with."
+        )
+    settings.num_labels = 1
+
+
+@contextlib.contextmanager
+def _drawn_from(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def load_for_use(config: ModelConfig, *, base: str | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A model and its tokenizer to write with, on the GPU if there is one. Raises `ModelError`."""
+    tokenizer = load_tokenizer(config, base=base)
+    model = load_model(config, lora=True, seed=0, base=base, trainable=False).model
+    if torch.accelerator.is_available():
+        model = model.to(torch.accelerator.current_accelerator())
+    return model.eval(), tokenizer
+
+
+def adapter_at(config: ModelConfig) -> AdapterFile | None:
+    """The adapter that `model.path` holds, if it holds one. Raises `ModelError`."""
+    if not holds_adapter(Path(config.path)):
+        return None
+    try:
+        return read_adapter(Path(config.path))
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
+
+
+def _located(config: ModelConfig) -> ModelConfig:
+    """With a GGUF file apart from the place where it is."""
+    path, gguf_file = split_gguf(config.path, config.gguf_file)
+    return replace(config, path=path, gguf_file=gguf_file)
+
+
+def _held(config: ModelConfig) -> dict[str, Any]:
+    if config.gguf_file is not None:
+        return gguf.unpacking()
+    return quantization.quantized(config.quantization) if config.quantization is not None else {}
+
+
+def _path(config: ModelConfig) -> str:
+    return str(demo.model_dir()) if _is_demo(config.path) else config.path
+
+
+def _is_demo(path: str) -> bool:
+    return path == "demo" or demo.seed_of(path) is not None
+
+
+def _common(config: ModelConfig) -> dict[str, Any]:
+    common = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    return common if config.gguf_file is None else {**common, "gguf_file": config.gguf_file}
+
+
+def _dtype(asked: str, settings: Any, *, lora: bool) -> torch.dtype:
+    """What the weights are held in; `saved`: as they are on disk.
+
+    Weights that are trained need float32: a bfloat16 weight does not
+    feel an update smaller than 1/256 of itself. The frozen weights under an adapter, on an accelerator,
+    stay as they were saved."""
+    if asked in _DTYPES:
+        return _DTYPES[asked]
+    saved = getattr(settings, "dtype", None)
+    keeps = asked == "saved" or (lora and torch.cuda.is_available())
+    if keeps and isinstance(saved, torch.dtype):
+        return saved
+    return torch.float32
+
+
+def _require_place(config: ModelConfig) -> None:
+    """A place on the disk that holds no model is told at once, not after asking the hub for it."""
+    path, name = config.path, config.gguf_file
+    if _is_demo(path):
+        return
+    if Path(path).is_dir():
+        if name is not None and not (Path(path) / name).is_file():
+            raise ModelError(f"model.path = {path!r} holds no file {name!r}.")
+        if name is not None or (Path(path) / "config.json").exists():
+            return
+        raise ModelError(f"model.path = {path!r} holds no model: {_instead(Path(path))}.")
+    if Path(path).exists():
+        raise ModelError(f"model.path = {path!r} is a file; give the directory that holds the model.")
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise ModelError(f"model.path = {path!r}: there is no such directory (looked for from {Path.cwd()}).")
+
+
+def _instead(directory: Path) -> str:
+    """Why there is no model in a directory, and what of it could be given."""
+    files = sorted(entry.name for entry in directory.glob("*.gguf"))
+    if files:
+        return f"give one of its GGUF files, such as {str(directory / files[0])!r}"
+    checkpoint = newest_weights(directory)
+    if checkpoint is not None:
+        return f"its run came to no end; give its newest checkpoint, {str(checkpoint)!r}"
+    return "there is no config.json in it"
+
+
+def _read_template(path: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template of a file, or the one of that name where there is no such file."""
+    if path in NAMED and not Path(path).is_file():
+        return named_template(path, tokenizer)
+    try:
+        template = Path(path).read_text(encoding="utf-8")
+        # With the library's own environment, which knows more than Jinja's: `{% generation %}`, say.
+        render_jinja_template(conversations=[], chat_template=template)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"model.chat_template = {path!r} cannot be read: {error}.") from error
+    except TemplateSyntaxError as error:
+        raise ModelError(
+            f"model.chat_template = {path!r} is not a Jinja template: line {error.lineno}: {error.message}"
+        ) from error
+    return template
+
+
+def _config_hash(settings: Mapping[str, Any]) -> str:
+    # Where it was loaded from, and by which version of the library, is not which model it is.
+    kept = {
+        key: value for key, value in settings.items() if key not in ("_name_or_path", "transformers_version")
+    }
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,57 @@
+"""Why a model or its tokenizer could not be loaded, in one sentence with the remedy.
+
+The libraries below report with errors of many kinds, a bare `KeyError` of a damaged file among them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fmstune.config.schema.tables import ModelConfig
+
+
+def why_not_loaded(config: ModelConfig, what: str, error: Exception) -> str:
+    """What `error` says of `what`, the "model" or "tokenizer" of `config`."""
+    path = config.path
+    first = _first_line(error)
+    if Path(path).is_dir() and config.gguf_file is not None:
+        return f"the {what} in {str(Path(path) / config.gguf_file)!r} cannot be read: {first}"
+    if Path(path).is_dir():
+        return _of_directory(path, what, first)
+    if "trust_remote_code" in str(error):
+        return (
+            f"the model {path!r} brings Python code of its own: read it on the hub; if you trust it, set "
+            "model.trust_remote_code = true."
+        )
+    return (
+        f"the model {path!r} is neither a directory here nor could it be fetched from the hub: "
+        f"{first.rstrip('.')}. Check the name (owner/name) and the network, or give a local directory."
+    )
+
+
+def _of_directory(path: str, what: str, first: str) -> str:
+    if what == "tokenizer" and not any(Path(path).glob("tokenizer*")):
+        return f"model.path = {path!r} holds a model without a tokenizer: there is no tokenizer.json."
+    if "ignore_mismatched_sizes" in first:
+        return f"the weights in {path!r} do not fit its config.json: they are of other sizes."
+    if first.startswith("Weights only load failed"):
+        return (
+            f"the weights in {path!r} are a pickle that holds more than tensors, or is damaged; it could run "
+            "any code, and is not loaded. Convert it to safetensors, or take a model that has them."
+        )
+    if "deserializing header" in first or "invalid header" in first.lower():
+        return (
+            f"the weights in {path!r} are damaged, or were not copied to their end: {first}. Copy them again."
+        )
+    return f"the {what} in {path!r} cannot be loaded: {first}"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    if not text:
+        return type(error).__name__
+    first = text.splitlines()[0]
+    if isinstance(error, (KeyError, IndexError, TypeError, AttributeError)):
+        # A library tripped over a file that is not what it takes it for; its text alone says little.
+        return f"one of its files is damaged or of an unknown version ({type(error).__name__}: {first})"
+    return first

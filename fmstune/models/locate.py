@@ -1,0 +1,72 @@
+"""Where the model is that somebody means by a run, a checkpoint, an adapter or a model, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fmstune.config.paths.models import AdapterFile, holds_adapter, read_adapter, scores
+from fmstune.config.rules.adapters import gguf_problem
+from fmstune.errors import ConfigError, ModelError
+from fmstune.models.checkpoints import newest_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """`path` is what can be loaded: a directory, a GGUF file, or a name on the hub. `adapter` is what it
+    holds, if it holds one; `checkpoint` says that a run has come to no end yet, and this is its newest;
+    `scores` that the model gives texts numbers, as a reward model does, and writes none."""
+
+    path: str
+    adapter: AdapterFile | None = None
+    checkpoint: bool = False
+    scores: bool = False
+
+
+def locate(named: str) -> Place:
+    """Find what `named` means. Raises `ModelError` when there is nothing there."""
+    path = Path(named)
+    problem = gguf_problem(named, None)
+    if problem is not None:
+        raise ModelError(f"{named}: {problem}")
+    if path.is_dir():
+        return _in_directory(path)
+    if path.exists() and path.suffix.lower() != ".gguf":
+        raise ModelError(f"{named} is a file; give the directory of a run, a model or an adapter.")
+    if (
+        not path.exists()
+        and (named.startswith((".", "/", "~")) or named.count("/") != 1)
+        and not _one_word(named)
+    ):
+        raise ModelError(f"{named}: there is no such directory (looked for from {Path.cwd()}).")
+    return Place(named)
+
+
+def _in_directory(path: Path) -> Place:
+    if holds_adapter(path) or (path / "config.json").is_file():
+        return _place(path, checkpoint=False)
+    checkpoint = newest_weights(path)
+    files = sorted(str(entry) for entry in path.glob("*.gguf"))
+    if checkpoint is None and files:
+        raise ModelError(f"{path} holds no model but GGUF files; give one of them, such as {files[0]}.")
+    if checkpoint is None:
+        raise ModelError(
+            f"{path} holds no model, no adapter and no checkpoint: there is neither config.json nor "
+            "adapter_config.json in it."
+        )
+    return _place(checkpoint, checkpoint=True)
+
+
+def _place(path: Path, *, checkpoint: bool) -> Place:
+    if not holds_adapter(path):
+        return Place(str(path), None, checkpoint, scores(path))
+    try:
+        adapter = read_adapter(path)
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
+    return Place(str(path), adapter, checkpoint, adapter.scores)
+
+
+def _one_word(named: str) -> bool:
+    """`gpt2` and `demo`: names of the hub without an owner, and our own."""
+    return "/" not in named

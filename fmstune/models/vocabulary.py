@@ -1,0 +1,108 @@
+"""A tokenizer that has more tokens than the model has embeddings, as after `add_tokens`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from transformers import PreTrainedTokenizerBase
+
+from fmstune.config.schema.tables import RunConfig
+from fmstune.errors import ConfigError
+from fmstune.text import counted
+
+if TYPE_CHECKING:
+    from fmstune.data.prepare import PreparedData
+
+_SHOWN = 3
+_WEIGHTS = "adapter_model.safetensors"
+
+
+def fit_vocabulary(
+    model: Any, tokenizer: PreTrainedTokenizerBase, config: RunConfig, data: PreparedData
+) -> str | None:
+    """Give the model an embedding for each token, where it lacks some; a sentence for people, or `None`.
+
+    New embeddings are the mean of the others: random ones can dominate the first steps. Frozen ones under an
+    adapter would stay so; raises `ConfigError` with what to train, unless none of them is needed.
+    """
+    there = model.get_input_embeddings().weight.shape[0]
+    lacking = len(tokenizer) - there
+    if lacking <= 0:
+        return None
+    names = tokenizer.convert_ids_to_tokens(list(range(there, min(there + _SHOWN, len(tokenizer)))))
+    shown = ", ".join(map(str, names)) + (", …" if lacking > _SHOWN else "")
+    what = f"the tokenizer has {counted(lacking, 'token')} more than the model has embeddings ({shown})"
+    if config.adapter is not None:
+        modules = _embeddings(model)
+        if not isinstance(model, PeftModel) and _trained_whole(config, modules, model):
+            _grow(model, len(tokenizer))
+            return f"{what}: it gets them, as the mean of the others, and they are saved with the adapter"
+        if (tokenizer.pad_token_id or 0) < there and _highest(data) < there:
+            return f"{what}; none of them is in the data, so the model stays as it is"
+        listed = ", ".join(f'"{name}"' for name in modules)
+        raise ConfigError(
+            f"{what}, and an adapter leaves embeddings as they are: train them whole with "
+            f"lora.modules_to_save = [{listed}], or train all weights (without --lora)."
+        )
+    _grow(model, len(tokenizer))
+    return f"{what}: it gets them, as the mean of the others"
+
+
+def fit_adapter(model: Any, directory: Path) -> None:
+    """Give a base model as many embeddings as an adapter that is saved with them has."""
+    if not (directory / _WEIGHTS).is_file():
+        return
+    paths = [name for name, module in model.named_modules() if module is model.get_input_embeddings()]
+    with safe_open(directory / _WEIGHTS, "pt") as weights:
+        for name in set(weights.keys()) & {f"base_model.model.{path}.weight" for path in paths}:
+            rows = weights.get_slice(name).get_shape()[0]
+            if rows > model.get_input_embeddings().weight.shape[0]:
+                model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def _grow(model: Any, tokens: int) -> None:
+    before = model.get_input_embeddings().weight.shape[0]
+    # Its own means are drawn at random around the mean, and so take from the seed's numbers.
+    model.resize_token_embeddings(tokens, mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            for weights in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
+                if weights is not None and weights.shape[0] == tokens:
+                    weights[before:] = weights[:before].float().mean(dim=0).to(weights.dtype)
+
+
+def _embeddings(model: Any) -> list[str]:
+    """The names of the modules with a row for each token: that of the head as well, where it is not tied."""
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if layers[1] is None or layers[1].weight is layers[0].weight:
+        layers = layers[:1]
+    paths = [name for name, module in model.named_modules() if any(module is each for each in layers)]
+    return [path.rpartition(".")[2] for path in paths]
+
+
+def _trained_whole(config: RunConfig, modules: list[str], model: Any) -> bool:
+    named = {name.rpartition(".")[2] for name in config.lora.modules_to_save}
+    tied = len(modules) == 1 and model.get_output_embeddings() is not None
+    return config.lora.enabled and (set(modules) <= named or (tied and "lm_head" in named))
+
+
+def _highest(data: PreparedData) -> float:
+    """The greatest token of the data; infinite where they are streamed, and nobody knows it."""
+    import datasets  # with pyarrow half a second, which `generate` does not need
+    import pyarrow.compute
+
+    highest = 0.0
+    for rows in (data.train, data.eval):
+        if rows is None:
+            continue
+        if not isinstance(rows, datasets.Dataset):
+            return float("inf")
+        for name in rows.column_names:
+            if name.endswith("_ids"):
+                flat = pyarrow.compute.list_flatten(rows.data.column(name))
+                highest = max(highest, pyarrow.compute.max(flat).as_py() or 0)
+    return highest

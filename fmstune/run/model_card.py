@@ -1,0 +1,76 @@
+"""The model card: what was tuned on what, with which result, and how to do it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fmstune._version import __version__
+from fmstune.config.schema.tables import RunConfig
+from fmstune.secrets.redaction import hide
+
+if TYPE_CHECKING:
+    from fmstune.training.build import BuiltTrainer
+
+_RESULTS = (
+    "train/loss", "train/train_loss", "eval/loss", "eval/mean_token_accuracy", "eval/rewards/accuracies",
+    "eval/rewards/margins", "eval/accuracy", "eval/margin", "train/train_runtime",
+)  # fmt: skip
+
+_CARD = """\
+---
+library_name: {library}
+pipeline_tag: {task}
+tags: [fmstune, {learnt}, {method}]{hub}
+---
+# {name}
+
+{base} tuned with [fmstune](https://pypi.org/project/fmstune/) {version} ({learnt}, {method}).
+
+| | |
+|---|---|
+| base model | {base} ({parameters:,} parameters, {trainable:,} trained) |
+| training data | {data} |
+{unused}| steps | {steps} |
+{results}
+
+## How to repeat it
+
+    fmstune train {config}
+"""
+
+
+def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics: Mapping[str, float]) -> None:
+    """Write the card as `README.md` into the run's directory."""
+    method = config.adapter or "full"
+    commit = config.model.revision
+    rows = [f"| {name} | {metrics[name]:.4g} |" for name in _RESULTS if name in metrics]
+    marks = ", ".join(f"`{end}`" for end in built.ends)
+    ends = f"| answers end with | {marks} (in `generation_config.json`) |\n" if marks else ""
+    text = _CARD.format(
+        library="peft" if config.adapter else "transformers",
+        method=method,
+        learnt=config.run.method,
+        task="text-classification" if config.run.method == "reward" else "text-generation",
+        name=directory.resolve().name,
+        base=f"`{config.model.path}`" + (f" at `{commit[:12]}`" if commit else ""),
+        hub=_on_the_hub(config),
+        version=__version__,
+        parameters=built.model_identity["parameters"],
+        trainable=built.trainable,
+        data=built.data.line(),
+        unused="".join(f"| not used | {line} |\n" for line in built.data.unused_lines()) + ends,
+        steps=built.trainer.state.global_step,
+        results="\n".join(rows),
+        config="config.toml",
+    )
+    (directory / "README.md").write_text(hide(text), encoding="utf-8")
+
+
+def _on_the_hub(config: RunConfig) -> str:
+    """The lines of the header by which the hub links a model to what it is made of."""
+    data = dict.fromkeys(source.path for source in config.data.train if source.revision)
+    lines = [f"base_model: {config.model.path}"] if config.model.revision else []
+    lines += [f"datasets: [{', '.join(data)}]"] if data else []
+    return "".join(f"\n{line}" for line in lines)

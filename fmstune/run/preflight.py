@@ -1,0 +1,87 @@
+"""The last checks between a built trainer and its first step, and what they are compared with at the end."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fmstune.config.schema.tables import RunConfig
+from fmstune.console import RunConsole
+from fmstune.data.tokens.lengths import are_tokenised, sequence_lengths
+from fmstune.errors import RunError
+from fmstune.system.memory import amount
+from fmstune.text import counted
+from fmstune.trackers.base import Tracker
+from fmstune.training.memory.outlook import Outlook, explained, forget_peak, outlook, peak_together
+from fmstune.training.rehearsal.auto_batch import find_batch
+from fmstune.training.rehearsal.rehearsal import SCRATCH, rehearse, wanted
+from fmstune.training.trainers.disk import require_room
+
+if TYPE_CHECKING:
+    from fmstune.training.build import BuiltTrainer
+
+
+def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunConsole) -> Outlook | None:
+    """Find the batch size if that is asked for, see that memory and disk will do, and rehearse.
+
+    An estimate that is too large is a warning, since it is one; the rehearsal shows the truth. Only one that
+    is far too large, where the kernel would end the process, is an error. Returns the estimate. Raises
+    `RunError`.
+    """
+    trainer = built.trainer
+    # A rehearsal that was killed has left it; only one of this run's own is needed.
+    shutil.rmtree(Path(trainer.args.output_dir) / SCRATCH, ignore_errors=True)
+    require_room(trainer, built.steps, Path(trainer.args.output_dir))
+    if config.run.auto_batch:
+        size, accumulation = find_batch(trainer)
+        out.say(
+            "batch", f"{counted(size, 'row')} at once, {counted(accumulation, 'time')} before each update"
+        )
+        found = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+        tracker.set_params(found, "auto_batch")
+    expected = outlook(trainer)
+    if expected is not None and expected.hopeless:
+        raise RunError(expected.trouble())
+    if expected is not None and not expected.fits:
+        out.warn(expected.trouble())
+    with explained(trainer):
+        if wanted(config.run.rehearse, trainer, built.steps):
+            out.say("rehearse", rehearse(trainer, built.steps).line())
+    forget_peak(trainer.args.device)
+    return expected
+
+
+def compare(built: BuiltTrainer, expected: Outlook | None, tracker: Tracker, out: RunConsole) -> None:
+    """Say and track the measured peak beside the estimate, in bytes."""
+    device, step = built.trainer.args.device, built.trainer.state.global_step
+    if device.type not in ("cpu", "cuda"):
+        return
+    measured = peak_together(built.trainer)
+    tracker.track(measured, "peak_memory", "train", step=step)
+    line = f"peak {amount(measured)}"
+    if expected is not None:
+        tracker.track(expected.needed.peak, "estimated_memory", "train", step=step)
+        line += f", estimated {amount(expected.needed.peak)}"
+    out.say("memory", line)
+
+
+def foresee(built: BuiltTrainer, directory: Path, out: RunConsole) -> None:
+    """What a dry run says of the run to come: memory, disk, steps and tokens. Raises `RunError`."""
+    trainer = built.trainer
+    expected = outlook(trainer)
+    if expected is not None:
+        streamed = not are_tokenised(trainer.train_dataset)
+        rows = f" for rows of {expected.work.longest:,} tokens, the longest that may come" if streamed else ""
+        out.say("memory", f"{expected.line()}, an estimate{rows}")
+        if not expected.fits:
+            raise RunError(expected.trouble())
+    require_room(trainer, built.steps, directory)
+    args, rows = trainer.args, trainer.train_dataset
+    each_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    seen = built.steps * each_step
+    line = f"{counted(built.steps, 'step')} of {counted(each_step, 'row')}"
+    if are_tokenised(rows):
+        mean = sequence_lengths(rows, args.max_length).sum(axis=1).mean()
+        line += f", about {int(seen * mean):,} tokens"
+    out.say("steps", line)

@@ -1,0 +1,119 @@
+"""From the command line to a checked configuration, without importing torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fmstune.config.check.suggest import closest
+from fmstune.config.check.typed import read_dataclass
+from fmstune.config.inspect.dump import to_mapping
+from fmstune.config.load.load import load, load_trackers
+from fmstune.config.load.values import dotted
+from fmstune.config.schema.tables import RunConfig
+from fmstune.errors import ConfigError
+from fmstune.secrets.redaction import REDACTED, config_secrets, holds_redacted, know_secrets, secret_texts
+from fmstune.text import shown
+from fmstune.trackers.registry import (
+    BUILT_IN,
+    UnknownTracker,
+    known_names,
+    reference,
+    tracker_class,
+)
+
+
+def load_config(
+    config: Path | None,
+    flags: Sequence[tuple[str, Any, str]],
+    sets: Sequence[str],
+    params: Sequence[str],
+    params_file: Path | None,
+) -> RunConfig:
+    """The run's configuration, with the trackers' names and options checked as well.
+
+    Raises `ConfigError`.
+    """
+    given = [flag for flag in flags if flag[1] is not None]
+    resolved = load(config, given, sets, params, params_file)
+    origins = resolved.origins
+    options = {name: check_options(name, table, origins) for name, table in resolved.trackers.items()}
+    for name in resolved.tracking.trackers:
+        check_name(name, origins.get("tracking.trackers", ""))
+    twice = {name for name in resolved.tracking.trackers if resolved.tracking.trackers.count(name) > 1}
+    if twice:
+        raise ConfigError(f"the tracker {shown(min(twice))} is given twice; once is enough.")
+    resolved = dataclasses.replace(resolved, trackers=options)
+    _require_whole(resolved)
+    know_secrets(config_secrets(to_mapping(resolved)))  # for whatever this command says from here on
+    return resolved
+
+
+def _require_whole(config: RunConfig) -> None:
+    """Raise `ConfigError` when a tracker's option lacks a secret, as in the `config.toml` of a run. What a
+    param lacks, nobody needs; `load` asks for the settings."""
+    for name, options in config.trackers.items():
+        for key, value in options.items():
+            if holds_redacted(value):
+                where, how = f"trackers.{name}.{key}", "is" if value == REDACTED else "holds"
+                raise ConfigError(
+                    f"{where} {how} {REDACTED} in the file, as a secret; give it again: --set {where}=…"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackerOptions:
+    """The trackers that are configured here, and the options of each that has any."""
+
+    configured: tuple[str, ...]
+    tables: Mapping[str, Mapping[str, Any]]
+
+    def of(self, name: str) -> Mapping[str, Any]:
+        """The options of one tracker."""
+        return self.tables.get(name, {})
+
+
+def tracker_options(config: Path | None, sets: Sequence[str]) -> TrackerOptions:
+    """What fmstune.toml here (or `config`) and `--set` say of trackers. Raises `ConfigError`."""
+    chosen, tables, origins = load_trackers(config, sets)
+    checked = {name: check_options(name, table, origins) for name, table in tables.items()}
+    know_secrets(secret_texts(checked))
+    names = [name for name in (*chosen, *tables) if name != "none"]
+    return TrackerOptions(tuple(dict.fromkeys(names)), checked)
+
+
+def check_name(name: str, where: str = "") -> None:
+    """Raises `ConfigError` when no tracker is called `name`; `where` it was given begins the message."""
+    try:
+        reference(name)
+    except UnknownTracker as error:
+        close = closest(name, error.known)
+        raise ConfigError(
+            f"{where}{': ' * bool(where)}there is no tracker {shown(name)}."
+            + (f" Did you mean {close}?" if close else f" There are {', '.join(error.known)}.")
+        ) from None
+
+
+def check_options(name: str, options: Mapping[str, Any], origins: Mapping[str, str]) -> Mapping[str, Any]:
+    """The options with their types checked, for trackers that declare them; fmstune's own do, and to
+    know those of others would mean importing them here."""
+    place = origins.get(dotted(["trackers", name]), "")
+    check_name(name, place)
+    if name not in BUILT_IN:
+        return options
+    declared = tracker_class(name).Config
+    if declared is None:
+        if options:
+            raise ConfigError(f"{place}: the tracker {name} has no options; leave [trackers.{name}] out.")
+        return options
+    for key, value in options.items():
+        where = origins.get(dotted(["trackers", name, key]), place)
+        read_dataclass(declared, {key: value}, where=where, prefix=f"trackers.{name}")
+    return options
+
+
+def complete_tracker(incomplete: str) -> list[str]:
+    """The names of trackers that begin so, for the shell's completion."""
+    return [name for name in known_names() if name.startswith(incomplete)]

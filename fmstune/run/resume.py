@@ -1,0 +1,112 @@
+"""Going on from a checkpoint: whether it fits the run, and what is left to do when all steps are made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fmstune.config.inspect.compare import differences, read_tables
+from fmstune.config.inspect.dump import to_mapping
+from fmstune.config.schema.tables import RunConfig
+from fmstune.errors import ConfigError
+from fmstune.layout import CONFIG_NAME
+from fmstune.secrets.redaction import REDACTED
+from fmstune.text import shown
+
+_KINDS = {"LORA": "lora", "PROMPT_TUNING": "prompt tuning"}
+_HOW = {"lora": "a LoRA adapter (--lora)", "prompt tuning": "a tuned prompt (prompt_tuning.enabled)"}
+_WHOLE = "all weights"
+_NAMED = 5
+"""Changed settings that are told by name."""
+
+
+def require_fitting(checkpoint: Path, config: RunConfig) -> None:
+    """Raise `ConfigError` when the checkpoint is of another kind of training than `config` describes: its
+    weights would not fit, which the libraries tell in a line for each of them."""
+    where = f"--resume {checkpoint}"
+    adapter = _adapter(checkpoint)
+    there = _KINDS.get(str(adapter.get("peft_type"))) if adapter else None
+    if there != config.adapter:
+        trained, asked = _HOW.get(there or "", _WHOLE), _HOW.get(config.adapter or "", _WHOLE)
+        raise ConfigError(f"{where}: this checkpoint is of a run that trains {trained}, not {asked}.")
+    if there == "lora" and adapter.get("r") not in (None, config.lora.r):
+        raise ConfigError(
+            f"{where}: its adapter has lora.r = {adapter['r']}, this run {config.lora.r}; make them the same."
+        )
+    method = _tables(checkpoint.parent).get("run", {}).get("method", config.run.method)
+    if method != config.run.method:
+        raise ConfigError(
+            f"{where}: it is of a run with --method {method}, this one is {config.run.method}; to begin with "
+            f"its weights, give it as --model {checkpoint}."
+        )
+    before, now = _optimizer(_tables(checkpoint.parent)), _optimizer(to_mapping(config))
+    if before is not None and before != now:
+        raise ConfigError(
+            f"{where}: its optimizer's state is of {before}, and does not fit training.optim = {now!r}. Keep "
+            f"that setting; or to begin anew with its weights, give it as --model {checkpoint}."
+        )
+
+
+def _optimizer(tables: Mapping[str, Any]) -> str | None:
+    """The optimizer of a configuration, by the name of the kind of state that it keeps."""
+    name = str(tables.get("training", {}).get("optim", "adamw_torch"))
+    return (name.removesuffix("_fused") if name.startswith("adamw_torch") else name) if tables else None
+
+
+def changed_settings(run: Path, config: RunConfig) -> str:
+    """The settings that differ from those with which the run in a directory was begun, of those that decide
+    what is learnt and who is told: `training.max_steps (4 → 6), lora.r (not set → 8)`; or nothing."""
+    before = _tables(run)
+    if not before:
+        return ""
+    found = [
+        f"{each.key} ({_shown(each.first)} → {_shown(each.second)})"
+        for each in differences(_deciding(before), _deciding(to_mapping(config)))
+        if REDACTED not in str(each.first)
+    ]
+    more = [f"{len(found) - _NAMED} more"] if len(found) > _NAMED else []
+    return ", ".join(found[:_NAMED] + more)
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else shown(value)
+
+
+def _deciding(tables: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: dict(tables.get(name, {})) for name in ("model", "data", "training", "lora")}
+    found["run"] = {"method": tables.get("run", {}).get("method")}
+    found["tracking"] = {"trackers": list(tables.get("tracking", {}).get("trackers", []))}
+    found["model"].pop("revision", None)  # a name on the hub has become a commit
+    for name in ("train", "eval"):
+        sources = found["data"].get(name) or []
+        found["data"][name] = [
+            source.get("path") if isinstance(source, Mapping) else source
+            for source in (sources if isinstance(sources, list) else [sources])
+        ]
+    return found
+
+
+def finish(trainer: Any, checkpoint: Path) -> None:
+    """Bring the trainer to where it was at the checkpoint, after which no step is left: transformers would
+    make one more. With the best weights where those are to be kept."""
+    from transformers import TrainerState
+
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    chosen = best if best and Path(best).is_dir() else str(checkpoint)
+    trainer._load_from_checkpoint(chosen)
+
+
+def _adapter(checkpoint: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _tables(run: Path) -> dict[str, Any]:
+    """The configuration of the run in a directory; nothing when it holds none."""
+    return read_tables(run, CONFIG_NAME) if (run / CONFIG_NAME).exists() else {}

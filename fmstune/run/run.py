@@ -1,0 +1,300 @@
+"""A run, from its configuration to its tuned model: `run` reads top to bottom as what happens.
+
+Nothing here imports torch until the shippers have been started, so that the trackers are checked while it
+loads, and nothing at all is imported or created when the configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmstune.config.inspect.dump import HEADER, to_mapping, to_toml
+from fmstune.config.rules.unused import unused
+from fmstune.config.schema.tables import RunConfig
+from fmstune.console import RunConsole
+from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.report import DeliveryReport
+from fmstune.delivery.shipping.process import Job
+from fmstune.errors import RunError
+from fmstune.hub import pinned
+from fmstune.launch.environment import is_main_process, require_whole_launch
+from fmstune.layout import CONFIG_NAME
+from fmstune.run.directory import RunDirectory, claim
+from fmstune.run.resume import changed_settings, finish, require_fitting
+from fmstune.run.taking import taken
+from fmstune.run.tracking import (
+    checked_trackers,
+    in_process_callbacks,
+    recorded,
+    redactor_of,
+    reports,
+    say_resumed,
+)
+from fmstune.secrets.redaction import Redactor
+from fmstune.text import counted
+from fmstune.trackers.base import Tracker
+
+if TYPE_CHECKING:
+    from fmstune.training.build import BuiltTrainer
+    from fmstune.training.extensions import Extensions
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended: its directory, the last value of each metric by `stage/name`, the deliveries."""
+
+    directory: Path
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    delivery: tuple[DeliveryReport, ...] = ()
+
+
+def run(
+    config: RunConfig,
+    out: RunConsole,
+    *,
+    resume: str | None = None,
+    overwrite: bool = False,
+    extensions: Extensions | None = None,
+) -> RunResult:
+    """Tune the model that `config` describes, with `extensions` besides those that it names.
+
+    Raises what its steps raise: `ConfigError`, `DataError`, `ModelError`, `TrackerCheckFailed`, and
+    `Interrupted` after a signal; each has the exit code that it means. Raises `RunError` when this process is
+    at another run.
+    """
+    with alone():
+        return _run(config, out, resume, overwrite, extensions)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Only one run at a time is in this process: what is tracked from anywhere belongs to it, and signals,
+    random numbers and the libraries' state are the process's."""
+    if not _under_way.acquire(blocking=False):
+        raise RunError(
+            "another run is under way in this process, which has one at a time: wait for its end, or start a "
+            "process for each."
+        )
+    try:
+        yield
+    finally:
+        _under_way.release()
+
+
+_under_way = threading.Lock()
+# A process that is forked within a run is not at it; it may have a run of its own.
+os.register_at_fork(after_in_child=lambda: _under_way.release() if _under_way.locked() else None)
+
+
+def _run(
+    config: RunConfig, out: RunConsole, resume: str | None, overwrite: bool, extensions: Extensions | None
+) -> RunResult:
+    require_whole_launch()
+    directory = claim(config, resume, overwrite=overwrite, main=is_main_process())
+    if directory.finished:
+        out.say("done", f"the run in {directory.path} is finished already; there is nothing to go on with")
+        if changed := changed_settings(directory.path, config):
+            out.warn(f"not applied: {changed}. To train on with it: --resume {directory.path}")
+        return RunResult(directory.path, delivery=tuple(reports(directory.path)))
+    if directory.checkpoint is not None:
+        require_fitting(directory.checkpoint, config)
+        if changed := changed_settings(directory.checkpoint.parent, config):
+            out.warn(f"changed since the run was begun: {changed}")
+    _say_unused(config, out, extensions)
+    config = pinned(config, out.warn, None if overwrite else directory.path)
+    redactor = redactor_of(config)
+    with (
+        checked_trackers(config, out) as (fleet, guests),
+        taken(directory, overwrite=overwrite) as (directory, lock),
+    ):
+        _write_config(config, directory.path, redactor)
+        with recorded(config, directory, fleet, redactor, out, lock) as recorder:
+            say_resumed(directory, fleet, out)
+            metrics = _train(config, directory, recorder, guests, out, extensions)
+    return RunResult(directory.path, metrics, tuple(reports(directory.path, config.tracking.trackers)))
+
+
+def dry_run(config: RunConfig, out: RunConsole) -> None:
+    """Do everything up to the first step, and leave nothing behind."""
+    require_whole_launch()
+    directory = claim(config, None, overwrite=True)
+    _say_unused(config, out)
+    config = pinned(config, out.warn)
+    with checked_trackers(config, out), tempfile.TemporaryDirectory() as scratch:
+        from fmstune.run.preflight import foresee
+        from fmstune.training.build import build_trainer
+
+        built = build_trainer(config, Tracker(), Path(scratch))
+        _describe(built, out)
+        foresee(built, directory.path, out)
+    out.say("dry run", f"all is ready for {counted(built.steps, 'step')}; nothing was written")
+
+
+def _train(
+    config: RunConfig,
+    directory: RunDirectory,
+    recorder: Recorder,
+    guests: list[Job],
+    out: RunConsole,
+    given: Extensions | None,
+) -> Mapping[str, float]:
+    from fmstune.data.changed import changed_data, recorded_data
+    from fmstune.models.end_tokens import save_settings
+    from fmstune.run.model_card import write_card
+    from fmstune.run.preflight import compare, prepare
+    from fmstune.training.build import build_trainer
+    from fmstune.training.callbacks.progress import LastStepCallback, ProgressCallback
+    from fmstune.training.callbacks.stopping import Interrupted, StopCallback, stopping
+    from fmstune.training.extensions import Extensions
+    from fmstune.training.memory.outlook import explained
+    from fmstune.training.trainers.nonfinite import guard
+
+    extensions = (given or Extensions()).with_configured(config.run)
+    progress, stop = ProgressCallback(out), StopCallback()
+    callbacks: list[Any] = [
+        *_early_stopping(config),
+        *in_process_callbacks(recorder, guests, out),
+        LastStepCallback(),
+        progress,
+        _ledgers(directory.path),
+    ]
+    extensions = dataclasses.replace(extensions, callbacks=(*callbacks, *extensions.callbacks, stop))
+    with stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process()):
+        # Before the trainer is built, which records its own data.
+        before = recorded_data(directory.checkpoint.parent) if directory.checkpoint else {}
+        built = build_trainer(config, recorder, directory.path, extensions)
+        _describe(built, out)
+        _record_decided(config, built, directory.path, recorder)
+        if changed := changed_data(before, built.data):
+            out.warn(f"the data have changed since the run was begun; it resumes with these: {changed}")
+        guard(built.trainer, config, directory.path, out, places=built.places, decode=built.tokenizer.decode)
+        out.say("run", str(directory.path))
+        _add_samples(config, built, recorder, out)
+        expected = prepare(built, config, recorder, out)
+        checkpoint = directory.checkpoint
+        args = built.trainer.args
+        if checkpoint is not None and directory.step >= built.steps and not (args.fsdp or args.deepspeed):
+            out.say("resume", f"step {built.steps} was the last; what is left is to save the model")
+            finish(built.trainer, checkpoint)
+        else:
+            with explained(built.trainer):
+                built.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if stop.signum is not None:
+            out.say("stopped", f"at step {built.trainer.state.global_step}; go on with --resume auto")
+            raise Interrupted(stop.signum)
+        _say_best(config, built, out)
+        built.trainer.save_model(str(directory.path))
+        if built.ends and built.adapter and is_main_process():
+            save_settings(built.trainer.model, directory.path)
+        if is_main_process():
+            write_card(directory.path, config, built, progress.metrics)
+    seconds, steps = progress.seconds_and_steps(built.trainer.state)
+    compare(built, expected, recorder, out)
+    out.say("done", f"{counted(steps, 'step')} in {seconds:.1f} s{progress.summary()}")
+    dtype = str(built.trainer.saved_dtype() or "").removeprefix("torch.")
+    held = built.model_identity["dtype"]
+    out.say("saved", f"{directory.path}{f' · weights in {dtype}' if dtype and dtype != held else ''}")
+    return progress.metrics
+
+
+def _say_unused(config: RunConfig, out: RunConsole, extensions: Extensions | None = None) -> None:
+    """Say which settings do nothing in this run."""
+    computes = extensions is not None and extensions.compute_metrics is not None
+    for key, why in unused(config, computes_metrics=computes).items():
+        out.warn(f"{config.at(key)}{key} has no effect in this run: {why}")
+
+
+def _early_stopping(config: RunConfig) -> list[Any]:
+    if config.run.early_stopping_patience is None:
+        return []
+    from transformers import EarlyStoppingCallback
+
+    settings = config.run
+    return [EarlyStoppingCallback(settings.early_stopping_patience, settings.early_stopping_threshold)]
+
+
+def _add_samples(config: RunConfig, built: BuiltTrainer, recorder: Recorder, out: RunConsole) -> None:
+    from fmstune.training.callbacks.samples import SampleCallback, questions
+
+    asked = questions(config.samples, built.tokenizer, built.trainer.eval_dataset)
+    if asked:
+        most = config.samples.max_new_tokens
+        built.trainer.add_callback(SampleCallback(asked, most, built.tokenizer, recorder, out))
+
+
+def _say_best(config: RunConfig, built: BuiltTrainer, out: RunConsole) -> None:
+    """Which weights are kept, where the best evaluation decides that."""
+    state, args = built.trainer.state, built.trainer.args
+    if config.run.early_stopping_patience is not None and state.global_step < state.max_steps:
+        no_better = counted(config.run.early_stopping_patience, "evaluation was", "evaluations were")
+        out.say("stopped", f"early, at step {state.global_step} of {state.max_steps}: {no_better} no better")
+    if args.load_best_model_at_end and state.best_metric is not None:
+        name = str(args.metric_for_best_model).removeprefix("eval_")
+        kept = "kept" if state.best_model_checkpoint else "not kept: there is no checkpoint of it"
+        out.say("best", f"eval {name} {state.best_metric:.4g} at step {state.best_global_step}; {kept}")
+
+
+def _ledgers(directory: Path) -> Any:
+    from fmstune.run.tracker_runs import LedgerCallback
+
+    return LedgerCallback(directory)
+
+
+def _describe(built: BuiltTrainer, out: RunConsole) -> None:
+    identity = built.model_identity
+    share = built.trainable / max(1, identity["parameters"])
+    trained = "" if share == 1 else f", {share:.2%} trained"
+    count = _count(identity["parameters"])
+    out.say("model", f"{identity['path']} · {count} parameters{trained} · {built.precision.line()}")
+    if built.adapter:
+        out.say("adapter", built.adapter)
+    padding = f" · {built.padding.line()}" if built.padding else ""
+    out.say("data", f"{built.data.line()}{padding}")
+    for line in built.data.unused_lines():
+        out.warn(line)
+    for note in built.notes:
+        out.warn(note)
+    for line in built.bad_rows.lines():
+        out.say("skipped", line)
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _record_decided(config: RunConfig, built: BuiltTrainer, directory: Path, recorder: Recorder) -> None:
+    """Record the settings that only this run could decide, as params and in the comment of `config.toml`: a
+    repetition decides them by its own machine."""
+    from fmstune.training.decided import decided
+
+    found = decided(config, built)
+    recorder.set_params(found, "decided")
+    lines = "".join(f"training.{name} = {json.dumps(value, default=str)}\n" for name, value in found.items())
+    _write_config(
+        config, directory, redactor_of(config), f"{HEADER}Decided by the machine and the data:\n{lines}"
+    )
+
+
+def _write_config(config: RunConfig, directory: Path, redactor: Redactor, header: str = HEADER) -> None:
+    if not is_main_process():
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        text = to_toml(config, redactor.configuration(to_mapping(config)), header=redactor.text(header))
+        written = directory / f".{CONFIG_NAME}"
+        written.write_text(text, encoding="utf-8")
+        written.replace(directory / CONFIG_NAME)  # a resumed run reads it: never half of one
+    except OSError as error:
+        raise RunError(f"{directory} cannot be written to: {error.strerror or error}.") from error

@@ -1,0 +1,69 @@
+"""What a checkpoint holds besides the Trainer's own: the ledgers, so that a run resumed from it goes on
+in the same run of each tracker."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from fmstune.delivery.journal.reader import last_seq
+from fmstune.delivery.ledger import Ledger, all_ledgers
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+
+_GAP = 1_000_000
+
+
+class LedgerCallback(TrainerCallback):
+    """Copies the ledgers of the run in `directory` into each checkpoint."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            copy_ledgers(self._directory, self._directory / f"checkpoint-{state.global_step}")
+
+
+def continue_runs(checkpoint: Path, directory: Path, trackers: Collection[str]) -> int:
+    """Let the run in `directory`, which has no journal yet, go on in the runs of its `trackers` that a
+    checkpoint of another run names. Returns the number that its events are counted on from.
+
+    Events keep rising numbers for each tracker run, by which W&B and others tell old events from new ones.
+    """
+    journal = checkpoint.parent / TRACKING_DIR / JOURNAL_NAME
+    # The other run's own ledgers know more: a tracker may have been opened after the checkpoint only.
+    ledgers = all_ledgers(checkpoint.parent if journal.exists() else checkpoint)
+    if not ledgers:
+        return 0
+    # Without the other run's journal nobody knows how much came after the checkpoint: then a wide gap.
+    number = last_seq(journal) if journal.exists() else max(each.delivered for each in ledgers) + _GAP
+    for ledger in (each for each in ledgers if each.tracker in trackers):
+        Ledger(
+            tracker=ledger.tracker,
+            reference=ledger.reference,
+            options=ledger.options,
+            cwd=ledger.cwd,
+            run_id=ledger.run_id,
+            url=ledger.url,
+            delivered=number,
+            total=number,
+            safe_delivered=number,
+            closed=True,
+        ).save(directory)
+    return number
+
+
+def copy_ledgers(source: Path, target: Path) -> None:
+    """Copy the ledgers of a run, or of a checkpoint, to another. What cannot be copied is left out:
+    tracking never fails a checkpoint, and the run's own ledgers stay."""
+    for ledger in (source / TRACKING_DIR).glob("*.json"):
+        with contextlib.suppress(OSError):
+            (target / TRACKING_DIR).mkdir(exist_ok=True)
+            shutil.copy(ledger, target / TRACKING_DIR / ledger.name)

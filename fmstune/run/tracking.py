@@ -1,0 +1,272 @@
+"""The run's tracking: the trackers are checked before it, and the journal is with it to its true end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fmstune.config.inspect.dump import to_mapping
+from fmstune.config.schema.tables import RunConfig
+from fmstune.console import RunConsole
+from fmstune.delivery.journal.reader import Header, JournalError
+from fmstune.delivery.journal.writer import JournalWriter
+from fmstune.delivery.ledger import all_ledgers, highest_known
+from fmstune.delivery.place import become_own_run, note_place, original_of
+from fmstune.delivery.recorder import Recorder, active
+from fmstune.delivery.report import DeliveryReport, report
+from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.process import Job
+from fmstune.launch.environment import is_main_process, quiet_libraries
+from fmstune.layout import ERROR_LOG, JOURNAL_NAME, TRACKING_DIR
+from fmstune.run import provenance
+from fmstune.run.directory import RunDirectory
+from fmstune.secrets.redaction import Redactor, config_secrets, hide, know_secrets, process_redactor
+from fmstune.system.locks import Lock
+from fmstune.text import counted
+from fmstune.trackers.records import Check, Status, TrackerError
+from fmstune.trackers.registry import reference
+from fmstune.trackers.values.plain import text_of
+from fmstune.training.sdks import not_imported
+from fmstune.user_code import is_stop
+
+
+class TrackerCheckFailed(TrackerError):
+    """A chosen tracker cannot be used, found before the model was loaded."""
+
+    exit_code = 3
+
+
+@contextlib.contextmanager
+def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet, list[Job]]]:
+    """Start a shipper for each tracker and import torch while they check theirs; end them at last."""
+    names = [name for name in config.tracking.trackers if name != "none"] if is_main_process() else []
+    jobs = [Job(name, reference(name), config.trackers.get(name, {})) for name in names]
+    limits = config.tracking
+    fleet = Fleet(jobs, check_within=limits.check_timeout, close_timeout=limits.close_timeout)
+    try:
+        quiet_libraries()
+        with not_imported():
+            import fmstune.training.build  # noqa: F401  (the seconds that torch and TRL take to import)
+        from fmstune.system.device import check_device
+
+        check_device(config)
+        for name, check in fleet.check().items():
+            _judge(name, check, config, out)
+        yield fleet, fleet.dismiss_in_process()
+    finally:
+        fleet.abandon()
+
+
+def _judge(name: str, check: Check, config: RunConfig, out: RunConsole) -> None:
+    """A misconfiguration is an error now; an outage is a warning, since the journal keeps everything."""
+    if check.ok:
+        return
+    found = f"{check.detail}. {check.remedy[:1].upper()}{check.remedy[1:]}".strip().rstrip(".")
+    if not check.outage or config.tracking.strict:
+        raise TrackerCheckFailed(f"the tracker {name} cannot be used: {found}.")
+    out.warn(f"{name}: {found}. The run goes on; the journal keeps what {name} misses.")
+
+
+@contextlib.contextmanager
+def recorded(
+    config: RunConfig,
+    directory: RunDirectory,
+    fleet: Fleet,
+    redactor: Redactor,
+    out: RunConsole,
+    lock: Lock | None = None,
+) -> Iterator[Recorder]:
+    """The run's journal with its Recorder active: whatever happens, it ends with the true status, and
+    the shippers get their time to deliver it. `lock` is the journal's, if this process has it already."""
+    if not is_main_process():
+        yield Recorder(JournalWriter(Path(os.devnull), _header(config, directory)), redactor)
+        return
+    from fmstune.run.tracker_runs import continue_runs
+
+    tracking = directory.path / TRACKING_DIR
+    tracking.mkdir(parents=True, exist_ok=True)
+    earlier = 0
+    if directory.checkpoint is not None and not (tracking / JOURNAL_NAME).exists():
+        earlier = continue_runs(directory.checkpoint, directory.path, config.tracking.trackers)
+    header, known = _header(config, directory, earlier), highest_known(directory.path)
+    if original := original_of(directory.path):
+        become_own_run(directory.path, header)
+        out.say("copy", f"of {original}, which is still there: a run of its own, also in its trackers")
+    journal = JournalWriter(tracking / JOURNAL_NAME, header, on_trouble=out.warn, known=known, lock=lock)
+    note_place(directory.path, journal.header.id)
+    recorder = Recorder(journal, redactor)
+    fleet.sail(directory.path, tend=journal.tend)
+    process = os.getpid()
+    status: Status = "failed"
+    error: str | None = None
+    try:
+        with active(recorder):
+            # Before anything else: what follows a status without this mark, that run has left behind.
+            if directory.checkpoint is not None or journal.last_seq > journal.header.after:
+                recorder.resumed(directory.step)
+            _track_identity(recorder, config)
+            yield recorder
+        status = "finished"
+    except BaseException as stopped:
+        status, error = _how_it_ended(stopped)
+        if status == "failed" and os.getpid() == process:
+            _write_error_log(directory.path, redactor)
+        raise
+    finally:
+        if os.getpid() != process:
+            _leave_child()
+        with contextlib.ExitStack() as steps:  # the last one first; whatever one does, the others follow
+            steps.enter_context(active(recorder))  # which counts what threads go on to track
+            steps.callback(
+                _guarded,
+                out,
+                "reporting what the trackers got",
+                _show,
+                directory.path,
+                journal,
+                out,
+                config.tracking.trackers,
+            )
+            steps.callback(_guarded, out, "closing the journal", journal.close)
+            steps.callback(_guarded, out, "closing the trackers", fleet.finish)
+            steps.callback(_guarded, out, "recording the end", recorder.close, status, error)
+
+
+def _guarded(out: RunConsole, what: str, step: Callable[..., None], *arguments: Any) -> None:
+    """One step of a run's end: what it raises is no reason for a training that worked to have failed."""
+    try:
+        step(*arguments)
+    except Exception as error:
+        out.warn(f"{what} failed: {type(error).__name__}: {error}")
+
+
+def _show(directory: Path, journal: JournalWriter, out: RunConsole, used: Collection[str]) -> None:
+    for line in reports(directory, used):
+        out.say(line.tracker, line.line())
+        for change in line.changes:
+            out.say("", f"adapted: {change}")
+    if lost := journal.unrecorded - journal.late:
+        out.warn(f"{counted(lost, 'event')} could not be written to the journal: lost")
+    if journal.late:
+        out.warn(
+            f"{counted(journal.late, 'event')} came after the end of the training, from a thread or a child "
+            "that went on: not recorded. End it in on_train_end"
+        )
+    if journal.lost:
+        out.warn(f"{counted(journal.lost, 'event')} of the damaged journal could not be recovered: lost")
+
+
+def _leave_child() -> NoReturn:
+    """End a forked child that comes out of the training: what follows is its parent's to do, once."""
+    error = sys.exc_info()[1]
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code & 0xFF)
+
+
+def say_resumed(directory: RunDirectory, fleet: Fleet, out: RunConsole) -> None:
+    """Say that the run is resumed, and what becomes of steps that were logged before."""
+    for told in directory.passed_over:
+        out.warn(told)
+    if directory.checkpoint is None:
+        return
+    policies = [f"{policy} in {name}" for name, policy in fleet.repeated_steps().items()]
+    again = f"; steps logged before are {', '.join(policies)}" if policies else ""
+    out.say("resume", f"from {directory.checkpoint}{again}")
+
+
+def _how_it_ended(stopped: BaseException) -> tuple[Status, str | None]:
+    from fmstune.training.callbacks.stopping import Interrupted
+
+    if isinstance(stopped, (Interrupted, KeyboardInterrupt)):
+        return "interrupted", None
+    from fmstune.launch.rank import cause_of_lost_peer
+
+    cause = cause_of_lost_peer(str(stopped))
+    if cause is not None:
+        return "failed", cause
+    first = next(iter(str(stopped).strip().splitlines()), "")
+    return "failed", f"{type(stopped).__name__}: {first}" if first else type(stopped).__name__
+
+
+def _track_identity(recorder: Recorder, config: RunConfig) -> None:
+    """What the run is: the user's params, the resolved configuration, the versions, the commit."""
+    if config.params:
+        recorder.set_params(config.params, "params")
+    recorder.set_params({k: v for k, v in to_mapping(config).items() if k != "params"}, "config")
+    recorder.set_params(provenance.packages(), "packages")
+    commit = provenance.git(Path.cwd())
+    if commit:
+        recorder.set_params(commit, "git")
+
+
+def in_process_callbacks(recorder: Recorder, guests: list[Job], out: RunConsole) -> list[Any]:
+    """The callbacks of trackers that have to work in this process, each in a guard."""
+    if not guests:
+        return []
+    from fmstune.delivery.in_process import GuardedTracker
+    from fmstune.trackers.compat import build_tracker
+
+    for job in guests:
+        try:
+            guest = GuardedTracker(build_tracker(job.reference, job.name, job.options), out.warn)
+        except BaseException as error:  # its shipper could build it; here it is the plug-in's
+            if is_stop(error):
+                raise
+            out.warn(f"the tracker {job.name} is disabled for this run: {text_of(error)}")
+            continue
+        recorder.guests.append(guest)
+    return [guest.get_hf_callback() for guest in recorder.guests]
+
+
+def reports(directory: Path, used: Collection[str] | None = None) -> list[DeliveryReport]:
+    """The state of each delivery of a run, also where its files are damaged; trackers that work in this
+    process have none. `used` are the trackers that this process delivers to: the others have got nothing
+    of it, and no time was too short for them."""
+    if not is_main_process():
+        return []
+    lines = []
+    for ledger in all_ledgers(directory):
+        try:
+            lines += report(directory, [ledger.tracker])
+        except (OSError, JournalError) as error:
+            known = DeliveryReport(ledger.tracker, ledger.delivered, ledger.total, "behind", error=str(error))
+            lines.append(dataclasses.replace(known, run_id=ledger.run_id, url=ledger.url))
+    if used is None:
+        return lines
+    return [
+        line
+        if line.tracker in used or line.state == "complete"
+        else dataclasses.replace(line, error="not used by this resume", since=None)
+        for line in lines
+    ]
+
+
+def redactor_of(config: RunConfig) -> Redactor:
+    """The redactor that knows the secrets of this configuration too; and so does all of this process."""
+    know_secrets(config_secrets(to_mapping(config)))
+    return process_redactor()
+
+
+def _header(config: RunConfig, directory: RunDirectory, after: int = 0) -> Header:
+    name = hide(config.training.get("run_name") or directory.path.resolve().name)
+    return Header(uuid.uuid4().hex, name, time.time(), str(Path.cwd()), after)
+
+
+def _write_error_log(directory: Path, redactor: Redactor) -> None:
+    with contextlib.suppress(OSError):  # the disk may be what failed; the error itself is on the screen
+        (directory / ERROR_LOG).write_text(redactor.text(traceback.format_exc()), encoding="utf-8")

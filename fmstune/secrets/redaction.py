@@ -1,0 +1,193 @@
+"""Redaction: no secret reaches the journal, a file, a log, a terminal or a tracker.
+
+Three nets, since each alone has holes: values under secret names, texts whose form says what they are (both
+in `fmstune.secrets.names`), and the very texts that are known to be secrets here, however they are escaped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fmstune.secrets.known import Known, config_secrets, in_environment, in_files, secret_texts
+from fmstune.secrets.names import (
+    REDACTED,
+    hide_forms,
+    hide_users,
+    holds_redacted,
+    is_count,
+    is_placeholder,
+    is_secret_flag,
+    is_secret_name,
+    looks_random,
+    names_credential,
+)
+
+__all__ = [
+    "REDACTED",
+    "Redactor",
+    "config_secrets",
+    "hide",
+    "holds_redacted",
+    "know_secrets",
+    "process_redactor",
+    "process_secrets",
+    "secret_texts",
+]
+
+
+class Redactor:
+    """Replaces secrets by `[redacted]` in texts, and in mappings by name and by value."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None, secrets: Iterable[str] = ()) -> None:
+        """`environment` defaults to all that this process knows: its environment, the files that SDKs keep
+        credentials in, its configuration. `secrets` are further texts to hide."""
+        own = environment is None
+        given = dict(os.environ) if environment is None else environment
+        known = [*in_environment(given), *secrets, *((*in_files(given), *_secrets) if own else ())]
+        self._known = Known.of(known)
+
+    def text(self, text: str, *, tracked: bool = False) -> str:
+        """The text without the secrets in it. Doing it twice changes nothing more."""
+        return hide_forms(self._known.hide(text), tracked=tracked)
+
+    def value(self, value: Any, name: str = "", *, tracked: bool = False) -> Any:
+        """The value without secrets, nested ones included. Under a secret name nothing stays but truth
+        values and nothing itself; elsewhere numbers are no secrets. What is `tracked` are the user's own
+        words: a `token` is a model's there, unless it looks like a credential."""
+        return self._value(value, name, names_credential(name) if tracked else is_secret_name(name), tracked)
+
+    def _value(self, value: Any, name: str, secret: bool, tracked: bool) -> Any:
+        if isinstance(value, Mapping):
+            below = {
+                key: self.value(item, name if secret else str(key), tracked=tracked)
+                for key, item in value.items()
+            }
+            return self._renamed(below)
+        if isinstance(value, (list, tuple)):
+            return self._list(value, name, secret, tracked)
+        if secret:
+            return _hidden(value, name, tracked)
+        if not isinstance(value, str):
+            return value
+        if tracked and value in self._known.alone:
+            return REDACTED
+        if "token" in name.lower() and len(value) >= 16 and looks_random(value):
+            return REDACTED
+        return self.text(value, tracked=tracked)
+
+    def _list(self, values: Sequence[Any], name: str, secret: bool, tracked: bool) -> list[Any]:
+        """A list without secrets; in one of a command's arguments, `--api-key` says what the next one is."""
+        hidden, flagged = [], False
+        for item in values:
+            one = self._value(item, name, secret, tracked)
+            if flagged and isinstance(item, str) and not item.startswith("-"):
+                one = _hidden(item, "", tracked)
+            hidden.append(one)
+            flagged = is_secret_flag(item)
+        return hidden
+
+    def mapping(self, values: Mapping[str, Any], name: str = "", *, tracked: bool = False) -> dict[str, Any]:
+        """The mapping without secrets; with the name that it has, such as a namespace of params."""
+        return dict(self.value(values, name, tracked=tracked))
+
+    def configuration(self, tables: Mapping[str, Any]) -> dict[str, Any]:
+        """The tables of a configuration without secrets. Its keys are the program's, and keep their names."""
+        return {
+            table: {key: self.setting(f"{table}.{key}", value) for key, value in values.items()}
+            if isinstance(values, Mapping)
+            else self.value(values, table)
+            for table, values in tables.items()
+        }
+
+    def setting(self, key: str, value: Any) -> Any:
+        """The value of a setting, such as `training.hub_token`, without secrets. The paths and names in it
+        are read back: they lose the password of a URL, and nothing else."""
+        table, _, name = key.partition(".")
+        if table == "params":
+            return self.value(value, name, tracked=True)
+        if table in _TABLES_OF_PATHS or name.endswith(_ENDS_OF_PATHS):
+            return _without_users(value)
+        if isinstance(value, Mapping):
+            return {inner: self.value(item, str(inner)) for inner, item in value.items()}
+        return self.value(value, name)
+
+    def metrics(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Metrics without secrets in their names and texts. A number is a measurement, whatever its name."""
+        return self._renamed({key: self.metric(item, key) for key, item in values.items()})
+
+    def metric(self, value: Any, name: str) -> Any:
+        """The value of a metric without secrets."""
+        return value if _is_number(value) else self.value(value, name, tracked=True)
+
+    def _renamed(self, values: Mapping[Any, Any]) -> dict[Any, Any]:
+        """The mapping without secrets in its keys; two that become the same stay two."""
+        renamed: dict[Any, Any] = {}
+        counts: dict[Any, int] = {}
+        for key, value in values.items():
+            new = stem = self.text(key) if isinstance(key, str) else key
+            while new in renamed:
+                counts[stem] = counts.get(stem, 1) + 1
+                new = f"{stem} {counts[stem]}"
+            renamed[new] = value
+        return renamed
+
+
+_TABLES_OF_PATHS = frozenset({"model", "data"})
+_ENDS_OF_PATHS = ("dir", "path", "file", "checkpoint", "model_id", "run_name", "deepspeed", "log")
+
+
+def _without_users(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_users(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_users(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    return hide_forms(value) if "://" in value else hide_users(value)  # `?token=…` is of a URL alone
+
+
+_secrets: tuple[str, ...] = ()
+_of_process: tuple[dict[str, str], tuple[str, ...], Redactor] | None = None
+
+
+def know_secrets(secrets: Iterable[str]) -> None:
+    """From here on `hide` knows these secrets of the configuration, instead of those of an earlier one."""
+    global _secrets
+    _secrets = tuple(secrets)
+
+
+def process_secrets() -> tuple[str, ...]:
+    """The secrets of the configuration, as `know_secrets` was given them."""
+    return _secrets
+
+
+def hide(text: str) -> str:
+    """The text without secrets, as this process knows them: the one way out for every text that a person
+    or a file is to get (messages, errors, ledgers, logs)."""
+    return process_redactor().text(text)
+
+
+def process_redactor() -> Redactor:
+    """The redactor that knows all that this process does."""
+    global _of_process
+    environment = dict(os.environ)
+    if _of_process is None or _of_process[:2] != (environment, _secrets):
+        _of_process = (environment, _secrets, Redactor())
+    return _of_process[2]
+
+
+def _hidden(value: Any, name: str, tracked: bool) -> Any:
+    if value is None or value == "" or isinstance(value, bool):
+        return value
+    if isinstance(value, str) and is_placeholder(value):  # tool_token = "<tool>"
+        return value
+    # Whether a test passes, in a table of them.
+    if tracked and name == "pass" and (_is_number(value) or str(value).lower() in ("yes", "no", "y", "n")):
+        return value
+    return value if _is_number(value) and is_count(name) else REDACTED
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,68 @@
+"""Trackers of an older shape: any class with `track(metric, name, stage)`, whatever it inherits."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import Check, RunStart, Status, Table, TrackerRun
+from fmstune.trackers.registry import load_reference
+
+
+def build_tracker(reference: str, name: str, options: Mapping[str, Any]) -> Tracker:
+    """The tracker of `reference` with its options, behind the present interface whatever its shape.
+
+    Raises `BrokenTracker` or `TrackerOptionError`, and whatever the tracker's own `__init__` raises.
+    """
+    found: Any = load_reference(reference, name)
+    if isinstance(found, type) and issubclass(found, Tracker) and takes_step(found.track):
+        return found(name, options)
+    return OldShapeTracker(name, found(name=name, tracker_config=dict(options)))
+
+
+def works_in_process(tracker: Tracker) -> bool:
+    """Whether the tracker brings a callback of its own, which can only work in the training process."""
+    cls = type(tracker.inner) if isinstance(tracker, OldShapeTracker) else type(tracker)
+    own = getattr(cls, "get_hf_callback", None)
+    return own is not None and own is not Tracker.get_hf_callback
+
+
+def takes_step(track: Any) -> bool:
+    """Whether `track` can be called with the keyword `step`."""
+    parameters = inspect.signature(track).parameters.values()
+    return any(p.name == "step" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+class OldShapeTracker(Tracker):
+    """Calls an older tracker's `track` exactly as `(metric, name, stage)`, and those hooks that it has."""
+
+    def __init__(self, name: str, inner: Any) -> None:
+        super().__init__(name)
+        self.inner = inner
+
+    def open(self, start: RunStart) -> TrackerRun:
+        return self.inner.open(start) if hasattr(self.inner, "open") else super().open(start)
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        super().track(metric, name, stage)
+        self.inner.track(metric, name, stage)
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        super().set_params(params, name)
+        if hasattr(self.inner, "set_params"):
+            self.inner.set_params(params, name)
+
+    def track_table(self, table: Table) -> None:
+        if hasattr(self.inner, "track_table"):
+            self.inner.track_table(table)
+        else:
+            super().track_table(table)
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        if hasattr(self.inner, "close"):
+            self.inner.close(status, error)
+
+    def check(self, timeout: float) -> Check:
+        return self.inner.check(timeout) if hasattr(self.inner, "check") else super().check(timeout)

@@ -1,0 +1,1 @@
+"""Foreign values in the form that a tracker can hold."""

@@ -1,0 +1,242 @@
+"""The one normaliser: fits metrics, params and tables to what a tracker declares it can hold.
+
+It never raises and never drops in silence: each adaptation is a sentence in the ledger, and the journal
+keeps the original.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fmstune.trackers.records import Limits, utf8
+
+_MOST_CHANGES = 50
+_STEP_BITS = 64
+
+
+class Normaliser:
+    """Adapts values to `limits`; `changes` lists what was changed, each kind of change once."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._changes: dict[str, int] = {}
+        self._metric_names: dict[str | None, _Names] = {}
+        self._namespaces = _Names(limits, reserved=limits.reserved_params)
+        self._tables = _Names(limits, chars=limits.table_chars, most=limits.max_table)
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What was changed, in the order it was met, with the number of values that were left out."""
+        return tuple(
+            f"{change} ({count} values)" if count > 1 else change for change, count in self._changes.items()
+        )
+
+    def metrics(self, values: Mapping[str, Any], stage: str | None = None) -> dict[str, Any]:
+        """Metrics of a stage as the tracker takes them: numbers under names it allows."""
+        names = self._metric_names.get(stage)
+        if names is None:
+            names = self._metric_names[stage] = _Names(
+                self._limits, reserved=_of_stage(self._limits.reserved_metrics, stage)
+            )
+        kept: dict[str, Any] = {}
+        for name, value in values.items():
+            value = self._metric(value, name)
+            if value is not None:
+                kept[self._name(name, names)] = value
+        return kept
+
+    def params(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Params as the tracker takes them: nested or flat, with texts of a length it allows."""
+        items = values.items() if self._limits.nested else flatten(values)
+        return self._renamed(items, "")
+
+    def namespace(self, name: str | None) -> str | None:
+        """The namespace of params."""
+        return None if name is None else self._name(str(name), self._namespaces)
+
+    def table(self, name: str | None) -> str:
+        """The name of a table."""
+        return self._name("table" if name is None else str(name), self._tables)
+
+    def rows(self, rows: tuple[Mapping[str, Any], ...], table: str) -> tuple[dict[str, Any], ...]:
+        """The rows of a table, whose columns have one name in all of them."""
+        columns = _Names(self._limits)
+        return tuple(
+            {
+                self._name(str(column), columns): self._value(value, f"{table}.{column}")
+                for column, value in row.items()
+            }
+            for row in rows
+        )
+
+    def stage(self, stage: Any) -> str | None:
+        """The stage, as text that any service can hold."""
+        if stage is None:
+            return None
+        fitting = utf8(str(stage))
+        if not self._limits.nul:
+            fitting = fitting.replace("\0", "_")
+        if fitting != stage:
+            self.note(f"the stage {_shown(str(stage))} is called {_shown(fitting)}")
+        return fitting
+
+    def step(self, step: Any) -> int | None:
+        """The step, if it is one: an integer of at most 64 bits."""
+        if type(step) is int and _fits(step, _STEP_BITS):
+            return step
+        if isinstance(step, (int, float)) and math.isfinite(step) and _fits(int(step), _STEP_BITS):
+            if step != int(step):
+                self.note(f"the step {step!r} is not an integer, and became {int(step)}")
+            return int(step)
+        if step is not None:
+            self.note(f"the step {_shown(str(step))} is not a 64-bit integer, and is left out")
+        return None
+
+    def epoch(self, epoch: Any) -> float | None:
+        """The epoch, if it is a finite number."""
+        if isinstance(epoch, (int, float)) and -1e300 < epoch < 1e300:
+            return float(epoch)
+        if epoch is not None:
+            self.note(f"the epoch {_shown(str(epoch))} is not a number, and is left out")
+        return None
+
+    def _metric(self, value: Any, name: str) -> Any:
+        """A metric that the tracker can hold; `None` if there is none."""
+        shown = _shown(name)
+        bits = self._limits.integer_bits
+        if isinstance(value, bool):
+            return int(value)
+        if isinstance(value, int) and bits is not None and not _fits(value, bits):
+            try:
+                rounded = float(value)
+            except OverflowError:
+                return self._leave_out(
+                    f"metric {shown} is too large a number and is kept in the journal only"
+                )
+            self.note(f"metric {shown} has integers beyond {bits} bits, which are rounded")
+            return rounded
+        if isinstance(value, float) and not math.isfinite(value) and not self._limits.nan:
+            return self._leave_out(
+                f"metric {shown} was not finite at times; those points are in the journal only"
+            )
+        if isinstance(value, (int, float)):
+            return value
+        if self._limits.text_metrics and value is not None:
+            return self._value(value, name)
+        return self._leave_out(f"metric {shown} is not a number and is kept in the journal only")
+
+    def _value(self, value: Any, key: str) -> Any:
+        if isinstance(value, Mapping):
+            return self._renamed(value.items(), f"{key}.")
+        if isinstance(value, list):
+            return [self._value(item, key) for item in value]
+        if isinstance(value, str):
+            return self._text(value, key)
+        bits = self._limits.integer_bits
+        if isinstance(value, int) and bits is not None and not _fits(value, bits):
+            self.note(f"{_shown(key)} is an integer beyond {bits} bits and is kept as text")
+            return str(value)
+        return value
+
+    def _text(self, value: str, key: str) -> str:
+        text = utf8(value)
+        if text != value:
+            self.note(f"{_shown(key)} has characters that Unicode does not have, kept as escapes")
+        if not self._limits.nul and "\0" in text:
+            self.note(f"{_shown(key)} has the character NUL, kept as \\0")
+            text = text.replace("\0", "\\0")
+        most = self._limits.max_value
+        if most is not None and len(text) > most:
+            self.note(f"param {_shown(key)} was cut from {len(text)} to {most} characters")
+            return text[:most]
+        return text
+
+    def _renamed(self, items: Any, prefix: str) -> dict[str, Any]:
+        names = _Names(self._limits)
+        found: dict[str, Any] = {}
+        for key, value in items:
+            fitting = self._name(str(key), names, again=True)
+            found[fitting] = self._value(value, f"{prefix}{key}")
+        return found
+
+    def _name(self, name: str, names: _Names, *, again: bool = False) -> str:
+        fitting = names.fit(name, again=again)
+        if fitting != name:
+            self.note(f"{_shown(name)} is called {_shown(fitting)}")
+        return fitting
+
+    def _leave_out(self, change: str) -> None:
+        self.note(change)
+        if change in self._changes:
+            self._changes[change] += 1
+
+    def note(self, change: str) -> None:
+        """Say, once, what had to be changed."""
+        if len(self._changes) < _MOST_CHANGES or change in self._changes:
+            self._changes.setdefault(change, 0)
+        else:
+            self._changes["and more"] = 0
+
+
+class _Names:
+    """The names of one scope as a service can have them. Two that would become the same stay two."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        chars: str | None = None,
+        most: int | None = None,
+        reserved: frozenset[str] = frozenset(),
+    ) -> None:
+        chars = chars or limits.name_chars
+        self._bad = re.compile(f"[^{chars}]") if chars else None
+        self._most = limits.max_name if most is None else most
+        self._nul = limits.nul
+        self._fold = str.casefold if limits.ignores_case else str
+        self._taken = {self._fold(name) for name in reserved}
+        self._fitting: dict[str, str] = {}
+
+    def fit(self, name: str, *, again: bool = False) -> str:
+        """What `name` is called; with `again`, a name that comes a second time is another one."""
+        if name in self._fitting and not again:
+            return self._fitting[name]
+        stem = self._bad.sub("_", name) if self._bad else utf8(name)
+        if not self._nul:
+            stem = stem.replace("\0", "_")
+        fitting = stem = stem[: self._most] or "_"
+        count = 1
+        while self._fold(fitting) in self._taken:
+            count += 1
+            suffix = f"_{count}"
+            fitting = stem[: (self._most or len(stem) + 9) - len(suffix)] + suffix
+        self._taken.add(self._fold(fitting))
+        self._fitting[name] = fitting
+        return fitting
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as dotted keys and their values; an empty mapping stays a value."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _of_stage(reserved: frozenset[str], stage: str | None) -> frozenset[str]:
+    prefix = f"{stage}/" if stage else ""
+    return frozenset(name.removeprefix(prefix) for name in reserved if name.startswith(prefix))
+
+
+def _fits(value: int, bits: int) -> bool:
+    return -(1 << (bits - 1)) <= value < 1 << (bits - 1)
+
+
+def _shown(name: str) -> str:
+    """A name in a sentence: on one line, and not for ever."""
+    text = name if name.isprintable() else ascii(name)[1:-1]
+    return text if len(text) <= 80 else text[:79] + "…"

@@ -1,0 +1,238 @@
+"""Foreign values as JSON can hold them, in bounded time and space, whatever the values are or do.
+
+A value may be a graph: a tree whose nodes know their parent, lists that share lists. Walking each path
+through it takes exponential time, so one call looks at a bounded number of values. A foreign `__str__`
+that never returns is the one thing that can't be helped from within its own thread.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import enum
+import itertools
+import math
+import os
+import types
+from collections.abc import ItemsView, Iterable, KeysView, Mapping, ValuesView
+from typing import Any
+
+from fmstune.user_code import is_stop
+
+MOST_VALUES = 100_000
+"""So many values, nested ones included, are kept of what one call of the user's tracks."""
+MOST_TABLE_VALUES = 1_000_000
+_MOST_CHARACTERS = 1 << 26
+_MOST_TEXT = 10_000
+"""So many characters are kept of the text of an unknown object."""
+_MOST_IN_NAME = 100
+_DEEPEST = 64
+_MOST_BITS = 4096
+_MOST_ITEMS = 10_000
+"""So many numbers of an array, or bytes, are kept; of longer ones, the size."""
+_MOST_TRIES = 5
+"""Reads of a mapping that another thread changes meanwhile."""
+
+_SIMPLE = (str, bool, int, float, type(None))
+
+
+def plain(value: Any, depth: int = _DEEPEST) -> Any:
+    """The value as JSON can hold it. Never raises, whatever the value does.
+
+    Dataclasses become mappings, enums their value, paths text, dates ISO 8601, bytes text with escapes,
+    sets lists, tensors and arrays numbers or lists of at most 10,000 numbers, the non-finite strings.
+    Anything unknown becomes its text. What is nested in itself, deeper than `depth` or beyond
+    `MOST_VALUES` is cut, and named where it was.
+    """
+    return Walk().plain(value, depth)
+
+
+def text_of(value: Any) -> str:
+    """The value as text, for what has to be a name. Never raises."""
+    found = Walk(_MOST_IN_NAME).plain(value)
+    return found if isinstance(found, str) else _text(found)
+
+
+def mapping_of(value: Any, walk: Walk | None = None) -> dict[str, Any]:
+    """A mapping as JSON can hold it; one that can't be read is its text, under the key `value`."""
+    found = (walk or Walk()).plain(value)
+    return found if isinstance(found, dict) else {"value": found}
+
+
+def is_mapping(value: Any) -> bool:
+    """Whether the value is a mapping. Never raises, as a foreign `__class__` may."""
+    try:
+        return isinstance(value, Mapping)
+    except BaseException as error:
+        if is_stop(error):
+            raise
+        return False
+
+
+class Walk:
+    """One walk through values, which together may be `most` and no more."""
+
+    def __init__(self, most: int = MOST_VALUES) -> None:
+        self._most = self._left = most
+        self._characters = _MOST_CHARACTERS
+        self._above: set[int] = set()  # the containers around the present value, by their identity
+
+    def plain(self, value: Any, depth: int = _DEEPEST) -> Any:
+        """The value as JSON can hold it; see `plain`."""
+        self._left -= 1
+        kind = type(value)
+        if kind is str:
+            return self._kept(value)
+        if kind is bool or value is None:
+            return value
+        try:
+            if isinstance(value, enum.Enum):
+                return self.plain(value.value, depth - 1) if depth > 0 else _named(value, "nested too deep")
+            if isinstance(value, float):
+                return _finite(float(value))
+            if isinstance(value, int):
+                # Python refuses to write out the largest.
+                bits = value.bit_length()
+                return int(value) if bits <= _MOST_BITS else f"<a number of {bits} bits>"
+            if isinstance(value, str):
+                return self._kept(str.__str__(value))
+            return self._object(value, depth)
+        except BaseException as error:  # whatever a foreign object raises, its text is what is left of it
+            if is_stop(error):
+                raise
+            return self._kept(_text(value))
+
+    def _object(self, value: Any, depth: int) -> Any:
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            text = bytes(value[:_MOST_ITEMS]).decode("utf-8", "backslashreplace")
+            return self._kept(text if len(value) <= _MOST_ITEMS else f"{text}… ({len(value)} bytes)")
+        if isinstance(value, os.PathLike):
+            return self._kept(os.fsdecode(value))
+        if isinstance(value, (datetime.date, datetime.time)):
+            return self._kept(value.isoformat())
+        if id(value) in self._above:
+            return _named(value, "nested in itself")
+        if depth <= 0:
+            # Not its text: that of a container is as large as all the paths through it.
+            return _named(value, "nested too deep") if _is_container(value) else self._kept(_text(value))
+        self._above.add(id(value))
+        try:
+            return self._nested(value, depth)
+        finally:
+            self._above.discard(id(value))
+
+    def _nested(self, value: Any, depth: int) -> Any:
+        if isinstance(value, Mapping):
+            return self._mapping(self._items(value), depth)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            names = [each.name for each in dataclasses.fields(value)]
+            return self._mapping(((name, getattr(value, name)) for name in names), depth)
+        if isinstance(value, types.SimpleNamespace):
+            return self._mapping(self._items(vars(value)), depth)
+        if isinstance(value, (set, frozenset)):
+            # One more than is kept, so that the cut is seen.
+            return self._list(sorted(itertools.islice(value, max(self._left, 0) + 1), key=_text), depth)
+        if _is_container(value):
+            return self._list(value, depth)
+        if not hasattr(value, "tolist"):
+            item = value.item()
+            return self.plain(item, 0) if isinstance(item, _SIMPLE) else self._kept(_text(value))
+        # A tensor, an array or a scalar of NumPy. One number in it is that number, whatever the shape.
+        shape = tuple(int(size) for size in itertools.islice(value.shape, _DEEPEST))
+        if math.prod(shape) > _MOST_ITEMS:
+            return f"<{type(value).__name__} of shape {list(shape)}>"
+        return self.plain(value.item() if math.prod(shape) == 1 else value.tolist(), depth - 1)
+
+    def _list(self, items: Iterable[Any], depth: int) -> list[Any]:
+        found: list[Any] = []
+        for item in items:
+            if self.is_over:
+                found.append(self.cut)
+                break
+            found.append(self.plain(item, depth - 1))
+        return found
+
+    def _mapping(self, items: Iterable[tuple[Any, Any]], depth: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        counts: dict[str, int] = {}
+        for key, item in items:
+            if self.is_over:
+                found["…"] = self.cut
+                break
+            name = stem = self._key(key)
+            while name in found:  # `1` and `"1"` are two keys here, and stay two
+                counts[stem] = counts.get(stem, 1) + 1
+                name = f"{stem} ({counts[stem]})"
+            found[name] = self.plain(item, depth - 1)
+        return found
+
+    def _items(self, value: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
+        """The items of a mapping that another thread may be adding to: they are copied first, which for a
+        dict is one step of the interpreter's most of the time, and tried again when it was not."""
+        most = max(self._left, 0) + 1  # one more than is kept, so that the cut is seen
+        for _ in range(_MOST_TRIES):
+            try:
+                return list(itertools.islice(value.items(), most))
+            except RuntimeError:  # it has changed its size
+                continue
+        # A subclass of dict may read files here, or raise; what it holds itself is better than its text.
+        held = dict.items(value) if isinstance(value, dict) else value.items()
+        return list(itertools.islice(held, most))
+
+    def _key(self, key: Any) -> str:
+        if type(key) is str:
+            return self._kept(key)
+        if isinstance(key, tuple) and all(isinstance(part, _SIMPLE) for part in key):
+            return self._kept(_text(key))
+        found = self.plain(key, 2)
+        return found if isinstance(found, str) else self._kept(str(found))
+
+    def _kept(self, text: str) -> str:
+        """As much of the text as there is room for."""
+        room, self._characters = self._characters, max(self._characters - len(text), 0)
+        if len(text) <= room:
+            return text
+        return f"{text[:room]}… <cut: {len(text)} characters, more than {_MOST_CHARACTERS:,} together>"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no room for another value."""
+        return self._left <= 0
+
+    @property
+    def cut(self) -> str:
+        """What stands where values were cut."""
+        return f"<cut: more than {self._most:,} values>"
+
+
+def _is_container(value: Any) -> bool:
+    """Whether the value holds others that can be read one by one."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return True
+    several = (Mapping, list, tuple, set, frozenset, collections.deque, collections.UserList)
+    return isinstance(value, (*several, KeysView, ValuesView, ItemsView, types.SimpleNamespace))
+
+
+def _named(value: Any, why: str) -> str:
+    return f"<{type(value).__name__}, {why}>"
+
+
+def _finite(value: float) -> float | str:
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _text(value: Any) -> str:
+    try:
+        text = str.__str__(str(value))  # an exact one: a subclass may do anything later
+    except (
+        BaseException
+    ) as error:  # a foreign `__str__` may raise anything, and this is called in the training
+        if is_stop(error):
+            raise
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}… ({len(text)} characters)"

@@ -1,0 +1,305 @@
+"""`build_trainer`: the one place where the trainer and its tracker meet."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, PrinterCallback
+from trl import SFTTrainer
+
+from fmstune.config.schema.tables import RunConfig
+from fmstune.data.cache import prepare_once
+from fmstune.data.prepare import DataSummary, shuffled
+from fmstune.data.rows.bad_rows import BadRows
+from fmstune.errors import ConfigError, ModelError
+from fmstune.layout import SKIPPED_ROWS as SKIPPED_ROWS
+from fmstune.models import adapters
+from fmstune.models.adapted_modules import unreached_experts
+from fmstune.models.context_length import require_positions
+from fmstune.models.end_tokens import learnt_ends, stop_at
+from fmstune.models.load import load_model, load_tokenizer
+from fmstune.models.saving import SavesAsItWas
+from fmstune.models.special_tokens import use_tokens
+from fmstune.models.vocabulary import fit_vocabulary
+from fmstune.system.compiler import require_compiler
+from fmstune.system.device import Precision, precision
+from fmstune.trackers.base import Tracker
+from fmstune.training.extensions import Extensions
+from fmstune.training.memory.outlook import require_room_for_weights
+from fmstune.training.speed.lm_head import Head, balances_experts, fit_lm_head, sees_ahead
+from fmstune.training.speed.padding_free import Padding, decide
+from fmstune.training.trainers.disk import GuardedSaving
+from fmstune.training.trainers.each_row_once import EachRowOnce, trained_twice
+from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
+from fmstune.training.trainers.guarded import GuardedTraining
+from fmstune.training.trainers.methods import arguments_class, build_tuner, first_sentence
+from fmstune.training.trainers.neftune import RowNoise
+
+
+class FineTuner(
+    SavesAsItWas, GuardedSaving, TokenWeightedEvaluation, EachRowOnce, GuardedTraining, SFTTrainer
+):
+    """TRL's trainer, without the work that it does for cases other than ours."""
+
+    data_collator: Any
+    lm_head: Head
+    unbalanced: bool
+    """Whether the config asks for a loss that balances the experts, and the model gives none."""
+    neftune_noise_alpha: float | None
+    aux_loss_enabled: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self.lm_head = fit_lm_head(bare, direct=self.args.device.type == "cpu", experts=self.aux_loss_enabled)
+        self.unbalanced = self.lm_head == "own" and self.aux_loss_enabled and not balances_experts(bare)
+        if self.unbalanced:
+            if self.args.router_aux_loss_coef:
+                raise ValueError(
+                    f"training.router_aux_loss_coef: {bare.config.model_type} gives no loss that balances "
+                    "its experts; leave it out."
+                )
+            self.aux_loss_enabled = bare.config.get_text_config().output_router_logits = False
+        # Not the Trainer's own noise, which goes by the width of the batch.
+        alpha, self.neftune_noise_alpha = self.neftune_noise_alpha, None
+        self._noise = None if alpha is None else RowNoise(alpha)
+        if self.args.packing and self.args.world_size > 1:
+            # A batch of packed rows is one row to `gather_for_metrics`, which would not find those that fill
+            # up the last batch of several processes, and they would be counted twice.
+            self.args.per_device_eval_batch_size = 1
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's, with noise on the embeddings where it is asked for."""
+        with contextlib.nullcontext() if self._noise is None else self._noise.on(self.model):
+            return super().train(*args, **kwargs)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's loss."""
+        if self._noise is not None:
+            self._noise.next_batch(inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Evaluation is padded also where the training is not: the Trainer averages over rows, and would
+        count a batch without padding as one."""
+        collator = self.data_collator
+        if getattr(collator, "padding_free", False) and not self.args.packing:
+            self.data_collator = dataclasses.replace(collator, padding_free=False)
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = collator
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No card in each checkpoint: TRL's names a local model `None`. The run writes its own, once."""
+
+
+@dataclass(frozen=True)
+class BuiltTrainer:
+    """A trainer ready to run, and what was learnt while it was built."""
+
+    trainer: Any
+    tokenizer: PreTrainedTokenizerBase
+    model_identity: dict[str, Any]
+    data: DataSummary
+    bad_rows: BadRows
+    steps: int
+    trainable: int
+    """Parameters that are trained, of `model_identity["parameters"]`."""
+    padding: Padding | None
+    """What padding means for the training; `None` where rows are packed, and for pairs of answers."""
+    precision: Precision
+    adapter: str | None = None
+    """What is trained instead of all weights, for people."""
+    notes: tuple[str, ...] = ()
+    """What there is to say of the data and the settings."""
+    places: Sequence[str] = ()
+    """Where each training row is from; none where rows are packed."""
+    ends: tuple[str, ...] = ()
+    """The tokens that its answers were trained to end with."""
+
+
+def build_trainer(
+    config: RunConfig, tracker: Tracker, output_dir: Path, extensions: Extensions | None = None
+) -> BuiltTrainer:
+    """Load the model, prepare the data, and build the trainer with one tracker.
+
+    Tracks `model_load_time` and `data_preprocessing_time` (seconds), the model's and the data's identity.
+    Raises `ModelError`, `DataError` or `ConfigError`.
+    """
+    extensions = extensions or Extensions().with_configured(config.run)
+    method, seed = config.run.method, int(config.training.get("seed", 42))
+    packing = bool(config.training.get("packing", False))
+    max_length = config.training.get("max_length", 1024)
+    require_room_for_weights(config.model)
+    require_compiler(config)
+    clock = [time.perf_counter()]
+    tokenizer = load_tokenizer(config.model)
+    use_tokens(config, tokenizer)
+    clock.append(time.perf_counter())
+    # Before the model: a damaged row should not cost the minutes that a large model takes to load.
+    data = prepare_once(
+        config.data,
+        tokenizer,
+        None if packing else max_length,
+        seed,
+        output_dir / SKIPPED_ROWS,
+        method=method,
+        keep_end=config.training.get("truncation_mode") == "keep_end",
+    )
+    if method == "sft" and not packing and config.training.get("shuffle_dataset"):
+        data = shuffled(data, seed)  # packed rows are shuffled by TRL
+    clock.append(time.perf_counter())
+    frozen = config.adapter is not None
+    loaded = load_model(config.model, lora=frozen, seed=seed, reward=method == "reward")
+    grown = fit_vocabulary(loaded.model, tokenizer, config, data)
+    if grown and not frozen:
+        parameters = loaded.model.num_parameters()
+        loaded = dataclasses.replace(loaded, identity={**loaded.identity, "parameters": parameters})
+    ends = () if method == "reward" else learnt_ends(data.summary.shape, tokenizer)
+    stop_at(loaded.model, tokenizer, ends)
+    clock.append(time.perf_counter())
+    streamed = data.summary.streaming
+    longest = (max_length or 0) if streamed else data.summary.longest
+    too_long = require_positions(loaded.model, longest, streamed=streamed)
+
+    if method != "reward" and sees_ahead(loaded.model):
+        raise ModelError(
+            f"model.path = {config.model.path!r} reads the tokens that it is to predict: a model of the type "
+            f'{loaded.model.config.model_type} learns to write if its config.json has "is_decoder": true.'
+        )
+    attached = {
+        "callbacks": [tracker.get_hf_callback(), *extensions.callbacks],
+        "compute_metrics": extensions.compute_metrics,
+        "peft_config": adapters.peft_config(config, loaded.model),
+    }
+    args = training_arguments(config, output_dir, packing=packing, max_length=max_length)
+    trainer: Any
+    padding: Padding | None = None
+    notes = tuple(note for note in (too_long, grown) if note)
+    if method != "sft":
+        tuner = build_tuner(method, loaded.model, args, data, tokenizer, **attached)
+        trainer, notes = tuner.trainer, (*notes, *tuner.notes)
+    else:
+        try:
+            trainer = FineTuner(
+                model=loaded.model,
+                args=args,
+                train_dataset=data.train,
+                eval_dataset=data.eval,
+                processing_class=tokenizer,
+                **attached,
+            )
+        except (ValueError, NotImplementedError) as error:
+            raise ConfigError(f"[training] is refused by TRL: {first_sentence(str(error))}") from error
+        # Virtual tokens go before each row of a batch, which without padding is one.
+        avoidable = False if config.prompt_tuning.enabled else config.training.get("padding_free")
+        padding = _without_padding(trainer, avoidable, seed)
+    if getattr(trainer, "lm_head", None) == "own":
+        notes = (
+            *notes,
+            "the loss is computed from the model's own logits, which takes memory: TRL's shorter way gives "
+            f"another loss for this architecture ({loaded.model.config.model_type})",
+        )
+    if getattr(trainer, "unbalanced", False):
+        notes = (*notes, "no loss balances the load of the experts: this architecture gives none")
+    trainer.method, trainer.longest_row = method, max_length
+    masked = method == "sft" and not packing
+    if not masked and (twice := trained_twice(trainer.args, trainer.train_dataset)):
+        notes = (*notes, twice)
+    trainer.own_files, trainer.save_dtype = loaded.own_files, config.run.save_dtype
+    adapters.ready_for_checkpoints(trainer.model)
+    if experts := unreached_experts(trainer.model, config.lora.target_modules):
+        notes = (*notes, experts)
+    trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, besides our own lines
+    tracker.set_params(dict(loaded.identity), "model")
+    tracker.set_params(data.summary.as_params(), "data")
+    if padding is not None:
+        tracker.set_params(asdict(padding), "padding")
+    model_seconds = clock[1] - clock[0] + clock[3] - clock[2]
+    tracker.track(model_seconds, "model_load_time", "train", step=0)
+    tracker.track(clock[2] - clock[1], "data_preprocessing_time", "train", step=0)
+    return BuiltTrainer(
+        trainer,
+        tokenizer,
+        dict(loaded.identity),
+        data.summary,
+        data.bad,
+        _steps(trainer, data.summary.rows),
+        sum(weights.numel() for weights in trainer.model.parameters() if weights.requires_grad),
+        padding,
+        precision(config.training),
+        adapters.describe(trainer.model),
+        notes,
+        () if packing else data.places,
+        ends,
+    )
+
+
+def _without_padding(trainer: FineTuner, asked: bool | None, seed: int) -> Padding | None:
+    """Let the trainer do without padding, where that is exact and pays; `None` for packed rows, which have
+    none. Raises `ConfigError`."""
+    rows = trainer.train_dataset
+    lengths = [len(row) for row in rows["input_ids"]] if hasattr(rows, "__len__") else []
+    args = trainer.args
+    try:
+        if args.packing:
+            if args.packing_strategy != "wrapped":  # which is meant to join rows
+                decide(trainer.model, [], 1, True, compiled=bool(args.torch_compile), setting="packing")
+            return None
+        padding = decide(
+            trainer.model,
+            lengths,
+            args.per_device_train_batch_size,
+            asked,
+            seed=seed,
+            compiled=bool(args.torch_compile),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    # Not as an argument: the model is asked where the trainer has put it.
+    trainer.data_collator.padding_free = trainer.padding_free = padding.avoided
+    return padding
+
+
+def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, max_length: int | None) -> Any:
+    """TRL's arguments for this run. Raises `ConfigError` for what TRL refuses."""
+    settings = dict(config.training) | {"output_dir": str(output_dir), "report_to": "none"}
+    chosen = precision(settings)
+    settings |= {"bf16": chosen.bf16, "fp16": chosen.fp16}
+    if not torch.accelerator.is_available():
+        settings.setdefault("dataloader_pin_memory", False)  # there is nothing to pin it for
+        # Unless it is told, accelerate takes each process of torchrun for a run of its own where no GPU is,
+        # and transformers takes bf16 for a mistake.
+        settings["use_cpu"] = True
+    if config.run.method != "sft":
+        pass  # TRL cuts prompts with their answers itself
+    elif not packing:
+        # The rows come tokenised, labelled and cut; TRL's own preparation would map over them again.
+        settings |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+        settings["padding_free"] = False  # see `_without_padding`
+    elif max_length is not None:
+        settings["max_length"] = max_length
+    try:
+        return arguments_class(config.run.method)(**settings)
+    except (ValueError, TypeError, ImportError, AttributeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"[training] is refused by TRL: {reason}") from error
+
+
+def _steps(trainer: Any, rows: int) -> int:
+    args = trainer.args
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    batches = math.ceil(rows / (args.train_batch_size * args.world_size))
+    updates = math.ceil(batches / args.gradient_accumulation_steps)
+    steps: int = math.ceil(updates * args.num_train_epochs)
+    return steps

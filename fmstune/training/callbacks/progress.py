@@ -1,0 +1,126 @@
+"""The progress of the training: a line for each log, and a bar on a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from fmstune.console import RunConsole
+from fmstune.trackers.hf_callback import split_stages
+from fmstune.training.trainers.nonfinite import COUNTER
+
+_SHOWN = ("loss", "learning_rate", "mean_token_accuracy", "tokens_per_second", COUNTER)
+_SHOWN_OF_PREFERENCES = (
+    "loss", "learning_rate", "rewards/accuracies", "accuracy", "rewards/margins", "margin",
+    "tokens_per_second", COUNTER,
+)  # fmt: skip
+_SHORT = {
+    COUNTER: "skipped",
+    "learning_rate": "lr",
+    "mean_token_accuracy": "accuracy",
+    "tokens_per_second": "tokens/s",
+    "rewards/accuracies": "reward accuracy",
+    "rewards/margins": "margin",
+    "accuracy": "reward accuracy",
+}
+
+
+class LastStepCallback(TrainerCallback):
+    """Has the last step logged too, between two others: a short run would log no loss at all, and of a long
+    one nobody would learn how it ended."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step >= state.max_steps and args.logging_strategy != "no":
+            control.should_log = True
+
+
+class ProgressCallback(TrainerCallback):
+    """Prints what is logged, one line a log, and keeps the first and last values for the summary."""
+
+    def __init__(self, out: RunConsole) -> None:
+        self._out = out
+        self._bar: Progress | None = None
+        self._began: float | None = None
+        self._first_step = 0
+        self._first: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._began, self._first_step = time.perf_counter(), state.global_step
+        if self._out.console.is_terminal and not self._out.quiet:
+            self._bar = Progress(
+                TextColumn("step     {task.completed:.0f}/{task.total:.0f}"),
+                BarColumn(),
+                TimeRemainingColumn(),
+                console=self._out.console,
+                transient=True,
+            )
+            self._bar.add_task("", total=state.max_steps, completed=state.global_step)
+            self._bar.start()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for stage, values in split_stages(logs or {}).items():
+            numbers = {f"{stage}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
+            self.metrics |= numbers
+            if stage == "train" and COUNTER in values and "loss" not in values:
+                self._out.say("step", f"{state.global_step}/{state.max_steps}  skipped")
+            if "loss" not in values:
+                continue
+            self._first.setdefault(stage, values["loss"])
+            label = "eval" if stage == "eval" else "step"
+            self._out.say(label, f"{state.global_step}/{state.max_steps}  {_figures(values)}")
+
+    def summary(self) -> str:
+        """How the losses went: ` · loss 6.1 → 1.2 · eval loss 1.5`."""
+        parts = []
+        if "train" in self._first:
+            first, last = self._first["train"], self.metrics["train/loss"]
+            parts.append(f"loss {last:.4g}" if first == last else f"loss {first:.4g} → {last:.4g}")
+        if "eval" in self._first:
+            parts.append(f"eval loss {self.metrics['eval/loss']:.4g}")
+        return "".join(f" · {part}" for part in parts)
+
+    def seconds_and_steps(self, state: TrainerState) -> tuple[float, int]:
+        """The time since the training began, in seconds, and the steps made in it."""
+        if self._began is None:  # there was no step left to make
+            return 0.0, 0
+        return time.perf_counter() - self._began, state.global_step - self._first_step
+
+
+def _figures(values: Mapping[str, Any]) -> str:
+    # Whether it is the better answer that is preferred says more than how well it is predicted.
+    preferences = any(name.startswith("rewards/") or name == "margin" for name in values)
+    names = _SHOWN_OF_PREFERENCES if preferences else _SHOWN
+    shown = [(name, values[name]) for name in names if name in values]
+    return "  ".join(
+        # Rates of tens of thousands read better as whole numbers.
+        f"{_SHORT.get(name, name)} {value:,.0f}" if value >= 1000 else f"{_SHORT.get(name, name)} {value:.4g}"
+        for name, value in shown
+    )

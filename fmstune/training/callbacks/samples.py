@@ -1,0 +1,114 @@
+"""Samples at evaluations: what the model writes by now, as a table for the trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import (
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from fmstune.config.schema.tables import SamplesConfig
+from fmstune.console import RunConsole
+from fmstune.data.tokens.table import IGNORED
+from fmstune.models.generate import generate_texts
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import Table
+
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked: `prompt` as people read it, `text` as the model does, and the data's own answer."""
+
+    prompt: str
+    text: str
+    expected: str | None = None
+
+
+class SampleCallback(TrainerCallback):
+    """Lets the model answer at each evaluation, on world rank zero; the training is as without it."""
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        most: int,
+        tokenizer: PreTrainedTokenizerBase,
+        tracker: Tracker,
+        out: RunConsole,
+    ) -> None:
+        self._questions, self._most = questions, most
+        self._tokenizer, self._tracker, self._out = tokenizer, tracker, out
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Generate, and track the table `samples` of the stage `eval`."""
+        if not state.is_world_process_zero or not self._questions:
+            return
+        if args.fsdp or args.deepspeed:
+            self._out.warn("no samples: the model is spread over several devices (fsdp, deepspeed)")
+            self._questions = ()
+            return
+        texts = [question.text for question in self._questions]
+        answers = generate_texts(model, self._tokenizer, texts, self._most)
+        rows = [
+            {"prompt": question.prompt, "answer": answer}
+            | ({} if question.expected is None else {"expected": question.expected})
+            for question, answer in zip(self._questions, answers, strict=True)
+        ]
+        self._tracker.track_table(Table("samples", tuple(rows), "eval", state.global_step, state.epoch))
+        self._out.say("sample", f"{_short(self._questions[0].prompt)} → {_short(answers[0])}")
+
+
+def questions(config: SamplesConfig, tokenizer: PreTrainedTokenizerBase, rows: Any) -> list[Question]:
+    """The prompts that were given, and those of the first evaluation `rows`, tokenised."""
+    asked = [Question(prompt, _rendered(prompt, tokenizer)) for prompt in config.prompts]
+    for row in rows.select(range(min(config.rows, len(rows)))) if config.rows else ():
+        prompt, answer = _parted(row)
+        asked.append(
+            Question(
+                tokenizer.decode(prompt, skip_special_tokens=True),
+                tokenizer.decode(prompt),
+                None if answer is None else tokenizer.decode(answer, skip_special_tokens=True),
+            )
+        )
+    return asked
+
+
+def _parted(row: Any) -> tuple[list[int], list[int] | None]:
+    """The tokens of a row's prompt and of its answer; a row of preferences has the better answer, or, where
+    its only answer is labelled a bad one, none."""
+    if "prompt_ids" in row:
+        good = row.get("chosen_ids", row.get("completion_ids") if row.get("label") else None)
+        return row["prompt_ids"], good
+    ids, labels = row["input_ids"], row["labels"]
+    begin = next((at for at, label in enumerate(labels) if label != IGNORED), len(ids))
+    end = next((at for at in range(begin, len(ids)) if labels[at] == IGNORED), len(ids))
+    return ids[:begin], ids[begin:end]
+
+
+def _rendered(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    if not tokenizer.chat_template:
+        return prompt
+    message = {"role": "user", "content": prompt}
+    text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    assert isinstance(text, str)
+    return text
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"

@@ -1,0 +1,55 @@
+"""What a run has decided: the trainer's own arguments, where the configuration could not say them before."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fmstune.config.inspect.decided import decided_by
+from fmstune.config.inspect.explain import explain
+from fmstune.config.schema.tables import OWNED_TRAINING, RENAMED_TRAINING, RunConfig
+from fmstune.config.schema.training import training_fields
+
+if TYPE_CHECKING:
+    from fmstune.training.build import BuiltTrainer
+
+_OURS = ("output_dir", "max_length", "padding_free")
+"""Fields that fmstune obeys itself, and keeps from TRL."""
+
+
+def decided(config: RunConfig, built: BuiltTrainer) -> dict[str, Any]:
+    """The fields of `[training]` that this run has decided, with their values."""
+    args = built.trainer.args
+    found: dict[str, Any] = {}
+    for name in training_fields(config.run.method):
+        if name in OWNED_TRAINING or name in RENAMED_TRAINING or name in _OURS:
+            continue
+        configured, used = explain(config, f"training.{name}").value, plain(getattr(args, name))
+        if decided_by(config, name) or not same(configured, used):
+            found[name] = used
+    if built.padding is not None and decided_by(config, "padding_free"):
+        found["padding_free"] = built.padding.avoided
+    return found
+
+
+def plain(value: Any) -> Any:
+    """An argument of TRL's as a configuration would have it."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.to_dict() if hasattr(value, "to_dict") else value
+
+
+def same(configured: Any, used: Any) -> bool:
+    """Whether a value of the configuration and an argument mean the same, however they are written."""
+    if isinstance(configured, Mapping) and isinstance(used, Mapping):
+        return all(same(value, used.get(name)) for name, value in configured.items())
+    if isinstance(configured, str) and isinstance(used, list):  # one of several, or words in a text
+        return configured.split() == used
+    if not configured and isinstance(used, Mapping):  # all of it is by default
+        return True
+    return bool(
+        configured == used or (not configured and not used and (configured is None) != (used is None))
+    )

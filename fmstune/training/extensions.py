@@ -1,0 +1,80 @@
+"""Code of the user's own that takes part in the training: callbacks, and a function that computes metrics.
+
+Unlike a tracker it is a part of the training: what it raises ends the run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import EvalPrediction, TrainerCallback
+
+from fmstune.config.schema.tables import RunSettings
+from fmstune.errors import ConfigError, RunError
+from fmstune.text import shown
+from fmstune.user_code import load_object
+
+ComputeMetrics = Callable[[EvalPrediction], Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """Callbacks, as instances or classes that take nothing, and the function that computes metrics of an
+    evaluation from its logits and labels (as transformers' Trainer has it)."""
+
+    callbacks: tuple[TrainerCallback | type[TrainerCallback], ...] = ()
+    compute_metrics: ComputeMetrics | None = None
+
+    def with_instances(self) -> Extensions:
+        """These, with an instance of each class. Raises `ConfigError` for what is no callback."""
+        return Extensions(tuple(map(_made, self.callbacks)), self.compute_metrics)
+
+    def with_configured(self, settings: RunSettings) -> Extensions:
+        """These, and those that `[run]` names. Raises `ConfigError` for what cannot be found or used."""
+        named = [load_object(where, "run.callbacks") for where in settings.callbacks]
+        callbacks = tuple(_made(each) for each in (*self.callbacks, *named))
+        compute = self.compute_metrics
+        if compute is None and settings.compute_metrics is not None:
+            compute = load_object(settings.compute_metrics, "run.compute_metrics")
+        if compute is not None and not callable(compute):
+            raise ConfigError(f"run.compute_metrics = {shown(settings.compute_metrics)} is no function.")
+        return Extensions(callbacks, compute and _checked(compute))
+
+
+def _checked(compute: ComputeMetrics) -> ComputeMetrics:
+    """The function, which says so when it returns no metrics: the Trainer would fail on them later."""
+    if getattr(compute, "returns_metrics", False):  # it is this already
+        return compute
+
+    @functools.wraps(compute)  # the Trainer looks at its parameters
+    def checked(*args: Any, **kwargs: Any) -> Mapping[str, float]:
+        found = compute(*args, **kwargs)
+        between = (
+            kwargs.get("compute_result") is False
+        )  # of batch_eval_metrics: a batch, and not the last one
+        if not isinstance(found, Mapping) and not between:
+            name = getattr(compute, "__name__", type(compute).__name__)
+            raise RunError(
+                f"run.compute_metrics: {name} returned {shown(found)}; it has to return a mapping of "
+                "names to numbers."
+            )
+        return found
+
+    checked.returns_metrics = True  # type: ignore[attr-defined]
+    return checked
+
+
+def _made(callback: Any) -> TrainerCallback:
+    try:
+        made = callback() if isinstance(callback, type) else callback
+    except Exception as error:  # the user's constructor may raise anything
+        raise ConfigError(
+            f"the callback {callback.__name__} cannot be made: {type(error).__name__}: {error}; a class that "
+            "is named in run.callbacks takes no arguments."
+        ) from error
+    if not isinstance(made, TrainerCallback):
+        raise ConfigError(f"{shown(callback)} is no transformers.TrainerCallback, nor a class of them.")
+    return made

@@ -1,0 +1,1 @@
+"""How much memory a training needs, and which settings make it fit."""

@@ -1,0 +1,158 @@
+"""The memory of a run: an estimate before it, the measured peak after it, and what to do when it runs out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+
+from fmstune.config.schema.tables import ModelConfig
+from fmstune.errors import RunError
+from fmstune.system import memory
+from fmstune.system.compiler import compile_failure
+from fmstune.system.memory import Capacity, amount
+from fmstune.training.memory.estimate import Estimate, Workload, estimate
+from fmstune.training.memory.remedies import advice, measures
+from fmstune.training.memory.workload import workload
+
+_FAILED = ("std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory", "can't allocate memory")
+
+
+_SURELY = 1.5
+"""By how much an estimate has to be over what there is, to be believed: it is within a third of the truth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a run will need at its most, by its work, and the `room` there is for it, both in bytes with what
+    is taken already."""
+
+    work: Workload
+    needed: Estimate
+    room: Capacity
+
+    @property
+    def fits(self) -> bool:
+        """Whether it will fit, by the estimate."""
+        return self.needed.peak <= self.room.available
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether to start would be the end of the process: without a GPU there is no error to be caught, the
+        kernel kills what takes too much, and perhaps something else first."""
+        return not self.work.on_gpu and self.needed.peak > _SURELY * self.room.available
+
+    def line(self) -> str:
+        """For people: `about 2.1 GB of 24 GB (weights 538 MB, …; 2 processes, each with all of it (DDP))`."""
+        counted = "; ".join(filter(None, [self.needed.line(), self.work.sharding.line()]))
+        return f"about {amount(self.needed.peak)} of {amount(self.room.available)} ({counted})"
+
+    def trouble(self) -> str:
+        """Why it will not fit, and what to change."""
+        processes = self.work.sharding.sharing
+        beside = f" for its {processes} processes" if processes > 1 else ""
+        return (
+            f"this run needs about {amount(self.needed.peak)} of memory{beside}, and {self.room.limit} has "
+            f"{amount(self.room.available)} for it. "
+            f"{advice(self.work, self.room.available, self.needed.program // processes)}"
+        )
+
+
+def outlook(trainer: Any) -> Outlook | None:
+    """What the training will need; `None` where that is not known: other devices, other shapes of data."""
+    work, device = workload(trainer), trainer.args.device
+    if work is None or device.type not in ("cpu", "cuda"):
+        return None
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        room = Capacity(free + torch.cuda.memory_reserved(device), "the GPU")
+        return Outlook(work, estimate(work), room)
+    taken, free_here = memory.taken(), memory.main_memory()
+    processes = work.sharding.sharing
+    free_together = free_here.available * (processes if free_here.of_process else 1)
+    room = replace(free_here, available=processes * taken + free_together)
+    program = max(0, taken - work.weights - work.reference)
+    return Outlook(work, estimate(work, program=program), room)
+
+
+def peak_together(trainer: Any) -> int:
+    """As `peak`, on a CPU of all processes of this machine. All processes have to ask."""
+    args = trainer.args
+    most = peak(args.device)
+    if args.device.type != "cpu" or args.world_size == 1:
+        return most
+    machine = int(os.environ.get("GROUP_RANK", "0"))
+    mine = torch.tensor([machine, most], dtype=torch.int64)
+    found = [torch.zeros_like(mine) for _ in range(args.world_size)]
+    torch.distributed.all_gather(found, mine)
+    return sum(int(one[1]) for one in found if int(one[0]) == machine)
+
+
+def require_room_for_weights(config: ModelConfig) -> None:
+    """Raise `RunError` when the weights of a local model alone are more than there is memory for: on a CPU
+    the kernel would end the process while it loads them, without a word."""
+    files = list(Path(config.path).glob("*.safetensors")) if Path(config.path).is_dir() else []
+    size, room = sum(file.stat().st_size for file in files), memory.main_memory()
+    times = 1 if room.of_process else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if times * size > room.available and not torch.accelerator.is_available():
+        each = f" in each of {times} processes" if times > 1 else ""
+        raise RunError(
+            f"the weights of {config.path} are {amount(size)}{each}, and {room.limit} has "
+            f"{amount(room.available)} free: take a smaller model, or a larger machine."
+        )
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin to measure the peak anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    memory.forget_peak()
+
+
+def peak(device: torch.device) -> int:
+    """The most memory held since `forget_peak`, in bytes: the GPU's, or of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    return memory.peak()
+
+
+@contextlib.contextmanager
+def explained(trainer: Any) -> Iterator[None]:
+    """Turn running out of memory into a `RunError` that says which settings to change to what; and
+    what torch cannot compile into one sentence."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise RunError(out_of_memory(trainer)) from error
+        told = compile_failure(error) if trainer.args.torch_compile else None
+        if told is None:
+            raise
+        raise RunError(told) from error
+
+
+def out_of_memory(trainer: Any) -> str:
+    """What to say when the training has run out of memory."""
+    work, device = workload(trainer), trainer.args.device
+    where = "the GPU's memory" if device.type == "cuda" else "memory"
+    step = trainer.state.global_step + 1
+    if work is None:
+        return f"{where} ran out at step {step}: try a smaller training.per_device_train_batch_size."
+    held = f" with {amount(peak(device))} in use" if device.type in ("cuda", "cpu") else ""
+    found = f"{where} ran out at step {step}{held}"
+    return f"{found}. {measures(work)} --auto-batch finds the largest batch that fits."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the device's, or the main memory was not enough."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    return should_reduce_batch_size(error) or any(text in str(error) for text in _FAILED)

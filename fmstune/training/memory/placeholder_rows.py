@@ -1,0 +1,34 @@
+"""Rows as long as rows may be, in place of those of a stream, which nobody has seen yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+
+from fmstune.data.tokens.lengths import are_tokenised
+
+
+def measurable_rows(trainer: Any) -> datasets.Dataset:
+    """The training rows of a built trainer, or, of a stream, a batch of the longest that there may be."""
+    rows = trainer.train_dataset
+    if are_tokenised(rows):
+        found: datasets.Dataset = rows
+        return found
+    args = trainer.args
+    count = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    vocabulary = trainer.model.config.get_text_config().vocab_size
+    return imagined(trainer.method, trainer.longest_row, count, vocabulary)
+
+
+def imagined(method: str, length: int, count: int, vocabulary: int) -> datasets.Dataset:
+    """So many rows for a method, whose sequences have `length` tokens each, of which all are trained."""
+    ids = [number % vocabulary for number in range(length)]
+    begin, rest = ids[:1], ids[1:]
+    rows: dict[str, dict[str, Any]] = {
+        "sft": {"input_ids": ids, "labels": ids},
+        "reward": {"chosen_ids": ids, "rejected_ids": ids},
+        "dpo": {"prompt_ids": begin, "chosen_ids": rest, "rejected_ids": rest},
+        "kto": {"prompt_ids": begin, "completion_ids": rest, "KL_completion_ids": rest, "label": True},
+    }
+    return datasets.Dataset.from_dict({name: [value] * count for name, value in rows[method].items()})

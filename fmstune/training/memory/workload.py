@@ -1,0 +1,87 @@
+"""What a built trainer is about to do, as the estimate of its memory wants to know it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fmstune.data.tokens.lengths import longest_rows, scored_tokens, sequence_lengths
+from fmstune.training.memory.estimate import Workload
+from fmstune.training.memory.placeholder_rows import measurable_rows
+from fmstune.training.memory.sharding import sharding
+
+
+def workload(trainer: Any) -> Workload | None:
+    """The work of a trainer's longest batch; `None` where the model is of an unknown shape."""
+    model, args, rows = trainer.model, trainer.args, measurable_rows(trainer)
+    settings = model.config.get_text_config()
+    try:
+        hidden, layers = int(settings.hidden_size), int(settings.num_hidden_layers)
+        vocabulary = int(settings.vocab_size)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    limit = args.max_length
+    batch = rows.select(longest_rows(rows, args.per_device_train_batch_size, limit))
+    lengths = sequence_lengths(batch, limit)
+    padded = not getattr(trainer.data_collator, "padding_free", False)
+    scored = scored_tokens(batch, limit)
+    if trainer.method == "reward":
+        scored, vocabulary = lengths.size, 1  # one number for each sequence
+    tokens = int(lengths.size * lengths.max() if padded else lengths.sum())
+    head = getattr(trainer, "lm_head", None)
+    if head == "own":
+        scored = tokens
+    reference = getattr(trainer, "ref_model", None)
+    heads = getattr(settings, "num_attention_heads", None) or 1
+    head_width = getattr(settings, "head_dim", None) or hidden // heads
+    spread = sharding(trainer)
+    counts = [_count(weight) for weight in model.parameters()]
+    sizes = [_bytes(weight, master=spread.master) for weight in model.parameters()]
+    trained = [_bytes(w, master=spread.master) for w in model.parameters() if w.requires_grad]
+    half = sum(sizes) < 3 * sum(counts)
+    return Workload(
+        weights=sum(sizes),
+        trained=sum(trained),
+        largest_trained=max(trained, default=0),
+        optimizer=str(getattr(args.optim, "value", args.optim)),
+        rows=len(lengths),
+        accumulation=args.gradient_accumulation_steps,
+        tokens=tokens,
+        longest=int(lengths.max()),
+        scored=scored,
+        layers=layers,
+        hidden=hidden,
+        heads_width=heads * head_width,
+        keys_width=(getattr(settings, "num_key_value_heads", None) or heads) * head_width,
+        intermediate=_intermediate(settings, hidden),
+        vocabulary=vocabulary,
+        heads=heads,
+        half=half,
+        autocast=bool(args.bf16 or args.fp16) and not half,
+        checkpointing=bool(args.activation_checkpointing),
+        eager_attention=getattr(settings, "_attn_implementation", "sdpa") == "eager",
+        on_gpu=args.device.type != "cpu",
+        tiled_head=args.device.type != "cpu" and head in ("tiled", None),
+        reference=sum(w.numel() * w.element_size() for w in reference.parameters()) if reference else 0,
+        compared=not getattr(trainer, "precompute_ref_logps", True),
+        sharding=spread,
+    )
+
+
+def _count(weight: Any) -> int:
+    """The values of a weight; DeepSpeed's stage 3 leaves only their number where others have them."""
+    return int(getattr(weight, "ds_numel", weight.numel()))
+
+
+def _bytes(weight: Any, *, master: bool) -> int:
+    # With a master copy in the optimizer what is computed with is of 16 bits, whatever was loaded.
+    return _count(weight) * min(2 if master else 8, int(weight.element_size()))
+
+
+def _intermediate(settings: Any, hidden: int) -> int:
+    """The inner width of the MLP that one token goes through, of several experts together."""
+    expert = getattr(settings, "moe_intermediate_size", None)
+    experts = getattr(settings, "num_experts_per_tok", None)
+    width = getattr(settings, "intermediate_size", None) or getattr(settings, "ffn_dim", None) or 4 * hidden
+    if isinstance(experts, int) and experts > 0:
+        return experts * (expert if isinstance(expert, int) else width)
+    return width if isinstance(width, int) else 4 * hidden

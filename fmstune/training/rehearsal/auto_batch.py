@@ -1,0 +1,86 @@
+"""Finding the largest batch that fits, with the effective batch size kept by accumulating gradients."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fmstune.errors import RunError
+from fmstune.training.memory.outlook import Outlook, is_out_of_memory, out_of_memory, outlook
+from fmstune.training.rehearsal.rehearsal import SCRATCH
+from fmstune.training.rehearsal.trial_step import try_batch, unchanged
+
+
+def find_batch(trainer: Any) -> tuple[int, int]:
+    """Set the trainer to the largest batch that fits, and return it with its accumulation steps.
+
+    Of the divisors of the batch times its accumulation, those that are estimated to fit are tried on the
+    longest rows, of a stream on rows as long as they may be, the largest first. Several processes trust the
+    estimate: one that ran out of memory would leave the others waiting. Raises `RunError` when not even
+    single rows fit.
+    """
+    args = trainer.args
+    together = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    sizes = [size for size in range(together, 0, -1) if together % size == 0 and size >= _least(trainer)]
+    estimated = [size for size in sizes if _may_fit(trainer, size, together)] or sizes[-1:]
+    if args.world_size > 1:
+        size = torch.tensor(estimated[0], device=args.device)
+        torch.distributed.all_reduce(size, op=torch.distributed.ReduceOp.MIN)
+        return _set(trainer, int(size), together)
+    with unchanged(trainer, Path(args.output_dir) / SCRATCH):
+        for size in estimated:
+            if _fits(trainer, size):
+                return _set(trainer, size, together)
+    _set(trainer, sizes[-1], together)
+    few = "single rows" if sizes[-1] == 1 else f"{sizes[-1]} rows at once"
+    raise RunError(f"not even {few} fit: {out_of_memory(trainer)}")
+
+
+def _least(trainer: Any) -> int:
+    """The smallest batch that the method can be trained on: kto compares each row with others."""
+    return 2 if getattr(trainer, "calculate_KL", False) else 1
+
+
+def _fits(trainer: Any, size: int) -> bool:
+    try:
+        try_batch(trainer, size)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        error.__traceback__ = None  # it holds the tensors of every frame
+        return False
+    finally:
+        trainer.optimizer = None
+        trainer.model.zero_grad(set_to_none=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return True
+
+
+def _may_fit(trainer: Any, size: int, together: int) -> bool:
+    _set(trainer, size, together)
+    found = outlook(trainer)
+    if found is None:
+        return True
+    # A GPU says when it is full; a machine that is ends the process. The one may be tried, the other not.
+    spare = 1.5 if found.work.on_gpu else 1.0
+    return replace_room(found, spare).fits
+
+
+def replace_room(found: Outlook, factor: float) -> Outlook:
+    """The same outlook with more, or less room."""
+    return replace(found, room=replace(found.room, available=int(found.room.available * factor)))
+
+
+def _set(trainer: Any, size: int, together: int) -> tuple[int, int]:
+    args = trainer.args
+    args.per_device_train_batch_size, args.gradient_accumulation_steps = size, together // size
+    trainer._train_batch_size = args.train_batch_size
+    if hasattr(trainer, "batch_size_changed"):
+        trainer.batch_size_changed()
+    return size, together // size

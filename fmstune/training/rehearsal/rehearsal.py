@@ -1,0 +1,147 @@
+"""A rehearsal before the start: what would fail after hours fails in the first minute.
+
+The longest batch is trained on, an evaluation batch scored, a checkpoint written and read back; then
+everything is as if there had been none. In `auto` it is held for runs that are estimated to take longer than
+five minutes: six operations a weight and token, at the speed of one multiplication of matrices here.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from fmstune.data.tokens.lengths import are_tokenised, sequence_lengths
+from fmstune.errors import RunError
+from fmstune.system.disk import free, is_full
+from fmstune.system.memory import amount
+from fmstune.training.memory.outlook import forget_peak, peak
+from fmstune.training.memory.placeholder_rows import measurable_rows
+from fmstune.training.rehearsal.trial_step import batch, try_batch, unchanged
+
+SCRATCH = "rehearsal"
+_LONG = 300.0
+_USED_SPEED = 0.4
+"""Of the speed of bare multiplications; trainings of small models on a CPU reach about that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What a rehearsal found: the peak memory in bytes, and the run's estimated time in seconds."""
+
+    peak: int
+    run_seconds: float
+    seconds: float
+    parts: str
+    at_most: bool = False
+    """Whether the time is that of the longest rows, as usual ones are not known."""
+
+    def line(self) -> str:
+        """For people."""
+        about = "at most" if self.at_most else "about"
+        return (
+            f"{self.parts} in {self.seconds:.1f} s · peak {amount(self.peak)} · the run will take {about} "
+            f"{duration(self.run_seconds)}"
+        )
+
+
+def wanted(setting: str, trainer: Any, steps: int) -> bool:
+    """Whether to rehearse, by `run.rehearse` and the estimated time of the run."""
+    if setting == "never" or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return False  # sharded weights are no longer whole where they could be put back
+    if setting == "always":
+        return True
+    long = estimated_seconds(trainer, steps) > _LONG
+    if trainer.args.world_size == 1:
+        return long
+    # Each measures a speed of its own, and one that rehearses alone would wait for the others for ever.
+    one = torch.tensor(int(long), device=trainer.args.device)
+    torch.distributed.all_reduce(one, op=torch.distributed.ReduceOp.MAX)
+    return bool(one)
+
+
+def rehearse(trainer: Any, steps: int) -> Rehearsal:
+    """Hold the rehearsal. Raises what the training would raise, and `RunError` for a disk without room."""
+    args, began = trainer.args, time.perf_counter()
+    scratch = Path(args.output_dir) / SCRATCH
+    forget_peak(args.device)
+    known = are_tokenised(trainer.train_dataset)
+    parts = ["the longest batch" if known else "a batch of the longest rows that may come"]
+    try:
+        with unchanged(trainer, scratch):
+            seconds = try_batch(trainer, args.per_device_train_batch_size)
+            if trainer.eval_dataset is not None and str(args.eval_strategy.value) != "no":
+                trainer.model.eval()
+                rows = batch(trainer, trainer.eval_dataset, args.per_device_eval_batch_size)
+                with trainer.accelerator.autocast():
+                    trainer.prediction_step(trainer.model, rows, prediction_loss_only=True)
+                parts.append("an evaluation")
+            most = peak(args.device)
+            if args.should_save:
+                _write_and_read(trainer, scratch, steps)
+                parts.append("a checkpoint")
+    except (OSError, RuntimeError) as error:
+        if not is_full(error, scratch):
+            raise
+        raise RunError(
+            f"the rehearsal's checkpoint could not be written to {scratch}: the disk is full "
+            f"({amount(free(scratch))} left). Free some space, or give another --output-dir."
+        ) from error
+    lengths = sequence_lengths(measurable_rows(trainer), args.max_length).sum(axis=1)
+    longest = sorted(lengths)[-args.per_device_train_batch_size :]
+    usual = float(lengths.mean() / (sum(longest) / len(longest)))
+    whole = seconds * usual * args.gradient_accumulation_steps * steps
+    return Rehearsal(most, whole, time.perf_counter() - began, _listed(parts), at_most=not known)
+
+
+def estimated_seconds(trainer: Any, steps: int) -> float:
+    """How long the run will take, before anything of it was tried."""
+    args = trainer.args
+    rows = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
+    lengths = sequence_lengths(measurable_rows(trainer), args.max_length).sum(axis=1)
+    tokens = rows * float(lengths.mean())
+    weights = sum(weight.numel() for weight in trainer.model.parameters())
+    operations = float(6 * weights * tokens)
+    return operations / (_USED_SPEED * _speed(args.device, half=args.bf16 or args.fp16))
+
+
+def duration(seconds: float) -> str:
+    """A time for people: `3.2 h`."""
+    for size, unit, units in ((86400, "day", "days"), (3600, "h", "h"), (60, "min", "min")):
+        if seconds >= size:
+            number = f"{seconds / size:.2g}"
+            return f"{number} {unit if number == '1' else units}"
+    return f"{seconds:.2g} s"
+
+
+def _speed(device: torch.device, *, half: bool) -> float:
+    """Operations a second in a multiplication of matrices. No random numbers are drawn."""
+    size = 1024 if device.type == "cpu" else 8192
+    matrix = torch.ones(size, size, device=device, dtype=torch.bfloat16 if half else torch.float32)
+    best = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # reading a number waits for the device
+        best = min(best, time.perf_counter() - began)
+    return float(2 * size**3 / best)
+
+
+def _write_and_read(trainer: Any, scratch: Path, steps: int) -> None:
+    checkpoint = scratch / "checkpoint"
+    trainer.save_model(str(checkpoint), _internal_call=True)
+    if not trainer.args.save_only_model:
+        trainer.create_scheduler(num_training_steps=steps)
+        trainer._save_optimizer_and_scheduler(str(checkpoint))
+        torch.load(checkpoint / "optimizer.pt", map_location="cpu", mmap=True, weights_only=True)
+    for file in checkpoint.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118  (it is no mapping)
+                stored.get_tensor(name)
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]

@@ -1,0 +1,117 @@
+"""Trying the longest batch before the training, and leaving everything as it was, to the bit."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from fmstune.data.tokens.lengths import longest_rows
+from fmstune.data.tokens.table import IGNORED
+from fmstune.training.memory.placeholder_rows import measurable_rows
+
+
+@contextlib.contextmanager
+def unchanged(trainer: Any, scratch: Path) -> Iterator[None]:
+    """Put a trainer back into its state afterwards: weights, random numbers, figures, no optimizer.
+
+    The weights wait in a file in `scratch`, a new directory that is removed again: a copy of them in memory
+    would take what is to be measured.
+    """
+    model = trainer.model
+    scratch.mkdir(parents=True, exist_ok=True)
+    stored = scratch / f"weights-{trainer.args.process_index}.pt"
+    torch.save({name: tensor.detach() for name, tensor in _changing(model)}, stored)
+    states = _random_states()
+    was_training, guard = model.training, trainer.guard
+    metrics = {mode: dict(values) for mode, values in trainer._metrics.items()}
+    tokens = trainer._total_train_tokens
+    try:
+        if guard is not None and not guard.stops:
+            trainer.guard = None
+        yield
+    finally:
+        trainer.guard = guard
+        trainer.optimizer = trainer.lr_scheduler = None
+        trainer._created_lr_scheduler = False
+        model.zero_grad(set_to_none=True)
+        kept = torch.load(stored, mmap=True, weights_only=True)
+        with torch.no_grad():
+            for name, tensor in _changing(model):
+                tensor.copy_(kept[name])
+        del kept
+        trainer._total_train_tokens = tokens
+        trainer.forget_batches()
+        for mode, values in trainer._metrics.items():
+            values.clear()
+            values.update(metrics.get(mode, {}))
+        model.train(was_training)
+        _restore(states)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        stored.unlink(missing_ok=True)
+        if trainer.args.process_index == 0:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def try_batch(trainer: Any, count: int) -> float:
+    """Train on the `count` longest rows, once, optimizer step included. Returns the seconds it took."""
+    args, model = trainer.args, trainer.model
+    began = time.perf_counter()
+    if args.activation_checkpointing:
+        settings = dict(args.activation_checkpointing_kwargs or {})
+        model.activation_checkpointing_enable(
+            every_n_layers=settings.pop("every_n_layers", 1),
+            offload=settings.pop("offload", False),
+            activation_checkpointing_kwargs=settings or None,
+        )
+    model.train()
+    inputs = batch(trainer, measurable_rows(trainer), count)
+    items = (inputs["labels"][..., 1:] != IGNORED).sum() if "labels" in inputs else None
+    with trainer.maybe_activation_offload_context:
+        with trainer.accelerator.autocast():
+            loss = trainer.compute_loss(model, inputs, num_items_in_batch=items)
+        loss.backward()
+    if trainer.optimizer is None:
+        trainer.create_optimizer()
+    trainer.optimizer.step()
+    model.zero_grad(set_to_none=True)
+    if args.device.type == "cuda":
+        torch.cuda.synchronize(args.device)
+    return time.perf_counter() - began
+
+
+def batch(trainer: Any, rows: Any, count: int) -> Any:
+    """The longest rows of a data set as one batch on the device."""
+    chosen = rows.select(longest_rows(rows, count, trainer.args.max_length))
+    return trainer._prepare_inputs(trainer.data_collator([chosen[i] for i in range(len(chosen))]))
+
+
+def _changing(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            yield name, weight
+    yield from model.named_buffers()
+
+
+def _random_states() -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    return random.getstate(), numpy.random.get_state(), torch.get_rng_state(), cuda
+
+
+def _restore(states: tuple[Any, ...]) -> None:
+    python, arrays, torch_state, cuda = states
+    random.setstate(python)
+    numpy.random.set_state(arrays)
+    torch.set_rng_state(torch_state)
+    if cuda is not None:
+        torch.cuda.set_rng_state_all(cuda)

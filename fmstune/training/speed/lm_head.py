@@ -1,0 +1,255 @@
+"""The loss of TRL's trainer, computed in the cheapest way that equals the model's own `forward`.
+
+TRL 1.16 never calls that `forward`: it takes the last hidden states of the backbone and scores them with the
+weights of the LM head, in tiles that the backward pass computes again. That has two faults. What an
+architecture does between or after the two is known to TRL by a list of names in the config, which is not
+complete (RecurrentGemma's `logits_soft_cap` gives a loss of 49.5 for 7.3). And on a CPU, where memory is not
+what runs out, the recomputation, of prompts and padding too, costs more than it saves
+(tests/benchmarks/train_speed.py).
+
+So each model is asked once which way is exact. No list of architectures is kept here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch.func import functional_call
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+from trl.trainer.utils import FusedCausalLMOutput
+
+from fmstune.data.tokens.table import IGNORED
+
+Head = Literal["direct", "tiled", "own"]
+"""How the loss is computed: `direct`, the LM head on the trained positions alone; `tiled`, TRL's way; `own`,
+from the logits of the model's own `forward`, of all positions, which needs the most memory."""
+
+_PROBE = 12
+_LARGE_LOGIT = 128.0
+"""Caps begin at 15 to 50; at the small logits of a new model they could not be seen."""
+_SAME = 0.02
+"""Of the largest log-probability: above rounding in bfloat16, far below what a missing cap or scale makes."""
+
+
+def fit_lm_head(model: PreTrainedModel, *, direct: bool, experts: bool = False) -> Head:
+    """Let `model`, which has TRL's fused LM head already, compute the loss that its own `forward` gives.
+
+    `direct` allows the direct way, which holds all trained logits at once. The model is asked with one short
+    row. Where its weights are not here in whole (on the meta device, or divided by DeepSpeed), it cannot be
+    asked and keeps TRL's way. With `experts`, the loss that balances the experts' load is wanted as well.
+    """
+    if any(weight.is_meta or hasattr(weight, "ds_id") for weight in model.parameters()):
+        return "tiled"
+    with _asked(model):
+        if direct and not experts and _holds(lambda: _ends_with_its_head(model)):
+            _replace_forward(model, _direct)
+            return "direct"
+        if _holds(lambda: _tiled_is_exact(model) and (not experts or _tiled_balances(model))):
+            return "tiled"
+    _replace_forward(model, _own)
+    return "own"
+
+
+@contextlib.contextmanager
+def _asked(model: PreTrainedModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except Exception:  # any architecture may fail in any way at a batch it does not expect: then it is not so
+        return False
+
+
+def _probe(model: PreTrainedModel) -> torch.Tensor:
+    embeddings = model.get_input_embeddings().weight
+    return torch.tensor([[(7 * i * i + 3 * i + 11) % embeddings.shape[0] for i in range(_PROBE)]]).to(
+        embeddings.device
+    )
+
+
+def sees_ahead(model: PreTrainedModel) -> bool:
+    """Whether the model reads the tokens that it is to predict, as BERT's family does unless its config has
+    `is_decoder`: its loss falls to nothing, and it cannot write."""
+
+    def changes() -> bool:
+        ids = _probe(model)
+        other = ids.clone()
+        other[0, -1] = (other[0, -1] + 1) % model.get_input_embeddings().weight.shape[0]
+        before, after = (model(input_ids=each, use_cache=False).logits[0, :-1] for each in (ids, other))
+        # Experts with few places may serve other tokens then; what comes from ahead is seen at each one.
+        return bool(((after - before).abs().amax(-1) > 1e-4 * before.abs().max()).all())
+
+    if any(weight.is_meta or hasattr(weight, "ds_id") for weight in model.parameters()):
+        return False
+    with _asked(model):
+        return _holds(changes)
+
+
+def _plain_head(model: PreTrainedModel) -> torch.nn.Linear:
+    """The LM head. Raises `TypeError` for one that is more than its weights (quantized, with an adapter)."""
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear:
+        raise TypeError(type(head).__name__)
+    return head
+
+
+def _ends_with_its_head(model: PreTrainedModel) -> bool:
+    """Whether the logits are the plain linear head of the backbone's last hidden state, and nothing else.
+
+    The head's output is made large on its way, so that a cap after it is seen.
+    """
+    head = _plain_head(model)
+    seen: dict[str, torch.Tensor] = {}
+
+    def enlarged(module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        seen["hidden"] = args[0]
+        seen["logits"] = output * (_LARGE_LOGIT / output.abs().max().clamp(min=1e-6))
+        return seen["logits"]
+
+    ids = _probe(model)
+    hook = head.register_forward_hook(enlarged)
+    try:
+        logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        hook.remove()
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    same = torch.equal(logits.float(), seen["logits"].float())
+    return same and bool(torch.allclose(hidden, seen["hidden"]))
+
+
+def _tiled_is_exact(model: PreTrainedModel) -> bool:
+    """Whether TRL's fused head gives the log-probabilities of the model's own logits, made large."""
+    head = _plain_head(model)
+    name = next(key for key, weight in model.named_parameters() if weight is head.weight)
+    ids = _probe(model)
+    largest = float(model(input_ids=ids, use_cache=False).logits.abs().max())
+    weights = {name: head.weight * (_LARGE_LOGIT / max(largest, 1e-6))}
+    own = functional_call(model, weights, kwargs={"input_ids": ids, "use_cache": False}).logits
+    fused = functional_call(model, weights, kwargs={"input_ids": ids, "labels": ids, "fused_lm_head": True})
+    expected = own[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+    return float((fused.log_probs - expected).abs().max()) <= _SAME * float(expected.abs().max())
+
+
+def balances_experts(model: PreTrainedModel) -> bool:
+    """Whether the model's own forward gives the loss that balances the load of its experts."""
+    with _asked(model):
+        return _holds(lambda: _balance(model) is not None)
+
+
+def _tiled_balances(model: PreTrainedModel) -> bool:
+    """Whether TRL's balancing loss is the model's own. TRL looks for the number of experts under one name."""
+    own, found = _balance(model), _balance(model, labels=_probe(model), fused_lm_head=True)
+    return own is not None and found is not None and bool(torch.allclose(found, own, rtol=1e-3))
+
+
+def _balance(model: PreTrainedModel, **kwargs: Any) -> torch.Tensor | None:
+    output = model(input_ids=_probe(model), use_cache=False, output_router_logits=True, **kwargs)
+    found = getattr(output, "aux_loss", None)
+    return found if isinstance(found, torch.Tensor) else None
+
+
+_Scored = Callable[..., FusedCausalLMOutput]
+
+
+def _replace_forward(model: PreTrainedModel, scored: _Scored) -> None:
+    through_trl = model.forward
+
+    @functools.wraps(through_trl)  # its signature is asked which arguments the model takes, by `generate` too
+    def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+        if not fused_lm_head:
+            return through_trl(*args, fused_lm_head=False, **kwargs)
+        labels, shifted = kwargs.pop("labels", None), kwargs.pop("shift_labels", None)
+        items = kwargs.pop("num_items_in_batch", None)
+        kwargs["use_cache"] = False
+        return scored(self, through_trl, args, kwargs, labels, shifted, items)
+
+    model.forward = types.MethodType(forward, model)
+
+
+def _direct(
+    model: PreTrainedModel, through_trl: Any, args: Any, kwargs: Any, labels: Any, shifted: Any, items: Any
+) -> FusedCausalLMOutput:
+    """The head on the trained positions alone. Labels shifted before and experts' losses are left to TRL."""
+    experts = kwargs.get("output_router_logits") or getattr(
+        model.config.get_text_config(), "output_router_logits", False
+    )
+    if shifted is not None or experts:
+        answer: FusedCausalLMOutput = through_trl(
+            *args,
+            fused_lm_head=True,
+            labels=labels,
+            shift_labels=shifted,
+            num_items_in_batch=items,
+            **kwargs,
+        )
+        return answer
+    hidden = model.base_model(*args, **kwargs).last_hidden_state[:, :-1]
+    targets = labels[:, 1:]
+    head = model.get_output_embeddings()
+    mask = targets != IGNORED
+    return _figures(linear(hidden[mask], head.weight, head.bias), targets, mask, items)
+
+
+def _own(
+    model: PreTrainedModel, through_trl: Any, args: Any, kwargs: Any, labels: Any, shifted: Any, items: Any
+) -> FusedCausalLMOutput:
+    """The model's own logits, of all positions."""
+    output = through_trl(*args, fused_lm_head=False, **kwargs)
+    logits, targets = (
+        (output.logits, shifted) if shifted is not None else (output.logits[:, :-1], labels[:, 1:])
+    )
+    targets = targets.to(logits.device)
+    mask = targets != IGNORED
+    figures = _figures(logits[mask], targets, mask, items)
+    figures.aux_loss = getattr(output, "aux_loss", None)
+    with torch.no_grad():  # WPO's weighting of dpo asks for it; TRL's way computes it on demand
+        squares = torch.logsumexp(2 * torch.log_softmax(logits[mask].float(), dim=-1), dim=-1)
+        figures.log_sum_sq_probs = squares.new_zeros(mask.shape).masked_scatter(mask, squares)
+    return figures
+
+
+def _figures(
+    logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, items: torch.Tensor | int | None
+) -> FusedCausalLMOutput:
+    """Log-probability, entropy, mean logit and correctness of each labelled position; zero elsewhere.
+
+    `logits` is (labelled positions, vocabulary); `labels` and `mask`, (batch, length), are already shifted.
+    """
+    logits = logits.float()
+    targets = labels[mask]
+    log_probs = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    with torch.no_grad():
+        normal = torch.log_softmax(logits, dim=-1)
+        entropy = -(normal.exp() * normal).sum(-1)
+        is_top1 = logits.argmax(-1) == targets
+        mean_logits = logits.mean(-1)
+
+    def spread(values: torch.Tensor) -> torch.Tensor:
+        return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+    scattered = spread(log_probs)
+    count = mask.sum().clamp(min=1) if items is None else items
+    return FusedCausalLMOutput(
+        loss=-scattered.sum() / count,
+        log_probs=scattered,
+        entropy=spread(entropy),
+        log_sum_sq_probs=None,
+        mean_logits=spread(mean_logits),
+        is_top1=spread(is_top1),
+        label_mask=mask,
+        aux_loss=None,
+    )

@@ -1,0 +1,116 @@
+"""The disk of a run: room enough before the start, and a state to go on from when it fills up after all."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fmstune.errors import RunError
+from fmstune.models.checkpoints import newest_checkpoint
+from fmstune.system.disk import free, is_full
+from fmstune.system.memory import amount
+from fmstune.text import counted
+from fmstune.training.memory.estimate import optimizer_size
+from fmstune.training.memory.workload import workload
+
+_CERTAINTY = 0.9
+"""Files are a little larger or smaller than this arithmetic; only what is clearly too much is refused."""
+
+
+class GuardedSaving:
+    """For a class beside a Trainer of TRL's, before it: on a full disk nothing half-written is left."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        trainer: Any = super()
+        this: Any = self
+        target = Path(this.args.output_dir) / f"checkpoint-{this.state.global_step}"
+        try:
+            trainer._save_checkpoint(model, trial)
+        except RunError:
+            raise
+        except Exception as error:  # safetensors, torch and the file system each have errors of their own
+            if not is_full(error, target):
+                raise
+            left = amount(free(target))
+            shutil.rmtree(target, ignore_errors=True)
+            raise RunError(_full(target, left, this)) from error
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The Trainer's; at the end of the run it says what to do when the disk is full."""
+        trainer: Any = super()
+        this: Any = self
+        try:
+            trainer.save_model(output_dir, _internal_call)
+        except RunError:
+            raise
+        except Exception as error:  # as above
+            target = Path(output_dir or this.args.output_dir)
+            if _internal_call or not is_full(error, target):
+                raise
+            raise RunError(_full(target, amount(free(target)), this)) from error
+
+
+def require_room(trainer: Any, steps: int, path: Path) -> None:
+    """Raise `RunError` when what the run will keep is clearly more than the disk of its directory has."""
+    args = trainer.args
+    model, checkpoint = sizes(trainer)
+    saves = _saves(args, steps)
+    # A new checkpoint is written before an old one is removed.
+    held = saves if args.save_total_limit is None else min(saves, args.save_total_limit + 1)
+    there = len(list(path.glob("checkpoint-*")))
+    needed, room = model + checkpoint * max(0, held - there), free(path)
+    if needed * _CERTAINTY <= room:
+        return
+    settings = []
+    if held > 2:
+        settings.append("training.save_total_limit = 1")
+    if saves and not args.save_only_model:
+        settings.append("training.save_only_model = true (such a run cannot be resumed)")
+    settings.append("another --output-dir")
+    checkpoints = f"{counted(held, 'checkpoint')} of {amount(checkpoint)} and " if saves else ""
+    raise RunError(
+        f"the disk of {path} is too small for this run: {checkpoints}the model of {amount(model)} need "
+        f"{amount(needed)}, and {amount(room)} are free. Free some, or choose {', or '.join(settings)}."
+    )
+
+
+def sizes(trainer: Any) -> tuple[int, int]:
+    """The bytes of the saved model, and of a checkpoint with all that it is resumed from."""
+    weights = list(trainer.model.parameters())
+    adapter = hasattr(trainer.model, "peft_config")
+    saved = [weight for weight in weights if weight.requires_grad or not adapter]
+    model = sum(weight.numel() * weight.element_size() for weight in saved)
+    if trainer.args.save_only_model:
+        return model, model
+    work = workload(trainer)
+    trained = sum(w.numel() * w.element_size() for w in weights if w.requires_grad)
+    return model, model + (optimizer_size(work) if work is not None else 2 * trained)
+
+
+def _saves(args: Any, steps: int) -> int:
+    strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
+    if strategy == "no":
+        return 0
+    if strategy == "steps":
+        every = args.save_steps if args.save_steps >= 1 else max(1, math.ceil(args.save_steps * steps))
+        saves: int = math.ceil(steps / every)
+        return saves
+    if strategy == "epoch" and args.max_steps <= 0:
+        epochs: int = math.ceil(args.num_train_epochs)
+        return epochs
+    return 1
+
+
+def _full(target: Path, left: str, trainer: Any) -> str:
+    kept = newest_checkpoint(Path(trainer.args.output_dir))
+    if target.name.startswith("checkpoint-"):
+        what = f"{target.name} was not written to its end and is removed"
+    else:
+        what = f"the model could not be written to {target}"
+    go_on = f"{kept} is complete: free some space, and go on with --resume" if kept else "free some space"
+    return (
+        f"the disk is full ({left} left, a checkpoint needs {amount(sizes(trainer)[1])}): {what}. {go_on}; "
+        "training.save_total_limit = 1 or training.save_only_model = true need less."
+    )

@@ -1,0 +1,138 @@
+"""A Trainer of TRL's whose numbers are watched, and whose figures are those of the batches it learnt from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fmstune.training.trainers.nonfinite import COUNTER
+from fmstune.training.trainers.saved_files import SavesNoSecrets
+
+if TYPE_CHECKING:
+    from fmstune.training.trainers.nonfinite import NonFiniteGuard
+
+"""The metric that counts them since the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """The batches since some moment, and those of them that were skipped."""
+
+    seen: int = 0
+    skipped: int = 0
+
+    def and_one(self, *, skipped: bool) -> Batches:
+        """These and one more."""
+        return Batches(self.seen + 1, self.skipped + skipped)
+
+    @property
+    def nothing_learnt(self) -> bool:
+        """Whether there were batches, and all of them were skipped."""
+        return 0 < self.seen == self.skipped
+
+    def mean(self, logged: float) -> float:
+        """The mean of the batches that were learnt from, of one in which the skipped ones are zeros."""
+        return logged * self.seen / (self.seen - self.skipped) if self.skipped else logged
+
+
+class GuardedTraining(SavesNoSecrets):
+    """For a class beside a Trainer of TRL's, before it: the guard at each batch, update and save.
+
+    A skipped batch has no part in what is logged: where all were skipped there is no loss to log. Without a
+    `guard` it changes nothing.
+    """
+
+    guard: NonFiniteGuard | None = None
+    _of_update = _of_log = _of_run = Batches()
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The Trainer's loss, looked at."""
+        trainer: Any = super()
+        figures = getattr(self, "_metrics", {}).get("train", {})
+        before = {name: len(values) for name, values in figures.items()}
+        answer = trainer.compute_loss(
+            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+        )
+        if self.guard is None or return_outputs or not model.training:
+            return answer
+        counted = self.guard.skipped
+        loss = self.guard.loss(answer, inputs, model, _trainer(self).state.global_step + 1)
+        skipped = self.guard.skipped > counted
+        self._of_update = self._of_update.and_one(skipped=skipped)
+        self._of_log = self._of_log.and_one(skipped=skipped)
+        self._of_run = self._of_run.and_one(skipped=skipped)
+        if skipped:
+            _forget(figures, before)
+        return loss
+
+    def forget_batches(self) -> None:
+        """Begin to count anew, after batches that were only tried."""
+        self._of_update = self._of_log = self._of_run = Batches()
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        trainer: Any = super()
+        norm, this = trainer._get_grad_norm(model, grad_norm=grad_norm), _trainer(self)
+        if self.guard is None:
+            return norm
+        nothing_learnt, self._of_update = self._of_update.nothing_learnt, Batches()
+        # In fp16 infinite gradients are how the loss's scale is found; such updates are left out anyway.
+        if getattr(this.accelerator, "scaler", None) is not None and not nothing_learnt:
+            return norm
+        if nothing_learnt or not self.guard.gradient(norm, this.state.global_step + 1):
+            # Not zeros: an optimizer would move the weights by what it remembers, and by their decay.
+            model.zero_grad(set_to_none=True)
+            return None  # which is not logged
+        return norm
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Without the weights that are another name of loaded ones, such as a tied `lm_head`: a checkpoint
+        holds them once, and at each resume they looked like damage."""
+        this = _trainer(self)
+        state = this.model.state_dict()
+        missing = set(load_result.missing_keys)
+        loaded = {tensor.data_ptr() for name, tensor in state.items() if name not in missing}
+        tied = {name for name in missing & state.keys() if state[name].data_ptr() in loaded}
+        trainer: Any = super()
+        trainer._issue_warnings_after_load(
+            type(load_result)(
+                [name for name in load_result.missing_keys if name not in tied], load_result.unexpected_keys
+            )
+        )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The Trainer's, of weights that are worth it."""
+        this = _trainer(self)
+        if self.guard is not None:
+            self.guard.weights(this.model, this.state.global_step)
+        trainer: Any = super()
+        trainer.save_model(output_dir, _internal_call)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's, with the means of what was learnt, and the number of batches skipped so far, once
+        there are any."""
+        for name, batches in (("loss", self._of_log), ("train_loss", self._of_run)):
+            if name in logs and batches.nothing_learnt:
+                del logs[name]
+            elif name in logs:
+                logs[name] = batches.mean(logs[name])
+        if "learning_rate" in logs:  # of a log of the training, also one without a loss
+            self._of_log = Batches()
+            if self.guard is not None and self.guard.skipped:
+                logs[COUNTER] = self.guard.skipped
+        trainer: Any = super()
+        trainer.log(logs, start_time)
+
+
+def _trainer(guarded: Any) -> Any:
+    return guarded
+
+
+def _forget(figures: dict[str, list[Any]], before: dict[str, int]) -> None:
+    """Take a skipped batch's figures out of the means that TRL is about to log."""
+    for name in list(figures):
+        if name != "num_tokens":  # it is no mean: so many were read
+            del figures[name][before.get(name, 0) :]
+        if not figures[name]:
+            del figures[name]  # TRL divides by their number

@@ -1,0 +1,259 @@
+"""A loss, a gradient or a weight that is not a finite number: found at once, and kept from the weights.
+
+The loss of each batch is looked at before its backward pass, and the gradient before its update, so that
+the weights are still good when the run stops. On a GPU that waits for nothing that TRL does not wait for
+anyway: it reads its own figures of each batch from the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fmstune.config.schema.tables import RunConfig
+from fmstune.console import RunConsole
+from fmstune.data.tokens.lengths import sequences
+from fmstune.errors import RunError
+from fmstune.models.checkpoints import newest_checkpoint
+from fmstune.text import counted
+
+_MOST_IN_A_ROW = 10
+COUNTER = "skipped_batches"
+_SHOWN_ROWS = 4
+_SHOWN_CHARACTERS = 60
+
+
+class NonFiniteGuard:
+    """What a run does about numbers that are not finite.
+
+    `on_nonfinite` is the setting of that name. `places` says of each row of `rows`, the training data, where
+    it is from (`train.jsonl line 17`); it may be empty. `decode` turns token ids into text. `remedies` ends
+    the message of a stop. `warn` is told what the run goes on in spite of.
+    """
+
+    def __init__(
+        self,
+        on_nonfinite: str,
+        warn: Callable[[str], None],
+        *,
+        rows: Any = None,
+        places: Sequence[str] = (),
+        decode: Callable[[list[int]], str] | None = None,
+        remedies: Callable[[], str] = lambda: "",
+    ) -> None:
+        self.skipped = 0
+        self._on_nonfinite = on_nonfinite
+        self._warn = warn
+        self._rows = rows
+        self._places = places
+        self._decode = decode
+        self._remedies = remedies
+        self._in_a_row = 0
+        self._warned = False
+
+    @property
+    def stops(self) -> bool:
+        """Whether the run is to stop at such a number."""
+        return self._on_nonfinite == "stop"
+
+    def loss(self, loss: torch.Tensor, inputs: Any, model: torch.nn.Module, step: int) -> torch.Tensor:
+        """The loss of a batch as it is to be learnt from: itself, or a zero that changes nothing.
+
+        Raises `RunError` when the run is to stop. All ranks come to the same answer.
+        """
+        bad = ~torch.isfinite(loss.detach()).all()
+        if not _any_rank(bad):
+            return loss
+        what = f"the loss is {_name(loss) if bad else 'not finite'} at step {step}"
+        described = _from_all_ranks(self._describe(inputs) if bad else "")
+        found = f"{what} ({described})" if described else what
+        if self._on_nonfinite == "continue":
+            self._go_on(found)
+            return loss
+        self._refuse_broken_weights(model, what)
+        if self._on_nonfinite == "stop":
+            raise RunError(
+                f"{found}; the weights were not touched by it. {self._remedies()} If it is these rows "
+                'alone, mend them, or set run.on_nonfinite = "skip".'
+            )
+        self._skip(found)
+        # Every trained weight takes part with a gradient of zero, as ranks that wait for each other expect.
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return sum(
+            ((parameter.reshape(-1)[:1] * 0).sum().to(loss) for parameter in trained), torch.zeros_like(loss)
+        )
+
+    def gradient(self, norm: Any, step: int) -> bool:
+        """Whether the weights may be updated by gradients of this norm, before they are.
+
+        Raises `RunError` when the run is to stop. The norm is that of all ranks together.
+        """
+        if torch.isfinite(torch.as_tensor(norm)).all():
+            self._in_a_row = 0
+            return True
+        found = f"the gradient is {_name(torch.as_tensor(norm))} at step {step}, though the loss is finite"
+        if self._on_nonfinite == "continue":
+            self._go_on(found)
+            return True
+        if self._on_nonfinite == "stop":
+            raise RunError(f"{found}; the weights were not touched by it. {self._remedies()}".strip())
+        self._skip(found)
+        return False
+
+    def weights(self, model: torch.nn.Module, step: int) -> None:
+        """Refuse to save a model that is broken; a checkpoint of it would push out a good one.
+
+        Raises `RunError`.
+        """
+        name = _broken(model)
+        if name is None:
+            return
+        found = f"the weights are not finite any more after step {step} ({name} for one)"
+        if self._on_nonfinite == "continue":
+            self._go_on(found)
+            return
+        raise RunError(f"{found}, and are not saved. {self._remedies()}".strip())
+
+    def _refuse_broken_weights(self, model: torch.nn.Module, what: str) -> None:
+        name = _broken(model)
+        if name is not None:
+            raise RunError(
+                f"{what}, since the weights are not finite any more ({name} for one). "
+                f"{self._remedies()}".strip()
+            )
+
+    def _skip(self, found: str) -> None:
+        self.skipped += 1
+        self._in_a_row += 1
+        if self._in_a_row >= _MOST_IN_A_ROW:
+            raise RunError(
+                f"{found}: that is {self._in_a_row} in a row, so it is not single batches that are skipped. "
+                f"{self._remedies()}".strip()
+            )
+        if self.skipped == 1:
+            self._warn(f"{found}; this batch and others like it are skipped, and counted as {COUNTER}.")
+
+    def _go_on(self, found: str) -> None:
+        if not self._warned:
+            self._warned = True
+            self._warn(f'{found}; the run goes on, as run.on_nonfinite = "continue" says.')
+
+    def _describe(self, inputs: Any) -> str:
+        """Which rows are in a batch: their places, else how they begin."""
+        ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+        if ids is None:
+            return ""
+        rows = [_without_padding(row, None if mask is None else mask[i]) for i, row in enumerate(ids)]
+        if len(rows) == 1 and inputs.get("position_ids") is not None:
+            rows = _split(rows[0], inputs["position_ids"].reshape(-1).tolist())
+        found = self._find(rows)
+        if found:
+            more = f" and {len(found) - _SHOWN_ROWS} more" if len(found) > _SHOWN_ROWS else ""
+            return ", ".join(found[:_SHOWN_ROWS]) + more
+        if self._decode is None:
+            return f"a batch of {counted(len(rows), 'row')}"
+        begins = " ".join(self._decode(rows[0][:_SHOWN_CHARACTERS]).split())[:_SHOWN_CHARACTERS]
+        first = "of which the first" if len(rows) > 1 else "which"
+        return f"a batch of {counted(len(rows), 'row')}, {first} begins {begins!r}"
+
+    def _find(self, rows: list[list[int]]) -> list[str]:
+        """The places of the rows, looked for by their tokens: a batch does not say where it is from."""
+        if not self._places or self._rows is None:
+            return []
+        wanted = {tuple(row) for row in rows}
+        longest = max(map(len, wanted), default=0)
+        known: dict[tuple[int, ...], str] = {}
+        for place, row in zip(self._places, self._rows, strict=False):
+            for tokens in sequences(row):
+                # Of answers a batch has the beginning alone, where they are too long.
+                cut = tuple(tokens[:longest])
+                if cut in wanted:
+                    known.setdefault(cut, place)
+        return list(dict.fromkeys(known[tuple(row)] for row in rows if tuple(row) in known))
+
+
+def guard(
+    trainer: Any,
+    config: RunConfig,
+    directory: Path,
+    out: RunConsole,
+    *,
+    places: Sequence[str],
+    decode: Callable[[Any], str],
+) -> None:
+    """Let the run's trainer watch its numbers as `run.on_nonfinite` says. `places` says where each training
+    row is from, `decode` makes a text of token ids."""
+    trainer.guard = NonFiniteGuard(
+        config.run.on_nonfinite,
+        out.warn,
+        rows=trainer.train_dataset,
+        places=places,
+        decode=decode,
+        remedies=lambda: remedies(trainer.args, directory),
+    )
+
+
+def _any_rank(bad: torch.Tensor) -> bool:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return bool(bad)
+    flag = bad.to(torch.int32)
+    torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+    return bool(flag)
+
+
+def _from_all_ranks(text: str) -> str:
+    """What every rank has to say, so that all raise the same error, the one that prints it among them."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return text
+    said: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(said, text)
+    return "; ".join(dict.fromkeys(each for each in said if each))
+
+
+def _broken(model: torch.nn.Module) -> str | None:
+    """The name of a trained weight that is not finite all over."""
+    name: str
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter.detach()).all():
+            return name
+    return None
+
+
+def _name(value: torch.Tensor) -> str:
+    number = value.detach().float().reshape(-1)[0].item()
+    return (
+        "NaN" if number != number else "infinite" if number in (float("inf"), -float("inf")) else "not finite"
+    )
+
+
+def _without_padding(ids: torch.Tensor, mask: torch.Tensor | None) -> list[int]:
+    kept: list[int] = (ids if mask is None else ids[mask.bool()]).tolist()
+    return kept
+
+
+def _split(ids: list[int], positions: list[int]) -> list[list[int]]:
+    """The rows of a batch without padding: each begins where the positions do so anew."""
+    rows: list[list[int]] = []
+    for token, position in zip(ids, positions, strict=True):
+        if position == 0 or not rows:
+            rows.append([])
+        rows[-1].append(token)
+    return rows
+
+
+def remedies(args: Any, directory: Path) -> str:
+    """What to try when a number is not finite, with the values that there are. For the end of a message."""
+    tries = [f"a lower training.learning_rate (it is {args.learning_rate:g})"]
+    if args.max_grad_norm <= 0:
+        tries.append("training.max_grad_norm = 1")
+    elif args.max_grad_norm > 1:
+        tries.append(f"training.max_grad_norm = 1 (it is {args.max_grad_norm:g})")
+    if args.fp16:
+        tries.append("training.bf16 instead of fp16, whose numbers end at 65504")
+    if not args.warmup_steps:
+        tries.append("training.warmup_steps")
+    kept = newest_checkpoint(directory)
+    return f"Try {', or '.join(tries)}." + (f" {kept} is kept." if kept else "")

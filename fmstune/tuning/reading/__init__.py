@@ -1,1 +1,0 @@
-"""Reading data: from files, folders and the hub to rows of a known shape. Nothing here imports torch."""

@@ -1,0 +1,155 @@
+"""Prepared data are kept by all that they depend on, prepared once, and made anew when they are damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from fmstune import demo
+from fmstune.config.schema.data import DataConfig
+from fmstune.data.cache import cache_directory, prepare_once
+from fmstune.data.prepare import PreparedData
+
+TOKENIZER = AutoTokenizer.from_pretrained(demo.model_dir())
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FMSTUNE_CACHE", str(tmp_path / "cache"))
+    write("a.jsonl", "one", "two", "three")
+    write("b.jsonl", "four", "five")
+
+
+def write(name: str, *texts: str) -> None:
+    Path(name).write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+def prepared(length: int | None = 64, seed: int = 1, worth: float = 0.0, **settings: Any) -> PreparedData:
+    config = DataConfig(**{"train": "a.jsonl", "eval": "b.jsonl", **settings})
+    return prepare_once(config, TOKENIZER, length, seed, worth=worth)
+
+
+def entries() -> list[Path]:
+    return [each for each in cache_directory().iterdir() if each.is_dir()]
+
+
+def rows(data: PreparedData) -> list[Any]:
+    assert data.eval is not None
+    return [*data.train, *data.eval]
+
+
+def test_the_second_time_the_same_rows_come_from_the_cache() -> None:
+    first, second = prepared(), prepared()
+    assert (first.summary.prepared_before, second.summary.prepared_before) == (False, True)
+    assert rows(first) == rows(second)
+    assert list(first.places) == list(second.places) == [f"a.jsonl line {n}" for n in (1, 2, 3)]
+    assert dataclasses.replace(second.summary, prepared_before=False) == first.summary
+    assert "prepared before" in second.summary.line()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"length": 3}, {"train_on": "all"}, {"max_rows": 2}, {"train": "b.jsonl"}, {"eval": ""},
+     {"eval": "", "eval_fraction": 0.4}],
+    ids=str,
+)  # fmt: skip
+def test_another_setting_is_another_entry(change: dict[str, Any]) -> None:
+    prepared()
+    assert not prepared(**change).summary.prepared_before
+
+
+def test_another_seed_is_another_entry_where_rows_are_held_out_by_it() -> None:
+    settings = {"eval": "", "eval_fraction": 0.4}
+    prepared(**settings)
+    assert not prepared(seed=2, **settings).summary.prepared_before
+
+
+def test_changed_contents_under_the_same_name_and_time_are_prepared_anew() -> None:
+    prepared()
+    before = Path("a.jsonl").stat()
+    write("a.jsonl", "one", "two", "thrEE")
+    os.utime("a.jsonl", ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = prepared()
+    assert not again.summary.prepared_before
+    assert "thrEE" in TOKENIZER.decode(again.train[2]["input_ids"])
+
+
+def test_another_chat_template_is_another_entry() -> None:
+    chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    Path("a.jsonl").write_text(json.dumps(chat) + "\n")
+    prepared(eval="")
+    other = AutoTokenizer.from_pretrained(demo.model_dir())
+    other.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    made = prepare_once(DataConfig(train="a.jsonl"), other, 64, 1, worth=0.0)
+    assert not made.summary.prepared_before
+    assert "[assistant]b" in other.decode(made.train[0]["input_ids"])
+
+
+@pytest.mark.parametrize("how", ["cut", "emptied", "no summary", "not json"])
+def test_a_damaged_entry_is_made_anew(how: str) -> None:
+    whole = rows(prepared())
+    (entry,) = entries()
+    if how in ("cut", "emptied"):
+        for file in entry.glob("*/*.arrow"):
+            file.write_bytes(file.read_bytes()[:-40] if how == "cut" else b"")
+    elif how == "no summary":
+        (entry / "summary.json").unlink()
+    else:
+        (entry / "summary.json").write_text("{")
+    again = prepared()
+    assert rows(again) == whole
+    assert not again.summary.prepared_before
+    assert prepared().summary.prepared_before
+
+
+def test_what_is_prepared_in_no_time_is_not_kept_and_nothing_is_where_it_is_turned_off() -> None:
+    prepared(worth=60.0)
+    assert entries() == []
+    prepared(cache=False)
+    prepared(streaming=True)
+    assert entries() == []
+
+
+def test_data_with_bad_rows_name_them_each_time() -> None:
+    with Path("a.jsonl").open("a") as file:
+        file.write("{\n")
+    for _ in range(2):
+        data = prepared(skip_bad_rows=True)
+        assert (data.bad.count, data.summary.prepared_before) == (1, False)
+
+
+def test_a_cache_that_cannot_be_written_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMSTUNE_CACHE", "/dev/null/cache")
+    assert len(prepared().train) == 3
+
+
+def test_entries_that_nobody_uses_are_removed() -> None:
+    prepared()
+    (old,) = entries()
+    os.utime(old, (time.time() - 40 * 24 * 3600,) * 2)
+    prepared(length=10)
+    assert old not in entries()
+    assert len(entries()) == 1
+
+
+def test_of_two_processes_that_want_the_same_only_one_prepares(tmp_path: Path) -> None:
+    code = (
+        "from tests.data.test_cache import *\n"
+        "print('before' if prepared().summary.prepared_before else 'made')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert sorted(each.communicate()[0].split()[-1] for each in both) == ["before", "made"]

@@ -1,0 +1,61 @@
+"""Data that changed since a run was begun are named when it is resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.config.schema.tables import DataConfig, ModelConfig
+from fmstune.data.changed import changed_data
+from fmstune.data.prepare import prepare
+from fmstune.data.summary import DataSummary
+from fmstune.models.load import load_tokenizer
+from tests.support.short_runs import train
+
+DEMO = load_tokenizer(ModelConfig(path="demo"))
+
+
+def summary(tmp_path: Path, train: list[str], evaluation: list[str] | None = None, **how: Any) -> DataSummary:
+    for name, texts in (("a", train), ("b", evaluation or [])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps({'text': text})}\n" for text in texts))
+    config = DataConfig(train=f"{tmp_path}/a.jsonl", eval=f"{tmp_path}/b.jsonl" if evaluation else "", **how)
+    return prepare(config, DEMO, None, 1).summary
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "said"),
+    [
+        ((["one two"],), (["one two"],), ""),
+        ((["one two"],), (["one two", "three four"],), "a.jsonl (1 row before, 2 now)"),
+        ((["one two"],), (["one six"],), "a.jsonl (1 row, as before, with other contents)"),
+        (
+            (["one two"], ["x y"]),
+            (["one two"], ["x y", "z z"]),
+            "b.jsonl to evaluate on (1 row before, 2 now)",
+        ),
+        ((["one two"], ["x y"]), (["one two"],), "b.jsonl to evaluate on (1 row before, 0 now)"),
+    ],
+)
+def test_what_differs_is_named_with_the_rows_before_and_now(
+    tmp_path: Path, then: Any, now: Any, said: str
+) -> None:
+    before = json.loads(json.dumps(summary(tmp_path, *then).as_params()))  # as the journal keeps it
+    assert changed_data(before, summary(tmp_path, *now)).replace(f"{tmp_path}/", "") == said
+    assert changed_data({}, summary(tmp_path, *now)) == ""
+
+
+def test_a_resumed_run_says_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{json.dumps({'text': f'row number {number}'})}\n" for number in range(8))
+    Path("a.jsonl").write_text(rows)
+    sets = ["data.train=a.jsonl", "training.save_steps=1"]
+    train(Path("run"), "training.max_steps=1", *sets)
+    Path("a.jsonl").write_text(rows * 2)
+    said = train(Path("run"), "training.max_steps=2", *sets, resume="run/checkpoint-1")
+    assert "the data have changed since the run was begun; it resumes with these" in said
+    assert "a.jsonl (8 rows before, 16 now)" in said
+    again = train(Path("run"), "training.max_steps=3", *sets, resume="run/checkpoint-2")
+    assert "the data have changed" not in again

@@ -1,0 +1,167 @@
+"""Conversations as people publish them, each a case that was once learnt wrongly: what is trained of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.config.schema.tables import DataConfig, ModelConfig
+from fmstune.data.prepare import prepare
+from fmstune.data.preview import view_rows
+from fmstune.data.tokens.table import IGNORED
+from fmstune.errors import DataError
+from fmstune.models.load import load_tokenizer
+from tests.support.chat_templates import end_of, tokenizer_with
+
+CASES = Path(__file__).parent / "cases" / "chats"
+DEMO = load_tokenizer(ModelConfig(path="demo"))
+WITH_TOOLS = ("qwen3", "qwen2_5", "llama3_1", "glm4moe", "gptoss")
+ANY = (None, "qwen3", "llama3_1", "gemma", "deepseek_r1_distill")
+
+
+def trained(name: str, template: str | None, **settings: Any) -> tuple[str, list[str]]:
+    """What is trained of the first conversation of a case, and what is said of it."""
+    using = DEMO if template is None else tokenizer_with(template)
+    data = prepare(
+        DataConfig(train=str(CASES / f"{name}.jsonl"), max_rows=1, **settings), using, None, seed=0
+    )
+    words = [using.decode([label for label in row["labels"] if label != IGNORED]) for row in data.train]
+    return "".join(words), data.summary.unused_lines()
+
+
+@pytest.mark.parametrize("template", ANY)
+def test_an_answer_of_weight_0_is_not_trained(template: str | None) -> None:
+    words, _ = trained("weight", template)
+    assert "GOODANSWER Paris." in words
+    assert "BADANSWER" not in words
+
+
+def test_an_answer_of_weight_0_is_not_trained_among_all_tokens_either() -> None:
+    words, _ = trained("weight", "llama3", train_on="all")
+    assert "GOODANSWER Paris." in words
+    assert "Are you sure?" in words
+    assert "BADANSWER" not in words
+    with pytest.raises(
+        DataError, match="line 1: an answer has the weight 0, and cannot be told from the rest"
+    ):
+        trained("weight", "qwen3", train_on="all")
+
+
+@pytest.mark.parametrize("template", ["qwen3", "qwen3_5_think", "qwen3_6", "glm4moe"])
+def test_each_of_three_answers_is_trained_once_with_its_end(template: str) -> None:
+    words, _ = trained("multi", template)
+    for answer in ("ANSWER-ONE", "ANSWER-TWO", "ANSWER-THREE"):
+        assert words.count(answer + end_of(template)) == 1
+
+
+@pytest.mark.parametrize("template", WITH_TOOLS)
+@pytest.mark.parametrize("name", ["tool_dict", "tool_str", "fn_legacy", "sharegpt_fc"])
+def test_a_call_and_the_answer_are_trained_and_the_result_is_not(name: str, template: str) -> None:
+    words, _ = trained(name, template)
+    assert "get_weather" in words
+    assert "Rome" in words
+    assert "It is 20 degrees." + end_of(template) in words
+    assert "\\" not in words  # arguments are not encoded twice
+    assert "temp" not in words
+
+
+@pytest.mark.parametrize("name", ["tool_dict", "tool_str", "sharegpt_fc", "fn_legacy"])
+def test_a_template_without_words_for_tools_refuses_the_row_with_the_remedy(name: str) -> None:
+    with pytest.raises(
+        DataError, match=r"line 1: .* no words for tools; give one that has: model\.chat_temp"
+    ):
+        trained(name, None)
+
+
+@pytest.mark.parametrize("name", ["think_field", "think_inline"])
+@pytest.mark.parametrize("template", ["qwen3", "gptoss", "deepseek_r1_distill"])
+def test_reasoning_is_trained_where_the_family_writes_it(name: str, template: str) -> None:
+    words, said = trained(name, template)
+    assert words.index("REASONING-TEXT") < words.index("FINAL-4")
+    assert said == []
+
+
+def test_reasoning_that_the_template_has_no_words_for_is_named_or_kept() -> None:
+    words, said = trained("think_field", "qwen2_5")
+    assert words == "FINAL-4<|im_end|>"
+    assert [line.partition(":")[0] for line in said] == ["reasoning is not trained"]
+    assert "1 row" in said[0]
+    kept = ("<think>\nREASONING-TEXT\n</think>\n\nFINAL-4<|im_end|>", [])
+    assert trained("think_field", "qwen2_5", reasoning="keep") == kept
+    assert trained("think_inline", "qwen2_5") == kept  # the row has it in its text
+
+
+@pytest.mark.parametrize("template", ANY)
+@pytest.mark.parametrize("name", ["content_list", "role_human"])
+def test_contents_in_parts_and_roles_by_other_names_are_read(name: str, template: str | None) -> None:
+    words, _ = trained(name, template)
+    assert "HI-ANSWER" in words
+    assert "hello" not in words
+
+
+@pytest.mark.parametrize("template", ANY)
+def test_an_empty_answer_in_the_middle_is_not_trained_and_named(template: str | None) -> None:
+    words, said = trained("empty_asst", template)
+    assert words.count("BYE-ANS") == 1
+    assert any(line.startswith("an empty answer is not trained (1 row") for line in said)
+
+
+def test_the_rows_of_a_split_conversation_are_shown_as_its_parts() -> None:
+    using = tokenizer_with("qwen3")
+    data = prepare(DataConfig(train=str(CASES / "multi.jsonl"), max_rows=1), using, None, seed=0)
+    names = [view.name for view in view_rows(data.train, using, 3, data.places)]
+    assert names == [f"row {n}, part {n} of 3 of {CASES}/multi.jsonl line 1" for n in (1, 2, 3)]
+    assert "1 conversation split into 3 rows" in data.summary.line()
+
+
+@pytest.mark.parametrize(
+    ("messages", "says"),
+    [
+        (
+            [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}],
+            "questions in a row are joined",
+        ),
+        (
+            [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}],
+            "a system message is joined",
+        ),
+        (
+            [{"role": "developer", "content": "s"}, {"role": "user", "content": "a"}],
+            "a system message is joined",
+        ),
+        (
+            [{"role": "assistant", "content": "h"}, {"role": "user", "content": "a"}],
+            "an empty question is put",
+        ),
+    ],
+)
+def test_what_has_to_be_changed_to_fit_a_template_is_said_or_refused(
+    tmp_path: Path, messages: list[dict[str, str]], says: str
+) -> None:
+    rows = tmp_path / "x.jsonl"
+    rows.write_text(json.dumps({"messages": [*messages, {"role": "assistant", "content": "ANS"}]}))
+    using = tokenizer_with("gemma")
+    data = prepare(DataConfig(train=str(rows)), using, None, seed=0)
+    assert data.summary.unused_lines()[0].startswith(says)
+    with pytest.raises(DataError, match=rf"line 1: {says}.*--strict-chat refuses that"):
+        prepare(DataConfig(train=str(rows), strict_chat=True), using, None, seed=0)
+
+
+def test_a_picture_is_refused_with_its_row(tmp_path: Path) -> None:
+    content = [{"type": "image", "url": "x.png"}, {"type": "text", "text": "what is it?"}]
+    row = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "a"}]}
+    rows = tmp_path / "x.jsonl"
+    rows.write_text(json.dumps(row))
+    with pytest.raises(DataError, match="line 1: message 1 of `messages` has a part of the type 'image'"):
+        prepare(DataConfig(train=str(rows)), DEMO, None, seed=0)
+
+
+def test_a_fraction_of_a_weight_is_refused_and_not_ignored(tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": "a", "weight": 0.5}
+    rows = tmp_path / "x.jsonl"
+    rows.write_text(json.dumps({"messages": [{"role": "user", "content": "q"}, answer]}))
+    with pytest.raises(DataError, match="line 1: it has a weight other than 0 and 1"):
+        prepare(DataConfig(train=str(rows)), DEMO, None, seed=0)

@@ -1,0 +1,401 @@
+"""What is trained of a row is what the model has to write: all of it, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, processors
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from fmstune import demo
+from fmstune.config.schema.tables import DataConfig, ModelConfig
+from fmstune.data.prepare import PreparedData, prepare
+from fmstune.data.tokens.table import IGNORED
+from fmstune.errors import DataError
+from fmstune.models.load import load_tokenizer
+
+LLAMA_2 = """\
+{%- if messages[0]['role'] == 'system' -%}
+{%- set system, messages = messages[0]['content'], messages[1:] -%}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}
+{%- endif -%}
+{%- if message['role'] == 'user' -%}
+{{ bos_token + '[INST] ' + ('<<SYS>>' + system + '<</SYS>> ' if loop.first and system else '')
+   + message['content'].strip() + ' [/INST]' }}
+{%- else -%}
+{{ ' ' + message['content'].strip() + ' ' + eos_token }}
+{%- endif -%}
+{%- endfor -%}"""
+
+DEFAULT_SYSTEM = """\
+{%- if messages[0]['role'] != 'system' -%}
+<|im_start|>system
+You are helpful.<|im_end|>
+{% endif -%}
+{%- for message in messages -%}
+<|im_start|>{{ message['role'] }}
+{{ message['content'] }}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}
+<|im_start|>assistant
+{% endif -%}"""
+
+# As Qwen3's: of all turns but the last the reasoning is taken out.
+REASONING = """\
+{%- for message in messages -%}
+{%- set content = message['content'] -%}
+{%- if message['role'] == 'assistant' and not loop.last -%}
+{%- set content = content.split('</think>')[-1].lstrip('\\n') -%}
+{%- endif -%}
+{{ '<|im_start|>' + message['role'] + '\\n' + content + '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
+
+# Says at the beginning how many messages follow, so that no beginning of it is a rendering of its own.
+COUNTING = """\
+{{- messages | length }} messages
+{% for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['role'] == 'assistant' -%}
+{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}
+{%- else -%}
+{{ message['content'] + '<|im_end|>' }}
+{%- endif -%}
+{%- endfor -%}"""
+
+# As Phi-3's: what is no prompt ends with the end of text.
+CLOSED = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|end|>\\n' }}
+{%- endfor -%}
+{{ '<|im_start|>assistant\\n' if add_generation_prompt else eos_token }}"""
+
+# Trims each message, and writes nothing for one without words.
+TRIMMING = """\
+{%- for message in messages if message['content'] | trim -%}
+{{ message['role'] + ': ' + message['content'] | trim + '\\n' }}
+{%- endfor -%}
+{{ 'assistant: ' if add_generation_prompt }}"""
+
+TOOLS = """\
+{%- if tools -%}<|im_start|>tools
+{% for tool in tools %}{{ tool.function.name }} {% endfor %}<|im_end|>
+{% endif -%}
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') }}
+{%- if message.tool_calls is defined -%}
+{%- for call in message.tool_calls -%}
+<call>{{ call.function.name }}{{ call.function.arguments | tojson }}</call>
+{%- endfor -%}
+{%- endif -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{{ '<|im_start|>assistant\\n' if add_generation_prompt }}"""
+
+
+def tokenizer(template: str | None = None, **tokens: str) -> PreTrainedTokenizerBase:
+    """The demo's byte-level tokenizer, with another template, and special tokens by other names."""
+    found = load_tokenizer(ModelConfig(path="demo"))
+    if template is not None:
+        found.chat_template = template
+    found.add_special_tokens(tokens)
+    return found
+
+
+def adding(prefix: str, suffix: str, *, trim: bool = False) -> PreTrainedTokenizerBase:
+    """The demo's tokenizer, which itself adds special tokens before and after each text."""
+    inner = Tokenizer.from_file(str(demo.model_dir() / "tokenizer.json"))
+    names = [name for name in (prefix, suffix) if name]
+    inner.add_special_tokens(names)
+    inner.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=trim, add_prefix_space=False),
+            processors.TemplateProcessing(
+                single=f"{prefix} $A {suffix}".strip(),
+                special_tokens=[(name, inner.token_to_id(name)) for name in names],
+            ),
+        ]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=prefix or None, eos_token=suffix or None)
+
+
+def prepared(
+    tmp_path: Path, rows: list[Any], using: PreTrainedTokenizerBase, train_on: str = "responses"
+) -> PreparedData:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return prepare(DataConfig(train=str(path), train_on=train_on), using, None, seed=0)
+
+
+def seen_and_trained(
+    tmp_path: Path, row: Any, using: PreTrainedTokenizerBase, train_on: str = "responses"
+) -> tuple[str, str]:
+    """The text of a row as the model sees it, and of it what is trained."""
+    data = prepared(tmp_path, [row], using, train_on).train[0]
+    assert data["labels"][0] == IGNORED
+    assert all(
+        label in (IGNORED, token) for token, label in zip(data["input_ids"], data["labels"], strict=True)
+    )
+    trained = [label for label in data["labels"] if label != IGNORED]
+    return using.decode(data["input_ids"]), using.decode(trained)
+
+
+def trained(tmp_path: Path, row: Any, using: PreTrainedTokenizerBase, train_on: str = "responses") -> str:
+    return seen_and_trained(tmp_path, row, using, train_on)[1]
+
+
+def chat(*contents: str, system: str | None = None) -> list[dict[str, str]]:
+    """A conversation of user and assistant in turn."""
+    first = [] if system is None else [{"role": "system", "content": system}]
+    roles = ("user", "assistant") * len(contents)
+    return first + [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]
+
+
+def test_of_a_chat_each_answer_and_its_end_of_turn_are_trained(tmp_path: Path) -> None:
+    row = {"messages": chat("2+2?", "It is 4.", "And 3+3?", "6", system="Be brief.")}
+    assert trained(tmp_path, row, tokenizer()) == "It is 4.<|im_end|>6<|im_end|>"
+
+
+def test_a_last_word_of_the_user_is_not_trained(tmp_path: Path) -> None:
+    assert trained(tmp_path, {"messages": chat("a", "b", "c")}, tokenizer()) == "b<|im_end|>"
+
+
+def test_an_assistant_who_speaks_first_is_trained_without_the_header(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "assistant", "content": "Welcome!"}, *chat("hi", "yes?")]}
+    for template in (None, DEFAULT_SYSTEM, REASONING, CLOSED):
+        assert trained(tmp_path, row, tokenizer(template, eos_token="<|im_end|>")).startswith("Welcome!")
+
+
+def test_a_template_that_writes_bos_gets_no_second_one(tmp_path: Path) -> None:
+    using = adding("<s>", "</s>")
+    using.chat_template = LLAMA_2
+    row = {"messages": chat("a", "b", "c", "d", system="S")}
+    seen, words = seen_and_trained(tmp_path, row, using)
+    assert seen == "<s>[INST] <<SYS>>S<</SYS>> a [/INST] b </s><s>[INST] c [/INST] d </s>"
+    assert words == " b </s> d </s>"
+
+
+def test_a_template_that_refuses_a_conversation_is_told_by_its_line(tmp_path: Path) -> None:
+    rows = [{"messages": chat("a", "b")}, {"messages": chat("bad", "b")}]
+    template = (
+        "{% if 'bad' in messages[0]['content'] %}{{ raise_exception('not that') }}{% endif %}" + TRIMMING
+    )
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, rows, tokenizer(template))
+    assert f"{tmp_path}/rows.jsonl line 2: the model's chat template refuses" in str(caught.value)
+    assert "not that" in str(caught.value)
+
+
+def test_a_system_message_that_the_template_adds_is_seen_and_not_trained(tmp_path: Path) -> None:
+    seen, words = seen_and_trained(tmp_path, {"messages": chat("a", "b")}, tokenizer(DEFAULT_SYSTEM))
+    assert "You are helpful." in seen
+    assert words == "b<|im_end|>"
+
+
+def rows_trained(tmp_path: Path, row: Any, using: PreTrainedTokenizerBase) -> list[tuple[str, str]]:
+    """What is seen and what is trained of each row that a conversation becomes."""
+    rows = prepared(tmp_path, [row], using).train
+    return [
+        (using.decode(each["input_ids"]), using.decode([t for t in each["labels"] if t != IGNORED]))
+        for each in rows
+    ]
+
+
+def test_turns_that_the_template_shortens_are_rows_of_their_own(tmp_path: Path) -> None:
+    row = {"messages": chat("a", "<think>hm</think>\nb", "c", "<think>so</think>\nd")}
+    (first, one), (second, two) = rows_trained(tmp_path, row, tokenizer(REASONING))
+    assert (one, two) == ("<think>hm</think>\nb<|im_end|>", "<think>so</think>\nd<|im_end|>")
+    assert "so" not in first
+    assert "c" not in first.removesuffix("\n").rpartition("assistant")[2]
+    assert "hm" not in second
+
+
+def test_turns_that_the_template_does_not_shorten_are_trained_in_one_row(tmp_path: Path) -> None:
+    row = {"messages": chat("a", "b", "c", "<think>so</think>\nd")}
+    assert trained(tmp_path, row, tokenizer(REASONING)) == "b<|im_end|><think>so</think>\nd<|im_end|>"
+
+
+def test_markers_of_the_template_are_heeded_where_beginnings_do_not_tell(tmp_path: Path) -> None:
+    row = {"messages": chat("a", "b", "c", "d")}
+    found = rows_trained(tmp_path, row, tokenizer(COUNTING))
+    assert [words for _, words in found] == ["b<|im_end|>", "d<|im_end|>"]
+    assert [seen[0] for seen, _ in found] == ["1", "3"]  # as the prompts count
+
+
+def test_markers_in_the_prompt_are_not_trained(tmp_path: Path) -> None:
+    messages = chat("a", "b", "c", "d")
+    row = {"prompt": messages[:3], "completion": messages[3:]}
+    assert trained(tmp_path, row, tokenizer(COUNTING)) == "d<|im_end|>"
+
+
+def test_where_nothing_tells_the_answers_apart_the_row_is_refused(tmp_path: Path) -> None:
+    counting = COUNTING.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    template = "{{ messages | map(attribute='content') | join | length }}" + counting
+    with pytest.raises(DataError, match=r'line 1: .* train on all .*data\.train_on = "all"'):
+        prepared(tmp_path, [{"messages": chat("a", "bcd")}], tokenizer(template))
+
+
+def test_an_end_of_text_that_only_the_whole_has_does_not_hide_earlier_turns(tmp_path: Path) -> None:
+    row = {"messages": chat("a", "b", "c", "d")}
+    words = trained(tmp_path, row, tokenizer(CLOSED, eos_token="<|endoftext|>"))
+    assert words == "b<|end|>d<|end|>"
+
+
+def test_a_template_that_trims_misleads_nobody(tmp_path: Path) -> None:
+    row = {"messages": chat("  a \n", "\n b  ", " c", "d ")}
+    assert trained(tmp_path, row, tokenizer(TRIMMING)).replace(" ", "") == "b\nd\n"
+
+
+def test_an_empty_answer_is_not_trained(tmp_path: Path) -> None:
+    assert trained(tmp_path, {"messages": chat("a", "", "c", "d")}, tokenizer()) == "d<|im_end|>"
+
+
+def test_an_answer_that_the_template_skips_trains_nothing(tmp_path: Path) -> None:
+    row = {"messages": chat("a", " ", "c", "d")}
+    assert trained(tmp_path, row, tokenizer(TRIMMING)).strip() == "d"
+
+
+def test_an_answer_that_begins_with_line_ends_is_trained_from_the_first_one(tmp_path: Path) -> None:
+    assert trained(tmp_path, {"messages": chat("a", "\n\n b")}, tokenizer()) == "\n\n b<|im_end|>"
+
+
+def test_tools_are_seen_and_calls_are_trained(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"in": "Graz"}}}
+    messages = [
+        *chat("Rain?"),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "yes"},
+        {"role": "assistant", "content": "It rains."},
+    ]
+    for column in (tools, json.dumps(tools)):
+        seen, words = seen_and_trained(tmp_path, {"messages": messages, "tools": column}, tokenizer(TOOLS))
+        assert seen.startswith("<|im_start|>tools\nweather ")
+        assert words == '<call>weather{"in": "Graz"}</call><|im_end|>It rains.<|im_end|>'
+
+
+def test_of_a_prompt_with_messages_only_the_completion_is_trained(tmp_path: Path) -> None:
+    messages = chat("a", "b", "c", "d", "e", "f")
+    row = {"prompt": messages[:3], "completion": messages[3:]}
+    assert trained(tmp_path, row, tokenizer()) == "d<|im_end|>f<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "expected"),
+    [
+        ("Q: what?\nA:", " yes", " yes<|im_end|>"),
+        ("Q: what?\nA:", "yes<|im_end|>", "yes<|im_end|>"),
+        # `Ġlamp` is one token: the blank of the prompt goes with the word, else nothing of it is learnt.
+        ("Which one? The", " lamp", " lamp<|im_end|>"),
+        ("Which one? The ", "lamp", " lamp<|im_end|>"),
+        ("Which one? The la", "mp", " lamp<|im_end|>"),
+        ("def f():\n", "    return 1", "    return 1<|im_end|>"),
+        ("", "yes", "es<|im_end|>"),  # nothing comes before the first token
+    ],
+)
+@pytest.mark.parametrize("trim", [False, True])
+def test_nothing_of_a_completion_is_lost(
+    tmp_path: Path, prompt: str, completion: str, expected: str, trim: bool
+) -> None:
+    using = tokenizer()
+    if trim:
+        using.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    if prompt.endswith("la"):
+        assert len(using(" lamp")["input_ids"]) == 1
+    assert trained(tmp_path, {"prompt": prompt, "completion": completion}, using) == expected
+
+
+@pytest.mark.parametrize("trim", [False, True])
+def test_blanks_and_parts_of_characters_are_trained(tmp_path: Path, trim: bool) -> None:
+    text = "if x:\n        y = '😀é'  \n\t z"
+    using = adding("<s>", "</s>", trim=trim)
+    assert trained(tmp_path, {"prompt": "code:", "completion": text}, using) == text + "</s>"
+
+
+def test_everything_is_trained_when_all_is_asked_for(tmp_path: Path) -> None:
+    seen, words = seen_and_trained(tmp_path, {"messages": chat("a", "b")}, tokenizer(), "all")
+    assert seen == "<|im_start|>" + words
+    _, words = seen_and_trained(
+        tmp_path, {"prompt": "how", "completion": " so"}, adding("<s>", "</s>"), "all"
+    )
+    assert words == "how so</s>"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix", "seen"),
+    [
+        ("<s>", "", "<s>how so"),
+        ("", "</s>", "how so</s>"),
+        ("<s>", "</s>", "<s>how so</s>"),
+    ],
+)
+def test_a_text_is_ended_once_and_begun_as_the_tokenizer_does(
+    tmp_path: Path, prefix: str, suffix: str, seen: str
+) -> None:
+    for text in {"how so", "how so" + suffix}:
+        found, words = seen_and_trained(tmp_path, {"text": text}, adding(prefix, suffix))
+        assert found == seen
+        assert words.endswith("so" + suffix)
+        assert not prefix or words == "how so" + suffix
+
+
+def test_an_end_that_only_the_tokenizer_knows_is_trained(tmp_path: Path) -> None:
+    using = adding("<s>", "</s>")
+    using.eos_token = None
+    assert seen_and_trained(tmp_path, {"text": "how so"}, using) == ("<s>how so</s>", "how so</s>")
+
+
+def test_a_tokenizer_without_an_end_trains_the_text_alone(tmp_path: Path) -> None:
+    assert trained(tmp_path, {"prompt": "a", "completion": " b"}, adding("<s>", "")) == " b"
+
+
+def test_half_a_character_is_told_by_its_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 2: it holds half a character"):
+        prepared(tmp_path, [{"text": "a b"}, {"text": "a \ud83d"}], tokenizer())
+
+
+def test_the_rows_given_are_not_changed(tmp_path: Path) -> None:
+    row = {"messages": chat("a", "b")}
+    before = json.dumps(row)
+    seen_and_trained(tmp_path, row, tokenizer())
+    assert json.dumps(row) == before
+
+
+words = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+said = words.filter(str.strip)  # a row of which nothing is said is refused
+conversations = st.lists(st.tuples(words, words), min_size=1, max_size=4).filter(
+    lambda turns: any(answer.strip() for _, answer in turns)
+)
+
+
+@given(turns=conversations, system=st.none() | words)
+@settings(max_examples=100, deadline=None)
+def test_of_any_conversation_the_answers_and_their_ends_are_trained(
+    tmp_path_factory: pytest.TempPathFactory, turns: list[tuple[str, str]], system: str | None
+) -> None:
+    row = {"messages": chat(*(word for turn in turns for word in turn), system=system)}
+    expected = "".join(answer + "<|im_end|>" for _, answer in turns if answer.strip())
+    folder = tmp_path_factory.mktemp("any")
+    for template in (None, DEFAULT_SYSTEM):
+        assert trained(folder, row, tokenizer(template)) == expected
+
+
+@given(prompt=words, completion=said)
+@settings(max_examples=100, deadline=None)
+def test_of_any_completion_all_is_trained(
+    tmp_path_factory: pytest.TempPathFactory, prompt: str, completion: str
+) -> None:
+    using = adding("<s>", "</s>", trim=len(prompt) % 2 == 0)
+    found = trained(tmp_path_factory.mktemp("any"), {"prompt": prompt, "completion": completion}, using)
+    ending = completion + "</s>"
+    # More than the completion is trained only where a token writes the end of the prompt too.
+    assert ending.encode() in found.encode() or found.endswith(ending)
+    assert (prompt + ending).endswith(found.lstrip("\ufffd"))

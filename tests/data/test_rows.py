@@ -1,0 +1,331 @@
+"""Rows are read whatever their file is like, and what is damaged is named by its file, line and remedy."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import functools
+import gzip
+import hashlib
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fmstune.config.schema.data import MAPPED_COLUMNS
+from fmstune.data.rows.reader import Rows, load_rows
+from fmstune.errors import DataError
+
+# The time in its header would give the tests other names in each process.
+packed = functools.partial(gzip.compress, mtime=0)
+
+CHAT = {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}
+SUFFIXES = (
+    *(".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".jsonl.gz", ".csv.gz"),
+    *(".jsonl.bz2", ".json.xz", ".jsonl.zst", ".parquet.gz", ".arrow.xz"),
+)
+
+
+def write(path: Path, content: str | bytes) -> str:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+def lines(*rows: Any) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def texts(rows: Rows) -> list[str]:
+    return [row["text"] for row in rows.rows]
+
+
+def refused(source: str, **kwargs: Any) -> str:
+    """The message with which `source` is refused; it always names the source."""
+    with pytest.raises(DataError) as caught:
+        load_rows(source, **kwargs)
+    assert source in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.jsonl", '{"text": "a"}\n{"text": "b"}\n'),
+        ("x.jsonl", '\n{"text": "a"}\n  \n{"text": "b"}'),
+        ("x.jsonl", '{"text": "a"}\r\n{"text": "b"}\r\n'),
+        ("x.jsonl", '\ufeff{"text": "a"}\n{"text": "b"}\n'),
+        ("X.JSONL", '{"text": "a"}\n{"text": "b"}\n'),
+        ("x.json", '{"text": "a"}\n{"text": "b"}\n'),
+        ("x.json", '\n[{"text": "a"},\n {"text": "b"}]\n'),
+        ("x.csv", "id,text\n1,a\n2,b\n"),
+        ("x.csv", "\ufeffid,text\r\n1,a\r\n\r\n2,b\r\n"),
+        ("x.tsv", "id\ttext\n1\ta\n2\tb\n"),
+        ("x.jsonl.gz", packed(b'{"text": "a"}\n{"text": "b"}\n')),
+        ("x.csv.gz", packed(b"text\na\nb\n")),
+        ("x.ndjson", '{"text": "a"}\n{"text": "b"}\n'),
+        ("x.jsonl.bz2", bz2.compress(b'{"text": "a"}\n{"text": "b"}\n')),
+        ("x.json.xz", lzma.compress(b'[{"text": "a"}, {"text": "b"}]')),
+        ("x.tsv.ZST", pa.compress(b"text\na\nb\n", codec="zstd", asbytes=True)),
+        ("x.txt", "a\n\nb\n"),
+        ("x.txt.gz", packed(b"\xef\xbb\xbfa\r\nb")),
+    ],
+)
+def test_every_kind_of_file_is_read(tmp_path: Path, name: str, content: str | bytes) -> None:
+    source = write(tmp_path / name, content)
+    rows = load_rows(source)
+    assert (rows.shape, texts(rows)) == ("text", ["a", "b"])
+    assert rows.sha256 == hashlib.sha256(Path(source).read_bytes()).hexdigest()
+
+
+def test_parquet_is_read_without_the_fields_that_only_other_rows_have(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}
+    called = {"role": "assistant", "content": "", "tool_calls": [call]}
+    rows = [CHAT, {"messages": [{"role": "user", "content": "hi"}, called]}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
+    assert load_rows(str(tmp_path / "x.parquet")).rows == rows
+
+
+def test_places_count_the_lines_of_the_file_blank_ones_too(tmp_path: Path) -> None:
+    rows = load_rows(write(tmp_path / "x.jsonl", '\n{"text": "a"}\n\n{"text": "b"}\n'))
+    assert rows.place(1) == f"{tmp_path}/x.jsonl line 4"
+
+
+def test_line_ends_within_a_json_text_do_not_end_the_row(tmp_path: Path) -> None:
+    text = "a\u2028b\u2029c\x85d\x0be"
+    assert texts(load_rows(write(tmp_path / "x.jsonl", json.dumps({"text": text}, ensure_ascii=False)))) == [
+        text
+    ]
+
+
+def test_cells_may_hold_line_ends_delimiters_and_marks(tmp_path: Path) -> None:
+    assert texts(load_rows(write(tmp_path / "x.csv", 'text\n"a, ""b""\nc"\n'))) == ['a, "b"\nc']
+
+
+def test_a_cell_as_long_as_a_book_is_read(tmp_path: Path) -> None:
+    assert texts(load_rows(write(tmp_path / "x.csv", "text\n" + "a" * 300_000))) == ["a" * 300_000]
+
+
+def test_no_more_rows_are_read_than_asked_for(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.jsonl", lines({"text": "a"}, {"text": "b"}) + "damaged\n")
+    assert texts(load_rows(source, most=2)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("row", "shape"),
+    [
+        (CHAT, "messages"),
+        ({"prompt": "a", "completion": "b"}, "prompt/completion"),
+        (
+            {"prompt": CHAT["messages"][:1], "completion": CHAT["messages"][1:]},
+            "prompt/completion as messages",
+        ),
+        ({"text": "a"}, "text"),
+        ({"messages": None, "text": "a"}, "text"),
+        (CHAT | {"tools": [{"type": "function"}]}, "messages"),
+        (CHAT | {"tools": '[{"type": "function"}]'}, "messages"),
+    ],
+)
+def test_the_shape_is_recognised(tmp_path: Path, row: Any, shape: str) -> None:
+    assert load_rows(write(tmp_path / "x.jsonl", lines(row))).shape == shape
+
+
+def test_the_demo_has_rows_for_training_and_for_evaluation() -> None:
+    assert len(load_rows("demo").rows) == 400
+    assert len(load_rows("demo", "eval").rows) == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", lines(CHAT) + '{"messages": \n', "line 2: this is not valid JSON"),
+        ("x.jsonl", '{\n  "text": "a"\n', "line 1: this is not valid JSON"),
+        ("x.jsonl", '{"text": "a", "text": "b"}\n', "line 1: it has the key `text` twice"),
+        ("x.jsonl", lines(CHAT, ["a"]), "line 2: a row is a JSON object, this is a list"),
+        ("x.jsonl", "[" * 100_000, "is not valid JSON (it is nested too deeply: line 1"),
+        ("x.jsonl", '{"text": ' + "1" * 5000 + "}", "line 1"),
+        ("x.jsonl", "", "has no rows"),
+        ("x.jsonl", "\n \n\r\n", "has no rows"),
+        ("x.json", "[]", "has no rows"),
+        ("x.csv", "text\n", "has no rows"),
+        ("x.csv", "", "has no rows"),
+        ("x.json", '[{"text": "a"}, 7]', "row 2: a row is a JSON object, this is a number"),
+        ("x.json", '[{"text": "a"}', "is not valid JSON"),
+        ("x.csv", "id,text\n1,a\n2\n", "line 3: this row does not have the 2 columns"),
+        ("x.csv", "id,text\n1,a\n2,b,c\n", "line 3: this row does not have the 2 columns"),
+        ("x.csv", 'text\n"a\nb\nc\n', "those in it are doubled"),
+        ("x.tsv", "a\tb\nc\td\n", "the columns are a, b; rows have `messages`"),
+        (
+            "x.jsonl",
+            b'{"text": "a"}\n{"text": "\xff"}\n',
+            "line 2: this is not UTF-8 text; save the file as UTF-8",
+        ),
+        ("x.jsonl", '{"text": "a"}\n'.encode("utf-16"), "line 1: this is not UTF-8"),
+        ("x.jsonl.gz", b"no gzip", "cannot be read"),
+        ("x.jsonl.gz", packed(b'{"text": "a"}\n' * 99)[:-12], "cannot be read"),
+        ("x.jsonl.gz", packed(b"")[:10] + b"\xff" * 40, "cannot be read"),
+        ("x.jsonl.bz2", bz2.compress(b'{"text": "a"}\n' * 99)[:-12], "cannot be read"),
+        ("x.jsonl.xz", lzma.compress(b'{"text": "a"}\n' * 99)[:-12], "cannot be read"),
+        ("x.jsonl.zst", b"no zstandard", "cannot be read"),
+        ("x.csv", "text, text\na,b\n", "the column 'text' is there 2 times"),
+        ("x.csv", "text\na".encode("utf-16")[:-1], "begins as UTF-16 text, and goes on as none"),
+        ("x.txt", b"a\n\xff\n", "line 2: this is not UTF-8 text"),
+        ("x.txt", "\n \n", "has no rows"),
+        ("x.arrow", b"no arrow", "is no arrow file that can be read"),
+        ("x.parquet", b"no parquet", "is no parquet file that can be read"),
+        ("x.parquet", b"PAR1" + b"\0" * 50 + b"PAR1", "is no parquet file that can be read"),
+        ("x.parquet", b"", "is no parquet file that can be read"),
+        ("x.docx", "a", "cannot be read (.docx); give a file of the kind .jsonl"),
+        ("x", "a", "cannot be read (no suffix)"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_its_line(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
+    assert message in refused(write(tmp_path / name, content))
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "message"),
+    [
+        (CHAT, {"text": "a"}, "line 17: there is no `messages`; the first row has it, and so must all"),
+        (CHAT, {"messages": None}, "line 17: there is no `messages`"),
+        (CHAT, {"messages": "hi"}, "line 17: `messages` takes a list of messages"),
+        (CHAT, {"messages": []}, "line 17: `messages` takes a list of messages with at least one"),
+        (CHAT, {"messages": ["hi"]}, "line 17: message 1 of `messages` is no object with `role`"),
+        (CHAT, {"messages": [{"content": "a"}]}, "line 17: message 1 of `messages` is no object with `role`"),
+        (CHAT, {"messages": [{"role": "me", "content": "a"}]}, "has the role 'me'; roles are system, dev"),
+        (CHAT, {"messages": [{"role": ["user"], "content": "a"}]}, "has the role ['user']; roles are"),
+        (CHAT, {"messages": [{"role": "user"}]}, "line 17: message 1 of `messages` has no text"),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": 7}]},
+            "line 17: message 1 of `messages` has no text",
+        ),
+        (CHAT, {"messages": CHAT["messages"][:1]}, "line 17: no message of `messages` is the assistant's"),
+        (CHAT, CHAT | {"tools": {"a": 1}}, "line 17: `tools`"),
+        (CHAT, CHAT | {"tools": "[{"}, "line 17: `tools`"),
+        (CHAT, CHAT | {"tools": ["search"]}, "line 17: `tools`"),
+        ({"text": "a"}, {"txt": "a"}, "line 17: there is no `text`"),
+        ({"text": "a"}, {"text": True}, "line 17: `text` is a boolean, where a text is needed"),
+        ({"text": "a"}, {"text": {}}, "line 17: `text` is an object"),
+        ({"prompt": "a", "completion": "b"}, {"prompt": "a"}, "line 17: there is no `completion`"),
+        ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ["b"]}, "`completion` is a list"),
+        (
+            {"prompt": CHAT["messages"][:1], "completion": CHAT["messages"][1:]},
+            {"prompt": "a", "completion": "b"},
+            "line 17: `prompt` takes a list of messages",
+        ),
+        (
+            {"prompt": CHAT["messages"][:1], "completion": CHAT["messages"][1:]},
+            {"prompt": CHAT["messages"], "completion": CHAT["messages"][:1]},
+            "line 17: no message of `completion` is the assistant's",
+        ),
+    ],
+)
+def test_a_damaged_row_is_refused_by_its_line(tmp_path: Path, good: Any, bad: Any, message: str) -> None:
+    assert message in refused(write(tmp_path / "x.jsonl", lines(*[good] * 16, bad)))
+
+
+@pytest.mark.parametrize(
+    ("row", "advised"),
+    [
+        ({"frage": "a", "antwort": "b"}, ('{prompt="frage", completion="antwort"}', "'{frage} {antwort}'")),
+        ({"id": "7", "article": "a", "highlights": "b"}, ('{prompt="article", completion="highlights"}',)),
+        ({"category": "x", "user_query": "a", "reply": "b"}, ('{prompt="user_query", completion="reply"}',)),
+        (
+            {"problem": "a", "solution": "b", "source": "x", "uuid": "1"},
+            ('="problem", completion="solution"}',),
+        ),
+        ({"body": "a", "url": "x", "n": 7}, ('{text="body"}', "'{body}'")),
+        ({"translation": {"de": "a", "en": "b"}}, ("data.handler",)),
+    ],
+)
+def test_a_shape_that_is_none_of_ours_is_refused_with_its_columns_and_names_for_them_that_make_sense(
+    tmp_path: Path, row: dict[str, Any], advised: tuple[str, ...]
+) -> None:
+    message = refused(write(tmp_path / "x.jsonl", lines(row)))
+    assert f"line 1: the columns are {', '.join(row)}; rows have `messages`" in message
+    for words in advised:
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    "source", ["trian.jsonl", "./data", "/no/such/place", "~/x", "a.csv.gz", "x" * 5000 + ".csv"]
+)
+def test_a_file_that_is_not_there_is_never_looked_for_on_the_hub(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
+    assert "there is no such file" in refused(source)
+
+
+def test_a_data_set_that_cannot_be_fetched_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no network\nand more")
+
+    monkeypatch.setattr("datasets.load_dataset", offline)
+    message = refused("owner/name", split="eval")
+    assert message.endswith("cannot be fetched from the hub (split validation): no network")
+
+
+def test_a_data_set_of_the_hub_is_read_no_further_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = iter(lambda: {"text": "a", "messages": None}, None)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: endless)
+    assert texts(load_rows("owner/name", most=3)) == ["a"] * 3
+
+
+@given(st.sampled_from(SUFFIXES), st.binary(max_size=200))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_rows_or_refused(tmp_path: Path, suffix: str, data: bytes) -> None:
+    read_or_refused(tmp_path / f"x{suffix}", data)
+
+
+@given(
+    st.sampled_from((".jsonl", ".json", ".csv", ".tsv")),
+    st.lists(
+        st.sampled_from(
+            ['{"text": ', '"a"', "}", "[", "]", ",", "\n", "\r", "\t", '"', "text", "messages", "\x00", ":"]
+        ),
+        max_size=20,
+    ),
+)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_anything_that_looks_like_rows_is_rows_or_refused(
+    tmp_path: Path, suffix: str, pieces: list[str]
+) -> None:
+    read_or_refused(tmp_path / f"x{suffix}", "".join(pieces).encode())
+
+
+roles = st.sampled_from(("user", "assistant", "gpt", "human", "function_call", '[{"role": 1}]'))
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(("role", "content", "from", "value")), inner | roles)
+    ),
+    max_leaves=6,
+)
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from((*MAPPED_COLUMNS, "attention_mask")), json_values | roles),
+        min_size=1,
+        max_size=3,
+    )
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_json_objects_are_rows_or_refused(tmp_path: Path, rows: list[Any]) -> None:
+    read_or_refused(tmp_path / "x.jsonl", lines(*rows).encode())
+
+
+def read_or_refused(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    with contextlib.suppress(DataError):
+        assert load_rows(str(path)).rows

@@ -1,0 +1,165 @@
+"""A source is a file, several, a directory, a glob or a folder of `save_to_disk`; what it is not is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pytest
+
+from fmstune.config.schema.tables import DataConfig, DataSource
+from fmstune.data.rows.reader import Rows, load_rows
+from fmstune.errors import DataError
+
+
+def write(path: Path, *texts: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps({'text': text})}\n" for text in texts))
+    return path
+
+
+def texts(rows: Rows) -> list[str]:
+    return [row["text"] for row in rows.rows]
+
+
+def refused(source: str | DataSource, split: Any = "train") -> str:
+    with pytest.raises(DataError) as caught:
+        load_rows(source, split)
+    return str(caught.value)
+
+
+def test_a_glob_is_its_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl", "c.csv"):
+        write(tmp_path / name, name)
+    write(tmp_path / "deep" / "er" / "d.jsonl", "d.jsonl")
+    assert texts(load_rows(f"{tmp_path}/*.jsonl")) == ["a.jsonl", "b.jsonl"]
+    assert texts(load_rows(f"{tmp_path}/**/[b-d].jsonl")) == ["b.jsonl", "d.jsonl"]
+    assert "no file fits it" in refused(f"{tmp_path}/*.parquet")
+
+
+def test_a_file_with_the_signs_of_a_glob_in_its_name_is_that_file(tmp_path: Path) -> None:
+    assert texts(load_rows(str(write(tmp_path / "a[1].jsonl", "a")))) == ["a"]
+
+
+def test_rows_of_several_files_are_told_by_their_own(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", "a")
+    (tmp_path / "b.jsonl").write_text('{"text": "b"}\n{"txt": "c"}\n')
+    assert refused(str(tmp_path)).startswith(f"{tmp_path}/b.jsonl line 2: there is no `text`")
+
+
+def test_a_directory_is_all_its_files_but_hidden_ones_and_those_that_hold_no_rows(tmp_path: Path) -> None:
+    write(tmp_path / "2.jsonl", "b")
+    write(tmp_path / "1" / "x.jsonl", "a")
+    write(tmp_path / ".cache" / "x.jsonl", "hidden")
+    (tmp_path / "README.md").write_text("about")
+    assert texts(load_rows(str(tmp_path))) == ["a", "b"]
+    assert load_rows(str(tmp_path)).sha256 != load_rows(f"{tmp_path}/2.jsonl").sha256
+
+
+@pytest.mark.parametrize(
+    "names", [("train.jsonl", "test.jsonl", "dev.jsonl"), ("train/1.jsonl", "my_test/1.jsonl", "val/1.jsonl")]
+)
+def test_of_a_directory_with_splits_the_one_that_is_meant_is_taken(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    for name, text in zip(names, ("train", "test", "validation"), strict=True):
+        write(tmp_path / name, text)
+    folder = str(tmp_path)
+    assert texts(load_rows(folder)) == ["train"]
+    assert texts(load_rows(folder, "eval")) == ["validation"]
+    assert texts(load_rows(DataSource(folder, split="test"))) == ["test"]
+
+
+def test_a_split_that_there_is_not_is_told_with_those_there_are(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", "a")
+    assert "its files are named after train; there is none of the split validation" in refused(
+        str(tmp_path), "eval"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [((), "holds no file that can be read"), (("a.jsonl", "b.csv"), "name those you mean, as in")],
+)
+def test_a_directory_that_is_not_clear_is_refused(tmp_path: Path, names: tuple[str, ...], says: str) -> None:
+    for name in names:
+        write(tmp_path / name, "a")
+    assert says in refused(str(tmp_path))
+
+
+def test_a_folder_of_save_to_disk_is_read(tmp_path: Path) -> None:
+    rows = [{"text": "a", "extra": None}, {"text": "b", "extra": None}]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "one")
+    assert texts(load_rows(str(tmp_path / "one"))) == ["a", "b"]
+    parts = {"train": datasets.Dataset.from_list(rows[:1]), "test": datasets.Dataset.from_list(rows[1:])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "two")
+    assert texts(load_rows(str(tmp_path / "two"))) == ["a"]
+    assert texts(load_rows(DataSource(str(tmp_path / "two"), split="test"), "eval")) == ["b"]
+    told = refused(str(tmp_path / "two"), "eval")
+    assert "has no split validation; it has train, test. Choose one with split under [[data.eval]]" in told
+
+
+def test_a_damaged_folder_of_save_to_disk_is_refused(tmp_path: Path) -> None:
+    datasets.Dataset.from_list([{"text": "a"}]).save_to_disk(tmp_path / "x")
+    (tmp_path / "x" / "data-00000-of-00001.arrow").write_bytes(b"nothing")
+    assert "cannot be read as a folder of save_to_disk" in refused(str(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("opened", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_both_formats_of_arrow_are_read(tmp_path: Path, opened: Any) -> None:
+    table = pa.table({"text": ["a", "b"]})
+    with opened(str(tmp_path / "x.arrow"), table.schema) as file:
+        file.write_table(table)
+    assert texts(load_rows(str(tmp_path / "x.arrow"))) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [("line", ["a", "b", "c"]), ("paragraph", ["a\nb", "c"]), ("file", ["a\nb\n\n\nc\n"])],
+)
+def test_a_text_file_is_rows_of_lines_paragraphs_or_the_whole(
+    tmp_path: Path, rows: str, expected: list[str]
+) -> None:
+    (tmp_path / "x.txt").write_text("a\nb\n\n\nc\n")
+    assert texts(load_rows(str(tmp_path / "x.txt"), config=DataConfig(text_rows=rows))) == expected
+
+
+def test_the_home_directory_may_be_written_as_in_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "x.jsonl", "a")
+    assert texts(load_rows("~/x.jsonl")) == ["a"]
+
+
+def test_of_the_hub_the_subset_and_split_that_were_asked_for_are_fetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def answer(path: str, **how: Any) -> list[dict[str, str]]:
+        asked.update(how, path=path)
+        return [{"text": "a"}]
+
+    monkeypatch.setattr("datasets.load_dataset", answer)  # the hub is not here
+    source = DataSource("owner/name", split="train[:1%]", subset="de", revision="v2")
+    assert texts(load_rows(source)) == ["a"]
+    assert asked == {
+        "path": "owner/name",
+        "name": "de",
+        "split": "train[:1%]",
+        "revision": "v2",
+        "streaming": False,
+    }
+
+
+def test_a_hub_that_fails_while_it_is_read_is_told_with_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows() -> Any:
+        yield {"text": "a"}
+        raise ConnectionResetError("gone")
+
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows())  # the hub is not here
+    assert refused("owner/name") == "after owner/name row 1 the hub could not be read: gone"

@@ -1,0 +1,384 @@
+"""Whatever the chat template, each answer is learnt as the model will have to write it: what follows the
+template's own prompt for all that comes before it, up to and with the token that ends it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fmstune.data.rendering.conversation import Writer
+from fmstune.data.rendering.render import Renderer
+from fmstune.data.rows.messages import read_messages
+from fmstune.data.tokens.sft import Part, label
+from fmstune.data.tokens.table import IGNORED
+from fmstune.errors import DataError
+from tests.support.chat_templates import TEMPLATES, end_of, tokenizer_with
+from tests.support.readme_templates import matrix
+
+README = Path(__file__).parents[2] / "README.md"
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "find",
+            "description": "Finds.",
+            "parameters": {
+                "type": "object",
+                "properties": {"what": {"type": "string", "description": "That."}},
+                "required": ["what"],
+            },
+        },
+    }
+]
+WITHOUT_TOOLS = {
+    *("cohere", "cohere2", "deepseek_r1_distill", "deepseekv3", "gemma", "gemma3", "idefics3", "lfm2"),
+    *("llama3", "llava_next", "phi3", "phi3_5", "qwen2_5_vl", "smolvlm"),
+}
+ALTERNATING = {"cohere", "cohere2", "gemma", "gemma3"}
+ASKED_FIRST = ("llama3_1", "llama3_2", "qwen3_5", "qwen3_6", "qwen3_8")
+"""They refuse a conversation without a question, or write tools into its first message: one is put before."""
+ONLY_CALLS = ("llama3", "muse")
+"""They write no words beside a call, which is named."""
+PARTS = {"idefics3", "llava_next", "smolvlm"}
+WITHOUT_SYSTEM = {"gemma"}
+
+words = st.text(st.sampled_from("abcxyz é😀\n'\"{}:."), min_size=1, max_size=12).filter(str.strip)
+
+
+@st.composite
+def conversations(draw: st.DrawFn, *, tools: bool, alternating: bool) -> list[dict[str, Any]]:
+    """Conversations in OpenAI's form: a system message, turns, calls of tools, reasoning in a field or in the
+    text, answers in a row, an assistant who begins, answers without a word."""
+    messages: list[dict[str, Any]] = []
+    if draw(st.booleans()):
+        messages.append({"role": "system", "content": draw(words)})
+    if not alternating and draw(st.integers(0, 4)) == 0:
+        messages.append({"role": "assistant", "content": draw(words)})
+    for _ in range(draw(st.integers(1, 3))):
+        messages.append({"role": "user", "content": draw(words)})
+        if tools and draw(st.booleans()):
+            what: Any = {"what": draw(st.one_of(words.map(str.strip), st.integers(), st.booleans()))}
+            what = json.dumps(what) if draw(st.booleans()) else what
+            call = {"type": "function", "id": "c12345678", "function": {"name": "find", "arguments": what}}
+            said = draw(st.sampled_from(["", None, "Look."]))
+            thought = {} if said else draw(st.sampled_from([{}, {"reasoning_content": "because"}]))
+            messages.append({"role": "assistant", "content": said, "tool_calls": [call], **thought})
+            messages.append(
+                {"role": "tool", "name": "find", "tool_call_id": "c12345678", "content": draw(words)}
+            )
+        for _ in range(1 if alternating else draw(st.integers(1, 2))):
+            messages.append(draw(answers()))
+    messages.append(draw(answers(silent=False)))
+    if messages[-2]["role"] == "assistant" and alternating:
+        messages.insert(-1, {"role": "user", "content": draw(words)})
+    return messages
+
+
+@st.composite
+def answers(draw: st.DrawFn, *, silent: bool = True) -> dict[str, Any]:
+    kind = draw(st.sampled_from(["plain", "plain", "field", "inline", *(["silent"] if silent else [])]))
+    content = draw(words)
+    if kind == "field":
+        name = draw(st.sampled_from(["reasoning_content", "reasoning", "thinking"]))
+        return {"role": "assistant", "content": content, name: f"because {draw(words)}"}
+    if kind == "inline":
+        thought = f"because {draw(words).strip()}"
+        return {"role": "assistant", "content": f"<think>\n{thought}\n</think>\n\n{content.strip()}"}
+    return {"role": "assistant", "content": content if kind == "plain" else ""}
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What is trained of a training row at one place, and all before it."""
+
+    before: str
+    trained: str
+
+
+def learnt(messages: list[dict[str, Any]], using: Any, tools: Any, **how: Any) -> list[Learnt]:
+    """What is learnt of a conversation, read back from the tokens and labels that it becomes."""
+    row = {"messages": read_messages(messages, "here", "messages")} | ({"tools": tools} if tools else {})
+    parts = Renderer(Writer(using), **how).render(row, "messages", "here").parts
+    found = []
+    for each in label([Part("here", part) for part in parts], using, will_cut=False):
+        begin = None
+        for at, token in enumerate([*each.labels, IGNORED]):
+            ends = begin is not None and (token == IGNORED or at in each.begins)
+            if ends:
+                found.append(Learnt(text(each.ids[:begin], using), text(each.ids[begin:at], using)))
+                begin = None
+            if token != IGNORED and begin is None:
+                begin = at
+    return found
+
+
+def text(ids: Any, using: Any) -> str:
+    return str(using.decode(ids, clean_up_tokenization_spaces=False))
+
+
+def given_to(template: str, message: dict[str, Any], *, thinks: bool) -> dict[str, Any]:
+    """A message in words that the template may know: reasoning under each of its names, arguments as objects.
+    `thinks` says that the template writes reasoning, or opens it."""
+    made = dict(message)
+    thought = next(
+        (made.pop(name) for name in ("reasoning_content", "reasoning", "thinking") if name in made), None
+    )
+    content = made["content"] or ""
+    if thinks and content.startswith("<think>"):
+        thought, _, content = content.removeprefix("<think>\n").partition("\n</think>\n\n")
+    if thought and thinks:
+        made |= dict.fromkeys(("reasoning_content", "thinking"), thought)
+    made["content"] = [{"type": "text", "text": content}] if template in PARTS else content
+    if "tool_calls" in made:
+        function = made["tool_calls"][0]["function"]
+        arguments = function["arguments"]
+        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        made["tool_calls"] = [made["tool_calls"][0] | {"function": function | {"arguments": arguments}}]
+    return made
+
+
+def first_speaker(messages: list[dict[str, Any]]) -> str:
+    return next(str(message["role"]) for message in messages if message["role"] != "system")
+
+
+def thinks(using: Any, *, calls: bool = False) -> bool:
+    """Whether a template writes the reasoning of an answer, or opens it; of Gemma 4 that of `calls`."""
+    user = {"role": "user", "content": "a"}
+    answer = {"role": "assistant", "content": "b", "reasoning_content": "THOUGHT", "thinking": "THOUGHT"}
+    if calls:
+        answer |= {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}]}
+    try:
+        written = using.apply_chat_template([user, answer], tokenize=False)
+        prompt = using.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    except Exception:  # it wants contents in parts, as no template does that has words for reasoning
+        return False
+    return "THOUGHT" in written or prompt.rstrip().endswith("<think>")
+
+
+def rendered(
+    template: str, messages: list[dict[str, Any]], using: Any, tools: Any, *, prompt: bool
+) -> str | None:
+    """What the template writes; `None` where it refuses, as most do where there is no question yet."""
+    messages = [
+        given_to(
+            template, message, thinks=thinks(using) or ("tool_calls" in message and thinks(using, calls=True))
+        )
+        for message in messages
+    ]
+    if template in WITHOUT_SYSTEM and messages and messages[0]["role"] == "system":
+        system, *messages = messages
+        joined = next((i for i, message in enumerate(messages) if message["role"] == "user"), None)
+        if joined != 0:
+            return None
+        messages[0] = messages[0] | {"content": f"{system['content']}\n\n{messages[0]['content']}"}
+    try:
+        return str(
+            using.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt)
+        )
+    except Exception:  # a template raises what it likes
+        return None
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_of_any_conversation_each_answer_is_learnt_after_its_prompt_up_to_its_end(template: str) -> None:
+    tools = TOOLS if template not in WITHOUT_TOOLS else None
+
+    @given(
+        messages=conversations(tools=tools is not None, alternating=template in ALTERNATING),
+        marks=st.booleans(),
+    )
+    @settings(max_examples=12, deadline=None, derandomize=True)
+    def holds(messages: list[dict[str, Any]], marks: bool) -> None:
+        using = tokenizer_with(template, marks=marks)
+        found = learnt(messages, using, tools)
+        expected = [
+            i
+            for i, m in enumerate(messages)
+            if m["role"] == "assistant" and (m["content"] or "tool_calls" in m)
+        ]
+        assert len(found) == len(expected)
+        for number, each in zip(expected, found, strict=True):
+            message = messages[number]
+            prompt = rendered(template, messages[:number], using, tools, prompt=True)
+            whole = rendered(template, messages[: number + 1], using, tools, prompt=False)
+            greeted = template.startswith(ASKED_FIRST) and first_speaker(messages) == "assistant"
+            asked = any(m["role"] == "user" for m in messages[:number])
+            if prompt is not None and asked and not greeted:
+                assert each.before == prompt
+            assert each.trained.endswith(end_of(template, call="tool_calls" in message))
+            said = (message["content"] or "").rpartition("</think>")[2].strip()
+            if "tool_calls" not in message or not template.startswith(ONLY_CALLS):
+                assert said in each.trained
+            if "tool_calls" in message:
+                assert "find" in each.trained
+            if prompt is not None and whole is not None and whole.startswith(prompt):
+                tail = whole[len(prompt) :]
+                assert tail.startswith(each.trained) or each.trained.startswith(tail)
+                assert not tail[len(each.trained) :].replace(str(using.eos_token), "").strip()
+
+    holds()
+
+
+LAST_QUESTION = (
+    "{% if messages[0].role == 'system' %}{% set system, rest = messages[0].content, messages[1:] %}"
+    "{% else %}{% set system, rest = none, messages %}{% endif %}<s>{% for m in rest %}"
+    "{% if m.role == 'user' %}[INST] {{ system + '\n\n' if loop.last and system else '' }}"
+    "{{ m.content }}[/INST]"
+    "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
+)
+"""As Mistral 7B v0.3 writes it: the system message stands before a question that is the last message."""
+
+
+def test_a_system_message_that_moves_is_where_the_prompt_has_it() -> None:
+    using = copy.deepcopy(tokenizer_with("llava_next"))
+    using.chat_template = LAST_QUESTION
+    messages = [
+        {"role": "system", "content": "S"},
+        *({"role": role, "content": role + number} for number in "12" for role in ("user", "assistant")),
+    ]
+    prompts = [using.apply_chat_template(messages[:n], tokenize=False) for n in (2, 4)]
+    assert "[INST] S\n\nuser2" in prompts[1]
+    assert "[INST] user1" in prompts[1]
+    found = learnt(messages, using, None)
+    assert [each.before for each in found] == prompts
+    assert [each.trained for each in found] == [" assistant1</s>", " assistant2</s>"]
+
+
+@pytest.mark.parametrize("template", ["gptoss", "gemma4_v5", "diffusion_gemma", "qwen3"])
+@pytest.mark.parametrize("thought", ["", "because"])
+@pytest.mark.parametrize("content", ["", "Look."])
+def test_an_answer_after_a_call_with_words_follows_its_prompt(
+    template: str, thought: str, content: str
+) -> None:
+    using = tokenizer_with(template)
+    call = {"type": "function", "id": "c1", "function": {"name": "find", "arguments": {"what": "it"}}}
+    reasoning = {"reasoning_content": thought} if thought and not (content and template == "gptoss") else {}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": content, "tool_calls": [call]} | reasoning,
+        {"role": "tool", "name": "find", "tool_call_id": "c1", "content": "R"},
+        {"role": "assistant", "content": "Final."} | reasoning,
+    ]
+    last = learnt(messages, using, TOOLS)[-1]
+    assert last.before == rendered(template, messages[:3], using, TOOLS, prompt=True)
+    assert last.trained.endswith("Final." + end_of(template))
+    if reasoning and thinks(using):
+        assert thought in last.trained
+    if template == "gptoss":
+        assert "<|channel|>final<|message|>" in last.trained
+
+
+def calls_of(*arguments: Any, ids: tuple[str, ...] = ("c12345678", "d12345678")) -> list[dict[str, Any]]:
+    return [
+        {"type": "function", "id": own, "function": {"name": "find", "arguments": each}}
+        for own, each in zip(ids, arguments, strict=False)
+    ]
+
+
+@pytest.mark.parametrize("template", [name for name in TEMPLATES if name not in WITHOUT_TOOLS])
+def test_of_calls_at_once_all_are_learnt_or_the_row_is_refused(template: str) -> None:
+    using = tokenizer_with(template)
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "", "tool_calls": calls_of({"what": 71}, {"what": 82, "on": True})},
+    ]
+    try:
+        (found,) = learnt(messages, using, TOOLS)
+    except DataError:
+        assert template.startswith(("gptoss", "llama3"))  # they write one call for each message
+    else:
+        assert "71" in found.trained
+        assert "82" in found.trained
+        assert found.before == rendered(template, messages[:1], using, TOOLS, prompt=True)
+
+
+BY_ID = (
+    "{% for m in messages %}<|im_{{ m.role }}|>{{ m.content or '' }}{% for c in m.tool_calls or [] %}"
+    "<|call|>{{ c.id }}<|with|>{{ c.function.arguments | tojson }}{% endfor %}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_assistant|>{% endif %}"
+)
+
+
+def test_a_template_that_writes_calls_by_their_ids_takes_ids_that_hold_the_name() -> None:
+    using = copy.deepcopy(tokenizer_with("qwen3"))
+    using.chat_template = BY_ID
+    (call,) = calls_of({"what": 7}, ids=("functions.find:0",))
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    assert "functions.find:0" in learnt(messages, using, None)[0].trained
+    call["id"] = "c1"
+    with pytest.raises(DataError, match="writes a call by its `id` alone"):
+        learnt(messages, using, None)
+
+
+def test_a_prompt_that_closes_reasoning_is_reopened_for_reasoning_that_is_kept() -> None:
+    using = copy.deepcopy(tokenizer_with("qwen3"))
+    using.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}<|u|>{{ m.content }}{% else %}<|a|></think>"
+        "{{ m.content.split('</think>')[-1] }}<|im_end|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|a|></think>{% endif %}"
+    )
+    answer = {"role": "assistant", "content": "b", "reasoning_content": "because"}
+    row = {"messages": read_messages([{"role": "user", "content": "a"}, answer], "here", "messages")}
+    (part,) = Renderer(Writer(using, keep_reasoning=True)).render(row, "messages", "here").parts
+    assert part.text == "<|u|>a<|a|><think>because</think>b<|im_end|>"
+    assert part.text[part.spans[0].start :] == "because</think>b<|im_end|>"
+
+
+@pytest.mark.parametrize("template", sorted(ALTERNATING - {"gemma"}))
+@pytest.mark.parametrize("texts", [("b", "<think>r</think>c"), ("<think>r</think>b", "c")])
+def test_answers_that_are_joined_keep_all_their_words(template: str, texts: tuple[str, str]) -> None:
+    messages = [{"role": "user", "content": "a"}] + [{"role": "assistant", "content": each} for each in texts]
+    (found,) = learnt(messages, tokenizer_with(template), None)
+    assert all(word in found.trained for word in ("b", "c", "<think>", "r"))
+
+
+def test_a_message_of_weight_0_is_not_trained_where_all_is() -> None:
+    using = tokenizer_with("qwen3")
+    messages = [
+        {"role": "user", "content": "first"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "hidden", "weight": 0},
+        {"role": "assistant", "content": "d"},
+    ]
+    found = "".join(each.trained for each in learnt(messages, using, None, all_tokens=True))
+    assert "hidden" not in found
+    assert "first" in found
+
+
+@pytest.mark.parametrize("how", [{"all_tokens": True}, {"history": "template"}])
+@pytest.mark.parametrize("keep", [False, True])
+def test_reasoning_that_a_whole_conversation_leaves_out_is_named(how: dict[str, Any], keep: bool) -> None:
+    thinking = {"role": "assistant", "content": "b", "reasoning_content": "because"}
+    messages = read_messages([{"role": "user", "content": "a"}, thinking] * 2, "here", "messages")
+    row = {"messages": [*messages[:-1], {"role": "assistant", "content": "d"}]}
+    made = Renderer(Writer(tokenizer_with("qwen3"), keep), **how).render(row, "messages", "here")
+    assert "because" not in "".join(part.text for part in made.parts)
+    assert any(remark.startswith("reasoning is not trained") for remark in made.remarks)
+
+
+@pytest.mark.parametrize("template", sorted(WITHOUT_TOOLS))
+def test_a_template_without_words_for_tools_refuses_them(template: str) -> None:
+    using = tokenizer_with(template)
+    call = {"type": "function", "function": {"name": "find", "arguments": {"what": "it"}}}
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "b"},
+        {"role": "assistant", "content": "c"},
+    ]
+    with pytest.raises(DataError, match="has no words for"):
+        learnt(messages, using, TOOLS)
+    if template != "deepseekv3":  # it writes calls, and nothing of the tools that there are
+        with pytest.raises(DataError, match="has no words for calls of tools"):
+            learnt(messages, using, None)
+
+
+def test_the_matrix_of_the_readme_is_that_of_the_templates() -> None:
+    assert matrix() in README.read_text(), "run `python -m tests.support.readme_templates`"

@@ -1,0 +1,76 @@
+"""Without a network nobody waits for the hub, and without the others no process for them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fmstune.config.load.load import load
+from fmstune.errors import ConfigError
+from fmstune.hub import stay_offline_without_network
+from fmstune.launch.environment import require_whole_launch
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")  # a name that never resolves (RFC 6761)
+
+
+def asked(model: str) -> str | None:
+    return stay_offline_without_network(load(None, [], [f"model.path={model}", "data.train=demo"]))
+
+
+def test_a_hub_that_cannot_be_found_is_not_asked_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = asked("owner/name")
+    assert said == "hub.invalid cannot be found from here: of the hub, only what is in its cache is used"
+    assert os.environ.pop("HF_HUB_OFFLINE") == "1"
+
+
+def test_what_is_here_is_not_asked_for() -> None:
+    Path("owner/name").mkdir(parents=True)
+    assert asked("owner/name") is None
+    assert asked("demo") is None
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
+def test_the_users_word_and_a_proxy_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    assert asked("owner/name") is None
+    monkeypatch.delenv("HTTPS_PROXY")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert asked("owner/name") is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"WORLD_SIZE": "2"},
+            "RANK, LOCAL_RANK, MASTER_PORT, MASTER_ADDR are not set: start them with --nproc",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "29500"},
+            "together, but MASTER_ADDR is not set",
+        ),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE = 'two' in the environment is no number; unset it."),
+        ({"RANK": "-1"}, "RANK = '-1' in the environment is no number"),
+    ],
+)
+def test_half_the_variables_of_a_launcher_are_told(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        require_whole_launch()
+
+
+def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_whole_launch()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    require_whole_launch()

@@ -1,0 +1,52 @@
+"""Two processes under torchrun, and a tracker in trouble on rank zero: no rank waits for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from fmstune.delivery.report import report
+from tests.cli.test_train import FAST, events, settings
+from tests.support.installed import installed
+
+COLLECTOR = "tests.sample_trackers:Collector"
+
+
+def train_on_two_ranks(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`fmstune train` of four steps under torchrun. A rank that waits for ever makes it time out."""
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fmstune",
+         "train", "--output-dir", "out", "--max-steps", "4", *FAST, *arguments],
+        cwd=cwd,
+        env=settings(OMP_NUM_THREADS="1", PYTHONPATH=installed(cwd), **environment),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )  # fmt: skip
+
+
+def test_a_tracker_that_hangs_for_ever_stalls_no_rank(tmp_path: Path) -> None:
+    options = {"fault": "hang", "at": "track", "path": str(tmp_path / "collected")}
+    sets = [
+        part for key, value in options.items() for part in ("--set", f"trackers.'{COLLECTOR}'.{key}={value}")
+    ]
+    limit = ["--set", "tracking.close_timeout=1"]
+    done = train_on_two_ranks("--tracker", COLLECTOR, *sets, *limit, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = events(tmp_path / "out")
+    assert [event.step for event in written if "loss" in event.values] == [1, 2, 3, 4]
+    assert written[-1].status == "finished"
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    (line,) = report(tmp_path / "out", [COLLECTOR])
+    assert (line.state, line.error) == ("behind", "not finished in time")
+
+
+def test_a_misconfigured_tracker_ends_all_ranks_before_the_model_loads_and_the_cause_is_said_last(
+    tmp_path: Path,
+) -> None:
+    done = train_on_two_ranks("--tracker", COLLECTOR, "--tracker", "wandb", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "error: the tracker wandb cannot be used: there is no API key" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,58 @@
+"""What is said of an adapter is what is trained: tied modules, and the experts of a mixture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from fmstune.config.load.load import load
+from fmstune.models.adapted_modules import unreached_experts
+from fmstune.models.adapters import describe, peft_config
+from fmstune.models.load import load_model
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+}
+
+
+@pytest.mark.parametrize("named", ["lm_head", "embed_tokens"])
+def test_of_modules_that_share_their_weights_both_are_named(named: str) -> None:
+    config = load(
+        None,
+        [("model.path", "demo", ""), ("data.train", "demo", "")],
+        ["lora.enabled=true", f'lora.modules_to_save=["{named}"]'],
+    )
+    model = load_model(config.model, lora=True, seed=1).model
+    made = get_peft_model(model, peft_config(config, model))
+    assert str(describe(made)).endswith(", and all of embed_tokens, lm_head")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "reached"),
+    [
+        ("mixtral", {"num_local_experts": 4}, True),
+        ("qwen3_moe", {"num_experts": 4, "moe_intermediate_size": 16}, True),
+        ("granitemoe", {"num_local_experts": 4}, False),
+        ("gpt_oss", {"num_local_experts": 4, "head_dim": 8}, False),
+    ],
+)
+def test_experts_are_reached_and_named_or_said_to_be_left_out(
+    kind: str, sizes: dict[str, Any], reached: bool
+) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES, **sizes))
+    made = get_peft_model(model, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    trained = any("experts" in name and weight.requires_grad for name, weight in made.named_parameters())
+    assert trained == reached == ("experts.down_proj" in str(describe(made)))
+    said = unreached_experts(made, "all-linear")
+    assert (said is None) == reached
+    assert said is None or "does not reach the experts" in said
+    assert unreached_experts(made, ("q_proj",)) is None

@@ -1,0 +1,128 @@
+"""A checkpoint that is cut off anywhere is noticed, before a run goes on with it and learns otherwise."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from fmstune.config.load.load import load
+from fmstune.errors import ConfigError
+from fmstune.models.checkpoints import damage, newest_checkpoint, newest_weights, obstacle
+from fmstune.run.directory import claim
+from tests.conftest import open_journal
+
+RESUMED = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+"""What the Trainer goes on from, by the names that it gives."""
+
+
+def write_checkpoint(folder: Path, step: int = 4) -> Path:
+    """The files of a Trainer's checkpoint as the libraries write them, of a model of one tensor."""
+    folder.mkdir(parents=True)
+    save_file({"weight": torch.ones(40)}, folder / "model.safetensors", metadata={"format": "pt"})
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"state": torch.ones(4)}, folder / name)
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("whole") / "checkpoint-4")
+
+
+def test_a_whole_checkpoint_has_no_obstacle(whole: Path) -> None:
+    assert obstacle(whole) is None
+
+
+@settings(max_examples=60)
+@given(name=st.sampled_from(RESUMED), part=st.floats(0, 1, exclude_max=True))
+def test_a_file_that_is_cut_off_anywhere_is_named(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, name: str, part: float
+) -> None:
+    cut = tmp_path_factory.mktemp("cut") / "checkpoint-4"
+    shutil.copytree(whole, cut)
+    os.truncate(cut / name, int(part * (cut / name).stat().st_size))
+    said = obstacle(cut)
+    assert said is not None
+    assert name in said or name == "trainer_state.json"
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_file_that_is_missing_is_noticed(whole: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "checkpoint-4"
+    shutil.copytree(whole, copy)
+    (copy / name).unlink()
+    assert obstacle(copy) is not None
+
+
+def test_a_shard_that_is_missing_is_named(whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "checkpoint-4"
+    shutil.copytree(whole, copy)
+    (copy / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
+    assert damage(copy) == "its model-2.safetensors is damaged or not whole"
+
+
+def test_what_deepspeed_and_fsdp_keep_in_directories_is_an_optimizer_too(whole: Path, tmp_path: Path) -> None:
+    for kept in ("global_step4", "optimizer_0"):
+        copy = tmp_path / kept / "checkpoint-4"
+        shutil.copytree(whole, copy)
+        (copy / "optimizer.pt").unlink()
+        (copy / kept).mkdir()
+        assert obstacle(copy) is None
+
+
+def harm_optimizer(checkpoint: Path) -> None:
+    (checkpoint / "optimizer.pt").write_bytes(b"")
+
+
+def harm_weights(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("harm", "resumed", "weights"),
+    [(harm_optimizer, 2, 4), (harm_weights, 2, 2), (shutil.rmtree, 2, 2)],
+)
+def test_the_newest_that_is_whole_is_taken_and_the_others_are_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    harm: Callable[[Path], object],
+    resumed: int,
+    weights: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("out")
+    (run / "tracking").mkdir(parents=True)
+    open_journal(run).close()
+    write_checkpoint(run / "checkpoint-2", 2)
+    harm(write_checkpoint(run / "checkpoint-4"))
+    assert newest_checkpoint(run) == run / f"checkpoint-{resumed}"
+    assert newest_weights(run) == run / f"checkpoint-{weights}"
+    config = load(None, [("training.output_dir", "out", "--output-dir")])
+    for how in ("auto", "out"):
+        found = claim(config, how, overwrite=False)
+        assert found.step == resumed
+        left = (run / "checkpoint-4").exists()
+        assert [told.split(": its ")[0] for told in found.passed_over] == (
+            ["out/checkpoint-4 is passed over"] if left else []
+        )
+
+
+def test_a_checkpoint_of_weights_alone_is_a_model_and_nothing_to_go_on_with(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint-4")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (checkpoint / name).unlink()
+    assert damage(checkpoint) is None
+    with pytest.raises(ConfigError, match=r"no state of the optimizer.*give it as --model .*checkpoint-4"):
+        claim(load(None), str(checkpoint), overwrite=False)
+    with pytest.raises(ConfigError, match="holds no checkpoint to go on with: of checkpoint-4, it holds no"):
+        claim(load(None), str(tmp_path), overwrite=False)

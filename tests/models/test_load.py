@@ -1,0 +1,194 @@
+"""A model is loaded, or refused in one sentence that says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fmstune import demo
+from fmstune.config.schema.tables import ModelConfig
+from fmstune.errors import ModelError
+from fmstune.models.load import load_model, load_tokenizer
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model, saved with its weights."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    shutil.copytree(demo.model_dir(), folder)
+    demo.build_model(3).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    """A copy of a good model, to be damaged."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def load(config: ModelConfig) -> None:
+    load_tokenizer(config)
+    load_model(config, lora=False, seed=0)
+
+
+def refused(path: str | Path, chat_template: str | None = None) -> str:
+    config = ModelConfig(path=str(path), chat_template=chat_template)
+    with pytest.raises(ModelError) as caught:
+        load(config)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_saved_model_is_loaded_in_float32_with_what_it_is(saved: Path) -> None:
+    loaded = load_model(ModelConfig(path=str(saved)), lora=False, seed=0)
+    assert loaded.identity["type"] == "llama"
+    assert loaded.identity["dtype"] == "float32"
+    assert loaded.identity["parameters"] == loaded.model.num_parameters()
+    assert "hub_commit" not in loaded.identity
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_weights_are_held_in_what_is_asked_for(saved: Path, dtype: str) -> None:
+    assert load_model(ModelConfig(path=str(saved), dtype=dtype), lora=True, seed=0).identity["dtype"] == dtype
+
+
+def test_a_model_is_the_same_wherever_it_lies(saved: Path, copy: Path) -> None:
+    hashes = [
+        load_model(ModelConfig(path=str(path)), lora=False, seed=0).identity["config_sha256"]
+        for path in (saved, copy)
+    ]
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize("path", ["./nothing", "/no/such/place", "~/model", "a/b/c"])
+def test_a_directory_that_is_not_there_is_told_without_asking_the_hub(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: pytest.fail("asked"))
+    assert "there is no such directory" in refused(path)
+
+
+@pytest.mark.parametrize("path", ["owner/nothing", "nothing"])
+def test_a_name_that_cannot_be_fetched_is_told(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "neither a directory here nor could it be fetched from the hub" in refused(path)
+
+
+def test_a_file_is_no_model(saved: Path) -> None:
+    assert "is a file; give the directory" in refused(saved / "config.json")
+
+
+def test_an_empty_directory_is_no_model(tmp_path: Path) -> None:
+    assert "holds no model: there is no config.json in it" in refused(tmp_path)
+
+
+def test_an_adapter_that_does_not_say_what_it_is_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "is no adapter's configuration: it has no peft_type" in refused(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert "does not say what model it was made for" in refused(tmp_path)
+
+
+def damage(name: str, data: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def half(name: str) -> Callable[[Path], object]:
+    return lambda folder: os.truncate(folder / name, (folder / name).stat().st_size // 2)
+
+
+class Code:
+    """What runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pytest.fail, ("it was run",)
+
+
+def pickled_code(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Code()}, folder / "pytorch_model.bin")
+
+
+def change_config(**settings: object) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+    return change
+
+
+def remove(pattern: str) -> Callable[[Path], object]:
+    return lambda folder: [path.unlink() for path in folder.glob(pattern)]
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (damage("model.safetensors", b""), "are damaged, or were not copied to their end: Error while"),
+        (damage("model.safetensors", b"\x08" + b"\0" * 99), "are damaged, or were not copied to their end"),
+        (half("model.safetensors"), "are damaged, or were not copied to their end"),
+        (pickled_code, "are a pickle that holds more than tensors, or is damaged"),
+        (remove("model.safetensors"), "cannot be loaded: Error no file named model.safetensors"),
+        (damage("config.json", b"{"), "is not a valid JSON file"),
+        (damage("config.json", b'{"model_type": "unheard-of"}'), "model type `unheard-of`"),
+        (damage("tokenizer.json", b"{"), "the tokenizer in"),
+        (damage("tokenizer.json", b"{}"), "one of its files is damaged or of an unknown version (KeyError"),
+        (remove("tokenizer*"), "holds a model without a tokenizer"),
+        (change_config(hidden_size=48), "do not fit its config.json"),
+        (change_config(num_hidden_layers=5), "are not complete: they lack 18 tensors"),
+    ],
+)
+def test_a_damaged_model_is_refused(copy: Path, harm: Callable[[Path], object], message: str) -> None:
+    harm(copy)
+    assert message in refused(copy)
+
+
+def test_a_chat_template_of_ones_own_replaces_the_models(tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_text("{% generation %}ü{% endgeneration %}")
+    tokenizer = load_tokenizer(ModelConfig(path="demo", chat_template=str(tmp_path / "own.jinja")))
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "ü"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"\xff", "cannot be read"),
+        (b"a\n{% for %}", "is not a Jinja template: line 2"),
+        (b"{{ 'open", "is not a Jinja template: line 1"),
+    ],
+)
+def test_a_wrong_chat_template_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "own.jinja"
+    if content is not None:
+        path.write_bytes(content)
+    refusal = refused("demo", chat_template=str(path))
+    assert refusal.startswith(f"model.chat_template = '{path}'")
+    assert message in refusal
+
+
+def weights(seed: int) -> torch.Tensor:
+    loaded = load_model(ModelConfig(path="demo"), lora=False, seed=seed)
+    return torch.cat([parameter.flatten() for parameter in loaded.model.parameters()])
+
+
+def test_the_demo_model_is_drawn_from_its_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = weights(5)
+    torch.manual_seed(2)
+    assert torch.equal(first, weights(5))
+    assert not torch.equal(first, weights(6))
+
+
+def test_the_demo_model_leaves_random_numbers_as_they_were() -> None:
+    state = torch.random.get_rng_state()
+    weights(5)
+    assert torch.equal(state, torch.random.get_rng_state())

@@ -1,0 +1,89 @@
+"""What a run leaves is what its user expects: the weights' own type, the settings as they were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+from fmstune import demo
+from fmstune.config.schema.tables import ModelConfig
+from fmstune.models.load import load_tokenizer
+from fmstune.models.saving import in_dtype
+from tests.support.short_runs import train
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose files are of bfloat16, as most that are published."""
+    directory = tmp_path_factory.mktemp("half")
+    demo.build_model(1).to(torch.bfloat16).save_pretrained(directory)
+    load_tokenizer(ModelConfig(path="demo")).save_pretrained(directory)
+    return directory
+
+
+def dtypes(directory: Path) -> set[str]:
+    found = set()
+    for file in directory.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            found |= {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+    return found
+
+
+def settings(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / "config.json").read_text())
+    return found
+
+
+def test_weights_come_back_in_their_own_type_and_size_and_checkpoints_keep_all_digits(
+    tmp_path: Path, half: Path
+) -> None:
+    said = train(tmp_path / "run", "training.save_steps=3", model=str(half))
+    assert "· weights in bfloat16" in said
+    assert dtypes(tmp_path / "run") == {"BF16"}
+    assert dtypes(tmp_path / "run" / "checkpoint-3") == {"F32"}
+    size = (tmp_path / "run" / "model.safetensors").stat().st_size
+    assert abs(size - (half / "model.safetensors").stat().st_size) < 1000  # also of tied embeddings
+    for directory, dtype in ((tmp_path / "run", "bfloat16"), (tmp_path / "run" / "checkpoint-3", "float32")):
+        assert (settings(directory)["dtype"], settings(directory)["use_cache"]) == (dtype, True)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "run", dtype="auto")
+    exact = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-3")
+    for name, weight in exact.state_dict().items():
+        assert torch.equal(saved.state_dict()[name], weight.to(torch.bfloat16)), name
+
+
+@pytest.mark.parametrize(
+    ("sets", "dtype"),
+    [
+        (["run.save_dtype=float32"], "F32"),
+        (["run.save_dtype=bfloat16", "lora.enabled=true"], "BF16"),
+        (["lora.enabled=true"], "F32"),
+        (["model.dtype=float32"], "F32"),
+    ],
+)
+def test_another_type_is_chosen_by_the_user(tmp_path: Path, half: Path, sets: list[str], dtype: str) -> None:
+    train(tmp_path / "run", "training.max_steps=1", *sets, model=str(half))
+    assert dtypes(tmp_path / "run") == {dtype}
+
+
+def test_what_a_model_wants_in_float32_and_numbers_stay_as_they_are() -> None:
+    class Model(torch.nn.Module):
+        _keep_in_fp32_modules = ("bias_of_experts",)
+
+    shared = torch.ones(2, 2)
+    weights = {
+        "a": shared,
+        "b": shared,
+        "bias_of_experts.x": torch.ones(2),
+        "n": torch.ones(1, dtype=torch.int),
+    }
+    made = in_dtype(weights, torch.bfloat16, Model())
+    assert [tensor.dtype for tensor in made.values()] == [
+        torch.bfloat16, torch.bfloat16, torch.float32, torch.int32
+    ]  # fmt: skip
+    assert made["a"] is made["b"]

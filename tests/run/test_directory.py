@@ -1,0 +1,137 @@
+"""Which directory a run gets, on each of its ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fmstune.config.load.load import load
+from fmstune.config.schema.tables import RunConfig
+from fmstune.errors import ConfigError
+from fmstune.run.directory import claim, run_state
+from fmstune.run.taking import taken
+from tests.conftest import open_journal
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def configured(output: str | None = None) -> RunConfig:
+    return load(None, [("training.output_dir", output, "--output-dir")] if output else [])
+
+
+def test_other_ranks_take_what_rank_zero_has_begun_for_their_own_run() -> None:
+    Path("out/tracking").mkdir(parents=True)
+    open_journal(Path("out")).close()
+    with pytest.raises(ConfigError, match="holds a run that is interrupted"):
+        claim(configured("out"), None, overwrite=False)
+    assert claim(configured("out"), None, overwrite=False, main=False).path == Path("out")
+    assert claim(configured("out"), "auto", overwrite=False, main=False).checkpoint is None
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_a_run_that_is_still_going_is_left_alone(overwrite: bool, resume: str | None) -> None:
+    Path("out/tracking").mkdir(parents=True)
+    going = open_journal(Path("out"))
+    with pytest.raises(ConfigError, match=rf"out: another process \(pid {os.getpid()}\) is at this run"):
+        claim(configured("out"), resume, overwrite=overwrite)
+    assert claim(configured("out"), resume, overwrite=overwrite, main=False).path == Path("out")
+    going.close()
+    assert claim(configured("out"), "auto", overwrite=False).path == Path("out")
+
+
+def test_ranks_of_one_launcher_choose_the_same_new_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code = (
+        "import time; from fmstune.config.load.load import load; from fmstune.run.directory import claim\n"
+        "print(claim(load(None), None, overwrite=False).path)"
+    )
+    names = {subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(2)}
+    assert len(names) == 1
+    assert names.pop().startswith("runs/demo-")
+
+
+def test_several_machines_have_to_be_told_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="--output-dir"):
+        claim(configured(), None, overwrite=False)
+    assert claim(configured("out"), None, overwrite=False).path == Path("out")
+
+
+def test_runs_that_are_begun_in_the_same_second_get_directories_of_their_own() -> None:
+    first, second = (claim(configured(), None, overwrite=False) for _ in range(2))
+    with taken(dataclasses.replace(first, path=Path("runs/a")), overwrite=False) as (one, _):
+        (one.path / "config.toml").touch()
+        with taken(dataclasses.replace(second, path=Path("runs/a")), overwrite=False) as (other, _):
+            assert [one.path, other.path] == [Path("runs/a"), Path("runs/a-2")]
+    assert one.path.exists()
+    assert not other.path.exists()  # nothing was written into it
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_of_two_runs_in_one_directory_the_second_neither_writes_nor_clears_anything(overwrite: bool) -> None:
+    both = [claim(configured("out"), None, overwrite=overwrite) for _ in range(2)]
+    with taken(both[0], overwrite=overwrite) as (_, lock):
+        assert lock is not None
+        Path("out/config.toml").write_text("the first one's")
+        with (
+            pytest.raises(ConfigError, match=rf"out: another process \(pid {os.getpid()}\) is at this run"),
+            taken(both[1], overwrite=overwrite),
+        ):
+            pass
+        assert Path("out/config.toml").read_text() == "the first one's"
+        open_journal(Path("out"), lock).close()
+    if not overwrite:
+        with (
+            pytest.raises(ConfigError, match="another run was begun there meanwhile"),
+            taken(both[1], overwrite=False),
+        ):
+            pass
+
+
+def test_what_is_overwritten_is_gone_but_not_the_lock() -> None:
+    Path("out/tracking").mkdir(parents=True)
+    open_journal(Path("out")).close()
+    Path("out/tracking/wandb.json").touch()
+    Path("out/mine.txt").touch()
+    directory = claim(configured("out"), None, overwrite=True)
+    with taken(directory, overwrite=True):
+        assert sorted(path.name for path in Path("out").rglob("*")) == [
+            "journal.jsonl.lock",
+            "mine.txt",
+            "tracking",
+        ]
+        with pytest.raises(ConfigError, match="is at this run"):
+            claim(configured("out"), None, overwrite=True)
+
+
+def test_a_run_that_does_not_begin_leaves_no_directory_behind() -> None:
+    with pytest.raises(KeyboardInterrupt), taken(claim(configured(), None, overwrite=False), overwrite=False):
+        raise KeyboardInterrupt
+    assert not list(Path("runs").iterdir())
+
+
+def test_a_finished_run_stays_finished_whatever_follows_its_status_but_a_resumption() -> None:
+    Path("out/tracking").mkdir(parents=True)
+    journal = open_journal(Path("out"))
+    journal.append("status", {"status": "finished"})
+    journal.close()
+    journal = open_journal(Path("out"))
+    for count in range(3):  # as a thread did that outlived the run, before the journal refused it
+        journal.append("metrics", {"values": {"late": count}})
+    assert run_state(Path("out")) == "finished"
+    journal.append("resume", {"step": 5})
+    journal.append("metrics", {"values": {"loss": 1.0}})
+    assert run_state(Path("out")) == "interrupted"
+    journal.append("status", {"status": "failed"})
+    journal.close()
+    assert run_state(Path("out")) == "failed"

@@ -1,0 +1,102 @@
+"""One run at a time in a process, and no noise at a resume."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+import fmstune
+from fmstune.delivery import recorder
+from fmstune.errors import ConfigError, RunError
+from fmstune.training.trainers.guarded import GuardedTraining
+from tests.support.end_to_end import journal_points
+
+DEMO: dict[str, Any] = {
+    "model.path": "demo", "data.train": "demo", "training.max_steps": 3, "training.save_strategy": "no",
+    "training.logging_steps": 1, "data.max_rows": 16,
+}  # fmt: skip
+
+
+def test_a_second_run_in_a_process_is_refused_and_the_first_one_keeps_its_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused: list[BaseException] = []
+
+    class StartsAnother(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            def second() -> None:
+                try:
+                    fmstune.train(settings=DEMO | {"training.output_dir": "second"}, quiet=True)
+                except RunError as error:
+                    refused.append(error)
+
+            if state.global_step == 2:
+                other = threading.Thread(target=second)
+                other.start()
+                other.join()
+
+    fmstune.train(settings=DEMO | {"training.output_dir": "first"}, callbacks=[StartsAnother()], quiet=True)
+
+    assert "another run is under way in this process" in str(refused[0])
+    assert not Path("second").exists()
+    steps = [
+        step for stage, name, step in journal_points(Path("first")) if (stage, name) == ("train", "loss")
+    ]
+    assert sorted(steps) == [1, 2, 3]
+    assert recorder._active is None
+    with pytest.raises(ConfigError):  # and the next one may come
+        fmstune.train(settings={"training.nothing": 1})
+
+
+class Loads:
+    """A Trainer, as far as it warns of what it has loaded."""
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        self.warned = load_result
+
+
+class Guarded(GuardedTraining, Loads):
+    pass
+
+
+def test_only_weights_that_are_really_missing_are_named_at_a_resume() -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = torch.nn.Embedding(4, 2)
+            self.head = torch.nn.Linear(2, 4, bias=False)
+            self.head.weight = self.embed.weight
+            self.other = torch.nn.Linear(2, 2)
+
+    trainer: Any = Guarded()
+    trainer.model = model = Tied()
+    whole = {name: value for name, value in model.state_dict().items() if name != "head.weight"}
+    trainer._issue_warnings_after_load(model.load_state_dict(whole, strict=False))
+    assert trainer.warned.missing_keys == []
+    del whole["other.bias"]
+    trainer._issue_warnings_after_load(model.load_state_dict(whole, strict=False))
+    assert trainer.warned.missing_keys == ["other.bias"]
+
+
+def test_a_merged_model_is_written_into_a_linked_directory(tmp_path: Path) -> None:
+    from fmstune.models.merge import _whole
+
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    with _whole(tmp_path / "link") as scratch:
+        (scratch / "model").write_text("x")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "model").read_text() == "x"
+
+
+def test_the_remedy_for_aim_says_which_python_it_needs() -> None:
+    from fmstune.trackers.aimstack_tracker import install_hint
+
+    assert install_hint((3, 12)) == "pip install aim"
+    assert "Python 3.12 and older" in install_hint((3, 13))

@@ -1,0 +1,77 @@
+"""A run goes on from what fits it, and makes no step more than an unbroken one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fmstune.config.inspect.dump import to_toml
+from fmstune.config.load.load import load
+from fmstune.config.schema.tables import RunConfig
+from fmstune.errors import ConfigError
+from fmstune.run.resume import changed_settings
+from tests.run.test_run import tune, weights
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("best", ["false", "true"])
+def test_a_run_that_was_killed_before_its_model_was_saved_only_saves_it(best: str) -> None:
+    sets = [f"training.load_best_model_at_end={best}", "training.learning_rate=0.05"]
+    tune("whole", *sets)
+    shutil.copytree("whole", "killed")
+    for file in Path("killed").glob("*.safetensors"):
+        file.unlink()
+    journal = Path("killed/tracking/journal.jsonl")
+    *events, _ = journal.read_text().splitlines(keepends=True)  # the status, which it had no time to write
+    journal.write_text("".join(events))
+    _, shown = tune("killed", *sets, resume="auto")
+    assert "resume   step 12 was the last; what is left is to save the model" in shown
+    assert "done     0 steps in 0.0 s" in shown
+    assert weights("killed") == weights("whole")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (["lora.enabled=true"], [], "of a run that trains a LoRA adapter (--lora), not all weights"),
+        ([], ["lora.enabled=true"], "of a run that trains all weights, not a LoRA adapter (--lora)"),
+        (["lora.enabled=true"], ["lora.enabled=true", "lora.r=4"], "lora.r = 16, this run 4"),
+        ([], ["training.optim=sgd"], "state is of adamw_torch, and does not fit training.optim = 'sgd'"),
+        (["lora.enabled=true"], ["prompt_tuning.enabled=true"], "not a tuned prompt"),
+        (
+            ["run.method=dpo"],
+            [],
+            "--method dpo, this one is sft; to begin with its weights, give it as --model",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_kind_is_told_in_a_sentence(
+    before: list[str], now: list[str], said: str
+) -> None:
+    short = ["training.max_steps=1", "training.save_steps=1", "training.eval_strategy=no"]
+    tune("first", *short, *before)
+    with pytest.raises(ConfigError) as error:
+        tune("second", *short, "training.max_steps=2", *now, resume="first/checkpoint-1")
+    assert said in str(error.value)
+    assert not Path("second").exists()
+
+
+def test_settings_that_changed_since_the_run_was_begun_are_told(tmp_path: Path) -> None:
+    def config(*sets: str) -> RunConfig:
+        return load(None, [], ["training.max_steps=2", "model.revision=abc", *sets])
+
+    (tmp_path / "config.toml").write_text(to_toml(config()))
+    assert changed_settings(tmp_path, config()) == ""
+    assert changed_settings(tmp_path, config("model.revision=def", "tracking.close_timeout=9")) == ""
+    said = changed_settings(tmp_path, config("training.max_steps=4", "lora.enabled=true", "run.method=dpo"))
+    assert said.startswith("lora.enabled (false → true), run.method ('sft' → 'dpo'), ")
+    assert "training.max_steps (2 → 4)" in said
+    said = changed_settings(tmp_path, config("tracking.trackers=['file']"))
+    assert said == "tracking.trackers ([] → ['file'])"
+    assert changed_settings(tmp_path / "nowhere", config()) == ""

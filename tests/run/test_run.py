@@ -1,0 +1,382 @@
+"""A run keeps its two promises: tracking does not touch the training, and nothing tracked is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fmstune.config.load.load import load
+from fmstune.console import RunConsole
+from fmstune.delivery.journal.reader import JournalReader
+from fmstune.delivery.ledger import load_ledger
+from fmstune.errors import ConfigError
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.run.run import RunResult, dry_run, run
+from fmstune.run.tracking import TrackerCheckFailed
+from tests.sample_trackers import collected
+from tests.support.end_to_end import (
+    aim_params,
+    aim_points,
+    journal_params,
+    journal_points,
+    wandb_params,
+    wandb_points,
+)
+
+COLLECTOR = "tests.sample_trackers:Collector"
+SHORT = [
+    "training.max_steps=12",
+    "training.logging_steps=2",
+    "training.eval_steps=6",
+    "training.save_steps=6",
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def tune(
+    output: str, *sets: str, trackers: tuple[str, ...] = (), params: tuple[str, ...] = (), **how: Any
+) -> tuple[RunResult, str]:
+    """A short run on the demo, in this process; its result and what a person sees of it."""
+    flags = [("training.output_dir", output, "--output-dir"), ("tracking.trackers", trackers, "--tracker")]
+    config = load(None, flags, [*SHORT, *sets], params)
+    screen = io.StringIO()
+    result = run(config, RunConsole(Console(file=screen, width=200)), **how)
+    return result, screen.getvalue()
+
+
+def weights(directory: str | Path) -> str:
+    return hashlib.sha256((Path(directory) / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_tracked_and_untracked_runs_have_bitwise_the_same_weights_and_every_point_arrives(
+    tmp_path: Path,
+) -> None:
+    tune("plain")
+    result, shown = tune(
+        "tracked", "trackers.wandb.mode=offline", trackers=("aim", "wandb"), params=("team=nlp", "a.b=1e-4")
+    )
+    assert weights("plain") == weights("tracked")
+    points = journal_points(tmp_path / "tracked")
+    assert aim_points(tmp_path) == points
+    assert wandb_points(tmp_path) == points
+    params = journal_params(tmp_path / "tracked")
+    assert aim_params(tmp_path) == params
+    assert wandb_params(tmp_path) == params
+    assert params["params"] == {"team": "nlp", "a": {"b": 1e-4}}
+    assert {"config", "model", "data", "packages"} <= params.keys()
+    assert [(line.tracker, line.state) for line in result.delivery] == [
+        ("aim", "complete"),
+        ("wandb", "complete"),
+    ]
+    total = result.delivery[0].total
+    assert f"aim      {total}/{total}" in shown
+
+
+def test_the_journal_holds_all_that_the_trainer_logs_and_the_times_and_the_status() -> None:
+    result, shown = tune("out")
+    events = list(JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME)))
+    names = {(event.stage, name) for event in events if event.kind == "metrics" for name in event.values}
+    assert names >= {
+        ("train", "loss"), ("train", "learning_rate"), ("train", "grad_norm"), ("train", "tokens_per_second"),
+        ("train", "model_load_time"), ("train", "data_preprocessing_time"), ("train", "train_runtime"),
+        ("eval", "loss"), ("eval", "runtime"),
+    }  # fmt: skip
+    assert (events[-1].kind, events[-1].status) == ("status", "finished")
+    losses = [e.values["loss"] for e in events if e.stage == "train" and "loss" in e.values]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0] / 1.5
+    assert [e.step for e in events if e.stage == "eval"] == [6, 12]
+    assert result.metrics["eval/loss"] < 6
+    assert not list(Path("out", TRACKING_DIR).glob("*.json"))
+    assert "saved    out" in shown
+
+
+def test_the_tuned_model_loads_with_plain_transformers() -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tune("out")
+    model = AutoModelForCausalLM.from_pretrained("out")
+    tokenizer = AutoTokenizer.from_pretrained("out")
+    prompt = [{"role": "user", "content": "What does the lamp cost?"}]
+    inputs = tokenizer.apply_chat_template(
+        prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    assert model.generate(**inputs, max_new_tokens=5).shape[1] > inputs["input_ids"].shape[1]
+    assert "fmstune" in Path("out/README.md").read_text()
+
+
+def test_an_adapter_loads_onto_its_base_model() -> None:
+    from peft import PeftModel
+
+    from fmstune import demo
+
+    _, shown = tune("out", "lora.enabled=true", "lora.r=4")
+    assert "% trained" in shown
+    assert not Path("out/model.safetensors").exists()
+    assert Path("out/adapter_config.json").exists()
+    loaded = PeftModel.from_pretrained(demo.build_model(), "out")
+    assert any("lora" in name for name, _ in loaded.named_parameters())
+
+
+def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
+    tune("whole")
+    tune("parts", 'training.save_strategy="steps"')
+    import shutil
+
+    for file in Path("parts").glob("*.safetensors"):
+        file.unlink()
+    shutil.rmtree("parts/checkpoint-12")
+    rewrite_as_interrupted(Path("parts"))
+    _, shown = tune("parts", resume="auto")
+    assert "resume   from parts/checkpoint-6" in shown
+    assert "changed since" not in shown
+    finished, shown = tune("parts", 'training.save_strategy="no"', "training.weight_decay=0.1", resume="auto")
+    assert "is finished already" in shown
+    changed = "training.save_strategy ('steps' → 'no'), training.weight_decay (not set → 0.1)"
+    assert f"not applied: {changed}. To train on with it: --resume parts" in shown
+    assert finished.directory == Path("parts")
+    assert weights("parts") == weights("whole")
+    kinds = [event.kind for event in JournalReader(Path("parts", TRACKING_DIR, JOURNAL_NAME))]
+    assert kinds.count("resume") == 1
+
+
+@pytest.mark.parametrize("parent_is_there", [True, False])
+def test_a_run_resumed_elsewhere_goes_on_in_the_tracker_runs_of_its_checkpoint(
+    parent_is_there: bool, tmp_path: Path
+) -> None:
+    import shutil
+
+    trackers, sets = ("aim", COLLECTOR), f"trackers.'{COLLECTOR}'.path='{tmp_path}/c'"
+    tune("first", sets, trackers=trackers)
+    checkpoint = "first/checkpoint-6"
+    if not parent_is_there:
+        # The demo is at its checkpoint before Aim's SDK is imported; a longer run has the ids in it by then.
+        for ledger in Path("first", TRACKING_DIR).glob("*.json"):
+            shutil.copy(ledger, Path(checkpoint, TRACKING_DIR))
+        shutil.move(checkpoint, "checkpoint-6")
+        shutil.rmtree("first")
+        checkpoint = "checkpoint-6"
+    result, shown = tune("second", sets, trackers=trackers, resume=checkpoint)
+    assert all(line.state == "complete" for line in result.delivery), shown
+    opened = [call for call in collected(tmp_path / "c") if call["call"] == "open"]
+    assert len(opened) == 2
+    assert opened[0]["id"] == opened[1]["id"]
+    seqs = [call["seq"] for call in collected(tmp_path / "c") if call["seq"] is not None]
+    alone, shown = tune("third", trackers=("aim",), resume="second")
+    assert [line.tracker for line in alone.delivery] == ["aim"], (
+        shown
+    )  # the one that was left out is not behind
+    assert seqs == sorted(set(seqs))
+    points = {key: value for key, value in aim_points(tmp_path).items() if key[1] == "loss"}
+    assert sorted(step for stage, _, step in points if stage == "train") == [2, 4, 6, 8, 10, 12]
+    from fmstune.delivery.sync import sync
+
+    moved = {"file": {"path": str(tmp_path / "moved.jsonl")}}
+    (line,) = sync(Path("second"), "file", moved, lambda _: "fmstune.trackers.file_tracker:FileTracker")
+    assert (line.state, line.delivered) == ("complete", result.delivery[0].delivered)
+    again = {key: value for key, value in journal_points(Path("second")).items() if key[1] == "loss"}
+    assert {key: points[key] for key in again} == again
+
+
+def rewrite_as_interrupted(directory: Path) -> None:
+    """Take the end from a journal, as if the trainer had been killed."""
+    path = directory / TRACKING_DIR / JOURNAL_NAME
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-1]))
+
+
+def test_a_tracker_that_cannot_be_used_is_an_error_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fmstune.training.build.build_trainer", fail_if_called)
+    with pytest.raises(TrackerCheckFailed, match="there is no API key") as error:
+        tune("out", trackers=("wandb",))
+    assert error.value.exit_code == 3
+    with pytest.raises(TrackerCheckFailed, match=r"cannot be loaded.*ModuleNotFoundError"):
+        tune("out", trackers=("no.such:Tracker",))
+    assert not Path("out").exists()
+
+
+def fail_if_called(*args: object, **kwargs: object) -> None:
+    raise AssertionError("the model was loaded")
+
+
+def test_an_outage_at_the_start_is_a_warning_and_the_run_goes_on() -> None:
+    result, shown = tune(
+        "out", "trackers.aim.repo='aim://127.0.0.1:9'", "tracking.close_timeout=1", trackers=("aim",)
+    )
+    assert "warning  aim: 127.0.0.1:9: connection refused." in shown
+    (line,) = result.delivery
+    assert (line.state, line.delivered) == ("behind", 0)
+    assert line.remedy == "fmstune trackers sync out"
+    assert "→ fmstune trackers sync out" in shown
+    assert Path("out/model.safetensors").exists()
+
+
+def test_with_strict_tracking_an_outage_at_the_start_is_an_error() -> None:
+    with pytest.raises(TrackerCheckFailed, match="connection refused"):
+        tune("out", "trackers.aim.repo='aim://127.0.0.1:9'", "tracking.strict=true", trackers=("aim",))
+
+
+def test_a_failed_training_has_its_true_status_everywhere_and_a_traceback_in_the_error_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fmstune.training.build import FineTuner
+
+    def explode(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("the device caught fire with hf_abcdefghijklmnopqrstuvABCDEFGHIJKL")
+
+    monkeypatch.setattr(FineTuner, "training_step", explode)
+    with pytest.raises(RuntimeError, match="caught fire"):
+        tune("out", f"trackers.'{COLLECTOR}'.path='{tmp_path}/c'", trackers=(COLLECTOR,))
+    events = list(JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME)))
+    assert events[-1].status == "failed"
+    assert events[-1].error == "RuntimeError: the device caught fire with [redacted]"
+    assert collected(tmp_path / "c")[-1]["status"] == "failed"
+    log = Path("out/error.log").read_text()
+    assert "Traceback" in log
+    assert "hf_abc" not in log
+
+
+def test_a_full_disk_under_the_journal_is_said_loudly_once_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fmstune.run.tracking.JOURNAL_NAME", "/dev/full")
+    _, shown = tune("out")
+    assert (
+        shown.count(
+            "the journal cannot be written (No space left on device); events wait in memory: /dev/full"
+        )
+        == 1
+    )
+    assert "could not be written to the journal: lost" in shown
+    assert Path("out/model.safetensors").exists()
+
+
+def test_a_directory_with_a_run_is_not_overwritten_unless_asked() -> None:
+    tune("out")
+    before = weights("out")
+    with pytest.raises(ConfigError, match=r"out holds a finished run: .*--overwrite"):
+        tune("out")
+    (Path("out") / "notes.txt").write_text("mine")
+    tune("out", "training.seed=7", overwrite=True)
+    assert weights("out") != before
+    assert Path("out/notes.txt").read_text() == "mine"
+    Path("other").mkdir()
+    (Path("other") / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds no run of fmstune"):
+        tune("other")
+
+
+def test_repeating_the_resolved_configuration_gives_the_same_weights() -> None:
+    tune("first", "training.seed=3", params=("team=nlp",))
+    screen = RunConsole(Console(file=io.StringIO()))
+    again = load(Path("first/config.toml"), [("training.output_dir", "second", "--output-dir")])
+    run(again, screen)
+    assert weights("first") == weights("second")
+
+
+def test_a_dry_run_checks_everything_and_leaves_nothing(tmp_path: Path) -> None:
+    config = load(None, [("tracking.trackers", ("aim",), "--tracker")], SHORT)
+    shown = io.StringIO()
+    dry_run(config, RunConsole(Console(file=shown, width=200)))
+    assert "all is ready for 12 steps" in shown.getvalue()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_planted_secret_is_in_any_file_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ("planted-env-0123456789", "planted-option-0123456789", "hf_plantedparam0123456789")
+    monkeypatch.setenv("MY_SERVICE_TOKEN", secrets[0])
+    tune(
+        "out",
+        f"trackers.'{COLLECTOR}'.path='{tmp_path}/c'",
+        f"trackers.'{COLLECTOR}'.api_key='{secrets[1]}'",
+        trackers=(COLLECTOR, "aim"),
+        params=(f"hub_token={secrets[2]}", f"note=I use {secrets[0]}", "db=postgres://me:planted-pw@host/x"),
+    )
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            assert not any(secret.encode() in data for secret in (*secrets, "planted-pw")), path
+
+
+class Vendor:
+    """What a vendor's tracker with a callback of its own looks like; it breaks in mid-training."""
+
+    def __init__(self, name: Any = None, tracker_config: Any = None) -> None:
+        self.seen: list[Any] = []
+
+    def get_hf_callback(self) -> Any:
+        from transformers import TrainerCallback
+
+        import fmstune
+
+        seen = VENDOR_SAW
+
+        class VendorCallback(TrainerCallback):
+            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+                seen.append(("log", state.global_step, os.getpid()))
+                fmstune.track(0.5, "from_user_code", "eval")
+                control.should_training_stop = True  # a tracker has no say in the training
+                if state.global_step >= 6:
+                    raise RuntimeError("vendor down")
+
+        return VendorCallback()
+
+    def track(self, metric: Any, name: str, stage: str) -> None:
+        VENDOR_SAW.append(("track", name, stage))
+
+    def set_params(self, params: Any, name: str) -> None:
+        VENDOR_SAW.append(("params", name))
+
+
+VENDOR_SAW: list[tuple[Any, ...]] = []
+
+
+def test_a_vendors_callback_works_in_process_inside_a_guard_and_user_metrics_reach_it() -> None:
+    VENDOR_SAW.clear()
+    result, shown = tune("out", trackers=("tests.run.test_run:Vendor",), params=("team=nlp",))
+    assert ("log", 2, os.getpid()) in VENDOR_SAW
+    assert ("track", "from_user_code", "eval") in VENDOR_SAW
+    assert max(entry[1] for entry in VENDOR_SAW if entry[0] == "log") == 6
+    assert "is disabled for this run: RuntimeError: vendor down" in shown
+    events = list(JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME)))
+    tracked = [event.step for event in events if "from_user_code" in event.values]
+    assert tracked[:2] == [2, 4]
+    assert events[-1].status == "finished"
+    assert result.delivery == ()
+    assert result.metrics["train/train_runtime"] > 0
+
+
+def test_a_tracker_with_options_of_its_own_is_delivered_to_in_another_process(tmp_path: Path) -> None:
+    tune("out", f"trackers.'{COLLECTOR}'.path='{tmp_path}/c'", trackers=(COLLECTOR,))
+    calls = collected(tmp_path / "c")
+    assert {call["pid"] for call in calls} != {os.getpid()}
+    assert calls[-1]["call"] == "close"
+    assert calls[-1]["status"] == "finished"
+    ledger = load_ledger(Path("out"), COLLECTOR)
+    assert ledger is not None
+    assert load_ledger(Path("out/checkpoint-6"), COLLECTOR) is not None
+
+
+def test_the_last_step_is_logged_also_of_a_run_shorter_than_the_steps_between_two_logs(
+    tmp_path: Path,
+) -> None:
+    _, shown = tune("out", "training.max_steps=3", "training.logging_steps=5", "training.eval_strategy=no")
+    points = journal_points(tmp_path / "out")
+    (loss,) = [value for (stage, name, _), value in points.items() if (stage, name) == ("train", "loss")]
+    assert f"step     3/3  loss {loss:.4g}" in shown
+    assert f" · loss {loss:.4g}\n" in shown
+    assert ("train", "loss", 3) in points
+    _, shown = tune("silent", 'training.logging_strategy="no"', "training.eval_strategy=no")
+    assert "step  " not in shown

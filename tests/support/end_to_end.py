@@ -1,0 +1,75 @@
+"""Comparing a run's journal with what really is in the trackers' own storage."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from fmstune.delivery.journal.reader import JournalReader
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.trackers.records import merged
+from tests.support.readers import read_aim, read_wandb_offline, wandb_offline_dirs
+
+Points = dict[tuple[str, str, int], float]
+"""The value of each (stage, metric, step); the last one counts where a step was logged again."""
+
+
+def journal_points(directory: Path) -> Points:
+    """Every point of every metric in the journal."""
+    found: Points = {}
+    for event in JournalReader(directory / TRACKING_DIR / JOURNAL_NAME):
+        if event.kind == "metrics":
+            for name, value in event.values.items():
+                found[event.stage or "", name, event.step or 0] = value
+    return found
+
+
+def journal_params(directory: Path) -> dict[str, Any]:
+    """The params in the journal, by namespace: several events of one add up."""
+    found: dict[str, Any] = {}
+    for event in JournalReader(directory / TRACKING_DIR / JOURNAL_NAME):
+        if event.kind == "params":
+            found[event.name or ""] = merged(found.get(event.name or "", {}), event.values)
+    return found
+
+
+def aim_points(repository: Path, *, reindex: bool = False) -> Points:
+    """Every point of the one run in an Aim repository."""
+    (run,) = read_aim(repository, reindex=reindex)
+    return {
+        (subset or "", name, int(step)): value
+        for (name, subset), points in run.points.items()
+        for step, value in points
+    }
+
+
+def aim_params(repository: Path) -> dict[str, Any]:
+    """The params of the one run in an Aim repository, without those that the tracker adds."""
+    (run,) = read_aim(repository)
+    return {name: value for name, value in run.params.items() if name not in ("status", "error", "fmstune")}
+
+
+def wandb_points(folder: Path) -> Points:
+    """Every point of the one offline run of W&B under a folder."""
+    (path,) = wandb_offline_dirs(folder)
+    found: Points = {}
+    for row in read_wandb_offline(path).history:
+        for key, value in row.items():
+            stage, name = key.split("/", 1) if "/" in key else ("", key)
+            if not key.startswith("_") and key not in ("train/global_step", "train/epoch"):
+                found[stage, name, int(row.get("train/global_step", 0))] = value
+    return found
+
+
+def wandb_params(folder: Path) -> dict[str, Any]:
+    """The params of the one offline run of W&B under a folder."""
+    (path,) = wandb_offline_dirs(folder)
+    return {key: value for key, value in read_wandb_offline(path).config.items() if key != "_wandb"}
+
+
+def sqlite_points(database: Path) -> Points:
+    """Every point in the database of the example's tracker."""
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("SELECT stage, name, step, value FROM metrics ORDER BY seq")
+        return {(stage or "", name, step): value for stage, name, step, value in rows}

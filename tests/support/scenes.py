@@ -1,0 +1,300 @@
+"""Faults of real trackers and servers, as scenes: what happens, how it is mended, and what arrived."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import pytest
+
+from fmstune.delivery.report import report
+from tests.delivery.test_shippers import wait_for
+from tests.sample_trackers import collected
+from tests.support.end_to_end import Points, aim_points
+from tests.support.wandb_cloud import Answer, WandbCloud
+from tests.trackers.test_aim_tracker import aim_server, empty_repository, free_port
+
+COLLECTOR = "tests.sample_trackers:Collector"
+BAD_IMPORT = "tests.bad_import:Collector"
+STEP, LAST = 4, 12
+"""The optimizer step at which what happens in mid-run happens, and the last one."""
+
+
+def nothing() -> None:
+    """What happens in a scene in which nothing has to be done."""
+
+
+@dataclass
+class Scene:
+    """A tracker with its options and a service in trouble. `strike` is called after step `at_step`;
+    `heal` ends the trouble; `points` are those that the service holds in the end."""
+
+    tracker: str
+    options: Mapping[str, Any]
+    points: Callable[[], Points]
+    strike: Callable[[], None] = nothing
+    at_step: int = STEP
+    heal: Callable[[], None] = nothing
+    environment: Mapping[str, str] = field(default_factory=dict)
+    options_when_well: Mapping[str, Any] = field(default_factory=dict)
+
+
+Play = Callable[[Path], AbstractContextManager[Scene]]
+
+
+def plugin(fault: str, at: str) -> Play:
+    """Somebody's tracker that misbehaves in its own process."""
+
+    @contextlib.contextmanager
+    def play(folder: Path) -> Iterator[Scene]:
+        well, path = folder / "well", folder / "collected"
+        options = {"path": str(path), "fault": fault, "at": at, "until": str(well)}
+
+        def points() -> Points:
+            calls = [call for call in collected(path) if call["call"] == "track"]
+            return {
+                (call["stage"], name, call["step"] or 0): value
+                for call in calls
+                for name, value in call["values"].items()
+            }
+
+        if at == "import":
+            environment = {"BAD_IMPORT": f"{fault} {well}"}
+            yield Scene(BAD_IMPORT, options, points, heal=well.touch, environment=environment)
+        else:
+            yield Scene(COLLECTOR, options, points, heal=well.touch)
+
+    return play
+
+
+@contextlib.contextmanager
+def leaking_plugin(folder: Path) -> Iterator[Scene]:
+    """Somebody's tracker that keeps 50 MB at each call, with a limit that the demo's few calls reach."""
+    with pytest.MonkeyPatch.context() as limits, plugin("leak", "track")(folder) as scene:
+        limits.setattr("fmstune.delivery.shippers._MOST_MEMORY", 300_000_000)
+        limits.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.1)
+        yield scene
+
+
+def aim(what: str, at_step: int = STEP) -> Play:
+    """A real `aim server` that is not there or does not answer at the start, or is killed or stopped after
+    a step."""
+
+    @contextlib.contextmanager
+    def play(folder: Path) -> Iterator[Scene]:
+        port, repository = free_port(), folder / "remote"
+        with contextlib.ExitStack() as servers:
+            server = None
+            if what == "silent":
+                hole = servers.enter_context(socket.create_server(("127.0.0.1", port)))
+            elif what != "refused":
+                server = servers.enter_context(aim_server(repository, port))
+
+            def end(signum: int) -> Callable[[], None]:
+                assert server is not None
+                group = server.pid
+                return lambda: os.killpg(group, signum)
+
+            def start_again() -> None:
+                if what == "silent":
+                    hole.close()
+                servers.enter_context(aim_server(repository, port))
+
+            options = {"repo": f"aim://127.0.0.1:{port}"}
+            points = functools.partial(aim_points, repository, reindex=True)
+            scene = Scene("aim", options, points, at_step=at_step, heal=start_again)
+            if what == "killed":
+                scene.strike = end(signal.SIGKILL)
+            elif what == "stopped":
+                scene.strike, scene.heal = end(signal.SIGSTOP), end(signal.SIGCONT)
+            yield scene
+
+    return play
+
+
+def wandb(answer: Answer | Literal["refused"], at_step: int) -> Play:
+    """W&B's real SDK against a cloud that answers like this from a step on; step 0 is the start."""
+
+    @contextlib.contextmanager
+    def play(folder: Path) -> Iterator[Scene]:
+        with WandbCloud() as cloud:
+            cloud.delay = 0.8  # opening a run asks it five times or more
+
+            def strike() -> None:
+                if answer == "refused":
+                    cloud.hang_up()
+                else:
+                    cloud.answer = answer
+
+            def heal() -> None:
+                cloud.answer = "ok"
+                if answer == "refused":
+                    cloud.listen()
+
+            def points() -> Points:
+                (run,) = cloud.runs.values()
+                assert len(run.steps) == len(set(run.steps)), "a row arrived twice"
+                return {
+                    (key.rpartition("/")[0], key.rpartition("/")[2], row.get("train/global_step", 0)): value
+                    for row in run.history
+                    for key, value in row.items()
+                    if not key.startswith("_") and key not in ("train/global_step", "train/epoch")
+                }
+
+            if at_step == 0:
+                strike()
+            yield Scene(
+                "wandb",
+                {"mode": "online", "project": "faults", "dir": str(folder)},
+                points,
+                strike,
+                at_step,
+                heal,
+                {"WANDB_BASE_URL": cloud.url, "WANDB_API_KEY": cloud.key, "WANDB_INIT_TIMEOUT": "3"},
+            )
+
+    return play
+
+
+@contextlib.contextmanager
+def full_disk(folder: Path) -> Iterator[Scene]:
+    """The tracker `file` on a device that has no room; mended by choosing another file."""
+    full, moved = folder / "full", folder / "moved.jsonl"
+    full.symlink_to("/dev/full")
+    yield Scene(
+        "file", {"path": str(full)}, lambda: file_points(moved), options_when_well={"path": str(moved)}
+    )
+
+
+@contextlib.contextmanager
+def file_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
+    """The tracker `file`, whose file cannot grow any more in the middle of a line."""
+    path = folder / "metrics.jsonl"
+    with NoRoom() as disk:
+        yield Scene(
+            "file",
+            {"path": str(path)},
+            lambda: file_points(path),
+            lambda: disk.fill(path.stat().st_size + 50),
+            heal=disk.free,
+        )
+
+
+@contextlib.contextmanager
+def aim_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
+    """Aim's local repository, in which no file can grow any more."""
+    repository = folder / "repository"
+    shutil.copytree(empty_repository(), repository)
+
+    with NoRoom() as disk:
+
+        def strike() -> None:
+            # Opening it takes longer than the whole demo.
+            wait_for(lambda: report(Path("out"), ["aim"])[0].delivered)
+            disk.fill(2048)
+
+        yield Scene("aim", {"repo": str(repository)}, lambda: aim_points(repository), strike, heal=disk.free)
+
+
+class NoRoom:
+    """Lets no file of any process that this one has started grow beyond a size, until it is freed.
+
+    A full disk would need a file system of its own, and so root. The kernel's limit for a process refuses
+    what is written just so, whoever the user is; only the error's text differs.
+    """
+
+    def __init__(self) -> None:
+        self._freed = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def fill(self, size: int) -> None:
+        """Begin; processes that are started later are found within milliseconds."""
+        self._limit(size)
+        self._watcher = threading.Thread(target=self._watch, args=(size,))
+        self._watcher.start()
+
+    def free(self) -> None:
+        """End; a process that has the limit keeps it."""
+        self._freed.set()
+        if self._watcher is not None:
+            self._watcher.join()
+
+    def __enter__(self) -> NoRoom:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.free()
+
+    def _watch(self, size: int) -> None:
+        while not self._freed.wait(0.01):
+            self._limit(size)
+
+    def _limit(self, size: int) -> None:
+        for process in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                process.rlimit(psutil.RLIMIT_FSIZE, (size, size))
+
+
+def file_points(path: Path) -> Points:
+    """The points in a file of the tracker `file`, without a line that was cut off."""
+    rows = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return {
+        (row["stage"], name, row.get("step", 0)): value
+        for row in rows
+        if row["kind"] == "metrics"
+        for name, value in row["values"].items()
+    }
+
+
+SCENES: dict[str, tuple[str, Play]] = {
+    "raises in every call": ("a plug-in", plugin("raise", "track")),
+    "raises when it is opened": ("a plug-in", plugin("raise", "open")),
+    "raises at the params": ("a plug-in", plugin("raise", "set_params")),
+    "raises at the end": ("a plug-in", plugin("raise", "close")),
+    "hangs at its import": ("a plug-in", plugin("hang", "import")),
+    "hangs in a call for ever": ("a plug-in", plugin("hang", "track")),
+    "hangs when it is opened": ("a plug-in", plugin("hang", "open")),
+    "hangs at the end": ("a plug-in", plugin("hang", "close")),
+    "hangs in its check": ("a plug-in", plugin("hang", "check")),
+    "is slow (0.2 s a call)": ("a plug-in", plugin("slow", "track")),
+    "calls sys.exit": ("a plug-in", plugin("exit", "track")),
+    "is killed (SIGKILL)": ("a plug-in", plugin("kill", "track")),
+    "crashes (SIGSEGV)": ("a plug-in", plugin("segv", "track")),
+    "crashes at its import": ("a plug-in", plugin("segv", "import")),
+    "leaks 50 MB a call": ("a plug-in", leaking_plugin),
+    "server not there at the start": ("aim", aim("refused")),
+    "server is a black hole from the start": ("aim", aim("silent")),
+    "server killed in mid-run": ("aim", aim("killed")),
+    "server stops answering in mid-run": ("aim", aim("stopped")),
+    "server killed at the end": ("aim", aim("killed", LAST)),
+    "disk of the repository full in mid-run": ("aim", aim_on_a_disk_that_fills),
+    "cloud refuses connections from the start": ("wandb", wandb("refused", 0)),
+    "cloud is a black hole from the start": ("wandb", wandb("black_hole", 0)),
+    "cloud answers 500 from the start": ("wandb", wandb(500, 0)),
+    "cloud answers 429 from the start": ("wandb", wandb(429, 0)),
+    "cloud is slow (0.8 s a request)": ("wandb", wandb("slow", 0)),
+    "cloud refuses connections in mid-run": ("wandb", wandb("refused", STEP)),
+    "cloud is a black hole in mid-run": ("wandb", wandb("black_hole", STEP)),
+    "cloud answers 401 in mid-run": ("wandb", wandb(401, STEP)),
+    "cloud answers 403 in mid-run": ("wandb", wandb(403, STEP)),
+    "cloud answers 429 in mid-run": ("wandb", wandb(429, STEP)),
+    "cloud answers 500 in mid-run": ("wandb", wandb(500, STEP)),
+    "cloud answers 500 at the end": ("wandb", wandb(500, LAST)),
+    "disk full from the start": ("file", full_disk),
+    "disk full in mid-run": ("file", file_on_a_disk_that_fills),
+}

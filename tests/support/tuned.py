@@ -1,0 +1,65 @@
+"""Short runs on the demo, in this process and in processes with limits, as tests of a run want them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fmstune.config.load.load import load
+from fmstune.console import RunConsole
+from fmstune.run.run import dry_run, run
+
+SHORT = ["training.max_steps=6", "training.logging_steps=2", "training.eval_steps=6", "training.save_steps=3"]
+ROOT = Path(__file__).parents[2]
+
+
+def tune(output: str, *sets: str, **how: Any) -> str:
+    """A short run on the demo; what a person sees of it. Raises what the run raises."""
+    config = load(None, [("training.output_dir", output, "--output-dir")], [*SHORT, *sets])
+    screen = io.StringIO()
+    run(config, RunConsole(Console(file=screen, width=200)), **how)
+    return screen.getvalue()
+
+
+def foresee(*sets: str) -> str:
+    """A dry run on the demo; what a person sees of it."""
+    screen = io.StringIO()
+    dry_run(load(None, [], [*SHORT, *sets]), RunConsole(Console(file=screen, width=200)))
+    return screen.getvalue()
+
+
+def weights(directory: str | Path) -> str:
+    """What the tuned weights are, as a hash."""
+    files = sorted(Path(directory).glob("*.safetensors"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def fmstune(
+    *arguments: str, cwd: Path, limits: Mapping[int, int] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`fmstune train` on the demo in a process of its own, with the kernel's limits."""
+
+    def limit() -> None:
+        for kind, most in (limits or {}).items():
+            resource.setrlimit(kind, (most, most))
+
+    sets = [part for setting in SHORT for part in ("--set", setting)]
+    return subprocess.run(
+        [sys.executable, "-m", "fmstune", "train", *sets, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=limit,
+        check=False,
+    )

@@ -1,0 +1,73 @@
+"""Settings that this machine cannot run are told in one sentence each, with the remedy, before the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fmstune.config.load.load import load
+from fmstune.errors import ConfigError
+from fmstune.system.device import precision
+from tests.support.tuned import foresee, tune
+
+on_a_cpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="about machines without a GPU")
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        (
+            "training.optim=adamw_bnb_8bit",
+            "needs bitsandbytes: `pip install bitsandbytes`, or use adamw_torch",
+        ),
+        ("training.optim=lomo", "needs lomo-optim"),
+        ("training.use_liger_kernel=true", "needs liger-kernel: `pip install liger-kernel`"),
+        ("training.deepspeed=x.json", "needs deepspeed"),
+        ("model.attn_implementation=flash_attention_2", "needs flash-attn: .* or use sdpa"),
+    ],
+)
+def test_what_is_not_installed_is_told_with_the_configuration(setting: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as error:
+        load(None, [], [setting])
+    assert str(error.value).startswith("--set: ")
+
+
+def test_a_compiler_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler: install g\\+\\+"):
+        load(None, [], ["training.torch_compile=true"])
+
+
+@on_a_cpu
+def test_all_that_a_cpu_cannot_do_is_told_at_once_and_nothing_is_made() -> None:
+    with pytest.raises(ConfigError) as error:
+        tune("out", "training.tf32=true", "training.activation_offloading=true")
+    assert "training.tf32 is for NVIDIA GPUs from Ampere on, and this is a CPU" in str(error.value)
+    assert "there is no GPU; use training.activation_checkpointing = true" in str(error.value)
+    assert not Path("out").exists()
+
+
+@on_a_cpu
+@pytest.mark.parametrize("setting", ["training.fsdp=true", "training.ddp_backend=nccl"])
+def test_what_spreads_a_model_over_gpus_is_refused_where_there_is_none(setting: str) -> None:
+    with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]}.* GPUs, and there is none; leave it"):
+        tune("out", setting)
+    assert not Path("out").exists()
+
+
+@on_a_cpu
+def test_the_precision_is_told_with_its_reason() -> None:
+    assert "parameters · float32: a CPU" in foresee()
+    assert precision({"bf16": True}).line() == "bf16: as set"
+
+
+@on_a_cpu
+def test_bf16_is_computed_on_a_cpu_when_it_is_asked_for() -> None:
+    assert "bf16: as set" in tune("out", "training.bf16=true")

@@ -1,0 +1,117 @@
+"""A lock is one process's alone: nothing that it has started keeps it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fmstune.system import locks
+
+HOLDER = """
+import ctypes, os, sys, time
+from pathlib import Path
+from fmstune.system import locks
+assert locks.take(Path(sys.argv[1])) is not None
+fork = os.fork if sys.argv[2] == "python" else ctypes.CDLL(None).fork  # of which Python knows nothing
+child = fork() if sys.argv[2] != "none" else -1
+if child:
+    print(child, flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def held(path: Path, child: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process that holds the lock, and the one that it has forked."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path), child], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    forked = int(process.stdout.readline())
+    try:
+        yield process, forked
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        if forked > 0:
+            os.kill(forked, signal.SIGKILL)
+
+
+def test_one_process_has_a_lock_and_others_learn_which(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert locks.holder(path) is None
+    with held(path, "none") as (process, _):
+        assert locks.take(path) is None
+        found = locks.holder(path)
+        assert found is not None
+        assert found.pid == process.pid
+        assert locks.named(found) == f"another process (pid {process.pid})"
+    assert locks.holder(path) is None
+    lock = locks.take(path)
+    assert lock is not None
+    assert locks.take(path) is None
+    lock.release()
+    lock.release()
+    assert locks.holder(path) is None
+
+
+def test_a_killed_holder_leaves_no_lock_behind_in_processes_that_python_has_forked(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with held(path, "python") as (process, child):
+        process.kill()
+        process.wait()
+        os.kill(child, 0)
+        assert locks.holder(path) is None
+        lock = locks.take(path)
+        assert lock is not None
+        lock.release()
+
+
+def test_a_killed_holder_leaves_no_lock_behind_in_processes_that_a_library_has_forked(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with held(path, "library") as (process, child):
+        process.kill()  # and not waited for: it is a zombie
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        os.kill(child, 0)
+        assert locks.holder(path) is None
+        lock = locks.take(path)
+        assert lock is not None
+        found = locks.holder(path)
+        assert found is not None
+        assert found.pid == os.getpid()
+        lock.release()
+
+
+def test_nothing_is_known_of_a_holder_on_another_machine_but_that_it_has_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = locks.take(path)
+    assert lock is not None
+    path.write_text(json.dumps({"pid": 1 << 30, "started": 5, "place": "another boot"}))
+    assert locks.holder(path) == locks.Process(1 << 30, 5, "another boot")
+    assert locks.take(path) is None
+    path.write_text("garbage")
+    assert locks.named(locks.holder(path)) == "another process"
+    assert locks.take(path) is None
+    lock.release()
+
+
+def test_a_lock_whose_file_number_somebody_has_taken_for_another_file_closes_only_its_own(
+    tmp_path: Path,
+) -> None:
+    lock = locks.take(tmp_path / "lock")
+    assert lock is not None
+    other = tmp_path / "other"
+    other.write_text("kept")
+    file = os.open(other, os.O_RDWR)
+    os.dup2(file, lock._file)  # as a tracker does that closes all files
+    lock.release()
+    assert other.read_text() == "kept"
+    os.close(lock._file)
+    os.close(file)

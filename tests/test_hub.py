@@ -1,0 +1,202 @@
+"""Models and data of the hub: found, pinned to their commit, and what is wrong is told within a second.
+
+The hub is a stand-in, since no network is there; its clients are the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fmstune import demo
+from fmstune.config.load.load import load
+from fmstune.config.schema.tables import RunConfig
+from fmstune.errors import DataError, ModelError
+from fmstune.hub import pinned
+from fmstune.layout import CONFIG_NAME
+from tests.support.hub import Hub
+from tests.support.tuned import ROOT
+
+NAMES = ("model.path=org/tiny", "data.train=org/chats")
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("hub")
+    tiny = folder / "models/org/tiny"
+    demo.build_model(1).save_pretrained(tiny)
+    AutoTokenizer.from_pretrained(demo.model_dir()).save_pretrained(tiny)
+    for name in ("secret", "terms"):
+        shutil.copytree(tiny, folder / f"models/org/{name}")
+    (folder / "models/org/adapter").mkdir()
+    (folder / "models/org/adapter/adapter_config.json").write_text('{"peft_type": "LORA"}')
+    chats = folder / "datasets/org/chats"
+    chats.mkdir(parents=True)
+    shutil.copy(demo.data_file("train"), chats / "train.jsonl")
+    shutil.copy(demo.data_file("eval"), chats / "validation.jsonl")
+    return folder
+
+
+@pytest.fixture
+def hub(repositories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    from huggingface_hub import constants
+
+    monkeypatch.chdir(tmp_path)
+    with Hub(repositories, private=("org/secret",), gated=("org/terms",)) as running:
+        for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+        # What the client has read from the environment when it was imported by another test.
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache/hub"))
+        yield running
+
+
+def asked(*sets: str, resumed: Path | None = None) -> RunConfig:
+    warnings: list[str] = []
+    config = pinned(load(None, [], list(sets)), warnings.append, resumed)
+    assert not warnings
+    return config
+
+
+def fmstune(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fmstune", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_run_pins_what_it_takes_from_the_hub_and_repeats_it_without_the_hub(hub: Hub) -> None:
+    train = ["train", "--max-steps", "1", "--output-dir"]
+    done = fmstune(*train, "out", "--model", "org/tiny", "--data", "org/chats")
+    assert done.returncode == 0, done.stderr
+    assert "data     org/chats · 400 rows (messages)" in done.stderr
+    written = load(Path("out", CONFIG_NAME), [], [])
+    assert written.model.revision == hub.commit("models", "org/tiny")
+    assert written.data.train[0].revision == hub.commit("datasets", "org/chats")
+    card = Path("out/README.md").read_text()
+    assert "\nbase_model: org/tiny\ndatasets: [org/chats]\n---" in card
+    assert f"`org/tiny` at `{written.model.revision[:12]}`" in card
+    again = fmstune(*train, "again", "out/config.toml", HF_HUB_OFFLINE="1")
+    assert again.returncode == 0, again.stderr
+    assert Path("again/model.safetensors").read_bytes() == Path("out/model.safetensors").read_bytes()
+
+
+def test_two_processes_fetch_a_model_once_and_a_stream_is_read_from_the_hub(hub: Hub) -> None:
+    names = ["--model", "org/tiny", "--data", "org/chats", "--set", "data.streaming=true"]
+    done = fmstune("train", "--nproc", "2", *names, "--max-steps", "1", "--output-dir", "out")
+    assert done.returncode == 0, done.stderr
+    assert "data     org/chats · streamed (messages)" in done.stderr
+    assert hub.downloads("model.safetensors") == 1
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (
+            ["model.path=org/none"],
+            "model.path = 'org/none': there is nothing of that name here, and no such model",
+        ),
+        (
+            ["model.path=oneword"],
+            "model.path = 'oneword': there is nothing of that name here, and no such model",
+        ),
+        (
+            ["model.path=org/secret"],
+            "no such model on the hub that this account may see. .* needs `hf auth login`",
+        ),
+        (
+            ["model.path=org/terms"],
+            "who wants it has to accept its terms first, at http://127.0.0.1:.*/org/terms;",
+        ),
+        (
+            ["model.path=org/adapter"],
+            "it holds an adapter. Fetch it.*: hf download org/adapter --local-dir adapter",
+        ),
+        (["model.path=org/a--b"], "Cannot have -- or .. in repo_id"),
+        (["model.revision=v9"], "model.path = 'org/tiny': it has no branch, tag or commit 'v9' on the hub."),
+        (
+            ["data.train=org/none"],
+            "data.train = 'org/none': there is nothing of that name .* no such data set",
+        ),
+        (["data.eval=org/none"], "data.eval = 'org/none': there is nothing of that name"),
+    ],
+)
+def test_what_is_not_to_be_had_is_told_with_what_to_do(hub: Hub, sets: list[str], message: str) -> None:
+    with pytest.raises((ModelError, DataError), match=message) as error:
+        asked(*NAMES, *sets)
+    assert error.value.exit_code == 2
+
+
+def test_a_token_opens_what_is_private_and_is_written_nowhere(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", Hub.token)
+    for name in ("org/secret", "org/terms"):
+        config = asked(*NAMES, f"model.path={name}")
+        assert config.model.revision == hub.commit("models", name)
+        assert Hub.token not in repr(config)
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(ModelError, match=r"the hub refuses the token \(401\)") as error:
+        asked(*NAMES)
+    assert "hf_wrong" not in str(error.value)
+
+
+@pytest.mark.parametrize("answer", [429, 500])
+def test_a_hub_that_is_away_leaves_its_cache(hub: Hub, answer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants, hf_hub_download
+
+    hub.answer = answer
+    with pytest.raises(
+        ModelError, match=rf"nor in the hub's cache, .* cannot be asked \(.*status {answer}\)"
+    ):
+        asked(*NAMES)
+    hub.answer = "ok"
+    hf_hub_download("org/tiny", "config.json", endpoint=hub.url)
+    hub.answer = answer
+    warnings: list[str] = []
+    config = load(None, [], list(NAMES))
+    try:
+        assert pinned(config, warnings.append) == config
+        assert constants.HF_HUB_OFFLINE
+    finally:
+        os.environ.pop("HF_HUB_OFFLINE")
+    (said,) = warnings
+    assert said.endswith(f"status {answer}): of it, only what is in its cache is used")
+
+
+def test_a_hub_that_never_answers_is_waited_for_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmstune.hub._SECONDS", 0.2)
+    hub.answer = "stall"
+    with pytest.raises(ModelError, match="the hub cannot be asked"):
+        asked(*NAMES)
+    assert len(hub.asked) == 1
+
+
+def test_a_resumed_run_keeps_its_commits(hub: Hub, tmp_path: Path) -> None:
+    Path(CONFIG_NAME).write_text(
+        f"[model]\npath = 'org/tiny'\nrevision = '{'a' * 40}'\n"
+        f"[[data.train]]\npath = 'org/chats'\nrevision = '{'b' * 40}'\n"
+    )
+    with pytest.raises(ModelError, match=f"no branch, tag or commit '{'a' * 40}'"):
+        asked(*NAMES, resumed=tmp_path)
+    with pytest.raises(DataError, match=f"no branch, tag or commit '{'b' * 40}'"):
+        asked(*NAMES, "model.revision=main", resumed=tmp_path)
+
+
+def test_what_is_here_is_not_looked_for_on_the_hub(hub: Hub) -> None:
+    Path("org/tiny").mkdir(parents=True)
+    assert asked("model.path=org/tiny", "data.train=demo").model.revision is None
+    assert not hub.asked

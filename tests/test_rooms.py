@@ -1,0 +1,120 @@
+"""The house's rooms: imports go down the list of rooms, and no two files need each other."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fmstune"
+
+ROOMS = (
+    "errors", "layout", "_version", "secrets", "text", "user_code", "console", "config", "system", "trackers",
+    "delivery", "launch", "demo", "hub", "data", "models", "training", "run", "api", "", "cli", "__main__",
+)  # fmt: skip
+"""Each may import those before it; `""` is `fmstune` itself."""
+
+INSIDE = {
+    "config": ("check", "schema", "paths", "rules", "load", "inspect"),
+    "delivery": ("journal", "shipping"),
+    "data": ("files", "rows", "rendering", "tokens"),
+}
+"""As far as the folders of a room have an order."""
+
+# Files that are over 350 lines, or under 30, and why a reader would accept that.
+LONG: dict[str, str] = {}
+MOST_LINES, FEWEST_LINES = 350, 30
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(module: str) -> set[str]:
+    """The modules of fmstune that a module imports anywhere: at its head, in functions, and for types."""
+    found = set()
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            for name in node.names:
+                inside = f"{node.module}.{name.name}"
+                found.add(inside if inside in FILES else node.module or "")
+    return {each for each in found if each in FILES} - {module}
+
+
+GRAPH = {module: imports(module) for module in FILES}
+
+
+def room(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+def test_every_folder_says_in_a_sentence_what_it_is() -> None:
+    for folder in {path.parent for path in FILES.values()}:
+        head = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+        assert head, folder
+        assert head.split("\n\n")[0].count(". ") == 0, folder
+
+
+def test_imports_only_go_down_the_list_of_rooms() -> None:
+    wrong = [
+        f"{module} → {needed}"
+        for module, all_needed in GRAPH.items()
+        for needed in all_needed
+        if ROOMS.index(room(needed)) > ROOMS.index(room(module))
+    ]
+    assert not wrong
+
+
+def test_imports_go_down_inside_the_rooms_too() -> None:
+    wrong = []
+    for of, order in INSIDE.items():
+        for module, all_needed in GRAPH.items():
+            for needed in all_needed:
+                ours, theirs = ([*name.split("."), "", ""][2] for name in (module, needed))
+                if room(module) == room(needed) == of and ours in order and theirs in order:
+                    wrong += [f"{module} → {needed}"] * (order.index(theirs) > order.index(ours))
+    assert not wrong
+
+
+def tree() -> str:
+    """README's map: each folder with the sentence that it says of itself."""
+    lines = []
+    for module, path in FILES.items():
+        if path.name == "__init__.py" and path.parent != PACKAGE:
+            head = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            depth = module.count(".") - 1
+            name = f"{'  ' * depth}{path.parent.name}/"
+            lines.append(f"{name:16}{' '.join(head.split(chr(10) * 2)[0].split())}")
+    return "\n".join(lines)
+
+
+def test_readme_has_the_map_of_the_rooms() -> None:
+    assert f"```\n{tree()}\n```" in (ROOT / "README.md").read_text(encoding="utf-8"), tree()
+
+
+def knots() -> Iterator[list[str]]:
+    """Modules that need each other, directly or by way of others."""
+    reached: dict[str, set[str]] = {}
+    for module in GRAPH:
+        seen: set[str] = set()
+        left = [module]
+        while left:
+            new = GRAPH[left.pop()] - seen
+            seen |= new
+            left += new
+        reached[module] = seen
+    for module in GRAPH:
+        if module in reached[module]:
+            yield sorted(each for each in reached[module] if module in reached[each])
+
+
+def test_no_two_files_need_each_other() -> None:
+    assert list(knots()) == []

@@ -1,0 +1,70 @@
+"""The normaliser fits values to any tracker's limits, never raises, and says what it changed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmstune.trackers.records import Limits
+from fmstune.trackers.values.normalise import Normaliser, flatten
+
+STRICT = Limits(name_chars=r"A-Za-z0-9_./ -", max_name=20, max_value=10, nested=False, nan=False)
+
+
+def test_without_limits_nothing_is_changed() -> None:
+    normaliser = Normaliser(Limits(text_metrics=True))
+    assert normaliser.metrics({"a(b": math.inf, "t": "x"}) == {"a(b": math.inf, "t": "x"}
+    assert normaliser.params({"a": {"b": ["x" * 999]}}) == {"a": {"b": ["x" * 999]}}
+    assert normaliser.changes == ()
+
+
+def test_names_are_spelt_as_the_tracker_can_and_stay_apart() -> None:
+    normaliser = Normaliser(STRICT)
+    assert normaliser.metrics({"f1(macro)": 1.0, "f1[macro]": 2.0}) == {"f1_macro_": 1.0, "f1_macro__2": 2.0}
+    assert normaliser.changes == ("f1(macro) is called f1_macro_", "f1[macro] is called f1_macro__2")
+
+
+def test_what_is_not_finite_or_not_a_number_is_left_out_with_a_word() -> None:
+    normaliser = Normaliser(STRICT)
+    assert normaliser.metrics({"a": math.nan, "b": "text", "c": True, "d": 2}) == {"c": 1, "d": 2}
+    assert len(normaliser.changes) == 2
+
+
+def test_params_are_flattened_and_cut_where_they_must_be() -> None:
+    normaliser = Normaliser(STRICT)
+    assert normaliser.params({"a": {"b": {"c": "x" * 30}, "e": {}}}) == {"a.b.c": "x" * 10, "a.e": {}}
+    assert normaliser.changes == ("param a.b.c was cut from 30 to 10 characters",)
+
+
+def test_a_change_is_said_once_and_the_list_of_changes_is_bounded() -> None:
+    normaliser = Normaliser(STRICT)
+    for _ in range(3):
+        normaliser.metrics({"x(": 1.0})
+    assert normaliser.changes == ("x( is called x_",)
+    for number in range(100):
+        normaliser.metrics({f"x({number}": 1.0})
+    assert len(normaliser.changes) == 51
+    assert normaliser.changes[-1] == "and more"
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), values, max_size=6))
+def test_whatever_comes_fits_the_limits_and_no_name_is_lost(params: dict[str, Any]) -> None:
+    normaliser = Normaliser(STRICT)
+    fitted = normaliser.params(params)
+    assert len(fitted) == len(list(flatten(params)))
+    for name, value in fitted.items():
+        assert 0 < len(name) <= 20
+        assert not isinstance(value, str) or len(value) <= 10
+    for name, value in normaliser.metrics(params).items():
+        assert 0 < len(name) <= 20
+        assert math.isfinite(value)

@@ -1,0 +1,82 @@
+"""The best evaluation decides which weights are kept, and when there is no sense in going on."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fmstune.config.load.load import load
+from fmstune.console import RunConsole
+from fmstune.errors import ConfigError
+from fmstune.run.run import run
+from tests.run.test_run import weights
+from tests.support.end_to_end import journal_points
+
+# A rate at which the demo model learns at first, and then gets worse.
+SETS = ["training.eval_steps=2", "training.max_steps=40", "training.lr_scheduler_type=constant",
+        "training.learning_rate=0.08", "training.warmup_steps=0"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def tune(output: str, *sets: str, **how: Any) -> str:
+    config = load(None, [("training.output_dir", output, "--output-dir")], [*SETS, *sets])
+    screen = io.StringIO()
+    run(config, RunConsole(Console(file=screen, width=200)), **how)
+    return screen.getvalue()
+
+
+def evaluations(output: str) -> dict[int, float]:
+    points = journal_points(Path(output))
+    return {step: value for (stage, name, step), value in points.items() if (stage, name) == ("eval", "loss")}
+
+
+def test_training_stops_when_evaluations_get_no_better_and_keeps_the_best_weights() -> None:
+    shown = tune("out", "run.early_stopping_patience=2")
+    losses = evaluations("out")
+    best = min(losses, key=losses.__getitem__)
+    assert max(losses) == best + 4 < 40
+    assert f"stopped  early, at step {best + 4} of 40: 2 evaluations were no better" in shown
+    assert f"best     eval loss {losses[best]:.4g} at step {best}; kept" in shown
+    assert weights("out") == weights(f"out/checkpoint-{best}")
+
+
+def test_a_resumed_run_stops_where_the_unbroken_one_did() -> None:
+    tune("whole", "run.early_stopping_patience=2", "training.save_total_limit=20")
+    end = max(evaluations("whole"))
+    tune("part", "run.early_stopping_patience=2", f"training.max_steps={end - 2}")
+    tune("part2", "run.early_stopping_patience=2", resume=f"part/checkpoint-{end - 2}")
+    assert max(evaluations("part2")) == end
+    assert weights("part2") == weights("whole")
+
+
+def test_each_evaluation_gets_its_checkpoint_where_the_best_is_to_be_kept() -> None:
+    config = load(None, [], ["training.load_best_model_at_end=true", "training.eval_steps=3"])
+    assert (config.training["save_strategy"], config.training["save_steps"]) == ("steps", 3)
+    Path("a.txt").write_text("a text")
+    own = ["model.path=demo", "data.train=a.txt", "data.eval_fraction=0.1"]
+    config = load(None, [], ["run.early_stopping_patience=1", *own])
+    assert config.training["save_strategy"] == "epoch"
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["run.early_stopping_patience=0"], "out of range"),
+        (["run.early_stopping_patience=2", "training.eval_strategy=no"], "needs evaluations"),
+        (
+            ["run.early_stopping_patience=2", "training.load_best_model_at_end=false"],
+            "leave training.load_best",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_told(sets: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load(None, [], sets)

@@ -1,0 +1,247 @@
+"""The memory that a run needs is foreseen, compared with the truth, and its end is explained."""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmstune.config.schema.tables import ModelConfig
+from fmstune.errors import RunError
+from fmstune.system import memory
+from fmstune.system.memory import amount
+from fmstune.training.memory.estimate import Workload, estimate
+from fmstune.training.memory.outlook import require_room_for_weights
+from fmstune.training.memory.remedies import advice
+from tests.support.tuned import foresee, tune, weights
+from tests.support.warm import Warm, warm
+
+# A Llama of seven billion weights in float32, on rows of 2,048 tokens.
+SEVEN = Workload(
+    weights=27_000_000_000, trained=27_000_000_000, largest_trained=524_000_000, optimizer="adamw_torch",
+    rows=8, accumulation=1, tokens=16384, longest=2048, scored=8000, layers=32, hidden=4096, heads_width=4096,
+    keys_width=4096, intermediate=11008, vocabulary=32000, heads=32, half=False, autocast=False,
+    checkpointing=False, eager_attention=False, on_gpu=True, tiled_head=True,
+)  # fmt: skip
+ONE_STEP = ["training.max_steps=1", "training.lr_scheduler_type=constant",
+            "training.eval_strategy=no", "training.save_strategy=no"]  # fmt: skip
+LARGE = ["train", *(part for setting in ONE_STEP for part in ("--set", setting)), "--batch-size", "400"]
+"""A step that takes about as much memory as the program itself."""
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def command() -> Iterator[Warm]:
+    """Runs `fmstune` in processes of their own."""
+    with warm() as made:
+        yield made
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """Of a process before it has a batch: the memory that it holds, in bytes, and how much of it a limit of
+    the kernel counts; and by how much the step is estimated to add to that."""
+
+    program: int
+    counted: int
+    growth: float
+
+    def too_little(self) -> dict[int, int]:
+        """A limit under which the step does not fit, even where the estimate is a third too high; for one
+        that is half as high again as the room that there is, a run would not even be begun."""
+        return {resource.RLIMIT_DATA: self.counted + int(self.growth / 2)}
+
+
+@pytest.fixture(scope="module")
+def foreseen(command: Warm, tmp_path_factory: pytest.TempPathFactory) -> Foreseen:
+    """What a dry run of the large batch finds on this machine."""
+    dry = command.fmstune(*LARGE, "--dry-run", cwd=tmp_path_factory.mktemp("dry"))
+    estimated = in_bytes(re.search(r"memory   about ([\d.]+ \w+)", dry.stderr))
+    return Foreseen(dry.resident, dry.data, estimated - dry.resident)
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_the_estimate_of_a_large_batch_is_within_a_third_of_the_measured_growth(
+    method: str, command: Warm, foreseen: Foreseen, tmp_path: Path
+) -> None:
+    # Of pairs half as many rows are as many sequences.
+    large = [*LARGE, "--method", method, "--batch-size", "400" if method == "sft" else "64"]
+    done = command.fmstune(*large, "--output-dir", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    measured, estimated = peak_and_estimate(done.stderr, foreseen.program)
+    assert measured > 200e6
+    assert 0.67 < estimated / measured < 1.5, done.stderr
+
+
+def test_processes_of_one_machine_are_counted_together(
+    command: Warm, foreseen: Foreseen, tmp_path: Path
+) -> None:
+    large = [*LARGE, "--batch-size", "160"]
+    done, _ = command.ranks(2, *large, "--output-dir", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    measured, estimated = peak_and_estimate(done.stderr, 2 * foreseen.program)
+    assert measured > 200e6
+    assert 0.67 < estimated / measured < 1.6, done.stderr
+
+
+def peak_and_estimate(said: str, program: int) -> tuple[float, float]:
+    """By how much a run grew, and by how much it was estimated to grow."""
+    measured = in_bytes(re.search(r"memory   peak ([\d.]+ \w+)", said))
+    return measured - program, in_bytes(re.search(r", estimated ([\d.]+ \w+)", said)) - program
+
+
+def in_bytes(found: re.Match[str] | None) -> float:
+    assert found is not None
+    number, unit = found.group(1).split()
+    return float(number) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+
+
+def test_the_peak_and_the_estimate_are_tracked() -> None:
+    from tests.support.end_to_end import journal_points
+
+    tune("out")
+    points = {name: value for (_, name, _), value in journal_points(Path("out")).items()}
+    assert points["peak_memory"] > 1e8
+    assert points["estimated_memory"] > 1e8
+
+
+def test_a_dry_run_tells_memory_steps_and_tokens() -> None:
+    shown = foresee()
+    assert re.search(r"memory   about \S+ [MG]B of \S+ [MG]B \(weights 1.4 MB, gradients 1.4 MB", shown)
+    assert re.search(r"steps    6 steps of 8 rows, about [\d,]+ tokens", shown)
+
+
+def test_a_dry_run_of_what_cannot_fit_says_which_settings_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A machine with little memory left; really to fill this one's would end its other programs.
+    monkeypatch.setattr(memory, "main_memory", lambda: memory.Capacity(100_000_000, "this machine"))
+    with pytest.raises(RunError, match=r"this run needs about .* and this machine has") as error:
+        foresee("training.per_device_train_batch_size=256")
+    assert re.search(
+        r"per_device_train_batch_size = \d+ and training.gradient_accumulation_steps = \d+ \([\d.]+ [MG]B\)",
+        str(error.value),
+    )
+
+
+def test_a_run_that_the_kernel_would_surely_end_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "main_memory", lambda: memory.Capacity(1_000_000, "this machine"))
+    with pytest.raises(RunError, match=r"this run needs about .* and this machine has"):
+        tune("out", "training.per_device_train_batch_size=2048")
+    assert not list(Path("out").glob("checkpoint-*"))
+
+
+def test_running_out_of_memory_is_told_with_the_settings_to_change(
+    command: Warm, foreseen: Foreseen, tmp_path: Path
+) -> None:
+    done = command.fmstune(*LARGE, "--output-dir", "out", cwd=tmp_path, limits=foreseen.too_little())
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: memory ran out at step 1 ")
+    assert "per_device_train_batch_size = 200 and training.gradient_accumulation_steps = 2" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_auto_batch_finds_what_fits_and_learns_the_same(
+    command: Warm, foreseen: Foreseen, tmp_path: Path
+) -> None:
+    limits = foreseen.too_little()
+    done = command.fmstune(*LARGE, "--auto-batch", "--output-dir", "out", cwd=tmp_path, limits=limits)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"batch    (\d+) rows at once, (\d+) times before each update", done.stderr)
+    assert found is not None
+    size, times = int(found.group(1)), int(found.group(2))
+    assert size * times == 400
+    assert 1 < size < 400
+    tune("same", f"training.gradient_accumulation_steps={times}", *ONE_STEP,
+         f"training.per_device_train_batch_size={size}")  # fmt: skip
+    assert weights("out") == weights("same")
+
+
+def test_auto_batch_compares_the_answers_of_kto_within_the_batches_that_it_finds() -> None:
+    sets = ("run.method=kto", "training.max_steps=2")
+    shown = tune("out", *sets, "run.auto_batch=true", "training.gradient_accumulation_steps=2",
+                 "training.per_device_train_batch_size=4")  # fmt: skip
+    assert "batch    8 rows at once, 1 time before each update" in shown
+    tune("same", *sets, "training.per_device_train_batch_size=8")
+    assert weights("out") == weights("same")
+
+
+def test_weights_that_cannot_be_loaded_are_told_before_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("model").mkdir()
+    with Path("model/model.safetensors").open("wb") as file:
+        file.truncate(1 << 43)  # a hole: it takes no room
+    (Path("model") / "config.json").write_text("{}")
+    with pytest.raises(RunError, match=r"the weights of model are 8.8 TB, and .* has"):
+        tune("out", "model.path=model", "data.train=demo")
+
+
+def test_each_process_of_a_machine_loads_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A machine that has room for them once; really to fill this one's would end its other programs.
+    monkeypatch.setattr(memory, "main_memory", lambda: memory.Capacity(100_000_000, "this machine"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    Path("model").mkdir()
+    with Path("model/model.safetensors").open("wb") as file:
+        file.truncate(60_000_000)
+    with pytest.raises(RunError, match="are 60 MB in each of 2 processes, and this machine has 100 MB free"):
+        require_room_for_weights(ModelConfig(path="model"))
+
+
+def test_the_memory_left_is_the_least_of_all_limits(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_DATA, (10**9, 10**9))\n"
+        "from fmstune.system.memory import main_memory; print(main_memory())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "the process (ulimit)" in done.stdout
+
+
+def test_the_peak_is_that_of_the_time_asked_about() -> None:
+    memory.forget_peak()
+    before = memory.peak()
+    block = bytearray(200_000_000)
+    assert memory.peak() - before > 150_000_000
+    del block
+    memory.forget_peak()
+    assert memory.peak() - before < 100_000_000
+
+
+@pytest.mark.parametrize(
+    ("count", "says"),
+    [(0, "0 bytes"), (1e3, "1 kB"), (1.94e9, "1.9 GB"), (99.7e6, "100 MB"), (9.996e8, "1 GB")],
+)
+def test_amounts_are_told_with_two_figures(count: float, says: str) -> None:
+    assert amount(count) == says
+
+
+def test_full_tuning_of_seven_billion_weights_with_adamw_needs_four_times_the_weights() -> None:
+    needed = estimate(replace(SEVEN, rows=1, tokens=2048, scored=1000))
+    assert 4 * SEVEN.weights < needed.peak < 4.8 * SEVEN.weights
+    assert estimate(replace(SEVEN, optimizer="adafactor")).optimizer == 0
+    assert estimate(replace(SEVEN, optimizer="adamw_bnb_8bit")).optimizer == SEVEN.weights // 2
+
+
+LESS = st.sampled_from([{"checkpointing": True}, {"optimizer": "sgd"}, {"tokens": 2048}, {"scored": 10}])
+
+
+@given(st.builds(replace, st.just(SEVEN), tokens=st.integers(2048, 10**5), on_gpu=st.booleans()), LESS)
+def test_what_saves_memory_is_never_estimated_to_need_more(work: Workload, less: dict[str, object]) -> None:
+    assert estimate(replace(work, **less)).peak <= estimate(work).peak  # type: ignore[arg-type]
+
+
+@given(st.integers(10**9, 10**12))
+def test_whatever_room_there_is_the_advice_names_settings_or_gives_up(room: int) -> None:
+    told = advice(SEVEN, room)
+    assert told.startswith(("It would fit with ", "Not even "))
+    assert len(told) < 400

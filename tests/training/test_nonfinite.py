@@ -1,0 +1,199 @@
+"""A number that is not finite is found at its own step, told with its rows, and kept from the weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fmstune import demo
+from fmstune.delivery.journal.reader import JournalReader
+from fmstune.errors import RunError
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from tests.support.tuned import ROOT, SHORT, tune, weights
+
+TOO_FAST = ["training.learning_rate=1e38", "training.warmup_steps=0"]
+ROWS = 16
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def one_bad_row(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model whose forward pass overflows at one row alone.
+
+    A hook stands in for the overflow: finite float32 weights that overflow at one row are not to be had.
+    """
+    lines = demo.data_file("train").read_text().splitlines()[:ROWS]
+    rows = [json.loads(line) for line in lines]
+    rows[10]["messages"][0]["content"] = "~~~~~~"
+    Path("rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    from transformers import AutoTokenizer
+
+    (bad,) = set(
+        AutoTokenizer.from_pretrained(demo.model_dir())("~~~~~~", add_special_tokens=False).input_ids
+    )
+    build = demo.build_model
+
+    def broken(seed: int = 42, **how: Any) -> Any:
+        model = build(seed, **how)
+
+        def overflow(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
+            return output.masked_fill((arguments[0] == bad)[..., None], float("inf"))
+
+        model.get_input_embeddings().register_forward_hook(overflow)
+        return model
+
+    monkeypatch.setattr(demo, "build_model", broken)
+    return "rows.jsonl line 11"
+
+
+def bad_row(*sets: str) -> list[str]:
+    return ["data.train=rows.jsonl", "model.path=demo", "training.eval_strategy=no",
+            "training.per_device_train_batch_size=4", *sets]  # fmt: skip
+
+
+def logged(directory: str, name: str) -> list[float]:
+    events = JournalReader(Path(directory, TRACKING_DIR, JOURNAL_NAME))
+    return [event.values[name] for event in events if event.kind == "metrics" and name in event.values]
+
+
+def is_as_drawn(directory: str) -> bool:
+    """Whether the tuned demo model has the weights that it began with."""
+    from transformers import AutoModelForCausalLM
+
+    tuned, fresh = AutoModelForCausalLM.from_pretrained(directory), demo.build_model(42)
+    pairs = zip(tuned.parameters(), fresh.parameters(), strict=True)
+    return all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_a_learning_rate_far_too_high_stops_the_run_at_the_step_that_broke_the_weights() -> None:
+    with pytest.raises(RunError, match="at step 2, since the weights are not finite any more") as error:
+        tune("out", *TOO_FAST)
+    assert "a lower training.learning_rate (it is 1e+38)" in str(error.value)
+    assert error.value.exit_code == 1
+    assert not list(Path("out").glob("**/*.safetensors"))
+
+
+def test_weights_that_are_broken_are_never_saved_over_good_ones() -> None:
+    with pytest.raises(RunError, match=r"not finite any more after step 1 .*are not saved"):
+        tune("out", *TOO_FAST, "training.max_steps=1", "training.save_steps=1")
+    assert not list(Path("out").glob("**/*.safetensors"))
+
+
+def test_a_bad_batch_stops_the_run_with_its_step_and_its_rows(one_bad_row: str) -> None:
+    with pytest.raises(RunError, match="the loss is NaN at step") as error:
+        tune("out", *bad_row("training.save_steps=1", "training.save_strategy=steps"))
+    assert one_bad_row in str(error.value)
+    assert 'run.on_nonfinite = "skip"' in str(error.value)
+    step = int(str(error.value).split("at step ")[1].split()[0])
+    assert Path(f"out/checkpoint-{step - 1}").exists() == (step > 1)
+
+
+@pytest.mark.parametrize("padding_free", ["true", "false"])
+def test_a_skipped_batch_is_counted_and_leaves_no_trace(one_bad_row: str, padding_free: str) -> None:
+    shown = tune("out", *bad_row("run.on_nonfinite=skip", f"training.padding_free={padding_free}",
+                                 "training.logging_steps=1", "training.max_steps=8"))  # fmt: skip
+    assert shown.count("are skipped, and counted") == 1
+    assert one_bad_row in shown
+    assert logged("out", "skipped_batches")[-1] == 2  # once an epoch of four steps
+    assert all(isinstance(value, float) for value in logged("out", "loss"))  # NaN is a text in the journal
+    assert all(isinstance(value, float) for value in logged("out", "entropy"))
+    assert Path("out/model.safetensors").exists()
+
+
+def test_a_skipped_step_is_told_as_skipped_and_has_no_loss(one_bad_row: str) -> None:
+    shown = tune("out", *bad_row("run.on_nonfinite=skip", "training.logging_steps=1",
+                                 "training.max_steps=4"))  # fmt: skip
+    events = list(JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME)))
+    points = {event.step: event.values for event in events if "learning_rate" in event.values}
+    (skipped,) = [step for step, values in points.items() if "loss" not in values]
+    assert f"step     {skipped}/4  skipped" in shown
+    assert points[skipped]["skipped_batches"] == 1
+    assert points[skipped].keys().isdisjoint({"loss", "grad_norm", "entropy", "mean_token_accuracy"})
+    assert len(logged("out", "loss")) == len(logged("out", "grad_norm")) == 3
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_logged_loss_is_the_mean_of_the_batches_that_were_learnt_from(
+    one_bad_row: str, accumulation: int
+) -> None:
+    sets = bad_row("run.on_nonfinite=skip", f"training.gradient_accumulation_steps={accumulation}",
+                   "training.learning_rate=1e-9", "training.max_steps=4")  # fmt: skip
+    tune("each", *sets, "training.logging_steps=1")
+    tune("all", *sets, "training.logging_steps=4")
+    losses = logged("each", "loss")
+    (mean,) = logged("all", "loss")
+    assert min(losses) <= mean <= max(losses)
+    assert logged("all", "train_loss") == pytest.approx([mean])
+    if accumulation == 1:
+        assert mean == pytest.approx(sum(losses) / 3)
+
+
+def test_an_update_of_a_skipped_batch_alone_moves_no_weight(one_bad_row: str) -> None:
+    every = bad_row("run.on_nonfinite=skip", "training.max_steps=1", "training.weight_decay=0.5",
+                    "training.per_device_train_batch_size=16")  # fmt: skip
+    tune("out", *every)
+    assert is_as_drawn("out")
+
+
+def test_a_batch_beside_a_skipped_one_is_learnt_from(one_bad_row: str) -> None:
+    tune("out", *bad_row("run.on_nonfinite=skip", "training.gradient_accumulation_steps=4"))
+    assert logged("out", "skipped_batches")[-1] == 6
+    assert not is_as_drawn("out")
+
+
+def test_too_many_skipped_in_a_row_end_the_run(one_bad_row: str) -> None:
+    with pytest.raises(RunError, match="that is 10 in a row"):
+        tune("out", *bad_row("run.on_nonfinite=skip", "training.max_steps=30",
+                             "training.per_device_train_batch_size=16"))  # fmt: skip
+
+
+def test_going_on_is_said_once() -> None:
+    shown = tune("out", *TOO_FAST, "run.on_nonfinite=continue")
+    assert shown.count("the run goes on, as run.on_nonfinite") == 1
+    assert "step     6/6  loss nan" in shown
+
+
+def test_without_trouble_the_setting_changes_no_weight() -> None:
+    for setting in ("stop", "skip", "continue"):
+        tune(setting, f"run.on_nonfinite={setting}")
+    assert weights("stop") == weights("skip") == weights("continue")
+
+
+def test_two_processes_come_to_the_same_decision(tmp_path: Path) -> None:
+    sets = [part for setting in [*SHORT, *TOO_FAST] for part in ("--set", setting)]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fmstune",
+         "train", "--output-dir", "out", *sets],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "at step 2, since the weights are not finite any more" in done.stderr
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "reward"])
+def test_what_is_learnt_from_preferences_is_watched_as_well(method: str) -> None:
+    with pytest.raises(RunError, match=r"at step \d+, since the weights are not finite any more"):
+        tune("out", *TOO_FAST, f"run.method={method}")
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "reward"])
+def test_a_bad_batch_of_answers_is_told_with_its_rows_as_well(one_bad_row: str, method: str) -> None:
+    rows = [json.loads(line)["messages"] for line in Path("rows.jsonl").read_text().splitlines()]
+    worse = [{"role": "assistant", "content": "No."}]
+    pairs = [{"prompt": row[:-1], "chosen": row[-1:], "rejected": worse} for row in rows]
+    Path("rows.jsonl").write_text("\n".join(json.dumps(pair) for pair in pairs))
+    with pytest.raises(RunError, match="the loss is NaN at step") as error:
+        tune("out", *bad_row(f"run.method={method}"))
+    assert one_bad_row in str(error.value)

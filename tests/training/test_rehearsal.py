@@ -1,0 +1,79 @@
+"""A rehearsal finds what would fail later, and the run is to the bit the one without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import pytest
+
+from fmstune.data.tokens.lengths import longest_rows
+from fmstune.training.rehearsal.rehearsal import duration
+from tests.support.tuned import tune, weights
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        (),
+        # Dropout draws random numbers at every step.
+        ("lora.enabled=true", "lora.dropout=0.3", "training.gradient_accumulation_steps=2"),
+        ("training.activation_checkpointing=true", "training.bf16=true"),
+        ("training.packing=true",),
+        ("run.method=dpo", "training.gradient_accumulation_steps=2"),
+        ("run.method=kto", "lora.enabled=true", "lora.dropout=0.3"),
+        ("run.method=reward",),
+    ],
+    ids=["full", "adapter with dropout", "checkpointing and bf16", "packing", "dpo", "kto", "reward"],
+)
+def test_the_weights_are_bitwise_those_of_a_run_without_rehearsal(sets: tuple[str, ...]) -> None:
+    tune("without", "run.rehearse=never", *sets)
+    shown = tune("with", "run.rehearse=always", *sets)
+    assert "rehearse the longest batch, an evaluation and a checkpoint in" in shown
+    assert "the run will take about" in shown
+    assert weights("with") == weights("without")
+    assert {path.name for path in Path("with").iterdir()} == {path.name for path in Path("without").iterdir()}
+
+
+def test_the_longest_batch_is_what_is_rehearsed() -> None:
+    rows = datasets.Dataset.from_dict({"input_ids": [[1] * length for length in (3, 9, 1, 7)]})
+    assert longest_rows(rows, 2) == [1, 3]
+    assert longest_rows(rows, 9) == [1, 3, 0, 2]
+    answers = {"prompt_ids": [[1], [1, 1]], "chosen_ids": [[1] * 4, [1]], "rejected_ids": [[1], [1] * 5]}
+    assert longest_rows(datasets.Dataset.from_dict(answers), 1) == [1]
+    assert longest_rows(datasets.Dataset.from_dict(answers), 1, limit=2) == [0]
+
+
+def test_short_runs_are_not_rehearsed_unless_asked() -> None:
+    assert "rehearse" not in tune("out")
+
+
+def test_long_runs_are_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A threshold of nothing stands in for a run of hours, which no test can wait for.
+    monkeypatch.setattr("fmstune.training.rehearsal.rehearsal._LONG", 0.0)
+    assert "rehearse the longest batch" in tune("out")
+
+
+def test_what_fails_in_evaluation_fails_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fmstune.training.build import FineTuner
+
+    def explode(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no evaluation today")
+
+    monkeypatch.setattr(FineTuner, "prediction_step", explode)
+    with pytest.raises(RuntimeError, match="no evaluation today"):
+        tune("out", "run.rehearse=always")
+    assert not list(Path("out").glob("checkpoint-*"))
+    assert not Path("out/rehearsal").exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"), [(5, "5 s"), (90, "1.5 min"), (11000, "3.1 h"), (2e5, "2.3 days")]
+)
+def test_durations_are_told_as_people_do(seconds: float, says: str) -> None:
+    assert duration(seconds) == says

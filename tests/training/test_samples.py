@@ -1,0 +1,75 @@
+"""Samples: at each evaluation the model answers, and the training is none the wiser."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fmstune import demo
+from fmstune.config.load.load import load
+from fmstune.console import RunConsole
+from fmstune.delivery.journal.reader import JournalReader
+from fmstune.errors import ConfigError
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.run.run import run
+from tests.run.test_run import weights
+
+SETS = ["training.max_steps=4", "training.eval_steps=2"]
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def tune(output: str, *sets: str) -> str:
+    config = load(None, [("training.output_dir", output, "--output-dir")], [*SETS, *sets])
+    screen = io.StringIO()
+    run(config, RunConsole(Console(file=screen, width=200)))
+    return screen.getvalue()
+
+
+def test_each_evaluation_has_a_table_and_the_weights_are_those_without_it() -> None:
+    tune("plain", "lora.enabled=true")
+    shown = tune(
+        "sampled", "lora.enabled=true", "samples.rows=2", 'samples.prompts=["What does the lamp cost?"]',
+        "samples.max_new_tokens=6",
+    )  # fmt: skip
+    tables = [e for e in JournalReader(Path("sampled", TRACKING_DIR, JOURNAL_NAME)) if e.kind == "table"]
+    assert [(table.name, table.stage, table.step) for table in tables] == [
+        ("samples", "eval", 2),
+        ("samples", "eval", 4),
+    ]
+    asked, first, second = tables[0].rows
+    assert asked.keys() == {"prompt", "answer"}
+    assert asked["prompt"] == "What does the lamp cost?"
+    first_row = demo.data_file("eval").read_text().splitlines()[0]
+    assert first["expected"].strip() in first_row
+    assert first["prompt"] != second["prompt"]
+    assert "sample   What does the lamp cost? → " in shown
+    read = [Path(name, "adapter_model.safetensors").read_bytes() for name in ("plain", "sampled")]
+    assert read[0] == read[1]
+
+
+def test_a_tuned_model_answers_as_it_does_by_itself() -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tune("out", 'samples.prompts=["What does the lamp cost?"]', "samples.max_new_tokens=5")
+    *_, table = [e for e in JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME)) if e.kind == "table"]
+    model = AutoModelForCausalLM.from_pretrained("out")
+    tokenizer = AutoTokenizer.from_pretrained("out")
+    prompt = [{"role": "user", "content": "What does the lamp cost?"}]
+    inputs = tokenizer.apply_chat_template(
+        prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    ids = model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert table.rows[0]["answer"] == tokenizer.decode(ids, skip_special_tokens=True)
+    assert weights("out")
+
+
+def test_samples_without_evaluations_are_a_mistake() -> None:
+    with pytest.raises(ConfigError, match=r"samples\.rows are answered at evaluations"):
+        load(None, [], ["samples.rows=2", "training.eval_strategy=no"])

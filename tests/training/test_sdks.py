@@ -1,0 +1,157 @@
+"""No tracker's SDK is imported into the training process, and who wants one there gets it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.training.sdks import SDKS, not_imported
+
+ROOT = Path(__file__).parents[2]
+FAULTS = ("import time; time.sleep(3600)", "raise SystemExit('good-bye')", "raise RuntimeError('broken')")
+
+LOOKS = """
+import json, sys
+from transformers import TrainerCallback
+from fmstune.training.trainers import methods
+from fmstune.training.sdks import SDKS
+
+def look(name, **more):
+    found = [sdk for sdk in SDKS if any(module.partition(".")[0] == sdk for module in sys.modules)]
+    with open(name, "w") as file:
+        json.dump({"imported": found, **more}, file)
+
+class Looks(TrainerCallback):
+    def on_train_end(self, args, state, control, **kwargs):
+        for method in ("dpo", "kto", "reward"):
+            methods.arguments_class(method), methods.tuner_class(method)
+        look("seen.json")
+
+class Uses(Looks):
+    def on_train_end(self, args, state, control, **kwargs):
+        look("seen.json")
+        import wandb
+        from trl.trainer import base_trainer
+        look("used.json", run=callable(wandb.init), trl=base_trainer.wandb.init is wandb.init)
+"""
+
+
+def train(cwd: Path, callback: str, *arguments: str, path: str = "") -> dict[str, Any]:
+    """Train two steps of the demo in a process of its own; what a callback has seen at the end."""
+    (cwd / "looks.py").write_text(LOOKS)
+    sets = (f'run.callbacks=["looks:{callback}"]', "training.eval_strategy=no", "training.save_strategy=no")
+    done = subprocess.run(
+        [sys.executable, "-m", "fmstune", "train", "--max-steps", "2", "--output-dir", "out", *arguments]
+        + [part for each in sets for part in ("--set", each)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [path, str(ROOT)]))},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen: dict[str, Any] = json.loads((cwd / "seen.json").read_text())
+    return seen
+
+
+def test_packages_that_hang_raise_or_exit_at_their_import_are_never_imported(tmp_path: Path) -> None:
+    packages = tmp_path / "packages"
+    for number, name in enumerate(SDKS):
+        (packages / name).mkdir(parents=True)
+        said = f"open({str(tmp_path / 'imported')!r}, 'a').write({name!r})\n"
+        (packages / name / "__init__.py").write_text(said + FAULTS[number % len(FAULTS)])
+        information = packages / f"{name}-99.0.dist-info"  # what accelerate and transformers look for
+        information.mkdir()
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n")
+
+    seen = train(tmp_path, "Looks", path=str(packages))
+
+    assert seen["imported"] == []
+    assert not (tmp_path / "imported").exists()
+
+
+def test_with_trackers_they_are_imported_by_their_shippers_alone(tmp_path: Path) -> None:
+    seen = train(
+        tmp_path, "Uses", "--tracker", "aim", "--tracker", "wandb", "--set", "trackers.wandb.mode=offline"
+    )
+
+    assert seen["imported"] == []
+    assert json.loads((tmp_path / "used.json").read_text()) == {
+        "imported": ["wandb"],
+        "run": True,
+        "trl": True,
+    }
+
+
+def missing() -> str:
+    """An SDK that is not installed."""
+    return next(each for each in reversed(SDKS) if importlib.util.find_spec(each) is None)
+
+
+@pytest.fixture
+def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An installed SDK, with a submodule, that nobody has imported."""
+    name = missing()
+    package = tmp_path / name
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "loaded = True\ndef run():\n    return 'real'\nclass Model:\n    pass\n"
+    )
+    (package / "deep.py").write_text("answer = 42\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield name
+    for module in [module for module in sys.modules if module.partition(".")[0] == name]:
+        del sys.modules[module]
+
+
+def test_a_library_that_imports_an_sdk_gets_it_when_it_uses_it(sdk: str) -> None:
+    library: dict[str, Any] = {}
+    code = (
+        f"import {sdk}\nfrom {sdk} import run\nfrom {sdk}.deep import answer\nthere = hasattr({sdk}, 'run')"
+    )
+    with not_imported():
+        exec(code, library)
+        assert importlib.util.find_spec(sdk) is not None, "it still counts as installed"
+    assert library["there"]
+    assert sdk not in sys.modules
+
+    assert (library["run"](), library[sdk].run(), library[sdk].deep.answer) == ("real", "real", 42)
+    assert sys.modules[sdk].loaded
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = library[sdk].nothing
+
+
+def test_who_imports_an_sdk_outside_of_it_has_the_sdk_itself(sdk: str) -> None:
+    with not_imported():
+        exec(f"import {sdk}")
+    module = importlib.import_module(sdk)
+    with not_imported():
+        assert importlib.import_module(sdk) is module, "one that is imported already stays"
+    assert module.run() == "real"
+
+
+def test_another_thread_has_the_sdk_itself_at_any_time(sdk: str) -> None:
+    found: list[Any] = []
+    with not_imported():
+        exec(f"import {sdk}")
+        other = threading.Thread(target=lambda: found.append(importlib.import_module(sdk).run()))
+        other.start()
+        other.join()
+    assert found == ["real"]
+
+
+def test_what_is_not_installed_is_not_there() -> None:
+    with not_imported():
+        assert importlib.util.find_spec(missing()) is None
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(missing())

@@ -1,0 +1,155 @@
+"""How a training is spread over processes, and what that leaves for each of them to hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmstune.training.memory.estimate import estimate, optimizer_size
+from fmstune.training.memory.remedies import advice
+from fmstune.training.memory.sharding import ALONE, Sharding, ddp, fsdp, sharding, zero
+from tests.training.test_memory import SEVEN
+
+ALL = frozenset({"weights", "gradients", "optimizer"})
+
+
+def stage(number: int, **offload: str) -> dict[str, Any]:
+    table = {f"offload_{part}": {"device": device} for part, device in offload.items()}
+    return {"zero_optimization": {"stage": number, **table}}
+
+
+@pytest.mark.parametrize(
+    ("spread", "divided_by", "gathers_model", "offloaded"),
+    [
+        (ALONE, (1, 1, 1), False, ()),
+        (ddp(8), (1, 1, 1), False, ()),
+        (fsdp("full_shard", 8), (8, 8, 8), False, ()),
+        (fsdp("FULL_SHARD", 8, offload=True), (8, 8, 8), False, ALL),
+        (fsdp("shard_grad_op", 8), (8, 8, 8), True, ()),
+        (fsdp("no_shard", 8), (1, 1, 1), False, ()),
+        (fsdp("hybrid_shard", 8, of_machine=4), (4, 4, 4), False, ()),
+        (fsdp("_HYBRID_SHARD_ZERO2", 8, of_machine=4), (4, 4, 4), True, ()),
+        (zero({}, 8), (1, 1, 1), False, ()),
+        (zero(stage(1), 8), (1, 1, 8), False, ()),
+        (zero(stage(1, optimizer="cpu"), 8), (1, 1, 8), False, {"optimizer"}),
+        (zero(stage(2), 8), (1, 8, 8), False, ()),
+        (zero(stage(2, optimizer="cpu"), 8), (1, 8, 8), False, {"gradients", "optimizer"}),
+        (zero(stage(3, optimizer="none"), 8), (8, 8, 8), False, ()),
+        (zero(stage(3, optimizer="cpu", param="nvme"), 8), (8, 8, 8), False, ALL),
+        (zero(stage(2, param="cpu"), 8), (1, 8, 8), False, ()),
+        (zero({"zero_optimization": {"stage": 2, "offload_optimizer": None}}, 8), (1, 8, 8), False, ()),
+    ],
+)
+def test_each_strategy_divides_what_it_says(
+    spread: Sharding, divided_by: tuple[int, int, int], gathers_model: bool, offloaded: Any
+) -> None:
+    assert (spread.weights, spread.gradients, spread.optimizer) == divided_by
+    assert spread.gathers_model == gathers_model
+    assert spread.offloaded == frozenset(offloaded)
+
+
+@pytest.mark.parametrize(
+    ("spread", "said"),
+    [
+        (ALONE, ""),
+        (ddp(2, sharing=2), "2 processes, each with all of it (DDP)"),
+        (ddp(4, sharing=2), "2 of 4 processes, each with all of it (DDP)"),
+        (ddp(8), "one of 8 processes, with all of it (DDP)"),
+        (fsdp("full_shard", 8), "one of 8 processes; FSDP divides weights, gradients and optimizer by 8"),
+        (zero(stage(1), 2), "one of 2 processes; ZeRO stage 1 divides optimizer by 2"),
+        (
+            zero(stage(2, optimizer="cpu"), 8),
+            "one of 8 processes; ZeRO stage 2 divides gradients and optimizer by 8; "
+            "gradients and optimizer in main memory",
+        ),
+    ],
+)
+def test_the_sentence_says_how_many_processes_are_counted_and_what_they_divide(
+    spread: Sharding, said: str
+) -> None:
+    assert spread.line() == said
+
+
+@pytest.mark.parametrize(
+    ("plugin", "expected"),
+    [
+        ({"fsdp_version": 2, "reshard_after_forward": True}, fsdp("full_shard", 4)),
+        ({"fsdp_version": 2, "reshard_after_forward": False}, fsdp("shard_grad_op", 4)),
+        (
+            {"fsdp_version": 2, "reshard_after_forward": True, "cpu_offload": True},
+            fsdp("full_shard", 4, offload=True),
+        ),
+        ({"fsdp_version": 1, "reshard_after_forward": "hybrid_shard"}, fsdp("hybrid_shard", 4, of_machine=2)),
+        (
+            {"fsdp_version": 1, "reshard_after_forward": "full_shard", "cpu_offload": True},
+            fsdp("full_shard", 4, offload=True),
+        ),
+        ({"fsdp_version": 1}, fsdp("full_shard", 4)),
+    ],
+)
+def test_the_plugin_of_fsdp_is_read(
+    plugin: dict[str, Any], expected: Sharding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The plugin is accelerate's own; the trainer around it is made up, since FSDP wants GPUs.
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    state = SimpleNamespace(
+        distributed_type=DistributedType.FSDP, fsdp_plugin=FullyShardedDataParallelPlugin(**plugin)
+    )
+    args = SimpleNamespace(device=SimpleNamespace(type="cuda"), world_size=4)
+    trainer = SimpleNamespace(args=args, accelerator=SimpleNamespace(state=state))
+    assert sharding(trainer) == expected
+
+
+def peak(spread: Sharding) -> int:
+    work = replace(SEVEN, rows=1, tokens=2048, scored=1000, checkpointing=True)
+    return estimate(replace(work, sharding=spread)).peak
+
+
+def test_what_divides_more_needs_less() -> None:
+    for spreads in (
+        [fsdp("full_shard", 8, offload=True), fsdp("full_shard", 8), fsdp("shard_grad_op", 8), ddp(8)],
+        [zero(stage(number), 8) for number in (3, 2, 1, 0)],
+        [fsdp("full_shard", 16), fsdp("full_shard", 8), fsdp("hybrid_shard", 8, of_machine=4)],
+    ):
+        needs = [peak(spread) for spread in spreads]
+        assert needs == sorted(needs)
+        assert len(set(needs)) == len(needs)
+    assert peak(fsdp("full_shard", 8)) < SEVEN.weights  # of four times that with all of it
+    assert peak(ddp(8)) - peak(ALONE) == SEVEN.trained  # DDP's buckets
+
+
+def test_what_is_offloaded_is_moved_not_gone() -> None:
+    on_gpu, moved = (
+        estimate(replace(SEVEN, sharding=fsdp("full_shard", 8, offload=offload))) for offload in (False, True)
+    )
+    assert (moved.gradients, moved.optimizer) == (0, 0)
+    assert moved.offloaded == pytest.approx(4 * SEVEN.weights / 8)
+    assert "in main memory 14 GB" in moved.line()
+    assert on_gpu.offloaded == 0
+
+
+def test_deepspeed_in_16_bits_keeps_weights_of_32_in_the_optimizer() -> None:
+    half = replace(SEVEN, weights=SEVEN.weights // 2, trained=SEVEN.trained // 2, half=True)
+    spread = zero(stage(2), 8, half=True)
+    assert optimizer_size(replace(half, sharding=spread)) == 3 * SEVEN.weights
+
+
+@given(st.integers(1, 16), st.integers(0, 10**9))
+def test_processes_that_share_a_memory_need_as_many_times_as_much(processes: int, program: int) -> None:
+    work = replace(SEVEN, on_gpu=False, tiled_head=False)
+    one = estimate(replace(work, sharding=ddp(processes)), program)
+    together = estimate(replace(work, sharding=ddp(processes, sharing=processes)), program)
+    assert together.peak == processes * one.peak
+    assert together.program == processes * program
+
+
+def test_where_each_gpu_has_all_of_it_to_divide_it_is_advised() -> None:
+    work = replace(SEVEN, rows=1, tokens=2048, scored=1000, checkpointing=True, sharding=ddp(8))
+    assert "training.fsdp = true (" in advice(work, 80_000_000_000)
+    assert "training.fsdp" not in advice(replace(work, sharding=ALONE), 80_000_000_000)

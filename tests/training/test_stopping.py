@@ -1,0 +1,151 @@
+"""What signals do to a run, and what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fmstune.launch import signals as rank_signals
+from fmstune.training.callbacks.stopping import Interrupted, StopCallback, stopping
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    numbers = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+    # As in a process that was just started, whatever an earlier test or a background job has left.
+    usual = (signal.SIG_DFL, signal.SIG_DFL, signal.default_int_handler)
+    before = [signal.signal(number, handler) for number, handler in zip(numbers, usual, strict=True)]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_a_closed_terminal_stops_the_training_once_and_a_second_notice_of_it_changes_nothing() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    stop, said = StopCallback(), list[str]()
+    with stopping(stop, said.append):
+        stop.training = True
+        for _ in range(2):  # of the kernel, and of the shell
+            signal.raise_signal(signal.SIGHUP)
+    signal.raise_signal(signal.SIGHUP)  # while the trackers get their time
+    assert stop.signum == signal.SIGHUP
+    assert said == ["SIGHUP: saving a checkpoint after this step"]
+    assert Interrupted(signal.SIGHUP).exit_code == 129
+
+
+def test_before_the_training_a_closed_terminal_ends_the_run() -> None:
+    with pytest.raises(Interrupted, match="interrupted by SIGHUP"), stopping(StopCallback(), print):
+        signal.raise_signal(signal.SIGHUP)
+
+
+def test_after_nohup_a_closed_terminal_is_nobodys_concern() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopCallback()
+    with stopping(stop, print):
+        stop.training = True
+        signal.raise_signal(signal.SIGHUP)
+    assert stop.signum is None
+    assert signal.SIGHUP not in rank_signals.listen()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    assert signal.SIGHUP in rank_signals.listen()
+
+
+def forked() -> int:
+    """A child that waits for a signal."""
+    child = os.fork()
+    if child == 0:
+        try:
+            while True:
+                time.sleep(60)
+        finally:
+            os._exit(7)
+    return child
+
+
+def end_of(child: int, within: float = 20) -> int | None:
+    """The exit code of a child; `None` when it did not end, and was killed."""
+    until = time.monotonic() + within
+    while time.monotonic() < until:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def test_sigterm_ends_a_forked_child_at_whatever_moment_it_comes() -> None:
+    """It is what ends the workers of a pool, and daemonic processes, which Python then waits for."""
+    stop = StopCallback()
+    with stopping(stop, print):
+        stop.training = True
+        for _ in range(20):
+            child = forked()
+            os.kill(child, signal.SIGTERM)
+            assert end_of(child) == -signal.SIGTERM
+        left = forked()
+    os.kill(left, signal.SIGTERM)
+    assert end_of(left) == -signal.SIGTERM
+    assert stop.signum is None
+
+
+def test_a_child_that_is_forked_from_a_thread_is_ended_by_sigterm() -> None:
+    stop, children = StopCallback(), list[int]()
+    with stopping(stop, print):
+        stop.training = True
+        thread = threading.Thread(target=lambda: children.append(forked()))
+        thread.start()
+        thread.join()
+        os.kill(children[0], signal.SIGTERM)
+        assert end_of(children[0]) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("handler_of_the_user", [True, False])
+def test_a_child_has_the_handler_of_sigterm_that_was_there_before(handler_of_the_user: bool) -> None:
+    def leave(signum: int, frame: object) -> None:
+        os._exit(5)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL if handler_of_the_user else leave)
+    try:
+        stop = StopCallback()
+        with stopping(stop, print):
+            stop.training = True
+            if handler_of_the_user:  # set in a callback, over ours
+                signal.signal(signal.SIGTERM, leave)
+            child = forked()
+            os.kill(child, signal.SIGTERM)
+            assert end_of(child) == 5
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_the_terminals_first_signal_leaves_children_to_the_training_that_needs_them(signum: int) -> None:
+    def wait(said: int) -> None:
+        while stop.signum is None:
+            time.sleep(0.005)
+        os.write(said, b"1")
+        time.sleep(60)
+
+    stop = StopCallback()
+    with stopping(stop, print):
+        stop.training = True
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                wait(writer)
+            finally:
+                os._exit(7)
+        os.kill(child, signum)
+        assert os.read(reader, 1) == b"1"  # it lives, and has noted the signal for itself
+        os.kill(child, signum)
+        # Python's own handler of SIGINT raises; SIGHUP ends the process by itself.
+        assert end_of(child) == (7 if signum == signal.SIGINT else -signum)
+    assert stop.signum is None

@@ -1,0 +1,62 @@
+"""Settings that are TRL's and transformers' own work through `[training]` as they do there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fmstune.errors import ConfigError
+from tests.run.test_run import tune
+from tests.support.end_to_end import journal_points
+
+LOSS = ("train", "loss", 2)
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def losses(output: str, *sets: str) -> dict[tuple[str, str, int], float]:
+    tune(output, "training.max_steps=4", "training.eval_strategy=no", "training.save_strategy=no", *sets)
+    return journal_points(Path(output))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "training.packing=true",
+        "training.train_sampling_strategy=group_by_length",
+        "training.neftune_noise_alpha=5",
+        "training.optim=adafactor",
+        "training.label_smoothing_factor=0.1",
+    ],
+)
+def test_a_setting_changes_the_training_and_the_model_still_learns(setting: str) -> None:
+    plain, changed = losses("plain"), losses("changed", setting)
+    assert changed["train", "loss", 4] != plain["train", "loss", 4]
+    assert changed["train", "loss", 4] < changed[LOSS]
+
+
+def test_accumulated_batches_are_as_one_large_batch() -> None:
+    whole = losses("whole", "training.per_device_train_batch_size=8")
+    parts = losses(
+        "parts", "training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=4"
+    )
+    assert parts[LOSS] == pytest.approx(whole[LOSS], rel=1e-4)
+    assert parts["train", "grad_norm", 2] == pytest.approx(whole["train", "grad_norm", 2], rel=1e-3)
+
+
+def test_the_scheduler_is_the_one_that_was_chosen() -> None:
+    rates = losses(
+        "out", "training.lr_scheduler_type=linear", "training.warmup_steps=0", "training.logging_steps=1"
+    )
+    rate = [rates["train", "learning_rate", step] for step in (1, 2, 3, 4)]
+    assert rate == pytest.approx([5e-3 * part for part in (1, 0.75, 0.5, 0.25)])
+
+
+@pytest.mark.parametrize("name", ["eos_token", "pad_token"])
+def test_a_token_that_the_model_does_not_have_is_told_with_its_place(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--set: training.{name} = '<nope>' is not in the model's vocab"):
+        tune("out", f"training.{name}=<nope>")
