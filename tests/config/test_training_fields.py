@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from fmstune.config.check.typed import check_value
+from fmstune.config.schema import training as module
 from fmstune.config.schema.tables import (
     DEMO_TRAINING,
     OWNED_TRAINING,
@@ -21,7 +22,6 @@ from fmstune.config.schema.tables import (
     TRAINING_BOUNDS,
     TRAINING_DEFAULTS,
 )
-from fmstune.config.schema.tables import training as module
 from fmstune.config.schema.training import METHODS, training_fields
 from fmstune.errors import ConfigError
 
