@@ -37,7 +37,7 @@ def _main(arguments: list[str]) -> NoReturn:
             raise
         if "--debug" in arguments:
             _print_traceback()
-        _fail(_message(error), getattr(error, "exit_code", 1), foreseen=hasattr(error, "exit_code"))
+        _fail(_message(error), getattr(error, "exit_code", 1), expected=hasattr(error, "exit_code"))
     sys.exit(code)
 
 
@@ -119,7 +119,7 @@ def _message(error: BaseException) -> str:
     if ranks.is_lost_peer(text):
         kind = type(error).__name__
         return f"another process of this run has ended; what it said on its machine is the cause ({kind})."
-    # An error that no part of fmstune foresaw: its kind says more than its text alone.
+    # An unexpected error: its kind says more than its text alone.
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -131,14 +131,14 @@ def _print_traceback() -> None:
     print(hide(traceback.format_exc()), file=sys.stderr)
 
 
-def _fail(message: str, code: int, *, foreseen: bool = True) -> NoReturn:
+def _fail(message: str, code: int, *, expected: bool = True) -> NoReturn:
     from fmstune.launch import rank as ranks
     from fmstune.secrets.redaction import hide
 
     message = hide(message)
+    told = bool(message) and ranks.tell(message, code, expected=expected)
     # What a rank sees of the failure of another comes later, and would hide the cause.
     consequence = ranks.follows_another()
-    told = bool(message) and ranks.tell(message, code, foreseen=foreseen)
     # Of several processes their launcher prints the cause, last and once.
     if message and not consequence and not (told and ranks.is_launched()):
         from fmstune.launch import termination_log as termination

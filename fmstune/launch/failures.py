@@ -39,8 +39,8 @@ def failure(error: Any, causes: list[Cause]) -> RankFailed:
         if killed and (not causes or failed.timestamp - 1 <= causes[0].time):
             return RankFailed(_killed(rank, failed), 1)
     for rank, failed in error.failures.items():
-        # As by `os._exit`. An error of fmstune's own (`foreseen`) is a cause by itself.
-        if failed.exitcode > 0 and failed.local_rank not in spoken and not (causes and causes[0].foreseen):
+        # As by `os._exit`. An error of fmstune's own (`expected`) is a cause by itself.
+        if failed.exitcode > 0 and failed.local_rank not in spoken and not (causes and causes[0].expected):
             return RankFailed(_ended(rank, failed), 1)
     if causes:
         return RankFailed(causes[0].message, causes[0].exit_code)
@@ -53,7 +53,7 @@ def failure(error: Any, causes: list[Cause]) -> RankFailed:
 def interruption(signum: signal.Signals, causes: list[Cause]) -> RankFailed:
     """That the run was interrupted, unless a rank has failed at it: its checkpoint could not be saved."""
     for cause in causes:
-        if cause.foreseen and cause.exit_code < 128:
+        if cause.expected and cause.exit_code < 128:
             return RankFailed(cause.message, cause.exit_code)
     return RankFailed(f"interrupted by {signum.name}.", 128 + signum.value)
 

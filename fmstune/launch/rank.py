@@ -25,11 +25,11 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a rank of this machine has ended; `foreseen`: with an error that some part of fmstune raises."""
+    """Why a rank of this machine has ended; `expected`: with an error that some part of fmstune raises."""
 
     message: str
     exit_code: int
-    foreseen: bool
+    expected: bool
     time: float
     local_rank: int
 
@@ -83,14 +83,14 @@ def follow_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def tell(message: str, exit_code: int, *, foreseen: bool) -> bool:
+def tell(message: str, exit_code: int, *, expected: bool) -> bool:
     """Tell torchrun the cause, which its own table then ends with, where it would name a web page; whether
     torchrun is there and could be told."""
     path = os.environ.get(_ERROR_FILE)
     if not path:
         return False
     rank = int(os.environ.get("LOCAL_RANK", "0"))
-    cause = Cause(message, exit_code, foreseen, time.time(), rank)
+    cause = Cause(message, exit_code, expected, time.time(), rank)
     more = {"py_callstack": message, "timestamp": str(int(cause.time)), "fmstune": asdict(cause)}
     unfinished = Path(f"{path}.part")
     try:
