@@ -33,7 +33,10 @@ from fmstune.models.checkpoints import (
 )
 
 # What a run writes; --overwrite removes these and nothing else.
-_OURS = (TRACKING_DIR, CONFIG_NAME, ERROR_LOG, "README.md", "report.html", "rehearsal")
+_OURS = (
+    *(TRACKING_DIR, CONFIG_NAME, ERROR_LOG, "README.md", "report.html", "rehearsal"),
+    *("skipped_rows.jsonl", "stream_counts"),
+)
 _MODEL_FILES = re.compile(
     r"(model|adapter_model|pytorch_model).*\.(safetensors|bin|json)|(adapter_|generation_)?config\.json"
     r"|(tokenizer|special_tokens|added_tokens|vocab|merges|training_args|chat_template).*"

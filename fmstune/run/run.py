@@ -157,6 +157,7 @@ def _train(
     from fmstune.training.extensions import Extensions
     from fmstune.training.memory.outlook import explained
     from fmstune.training.trainers.nonfinite import guard
+    from fmstune.tuning.stream_watch import StreamWatch, stream_ended
 
     extensions = (given or Extensions()).with_configured(config.run)
     progress, stop = ProgressCallback(out), StopCallback()
@@ -179,6 +180,8 @@ def _train(
         guard(built.trainer, config, directory.path, out, places=built.places, decode=built.tokenizer.decode)
         out.say("run", str(directory.path))
         _add_samples(config, built, recorder, out)
+        if built.data.streaming and is_main_process():
+            built.trainer.add_callback(StreamWatch(directory.path, built.data.unused, out))
         expected = prepare(built, config, recorder, out)
         checkpoint = directory.checkpoint
         args = built.trainer.args
@@ -188,6 +191,7 @@ def _train(
         else:
             with explained(built.trainer):
                 built.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        built = stream_ended(built, directory.path, recorder, out)
         if stop.signum is not None:
             out.say("stopped", f"at step {built.trainer.state.global_step}; go on with --resume auto")
             raise Interrupted(stop.signum)
