@@ -14,10 +14,10 @@ import datasets
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.reader import Reader
 from fmstune.data.rows.unused import NotUsed
+from fmstune.data.stream_counts import Tally, counts_folder, write_counts
 from fmstune.data.summary import DataSummary, SourceSummary, joined
 from fmstune.data.tokens.table import Encoder
 from fmstune.errors import DataError
-from fmstune.tuning.stream_counts import Tally, counts_folder, write_counts
 
 _BATCH = 64
 _LOOKED_AT = 100

@@ -151,13 +151,13 @@ def _train(
     from fmstune.models.end_tokens import save_settings
     from fmstune.run.model_card import write_card
     from fmstune.run.preflight import compare, prepare
+    from fmstune.run.stream_watch import StreamWatch, stream_ended
     from fmstune.training.build import build_trainer
     from fmstune.training.callbacks.progress import LastStepCallback, ProgressCallback
     from fmstune.training.callbacks.stopping import Interrupted, StopCallback, stopping
     from fmstune.training.extensions import Extensions
     from fmstune.training.memory.outlook import explained
     from fmstune.training.trainers.nonfinite import guard
-    from fmstune.tuning.stream_watch import StreamWatch, stream_ended
 
     extensions = (given or Extensions()).with_configured(config.run)
     progress, stop = ProgressCallback(out), StopCallback()

@@ -21,10 +21,10 @@ from fmstune.config.schema.tables import DataConfig, DataSource, ModelConfig
 from fmstune.console import RunConsole
 from fmstune.data.changed import recorded_data
 from fmstune.data.prepare import prepare
+from fmstune.data.stream_counts import read_counts, with_counts
 from fmstune.errors import DataError
 from fmstune.models.load import load_tokenizer
 from fmstune.run.run import run
-from fmstune.tuning.stream_counts import read_counts, with_counts
 
 TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
 

@@ -12,10 +12,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from fmstune.console import RunConsole
 from fmstune.data.rows.unused import NotUsed
+from fmstune.data.stream_counts import StreamCounts, read_counts, remove_counts, with_counts
 from fmstune.delivery.recorder import Recorder
 from fmstune.launch.environment import is_main_process
 from fmstune.training.build import BuiltTrainer
-from fmstune.tuning.stream_counts import StreamCounts, read_counts, remove_counts, with_counts
 
 
 class StreamWatch(TrainerCallback):
