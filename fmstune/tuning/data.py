@@ -61,8 +61,8 @@ def prepare(
     end, or with `keep_end` at their beginning; those of preferences later.
 
     Of several sources with weights a mixture is made (see `mixture`); without weights they come together as
-    they are. Bad rows are listed in the file `skipped`, where they are left out. Raises `DataError` that
-    names the place of what is wrong.
+    they are. Bad rows are listed in the file `skipped`, where they are left out; rows of a stream are counted
+    in its directory. Raises `DataError` that names the place of what is wrong.
     """
     encoder: Encoder
     if method == "sft":
@@ -70,33 +70,34 @@ def prepare(
     else:
         writer = Writer(tokenizer, config.reasoning == "keep", config.strict_chat)
         encoder = AnswerEncoder(writer, method, max_length, keep_end)
-    bad = BadRows(config.skip_bad_rows, skipped)
+    bad = BadRows(config.skip_bad_rows, skipped, extends=config.streaming)
     if config.streaming:
         readers = [_reader(source, "train", config, encoder, bad, method) for source in config.train]
-        train, summary = stream(readers, encoder, seed, config.shuffle_buffer)
+        run = skipped.parent if skipped is not None else None
+        train, summary = stream(readers, encoder, seed, config.shuffle_buffer, run)
         places: list[str] = []
         held_out, seen = _eval_parts(config, encoder, bad, method), frozenset[int]()
-        summary = replace(summary, unused=(*summary.unused, *_unused(held_out)))
+        summary = replace(summary, eval_unused=_unused(held_out))
     else:
         parts = _parts(config.train, "train", config, encoder, bad, method)
         held_out = [] if not config.eval else _eval_parts(config, encoder, bad, method)
-        unused = _unused([*parts, *held_out])
+        unused, of_eval = _unused(parts), _unused(held_out)
         if config.eval_fraction and not config.eval:
             parts, held_out = _hold_out(parts, config.eval_fraction, seed)
         train, summary, places = _mixed(parts, max_length, seed, shuffled=method == "kto")
         seen = frozenset(value for part in parts for value in part.hashes().tolist())
-        summary = replace(summary, unused=unused)
+        summary = replace(summary, unused=unused, eval_unused=of_eval)
     if not held_out:
         return PreparedData(train, None, replace(summary, skipped=bad.count), bad, places)
-    evaluation, of_eval = _together(held_out, max_length)
+    evaluation, held = _together(held_out, max_length)
     if method == "kto":
         evaluation = evaluation.select(_order(len(evaluation), seed))
     summary = replace(
         summary,
         skipped=bad.count,
-        eval_source=of_eval.source,
-        eval_rows=of_eval.rows,
-        eval_sha256=of_eval.sha256,
+        eval_source=held.source,
+        eval_rows=held.rows,
+        eval_sha256=held.sha256,
         eval_in_train=sum(value in seen for part in held_out for value in part.hashes().tolist()),
     )
     return PreparedData(train, evaluation, summary, bad, places)

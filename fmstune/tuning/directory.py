@@ -30,7 +30,10 @@ CONFIG_NAME = "config.toml"
 ERROR_LOG = "error.log"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # What a run writes; --overwrite removes these and nothing else.
-_OURS = (TRACKING_DIR, CONFIG_NAME, ERROR_LOG, "README.md", "report.html", "rehearsal")
+_OURS = (
+    *(TRACKING_DIR, CONFIG_NAME, ERROR_LOG, "README.md", "report.html", "rehearsal"),
+    *("skipped_rows.jsonl", "stream_counts"),
+)
 _MODEL_FILES = re.compile(
     r"(model|adapter_model|pytorch_model).*\.(safetensors|bin|json)|(adapter_|generation_)?config\.json"
     r"|(tokenizer|special_tokens|added_tokens|vocab|merges|training_args|chat_template).*"

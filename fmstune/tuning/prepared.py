@@ -32,7 +32,7 @@ from fmstune.tuning.reading.origins import Origin
 from fmstune.tuning.reading.unused import NotUsed
 from fmstune.tuning.summary import DataSummary, SourceSummary
 
-_PREPARATION = 3  # to be raised when the same rows are prepared differently
+_PREPARATION = 4  # to be raised when the same rows are prepared differently
 _WORTH_SECONDS = 3.0
 """What is prepared faster is not kept, unless several processes need it."""
 _DAYS = 30
@@ -144,8 +144,11 @@ def _load(entry: Path) -> PreparedData | None:
     try:
         raw = json.loads((entry / _SUMMARY).read_text(encoding="utf-8"))
         sources = tuple(SourceSummary(**each) for each in raw.pop("sources"))
-        unused = tuple(NotUsed(**each) for each in raw.pop("unused"))
-        summary = replace(DataSummary(**raw), sources=sources, unused=unused, prepared_before=True)
+        unused, of_eval = (
+            tuple(NotUsed(**each) for each in raw.pop(name)) for name in ("unused", "eval_unused")
+        )
+        summary = DataSummary(**raw, sources=sources, unused=unused, eval_unused=of_eval)
+        summary = replace(summary, prepared_before=True)
         places = json.loads((entry / _PLACES).read_text(encoding="utf-8"))
         train = datasets.load_from_disk(str(entry / "train"))
         evaluation = datasets.load_from_disk(str(entry / "eval")) if summary.eval_rows else None

@@ -155,6 +155,7 @@ def _train(
     from fmstune.tuning.preflight import compare, prepare
     from fmstune.tuning.progress import LastStepCallback, ProgressCallback
     from fmstune.tuning.stopping import Interrupted, StopCallback, stopping
+    from fmstune.tuning.stream_watch import StreamWatch, stream_ended
     from fmstune.tuning.trainer import build_trainer
 
     extensions = (given or Extensions()).with_configured(config.run)
@@ -178,6 +179,8 @@ def _train(
         guard(built, config, directory.path, out)
         out.say("run", str(directory.path))
         _add_samples(config, built, recorder, out)
+        if built.data.streaming and is_main_process():
+            built.trainer.add_callback(StreamWatch(directory.path, built.data.unused, out))
         expected = prepare(built, config, recorder, out)
         checkpoint = directory.checkpoint
         args = built.trainer.args
@@ -187,6 +190,7 @@ def _train(
         else:
             with explained(built.trainer):
                 built.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        built = stream_ended(built, directory.path, recorder, out)
         if stop.signum is not None:
             out.say("stopped", f"at step {built.trainer.state.global_step}; go on with --resume auto")
             raise Interrupted(stop.signum)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,6 +15,7 @@ from fmstune.tuning.errors import DataError
 from fmstune.tuning.reading.bad_rows import BadRows
 from fmstune.tuning.reading.unused import NotUsed
 from fmstune.tuning.rows import Reader
+from fmstune.tuning.stream_counts import Tally, counts_folder, write_counts
 from fmstune.tuning.summary import DataSummary, SourceSummary, joined
 from fmstune.tuning.tokenised import Encoder
 
@@ -23,7 +25,7 @@ _LOOKED_AT = 100
 
 
 def stream(
-    readers: Sequence[Reader], encoder: Encoder, seed: int, buffer: int
+    readers: Sequence[Reader], encoder: Encoder, seed: int, buffer: int, run: Path | None = None
 ) -> tuple[datasets.IterableDataset, DataSummary]:
     """An endless data set over the rows of all sources, and what can be said of it beforehand.
 
@@ -31,17 +33,23 @@ def stream(
     with weights each next row is drawn with these probabilities; without weights the sources follow one
     another. Rows then wait in a buffer of `buffer` rows, of which the next one is drawn. All of it is the
     same for the same `seed`. The first rows are read here already; raises `DataError` for what is wrong
-    with them, and later, from the data set, that of any other row.
+    with them, and later, from the data set, that of any other row. What the rows hold that is not used is
+    counted while they are read, in the directory `run` (see `stream_counts`).
     """
+    folder = counts_folder(run)
+    listed = readers[0].bad.file
+    if listed is not None and folder is not None:
+        with contextlib.suppress(OSError):  # then it cannot be written to either, which is said
+            listed.unlink(missing_ok=True)
     unused = tuple(entry for reader in readers for entry in _read_first(reader, encoder))
     weights = [reader.source.weight for reader in readers]
     given = [weight for weight in weights if weight is not None]
     if len(readers) > 1 and len(given) == len(readers):
-        endless = [_dataset([reader], encoder) for reader in readers]
+        endless = [_dataset([reader], encoder, _file(folder, n)) for n, reader in enumerate(readers)]
         chances = [weight / sum(given) for weight in given]
         mixed = datasets.interleave_datasets(endless, probabilities=chances, seed=seed)
     else:
-        mixed = _dataset(readers, encoder)
+        mixed = _dataset(readers, encoder, _file(folder, 0))
     sources = tuple(
         SourceSummary(reader.source.path, _shape(reader), 0, weight=reader.source.weight)
         for reader in readers
@@ -66,12 +74,19 @@ def _read_first(reader: Reader, encoder: Encoder) -> tuple[NotUsed, ...]:
     """Read until the first row of which something is trained, and some more, so that what is wrong is told at
     the start; what of these rows is not used."""
     looking = replace(reader, bad=BadRows(reader.bad.skip))
+    tally = Tally((looking,), looking.bad)
     rows = encoder.rows(looking, batch=1)
-    if not any(row.trained for row in rows):
+    for row in rows:
+        tally.add(0, row)
+        if row.trained:
+            break
+    else:
         raise _nothing(looking, encoder)
-    deque(islice(rows, _LOOKED_AT), maxlen=0)
+    for row in islice(rows, _LOOKED_AT):
+        tally.add(0, row)
     reader.recognised = looking.recognised
-    return looking.unused.entries()
+    found = tally.counts()
+    return (*found.unused, *found.lost)
 
 
 def _nothing(reader: Reader, encoder: Encoder) -> DataError:
@@ -97,28 +112,53 @@ class StreamError(DataError):
 
 @dataclass
 class _Endless:
-    """A generator of the rows of some sources, again and again; bad ones are listed the first time only."""
+    """A generator of the rows of some sources, again and again; bad ones are listed the first time only, and
+    rows are counted the first time, in `file`."""
 
     readers: Sequence[Reader]
     encoder: Encoder
+    file: Path | None
 
     def __call__(self) -> Iterator[Mapping[str, Any]]:
         try:
+            yield from self._first()
             while True:
-                yield from self._once()
+                yield from self._again()
         except DataError as error:
             raise StreamError(str(error)) from None
 
-    def _once(self) -> Iterator[Mapping[str, Any]]:
-        for reader in self.readers:
-            for row in self.encoder.rows(reader, batch=_BATCH):
-                if row.trained:
-                    yield row.columns
-            reader.bad = BadRows(reader.bad.skip)
+    def _first(self) -> Iterator[Mapping[str, Any]]:
+        # Readers of its own: TRL looks at a stream's first row, and the training begins again.
+        bad = replace(self.readers[0].bad, count=0, first=[], known=None)
+        readers = [replace(reader, bad=bad) for reader in self.readers]
+        tally = Tally(readers, bad)
+        for number, reader in enumerate(readers):
+            rows = self.encoder.rows(reader, batch=_BATCH)
+            # Rows are counted before the first of them is trained on.
+            while part := list(islice(rows, _BATCH)):
+                for row in part:
+                    tally.add(number, row)
+                self._write(tally)
+                yield from (row.columns for row in part if row.trained)
+        tally.whole = True
+        self._write(tally)
+
+    def _again(self) -> Iterator[Mapping[str, Any]]:
+        for each in self.readers:
+            reader = replace(each, bad=BadRows(each.bad.skip))
+            yield from (row.columns for row in self.encoder.rows(reader, batch=_BATCH) if row.trained)
+
+    def _write(self, tally: Tally) -> None:
+        if self.file is not None:
+            write_counts(tally.counts(), self.file)
 
 
-def _dataset(readers: Sequence[Reader], encoder: Encoder) -> datasets.IterableDataset:
+def _file(folder: Path | None, number: int) -> Path | None:
+    return None if folder is None else folder / f"{number}.json"
+
+
+def _dataset(readers: Sequence[Reader], encoder: Encoder, file: Path | None) -> datasets.IterableDataset:
     recognised = readers[0].recognised
     assert recognised is not None  # by its first row, which has been read
     features = datasets.Features.from_arrow_schema(encoder.schema(recognised))
-    return datasets.IterableDataset.from_generator(_Endless(readers, encoder), features=features)
+    return datasets.IterableDataset.from_generator(_Endless(readers, encoder, file), features=features)

@@ -9,6 +9,8 @@ from typing import Any
 from fmstune.config.wording import counted
 from fmstune.tuning.reading.unused import NotUsed, unused_lines
 
+_IN_FIRST = " (counted in the first rows of the stream)"
+
 
 @dataclass(frozen=True, slots=True)
 class SourceSummary:
@@ -35,7 +37,9 @@ class DataSummary:
     that are trained on as well. Of preferences a prompt counts once for each of its answers; `same` counts
     pairs that were left out as their answers do not differ, `reworded` rows whose prompt ends in other tokens
     once an answer follows it. `split` counts conversations that became several rows, `split_rows` these rows,
-    and `tokens_again` what that costs: tokens that more than one of them has. Of a stream nothing is counted.
+    and `tokens_again` what that costs: tokens that more than one of them has. Of a stream nothing is counted
+    before the run; at its end the figures are those of the rows that were `read`, each once, and `whole` says
+    that these are all there are.
     """
 
     source: str
@@ -59,21 +63,28 @@ class DataSummary:
     split_rows: int = 0
     tokens_again: int = 0
     streaming: bool = False
+    read: int = 0
+    whole: bool = False
     prepared_before: bool = False
     sources: tuple[SourceSummary, ...] = ()
     """More than one, where the data are a mixture."""
     unused: tuple[NotUsed, ...] = ()
-    """What of the rows does not reach the model. Of a stream that of its first rows."""
+    """What of the rows does not reach the model; of a stream before the run that of its first rows."""
+    eval_unused: tuple[NotUsed, ...] = ()
+    """The same of rows to evaluate on."""
 
     def as_params(self) -> dict[str, Any]:
         """The summary as parameters of the run."""
         params = {key: value for key, value in asdict(self).items() if value is not None}
+        params["unused"] += params.pop("eval_unused")
         for name in (
             "same",
             "reworded",
             "split",
             "split_rows",
             "tokens_again",
+            "read",
+            "whole",
             "unused",
         ):  # where there are any
             if not params[name]:
@@ -89,15 +100,22 @@ class DataSummary:
 
     def unused_lines(self) -> list[str]:
         """For people: what of the rows does not reach the model, a line for each kind."""
-        first = " (counted in the first rows of the stream)" if self.streaming else ""
-        return [f"{line}{first}" for line in unused_lines(self.unused)]
+        if not self.streaming:
+            return unused_lines((*self.unused, *self.eval_unused))
+        counted_in = ""
+        if not self.whole:
+            counted_in = f" (of the {counted(self.read, 'row')} that were read)" if self.read else _IN_FIRST
+        return [f"{line}{counted_in}" for line in unused_lines(self.unused)] + unused_lines(self.eval_unused)
 
     def line(self) -> str:
         """The summary as a line for people."""
+        share = self.trained_tokens / max(1, self.tokens)
         if self.streaming:
             parts = [f"{self.source} · streamed ({self.shape})"]
+            if self.read:
+                read = f"{'all ' if self.whole else ''}{counted(self.read, 'row')} read"
+                parts.append(f"{read}, {counted(self.tokens, 'token')}, {share:.0%} trained")
         else:
-            share = self.trained_tokens / max(1, self.tokens)
             rows, tokens = counted(self.rows, "row"), counted(self.tokens, "token")
             parts = [*(each.line() for each in self.sources)] or [self.source]
             parts.append(f"{rows} ({self.shape}), {tokens}, {share:.0%} trained")

@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from fmstune.config.load import load
 from fmstune.config.schema import DataConfig, DataSource, ModelConfig
+from fmstune.tuning.changed_data import recorded_data
 from fmstune.tuning.console import RunConsole
 from fmstune.tuning.data import prepare
 from fmstune.tuning.errors import DataError
 from fmstune.tuning.model import load_tokenizer
 from fmstune.tuning.run import run
+from fmstune.tuning.stream_counts import read_counts, with_counts
 
 TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
 
@@ -133,6 +137,104 @@ def test_a_stream_can_be_packed_and_evaluated_on_rows_in_memory(tmp_path: Path) 
     assert "2/2" in shown
 
 
+def mixed_rows(path: Path, count: int) -> str:
+    """Rows of prompts: from the 120th on some have a column that nobody reads, an answer that is cut off, one
+    that is cut, or are damaged."""
+    lines = []
+    for number in range(count):
+        row = {"prompt": f"q {number}", "completion": f" a {number}"}
+        if number >= 120 and number % 2:
+            row["extra"] = "e"
+        if number in (130, 140):
+            row["prompt"] = "long " * 90
+        if number in (150, 160, 170):
+            row["completion"] = " long" * 90
+        lines.append("{" if number == 180 else json.dumps(row))
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return str(path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_not_used_of_a_stream_is_said_at_its_first_row_and_counted_in_the_end(
+    tmp_path: Path, workers: int
+) -> None:
+    source = mixed_rows(tmp_path / "a.jsonl", 200)
+    shown = tune(
+        tmp_path / "run",
+        f"data.train={source}",
+        "data.skip_bad_rows=true",
+        "training.max_length=48",
+        f"training.dataloader_num_workers={workers}",
+        "training.max_steps=55",  # more rows than there are: some of them come again, and count once
+    )
+    before, _, end = shown.partition("data     ")[2].partition("data     ")
+    assert f"the column extra of {source} is not used; the first row is {source} line 122" in before
+    assert f"rows are cut to training.max_length; the first row is {source} line 151" in before
+    assert (
+        f"cut to training.max_length they have no token to train on; the first row is {source} line" in before
+    )
+    assert f"bad rows are left out; the first row is {source} line 181: this is not valid JSON" in before
+    assert "all 199 rows read" in end
+    assert "3 rows cut · 2 rows left out (too long for training.max_length) · 1 bad row skipped" in end
+    assert "columns not used: extra (40 rows)" in end
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "all 199 rows read" in card
+    assert "| not used | columns not used: extra (40 rows) |" in card
+    (entry,) = (tmp_path / "run" / "skipped_rows.jsonl").read_text().splitlines()
+    assert json.loads(entry)["place"] == f"{source} line 181"
+    assert not (tmp_path / "run" / "stream_counts").exists()
+    params = recorded_data(tmp_path / "run")
+    assert (params["read"], params["truncated"], params["dropped"], params["skipped"]) == (199, 3, 2, 1)
+
+
+def test_of_a_stream_that_was_not_read_to_its_end_the_number_of_rows_is_said(tmp_path: Path) -> None:
+    sources = [DataSource(mixed_rows(tmp_path / f"{name}.jsonl", 2000), weight=1) for name in "ab"]
+    config = DataConfig(train=sources, streaming=True, skip_bad_rows=True, shuffle_buffer=1)
+    data = prepare(config, TOKENIZER, 48, 1, tmp_path / "skipped_rows.jsonl")
+    trained = [TOKENIZER.decode(row["input_ids"]) for row in islice(data.train, 300)]
+    found = with_counts(data.summary, read_counts(tmp_path))
+    assert len(trained) <= found.rows <= found.read - found.dropped < 700
+    assert not found.whole
+    assert f"{found.read} rows read" in found.line()
+    assert all(line.endswith(f"(of the {found.read} rows that were read)") for line in found.unused_lines())
+
+
+kinds = st.lists(st.sampled_from(["plain", "extra", "cut", "dropped", "bad"]), min_size=1, max_size=200)
+
+
+@given(kinds, st.integers(1, 250), st.integers(1, 30), st.booleans())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_of_all_rows_that_are_taken_from_a_stream_what_is_not_used_is_counted(
+    tmp_path: Path, drawn: list[str], taken: int, buffer: int, peeked: bool
+) -> None:
+    rows = {
+        "plain": '{"prompt": "q", "completion": " a"}',
+        "extra": '{"prompt": "q", "completion": " a", "extra": 1}',
+        "cut": json.dumps({"prompt": "q", "completion": " long" * 50}),
+        "dropped": json.dumps({"prompt": "long " * 50, "completion": " a"}),
+        "bad": "{",
+    }
+    drawn = ["plain", *drawn]
+    (tmp_path / "a.jsonl").write_text("".join(f"{rows[kind]}\n" for kind in drawn))
+    config = DataConfig(
+        train=str(tmp_path / "a.jsonl"), streaming=True, skip_bad_rows=True, shuffle_buffer=buffer
+    )
+    data = prepare(config, TOKENIZER, 16, 1, tmp_path / "skipped_rows.jsonl")
+    if peeked:
+        next(iter(data.train))
+    assert len(list(islice(data.train, taken))) == taken
+    (counts,) = read_counts(tmp_path)
+    read = counts.figures["read"] + counts.figures["skipped"]
+    until = Counter(drawn[:read])
+    assert counts.figures["rows"] >= min(taken, len(drawn) - until["dropped"] - until["bad"])
+    assert not counts.whole or read == len(drawn)
+    figures = (counts.figures.get(name, 0) for name in ("truncated", "dropped", "skipped"))
+    assert (*figures,) == (until["cut"], until["dropped"], until["bad"])
+    assert [entry.rows for entry in counts.unused if entry.column] == [until["extra"]] * bool(until["extra"])
+    listed = tmp_path / "skipped_rows.jsonl"
+    assert len(listed.read_text().splitlines() if listed.exists() else []) == until["bad"]
+
+
 @pytest.mark.parametrize("method", ["sft", "dpo", "kto", "reward"])
 def test_a_stream_is_rehearsed_and_its_batch_found_with_rows_as_long_as_may_come(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -151,3 +253,21 @@ def test_a_stream_is_rehearsed_and_its_batch_found_with_rows_as_long_as_may_come
     tune("plain", *stream, "training.per_device_train_batch_size=4")
     assert weights("found") == weights("plain")
     assert "for rows of 64 tokens, the longest that may come" in foresee(*stream)
+
+
+def test_of_several_processes_the_main_one_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(rank: int, most: int) -> None:
+        monkeypatch.setenv("RANK", str(rank))
+        config = DataConfig(train=source, streaming=True, skip_bad_rows=True, shuffle_buffer=1)
+        data = prepare(config, TOKENIZER, 48, 1, tmp_path / "skipped_rows.jsonl").train
+        assert len(list(islice(data, most))) == most
+
+    source = mixed_rows(tmp_path / "a.jsonl", 200)
+    read(1, 190)
+    assert read_counts(tmp_path) == []
+    assert not (tmp_path / "skipped_rows.jsonl").exists()
+    read(0, 190)
+    (counts,) = read_counts(tmp_path)
+    read(1, 70)
+    assert read_counts(tmp_path) == [counts]
+    assert len((tmp_path / "skipped_rows.jsonl").read_text().splitlines()) == 1

@@ -62,7 +62,8 @@ def test_what_an_encoder_counts_is_in_the_summary_of_train_and_evaluation(
         (tmp_path / f"{name}.jsonl").write_text(f"{json.dumps({'text': f'one {name}'})}\n" * 3)
     config = DataConfig(train=f"{tmp_path}/a.jsonl", eval=f"{tmp_path}/b.jsonl", streaming=streaming)
     summary = prepare(config, DEMO, None, 1).summary
-    assert [(each.what, each.rows) for each in summary.unused] == [("a thing is not used", 3)] * 2
+    found = (*summary.unused, *summary.eval_unused)
+    assert [(each.what, each.rows) for each in found] == [("a thing is not used", 3)] * 2
     assert len(summary.unused_lines()) == 2
     assert len(summary.as_params()["unused"]) == 2
 

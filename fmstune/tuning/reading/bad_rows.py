@@ -17,12 +17,16 @@ _SHOWN = 3
 
 @dataclass
 class BadRows:
-    """What becomes of bad rows. With `skip` they are counted, and listed in `file` if there is one."""
+    """What becomes of bad rows. With `skip` they are counted, and listed in `file` if there is one; with
+    `extends` rows that it lists stay, and are not listed again."""
 
     skip: bool = False
     file: Path | None = None
     count: int = 0
     first: list[str] = field(default_factory=list)
+    extends: bool = False
+    known: set[str] | None = None
+    """The lines of the file, once it was read."""
 
     def take(self, place: str, error: DataError) -> None:
         """A row that is bad. Raises the error, unless bad rows are left out."""
@@ -34,10 +38,19 @@ class BadRows:
         if self.file is not None and os.environ.get("RANK", "0") == "0":
             entry = {"place": place, "reason": str(error).removeprefix(place).lstrip(": ")}
             try:
-                with self.file.open("w" if self.count == 1 else "a", encoding="utf-8") as file:
-                    file.write(f"{json.dumps(entry)}\n")
+                self._list(json.dumps(entry), self.file)
             except OSError as failed:
                 raise DataError(f"{self.file} cannot be written: {failed.strerror or failed}.") from error
+
+    def _list(self, line: str, file: Path) -> None:
+        if self.extends:
+            if self.known is None:
+                self.known = set(file.read_text(encoding="utf-8").splitlines()) if file.exists() else set()
+            if line in self.known:
+                return
+            self.known.add(line)
+        with file.open("a" if self.extends or self.count > 1 else "w", encoding="utf-8") as listed:
+            listed.write(f"{line}\n")
 
     def lines(self) -> Iterator[str]:
         """For people: why the first ones are left out, and how many more there are."""

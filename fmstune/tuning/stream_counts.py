@@ -1,0 +1,146 @@
+"""What has been read of a stream: counted by the process that reads it, known to the one that trains.
+
+A worker of the data loader reads in a process of its own, so that counts go through files, each replaced as a
+whole. A row counts once, when it is read the first time, and before it is trained on: of all rows that were
+trained on what is not used is counted. Several processes each read all rows; the main one counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fmstune.tuning.reading.bad_rows import BadRows
+from fmstune.tuning.reading.unused import NotUsed, Unused
+from fmstune.tuning.rows import Reader
+from fmstune.tuning.summary import DataSummary
+from fmstune.tuning.tokenised import TokenRow
+
+FOLDER = "stream_counts"
+"""Of a run's directory; it is there while the run goes on."""
+
+CUT = "rows are cut to training.max_length"
+DROPPED = "rows are left out: cut to training.max_length they have no token to train on"
+SAME = "pairs are left out: their chosen and rejected are the same"
+SKIPPED = "bad rows are left out"
+REWORDED = "a prompt ends in other tokens once an answer follows it; what differs is counted as the answer's"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCounts:
+    """What was read of some sources. `figures` are those of `DataSummary`, and `read`, the number of rows;
+    `whole` says that these are all there are. `lost` are the rows that were cut or left out."""
+
+    figures: Mapping[str, int]
+    whole: bool
+    unused: tuple[NotUsed, ...]
+    lost: tuple[NotUsed, ...]
+
+
+class Tally:
+    """Counts the rows of some readers that share their `bad` rows."""
+
+    def __init__(self, readers: Sequence[Reader], bad: BadRows) -> None:
+        self._readers, self._bad = readers, bad
+        self._lost = [Unused(reader.source.path) for reader in readers]
+        self._figures: Counter[str] = Counter()
+        self._answer = 0, 0
+        self.whole = False
+
+    def add(self, number: int, row: TokenRow) -> None:
+        """Count a row of the reader with this number."""
+        figures, lost = self._figures, self._lost[number]
+        figures["read"] += 1
+        if row.parts > 1:
+            self._add_part(row)
+        for name, what, there in (
+            ("same", SAME, row.same),
+            ("reworded", REWORDED, row.reworded),
+            ("truncated", CUT, row.cut and bool(row.trained)),
+            ("dropped", DROPPED, not row.trained and not row.same),
+        ):
+            if there:
+                figures[name] += 1
+                lost.add(what, row.place)
+        if row.trained:
+            figures["rows"] += 1
+            figures["tokens"] += row.length
+            figures["trained_tokens"] += row.trained
+            figures["longest"] = max(figures["longest"], row.longest)
+
+    def counts(self) -> StreamCounts:
+        """What has been counted so far."""
+        lost = [entry for each in self._lost for entry in each.entries()]
+        bad = self._bad
+        if bad.count:
+            lost.append(NotUsed(joined_paths(self._readers), SKIPPED, bad.count, bad.first[0].rstrip(".")))
+        unused = tuple(entry for reader in self._readers for entry in reader.unused.entries())
+        return StreamCounts({**self._figures, "skipped": bad.count}, self.whole, unused, tuple(lost))
+
+    def _add_part(self, row: TokenRow) -> None:
+        """A row of a conversation that was split: all but the longest of them is tokens that are there
+        again."""
+        total, longest = (0, 0) if row.part == 1 else self._answer
+        before = total - longest
+        total, longest = total + row.length, max(longest, row.length)
+        self._answer = total, longest
+        self._figures["split"] += row.part == 1
+        self._figures["split_rows"] += 1
+        self._figures["tokens_again"] += total - longest - before
+
+
+def joined_paths(readers: Sequence[Reader]) -> str:
+    """What the sources of some readers are called."""
+    return " + ".join(dict.fromkeys(reader.source.path for reader in readers))
+
+
+def counts_folder(run: Path | None) -> Path | None:
+    """An empty folder for the counts of a stream in a run's directory; `None` where nobody wants them, as in
+    all processes but the main one."""
+    if run is None or os.environ.get("RANK", "0") != "0":
+        return None
+    remove_counts(run)
+    with contextlib.suppress(OSError):  # see `write_counts`
+        (run / FOLDER).mkdir(parents=True)
+    return run / FOLDER
+
+
+def remove_counts(run: Path) -> None:
+    """Remove what is in a run's directory while it goes on."""
+    shutil.rmtree(run / FOLDER, ignore_errors=True)
+
+
+def write_counts(counts: StreamCounts, file: Path) -> None:
+    """Write what has been read. Where that fails (a full disk) the training goes on, and what is said at its
+    end is said of the rows that could be counted, with their number."""
+    written = file.with_suffix(".new")
+    with contextlib.suppress(OSError):
+        written.write_text(json.dumps(asdict(counts)), encoding="utf-8")
+        written.replace(file)
+
+
+def read_counts(run: Path) -> list[StreamCounts]:
+    """The counts of each part of a run's stream so far."""
+    found = []
+    for file in sorted((run / FOLDER).glob("*.json")):
+        with contextlib.suppress(OSError):  # it goes with the run
+            raw = json.loads(file.read_text(encoding="utf-8"))
+            unused, lost = (tuple(NotUsed(**each) for each in raw[name]) for name in ("unused", "lost"))
+            found.append(StreamCounts(raw["figures"], raw["whole"], unused, lost))
+    return found
+
+
+def with_counts(summary: DataSummary, parts: Sequence[StreamCounts]) -> DataSummary:
+    """The summary of a stream with what was counted of its parts."""
+    figures: dict[str, Any] = dict(sum((Counter(part.figures) for part in parts), Counter()))
+    figures["longest"] = max(part.figures.get("longest", 0) for part in parts)
+    figures["skipped"] = figures.get("skipped", 0) + summary.skipped  # those to evaluate on
+    unused = tuple(entry for part in parts for entry in part.unused)
+    return replace(summary, **figures, whole=all(part.whole for part in parts), unused=unused)

@@ -1,0 +1,59 @@
+"""What is not used of a stream, said while it is read: each kind at its first row, all with their numbers at
+the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from fmstune.delivery.recorder import Recorder
+from fmstune.tuning.console import RunConsole
+from fmstune.tuning.environment import is_main_process
+from fmstune.tuning.reading.unused import NotUsed
+from fmstune.tuning.stream_counts import StreamCounts, read_counts, remove_counts, with_counts
+from fmstune.tuning.trainer import BuiltTrainer
+
+
+class StreamWatch(TrainerCallback):
+    """Says of the stream of the run in `directory` what is not used, as soon as a row with it was read; all
+    that was `said` before is passed over."""
+
+    def __init__(self, directory: Path, said: Sequence[NotUsed], out: RunConsole) -> None:
+        self._directory, self._out = directory, out
+        self._said = {_kind(entry) for entry in said}
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.say_new(read_counts(self._directory))
+
+    def say_new(self, parts: Sequence[StreamCounts]) -> None:
+        """Name the kinds that have not been named."""
+        for entry in (entry for part in parts for entry in (*part.unused, *part.lost)):
+            if _kind(entry) not in self._said:
+                self._said.add(_kind(entry))
+                what = (
+                    f"the column {entry.what} of {entry.source} is not used" if entry.column else entry.what
+                )
+                self._out.warn(f"{what}; the first row is {entry.first}" if entry.first else what)
+
+
+def _kind(entry: NotUsed) -> tuple[str, bool, str]:
+    return entry.source, entry.column, entry.what
+
+
+def stream_ended(built: BuiltTrainer, directory: Path, recorder: Recorder, out: RunConsole) -> BuiltTrainer:
+    """Say what was read of a stream, and what of it was not used, and record it. What is built, with that."""
+    if not is_main_process() or not (parts := read_counts(directory)):
+        return built
+    remove_counts(directory)
+    data = with_counts(built.data, parts)
+    out.say("data", data.line())
+    for line in data.unused_lines():
+        out.warn(line)
+    recorder.set_params(data.as_params(), "data")
+    return replace(built, data=data)
