@@ -165,7 +165,7 @@ def test_the_demo_has_rows_for_training_and_for_evaluation() -> None:
             b'{"text": "a"}\n{"text": "\xff"}\n',
             "line 2: this is not UTF-8 text; save the file as UTF-8",
         ),
-        ("x.jsonl", '{"text": "a"}\n'.encode("utf-16"), "line 1: this is not UTF-8"),
+        ("x.jsonl", '{"text": "a"}\n'.encode("utf-16")[:-1], "begins as UTF-16 text, and goes on as none"),
         ("x.jsonl.gz", b"no gzip", "cannot be read"),
         ("x.jsonl.gz", packed(b'{"text": "a"}\n' * 99)[:-12], "cannot be read"),
         ("x.jsonl.gz", packed(b"")[:10] + b"\xff" * 40, "cannot be read"),

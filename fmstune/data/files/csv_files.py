@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fmstune.data.columns import Row, looks_like_a_row
+from fmstune.data.files.encodings import OLDER, decoded, encoding_of, not_so, say_older
 from fmstune.data.files.opening import opened
 from fmstune.errors import DataError
 
@@ -28,18 +28,22 @@ def read_csv(path: Path, name: str, usual: str, say: Callable[[str], None]) -> I
     """The rows of a file that messages call `name`. `usual` is the delimiter that its suffix promises; `say`
     is told what people should know of the file. Raises `DataError`."""
     csv.field_size_limit(1 << 30)  # the default of 128 KiB is less than one long document
-    encoding = _encoding(path, name)
-    if encoding == "cp1252":
-        say(f"{name} is not UTF-8 text; it is read as Windows-1252 (Latin-1)")
+    encoding = encoding_of(path, name)
+    if encoding == OLDER:
+        say_older(name, say)
+    elif encoding == "utf-8":
+        encoding = "utf-8-sig"
     delimiter, skipped = _delimiter(path, name, encoding, usual)
     with opened(path, name) as file:
-        text = _decoded(file, encoding)
+        text = decoded(file, encoding)
         for _ in range(skipped):
             text.readline()
         # Strict: without it a quotation mark that is never closed swallows the rest of the file as one cell.
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         try:
             yield from _rows(reader, name, skipped)
+        except UnicodeError:
+            raise not_so(name, encoding) from None
         except csv.Error as error:
             raise DataError(
                 f"{name} line {skipped + reader.line_num}: {error}; a cell with quotation marks is put in "
@@ -77,37 +81,6 @@ def _header(cells: list[str], name: str) -> list[str]:
     return header
 
 
-def _encoding(path: Path, name: str) -> str:
-    """UTF-8 or UTF-16, as the file shows; what is neither is of an older Excel."""
-    with opened(path, name) as file:
-        piece = file.read(_PIECE)
-        if piece.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return "utf-16"
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        try:
-            while piece:
-                decoder.decode(piece)
-                piece = file.read(_PIECE)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return "cp1252"
-    return "utf-8-sig"
-
-
-def _decoded(file: IO[bytes], encoding: str) -> io.TextIOWrapper:
-    # Windows-1252 gives five bytes no meaning; browsers read Latin-1's control characters there.
-    errors = "fmstune-latin-1" if encoding == "cp1252" else "strict"
-    return io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
-
-
-def _as_latin_1(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeDecodeError)
-    return error.object[error.start : error.end].decode("latin-1"), error.end
-
-
-codecs.register_error("fmstune-latin-1", _as_latin_1)
-
-
 def _delimiter(path: Path, name: str, encoding: str, usual: str) -> tuple[str, int]:
     """What parts the cells, and how many lines there are before the header.
 
@@ -115,11 +88,11 @@ def _delimiter(path: Path, name: str, encoding: str, usual: str) -> tuple[str, i
     and with another one both are otherwise.
     """
     with opened(path, name) as file:
-        text = _decoded(file, encoding)
+        text = decoded(file, encoding)
         try:
             sample = text.read(_PIECE)
         except UnicodeError:
-            raise DataError(f"{name} begins as UTF-16 text, and goes on as none; save it as UTF-8.") from None
+            raise not_so(name, encoding) from None
         finally:
             text.detach()
     named = _NAMED.match(sample)

@@ -10,11 +10,15 @@ from typing import IO, Any
 from fmstune.config.paths.data import kind_of
 from fmstune.data.columns import Row
 from fmstune.data.files.csv_files import read_csv
+from fmstune.data.files.encodings import TextFile
 from fmstune.data.files.json_files import Found, read_json
 from fmstune.data.files.json_lines import no_utf8
 from fmstune.data.files.opening import opened
 from fmstune.data.files.splits import Wanted
 from fmstune.errors import DataError
+
+_SAMPLED = 32 << 20
+"""So many bytes tell the encoding of a text."""
 
 __all__ = ["Found", "numbered", "read_file", "without_empty_fields"]
 
@@ -34,16 +38,18 @@ def read_file(
     elif kind in (".csv", ".tsv"):
         yield from read_csv(path, name, "," if kind == ".csv" else "\t", say)
     elif kind == ".txt":
-        with opened(path, name) as file:
-            yield from _read_text(file, path, name, text_rows)
+        text = TextFile.of(path, name, say, most=_SAMPLED)
+        with text.opened() as file:
+            yield from _read_text(file, text, text_rows)
     else:
-        yield from read_json(path, name, wanted or Wanted("train"))
+        yield from read_json(path, name, wanted or Wanted("train"), say)
 
 
-def _read_text(file: IO[bytes], path: Path, name: str, rows: str) -> Iterator[Found]:
+def _read_text(file: IO[bytes], of: TextFile, rows: str) -> Iterator[Found]:
     """A row is a line, a paragraph (up to a blank line), or the file; blank ones are none."""
+    name = of.name
     if rows == "file":
-        text = _decoded(file, path, name)
+        text = _decoded(file, of)
         if text.strip():
             yield name, {"text": text}
         return
@@ -70,15 +76,16 @@ def _lines(file: IO[bytes], name: str) -> Iterator[str]:
             raise no_utf8(f"{name} line {number}") from None
 
 
-def _decoded(file: IO[bytes], path: Path, name: str) -> str:
+def _decoded(file: IO[bytes], of: TextFile) -> str:
     try:
         return file.read().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise _first_bad_line(path, name) from None
+        raise _first_bad_line(of) from None
 
 
-def _first_bad_line(path: Path, name: str) -> DataError:
-    with opened(path, name) as file:
+def _first_bad_line(of: TextFile) -> DataError:
+    name = of.name
+    with of.opened() as file:
         for number, line in enumerate(file, 1):
             try:
                 line.decode()

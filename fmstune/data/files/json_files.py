@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
 from fmstune.data.cells import kind_in_words
 from fmstune.data.columns import A_ROW, Row, is_message
+from fmstune.data.files.articles import is_article, questions_of
+from fmstune.data.files.encodings import TextFile
 from fmstune.data.files.json_array import BadArray, JsonText
 from fmstune.data.files.json_lines import Placed, doubled_key, json_lines
 from fmstune.data.files.json_objects import NotFound, holds_rows, is_list_of_rows, rows_inside, unpacked
-from fmstune.data.files.opening import opened
 from fmstune.data.files.splits import Wanted
 from fmstune.errors import DataError
 
@@ -24,27 +25,33 @@ _AT_ONCE = 32 << 20
 """Objects that end within so many bytes are read whole, with rows inside or not."""
 
 
-def read_json(path: Path, name: str, wanted: Wanted) -> Iterator[Found]:
-    """The rows of a file that messages call `name`. Raises `DataError` for what can't be read on."""
-    begins = _beginning(path, name)
-    with opened(path, name) as file:
-        if begins == "[" or (begins == "{" and _is_large_object(path, name)):
-            yield from _pieces(file, name, wanted)
+def read_json(
+    path: Path, name: str, wanted: Wanted, say: Callable[[str], None] = lambda text: None
+) -> Iterator[Found]:
+    """The rows of a file that messages call `name`; `say` is told what people should know of it. Raises
+    `DataError` for what can't be read on."""
+    text = TextFile.of(path, name, say, most=_AT_ONCE)
+    begins = _beginning(text)
+    with text.opened() as file:
+        if begins == "[" or (begins == "{" and _is_large_object(text)):
+            found = _pieces(file, name, wanted)
         else:
-            yield from _lines(file, name, wanted)
+            found = _lines(file, name, wanted)
+        for place, row in found:
+            yield from questions_of(place, row) if is_article(row) else [(place, row)]
 
 
-def _beginning(path: Path, name: str) -> str:
-    with opened(path, name) as file:
+def _beginning(text: TextFile) -> str:
+    with text.opened() as file:
         while piece := file.read(4096).removeprefix(b"\xef\xbb\xbf"):
             if piece.strip():
                 return piece.lstrip()[:1].decode("latin-1")
     return ""
 
 
-def _is_large_object(path: Path, name: str) -> bool:
+def _is_large_object(text: TextFile) -> bool:
     """Whether the first value is an object that goes on after what is read at once."""
-    with opened(path, name) as file:
+    with text.opened() as file:
         first = file.readline(_AT_ONCE)
         if len(first) == _AT_ONCE:
             return True

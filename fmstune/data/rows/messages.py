@@ -15,6 +15,7 @@ from typing import Any
 
 from fmstune.data.cells import loaded, parsed, true_or_false
 from fmstune.data.columns import SPEAKERS, holds, listed
+from fmstune.data.rows.anthropic import calls_in_parts, with_own_results, with_parameters
 from fmstune.data.rows.calls import read_calls
 from fmstune.data.rows.contents import read_content, read_reasoning
 from fmstune.data.rows.fields import Fields, Lost
@@ -41,8 +42,10 @@ def read_messages(value: Any, place: str, key: str, unused: Unused | None = None
         raise DataError(f"{place}: `{key}` takes a list of messages with at least one in it.")
     lost = Lost()
     made = [
-        _message(given, f"{place}: message {number} of `{key}`", key, lost)
+        _message(part, where, key, lost)
         for number, given in enumerate(value, 1)
+        for where in [f"{place}: message {number} of `{key}`"]
+        for part in with_own_results(given, f"{key}.content", lost)
     ]
     if unused is not None:
         lost.report(unused, place)
@@ -64,7 +67,7 @@ def read_tools(value: Any, place: str) -> list[dict[str, Any]]:
     return [
         tool | {"function": loaded(tool["function"], place)}
         if "function" in tool
-        else {"type": "function", "function": tool}
+        else {"type": "function", "function": with_parameters(tool)}
         if "name" in tool
         else tool
         for tool in tools
@@ -95,10 +98,19 @@ def _message(given: Any, where: str, key: str, lost: Lost) -> Message:
         raise DataError(f"{where} is no object with `role` and `content`.")
     fields = Fields(given, key, lost)
     speaker, role = _speaker(fields)
+    if given.get("type") == "message":  # as OpenAI's responses call it
+        fields.get("type")
     if role is None:
         raise DataError(f"{where} has the role {speaker!r}; roles are {', '.join(SPEAKERS)}.")
     value = fields.first("content", "value")
     calls = _calls(fields, where, lost)
+    if role == "assistant":
+        called, value = calls_in_parts(value, where, f"{key}.content", lost)
+        if calls and any(each["function"] not in [call["function"] for call in calls] for each in called):
+            raise DataError(
+                f"{where} has calls in its `content` and others in a field; take them out of one."
+            )
+        calls = calls or called
     if str(speaker).strip().lower() in _CALLS and not calls:
         calls, value = read_calls(value, where, f"{key}.content", lost), None
     content, thought = read_content(value, role, where, f"{key}.content", lost)

@@ -17,6 +17,7 @@ from fmstune.data.rows.forms import Form, filled, renamed
 from fmstune.data.rows.loss_columns import LOSS_COLUMNS, loss_of
 from fmstune.data.rows.preferences import demo_pair, recognise_preferences
 from fmstune.data.rows.shapes import PREFERENCES, Recognised, Shape, recognise
+from fmstune.data.rows.squad import with_one_answer
 from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
 
@@ -138,7 +139,7 @@ class Reader:
         formed = row
         if self._form:
             formed, left_out = self._form(row, place)
-        formed = tidied(formed)
+        formed = with_one_answer(tidied(formed), place, self.unused)
         if self.recognised is None:
             self.recognised = self._recognise(formed, place)
         read = self.recognised.read(formed, place, self.unused)

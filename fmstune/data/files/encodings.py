@@ -1,0 +1,129 @@
+"""How the bytes of a text file are read: as UTF-8, UTF-16 or UTF-32, or as an older Windows writes them."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from fmstune.data.files.opening import opened
+from fmstune.errors import DataError
+
+OLDER = "cp1252"
+_PIECE = 1 << 20
+_UNLIKELY = frozenset(b"\x81\x8d\x8f\x90\x9d\xff")
+"""What no text in Windows-1252 has: five bytes without a meaning, and one that is mostly damage."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """A file that messages call `name`, with the encoding that it has."""
+
+    path: Path
+    name: str
+    encoding: str
+
+    @classmethod
+    def of(cls, path: Path, name: str, say: Callable[[str], None], most: int) -> TextFile:
+        """The file, whose encoding its first `most` bytes tell; `say` is told of an older one. Bytes that are
+        no text at all, or damaged UTF-8, are for the reader to name by their line. Raises `DataError`."""
+        encoding = encoding_of(path, name, most=most)
+        if encoding == OLDER:
+            say_older(name, say)
+        return cls(path, name, encoding)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """Its bytes as UTF-8. Raises `DataError`, also while it is open."""
+        with opened(self.path, self.name) as file:
+            if self.encoding == "utf-8":
+                yield file
+            else:
+                yield io.BufferedReader(_Recoded(decoded(file, self.encoding), self), _PIECE)
+
+
+def say_older(name: str, say: Callable[[str], None]) -> None:
+    """Say of a file that it is in an older encoding."""
+    say(f"{name} is not UTF-8 text; it is read as Windows-1252 (Latin-1)")
+
+
+def not_so(name: str, encoding: str) -> DataError:
+    """The error for a file whose beginning promises an encoding that it does not keep to."""
+    called = encoding[:6].upper()
+    return DataError(f"{name} begins as {called} text, and goes on as none; save it as UTF-8.")
+
+
+def encoding_of(path: Path, name: str, *, most: int | None = None) -> str:
+    """The encoding of a file: UTF-8 unless its beginning, or what is no UTF-8 in its first `most` bytes
+    (`None` for all, of which each is then read in some way), says otherwise."""
+    with opened(path, name) as file:
+        wide = json.detect_encoding(file.read(4))  # by its mark, or by where ASCII has its zeros
+    if not wide.startswith("utf-8"):
+        return wide
+    try:
+        for _ in _texts(path, name, most, "strict"):
+            pass
+    except UnicodeDecodeError:
+        letters: Counter[str] = Counter()
+        for text in _texts(path, name, most, "surrogateescape"):
+            letters.update(text)
+        bad = {letter: times for letter, times in letters.items() if "\udc80" <= letter <= "\udcff"}
+        unlikely = most is not None and any(ord(letter) - 0xDC00 in _UNLIKELY for letter in bad)
+        others = sum(times for letter, times in letters.items() if letter > "\x7f" and letter not in bad)
+        # Bytes of Windows-1252 are hardly ever characters of UTF-8: where most are, the others are damaged.
+        if sum(bad.values()) > others and not unlikely:
+            return OLDER
+    return "utf-8"
+
+
+def _texts(path: Path, name: str, most: int | None, errors: str) -> Iterator[str]:
+    """The first `most` bytes of a file as UTF-8, piece by piece."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors)
+    with opened(path, name) as file:
+        read = 0
+        while (most is None or read < most) and (piece := file.read(_PIECE)):
+            read += len(piece)
+            yield decoder.decode(piece)
+        yield decoder.decode(b"", final=most is None or read < most)
+
+
+def decoded(file: IO[bytes], encoding: str) -> io.TextIOWrapper:
+    """A file's text, with its own ends of lines."""
+    # Windows-1252 gives five bytes no meaning; browsers read Latin-1's control characters there.
+    errors = "fmstune-latin-1" if encoding == OLDER else "strict"
+    return io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
+
+
+class _Recoded(io.RawIOBase):
+    """A text as bytes of UTF-8."""
+
+    def __init__(self, text: io.TextIOWrapper, of: TextFile) -> None:
+        self._text, self._of, self._rest = text, of, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        wanted = memoryview(buffer)
+        if not self._rest:
+            try:
+                self._rest = self._text.read(_PIECE).encode()
+            except UnicodeError:
+                raise not_so(self._of.name, self._of.encoding) from None
+        part, self._rest = self._rest[: len(wanted)], self._rest[len(wanted) :]
+        wanted[: len(part)] = part
+        return len(part)
+
+
+def _as_latin_1(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("latin-1"), error.end
+
+
+codecs.register_error("fmstune-latin-1", _as_latin_1)

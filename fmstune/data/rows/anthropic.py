@@ -1,0 +1,62 @@
+"""Anthropic's messages, whose contents hold calls of tools and their results as parts, in OpenAI's form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fmstune.data.rows.calls import Call, read_calls
+from fmstune.data.rows.fields import Fields, Lost
+
+TEXT_AFTER_CALL = "words after a call of a tool in the same message are put before it"
+_CALL, _RESULT = "tool_use", "tool_result"
+
+
+def with_own_results(given: Any, name: str, lost: Lost) -> Iterator[Any]:
+    """A message, whose parts that are results of tools become messages of their own, in their order. Fields
+    that are not read go to `lost`."""
+    content = given.get("content") if isinstance(given, Mapping) else None
+    if not isinstance(content, (list, tuple)) or not any(_is(part, _RESULT) for part in content):
+        yield given
+        return
+    said: list[Any] = []
+    others = {key: value for key, value in given.items() if key not in ("role", "content")}
+    for part in content:
+        if not _is(part, _RESULT):
+            said.append(part)
+            continue
+        if said:
+            yield {**given, "content": said}
+            said, others = [], {}
+        fields = Fields(part, name, lost)
+        fields.get("type")
+        result = {"role": "tool", "content": fields.get("content") or ""}
+        if fields.has("tool_use_id"):
+            result["tool_call_id"] = fields.get("tool_use_id")
+        fields.lose_rest()
+        yield others | result
+        others = {}
+    if said:
+        yield {**others, "role": given.get("role"), "content": said}
+
+
+def calls_in_parts(content: Any, where: str, name: str, lost: Lost) -> tuple[list[Call], Any]:
+    """The calls among the parts of a content, and the content without them. Raises `DataError`."""
+    if not isinstance(content, (list, tuple)) or not any(_is(part, _CALL) for part in content):
+        return [], content
+    first = next(number for number, part in enumerate(content) if _is(part, _CALL))
+    if any(not _is(part, _CALL) for part in content[first:]):
+        lost.remarks[TEXT_AFTER_CALL] = None
+    calls = read_calls([part for part in content if _is(part, _CALL)], where, name, lost)
+    return calls, [part for part in content if not _is(part, _CALL)] or None
+
+
+def with_parameters(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A bare tool with its schema under OpenAI's name."""
+    if "input_schema" not in tool or "parameters" in tool:
+        return dict(tool)
+    return {("parameters" if key == "input_schema" else key): value for key, value in tool.items()}
+
+
+def _is(part: Any, kind: str) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == kind

@@ -1,0 +1,61 @@
+"""Questions on a text with answers that stand in it: rows whose `answers` are texts with their places, as
+SQuAD has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fmstune.data.cells import parsed
+from fmstune.data.columns import ANSWERS, Row
+from fmstune.data.rows.unused import Unused
+from fmstune.errors import DataError
+
+SEVERAL = "of several answers to a question the first is learnt"
+PLACES = "answers.answer_start"
+"""The column of the answers' places in their context, which no text is learnt from."""
+
+
+def with_one_answer(row: Row, place: str, unused: Unused) -> Row:
+    """A row whose `answers` (or `answer`, `output`, …) are SQuAD's, {text: [...], answer_start: [...]} or a
+    list of such with a text each, as one with an `answer`. Any other row as it is.
+
+    Raises `DataError` where there is no answer.
+    """
+    for name in ("answers", *ANSWERS):
+        ours = "answer" if name == "answers" else name
+        if row.get(name) is None or (ours != name and ours in row):
+            continue
+        texts = _texts(parsed(row[name]), alone=name == "answers")
+        if texts is None:
+            continue
+        if not texts:
+            raise DataError(
+                f"{place}: its question has no answer in `{name}`; take such rows out, or leave them out "
+                "with --skip-bad-rows."
+            )
+        if len(set(texts)) > 1:
+            unused.add(SEVERAL, place)
+        if _has_places(parsed(row[name])):
+            unused.column(PLACES, place)
+        return {key: value for key, value in row.items() if key != name} | {ours: texts[0]}
+    return row
+
+
+def _texts(value: Any, *, alone: bool) -> list[str] | None:
+    """The texts of answers; `alone` takes a list of texts, too. `None` for what is nothing of the kind."""
+    if isinstance(value, Mapping) and {"text", "answer_start"} <= value.keys():
+        found = value["text"] if isinstance(value["text"], list) else [value["text"]]
+    elif isinstance(value, list) and all(isinstance(each, Mapping) and "text" in each for each in value):
+        if not value and not alone:
+            return None
+        found = [each["text"] for each in value]
+    elif alone and isinstance(value, list):
+        found = value
+    else:
+        return None
+    return found if all(isinstance(each, str) for each in found) else None
+
+
+def _has_places(value: Any) -> bool:
+    return any("answer_start" in each for each in (value if isinstance(value, list) else [value]))

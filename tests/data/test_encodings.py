@@ -1,0 +1,100 @@
+"""A text is read as what it says, in whatever encoding it was written; an older one is said."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fmstune.config.schema.data import DataConfig, DataSource
+from fmstune.data.rows.bad_rows import BadRows
+from fmstune.data.rows.reader import Reader
+from fmstune.errors import DataError
+
+WIDE = {
+    "utf-8": b"",
+    "utf-8-sig": b"",
+    "utf-16": b"",
+    "utf-16-le": codecs.BOM_UTF16_LE,
+    "utf-16-be": codecs.BOM_UTF16_BE,
+    "utf-32": b"",
+}
+KINDS = (".jsonl", ".json", ".csv", ".txt")
+SAID = "is not UTF-8 text; it is read as Windows-1252 (Latin-1)"
+
+
+def reader_of(path: Path, *, skip: bool = False) -> Reader:
+    return Reader(DataSource(str(path)), "train", DataConfig(), BadRows(skip))
+
+
+def written(texts: list[str], kind: str) -> str:
+    """A file with these texts as its rows."""
+    rows = [{"text": each} for each in texts]
+    if kind == ".txt":
+        return "".join(f"{each}\n" for each in texts)
+    if kind == ".csv":
+        table = io.StringIO()
+        csv.writer(table).writerows([["text"], *([each] for each in texts)])
+        return table.getvalue()
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    return f"[{', '.join(lines)}]" if kind == ".json" else "".join(f"{line}\n" for line in lines)
+
+
+letters = st.characters(
+    codec="utf-8", exclude_categories=("Cc", "Zl", "Zp", "Cs"), exclude_characters="\ufeff"
+)
+texts = st.lists(st.text(letters, min_size=1, max_size=12).filter(str.strip), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(texts, st.sampled_from(sorted(WIDE)), st.booleans())
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_is_read_from_any_encoding_of_unicode(
+    tmp_path: Path, kind: str, texts: list[str], encoding: str, marked: bool
+) -> None:
+    path = tmp_path / f"x{kind}"
+    if kind == ".txt" and not texts[0].isascii():
+        marked = True  # nothing else says in which order the bytes are
+    path.write_bytes((WIDE[encoding] if marked else b"") + written(texts, kind).encode(encoding))
+    reader = reader_of(path)
+    assert [row["text"] for _, row in reader] == texts
+    assert reader.unused.entries() == ()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(st.lists(st.text("abc Grüßé€ñ", min_size=1, max_size=9).filter(str.strip), min_size=1, max_size=4))
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_an_older_encoding_is_read_and_said_once(tmp_path: Path, kind: str, texts: list[str]) -> None:
+    texts = ["für", *texts]
+    path = tmp_path / f"x{kind}"
+    path.write_bytes(written(texts, kind).encode("cp1252"))
+    reader = reader_of(path)
+    for _ in range(2):
+        assert [row["text"] for _, row in reader] == texts
+    assert [each.what for each in reader.unused.entries()] == [f"{path} {SAID}"]
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".txt"])
+def test_utf_8_with_a_damaged_line_is_not_taken_for_an_older_encoding(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"x{kind}"
+    content = written(["Grüße", "für", "X", "schöne"], kind).encode()
+    path.write_bytes(content.replace(b"X", b"\xe9"))
+    with pytest.raises(DataError, match="line 3: this is not UTF-8 text; save the file as UTF-8"):
+        list(reader_of(path))
+    if kind == ".jsonl":
+        reader = reader_of(path, skip=True)
+        assert [row["text"] for _, row in reader] == ["Grüße", "für", "schöne"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wide_file_that_was_cut_off_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"x{kind}"
+    path.write_bytes(written(["a", "b"], kind).encode("utf-16")[:-1])
+    with pytest.raises(DataError, match="begins as UTF-16 text, and goes on as none; save it as UTF-8"):
+        list(reader_of(path))

@@ -1,0 +1,101 @@
+"""SQuAD's questions are learnt with one of their answers, from its articles and from the hub's rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.config.schema.tables import DataConfig, ModelConfig
+from fmstune.data.prepare import prepare
+from fmstune.data.rows.squad import SEVERAL
+from fmstune.data.tokens.table import IGNORED
+from fmstune.errors import DataError
+from fmstune.models.load import load_tokenizer
+
+DEMO = load_tokenizer(ModelConfig(path="demo"))
+PLACED = {"text": "blue", "answer_start": 11}
+
+
+def asked(*answers: Any, **more: Any) -> dict[str, Any]:
+    return {"id": "1", "question": "Colour?", "answers": list(answers), **more}
+
+
+def article(*questions: Any) -> dict[str, Any]:
+    return {"title": "Sky", "paragraphs": [{"context": "The sky is blue.", "qas": list(questions)}]}
+
+
+def learnt(path: Path, **options: Any) -> tuple[list[str], list[str], list[str]]:
+    """The prompts, the answers that are trained, and what is said of the rest."""
+    data = prepare(DataConfig(train=str(path), cache=False, **options), DEMO, None, seed=0)
+    prompts, answers = [], []
+    for row in data.train:
+        ids, labels = row["input_ids"], row["labels"]
+        trained = sum(label != IGNORED for label in labels)
+        prompts.append(DEMO.decode(ids[: len(ids) - trained]))
+        answers.append(DEMO.decode([label for label in labels if label != IGNORED]))
+    return prompts, answers, data.summary.unused_lines()
+
+
+@pytest.mark.parametrize("form", ["whole", "lines", "pretty"])
+def test_articles_are_read_question_by_question(tmp_path: Path, form: str) -> None:
+    articles = [article(asked(PLACED), asked(PLACED, question="Other?")), article(asked(PLACED))]
+    path = tmp_path / "train-v1.1.json"
+    if form == "lines":
+        path.write_text("".join(f"{json.dumps(each)}\n" for each in articles))
+    else:
+        path.write_text(
+            json.dumps({"version": "1.1", "data": articles}, indent=1 if form == "pretty" else None)
+        )
+    prompts, answers, said = learnt(path)
+    assert answers == ["blue<|im_end|>"] * 3
+    assert "Colour?\n\nThe sky is blue." in prompts[0]
+    assert "Other?\n\nThe sky is blue." in prompts[1]
+    assert said == ["columns not used: answers.answer_start, title, id (3 rows)"]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"text": ["blue"], "answer_start": [11]},
+        {"text": ["blue", "blue"], "answer_start": [11, 11]},
+        [PLACED],
+        [{"text": "blue"}],
+        ["blue"],
+        json.dumps({"text": ["blue"], "answer_start": [11]}),
+    ],
+)
+def test_answers_in_any_form_are_learnt(tmp_path: Path, answers: Any) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"question": "Colour?", "answers": answers}) + "\n")
+    _, found, said = learnt(path)
+    assert found == ["blue<|im_end|>"]
+    placed = "answer_start" in json.dumps(answers)
+    assert said == (["columns not used: answers.answer_start (1 row)"] if placed else [])
+
+
+def test_answers_that_the_user_names_are_learnt(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"question": "Colour?", "answers": [PLACED]}) + "\n")
+    _, (found,), _ = learnt(path, columns={"prompt": "question", "completion": "answers"})
+    assert found.strip() == "blue<|im_end|>"
+
+
+def test_of_answers_that_differ_the_first_is_learnt_and_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(
+        json.dumps({"question": "q", "answers": {"text": ["a", "b"], "answer_start": [1, 2]}}) + "\n"
+    )
+    _, answers, said = learnt(path)
+    assert answers == ["a<|im_end|>"]
+    assert any(SEVERAL in line for line in said)
+
+
+def test_a_question_without_an_answer_is_refused_by_its_place_or_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "train-v2.0.json"
+    path.write_text(json.dumps({"data": [article(asked(PLACED), asked(is_impossible=True))]}))
+    with pytest.raises(DataError, match="row 1, question 2: its question has no answer in `answers`"):
+        learnt(path)
+    assert len(learnt(path, skip_bad_rows=True)[1]) == 1
