@@ -72,6 +72,7 @@ def data(
     # The number of steps, which a stream needs for a training, does not matter here.
     resolved = load_config(config, [*flags, ("training.max_steps", 1, "fmstune data")], sets or [], [], None)
 
+    from fmstune.config.rules.methods import unweighted_by
     from fmstune.launch.environment import quiet_libraries
 
     quiet_libraries()
@@ -96,6 +97,7 @@ def data(
         seed,
         method=resolved.run.method,
         keep_end=training.get("truncation_mode") == "keep_end",
+        unweighted=unweighted_by(training),
     )
     views = view_rows(prepared.train, tokenizer, rows, prepared.places)
     lengths: list[int] = []

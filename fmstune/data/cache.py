@@ -51,6 +51,7 @@ def prepare_once(
     *,
     method: str = "sft",
     keep_end: bool = False,
+    unweighted: str = "",
     worth: float = _WORTH_SECONDS,
 ) -> PreparedData:
     """As `prepare`, from what an earlier run or another process has prepared, when that is the same.
@@ -61,11 +62,21 @@ def prepare_once(
     files = _files(config) if config.cache and not config.streaming and config.handler is None else None
 
     def made_now() -> PreparedData:
-        return prepare(config, tokenizer, max_length, seed, skipped, method=method, keep_end=keep_end)
+        return prepare(
+            config,
+            tokenizer,
+            max_length,
+            seed,
+            skipped,
+            method=method,
+            keep_end=keep_end,
+            unweighted=unweighted,
+        )
 
     if files is None:
         return made_now()
     how = {"max_length": max_length, "seed": seed, "method": method, "keep_end": keep_end}
+    how["unweighted"] = unweighted
     entry = cache_directory() / _key(config, tokenizer, how, files)
     with _locked(entry):
         found = _load(entry)

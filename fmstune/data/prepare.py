@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fmstune.data.files.source import Split
 from fmstune.data.mixture import drawn, repeated
-from fmstune.data.rendering.conversation import Writer
+from fmstune.data.rendering.answer import Writer
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.reader import Reader
 from fmstune.data.rows.unused import NotUsed
@@ -56,9 +56,11 @@ def prepare(
     *,
     method: str = "sft",
     keep_end: bool = False,
+    unweighted: str = "",
 ) -> PreparedData:
     """Read, render and tokenise the data for a method. Rows longer than `max_length` tokens are cut at their
-    end, or with `keep_end` at their beginning; those of preferences later.
+    end, or with `keep_end` at their beginning; those of preferences later. `unweighted` is the setting under
+    which the loss obeys no weights but 0 and 1, if there is one.
 
     Of several sources with weights a mixture is made (see `mixture`); without weights they come together as
     they are. Bad rows are listed in the file `skipped`, where they are left out; rows of a stream are counted
@@ -66,7 +68,7 @@ def prepare(
     """
     encoder: Encoder
     if method == "sft":
-        encoder = Labeller.of(config, tokenizer, max_length, keep_end)
+        encoder = Labeller.of(config, tokenizer, max_length, keep_end, unweighted)
     else:
         writer = Writer(tokenizer, config.reasoning == "keep", config.strict_chat)
         encoder = AnswerEncoder(writer, method, max_length, keep_end)
@@ -254,7 +256,8 @@ def _together(parts: list[_Part], max_length: int | None) -> tuple[datasets.Data
         duplicates=kept - len(np.unique(hashes)),
     )
     summary = _with_split(summary, parts)
-    made = [part.of.dataset(own) for part, own in zip(parts, numbers, strict=True)]
+    weighted = any(part.of.weighted for part in parts)
+    made = [part.of.dataset(own, weighted=weighted) for part, own in zip(parts, numbers, strict=True)]
     return made[0] if len(made) == 1 else datasets.concatenate_datasets(made), summary
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.reader import Reader
 from fmstune.data.rows.unused import NotUsed
 from fmstune.data.stream_counts import Tally, counts_folder, write_counts
 from fmstune.data.summary import DataSummary, SourceSummary, joined
-from fmstune.data.tokens.table import Encoder
+from fmstune.data.tokens.table import LOSS_WEIGHTS, WEIGHTS, Encoder, TokenRow
 from fmstune.errors import DataError
 
 _BATCH = 64
@@ -118,6 +119,7 @@ class _Endless:
     readers: Sequence[Reader]
     encoder: Encoder
     file: Path | None
+    columns: Sequence[str]
 
     def __call__(self) -> Iterator[Mapping[str, Any]]:
         try:
@@ -139,18 +141,22 @@ class _Endless:
                 for row in part:
                     tally.add(number, row)
                 self._write(tally)
-                yield from (row.columns for row in part if row.trained)
+                yield from (self._columns(row) for row in part if row.trained)
         tally.whole = True
         self._write(tally)
 
     def _again(self) -> Iterator[Mapping[str, Any]]:
         for each in self.readers:
             reader = replace(each, bad=BadRows(each.bad.skip))
-            yield from (row.columns for row in self.encoder.rows(reader, batch=_BATCH) if row.trained)
+            rows = self.encoder.rows(reader, batch=_BATCH)
+            yield from (self._columns(row) for row in rows if row.trained)
 
     def _write(self, tally: Tally) -> None:
         if self.file is not None:
             write_counts(tally.counts(), self.file)
+
+    def _columns(self, row: TokenRow) -> Mapping[str, Any]:
+        return {name: row.columns.get(name) for name in self.columns}
 
 
 def _file(folder: Path | None, number: int) -> Path | None:
@@ -160,5 +166,9 @@ def _file(folder: Path | None, number: int) -> Path | None:
 def _dataset(readers: Sequence[Reader], encoder: Encoder, file: Path | None) -> datasets.IterableDataset:
     recognised = readers[0].recognised
     assert recognised is not None  # by its first row, which has been read
-    features = datasets.Features.from_arrow_schema(encoder.schema(recognised))
-    return datasets.IterableDataset.from_generator(_Endless(readers, encoder, file), features=features)
+    schema = encoder.schema(recognised)
+    if "labels" in schema.names:  # weights may come with any row; a row without has a null
+        schema = schema.append(pa.field(LOSS_WEIGHTS, WEIGHTS))
+    features = datasets.Features.from_arrow_schema(schema)
+    rows = _Endless(readers, encoder, file, schema.names)
+    return datasets.IterableDataset.from_generator(rows, features=features)

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from fmstune.data.rendering.conversation import Writer
+from fmstune.data.rendering.answer import Writer
 
 
 def learnt_ends(shape: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from fmstune.data.rendering.conversation import Writer
+from fmstune.data.rendering.answer import Writer
 from fmstune.errors import DataError, ModelError
 from fmstune.text import counted
 

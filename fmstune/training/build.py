@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTTrainer
 
+from fmstune.config.rules.methods import unweighted_by
 from fmstune.config.schema.tables import RunConfig
 from fmstune.data.cache import prepare_once
 from fmstune.data.prepare import DataSummary, shuffled
@@ -40,12 +41,19 @@ from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce, trained_twice
 from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
 from fmstune.training.trainers.guarded import GuardedTraining
+from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLoss
 from fmstune.training.trainers.methods import arguments_class, build_tuner, first_sentence
 from fmstune.training.trainers.neftune import RowNoise
 
 
 class FineTuner(
-    SavesAsItWas, GuardedSaving, TokenWeightedEvaluation, EachRowOnce, GuardedTraining, SFTTrainer
+    SavesAsItWas,
+    GuardedSaving,
+    TokenWeightedEvaluation,
+    EachRowOnce,
+    GuardedTraining,
+    WeightedLoss,
+    SFTTrainer,
 ):
     """TRL's trainer, without the work that it does for cases other than ours."""
 
@@ -58,6 +66,7 @@ class FineTuner(
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.data_collator = WeightedCollator.of(self.data_collator)
         bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self.lm_head = fit_lm_head(bare, direct=self.args.device.type == "cpu", experts=self.aux_loss_enabled)
         self.unbalanced = self.lm_head == "own" and self.aux_loss_enabled and not balances_experts(bare)
@@ -154,6 +163,7 @@ def build_trainer(
         output_dir / SKIPPED_ROWS,
         method=method,
         keep_end=config.training.get("truncation_mode") == "keep_end",
+        unweighted=unweighted_by(config.training),
     )
     if method == "sft" and not packing and config.training.get("shuffle_dataset"):
         data = shuffled(data, seed)  # packed rows are shuffled by TRL

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fmstune.config.schema.tables import DataConfig, DataSource, ModelConfig
 from fmstune.data.prepare import PreparedData, prepare
-from fmstune.data.rendering.conversation import Writer
+from fmstune.data.rendering.answer import Writer
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.reader import Reader
 from fmstune.data.tokens.preferences import AnswerEncoder

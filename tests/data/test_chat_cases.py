@@ -44,9 +44,7 @@ def test_an_answer_of_weight_0_is_not_trained_among_all_tokens_either() -> None:
     assert "GOODANSWER Paris." in words
     assert "Are you sure?" in words
     assert "BADANSWER" not in words
-    with pytest.raises(
-        DataError, match="line 1: an answer has the weight 0, and cannot be told from the rest"
-    ):
+    with pytest.raises(DataError, match="line 1: an answer has a weight of its own, and cannot be told from"):
         trained("weight", "qwen3", train_on="all")
 
 
@@ -156,12 +154,4 @@ def test_a_picture_is_refused_with_its_row(tmp_path: Path) -> None:
     rows = tmp_path / "x.jsonl"
     rows.write_text(json.dumps(row))
     with pytest.raises(DataError, match="line 1: message 1 of `messages` has a part of the type 'image'"):
-        prepare(DataConfig(train=str(rows)), DEMO, None, seed=0)
-
-
-def test_a_fraction_of_a_weight_is_refused_and_not_ignored(tmp_path: Path) -> None:
-    answer = {"role": "assistant", "content": "a", "weight": 0.5}
-    rows = tmp_path / "x.jsonl"
-    rows.write_text(json.dumps({"messages": [{"role": "user", "content": "q"}, answer]}))
-    with pytest.raises(DataError, match="line 1: it has a weight other than 0 and 1"):
         prepare(DataConfig(train=str(rows)), DEMO, None, seed=0)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmstune.data.rendering.conversation import Writer
+from fmstune.data.rendering.answer import Writer
 from fmstune.data.rendering.render import Renderer
 from fmstune.data.rows.messages import read_messages
 from fmstune.data.tokens.sft import Part, label

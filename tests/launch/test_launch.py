@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from fmstune import train
+from fmstune.demo import data_file
 from fmstune.errors import ConfigError
 from fmstune.launch import termination_log as termination
 from fmstune.launch.local import launch, process_count, without_nproc
@@ -25,14 +27,22 @@ def losses(directory: Path) -> list[float]:
 
 
 def test_two_processes_give_the_losses_of_one_with_twice_the_batch(tmp_path: Path) -> None:
+    # Each row has another weight in the loss, so that a process can't take the mean over its own.
+    rows = [json.loads(line) for line in data_file("train").read_text(encoding="utf-8").splitlines()]
+    weighted = [row | {"weight": 1 / (1 + number)} for number, row in enumerate(rows)]
+    data = tmp_path / "weighted.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in weighted), encoding="utf-8")
     # Of 13 rows, the second batch of an epoch has five: the processes fill it up with rows that do not count.
     batches = ["--max-steps", "4", "--batch-size", "4", "--set", "data.max_rows=13"]
+    batches += ["--model", "demo", "--data", str(data)]
     done = fmstune("train", *TWO, *batches, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("step     4/4") == 1
     alone = {
         "training.output_dir": str(tmp_path / "one"),
         "training.max_steps": 4,
+        "model.path": "demo",
+        "data.train": str(data),
         "data.max_rows": 13,
         "training.per_device_train_batch_size": 8,
         "training.eval_strategy": "no",

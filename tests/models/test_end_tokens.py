@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 
 from fmstune import train
 from fmstune.config.schema.tables import ModelConfig
-from fmstune.data.rendering.conversation import Writer
+from fmstune.data.rendering.answer import Writer
 from fmstune.models.end_tokens import learnt_ends, stop_at
 from fmstune.models.load import load_tokenizer
 from tests.support.chat_templates import TEMPLATES, end_of, tokenizer_with

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fmstune.data.rendering.conversation import LOST_REASONING, Writer
+from fmstune.data.rendering.answer import LOST_REASONING, Writer
 from fmstune.data.rendering.render import Renderer, Rendering
 from fmstune.data.rows.messages import read_messages
 from fmstune.errors import DataError

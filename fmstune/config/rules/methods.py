@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fmstune.config.schema.tables import RunConfig
@@ -94,3 +94,11 @@ def _reference(config: RunConfig) -> Iterator[Problem]:
         yield key, f"{key} needs a reference model of its own, which an adapter does without: leave out one."
     if training.get("sync_ref_model") and training.get("precompute_ref_log_probs"):
         yield key, f"{key} changes what training.precompute_ref_log_probs computes beforehand: leave out one."
+
+
+def unweighted_by(training: Mapping[str, Any]) -> str:
+    """The setting under which the loss of sft obeys no weights of answers but 0 and 1, "" without one."""
+    if training.get("loss_type", "nll") != "nll":  # it weights the tokens itself
+        return f"training.loss_type = {training['loss_type']}"
+    # TRL sums the smoothed loss over whole batches of logits before it returns it.
+    return "training.label_smoothing_factor" if training.get("label_smoothing_factor") else ""

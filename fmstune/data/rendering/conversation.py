@@ -1,8 +1,7 @@
-"""Conversations as a chat template writes them, and each answer as the model will have to write it.
+"""Conversations as a chat template writes them.
 
-An answer is what follows the template's own prompt for all that comes before it, up to and with the mark that
-ends it. Canonical messages (`reading.messages`) are given to the template in the form that it takes
-(`dialect`). What it has no words for is refused, or comes back as a remark: a clause without the row.
+Canonical messages (`reading.messages`) are given to the template in the form that it takes (`dialect`). What
+it has no words for is refused, or comes back as a remark: a clause without the row.
 """
 
 from __future__ import annotations
@@ -10,24 +9,17 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from fmstune.data.rendering.dialect import EMPTY_BLOCK, THINKING, Dialect, Ending, Given, as_parts, ask
+from fmstune.data.rendering.dialect import Dialect, Given, as_parts, ask
 from fmstune.data.rows.messages import Message, says_something
 from fmstune.errors import DataError
 
-LOST_REASONING = (
-    "reasoning is not trained: the chat template leaves it out (data.reasoning = keep writes it all the same)"
-)
-NO_REASONING = (
-    "an answer without reasoning is written with an empty block of it, which the chat template's prompt opens"
-)
 UNKNOWN_FIELD = "the field `{}` of messages is not used: the chat template does not write it"
-NO_END = "the chat template writes nothing that ends an answer, so the model does not learn to stop"
 _AS_SYSTEM = "a developer's message is given as a system message: the chat template knows no developer"
 _SYSTEM_JOINED = "a system message is joined to the question after it: the chat template has no place for it"
 _JOINED = {
@@ -45,22 +37,8 @@ class Fitted:
     remarks: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """An answer in its place: `text` begins with the `prompt`, which ends at `start`; the answer is what
-    stands from there to `end`."""
-
-    prompt: str
-    text: str
-    start: int
-    end: int
-    mark: str
-    """What it ends with, "" if the template writes nothing there."""
-    remarks: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True)
-class Writer:
+class ChatWriter:
     """Writes conversations with the chat template of a tokenizer.
 
     `keep_reasoning` writes reasoning that the template leaves out as its family does; `strict` refuses
@@ -179,7 +157,7 @@ class Writer:
 
         Raises `DataError` with what the template has against it.
         """
-        given = [self._given(message) for message in messages]
+        given = [self.given(message) for message in messages]
         try:
             text = self.tokenizer.apply_chat_template(
                 given, tools=tools or None, tokenize=False, add_generation_prompt=prompt
@@ -191,75 +169,7 @@ class Writer:
             ) from None
         return str(text)
 
-    def answer(self, earlier: Sequence[Message], message: Message, tools: Any, place: str) -> Written:
-        """An answer after the messages before it. Raises `DataError`."""
-        text = self.whole([*earlier, message], tools, place)
-        prompt = self._prompt(earlier, text, tools, place)
-        reasoning = message.get("reasoning_content", "").strip()
-        remarks: list[str] = []
-        base = prompt.removesuffix(self.dialect.opened) if self.dialect.opened else prompt
-        opens, closes = self.dialect.thinking
-        if text.startswith(prompt):
-            start = len(prompt)
-            shut = next((c.strip() for _, _, c in THINKING if prompt.endswith(c.strip())), "")
-            if shut and reasoning and self.keep_reasoning and not _contains(text, reasoning, start):
-                # The prompt closes a block that it never opens: DeepSeek V3.1's, for answers without any.
-                opens = next(o.strip() for o, _, c in THINKING if c.strip() == shut)
-                prompt, text = prompt.removesuffix(shut) + opens, text[start:]
-                text = prompt + reasoning + shut + text
-            elif reasoning and self.keep_reasoning and not _contains(text, reasoning, start):
-                block = ("" if prompt != base else opens) + reasoning + closes
-                text = prompt + block + EMPTY_BLOCK.sub("", text[start:], count=1)
-        elif prompt != base and text.startswith(base):
-            # The prompt opens a block of reasoning, and the template writes no reasoning into the answer:
-            # DeepSeek's takes it out, Nemotron's writes `<think></think>` where there is none.
-            rest = text[len(base) :]
-            blank = EMPTY_BLOCK.match(rest)
-            text, start = prompt + reasoning + closes + (rest[blank.end() :] if blank else rest), len(prompt)
-            if not reasoning:
-                remarks.append(NO_REASONING)
-        elif self.dialect.closed and reasoning and prompt.endswith(self.dialect.closed):
-            # The prompt asks for an answer without reasoning (that of small Qwen3.5), and this one has some.
-            prompt = prompt.removesuffix(self.dialect.closed)
-            if not self.keep_reasoning or not text.startswith(prompt):
-                silent = {k: v for k, v in message.items() if k not in ("reasoning_content", "inline")}
-                written = self.answer(earlier, silent, tools, place)
-                return replace(written, remarks=(*written.remarks, LOST_REASONING))
-            start = len(prompt)
-        else:
-            return self._behind_its_prompt(earlier, message, prompt, tools, place)
-        return self._finished(prompt, text, message, remarks)
-
-    def _finished(self, prompt: str, text: str, message: Message, remarks: list[str]) -> Written:
-        """An answer that follows its prompt, up to its end."""
-        reasoning = message.get("reasoning_content", "").strip()
-        start = len(prompt)
-        if reasoning and LOST_REASONING not in remarks and not _contains(text, reasoning, start):
-            remarks = [*remarks, LOST_REASONING]
-        ending = self.dialect.ending_of_calls if message.get("tool_calls") else self.dialect.ending
-        text, end = _ended(text, start, ending)
-        remarks = remarks if ending.mark else [*remarks, NO_END]
-        return Written(prompt, text, start, end, ending.mark.strip(), tuple(remarks))
-
-    def ends(self) -> tuple[str, ...]:
-        """The tokens that answers end with, those of them that are single tokens of the tokenizer."""
-        found = []
-        own = {*self.tokenizer.added_tokens_decoder, self.tokenizer.eos_token_id}
-        for ending in (self.dialect.ending, self.dialect.ending_of_calls):
-            ids = self.tokenizer(ending.mark, add_special_tokens=False)["input_ids"] if ending.mark else []
-            if ids and ids[-1] in own:
-                found.append(str(self.tokenizer.convert_ids_to_tokens(ids[-1])))
-        return tuple(dict.fromkeys(found))
-
-    def textual_ends(self) -> tuple[str, ...]:
-        """The marks that answers end with, those of them that are no tokens of the tokenizer: it was given
-        the chat template of another family."""
-        ends = (self.dialect.ending, self.dialect.ending_of_calls)
-        marks = (ending.mark.strip() for ending in ends)
-        known = self.ends()
-        return tuple(dict.fromkeys(mark for mark in marks if mark and not mark.endswith(known)))
-
-    def _given(self, message: Message) -> Given:
+    def given(self, message: Message) -> Given:
         """A canonical message in the form that the template takes."""
         dialect = self.dialect
         given: Given = {"role": message["role"], "content": message["content"]}
@@ -279,68 +189,12 @@ class Writer:
         given |= message.get("extra", {})
         return as_parts(given) if dialect.parts else given
 
-    def _behind_its_prompt(
-        self, earlier: Sequence[Message], message: Message, prompt: str, tools: Any, place: str
-    ) -> Written:
-        """An answer whose own rendering does not begin with the prompt, since the template writes what comes
-        before it otherwise once it is there: gpt-oss drops the reasoning of calls, Gemma 4 joins turns,
-        Mistral puts the system message before the last question. The prompt is what the model is given, so
-        the answer stands behind it, in the words that the template has for it where there is less before.
-        Raises `DataError` where it has none that go on from a prompt."""
-        for less in _less(earlier):
-            try:
-                alone = self.answer(less, message, tools, place)
-            except DataError:
-                continue  # it may refuse this, and take the next
-            moved = len(prompt) - alone.start
-            text = prompt + alone.text[alone.start :]
-            return replace(alone, prompt=prompt, text=text, start=len(prompt), end=alone.end + moved)
-        text = self.whole([*earlier, message], tools, place)
-        marked = self._marked([*earlier, message], tools, text)
-        if marked is not None:
-            return self._finished(prompt, prompt + text[marked:], message, [])
-        raise DataError(
-            f"{place}: what this chat template writes of an answer does not go on from its own prompt "
-            "(add_generation_prompt), so it cannot be told what the model has to write; train on all words "
-            '(data.train_on = "all"), or give another template (model.chat_template).'
-        )
-
     def _source(self) -> str:
         return str(self.tokenizer.chat_template)
 
     def _in_other_words(self) -> bool:
         """Whether reasoning is kept, and this family writes it in other words than <think> and </think>."""
         return self.keep_reasoning and not self.dialect.thinking[0].startswith("<think>")
-
-    def _prompt(self, earlier: Sequence[Message], text: str, tools: Any, place: str) -> str:
-        """What the template opens an answer with; for one that nothing comes before, which few templates
-        write a prompt for, as far as the answer's own rendering shows it."""
-        if any(message["role"] not in ("system", "developer") for message in earlier):
-            return self.whole(earlier, tools, place, prompt=True)
-        try:
-            if earlier:
-                return self.whole(earlier, tools, place, prompt=True)
-        except DataError:
-            pass  # as Qwen3.5's: there is no question in it yet
-        opening = self.dialect.prompt.removesuffix(self.dialect.opened)
-        at = text.find(opening) if opening else -1
-        return text[:at] + self.dialect.prompt if at >= 0 else ""
-
-    def _marked(self, messages: Sequence[Message], tools: Any, text: str) -> int | None:
-        """Where the template itself marks the beginning of the last answer, with `{% generation %}`."""
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        template = self.tokenizer.get_chat_template(tools=tools)
-        if "endgeneration" not in template:
-            return None
-        texts, spans = render_jinja_template(
-            conversations=[[self._given(message) for message in messages]],
-            tools=tools,
-            chat_template=template,
-            return_assistant_tokens_mask=True,
-            **self.tokenizer.special_tokens_map,
-        )
-        return int(spans[0][-1][0]) if texts[0] == text and spans[0] else None
 
 
 def _without(message: Message, name: str) -> Message:
@@ -355,37 +209,6 @@ def _call(call: Message, *, as_text: bool) -> Message:
     if as_text and not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
     return call | {"function": function | {"arguments": arguments}}
-
-
-def _contains(text: str, words: str, start: int) -> bool:
-    return text.find(words, start) >= 0
-
-
-def _ended(text: str, start: int, ending: Ending) -> tuple[str, int]:
-    """The text with the mark of the answer's end in it, and where that ends."""
-    if ending.next:
-        return text + ending.mark, len(text) + len(ending.mark)
-    if not ending.mark:
-        return text, len(text)
-    for closing in (ending.mark + ending.after, ending.mark):
-        if text.endswith(closing) and len(text) - len(closing) >= start:
-            return text, len(text) - len(closing) + len(ending.mark)
-    return text, len(text)
-
-
-def _less(earlier: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """Less and less of what comes before an answer: up to the last question, that without system messages,
-    and the question alone."""
-    asked = [number for number, message in enumerate(earlier) if message["role"] == "user"]
-    if not asked:
-        return
-    tried = [earlier]
-    until = earlier[: asked[-1] + 1]
-    spoken = [message for message in until if message["role"] not in ("system", "developer")]
-    for less in (until, spoken, until[-1:]):
-        if len(less) < len(tried[-1]):
-            tried.append(less)
-            yield less
 
 
 def _first_speaker(messages: Sequence[Message]) -> str | None:

@@ -7,13 +7,13 @@ conversation: one for each run of answers that agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from fmstune.data.rendering.conversation import LOST_REASONING, Writer, Written
+from fmstune.data.rendering.answer import LOST_REASONING, Writer, Written
 from fmstune.data.rendering.words import missing_reasoning, missing_words
 from fmstune.data.rows.messages import Message, says_something
 from fmstune.data.rows.reader import Row, Shape
@@ -68,11 +68,15 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Renderer:
-    """Renders rows of any shape. `history` is one of `split`, `last` and `template` (see `DataConfig`)."""
+    """Renders rows of any shape. `history` is one of `split`, `last` and `template` (see `DataConfig`).
+
+    `unweighted` is the setting under which the loss obeys no weights but 0 and 1, if there is one.
+    """
 
     writer: Writer
     all_tokens: bool = False
     history: str = "split"
+    unweighted: str = ""
 
     def render(self, row: Row, shape: Shape, place: str) -> Rendering:
         """The texts of a row and their trained characters. Raises `DataError` that names the row's place."""
@@ -83,11 +87,7 @@ class Renderer:
 
     def _render(self, row: Row, shape: Shape, place: str) -> Rendering:
         weight = row.get("weight", 1.0)
-        if any(each not in (0, 1) for each in (weight, *_weights(row, shape))):
-            raise DataError(
-                f"{place}: it has a weight other than 0 and 1, which the loss does not obey; give 0 or 1, or "
-                "repeat rows that are to count more."
-            )
+        self.require_weights((weight, *_weights(row, shape)), place)
         everything = self.all_tokens or row.get("train_on_input", False)
         if not weight:
             return Rendering((), (NO_WEIGHT,))
@@ -127,18 +127,31 @@ class Renderer:
                 lost.append(NOT_WRITTEN)
         return replace(made, remarks=tuple(dict.fromkeys([*fitted.remarks, *made.remarks, *lost])))
 
+    def require_weights(self, weights: Iterable[float], place: str) -> None:
+        """Raises `DataError` for weights that the loss does not obey."""
+        for weight in weights:
+            if self.unweighted and weight not in (0, 1):
+                raise DataError(
+                    f"{place}: it has the weight {weight:g}, and the loss of {self.unweighted} obeys 0 and 1 "
+                    "alone; leave that setting out, or give one of these."
+                )
+
     def _everything(self, conversation: _Conversation) -> Rendering:
-        """The whole conversation, but for messages whose weight is 0."""
+        """The whole conversation, each message with its weight."""
+        if not any(map(conversation.weight_of, range(len(conversation.messages)))):
+            return Rendering((), (NO_WEIGHT,))
         text = self.writer.whole(conversation.messages, conversation.tools, conversation.place)
+        row = conversation.weight
         spans, begin = [], 0
-        for number, message in enumerate(conversation.messages):
-            if message.get("weight", 1.0):
+        for number in range(len(conversation.messages)):
+            weight = conversation.weight_of(number)
+            if weight == row:
                 continue
             start, end = self._place_of(conversation, number, text)
-            spans.append(Span(begin, start))
+            spans += [Span(begin, start, row), Span(start, end, weight)]
             begin = end
-        spans.append(Span(begin, len(text)))
-        kept = tuple(span for span in spans if span.end > span.start)
+        spans.append(Span(begin, len(text), row))
+        kept = tuple(span for span in spans if span.weight and span.end > span.start)
         return Rendering((Rendered(text, kept, special=False),))
 
     def _place_of(self, conversation: _Conversation, number: int, text: str) -> tuple[int, int]:
@@ -163,8 +176,8 @@ class Renderer:
             end = len(found)
         if start < 0 or not found or not text.startswith(found):
             raise DataError(
-                f"{place}: {who} has the weight 0, and cannot be told from the rest of the conversation "
-                "as this chat template writes it; use data.train_on = responses."
+                f"{place}: {who} has a weight of its own, and cannot be told from the rest of the "
+                "conversation as this chat template writes it; use data.train_on = responses."
             )
         return start, end
 
@@ -172,7 +185,7 @@ class Renderer:
         remarks = list(conversation.remarks())
         numbers = conversation.trained()
         if not numbers:
-            return Rendering((), (NO_WEIGHT,))
+            return Rendering((), (*remarks, NO_WEIGHT))
         if self.history == "last" and len(numbers) > 1:
             numbers = numbers[-1:]
             remarks.append(ONLY_LAST)

@@ -21,9 +21,15 @@ def loss_of(row: Row, place: str, shape: Shape) -> dict[str, Any]:
     given = {name: row[name] for name in LOSS_COLUMNS if holds(row.get(name))}
     if not given:
         return {}
-    if shape in PREFERENCES or shape == "tokens":
-        by = "labels say of each token whether it is learnt" if shape == "tokens" else "only sft obeys it"
-        raise DataError(f"{place}: it has a `{next(iter(given))}`; {by}, so take the column out.")
+    if shape in PREFERENCES:
+        raise DataError(
+            f"{place}: it has a `{next(iter(given))}`; only sft obeys it, so take the column out."
+        )
+    if shape == "tokens" and "train_on_input" in given:
+        raise DataError(
+            f"{place}: it has a `train_on_input`; labels say of each token whether it is learnt, so take the "
+            "column out."
+        )
     found: dict[str, Any] = {}
     for name, value in given.items():
         if name != "train_on_input":

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
-from fmstune.data.rendering.conversation import LOST_REASONING, Writer
+from fmstune.data.rendering.answer import LOST_REASONING, Writer
 from fmstune.data.rendering.render import NO_WORDS, require_whole_characters, with_eos
 from fmstune.data.rendering.words import missing_reasoning, missing_words
 from fmstune.data.rows.reader import Placed, Reader, Row

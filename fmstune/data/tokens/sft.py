@@ -5,18 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
-from fmstune.data.rendering.conversation import Writer
-from fmstune.data.rendering.render import Rendered, Renderer
-from fmstune.data.rows.bad_rows import BadRows
+from fmstune.data.rendering.answer import Writer
+from fmstune.data.rendering.render import NO_WEIGHT, Rendered, Renderer
 from fmstune.data.rows.messages import says_something
 from fmstune.data.rows.reader import PREFERENCES, Placed, Reader, Row, Shape
 from fmstune.data.rows.shapes import Recognised
-from fmstune.data.tokens.table import IGNORED, TOKENS, TokenRow, batches
+from fmstune.data.tokens.table import IGNORED, LOSS_WEIGHTS, TOKENS, TokenRow, batches
 from fmstune.errors import DataError
 
 if TYPE_CHECKING:
@@ -48,10 +47,11 @@ class Labeller:
         tokenizer: PreTrainedTokenizerBase,
         max_length: int | None,
         keep_end: bool = False,
+        unweighted: str = "",
     ) -> Labeller:
-        """The one that a configuration asks for."""
+        """The one that a configuration asks for; `unweighted` as in `Renderer`."""
         writer = Writer(tokenizer, config.reasoning == "keep", config.strict_chat)
-        renderer = Renderer(writer, config.train_on == "all", config.history)
+        renderer = Renderer(writer, config.train_on == "all", config.history, unweighted)
         return cls(tokenizer, max_length, renderer, keep_end)
 
     def schema(self, recognised: Recognised) -> pa.Schema:
@@ -65,10 +65,10 @@ class Labeller:
 
     def _labelled(self, part: Sequence[Placed], reader: Reader) -> Iterator[TokenRow]:
         assert reader.recognised is not None
-        shape, bad = reader.recognised.shape, reader.bad
+        shape = reader.recognised.shape
         self._require_usable(reader.recognised, reader.source.path)
         if shape == "tokens":
-            labelled = [Labelled(place, ids, labels) for place, (ids, labels) in self._given(part, bad)]
+            labelled = list(self._given(part, reader))
         else:
             rendered = self._rendered(part, shape, reader)
             will_cut = self.max_length is not None
@@ -84,13 +84,15 @@ class Labeller:
                 labels[0] = IGNORED  # nothing comes before the first token
             trained = len(labels) - labels.count(IGNORED)
             if not trained and not cut:
-                bad.take(row.place, DataError(f"{row.place}: this row has no token to train on."))
+                reader.bad.take(row.place, DataError(f"{row.place}: this row has no token to train on."))
                 continue
             for remark in row.remarks(first, first + limit):
                 if (remark, row.place) not in remarked:  # once for all parts of a conversation
                     remarked.add((remark, row.place))
                     reader.unused.add(remark, row.place)
-            columns = {"input_ids": ids, "labels": labels}
+            columns: dict[str, Any] = {"input_ids": ids, "labels": labels}
+            if row.weights is not None:
+                columns[LOSS_WEIGHTS] = row.weights[first : first + limit]
             yield TokenRow(
                 row.place, columns, len(ids), len(ids), trained, cut, part=row.part, parts=row.parts
             )
@@ -111,20 +113,28 @@ class Labeller:
             found += [Part(place, each, number, count) for number, each in enumerate(rendering.parts, 1)]
         return found
 
-    def _given(self, part: Sequence[Placed], bad: BadRows) -> list[tuple[str, tuple[list[int], list[int]]]]:
+    def _given(self, part: Sequence[Placed], reader: Reader) -> Iterator[Labelled]:
         """Rows that are tokens already, checked against the vocabulary."""
         vocabulary = max(len(self.tokenizer), self.tokenizer.vocab_size)
-        found = []
         for place, row in part:
-            ids, labels = row["input_ids"], row["labels"]
+            ids, labels, weight = row["input_ids"], row["labels"], row.get("weight", 1.0)
             wrong = [token for token in ids if not 0 <= token < vocabulary]
             wrong += [token for token in labels if not 0 <= token < vocabulary and token != IGNORED]
             if wrong:
                 what = f"{place}: the token {wrong[0]} is not in the model's vocabulary of {vocabulary}"
-                bad.take(place, DataError(f"{what}; was this data made for another model?"))
+                reader.bad.take(place, DataError(f"{what}; was this data made for another model?"))
                 continue
-            found.append((place, (list(ids), [IGNORED, *labels[1:]])))  # nothing comes before the first token
-        return found
+            try:
+                self.renderer.require_weights([weight], place)
+            except DataError as error:
+                reader.bad.take(place, error)
+                continue
+            if not weight:
+                reader.unused.add(NO_WEIGHT, place)
+                continue
+            weights = None if weight == 1 else [weight] * len(ids)
+            # Nothing comes before the first token.
+            yield Labelled(place, list(ids), [IGNORED, *labels[1:]], weights=weights)
 
     def _require_usable(self, recognised: Recognised, source: str) -> None:
         shape = recognised.shape
@@ -185,6 +195,8 @@ class Labelled:
     answers: int = 0
     part: int = 1
     parts: int = 1
+    weights: list[float] | None = None
+    """Of each token in the loss, where they are not all 1."""
 
     def remarks(self, first: int, end: int) -> Iterator[str]:
         """What is to be said when it is cut to these tokens: each answer should have some to train on."""
@@ -220,11 +232,16 @@ def label(parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, *, will_cut
                 del ids[-1], offsets[-1]
             else:  # it says where to stop, as the end of the text does
                 offsets[-1] = (len(entry.text) - 1, len(entry.text))
-        labels, begins, torn = _labels(entry, ids, offsets)
-        if torn and not entry.special:
+        marked = _marked(entry, ids, offsets)
+        if marked.torn and not entry.special:
             ids, offsets = _in_pieces(entry, ids, offsets, tokenizer)
-            labels, begins, _ = _labels(entry, ids, offsets)
-        found.append(Labelled(each.place, ids, labels, begins, len(entry.spans), each.part, each.parts))
+            marked = _marked(entry, ids, offsets)
+        count = len(entry.spans)
+        found.append(
+            Labelled(
+                each.place, ids, marked.labels, marked.begins, count, each.part, each.parts, marked.weights
+            )
+        )
     return found
 
 
@@ -249,11 +266,20 @@ def _in_pieces(
     return made, places
 
 
-def _labels(
-    entry: Rendered, ids: list[int], offsets: Sequence[tuple[int, int]]
-) -> tuple[list[int], tuple[int, ...], bool]:
-    """The ids of the tokens that write something of a trained span; of each span that is written the number
-    of its first token; and whether one of them writes something before or after its span as well.
+@dataclass(frozen=True, slots=True)
+class _Marked:
+    """The ids of the tokens that write something of a trained span, and their weights; of each span that is
+    written the number of its first token (`begins`); and whether one of them writes something before or after
+    its span as well (`torn`)."""
+
+    labels: list[int]
+    weights: list[float] | None
+    begins: tuple[int, ...]
+    torn: bool
+
+
+def _marked(entry: Rendered, ids: list[int], offsets: Sequence[tuple[int, int]]) -> _Marked:
+    """Which tokens of a text are trained.
 
     A token that writes the end of a prompt too (the space before an answer, say) is trained: without it
     the beginning of the answer would never be learnt. The first token of a row never is, as nothing comes
@@ -261,6 +287,8 @@ def _labels(
     """
     spans = entry.spans
     labels: list[int] = []
+    weights: list[float] = []
+    weighted = any(span.weight != 1 for span in spans)
     begins: list[int] = []
     span = written = 0
     begun, torn = -1, False
@@ -279,4 +307,7 @@ def _labels(
             labels.append(token)
         else:
             labels.append(IGNORED)
-    return [IGNORED, *labels[1:]] if labels else [], tuple(begins), torn
+        if weighted:
+            weights.append(0.0 if labels[-1] == IGNORED else spans[span].weight)
+    labels = [IGNORED, *labels[1:]] if labels else []
+    return _Marked(labels, weights if weighted else None, tuple(begins), torn)

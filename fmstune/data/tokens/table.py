@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
 from fmstune.data.rows.reader import Placed, Reader
@@ -21,6 +22,9 @@ TOKENS = pa.list_(pa.int32())
 IGNORED = -100
 """The label of a token that is not trained: that of `torch.nn.functional.cross_entropy`."""
 """The type of a column of tokens."""
+LOSS_WEIGHTS = "loss_weights"
+"""The column of the weights of tokens in the loss, which only data have that give some besides 0 and 1."""
+WEIGHTS = pa.list_(pa.float32())
 
 _PIECE = 1000
 _BATCH = 512
@@ -32,9 +36,10 @@ Integers = npt.NDArray[np.int64]
 class TokenRow:
     """A row as tokens, with the place that it is from, as its method is trained on it.
 
-    `columns` are those of the table. `length` counts its tokens, cut to the greatest length, with a prompt
-    once for each of its answers; `longest` those of its longest sequence; `trained` those that the loss
-    counts, none where all of them were cut off. `cut` says whether it was longer.
+    `columns` are those of the table, with `LOSS_WEIGHTS` where they are not all 0 and 1. `length` counts its
+    tokens, cut to the greatest length, with a prompt once for each of its answers; `longest` those of its
+    longest sequence; `trained` those that the loss counts, none where all of them were cut off. `cut` says
+    whether it was longer.
     """
 
     place: str
@@ -114,12 +119,21 @@ class Tokenised:
     def __len__(self) -> int:
         return len(self.index)
 
-    def dataset(self, numbers: Integers) -> datasets.Dataset:
-        """A data set of the rows with these numbers, as far as something of them is left."""
+    @property
+    def weighted(self) -> bool:
+        """Whether its tokens have weights in the loss besides 0 and 1."""
+        return LOSS_WEIGHTS in self.table.column_names
+
+    def dataset(self, numbers: Integers, *, weighted: bool = False) -> datasets.Dataset:
+        """A data set of the rows with these numbers, as far as something of them is left; `weighted` adds
+        weights of 1 where there are none, for a mixture with rows that have some."""
         kept = self.index[numbers]
+        table = _with_weights(self.table) if weighted else self.table
         # Its own way to a fingerprint copies the whole table, twice.
-        fingerprint = hashlib.sha256(self.hashes.tobytes() + self.trained.tobytes()).hexdigest()
-        whole = datasets.Dataset(datasets.table.InMemoryTable(self.table), fingerprint=fingerprint[:16])
+        found = hashlib.sha256(self.hashes.tobytes() + self.trained.tobytes())
+        for piece in table[LOSS_WEIGHTS].chunks if LOSS_WEIGHTS in table.column_names else ():
+            found.update(piece.values.to_numpy())
+        whole = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=found.hexdigest()[:16])
         return whole.select(kept[kept >= 0])
 
 
@@ -154,10 +168,13 @@ def tokenise(reader: Reader, encoder: Encoder) -> Tokenised:
             piece = []
     if not len(index):
         raise reader.no_rows()
-    schema = encoder.schema(_shape(reader))
+    pieces.append(_batch(piece, encoder.schema(_shape(reader))))
+    tables = [pa.Table.from_batches([each]) for each in pieces]
+    if any(LOSS_WEIGHTS in each.column_names for each in tables):
+        tables = [_with_weights(each) for each in tables]
     return Tokenised(
         reader=reader,
-        table=pa.Table.from_batches([*pieces, _batch(piece, schema)], schema=schema),
+        table=pa.concat_tables(tables),
         index=_integers(index),
         length=_integers(length),
         longest=_integers(longest),
@@ -182,12 +199,27 @@ def _integers(values: array[int]) -> Integers:
 
 
 def _hash(row: TokenRow) -> int:
-    """By which rows are the same; labels do not count, but for whether an answer is a good one."""
-    values = (value for name, value in row.columns.items() if name != "labels")
+    """By which rows are the same; labels and weights do not count, but for whether an answer is a good
+    one."""
+    values = (value for name, value in row.columns.items() if name not in ("labels", LOSS_WEIGHTS))
     return hash(tuple(tuple(value) if isinstance(value, list) else value for value in values))
 
 
 def _batch(rows: Iterable[TokenRow], schema: pa.Schema) -> pa.RecordBatch:
     rows = list(rows)
     columns = [pa.array([row.columns[field.name] for row in rows], field.type) for field in schema]
+    if any(LOSS_WEIGHTS in row.columns for row in rows):
+        schema = schema.append(pa.field(LOSS_WEIGHTS, WEIGHTS))
+        given = [row.columns.get(LOSS_WEIGHTS) or [1.0] * len(row.columns["input_ids"]) for row in rows]
+        columns.append(pa.array(given, WEIGHTS))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _with_weights(table: pa.Table) -> pa.Table:
+    """The table with a weight of 1 for each token, if it has no weights."""
+    if LOSS_WEIGHTS in table.column_names:
+        return table
+    lengths = pc.list_value_length(table["input_ids"]).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    ones = pa.array(np.ones(int(offsets[-1]), dtype=np.float32))
+    return table.append_column(pa.field(LOSS_WEIGHTS, WEIGHTS), pa.ListArray.from_arrays(offsets, ones))

@@ -12,23 +12,29 @@ from typing import Any
 
 import torch
 
+from fmstune.data.tokens.table import LOSS_WEIGHTS
+from fmstune.training.trainers.loss_weights import of_targets
+
 BATCH_MEAN = "loss_batch_mean"
 """The metric that keeps the Trainer's own figure, for comparisons with other tools."""
 
 
 @dataclass
 class _Sums:
-    """Of the rows evaluated so far: trained tokens, and over these the loss, entropy and right guesses."""
+    """Of the rows evaluated so far: trained tokens and their weight in the loss, and over these the weighted
+    loss, entropy and right guesses."""
 
     tokens: float = 0.0
+    weight: float = 0.0
     loss: float = 0.0
     entropy: float = 0.0
     right: float = 0.0
 
     def add(self, rows: torch.Tensor) -> None:
-        """`rows` is (rows, 4), in the order of the fields."""
-        tokens, loss, entropy, right = rows.double().sum(0).tolist()
+        """`rows` is (rows, 5), in the order of the fields."""
+        tokens, weight, loss, entropy, right = rows.double().sum(0).tolist()
         self.tokens += tokens
+        self.weight += weight
         self.loss += loss
         self.entropy += entropy
         self.right += right
@@ -64,7 +70,7 @@ class TokenWeightedEvaluation:
             answer = trainer.prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         finally:
             hook.remove()
-        rows = _of_rows(seen.outputs[-1], answer[0], self._per_token_loss())
+        rows = _of_rows(seen.outputs[-1], answer[0], self._per_token_loss(), inputs.get(LOSS_WEIGHTS))
         # Cuts the rows that fill up the last batch of several processes, as it does for the Trainer's loss.
         self._sums.add(_this(self).gather_function(rows))
         return answer
@@ -89,7 +95,7 @@ class TokenWeightedEvaluation:
         name = f"{metric_key_prefix}_loss"
         if sums.tokens and name in output.metrics:
             output.metrics[f"{metric_key_prefix}_{BATCH_MEAN}"] = output.metrics[name]
-            output.metrics[name] = sums.loss / sums.tokens
+            output.metrics[name] = sums.loss / sums.weight
             figures = _this(self)._metrics["eval"]  # of which TRL logs the mean
             figures["entropy"] = [sums.entropy / sums.tokens]
             figures["mean_token_accuracy"] = [sums.right / sums.tokens]
@@ -104,16 +110,23 @@ class TokenWeightedEvaluation:
         return None if kind == "nll" and this.label_smoother is not None else kind
 
 
-def _of_rows(output: Any, batch_loss: torch.Tensor, kind: str | None) -> torch.Tensor:
-    """Of each row: trained tokens, loss, entropy, right guesses. A batch's loss is shared out by tokens."""
-    tokens = output.label_mask.sum(-1)
-    if kind == "nll":
+def _of_rows(
+    output: Any, batch_loss: torch.Tensor, kind: str | None, weights: torch.Tensor | None
+) -> torch.Tensor:
+    """Of each row: trained tokens, their weight, loss, entropy, right guesses. A batch's loss is shared out
+    by tokens; only that of `nll` has weights."""
+    tokens = weight = output.label_mask.sum(-1)
+    if weights is not None:
+        weights = of_targets(weights, output.log_probs)
+        weight = (weights * output.label_mask).sum(-1)
+        loss = -(output.log_probs * weights).sum(-1)
+    elif kind == "nll":
         loss = -output.log_probs.sum(-1)
     elif kind == "dft":  # https://huggingface.co/papers/2508.05629
         loss = -(output.log_probs * output.log_probs.exp()).sum(-1)
     else:
         loss = batch_loss * tokens
-    return torch.stack([tokens, loss, output.entropy.sum(-1), output.is_top1.sum(-1)], dim=-1).float()
+    return torch.stack([tokens, weight, loss, output.entropy.sum(-1), output.is_top1.sum(-1)], dim=-1).float()
 
 
 def _this(evaluation: Any) -> Any:

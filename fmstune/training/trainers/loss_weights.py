@@ -1,0 +1,157 @@
+"""Weights of tokens in the loss of sft: the loss of an update is Σ weight · loss / Σ weight over its tokens.
+
+TRL knows tokens that count and tokens that do not. It divides the sum over an update by their number, and by
+1 where that is less, so the weights are scaled to a mean of 1 over the update, of all its batches and
+processes, and multiply the log-probabilities that the model returns. That is the same for each way in which
+`lm_head` computes them. Data without weights have no such column, and nothing here is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from trl.data_utils import pack_dataset
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from trl.trainer.utils import FusedCausalLMOutput
+
+from fmstune.data.tokens.table import IGNORED, LOSS_WEIGHTS
+
+
+@dataclass
+class WeightedCollator(DataCollatorForLanguageModeling):
+    """TRL's collator, which also makes a batch of the weights, of the shape of its labels."""
+
+    @classmethod
+    def of(cls, collator: DataCollatorForLanguageModeling) -> WeightedCollator:
+        """One with the settings of TRL's."""
+        return cls(**{each.name: getattr(collator, each.name) for each in fields(collator)})
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """The batch of some rows; weights are those of all or of none, so that no process is left waiting
+        for another's sum of them."""
+        batch: dict[str, Any] = super().torch_call(examples)
+        if LOSS_WEIGHTS in examples[0]:
+            given = [each[LOSS_WEIGHTS] or [1.0] * len(each["input_ids"]) for each in examples]
+            rows = [torch.tensor(each, dtype=torch.float32) for each in given]
+            if self.padding_free:
+                rows = [torch.cat(rows)]
+            weights = torch.zeros(batch["labels"].shape)
+            for row, values in zip(weights, rows, strict=True):
+                row[: len(values)] = values
+            batch[LOSS_WEIGHTS] = weights
+        return batch
+
+
+class WeightedLoss:
+    """For a class beside TRL's SFTTrainer, before it: batches with a column of weights are learnt by them."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The Trainer's loss, of weighted tokens."""
+        trainer: Any = super()
+        weights = inputs.get(LOSS_WEIGHTS)
+        if weights is not None:
+            inputs = {name: value for name, value in inputs.items() if name != LOSS_WEIGHTS}
+            # Without a number of items the batch is its own mean: it was not scaled with others.
+            weighs = _Weighs(weights, own_mean=num_items_in_batch is None)
+            hook = model.register_forward_hook(weighs)
+        try:
+            return trainer.compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        finally:
+            if weights is not None:
+                hook.remove()
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+        """The Trainer's number of trained tokens; the weights are scaled so that this is their sum."""
+        trainer: Any = super()
+        items = trainer._get_num_items_in_batch(batch_samples, device)
+        if items is None or LOSS_WEIGHTS not in batch_samples[0]:
+            return items
+        this: Any = self
+        sums = torch.stack([_count_and_weight(batch) for batch in batch_samples]).sum(0).to(device)
+        if this.args.world_size > 1 and this.args.average_tokens_across_devices:
+            sums = this.accelerator.gather(sums).view(-1, 2).sum(0)
+        scale = _scale(*sums)
+        for batch in batch_samples:
+            batch[LOSS_WEIGHTS] = batch[LOSS_WEIGHTS] * scale.to(batch[LOSS_WEIGHTS].device)
+        return items
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """The columns that reach the collator."""
+        trainer: Any = super()
+        trainer._set_signature_columns_if_needed()
+        this: Any = self
+        if LOSS_WEIGHTS not in this._signature_columns:
+            this._signature_columns = [*this._signature_columns, LOSS_WEIGHTS]
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, name: str
+    ) -> Any:
+        """TRL's packing and cutting, which would lose the weights."""
+        trainer: Any = super()
+        if LOSS_WEIGHTS not in (dataset.column_names or ()):
+            return trainer._prepare_dataset(dataset, processing_class, args, packing, formatting_func, name)
+        if packing:
+            return packed(dataset, args)
+        if args.max_length is not None:
+            most = args.max_length
+            kept = slice(-most, None) if args.truncation_mode == "keep_end" else slice(most)
+            dataset = dataset.map(lambda row: {LOSS_WEIGHTS: row[LOSS_WEIGHTS][kept]})
+        return trainer._prepare_dataset(dataset, processing_class, args, packing, formatting_func, name)
+
+
+def packed(dataset: Any, args: Any) -> Any:
+    """A data set with weights, packed and shuffled as TRL does."""
+    columns = ["input_ids", "labels", LOSS_WEIGHTS]
+    dataset = dataset.select_columns(columns)
+    if not hasattr(dataset, "__len__"):  # of a stream, rows without weights have a null
+        dataset = dataset.map(
+            lambda row: {LOSS_WEIGHTS: row[LOSS_WEIGHTS] or [1.0] * len(row["input_ids"])},
+            features=dataset.features,
+        )
+    if args.shuffle_dataset:
+        dataset = dataset.shuffle(seed=args.seed)
+    dataset = pack_dataset(dataset, args.max_length, args.packing_strategy, {})
+    return dataset.shuffle(seed=args.seed) if args.shuffle_dataset else dataset
+
+
+@dataclass(frozen=True)
+class _Weighs:
+    """A forward hook that multiplies the log-probabilities of each token by its weight."""
+
+    weights: torch.Tensor
+    own_mean: bool
+
+    def __call__(self, module: Any, args: Any, output: Any) -> Any:
+        if not isinstance(output, FusedCausalLMOutput):
+            return None  # the logits that `compute_metrics` gets
+        weights = of_targets(self.weights, output.log_probs)
+        if self.own_mean:
+            mask = output.label_mask
+            weights = weights * _scale(mask.sum(), (weights * mask).sum())
+        # Another output: the evaluation has kept this one, for its own sums.
+        return type(output)(**{**output, "log_probs": output.log_probs * weights})
+
+
+def of_targets(weights: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
+    """The weights (rows, tokens) of the tokens that `log_probs` (rows, targets) are of. Each token but the
+    first is a target; the virtual tokens of a tuned prompt, which come first, have no weights."""
+    own = weights[:, 1:].to(log_probs.device)
+    return torch.nn.functional.pad(own, (log_probs.shape[1] - own.shape[1], 0))
+
+
+def _count_and_weight(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    trained = batch["labels"][:, 1:] != IGNORED
+    weights = batch[LOSS_WEIGHTS][:, 1:]
+    return torch.stack([trained.sum().float(), (weights * trained).sum()])
+
+
+def _scale(count: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """By which weights have a mean of 1."""
+    return count / weight.clamp(min=torch.finfo(torch.float32).tiny)
