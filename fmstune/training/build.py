@@ -38,7 +38,7 @@ from fmstune.training.memory.outlook import require_room_for_weights
 from fmstune.training.speed.lm_head import Head, balances_experts, fit_lm_head, sees_ahead
 from fmstune.training.speed.padding_free import Padding, decide
 from fmstune.training.trainers.disk import GuardedSaving
-from fmstune.training.trainers.each_row_once import EachRowOnce, trained_twice
+from fmstune.training.trainers.each_row_once import EachRowOnce, filled_up
 from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLoss
@@ -50,8 +50,8 @@ class FineTuner(
     SavesAsItWas,
     GuardedSaving,
     TokenWeightedEvaluation,
-    EachRowOnce,
     GuardedTraining,
+    EachRowOnce,
     WeightedLoss,
     SFTTrainer,
 ):
@@ -222,8 +222,7 @@ def build_trainer(
     if getattr(trainer, "unbalanced", False):
         notes = (*notes, "no loss balances the load of the experts: this architecture gives none")
     trainer.method, trainer.longest_row = method, max_length
-    masked = method == "sft" and not packing
-    if not masked and (twice := trained_twice(trainer.args, trainer.train_dataset)):
+    if twice := filled_up(trainer):
         notes = (*notes, twice)
     trainer.own_files, trainer.save_dtype = loaded.own_files, config.run.save_dtype
     adapters.ready_for_checkpoints(trainer.model)

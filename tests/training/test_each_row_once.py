@@ -1,39 +1,203 @@
-"""Rows that accelerate fills up the last batch of several processes with are not learnt a second time."""
+"""Rows that accelerate fills up the last batch of several processes with count once, in loss and figures."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch.utils.data import BatchSampler, SequentialSampler
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
+from trl.trainer.reward_trainer import DataCollatorForPreference as DataCollatorForReward
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from fmstune.training.trainers.each_row_once import mask_rows_from, new_rows
+from fmstune.training.trainers.each_row_once import Shares, dealt, filled_up, gather_own
+from fmstune.training.trainers.row_batches import RowLengths, first_rows, row_lengths
+from tests.support.end_to_end import journal_points
+from tests.support.warm import Warm, warm
+
+SETTINGS = {
+    "model.path": "demo", "data.train": "train.jsonl", "data.eval": "eval.jsonl",
+    "training.optim": "sgd", "training.learning_rate": 0.05, "training.lr_scheduler_type": "constant",
+    "training.num_train_epochs": 2, "training.logging_steps": 1, "training.eval_strategy": "epoch",
+    "training.save_strategy": "no", "tracking.trackers": "[]",
+}  # fmt: skip
+"""Not AdamW, which makes steps of the same size out of rounding errors."""
+PACKED = {"training.packing": "true", "training.max_length": 32, "training.padding_free": "true"}
+OF_A_MACHINE = ("seconds", "time", "per_second", "memory", "tokens_per", "flos", "loss_batch_mean")
+"""What is no figure of the rows; `flos` counts what is computed for nothing too."""
+
+
+@pytest.fixture(scope="module")
+def command() -> Iterator[Warm]:
+    with warm() as made:
+        yield made
+
+
+def written(path: Path, kind: str, numbers: range) -> None:
+    words = ["red", "green", "blue", "one", "two", "three", "four", "five", "cats", "dogs", "run", "jump"]
+
+    def text(row: int, seed: int) -> str:
+        return " ".join(words[(row * 7 + i * 3 + seed) % len(words)] for i in range(2 + (row * 5 + seed) % 7))
+
+    def answers(row: int) -> dict[str, Any]:
+        if kind in ("sft", "kto"):
+            return {"completion": text(row, 1), "label": row % 3 != 0}
+        return {"chosen": text(row, 1), "rejected": text(row, 2)}
+
+    rows = [{"prompt": f"{text(row, 0)}?", **answers(row)} for row in numbers]
+    if kind == "sft":
+        rows = [{name: row[name] for name in ("prompt", "completion")} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "accumulation"),
+    [
+        ("sft", 13, 1),
+        ("packed", 60, 1),
+        ("dpo", 20, 1),  # no row is left for the second process
+        ("dpo", 7, 2),
+        ("kto", 13, 2),
+        ("reward", 20, 1),
+    ],
+)
+def test_two_processes_learn_and_report_what_one_does_with_their_rows_together(
+    command: Warm, kind: str, rows: int, accumulation: int, tmp_path: Path
+) -> None:
+    method = "sft" if kind == "packed" else kind
+    written(tmp_path / "train.jsonl", method, range(rows))
+    written(tmp_path / "eval.jsonl", method, range(4, 4 + rows))
+    settings = SETTINGS | (PACKED if kind == "packed" else {})
+    settings["training.gradient_accumulation_steps"] = accumulation
+
+    def given_to(output: str, size: int) -> list[str]:
+        sets = settings | {"training.per_device_eval_batch_size": size}
+        pairs = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
+        return ["train", "--method", method, "--output-dir", output, "--batch-size", str(size), *pairs]
+
+    for done in (
+        command.fmstune(*given_to("one", 8), cwd=tmp_path),
+        *command.ranks(2, *given_to("two", 4), cwd=tmp_path),
+    ):
+        assert done.returncode == 0, done.stderr
+        assert "twice" not in done.stderr
+    alone, together = (load_file(tmp_path / run / "model.safetensors") for run in ("one", "two"))
+    for name, weight in alone.items():
+        torch.testing.assert_close(weight, together[name], rtol=0, atol=1e-6)
+    assert figures(tmp_path / "two") == pytest.approx(figures(tmp_path / "one"), rel=1e-3, abs=1e-4)
+
+
+def figures(run: Path) -> dict[Any, float]:
+    """What was tracked of the rows."""
+    return {
+        key: value
+        for key, value in journal_points(run).items()
+        if key[0] in ("train", "eval") and not any(part in key[1] for part in OF_A_MACHINE)
+    }
+
+
+def test_rows_of_a_stream_that_may_count_twice_are_named() -> None:
+    args = SimpleNamespace(world_size=2, train_batch_size=4)
+    told = filled_up(SimpleNamespace(args=args, train_dataset=iter([])))
+    assert told is not None
+    assert "at most 7 rows of its beginning, which count twice" in told
+    assert filled_up(SimpleNamespace(args=args, train_dataset=[])) is None
 
 
 @given(st.integers(1, 40), st.integers(2, 4), st.integers(1, 5))
 def test_the_last_batches_of_all_processes_hold_each_row_once(rows: int, processes: int, size: int) -> None:
     batches = BatchSampler(SequentialSampler(range(rows)), size, drop_last=False)
+    rest = rows % (size * processes)
     learnt: list[int] = []
-    for process in range(processes):
-        dealt = list(BatchSamplerShard(batches, processes, process))
-        rest = rows % (size * processes)
-        last = dealt[-1] if not rest else dealt[-1][: new_rows(rest, process, size)]
-        learnt += [row for batch in dealt[:-1] for row in batch] + last
+    for process, own in enumerate(dealt(rest, processes, size)):
+        batch = list(BatchSamplerShard(batches, processes, process))
+        last = batch[-1][:own] if rest else batch[-1]
+        learnt += [row for each in batch[:-1] for row in each] + last
     assert sorted(learnt) == list(range(rows))
 
 
-@given(st.lists(st.integers(2, 6), min_size=1, max_size=5), st.integers(0, 5), st.booleans())
-def test_masked_rows_have_no_labels_and_the_others_theirs(lengths: list[int], first: int, flat: bool) -> None:
-    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=flat)
-    ids = [list(range(10 * (n + 1), 10 * (n + 1) + length)) for n, length in enumerate(lengths)]
-    batch: dict[str, Any] = collate([{"input_ids": row, "labels": list(row)} for row in ids])
-    before = batch["labels"].clone()
-    mask_rows_from(batch, first)
-    left = {int(label) // 10 - 1 for label in batch["labels"].flatten() if label != -100}
-    assert left == set(range(min(first, len(lengths))))
-    kept = batch["labels"] != -100
-    assert torch.equal(batch["labels"][kept], before[kept])
+@given(st.integers(1, 12), st.integers(2, 4), st.integers(1, 4), st.integers(1, 2))
+def test_what_is_gathered_is_what_one_process_has(rest: int, processes: int, size: int, each: int) -> None:
+    own = dealt(min(rest, size * processes), processes, size)
+    values = [torch.rand(each * max(rows, 1)) for rows in own]
+    shares = [Shares(own, process) for process in range(processes)]
+
+    def gathered(of: list[torch.Tensor]) -> torch.Tensor:
+        sent: list[torch.Tensor] = []
+
+        def send(mine: torch.Tensor) -> torch.Tensor:
+            sent.append(mine)
+            return mine.repeat(processes)
+
+        for figure, share in zip(of, shares, strict=True):  # each process sends its own
+            gather_own(figure, share, send)
+        assert len({part.shape for part in sent}) == 1, "or the collective would hang"
+        return gather_own(
+            of[0], shares[0], lambda _: torch.stack(sent) if of[0].dim() == 0 else torch.cat(sent)
+        )
+
+    real = [part[: each * rows] for part, rows in zip(values, own, strict=True)]
+    torch.testing.assert_close(gathered(values), torch.cat(real))
+    means = [part.mean() for part in values]
+    torch.testing.assert_close(gathered(means).mean(), torch.cat(real).mean())
+    weighted = [mean * share.weight for mean, share in zip(means, shares, strict=True)]
+    torch.testing.assert_close(torch.stack(weighted).mean(), torch.cat(real).mean(), msg="as DDP averages")
+    sums = [part.sum() for part in values]
+    torch.testing.assert_close(float(gathered(sums).sum()), float(torch.cat(real).sum()))
+
+
+COLLATORS = {
+    "sft": DataCollatorForLanguageModeling(pad_token_id=0),
+    "flat": DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True),
+    "dpo": DataCollatorForPreference(pad_token_id=0),
+    "kto": DataCollatorForUnpairedPreference(pad_token_id=0),
+    "reward": DataCollatorForReward(pad_token_id=0),
+}
+
+
+@given(st.sampled_from(sorted(COLLATORS)), st.lists(st.integers(2, 6), min_size=1, max_size=5), st.data())
+def test_the_first_rows_of_a_batch_are_a_batch_of_the_first_rows(
+    kind: str, lengths: list[int], data: st.DataObject
+) -> None:
+    def row(number: int, length: int) -> dict[str, Any]:
+        ids = [10 * number + i for i in range(1, length + 1)]
+        names = ("input_ids", "labels", "prompt_ids", "completion_ids", "KL_completion_ids")
+        answers = {"chosen_ids": ids, "rejected_ids": ids[::-1], "margin": float(number)}
+        return {**dict.fromkeys(names, ids), **answers, "label": number % 2 == 0, "ref_logps": float(number)}
+
+    rows = [row(*each) for each in enumerate(lengths)]
+    count = data.draw(st.integers(0, len(rows)))
+    collate: Any = COLLATORS[kind]
+    batch = collate(rows)
+    found = first_rows(batch, count, row_lengths(batch))
+    expected = collate(rows[: max(count, 1)])
+    assert found.keys() == batch.keys() == expected.keys()
+    for name, value in expected.items():
+        if name == "labels" and count == 0:
+            value = torch.full_like(value, -100)
+        if isinstance(value, torch.Tensor) and value.dim() == 2:  # padding as wide as the longest row of all
+            assert torch.equal(found[name][:, : value.shape[1]], value), name
+            assert (found[name][:, value.shape[1] :] == (-100 if name == "labels" else 0)).all()
+        else:
+            assert torch.equal(torch.as_tensor(found[name]), torch.as_tensor(value)), name
+
+
+@given(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=4), st.data())
+def test_rows_of_several_documents_are_told_apart(packed: list[list[int]], data: st.DataObject) -> None:
+    rows = [{"input_ids": list(range(1, sum(each) + 1)), "seq_lengths": each} for each in packed]
+    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
+    count = data.draw(st.integers(1, len(rows)))
+    batch = RowLengths(collate)(rows)
+    found = first_rows(batch, count, row_lengths(batch))
+    for name, value in collate(rows[:count]).items():
+        assert torch.equal(torch.as_tensor(found[name]), torch.as_tensor(value)), name

@@ -11,7 +11,6 @@ import json
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +24,6 @@ from fmstune.errors import ConfigError
 from fmstune.system.device import check_device
 from fmstune.trackers.base import Tracker
 from fmstune.training.build import build_trainer, training_arguments
-from fmstune.training.trainers.each_row_once import trained_twice
 from fmstune.training.trainers.methods import arguments_class
 from tests.support.tuned import tune
 
@@ -280,24 +278,3 @@ def test_what_trl_has_for_sft_alone_is_refused(method: str) -> None:
 def test_what_trl_refuses_while_the_trainer_is_built_is_an_error_of_the_configuration() -> None:
     with pytest.raises(ConfigError, match=r"is refused by TRL: .*router_aux_loss_coef"):
         batch("sft", router_aux_loss_coef=0.5)
-
-
-@pytest.mark.parametrize(
-    ("rows", "more", "said"),
-    [
-        (13, {}, "3 rows are trained twice: 2 processes"),
-        (15, {}, "1 row is trained twice"),
-        (16, {}, None),
-        (13, {"dataloader_drop_last": True}, None),
-        (13, {"world_size": 1}, None),
-        (13, {"max_steps": 1}, None),
-        (13, {"max_steps": 2}, "leaves out the last 5 rows instead"),
-    ],
-)
-def test_rows_that_several_processes_train_twice_are_named(
-    rows: int, more: dict[str, Any], said: str | None
-) -> None:
-    given = {"world_size": 2, "train_batch_size": 4, "max_steps": -1, "gradient_accumulation_steps": 1}
-    args = SimpleNamespace(**{**given, "dataloader_drop_last": False, **more})
-    told = trained_twice(args, range(rows))
-    assert told is None if said is None else said in (told or "")

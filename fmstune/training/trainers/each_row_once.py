@@ -1,74 +1,175 @@
 """Several processes: the rows that fill up the last batch of an epoch are not learnt a second time.
 
 All processes have to come to each step, so accelerate fills up the last batch with rows of the epoch's
-beginning. Their labels are masked here before the tokens of the step are counted, which makes the step that
-of one process with a batch of all their rows.
+beginning. They are taken out of it here, before the tokens of the step are counted, and each process's mean
+is weighed by its rows, in the loss and in the figures: the step is that of one process with a batch of all
+their rows. A process that has no row left computes one for nothing, since the others wait for its gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.data_loader import DataLoaderDispatcher
 
-from fmstune.data.tokens.table import IGNORED
 from fmstune.text import counted
+from fmstune.training.trainers.row_batches import RowLengths, first_rows, row_lengths
+
+_SHARES = "shares_of_rows"
 
 
-class EachRowOnce:
-    """For a class beside TRL's SFTTrainer, before it."""
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How many rows of the last batch are each process's own; what it has beside them fills up."""
 
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
-        """The Trainer's, of batches in which each row counts once."""
-        trainer: Any = super()
-        return trainer.get_batch_samples(self._once(epoch_iterator), num_batches, device)
+    own: tuple[int, ...]
+    process: int
 
-    def _once(self, batches: Iterator[Any]) -> Iterator[Any]:
-        this: Any = self
-        for batch in batches:
-            state = this.accelerator.gradient_state
-            # -1 where the length is not known, 0 where the last batch is full.
-            if this.args.world_size > 1 and state.end_of_dataloader and state.remainder > 0:
-                size = this.args.train_batch_size
-                own = new_rows(state.remainder, this.args.process_index, size)
-                if own < size and not this.args.packing:  # packed rows follow each other unseparated
-                    mask_rows_from(batch, own)
-            yield batch
+    @property
+    def mine(self) -> int:
+        """The rows of this process."""
+        return self.own[self.process]
+
+    @property
+    def weight(self) -> float:
+        """By what to multiply the mean of this process, for the mean of all processes to be that of rows."""
+        return self.mine * len(self.own) / sum(self.own)
 
 
-def new_rows(rest: int, process: int, size: int) -> int:
-    """How many rows of a process's last batch are new, of `rest` rows that are left for all processes.
+def dealt(rest: int, processes: int, size: int) -> tuple[int, ...]:
+    """How many rows of the last batch are each process's own, of `rest` rows that are left for all.
 
     accelerate deals out `size` rows to each process in turn (`BatchSamplerShard`), so those that fill up are
     the last ones.
     """
-    return min(max(rest - process * size, 0), size)
+    return tuple(min(max(rest - process * size, 0), size) for process in range(processes))
 
 
-def mask_rows_from(batch: MutableMapping[str, Any], first: int) -> None:
-    """Leave the rows from the number `first` on out of the loss: of a padded batch, or of one in which the
-    rows follow each other and positions begin again with each of them."""
-    labels = batch["labels"].clone()
-    if labels.shape[0] > 1 or "attention_mask" in batch:
-        labels[first:] = IGNORED
-    else:
-        number = (batch["position_ids"] == 0).cumsum(-1) - 1
-        labels = torch.where(number < first, labels, IGNORED)
-    batch["labels"] = labels
+class EachRowOnce:
+    """For a class beside a Trainer of TRL's, right before it."""
+
+    def get_train_dataloader(self) -> Any:
+        """The Trainer's; packed rows follow each other in a batch, and are told apart by their lengths."""
+        this, trainer = _this(self), _this(super())
+        if this.args.world_size == 1 or not getattr(this.args, "packing", False):
+            return trainer.get_train_dataloader()
+        collator = this.data_collator
+        this.data_collator = RowLengths(collator)
+        try:
+            return trainer.get_train_dataloader()
+        finally:
+            this.data_collator = collator
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
+        """The Trainer's, of batches in which each row counts once."""
+        return _this(super()).get_batch_samples(self._once(epoch_iterator), num_batches, device)
+
+    def _once(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            shares = shares_of_last(_this(self))
+            yield batch if shares is None else own_rows(batch, shares)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The Trainer's loss, and its figures, of the rows that are this process's own."""
+        this, trainer = _this(self), _this(super())
+        shares: Shares | None = inputs.pop(_SHARES, None)
+        inputs.pop(RowLengths.NAME, None)
+        # As soon as the last batch has been read, `gather_for_metrics` cuts what is gathered, as if it were
+        # rows, of the batches before it too that are of the same update.
+        apart = this.args.world_size > 1 and (model.training or shares is not None)
+        with _gathered_once(this.accelerator, shares) if apart else contextlib.nullcontext():
+            answer = trainer.compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        counts_tokens = num_items_in_batch is not None and this.args.average_tokens_across_devices
+        if shares is None or not model.training or counts_tokens:
+            return answer
+        return answer * shares.weight
 
 
-def trained_twice(args: Any, rows: Any) -> str | None:
-    """That rows are trained twice, where they cannot be masked: pairs, whose figures TRL gathers row
-    by row, and packed rows. `None` where none are."""
-    if args.world_size < 2 or args.dataloader_drop_last or not hasattr(rows, "__len__"):
+def shares_of_last(trainer: Any) -> Shares | None:
+    """The rows of each process in the batch that was just read, where it is one that was filled up."""
+    state, args = trainer.accelerator.gradient_state, trainer.args
+    # -1 where the length is not known, 0 where the last batch is full.
+    if args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
         return None
-    each = args.train_batch_size * args.world_size
-    rest = len(rows) % each
-    if not rest or 0 < args.max_steps * args.gradient_accumulation_steps * each <= len(rows):
+    loader = state.active_dataloader
+    together = loader.total_batch_size
+    if isinstance(loader, DataLoaderDispatcher):  # it divides what is left among all
+        together = -(-state.remainder // args.world_size) * args.world_size
+    if state.remainder >= together:
         return None
+    return Shares(dealt(state.remainder, args.world_size, together // args.world_size), args.process_index)
+
+
+def own_rows(batch: Mapping[str, Any], shares: Shares) -> dict[str, Any]:
+    """A batch without what fills it up, for `EachRowOnce.compute_loss`."""
+    return {**first_rows(batch, shares.mine, row_lengths(batch)), _SHARES: shares}
+
+
+def filled_up(trainer: Any) -> str | None:
+    """That rows of a stream may count twice, whose end is known too late; `None` for other data."""
+    args = trainer.args
+    if args.world_size == 1 or hasattr(trainer.train_dataset, "__len__"):
+        return None
+    most = args.train_batch_size * args.world_size - 1
     return (
-        f"of each epoch, {counted(each - rest, 'row is', 'rows are')} trained twice: {args.world_size} "
-        "processes fill up its last batch with rows of its beginning. training.dataloader_drop_last = true "
-        f"leaves out the last {counted(rest, 'row')} instead"
+        f"at the end of the stream its last batch is filled up with at most {counted(most, 'row')} of its "
+        f"beginning, which count twice then, since {args.world_size} processes train; "
+        "data.streaming = false has each row once"
     )
+
+
+@contextlib.contextmanager
+def _gathered_once(accelerator: Any, shares: Shares | None) -> Iterator[None]:
+    """Let what TRL gathers for its figures be of each process's own rows."""
+    everything = accelerator.gather
+
+    def of_own_rows(values: torch.Tensor) -> torch.Tensor:
+        return everything(values) if shares is None else gather_own(values, shares, everything)
+
+    accelerator.gather = accelerator.gather_for_metrics = of_own_rows
+    try:
+        yield
+    finally:
+        del accelerator.gather, accelerator.gather_for_metrics
+
+
+def gather_own(
+    values: torch.Tensor, shares: Shares, gather: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """`values` of the own rows of all processes: (rows, …), in the order of the processes, or of one figure
+    of each process (processes), whose sum leaves out those without a row and whose mean is that of rows."""
+    rows = torch.tensor(shares.own, device=values.device)
+    if values.dim() == 0:
+        figures = gather(values)
+        found = torch.where(rows > 0, figures, torch.zeros_like(figures)).as_subclass(FigureOfProcesses)
+        found.rows = rows
+        return found
+    kept = [max(own, 1) for own in shares.own]  # see `first_rows`
+    each = values.shape[0] // kept[shares.process]  # a reward model has two values of each pair
+    wide = values.new_zeros(each * max(kept), *values.shape[1:])
+    wide[: values.shape[0]] = values
+    parts = gather(wide).chunk(len(kept))
+    return torch.cat([part[: each * own] for part, own in zip(parts, shares.own, strict=True)])
+
+
+class FigureOfProcesses(torch.Tensor):
+    """A figure of each process. TRL takes sums of those that are sums, and means of means."""
+
+    rows: torch.Tensor
+
+    def mean(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The mean of all rows, of the means of each process's rows."""
+        figures = self.as_subclass(torch.Tensor)
+        return (figures * self.rows).sum() / self.rows.sum()
+
+
+def _this(trainer: Any) -> Any:
+    return trainer

@@ -23,7 +23,9 @@ from fmstune.text import counted
 from fmstune.training.sdks import not_imported
 from fmstune.training.speed.lm_head import Head, fit_lm_head
 from fmstune.training.trainers.disk import GuardedSaving
+from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.guarded import GuardedTraining
+from fmstune.training.trainers.pair_evaluation import RowWeightedEvaluation
 
 _OF_TRL = {
     "sft": ("SFTConfig", "SFTTrainer"),
@@ -49,7 +51,7 @@ def _of_trl(name: str) -> Any:
         return getattr(trl, name)
 
 
-class PreferenceTuner(SavesAsItWas, GuardedSaving, GuardedTraining):
+class PreferenceTuner(SavesAsItWas, GuardedSaving, RowWeightedEvaluation, GuardedTraining, EachRowOnce):
     """What the trainers of TRL are given besides, as `FineTuner` has it for sft."""
 
     args: Any
@@ -70,15 +72,16 @@ class PreferenceTuner(SavesAsItWas, GuardedSaving, GuardedTraining):
                 )
 
     def _prepare_dataset(self, dataset: Any, tokenizer: Any, args: Any, name: str) -> Any:
-        """The rows come tokenised; what kto compares them with depends on the size of a batch."""
+        """The rows come tokenised; what kto compares them with depends on the size of a batch, which is that
+        of all processes: several then learn what one does with a batch of all their rows."""
         if not getattr(self, "calculate_KL", False):
             return dataset
-        return with_other_answers(dataset, args.per_device_train_batch_size)
+        return with_other_answers(dataset, args.per_device_train_batch_size * args.world_size)
 
     def batch_size_changed(self) -> None:
         """To be called when the arguments have another size of a batch than they were made with."""
         if getattr(self, "calculate_KL", False):
-            size = self.args.per_device_train_batch_size
+            size = self.args.per_device_train_batch_size * self.args.world_size
             self.train_dataset = with_other_answers(self.train_dataset, size)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
