@@ -129,7 +129,7 @@ def test_the_last_batches_of_all_processes_hold_each_row_once(rows: int, process
 @given(st.integers(1, 12), st.integers(2, 4), st.integers(1, 4), st.integers(1, 2))
 def test_what_is_gathered_is_what_one_process_has(rest: int, processes: int, size: int, each: int) -> None:
     own = dealt(min(rest, size * processes), processes, size)
-    values = [torch.rand(each * max(rows, 1)) for rows in own]
+    values = [torch.rand(each * max(rows, 1), dtype=torch.float64) for rows in own]
     shares = [Shares(own, process) for process in range(processes)]
 
     def gathered(of: list[torch.Tensor]) -> torch.Tensor:
