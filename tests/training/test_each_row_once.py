@@ -20,7 +20,9 @@ from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 from trl.trainer.reward_trainer import DataCollatorForPreference as DataCollatorForReward
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from fmstune.data.tokens.table import LOSS_WEIGHTS
 from fmstune.training.trainers.each_row_once import Shares, dealt, filled_up, gather_own
+from fmstune.training.trainers.loss_weights import WeightedCollator
 from fmstune.training.trainers.row_batches import RowLengths, first_rows, row_lengths
 from tests.support.end_to_end import journal_points
 from tests.support.warm import Warm, warm
@@ -158,7 +160,7 @@ def test_what_is_gathered_is_what_one_process_has(rest: int, processes: int, siz
 
 COLLATORS = {
     "sft": DataCollatorForLanguageModeling(pad_token_id=0),
-    "flat": DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True),
+    "flat": WeightedCollator(pad_token_id=0, padding_free=True),
     "dpo": DataCollatorForPreference(pad_token_id=0),
     "kto": DataCollatorForUnpairedPreference(pad_token_id=0),
     "reward": DataCollatorForReward(pad_token_id=0),
@@ -172,7 +174,8 @@ def test_the_first_rows_of_a_batch_are_a_batch_of_the_first_rows(
     def row(number: int, length: int) -> dict[str, Any]:
         ids = [10 * number + i for i in range(1, length + 1)]
         names = ("input_ids", "labels", "prompt_ids", "completion_ids", "KL_completion_ids")
-        answers = {"chosen_ids": ids, "rejected_ids": ids[::-1], "margin": float(number)}
+        answers: dict[str, Any] = {"chosen_ids": ids, "rejected_ids": ids[::-1], "margin": float(number)}
+        answers[LOSS_WEIGHTS] = [0.5 * number] * length
         return {**dict.fromkeys(names, ids), **answers, "label": number % 2 == 0, "ref_logps": float(number)}
 
     rows = [row(*each) for each in enumerate(lengths)]

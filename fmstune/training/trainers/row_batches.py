@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from fmstune.data.tokens.table import IGNORED
+from fmstune.data.tokens.table import IGNORED, LOSS_WEIGHTS
 
-_ALONG = ("input_ids", "labels", "position_ids", "seq_idx")
+_ALONG = ("input_ids", "labels", "position_ids", "seq_idx", LOSS_WEIGHTS)
 """What is (1, tokens) where rows follow each other."""
 
 
