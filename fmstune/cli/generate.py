@@ -70,7 +70,7 @@ def generate(
     texts = [_standard_input() if prompt == "-" else prompt for prompt in prompts]
     schemas = _tools(tools) if tools is not None else None
     if place.checkpoint:
-        console.say("model", f"{model} came to no end; its newest checkpoint is {place.path}")
+        console.say("model", f"{model} did not finish; its newest checkpoint is {place.path}")
     quiet_libraries()
     from fmstune.models.generate import generate_texts, rendered, require_room
     from fmstune.models.load import load_for_use

@@ -37,7 +37,7 @@ def merge(
     place = locate(run)
     merging.check(place, out)
     if place.checkpoint:
-        console.say("adapter", f"{run} came to no end; its newest checkpoint is {place.path}")
+        console.say("adapter", f"{run} did not finish; its newest checkpoint is {place.path}")
     quiet_libraries()
     done = merging.merge(place, out, dtype=dtype, base=base, trust_remote_code=trust_remote_code)
     console.say("merged", f"{done.adapter} into {done.base}")

@@ -144,7 +144,7 @@ def train(
 
     from fmstune.console import RunConsole
     from fmstune.launch.environment import is_main_process
-    from fmstune.run.run import dry_run as foresee
+    from fmstune.run.run import dry_run as run_dry
     from fmstune.run.run import run
 
     out = RunConsole(screen(), quiet=not is_main_process())
@@ -152,6 +152,6 @@ def train(
         out.say("demo", "no model and data given: tuning the demo model on demo data")
     with ranks.leaving_in_order():
         if dry_run:
-            foresee(resolved, out)
+            run_dry(resolved, out)
         else:
             run(resolved, out, resume=resume, overwrite=overwrite)

@@ -165,7 +165,7 @@ def _load(entry: Path) -> PreparedData | None:
         evaluation = datasets.load_from_disk(str(entry / "eval")) if summary.eval_rows else None
         dict(train[-1]), evaluation and dict(evaluation[-1])  # the last row is there
         os.utime(entry)
-    except Exception:  # damaged in any of the ways that files can be: it is made anew
+    except Exception:  # damaged in any of the ways that files can be: it is made again
         shutil.rmtree(entry, ignore_errors=True)
         return None
     return PreparedData(train, evaluation, summary, BadRows(), places)

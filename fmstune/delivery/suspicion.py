@@ -170,7 +170,7 @@ class Suspicion:
         return dataclasses.replace(known._without(seq), refused=self.refused.with_span(seq, seq))
 
     def forgiven(self, in_order: bool) -> Suspicion:
-        """Somebody may have mended the tracker: every event gets another chance, a refused one exactly one.
+        """Somebody may have fixed the tracker: every event gets another chance, a refused one exactly one.
         With `in_order`, suspects that had their fair attempts keep them, so that one sync continues where
         the last one stopped."""
         again = Suspicion(causes=self.causes)._with(Mark(strikes=MOST_STRIKES - 1, open=False), self.refused)

@@ -129,7 +129,7 @@ def _ship(directory: Path, shipper: ShipperProcess, progress: Progress) -> int |
     """Deliver with this process, and with others after it while they may get further; `None` when the last
     one hung."""
     job = shipper.job
-    forgive = True  # whoever asks for it may have mended the tracker
+    forgive = True  # whoever asks for it may have fixed the tracker
     while True:
         before = load_ledger(directory, job.name) or Ledger(job.name)
         shipper.ship(directory, follow=False, close_timeout=0.0, forgive=forgive)

@@ -21,7 +21,7 @@ def require_whole_launch() -> None:
     numbers = {name: os.environ[name] for name in _NUMBERS if name in os.environ}
     for name, value in numbers.items():
         if not value.isdecimal():
-            raise ConfigError(f"{name} = {value!r} in the environment is no number; unset it.")
+            raise ConfigError(f"{name} = {value!r} in the environment is not a number; unset it.")
     if int(numbers.get("WORLD_SIZE", "1")) < 2:
         return
     missing = [name for name in (*_NUMBERS, "MASTER_ADDR") if name not in os.environ]
@@ -45,6 +45,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # What libraries deprecate among themselves is nothing that a user of this tool could mend.
+    # What libraries deprecate among themselves is nothing that a user of this tool could fix.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -114,7 +114,7 @@ def load_adapter(model: PreTrainedModel, adapter: AdapterFile, *, trainable: boo
 
 
 def _learnt_prompt(model: PreTrainedModel, directory: str, settings: PeftConfig) -> PeftModel:
-    """PEFT loads virtual tokens for use only: they are built anew, and given what was learnt."""
+    """PEFT loads virtual tokens for use only: they are built again, and given what was learnt."""
     begun = settings.prompt_tuning_init
     settings.prompt_tuning_init = "RANDOM"  # it would look for the tokenizer where that was at first
     made = get_peft_model(model, settings)
@@ -198,7 +198,7 @@ def describe(model: Any) -> str | None:
     settings = model.active_peft_config
     if settings.is_prompt_learning:
         text = getattr(settings, "prompt_tuning_init_text", None)
-        begun = f", begun as {shown(text)}" if text else ""
+        begun = f", initialised as {shown(text)}" if text else ""
         return f"prompt tuning, {counted(settings.num_virtual_tokens, 'token')} before each text{begun}"
     if not isinstance(settings, PeftLoraConfig):
         return f"an adapter of the kind {settings.peft_type.value}"

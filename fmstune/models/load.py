@@ -169,7 +169,7 @@ def _one_label(settings: Any, path: str) -> None:
     if classifies and settings.num_labels != 1:
         raise ModelError(
             f"model.path = {path!r} holds a classifier with {settings.num_labels} labels; a reward model has "
-            "one. Give a language model, or a reward model to go on with."
+            "one. Give a language model, or a reward model to continue from."
         )
     settings.num_labels = 1
 
@@ -264,7 +264,7 @@ def _instead(directory: Path) -> str:
         return f"give one of its GGUF files, such as {str(directory / files[0])!r}"
     checkpoint = newest_weights(directory)
     if checkpoint is not None:
-        return f"its run came to no end; give its newest checkpoint, {str(checkpoint)!r}"
+        return f"its run did not finish; give its newest checkpoint, {str(checkpoint)!r}"
     return "there is no config.json in it"
 
 

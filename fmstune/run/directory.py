@@ -46,7 +46,7 @@ _MODEL_FILES = re.compile(
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
     """Where a run lives. `checkpoint` is what it goes on from, `step` the optimizer step of that;
-    `finished` says that there is nothing to go on with. `passed_over` tells of newer checkpoints that it
+    `finished` says that there is nothing left to do. `passed_over` tells of newer checkpoints that it
     cannot go on from, and why. `is_new`: no run is in it yet; `named_here`: nobody has asked for its name,
     so that it may get another one."""
 
@@ -77,7 +77,7 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool 
     if path is None:
         if resume == "auto":
             raise ConfigError(
-                "--resume auto needs to know which run to go on with: give its directory with --output-dir."
+                "--resume auto needs to know which run to resume: give its directory with --output-dir."
             )
         return RunDirectory(_new_name(config), is_new=True, named_here=_world_size() == 1)
     if path.exists() and not path.is_dir():
@@ -97,7 +97,7 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool 
     if state is None:
         raise ConfigError(f"{path} is not empty, and holds no run of fmstune; give another --output-dir.")
     how = "a finished run" if state == "finished" else f"a run that is {state}"
-    go_on = "" if state == "finished" else " go on with it (--resume),"
+    go_on = "" if state == "finished" else " resume it (--resume),"
     raise ConfigError(
         f"{path} holds {how}: give another --output-dir,{go_on} or replace it with --overwrite."
     )
@@ -149,13 +149,13 @@ def _given_checkpoint(path: Path) -> Path:
         if why_not is not None:
             weights = "" if damage(path) else f" To begin with its weights, give it as --model {path}."
             raise ConfigError(
-                f"--resume {path}: a run cannot go on with this checkpoint: {why_not}.{weights}"
+                f"--resume {path}: a run cannot resume from this checkpoint: {why_not}.{weights}"
             )
         return path
     newest = newest_checkpoint(path)
     if newest is None:
         found = [f": of {each.name}, {obstacle(each)}" for each in checkpoints(path)[:1]]
-        raise ConfigError(f"--resume {path}: it holds no checkpoint to go on with{''.join(found)}.")
+        raise ConfigError(f"--resume {path}: it holds no checkpoint to resume from{''.join(found)}.")
     return newest
 
 

@@ -66,7 +66,7 @@ def compare(built: BuiltTrainer, expected: Outlook | None, tracker: Tracker, out
     out.say("memory", line)
 
 
-def foresee(built: BuiltTrainer, directory: Path, out: RunConsole) -> None:
+def report_plan(built: BuiltTrainer, directory: Path, out: RunConsole) -> None:
     """What a dry run says of the run to come: memory, disk, steps and tokens. Raises `RunError`."""
     trainer = built.trainer
     expected = outlook(trainer)

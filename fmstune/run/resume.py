@@ -45,7 +45,7 @@ def require_fitting(checkpoint: Path, config: RunConfig) -> None:
     if before is not None and before != now:
         raise ConfigError(
             f"{where}: its optimizer's state is of {before}, and does not fit training.optim = {now!r}. Keep "
-            f"that setting; or to begin anew with its weights, give it as --model {checkpoint}."
+            f"that setting; or to start over with its weights, give it as --model {checkpoint}."
         )
 
 

@@ -101,14 +101,14 @@ def _run(
     require_whole_launch()
     directory = claim(config, resume, overwrite=overwrite, main=is_main_process())
     if directory.finished:
-        out.say("done", f"the run in {directory.path} is finished already; there is nothing to go on with")
+        out.say("done", f"the run in {directory.path} is finished already; there is nothing left to do")
         if changed := changed_settings(directory.path, config):
             out.warn(f"not applied: {changed}. To train on with it: --resume {directory.path}")
         return RunResult(directory.path, delivery=tuple(reports(directory.path)))
     if directory.checkpoint is not None:
         require_fitting(directory.checkpoint, config)
         if changed := changed_settings(directory.checkpoint.parent, config):
-            out.warn(f"changed since the run was begun: {changed}")
+            out.warn(f"changed since the run was started: {changed}")
     _say_unused(config, out, extensions)
     config = pinned(config, out.warn, None if overwrite else directory.path)
     redactor = redactor_of(config)
@@ -130,12 +130,12 @@ def dry_run(config: RunConfig, out: RunConsole) -> None:
     _say_unused(config, out)
     config = pinned(config, out.warn)
     with checked_trackers(config, out), tempfile.TemporaryDirectory() as scratch:
-        from fmstune.run.preflight import foresee
+        from fmstune.run.preflight import report_plan
         from fmstune.training.build import build_trainer
 
         built = build_trainer(config, Tracker(), Path(scratch))
         _describe(built, out)
-        foresee(built, directory.path, out)
+        report_plan(built, directory.path, out)
     out.say("dry run", f"all is ready for {counted(built.steps, 'step')}; nothing was written")
 
 
@@ -176,7 +176,7 @@ def _train(
         _describe(built, out)
         _record_decided(config, built, directory.path, recorder)
         if changed := changed_data(before, built.data):
-            out.warn(f"the data have changed since the run was begun; it resumes with these: {changed}")
+            out.warn(f"the data have changed since the run was started; it resumes with these: {changed}")
         guard(built.trainer, config, directory.path, out, places=built.places, decode=built.tokenizer.decode)
         out.say("run", str(directory.path))
         _add_samples(config, built, recorder, out)
@@ -193,7 +193,7 @@ def _train(
                 built.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         built = stream_ended(built, directory.path, recorder, out)
         if stop.signum is not None:
-            out.say("stopped", f"at step {built.trainer.state.global_step}; go on with --resume auto")
+            out.say("stopped", f"at step {built.trainer.state.global_step}; resume with --resume auto")
             raise Interrupted(stop.signum)
         _say_best(config, built, out)
         built.trainer.save_model(str(directory.path))

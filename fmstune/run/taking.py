@@ -69,7 +69,7 @@ def _lock(directory: RunDirectory) -> locks.Lock:
         )
     if directory.is_new and journal.exists():  # and has ended, by now
         lock.release()
-        raise ConfigError(f"{path}: another run was begun there meanwhile; give another --output-dir.")
+        raise ConfigError(f"{path}: another run was started there meanwhile; give another --output-dir.")
     return lock
 
 

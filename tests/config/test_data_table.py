@@ -92,9 +92,9 @@ def test_sources_may_be_given_in_python_as_they_are_written() -> None:
     [
         (
             "train = 7",
-            "fmstune.toml:4: data.train = 7 is a whole number; it takes a text, a list of texts, or",
+            "fmstune.toml:4: data.train = 7 is an integer; it takes a string, a list of strings, or",
         ),
-        ("train = [7]", "data.train is a whole number; a source is a text, or a table with a path"),
+        ("train = [7]", "data.train is an integer; a source is a string, or a table with a path"),
         ('train = ["org/a", ""]', "data.train[2] names no data"),
         ('train = {pth = "org/a"}', "there is no setting data.train.pth. Did you mean path?"),
         ("train = {weight = 1}", "data.train.path is missing"),

@@ -156,10 +156,10 @@ def test_a_tracker_given_twice_is_refused() -> None:
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("tags = 'a'", "tags = 'a' is a text; it takes a list of texts. Write [\"a\"]."),
-        ("tags = [1]", "tags = [1] is a list of whole numbers; it takes a list of texts."),
-        ("project = 3", "project = 3 is a whole number; it takes a text. Put it in quotes."),
-        ("project = 2020-01-01", "project = 2020-01-01 is a date or time; it takes a text."),
+        ("tags = 'a'", "tags = 'a' is a string; it takes a list of strings. Write [\"a\"]."),
+        ("tags = [1]", "tags = [1] is a list of integers; it takes a list of strings."),
+        ("project = 3", "project = 3 is an integer; it takes a string. Put it in quotes."),
+        ("project = 2020-01-01", "project = 2020-01-01 is a date or time; it takes a string."),
     ],
 )
 def test_options_of_fmstunes_own_trackers_are_typed(option: str, says: str) -> None:
@@ -169,7 +169,7 @@ def test_options_of_fmstunes_own_trackers_are_typed(option: str, says: str) -> N
 
 
 def test_a_wrong_option_by_set_says_so() -> None:
-    assert refused(DEMO, "trackers.aim.repo=3").startswith("--set: trackers.aim.repo = 3 is a whole number")
+    assert refused(DEMO, "trackers.aim.repo=3").startswith("--set: trackers.aim.repo = 3 is an integer")
 
 
 def test_the_tracker_none_has_no_options() -> None:
@@ -191,7 +191,7 @@ def test_the_tracker_none_has_no_options() -> None:
         (b"a = " + b"[" * 5000, "nested too deeply"),
         (b"[params]\na" + b".a" * 200 + b" = 1\n", "nested too deeply"),
         (b"[params]\na = " + b"9" * 5000, "a number in it is too large"),
-        (b"[params]\na = 0x" + b"f" * 5000, "a whole number has more than 64 bits"),
+        (b"[params]\na = 0x" + b"f" * 5000, "an integer has more than 64 bits"),
     ],
 )
 def test_a_damaged_file_is_told_with_its_name(content: bytes, says: str) -> None:

@@ -34,16 +34,16 @@ from tests.support.loading import DEMO_FILE, refusal
         ),
         (
             "[training]\nlearning_rate = '2e-5'",
-            "fmstune.toml:6: training.learning_rate = '2e-5' is a text; it takes a number. "
+            "fmstune.toml:6: training.learning_rate = '2e-5' is a string; it takes a number. "
             "Write it without quotes.",
         ),
         (
             "[training]\nmax_steps = 3.0",
-            "fmstune.toml:6: training.max_steps = 3.0 is a number; it takes a whole number. Write 3.",
+            "fmstune.toml:6: training.max_steps = 3.0 is a number; it takes an integer. Write 3.",
         ),
         (
             "[training]\npacking = 'True'",
-            "fmstune.toml:6: training.packing = 'True' is a text; it takes true or false. Write true.",
+            "fmstune.toml:6: training.packing = 'True' is a string; it takes true or false. Write true.",
         ),
         (
             "[training]\nlearning_rate = nan",
@@ -72,7 +72,7 @@ from tests.support.loading import DEMO_FILE, refusal
         ),
         (
             "[training]\nreport_to = 'wandb'",
-            "fmstune.toml:6: training.report_to is not for you to set: "
+            "fmstune.toml:6: training.report_to is managed by fmstune: "
             "choose trackers with --tracker or [tracking] trackers.",
         ),
         (
@@ -85,7 +85,8 @@ from tests.support.loading import DEMO_FILE, refusal
         ),
         (
             "[tracking]\ntrackers = 'aim'",
-            "fmstune.toml:6: tracking.trackers = 'aim' is a text; it takes a list of texts. Write [\"aim\"].",
+            "fmstune.toml:6: tracking.trackers = 'aim' is a string; it takes a list of strings. "
+            'Write ["aim"].',
         ),
         (
             "[trackers]\naim = true",
@@ -147,7 +148,7 @@ def test_a_wrong_line_of_the_file_is_named_with_its_remedy(tmp_path: Path, table
         ),
         (
             "[trackers.x]\napi_key = hunter2\n",
-            "fmstune.toml:2: this is no TOML: Invalid value. Put a text in quotes.",
+            "fmstune.toml:2: this is no TOML: Invalid value. Put a string in quotes.",
         ),
         ("a = 1\na = 2\n", "fmstune.toml:2: this is no TOML: Cannot overwrite a value."),
         (
@@ -178,12 +179,11 @@ def test_a_file_that_is_no_configuration_is_answered_with_its_line(
         ("a..b=1", "--set: 'a..b' is not a key; keys read like training.learning_rate."),
         (
             "training.run_name=7",
-            "--set: training.run_name = 7 is a whole number; it takes a text. "
-            "Write 'training.run_name=\"7\"'.",
+            "--set: training.run_name = 7 is an integer; it takes a string. Write 'training.run_name=\"7\"'.",
         ),
         (
             "training.hub_token=7",
-            "--set: training.hub_token = [redacted] is a whole number; it takes a text.",
+            "--set: training.hub_token = [redacted] is an integer; it takes a string.",
         ),
         ("training.run_name=\udcff", "--set: 'training.run_name=\\udcff' is not UTF-8 text."),
     ],
@@ -277,7 +277,7 @@ def test_two_sources_of_evaluation_data_are_refused(tmp_path: Path) -> None:
 
 def test_wrong_values_of_several_settings_are_told_at_once(tmp_path: Path) -> None:
     assert refusal(tmp_path, sets=["training.seed=x", "lora.r=0"]) == (
-        "--set: training.seed = 'x' is a text; it takes a whole number. "
+        "--set: training.seed = 'x' is a string; it takes an integer. "
         "--set: lora.r = 0 is out of range; it is at least 1."
     )
 

@@ -75,9 +75,9 @@ def test_the_table_of_options_is_that_of_the_method(method: str) -> None:
         ("reward", "beta=1", "training.beta is a setting of dpo and kto; this run's method is reward"),
         ("kto", "desirable_wieght=1", "no setting training.desirable_wieght. Did you mean training.des"),
         ("dpo", "completion_only_loss=true", "there is no setting training.completion_only_loss."),
-        ("sft", "completion_only_loss=true", "training.completion_only_loss is not for you to set"),
-        ("reward", "chat_template_path='x'", "not for you to set: use model.chat_template."),
-        ("kto", "local_rank=1", "training.local_rank is not for you to set: torchrun sets it."),
+        ("sft", "completion_only_loss=true", "training.completion_only_loss is managed by fmstune"),
+        ("reward", "chat_template_path='x'", "is managed by fmstune: use model.chat_template."),
+        ("kto", "local_rank=1", "training.local_rank is managed by fmstune: torchrun sets it."),
         ("dpo", "loss_type=ippo", "sigmoid_norm. Did you mean ipo?"),
         ("dpo", "loss_type=['sigmoid','sfft']", "Did you mean sft?"),
         ("kto", "loss_type='kta'", "training.loss_type = 'kta' is not one of kto, apo_zero_unpaired."),
@@ -103,7 +103,7 @@ def test_a_method_that_does_not_exist_is_the_only_thing_told(tmp_path: Path) -> 
     told = refusal(tmp_path, sets=["training.beta=1"], flags=[("run.method", "dop", "--method")])
     assert told == "--method: run.method = 'dop' is not one of sft, dpo, kto, reward."
     told = refusal(tmp_path, sets=["run.method=3", "training.beta=1"])
-    assert told.startswith("--set: run.method = 3 is a whole number;")
+    assert told.startswith("--set: run.method = 3 is an integer;")
 
 
 @pytest.mark.parametrize("place", ["file", "--set", "flag"])

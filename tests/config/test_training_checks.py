@@ -28,8 +28,8 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("lr_scheduler_kwargs=foo", "= 'foo' is a text; it takes a table, written as {name = value}."),
-        ("lr_scheduler_kwargs='[1]'", "= '[1]' is a text; it takes a table"),
+        ("lr_scheduler_kwargs=foo", "= 'foo' is a string; it takes a table, written as {name = value}."),
+        ("lr_scheduler_kwargs='[1]'", "= '[1]' is a string; it takes a table"),
         ("lr_scheduler_kwargs={num_cycle = 2}", "no argument num_cycle. Did you mean num_cycles?"),
         ("lr_scheduler_kwargs={zzz = 2}", "the schedule cosine has no argument zzz. There are num_cycles."),
         ("lr_scheduler_kwargs='{\"zzz\": 2}'", "the schedule cosine has no argument zzz."),

@@ -158,11 +158,11 @@ def test_a_reward_may_part_at_a_question_and_have_a_margin() -> None:
         ("dpo", {"question": "a", "chosen": "b"}, "the columns are question, chosen.$"),
         ("dpo", {}, "the columns are none."),
         ("dpo", {**PAIR, "rejected": "No."}, "of `chosen` and `rejected` one is a text, the other messages."),
-        ("dpo", {**PAIR, "chosen": True}, "`chosen` is a boolean; it takes a text, or a list of messages."),
+        ("dpo", {**PAIR, "chosen": True}, "`chosen` is a boolean; it takes a string, or a list of messages."),
         ("dpo", {**PAIR, "chosen": []}, "`chosen` takes a list of messages with at least one"),
         ("dpo", {**PAIR, "chosen": ["So."]}, "message 1 of `chosen` is no object with `role` and `content`"),
         ("dpo", {**PAIR, "chosen": [{"role": "me", "content": "x"}]}, "has the role 'me'; roles are"),
-        ("dpo", {**PAIR, "prompt": {"a": 1}}, "`prompt` is an object; it takes a text"),
+        ("dpo", {**PAIR, "prompt": {"a": 1}}, "`prompt` is an object; it takes a string"),
         ("dpo", {**PAIR, "chosen": [bot("So."), user("And?")]}, "`chosen` does not end with a message of"),
         ("dpo", {**PAIR, "chosen": [user("Why?")]}, "`chosen` does not end with a message of the assistant"),
         (

@@ -57,7 +57,7 @@ def test_the_users_word_and_a_proxy_are_left_alone(monkeypatch: pytest.MonkeyPat
             {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "29500"},
             "together, but MASTER_ADDR is not set",
         ),
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE = 'two' in the environment is no number; unset it."),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE = 'two' in the environment is not a number; unset it."),
         ({"RANK": "-1"}, "RANK = '-1' in the environment is no number"),
     ],
 )

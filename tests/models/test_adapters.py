@@ -37,7 +37,7 @@ SAID = {
     "rslora": "rsLoRA r=4 on",
     "dora": "DoRA r=4 on",
     "whole modules": "and all of embed_tokens",
-    "prompt tuning": "prompt tuning, 5 tokens before each text, begun as 'the price is'",
+    "prompt tuning": "prompt tuning, 5 tokens before each text, initialised as 'the price is'",
 }
 
 

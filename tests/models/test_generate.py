@@ -171,7 +171,7 @@ def test_of_a_run_without_an_end_the_newest_checkpoint_answers(
     code, out, err = command(capsys, "run", "--prompt", "Hello", "--prompt", "Bye", "--max-new-tokens", "4")
     assert code == 0
     assert err == (
-        "model    run came to no end; its newest checkpoint is run/checkpoint-30\n"
+        "model    run did not finish; its newest checkpoint is run/checkpoint-30\n"
         "prompt   Hello\nprompt   Bye\n"
     )
     assert len(out.splitlines()) == 2

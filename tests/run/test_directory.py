@@ -92,7 +92,7 @@ def test_of_two_runs_in_one_directory_the_second_neither_writes_nor_clears_anyth
         open_journal(Path("out"), lock).close()
     if not overwrite:
         with (
-            pytest.raises(ConfigError, match="another run was begun there meanwhile"),
+            pytest.raises(ConfigError, match="another run was started there meanwhile"),
             taken(both[1], overwrite=False),
         ):
             pass

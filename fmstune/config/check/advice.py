@@ -59,13 +59,13 @@ def advice(value: Any, annotation: str, where: str, key: str) -> str:
         return " Write it without [ ]." if fits else ""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         # Nobody names a model `true`: quotes would only hide that something else was meant.
-        quotable = wanted == "a text" and not isinstance(value, (bool, Mapping)) and value is not None
+        quotable = wanted == "a string" and not isinstance(value, (bool, Mapping)) and value is not None
         return _quoted(value, where, key) if quotable else ""
     if "true or false" in wanted and value in (0, 1):
         return f" Write {'true' if value else 'false'}."
-    if "a whole number" in wanted and float(value).is_integer():
+    if "an integer" in wanted and float(value).is_integer():
         return f" Write {int(value)}."
-    return _quoted(value, where, key) if wanted == "a text" else ""
+    return _quoted(value, where, key) if wanted == "a string" else ""
 
 
 def _for_text(text: str, wanted: str, where: str, key: str) -> str:
@@ -73,7 +73,8 @@ def _for_text(text: str, wanted: str, where: str, key: str) -> str:
         return f" Write {'true' if text.lower() in _TRUE else 'false'}."
     if text.lower() in _NOTHING:
         return " To have the default, leave it out."
-    if "number" in wanted and len(text) < _LONGEST and (number := _number(text, "a number" in wanted)):
+    numeric = "number" in wanted or "integer" in wanted
+    if numeric and len(text) < _LONGEST and (number := _number(text, "a number" in wanted)):
         return " Write it without quotes." if number == text else f" Write {number}."
     if "a list of" in wanted:
         return _as_list(text, where, key)

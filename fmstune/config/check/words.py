@@ -12,7 +12,7 @@ from fmstune.text import shown
 
 _WORDS = {
     "bool": "true or false",
-    "int": "a whole number",
+    "int": "an integer",
     "float": "a number",
     "dict": "a table",
     "Mapping": "a table",
@@ -21,10 +21,10 @@ _WORDS = {
     "Sequence": "a list",
 }
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
-    (bool, "a truth value"),
-    (int, "a whole number"),
+    (bool, "a boolean"),
+    (int, "an integer"),
     (float, "a number"),
-    (str, "a text"),
+    (str, "a string"),
     (Mapping, "a table"),
     ((list, tuple), "a list"),
     ((date, time), "a date or time"),
@@ -32,28 +32,28 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 
 
 def kind_of(value: Any, *, inside: bool = False) -> str:
-    """What a value is: `a whole number`, `a text`; with what is `inside`, `a list of whole numbers`."""
+    """What a value is: `an integer`, `a string`; with what is `inside`, `a list of integers`."""
     word = next((word for kind, word in _KINDS if isinstance(value, kind)), "nothing")
     if not inside or not isinstance(value, (Mapping, list, tuple)) or not value:
         return word
     items = value.values() if isinstance(value, Mapping) else value
-    kinds = dict.fromkeys(f"{kind_of(item).removeprefix('a ')}s" for item in items)
+    kinds = dict.fromkeys(f"{kind_of(item).partition(' ')[2]}s" for item in items)
     return f"{word} of {' and '.join(kinds)}"
 
 
 def in_words(annotation: str) -> str:
-    """What an annotation takes: `a whole number or a text`."""
+    """What an annotation takes: `an integer or a string`."""
     words = []
     for option in options_of(annotation):
         base, _, inside = option.partition("[")
         if base == "Literal":
             words += [shown(value) for value in literal_values(option)]
         elif base in ("list", "tuple", "Sequence") and inside.startswith("str"):
-            words.append("a list of texts")
+            words.append("a list of strings")
         elif base in ("dict", "Mapping") and inside.replace(" ", "") == "str,str]":
-            words.append("a table of texts")
+            words.append("a table of strings")
         elif base not in ("None", "NoneType"):
-            words.append(_WORDS.get(base, "a text"))
+            words.append(_WORDS.get(base, "a string"))
     return " or ".join(dict.fromkeys(words))
 
 
@@ -63,5 +63,5 @@ def shown_for(key: str, value: Any) -> str:
         return REDACTED
     try:
         return shown(value)
-    except ValueError:  # Python refuses to write whole numbers of thousands of digits
+    except ValueError:  # Python refuses to write integers of thousands of digits
         return "a huge number"

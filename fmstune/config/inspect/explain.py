@@ -67,7 +67,7 @@ def explain(config: RunConfig, key: str) -> Explanation:
     if table in ("trackers", "params"):
         return _free(config, table, names, key)
     if table == "training" and name in OWNED_TRAINING:
-        raise ConfigError(f"{key} is not for you to set: {OWNED_TRAINING[name]}.")
+        raise ConfigError(f"{key} is managed by fmstune: {OWNED_TRAINING[name]}.")
     method = config.run.method
     newer = RENAMED_TRAINING.get(name) if table == "training" else None
     if newer in training_fields(method):
@@ -89,7 +89,7 @@ def explain(config: RunConfig, key: str) -> Explanation:
             value = getattr(getattr(config, table), name)
             default = own.default
             if "read" in own.metadata:  # data.train and data.eval, shown as they are written
-                value, default, takes = written_sources(value), "", "a text, a list of texts, or tables"
+                value, default, takes = written_sources(value), "", "a text, a list of strings, or tables"
             return _explanation(config, key, value, default, takes, own.metadata["help"])
     others = of_other_methods(key, method)
     close = hint(key, known_keys(method))

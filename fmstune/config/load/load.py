@@ -128,7 +128,7 @@ def _check(key: str, given: Given, method: str) -> Any:
             if field.name == name:
                 return check_field(given.value, field, where=where, key=key)
     elif table == "training" and name in OWNED_TRAINING and method in (methods_with(name) or METHODS):
-        raise ConfigError(f"{where}: {key} is not for you to set: {OWNED_TRAINING[name]}.")
+        raise ConfigError(f"{where}: {key} is managed by fmstune: {OWNED_TRAINING[name]}.")
     elif table == "training" and name in training_fields(method):
         known = training_fields(method)[name]
         value = check_value(given.value, known.annotation, where=where, key=key, choices=known.choices)

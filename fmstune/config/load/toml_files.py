@@ -70,7 +70,7 @@ def _other_format(name: str, line: str = "", *, value: bool = False) -> str:
         return ""
     text = written[2].strip()
     if is_secret_name(written[1]) or '"' in text or shortened(text) != text:
-        return " Put a text in quotes."
+        return " Put a string in quotes."
     return f" Did you mean {text.lower()}?" if text in ("True", "False") else f' Did you mean "{text}"?'
 
 

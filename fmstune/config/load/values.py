@@ -147,7 +147,7 @@ def check_storable(value: Any, where: str, depth: int = 0) -> None:
         except UnicodeEncodeError:
             raise ConfigError(f"{where}: {shown(value)} is not UTF-8 text.") from None
     elif isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
-        raise ConfigError(f"{where}: a whole number has more than 64 bits; put it in quotes.")
+        raise ConfigError(f"{where}: an integer has more than 64 bits; put it in quotes.")
     elif isinstance(value, Mapping):
         for key, item in value.items():
             check_storable(key, where, depth + 1)

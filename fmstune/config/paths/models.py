@@ -102,7 +102,7 @@ def with_adapter(checked: dict[str, Any], origins: Mapping[str, str], cwd: Path)
     if not own:
         raise ConfigError(
             f"model.path = {shown(path)} holds an adapter of the kind {adapter.kind}; only LoRA and prompt "
-            "tuning can be gone on with."
+            "tuning can be resumed."
         )
     enabled = next(iter(own))
     if checked.get(enabled) is False:

@@ -47,15 +47,15 @@ class DataSource:
 
 
 def read_sources(value: Any, *, where: str, key: str) -> tuple[DataSource, ...]:
-    """Sources as they are written: a text, a list of texts, or tables. Raises `ConfigError`."""
+    """Sources as they are written: a text, a list of strings, or tables. Raises `ConfigError`."""
     if isinstance(value, str):
         return (DataSource(value),) if value else ()
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, (list, tuple)):
         raise ConfigError(
-            f"{where}: {key} = {shown_for(key, value)} is {kind_of(value)}; it takes a text, a list of "
-            f"texts, or tables [[{key}]]."
+            f"{where}: {key} = {shown_for(key, value)} is {kind_of(value)}; it takes a string, a list of "
+            f"strings, or tables [[{key}]]."
         )
     return tuple(
         _read_source(item, where, f"{key}[{number}]" if len(value) > 1 else key)
@@ -68,7 +68,7 @@ def _read_source(item: Any, where: str, key: str) -> DataSource:
         return item
     table = {"path": item} if isinstance(item, str) else item
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: {key} is {kind_of(item)}; a source is a text, or a table with a path.")
+        raise ConfigError(f"{where}: {key} is {kind_of(item)}; a source is a string, or a table with a path.")
     source = read_dataclass(DataSource, table, where=where, prefix=key)
     if not source.path:
         raise ConfigError(f"{where}: {key} names no data; give a file, a directory, a glob or a hub name.")

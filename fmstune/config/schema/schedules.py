@@ -43,7 +43,7 @@ def schedule_problems(training: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     given = training.get("lr_scheduler_kwargs") or {}
     table = _table(given)
     if table is None:
-        yield key, f"{key} = {shown(given)} is a text; it takes a table, written as {{name = value}}."
+        yield key, f"{key} = {shown(given)} is a string; it takes a table, written as {{name = value}}."
         return
     known = _arguments(name) if table or name not in _PLAIN else None
     if known is None:

@@ -228,7 +228,7 @@ def _answer(row: Row, key: str, where: str, unused: Unused) -> Answer:
         return _messages(value, where, key, unused)
     if isinstance(value, (dict, bool)):
         raise DataError(
-            f"{where}: `{key}` is {kind_in_words(value)}; it takes a text, or a list of messages."
+            f"{where}: `{key}` is {kind_in_words(value)}; it takes a string, or a list of messages."
         )
     return require_text(row, key, where)
 

@@ -108,9 +108,9 @@ def check(tracker: Tracker, timeout: float) -> Check:
 
 def _not_built(error: BaseException, name: str) -> Check:
     if isinstance(error, TrackerOptionError):
-        return Check("bad_option", str(error), f"mend [trackers.{name}] or --set trackers.{name}.KEY=VALUE")
+        return Check("bad_option", str(error), f"fix [trackers.{name}] or --set trackers.{name}.KEY=VALUE")
     if isinstance(error, BrokenTracker):
-        return Check("broken", str(error), "install it again, or mend its import")
+        return Check("broken", str(error), "install it again, or fix its import")
     return Check(
         "broken",
         f"it cannot be created: {type(error).__name__}: {error}",

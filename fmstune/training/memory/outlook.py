@@ -109,7 +109,7 @@ def require_room_for_weights(config: ModelConfig) -> None:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begin to measure the peak anew."""
+    """Start measuring the peak again."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     memory.forget_peak()

@@ -109,7 +109,7 @@ def _full(target: Path, left: str, trainer: Any) -> str:
         what = f"{target.name} was not written to its end and is removed"
     else:
         what = f"the model could not be written to {target}"
-    go_on = f"{kept} is complete: free some space, and go on with --resume" if kept else "free some space"
+    go_on = f"{kept} is complete: free some space, and resume with --resume" if kept else "free some space"
     return (
         f"the disk is full ({left} left, a checkpoint needs {amount(sizes(trainer)[1])}): {what}. {go_on}; "
         "training.save_total_limit = 1 or training.save_only_model = true need less."

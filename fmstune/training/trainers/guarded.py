@@ -68,7 +68,7 @@ class GuardedTraining(SavesNoSecrets):
         return loss
 
     def forget_batches(self) -> None:
-        """Begin to count anew, after batches that were only tried."""
+        """Start counting again, after batches that were only tried."""
         self._of_update = self._of_log = self._of_run = Batches()
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:

@@ -77,7 +77,7 @@ class NonFiniteGuard:
         if self._on_nonfinite == "stop":
             raise RunError(
                 f"{found}; the weights were not touched by it. {self._remedies()} If it is these rows "
-                'alone, mend them, or set run.on_nonfinite = "skip".'
+                'alone, fix them, or set run.on_nonfinite = "skip".'
             )
         self._skip(found)
         # Every trained weight takes part with a gradient of zero, as ranks that wait for each other expect.
@@ -235,7 +235,7 @@ def _without_padding(ids: torch.Tensor, mask: torch.Tensor | None) -> list[int]:
 
 
 def _split(ids: list[int], positions: list[int]) -> list[list[int]]:
-    """The rows of a batch without padding: each begins where the positions do so anew."""
+    """The rows of a batch without padding: each begins where the positions start at 0."""
     rows: list[list[int]] = []
     for token, position in zip(ids, positions, strict=True):
         if position == 0 or not rows:
