@@ -43,7 +43,7 @@ def with_one_answer(row: Row, place: str, unused: Unused) -> Row:
 
 
 def _texts(value: Any, *, alone: bool) -> list[str] | None:
-    """The texts of answers; `alone` takes a list of texts, too. `None` for what is nothing of the kind."""
+    """The texts of answers; `alone` takes a list of strings, too. `None` for what is nothing of the kind."""
     if isinstance(value, Mapping) and {"text", "answer_start"} <= value.keys():
         found = value["text"] if isinstance(value["text"], list) else [value["text"]]
     elif isinstance(value, list) and all(isinstance(each, Mapping) and "text" in each for each in value):
