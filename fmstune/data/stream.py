@@ -82,7 +82,7 @@ def _read_first(reader: Reader, encoder: Encoder) -> tuple[NotUsed, ...]:
         if row.trained:
             break
     else:
-        raise _nothing(looking, encoder)
+        raise _nothing(looking, encoder, cut=tally.read > 0)
     for row in islice(rows, _LOOKED_AT):
         tally.add(0, row)
     reader.recognised = looking.recognised
@@ -90,8 +90,8 @@ def _read_first(reader: Reader, encoder: Encoder) -> tuple[NotUsed, ...]:
     return (*found.unused, *found.lost)
 
 
-def _nothing(reader: Reader, encoder: Encoder) -> DataError:
-    if reader.recognised is None or reader.bad.first:
+def _nothing(reader: Reader, encoder: Encoder, *, cut: bool) -> DataError:
+    if not cut or reader.bad.first:
         return reader.no_rows()
     return DataError(
         f"{reader.source.path}: none of its rows has a token to train on once they are cut to "

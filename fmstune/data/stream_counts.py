@@ -54,6 +54,11 @@ class Tally:
         self._answer = 0, 0
         self.whole = False
 
+    @property
+    def read(self) -> int:
+        """How many rows there were, but for those of weight 0 and bad ones."""
+        return self._figures["read"]
+
     def add(self, number: int, row: TokenRow) -> None:
         """Count a row of the reader with this number."""
         figures, lost = self._figures, self._lost[number]

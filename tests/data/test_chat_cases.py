@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fmstune.config.schema.tables import DataConfig, ModelConfig
 from fmstune.data.prepare import prepare
 from fmstune.data.preview import view_rows
+from fmstune.data.rendering.answer import Writer
+from fmstune.data.rendering.render import NOT_READ, Renderer
+from fmstune.data.rows.messages import read_messages
 from fmstune.data.tokens.table import IGNORED
 from fmstune.errors import DataError
 from fmstune.models.load import load_tokenizer
@@ -155,3 +160,44 @@ def test_a_picture_is_refused_with_its_row(tmp_path: Path) -> None:
     rows.write_text(json.dumps(row))
     with pytest.raises(DataError, match="line 1: message 1 of `messages` has a part of the type 'image'"):
         prepare(DataConfig(train=str(rows)), DEMO, None, seed=0)
+
+
+@pytest.mark.parametrize("template", ["qwen3", "llama3", "deepseek_r1_distill", "glm4moe"])
+@pytest.mark.parametrize("field", ["reasoning_content", "thinking"])
+@given(blanks=st.integers(0, 3), thought=st.text("abc \n", min_size=1).filter(str.strip), empty=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_reasoning_in_a_field_and_in_the_text_is_written_once(
+    template: str, field: str, blanks: int, thought: str, empty: bool
+) -> None:
+    using, newlines = tokenizer_with(template), "\n" * blanks
+    block = f"<think>{newlines}{'' if empty else thought.strip()}{newlines}</think>{newlines}"
+    question = {"role": "user", "content": "q"}
+
+    def written(content: str, **fields: str) -> list[str]:
+        answer = {"role": "assistant", "content": content, **fields}
+        row = {"messages": read_messages([question, answer], "here", "messages")}
+        return [part.text for part in Renderer(Writer(using)).render(row, "messages", "here").parts]
+
+    both = written(f"{block}words", **{field: thought})
+    alone = written("words", **{field: thought})
+    inline = written(f"{block}words")
+    assert both == (inline if template == "llama3" and not empty else alone)
+    with pytest.raises(DataError, match="and, between <think> and </think>, in its text, and they differ"):
+        written(f"<think>{thought}d</think>words", **{field: thought})
+
+
+@given(weight=st.sampled_from([0, 0.5, 1]), last=st.booleans())
+@settings(deadline=None)
+def test_reasoning_of_weight_0_that_history_leaves_out_is_named(weight: float, last: bool) -> None:
+    """Qwen3 leaves it out before a question, and keeps it before a tool's result."""
+    answer = {"role": "assistant", "content": "a", "reasoning_content": "because", "weight": weight}
+    turns = [{"role": "user", "content": "q"}, answer, {"role": "user", "content": "r"}]
+    turns.append({"role": "assistant", "content": "b"} | ({"weight": 0} if last else {}))
+    row = {"messages": read_messages(turns, "here", "messages")}
+    made = Renderer(Writer(tokenizer_with("qwen3"))).render(row, "messages", "here")
+    assert (NOT_READ in made.remarks) == (weight == 0 and not last)
+    # A template without a field for it writes the text as it is, with its reasoning, in history too.
+    inline = {"role": "assistant", "content": "<think>because</think>a", "weight": weight}
+    row = {"messages": read_messages([turns[0], inline, *turns[2:]], "here", "messages")}
+    made = Renderer(Writer(tokenizer_with("llama3"))).render(row, "messages", "here")
+    assert NOT_READ not in made.remarks

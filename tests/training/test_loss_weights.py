@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fmstune.config.load.load import load
 from fmstune.config.schema.tables import DataConfig, ModelConfig
 from fmstune.data.prepare import prepare
+from fmstune.data.rendering.render import NO_WEIGHT
 from fmstune.data.tokens.table import IGNORED
 from fmstune.errors import DataError
 from fmstune.models.load import load_tokenizer
@@ -271,3 +272,36 @@ def test_of_any_conversation_each_answer_has_its_own_weight(
     by_row = row.get("loss_weight", 1.0)
     others = {weight for weight, label in zip(weights, labels, strict=True) if label != IGNORED}
     assert others <= {weight for _, weight in trained} | ({by_row} if all_tokens else set())
+
+
+def chat(answer: str, **fields: Any) -> Any:
+    return {
+        "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer, **fields}]
+    }
+
+
+NOTHING = [
+    chat("a", weight=0),
+    chat("", weight=0),
+    chat("a") | {"loss_weight": 0},
+    {"text": "abc", "weight": 0},
+    {"prompt": "p", "completion": "", "weight": 0},
+    {"input_ids": [3, 4, 5], "labels": [3, 4, 5], "weight": 0},
+]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("row", NOTHING)
+def test_a_row_of_weight_0_is_named_and_the_others_train(tmp_path: Path, row: Any, streaming: bool) -> None:
+    other = {name: value for name, value in row.items() if name not in ("weight", "loss_weight")}
+    if "messages" in row:
+        other = chat("b")
+    elif "completion" in row:
+        other |= {"completion": "c"}
+    file = write(tmp_path / "rows.jsonl", [row, row, other])
+    config = DataConfig(train=file, streaming=streaming)
+    (line,) = prepare(config, TOKENIZER, None, seed=0).summary.unused_lines()
+    assert line.startswith(f"{NO_WEIGHT} (2 rows; the first is {file} line 1)")
+    write(tmp_path / "rows.jsonl", [row, row])
+    with pytest.raises(DataError, match=r"rows.jsonl: none of its rows is trained: .* weight is 0.*\(2 rows"):
+        prepare(config, TOKENIZER, None, seed=0)

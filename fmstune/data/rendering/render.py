@@ -31,6 +31,10 @@ NOT_WRITTEN = (
     "data.reasoning = keep does not change (data.train_on = responses with data.history = split trains each "
     "answer's)"
 )
+NOT_READ = (
+    "reasoning of an answer of weight 0 is not read either: the chat template leaves it out of what comes "
+    "before the answers that are trained"
+)
 NO_WEIGHT = "a row whose weight is 0, as that of all its answers, is not trained"
 NO_WORDS = "{} are not in what the chat template writes"
 _NEEDED = ("tools", "calls of tools", "results of tools")
@@ -125,6 +129,8 @@ class Renderer:
                 answers = [fitted.messages[number] for number in sorted(learnt)]
             if missing_reasoning(answers, [part.text for part in made.parts]):
                 lost.append(NOT_WRITTEN)
+            elif missing_reasoning(conversation.given_before(), [part.text for part in made.parts]):
+                lost.append(NOT_READ)
         return replace(made, remarks=tuple(dict.fromkeys([*fitted.remarks, *made.remarks, *lost])))
 
     def require_weights(self, weights: Iterable[float], place: str) -> None:
@@ -225,6 +231,13 @@ class _Conversation:
             for number, message in enumerate(self.messages)
             if message["role"] == "assistant" and says_something(message) and self.weight_of(number)
         ]
+
+    def given_before(self) -> Iterator[Message]:
+        """The answers that are not learnt, and that those that are have before them."""
+        for number in range(max(self.trained(), default=0)):
+            message = self.messages[number]
+            if message["role"] == "assistant" and not self.weight_of(number):
+                yield message
 
     def remarks(self) -> Iterator[str]:
         for message in self.messages:

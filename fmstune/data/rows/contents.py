@@ -111,9 +111,18 @@ def read_reasoning(
         if thought:
             lost.remarks[NOT_ITS_OWN] = None
         return {}
-    if thought:
-        return {"reasoning_content": thought}
-    return _inline(content)
+    inline = _inline(content)
+    if not thought or not inline:
+        return inline or ({"reasoning_content": thought} if thought else {})
+    written = inline["reasoning_content"].strip()
+    if written and written != thought.strip():
+        raise DataError(
+            f"{where} has reasoning in {next(iter(found))} and, between <think> and </think>, in its text, "
+            "and they differ; take one out."
+        )
+    # Once: the text is what follows the block, which may be an empty one.
+    once = {"content": inline["content"], "reasoning_content": thought}
+    return once | ({"inline": content} if written else {})
 
 
 def _inline(content: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from fmstune.data.rows.loss_columns import LOSS_COLUMNS, loss_of
 from fmstune.data.rows.preferences import demo_pair, recognise_preferences
 from fmstune.data.rows.shapes import PREFERENCES, Recognised, Shape, recognise
 from fmstune.data.rows.squad import with_one_answer
-from fmstune.data.rows.unused import Unused
+from fmstune.data.rows.unused import Unused, unused_lines
 from fmstune.errors import DataError
 
 __all__ = ["PREFERENCES", "Reader", "Row", "Rows", "Shape", "load_rows"]
@@ -160,6 +160,11 @@ class Reader:
 
     def no_rows(self) -> DataError:
         """The error for a source of which nothing is left."""
+        remarks = [entry for entry in self.unused.entries() if entry.rows and not entry.column]
+        if remarks:  # rows that say themselves that nothing of them is learnt
+            bad = f" Others are bad, such as: {self.bad.first[0]}" if self.bad.first else ""
+            said = "; ".join(unused_lines(remarks))
+            return DataError(f"{self.source.path}: none of its rows is trained: {said}.{bad}")
         if self.bad.first:
             return DataError(f"{self.source.path}: each of its rows is bad, such as: {self.bad.first[0]}")
         handled = (

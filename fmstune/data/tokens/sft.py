@@ -159,7 +159,10 @@ class Labeller:
 
 
 def _require_response(row: Row, shape: Shape, place: str) -> None:
-    """Raises `DataError` for a row whose whole response is empty: its end would be all there is to learn."""
+    """Raises `DataError` for a row whose whole response is empty: its end would be all there is to learn. One
+    of weight 0 is not learnt anyway."""
+    if not row.get("weight", 1):
+        return
     if shape == "text":
         empty, what = not row["text"].strip(), "`text`"
     elif shape == "prompt/completion":
@@ -167,7 +170,9 @@ def _require_response(row: Row, shape: Shape, place: str) -> None:
     else:
         messages = row["messages" if shape == "messages" else "completion"]
         answers = [message for message in messages if message["role"] == "assistant"]
-        empty, what = not any(map(says_something, answers)), "what the assistant says"
+        silent = not any(map(says_something, answers))
+        empty = silent and any(message.get("weight", 1) for message in answers)
+        what = "what the assistant says"
     if empty:
         raise DataError(
             f"{place}: {what} is empty; take the row out, or leave such rows out with --skip-bad-rows."
