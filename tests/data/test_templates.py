@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmstune.config.schema.tables import DataConfig
+from fmstune.data.prepare import prepare
 from fmstune.data.rendering.answer import Writer
 from fmstune.data.rendering.render import Renderer
 from fmstune.data.rows.messages import read_messages
@@ -382,3 +384,53 @@ def test_a_template_without_words_for_tools_refuses_them(template: str) -> None:
 
 def test_the_matrix_of_the_readme_is_that_of_the_templates() -> None:
     assert matrix() in README.read_text(), "run `python -m tests.support.readme_templates`"
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_of_any_pair_both_answers_follow_the_prompt_that_the_template_writes_up_to_their_end(
+    template: str, tmp_path: Path
+) -> None:
+    tools = TOOLS if template not in WITHOUT_TOOLS else None
+
+    @given(
+        messages=conversations(tools=tools is not None, alternating=template in ALTERNATING),
+        rejected=answers(silent=False),
+        calls=st.booleans(),
+        method=st.sampled_from(["dpo", "kto", "reward"]),
+    )
+    @settings(max_examples=6, deadline=None, derandomize=True)
+    def holds(messages: list[dict[str, Any]], rejected: dict[str, Any], calls: bool, method: str) -> None:
+        *earlier, chosen = messages
+        if calls and tools:
+            rejected = {"role": "assistant", "content": "", "tool_calls": calls_of({"what": "wrong"})}
+        elif "Other." not in rejected["content"]:
+            rejected = rejected | {"content": f"{rejected['content'].strip()} Other."}
+        using = tokenizer_with(template)
+        row = {"prompt": earlier, "chosen": [chosen], "rejected": [rejected]}
+        path = tmp_path / "rows.jsonl"
+        path.write_text(json.dumps(row | ({"tools": tools} if tools else {})) + "\n")
+        data = prepare(DataConfig(train=str(path), cache=False), using, None, seed=0, method=method).train
+        if method == "kto":
+            ids = {row["label"]: [*row["prompt_ids"], *row["completion_ids"]] for row in data}
+            found = [text(ids[label], using) for label in (True, False)]
+        else:
+            (made,) = data
+            found = [
+                text([*made.get("prompt_ids", ()), *made[name]], using)
+                for name in ("chosen_ids", "rejected_ids")
+            ]
+        for answer, whole in zip((chosen, rejected), found, strict=True):
+            if method == "reward":  # the conversation as it is judged
+                expected = rendered(template, [*earlier, answer], using, tools, prompt=False)
+                if expected is not None and not template.startswith(ASKED_FIRST):
+                    assert whole.strip() == expected.strip()
+                continue
+            last = learnt([*earlier, answer], using, tools)[-1]
+            assert whole.startswith(last.before + last.trained)
+            assert not whole.removeprefix(last.before + last.trained).replace(using.eos_token, "").strip()
+            prompt = rendered(template, earlier, using, tools, prompt=True)
+            greeted = template.startswith(ASKED_FIRST) and first_speaker(messages) == "assistant"
+            if prompt is not None and not greeted:
+                assert whole.startswith(prompt)
+
+    holds()
