@@ -158,7 +158,8 @@ def build_trainer(
     data = prepare_once(
         config.data,
         tokenizer,
-        None if packing else max_length,
+        # TRL cuts what is longer as it packs, by its usual strategy, without a word; others join the pieces.
+        None if packing and config.training.get("packing_strategy", "bfd") != "bfd" else max_length,
         seed,
         output_dir / SKIPPED_ROWS,
         method=method,

@@ -111,7 +111,10 @@ class TestHandler:
 
     def test_rows_are_what_it_returns(self, tmp_path: Path) -> None:
         source = write(tmp_path, *(f'{{"n": {n}}}' for n in range(1, 4)))
-        assert seen(prepared(source, handler="my_rows:clean")) == ["number 1", "number 3", "number 3"]
+        data = prepared(source, handler="my_rows:clean")
+        assert seen(data) == ["number 1", "number 3", "number 3"]
+        (left_out,) = data.summary.unused_lines()
+        assert left_out.startswith("rows are left out by data.handler (1 row; the first is ")
 
     def test_what_it_raises_names_the_row(self, tmp_path: Path) -> None:
         source = write(tmp_path, '{"n": 1}')

@@ -182,6 +182,8 @@ class Reader:
             self.bad.take(place, DataError(f"{what} raised {type(error).__name__}: {_first_line(error)}"))
             return []
         rows = [] if made is None else list(made) if isinstance(made, (list, tuple)) else [made]
+        if not rows:
+            self.unused.add("rows are left out by data.handler", place)
         for each in rows:
             if not isinstance(each, Mapping):
                 wrong = f"{what} returned {kind_in_words(each)}; it returns a row, a list of rows, or None."
