@@ -55,29 +55,29 @@ def train(
     from rich.console import Console
 
     from fmstune.console import RunConsole
-    from fmstune.launch.environment import is_main_process, quiet_libraries
+    from fmstune.launch.environment import is_main_process
+    from fmstune.launch.process_state import quiet_for_a_run
     from fmstune.run.resolve import load_config
     from fmstune.run.run import run
 
     _require_kinds(compute_metrics=compute_metrics, data_handler=data_handler)
     file = Path(_path("config", config)) if config is not None else None
     checkpoint = _path("resume", resume) if resume is not None else None
-    resolved = load_config(file, _flags({} if settings is None else settings), [], [], None)
-    if data_handler is not None:
-        data = dataclasses.replace(resolved.data, handler=cast(Any, data_handler))
-        resolved = dataclasses.replace(resolved, data=data)
-    quiet_libraries()  # before the next import, which needs transformers
-    from fmstune.training.extensions import Extensions
-
     given = tuple(callbacks) if isinstance(callbacks, (list, tuple)) else (callbacks,)
-    extensions = Extensions(given, compute_metrics).with_instances()
-    return run(
-        resolved,
-        RunConsole(Console(stderr=True), quiet=quiet or not is_main_process()),
-        resume=checkpoint,
-        overwrite=overwrite,
-        extensions=extensions,
-    )
+    with quiet_for_a_run():  # before the imports that need transformers
+        resolved = load_config(file, _flags({} if settings is None else settings), [], [], None)
+        if data_handler is not None:
+            data = dataclasses.replace(resolved.data, handler=cast(Any, data_handler))
+            resolved = dataclasses.replace(resolved, data=data)
+        from fmstune.training.extensions import Extensions
+
+        return run(
+            resolved,
+            RunConsole(Console(stderr=True), quiet=quiet or not is_main_process()),
+            resume=checkpoint,
+            overwrite=overwrite,
+            extensions=Extensions(given, compute_metrics).with_instances(),
+        )
 
 
 def _require_kinds(**functions: Any) -> None:

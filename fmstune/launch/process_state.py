@@ -1,0 +1,108 @@
+"""What a run changes in its process is put back after it: in a program of the user's, it is a guest."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fmstune.launch.environment import quiet_libraries
+
+_FRESH_SEED = 67280421310721
+"""`torch.initial_seed()` of a new process."""
+
+
+@dataclass(frozen=True)
+class _ReadOnce:
+    """A setting that a library reads from the environment when it is imported, and keeps in its module."""
+
+    variable: str
+    module: str
+    attribute: str
+    in_a_run: Any
+    usually: Any
+
+
+_SETTINGS = (
+    _ReadOnce(
+        "HF_HUB_DISABLE_TELEMETRY", "huggingface_hub.constants", "HF_HUB_DISABLE_TELEMETRY", True, False
+    ),
+    _ReadOnce("HF_HUB_DISABLE_PROGRESS_BARS", "transformers.utils.logging", "_tqdm_active", False, True),
+)
+
+
+@contextlib.contextmanager
+def quiet_for_a_run() -> Iterator[None]:
+    """Within this, libraries are quiet, as `quiet_libraries` has it, also those that are imported already.
+    After it, the environment, the filters of warnings, the random numbers and the libraries' own settings are
+    as they were; those of a library that was first imported within are what they are after its import."""
+    environment, filters = dict(os.environ), list(warnings.filters)
+    put_back = [_random_numbers(), *map(_setting, _SETTINGS), _verbosity()]
+    quiet_libraries()
+    ours = [each for each in warnings.filters if each not in filters]
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        # Those that libraries have added for their own messages, when they were imported, are theirs.
+        theirs = [each for each in warnings.filters if each not in ours and each not in filters]
+        warnings.resetwarnings()
+        listed: Any = warnings.filters
+        listed.extend([*theirs, *filters])
+        for each in put_back:
+            each()
+
+
+def _setting(setting: _ReadOnce) -> Callable[[], None]:
+    module = sys.modules.get(setting.module)
+    before = setting.usually if module is None else getattr(module, setting.attribute)
+    if setting.variable in os.environ:  # the user has decided
+        return lambda: None
+    if module is not None:
+        setattr(module, setting.attribute, setting.in_a_run)
+
+    def put_back() -> None:
+        if setting.module in sys.modules:
+            setattr(sys.modules[setting.module], setting.attribute, before)
+
+    return put_back
+
+
+def _verbosity() -> Callable[[], None]:
+    """Of transformers, which sets it at its import, and a Trainer by its arguments."""
+    logger, there = logging.getLogger("transformers"), "transformers" in sys.modules
+    asked = "TRANSFORMERS_VERBOSITY" in os.environ
+    level = logger.level if there else logging.WARNING
+    return lambda: None if asked and not there else logger.setLevel(level)
+
+
+def _random_numbers() -> Callable[[], None]:
+    python = random.getstate()
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    arrays = numpy.random.get_state() if numpy is not None else None
+    tensors = torch.get_rng_state() if torch is not None else None
+    gpus = torch.cuda.get_rng_state_all() if torch is not None and torch.cuda.is_initialized() else None
+
+    def put_back() -> None:
+        random.setstate(python)
+        if "numpy" in sys.modules:
+            generator = sys.modules["numpy"].random
+            generator.seed() if arrays is None else generator.set_state(arrays)
+        if "torch" in sys.modules:
+            library = sys.modules["torch"]
+            if tensors is None:
+                library.default_generator.manual_seed(_FRESH_SEED)
+            else:
+                library.set_rng_state(tensors)
+            if gpus is not None:
+                library.cuda.set_rng_state_all(gpus)
+
+    return put_back

@@ -1,0 +1,83 @@
+"""Nothing process-wide stays after a run through the Python interface, however it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import numpy
+import pytest
+import torch
+from transformers import TrainerCallback
+from transformers.utils import logging as transformers_logging
+
+import fmstune
+from fmstune.training.callbacks.stopping import SIGNALS, Interrupted
+
+DEMO: dict[str, Any] = {
+    "model.path": "demo", "data.train": "demo", "data.max_rows": 8, "training.max_steps": 1,
+    "training.save_strategy": "no", "training.seed": 7, "training.output_dir": "out",
+}  # fmt: skip
+
+
+class AtTheStep(TrainerCallback):
+    """Fails or is interrupted at the first step."""
+
+    def __init__(self, end: str) -> None:
+        self.end = end
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"
+        assert huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
+        if self.end == "fails":
+            raise ValueError("on purpose")
+        if self.end == "interrupted":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def state() -> dict[str, Any]:
+    loggers = {
+        name: logging.getLogger(name) for name in ("", "transformers", "trl", "datasets", "accelerate")
+    }
+    return {
+        "environment": dict(os.environ),
+        "filters": list(warnings.filters),
+        "random": (random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist()),
+        "torch": (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()),
+        "exact": (torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()),
+        "signals": [signal.getsignal(signum) for signum in SIGNALS],
+        "hooks": (sys.excepthook, sys.stdout, sys.stderr, sys.path[:], sys.meta_path[:], Path.cwd()),
+        "loggers": {name: (each.level, each.handlers[:], each.propagate) for name, each in loggers.items()},
+        "telemetry": huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY,
+        "bars": transformers_logging._tqdm_active,
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "end"), [("sft", "finishes"), ("dpo", "fails"), ("kto", "interrupted"), ("reward", "finishes")]
+)
+def test_a_run_leaves_its_process_as_it_was(
+    method: str, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    before = state()
+
+    def trained() -> None:
+        fmstune.train(settings=DEMO | {"run.method": method}, callbacks=[AtTheStep(end)], quiet=True)
+
+    if end == "finishes":
+        trained()
+    else:
+        with pytest.raises(ValueError if end == "fails" else Interrupted):
+            trained()
+    assert state() == before
