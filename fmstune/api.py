@@ -58,25 +58,25 @@ def train(
     from fmstune.launch.environment import is_main_process
     from fmstune.launch.process_state import quiet_for_a_run
     from fmstune.run.resolve import load_config
-    from fmstune.run.run import run
+    from fmstune.run.run import alone, begun
 
     _require_kinds(compute_metrics=compute_metrics, data_handler=data_handler)
     file = Path(_path("config", config)) if config is not None else None
     checkpoint = _path("resume", resume) if resume is not None else None
     given = tuple(callbacks) if isinstance(callbacks, (list, tuple)) else (callbacks,)
-    with quiet_for_a_run():  # before the imports that need transformers
+    with alone(), quiet_for_a_run():  # before the imports that need transformers
         resolved = load_config(file, _flags({} if settings is None else settings), [], [], None)
         if data_handler is not None:
             data = dataclasses.replace(resolved.data, handler=cast(Any, data_handler))
             resolved = dataclasses.replace(resolved, data=data)
         from fmstune.training.extensions import Extensions
 
-        return run(
+        return begun(
             resolved,
             RunConsole(Console(stderr=True), quiet=quiet or not is_main_process()),
-            resume=checkpoint,
-            overwrite=overwrite,
-            extensions=Extensions(given, compute_metrics).with_instances(),
+            checkpoint,
+            overwrite,
+            Extensions(given, compute_metrics).with_instances(),
         )
 
 

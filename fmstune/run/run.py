@@ -72,7 +72,7 @@ def run(
     at another run.
     """
     with alone():
-        return _run(config, out, resume, overwrite, extensions)
+        return begun(config, out, resume, overwrite, extensions)
 
 
 @contextlib.contextmanager
@@ -95,9 +95,10 @@ _under_way = threading.Lock()
 os.register_at_fork(after_in_child=lambda: _under_way.release() if _under_way.locked() else None)
 
 
-def _run(
+def begun(
     config: RunConfig, out: RunConsole, resume: str | None, overwrite: bool, extensions: Extensions | None
 ) -> RunResult:
+    """The run, for a caller who holds `alone`."""
     require_whole_launch()
     directory = claim(config, resume, overwrite=overwrite, main=is_main_process())
     if directory.finished:
