@@ -23,6 +23,7 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError, DataError, ModelError
 from fmstune.launch.environment import quiet_libraries
 from fmstune.layout import CONFIG_NAME
+from fmstune.text import first_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -149,7 +150,7 @@ def _commit(api: HfApi, named: _Named) -> str:
     except ValueError as error:  # a name that cannot be one on the hub
         raise named.error(next(iter(str(error).splitlines()), "it is no name on the hub")) from None
     except Exception as error:  # the errors of its HTTP client, which is not the same in all versions
-        raise _Away(next(iter(str(error).strip().splitlines()), type(error).__name__)) from None
+        raise _Away(first_line(error)) from None
     files = {entry.rfilename for entry in info.siblings or ()}
     if named.kind == "model" and ADAPTER_CONFIG in files and "config.json" not in files:
         raise named.error(

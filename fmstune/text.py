@@ -50,3 +50,13 @@ def listed(choices: Sequence[str]) -> str:
     if len(choices) <= 15:
         return ", ".join(choices)
     return f"{', '.join(choices[:6])} and {len(choices) - 6} others"
+
+
+def in_series(names: Sequence[str]) -> str:
+    """Names as a sentence has them: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, which a library may give many of; its kind where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

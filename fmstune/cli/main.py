@@ -136,7 +136,7 @@ def _fail(message: str, code: int, *, expected: bool = True) -> NoReturn:
     from fmstune.secrets.redaction import hide
 
     message = hide(message)
-    told = bool(message) and ranks.tell(message, code, expected=expected)
+    told = bool(message) and ranks.report_cause(message, code, expected=expected)
     # What a rank sees of the failure of another comes later, and would hide the cause.
     consequence = ranks.follows_another()
     # Of several processes their launcher prints the cause, last and once.

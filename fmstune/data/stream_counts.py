@@ -22,6 +22,7 @@ from fmstune.data.rows.reader import Reader
 from fmstune.data.rows.unused import NotUsed, Unused
 from fmstune.data.summary import DataSummary
 from fmstune.data.tokens.table import TokenRow
+from fmstune.system.files import replace_text
 
 FOLDER = "stream_counts"
 """Of a run's directory; it is there while the run goes on."""
@@ -125,10 +126,8 @@ def remove_counts(run: Path) -> None:
 def write_counts(counts: StreamCounts, file: Path) -> None:
     """Write what has been read. Where that fails (a full disk) the training goes on, and what is said at its
     end is said of the rows that could be counted, with their number."""
-    written = file.with_suffix(".new")
     with contextlib.suppress(OSError):
-        written.write_text(json.dumps(asdict(counts)), encoding="utf-8")
-        written.replace(file)
+        replace_text(file, json.dumps(asdict(counts)))
 
 
 def read_counts(run: Path) -> list[StreamCounts]:

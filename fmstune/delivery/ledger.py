@@ -23,6 +23,7 @@ from fmstune.delivery.suspicion import (
 )
 from fmstune.layout import TRACKING_DIR
 from fmstune.secrets.redaction import process_redactor
+from fmstune.system.files import replace_text
 
 State = Literal["complete", "behind", "failed"]
 
@@ -80,21 +81,14 @@ class Ledger:
         """Replace the ledger's file in a run's directory, atomically."""
         path = ledger_path(directory, self.tracker)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         fields |= {"suspicion": self.suspicion.to_json(), "missing": self.missing.to_text()}
         # What a tracker says may hold any secret; what the next delivery needs stays as it is.
         needed = {field: fields[field] for field in ("tracker", "reference", "cwd", "module_path", "run_id")}
         text = json.dumps(process_redactor().mapping(fields) | needed, indent=2, default=str)
-        try:
-            temporary.write_text(text + "\n", encoding="utf-8")
-            if path.is_dir():
-                set_aside(path)
-            temporary.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):  # a full disk leaves an empty file
-                temporary.unlink(missing_ok=True)
-            raise
+        if path.is_dir():
+            set_aside(path)
+        replace_text(path, text + "\n")
 
 
 def ledger_path(directory: Path, tracker: str) -> Path:

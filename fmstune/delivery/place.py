@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from fmstune.delivery.journal.reader import VERSION, Header, JournalError, JournalReader
 from fmstune.delivery.ledger import Ledger, load_ledgers
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.system.files import replace_text
 
 PLACE_NAME = "journal.place"
 
@@ -24,9 +24,7 @@ def note_place(directory: Path, run_id: str) -> None:
     place = {"id": run_id, "host": platform.node(), "path": str(directory.resolve())}
     path = directory / TRACKING_DIR / PLACE_NAME
     with contextlib.suppress(OSError):  # a full disk: a copy is then taken for the run, as without the file
-        temporary = path.with_name(f"{PLACE_NAME}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(place) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        replace_text(path, json.dumps(place) + "\n")
 
 
 def original_of(directory: Path) -> Path | None:

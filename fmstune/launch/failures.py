@@ -1,4 +1,4 @@
-"""Why a run of several processes has failed, from what its launcher has seen and what its ranks have told."""
+"""Why a run of several processes has failed, from what its launcher has seen and what its ranks have reported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from fmstune.launch.rank import Cause, told
+from fmstune.launch.rank import Cause, reported_causes
 
 
 class RankFailed(Exception):
@@ -18,19 +18,19 @@ class RankFailed(Exception):
         super().__init__(message)
 
 
-def last_told(folder: str, run_id: str = "") -> list[Cause]:
-    """What the ranks have told in their last attempt; torchrun may have been set to start them again.
+def last_reported(folder: str, run_id: str = "") -> list[Cause]:
+    """What the ranks have reported in their last attempt; torchrun may have been set to start them again.
 
     `folder` is torchrun's for logs, which other runs, with other ids, may share.
     """
     attempts = Path(folder).glob(f"{glob.escape(run_id)}*/attempt_*")
     last = max(attempts, key=lambda path: path.stat().st_mtime, default=None)
-    return told(last) if last is not None else []
+    return reported_causes(last) if last is not None else []
 
 
 def failure(error: Any, causes: list[Cause]) -> RankFailed:
-    """The cause of torchrun's `ChildFailedError`: what the first rank has told, or that a rank was killed
-    before, or ended without a word: what the others tell is then that they miss it."""
+    """The cause of torchrun's `ChildFailedError`: what the first rank has reported, or that a rank was killed
+    before, or ended without a word: what the others report is then that they miss it."""
     spoken = {cause.local_rank for cause in causes}
     for rank, failed in error.failures.items():
         # torchrun itself ends the other ranks with SIGTERM once one has failed.

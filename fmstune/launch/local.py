@@ -13,7 +13,7 @@ import os
 import tempfile
 
 from fmstune.errors import ConfigError
-from fmstune.launch.failures import failure, interruption, last_told, not_met
+from fmstune.launch.failures import failure, interruption, last_reported, not_met
 from fmstune.launch.rank import LAUNCHED, SECONDS_TO_STOP, under_torchrun
 from fmstune.launch.signals import left_to_torchrun, passed_on
 
@@ -50,7 +50,7 @@ def without_nproc(arguments: list[str]) -> list[str]:
 def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> None:
     """Run `fmstune` with these arguments in so many processes on this machine, and wait for their end.
 
-    Raises `RankFailed` with the cause that the first one to fail has told, and `ConfigError` when there are
+    Raises `RankFailed` with the cause that the first one to fail has reported, and `ConfigError` when there are
     too few GPUs for so many processes, unless they are not used (`on_cpu`).
     """
     os.environ[LAUNCHED] = str(os.getpid())
@@ -85,9 +85,9 @@ def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> Non
                 f"torchrun refuses its variables PET_… in the environment: {told_by_argparse or error}."
             ) from None
         except ChildFailedError as error:
-            raise failure(error, last_told(folder)) from None
+            raise failure(error, last_reported(folder)) from None
         except SignalException as error:
-            raise interruption(error.sigval, last_told(folder)) from None
+            raise interruption(error.sigval, last_reported(folder)) from None
         except RendezvousError as error:
             where = parsed.rdzv_endpoint or parsed.master_addr
             settings = "PET_NNODES and PET_RDZV_ENDPOINT, or PET_MASTER_ADDR,"

@@ -1,4 +1,4 @@
-"""What a process of torchrun's does besides its work: it tells torchrun why it failed, and it does not
+"""What a process of torchrun's does besides its work: it reports to torchrun why it failed, and it does not
 outlive torchrun."""
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from fmstune.system.files import replace_text
 
 LAUNCHED = "FMSTUNE_LAUNCHED"
 """Set by a launcher that prints the cause, last and once, to its process id: its ranks leave that to it."""
@@ -83,27 +85,25 @@ def follow_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def tell(message: str, exit_code: int, *, expected: bool) -> bool:
-    """Tell torchrun the cause, which its own table then ends with, where it would name a web page; whether
-    torchrun is there and could be told."""
+def report_cause(message: str, exit_code: int, *, expected: bool) -> bool:
+    """Report the cause to torchrun, whose own table then ends with it, where it would name a web page; whether
+    torchrun is there and could be reached."""
     path = os.environ.get(_ERROR_FILE)
     if not path:
         return False
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     cause = Cause(message, exit_code, expected, time.time(), rank)
     more = {"py_callstack": message, "timestamp": str(int(cause.time)), "fmstune": asdict(cause)}
-    unfinished = Path(f"{path}.part")
     try:
-        # At once or not at all: torchrun and the other ranks read it at any moment.
-        unfinished.write_text(json.dumps({"message": {"message": message, "extraInfo": more}}), "utf-8")
-        unfinished.replace(path)
+        # Whole or not at all: torchrun and the other ranks read it at any moment.
+        replace_text(Path(path), json.dumps({"message": {"message": message, "extraInfo": more}}))
     except OSError:
         return False
     return True
 
 
-def told(directory: Path) -> list[Cause]:
-    """What the ranks have told, the first to fail first; `directory` holds torchrun's folder of each."""
+def reported_causes(directory: Path) -> list[Cause]:
+    """What the ranks have reported, the first to fail first; `directory` holds torchrun's folder of each."""
     found = []
     for path in directory.glob("*/error.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -125,7 +125,7 @@ def cause_of_lost_peer(message: str) -> str | None:
     if not is_lost_peer(message):
         return None
     path, mine = os.environ.get(_ERROR_FILE), int(os.environ.get("LOCAL_RANK", "0"))
-    causes = told(Path(path).parent.parent) if path else []
+    causes = reported_causes(Path(path).parent.parent) if path else []
     others = [cause.message for cause in causes if cause.local_rank != mine]
     return others[0] if others else "another process of this run has ended, without a word on this machine"
 
@@ -135,5 +135,5 @@ def follows_another() -> bool:
     path = os.environ.get(_ERROR_FILE)
     if not path:
         return False
-    causes = told(Path(path).parent.parent)
+    causes = reported_causes(Path(path).parent.parent)
     return bool(causes) and causes[0].local_rank != int(os.environ.get("LOCAL_RANK", "0"))

@@ -31,7 +31,7 @@ from fmstune.config.schema.tables import LoraConfig, ModelConfig, RunConfig
 from fmstune.errors import ConfigError, ModelError
 from fmstune.models.adapted_modules import adapted_parameters, trained_whole
 from fmstune.models.vocabulary import fit_adapter
-from fmstune.text import counted, shown
+from fmstune.text import counted, first_line, shown
 
 _ALL_LINEAR = "all-linear"
 _ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
@@ -99,7 +99,7 @@ def load_adapter(model: PreTrainedModel, adapter: AdapterFile, *, trainable: boo
             warnings.simplefilter("always")
             made = PeftModel.from_pretrained(model, directory, is_trainable=trainable, config=settings)
     except Exception as error:  # of PEFT, safetensors and torch, bare `Exception`s among them
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        first = first_line(error)
         if "size mismatch" in str(error):
             first = f"it does not fit {adapter.base}: its weights are of other sizes."
         raise ModelError(f"the adapter in {directory!r} cannot be loaded: {first}") from error

@@ -8,12 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from fmstune.config.schema.tables import ModelConfig
+from fmstune.text import first_line
 
 
 def why_not_loaded(config: ModelConfig, what: str, error: Exception) -> str:
     """What `error` says of `what`, the "model" or "tokenizer" of `config`."""
     path = config.path
-    first = _first_line(error)
+    first = _explained(error)
     if Path(path).is_dir() and config.gguf_file is not None:
         return f"the {what} in {str(Path(path) / config.gguf_file)!r} cannot be read: {first}"
     if Path(path).is_dir():
@@ -46,11 +47,8 @@ def _of_directory(path: str, what: str, first: str) -> str:
     return f"the {what} in {path!r} cannot be loaded: {first}"
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    if not text:
-        return type(error).__name__
-    first = text.splitlines()[0]
+def _explained(error: Exception) -> str:
+    first = first_line(error)
     if isinstance(error, (KeyError, IndexError, TypeError, AttributeError)):
         # A library tripped over a file that is not what it takes it for; its text alone says little.
         return f"one of its files is damaged or of an unknown version ({type(error).__name__}: {first})"

@@ -40,6 +40,7 @@ from fmstune.run.tracking import (
     say_resumed,
 )
 from fmstune.secrets.redaction import Redactor
+from fmstune.system.files import replace_text
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
 
@@ -298,8 +299,6 @@ def _write_config(config: RunConfig, directory: Path, redactor: Redactor, header
     try:
         directory.mkdir(parents=True, exist_ok=True)
         text = to_toml(config, redactor.configuration(to_mapping(config)), header=redactor.text(header))
-        written = directory / f".{CONFIG_NAME}"
-        written.write_text(text, encoding="utf-8")
-        written.replace(directory / CONFIG_NAME)  # a resumed run reads it: never half of one
+        replace_text(directory / CONFIG_NAME, text)  # a resumed run reads it: never half of one
     except OSError as error:
         raise RunError(f"{directory} cannot be written to: {error.strerror or error}.") from error

@@ -32,6 +32,7 @@ from fmstune.models.special_tokens import use_tokens
 from fmstune.models.vocabulary import fit_vocabulary
 from fmstune.system.compiler import require_compiler
 from fmstune.system.device import Precision, precision
+from fmstune.text import first_line
 from fmstune.trackers.base import Tracker
 from fmstune.training.extensions import Extensions
 from fmstune.training.memory.outlook import require_room_for_weights
@@ -301,8 +302,7 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
     try:
         return arguments_class(config.run.method)(**settings)
     except (ValueError, TypeError, ImportError, AttributeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"[training] is refused by TRL: {reason}") from error
+        raise ConfigError(f"[training] is refused by TRL: {first_line(error)}") from error
 
 
 def _steps(trainer: Any, rows: int) -> int:

@@ -135,7 +135,7 @@ def test_ranks_whose_launcher_is_killed_save_a_checkpoint_and_end(tmp_path: Path
 def told(directory: Path, local_rank: int, **cause: Any) -> Path:
     path = directory / str(local_rank) / "error.json"
     path.parent.mkdir()
-    cause = {"message": "x", "exit_code": 1, "foreseen": True, "time": 0.0, "local_rank": local_rank, **cause}
+    cause = {"message": "x", "exit_code": 1, "expected": True, "time": 0.0, "local_rank": local_rank, **cause}
     path.write_text(json.dumps({"message": {"message": "x", "extraInfo": {"fmstune": cause}}}))
     return path
 
@@ -146,7 +146,7 @@ def test_the_first_rank_to_fail_is_the_cause_and_the_others_follow_it(
     late, early = told(tmp_path, 0, time=10.2), told(tmp_path, 1, time=10.1)
     (tmp_path / "2").mkdir()
     (tmp_path / "2" / "error.json").write_text('{"message": "of a program that is not fmstune"}')
-    assert [cause.local_rank for cause in ranks.told(tmp_path)] == [1, 0]
+    assert [cause.local_rank for cause in ranks.reported_causes(tmp_path)] == [1, 0]
     for path, rank, follows in ((late, "0", True), (early, "1", False)):
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
         monkeypatch.setenv("LOCAL_RANK", rank)

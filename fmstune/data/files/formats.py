@@ -16,6 +16,7 @@ from fmstune.data.files.json_lines import no_utf8
 from fmstune.data.files.opening import opened
 from fmstune.data.files.splits import Wanted
 from fmstune.errors import DataError
+from fmstune.text import first_line
 
 _SAMPLED = 32 << 20
 """So many bytes tell the encoding of a text."""
@@ -109,7 +110,7 @@ def _read_table(path: Path, name: str, kind: str) -> Iterator[Found]:
                 number += 1
                 yield f"{name} row {number}", without_empty_fields(row)
     except (OSError, pyarrow.ArrowException, ValueError, KeyError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise DataError(f"{name} is no {kind[1:]} file that can be read: {reason}") from None
 
 

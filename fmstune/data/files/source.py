@@ -14,6 +14,7 @@ from fmstune.data.files.formats import Found, numbered, read_file
 from fmstune.data.files.opening import sha256_of
 from fmstune.data.files.splits import Wanted
 from fmstune.errors import DataError
+from fmstune.text import first_line
 
 Split = Literal["train", "eval"]
 
@@ -77,7 +78,7 @@ def _saved(source: DataSource, wanted: Wanted, path: Path) -> Any:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # a damaged folder raises whatever its layers raise
         raise DataError(
-            f"{source.path} cannot be read as a folder of save_to_disk: {_first_line(error)}"
+            f"{source.path} cannot be read as a folder of save_to_disk: {first_line(error)}"
         ) from error
     if not isinstance(loaded, dict):
         return loaded
@@ -92,7 +93,7 @@ def _from_hub(source: DataSource, split: Split, *, streaming: bool) -> Iterator[
     except DataError:
         raise
     except Exception as error:  # a stream is fetched while it is read, and its client raises what it wants
-        raise DataError(f"after {place} the hub could not be read: {_first_line(error)}") from error
+        raise DataError(f"after {place} the hub could not be read: {first_line(error)}") from error
 
 
 def _hub(source: DataSource, split: Split, *, streaming: bool) -> Any:
@@ -106,9 +107,5 @@ def _hub(source: DataSource, split: Split, *, streaming: bool) -> Any:
     except Exception as error:  # the hub's client raises whatever its layers raise
         raise DataError(
             f"{source.path} is no file here, and cannot be fetched from the hub (split {wanted}): "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from fmstune.data.rendering.dialect import Dialect, Given, as_parts, ask
 from fmstune.data.rows.messages import Message, says_something
 from fmstune.errors import DataError
+from fmstune.text import first_line
 
 UNKNOWN_FIELD = "the field `{}` of messages is not used: the chat template does not write it"
 _AS_SYSTEM = "a developer's message is given as a system message: the chat template knows no developer"
@@ -163,7 +164,7 @@ class ChatWriter:
                 given, tools=tools or None, tokenize=False, add_generation_prompt=prompt
             )
         except Exception as error:  # a template may raise what it wants, as those that insist on an order do
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise DataError(
                 f"{place}: the model's chat template refuses this conversation: {reason}"
             ) from None

@@ -20,6 +20,7 @@ from fmstune.data.rows.shapes import PREFERENCES, Recognised, Shape, recognise
 from fmstune.data.rows.squad import with_one_answer
 from fmstune.data.rows.unused import Unused, unused_lines
 from fmstune.errors import DataError
+from fmstune.text import first_line
 
 __all__ = ["PREFERENCES", "Reader", "Row", "Rows", "Shape", "load_rows"]
 
@@ -179,7 +180,7 @@ class Reader:
         try:
             made = self._handler(copy.deepcopy(dict(row)))
         except Exception as error:  # the user's code raises what it wants
-            self.bad.take(place, DataError(f"{what} raised {type(error).__name__}: {_first_line(error)}"))
+            self.bad.take(place, DataError(f"{what} raised {type(error).__name__}: {first_line(error)}"))
             return []
         rows = [] if made is None else list(made) if isinstance(made, (list, tuple)) else [made]
         if not rows:
@@ -206,7 +207,3 @@ def _load_handler(where: Any) -> Handler | None:
         raise DataError(f"data.handler = {where!r} is no function.")
     handler: Handler = found
     return handler
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "")

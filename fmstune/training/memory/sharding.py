@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fmstune.text import in_series
+
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
@@ -44,9 +46,9 @@ class Sharding:
             whole = f"{'each ' if self.sharing > 1 else ''}with all of it ({self.method})"
             return f"{who}, {whole}"
         over = max(parts.values())
-        line = f"{who}; {self.method} divides {_listed(divided)} by {over}"
+        line = f"{who}; {self.method} divides {in_series(divided)} by {over}"
         if self.offloaded:
-            line += f"; {_listed([name for name in parts if name in self.offloaded])} in main memory"
+            line += f"; {in_series([name for name in parts if name in self.offloaded])} in main memory"
         return line
 
 
@@ -134,7 +136,3 @@ def _strategy(plugin: Any) -> str:
 
 def _is_offloaded(table: Mapping[str, Any], part: str) -> bool:
     return str((table.get(f"offload_{part}") or {}).get("device", "none")) != "none"
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

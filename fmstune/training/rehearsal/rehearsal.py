@@ -19,6 +19,7 @@ from fmstune.data.tokens.lengths import are_tokenised, sequence_lengths
 from fmstune.errors import RunError
 from fmstune.system.disk import free, is_full
 from fmstune.system.memory import amount
+from fmstune.text import in_series
 from fmstune.training.memory.outlook import forget_peak, peak
 from fmstune.training.memory.placeholder_rows import measurable_rows
 from fmstune.training.rehearsal.trial_step import batch, try_batch, unchanged
@@ -95,7 +96,7 @@ def rehearse(trainer: Any, steps: int) -> Rehearsal:
     longest = sorted(lengths)[-args.per_device_train_batch_size :]
     usual = float(lengths.mean() / (sum(longest) / len(longest)))
     whole = seconds * usual * args.gradient_accumulation_steps * steps
-    return Rehearsal(most, whole, time.perf_counter() - began, _listed(parts), at_most=not known)
+    return Rehearsal(most, whole, time.perf_counter() - began, in_series(parts), at_most=not known)
 
 
 def estimated_seconds(trainer: Any, steps: int) -> float:
@@ -141,7 +142,3 @@ def _write_and_read(trainer: Any, scratch: Path, steps: int) -> None:
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118  (it is no mapping)
                 stored.get_tensor(name)
-
-
-def _listed(parts: list[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
