@@ -1,4 +1,4 @@
-"""Why a run of several processes has failed, from what its launcher has seen and what its ranks have reported."""
+"""Why a run of several processes failed, from what its launcher saw and what its ranks reported."""
 
 from __future__ import annotations
 

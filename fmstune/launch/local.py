@@ -50,7 +50,7 @@ def without_nproc(arguments: list[str]) -> list[str]:
 def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> None:
     """Run `fmstune` with these arguments in so many processes on this machine, and wait for their end.
 
-    Raises `RankFailed` with the cause that the first one to fail has reported, and `ConfigError` when there are
+    Raises `RankFailed` with the cause that the first one to fail reported, and `ConfigError` when there are
     too few GPUs for so many processes, unless they are not used (`on_cpu`).
     """
     os.environ[LAUNCHED] = str(os.getpid())

@@ -86,8 +86,10 @@ def follow_parent() -> None:
 
 
 def report_cause(message: str, exit_code: int, *, expected: bool) -> bool:
-    """Report the cause to torchrun, whose own table then ends with it, where it would name a web page; whether
-    torchrun is there and could be reached."""
+    """Report the cause to torchrun, whose own table then ends with it, where it would name a web page.
+
+    Returns whether torchrun is there and could be reached.
+    """
     path = os.environ.get(_ERROR_FILE)
     if not path:
         return False
