@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fmstune.secrets.names import hide_forms
+from fmstune.secrets.forms import hide_forms
 
 _LONGEST = 60
 _LONGEST_PATH = 100

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from fmstune.secrets.names import REDACTED, is_placeholder, is_secret_name, names_credential, url_secrets
+from fmstune.secrets.forms import REDACTED, is_placeholder, url_secrets
+from fmstune.secrets.names import is_secret_name, names_credential
 
 _SHORTEST = 4
 """Characters of a text that is hidden where it stands as a word. Shorter ones are hidden by the name of their

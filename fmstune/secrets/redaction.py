@@ -10,19 +10,17 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fmstune.secrets.known import Known, config_secrets, in_environment, in_files, secret_texts
-from fmstune.secrets.names import (
+from fmstune.secrets.forms import (
     REDACTED,
     hide_forms,
     hide_users,
     holds_redacted,
-    is_count,
     is_placeholder,
     is_secret_flag,
-    is_secret_name,
     looks_random,
-    names_credential,
 )
+from fmstune.secrets.known import Known, config_secrets, in_environment, in_files, secret_texts
+from fmstune.secrets.names import is_count, is_secret_name, names_credential
 
 __all__ = [
     "REDACTED",

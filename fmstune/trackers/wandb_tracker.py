@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmstune.secrets.names import REDACTED, is_secret_name
+from fmstune.secrets.forms import REDACTED
+from fmstune.secrets.names import is_secret_name
 from fmstune.secrets.redaction import hide
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note

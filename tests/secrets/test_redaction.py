@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from fmstune.config.load.load import known_keys, load
 from fmstune.errors import ConfigError
-from fmstune.secrets.names import hide_forms, is_secret_name, names_credential
+from fmstune.secrets.forms import hide_forms
+from fmstune.secrets.names import is_secret_name, names_credential
 from fmstune.secrets.redaction import (
     REDACTED,
     Redactor,

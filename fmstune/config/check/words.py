@@ -7,7 +7,8 @@ from datetime import date, time
 from typing import Any
 
 from fmstune.config.check.annotations import literal_values, options_of
-from fmstune.secrets.names import REDACTED, is_secret_name
+from fmstune.secrets.forms import REDACTED
+from fmstune.secrets.names import is_secret_name
 from fmstune.text import shown
 
 _WORDS = {

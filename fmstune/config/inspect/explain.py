@@ -20,7 +20,8 @@ from fmstune.config.schema.data import written_sources
 from fmstune.config.schema.tables import OWNED_TRAINING, RENAMED_TRAINING, TABLES, TRAINING_BOUNDS, RunConfig
 from fmstune.config.schema.training import training_fields
 from fmstune.errors import ConfigError
-from fmstune.secrets.names import REDACTED, is_secret_name
+from fmstune.secrets.forms import REDACTED
+from fmstune.secrets.names import is_secret_name
 from fmstune.text import shown, shown_key
 
 

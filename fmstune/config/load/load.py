@@ -30,7 +30,7 @@ from fmstune.config.schema.tables import (
 from fmstune.config.schema.training import METHODS, methods_with, training_fields
 from fmstune.errors import ConfigError, combined
 from fmstune.layout import CONFIG_FILE
-from fmstune.secrets.names import REDACTED, holds_redacted
+from fmstune.secrets.forms import REDACTED, holds_redacted
 from fmstune.text import shortened, shown_path
 
 __all__ = ["CONFIG_FILE", "Flag", "known_keys", "load", "load_trackers"]

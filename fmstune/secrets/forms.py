@@ -1,0 +1,269 @@
+"""What is a secret by its form alone, whoever it belongs to.
+
+A form is what the issuers of tokens document, what an HTTP header, a command or a URL says of itself, and an
+assignment to a secret name (`password=…`, `"api_key": "…"`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from fmstune.secrets.names import is_count, is_secret_name, names_credential
+
+REDACTED = "[redacted]"
+
+# Each begins at the start of a word: `risk-averse-model-2` holds no key of OpenAI's. Each is linear in the
+# length of the text, since texts of megabytes come from SDKs' logs.
+_FORMS = re.compile(
+    r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
+    r"(?:[\s\S]*?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|[\s\S]*)"
+    r"|(?<![A-Za-z0-9])(?:"
+    r"(?:hf|api_org)_[A-Za-z0-9]{24,}"  # Hugging Face: 34, but no word is as long as 24
+    r"|sk-(?:ant-(?:api|sid|admin)\d\d|or-v1)-[\w-]{20,}"  # Anthropic, OpenRouter
+    r"|wandb_v\d+_\w{70,}|local-[0-9a-f]{40}(?![0-9A-Za-z])"  # W&B
+    r"|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_11[A-Z0-9]{8}\w{10,}"  # GitHub
+    # GitLab's prefixes are a closed list: `glaive-…`, `gliner-…` and `glue-…` are data sets and models.
+    r"|(?:glpat|gldt|glrt|glrtr|glcbt|glptt|glft|glsoat|glimt|glagent|glffct|gloas)-[\w-]{16,}"
+    r"|(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![0-9A-Za-z])"  # AWS
+    r"|xox[abceoprs](?:\.xox[a-z])?-(?=[\w-]{0,8}\d)[\w-]{10,}|xapp-\d[\w-]{10,}"  # Slack
+    r"|AIza[\w-]{35,}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,}"  # Google
+    r"|eyJ[\w-]{8,512}\.[\w-]{8,}\.[\w-]{8,}"  # JSON web tokens
+    r"|pypi-AgE[\w-]{32,}|npm_[A-Za-z0-9]{36}(?![A-Za-z0-9])|dckr_(?:pat|oat)_[\w-]{20,}"
+    r"|r8_[A-Za-z0-9]{37}(?![A-Za-z0-9])|gsk_[A-Za-z0-9]{52}(?![A-Za-z0-9])"  # Replicate, Groq
+    r"|dapi[0-9a-f]{32}(?![0-9A-Za-z])"  # Databricks
+    r")"
+    r"|(?<=hooks\.slack\.com/services/)[\w/]{16,}"
+)
+# These begin as names do (`sk-SK-common-voice-17`, `hf_instructiontuning2024`): what follows has to look
+# random. The second group is of those whose bodies hold more than letters and digits.
+_PREFIXED = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    r"(?:(?:hf|api_org|gh[pousr]|r8|gsk|npm|[sr]k_(?:live|test))_)(?P<run>[A-Za-z0-9]{16,})"
+    r"|(?:sk-|xai-|pplx-|nvapi-|wandb_v\d+_|github_pat_|pypi-)(?P<body>[\w-]{16,})"
+    r"|SG\.(?P<dotted>[\w-]{16,}\.[\w-]{16,}))"
+)
+_HEX = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{20,}")
+# A part of a name: a word, camels, a date, a version, a size, with a number behind or before it.
+_PART = re.compile(
+    r"\d{0,8}(?:[A-Z]{0,5}[a-z]*|[a-z]{1,3}(?:[A-Z]{1,4}[a-z]+)+|(?:[A-Z]{1,4}[a-z]+)+|[A-Z]+)"
+    r"(?:\d{0,14}|\d{1,8}[a-z]+)"
+)
+_HEADER = re.compile(
+    r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?)"
+    r"((?:bearer|basic|token|digest|apikey|negotiate|aws4-hmac-sha256)\s+[^\n\"']+)"
+    r"|(\b(?:set-)?cookie:[ \t]*)([^\s\"'][^\n\"']*=[^\n\"']*)"
+)
+_BEARER = re.compile(r"\b(Bearer[ \t]+)[\w.~+/=-]{6,}|\b((?i:bearer)[ \t]+)(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}")
+_BASIC = re.compile(r"\b((?i:basic)[ \t]+)([A-Za-z0-9+/_-]{8,}={0,2})")
+# One slash is enough: what is taken for a path loses the second.
+_USER = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]{0,20}:/)(/?)([^/\s?#\"'<>]{1,256})@")
+_USERS_OF_TOKENS = frozenset({"x-access-token", "x-token-auth", "oauth2", "gitlab-ci-token"})
+# A password with a slash in it, which should have been escaped; `host:8080/x@y` has a port there.
+_SLASHED = re.compile(
+    r"(?<=://)([^/\s:@?#]{0,64}:)(?!\d+(?:[/?#]|$)|\[redacted\]@)([^\s\"'<>]{1,256})@(?=[\w.\[-])"
+)
+_SIGNATURE = re.compile(r"(?i)([?&](?:sig|[\w-]*signature|x-amz-credential)=)[^&\s#\"'\[]+")
+_NAME = re.compile(r"(?<![\w.])(?P<name>[A-Za-z][\w.-]{0,80})(?P<sign>(?P<quoted>\\*[\"'])?\s?[:=]\s?)")
+_VALUE = re.compile(
+    r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|(?P<mark>\\+[\"'])(?:(?!(?P=mark)).)*(?P=mark)"
+    r"|[^\s,;&\"'()\[\]{}<>\\]+"
+)
+# A list of arguments, as Python and JSON write it.
+_QUOTED_FLAG = re.compile(
+    r"((?P<mark>[\"'])--(?P<name>[A-Za-z][\w-]{0,80})(?P=mark),\s?)(?P<quote>[\"'])(?P<value>[^\"'\n]{1,400})(?P=quote)"
+)
+_FLAG = re.compile(r"(?<!\S)(--(?P<name>[A-Za-z][\w-]{0,80})[ \t]+)(?P<value>[^\s\[-]\S*)")
+# `-u 1000:1000` is a user and a group.
+_CURL = re.compile(
+    r"((?<!\S)(?:-u|-U|--user|--proxy-user)[ =]?[\"']?)(?!\d+:\d+(?:\s|$))"
+    r"([^\s:\"'-][^\s:\"']{0,63}):([^\s\"'\[][^\s\"']*)"
+)
+_MYSQL = re.compile(r"(\b(?:mysql|mariadb)[\w-]*(?=[ \t])[^\n|;]{0,200}?[ \t]-p)([^\s\[]\S*)")
+_PROVIDED = re.compile(
+    r"(?i)(\b(?:api[ _-]?key|access key|token|password|secret|credentials?)[ \w]{0,20} "
+    r"(?:provided|given|supplied)"
+    r"\s?[:=]\s?[\"']?)([^\s\"'\[,.][^\s\"',]{3,})"
+)
+_NETRC = re.compile(r"(?i)(\blogin\s+\S{1,200}\s+password\s+)([^\s\[]\S*)")
+# Only where the text says so: commits are 40 hexadecimal digits as well.
+_WANDB = re.compile(r"(?i)(?:wandb|w&b|api[ _-]?key)\b(?P<between>[^\n]{0,60}?)\b(?P<key>[0-9a-f]{40})\b")
+_COMMIT = re.compile(r"(?i)commit|revision|\bsha|hash|\brev\b|\bgit\b")
+_SECRET_FLAG = re.compile(r"--?[A-Za-z][\w-]{2,80}")
+_NOTHING = frozenset({"none", "null", "true", "false", "nan", "str", "int", "bool", "float", "bytes", "..."})
+_PLACEHOLDER = re.compile(r"<[^<>]*>|\[[A-Za-z0-9_ ]*\]|\$\{?\w+\}?|\*+|…|\{\w*\}")
+_LIKE_A_PASSWORD = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{5,}")
+_LIKE_A_TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{8,}")
+
+
+def hide_forms(text: str, *, tracked: bool = False) -> str:
+    """The text with `[redacted]` for what is a secret by its form alone, whoever it belongs to. In a text
+    that is `tracked`, `token=the` is said of a model's token, and stays."""
+    text = _PREFIXED.sub(_of_prefixed, _FORMS.sub(REDACTED, text))
+    if " " in text:
+        text = _HEADER.sub(_after_header, text)
+        text = _BEARER.sub(lambda found: f"{found[1] or found[2]}{REDACTED}", text)
+        text = _BASIC.sub(_of_basic, text)
+        text = _NETRC.sub(rf"\1{REDACTED}", text)
+        text = _QUOTED_FLAG.sub(_of_quoted_flag, _FLAG.sub(_of_flag, text))
+        text = _PROVIDED.sub(_of_provided, _MYSQL.sub(rf"\1{REDACTED}", text))
+        if "curl" in text or "wget" in text or "http" in text:
+            text = _CURL.sub(rf"\1\2:{REDACTED}", text)
+    text = hide_users(text)
+    if "?" in text:
+        text = _SIGNATURE.sub(rf"\1{REDACTED}", text)
+    if "=" in text or ":" in text:
+        text = _hide_assigned(text, tracked)
+    return _WANDB.sub(_of_wandb, text)
+
+
+def hide_users(text: str) -> str:
+    """The text without the users and passwords before the hosts of its URLs."""
+    if ":/" not in text or "@" not in text:
+        return text
+    return _SLASHED.sub(f"{REDACTED}@", _USER.sub(_of_user, text))
+
+
+def is_secret_flag(argument: Any) -> bool:
+    """Whether an argument of a command says that the next one is a secret: `--api-key`."""
+    return (
+        isinstance(argument, str)
+        and _SECRET_FLAG.fullmatch(argument) is not None
+        and is_secret_name(argument)
+    )
+
+
+def holds_redacted(value: Any) -> bool:
+    """Whether a secret was taken out of a value, so that it can't be used as it is."""
+    if isinstance(value, Mapping):
+        return any(map(holds_redacted, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(holds_redacted, value))
+    return isinstance(value, str) and REDACTED in value
+
+
+def is_placeholder(value: str) -> bool:
+    """Whether a text stands for a value and is none: `<pad>`, `[PAD]`, `$TOKEN`, `[redacted]`."""
+    return _PLACEHOLDER.fullmatch(value) is not None
+
+
+def looks_random(text: str) -> bool:
+    """Whether a text looks drawn by chance, as tokens are, and not put together from words, dates, versions
+    and separators, as names are."""
+    parts = re.split(r"[-_./+=:]+", text)
+    if any(_HEX.fullmatch(part) for part in parts):
+        return True
+    return sum(len(part) for part in parts if len(part) >= 8 and not _PART.fullmatch(part)) >= 16
+
+
+def url_secrets(text: str) -> list[str]:
+    """The passwords and tokens before the hosts of the URLs in a text, as they are and decoded."""
+    from urllib.parse import unquote
+
+    found = [info for _, _, info in _USER.findall(text) if _is_secret_user(info)]
+    found += [user + password for user, password in _SLASHED.findall(text)]
+    passwords = [info.partition(":")[2] or info for info in found]
+    return list(dict.fromkeys([*passwords, *map(unquote, passwords)]))
+
+
+def _of_prefixed(found: re.Match[str]) -> str:
+    body = found["run"] or found["body"] or found["dotted"]
+    # The issuers' lengths of what has one: 48 letters by chance may be camels.
+    whole = len(body) in (32, 48, 80) and body.isalnum() and not body.isalpha() and not _PART.fullmatch(body)
+    return REDACTED if whole or looks_random(body) else found[0]
+
+
+def _after_header(found: re.Match[str]) -> str:
+    before, value = found[1] or found[3], found[2] or found[4]
+    scheme, _, rest = value.partition(" ")
+    if found[1] and rest.lstrip().startswith(REDACTED):
+        return found[0]
+    return f"{before}{scheme} {REDACTED}" if found[1] else f"{before}{REDACTED}"
+
+
+def _of_basic(found: re.Match[str]) -> str:
+    """`Basic dXNlcjpwYXNz` holds a user and a password; `basic training` does not."""
+    try:
+        decoded = base64.b64decode(found[2] + "=" * (-len(found[2]) % 4), altchars=b"-_")
+    except (ValueError, binascii.Error):
+        return found[0]
+    return f"{found[1]}{REDACTED}" if b":" in decoded and decoded.isascii() else found[0]
+
+
+def _of_user(found: re.Match[str]) -> str:
+    start, slash, info = found.groups()
+    if not slash and ":" not in info:
+        return found[0]
+    return f"{start}{slash}{REDACTED}@" if _is_secret_user(info) else found[0]
+
+
+def _is_secret_user(info: str) -> bool:
+    """Whether what stands before a URL's host is more than a name."""
+    if ":" in info:
+        return info.partition(":")[2] not in ("", REDACTED)
+    if info == REDACTED:
+        return False
+    return info in _USERS_OF_TOKENS or looks_random(info) or hide_forms(info) != info
+
+
+def _hide_assigned(text: str, tracked: bool) -> str:
+    kept, done, at = [], 0, 0
+    while found := _NAME.search(text, at):
+        at = found.end()
+        value = _VALUE.match(text, at) if is_secret_name(found["name"]) else None
+        if value is not None and (hidden := _hidden_value(found, value, tracked)) is not None:
+            kept += [text[done:at], hidden]
+            done = at = value.end()
+    return "".join([*kept, text[done:]]) if kept else text
+
+
+def _hidden_value(name: re.Match[str], value: re.Match[str], tracked: bool) -> str | None:
+    """What stands instead of the value that is assigned to a secret name; `None` when it is no secret."""
+    written = value[0]
+    quote = value["mark"] or (written[0] if written[0] in "\"'" else "")
+    inside = written[len(quote) : len(written) - len(quote)]
+    if not inside or inside.lower() in _NOTHING or is_placeholder(inside):
+        return None
+    if is_count(name["name"]) and inside.isdigit():
+        return None
+    if tracked and not names_credential(name["name"]) and not looks_random(inside):
+        query = name.string[: name.start()].endswith(("?", "&"))
+        if not query:
+            return None
+    # A partition of a table: `lang=sk/token=bpe32000/part.parquet`.
+    folder = name.string[: name.start()].endswith("/") or re.search(r"/.*\.\w{2,8}$", inside)
+    if "=" in name["sign"] and not quote and folder and not looks_random(inside.partition("/")[0]):
+        return None
+    # `token: the next one` is prose; `"token": the…` and `token=…` are not.
+    colon = ":" in name["sign"] and not name["quoted"] and not quote
+    header = "-" in name["name"]  # X-Auth-Token: …
+    like_one = _LIKE_A_PASSWORD if names_credential(name["name"]) else _LIKE_A_TOKEN
+    if colon and not header and not like_one.fullmatch(inside):
+        return None
+    return f"{quote}{REDACTED}{quote}"
+
+
+def _of_flag(found: re.Match[str]) -> str:
+    value = found["value"]
+    stands_for_one = is_placeholder(value) or (value.isalpha() and value.isupper())
+    return found[0] if stands_for_one or not is_secret_name(found["name"]) else f"{found[1]}{REDACTED}"
+
+
+def _of_quoted_flag(found: re.Match[str]) -> str:
+    value = found["value"]
+    if value.startswith("-") or is_placeholder(value) or not is_secret_name(found["name"]):
+        return found[0]
+    return f"{found[1]}{found['quote']}{REDACTED}{found['quote']}"
+
+
+def _of_provided(found: re.Match[str]) -> str:
+    return found[0] if found[2].lower() in _NOTHING or is_placeholder(found[2]) else f"{found[1]}{REDACTED}"
+
+
+def _of_wandb(found: re.Match[str]) -> str:
+    if _COMMIT.search(found["between"]):
+        return found[0]
+    return found[0][: -len(found["key"])] + REDACTED
