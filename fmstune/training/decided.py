@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fmstune.config.inspect.decided import decided_by
 from fmstune.config.inspect.explain import explain
-from fmstune.config.schema.tables import OWNED_TRAINING, RENAMED_TRAINING, RunConfig
+from fmstune.config.schema.managed import OWNED_TRAINING, RENAMED_TRAINING
+from fmstune.config.schema.tables import RunConfig
 from fmstune.config.schema.training import training_fields
 
 if TYPE_CHECKING:

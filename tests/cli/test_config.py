@@ -13,7 +13,7 @@ from fmstune.cli.flags import FLAGS
 from fmstune.cli.main import main
 from fmstune.config.inspect.dump import to_mapping, to_toml
 from fmstune.config.load.load import known_keys, load
-from fmstune.config.schema.tables import OWNED_TRAINING
+from fmstune.config.schema.managed import OWNED_TRAINING
 from fmstune.secrets.redaction import Redactor
 from tests.conftest import open_journal
 

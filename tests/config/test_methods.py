@@ -13,7 +13,8 @@ from fmstune.config.inspect.dump import option_table, to_toml
 from fmstune.config.inspect.explain import chosen, explain
 from fmstune.config.load.layers import known_keys
 from fmstune.config.load.load import load
-from fmstune.config.schema.tables import LORA_LEARNING_RATES, OWNED_TRAINING
+from fmstune.config.schema.managed import OWNED_TRAINING
+from fmstune.config.schema.tables import LORA_LEARNING_RATES
 from fmstune.config.schema.training import METHODS, training_fields
 from fmstune.errors import ConfigError
 from tests.support.loading import DEMO_FILE, load_text, refusal

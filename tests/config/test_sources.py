@@ -9,7 +9,8 @@ import pytest
 
 from fmstune.config.load.load import known_keys, load, load_trackers
 from fmstune.config.load.toml_files import key_lines
-from fmstune.config.schema.tables import DEMO_TRAINING, LORA_LEARNING_RATE, TRAINING_DEFAULTS, DataSource
+from fmstune.config.schema.managed import TRAINING_DEFAULTS
+from fmstune.config.schema.tables import DEMO_TRAINING, LORA_LEARNING_RATE, DataSource
 from tests.support.loading import DEMO_FILE, load_text, refusal
 
 OWN = '[model]\npath = "org/model"\n[data]\ntrain = "org/data"\n'

@@ -15,13 +15,8 @@ import pytest
 
 from fmstune.config.check.typed import check_value
 from fmstune.config.schema import training as module
-from fmstune.config.schema.tables import (
-    DEMO_TRAINING,
-    OWNED_TRAINING,
-    RENAMED_TRAINING,
-    TRAINING_BOUNDS,
-    TRAINING_DEFAULTS,
-)
+from fmstune.config.schema.managed import OWNED_TRAINING, RENAMED_TRAINING, TRAINING_BOUNDS, TRAINING_DEFAULTS
+from fmstune.config.schema.tables import DEMO_TRAINING
 from fmstune.config.schema.training import METHODS, training_fields
 from fmstune.errors import ConfigError
 

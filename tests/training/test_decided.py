@@ -12,7 +12,7 @@ import tomli
 from fmstune.config.inspect.decided import decided_by
 from fmstune.config.inspect.explain import explain
 from fmstune.config.load.load import load
-from fmstune.config.schema.tables import OWNED_TRAINING, RENAMED_TRAINING
+from fmstune.config.schema.managed import OWNED_TRAINING, RENAMED_TRAINING
 from fmstune.config.schema.training import METHODS, training_fields
 from fmstune.trackers.base import Tracker
 from fmstune.training.build import build_trainer

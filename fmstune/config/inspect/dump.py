@@ -10,7 +10,8 @@ from typing import Any
 import tomli_w
 
 from fmstune.config.schema.data import handler_name, written_sources
-from fmstune.config.schema.tables import OWNED_TRAINING, TABLES, TRAINING_DEFAULTS, RunConfig
+from fmstune.config.schema.managed import OWNED_TRAINING, TRAINING_DEFAULTS
+from fmstune.config.schema.tables import TABLES, RunConfig
 from fmstune.config.schema.training import training_fields
 
 HEADER = """\

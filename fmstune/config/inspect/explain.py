@@ -17,7 +17,8 @@ from fmstune.config.load.load import known_keys
 from fmstune.config.load.values import dotted, split_key
 from fmstune.config.rules.unused import unused
 from fmstune.config.schema.data import written_sources
-from fmstune.config.schema.tables import OWNED_TRAINING, RENAMED_TRAINING, TABLES, TRAINING_BOUNDS, RunConfig
+from fmstune.config.schema.managed import OWNED_TRAINING, RENAMED_TRAINING, TRAINING_BOUNDS
+from fmstune.config.schema.tables import TABLES, RunConfig
 from fmstune.config.schema.training import training_fields
 from fmstune.errors import ConfigError
 from fmstune.secrets.forms import REDACTED

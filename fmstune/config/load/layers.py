@@ -12,7 +12,8 @@ from typing import Any
 from fmstune.config.check.suggest import hint
 from fmstune.config.load.toml_files import key_lines, parse_toml, read_text
 from fmstune.config.load.values import check_storable, dotted, merged, parse_sets, split_key
-from fmstune.config.schema.tables import OWNED_TRAINING, TABLES
+from fmstune.config.schema.managed import OWNED_TRAINING
+from fmstune.config.schema.tables import TABLES
 from fmstune.config.schema.training import methods_with, training_fields
 from fmstune.errors import ConfigError
 from fmstune.layout import CONFIG_FILE

@@ -13,17 +13,14 @@ from fmstune.config.load.layers import Flag, Given, Sources, gather, known_keys,
 from fmstune.config.load.values import dotted, merged, parse_params, read_params_file
 from fmstune.config.paths.models import with_adapter
 from fmstune.config.rules.evaluation import check_together
+from fmstune.config.schema.managed import OWNED_TRAINING, RENAMED_TRAINING, TRAINING_BOUNDS, TRAINING_DEFAULTS
 from fmstune.config.schema.tables import (
     DEMO,
     DEMO_PREFERENCE_LEARNING_RATE,
     DEMO_TRAINING,
     LORA_LEARNING_RATES,
-    OWNED_TRAINING,
     PROMPT_TUNING_LEARNING_RATE,
-    RENAMED_TRAINING,
     TABLES,
-    TRAINING_BOUNDS,
-    TRAINING_DEFAULTS,
     DataSource,
     RunConfig,
 )
