@@ -109,7 +109,7 @@ def _files(config: DataConfig) -> dict[str, str] | None:
             content = origin.sha256() or commit
             if content is None:
                 return None
-            found[f"{split}-{number}"] = content
+            found[f"{split}-{number}"] = "\n".join([content, *origin.beside])
     return found
 
 

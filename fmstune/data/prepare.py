@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -252,13 +253,21 @@ def _together(parts: list[_Part], max_length: int | None) -> tuple[datasets.Data
         dropped=read - kept - same,
         same=same,
         reworded=_count(parts, "reworded"),
-        sha256=parts[0].of.reader.origin.sha256() if len(parts) == 1 else None,
+        sha256=_sha256(parts),
         duplicates=kept - len(np.unique(hashes)),
     )
     summary = _with_split(summary, parts)
     weighted = any(part.of.weighted for part in parts)
     made = [part.of.dataset(own, weighted=weighted) for part, own in zip(parts, numbers, strict=True)]
     return made[0] if len(made) == 1 else datasets.concatenate_datasets(made), summary
+
+
+def _sha256(parts: Sequence[_Part]) -> str | None:
+    """The SHA-256 of the files of a source; of several that of theirs; `None` where one is on the hub."""
+    found = [part.of.reader.origin.sha256() for part in parts]
+    if len(found) == 1 or None in found:
+        return found[0] if len(found) == 1 else None
+    return hashlib.sha256("".join(map(str, found)).encode()).hexdigest()
 
 
 def _unused(parts: Sequence[_Part]) -> tuple[NotUsed, ...]:

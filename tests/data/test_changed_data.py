@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset, DatasetDict
 
 from fmstune.config.schema.tables import DataConfig, ModelConfig
 from fmstune.data.changed import changed_data
@@ -45,6 +47,41 @@ def test_what_differs_is_named_with_the_rows_before_and_now(
     before = json.loads(json.dumps(summary(tmp_path, *then).as_params()))  # as the journal keeps it
     assert changed_data(before, summary(tmp_path, *now)).replace(f"{tmp_path}/", "") == said
     assert changed_data({}, summary(tmp_path, *now)) == ""
+
+
+def saved(path: Path, text: str) -> str:
+    Dataset.from_list([{"text": text}]).save_to_disk(str(path))
+    return str(path)
+
+
+def splits(path: Path, text: str) -> str:
+    DatasetDict({"train": Dataset.from_list([{"text": text}])}).save_to_disk(str(path))
+    return str(path)
+
+
+def several(path: Path, text: str) -> list[str]:
+    path.mkdir(exist_ok=True)
+    for name, words in (("a", "one"), ("b", text)):
+        (path / f"{name}.jsonl").write_text(json.dumps({"text": words}))
+    return [f"{path}/a.jsonl", f"{path}/b.jsonl"]
+
+
+@pytest.mark.parametrize("written", [saved, splits, several])
+@pytest.mark.parametrize("where", ["train", "eval"])
+def test_other_words_in_as_many_rows_and_tokens_are_seen_in_each_kind_of_source(
+    tmp_path: Path, written: Any, where: str
+) -> None:
+    shutil.rmtree(tmp_path / "x", ignore_errors=True)
+    other = {"train": "demo", "max_rows": 1} if where == "eval" else {}
+
+    def now(text: str) -> DataSummary:
+        source = written(tmp_path / "x", text)
+        source = source if isinstance(source, str) or where == "eval" else source[1:] + source[:1]
+        return prepare(DataConfig(**{**other, where: source}), DEMO, None, 1).summary
+
+    before = json.loads(json.dumps(now("one").as_params()))
+    assert changed_data(before, now("one")) == ""  # saved again
+    assert "with other contents" in changed_data(before, now("two"))
 
 
 def test_a_resumed_run_says_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

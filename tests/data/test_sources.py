@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 
 from fmstune.config.schema.tables import DataConfig, DataSource
-from fmstune.data.rows.reader import Rows, load_rows
+from fmstune.data.rows.bad_rows import BadRows
+from fmstune.data.rows.reader import Reader, Rows, load_rows
 from fmstune.errors import DataError
 
 
@@ -102,10 +103,57 @@ def test_a_folder_of_save_to_disk_is_read(tmp_path: Path) -> None:
     assert "has no split validation; it has train, test. Choose one with split under [[data.eval]]" in told
 
 
+def said(source: str | DataSource, split: Any = "train") -> list[str]:
+    """What the reader of a source says beside its rows."""
+    given = DataSource(source) if isinstance(source, str) else source
+    reader = Reader(given, split, DataConfig(), BadRows())
+    assert list(reader)
+    return [each.what for each in reader.unused.entries()]
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (("train.jsonl", "faq.jsonl", "more.csv", "test.jsonl"), ("faq.jsonl", "more.csv")),
+        (("a.jsonl", "b.xlsx", "c.zip", "README.md", ".gitattributes", "_SUCCESS"), ("b.xlsx", "c.zip")),
+        (("train/a.jsonl", "deep/er/notes.docx", "LICENSE"), ("notes.docx",)),
+        (("train.jsonl", "validation.jsonl", "test.jsonl", "README.md"), ()),
+        (("a.jsonl", "b.jsonl"), ()),
+    ],
+)
+def test_files_of_a_directory_that_are_not_read_are_named(
+    tmp_path: Path, files: tuple[str, ...], named: tuple[str, ...]
+) -> None:
+    for name in files:
+        write(tmp_path / name, name)
+    told = " ".join(said(str(tmp_path)))
+    assert [name for name in files if Path(name).name in told] == [
+        each for each in files if Path(each).name in named
+    ]
+    assert bool(told) == bool(named)
+
+
+def test_folders_that_fit_a_glob_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", "a")
+    write(tmp_path / "deep" / "b.jsonl", "b")
+    assert "deep not read" in " ".join(said(f"{tmp_path}/*"))
+    assert said(f"{tmp_path}/**/*.jsonl") == []
+
+
+def test_splits_of_a_saved_folder_that_are_called_like_none_are_named(tmp_path: Path) -> None:
+    parts = {name: datasets.Dataset.from_list([{"text": "a"}]) for name in ("train", "extra", "test")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "x")
+    assert ["extra not read" in each for each in said(str(tmp_path / "x"))] == [True]
+    assert said(DataSource(str(tmp_path / "x"), split="extra")) == []
+
+
 def test_a_damaged_folder_of_save_to_disk_is_refused(tmp_path: Path) -> None:
     datasets.Dataset.from_list([{"text": "a"}]).save_to_disk(tmp_path / "x")
     (tmp_path / "x" / "data-00000-of-00001.arrow").write_bytes(b"nothing")
     assert "cannot be read as a folder of save_to_disk" in refused(str(tmp_path / "x"))
+    datasets.DatasetDict({"train": datasets.Dataset.from_list([{"text": "a"}])}).save_to_disk(tmp_path / "y")
+    (tmp_path / "y" / "dataset_dict.json").write_text("{")
+    assert "cannot be read as a folder of save_to_disk" in refused(str(tmp_path / "y"))
 
 
 @pytest.mark.parametrize("opened", [pa.ipc.new_file, pa.ipc.new_stream])

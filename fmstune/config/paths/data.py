@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from fmstune.config.check.suggest import similar_file
@@ -24,8 +25,23 @@ _SPLITS = {
 _WORD = r"(?:^|[-._ /0-9])(?:{})(?:[-._ /0-9]|$)"
 
 
+_ABOUT = ("readme", "license", "licence", "citation", "changelog")
+"""Files of a directory that are about its data, by the beginnings of their names."""
+
+
 class NoFiles(Exception):
     """A name that reads like files, and is none that could be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFiles:
+    """The files that a name stands for. Files beside them that hold data too, by their names, are in
+    `unreadable`, where they are of a kind that cannot be read, and in `of_no_split`, where they are not named
+    after a split and others are."""
+
+    files: tuple[Path, ...]
+    unreadable: tuple[Path, ...] = ()
+    of_no_split: tuple[Path, ...] = ()
 
 
 def kind_of(path: Path) -> str:
@@ -67,7 +83,7 @@ def local_path(name: str, base: Path | None = None) -> Path:
     return (base or Path()) / path
 
 
-def find_files(name: str, split: str, *, chosen: bool = False, base: Path | None = None) -> list[Path] | None:
+def find_files(name: str, split: str, *, chosen: bool = False, base: Path | None = None) -> FoundFiles | None:
     """The files that `name` stands for, in the order of their names; `None` for a name on the hub.
 
     Of a directory whose files are named after splits (`train.jsonl`, `test/a.csv`) those of `split` are
@@ -75,7 +91,7 @@ def find_files(name: str, split: str, *, chosen: bool = False, base: Path | None
     """
     path = local_path(name, base)
     if exists(path):
-        return _in_directory(path, name, split, chosen) if path.is_dir() else [_readable(path)]
+        return _in_directory(path, name, split, chosen) if path.is_dir() else FoundFiles((_readable(path),))
     if any(sign in name for sign in "*?["):
         return _fitting(name, base)
     if kind_of(Path(name)) in KINDS or name.lower().endswith(COMPRESSED) or is_local(name):
@@ -83,7 +99,7 @@ def find_files(name: str, split: str, *, chosen: bool = False, base: Path | None
     return None
 
 
-def _fitting(name: str, base: Path | None) -> list[Path]:
+def _fitting(name: str, base: Path | None) -> FoundFiles:
     try:
         found = sorted(map(Path, glob.glob(str(local_path(name, base)), recursive=True)))  # noqa: PTH207
     except (OSError, ValueError, RecursionError):
@@ -91,7 +107,9 @@ def _fitting(name: str, base: Path | None) -> list[Path]:
     files = [entry for entry in found if entry.is_file()]
     if not files:
         raise NoFiles("no file fits it.")
-    return [_readable(entry) for entry in files]
+    # `**` fits the folders on the way to its files, too.
+    folders = () if "**" in name else tuple(entry for entry in found if entry.is_dir())
+    return FoundFiles(tuple(_readable(entry) for entry in files), unreadable=folders)
 
 
 def _readable(path: Path) -> Path:
@@ -103,32 +121,41 @@ def _readable(path: Path) -> Path:
     return path
 
 
-def _in_directory(path: Path, name: str, split: str, chosen: bool) -> list[Path]:
+def _in_directory(path: Path, name: str, split: str, chosen: bool) -> FoundFiles:
     if is_saved(path):
-        return [path]
+        return FoundFiles((path,))
     try:
-        inside = sorted(entry for entry in path.rglob("*") if kind_of(entry) in KINDS and entry.is_file())
+        every = sorted(entry for entry in path.rglob("*") if entry.is_file())
     except OSError as error:
         raise NoFiles(f"the directory cannot be read: {error.strerror or error}.") from None
-    files = [each for each in inside if not any(p.startswith(".") for p in each.relative_to(path).parts)]
+    inside = [each for each in every if not any(p.startswith(".") for p in each.relative_to(path).parts)]
+    files = [each for each in inside if kind_of(each) in KINDS]
+    others = tuple(each for each in inside if each not in files and not _is_about(each))
     if not files:
         raise NoFiles(f"the directory holds no file that can be read ({', '.join(KINDS)}).")
     by_split: dict[str | None, list[Path]] = {}
     for each in files:
         by_split.setdefault(_split_of(each.relative_to(path)), []).append(each)
+    of_no_split: list[Path] = []
     if by_split.keys() != {None} or chosen:
         wanted = _split_called(split)
         if wanted not in by_split:
             there = ", ".join(sorted(key for key in by_split if key)) or "no splits"
             raise NoFiles(f"its files are named after {there}; there is none of the split {split}.")
         files = by_split[wanted]
+        of_no_split = [] if chosen else by_split.get(None, [])
     kinds = sorted({kind_of(each) for each in files})
     if len(kinds) > 1:
         raise NoFiles(
             f"the directory holds {' and '.join(kinds)} files; name those you mean, as in {name.rstrip('/')}"
             f"/*{kinds[0]}."
         )
-    return files
+    return FoundFiles(tuple(files), others, tuple(of_no_split))
+
+
+def _is_about(path: Path) -> bool:
+    """Whether a file is about data, or what a program left behind (Spark's `_SUCCESS`)."""
+    return path.name.lower().startswith((*_ABOUT, "_"))
 
 
 def split_named(name: str) -> str | None:

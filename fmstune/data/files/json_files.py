@@ -8,15 +8,24 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
+from fmstune.config.paths.data import split_named
 from fmstune.data.cells import kind_in_words
 from fmstune.data.columns import A_ROW, Row, is_message
 from fmstune.data.files.articles import is_article, questions_of
 from fmstune.data.files.encodings import TextFile
 from fmstune.data.files.json_array import BadArray, JsonText
 from fmstune.data.files.json_lines import Placed, doubled_key, json_lines
-from fmstune.data.files.json_objects import NotFound, holds_rows, is_list_of_rows, rows_inside, unpacked
+from fmstune.data.files.json_objects import (
+    NotFound,
+    holds_rows,
+    is_list_of_rows,
+    rows_inside,
+    say_beside,
+    unpacked,
+)
 from fmstune.data.files.splits import Wanted
 from fmstune.errors import DataError
+from fmstune.text import listed
 
 Found = tuple[str, Row | DataError]
 """Where a row is, as `train.jsonl line 17`, and the row, or why it is none."""
@@ -34,9 +43,9 @@ def read_json(
     begins = _beginning(text)
     with text.opened() as file:
         if begins == "[" or (begins == "{" and _is_large_object(text)):
-            found = _pieces(file, name, wanted)
+            found = _pieces(file, name, wanted, say)
         else:
-            found = _lines(file, name, wanted)
+            found = _lines(file, name, wanted, say)
         for place, row in found:
             yield from questions_of(place, row) if is_article(row) else [(place, row)]
 
@@ -69,22 +78,24 @@ def _is_large_object(text: TextFile) -> bool:
     return not damaged and not cut and len(first) + len(rest) >= _AT_ONCE
 
 
-def _lines(file: IO[bytes], name: str, wanted: Wanted) -> Iterator[Found]:
+def _lines(file: IO[bytes], name: str, wanted: Wanted, say: Callable[[str], None]) -> Iterator[Found]:
     found = json_lines(file, name)
     first, second = next(found, None), next(found, None)
     if first is not None and second is None and isinstance(first[1], dict):
-        yield from _alone(first[1], first[0], name, wanted)
+        yield from _alone(first[1], first[0], name, wanted, say)
         return
     for place, value in chain(*([each] for each in (first, second) if each is not None), found):
         yield from _rows_of((place, value), name)
 
 
-def _alone(value: dict[str, Any], place: str, name: str, wanted: Wanted) -> Iterator[Found]:
+def _alone(
+    value: dict[str, Any], place: str, name: str, wanted: Wanted, say: Callable[[str], None]
+) -> Iterator[Found]:
     """The rows of a file that holds one object: that, or those that are inside it."""
     try:
-        inside = rows_inside(value, wanted, name)
+        inside = rows_inside(value, wanted, name, say)
     except NotFound:
-        yield place, value
+        yield place, _object(value, place)
         return
     for number, row in enumerate(inside, 1):
         yield f"{name} row {number}", _object(row, f"{name} row {number}")
@@ -96,16 +107,16 @@ def _rows_of(placed: Placed, name: str) -> Iterator[Found]:
     if isinstance(value, list) and value and all(map(is_message, value)):
         yield place, {"messages": value}
     elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        yield from ((place, item) for item in value)
+        yield from ((place, _object(item, place)) for item in value)
     else:
         yield place, value if isinstance(value, DataError) else _object(value, place)
 
 
-def _pieces(file: IO[bytes], name: str, wanted: Wanted) -> Iterator[Found]:
+def _pieces(file: IO[bytes], name: str, wanted: Wanted, say: Callable[[str], None]) -> Iterator[Found]:
     """The rows of arrays and large objects, one after another, a piece of the file at a time."""
     text, number = JsonText(file), 0
     try:
-        for row in _values(text, name, wanted):
+        for row in _values(text, name, wanted, say):
             number += 1
             place = f"{name} row {number}"
             key = text.decoder.doubled()
@@ -120,13 +131,13 @@ def _after(number: int) -> str:
     return f" after row {number}" if number else ""
 
 
-def _values(text: JsonText, name: str, wanted: Wanted) -> Iterator[Any]:
+def _values(text: JsonText, name: str, wanted: Wanted, say: Callable[[str], None]) -> Iterator[Any]:
     alone = True
     while begins := text.next():
         if begins == "[":
             yield from _array(text)
         elif begins == "{":
-            yield from _large_object(text, name, wanted, alone=alone)
+            yield from _large_object(text, name, wanted, say, alone=alone)
         else:
             yield text.value()
         alone = False
@@ -149,7 +160,9 @@ def _is_conversation(item: Any) -> bool:
     return isinstance(item, list) and bool(item) and all(map(is_message, item))
 
 
-def _large_object(text: JsonText, name: str, wanted: Wanted, *, alone: bool) -> Iterator[Any]:
+def _large_object(
+    text: JsonText, name: str, wanted: Wanted, say: Callable[[str], None], *, alone: bool
+) -> Iterator[Any]:
     """The rows of an object's list of rows, as they are read; else the rows of the object as a whole."""
     whole: dict[str, Any] = {}
     given: list[str] = []
@@ -171,6 +184,8 @@ def _large_object(text: JsonText, name: str, wanted: Wanted, *, alone: bool) -> 
             passed_over.append(key)
             for _ in items:
                 pass
+        elif given and split_named(given[0]) and not split_named(key):
+            whole[key] = [*first, *items]  # named as not used: there is a split that is meant
         elif given:
             raise DataError(
                 f"{name} holds several lists of rows, {given[0]} and {key}; name the one that is meant with "
@@ -178,8 +193,9 @@ def _large_object(text: JsonText, name: str, wanted: Wanted, *, alone: bool) -> 
             )
         else:
             given.append(key)
-            yield from map(unpacked, chain(first, items))
+            yield from chain(first, items)
     if given:
+        say_beside(whole, given, name, say)
         return
     if passed_over:
         wanted.among(passed_over, name)  # which raises the error, as no name of these is wanted
@@ -187,7 +203,7 @@ def _large_object(text: JsonText, name: str, wanted: Wanted, *, alone: bool) -> 
             f"{name} has only {', '.join(passed_over)}; name it with split under [[{wanted.table}]]."
         )
     try:
-        inside = rows_inside(whole, wanted, name) if alone and not text.next() else [whole]
+        inside = rows_inside(whole, wanted, name, say) if alone and not text.next() else [whole]
     except NotFound:
         inside = [whole]
     yield from inside
@@ -196,4 +212,11 @@ def _large_object(text: JsonText, name: str, wanted: Wanted, *, alone: bool) -> 
 def _object(row: Any, place: str) -> Row | DataError:
     if not isinstance(row, dict):
         return DataError(f"{place}: a row is a JSON object, this is {kind_in_words(row)}; {A_ROW}.")
-    return row
+    row, cut = unpacked(row)
+    if cut:
+        return DataError(
+            f"{place}: the hub's viewer has cut {listed([f'`{cell}`' for cell in cut])}; load the data set "
+            "itself, by its name on the hub, or leave such rows out with --skip-bad-rows."
+        )
+    found: Row = row
+    return found

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from fmstune.config.paths.data import split_named
-from fmstune.data.columns import CONVERSATIONS, is_message, looks_like_a_row
+from fmstune.data.columns import CONVERSATIONS, holds, is_message, looks_like_a_row
 from fmstune.data.files.splits import Wanted
 from fmstune.errors import DataError
+from fmstune.text import listed
 
 _LISTS = (
     "data", "rows", "examples", "instances", "items", "records", "samples", "entries", "dataset",
     "conversations", "results", "train", "training",
 )  # fmt: skip
 """What a list of rows is mostly called."""
+_OF_THE_FORM = ("columns", "index", "schema", "features", "num_rows_total", "num_rows_per_page")
+"""What pandas and the hub's viewer write around rows; nobody learns from it."""
 _NUMBERS = ("input_ids", "labels", "attention_mask")
 
 
@@ -21,37 +25,44 @@ class NotFound(Exception):
     """There are no rows inside: the object is a row itself."""
 
 
-def rows_inside(value: dict[str, Any], wanted: Wanted, name: str) -> list[Any]:
-    """The rows that an object of a file called `name` holds.
+def rows_inside(value: dict[str, Any], wanted: Wanted, name: str, say: Callable[[str], None]) -> list[Any]:
+    """The rows that an object of a file called `name` holds; `say` is told what else it holds.
 
     Raises `NotFound` when it is a row itself, and `DataError` when it holds several lists of rows.
     """
     if not value:
         raise NotFound
     if found := _by_columns(value):
+        if _is_split_table(value):
+            say_beside(value, ("columns", "data"), name, say)
         return found
     if holds_rows(value) or (wanted.columns and wanted.columns <= value.keys()):
         raise NotFound
     by_split = {key: inner for key, inner in value.items() if split_named(key) and _is_table(inner)}
     if by_split or (wanted.chosen and _is_table(value.get(wanted.split))):
         splits = {key: inner for key, inner in value.items() if _is_table(inner)}
-        return _table(splits[wanted.among(splits, name)], wanted, name)
+        taken = wanted.among(splits, name)
+        others = () if wanted.chosen else [key for key in splits if split_named(key)]
+        say_beside(value, (taken, *(splits if wanted.chosen else others)), name, say)
+        return _table(splits[taken], wanted, name, say)
     numbered = all(key.isdigit() and isinstance(inner, dict) for key, inner in value.items())
     if numbered or all(map(looks_like_a_row, value.values())):
         return list(value.values())  # by their ids; pandas' orient="index"
     lists = [key for key, inner in value.items() if _is_list_of_objects(inner)]
     if len(lists) > 1:
-        lists = [key for key in lists if key.lower() in _LISTS] or lists
+        lists = [key for key in lists if key.lower() in _LISTS or looks_like_a_row(value[key][0])] or lists
     if len(lists) > 1:
         raise DataError(
             f"{name} holds several lists of rows, {' and '.join(lists)}; name the one that is meant with "
             f"split under [[{wanted.table}]]."
         )
     if lists:
-        return [unpacked(item) for item in value[lists[0]]]
+        say_beside(value, lists, name, say)
+        return list(value[lists[0]])
     tables = [key for key, inner in value.items() if isinstance(inner, dict) and key.lower() in _LISTS]
     if len(tables) == 1:
-        return _table(value[tables[0]], wanted, name)
+        say_beside(value, tables, name, say)
+        return _table(value[tables[0]], wanted, name, say)
     raise NotFound
 
 
@@ -91,24 +102,43 @@ def _is_table(value: Any) -> bool:
     return value == [] or _is_list_of_objects(value) or (isinstance(value, dict) and bool(_by_columns(value)))
 
 
-def _table(value: Any, wanted: Wanted, name: str) -> list[Any]:
+def _table(value: Any, wanted: Wanted, name: str, say: Callable[[str], None]) -> list[Any]:
     if isinstance(value, list):
-        return [unpacked(item) for item in value]
+        return value
     try:
-        return rows_inside(value, wanted, name)
+        return rows_inside(value, wanted, name, say)
     except NotFound:
         return [value]
 
 
-def unpacked(item: Any) -> Any:
-    """The row itself, where it stands beside its number: so the hub's viewer gives rows."""
-    packed = isinstance(item, dict) and {"row_idx", "row"} <= item.keys() and isinstance(item["row"], dict)
-    return item["row"] if packed else item
+def say_beside(
+    value: Mapping[str, Any], taken: Collection[str], name: str, say: Callable[[str], None]
+) -> None:
+    """Tell what an object holds besides the rows that are taken out of it."""
+    others = [key for key, inner in value.items() if key not in taken and key not in _OF_THE_FORM]
+    found = [
+        f"`{key}`" + (f" (a list of {len(value[key]):,})" if isinstance(value[key], list) else "")
+        for key in others
+        if holds(value[key]) and value[key] is not False
+    ]
+    if found:
+        verb = "is" if len(found) == 1 else "are"
+        say(f"{name}: {listed(found)} beside the rows {verb} not used; what a row needs stands in the row")
+
+
+def unpacked(item: Any) -> tuple[Any, list[str]]:
+    """The row itself, where it stands beside its number, as the hub's viewer gives rows; and which of its
+    cells the viewer has cut."""
+    if not isinstance(item, dict) or not isinstance(item.get("row"), dict) or "row_idx" not in item:
+        return item, []
+    if item.keys() - {"row_idx", "row", "truncated_cells"}:
+        return item, []
+    return item["row"], list(item.get("truncated_cells") or ())
 
 
 def _by_columns(value: dict[str, Any]) -> list[Any]:
     """The rows of a table that is written by its columns; none if it is no such table."""
-    if value.keys() >= {"columns", "data"} and _is_grid(value["columns"], value["data"]):  # orient="split"
+    if _is_split_table(value):
         return [dict(zip(value["columns"], row, strict=True)) for row in value["data"]]
     columns = list(value.values())
     if any(map(is_message, columns)):
@@ -126,7 +156,9 @@ def _by_columns(value: dict[str, Any]) -> list[Any]:
     return []
 
 
-def _is_grid(names: Any, rows: Any) -> bool:
+def _is_split_table(value: dict[str, Any]) -> bool:
+    """Whether it is pandas' orient="split"."""
+    names, rows = value.get("columns"), value.get("data")
     return (
         isinstance(names, list)
         and isinstance(rows, list)

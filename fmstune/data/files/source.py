@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from fmstune import demo
-from fmstune.config.paths.data import NoFiles, find_files, is_saved
+from fmstune.config.paths.data import KINDS, FoundFiles, NoFiles, find_files, is_saved, split_named
 from fmstune.config.schema.data import DataSource
 from fmstune.data.files.formats import Found, numbered, read_file
 from fmstune.data.files.opening import sha256_of
 from fmstune.data.files.splits import Wanted
 from fmstune.errors import DataError
-from fmstune.text import first_line
+from fmstune.text import first_line, listed
 
 Split = Literal["train", "eval"]
 
@@ -28,6 +29,8 @@ class Origin:
     files: tuple[Path, ...]
     columns: frozenset[str] = frozenset()
     """Those that the user has named."""
+    beside: tuple[str, ...] = ()
+    """What of the source is not read, a sentence for each kind."""
 
     @classmethod
     def of(cls, source: DataSource, split: Split) -> Origin:
@@ -36,11 +39,22 @@ class Origin:
             return cls(source, split, (demo.data_file(split),))
         wanted = source.split or _SPLIT[split]
         try:
-            files = find_files(source.path, wanted, chosen=source.split is not None)
+            found = find_files(source.path, wanted, chosen=source.split is not None)
         except NoFiles as error:
             here = f" (Looked for from {Path.cwd()}.)" if "no such file" in str(error) else ""
             raise DataError(f"{source.path}: {error}{here}") from None
-        return cls(source, split, tuple(files or ()))
+        if found is None:
+            return cls(source, split, ())
+        origin = cls(source, split, found.files, beside=tuple(_beside(found, source.path)))
+        splits = _saved_splits(found.files[0], source.path)
+        if splits is None:
+            return origin
+        taken = origin.wanted.among(splits, source.path)
+        others = [] if source.split else [each for each in splits if each != taken and not split_named(each)]
+        beside = (
+            f"{source.path}: {listed(others)} not read: named after no split, as others there are; {_OWN}"
+        )
+        return replace(origin, files=(found.files[0] / taken,), beside=(beside,) if others else ())
 
     @property
     def wanted(self) -> Wanted:
@@ -54,10 +68,12 @@ class Origin:
         """The rows, from the first one each time; `say` is told what people should know of the files. Raises
         `DataError`."""
         name = self.source.path
+        for each in self.beside:
+            say(each)
         if not self.files:
             yield from _from_hub(self.source, self.split, streaming=streaming)
         elif self.files[0].is_dir():
-            yield from numbered(_saved(self.source, self.wanted, self.files[0]), name)
+            yield from numbered(_saved(self.source, self.files[0]), name)
         else:
             for file in self.files:
                 called = name if len(self.files) == 1 else str(file)
@@ -65,24 +81,45 @@ class Origin:
 
     def sha256(self) -> str | None:
         """The SHA-256 of what is read, where that is files."""
-        return sha256_of(list(self.files)) if self.files and not is_saved(self.files[0]) else None
+        files = list(self.files)
+        if files and is_saved(files[0]):
+            files = sorted(files[0].glob("*.arrow"))  # not its state, which each saving writes differently
+        return sha256_of(files) if files else None
 
 
+_OWN = "give them as a source of their own"
 _SPLIT = {"train": "train", "eval": "validation"}
 
 
-def _saved(source: DataSource, wanted: Wanted, path: Path) -> Any:
+def _beside(found: FoundFiles, name: str) -> Iterator[str]:
+    for files, why in (
+        (found.of_no_split, f"named after no split, as others there are; {_OWN}"),
+        (found.unreadable, f"of another kind than {', '.join(KINDS)}"),
+    ):
+        if files:
+            yield f"{name}: {listed([each.name for each in files])} not read: {why}"
+
+
+def _saved_splits(path: Path, name: str) -> list[str] | None:
+    """The splits of a folder that `save_to_disk` wrote; `None` for one without, and for what is none. Raises
+    `DataError`."""
+    if not (path / "dataset_dict.json").is_file():
+        return None
+    try:
+        return [str(split) for split in json.loads((path / "dataset_dict.json").read_bytes())["splits"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{name} cannot be read as a folder of save_to_disk: {first_line(error)}") from error
+
+
+def _saved(source: DataSource, path: Path) -> Any:
     import datasets
 
     try:
-        loaded = datasets.load_from_disk(str(path))
+        return datasets.load_from_disk(str(path))
     except Exception as error:  # a damaged folder raises whatever its layers raise
         raise DataError(
             f"{source.path} cannot be read as a folder of save_to_disk: {first_line(error)}"
         ) from error
-    if not isinstance(loaded, dict):
-        return loaded
-    return loaded[wanted.among(loaded, source.path)]
 
 
 def _from_hub(source: DataSource, split: Split, *, streaming: bool) -> Iterator[Found]:
