@@ -86,6 +86,15 @@ def tidied(row: Row) -> Row:
     return {names.get(name, name): value for name, value in row.items()} if names else row
 
 
+def without_nan(row: Row) -> Row:
+    """The row with null where it has NaN, by which tables say that there is nothing."""
+    if not any(isinstance(value, float) and math.isnan(value) for value in row.values()):
+        return row
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()
+    }
+
+
 def looks_like_a_row(value: Any) -> bool:
     """Whether an object has a column by which rows are recognised, and is no message of a conversation."""
     return isinstance(value, dict) and not is_message(value) and not _ALONE.isdisjoint(tidied(value))

@@ -329,3 +329,20 @@ def read_or_refused(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with contextlib.suppress(DataError):
         assert load_rows(str(path)).rows
+
+
+@pytest.mark.parametrize("form", ["json", "parquet"])
+def test_nan_is_nothing_and_no_word(tmp_path: Path, form: str) -> None:
+    rows = [{"q": "What?", "a": "this"}, {"q": "Why?", "a": math.nan}]
+    path = tmp_path / f"x.{form}"
+    if form == "json":
+        path.write_text(json.dumps(rows))
+    else:
+        table = pa.table({"q": ["What?", "Why?"], "a": [1.0, math.nan]})
+        pq.write_table(table, path)
+    for config in (DataConfig(template="{q} => {a}"), DataConfig(columns={"prompt": "q", "completion": "a"})):
+        with pytest.raises(DataError, match=r"2: (the template names the column 'a'|there is no `completion`)"):
+            load_rows(str(path), config=config)
+    path = tmp_path / "y.json"
+    path.write_text(json.dumps([{"messages": math.nan, "question": "q", "answer": "a"}]))
+    assert load_rows(str(path)).shape == "messages"

@@ -26,6 +26,7 @@ from fmstune.data.rows.messages import read_messages
 from fmstune.data.rows.preference_columns import PAIRS, PreferenceColumns, find_columns
 from fmstune.data.rows.questions import after, plain_prompt, with_context
 from fmstune.data.rows.recognised import Recognised, Shape
+from fmstune.data.rows.repeated import apart
 from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
 
@@ -116,11 +117,19 @@ def _chat_pair(
 ) -> dict[str, Any]:
     """`whole` allows pairs that part at a question: of a reward model the conversations are judged."""
     # Each keeps a message at least: an answer is needed even where one goes on after the other's end.
+    wholes = [
+        apart(begins, answer, where, key) for key, answer in (("chosen", chosen), ("rejected", rejected))
+    ]
+    if begins and any(whole is not None for whole in wholes):
+        chosen, rejected = (
+            begins + answer if whole is None else whole[0] + whole[1]
+            for answer, whole in zip((chosen, rejected), wholes, strict=True)
+        )
+        begins = []
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
-    again = any(chosen[at : at + len(begins)] == begins for at in range(shared + 1 - len(begins)))
-    if not begins or again:
+    if not begins:
         begins, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
     for key, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer or answer[-1]["role"] != "assistant":
@@ -181,8 +190,10 @@ def _labelled(row: Row, where: str, columns: PreferenceColumns, unused: Unused) 
     assert prompt is not None
     if columns.as_chat or isinstance(completion, list) or isinstance(prompt, list):
         prompt, completion = _as_messages(prompt), _said(completion)
-        if completion[: len(prompt)] == prompt:
-            completion = completion[len(prompt) :]
+        if whole := apart(prompt, completion, where, columns.answer or ""):
+            prompt, completion = whole
+        spoken = next((at for at, each in enumerate(completion) if each["role"] == "assistant"), 0)
+        prompt, completion = [*prompt, *completion[:spoken]], completion[spoken:]
         if not completion or completion[-1]["role"] != "assistant":
             name = columns.answer or columns.conversation
             raise DataError(f"{where}: `{name}` does not end with a message of the assistant.")

@@ -10,7 +10,7 @@ from typing import Any
 from fmstune.config.schema.data import DataConfig, DataSource, handler_name
 from fmstune.config.schema.prompt_template import parse_template
 from fmstune.data.cells import kind_in_words
-from fmstune.data.columns import Row, holds, tidied
+from fmstune.data.columns import Row, holds, tidied, without_nan
 from fmstune.data.files.source import Origin, Split
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.forms import Form, filled, renamed
@@ -137,7 +137,7 @@ class Reader:
     def _read(self, row: Row, place: str) -> Row:
         """A row in its shape; the columns of it that are not used are counted."""
         left_out: Collection[str] = ()
-        formed = row
+        formed = row = without_nan(row)
         if self._form:
             formed, left_out = self._form(row, place)
         formed = with_one_answer(tidied(formed), place, self.unused)

@@ -30,6 +30,7 @@ from fmstune.data.rows.conversations import (
 from fmstune.data.rows.messages import read_messages
 from fmstune.data.rows.questions import OF_CHATS, asked
 from fmstune.data.rows.recognised import PREFERENCES, Recognised, Shape
+from fmstune.data.rows.repeated import apart
 from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
 
@@ -171,14 +172,18 @@ def _prompted_chat(row: Row, place: str, unused: Unused) -> Row:
         if row.get(key) is None:
             raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
         given = as_message_list(row[key], cell=cells)
-        if given is None and key == "completion" and isinstance(row[key], str):
+        if given is None and isinstance(row[key], str):
             given = [{"role": role, "content": row[key]}]
         if given is not None:
             loaded(row[key], f"{place}: `{key}`")  # which refuses a text with a key twice
         sides[key] = read_messages(row[key] if given is None else given, place, key, unused)
     require_answer(sides["completion"], place, "completion")
-    prompt = with_system(sides["prompt"], row, place, unused)
-    return with_tools(row, place, unused) | {"prompt": prompt, "completion": sides["completion"]}
+    prompt, completion = apart(sides["prompt"], sides["completion"], place, "completion") or (
+        sides["prompt"],
+        sides["completion"],
+    )
+    prompt = with_system(prompt, row, place, unused)
+    return with_tools(row, place, unused) | {"prompt": prompt, "completion": completion}
 
 
 def _text(row: Row, place: str, unused: Unused) -> Row:
