@@ -101,6 +101,9 @@ def prepare(
         eval_source=held.source,
         eval_rows=held.rows,
         eval_sha256=held.sha256,
+        eval_truncated=held.truncated,
+        eval_dropped=held.dropped,
+        eval_same=held.same,
         eval_in_train=sum(value in seen for part in held_out for value in part.hashes().tolist()),
     )
     return PreparedData(train, evaluation, summary, bad, places)

@@ -39,7 +39,7 @@ class DataSummary:
     once an answer follows it. `split` counts conversations that became several rows, `split_rows` these rows,
     and `tokens_again` what that costs: tokens that more than one of them has. Of a stream nothing is counted
     before the run; at its end the figures are those of the rows that were `read`, each once, and `whole` says
-    that these are all there are.
+    that these are all there are. `eval_truncated`, `eval_dropped` and `eval_same` count rows to evaluate on.
     """
 
     source: str
@@ -57,6 +57,9 @@ class DataSummary:
     skipped: int = 0
     duplicates: int = 0
     eval_in_train: int = 0
+    eval_truncated: int = 0
+    eval_dropped: int = 0
+    eval_same: int = 0
     same: int = 0
     reworded: int = 0
     split: int = 0
@@ -86,6 +89,9 @@ class DataSummary:
             "read",
             "whole",
             "unused",
+            "eval_truncated",
+            "eval_dropped",
+            "eval_same",
         ):  # where there are any
             if not params[name]:
                 del params[name]
@@ -137,10 +143,22 @@ class DataSummary:
         if self.prepared_before:
             parts.append("prepared before")
         if self.eval_rows:
-            parts.append(f"eval {counted(self.eval_rows, 'row')}")
+            parts.append(f"eval {counted(self.eval_rows, 'row')}{self._lost_of_eval()}")
         if self.eval_in_train:
             parts.append(f"{self.eval_in_train:,} of them trained on, too")
         return " · ".join(parts)
+
+    def _lost_of_eval(self) -> str:
+        lost = [
+            f"{number:,} {what}"
+            for number, what in (
+                (self.eval_truncated, "cut"),
+                (self.eval_dropped, "left out: too long for training.max_length"),
+                (self.eval_same, "left out: chosen and rejected are the same"),
+            )
+            if number
+        ]
+        return f" ({', '.join(lost)})" if lost else ""
 
 
 def joined(texts: Sequence[str]) -> str:

@@ -38,6 +38,7 @@ from fmstune.training.extensions import Extensions
 from fmstune.training.memory.outlook import require_room_for_weights
 from fmstune.training.speed.lm_head import Head, balances_experts, fit_lm_head, sees_ahead
 from fmstune.training.speed.padding_free import Padding, decide
+from fmstune.training.trainers.all_rows import EvaluatesAllRows
 from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce, filled_up
 from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
@@ -54,6 +55,7 @@ class FineTuner(
     GuardedTraining,
     EachRowOnce,
     WeightedLoss,
+    EvaluatesAllRows,
     SFTTrainer,
 ):
     """TRL's trainer, without the work that it does for cases other than ours."""
@@ -215,6 +217,12 @@ def build_trainer(
         # Virtual tokens go before each row of a batch, which without padding is one.
         avoidable = False if config.prompt_tuning.enabled else config.training.get("padding_free")
         padding = _without_padding(trainer, avoidable, seed)
+        # TRL was kept from cutting rows and from joining them. Callbacks and training_args.bin are told what
+        # was done.
+        if not packing:
+            trainer.args.max_length = max_length
+        if padding is not None:
+            trainer.args.padding_free = padding.avoided
     if getattr(trainer, "lm_head", None) == "own":
         notes = (
             *notes,

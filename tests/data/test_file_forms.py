@@ -274,7 +274,7 @@ def beside(path: Path, content: Any, at_once: int) -> tuple[list[Any], str]:
 @given(
     st.sampled_from(("data", "rows", "train", "anything", "train_sft")),
     st.dictionaries(
-        st.sampled_from(("system", "tools", "more", "extra", "version", "notes", "license", "examples")),
+        st.sampled_from(("system", "tools", "more", "extra", "title", "notes", "license", "examples")),
         st.sampled_from(("ALWAYS", [{"name": "f"}], {"a": 1}, 3, True, ROWS, ROWS[:1], ["x"])),
         min_size=1,
     ),

@@ -239,3 +239,15 @@ def test_a_tokenizer_that_cannot_tell_where_tokens_come_from_is_refused_with_the
     monkeypatch.setattr(type(TOKENIZER), "is_fast", False)
     with pytest.raises(DataError, match=r"slow kind.*use_fast=True"):
         prepare(write(tmp_path, {"text": "a b"}), TOKENIZER, None, seed=1)
+
+
+def test_rows_to_evaluate_on_that_are_cut_or_left_out_are_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": "one ", "completion": "two"}, {"prompt": "one ", "completion": "two " * 40}]
+    rows.append({"prompt": "one " * 40, "completion": "two"})
+    for name, some in (("train", rows[:1]), ("eval", rows)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in some))
+    config = DataConfig(train=f"{tmp_path}/train.jsonl", eval=f"{tmp_path}/eval.jsonl")
+    summary = prepare(config, TOKENIZER, 16, 1).summary
+    assert (summary.eval_rows, summary.eval_truncated, summary.eval_dropped) == (2, 2, 1)
+    assert "eval 2 rows (2 cut, 1 left out: too long for training.max_length)" in summary.line()
+    assert summary.as_params()["eval_truncated"] == 2

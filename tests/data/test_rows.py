@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import lzma
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fmstune.config.schema.data import MAPPED_COLUMNS
+from fmstune.config.schema.data import MAPPED_COLUMNS, DataConfig
 from fmstune.data.rows.reader import Rows, load_rows
 from fmstune.errors import DataError
 
@@ -218,7 +219,7 @@ def test_a_damaged_file_is_refused_by_its_line(
         ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ["b"]}, "`completion` is a list"),
         (
             {"prompt": CHAT["messages"][:1], "completion": CHAT["messages"][1:]},
-            {"prompt": "a", "completion": "b"},
+            {"prompt": '[{"role": "user", "cont', "completion": "b"},
             "line 17: `prompt` takes a list of messages",
         ),
         (
@@ -341,7 +342,9 @@ def test_nan_is_nothing_and_no_word(tmp_path: Path, form: str) -> None:
         table = pa.table({"q": ["What?", "Why?"], "a": [1.0, math.nan]})
         pq.write_table(table, path)
     for config in (DataConfig(template="{q} => {a}"), DataConfig(columns={"prompt": "q", "completion": "a"})):
-        with pytest.raises(DataError, match=r"2: (the template names the column 'a'|there is no `completion`)"):
+        with pytest.raises(
+            DataError, match=r"2: (the template names the column 'a'|there is no `completion`)"
+        ):
             load_rows(str(path), config=config)
     path = tmp_path / "y.json"
     path.write_text(json.dumps([{"messages": math.nan, "question": "q", "answer": "a"}]))

@@ -50,6 +50,20 @@ def test_the_loss_and_accuracy_are_those_of_the_plain_model_for_any_size_of_a_ba
     assert logged["eval_loss_batch_mean"] != logged["eval_loss"]  # where rows differ in length
 
 
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "reward"])
+def test_rows_that_do_not_fill_a_batch_are_evaluated_also_where_training_leaves_them_out(
+    tmp_path: Path, method: str
+) -> None:
+    sets = (f"run.method={method}", "training.dataloader_drop_last=true")
+    run = built(tmp_path, *sets, "training.per_device_eval_batch_size=1000")
+    assert len(run.trainer.get_eval_dataloader()) == 1
+    found = run.trainer.evaluate()
+    assert found["eval_loss"] > 0
+    assert run.trainer.args.dataloader_drop_last
+    if method == "sft":
+        assert found["eval_loss"] == pytest.approx(by_hand(run)[0], rel=1e-5)
+
+
 def test_packing_changes_nothing_in_it(tmp_path: Path) -> None:
     run = built(tmp_path, "training.packing=true", "training.max_length=4096")
     loss, accuracy = by_hand(built(tmp_path))

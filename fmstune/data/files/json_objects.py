@@ -16,8 +16,8 @@ _LISTS = (
     "conversations", "results", "train", "training",
 )  # fmt: skip
 """What a list of rows is mostly called."""
-_OF_THE_FORM = ("columns", "index", "schema", "features", "num_rows_total", "num_rows_per_page")
-"""What pandas and the hub's viewer write around rows; nobody learns from it."""
+_OF_THE_FORM = ("version", "columns", "index", "schema", "features", "num_rows_total", "num_rows_per_page")
+"""What SQuAD's files, pandas and the hub's viewer write around rows; nobody learns from it."""
 _NUMBERS = ("input_ids", "labels", "attention_mask")
 
 

@@ -28,6 +28,7 @@ Handler = Callable[[dict[str, Any]], Any]
 _BY_TEMPLATE = Recognised(
     "prompt/completion", "template", lambda row, *_: row, frozenset(("prompt", "completion"))
 )
+_BY_HANDLER = "rows are left out by data.handler"
 Placed = tuple[str, Row]
 """Where a row is, as `train.jsonl line 17`, and the row."""
 
@@ -162,6 +163,8 @@ class Reader:
     def no_rows(self) -> DataError:
         """The error for a source of which nothing is left."""
         remarks = [entry for entry in self.unused.entries() if entry.rows and not entry.column]
+        if all(entry.what == _BY_HANDLER for entry in remarks):
+            remarks = []
         if remarks:  # rows that say themselves that nothing of them is learnt
             bad = f" Others are bad, such as: {self.bad.first[0]}" if self.bad.first else ""
             said = "; ".join(unused_lines(remarks))
@@ -184,7 +187,7 @@ class Reader:
             return []
         rows = [] if made is None else list(made) if isinstance(made, (list, tuple)) else [made]
         if not rows:
-            self.unused.add("rows are left out by data.handler", place)
+            self.unused.add(_BY_HANDLER, place)
         for each in rows:
             if not isinstance(each, Mapping):
                 wrong = f"{what} returned {kind_in_words(each)}; it returns a row, a list of rows, or None."

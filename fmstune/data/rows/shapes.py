@@ -172,7 +172,9 @@ def _prompted_chat(row: Row, place: str, unused: Unused) -> Row:
         if row.get(key) is None:
             raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
         given = as_message_list(row[key], cell=cells)
-        if given is None and isinstance(row[key], str):
+        # A prompt that begins as a list of objects is one that was cut, where rows hold messages.
+        whole = key == "completion" or not str(row[key]).lstrip().startswith("[{")
+        if given is None and isinstance(row[key], str) and whole:
             given = [{"role": role, "content": row[key]}]
         if given is not None:
             loaded(row[key], f"{place}: `{key}`")  # which refuses a text with a key twice

@@ -22,6 +22,7 @@ from fmstune.models.saving import SavesAsItWas
 from fmstune.text import counted
 from fmstune.training.sdks import not_imported
 from fmstune.training.speed.lm_head import Head, fit_lm_head
+from fmstune.training.trainers.all_rows import EvaluatesAllRows
 from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.guarded import GuardedTraining
@@ -51,7 +52,9 @@ def _of_trl(name: str) -> Any:
         return getattr(trl, name)
 
 
-class PreferenceTuner(SavesAsItWas, GuardedSaving, RowWeightedEvaluation, GuardedTraining, EachRowOnce):
+class PreferenceTuner(
+    SavesAsItWas, GuardedSaving, RowWeightedEvaluation, GuardedTraining, EachRowOnce, EvaluatesAllRows
+):
     """What the trainers of TRL are given besides, as `FineTuner` has it for sft."""
 
     args: Any

@@ -1,0 +1,21 @@
+"""Evaluation on all rows, also where the training leaves out those that do not fill a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class EvaluatesAllRows:
+    """For a class beside a Trainer of TRL's, before it."""
+
+    args: Any
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """The Trainer's, without `dataloader_drop_last`, which the Trainer obeys here as well: the figures
+        would change with the size of a batch, and of a small set nothing would be evaluated."""
+        trainer: Any = super()
+        given, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return trainer.get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = given
