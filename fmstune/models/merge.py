@@ -13,6 +13,7 @@ from pathlib import Path
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError, ModelError, RunError
 from fmstune.models.locate import Place
+from fmstune.models.saving import share_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ def merge(place: Place, out: Path, *, dtype: str, base: str | None, trust_remote
     with _whole(out) as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
+        share_weights(scratch)
     return Merged(
         named,
         str(loaded.identity["base"]),

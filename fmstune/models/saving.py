@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,8 +64,23 @@ class SavesAsItWas:
             state_dict = in_dtype(model.state_dict() if state_dict is None else state_dict, dtype, model)
         with _use_cache(model, self.own_files.use_cache):
             saver._save(output_dir, state_dict)
-        if dtype is not None and trainer.args.should_save:
-            _name_dtype(Path(output_dir or trainer.args.output_dir) / "config.json", dtype)
+        if trainer.args.should_save:
+            folder = Path(output_dir or trainer.args.output_dir)
+            share_weights(folder)
+            if dtype is not None:
+                _name_dtype(folder / "config.json", dtype)
+
+
+def share_weights(folder: Path) -> None:
+    """Give the files of weights the mode of the configuration beside them.
+
+    safetensors writes them for one user alone, whatever the umask says (seen with 0.8.0): colleagues on a
+    cluster could not load the model.
+    """
+    beside = next(folder.glob("*config.json"), None)
+    for file in folder.glob("*.safetensors"):
+        if beside is not None and os.access(file, os.W_OK):
+            shutil.copymode(beside, file)
 
 
 def in_dtype(weights: Mapping[str, torch.Tensor], dtype: torch.dtype, model: Any) -> dict[str, torch.Tensor]:

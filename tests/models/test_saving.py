@@ -51,6 +51,9 @@ def test_weights_come_back_in_their_own_type_and_size_and_checkpoints_keep_all_d
     assert abs(size - (half / "model.safetensors").stat().st_size) < 1000  # also of tied embeddings
     for directory, dtype in ((tmp_path / "run", "bfloat16"), (tmp_path / "run" / "checkpoint-3", "float32")):
         assert (settings(directory)["dtype"], settings(directory)["use_cache"]) == (dtype, True)
+        # Whoever may read the configuration may read the weights.
+        modes = {(directory / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+        assert len(modes) == 1
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "run", dtype="auto")
     exact = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-3")
     for name, weight in exact.state_dict().items():
