@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import os
-
-# Before torch is imported: models this small gain nothing from a second thread, and two test processes
-# with two threads each on two cores spin for minutes.
-os.environ["OMP_NUM_THREADS"] = "1"
-
-import signal
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from fmstune.delivery.journal.reader import Header
-from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.recorder import Recorder
-from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.layout import TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
-from fmstune.system.locks import Lock
+from tests.support.journals import close_journals, open_journal
+from tests.support.surroundings import closed, restore, usual_signals
 
-# A suite that was started in the background or by nohup has these ignored, and so have its children.
-if threading.current_thread() is threading.main_thread():
-    for _signum, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-        if signal.getsignal(_signum) is signal.SIG_IGN:
-            signal.signal(_signum, _usual)
+closed()  # before test modules import torch and the hub's client, which read the environment then
+_ENVIRONMENT = dict(os.environ)
 
 # The same examples every time; `HYPOTHESIS_PROFILE=search` looks for new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
@@ -36,17 +25,35 @@ settings.register_profile("search", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+def pytest_collection_finish() -> None:
+    """Take what the tests have imported out of the garbage collector's rounds: accelerate starts one at each
+    training, which takes 0.6 s for torch and its like."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No key, setting or home directory of whoever runs the tests has a say in them."""
-    for name in list(os.environ):
-        if name.startswith(("WANDB_", "AIM_", "__AIM_", "FMSTUNE_", "RANK", "WORLD_SIZE", "NETRC")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-    monkeypatch.delenv("CI", raising=False)
-    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each test has a home directory of its own, and nothing that imports and other tests have set."""
+    restore(_ENVIRONMENT)
+    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
+    yield
+    restore(_ENVIRONMENT)
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Each test begins with the handlers of a process that was just started."""
+    usual_signals()
+    yield
+    usual_signals()
+
+
+@pytest.fixture(autouse=True)
+def _journals() -> Iterator[None]:
+    """No test leaves open files to the next ones."""
+    yield
+    close_journals()
 
 
 @pytest.fixture
@@ -58,14 +65,7 @@ def run_directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def recorder(run_directory: Path) -> Iterator[Recorder]:
+def recorder(run_directory: Path) -> Recorder:
     """A Recorder that writes the journal of `run_directory`."""
-    made = Recorder(open_journal(run_directory), Redactor({}))
-    yield made
-    made.journal.close()
 
-
-def open_journal(directory: Path, lock: Lock | None = None) -> JournalWriter:
-    """Begin, or go on with, the journal of a run directory, whose lock may have been taken before."""
-    header = Header("id-1", directory.name, time.time(), str(directory.parent))
-    return JournalWriter(directory / TRACKING_DIR / JOURNAL_NAME, header, lock=lock)
+    return Recorder(open_journal(run_directory), Redactor({}))

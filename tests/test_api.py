@@ -15,6 +15,7 @@ from fmstune.delivery.journal.reader import JournalReader
 from fmstune.errors import ConfigError
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from tests.run.test_run import weights
+from tests.support.commands import fmstune as command
 from tests.support.end_to_end import journal_params, journal_points
 
 DEMO: dict[str, Any] = {
@@ -135,8 +136,8 @@ def test_mistakes_are_told_before_the_model_loads(settings: dict[str, Any], said
 
 def test_the_run_is_that_of_the_command(tmp_path: Path) -> None:
     fmstune.train(settings=DEMO | {"training.output_dir": "out"}, quiet=True)
-    command = [sys.executable, "-m", "fmstune", "train", "out/config.toml", "--output-dir", "again"]
-    subprocess.run(command, check=True, capture_output=True)
+    done = command("train", "out/config.toml", "--output-dir", "again", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert weights("out") == weights("again")
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +18,8 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import DataError, ModelError
 from fmstune.hub import pinned
 from fmstune.layout import CONFIG_NAME
+from tests.support.commands import fmstune
 from tests.support.hub import Hub
-from tests.support.tuned import ROOT
 
 NAMES = ("model.path=org/tiny", "data.train=org/chats")
 
@@ -68,19 +66,9 @@ def asked(*sets: str, resumed: Path | None = None) -> RunConfig:
     return config
 
 
-def fmstune(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fmstune", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_a_run_pins_what_it_takes_from_the_hub_and_repeats_it_without_the_hub(hub: Hub) -> None:
     train = ["train", "--max-steps", "1", "--output-dir"]
-    done = fmstune(*train, "out", "--model", "org/tiny", "--data", "org/chats")
+    done = fmstune(*train, "out", "--model", "org/tiny", "--data", "org/chats", cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
     assert "data     org/chats · 400 rows (messages)" in done.stderr
     written = load(Path("out", CONFIG_NAME), [], [])
@@ -89,14 +77,14 @@ def test_a_run_pins_what_it_takes_from_the_hub_and_repeats_it_without_the_hub(hu
     card = Path("out/README.md").read_text()
     assert "\nbase_model: org/tiny\ndatasets: [org/chats]\n---" in card
     assert f"`org/tiny` at `{written.model.revision[:12]}`" in card
-    again = fmstune(*train, "again", "out/config.toml", HF_HUB_OFFLINE="1")
+    again = fmstune(*train, "again", "out/config.toml", cwd=Path.cwd(), HF_HUB_OFFLINE="1")
     assert again.returncode == 0, again.stderr
     assert Path("again/model.safetensors").read_bytes() == Path("out/model.safetensors").read_bytes()
 
 
 def test_two_processes_fetch_a_model_once_and_a_stream_is_read_from_the_hub(hub: Hub) -> None:
     names = ["--model", "org/tiny", "--data", "org/chats", "--set", "data.streaming=true"]
-    done = fmstune("train", "--nproc", "2", *names, "--max-steps", "1", "--output-dir", "out")
+    done = fmstune("train", "--nproc", "2", *names, "--max-steps", "1", "--output-dir", "out", cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
     assert "data     org/chats · streamed (messages)" in done.stderr
     assert hub.downloads("model.safetensors") == 1

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +12,10 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.support.commands import ROOT, fmstune
 from tests.support.leaks import ENVIRONMENT, PARAMS_FILE, PLANTED, configuration
 from tests.support.readers import read_aim
 
-ROOT = Path(__file__).parents[1]
 RUDE = "tests.support.leaks:Rude"
 
 
@@ -27,13 +25,11 @@ class Place:
 
     folder: Path
     environment: Mapping[str, str]
+    """More than a test has."""
 
     def fmstune(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command, as somebody types it here."""
-        command = [sys.executable, "-m", "fmstune", *arguments]
-        return subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300
-        )
+        return fmstune(*arguments, cwd=self.folder, **self.environment)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     (folder / "work" / "fmstune.toml").write_text(configuration(folder / "collected"))
     (folder / "params.json").write_text(json.dumps(PARAMS_FILE))
     own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "scratch"), "PYTHONPATH": str(ROOT)}
-    quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-    return Place(folder / "work", {**os.environ, **ENVIRONMENT, **own, **quiet})
+    return Place(folder / "work", {**ENVIRONMENT, **own, "WANDB_MODE": "offline"})
 
 
 def leaks(said: bytes) -> list[str]:

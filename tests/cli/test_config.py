@@ -15,7 +15,7 @@ from fmstune.config.inspect.dump import to_mapping, to_toml
 from fmstune.config.load.load import known_keys, load
 from fmstune.config.schema.managed import OWNED_TRAINING
 from fmstune.secrets.redaction import Redactor
-from tests.conftest import open_journal
+from tests.support.journals import open_journal
 
 TOML = """\
 [model]

@@ -9,55 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Python runs this first in each process; it tells at the end what was imported that takes seconds.
-GUARD = """
-import atexit, sys
-
-HEAVY = {"torch", "transformers", "trl", "wandb", "aim", "datasets"}
-atexit.register(lambda: print(*("IMPORTED " + name for name in HEAVY & set(sys.modules)), sep="\\n",
-                              end="", file=sys.stderr))
-"""
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    directory = tmp_path / "here"
-    directory.mkdir()
-    (tmp_path / "guard").mkdir()
-    (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
-    return directory
-
-
-def fmstune(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(here.parent / "guard"), str(Path(__file__).parents[2])])
-    return subprocess.run(
-        [sys.executable, "-m", "fmstune", *arguments],
-        cwd=here,
-        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "100"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-    )
-
-
-def told(here: Path, *arguments: str) -> str:
-    """The one line that the command leaves, which has failed as a mistake does."""
-    before = files(here)
-    done = fmstune(here, *arguments)
-    assert done.returncode == 2, done
-    assert done.stdout == ""
-    assert "IMPORTED" not in done.stderr
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert line.isprintable()
-    assert len(line) < 400
-    assert files(here) == before
-    return line
-
-
-def files(here: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+from tests.support.mistakes import fmstune, told
 
 
 @pytest.mark.parametrize(

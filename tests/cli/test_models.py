@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from fmstune import demo
-from tests.cli.test_mistakes import fmstune, here, told
+from tests.support.mistakes import fmstune, told
 from tests.support.tuned import tune
-
-__all__ = ["here"]
 
 
 @pytest.mark.parametrize("command", ["merge", "generate"])
@@ -70,14 +68,14 @@ def test_what_is_wrong_is_told_at_once(arguments: str, says: str, here: Path) ->
 
 def test_an_adapter_of_the_demo_is_merged_and_answers(here: Path) -> None:
     tune(str(here / "run"), "lora.enabled=true")
-    merged = fmstune(here, "merge", "run", "merged")
+    merged = fmstune(here, "merge", "run", "merged", light=False)
     assert merged.returncode == 0, merged.stderr
     lines = [line for line in merged.stderr.splitlines() if not line.startswith("IMPORTED")]
     assert lines[0].startswith("merged   LoRA r=16 on down_proj, ")
     assert lines[0].endswith(" into demo:42")
     assert lines[1:] == ["saved    merged · 1.4 MB, float32"]
     answers = [
-        fmstune(here, "generate", name, "--prompt", "What is it?", "--max-new-tokens", "5")
+        fmstune(here, "generate", name, "--prompt", "What is it?", "--max-new-tokens", "5", light=False)
         for name in ("run", "merged")
     ]
     assert answers[0].stdout == answers[1].stdout != ""

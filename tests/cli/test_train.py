@@ -3,64 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from fmstune.delivery.journal.reader import JournalReader
-from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
-from tests.delivery.test_shippers import wait_for
+from fmstune.layout import TRACKING_DIR
+from tests.support.commands import FAST, fmstune, start
 from tests.support.end_to_end import aim_points, journal_points
+from tests.support.journals import events, last_step
+from tests.support.ranks import TORCHRUN
 from tests.support.readers import read_aim
-
-ROOT = Path(__file__).parents[2]
-FAST = ["--set", "training.eval_strategy=no", "--set", "training.logging_steps=1"]
-
-
-def fmstune(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fmstune", *arguments],
-        cwd=cwd,
-        env=settings(**environment),
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-
-
-def settings(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
-
-
-def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "fmstune", "train", *arguments],
-        cwd=cwd,
-        env=settings(**environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def events(directory: Path) -> list[Any]:
-    path = directory / TRACKING_DIR / JOURNAL_NAME
-    return list(JournalReader(path)) if path.exists() and path.stat().st_size else []
-
-
-def last_step(directory: Path) -> int:
-    return max((event.step or 0 for event in events(directory)), default=0)
+from tests.support.waiting import wait_for
 
 
 def test_the_first_line_of_the_readme_works_in_an_empty_directory(tmp_path: Path) -> None:
-    done = fmstune("train", "--tracker", "aim", "--param", "team=nlp", cwd=tmp_path)
+    done = fmstune("train", "--tracker", "aim", "--param", "team=nlp", cwd=tmp_path, fresh=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert "no model and data given: tuning the demo model on demo data" in done.stderr
@@ -75,7 +34,7 @@ def test_the_first_line_of_the_readme_works_in_an_empty_directory(tmp_path: Path
 def test_checking_wandb_without_a_key_says_so_and_touches_nothing(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    done = fmstune("trackers", "check", "wandb", cwd=tmp_path, HOME=str(home))
+    done = fmstune("trackers", "check", "wandb", cwd=tmp_path, light=True, HOME=str(home))
     assert done.returncode == 3
     assert "no credentials: there is no API key" in done.stdout
     assert "wandb login" in done.stdout
@@ -88,7 +47,8 @@ def test_a_check_has_a_time_limit_whatever_the_tracker_does(tmp_path: Path) -> N
     began = time.monotonic()
     done = fmstune(
         "trackers", "check", name, "file", "--timeout", "0.5", "--json",
-        "--set", f"trackers.'{name}'.fault=hang", "--set", f"trackers.'{name}'.at=check", cwd=tmp_path,
+        "--set", f"trackers.'{name}'.fault=hang", "--set", f"trackers.'{name}'.at=check",
+        cwd=tmp_path, light=True,
     )  # fmt: skip
     assert time.monotonic() - began < 10
     assert done.returncode == 3
@@ -98,7 +58,7 @@ def test_a_check_has_a_time_limit_whatever_the_tracker_does(tmp_path: Path) -> N
 
 def test_without_a_name_the_configured_trackers_are_checked(tmp_path: Path) -> None:
     (tmp_path / "fmstune.toml").write_text('[tracking]\ntrackers = ["file"]\n[trackers.aim]\nrepo = "."\n')
-    done = fmstune("trackers", "check", "--json", cwd=tmp_path)
+    done = fmstune("trackers", "check", "--json", cwd=tmp_path, light=True)
     assert done.returncode == 0, done.stderr
     assert [found["tracker"] for found in json.loads(done.stdout)] == ["file", "aim"]
 
@@ -109,10 +69,10 @@ def test_without_a_name_the_configured_trackers_are_checked(tmp_path: Path) -> N
 def test_a_signal_saves_a_checkpoint_and_the_run_can_go_on(signum: int, code: int, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["--tracker", "aim", "--output-dir", "out", "--max-steps", "400", *FAST]
-    trainer = start(*arguments, "--set", "training.save_strategy=no", cwd=tmp_path)
-    wait_for(lambda: last_step(out) >= 5, 60)
+    trainer = start("train", *arguments, "--set", "training.save_strategy=no", cwd=tmp_path)
+    wait_for(lambda: last_step(out) >= 5)
     trainer.send_signal(signum)
-    _, shown = trainer.communicate(timeout=60)
+    _, shown = trainer.communicate()
     assert trainer.returncode == code, shown
     assert shown.splitlines()[-1].startswith("error: interrupted by SIG")
     (checkpoint,) = out.glob("checkpoint-*")
@@ -136,11 +96,13 @@ def test_a_signal_saves_a_checkpoint_and_the_run_can_go_on(signum: int, code: in
 
 def test_a_killed_trainer_loses_nothing_and_its_run_is_closed_as_interrupted(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    trainer = start("--tracker", "aim", "--output-dir", "out", "--max-steps", "400", *FAST, cwd=tmp_path)
-    wait_for(lambda: last_step(out) >= 20, 60)
+    trainer = start(
+        "train", "--tracker", "aim", "--output-dir", "out", "--max-steps", "400", *FAST, cwd=tmp_path
+    )
+    wait_for(lambda: last_step(out) >= 20)
     trainer.kill()
     trainer.communicate()
-    wait_for(lambda: json.loads((out / TRACKING_DIR / "aim.json").read_text())["closed"], 40)
+    wait_for(lambda: json.loads((out / TRACKING_DIR / "aim.json").read_text())["closed"])
     assert aim_points(tmp_path) == journal_points(out)
     (run,) = read_aim(tmp_path)
     assert run.params["status"] == "interrupted"
@@ -187,21 +149,14 @@ def test_a_secret_that_was_hidden_in_a_configuration_has_to_be_given_again(tmp_p
 
 
 def test_syncing_what_is_no_run_is_said_in_one_sentence(tmp_path: Path) -> None:
-    done = fmstune("trackers", "sync", "nothing", cwd=tmp_path)
+    done = fmstune("trackers", "sync", "nothing", cwd=tmp_path, light=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: nothing holds no run of fmstune")
 
 
 def test_two_ranks_make_one_journal_and_one_run_of_each_tracker(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fmstune",
-         "train", "--tracker", "aim", "--output-dir", "out", "--max-steps", "4", *FAST],
-        cwd=tmp_path,
-        env=settings(OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )  # fmt: skip
+    arguments = ["train", "--tracker", "aim", "--output-dir", "out", "--max-steps", "4", *FAST]
+    done = fmstune(*TORCHRUN, "-m", "fmstune", *arguments, cwd=tmp_path, module="torch.distributed.run")
     assert done.returncode == 0, done.stderr
     (run,) = read_aim(tmp_path)
     assert [step for step, _ in run.points["loss", "train"]] == [1, 2, 3, 4]

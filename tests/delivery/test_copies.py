@@ -19,8 +19,7 @@ from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.sync import sync
 from fmstune.run.tracker_runs import copy_ledgers
 from fmstune.trackers.file_tracker import FileTracker
-from tests.conftest import open_journal
-from tests.delivery.test_journal import journal_path
+from tests.support.journals import journal_path, open_journal
 
 
 def record(journal: JournalWriter, directory: Path, steps: range, *, end: bool = False) -> None:

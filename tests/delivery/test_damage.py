@@ -18,8 +18,7 @@ from fmstune.delivery.journal.reader import JournalReader, last_seq
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import Ledger, all_ledgers, ledger_path, load_ledger
 from fmstune.layout import TRACKING_DIR
-from tests.conftest import open_journal
-from tests.delivery.test_journal import journal_path
+from tests.support.journals import journal_path, open_journal
 
 
 def delete(path: Path) -> None:

@@ -8,6 +8,7 @@ has an effect any more.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections import Counter
@@ -30,7 +31,7 @@ from fmstune.layout import TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import MetricPoint, RunStart, Status, Table, TrackerRun
-from tests.conftest import open_journal
+from tests.support.journals import close_journals, open_journal
 
 Trouble = Literal["fine", "raise", "outage", "base", "kill before", "kill after"]
 Refusal = Literal["raise", "outage", "base", "exit", "kill", "hang", "break"]
@@ -279,6 +280,15 @@ SEARCH = settings(
 )
 
 
+@contextlib.contextmanager
+def all_closed() -> Iterator[None]:
+    """Leave no journal open, of which there is one for each example."""
+    try:
+        yield
+    finally:
+        close_journals()
+
+
 def play(
     directory: Path, script: list[str], ends: bool, made: type[Tracker], service: Service
 ) -> tuple[World, dict[int, str]]:
@@ -310,7 +320,7 @@ def test_in_the_end_each_event_that_is_not_refused_has_arrived_once(
 ) -> None:
     service = Service(iter(troubles), dict(refusals))
     made = tracker_with(service, **guarantees)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, all_closed():
         world, expected = play(Path(name), script, ends, made, service)
         last = world.recorder.journal.last_seq
         if not last:
@@ -374,7 +384,7 @@ def test_an_outage_refuses_nothing_and_what_it_held_up_arrives_by_itself(
 ) -> None:
     service = Service(down=True, opens=opens)
     made = tracker_with(service, **guarantees)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, all_closed():
         world, expected = play(Path(name), events, False, made, service)
         for live in lives:
             world.process(live=live)

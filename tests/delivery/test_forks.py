@@ -19,8 +19,7 @@ import pytest
 import fmstune
 from fmstune.delivery.journal.reader import JournalReader, is_being_written, last_event
 from fmstune.delivery.recorder import Recorder, active
-from tests.conftest import open_journal
-from tests.delivery.test_journal import journal_path
+from tests.support.journals import journal_path, open_journal
 
 
 def forked(work: Callable[[], None]) -> int:
@@ -234,7 +233,7 @@ from pathlib import Path
 import fmstune
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.secrets.redaction import Redactor
-from tests.conftest import open_journal
+from tests.support.journals import open_journal
 with active(Recorder(open_journal(Path(sys.argv[1])), Redactor({}))):
     child = os.fork()
     if child:

@@ -16,7 +16,7 @@ import pytest
 import fmstune
 from fmstune.delivery.journal.reader import JournalReader, last_event
 from fmstune.delivery.recorder import Recorder, active
-from tests.delivery.test_journal import journal_path
+from tests.support.journals import journal_path
 
 
 @contextmanager

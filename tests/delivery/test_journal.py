@@ -27,11 +27,7 @@ from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.recorder import Recorder
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.trackers.values.plain import plain
-from tests.conftest import open_journal
-
-
-def journal_path(directory: Path) -> Path:
-    return directory / TRACKING_DIR / JOURNAL_NAME
+from tests.support.journals import journal_path, open_journal
 
 
 def test_the_first_line_says_which_run_it_is_and_events_are_numbered_from_one(run_directory: Path) -> None:

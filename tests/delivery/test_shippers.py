@@ -9,11 +9,9 @@ import os
 import re
 import resource
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,36 +24,10 @@ from fmstune.delivery.shipping.crashes import after_death
 from fmstune.delivery.shipping.main import EXIT_BUSY, EXIT_DONE
 from fmstune.delivery.shipping.process import Job, ShipperProcess
 from fmstune.delivery.sync import sync
-from fmstune.trackers.records import MetricPoint
-from tests.delivery.test_journal import journal_path
 from tests.sample_trackers import collected
-
-COLLECTOR = "tests.sample_trackers:Collector"
-
-
-def job(path: Path, **options: Any) -> Job:
-    return Job("collector", COLLECTOR, {"path": str(path), **options})
-
-
-def record_steps(recorder: Recorder, first: int, last: int) -> None:
-    for step in range(first, last + 1):
-        recorder.track_point(MetricPoint({"loss": 1 / step}, "train", step, step / 10))
-
-
-def steps_in(path: Path) -> list[int]:
-    return [call["step"] for call in collected(path) if call["call"] == "track"]
-
-
-def deliver(recorder: Recorder, directory: Path, made: Job, close_timeout: float = 20) -> float:
-    """A run of 10 steps with one tracker, from start to end; returns the seconds that its end took."""
-    fleet = Fleet([made], check_within=None, close_timeout=close_timeout)
-    fleet.sail(directory)
-    recorder.set_params({"team": "nlp"}, "params")
-    record_steps(recorder, 1, 10)
-    recorder.close("finished")
-    began = time.monotonic()
-    fleet.finish()
-    return time.monotonic() - began
+from tests.support.journals import journal_path
+from tests.support.shipping import COLLECTOR, alive, deliver, job, record_steps, start_trainer, steps_in
+from tests.support.waiting import wait_for
 
 
 def test_everything_arrives_once_in_order_with_the_true_status(
@@ -369,38 +341,6 @@ def test_what_a_service_would_drop_in_silence_is_said_to_be_missing(
     assert steps_in(tmp_path / "c") == [1, 3, 4]
 
 
-TRAINER = """
-import os, sys, time
-from pathlib import Path
-from fmstune.delivery.shippers import Fleet
-from fmstune.delivery.shipping.process import Job
-from fmstune.delivery.recorder import Recorder
-from fmstune.secrets.redaction import Redactor
-from fmstune.trackers.base import MetricPoint
-from tests.conftest import open_journal
-directory = Path(sys.argv[1])
-recorder = Recorder(open_journal(directory), Redactor({}))
-fleet = Fleet([Job("collector", "tests.sample_trackers:Collector", eval(sys.argv[2]))], check_within=None,
-              close_timeout=3)
-fleet.sail(directory)
-for step in range(1, 21):
-    recorder.track_point(MetricPoint({"loss": 1 / step}, "train", step))
-print(fleet._ships[0].process.pid, flush=True)
-time.sleep(600)
-"""
-
-
-def start_trainer(directory: Path, options: dict[str, Any]) -> tuple[subprocess.Popen[str], int]:
-    trainer = subprocess.Popen(
-        [sys.executable, "-c", TRAINER, str(directory), repr(options)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert trainer.stdout is not None
-    return trainer, int(trainer.stdout.readline())
-
-
 def test_the_shipper_outlives_a_killed_trainer_and_says_how_the_run_ended(
     run_directory: Path, tmp_path: Path
 ) -> None:
@@ -493,8 +433,9 @@ def test_a_whole_run_moves_to_another_tracker_and_a_second_time_changes_nothing(
 def test_a_resumed_run_goes_on_in_the_same_run_of_the_tracker(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
+
     from fmstune.secrets.redaction import Redactor
-    from tests.conftest import open_journal
+    from tests.support.journals import open_journal
 
     deliver(recorder, run_directory, job(tmp_path / "c"))
     recorder.journal.close()
@@ -579,18 +520,3 @@ def test_the_memory_of_the_trainer_does_not_grow_with_an_outage(
 def error_of(directory: Path) -> str | None:
     ledger = load_ledger(directory, "collector")
     return ledger.error if ledger else None
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state != "Z"
-
-
-def wait_for(condition: Any, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not happen"
-        time.sleep(0.02)

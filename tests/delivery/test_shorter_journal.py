@@ -21,8 +21,7 @@ from fmstune.run.directory import run_state
 from fmstune.run.tracking import reports
 from fmstune.trackers.file_tracker import FileTracker
 from fmstune.trackers.records import RunStart, TrackerRun
-from tests.conftest import open_journal
-from tests.delivery.test_journal import journal_path
+from tests.support.journals import journal_path, open_journal
 
 
 def track(journal: JournalWriter, steps: range) -> None:

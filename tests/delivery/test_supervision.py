@@ -19,16 +19,9 @@ from fmstune.delivery.shippers import Fleet
 from fmstune.delivery.shipping.process import ShipperProcess
 from fmstune.system import locks
 from fmstune.trackers.records import MetricPoint
-from tests.delivery.test_journal import journal_path
-from tests.delivery.test_shippers import (
-    alive,
-    deliver,
-    job,
-    record_steps,
-    start_trainer,
-    steps_in,
-    wait_for,
-)
+from tests.support.journals import journal_path
+from tests.support.shipping import alive, deliver, job, record_steps, start_trainer, steps_in
+from tests.support.waiting import wait_for
 
 
 def daemons(path: Path) -> list[int]:

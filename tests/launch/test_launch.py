@@ -14,11 +14,11 @@ from fmstune.errors import ConfigError
 from fmstune.launch import termination_log as termination
 from fmstune.launch.local import launch, process_count, without_nproc
 from fmstune.launch.rank import LAUNCHED
-from tests.cli.test_train import FAST, events, fmstune, last_step, start
-from tests.delivery.test_shippers import wait_for
+from tests.support.commands import fmstune, start
 from tests.support.end_to_end import journal_points
-
-TWO = ["--nproc", "2", "--output-dir", "out", *FAST]
+from tests.support.journals import events, last_step
+from tests.support.ranks import TWO
+from tests.support.waiting import wait_for
 
 
 def losses(directory: Path) -> list[float]:
@@ -35,7 +35,7 @@ def test_two_processes_give_the_losses_of_one_with_twice_the_batch(tmp_path: Pat
     # Of 13 rows, the second batch of an epoch has five: the processes fill it up with rows that do not count.
     batches = ["--max-steps", "4", "--batch-size", "4", "--set", "data.max_rows=13"]
     batches += ["--model", "demo", "--data", str(data)]
-    done = fmstune("train", *TWO, *batches, cwd=tmp_path, OMP_NUM_THREADS="1")
+    done = fmstune("train", *TWO, *batches, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("step     4/4") == 1
     alone = {
@@ -55,10 +55,10 @@ def test_two_processes_give_the_losses_of_one_with_twice_the_batch(tmp_path: Pat
 
 def test_a_signal_to_the_launcher_saves_one_checkpoint_and_leaves_no_process(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    trainer = start(*TWO, "--max-steps", "400", "--set", "training.save_strategy=no", cwd=tmp_path)
-    wait_for(lambda: last_step(out) >= 3, 120)
+    trainer = start("train", *TWO, "--max-steps", "400", "--set", "training.save_strategy=no", cwd=tmp_path)
+    wait_for(lambda: last_step(out) >= 3)
     trainer.terminate()
-    _, shown = trainer.communicate(timeout=120)
+    _, shown = trainer.communicate()
     assert trainer.returncode == 143, shown
     assert shown.splitlines()[-1] == "error: interrupted by SIGTERM."
     (checkpoint,) = out.glob("checkpoint-*")

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 from fmstune.delivery.report import report
-from tests.cli.test_train import FAST, events, settings
+from tests.support.commands import FAST, fmstune
+from tests.support.journals import events
+from tests.support.ranks import TORCHRUN
 
-ROOT = Path(__file__).parents[2]
 COLLECTOR = "tests.sample_trackers:Collector"
 
 
 def train_on_two_ranks(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`fmstune train` of four steps in two processes. A rank that waits for ever makes it time out."""
-    return subprocess.run(
-        [sys.executable, "-m", "fmstune", "train", "--nproc", "2", "--output-dir", "out", "--max-steps", "4",
-         *FAST, *arguments],
-        cwd=cwd,
-        env=settings(OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT), **environment),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=180,
-    )  # fmt: skip
+    """`fmstune train` of four steps under torchrun. A rank that waits for ever makes it time out."""
+    train = ["-m", "fmstune", "train", "--output-dir", "out", "--max-steps", "4", *FAST, *arguments]
+    return fmstune(*TORCHRUN, *train, cwd=cwd, module="torch.distributed.run", **environment)
 
 
 def test_a_tracker_that_hangs_for_ever_stalls_no_rank(tmp_path: Path) -> None:

@@ -8,58 +8,20 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from torch import distributed
 
 from fmstune.launch import rank as ranks
 from fmstune.launch.rank import leaving_in_order
 from fmstune.training.callbacks.stopping import Interrupted
-from tests.cli.test_train import fmstune, start
-from tests.delivery.test_shippers import wait_for
-from tests.launch.test_launch import TWO
-
-CALLBACKS = """\
-import os, pathlib, signal, time
-from transformers import TrainerCallback
-
-class SecondRank(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if args.process_index == 1 and state.global_step == 2:
-            self.fail()
-
-class Fails(SecondRank):
-    def fail(self):
-        raise ValueError("the second step is cursed")
-
-class Dies(SecondRank):
-    def fail(self):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-class Exits(SecondRank):
-    def fail(self):
-        os._exit(7)
-
-class Stops(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = args.process_index == 1 and state.global_step == 2
-
-class Slow(TrainerCallback):
-    def on_step_begin(self, args, state, control, **kwargs):
-        pathlib.Path(f"rank-{args.process_index}-{os.getpid()}").touch()
-        if pathlib.Path("slow").exists():
-            time.sleep(300)
-"""
-CURSED = "ValueError: the second step is cursed"
+from tests.support.commands import fmstune, start
+from tests.support.ranks import CALLBACKS, CURSED, TWO, gone, pids, with_callback
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(autouse=True)
 def _callbacks(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(CALLBACKS)
-
-
-def with_callback(name: str) -> list[str]:
-    return ["--max-steps", "400", "--set", f'run.callbacks=["mine:{name}"]']
 
 
 def test_the_cause_of_a_rank_is_the_last_line_and_its_code_the_exit_code(tmp_path: Path) -> None:
@@ -92,23 +54,9 @@ def test_all_ranks_stop_when_a_callback_stops_one(tmp_path: Path) -> None:
     assert "2 steps" in done.stderr
 
 
-def pids(directory: Path) -> list[int]:
-    """The process of each rank, once both are at work."""
-    wait_for(lambda: len(list(directory.glob("rank-*"))) == 2, 120)
-    return [int(file.name.rpartition("-")[2]) for file in directory.glob("rank-*")]
-
-
-def gone(processes: list[int]) -> bool:
-    running = []
-    for pid in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            running.append(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    return not any(running)
-
-
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     (tmp_path / "slow").touch()
-    trainer = start(*TWO, *with_callback("Slow"), cwd=tmp_path)
+    trainer = start("train", *TWO, *with_callback("Slow"), cwd=tmp_path)
     processes = pids(tmp_path)
     trainer.send_signal(signal.SIGINT)
     assert trainer.stderr is not None
@@ -116,7 +64,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     while "Ctrl-C again" not in shown:
         shown = trainer.stderr.readline()
     trainer.send_signal(signal.SIGINT)
-    _, shown = trainer.communicate(timeout=120)
+    _, shown = trainer.communicate()
     assert trainer.returncode == 130
     assert shown.splitlines()[-1] == "error: interrupted by SIGINT."
     assert not list((tmp_path / "out").glob("checkpoint-*"))
@@ -124,11 +72,11 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
 
 
 def test_ranks_whose_launcher_is_killed_save_a_checkpoint_and_end(tmp_path: Path) -> None:
-    trainer = start(*TWO, *with_callback("Slow"), "--set", "training.save_strategy=no", cwd=tmp_path)
+    trainer = start("train", *TWO, *with_callback("Slow"), "--set", "training.save_strategy=no", cwd=tmp_path)
     processes = pids(tmp_path)
     trainer.kill()
-    trainer.communicate(timeout=120)
-    wait_for(lambda: gone(processes), 120)
+    trainer.communicate()
+    wait_for(lambda: gone(processes))
     assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.test_train import FAST, settings
-from tests.launch.test_launchers import ACCELERATE, free_port
-from tests.launch.test_ranks_end import CALLBACKS, CURSED, gone, pids, with_callback
+from tests.support import commands
+from tests.support.aim_servers import free_port
+from tests.support.commands import FAST, Command
+from tests.support.ranks import ACCELERATE, CALLBACKS, CURSED, TORCHRUN, gone, pids, with_callback
 
-ROOT = Path(__file__).parents[2]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 TRAIN = ["-m", "fmstune", "train", "--output-dir", "out", *FAST]
 LOG = ["--set", "run.termination_log=why"]
 
@@ -25,17 +22,8 @@ def _callbacks(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(CALLBACKS)
 
 
-def start(command: list[str], cwd: Path) -> subprocess.Popen[str]:
-    environment = settings(OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-
-def ended(command: list[str], cwd: Path) -> tuple[int, str]:
-    """The exit code, and what a person has read."""
-    process = start(command, cwd)
-    _, shown = process.communicate(timeout=180)
-    return process.returncode, shown
+def start(arguments: list[str], cwd: Path) -> Command:
+    return commands.start(*TORCHRUN, *arguments, cwd=cwd, module="torch.distributed.run")
 
 
 @pytest.mark.parametrize(
@@ -49,8 +37,9 @@ def ended(command: list[str], cwd: Path) -> tuple[int, str]:
 def test_the_cause_is_the_root_cause_of_torchruns_table_and_in_the_termination_log(
     wrong: list[str], code: int, cause: str, tmp_path: Path
 ) -> None:
-    returned, shown = ended([*TORCHRUN, *TRAIN, *wrong, *LOG], tmp_path)
-    assert returned == 1
+    launcher = start([*TRAIN, *wrong, *LOG], tmp_path)
+    _, shown = launcher.communicate()
+    assert launcher.returncode == 1
     root = shown.partition("Root Cause")[2]
     assert cause in root
     assert f"(exitcode: {code})" in root.replace("exitcode  : ", "(exitcode: ").replace(" (pid", ") (pid")
@@ -61,18 +50,19 @@ def test_the_cause_is_the_root_cause_of_torchruns_table_and_in_the_termination_l
 
 
 def test_accelerate_launch_names_the_cause(tmp_path: Path) -> None:
-    launch = [*ACCELERATE, "--num_processes", "2", "--main_process_port", free_port()]
-    returned, shown = ended([*launch, *TRAIN, "--set", "training.lerning_rate=1"], tmp_path)
-    assert returned == 1
-    assert "error: --set: there is no setting training.lerning_rate." in shown
+    launch = [*ACCELERATE, "--main_process_port", str(free_port())]
+    module = "accelerate.commands.accelerate_cli"
+    done = commands.fmstune(*launch, *TRAIN, "--set", "training.lerning_rate=1", cwd=tmp_path, module=module)
+    assert done.returncode == 1
+    assert "error: --set: there is no setting training.lerning_rate." in done.stderr
 
 
 def test_a_signal_to_torchrun_saves_a_checkpoint(tmp_path: Path) -> None:
     save = ["--set", "training.save_strategy=no"]
-    launcher = start([*TORCHRUN, *TRAIN, *with_callback("Slow"), *save], tmp_path)
+    launcher = start([*TRAIN, *with_callback("Slow"), *save], tmp_path)
     processes = pids(tmp_path)
     launcher.send_signal(signal.SIGTERM)
-    _, shown = launcher.communicate(timeout=120)
+    _, shown = launcher.communicate()
     assert launcher.returncode != 0
     assert "saving a checkpoint after this step" in shown
     assert len(list((tmp_path / "out").glob("checkpoint-*"))) == 1

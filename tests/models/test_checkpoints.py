@@ -18,7 +18,7 @@ from fmstune.config.load.load import load
 from fmstune.errors import ConfigError
 from fmstune.models.checkpoints import damage, newest_checkpoint, newest_weights, obstacle
 from fmstune.run.directory import claim
-from tests.conftest import open_journal
+from tests.support.journals import open_journal
 
 RESUMED = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
 """What the Trainer goes on from, by the names that it gives."""

@@ -15,7 +15,7 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
 from fmstune.run.directory import claim, run_state
 from fmstune.run.taking import taken
-from tests.conftest import open_journal
+from tests.support.journals import open_journal
 
 
 @pytest.fixture(autouse=True)

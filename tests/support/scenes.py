@@ -20,11 +20,11 @@ import psutil
 import pytest
 
 from fmstune.delivery.report import report
-from tests.delivery.test_shippers import wait_for
 from tests.sample_trackers import collected
+from tests.support.aim_servers import aim_server, empty_repository, free_port
 from tests.support.end_to_end import Points, aim_points
+from tests.support.waiting import wait_for
 from tests.support.wandb_cloud import Answer, WandbCloud
-from tests.trackers.test_aim_tracker import aim_server, empty_repository, free_port
 
 COLLECTOR = "tests.sample_trackers:Collector"
 BAD_IMPORT = "tests.bad_import:Collector"

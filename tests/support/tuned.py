@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import resource
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,9 @@ from rich.console import Console
 from fmstune.config.load.load import load
 from fmstune.console import RunConsole
 from fmstune.run.run import dry_run, run
+from tests.support import commands
 
 SHORT = ["training.max_steps=6", "training.logging_steps=2", "training.eval_steps=6", "training.save_steps=3"]
-ROOT = Path(__file__).parents[2]
 
 
 def tune(output: str, *sets: str, **how: Any) -> str:
@@ -47,19 +44,5 @@ def fmstune(
     *arguments: str, cwd: Path, limits: Mapping[int, int] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """`fmstune train` on the demo in a process of its own, with the kernel's limits."""
-
-    def limit() -> None:
-        for kind, most in (limits or {}).items():
-            resource.setrlimit(kind, (most, most))
-
     sets = [part for setting in SHORT for part in ("--set", setting)]
-    return subprocess.run(
-        [sys.executable, "-m", "fmstune", "train", *sets, *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        preexec_fn=limit,
-        check=False,
-    )
+    return commands.fmstune("train", *sets, *arguments, cwd=cwd, limits=limits)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import functools
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import requests
 
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
@@ -25,8 +18,10 @@ from fmstune.delivery.shippers import Fleet
 from fmstune.delivery.shipping.process import Job
 from fmstune.trackers.aimstack_tracker import AimStackTracker
 from fmstune.trackers.records import MetricPoint, RunStart
-from tests.delivery.test_shippers import record_steps, wait_for
+from tests.support.aim_servers import aim_server, empty_repository, free_port
 from tests.support.readers import read_aim
+from tests.support.shipping import record_steps
+from tests.support.waiting import wait_for
 
 AIM = "fmstune.trackers.aimstack_tracker:AimStackTracker"
 
@@ -35,50 +30,6 @@ AIM = "fmstune.trackers.aimstack_tracker:AimStackTracker"
 def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@functools.cache
-def empty_repository() -> Path:
-    """A new Aim repository; making one takes seconds, so that there is one to be copied."""
-    folder = tempfile.TemporaryDirectory()
-    atexit.register(folder.cleanup)
-    aim = Path(sys.executable).with_name("aim")
-    subprocess.run([aim, "init", "--repo", folder.name, "-s"], check=True, capture_output=True)
-    return Path(folder.name)
-
-
-@contextlib.contextmanager
-def aim_server(repository: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A real `aim server` on 127.0.0.1, ended with everything it started."""
-    if not repository.exists():
-        shutil.copytree(empty_repository(), repository)
-    aim = Path(sys.executable).with_name("aim")
-    with (repository / "server.log").open("ab") as log:
-        server = subprocess.Popen(
-            [aim, "server", "--repo", str(repository), "--host", "127.0.0.1", "--port", str(port), "-y"],
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        wait_for(lambda: answers(port), 60)
-        yield server
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def answers(port: int) -> bool:
-    with contextlib.suppress(requests.RequestException):
-        return requests.get(f"http://127.0.0.1:{port}/status/", timeout=1).status_code == 200
-    return False
 
 
 def test_a_run_is_found_through_aims_own_sdk_with_names_contexts_and_nested_params(in_tmp: Path) -> None:

@@ -387,6 +387,8 @@ def test_whatever_the_names_and_values_are_each_event_is_read_back_once_after_a_
                     rows = (values,)
                     tracker.seq = 1000 + seq
                     tracker.track_table(Table(stage, rows, stage))
+                assert tracker._file is not None
+                tracker._file.close()  # as the kernel does when a process is killed
                 if cut:
                     whole = path.read_bytes()
                     path.write_bytes(whole[: int(len(whole) * data.draw(st.floats(0, 1)))])

@@ -28,7 +28,7 @@ from fmstune.delivery.report import report
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.records import MetricPoint, Table, merged
-from tests.conftest import open_journal
+from tests.support.journals import open_journal
 from tests.support.lives import Kill, Nursery, nursery
 
 TRACKERS = "fmstune.trackers"

@@ -15,6 +15,7 @@ from fmstune.trackers.base import Tracker
 from fmstune.trackers.compat import OldShapeTracker, build_tracker
 from fmstune.trackers.records import TrackerOptionError
 from tests.sample_trackers import Collector
+from tests.support.commands import fmstune
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,13 +38,8 @@ def install(folder: Path, name: str, target: str, source: str = "") -> None:
 
 def listed(*folders: Path) -> dict[str, dict[str, object]]:
     path = os.pathsep.join([*map(str, folders), str(ROOT)])
-    done = subprocess.run(
-        [sys.executable, "-m", "fmstune", "trackers", "list", "--json"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-        check=True,
-    )
+    done = fmstune("trackers", "list", "--json", cwd=ROOT, light=True, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
     return {f"{entry['name']}/{entry['origin']}": entry for entry in json.loads(done.stdout)}
 
 

@@ -24,6 +24,7 @@ from fmstune.run.run import RunResult, run
 from fmstune.trackers.base import Tracker
 from fmstune.training.build import BuiltTrainer, build_trainer
 from tests.run.test_run import rewrite_as_interrupted, weights
+from tests.support.commands import fmstune
 from tests.support.end_to_end import aim_points, journal_points, wandb_points
 
 PREFERENCES = ("dpo", "kto", "reward")
@@ -408,21 +409,9 @@ def test_no_bar_and_no_warning_is_printed_while_trl_tokenises(
 
 def test_the_command_prints_its_own_lines_and_nothing_else() -> None:
     command = ["train", "--model", "demo", "--data", "pairs.jsonl", "--method", "dpo", "--max-steps", "1"]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "fmstune",
-            *command,
-            "--output-dir",
-            "out",
-            "--set",
-            "training.logging_steps=1",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    steps = ["--output-dir", "out", "--set", "training.logging_steps=1"]
+    done = fmstune(*command, *steps, cwd=Path.cwd())
+    assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     labels = [line[:9].strip() for line in done.stderr.splitlines()]
     assert labels == ["model", "data", "run", "step", "memory", "done", "saved"]

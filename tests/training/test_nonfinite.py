@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,9 @@ from fmstune import demo
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.errors import RunError
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
-from tests.support.tuned import ROOT, SHORT, tune, weights
+from tests.support.commands import fmstune
+from tests.support.ranks import TORCHRUN
+from tests.support.tuned import SHORT, tune, weights
 
 TOO_FAST = ["training.learning_rate=1e38", "training.warmup_steps=0"]
 ROWS = 16
@@ -172,12 +171,8 @@ def test_without_trouble_the_setting_changes_no_weight() -> None:
 
 def test_two_processes_come_to_the_same_decision(tmp_path: Path) -> None:
     sets = [part for setting in [*SHORT, *TOO_FAST] for part in ("--set", setting)]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "fmstune",
-         "train", "--output-dir", "out", *sets],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    arguments = ["train", "--output-dir", "out", *sets]
+    done = fmstune(*TORCHRUN, "-m", "fmstune", *arguments, cwd=tmp_path, module="torch.distributed.run")
     assert done.returncode == 1
     assert "at step 2, since the weights are not finite any more" in done.stderr
 

@@ -200,10 +200,14 @@ class BoundedLog:
             self._line, self._in_long_line = b"", True
 
     def end(self) -> None:
-        """Write what is left: a last line without an end."""
-        if self._line and self._file is not None and not self._in_long_line:
+        """Write what is left, a last line without an end, and close the file."""
+        if self._file is None:
+            return
+        if self._line and not self._in_long_line:
             self._write(self._line)
         self._line = b""
+        os.close(self._file)
+        self._file = None
 
     def _write(self, lines: bytes) -> None:
         if self._in_key:  # a private key, begun in lines that came before

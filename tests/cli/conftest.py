@@ -1,0 +1,19 @@
+"""What several tests of the command use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.mistakes import GUARD
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """An empty directory, for `tests.support.mistakes`."""
+    directory = tmp_path / "here"
+    directory.mkdir()
+    (tmp_path / "guard").mkdir()
+    (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
+    return directory

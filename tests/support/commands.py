@@ -1,0 +1,292 @@
+"""`fmstune` as a command, in a process of its own, without paying for the trainer's imports each time.
+
+Most processes are forked from a warm interpreter (`tests.support.forkserver`). One whose environment has what
+libraries read at their import, or other modules than this tree's, is started as a user's is, and so is each
+with `fresh=True`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import re
+import resource
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Union
+
+ROOT = Path(__file__).parents[2]
+FAST = ["--set", "training.eval_strategy=no", "--set", "training.logging_steps=1"]
+"""A run that logs each step and evaluates none."""
+
+_LIGHT = (
+    "fmstune.cli.app", "fmstune.cli.main", "fmstune.run.resolve", "fmstune.config.load.load",
+    "fmstune.trackers.registry", "fmstune.launch.rank", "fmstune.launch.termination_log", "typer._adapters",
+    "pydantic.type_adapter", "rich.console",
+)  # fmt: skip
+_TRAINER = (
+    *_LIGHT, "fmstune.run.run", "fmstune.training.build", "fmstune.training.trainers.methods",
+    "torch.distributed.run",
+)  # fmt: skip
+_AT_IMPORT = re.compile(
+    "PYTHON(?!PATH$)|LANG|LC_|OMP_|MKL_|KMP_|OPENBLAS|HF_|HUGGINGFACE|TRANSFORMERS|DATASETS|TOKENIZERS|TRL_|"
+    "ACCELERATE|TORCH(?!ELASTIC)|PYTORCH|CUDA|XDG_|GITHUB_|NO_COLOR|FORCE_COLOR|PY_COLORS|TERMINAL_WIDTH|LD_"
+)
+"""Variables that Python, and libraries, read when they are started and imported."""
+_QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false", "TORCH_CPP_LOG_LEVEL": "ERROR",
+}  # fmt: skip
+"""Those that the command sets before it imports anything, unless they are set."""
+_BEFORE = dict(os.environ)
+"""The environment before any test has run."""
+
+
+class Process:
+    """A command that was forked from the warm interpreter: what `subprocess.Popen` offers of it."""
+
+    def __init__(
+        self, arguments: Sequence[str], answer: socket.socket, stdout: IO[str] | None, stderr: IO[str] | None
+    ) -> None:
+        self.args = arguments
+        self.returncode: int | None = None
+        self.stdout, self.stderr = stdout, stderr
+        self._answer = answer
+        self._answers = answer.makefile("rb")
+        self.pid = int(self._answers.readline())
+
+    def poll(self) -> int | None:
+        """The exit code as `Popen` has it, or `None` while the process runs."""
+        if self.returncode is None and self._answered(0):
+            self._read()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of the process, and return its exit code."""
+        if self.returncode is None:
+            if not self._answered(timeout):
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            self._read()
+        assert self.returncode is not None
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Read both streams to their end, and wait for the process."""
+        said = {}
+
+        def read(stream: IO[str] | None, name: str) -> None:
+            said[name] = "" if stream is None or stream.closed else stream.read()
+
+        readers = [
+            threading.Thread(target=read, args=(stream, name), daemon=True)
+            for stream, name in ((self.stdout, "out"), (self.stderr, "err"))
+        ]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join(timeout)
+            if reader.is_alive():
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        self.wait(timeout)
+        self._close()
+        return said["out"], said["err"]
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal, if the process still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._close()
+        self.wait()
+
+    def _answered(self, timeout: float | None) -> bool:
+        poll = select.poll()
+        poll.register(self._answer, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
+
+    def _read(self) -> None:
+        line = self._answers.readline()
+        if not line:
+            raise RuntimeError("the warm interpreter has ended")
+        self.returncode = int(line)
+        self._answers.close()
+        self._answer.close()
+
+    def _close(self) -> None:
+        for stream in (self.stdout, self.stderr):
+            if stream is not None:
+                stream.close()
+
+
+Command = Union[Process, "subprocess.Popen[str]"]
+
+
+class _Warm:
+    """A warm interpreter, which has imported these modules and ends with this process."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self._folder = tempfile.mkdtemp(prefix="warm-")
+        self._path, self._log = f"{self._folder}/socket", Path(self._folder, "log")
+        self._environment = {**_BEFORE, "HOME": self._folder, "PYTHONPATH": str(ROOT)}
+        self._owner, theirs = socket.socketpair()
+        with socket.socket(socket.AF_UNIX) as listening, theirs, open(self._log, "wb") as log:
+            listening.bind(self._path)
+            listening.listen()
+            numbers = (listening.fileno(), theirs.fileno())
+            # It leaves this process at once: tests look at its children, and some end them all.
+            subprocess.run(
+                [sys.executable, "-m", "tests.support.forkserver", *map(str, numbers), *modules],
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                pass_fds=numbers,
+                check=True,
+            )
+        self.pid = int(self._owner.recv(64))
+        atexit.register(self._end, os.getpid())
+
+    def serves(self, environment: Mapping[str, str]) -> bool:
+        """Whether a process with this environment would import the same modules, to the same effect."""
+        mine, theirs = (
+            {name: value for name, value in {**_QUIET, **each}.items() if _AT_IMPORT.match(name)}
+            for each in (self._environment, environment)
+        )
+        return mine == theirs and not any(map(_has_modules, environment["PYTHONPATH"].split(os.pathsep)))
+
+    def connect(self) -> socket.socket:
+        """A connection for one request."""
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(self._path)
+        except OSError:
+            raise RuntimeError(f"the warm interpreter has ended: {self._log.read_text()}") from None
+        return connection
+
+    def _end(self, owner: int) -> None:
+        if os.getpid() == owner:  # and not a process that a test has forked
+            self._owner.close()
+            shutil.rmtree(self._folder)
+
+
+_warm = functools.cache(_Warm)
+
+
+def _has_modules(entry: str) -> bool:
+    """Whether a directory of PYTHONPATH has modules that may hide others. `sitecustomize` is run for each
+    process, and metadata is looked up when somebody asks for it."""
+    if Path(entry) == ROOT or not Path(entry).is_dir():
+        return False
+    usual = ("sitecustomize.py", "__pycache__")
+    return any(path.name not in usual and path.suffix != ".dist-info" for path in Path(entry).iterdir())
+
+
+def settings(**more: str) -> dict[str, str]:
+    """The test's environment, with this tree's packages and more variables."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+def start(
+    *arguments: str,
+    cwd: Path,
+    module: str = "fmstune",
+    limits: Mapping[int, int] | None = None,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+    fresh: bool = False,
+    light: bool = False,
+    **environment: str,
+) -> Command:
+    """Start `python -m MODULE ARGUMENTS`, with more variables than the test's own and limits of the kernel's.
+
+    `stdout` and `stderr` are what `Popen` takes: a file's number, PIPE or DEVNULL. There is nothing to read.
+    `light` is for a command that needs no trainer: the interpreter that it is forked from has none either.
+    """
+    variables = settings(**environment)
+    command = [sys.executable, "-m", module, *arguments]
+    if not fresh and sys.platform == "linux":
+        warm = _warm(_LIGHT if light else _TRAINER)
+        if warm.serves(variables):
+            request = {
+                "module": module, "arguments": arguments, "cwd": str(cwd), "environment": variables,
+                "limits": list((limits or {}).items()),
+            }  # fmt: skip
+            return _forked(warm, request, command, stdout, stderr)
+
+    def limit() -> None:
+        for kind, most in (limits or {}).items():
+            resource.setrlimit(kind, (most, most))
+
+    return subprocess.Popen(
+        command, cwd=cwd, env=variables, preexec_fn=limit if limits else None,
+        stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True,
+    )  # fmt: skip
+
+
+def _forked(
+    warm: _Warm, request: Mapping[str, Any], command: Sequence[str], stdout: int, stderr: int
+) -> Process:
+    with contextlib.ExitStack() as theirs:
+        nothing = theirs.enter_context(open(os.devnull, "r+b")).fileno()
+        numbers, mine = [nothing], []
+        for stream in (stdout, stderr):
+            if stream == subprocess.PIPE:
+                reading, writing = os.pipe()
+                theirs.callback(os.close, writing)
+                mine.append(open(reading, encoding="utf-8"))  # noqa: SIM115  (`Process` closes it)
+            else:
+                mine.append(None)
+                writing = nothing if stream == subprocess.DEVNULL else stream
+            numbers.append(writing)
+        answer = warm.connect()
+        text = json.dumps(request).encode() + b"\n"
+        sent = socket.send_fds(answer, [text], numbers)
+        answer.sendall(text[sent:])
+        return Process(command, answer, *mine)
+
+
+def fmstune(
+    *arguments: str, cwd: Path, timeout: float | None = None, **how: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; for `how` see `start`."""
+    with start(*arguments, cwd=cwd, **how) as process, _killed_after_a_failure(process):
+        out, err = process.communicate(timeout=timeout)
+    assert process.returncode is not None
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@contextlib.contextmanager
+def _killed_after_a_failure(process: Command) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        process.kill()
+        raise

@@ -1,0 +1,204 @@
+"""A warm interpreter: it has imported the trainer once, and forks for each command that a test runs.
+
+Started by `tests.support.commands`. Importing torch, TRL and the rest takes five seconds of CPU, which each
+`fmstune train` of a test would pay. A process that is forked from here has a process id, streams, working
+directory, environment, limits and signal handlers of its own, runs the module as `python -m` does, and ends
+as every interpreter does; only the imports are there before.
+
+A launcher of several processes that is forked from here forks its ranks, which would import the same again.
+They are its children, as torch starts them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import logging
+import os
+import resource
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+_SITE = [each for each in sys.path if each not in ("", str(Path.cwd()), os.environ.get("PYTHONPATH"))]
+"""Where the standard library and packages are."""
+_MOST = 1 << 20
+"""The bytes of a request that are read at once."""
+_LAUNCHERS = ("torch.distributed.run", "accelerate.commands.accelerate_cli")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A command to run: `python -m MODULE ARGUMENTS`."""
+
+    module: str
+    arguments: Sequence[str]
+    cwd: str
+    environment: Mapping[str, str]
+    limits: Sequence[tuple[int, int]] = ()
+
+
+def serve(listening: socket.socket, owner: socket.socket) -> tuple[Request, list[int]] | None:
+    """Fork for each request, and report how each process ended.
+
+    Returns in each of these processes, with its request and its streams; and in this one when the owner has
+    closed its end, with `None`.
+    """
+    with selectors.DefaultSelector() as waiting:
+        waiting.register(listening, selectors.EVENT_READ)
+        waiting.register(owner, selectors.EVENT_READ)
+        while True:
+            for key, _ in waiting.select():
+                if key.fileobj is owner:
+                    return None
+                if key.fileobj is listening:
+                    connection, _ = listening.accept()
+                    request, streams = _received(connection)
+                    pid = os.fork()
+                    if pid == 0:
+                        return request, streams
+                    for stream in streams:
+                        os.close(stream)
+                    connection.sendall(b"%d\n" % pid)
+                    waiting.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, connection))
+                else:
+                    pid, connection = key.data
+                    waiting.unregister(key.fd)
+                    os.close(key.fd)
+                    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                    with connection, contextlib.suppress(OSError):  # a test that failed does not wait
+                        connection.sendall(b"%d\n" % code)
+
+
+def become(request: Request, streams: Sequence[int]) -> None:
+    """Give this process, which was just forked, what `python -m` starts with."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.chdir(request.cwd)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    for kind, most in request.limits:
+        resource.setrlimit(kind, (most, most))
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGPIPE: signal.SIG_IGN}
+    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(signum) is not None:  # the C library keeps two for itself
+            signal.signal(signum, usual.get(signum, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    more = request.environment.get("PYTHONPATH")
+    sys.path[:] = [request.cwd, *(more.split(os.pathsep) if more else []), *_SITE]
+    sys.argv[1:] = request.arguments  # `runpy` sets the first
+    sys.orig_argv[:] = [sys.executable, "-m", request.module, *request.arguments]
+    tempfile.tempdir = None
+    importlib.invalidate_caches()
+    if any(Path(each, "sitecustomize.py").exists() for each in (more or "").split(os.pathsep)):
+        sys.modules.pop("sitecustomize", None)
+        importlib.import_module("sitecustomize")
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None:  # `random` does so by itself
+        numpy.random.seed()
+    if request.module in _LAUNCHERS or "--nproc" in request.arguments:
+        sys.modules.pop(
+            request.module if request.module in _LAUNCHERS else "", None
+        )  # it is run as `__main__`
+        from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+        subprocess_handler.Popen = _Rank
+
+
+class _Rank(subprocess.Popen):  # type: ignore[type-arg]
+    """A child of this process that is forked, where `Popen` would fork and execute `python -u -m MODULE`."""
+
+    def _execute_child(self, *all: Any) -> None:
+        command, environment, stdout, stderr = all[0], all[6], all[13], all[15]
+        python, *flags, module = command[: command.index("-m") + 2]
+        assert (python, flags) == (sys.executable, ["-u", "-m"]), command
+        request = Request(module, command[command.index("-m") + 2 :], str(Path.cwd()), environment)
+        self.pid = os.fork()
+        if self.pid:
+            self._child_created = True
+            return
+        os.setsid()
+        with open(os.devnull, "rb") as nothing:
+            streams = [number if stream < 0 else stream for number, stream in ((1, stdout), (2, stderr))]
+            _run_here(request, [nothing.fileno(), *map(os.dup, streams)])
+
+
+def _run_here(request: Request, streams: Sequence[int]) -> NoReturn:
+    """Run a command in a process that was forked amid the work of another, which must not go on."""
+    code = 1
+    try:
+        atexit._clear()
+        logging.disable(logging.NOTSET)
+        become(request, streams)
+        sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+        runpy.run_module(request.module, run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            threading._shutdown()  # type: ignore[attr-defined]
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _received(connection: socket.socket) -> tuple[Request, list[int]]:
+    head, streams, _, _ = socket.recv_fds(connection, _MOST, 3)
+    while not head.endswith(b"\n"):
+        head += connection.recv(_MOST)
+    return Request(**json.loads(head)), streams
+
+
+def _import(modules: Sequence[str]) -> None:
+    from fmstune.launch.environment import quiet_libraries
+
+    with warnings.catch_warnings():
+        quiet_libraries()  # as the command does before it imports these
+        for name in modules:
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError:  # inside a library, of another version
+                if name.startswith("fmstune"):
+                    raise
+    # The collector writes into each object that it looks at: each process would copy all their pages.
+    gc.collect()
+    gc.freeze()
+
+
+def _main() -> None:
+    if os.fork():
+        os._exit(0)
+    listening, owner = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
+    owner.sendall(b"%d" % os.getpid())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for pytest, which closes its end
+    _import(sys.argv[3:])
+    work = serve(listening, owner)
+    if work is None:
+        return
+    for each in (listening, owner):
+        each.detach()  # `become` closes them
+    become(*work)
+    runpy.run_module(work[0].module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _main()

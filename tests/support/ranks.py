@@ -1,0 +1,71 @@
+"""Trainings of several processes: how they are started, and callbacks that trouble one of them."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import psutil
+
+from tests.support.commands import FAST
+from tests.support.waiting import wait_for
+
+TWO = ["--nproc", "2", "--output-dir", "out", *FAST]
+TORCHRUN = ["--standalone", "--nproc_per_node=2"]
+"""Arguments of torch.distributed.run."""
+ACCELERATE = ["launch", "--multi_gpu", "--num_processes", "2"]
+"""Arguments of accelerate.commands.accelerate_cli."""
+
+CALLBACKS = """\
+import os, pathlib, signal, time
+from transformers import TrainerCallback
+
+class SecondRank(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.process_index == 1 and state.global_step == 2:
+            self.fail()
+
+class Fails(SecondRank):
+    def fail(self):
+        raise ValueError("the second step is cursed")
+
+class Dies(SecondRank):
+    def fail(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Exits(SecondRank):
+    def fail(self):
+        os._exit(7)
+
+class Stops(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = args.process_index == 1 and state.global_step == 2
+
+class Slow(TrainerCallback):
+    def on_step_begin(self, args, state, control, **kwargs):
+        pathlib.Path(f"rank-{args.process_index}-{os.getpid()}").touch()
+        if pathlib.Path("slow").exists():
+            time.sleep(300)
+"""
+"""To be written to mine.py, where the command runs."""
+CURSED = "ValueError: the second step is cursed"
+
+
+def with_callback(name: str) -> list[str]:
+    """Arguments for a run of many steps with one of CALLBACKS."""
+    return ["--max-steps", "400", "--set", f'run.callbacks=["mine:{name}"]']
+
+
+def pids(directory: Path) -> list[int]:
+    """The process of each rank, once both are at work."""
+    wait_for(lambda: len(list(directory.glob("rank-*"))) == 2)
+    return [int(file.name.rpartition("-")[2]) for file in directory.glob("rank-*")]
+
+
+def gone(processes: list[int]) -> bool:
+    """Whether none of these processes runs."""
+    running = []
+    for pid in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            running.append(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return not any(running)

@@ -1,0 +1,88 @@
+"""Runs with one tracker, a `Collector`, delivered to by real shippers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.process import Job
+from fmstune.trackers.records import MetricPoint
+from tests.sample_trackers import collected
+
+COLLECTOR = "tests.sample_trackers:Collector"
+
+
+def job(path: Path, **options: Any) -> Job:
+    """The work of a shipper to a `Collector` that writes to this path."""
+    return Job("collector", COLLECTOR, {"path": str(path), **options})
+
+
+def record_steps(recorder: Recorder, first: int, last: int) -> None:
+    """Track a loss at each of these steps."""
+    for step in range(first, last + 1):
+        recorder.track_point(MetricPoint({"loss": 1 / step}, "train", step, step / 10))
+
+
+def steps_in(path: Path) -> list[int]:
+    """The steps that a `Collector` has received, in their order."""
+    return [call["step"] for call in collected(path) if call["call"] == "track"]
+
+
+def deliver(recorder: Recorder, directory: Path, made: Job, close_timeout: float = 20) -> float:
+    """A run of 10 steps with one tracker, from start to end; returns the seconds that its end took."""
+    fleet = Fleet([made], check_within=None, close_timeout=close_timeout)
+    fleet.sail(directory)
+    recorder.set_params({"team": "nlp"}, "params")
+    record_steps(recorder, 1, 10)
+    recorder.close("finished")
+    began = time.monotonic()
+    fleet.finish()
+    return time.monotonic() - began
+
+
+TRAINER = """
+import os, sys, time
+from pathlib import Path
+from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.process import Job
+from fmstune.delivery.recorder import Recorder
+from fmstune.secrets.redaction import Redactor
+from fmstune.trackers.records import MetricPoint
+from tests.support.journals import open_journal
+directory = Path(sys.argv[1])
+recorder = Recorder(open_journal(directory), Redactor({}))
+fleet = Fleet([Job("collector", "tests.sample_trackers:Collector", eval(sys.argv[2]))], check_within=None,
+              close_timeout=3)
+fleet.sail(directory)
+for step in range(1, 21):
+    recorder.track_point(MetricPoint({"loss": 1 / step}, "train", step))
+print(fleet._ships[0].process.pid, flush=True)
+time.sleep(600)
+"""
+"""A trainer of 20 steps that then waits, in a process that a test may kill."""
+
+
+def start_trainer(directory: Path, options: dict[str, Any]) -> tuple[subprocess.Popen[str], int]:
+    """Start TRAINER; its process, and the id of the process that delivers."""
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", TRAINER, str(directory), repr(options)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert trainer.stdout is not None
+    return trainer, int(trainer.stdout.readline())
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs, and has not just ended."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state != "Z"
