@@ -1,4 +1,4 @@
-"""Two processes under torchrun, and a tracker in trouble on rank zero: no rank waits for it."""
+"""Two processes, and a tracker in trouble on rank zero: no rank waits for it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import subprocess
 from pathlib import Path
 
 from fmstune.delivery.report import report
-from tests.support.commands import FAST, fmstune
+from tests.support.commands import fmstune
 from tests.support.journals import events
-from tests.support.ranks import TORCHRUN
+from tests.support.ranks import TWO
 
 COLLECTOR = "tests.sample_trackers:Collector"
 
 
 def train_on_two_ranks(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`fmstune train` of four steps under torchrun. A rank that waits for ever makes it time out."""
-    train = ["-m", "fmstune", "train", "--output-dir", "out", "--max-steps", "4", *FAST, *arguments]
-    return fmstune(*TORCHRUN, *train, cwd=cwd, module="torch.distributed.run", **environment)
+    """`fmstune train` of four steps in two processes. A rank that waits for ever makes it time out."""
+    return fmstune("train", *TWO, "--max-steps", "4", *arguments, cwd=cwd, **environment)
 
 
 def test_a_tracker_that_hangs_for_ever_stalls_no_rank(tmp_path: Path) -> None:
