@@ -14,9 +14,9 @@ import fmstune
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.errors import ConfigError
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
-from tests.run.test_run import weights
 from tests.support.commands import fmstune as command
 from tests.support.end_to_end import journal_params, journal_points
+from tests.support.tuned import weights
 
 DEMO: dict[str, Any] = {
     "model": {"path": "demo"},

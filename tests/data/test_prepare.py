@@ -16,7 +16,7 @@ from fmstune.data.prepare import PreparedData, prepare
 from fmstune.data.tokens.table import IGNORED
 from fmstune.errors import DataError
 from fmstune.models.load import load_tokenizer
-from tests.data.test_rendering import adding, chat, seen_and_trained, tokenizer
+from tests.support.rendered import adding, chat, seen_and_trained, tokenizer
 
 # As DeepSeek's: the prompt opens a block of reasoning, and the answers of a conversation are without.
 OPENS_REASONING = """\

@@ -9,15 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, processors
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import processors
+from transformers import PreTrainedTokenizerBase
 
-from fmstune import demo
-from fmstune.config.schema.tables import DataConfig, ModelConfig
-from fmstune.data.prepare import PreparedData, prepare
 from fmstune.data.tokens.table import IGNORED
 from fmstune.errors import DataError
-from fmstune.models.load import load_tokenizer
+from tests.support.rendered import adding, chat, prepared, seen_and_trained, tokenizer, trained
 
 LLAMA_2 = """\
 {%- if messages[0]['role'] == 'system' -%}
@@ -99,64 +96,6 @@ TOOLS = """\
 {{ '<|im_end|>\\n' }}
 {%- endfor -%}
 {{ '<|im_start|>assistant\\n' if add_generation_prompt }}"""
-
-
-def tokenizer(template: str | None = None, **tokens: str) -> PreTrainedTokenizerBase:
-    """The demo's byte-level tokenizer, with another template, and special tokens by other names."""
-    found = load_tokenizer(ModelConfig(path="demo"))
-    if template is not None:
-        found.chat_template = template
-    found.add_special_tokens(tokens)
-    return found
-
-
-def adding(prefix: str, suffix: str, *, trim: bool = False) -> PreTrainedTokenizerBase:
-    """The demo's tokenizer, which itself adds special tokens before and after each text."""
-    inner = Tokenizer.from_file(str(demo.model_dir() / "tokenizer.json"))
-    names = [name for name in (prefix, suffix) if name]
-    inner.add_special_tokens(names)
-    inner.post_processor = processors.Sequence(
-        [
-            processors.ByteLevel(trim_offsets=trim, add_prefix_space=False),
-            processors.TemplateProcessing(
-                single=f"{prefix} $A {suffix}".strip(),
-                special_tokens=[(name, inner.token_to_id(name)) for name in names],
-            ),
-        ]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=prefix or None, eos_token=suffix or None)
-
-
-def prepared(
-    tmp_path: Path, rows: list[Any], using: PreTrainedTokenizerBase, train_on: str = "responses"
-) -> PreparedData:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return prepare(DataConfig(train=str(path), train_on=train_on), using, None, seed=0)
-
-
-def seen_and_trained(
-    tmp_path: Path, row: Any, using: PreTrainedTokenizerBase, train_on: str = "responses"
-) -> tuple[str, str]:
-    """The text of a row as the model sees it, and of it what is trained."""
-    data = prepared(tmp_path, [row], using, train_on).train[0]
-    assert data["labels"][0] == IGNORED
-    assert all(
-        label in (IGNORED, token) for token, label in zip(data["input_ids"], data["labels"], strict=True)
-    )
-    trained = [label for label in data["labels"] if label != IGNORED]
-    return using.decode(data["input_ids"]), using.decode(trained)
-
-
-def trained(tmp_path: Path, row: Any, using: PreTrainedTokenizerBase, train_on: str = "responses") -> str:
-    return seen_and_trained(tmp_path, row, using, train_on)[1]
-
-
-def chat(*contents: str, system: str | None = None) -> list[dict[str, str]]:
-    """A conversation of user and assistant in turn."""
-    first = [] if system is None else [{"role": "system", "content": system}]
-    roles = ("user", "assistant") * len(contents)
-    return first + [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]
 
 
 def test_of_a_chat_each_answer_and_its_end_of_turn_are_trained(tmp_path: Path) -> None:

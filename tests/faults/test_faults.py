@@ -25,9 +25,9 @@ from fmstune.delivery.sync import sync
 from fmstune.run.run import run
 from fmstune.run.tracking import TrackerCheckFailed
 from fmstune.trackers.registry import reference
-from tests.run.test_run import weights
 from tests.support.end_to_end import journal_points
 from tests.support.scenes import BAD_IMPORT, LAST, SCENES, Scene, wandb
+from tests.support.tuned import weights
 
 STEPS, CLOSE_SECONDS, CHECK_SECONDS = LAST, 3, 2
 README = Path(__file__).parents[2] / "README.md"

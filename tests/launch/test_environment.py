@@ -58,7 +58,7 @@ def test_the_users_word_and_a_proxy_are_left_alone(monkeypatch: pytest.MonkeyPat
             "together, but MASTER_ADDR is not set",
         ),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE = 'two' in the environment is not a number; unset it."),
-        ({"RANK": "-1"}, "RANK = '-1' in the environment is no number"),
+        ({"RANK": "-1"}, "RANK = '-1' in the environment is not a number"),
     ],
 )
 def test_half_the_variables_of_a_launcher_are_told(

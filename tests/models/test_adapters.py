@@ -19,6 +19,7 @@ from fmstune.errors import ConfigError, ModelError
 from fmstune.models.load import load_model
 from fmstune.models.locate import locate
 from fmstune.models.merge import check, merge
+from tests.support.models import logits
 from tests.support.short_runs import train
 
 KINDS = {
@@ -64,12 +65,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("plain") / "run"
     train(out, *KINDS["lora"], "training.seed=5")
     return out
-
-
-def logits(model: Any) -> torch.Tensor:
-    ids = torch.arange(3, 40).reshape(1, -1)
-    with torch.no_grad():
-        return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
 
 def with_peft(directory: Path, seed: int = 5) -> torch.Tensor:

@@ -13,9 +13,9 @@ from fmstune.data.tokens.table import IGNORED
 from fmstune.errors import DataError
 from fmstune.models.chat_templates import NAMED, named_template
 from fmstune.models.load import load_tokenizer
-from tests.data.test_rendering import adding, chat
 from tests.support.chat_templates import tokenizer_with
 from tests.support.readme_templates import KINDS, TOOLS
+from tests.support.rendered import adding, chat
 
 END = "<|im_end|>"
 EXPECTED = {

@@ -19,7 +19,7 @@ from fmstune.errors import ConfigError, DataError, ModelError
 from fmstune.models.load import load_model, load_tokenizer
 from fmstune.models.locate import locate
 from fmstune.models.merge import merge
-from tests.models.test_adapters import logits
+from tests.support.models import logits
 from tests.support.short_runs import train
 from tests.support.tiny_gguf import write_demo
 

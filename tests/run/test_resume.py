@@ -12,7 +12,8 @@ from fmstune.config.load.load import load
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
 from fmstune.run.resume import changed_settings
-from tests.run.test_run import tune, weights
+from tests.support.tracked import tune
+from tests.support.tuned import weights
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from pathlib import Path
@@ -17,7 +16,7 @@ from fmstune.delivery.journal.reader import JournalReader
 from fmstune.delivery.ledger import load_ledger
 from fmstune.errors import ConfigError
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
-from fmstune.run.run import RunResult, dry_run, run
+from fmstune.run.run import dry_run, run
 from fmstune.run.tracking import TrackerCheckFailed
 from tests.sample_trackers import collected
 from tests.support.end_to_end import (
@@ -28,34 +27,15 @@ from tests.support.end_to_end import (
     wandb_params,
     wandb_points,
 )
+from tests.support.tracked import SHORT, rewrite_as_interrupted, tune
+from tests.support.tuned import weights
 
 COLLECTOR = "tests.sample_trackers:Collector"
-SHORT = [
-    "training.max_steps=12",
-    "training.logging_steps=2",
-    "training.eval_steps=6",
-    "training.save_steps=6",
-]
 
 
 @pytest.fixture(autouse=True)
 def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def tune(
-    output: str, *sets: str, trackers: tuple[str, ...] = (), params: tuple[str, ...] = (), **how: Any
-) -> tuple[RunResult, str]:
-    """A short run on the demo, in this process; its result and what a person sees of it."""
-    flags = [("training.output_dir", output, "--output-dir"), ("tracking.trackers", trackers, "--tracker")]
-    config = load(None, flags, [*SHORT, *sets], params)
-    screen = io.StringIO()
-    result = run(config, RunConsole(Console(file=screen, width=200)), **how)
-    return result, screen.getvalue()
-
-
-def weights(directory: str | Path) -> str:
-    return hashlib.sha256((Path(directory) / "model.safetensors").read_bytes()).hexdigest()
 
 
 def test_tracked_and_untracked_runs_have_bitwise_the_same_weights_and_every_point_arrives(
@@ -186,13 +166,6 @@ def test_a_run_resumed_elsewhere_goes_on_in_the_tracker_runs_of_its_checkpoint(
     assert (line.state, line.delivered) == ("complete", result.delivery[0].delivered)
     again = {key: value for key, value in journal_points(Path("second")).items() if key[1] == "loss"}
     assert {key: points[key] for key in again} == again
-
-
-def rewrite_as_interrupted(directory: Path) -> None:
-    """Take the end from a journal, as if the trainer had been killed."""
-    path = directory / TRACKING_DIR / JOURNAL_NAME
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:-1]))
 
 
 def test_a_tracker_that_cannot_be_used_is_an_error_before_anything_is_made(

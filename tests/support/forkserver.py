@@ -94,7 +94,8 @@ def become(request: Request, streams: Sequence[int]) -> None:
     os.environ.update(request.environment)
     for kind, most in request.limits:
         resource.setrlimit(kind, (most, most))
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGPIPE: signal.SIG_IGN}
+    ignored = (signal.SIGPIPE, signal.SIGXFSZ)
+    usual = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys(ignored, signal.SIG_IGN)}
     for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if signal.getsignal(signum) is not None:  # the C library keeps two for itself
             signal.signal(signum, usual.get(signum, signal.SIG_DFL))

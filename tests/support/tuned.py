@@ -37,6 +37,7 @@ def foresee(*sets: str) -> str:
 def weights(directory: str | Path) -> str:
     """What the tuned weights are, as a hash."""
     files = sorted(Path(directory).glob("*.safetensors"))
+    assert files, directory
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -13,8 +13,8 @@ from fmstune.config.load.load import load
 from fmstune.console import RunConsole
 from fmstune.errors import ConfigError
 from fmstune.run.run import run
-from tests.run.test_run import weights
 from tests.support.end_to_end import journal_points
+from tests.support.tuned import weights
 
 # A rate at which the demo model learns at first, and then gets worse.
 SETS = ["training.eval_steps=2", "training.max_steps=40", "training.lr_scheduler_type=constant",

@@ -21,14 +21,8 @@ from fmstune.training.memory.outlook import require_room_for_weights
 from fmstune.training.memory.remedies import advice
 from tests.support.tuned import foresee, tune, weights
 from tests.support.warm import Warm, warm
+from tests.support.workloads import SEVEN
 
-# A Llama of seven billion weights in float32, on rows of 2,048 tokens.
-SEVEN = Workload(
-    weights=27_000_000_000, trained=27_000_000_000, largest_trained=524_000_000, optimizer="adamw_torch",
-    rows=8, accumulation=1, tokens=16384, longest=2048, scored=8000, layers=32, hidden=4096, heads_width=4096,
-    keys_width=4096, intermediate=11008, vocabulary=32000, heads=32, half=False, autocast=False,
-    checkpointing=False, eager_attention=False, on_gpu=True, tiled_head=True,
-)  # fmt: skip
 ONE_STEP = ["training.max_steps=1", "training.lr_scheduler_type=constant",
             "training.eval_strategy=no", "training.save_strategy=no"]  # fmt: skip
 LARGE = ["train", *(part for setting in ONE_STEP for part in ("--set", setting)), "--batch-size", "400"]

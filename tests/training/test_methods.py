@@ -23,9 +23,10 @@ from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.run.run import RunResult, run
 from fmstune.trackers.base import Tracker
 from fmstune.training.build import BuiltTrainer, build_trainer
-from tests.run.test_run import rewrite_as_interrupted, weights
 from tests.support.commands import fmstune
 from tests.support.end_to_end import aim_points, journal_points, wandb_points
+from tests.support.tracked import rewrite_as_interrupted
+from tests.support.tuned import weights
 
 PREFERENCES = ("dpo", "kto", "reward")
 FAST = ["training.logging_steps=2", "training.learning_rate=2e-3", "training.per_device_train_batch_size=4"]

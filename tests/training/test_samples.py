@@ -15,7 +15,7 @@ from fmstune.delivery.journal.reader import JournalReader
 from fmstune.errors import ConfigError
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.run.run import run
-from tests.run.test_run import weights
+from tests.support.tuned import weights
 
 SETS = ["training.max_steps=4", "training.eval_steps=2"]
 

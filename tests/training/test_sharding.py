@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fmstune.training.memory.estimate import estimate, optimizer_size
 from fmstune.training.memory.remedies import advice
 from fmstune.training.memory.sharding import ALONE, Sharding, ddp, fsdp, sharding, zero
-from tests.training.test_memory import SEVEN
+from tests.support.workloads import SEVEN
 
 ALL = frozenset({"weights", "gradients", "optimizer"})
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fmstune.errors import ConfigError
-from tests.run.test_run import tune
 from tests.support.end_to_end import journal_points
+from tests.support.tracked import tune
 
 LOSS = ("train", "loss", 2)
 

@@ -1,0 +1,124 @@
+"""The rules of the suite itself: who imports whom, and that nobody's settings have a say in it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.commands import ROOT, fmstune, start
+from tests.support.waiting import wait_for
+
+TESTS = Path(__file__).parent
+HOSTILE = {
+    "NO_COLOR": "1", "FORCE_COLOR": "1", "TERM": "dumb", "COLUMNS": "20", "LC_ALL": "C", "LANG": "de_DE",
+    "HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "http://127.0.0.1:9",
+    "PYTHONWARNINGS": "error::UserWarning", "PYTHONUNBUFFERED": "1", "CI": "true", "WANDB_MODE": "disabled",
+    "WANDB_API_KEY": "0" * 40, "AIM_REPO": "/nowhere", "HF_HOME": "/nowhere", "HF_ENDPOINT": "http://127.0.0.1:9",
+    "RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "x", "FMSTUNE_RUN": "x", "TRANSFORMERS_VERBOSITY": "debug",
+    "HOME": "/nowhere", "XDG_CONFIG_HOME": "/nowhere",
+}  # fmt: skip
+"""What somebody may have set, or a job, a container or a launcher."""
+SAMPLE = (
+    "tests/cli/test_data.py", "tests/cli/test_config.py", "tests/launch/test_environment.py",
+    "tests/trackers/test_registry.py",
+    "tests/test_suite.py::test_a_forked_command_is_one_that_was_just_started",
+)  # fmt: skip
+"""Tests that print, read the environment, and start processes."""
+FACTS = "tests.support.facts"
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports, at its head and in functions."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+
+
+def test_no_test_imports_another_test() -> None:
+    found = {
+        f"{path.relative_to(TESTS)}: {module}"
+        for path in TESTS.rglob("*.py")
+        for module in imported(path)
+        if module.startswith("tests.") and module.rpartition(".")[2].startswith(("test_", "conftest"))
+    }
+    assert not found, "what two tests need is at home in tests/support"
+
+
+def test_nobodys_settings_have_a_say_in_the_tests() -> None:
+    """A sample of the suite, as somebody runs it whose shell, terminal and umask are unlike ours."""
+
+    def hostile() -> None:
+        os.umask(0o077)
+        for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(signum, signal.SIG_IGN)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *SAMPLE],
+        cwd=ROOT,
+        env={**os.environ, **HOSTILE},
+        preexec_fn=hostile,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def facts(*, fresh: bool, cwd: Path) -> dict[str, Any]:
+    limits = {resource.RLIMIT_NOFILE: 500}
+    done = fmstune("-x", "--y=1", cwd=cwd, module=FACTS, limits=limits, fresh=fresh, light=True, MORE="1")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_forked_command_is_one_that_was_just_started(tmp_path: Path) -> None:
+    forked, started = facts(fresh=False, cwd=tmp_path), facts(fresh=True, cwd=tmp_path)
+    assert forked == started
+    assert forked["environment"]["MORE"] == "1"
+    assert forked["descriptors"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize(
+    ("how", "code", "said"), [("7", 7, ""), ("said", 1, "said\n"), ("raise", 1, "ValueError: raised\n")]
+)
+def test_a_command_ends_as_an_interpreter_does(
+    how: str, code: int, said: str, fresh: bool, tmp_path: Path
+) -> None:
+    done = fmstune(how, cwd=tmp_path, module=FACTS, fresh=fresh, light=True)
+    assert done.returncode == code
+    assert done.stderr.endswith(said)
+    assert done.stdout == "at exit\n"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_signal_ends_a_command(fresh: bool, tmp_path: Path) -> None:
+    process = start("wait", cwd=tmp_path, module=FACTS, fresh=fresh, light=True)
+    wait_for((tmp_path / "waits").exists)
+    assert process.poll() is None
+    process.terminate()
+    assert process.communicate() == ("", "")
+    assert process.returncode == -signal.SIGTERM
+    process.kill()  # of a process that has ended: nothing
+
+
+def test_a_command_with_other_modules_or_settings_is_started(tmp_path: Path) -> None:
+    (tmp_path / "shadows.py").write_text("")
+    for more in ({"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, {"PYTHONWARNINGS": "error"}):
+        assert isinstance(start("0", cwd=tmp_path, module=FACTS, light=True, **more), subprocess.Popen)
+    assert not isinstance(start("0", cwd=tmp_path, module=FACTS, light=True), subprocess.Popen)
