@@ -6,8 +6,6 @@ A new release of transformers brings new ones; what can be neither built small n
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,15 +60,6 @@ SEE_AHEAD = dict.fromkeys(
     "attends to both sides, and is refused",
 )  # fmt: skip
 LOST_BY_PEFT = {"laguna"}  # PEFT 0.21 renames its shared experts at loading, and does not find them then
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_collections() -> Iterator[None]:
-    """Each training collects garbage several times, and looks through all that is imported for it."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @cache
