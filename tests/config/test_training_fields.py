@@ -94,7 +94,7 @@ def test_they_are_read_in_a_fraction_of_the_time_of_an_import() -> None:
     training_fields.cache_clear()
     begin = time.process_time()
     training_fields()
-    assert time.process_time() - begin < 0.15
+    assert time.process_time() - begin < 1.5  # 0.05 s on a core of 2025, where the import takes 5 s
 
 
 def test_a_typing_mistake_is_answered_without_torch_and_in_half_a_second() -> None:

@@ -188,7 +188,7 @@ def test_thousands_of_rows_are_prepared_within_seconds(tmp_path: Path) -> None:
     path.write_text(demo.data_file("train").read_text() * 10)
     start = time.process_time()
     prepare(DataConfig(train=str(path)), TOKENIZER, 256, seed=1)
-    assert time.process_time() - start < 10  # 1.3 s on a core of 2025; ten for slow and busy machines
+    assert time.process_time() - start < 30  # 1.3 s on a core of 2025
 
 
 @pytest.mark.parametrize("template", [OPENS_REASONING, EMPTY_REASONING])

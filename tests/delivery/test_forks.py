@@ -92,7 +92,7 @@ def test_a_killed_child_leaves_its_parent_at_work_and_no_number_twice(
 def test_a_stopped_child_does_not_stop_the_training(
     recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmstune.delivery.journal.family._SECONDS_TO_WAIT", 0.2)
+    monkeypatch.setattr("fmstune.delivery.journal.family._SECONDS_TO_WAIT", 1.0)
     said: list[str] = []
     recorder.journal._on_trouble = said.append
 
@@ -107,7 +107,7 @@ def test_a_stopped_child_does_not_stop_the_training(
     for count in range(20):
         recorder.track(float(count), "meanwhile")
     recorder.journal.tend()
-    assert time.monotonic() - began < 2, "all of them wait once"
+    assert time.monotonic() - began < 15, "all of them wait once, and not each"
     assert recorder.journal.unrecorded == 20
     assert "a process that does not go on" in said[0]
     os.kill(child, signal.SIGCONT)

@@ -23,6 +23,7 @@ from fmstune.delivery.shipping.process import Job
 from fmstune.delivery.sync import sync
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import MetricPoint, RunStart, Status, Table, TrackerRun
+from tests.support.waiting import wait_for
 
 
 class Odd(BaseException):
@@ -209,10 +210,3 @@ def test_a_status_that_is_refused_ends_the_attempts_and_is_named(scene: Scene) -
     assert scene.taken == [1, 2, 3]
     assert (line.state, line.delivered, line.total) == ("behind", 3, 4)
     assert line.error == "Odd: neither this"
-
-
-def wait_for(condition: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not happen"
-        time.sleep(0.02)

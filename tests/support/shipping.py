@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fmstune.delivery.shippers import Fleet
 from fmstune.delivery.shipping.process import Job
 from fmstune.trackers.records import MetricPoint
 from tests.sample_trackers import collected
+from tests.support.waiting import wait_for
 
 COLLECTOR = "tests.sample_trackers:Collector"
 
@@ -33,13 +35,24 @@ def steps_in(path: Path) -> list[int]:
     return [call["step"] for call in collected(path) if call["call"] == "track"]
 
 
-def deliver(recorder: Recorder, directory: Path, made: Job, close_timeout: float = 20) -> float:
-    """A run of 10 steps with one tracker, from start to end; returns the seconds that its end took."""
+def deliver(
+    recorder: Recorder,
+    directory: Path,
+    made: Job,
+    close_timeout: float = 300,
+    before_end: Callable[[], object] | None = None,
+) -> float:
+    """A run of 10 steps with one tracker, from start to end; returns the seconds that its end took.
+
+    `before_end` is waited for between the run's last event and its end.
+    """
     fleet = Fleet([made], check_within=None, close_timeout=close_timeout)
     fleet.sail(directory)
     recorder.set_params({"team": "nlp"}, "params")
     record_steps(recorder, 1, 10)
     recorder.close("finished")
+    if before_end is not None:
+        wait_for(before_end)
     began = time.monotonic()
     fleet.finish()
     return time.monotonic() - began

@@ -67,7 +67,7 @@ def forked() -> int:
     return child
 
 
-def end_of(child: int, within: float = 20) -> int | None:
+def end_of(child: int, within: float = 300) -> int | None:
     """The exit code of a child; `None` when it did not end, and was killed."""
     until = time.monotonic() + within
     while time.monotonic() < until:
