@@ -97,7 +97,7 @@ def generate(
 
 
 def _tools(path: Path) -> list[dict[str, Any]]:
-    from fmstune.data.rows.messages import read_tools
+    from fmstune.data.rows.tools import read_tools
     from fmstune.errors import ConfigError, DataError
 
     try:

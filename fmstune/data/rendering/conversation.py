@@ -16,6 +16,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from fmstune.data.rendering.dialect import Dialect, Given, as_parts, ask
+from fmstune.data.rendering.tool_words import ToolWords
 from fmstune.data.rows.messages import Message, says_something
 from fmstune.errors import DataError
 from fmstune.text import first_line
@@ -55,6 +56,15 @@ class ChatWriter:
         """What the template has words for; asked at the first conversation."""
         return ask(self.tokenizer)
 
+    @functools.cached_property
+    def tool_words(self) -> ToolWords:
+        """What of tools it does not write."""
+
+        def write(tool: Any) -> str:
+            return self.whole([{"role": "user", "content": "q"}], tool and [tool], "", prompt=True)
+
+        return ToolWords(write)
+
     def fitted(self, messages: Sequence[Message], tools: Any, place: str) -> Fitted:
         """The conversation with its roles as the template knows them. Raises `DataError`, if `strict`."""
         dialect = self.dialect
@@ -80,6 +90,7 @@ class ChatWriter:
         if remarks and self.strict:
             raise DataError(f"{place}: {remarks[0]}; --strict-chat refuses that.")
         remarks += [UNKNOWN_FIELD.format(name) for name in self._not_written(made, tools, place)]
+        remarks += [lost for tool in tools or () if dialect.tools for lost in self.tool_words.lost(tool)]
         return Fitted(tuple(made), tuple(remarks))
 
     def _not_written(self, messages: Sequence[Message], tools: Any, place: str) -> list[str]:

@@ -51,12 +51,5 @@ def calls_in_parts(content: Any, where: str, name: str, lost: Lost) -> tuple[lis
     return calls, [part for part in content if not _is(part, _CALL)] or None
 
 
-def with_parameters(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A bare tool with its schema under OpenAI's name."""
-    if "input_schema" not in tool or "parameters" in tool:
-        return dict(tool)
-    return {("parameters" if key == "input_schema" else key): value for key, value in tool.items()}
-
-
 def _is(part: Any, kind: str) -> bool:
     return isinstance(part, Mapping) and part.get("type") == kind

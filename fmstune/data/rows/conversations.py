@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fmstune.data.columns import SYSTEMS, Row, holds, system_of
-from fmstune.data.rows.messages import Message, read_tools
+from fmstune.data.rows.messages import Message
+from fmstune.data.rows.tools import read_tools
 from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from fmstune.data.cells import loaded, parsed, true_or_false
 from fmstune.data.columns import SPEAKERS, holds, listed
-from fmstune.data.rows.anthropic import calls_in_parts, with_own_results, with_parameters
+from fmstune.data.rows.anthropic import calls_in_parts, with_own_results
 from fmstune.data.rows.calls import read_calls
 from fmstune.data.rows.contents import read_content, read_reasoning
 from fmstune.data.rows.fields import Fields, Lost
@@ -50,28 +50,6 @@ def read_messages(value: Any, place: str, key: str, unused: Unused | None = None
     if unused is not None:
         lost.report(unused, place)
     return made
-
-
-def read_tools(value: Any, place: str) -> list[dict[str, Any]]:
-    """Tools as OpenAI writes them today, from a list of schemas, also bare ones, or such a list as JSON.
-
-    Raises `DataError` for anything else.
-    """
-    tools = loaded(value, place)
-    if isinstance(tools, Mapping) and ("name" in tools or "function" in tools):
-        tools = [tools]
-    # Lists of tools that are each a JSON text come from tables, which cannot hold schemas that differ.
-    tools = [loaded(tool, place) for tool in tools] if isinstance(tools, (list, tuple)) else None
-    if tools is None or not all(isinstance(tool, dict) for tool in tools):
-        raise DataError(f"{place}: `tools` takes a list of JSON schemas, or such a list as a JSON text.")
-    return [
-        tool | {"function": loaded(tool["function"], place)}
-        if "function" in tool
-        else {"type": "function", "function": with_parameters(tool)}
-        if "name" in tool
-        else tool
-        for tool in tools
-    ]
 
 
 def weight_of(value: Any, place: str, key: str) -> float:
