@@ -67,7 +67,7 @@ class Writer(ChatWriter):
             rest = text[len(base) :]
             blank = EMPTY_BLOCK.match(rest)
             text, start = prompt + reasoning + closes + (rest[blank.end() :] if blank else rest), len(prompt)
-            if not reasoning:
+            if not reasoning and "inline" not in message:
                 remarks.append(NO_REASONING)
         elif self.dialect.closed and reasoning and prompt.endswith(self.dialect.closed):
             # The prompt asks for an answer without reasoning (that of small Qwen3.5), and this one has some.

@@ -192,6 +192,8 @@ class ChatWriter:
                 given[key] = message["reasoning_content"]
             elif "inline" in message and not dialect.opened and not self._in_other_words():
                 given["content"] = message["inline"]
+        elif "inline" in message and dialect.blank and not dialect.opened and not self._in_other_words():
+            given["content"] = message["inline"]  # an empty block, which many data have for answers without
         if calls and dialect.calls is not None:
             given["tool_calls"] = [_call(call, as_text=dialect.calls.text) for call in calls]
             if not given["content"] and dialect.calls.content != "empty":

@@ -25,6 +25,7 @@ _ABSENT = object()
 _MARK = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,30}\]")
 """What reads like a special token, also where the tokenizer at hand has none of that name."""
 
+BLANK = "<think>\n\n</think>\n\n"
 EMPTY_BLOCK = re.compile(r"<think>\s*</think>\s*")
 _CLOSED = re.compile(rf"{EMPTY_BLOCK.pattern}$")
 
@@ -89,6 +90,8 @@ class Dialect:
     """The part of it that is an empty block of reasoning: a prompt for answers without any."""
     thinking: tuple[str, str]
     """What a block of reasoning is opened and closed with."""
+    blank: bool
+    """Whether an empty block before the words of an answer is written as it is."""
 
 
 class _Probe:
@@ -160,6 +163,7 @@ def ask(tokenizer: PreTrainedTokenizerBase) -> Dialect:
         opened=opened,
         closed=closed[0] if (closed := _CLOSED.search(prompt)) else "",
         thinking=thinking,
+        blank=_keeps_blank(probe, user, str(tokenizer.chat_template), key),
     )
 
 
@@ -249,6 +253,13 @@ def _thinking(
         if between[1]:
             closes = between[0]
     return (opened or opens, closes), opened
+
+
+def _keeps_blank(probe: _Probe, user: Given, source: str, key: str | None) -> bool:
+    if key is not None and THINKING[0][0] not in source:
+        return False  # a family that writes reasoning in other words
+    text = probe.write([user, {"role": "assistant", "content": BLANK + ANSWER}])
+    return BLANK + ANSWER in text and len(EMPTY_BLOCK.findall(text)) == 1
 
 
 def _marks(text: str) -> list[int]:

@@ -11,10 +11,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fmstune.data.rendering.dialect import EMPTY_BLOCK
 from fmstune.data.rows.messages import Message
 
 _BLANKS = re.compile(r"[\s\\]+")
 
+TAGS = "answers that speak of <think> or </think>, as they are,"
+"""Templates split them there, as if reasoning ended: words without blanks would not show it."""
 Missing = tuple[str, str]
 """What is missing, as `calls of tools`, and its words."""
 
@@ -23,6 +26,9 @@ def missing_words(messages: Sequence[Message], tools: Any, texts: Sequence[str])
     """What of a conversation is in none of the texts. Reasoning is asked for by `missing_reasoning`:
     templates take it out of what is before an answer."""
     yield from _missing(_words(messages, tools), texts)
+    blank = any("inline" in each and not each.get("reasoning_content", "").strip() for each in messages)
+    if blank and not any(EMPTY_BLOCK.search(text) for text in texts):
+        yield "empty blocks of reasoning", ""
 
 
 def missing_reasoning(answers: Iterable[Message], texts: Sequence[str]) -> bool:
@@ -35,6 +41,9 @@ def _missing(asked: Iterable[Missing], texts: Sequence[str]) -> Iterator[Missing
     bare: list[str] = []
     for what, words in asked:
         if not words or any(words in text for text in texts):
+            continue
+        if what == TAGS:
+            yield what, words
             continue
         escaped = json.dumps(words, ensure_ascii=False)[1:-1]
         if any(escaped in text for text in texts):
@@ -54,6 +63,8 @@ def _words(messages: Sequence[Message], tools: Any) -> Iterator[Missing]:
     for message in messages:
         role = message["role"]
         what = "results of tools" if role == "tool" else f"words of the {role}"
+        if role == "assistant" and "think>" in message["content"]:
+            what = TAGS
         yield what, message["content"].strip()
         for call in message.get("tool_calls", ()):
             yield "calls of tools", call["function"]["name"]

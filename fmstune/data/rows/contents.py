@@ -132,4 +132,14 @@ def _inline(content: str) -> dict[str, Any]:
     opening, opened, thought = before.rpartition(_OPEN)
     if opening.strip() or (not opened and not before.strip()):
         return {}  # a text about reasoning, not an answer that begins with it
+    if not opened and _is_mentioned(before, after):
+        return {}
     return {"content": after.lstrip("\n"), "reasoning_content": thought.strip("\n"), "inline": content}
+
+
+def _is_mentioned(before: str, after: str) -> bool:
+    """Whether a text speaks of the tag between these words, and does not end its reasoning with it: models
+    whose prompt opens the block write it in a line of its own, or without a blank."""
+    if before.endswith("\n") or after.startswith("\n"):
+        return False
+    return before[-1:] in " `\"'(" or (bool(after) and after[0] in " `\"'),.;:")
