@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +17,18 @@ from fmstune.secrets.redaction import Redactor
 from tests.support.journals import close_journals, open_journal
 from tests.support.surroundings import closed, restore, usual_signals
 
-closed()  # before test modules import torch and the hub's client, which read the environment then
+_HOME = closed()  # before test modules import torch and the hub's client, which read the environment then
 _ENVIRONMENT = dict(os.environ)
 
 # The same examples every time; `HYPOTHESIS_PROFILE=search` looks for new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+def pytest_unconfigure() -> None:
+    """Take the home directory away; processes of xdist end without their atexit functions."""
+    shutil.rmtree(_HOME, ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:

@@ -7,7 +7,6 @@ with `fresh=True`.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import json
@@ -15,7 +14,6 @@ import os
 import re
 import resource
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -155,6 +153,7 @@ class _Warm:
         self._folder = tempfile.mkdtemp(prefix="warm-")
         self._path, self._log = f"{self._folder}/socket", Path(self._folder, "log")
         self._environment = {**_BEFORE, "HOME": self._folder, "PYTHONPATH": str(ROOT)}
+        # Its end tells the interpreter that this process has ended, which then takes the folder away.
         self._owner, theirs = socket.socketpair()
         with socket.socket(socket.AF_UNIX) as listening, theirs, open(self._log, "wb") as log:
             listening.bind(self._path)
@@ -172,7 +171,6 @@ class _Warm:
                 check=True,
             )
         self.pid = int(self._owner.recv(64))
-        atexit.register(self._end, os.getpid())
 
     def serves(self, environment: Mapping[str, str]) -> bool:
         """Whether a process with this environment would import the same modules, to the same effect."""
@@ -190,11 +188,6 @@ class _Warm:
         except OSError:
             raise RuntimeError(f"the warm interpreter has ended: {self._log.read_text()}") from None
         return connection
-
-    def _end(self, owner: int) -> None:
-        if os.getpid() == owner:  # and not a process that a test has forked
-            self._owner.close()
-            shutil.rmtree(self._folder)
 
 
 _warm = functools.cache(_Warm)

@@ -21,6 +21,7 @@ import os
 import resource
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -193,7 +194,8 @@ def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for pytest, which closes its end
     _import(sys.argv[3:])
     work = serve(listening, owner)
-    if work is None:
+    if work is None:  # also when the owner was killed, or has ended without its atexit functions
+        shutil.rmtree(Path(listening.getsockname()).parent)
         return
     for each in (listening, owner):
         each.detach()  # `become` closes them

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
-import shutil
 import signal
 import sys
 import tempfile
@@ -20,13 +18,12 @@ _KEPT = re.compile(
 """Variables that say where programs are and how the tests are run."""
 
 
-def closed() -> None:
-    """Give this process the surroundings in which all tests run."""
+def closed() -> str:
+    """Give this process the surroundings in which all tests run; their home directory, which is a new one."""
     for name in list(os.environ):
         if not _KEPT.fullmatch(name):
             del os.environ[name]
     home = tempfile.mkdtemp(prefix="fmstune-tests-")
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
     os.environ.update(
         HOME=home,  # of what is imported before the first test
         LANG="C.UTF-8",
@@ -42,6 +39,7 @@ def closed() -> None:
         sys.warnoptions.clear()
         warnings.resetwarnings()
     usual_signals()
+    return home
 
 
 def restore(environment: Mapping[str, str]) -> None:
