@@ -36,8 +36,10 @@ def load_object(where: str, key: str) -> Any:
             f"{key} = {shown(where)}: the module cannot be imported: {type(error).__name__}: {error}. "
             "It is looked for where Python looks, and in the current directory."
         ) from error
+    own = module_name == "__main__" or "<" in name  # a script's, or one inside a function
     for part in name.split("."):
         if not hasattr(found, part):
-            raise ConfigError(f"{key} = {shown(where)}: there is no {part} in {module_name}.")
+            given = "It was given from Python: put it into a module, and name that." if own else ""
+            raise ConfigError(f"{key} = {shown(where)}: there is no {part} in {module_name}. {given}".strip())
         found = getattr(found, part)
     return found

@@ -51,6 +51,7 @@ SPEAKERS = {
 }
 """Who speaks, by the names that OpenAI, ShareGPT, Llama and Gemma have for it; letter case does not count."""
 
+_OF_BLOCKS = {"type", "text", "cache_control", "citations"}
 _KNOWN = {
     *CONVERSATIONS, *QUESTIONS, *ANSWERS, *CONTEXTS, *SYSTEMS, HISTORY,
     "tools", "text", "chosen", "rejected", "label", "margin", "input_ids", "labels", "attention_mask",
@@ -142,18 +143,33 @@ def require_text(row: Row, key: str, place: str) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and holds(value):
         return str(value)
     if not isinstance(value, str):
-        raise DataError(
-            f"{place}: `{key}` is {kind_in_words(value)}, where a text is needed as in the first row."
-        )
+        raise DataError(f"{place}: `{key}` is {kind_in_words(value)}, where a text is needed.")
     return value
 
 
 def system_of(row: Row, place: str) -> str:
     """The row's system text, of whichever name; none is empty. Raises `DataError` for two that differ."""
-    found = {require_text(row, name, place) for name in SYSTEMS if holds(row.get(name))}
+    found = {
+        _joined_blocks(row[name]) or require_text(row, name, place)
+        for name in SYSTEMS
+        if holds(row.get(name))
+    }
     if len(found) > 1:
         raise DataError(f"{place}: it has both `system` and `system_prompt`, and they differ; take one out.")
     return found.pop() if found else ""
+
+
+def _joined_blocks(value: Any) -> str:
+    """The text of blocks of text, as Anthropic's `system` has them; nothing for what is something else."""
+    blocks = parsed(value)
+    if not isinstance(blocks, list):
+        return ""
+    texts = [block.get("text") if isinstance(block, dict) else block for block in blocks]
+    known = all(not isinstance(block, dict) or block.keys() <= _OF_BLOCKS for block in blocks)
+    # A text that is JSON is a text, unless it is a list of blocks.
+    if not known or (isinstance(value, str) and not all(isinstance(block, dict) for block in blocks)):
+        return ""
+    return "\n\n".join(texts) if all(isinstance(text, str) for text in texts) else ""
 
 
 def context_of(row: Row, names: Sequence[str], place: str) -> str:
@@ -224,6 +240,8 @@ def unknown(row: Row, place: str) -> DataError:
 
 def _advice(row: Row) -> str:
     texts = [name for name, value in row.items() if isinstance(value, str) and isinstance(name, str)]
+    if any(_is_tree(value) for value in row.values()):
+        texts = []  # what is said stands in there
     answer = _like(texts, _LIKE_ANSWERS)
     question = _like([name for name in texts if name != answer], _LIKE_QUESTIONS)
     others = [name for name in texts if name not in (answer, question) and not _is_like(name, _LIKE_NEITHER)]
@@ -244,6 +262,12 @@ def _advice(row: Row) -> str:
         f" Others are named with data.columns, as in --set 'data.columns={{{named}}}', or put together with "
         f"{put}."
     )
+
+
+def _is_tree(value: Any) -> bool:
+    """Whether a value holds objects of objects, as ChatGPT's export and lists of scored answers do."""
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return bool(inner) and all(isinstance(each, dict) for each in inner)
 
 
 def _quoted(name: str | None) -> str:

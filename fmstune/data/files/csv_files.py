@@ -20,6 +20,8 @@ _DELIMITERS = ",;\t|"
 _SAMPLED = 20
 """So many rows are looked at for the delimiter."""
 _PIECE = 1 << 20
+_UNDER_HEADER = re.compile(r":?-{2,}:?")
+"""A cell of the line by which Markdown parts a table's header from its rows, and pads them."""
 _NAMED = re.compile(r"sep=(.)\r?\n?")
 """The first line by which Excel is told the delimiter."""
 
@@ -55,12 +57,19 @@ def read_csv(path: Path, name: str, usual: str, say: Callable[[str], None]) -> I
 
 def _rows(reader: Any, name: str, skipped: int) -> Iterator[Found]:
     header: list[str] | None = None
+    first = padded = False
     for cells in reader:
         if not any(cells):
             continue  # blank, or the empty rows below a spreadsheet's table
         if header is None:
-            header = _header(cells, name)
+            header, first = _header(cells, name), True
             continue
+        if first and all(_UNDER_HEADER.fullmatch(cell.strip()) for cell in cells if cell) and len(cells) > 1:
+            padded = True
+            continue
+        first = False
+        if padded:
+            cells = [cell.strip() for cell in cells]
         place = f"{name} line {skipped + reader.line_num}"
         if len(cells) == len(header):
             yield place, dict(zip(header, cells, strict=True))

@@ -70,11 +70,18 @@ def _read_text(file: IO[bytes], of: TextFile, rows: str) -> Iterator[Found]:
 
 
 def _lines(file: IO[bytes], name: str) -> Iterator[str]:
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(_at_line_ends(file), 1):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError:
             raise no_utf8(f"{name} line {number}") from None
+
+
+def _at_line_ends(file: IO[bytes]) -> Iterator[bytes]:
+    first = file.readline()
+    # Of a file of one line that is the end of lines: old Macs write no other.
+    yield from first.split(b"\r") if not first.endswith(b"\n") else [first]
+    yield from file
 
 
 def _decoded(file: IO[bytes], of: TextFile) -> str:

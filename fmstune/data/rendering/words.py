@@ -46,7 +46,7 @@ def _missing(asked: Iterable[Missing], texts: Sequence[str]) -> Iterator[Missing
             yield what, words
             continue
         escaped = json.dumps(words, ensure_ascii=False)[1:-1]
-        if any(escaped in text for text in texts):
+        if any(escaped in text or repr(words)[1:-1] in text for text in texts):  # as Python writes it
             continue
         # Templates trim, indent and escape as they like: what is left without blanks decides.
         if not bare:

@@ -37,7 +37,8 @@ def with_system(messages: list[Message], row: Row, place: str, unused: Unused) -
         return messages
     if messages and messages[0]["role"] in ("system", "developer"):
         if messages[0].get("content") != system:
-            unused.add("the column `system` is not used: the conversation has a system message", place)
+            name = next(name for name in SYSTEMS if holds(row.get(name)))
+            unused.add(f"the column `{name}` is not used: the conversation has a system message", place)
         return messages
     return [{"role": "system", "content": system}, *messages]
 

@@ -92,6 +92,8 @@ def find_columns(row: Row, where: str, method: str, *, chat: bool) -> Preference
         other = " Such rows are for --method kto."
     elif conversation or has("completion") or has("text") or has(question, answer):
         other = " Such rows are for --method sft."
-    else:
+    elif not any(isinstance(value, (list, dict)) for value in row.values()):
         other = ""
+    else:
+        other = " Rows of another form are brought into this one by a function of yours: data.handler."
     raise DataError(f"{where}: --method {method} {_NEEDS[method]}; the columns are {columns}.{other}")

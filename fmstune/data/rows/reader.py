@@ -15,6 +15,7 @@ from fmstune.data.files.source import Origin, Split
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.forms import Form, filled, renamed
 from fmstune.data.rows.loss_columns import LOSS_COLUMNS, loss_of
+from fmstune.data.rows.openai import as_pair
 from fmstune.data.rows.preferences import demo_pair, recognise_preferences
 from fmstune.data.rows.shapes import PREFERENCES, Recognised, Shape, recognise
 from fmstune.data.rows.squad import with_one_answer
@@ -138,7 +139,7 @@ class Reader:
     def _read(self, row: Row, place: str) -> Row:
         """A row in its shape; the columns of it that are not used are counted."""
         left_out: Collection[str] = ()
-        formed = row = without_nan(row)
+        formed = row = as_pair(without_nan(row))
         if self._form:
             formed, left_out = self._form(row, place)
         formed = with_one_answer(tidied(formed), place, self.unused)

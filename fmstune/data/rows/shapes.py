@@ -53,7 +53,9 @@ def recognise(row: Row, place: str, *, chat: bool = True) -> Recognised:
     answer = first_there(row, ANSWERS)
     question = next((name for name in QUESTIONS if has(name) and name != answer), None)
     if pair:
-        kept = "messages" if as_message_list(row["chosen"]) else "completion" if question else "text"
+        answers = as_message_list(row["chosen"])
+        whole = answers is not None and (question is None or len(answers) > 1)
+        kept = "messages" if whole else "completion" if question else "text"
         given = f'{question} = "{question}", ' if question and kept == "completion" else ""
         as_examples = f'{given}{kept} = "chosen"'
         return Recognised("preference", "chosen/rejected", _as_it_is, frozenset(row), as_examples)

@@ -1,0 +1,136 @@
+"""Forms that people's rows have besides the usual ones are read, or refused with the cause and a remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.config.schema.tables import DataConfig, DataSource
+from fmstune.data.rendering.words import missing_words
+from fmstune.data.rows.bad_rows import BadRows
+from fmstune.data.rows.reader import Reader
+from fmstune.errors import ConfigError, DataError
+from fmstune.user_code import load_object
+
+ASKED, GOOD = {"role": "user", "content": "q"}, {"role": "assistant", "content": "GOOD"}
+BAD = {"role": "assistant", "content": "BAD"}
+BLOCKS = [
+    {"type": "text", "text": "ONE", "cache_control": {"type": "ephemeral"}},
+    {"type": "text", "text": "TWO"},
+]
+
+
+def read(path: Path, content: Any, method: str = "sft", **config: Any) -> tuple[list[Any], list[str]]:
+    """The rows, and what of them is not used."""
+    if isinstance(content, (str, bytes)):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    else:
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in content))
+    reader = Reader(DataSource(str(path)), "train", DataConfig(**config), BadRows(), method=method)
+    return [row for _, row in reader], [each.what for each in reader.unused.entries()]
+
+
+@pytest.mark.parametrize("system", [BLOCKS, json.dumps(BLOCKS), ["ONE", "TWO"]])
+@pytest.mark.parametrize("rest", [{"messages": [ASKED, GOOD]}, {"question": "q", "answer": "GOOD"}])
+def test_a_system_text_in_blocks_is_their_text(tmp_path: Path, system: Any, rest: Any) -> None:
+    [row], unused = read(tmp_path / "x.jsonl", [{"system": system, **rest}])
+    assert row["messages"][0] == {"role": "system", "content": "ONE\n\nTWO"}
+    assert unused == []
+
+
+@pytest.mark.parametrize("system", [[{"type": "image", "text": "x", "source": 1}], [1], {"a": 1}])
+def test_a_system_text_of_something_else_is_refused_at_its_place(tmp_path: Path, system: Any) -> None:
+    with pytest.raises(DataError, match=r"line 1: `system` is (a list|an object), where a text is needed\.$"):
+        read(tmp_path / "x.jsonl", [{"system": system, "messages": [ASKED, GOOD]}])
+
+
+def test_a_column_that_is_not_used_is_called_by_its_own_name(tmp_path: Path) -> None:
+    messages = [{"role": "system", "content": "A"}, ASKED, GOOD]
+    _, unused = read(tmp_path / "x.jsonl", [{"system_prompt": "B", "messages": messages}])
+    assert unused == ["the column `system_prompt` is not used: the conversation has a system message"]
+
+
+def test_openais_pairs_are_pairs(tmp_path: Path) -> None:
+    asked = {"messages": [ASKED], "tools": [{"name": "f"}], "parallel_tool_calls": True}
+    row = {"input": asked, "preferred_output": [GOOD], "non_preferred_output": [BAD]}
+    [found], unused = read(tmp_path / "x.jsonl", [row], "dpo")
+    assert (found["prompt"], found["chosen"], found["rejected"]) == ([ASKED], [GOOD], [BAD])
+    assert found["tools"][0]["function"]["name"] == "f"
+    assert unused == ["input.parallel_tool_calls"]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        (
+            {"prompt": [ASKED], "chosen": [GOOD], "rejected": [BAD]},
+            'prompt = "prompt", completion = "chosen"',
+        ),
+        ({"prompt": "q", "chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, 'messages = "chosen"'),
+        ({"chosen": [ASKED, GOOD], "rejected": [ASKED, BAD]}, 'messages = "chosen"'),
+        ({"chosen": "q GOOD", "rejected": "q BAD"}, 'text = "chosen"'),
+    ],
+)
+def test_pairs_are_learnt_as_examples_with_their_question(tmp_path: Path, row: Any, columns: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(row))
+    reader = Reader(DataSource(str(path)), "train", DataConfig(), BadRows())
+    list(reader)
+    assert reader.recognised is not None
+    assert reader.recognised.as_examples == columns
+    named = dict(each.split(" = ") for each in columns.split(", "))
+    [made], _ = read(path, [row], columns={ours: theirs.strip('"') for ours, theirs in named.items()})
+    assert "'q" in str(made)
+    assert "GOOD" in str(made)
+
+
+@pytest.mark.parametrize(
+    ("row", "method"),
+    [
+        ({"title": "T", "mapping": {"a": {"message": {}}}, "current_node": "a"}, "sft"),
+        ({"instruction": "q", "completions": [{"response": "a", "score": 3}]}, "sft"),
+        ({"instruction": "q", "completions": [{"response": "a", "score": 3}]}, "dpo"),
+    ],
+)
+def test_for_what_only_a_function_can_read_a_function_is_advised(
+    tmp_path: Path, row: Any, method: str
+) -> None:
+    with pytest.raises(DataError, match=r"by a function of yours: data\.handler\.$"):
+        read(tmp_path / "x.jsonl", [row], method)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("name", ["speaker", "from", "author"])
+def test_messages_of_an_unknown_form_are_no_rows(tmp_path: Path, rows: int, name: str) -> None:
+    turns = [{name: "human", "text": "q"}, {name: "gpt", "text": "a"}]
+    with pytest.raises(DataError, match="message 1 of `conversations`"):
+        read(tmp_path / "x.jsonl", [{"conversations": turns}] * rows)
+
+
+def test_a_table_in_markdown_has_no_row_of_dashes(tmp_path: Path) -> None:
+    rows, _ = read(tmp_path / "x.csv", "| question | answer |\n|---|:--:|\n| a? | --- |\n")
+    assert [message["content"] for message in rows[0]["messages"]] == ["a?", "---"]
+    assert len(rows) == 1
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+def test_a_text_has_the_lines_of_any_machine(tmp_path: Path, end: str) -> None:
+    text = end.join(("one", "two", "", "three", ""))
+    rows, _ = read(tmp_path / "x.txt", text.encode())
+    assert [row["text"] for row in rows] == ["one", "two", "three"]
+
+
+def test_a_word_that_python_prints_is_not_missing() -> None:
+    call = {"function": {"name": "f", "arguments": {"x": 'ü\n"q"'}}}
+    message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert list(missing_words([message], None, [f"f(x={call['function']['arguments']['x']!r})"])) == []
+
+
+def test_a_function_given_from_python_is_not_found_again_and_that_is_said() -> None:
+    with pytest.raises(ConfigError, match="It was given from Python: put it into a module, and name that"):
+        load_object("__main__:gone", "data.handler")
+    with pytest.raises(ConfigError, match=r"there is no gone in json\.$"):
+        load_object("json:gone", "data.handler")
