@@ -169,7 +169,7 @@ def _joined_blocks(value: Any) -> str:
     # A text that is JSON is a text, unless it is a list of blocks.
     if not known or (isinstance(value, str) and not all(isinstance(block, dict) for block in blocks)):
         return ""
-    return "\n\n".join(texts) if all(isinstance(text, str) for text in texts) else ""
+    return "\n\n".join(map(str, texts)) if all(isinstance(text, str) for text in texts) else ""
 
 
 def context_of(row: Row, names: Sequence[str], place: str) -> str:
