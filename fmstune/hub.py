@@ -24,6 +24,7 @@ from fmstune.errors import ConfigError, DataError, ModelError
 from fmstune.launch.environment import quiet_libraries
 from fmstune.layout import CONFIG_NAME
 from fmstune.text import first_line
+from fmstune.transformers_compat import use_caches_alone
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -95,7 +96,7 @@ def pinned(config: RunConfig, warn: Callable[[str], None], resumed: Path | None 
             commits[each.kind, each.name, each.revision] = _commit(api, each)
     except _Away as away:
         _require_cached_model(config, away)
-        _go_offline()
+        use_caches_alone()
         warn(f"the hub cannot be asked ({away}): of it, only what is in its cache is used")
         return config
     return _with_commits(config, commits)
@@ -171,14 +172,6 @@ def _require_cached_model(config: RunConfig, away: _Away) -> None:
                     "there is nothing of that name here, nor in the hub's cache, and the hub cannot be "
                     f"asked ({away}). Try again later, or give a local directory."
                 )
-
-
-def _go_offline() -> None:
-    """Let the libraries use their caches alone; what is imported already has read the variable."""
-    from huggingface_hub import constants
-
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    constants.HF_HUB_OFFLINE = True
 
 
 def _with_commits(config: RunConfig, commits: Mapping[_Key, str]) -> RunConfig:

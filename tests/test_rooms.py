@@ -10,8 +10,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fmstune"
 
 ROOMS = (
-    "errors", "layout", "_version", "secrets", "text", "user_code", "console", "config", "system", "trackers",
-    "delivery", "launch", "demo", "hub", "data", "models", "training", "run", "api", "", "cli", "__main__",
+    "errors", "layout", "_version", "secrets", "text", "user_code", "console", "transformers_compat",
+    "config", "system", "trackers", "delivery", "launch", "demo", "hub", "data", "models", "training", "run",
+    "api", "", "cli", "__main__",
 )  # fmt: skip
 """Each may import those before it; `""` is `fmstune` itself."""
 

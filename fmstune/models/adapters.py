@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -20,9 +19,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft import __version__ as peft_version
-from peft.tuners import tuners_utils
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from fmstune import demo
 from fmstune.config.check.suggest import hint
@@ -32,9 +29,17 @@ from fmstune.errors import ConfigError, ModelError
 from fmstune.models.adapted_modules import adapted_parameters, trained_whole
 from fmstune.models.vocabulary import fit_adapter
 from fmstune.text import counted, first_line, shown
+from fmstune.transformers_compat import (
+    MISSING_ADAPTER_KEYS,
+    linear_like,
+    refused_on_mamba,
+    resume_virtual_tokens,
+    save_without_question,
+)
 
 _ALL_LINEAR = "all-linear"
-_ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
+_CONV1D = linear_like()
+_ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, _CONV1D)
 _EMBEDDINGS = {"embed_tokens", "lm_head", "wte", "embed_in", "embed_out"}
 
 
@@ -103,7 +108,7 @@ def load_adapter(model: PreTrainedModel, adapter: AdapterFile, *, trainable: boo
         if "size mismatch" in str(error):
             first = f"it does not fit {adapter.base}: its weights are of other sizes."
         raise ModelError(f"the adapter in {directory!r} cannot be loaded: {first}") from error
-    lost = next((str(each.message) for each in said if "missing adapter keys" in str(each.message)), None)
+    lost = next((str(each.message) for each in said if MISSING_ADAPTER_KEYS in str(each.message)), None)
     if lost is not None:  # of some architectures (Laguna) PEFT renames weights, and then does not find them
         keys = re.findall(r"'([^']+)'", lost)
         raise ModelError(
@@ -175,20 +180,15 @@ def name_base(model: PreTrainedModel, config: ModelConfig, seed: int) -> None:
 def ready_for_checkpoints(model: Any) -> None:
     """Let an adapter be saved without a question to the hub, and virtual tokens be resumed at all.
 
-    PEFT asks at each checkpoint whether the base model's vocabulary was of another size, unless the base has
-    a config.json here; fmstune never changes the vocabulary. And it loads virtual tokens for use only.
+    PEFT asks whether the base model's vocabulary was of another size, which fmstune never changes.
     """
     if not isinstance(model, PeftModel):
         return
     if model.active_peft_config.is_prompt_learning:
-
-        def load_adapter(directory: str, *args: Any, **kwargs: Any) -> Any:
-            return set_peft_model_state_dict(model, load_peft_weights(directory))
-
-        model.load_adapter = load_adapter
+        resume_virtual_tokens(model)
     targets = getattr(model.active_peft_config, "target_modules", None) or ()
     embeddings = any(name in _EMBEDDINGS for name in targets)
-    model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=embeddings)
+    save_without_question(model, embeddings=embeddings)
 
 
 def describe(model: Any) -> str | None:
@@ -247,9 +247,9 @@ def _all_linear(model: PreTrainedModel) -> str | list[str]:
     linear = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D)) and not any(module is head for head in heads)
+        if isinstance(module, (torch.nn.Linear, _CONV1D)) and not any(module is head for head in heads)
     }
-    fitting = [name for name, module in linear.items() if _is_plain(module) and not _is_mambas(model, name)]
+    fitting = [name for name, module in linear.items() if _is_plain(module) and not _on_mamba(model, name)]
     if len(fitting) == len(linear):
         return _ALL_LINEAR
     left_out = linear.keys() - set(fitting)
@@ -260,7 +260,7 @@ def _all_linear(model: PreTrainedModel) -> str | list[str]:
 
 def _is_plain(module: Any) -> bool:
     # A class of a library for quantization is PEFT's to know; one of transformers' own is asked.
-    known = type(module).forward in (torch.nn.Linear.forward, Conv1D.forward)
+    known = type(module).forward in (torch.nn.Linear.forward, _CONV1D.forward)
     weight = module.weight
     if known or weight.is_meta or not type(module).__module__.startswith("transformers."):
         return True
@@ -273,14 +273,8 @@ def _is_plain(module: Any) -> bool:
         return False
 
 
-def _is_mambas(model: PreTrainedModel, name: str) -> bool:
-    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
-    try:
-        if check is not None:  # where PEFT has it under another name, it says itself what it refuses
-            check(PeftLoraConfig(), model, name.rpartition(".")[2])
-    except ValueError:
-        return True
-    return False
+def _on_mamba(model: PreTrainedModel, name: str) -> bool:
+    return refused_on_mamba(model, name.rpartition(".")[2])
 
 
 def _matched(pattern: str, modules: Sequence[str], setting: str) -> list[str]:

@@ -19,7 +19,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from fmstune import demo
 from fmstune.config.paths.models import AdapterFile, holds_adapter, read_adapter, split_gguf
@@ -32,6 +31,7 @@ from fmstune.models.checkpoints import newest_weights
 from fmstune.models.load_errors import why_not_loaded
 from fmstune.models.saving import OwnFiles
 from fmstune.text import counted
+from fmstune.transformers_compat import OWN_KEYS, forget_quantization, hub_commit, no_gguf_bar, render_chats
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -114,7 +114,7 @@ def load_model(
             model = demo.build_model(drawn_from, reward=reward)
         else:
             kind = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
-            with _drawn_from(seed) if reward else contextlib.nullcontext(), gguf.without_bars():
+            with _drawn_from(seed) if reward else contextlib.nullcontext(), no_gguf_bar():
                 model, report = kind.from_pretrained(
                     path,
                     config=settings,
@@ -137,7 +137,7 @@ def load_model(
             f"{counted(len(missing), 'tensor')} that its config.json asks for, {min(missing)} for one."
         )
     if config.gguf_file is not None:
-        gguf.forget_file(model)
+        forget_quantization(model)
     if config.quantization is not None:
         model = quantization.prepare(model)
     name_base(model, config, seed)
@@ -150,7 +150,7 @@ def load_model(
     }
     if config.quantization is not None:
         identity["quantization"] = config.quantization
-    if commit := getattr(settings, "_commit_hash", None):
+    if commit := hub_commit(settings):
         identity["hub_commit"] = commit
     return LoadedModel(model, identity, own)
 
@@ -275,7 +275,7 @@ def _read_template(path: str, tokenizer: PreTrainedTokenizerBase) -> str:
     try:
         template = Path(path).read_text(encoding="utf-8")
         # With the library's own environment, which knows more than Jinja's: `{% generation %}`, say.
-        render_jinja_template(conversations=[], chat_template=template)
+        render_chats([], template)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"model.chat_template = {path!r} cannot be read: {error}.") from error
     except TemplateSyntaxError as error:
@@ -287,7 +287,5 @@ def _read_template(path: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _config_hash(settings: Mapping[str, Any]) -> str:
     # Where it was loaded from, and by which version of the library, is not which model it is.
-    kept = {
-        key: value for key, value in settings.items() if key not in ("_name_or_path", "transformers_version")
-    }
+    kept = {key: value for key, value in settings.items() if key not in OWN_KEYS}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()

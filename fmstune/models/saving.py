@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from fmstune.transformers_compat import kept_in_float32
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -27,7 +29,7 @@ class OwnFiles:
 
 
 class SavesAsItWas:
-    """For a class beside a Trainer, before it.
+    """For a class beside a Trainer, before it and before its `PrivateHooks`.
 
     Weights that are trained are held in float32, and checkpoints keep all of their digits; what the run
     leaves at its end is in `save_dtype`, else in the type of the model's own files. A model of bfloat16 would
@@ -38,12 +40,12 @@ class SavesAsItWas:
     save_dtype: str = "auto"
     _at_end = False
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The Trainer's; what it does not call itself is the end of the run."""
+    def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
+        """The Trainer's; `write_model` is called within."""
         saver: Any = super()
-        self._at_end = not _internal_call
+        self._at_end = at_end
         try:
-            saver.save_model(output_dir, _internal_call)
+            saver.store_model(output_dir, at_end=at_end)
         finally:
             self._at_end = False
 
@@ -55,7 +57,8 @@ class SavesAsItWas:
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         return None if isinstance(model, PeftModel) else self.own_files.dtype
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def write_model(self, output_dir: str | None, state_dict: Any) -> None:
+        """The Trainer's, of weights in the type that they are to have."""
         trainer: Any = self
         saver: Any = super()
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
@@ -63,7 +66,7 @@ class SavesAsItWas:
         if dtype is not None:
             state_dict = in_dtype(model.state_dict() if state_dict is None else state_dict, dtype, model)
         with _use_cache(model, self.own_files.use_cache):
-            saver._save(output_dir, state_dict)
+            saver.write_model(output_dir, state_dict)
         if trainer.args.should_save:
             folder = Path(output_dir or trainer.args.output_dir)
             share_weights(folder)
@@ -88,8 +91,7 @@ def in_dtype(weights: Mapping[str, torch.Tensor], dtype: torch.dtype, model: Any
     adapter; tensors that share their memory still do, as tied embeddings."""
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     only = trained if isinstance(model, PeftModel) else weights.keys()
-    kept = [*(getattr(model, "_keep_in_fp32_modules", None) or ())]
-    kept += [*(getattr(model, "_keep_in_fp32_modules_strict", None) or ())]
+    kept = kept_in_float32(model)
     made: dict[tuple[int, torch.Size], torch.Tensor] = {}
     found = {}
     for name, tensor in weights.items():

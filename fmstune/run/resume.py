@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fmstune.config.inspect.compare import differences, read_tables
 from fmstune.config.inspect.dump import to_mapping
@@ -14,6 +14,9 @@ from fmstune.errors import ConfigError
 from fmstune.layout import CONFIG_NAME
 from fmstune.secrets.redaction import REDACTED
 from fmstune.text import shown
+
+if TYPE_CHECKING:
+    from fmstune.training.tuned_trainer import TunedTrainer
 
 _KINDS = {"LORA": "lora", "PROMPT_TUNING": "prompt tuning"}
 _HOW = {"lora": "a LoRA adapter (--lora)", "prompt tuning": "a tuned prompt (prompt_tuning.enabled)"}
@@ -88,15 +91,17 @@ def _deciding(tables: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def finish(trainer: Any, checkpoint: Path) -> None:
+def finish(trainer: TunedTrainer, checkpoint: Path) -> None:
     """Bring the trainer to where it was at the checkpoint, after which no step is left: transformers would
     make one more. With the best weights where those are to be kept."""
     from transformers import TrainerState
 
+    from fmstune.training.trl_compat import load_checkpoint
+
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
     chosen = best if best and Path(best).is_dir() else str(checkpoint)
-    trainer._load_from_checkpoint(chosen)
+    load_checkpoint(trainer, chosen)
 
 
 def _adapter(checkpoint: Path) -> dict[str, Any]:

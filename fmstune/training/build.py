@@ -36,7 +36,7 @@ from fmstune.text import first_line
 from fmstune.trackers.base import Tracker
 from fmstune.training.extensions import Extensions
 from fmstune.training.memory.outlook import require_room_for_weights
-from fmstune.training.speed.lm_head import Head, balances_experts, fit_lm_head, sees_ahead
+from fmstune.training.speed.lm_head import balances_experts, fit_lm_head, sees_ahead
 from fmstune.training.speed.padding_free import Padding, decide
 from fmstune.training.trainers.all_rows import EvaluatesAllRows
 from fmstune.training.trainers.disk import GuardedSaving
@@ -46,6 +46,8 @@ from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLoss
 from fmstune.training.trainers.methods import arguments_class, build_tuner, first_sentence
 from fmstune.training.trainers.neftune import RowNoise
+from fmstune.training.trl_compat import set_padding_free
+from fmstune.training.tuned_trainer import TunedTrainer
 
 
 class FineTuner(
@@ -61,9 +63,6 @@ class FineTuner(
     """TRL's trainer, without the work that it does for cases other than ours."""
 
     data_collator: Any
-    lm_head: Head
-    unbalanced: bool
-    """Whether the config asks for a loss that balances the experts, and the model gives none."""
     neftune_noise_alpha: float | None
     aux_loss_enabled: bool
 
@@ -118,7 +117,7 @@ class FineTuner(
 class BuiltTrainer:
     """A trainer ready to run, and what was learnt while it was built."""
 
-    trainer: Any
+    trainer: TunedTrainer
     tokenizer: PreTrainedTokenizerBase
     model_identity: dict[str, Any]
     data: DataSummary
@@ -196,7 +195,7 @@ def build_trainer(
         "peft_config": adapters.peft_config(config, loaded.model),
     }
     args = training_arguments(config, output_dir, packing=packing, max_length=max_length)
-    trainer: Any
+    trainer: TunedTrainer
     padding: Padding | None = None
     notes = tuple(note for note in (too_long, grown) if note)
     if method != "sft":
@@ -223,13 +222,13 @@ def build_trainer(
             trainer.args.max_length = max_length
         if padding is not None:
             trainer.args.padding_free = padding.avoided
-    if getattr(trainer, "lm_head", None) == "own":
+    if trainer.lm_head == "own":
         notes = (
             *notes,
             "the loss is computed from the model's own logits, which takes memory: TRL's shorter way gives "
             f"another loss for this architecture ({loaded.model.config.model_type})",
         )
-    if getattr(trainer, "unbalanced", False):
+    if trainer.unbalanced:
         notes = (*notes, "no loss balances the load of the experts: this architecture gives none")
     trainer.method, trainer.longest_row = method, max_length
     if twice := filled_up(trainer):
@@ -263,7 +262,7 @@ def build_trainer(
     )
 
 
-def _without_padding(trainer: FineTuner, asked: bool | None, seed: int) -> Padding | None:
+def _without_padding(trainer: TunedTrainer, asked: bool | None, seed: int) -> Padding | None:
     """Let the trainer do without padding, where that is exact and pays; `None` for packed rows, which have
     none. Raises `ConfigError`."""
     rows = trainer.train_dataset
@@ -285,7 +284,7 @@ def _without_padding(trainer: FineTuner, asked: bool | None, seed: int) -> Paddi
     except ValueError as error:
         raise ConfigError(str(error)) from error
     # Not as an argument: the model is asked where the trainer has put it.
-    trainer.data_collator.padding_free = trainer.padding_free = padding.avoided
+    set_padding_free(trainer, padding.avoided)
     return padding
 
 
@@ -313,7 +312,7 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
         raise ConfigError(f"[training] is refused by TRL: {first_line(error)}") from error
 
 
-def _steps(trainer: Any, rows: int) -> int:
+def _steps(trainer: TunedTrainer, rows: int) -> int:
     args = trainer.args
     if args.max_steps > 0:
         return int(args.max_steps)

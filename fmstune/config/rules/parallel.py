@@ -11,8 +11,8 @@ from typing import Any
 
 from fmstune.config.check.suggest import closest, similar_file
 from fmstune.config.schema.tables import RunConfig
-from fmstune.config.schema.training import library_source
 from fmstune.text import listed, shown, shown_path
+from fmstune.transformers_compat import ENUM_FILES, FSDP_OPTION, library_source
 
 Problem = tuple[str, str]
 """The dotted key that a problem is about, and what is wrong."""
@@ -85,7 +85,7 @@ def _object(key: str, written: str, base: Path) -> tuple[Mapping[str, Any], str 
 @functools.cache
 def fsdp_words() -> tuple[str, ...]:
     """The words that `training.fsdp` is made of, where it is a text."""
-    body = re.search(r"class FSDPOption\(.*?\n\n\n", library_source("transformers", "trainer_utils.py"), re.S)
+    body = re.search(rf"class {FSDP_OPTION}\(.*?\n\n\n", library_source("transformers", ENUM_FILES[0]), re.S)
     return tuple(re.findall(r'= "(\w+)"', body.group())) if body else ()
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmstune.config.check.suggest import closest
-from fmstune.config.schema.training import library_source
 from fmstune.errors import ConfigError
 from fmstune.text import shown, shown_key
+from fmstune.transformers_compat import ENUM_FILES, SCHEDULES_FILE, SCHEDULES_TABLE, library_source
 
 _GIVEN = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
 """What transformers gives to each schedule itself."""
@@ -77,14 +77,14 @@ def _table(given: Any) -> Mapping[str, Any] | None:
 def _arguments(schedule: str) -> Arguments | None:
     """The arguments of a schedule; `None` where that is not known, or where it takes any."""
     try:
-        tree = ast.parse(library_source("transformers", "optimization.py"))
-        enum_source = library_source("transformers", "trainer_utils.py")
+        tree = ast.parse(library_source("transformers", SCHEDULES_FILE))
+        enum_source = library_source("transformers", ENUM_FILES[0])
     except (ConfigError, SyntaxError):  # an unusual installation is for transformers to judge
         return None
     enum = dict(re.findall(r"^    (\w+) = \"([^\"]+)\"", enum_source, re.M))
     functions = {node.name: node.args for node in tree.body if isinstance(node, ast.FunctionDef)}
     for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TYPE_TO_SCHEDULER_FUNCTION":
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == SCHEDULES_TABLE:
             table = node.value if isinstance(node.value, ast.Dict) else ast.Dict([], [])
             for key, value in zip(table.keys, table.values, strict=True):
                 if isinstance(key, ast.Attribute) and enum.get(key.attr) == schedule:

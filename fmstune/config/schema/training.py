@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.util
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from fmstune.errors import ConfigError
+from fmstune.transformers_compat import (
+    ENUM_FILES,
+    TRAINING_ARGUMENTS,
+    TRL_BASE_CONFIG,
+    class_source,
+    library_source,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +34,7 @@ class TrainingField:
     choices: tuple[str, ...] | None = None
 
 
-# The classes that each of the methods' classes is made of, from the most general: package, file, class.
-_BASES = (
-    ("transformers", "training_args.py", "TrainingArguments"),
-    ("trl", "trainer/base_config.py", "_BaseConfig"),
-)
+_BASES = (TRAINING_ARGUMENTS, TRL_BASE_CONFIG)  # from the most general
 _OF_METHOD = {
     "sft": ("trl", "trainer/sft_config.py", "SFTConfig"),
     "dpo": ("trl", "trainer/dpo_config.py", "DPOConfig"),
@@ -51,7 +51,6 @@ _COMPUTED_CHOICES = {
     "torch_compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
 }
 """Choices that are no literals in the source, or not there at all."""
-_ENUM_FILES = ("trainer_utils.py", "training_args.py")
 
 
 @functools.cache
@@ -137,7 +136,7 @@ def _choices_told(text: str) -> tuple[str, ...] | None:
 def _enums() -> dict[str, tuple[str, ...]]:
     """The values of each `ExplicitEnum` that an annotation may name."""
     found: dict[str, tuple[str, ...]] = {}
-    for file in _ENUM_FILES:
+    for file in ENUM_FILES:
         source = library_source("transformers", file)
         for match in re.finditer(r"^class (\w+)\(ExplicitEnum\):\n((?:(?:    .*)?\n)+)", source, re.M):
             values = re.findall(r"^    \w+ = \"([^\"]+)\"", match.group(2), re.M)
@@ -147,29 +146,11 @@ def _enums() -> dict[str, tuple[str, ...]]:
 
 
 def _class_body(package: str, file: str, name: str) -> list[ast.stmt]:
-    """The statements of a class, parsed up to its first method: of 3,000 lines these are 1,000."""
-    source = library_source(package, file)
-    match = re.search(rf"^class {name}\b.*?(?=^    (?:async )?def |^    @|^class |\Z)", source, re.M | re.S)
-    if match is None:
-        raise ConfigError(f"the installed {package} has no {name}: {_REMEDY}.")
+    """The statements of a class, as far as they are parsed: see `class_source`."""
+    head, whole = class_source(package, file, name)
     try:
-        tree = ast.parse(match.group())
+        tree = ast.parse(head)
     except SyntaxError:  # cut in the wrong place: the slow way is sure
-        tree = ast.parse(source)
+        tree = ast.parse(whole)
     definitions = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
     return next(definitions).body
-
-
-_REMEDY = "install versions that fmstune supports with `pip install --upgrade fmstune`"
-
-
-def library_source(package: str, file: str) -> str:
-    """The source of a file of an installed package, which is not imported. Raises `ConfigError`."""
-    # `find_spec` of a package at the top imports nothing; of one below, it would import its parents.
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ConfigError(f"the package {package} is not installed: {_REMEDY}.")
-    try:
-        return (Path(spec.origin).parent / file).read_text(encoding="utf-8")
-    except OSError:
-        raise ConfigError(f"the installed {package} has no {file}: {_REMEDY}.") from None

@@ -14,6 +14,7 @@ from fmstune.data.rendering.conversation import ChatWriter
 from fmstune.data.rendering.dialect import EMPTY_BLOCK, THINKING, Ending
 from fmstune.data.rows.messages import Message
 from fmstune.errors import DataError
+from fmstune.transformers_compat import render_chats
 
 LOST_REASONING = (
     "reasoning is not trained: the chat template leaves it out (data.reasoning = keep writes it all the same)"
@@ -152,15 +153,13 @@ class Writer(ChatWriter):
 
     def _marked(self, messages: Sequence[Message], tools: Any, text: str) -> int | None:
         """Where the template itself marks the beginning of the last answer, with `{% generation %}`."""
-        from transformers.utils.chat_template_utils import render_jinja_template
-
         template = self.tokenizer.get_chat_template(tools=tools)
         if "endgeneration" not in template:
             return None
-        texts, spans = render_jinja_template(
-            conversations=[[self.given(message) for message in messages]],
+        texts, spans = render_chats(
+            [[self.given(message) for message in messages]],
+            template,
             tools=tools,
-            chat_template=template,
             return_assistant_tokens_mask=True,
             **self.tokenizer.special_tokens_map,
         )

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fmstune.data.rows.reader import Placed, Reader
 from fmstune.data.rows.shapes import Recognised
+from fmstune.transformers_compat import table_in_memory
 
 TOKENS = pa.list_(pa.int32())
 IGNORED = -100
@@ -133,7 +134,7 @@ class Tokenised:
         found = hashlib.sha256(self.hashes.tobytes() + self.trained.tobytes())
         for piece in table[LOSS_WEIGHTS].chunks if LOSS_WEIGHTS in table.column_names else ():
             found.update(piece.values.to_numpy())
-        whole = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=found.hexdigest()[:16])
+        whole = datasets.Dataset(table_in_memory(table), fingerprint=found.hexdigest()[:16])
         return whole.select(kept[kept >= 0])
 
 

@@ -7,10 +7,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import RunError
@@ -20,6 +18,8 @@ from fmstune.system.memory import Capacity, amount
 from fmstune.training.memory.estimate import Estimate, Workload, estimate
 from fmstune.training.memory.remedies import advice, measures
 from fmstune.training.memory.workload import workload
+from fmstune.training.trl_compat import is_device_out_of_memory
+from fmstune.training.tuned_trainer import TunedTrainer
 
 _FAILED = ("std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory", "can't allocate memory")
 
@@ -64,7 +64,7 @@ class Outlook:
         )
 
 
-def outlook(trainer: Any) -> Outlook | None:
+def outlook(trainer: TunedTrainer) -> Outlook | None:
     """What the training will need; `None` where that is not known: other devices, other shapes of data."""
     work, device = workload(trainer), trainer.args.device
     if work is None or device.type not in ("cpu", "cuda"):
@@ -81,7 +81,7 @@ def outlook(trainer: Any) -> Outlook | None:
     return Outlook(work, estimate(work, program=program), room)
 
 
-def peak_together(trainer: Any) -> int:
+def peak_together(trainer: TunedTrainer) -> int:
     """As `peak`, on a CPU of all processes of this machine. All processes have to ask."""
     args = trainer.args
     most = peak(args.device)
@@ -123,7 +123,7 @@ def peak(device: torch.device) -> int:
 
 
 @contextlib.contextmanager
-def explained(trainer: Any) -> Iterator[None]:
+def explained(trainer: TunedTrainer) -> Iterator[None]:
     """Turn running out of memory into a `RunError` that says which settings to change to what; and
     what torch cannot compile into one sentence."""
     try:
@@ -137,7 +137,7 @@ def explained(trainer: Any) -> Iterator[None]:
         raise RunError(told) from error
 
 
-def out_of_memory(trainer: Any) -> str:
+def out_of_memory(trainer: TunedTrainer) -> str:
     """What to say when the training has run out of memory."""
     work, device = workload(trainer), trainer.args.device
     where = "the GPU's memory" if device.type == "cuda" else "memory"
@@ -155,4 +155,4 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if not isinstance(error, RuntimeError):
         return False
-    return should_reduce_batch_size(error) or any(text in str(error) for text in _FAILED)
+    return is_device_out_of_memory(error) or any(text in str(error) for text in _FAILED)

@@ -7,9 +7,10 @@ from typing import Any
 import datasets
 
 from fmstune.data.tokens.lengths import are_tokenised
+from fmstune.training.tuned_trainer import TunedTrainer
 
 
-def measurable_rows(trainer: Any) -> datasets.Dataset:
+def measurable_rows(trainer: TunedTrainer) -> datasets.Dataset:
     """The training rows of a built trainer, or, of a stream, a batch of the longest that there may be."""
     rows = trainer.train_dataset
     if are_tokenised(rows):
@@ -18,7 +19,7 @@ def measurable_rows(trainer: Any) -> datasets.Dataset:
     args = trainer.args
     count = args.per_device_train_batch_size * args.gradient_accumulation_steps
     vocabulary = trainer.model.config.get_text_config().vocab_size
-    return imagined(trainer.method, trainer.longest_row, count, vocabulary)
+    return imagined(trainer.method, trainer.longest_row or 0, count, vocabulary)
 
 
 def imagined(method: str, length: int, count: int, vocabulary: int) -> datasets.Dataset:

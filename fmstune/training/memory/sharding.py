@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmstune.text import in_series
+from fmstune.training.tuned_trainer import TunedTrainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def zero(config: Mapping[str, Any], processes: int, sharing: int = 1, *, half: b
     )
 
 
-def sharding(trainer: Any) -> Sharding:
+def sharding(trainer: TunedTrainer) -> Sharding:
     """How a built trainer spreads its training."""
     args, state = trainer.args, trainer.accelerator.state
     of_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

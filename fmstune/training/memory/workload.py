@@ -8,9 +8,11 @@ from fmstune.data.tokens.lengths import longest_rows, scored_tokens, sequence_le
 from fmstune.training.memory.estimate import Workload
 from fmstune.training.memory.placeholder_rows import measurable_rows
 from fmstune.training.memory.sharding import sharding
+from fmstune.training.tuned_trainer import TunedTrainer
+from fmstune.transformers_compat import attention_of
 
 
-def workload(trainer: Any) -> Workload | None:
+def workload(trainer: TunedTrainer) -> Workload | None:
     """The work of a trainer's longest batch; `None` where the model is of an unknown shape."""
     model, args, rows = trainer.model, trainer.args, measurable_rows(trainer)
     settings = model.config.get_text_config()
@@ -27,10 +29,10 @@ def workload(trainer: Any) -> Workload | None:
     if trainer.method == "reward":
         scored, vocabulary = lengths.size, 1  # one number for each sequence
     tokens = int(lengths.size * lengths.max() if padded else lengths.sum())
-    head = getattr(trainer, "lm_head", None)
+    head = trainer.lm_head
     if head == "own":
         scored = tokens
-    reference = getattr(trainer, "ref_model", None)
+    reference = trainer.ref_model
     heads = getattr(settings, "num_attention_heads", None) or 1
     head_width = getattr(settings, "head_dim", None) or hidden // heads
     spread = sharding(trainer)
@@ -58,11 +60,11 @@ def workload(trainer: Any) -> Workload | None:
         half=half,
         autocast=bool(args.bf16 or args.fp16) and not half,
         checkpointing=bool(args.activation_checkpointing),
-        eager_attention=getattr(settings, "_attn_implementation", "sdpa") == "eager",
+        eager_attention=attention_of(settings) == "eager",
         on_gpu=args.device.type != "cpu",
         tiled_head=args.device.type != "cpu" and head in ("tiled", None),
         reference=sum(w.numel() * w.element_size() for w in reference.parameters()) if reference else 0,
-        compared=not getattr(trainer, "precompute_ref_logps", True),
+        compared=not getattr(args, "precompute_ref_log_probs", True),
         sharding=spread,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,9 +12,11 @@ from fmstune.errors import RunError
 from fmstune.training.memory.outlook import Outlook, is_out_of_memory, out_of_memory, outlook
 from fmstune.training.rehearsal.rehearsal import SCRATCH
 from fmstune.training.rehearsal.trial_step import try_batch, unchanged
+from fmstune.training.trl_compat import compares_within_batch, set_batch
+from fmstune.training.tuned_trainer import TunedTrainer
 
 
-def find_batch(trainer: Any) -> tuple[int, int]:
+def find_batch(trainer: TunedTrainer) -> tuple[int, int]:
     """Set the trainer to the largest batch that fits, and return it with its accumulation steps.
 
     Of the divisors of the batch times its accumulation, those that are estimated to fit are tried on the
@@ -40,12 +41,12 @@ def find_batch(trainer: Any) -> tuple[int, int]:
     raise RunError(f"not even {few} fit: {out_of_memory(trainer)}")
 
 
-def _least(trainer: Any) -> int:
+def _least(trainer: TunedTrainer) -> int:
     """The smallest batch that the method can be trained on: kto compares each row with others."""
-    return 2 if getattr(trainer, "calculate_KL", False) else 1
+    return 2 if compares_within_batch(trainer) else 1
 
 
-def _fits(trainer: Any, size: int) -> bool:
+def _fits(trainer: TunedTrainer, size: int) -> bool:
     try:
         try_batch(trainer, size)
     except (RuntimeError, MemoryError) as error:
@@ -62,7 +63,7 @@ def _fits(trainer: Any, size: int) -> bool:
     return True
 
 
-def _may_fit(trainer: Any, size: int, together: int) -> bool:
+def _may_fit(trainer: TunedTrainer, size: int, together: int) -> bool:
     _set(trainer, size, together)
     found = outlook(trainer)
     if found is None:
@@ -77,10 +78,6 @@ def replace_room(found: Outlook, factor: float) -> Outlook:
     return replace(found, room=replace(found.room, available=int(found.room.available * factor)))
 
 
-def _set(trainer: Any, size: int, together: int) -> tuple[int, int]:
-    args = trainer.args
-    args.per_device_train_batch_size, args.gradient_accumulation_steps = size, together // size
-    trainer._train_batch_size = args.train_batch_size
-    if hasattr(trainer, "batch_size_changed"):
-        trainer.batch_size_changed()
+def _set(trainer: TunedTrainer, size: int, together: int) -> tuple[int, int]:
+    set_batch(trainer, size, together // size)
     return size, together // size

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -23,6 +22,8 @@ from fmstune.text import in_series
 from fmstune.training.memory.outlook import forget_peak, peak
 from fmstune.training.memory.placeholder_rows import measurable_rows
 from fmstune.training.rehearsal.trial_step import batch, try_batch, unchanged
+from fmstune.training.trl_compat import save_for_checkpoint, write_optimizer
+from fmstune.training.tuned_trainer import TunedTrainer
 
 SCRATCH = "rehearsal"
 _LONG = 300.0
@@ -50,7 +51,7 @@ class Rehearsal:
         )
 
 
-def wanted(setting: str, trainer: Any, steps: int) -> bool:
+def wanted(setting: str, trainer: TunedTrainer, steps: int) -> bool:
     """Whether to rehearse, by `run.rehearse` and the estimated time of the run."""
     if setting == "never" or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return False  # sharded weights are no longer whole where they could be put back
@@ -65,7 +66,7 @@ def wanted(setting: str, trainer: Any, steps: int) -> bool:
     return bool(one)
 
 
-def rehearse(trainer: Any, steps: int) -> Rehearsal:
+def rehearse(trainer: TunedTrainer, steps: int) -> Rehearsal:
     """Hold the rehearsal. Raises what the training would raise, and `RunError` for a disk without room."""
     args, began = trainer.args, time.perf_counter()
     scratch = Path(args.output_dir) / SCRATCH
@@ -99,7 +100,7 @@ def rehearse(trainer: Any, steps: int) -> Rehearsal:
     return Rehearsal(most, whole, time.perf_counter() - began, in_series(parts), at_most=not known)
 
 
-def estimated_seconds(trainer: Any, steps: int) -> float:
+def estimated_seconds(trainer: TunedTrainer, steps: int) -> float:
     """How long the run will take, before anything of it was tried."""
     args = trainer.args
     rows = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
@@ -131,12 +132,12 @@ def _speed(device: torch.device, *, half: bool) -> float:
     return float(2 * size**3 / best)
 
 
-def _write_and_read(trainer: Any, scratch: Path, steps: int) -> None:
+def _write_and_read(trainer: TunedTrainer, scratch: Path, steps: int) -> None:
     checkpoint = scratch / "checkpoint"
-    trainer.save_model(str(checkpoint), _internal_call=True)
+    save_for_checkpoint(trainer, checkpoint)
     if not trainer.args.save_only_model:
         trainer.create_scheduler(num_training_steps=steps)
-        trainer._save_optimizer_and_scheduler(str(checkpoint))
+        write_optimizer(trainer, checkpoint)
         torch.load(checkpoint / "optimizer.pt", map_location="cpu", mmap=True, weights_only=True)
     for file in checkpoint.glob("*.safetensors"):
         with safe_open(file, framework="pt") as stored:

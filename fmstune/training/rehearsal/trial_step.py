@@ -17,10 +17,12 @@ import torch
 from fmstune.data.tokens.lengths import longest_rows
 from fmstune.data.tokens.table import IGNORED
 from fmstune.training.memory.placeholder_rows import measurable_rows
+from fmstune.training.trl_compat import figures_restored, forget_optimizer, offloading, on_device
+from fmstune.training.tuned_trainer import TunedTrainer
 
 
 @contextlib.contextmanager
-def unchanged(trainer: Any, scratch: Path) -> Iterator[None]:
+def unchanged(trainer: TunedTrainer, scratch: Path) -> Iterator[None]:
     """Put a trainer back into its state afterwards: weights, random numbers, figures, no optimizer.
 
     The weights wait in a file in `scratch`, a new directory that is removed again: a copy of them in memory
@@ -32,27 +34,21 @@ def unchanged(trainer: Any, scratch: Path) -> Iterator[None]:
     torch.save({name: tensor.detach() for name, tensor in _changing(model)}, stored)
     states = _random_states()
     was_training, guard = model.training, trainer.guard
-    metrics = {mode: dict(values) for mode, values in trainer._metrics.items()}
-    tokens = trainer._total_train_tokens
     try:
         if guard is not None and not guard.stops:
             trainer.guard = None
-        yield
+        with figures_restored(trainer):
+            yield
     finally:
         trainer.guard = guard
-        trainer.optimizer = trainer.lr_scheduler = None
-        trainer._created_lr_scheduler = False
+        forget_optimizer(trainer)
         model.zero_grad(set_to_none=True)
         kept = torch.load(stored, mmap=True, weights_only=True)
         with torch.no_grad():
             for name, tensor in _changing(model):
                 tensor.copy_(kept[name])
         del kept
-        trainer._total_train_tokens = tokens
         trainer.forget_batches()
-        for mode, values in trainer._metrics.items():
-            values.clear()
-            values.update(metrics.get(mode, {}))
         model.train(was_training)
         _restore(states)
         gc.collect()
@@ -63,7 +59,7 @@ def unchanged(trainer: Any, scratch: Path) -> Iterator[None]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def try_batch(trainer: Any, count: int) -> float:
+def try_batch(trainer: TunedTrainer, count: int) -> float:
     """Train on the `count` longest rows, once, optimizer step included. Returns the seconds it took."""
     args, model = trainer.args, trainer.model
     began = time.perf_counter()
@@ -77,7 +73,7 @@ def try_batch(trainer: Any, count: int) -> float:
     model.train()
     inputs = batch(trainer, measurable_rows(trainer), count)
     items = (inputs["labels"][..., 1:] != IGNORED).sum() if "labels" in inputs else None
-    with trainer.maybe_activation_offload_context:
+    with offloading(trainer):
         with trainer.accelerator.autocast():
             loss = trainer.compute_loss(model, inputs, num_items_in_batch=items)
         loss.backward()
@@ -90,10 +86,10 @@ def try_batch(trainer: Any, count: int) -> float:
     return time.perf_counter() - began
 
 
-def batch(trainer: Any, rows: Any, count: int) -> Any:
+def batch(trainer: TunedTrainer, rows: Any, count: int) -> Any:
     """The longest rows of a data set as one batch on the device."""
     chosen = rows.select(longest_rows(rows, count, trainer.args.max_length))
-    return trainer._prepare_inputs(trainer.data_collator([chosen[i] for i in range(len(chosen))]))
+    return on_device(trainer, trainer.data_collator([chosen[i] for i in range(len(chosen))]))
 
 
 def _changing(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -13,22 +13,17 @@ So each model is asked once which way is exact. No list of architectures is kept
 from __future__ import annotations
 
 import contextlib
-import functools
-import types
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.func import functional_call
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
-from trl.trainer.utils import FusedCausalLMOutput
 
 from fmstune.data.tokens.table import IGNORED
-
-Head = Literal["direct", "tiled", "own"]
-"""How the loss is computed: `direct`, the LM head on the trained positions alone; `tiled`, TRL's way; `own`,
-from the logits of the model's own `forward`, of all positions, which needs the most memory."""
+from fmstune.training.trl_compat import FUSED, FusedCausalLMOutput, score_by
+from fmstune.training.tuned_trainer import Head
 
 _PROBE = 12
 _LARGE_LOGIT = 128.0
@@ -48,11 +43,11 @@ def fit_lm_head(model: PreTrainedModel, *, direct: bool, experts: bool = False) 
         return "tiled"
     with _asked(model):
         if direct and not experts and _holds(lambda: _ends_with_its_head(model)):
-            _replace_forward(model, _direct)
+            score_by(model, _direct)
             return "direct"
         if _holds(lambda: _tiled_is_exact(model) and (not experts or _tiled_balances(model))):
             return "tiled"
-    _replace_forward(model, _own)
+    score_by(model, _own)
     return "own"
 
 
@@ -139,7 +134,7 @@ def _tiled_is_exact(model: PreTrainedModel) -> bool:
     largest = float(model(input_ids=ids, use_cache=False).logits.abs().max())
     weights = {name: head.weight * (_LARGE_LOGIT / max(largest, 1e-6))}
     own = functional_call(model, weights, kwargs={"input_ids": ids, "use_cache": False}).logits
-    fused = functional_call(model, weights, kwargs={"input_ids": ids, "labels": ids, "fused_lm_head": True})
+    fused = functional_call(model, weights, kwargs={"input_ids": ids, "labels": ids, **FUSED})
     expected = own[:, :-1].float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
     return float((fused.log_probs - expected).abs().max()) <= _SAME * float(expected.abs().max())
 
@@ -152,7 +147,7 @@ def balances_experts(model: PreTrainedModel) -> bool:
 
 def _tiled_balances(model: PreTrainedModel) -> bool:
     """Whether TRL's balancing loss is the model's own. TRL looks for the number of experts under one name."""
-    own, found = _balance(model), _balance(model, labels=_probe(model), fused_lm_head=True)
+    own, found = _balance(model), _balance(model, labels=_probe(model), **FUSED)
     return own is not None and found is not None and bool(torch.allclose(found, own, rtol=1e-3))
 
 
@@ -162,41 +157,22 @@ def _balance(model: PreTrainedModel, **kwargs: Any) -> torch.Tensor | None:
     return found if isinstance(found, torch.Tensor) else None
 
 
-_Scored = Callable[..., FusedCausalLMOutput]
-
-
-def _replace_forward(model: PreTrainedModel, scored: _Scored) -> None:
-    through_trl = model.forward
-
-    @functools.wraps(through_trl)  # its signature is asked which arguments the model takes, by `generate` too
-    def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-        if not fused_lm_head:
-            return through_trl(*args, fused_lm_head=False, **kwargs)
-        labels, shifted = kwargs.pop("labels", None), kwargs.pop("shift_labels", None)
-        items = kwargs.pop("num_items_in_batch", None)
-        kwargs["use_cache"] = False
-        return scored(self, through_trl, args, kwargs, labels, shifted, items)
-
-    model.forward = types.MethodType(forward, model)
-
-
 def _direct(
-    model: PreTrainedModel, through_trl: Any, args: Any, kwargs: Any, labels: Any, shifted: Any, items: Any
+    model: PreTrainedModel,
+    plain: Any,
+    fused: Callable[..., FusedCausalLMOutput],
+    args: Any,
+    kwargs: Any,
+    labels: Any,
+    shifted: Any,
+    items: Any,
 ) -> FusedCausalLMOutput:
     """The head on the trained positions alone. Labels shifted before and experts' losses are left to TRL."""
     experts = kwargs.get("output_router_logits") or getattr(
         model.config.get_text_config(), "output_router_logits", False
     )
     if shifted is not None or experts:
-        answer: FusedCausalLMOutput = through_trl(
-            *args,
-            fused_lm_head=True,
-            labels=labels,
-            shift_labels=shifted,
-            num_items_in_batch=items,
-            **kwargs,
-        )
-        return answer
+        return fused(*args, labels=labels, shift_labels=shifted, num_items_in_batch=items, **kwargs)
     hidden = model.base_model(*args, **kwargs).last_hidden_state[:, :-1]
     targets = labels[:, 1:]
     head = model.get_output_embeddings()
@@ -205,10 +181,17 @@ def _direct(
 
 
 def _own(
-    model: PreTrainedModel, through_trl: Any, args: Any, kwargs: Any, labels: Any, shifted: Any, items: Any
+    model: PreTrainedModel,
+    plain: Any,
+    fused: Any,
+    args: Any,
+    kwargs: Any,
+    labels: Any,
+    shifted: Any,
+    items: Any,
 ) -> FusedCausalLMOutput:
     """The model's own logits, of all positions."""
-    output = through_trl(*args, fused_lm_head=False, **kwargs)
+    output = plain(*args, **kwargs)
     logits, targets = (
         (output.logits, shifted) if shifted is not None else (output.logits[:, :-1], labels[:, 1:])
     )

@@ -19,6 +19,7 @@ import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from fmstune.training.speed import row_attention
+from fmstune.transformers_compat import attention_of, can_set_attention
 
 _TOLERANCE = 0.05
 """Of the difference that mixing the rows makes: far above rounding, also in bfloat16, far below any leak."""
@@ -74,7 +75,7 @@ def decide(
                 'apart; leave it out, or try model.attn_implementation = "sdpa".'
             )
         return Padding(share, False, "this model does not keep rows apart without it")
-    if asked or by_rows or "flash" in str(model.config._attn_implementation):
+    if asked or by_rows or "flash" in attention_of(model.config):
         return Padding(share, True, "asked for" if asked else "each row keeps its own attention")
     if _work_of_one_row(model, drawn) < 1:
         return Padding(share, True, "less work, as one masked sequence")
@@ -129,8 +130,8 @@ def keeps_rows_apart(model: Any, reference: _Reference | None) -> bool:
 def _attend_by_rows(model: Any) -> bool:
     """Let each row have its own attention; whether that works for this model, which is left alone if not."""
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    reference = _reference(model) if bare.config._attn_implementation == "sdpa" else None
-    if reference is None or not bare._can_set_attn_implementation():
+    reference = _reference(model) if attention_of(bare.config) == "sdpa" else None
+    if reference is None or not can_set_attention(bare):
         return False
     bare.set_attn_implementation(row_attention.NAME)
     if keeps_rows_apart(model, reference):

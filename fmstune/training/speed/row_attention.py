@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from fmstune.transformers_compat import sdpa
+
+_attention, _masks = sdpa()
 NAME = "sdpa_rows"
 """What transformers knows it by, as `model.set_attn_implementation` takes it."""
 
@@ -29,10 +30,10 @@ def _attend(
     bounds = kwargs.get("cu_seq_lens_q")
     if attention_mask is not None or bounds is None or query.shape[2] != key.shape[2]:
         whole: tuple[torch.Tensor, None]
-        whole = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        whole = _attention(module, query, key, value, attention_mask, **kwargs)
         return whole
     rows = [part.split(_lengths(bounds), dim=2) for part in (query, key, value)]
-    parts = [sdpa_attention_forward(module, *row, None, **kwargs)[0] for row in zip(*rows, strict=True)]
+    parts = [_attention(module, *row, None, **kwargs)[0] for row in zip(*rows, strict=True)]
     return torch.cat(parts, dim=1), None
 
 
@@ -49,7 +50,7 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     """No mask for whole rows without padding; that of sdpa for all else: a sliding window, a padded batch."""
     if kwargs.get("attention_mask") is None and kwargs.get("local_size") is None:
         return None
-    mask: torch.Tensor | None = sdpa_mask(*args, **kwargs)
+    mask: torch.Tensor | None = _masks(*args, **kwargs)
     return mask
 
 

@@ -14,20 +14,22 @@ from fmstune.system.memory import amount
 from fmstune.text import counted
 from fmstune.training.memory.estimate import optimizer_size
 from fmstune.training.memory.workload import workload
+from fmstune.training.trl_compat import PrivateHooks
+from fmstune.training.tuned_trainer import TunedTrainer, as_trainer
 
 _CERTAINTY = 0.9
 """Files are a little larger or smaller than this arithmetic; only what is clearly too much is refused."""
 
 
-class GuardedSaving:
+class GuardedSaving(PrivateHooks):
     """For a class beside a Trainer of TRL's, before it: on a full disk nothing half-written is left."""
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        trainer: Any = super()
-        this: Any = self
+    def write_checkpoint(self, model: Any, trial: Any) -> None:
+        """The Trainer's; one that could not be written to its end is removed."""
+        this = as_trainer(self)
         target = Path(this.args.output_dir) / f"checkpoint-{this.state.global_step}"
         try:
-            trainer._save_checkpoint(model, trial)
+            super().write_checkpoint(model, trial)
         except RunError:
             raise
         except Exception as error:  # safetensors, torch and the file system each have errors of their own
@@ -37,22 +39,21 @@ class GuardedSaving:
             shutil.rmtree(target, ignore_errors=True)
             raise RunError(_full(target, left, this)) from error
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+    def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
         """The Trainer's; at the end of the run it says what to do when the disk is full."""
-        trainer: Any = super()
-        this: Any = self
+        this = as_trainer(self)
         try:
-            trainer.save_model(output_dir, _internal_call)
+            super().store_model(output_dir, at_end=at_end)
         except RunError:
             raise
         except Exception as error:  # as above
             target = Path(output_dir or this.args.output_dir)
-            if _internal_call or not is_full(error, target):
+            if not at_end or not is_full(error, target):
                 raise
             raise RunError(_full(target, amount(free(target)), this)) from error
 
 
-def require_room(trainer: Any, steps: int, path: Path) -> None:
+def require_room(trainer: TunedTrainer, steps: int, path: Path) -> None:
     """Raise `RunError` when what the run will keep is clearly more than the disk of its directory has."""
     args = trainer.args
     model, checkpoint = sizes(trainer)
@@ -76,7 +77,7 @@ def require_room(trainer: Any, steps: int, path: Path) -> None:
     )
 
 
-def sizes(trainer: Any) -> tuple[int, int]:
+def sizes(trainer: TunedTrainer) -> tuple[int, int]:
     """The bytes of the saved model, and of a checkpoint with all that it is resumed from."""
     weights = list(trainer.model.parameters())
     adapter = hasattr(trainer.model, "peft_config")
@@ -103,7 +104,7 @@ def _saves(args: Any, steps: int) -> int:
     return 1
 
 
-def _full(target: Path, left: str, trainer: Any) -> str:
+def _full(target: Path, left: str, trainer: TunedTrainer) -> str:
     kept = newest_checkpoint(Path(trainer.args.output_dir))
     if target.name.startswith("checkpoint-"):
         what = f"{target.name} was not written to its end and is removed"

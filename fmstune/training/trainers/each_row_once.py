@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.data_loader import DataLoaderDispatcher
 
 from fmstune.text import counted
 from fmstune.training.trainers.row_batches import RowLengths, first_rows, row_lengths
+from fmstune.training.trl_compat import gathering, last_batch
+from fmstune.training.tuned_trainer import TunedTrainer, as_trainer
 
 _SHARES = "shares_of_rows"
 
@@ -54,7 +55,7 @@ class EachRowOnce:
 
     def get_train_dataloader(self) -> Any:
         """The Trainer's; packed rows follow each other in a batch, and are told apart by their lengths."""
-        this, trainer = _this(self), _this(super())
+        this, trainer = as_trainer(self), as_trainer(super())
         if this.args.world_size == 1 or not getattr(this.args, "packing", False):
             return trainer.get_train_dataloader()
         collator = this.data_collator
@@ -66,18 +67,18 @@ class EachRowOnce:
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
         """The Trainer's, of batches in which each row counts once."""
-        return _this(super()).get_batch_samples(self._once(epoch_iterator), num_batches, device)
+        return as_trainer(super()).get_batch_samples(self._once(epoch_iterator), num_batches, device)
 
     def _once(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
-            shares = shares_of_last(_this(self))
+            shares = shares_of_last(as_trainer(self))
             yield batch if shares is None else own_rows(batch, shares)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The Trainer's loss, and its figures, of the rows that are this process's own."""
-        this, trainer = _this(self), _this(super())
+        this, trainer = as_trainer(self), as_trainer(super())
         shares: Shares | None = inputs.pop(_SHARES, None)
         inputs.pop(RowLengths.NAME, None)
         # As soon as the last batch has been read, `gather_for_metrics` cuts what is gathered, as if it were
@@ -93,19 +94,13 @@ class EachRowOnce:
         return answer * shares.weight
 
 
-def shares_of_last(trainer: Any) -> Shares | None:
+def shares_of_last(trainer: TunedTrainer) -> Shares | None:
     """The rows of each process in the batch that was just read, where it is one that was filled up."""
-    state, args = trainer.accelerator.gradient_state, trainer.args
-    # -1 where the length is not known, 0 where the last batch is full.
-    if args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+    args = trainer.args
+    last = last_batch(trainer) if args.world_size > 1 else None
+    if last is None or last.rest >= last.together:
         return None
-    loader = state.active_dataloader
-    together = loader.total_batch_size
-    if isinstance(loader, DataLoaderDispatcher):  # it divides what is left among all
-        together = -(-state.remainder // args.world_size) * args.world_size
-    if state.remainder >= together:
-        return None
-    return Shares(dealt(state.remainder, args.world_size, together // args.world_size), args.process_index)
+    return Shares(dealt(last.rest, args.world_size, last.together // args.world_size), args.process_index)
 
 
 def own_rows(batch: Mapping[str, Any], shares: Shares) -> dict[str, Any]:
@@ -113,7 +108,7 @@ def own_rows(batch: Mapping[str, Any], shares: Shares) -> dict[str, Any]:
     return {**first_rows(batch, shares.mine, row_lengths(batch)), _SHARES: shares}
 
 
-def filled_up(trainer: Any) -> str | None:
+def filled_up(trainer: TunedTrainer) -> str | None:
     """That rows of a stream may count twice, whose end is known too late; `None` for other data."""
     args = trainer.args
     if args.world_size == 1 or hasattr(trainer.train_dataset, "__len__"):
@@ -134,11 +129,8 @@ def _gathered_once(accelerator: Any, shares: Shares | None) -> Iterator[None]:
     def of_own_rows(values: torch.Tensor) -> torch.Tensor:
         return everything(values) if shares is None else gather_own(values, shares, everything)
 
-    accelerator.gather = accelerator.gather_for_metrics = of_own_rows
-    try:
+    with gathering(accelerator, of_own_rows):
         yield
-    finally:
-        del accelerator.gather, accelerator.gather_for_metrics
 
 
 def gather_own(
@@ -169,7 +161,3 @@ class FigureOfProcesses(torch.Tensor):
         """The mean of all rows, of the means of each process's rows."""
         figures = self.as_subclass(torch.Tensor)
         return (figures * self.rows).sum() / self.rows.sum()
-
-
-def _this(trainer: Any) -> Any:
-    return trainer

@@ -14,6 +14,8 @@ import torch
 
 from fmstune.data.tokens.table import LOSS_WEIGHTS
 from fmstune.training.trainers.loss_weights import of_targets
+from fmstune.training.trl_compat import gathered, is_fused, noted_figures, smooths_labels
+from fmstune.training.tuned_trainer import as_trainer
 
 BATCH_MEAN = "loss_batch_mean"
 """The metric that keeps the Trainer's own figure, for comparisons with other tools."""
@@ -48,7 +50,7 @@ class _Seen:
 
     def __call__(self, module: Any, args: Any, output: Any) -> None:
         """A forward hook."""
-        if hasattr(output, "label_mask"):  # the fused answer, not the logits that `compute_metrics` gets
+        if is_fused(output):
             self.outputs.append(output)
 
 
@@ -61,7 +63,7 @@ class TokenWeightedEvaluation:
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
         """The Trainer's, with the sums of its rows noted."""
-        trainer: Any = super()
+        trainer = as_trainer(super())
         if self._sums is None:
             return trainer.prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         seen = _Seen()
@@ -72,7 +74,7 @@ class TokenWeightedEvaluation:
             hook.remove()
         rows = _of_rows(seen.outputs[-1], answer[0], self._per_token_loss(), inputs.get(LOSS_WEIGHTS))
         # Cuts the rows that fill up the last batch of several processes, as it does for the Trainer's loss.
-        self._sums.add(_this(self).gather_function(rows))
+        self._sums.add(gathered(self, rows))
         return answer
 
     def evaluation_loop(
@@ -84,7 +86,7 @@ class TokenWeightedEvaluation:
         metric_key_prefix: str = "eval",
     ) -> Any:
         """The Trainer's, with means over tokens in place of means over batches."""
-        trainer: Any = super()
+        trainer = as_trainer(super())
         sums = self._sums = _Sums()
         try:
             output = trainer.evaluation_loop(
@@ -96,18 +98,18 @@ class TokenWeightedEvaluation:
         if sums.tokens and name in output.metrics:
             output.metrics[f"{metric_key_prefix}_{BATCH_MEAN}"] = output.metrics[name]
             output.metrics[name] = sums.loss / sums.weight
-            figures = _this(self)._metrics["eval"]  # of which TRL logs the mean
+            figures = noted_figures(self, "eval")  # of which TRL logs the mean
             figures["entropy"] = [sums.entropy / sums.tokens]
             figures["mean_token_accuracy"] = [sums.right / sums.tokens]
         return output
 
     def _per_token_loss(self) -> str | None:
         """What TRL sums over the tokens; `None` for a loss that is known for a whole batch only."""
-        this = _this(self)
+        this: Any = self
         if this.compute_loss_func is not None:
             return None
         kind = str(this.args.loss_type)
-        return None if kind == "nll" and this.label_smoother is not None else kind
+        return None if kind == "nll" and smooths_labels(this) else kind
 
 
 def _of_rows(
@@ -127,7 +129,3 @@ def _of_rows(
     else:
         loss = batch_loss * tokens
     return torch.stack([tokens, weight, loss, output.entropy.sum(-1), output.is_top1.sum(-1)], dim=-1).float()
-
-
-def _this(evaluation: Any) -> Any:
-    return evaluation

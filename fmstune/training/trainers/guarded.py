@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fmstune.training.trainers.nonfinite import COUNTER
 from fmstune.training.trainers.saved_files import SavesNoSecrets
-
-if TYPE_CHECKING:
-    from fmstune.training.trainers.nonfinite import NonFiniteGuard
-
-"""The metric that counts them since the start."""
+from fmstune.training.trl_compat import noted_figures, scales_loss
+from fmstune.training.tuned_trainer import OfRun, as_trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +32,21 @@ class Batches:
         return logged * self.seen / (self.seen - self.skipped) if self.skipped else logged
 
 
-class GuardedTraining(SavesNoSecrets):
+class GuardedTraining(OfRun, SavesNoSecrets):
     """For a class beside a Trainer of TRL's, before it: the guard at each batch, update and save.
 
     A skipped batch has no part in what is logged: where all were skipped there is no loss to log. Without a
     `guard` it changes nothing.
     """
 
-    guard: NonFiniteGuard | None = None
     _of_update = _of_log = _of_run = Batches()
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The Trainer's loss, looked at."""
-        trainer: Any = super()
-        figures = getattr(self, "_metrics", {}).get("train", {})
+        trainer = as_trainer(super())
+        figures = noted_figures(self, "train")
         before = {name: len(values) for name, values in figures.items()}
         answer = trainer.compute_loss(
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
@@ -58,7 +54,7 @@ class GuardedTraining(SavesNoSecrets):
         if self.guard is None or return_outputs or not model.training:
             return answer
         counted = self.guard.skipped
-        loss = self.guard.loss(answer, inputs, model, _trainer(self).state.global_step + 1)
+        loss = self.guard.loss(answer, inputs, model, as_trainer(self).state.global_step + 1)
         skipped = self.guard.skipped > counted
         self._of_update = self._of_update.and_one(skipped=skipped)
         self._of_log = self._of_log.and_one(skipped=skipped)
@@ -71,14 +67,14 @@ class GuardedTraining(SavesNoSecrets):
         """Start counting again, after batches that were only tried."""
         self._of_update = self._of_log = self._of_run = Batches()
 
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        trainer: Any = super()
-        norm, this = trainer._get_grad_norm(model, grad_norm=grad_norm), _trainer(self)
+    def gradient_norm(self, model: Any, grad_norm: Any) -> Any:
+        """The Trainer's, looked at before the weights are updated."""
+        norm, this = super().gradient_norm(model, grad_norm), as_trainer(self)
         if self.guard is None:
             return norm
         nothing_learnt, self._of_update = self._of_update.nothing_learnt, Batches()
         # In fp16 infinite gradients are how the loss's scale is found; such updates are left out anyway.
-        if getattr(this.accelerator, "scaler", None) is not None and not nothing_learnt:
+        if scales_loss(this) and not nothing_learnt:
             return norm
         if nothing_learnt or not self.guard.gradient(norm, this.state.global_step + 1):
             # Not zeros: an optimizer would move the weights by what it remembers, and by their decay.
@@ -86,28 +82,25 @@ class GuardedTraining(SavesNoSecrets):
             return None  # which is not logged
         return norm
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Without the weights that are another name of loaded ones, such as a tied `lm_head`: a checkpoint
-        holds them once, and at each resume they looked like damage."""
-        this = _trainer(self)
-        state = this.model.state_dict()
+    def report_loaded(self, load_result: Any) -> None:
+        """The Trainer's, without the weights that are another name of loaded ones, such as a tied `lm_head`:
+        a checkpoint holds them once, and at each resume they looked like damage."""
+        state = as_trainer(self).model.state_dict()
         missing = set(load_result.missing_keys)
         loaded = {tensor.data_ptr() for name, tensor in state.items() if name not in missing}
         tied = {name for name in missing & state.keys() if state[name].data_ptr() in loaded}
-        trainer: Any = super()
-        trainer._issue_warnings_after_load(
+        super().report_loaded(
             type(load_result)(
                 [name for name in load_result.missing_keys if name not in tied], load_result.unexpected_keys
             )
         )
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+    def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
         """The Trainer's, of weights that are worth it."""
-        this = _trainer(self)
+        this = as_trainer(self)
         if self.guard is not None:
             self.guard.weights(this.model, this.state.global_step)
-        trainer: Any = super()
-        trainer.save_model(output_dir, _internal_call)
+        super().store_model(output_dir, at_end=at_end)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The Trainer's, with the means of what was learnt, and the number of batches skipped so far, once
@@ -121,12 +114,7 @@ class GuardedTraining(SavesNoSecrets):
             self._of_log = Batches()
             if self.guard is not None and self.guard.skipped:
                 logs[COUNTER] = self.guard.skipped
-        trainer: Any = super()
-        trainer.log(logs, start_time)
-
-
-def _trainer(guarded: Any) -> Any:
-    return guarded
+        super().log(logs, start_time)
 
 
 def _forget(figures: dict[str, list[Any]], before: dict[str, int]) -> None:

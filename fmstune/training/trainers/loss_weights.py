@@ -8,16 +8,17 @@ processes, and multiply the log-probabilities that the model returns. That is th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from trl.data_utils import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-from trl.trainer.utils import FusedCausalLMOutput
 
 from fmstune.data.tokens.table import IGNORED, LOSS_WEIGHTS
+from fmstune.training.trl_compat import FusedCausalLMOutput, PrivateHooks
+from fmstune.training.tuned_trainer import as_trainer
 
 
 @dataclass
@@ -45,14 +46,14 @@ class WeightedCollator(DataCollatorForLanguageModeling):
         return batch
 
 
-class WeightedLoss:
+class WeightedLoss(PrivateHooks):
     """For a class beside TRL's SFTTrainer, before it: batches with a column of weights are learnt by them."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The Trainer's loss, of weighted tokens."""
-        trainer: Any = super()
+        trainer = as_trainer(super())
         weights = inputs.get(LOSS_WEIGHTS)
         if weights is not None:
             inputs = {name: value for name, value in inputs.items() if name != LOSS_WEIGHTS}
@@ -67,43 +68,33 @@ class WeightedLoss:
             if weights is not None:
                 hook.remove()
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+    more_columns = (LOSS_WEIGHTS,)
+
+    def count_items(self, batches: list[Any], device: Any) -> Any:
         """The Trainer's number of trained tokens; the weights are scaled so that this is their sum."""
-        trainer: Any = super()
-        items = trainer._get_num_items_in_batch(batch_samples, device)
-        if items is None or LOSS_WEIGHTS not in batch_samples[0]:
+        items = super().count_items(batches, device)
+        if items is None or LOSS_WEIGHTS not in batches[0]:
             return items
-        this: Any = self
-        sums = torch.stack([_count_and_weight(batch) for batch in batch_samples]).sum(0).to(device)
+        this = as_trainer(self)
+        sums = torch.stack([_count_and_weight(batch) for batch in batches]).sum(0).to(device)
         if this.args.world_size > 1 and this.args.average_tokens_across_devices:
             sums = this.accelerator.gather(sums).view(-1, 2).sum(0)
         scale = _scale(*sums)
-        for batch in batch_samples:
+        for batch in batches:
             batch[LOSS_WEIGHTS] = batch[LOSS_WEIGHTS] * scale.to(batch[LOSS_WEIGHTS].device)
         return items
 
-    def _set_signature_columns_if_needed(self) -> None:
-        """The columns that reach the collator."""
-        trainer: Any = super()
-        trainer._set_signature_columns_if_needed()
-        this: Any = self
-        if LOSS_WEIGHTS not in this._signature_columns:
-            this._signature_columns = [*this._signature_columns, LOSS_WEIGHTS]
-
-    def _prepare_dataset(
-        self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, name: str
-    ) -> Any:
+    def prepare_rows(self, rows: Any, args: Any, packing: bool, prepared: Callable[[Any], Any]) -> Any:
         """TRL's packing and cutting, which would lose the weights."""
-        trainer: Any = super()
-        if LOSS_WEIGHTS not in (dataset.column_names or ()):
-            return trainer._prepare_dataset(dataset, processing_class, args, packing, formatting_func, name)
+        if LOSS_WEIGHTS not in (rows.column_names or ()):
+            return super().prepare_rows(rows, args, packing, prepared)
         if packing:
-            return packed(dataset, args)
+            return packed(rows, args)
         if args.max_length is not None:
             most = args.max_length
             kept = slice(-most, None) if args.truncation_mode == "keep_end" else slice(most)
-            dataset = dataset.map(lambda row: {LOSS_WEIGHTS: row[LOSS_WEIGHTS][kept]})
-        return trainer._prepare_dataset(dataset, processing_class, args, packing, formatting_func, name)
+            rows = rows.map(lambda row: {LOSS_WEIGHTS: row[LOSS_WEIGHTS][kept]})
+        return super().prepare_rows(rows, args, packing, prepared)
 
 
 def packed(dataset: Any, args: Any) -> Any:

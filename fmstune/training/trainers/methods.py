@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
-from accelerate.logging import MultiProcessAdapter
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,12 +17,14 @@ from fmstune.errors import ConfigError
 from fmstune.models.saving import SavesAsItWas
 from fmstune.text import counted
 from fmstune.training.sdks import not_imported
-from fmstune.training.speed.lm_head import Head, fit_lm_head
+from fmstune.training.speed.lm_head import fit_lm_head
 from fmstune.training.trainers.all_rows import EvaluatesAllRows
 from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.pair_evaluation import RowWeightedEvaluation
+from fmstune.training.trl_compat import compares_within_batch, said_by_trl
+from fmstune.training.tuned_trainer import TunedTrainer
 
 _OF_TRL = {
     "sft": ("SFTConfig", "SFTTrainer"),
@@ -35,7 +33,6 @@ _OF_TRL = {
     "reward": ("RewardConfig", "RewardTrainer"),
 }
 _WITH_REFERENCE = ("dpo", "kto")
-_RANK = re.compile(r"^\[RANK \d+\] ")
 
 
 def arguments_class(method: str) -> type[Any]:
@@ -59,9 +56,7 @@ class PreferenceTuner(
 
     args: Any
     model: Any
-    ref_model: Any = None
     train_dataset: Any
-    lm_head: Head | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -74,16 +69,16 @@ class PreferenceTuner(
                     bare, direct=direct, experts=getattr(self, "aux_loss_enabled", False)
                 )
 
-    def _prepare_dataset(self, dataset: Any, tokenizer: Any, args: Any, name: str) -> Any:
+    def prepare_rows(self, rows: Any, args: Any, packing: bool, prepared: Any) -> Any:
         """The rows come tokenised; what kto compares them with depends on the size of a batch, which is that
         of all processes: several then learn what one does with a batch of all their rows."""
-        if not getattr(self, "calculate_KL", False):
-            return dataset
-        return with_other_answers(dataset, args.per_device_train_batch_size * args.world_size)
+        if not compares_within_batch(self):
+            return rows
+        return with_other_answers(rows, args.per_device_train_batch_size * args.world_size)
 
     def batch_size_changed(self) -> None:
-        """To be called when the arguments have another size of a batch than they were made with."""
-        if getattr(self, "calculate_KL", False):
+        """What kto compares rows with is other answers of their batch."""
+        if compares_within_batch(self):
             size = self.args.per_device_train_batch_size * self.args.world_size
             self.train_dataset = with_other_answers(self.train_dataset, size)
 
@@ -127,7 +122,7 @@ def tuner_class(method: str) -> type[Any]:
 class Tuner:
     """A trainer that learns from preferences, and what there is to say of its data and settings."""
 
-    trainer: Any
+    trainer: TunedTrainer
     notes: tuple[str, ...]
 
 
@@ -156,7 +151,7 @@ def build_tuner(
         # TRL would load it again by its name, which the demo's model has no weights under. With an adapter
         # the reference is the model without it.
         more["ref_model"] = _of_trl("create_reference_model")(model)
-    with _quiet() as said:
+    with said_by_trl() as said:
         try:
             trainer = tuner_class(method)(
                 model=model,
@@ -171,7 +166,7 @@ def build_tuner(
         except (ValueError, NotImplementedError) as error:
             raise ConfigError(f"[training] is refused by TRL: {first_sentence(str(error))}") from error
     own = [*_of_prompts(data), *_of_labels(method, data, args)]
-    heard = (f"TRL: {first_sentence(_RANK.sub('', text))}" for text in said)
+    heard = (f"TRL: {first_sentence(text)}" for text in said)
     return Tuner(trainer, tuple(dict.fromkeys([*own, *heard])))
 
 
@@ -201,33 +196,6 @@ def _of_labels(method: str, data: PreparedData, args: Any) -> Iterator[str]:
         f"training.desirable_weight within [{lower:.3g}, {lower * 4 / 3:.3g}], or "
         f"training.undesirable_weight within [{upper * 3 / 4:.3g}, {upper:.3g}]"
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[list[str]]:
-    """Without bars, and with TRL's warnings collected instead of printed."""
-    said: list[str] = []
-    heard = logging.Handler(logging.WARNING)
-    heard.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    logger, bars = logging.getLogger("trl"), datasets.is_progress_bar_enabled()
-    propagate, tqdm = logger.propagate, os.environ.get("TQDM_DISABLE")
-    logger.addHandler(heard)
-    logger.propagate = False
-    # What was said once in this process is otherwise not said of the next run in it.
-    MultiProcessAdapter.warning_once.cache_clear()
-    datasets.disable_progress_bars()
-    os.environ["TQDM_DISABLE"] = "1"
-    try:
-        yield said
-    finally:
-        logger.removeHandler(heard)
-        logger.propagate = propagate
-        if bars:
-            datasets.enable_progress_bars()
-        if tqdm is None:
-            del os.environ["TQDM_DISABLE"]
-        else:
-            os.environ["TQDM_DISABLE"] = tqdm
 
 
 def first_sentence(text: str) -> str:

@@ -19,6 +19,7 @@ from fmstune.data.tokens.lengths import sequences
 from fmstune.errors import RunError
 from fmstune.models.checkpoints import newest_checkpoint
 from fmstune.text import counted
+from fmstune.training.tuned_trainer import TunedTrainer
 
 _MOST_IN_A_ROW = 10
 COUNTER = "skipped_batches"
@@ -176,7 +177,7 @@ class NonFiniteGuard:
 
 
 def guard(
-    trainer: Any,
+    trainer: TunedTrainer,
     config: RunConfig,
     directory: Path,
     out: RunConsole,

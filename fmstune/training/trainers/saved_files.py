@@ -6,27 +6,26 @@ from __future__ import annotations
 from typing import Any
 
 from fmstune.secrets.redaction import process_redactor
+from fmstune.training.trl_compat import PrivateHooks
+from fmstune.training.tuned_trainer import as_trainer
 
 
-class SavesNoSecrets:
+class SavesNoSecrets(PrivateHooks):
     """For a class beside a Trainer, before it."""
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def write_model(self, output_dir: str | None, state_dict: Any) -> None:
         """The Trainer's; its `training_args.bin`, which no resume reads, is written without the token."""
-        trainer: Any = self
-        token, trainer.args.hub_token = trainer.args.hub_token, None
-        saver: Any = super()
+        args = as_trainer(self).args
+        token, args.hub_token = args.hub_token, None
         try:
-            saver._save(output_dir, state_dict)
+            super().write_model(output_dir, state_dict)
         finally:
-            trainer.args.hub_token = token
+            args.hub_token = token
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The Trainer's; it keeps each log for `trainer_state.json`."""
-        logger: Any = super()
-        logger.log(logs, start_time)
-        trainer: Any = self
-        kept = trainer.state.log_history[-1]
-        hidden = process_redactor().metrics(kept)
-        if hidden != kept:
-            trainer.state.log_history[-1] = hidden
+        as_trainer(super()).log(logs, start_time)
+        history = as_trainer(self).state.log_history
+        hidden = process_redactor().metrics(history[-1])
+        if hidden != history[-1]:
+            history[-1] = hidden

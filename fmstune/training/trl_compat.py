@@ -1,0 +1,336 @@
+"""What is private to TRL's trainers, transformers' `Trainer` and accelerate, and is used all the same: each
+with the public way that was not enough.
+
+The rest of fmstune calls these functions, and overrides the methods of `PrivateHooks` under names of ours.
+`tests/training/test_trl_compat.py` checks each name against the installed packages, so that an upgrade fails
+there and says what moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import datasets
+import torch
+from accelerate.data_loader import DataLoaderDispatcher
+from accelerate.logging import MultiProcessAdapter
+from accelerate.utils.memory import should_reduce_batch_size
+from transformers import PreTrainedModel
+from trl.trainer.utils import FusedCausalLMOutput
+
+from fmstune.training.tuned_trainer import TunedTrainer
+
+__all__ = ["FusedCausalLMOutput"]  # of this file; all else is defined here
+
+Figures = dict[str, list[Any]]
+
+
+class PrivateHooks:
+    """For a class right before a Trainer of TRL's: its private methods under names that classes before it
+    override. A callback comes too late for each of them, and cannot change what they do."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.write_checkpoint(model, trial)
+
+    def write_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint. `on_save` comes after it, and not at all where writing fails."""
+        _trainer(super())._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        self.write_model(output_dir, state_dict)
+
+    def write_model(self, output_dir: str | None, state_dict: Any) -> None:
+        """Write the weights with their settings, the tokenizer and the Trainer's arguments. `save_model` is
+        public, and gathers the weights of FSDP and DeepSpeed before it comes here."""
+        _trainer(super())._save(output_dir, state_dict)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The Trainer's. It says by a private keyword that it is its own call, of a checkpoint."""
+        self.store_model(output_dir, at_end=not _internal_call)
+
+    def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
+        """Save the model: of a checkpoint, or `at_end` of the run."""
+        _trainer(super()).save_model(output_dir, _internal_call=not at_end)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        return self.gradient_norm(model, grad_norm)
+
+    def gradient_norm(self, model: Any, grad_norm: Any) -> Any:
+        """The norm of the clipped gradient, the last that happens before the optimizer's step with the norm
+        known. `on_pre_optimizer_step` is not told the norm, and cannot leave it out of the log."""
+        return _trainer(super())._get_grad_norm(model, grad_norm=grad_norm)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        self.report_loaded(load_result)
+
+    def report_loaded(self, load_result: Any) -> None:
+        """Warn of weights that a checkpoint lacks or has too many of, which nothing public filters."""
+        _trainer(super())._issue_warnings_after_load(load_result)
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any) -> Any:
+        trainer = _trainer(super())
+        packing = rest[0] is True  # sft's; the other trainers have a name there
+        return self.prepare_rows(
+            dataset, args, packing, lambda rows: trainer._prepare_dataset(rows, processing_class, args, *rest)
+        )
+
+    def prepare_rows(self, rows: Any, args: Any, packing: bool, prepared: Callable[[Any], Any]) -> Any:
+        """The rows as the trainer takes them, by its arguments `args`; `prepared` makes what TRL does.
+        `skip_prepare_dataset` is sft's alone, and then there is no packing."""
+        return prepared(rows)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+        return self.count_items(batch_samples, device)
+
+    def count_items(self, batches: list[Any], device: Any) -> Any:
+        """The number of trained tokens in the batches of an update. `get_batch_samples`, which is public, has
+        put the batches together by then, and moves none of them."""
+        return _trainer(super())._get_num_items_in_batch(batches, device)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        _trainer(super())._set_signature_columns_if_needed()
+        trainer = _trainer(self)
+        missing = [name for name in self.more_columns if name not in trainer._signature_columns]
+        trainer._signature_columns = [*trainer._signature_columns, *missing]
+
+    more_columns: tuple[str, ...] = ()
+    """Columns of the rows that are to reach the collator besides those of the model's forward.
+    `remove_unused_columns = False` lets all others through as well."""
+
+
+def _trainer(super_: Any) -> Any:
+    return super_
+
+
+# Figures: TRL logs the mean of what it notes at each batch, and has no way to take a batch out of it.
+
+
+def noted_figures(trainer: Any, stage: str) -> Figures:
+    """What the trainer has noted of its batches since the last log, to be changed in place."""
+    found: Figures = getattr(trainer, "_metrics", {}).get(stage, {})
+    return found
+
+
+@contextlib.contextmanager
+def figures_restored(trainer: TunedTrainer) -> Iterator[None]:
+    """As if there had been no batches within: their figures, and how many tokens were seen, are forgotten."""
+    this: Any = trainer
+    noted = {stage: dict(values) for stage, values in this._metrics.items()}
+    tokens = this._total_train_tokens
+    try:
+        yield
+    finally:
+        this._total_train_tokens = tokens
+        for stage, values in this._metrics.items():
+            values.clear()
+            values.update(noted.get(stage, {}))
+
+
+# Steps outside of `Trainer.train`, which has no dry run.
+
+
+def on_device(trainer: TunedTrainer, batch: Any) -> Any:
+    """A batch of the collator as `compute_loss` takes it."""
+    this: Any = trainer
+    return this._prepare_inputs(batch)
+
+
+def offloading(trainer: TunedTrainer) -> Any:
+    """The context in which activations are offloaded, if the arguments want that: TRL enters it within
+    `training_step`, which makes a backward pass with what only `train` has set up."""
+    this: Any = trainer
+    return this.maybe_activation_offload_context
+
+
+def forget_optimizer(trainer: TunedTrainer) -> None:
+    """Let `train` make its optimizer and schedule itself: it keeps a schedule that it takes for its own."""
+    this: Any = trainer
+    this.optimizer = this.lr_scheduler = None
+    this._created_lr_scheduler = False
+
+
+def write_optimizer(trainer: TunedTrainer, folder: Path) -> None:
+    """Write the state of the optimizer as a checkpoint has it; `save_state` does not."""
+    this: Any = trainer
+    this._save_optimizer_and_scheduler(str(folder))
+
+
+def save_for_checkpoint(trainer: TunedTrainer, folder: Path) -> None:
+    """Save the model as a checkpoint has it; plain `save_model` is the end of the run."""
+    this: Any = trainer
+    this.save_model(str(folder), _internal_call=True)
+
+
+def load_checkpoint(trainer: TunedTrainer, folder: str) -> None:
+    """Load the weights of a checkpoint. `train(resume_from_checkpoint=…)` would make one more step."""
+    this: Any = trainer
+    this._load_from_checkpoint(folder)
+
+
+def set_batch(trainer: TunedTrainer, size: int, accumulation: int) -> None:
+    """Give a built trainer another size of a batch: it has taken a copy of the arguments' for its loaders."""
+    this: Any = trainer
+    args = this.args
+    args.per_device_train_batch_size, args.gradient_accumulation_steps = size, accumulation
+    this._train_batch_size = args.train_batch_size
+    this.batch_size_changed()
+
+
+def set_padding_free(trainer: TunedTrainer, avoided: bool) -> None:
+    """Let an sft trainer do with or without padding. As an argument it is checked before there is a model to
+    be asked."""
+    this: Any = trainer
+    this.data_collator.padding_free = this.padding_free = avoided
+
+
+# What the trainers have decided by their arguments, and keep to themselves.
+
+
+def compares_within_batch(trainer: Any) -> bool:
+    """Whether kto compares each row with the others of its batch; a list of losses decides it."""
+    return bool(getattr(trainer, "calculate_KL", False))
+
+
+def gathered(trainer: Any, rows: torch.Tensor) -> torch.Tensor:
+    """The rows of all processes, without those that fill up the last batch: as the evaluation gathers its
+    losses. `accelerator.gather_for_metrics` is the public way, which `eval_use_gather_object` changes."""
+    found: torch.Tensor = trainer.gather_function(rows)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class LastBatch:
+    """The last batch of an epoch: the rows that were left for it, and those of all processes `together`."""
+
+    rest: int
+    together: int
+
+
+def last_batch(trainer: TunedTrainer) -> LastBatch | None:
+    """The batch that was just read, where it is the last one. accelerate fills it up, and knows by how much
+    for `gather_for_metrics` alone, which is too late for the loss."""
+    state = trainer.accelerator.gradient_state
+    # -1 where the length is not known, 0 where the last batch is full.
+    if not state.end_of_dataloader or state.remainder <= 0:
+        return None
+    loader, processes = state.active_dataloader, trainer.args.world_size
+    if isinstance(loader, DataLoaderDispatcher):  # it divides what is left among all
+        return LastBatch(state.remainder, -(-state.remainder // processes) * processes)
+    return LastBatch(state.remainder, loader.total_batch_size)
+
+
+@contextlib.contextmanager
+def gathering(accelerator: Any, gather: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Let TRL gather its figures in another way: it asks the accelerator, and takes no function for it."""
+    accelerator.gather = accelerator.gather_for_metrics = gather
+    try:
+        yield
+    finally:
+        del accelerator.gather, accelerator.gather_for_metrics
+
+
+def smooths_labels(trainer: Any) -> bool:
+    """Whether the Trainer computes the loss itself, with smoothed labels."""
+    return trainer.label_smoother is not None
+
+
+def scales_loss(trainer: Any) -> bool:
+    """Whether the loss is scaled, as for fp16. `accelerator.optimizer_step_was_skipped` comes after it."""
+    return getattr(trainer.accelerator, "scaler", None) is not None
+
+
+def is_device_out_of_memory(error: Exception) -> bool:
+    """accelerate's list of what devices say when their memory is not enough; `find_executable_batch_size`
+    is what it is meant for, and starts the whole training again."""
+    return bool(should_reduce_batch_size(error))
+
+
+# TRL's fused LM head. `add_fused_lm_head` is public; that a trainer's model has it is not.
+
+Plain = Callable[..., Any]
+
+
+class Scored(Protocol):
+    """A way to score labels: from the model's forward without the head, or TRL's `fused` one."""
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        plain: Plain,
+        fused: Callable[..., FusedCausalLMOutput],
+        args: Any,
+        kwargs: Any,
+        labels: Any,
+        shifted: Any,
+        items: Any,
+    ) -> FusedCausalLMOutput:
+        """The figures of each labelled position."""
+
+
+def score_by(model: PreTrainedModel, scored: Scored) -> None:
+    """Have `model`, which has TRL's fused LM head already, score labels in another way."""
+    through_trl = model.forward
+    plain = functools.partial(through_trl, fused_lm_head=False)
+    fused = functools.partial(through_trl, fused_lm_head=True)
+
+    @functools.wraps(through_trl)  # its signature is asked which arguments the model takes, by `generate` too
+    def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+        if not fused_lm_head:
+            return plain(*args, **kwargs)
+        labels, shifted = kwargs.pop("labels", None), kwargs.pop("shift_labels", None)
+        items = kwargs.pop("num_items_in_batch", None)
+        kwargs["use_cache"] = False
+        return scored(self, plain, fused, args, kwargs, labels, shifted, items)
+
+    model.forward = types.MethodType(forward, model)
+
+
+FUSED = {"fused_lm_head": True}
+"""The keyword by which a model's forward is asked for `FusedCausalLMOutput`."""
+
+
+def is_fused(output: Any) -> bool:
+    """Whether an output is the fused head's, and not the logits that `compute_metrics` gets."""
+    return hasattr(output, "label_mask")
+
+
+# TRL's words. It warns through a logger of accelerate's, each text once in the life of a process.
+
+_RANK = re.compile(r"^\[RANK \d+\] ")
+
+
+@contextlib.contextmanager
+def said_by_trl() -> Iterator[list[str]]:
+    """Without bars, and with TRL's warnings collected instead of printed. `warnings` has none of them, and
+    `disable_progress_bars` of transformers is not for tqdm's own."""
+    said: list[str] = []
+    heard = logging.Handler(logging.WARNING)
+    heard.emit = lambda record: said.append(_RANK.sub("", record.getMessage()))  # type: ignore[method-assign]
+    logger, bars = logging.getLogger("trl"), datasets.is_progress_bar_enabled()
+    propagate, tqdm = logger.propagate, os.environ.get("TQDM_DISABLE")
+    logger.addHandler(heard)
+    logger.propagate = False
+    # What was said once in this process is otherwise not said of the next run in it.
+    MultiProcessAdapter.warning_once.cache_clear()
+    datasets.disable_progress_bars()
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield said
+    finally:
+        logger.removeHandler(heard)
+        logger.propagate = propagate
+        if bars:
+            datasets.enable_progress_bars()
+        if tqdm is None:
+            del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = tqdm

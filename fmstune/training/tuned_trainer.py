@@ -1,0 +1,139 @@
+"""`TunedTrainer`: what the rest of fmstune relies on of a built trainer, and what a run tells its trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol, cast
+
+import torch
+
+from fmstune.models.saving import OwnFiles
+
+Head = Literal["direct", "tiled", "own"]
+"""How the loss is computed: `direct`, the LM head on the trained positions alone; `tiled`, TRL's way; `own`,
+from the logits of the model's own `forward`, of all positions, which needs the most memory."""
+
+
+class Guard(Protocol):
+    """What watches the numbers of a run, as `NonFiniteGuard` does."""
+
+    skipped: int
+
+    @property
+    def stops(self) -> bool:
+        """Whether the run is to stop at a number that is not finite."""
+
+    def loss(self, loss: torch.Tensor, inputs: Any, model: torch.nn.Module, step: int) -> torch.Tensor:
+        """The loss of a batch as it is to be learnt from."""
+
+    def gradient(self, norm: Any, step: int) -> bool:
+        """Whether the weights may be updated by gradients of this norm."""
+
+    def weights(self, model: torch.nn.Module, step: int) -> None:
+        """Refuse to save a model that is broken."""
+
+
+class OfRun:
+    """For a class beside a Trainer: what only fmstune knows of it. `build_trainer` and the run set it."""
+
+    method: str = "sft"
+    longest_row: int | None = None
+    """`training.max_length`, which TRL is not always given."""
+    guard: Guard | None = None
+    own_files = OwnFiles()
+    save_dtype: str = "auto"
+    lm_head: Head | None = None
+    unbalanced: bool = False
+    """Whether the config asks for a loss that balances the experts, and the model gives none."""
+    ref_model: Any = None
+    """The model that the trained one is compared with, of methods that have one."""
+
+    def batch_size_changed(self) -> None:
+        """To be called when the arguments have another size of a batch than the trainer was made with."""
+
+
+class TunedTrainer(Protocol):
+    """A trainer of TRL's, with `OfRun`. Of transformers' `Trainer` these are public and documented; the rest
+    goes through `trl_compat`."""
+
+    args: Any
+    model: Any
+    train_dataset: Any
+    eval_dataset: Any
+    data_collator: Any
+    optimizer: Any
+    lr_scheduler: Any
+    state: Any
+    accelerator: Any
+    is_fsdp_enabled: bool
+    is_deepspeed_enabled: bool
+
+    method: str
+    longest_row: int | None
+    guard: Guard | None
+    own_files: OwnFiles
+    save_dtype: str
+    lm_head: Head | None
+    unbalanced: bool
+    ref_model: Any
+
+    def train(self, resume_from_checkpoint: str | bool | None = None) -> Any:
+        """Train to the end."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of a batch."""
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """The loss of a batch of the evaluation, and its logits and labels."""
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """The evaluation over a loader, with its metrics."""
+
+    def get_train_dataloader(self) -> Any:
+        """The batches of an epoch."""
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
+        """The batches of an update, and how many tokens are trained in them."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log figures, and keep them in `state`."""
+
+    def create_optimizer(self) -> Any:
+        """Make `optimizer`."""
+
+    def create_scheduler(self, num_training_steps: int) -> Any:
+        """Make `lr_scheduler`."""
+
+    def add_callback(self, callback: Any) -> None:
+        """Add a callback."""
+
+    def remove_callback(self, callback: Any) -> None:
+        """Remove a callback."""
+
+    def save_model(self, output_dir: str | None = None) -> None:
+        """Save the model at the end of the run."""
+
+    def saved_dtype(self) -> torch.dtype | None:
+        """What the weights are saved in at the end; `None` for what they are held in."""
+
+    def forget_batches(self) -> None:
+        """Begin to count batches again."""
+
+    def batch_size_changed(self) -> None:
+        """See `OfRun`."""
+
+
+def as_trainer(part: object) -> TunedTrainer:
+    """A class beside a Trainer, or its `super()`, as the trainer that it is a part of."""
+    return cast(TunedTrainer, part)

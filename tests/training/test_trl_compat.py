@@ -1,0 +1,225 @@
+"""What fmstune uses of TRL, transformers, accelerate, PEFT and datasets though it is private: all of it is
+there in the installed versions, and nothing outside of the two files that know it uses any."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune import transformers_compat
+from fmstune.config.schema.training import METHODS
+from fmstune.training.trl_compat import PrivateHooks
+
+PACKAGE = Path(__file__).parents[2] / "fmstune"
+KNOW = {PACKAGE / "training/trl_compat.py", PACKAGE / "transformers_compat.py"}
+LIBRARIES = ("trl", "transformers", "accelerate", "peft", "datasets", "huggingface_hub")
+
+
+def found(path: str) -> Any:
+    """What a dotted path names: a module, and something in it."""
+    parts = path.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            value: Any = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[end:]:
+            value = getattr(value, part)
+        return value
+    raise AssertionError(f"there is no module {path}")
+
+
+TRAINERS = ("trl.SFTTrainer", "trl.DPOTrainer", "trl.KTOTrainer", "trl.RewardTrainer")
+
+# Each with the parameters that we give or take, in their order.
+FUNCTIONS = {
+    "transformers.Trainer._save_checkpoint": ("self", "model", "trial"),
+    "transformers.Trainer._save": ("self", "output_dir", "state_dict"),
+    "transformers.Trainer.save_model": ("self", "output_dir", "_internal_call"),
+    "transformers.Trainer._get_grad_norm": ("self", "model", "grad_norm"),
+    "transformers.Trainer._issue_warnings_after_load": ("self", "load_result"),
+    "transformers.Trainer._get_num_items_in_batch": ("self", "batch_samples", "device"),
+    "transformers.Trainer._set_signature_columns_if_needed": ("self",),
+    "transformers.Trainer._prepare_inputs": ("self", "inputs"),
+    "transformers.Trainer._save_optimizer_and_scheduler": ("self", "output_dir"),
+    "transformers.Trainer._load_from_checkpoint": ("self", "resume_from_checkpoint"),
+    **{f"{name}._prepare_dataset": ("self", "dataset", "processing_class", "args") for name in TRAINERS},
+    "accelerate.utils.memory.should_reduce_batch_size": ("exception",),
+    "accelerate.logging.MultiProcessAdapter.warning_once.cache_clear": (),
+    "transformers.utils.chat_template_utils.render_jinja_template": ("conversations",),
+    "transformers.integrations.sdpa_attention.sdpa_attention_forward": ("module", "query", "key", "value"),
+    "transformers.masking_utils.sdpa_mask": (),
+    "transformers.PreTrainedModel._can_set_attn_implementation": (),
+    "transformers.pytorch_utils.Conv1D.forward": ("self",),
+    "transformers.modeling_gguf_pytorch_utils.tqdm": (),
+    "peft.PeftModel.load_adapter": ("self",),
+    "peft.PeftModel.save_pretrained": ("self", "save_directory"),
+    "peft.tuners.tuners_utils._check_lora_target_modules_mamba": (),
+    "datasets.table.InMemoryTable": ("table",),
+}
+KEYWORDS = {
+    "peft.PeftModel.save_pretrained": "save_embedding_layers",
+    "transformers.utils.chat_template_utils.render_jinja_template": "return_assistant_tokens_mask",
+    "trl.trainer.utils.add_fused_lm_head": "outputs",
+}
+# Attributes that instances have: where they are set, by the source of the class or module.
+ATTRIBUTES = {
+    "transformers.Trainer": (
+        "_train_batch_size", "_created_lr_scheduler", "_signature_columns", "label_smoother",
+        "gather_function", "compute_loss_func",
+    ),
+    **dict.fromkeys(TRAINERS, ("_metrics", "_total_train_tokens", "maybe_activation_offload_context")),
+    "trl.KTOTrainer": (
+        "_metrics", "_total_train_tokens", "maybe_activation_offload_context", "calculate_KL",
+    ),
+    "accelerate.Accelerator": ("scaler", "gather", "gather_for_metrics"),
+    "accelerate.state.GradientState": ("end_of_dataloader", "remainder", "active_dataloader"),
+    "accelerate.data_loader.DataLoaderShard": ("total_batch_size",),
+    "accelerate.data_loader.DataLoaderDispatcher": ("total_batch_size",),
+    "transformers.PreTrainedModel": ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"),
+    "transformers.PretrainedConfig": ("_commit_hash", "_attn_implementation", "_name_or_path"),
+}  # fmt: skip
+FIELDS = (
+    "loss",
+    "log_probs",
+    "entropy",
+    "log_sum_sq_probs",
+    "mean_logits",
+    "is_top1",
+    "label_mask",
+    "aux_loss",
+)
+# Words of the libraries that are looked for.
+WORDS = {
+    "peft.peft_model": transformers_compat.MISSING_ADAPTER_KEYS,
+    "accelerate.logging": "[RANK {state.process_index}] ",
+    "trl.trainer.utils": "fused_lm_head=False",
+    "transformers.modeling_utils": "model.hf_quantizer = ",
+    "transformers.quantizers.base": "model.quantization_method",
+}
+
+
+@pytest.mark.parametrize("path", FUNCTIONS)
+def test_a_private_function_takes_what_we_give_it(path: str) -> None:
+    function, wanted = found(path), FUNCTIONS[path]
+    if wanted:
+        names = tuple(inspect.signature(function).parameters)
+        assert names[: len(wanted)] == wanted, f"{path}{names}"
+    assert callable(function)
+
+
+@pytest.mark.parametrize(("path", "keyword"), KEYWORDS.items())
+def test_an_undocumented_keyword_is_there(path: str, keyword: str) -> None:
+    assert keyword in inspect.signature(found(path)).parameters
+
+
+@pytest.mark.parametrize(("path", "name"), [(path, name) for path in ATTRIBUTES for name in ATTRIBUTES[path]])
+def test_a_private_attribute_is_set(path: str, name: str) -> None:
+    owner = found(path)
+    sources = "".join(inspect.getsource(each) for each in owner.__mro__ if each.__module__ != "builtins")
+    assert hasattr(owner, name) or re.search(rf"\.{name}\b(: [^=\n]+)? = |\"{name}\"", sources), (
+        f"{path} has no {name}"
+    )
+
+
+def test_the_fused_head_answers_with_the_figures_that_we_compute() -> None:
+    import dataclasses
+
+    output = found("trl.trainer.utils.FusedCausalLMOutput")
+    assert tuple(field.name for field in dataclasses.fields(output)) == FIELDS
+
+
+@pytest.mark.parametrize("path", WORDS)
+def test_the_words_that_are_looked_for_are_still_said(path: str) -> None:
+    # PEFT breaks its sentence over lines of source.
+    source = re.sub(r'"\s*f?"', "", inspect.getsource(found(path)))
+    assert WORDS[path] in source
+
+
+def test_a_collator_and_its_trainer_can_be_told_to_do_without_padding() -> None:
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    assert "padding_free" in inspect.signature(DataCollatorForLanguageModeling).parameters
+    assert "padding_free=self.padding_free" in inspect.getsource(found("trl.SFTTrainer.__init__"))
+
+
+def test_the_hub_is_not_asked_by_a_constant_of_its_library() -> None:
+    assert isinstance(found("huggingface_hub.constants.HF_HUB_OFFLINE"), bool)
+
+
+@pytest.mark.parametrize("name", [name for name in vars(PrivateHooks) if re.match(r"_[a-z]", name)])
+def test_each_hook_is_a_method_that_the_trainer_calls(name: str) -> None:
+    source = inspect.getsource(found("transformers.trainer")) + inspect.getsource(
+        found("trl.trainer.sft_trainer")
+    )
+    assert re.search(rf"self\.{name}\(", source), f"nothing calls {name} any more"
+
+
+def test_the_classes_and_tables_that_are_read_as_source_are_there() -> None:
+    for place in (transformers_compat.TRAINING_ARGUMENTS, transformers_compat.TRL_BASE_CONFIG):
+        head, whole = transformers_compat.class_source(*place)
+        assert head in whole
+    schedules = transformers_compat.library_source("transformers", transformers_compat.SCHEDULES_FILE)
+    assert f"{transformers_compat.SCHEDULES_TABLE} = {{" in schedules
+    enums = transformers_compat.library_source("transformers", transformers_compat.ENUM_FILES[0])
+    assert f"class {transformers_compat.FSDP_OPTION}(ExplicitEnum)" in enums
+    assert METHODS
+
+
+def touched(path: Path) -> Iterator[str]:
+    """What a file uses of the libraries' private parts, as `line: name`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    ours = {
+        node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    } | {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in LIBRARIES:
+            parts = [*(node.module or "").split("."), *(name.name for name in node.names)]
+            yield from (f"{node.lineno}: {part}" for part in parts if re.match(r"_[a-z]", part))
+        private = isinstance(node, ast.Attribute) and re.match(r"_[a-zA-Z]", node.attr)
+        if private and isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value)
+            if owner.startswith(("self", "cls", "os")) and node.attr in ours | {"_exit"}:
+                continue
+            if re.search(
+                r"trainer|this|super\(\)|model|config|args|accelerator|tokenizer|trl|transformers", owner
+            ):
+                yield f"{node.lineno}: {owner}.{node.attr}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and re.match(r"_[a-z]", str(name.value)):
+                yield f"{node.lineno}: {name.value!r}"
+
+
+@pytest.mark.parametrize(
+    "room", ["config", "data", "models", "training", "run", "system", "hub.py", "api.py", "cli"]
+)
+def test_no_other_file_touches_what_is_private_to_them(room: str) -> None:
+    files = [PACKAGE / room] if room.endswith(".py") else sorted((PACKAGE / room).rglob("*.py"))
+    wrong = {
+        str(file.relative_to(PACKAGE)): uses
+        for file in files
+        if file not in KNOW and (uses := list(touched(file)))
+    }
+    assert not wrong
+    # Methods of a Trainer that a class beside it overrides by their private name.
+    hooks = {name for name in vars(PrivateHooks) if re.match(r"_[a-z]", name)}
+    private = {name for name in dir(found("transformers.Trainer")) if re.match(r"_[a-z]", name)} | hooks
+    for file in files:
+        if file in KNOW or "train" not in str(file):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                defined = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
+                assert not defined & private, f"{file}: {node.name} overrides {defined & private}"
