@@ -22,7 +22,9 @@ from fmstune.models.load import load_tokenizer
 from fmstune.trackers.base import Tracker
 from fmstune.training import build as building
 from fmstune.training.build import BuiltTrainer, build_trainer
-from fmstune.training.speed.lm_head import Head, _own, _replace_forward, fit_lm_head
+from fmstune.training.speed.lm_head import _own, fit_lm_head
+from fmstune.training.trl_compat import score_by
+from fmstune.training.tuned_trainer import Head
 
 TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
 WEIGHTS = (0.3, 1.0, 0.05, 2.5, 0.0, 1.0)
@@ -81,7 +83,7 @@ def by_hand(model: Any, rows: Sequence[Any]) -> torch.Tensor:
 def as_head(head: Head) -> Any:
     def fit(model: Any, *, direct: bool, experts: bool = False) -> Head:
         if head == "own":
-            _replace_forward(model, _own)
+            score_by(model, _own)
             return head
         found = fit_lm_head(model, direct=head == "direct", experts=experts)
         assert found == head
