@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fmstune.cli.trackers import Config, Debug, Json
+from fmstune.config.methods.known import in_help
 from fmstune.text import counted
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def data(
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="What the data are for: sft, dpo, kto or reward.", metavar="NAME")
+        str | None, typer.Option(help=f"What the data are for: {in_help()}.", metavar="NAME")
     ] = None,
     as_json: Json = False,
     config: Config = None,

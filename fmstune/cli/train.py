@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fmstune.cli.flags import given_flags
+from fmstune.config.methods.known import DEFAULT, in_help
 
 
 def train(
@@ -48,7 +49,7 @@ def train(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="sft (the default), or from preferences: dpo, kto, reward.", metavar="NAME"),
+        typer.Option(help=f"What is learnt, {DEFAULT} without it; {in_help()}.", metavar="NAME"),
     ] = None,
     output_dir: Annotated[
         str | None,

@@ -25,6 +25,7 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from fmstune._version import __version__
+from fmstune.config.methods.known import DEFAULT
 from fmstune.config.schema.data import DataConfig
 from fmstune.data.files.source import Origin
 from fmstune.data.prepare import PreparedData, prepare
@@ -49,7 +50,7 @@ def prepare_once(
     seed: int,
     skipped: Path | None = None,
     *,
-    method: str = "sft",
+    method: str = DEFAULT,
     keep_end: bool = False,
     unweighted: str = "",
     worth: float = _WORTH_SECONDS,

@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from fmstune.config.methods.known import DEFAULT, METHODS
 from fmstune.data.files.source import Split
 from fmstune.data.mixture import drawn, repeated
 from fmstune.data.rendering.answer import Writer
@@ -55,7 +56,7 @@ def prepare(
     seed: int,
     skipped: Path | None = None,
     *,
-    method: str = "sft",
+    method: str = DEFAULT,
     keep_end: bool = False,
     unweighted: str = "",
 ) -> PreparedData:
@@ -68,7 +69,7 @@ def prepare(
     in its directory. Raises `DataError` that names the place of what is wrong.
     """
     encoder: Encoder
-    if method == "sft":
+    if not METHODS[method].compares:
         encoder = Labeller.of(config, tokenizer, max_length, keep_end, unweighted)
     else:
         writer = Writer(tokenizer, config.reasoning == "keep", config.strict_chat)
@@ -87,13 +88,13 @@ def prepare(
         unused, of_eval = _unused(parts), _unused(held_out)
         if config.eval_fraction and not config.eval:
             parts, held_out = _hold_out(parts, config.eval_fraction, seed)
-        train, summary, places = _mixed(parts, max_length, seed, shuffled=method == "kto")
+        train, summary, places = _mixed(parts, max_length, seed, shuffled=METHODS[method].in_order)
         seen = frozenset(value for part in parts for value in part.hashes().tolist())
         summary = replace(summary, unused=unused, eval_unused=of_eval)
     if not held_out:
         return PreparedData(train, None, replace(summary, skipped=bad.count), bad, places)
     evaluation, held = _together(held_out, max_length)
-    if method == "kto":
+    if METHODS[method].in_order:
         evaluation = evaluation.select(_order(len(evaluation), seed))
     summary = replace(
         summary,

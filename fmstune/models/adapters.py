@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from fmstune import demo
 from fmstune.config.check.suggest import hint
+from fmstune.config.methods.known import METHODS
 from fmstune.config.paths.models import AdapterFile, split_gguf
 from fmstune.config.schema.tables import LoraConfig, ModelConfig, RunConfig
 from fmstune.errors import ConfigError, ModelError
@@ -64,7 +65,7 @@ def peft_config(config: RunConfig, model: PreTrainedModel | PeftModel) -> PeftCo
         target_modules=_targets(lora.target_modules, model, where),
         modules_to_save=_whole_modules(config, model),
         revision=config.model.revision,
-        task_type="SEQ_CLS" if config.run.method == "reward" else "CAUSAL_LM",
+        task_type="SEQ_CLS" if METHODS[config.run.method].scores else "CAUSAL_LM",
         **tied,
     )
 

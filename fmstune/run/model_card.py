@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmstune._version import __version__
+from fmstune.config.methods.known import METHODS
 from fmstune.config.schema.tables import RunConfig
 from fmstune.secrets.redaction import hide
 
 if TYPE_CHECKING:
     from fmstune.training.build import BuiltTrainer
-
-_RESULTS = (
-    "train/loss", "train/train_loss", "eval/loss", "eval/mean_token_accuracy", "eval/rewards/accuracies",
-    "eval/rewards/margins", "eval/accuracy", "eval/margin", "train/train_runtime",
-)  # fmt: skip
 
 _CARD = """\
 ---
@@ -43,16 +39,17 @@ tags: [fmstune, {learnt}, {method}]{hub}
 
 def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics: Mapping[str, float]) -> None:
     """Write the card as `README.md` into the run's directory."""
-    method = config.adapter or "full"
+    trained, method = METHODS[config.run.method], config.adapter or "full"
     commit = config.model.revision
-    rows = [f"| {name} | {metrics[name]:.4g} |" for name in _RESULTS if name in metrics]
+    results = ("train/loss", "train/train_loss", "eval/loss", *trained.results, "train/train_runtime")
+    rows = [f"| {name} | {metrics[name]:.4g} |" for name in results if name in metrics]
     marks = ", ".join(f"`{end}`" for end in built.ends)
     ends = f"| answers end with | {marks} (in `generation_config.json`) |\n" if marks else ""
     text = _CARD.format(
         library="peft" if config.adapter else "transformers",
         method=method,
-        learnt=config.run.method,
-        task="text-classification" if config.run.method == "reward" else "text-generation",
+        learnt=trained.name,
+        task="text-classification" if trained.scores else "text-generation",
         name=directory.resolve().name,
         base=f"`{config.model.path}`" + (f" at `{commit[:12]}`" if commit else ""),
         hub=_on_the_hub(config),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmstune.config.inspect.dump import HEADER, to_mapping, to_toml
+from fmstune.config.methods.known import METHODS
 from fmstune.config.rules.unused import unused
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole
@@ -162,7 +163,7 @@ def _train(
     from fmstune.training.trainers.nonfinite import guard
 
     extensions = (given or Extensions()).with_configured(config.run)
-    progress, stop = ProgressCallback(out), StopCallback()
+    progress, stop = ProgressCallback(out, METHODS[config.run.method].shown), StopCallback()
     callbacks: list[Any] = [
         *_early_stopping(config),
         *in_process_callbacks(recorder, guests, out),

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, cast
 
 import torch
 
+from fmstune.config.methods.known import DEFAULT
 from fmstune.models.saving import OwnFiles
 
 Head = Literal["direct", "tiled", "own"]
@@ -36,7 +37,7 @@ class Guard(Protocol):
 class OfRun:
     """For a class beside a Trainer: what only fmstune knows of it. `build_trainer` and the run set it."""
 
-    method: str = "sft"
+    method: str = DEFAULT
     longest_row: int | None = None
     """`training.max_length`, which TRL is not always given."""
     guard: Guard | None = None

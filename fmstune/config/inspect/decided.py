@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fmstune.config.methods.known import METHODS
 from fmstune.config.schema.tables import RunConfig
 
 _BY = {
@@ -22,7 +23,7 @@ def decided_by(config: RunConfig, name: str) -> str:
     given = {key for key in _BY if config.origins.get(f"training.{key}", "default") != "default"}
     if name in given or (name in ("bf16", "fp16") and given & {"bf16", "fp16"}):
         return ""
-    if name == "padding_free" and (config.run.method != "sft" or training.get("packing")):
+    if name == "padding_free" and (METHODS[config.run.method].compares or training.get("packing")):
         return ""
     keeps_best = training.get("load_best_model_at_end") or training.get("lr_scheduler_type") in (
         "reduce_lr_on_plateau",

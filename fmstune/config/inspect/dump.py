@@ -9,6 +9,7 @@ from typing import Any
 
 import tomli_w
 
+from fmstune.config.methods.known import DEFAULT
 from fmstune.config.schema.data import handler_name, written_sources
 from fmstune.config.schema.managed import OWNED_TRAINING, TRAINING_DEFAULTS
 from fmstune.config.schema.tables import TABLES, RunConfig
@@ -68,7 +69,7 @@ class Option:
     help: str
 
 
-def option_table(method: str = "sft") -> list[Option]:
+def option_table(method: str = DEFAULT) -> list[Option]:
     """Every setting there is for a method, but for the trackers' own options."""
     options = []
     for table, cls in TABLES.items():

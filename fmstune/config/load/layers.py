@@ -12,6 +12,7 @@ from typing import Any
 from fmstune.config.check.suggest import hint
 from fmstune.config.load.toml_files import key_lines, parse_toml, read_text
 from fmstune.config.load.values import check_storable, dotted, merged, parse_sets, split_key
+from fmstune.config.methods.known import DEFAULT
 from fmstune.config.schema.managed import OWNED_TRAINING
 from fmstune.config.schema.tables import TABLES
 from fmstune.config.schema.training import methods_with, training_fields
@@ -80,7 +81,7 @@ def table_keys() -> list[str]:
     return [f"{table}.{field.name}" for table, cls in TABLES.items() for field in fields(cls)]
 
 
-def known_keys(method: str = "sft") -> list[str]:
+def known_keys(method: str = DEFAULT) -> list[str]:
     """Every dotted key that can be set for a method, but for the trackers' own options and params."""
     fields_ = (name for name in training_fields(method) if name not in OWNED_TRAINING)
     return [*table_keys(), *(f"training.{name}" for name in fields_)]

@@ -11,20 +11,19 @@ from fmstune.config.check.suggest import hint
 from fmstune.config.check.typed import check_bounds, check_field, check_value
 from fmstune.config.load.layers import Flag, Given, Sources, gather, known_keys, of_other_methods, table_keys
 from fmstune.config.load.values import dotted, merged, parse_params, read_params_file
+from fmstune.config.methods.known import DEFAULT, METHODS
 from fmstune.config.paths.models import with_adapter
 from fmstune.config.rules.evaluation import check_together
 from fmstune.config.schema.managed import OWNED_TRAINING, RENAMED_TRAINING, TRAINING_BOUNDS, TRAINING_DEFAULTS
 from fmstune.config.schema.tables import (
     DEMO,
-    DEMO_PREFERENCE_LEARNING_RATE,
     DEMO_TRAINING,
-    LORA_LEARNING_RATES,
     PROMPT_TUNING_LEARNING_RATE,
     TABLES,
     DataSource,
     RunConfig,
 )
-from fmstune.config.schema.training import METHODS, methods_with, training_fields
+from fmstune.config.schema.training import methods_with, training_fields
 from fmstune.errors import ConfigError, combined
 from fmstune.layout import CONFIG_FILE
 from fmstune.secrets.forms import REDACTED, holds_redacted
@@ -112,7 +111,7 @@ def _check_all(given: Mapping[str, Given]) -> dict[str, Any]:
 
 def _method(given: Mapping[str, Given]) -> str:
     """The method, on which the fields of `[training]` depend. Raises `ConfigError` when there is no such."""
-    method: str = _check("run.method", given["run.method"], "") if "run.method" in given else METHODS[0]
+    method: str = _check("run.method", given["run.method"], "") if "run.method" in given else DEFAULT
     return method
 
 
@@ -182,15 +181,16 @@ def _training_defaults(checked: Mapping[str, Any], *, demo: bool) -> dict[str, A
     older = {new: old for old, new in RENAMED_TRAINING.items()}  # all that an older transformers has
     known = training_fields()
     defaults = {name if name in known else older[name]: value for name, value in TRAINING_DEFAULTS.items()}
+    method = METHODS[checked.get("run.method", DEFAULT)]
     if checked.get("lora.enabled"):
-        defaults["learning_rate"] = LORA_LEARNING_RATES[checked.get("run.method", METHODS[0])]
+        defaults["learning_rate"] = method.lora_learning_rate
     if checked.get("data.eval") or checked.get("data.eval_fraction"):
         defaults["eval_strategy"] = "epoch"
     if demo:
         evaluates = "eval_strategy" in defaults
         defaults |= DEMO_TRAINING
-        if checked.get("run.method", METHODS[0]) != METHODS[0]:
-            defaults["learning_rate"] = DEMO_PREFERENCE_LEARNING_RATE
+        if method.demo_learning_rate is not None:
+            defaults["learning_rate"] = method.demo_learning_rate
         if not evaluates:
             del defaults["eval_strategy"], defaults["eval_steps"]
         if "training.num_train_epochs" in checked:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fmstune.config.check.suggest import similar_file
+from fmstune.config.methods.known import METHODS, methods_for
 from fmstune.config.paths.models import split_gguf
 from fmstune.config.schema.tables import RunConfig
 from fmstune.text import shown
@@ -96,8 +97,8 @@ def _prompt_tuning(config: RunConfig) -> Iterator[Problem]:
     key = "prompt_tuning.enabled"
     if config.lora.enabled:
         yield key, f"{key} and lora.enabled (--lora) exclude each other; choose one."
-    if config.run.method != "sft":
-        yield key, f"{key} is for run.method = 'sft' only; use --lora."
+    if METHODS[config.run.method].compares:
+        yield key, f"{key} is for run.method = {methods_for('tokens')!r} only; use --lora."
     for name in ("packing", "padding_free"):
         if config.training.get(name):
             yield (

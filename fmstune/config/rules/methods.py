@@ -5,87 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fmstune.config.methods.known import METHODS, methods_for
+from fmstune.config.methods.record import Problem
 from fmstune.config.schema.tables import RunConfig
-from fmstune.text import counted
-
-Problem = tuple[str, str]
-"""The dotted key that a problem is about, and what is wrong."""
 
 
 def method_problems(config: RunConfig) -> Iterator[Problem]:
     """What does not fit the method of the run."""
-    method = config.run.method
-    if method != "sft" and config.data.train_on == "all":
+    method, training, others = METHODS[config.run.method], config.training, methods_for("tokens")
+    if method.compares and config.data.train_on == "all":
         yield (
             "data.train_on",
-            f'data.train_on = "all" is for sft alone; {method} always trains the responses.',
+            f'data.train_on = "all" is for {others} alone; {method.name} always trains the responses.',
         )
     for key, wanted in (("samples.rows", config.samples.rows), ("samples.prompts", config.samples.prompts)):
-        if method == "reward" and wanted:
+        if method.scores and wanted:
             yield key, f"{key} are answered by models that write; a reward model writes none: leave it out."
-    if method != "sft" and config.training.get("label_smoothing_factor"):
+    if method.compares and training.get("label_smoothing_factor"):
         key = "training.label_smoothing_factor"
-        instead = "; use training.label_smoothing with a loss that has it" if method == "dpo" else ""
-        yield key, f"{key} is for sft alone: the loss of {method} does not smooth labels so{instead}."
-    if method in ("dpo", "reward") and config.training.get("train_sampling_strategy") == "group_by_length":
+        instead = f"; use {method.smooths_by}" if method.smooths_by else ""
+        yield (
+            key,
+            f"{key} is for {others} alone: the loss of {method.name} does not smooth labels so{instead}.",
+        )
+    pairs = method.form in ("pair", "judged pair")
+    if pairs and training.get("train_sampling_strategy") == "group_by_length":
         key = "training.train_sampling_strategy"
-        yield key, f'{key} = "group_by_length" is for sft alone: rows of {method} are pairs. Leave it out.'
-    if method == "dpo":
-        yield from _dpo(config.training)
-    if method == "kto":
-        yield from _kto(config.training)
-        if config.run.auto_batch and config.training.get("precompute_ref_log_probs"):
-            yield (
-                "run.auto_batch",
-                "run.auto_batch changes the batches that training.precompute_ref_log_probs computes "
-                "beforehand: leave out one.",
-            )
-    if method in ("dpo", "kto"):
+        yield (
+            key,
+            f'{key} = "group_by_length" is for {others} alone: rows of {method.name} are pairs. '
+            "Leave it out.",
+        )
+    yield from method.problems(training)
+    if method.in_order and config.run.auto_batch and training.get("precompute_ref_log_probs"):
+        yield (
+            "run.auto_batch",
+            "run.auto_batch changes the batches that training.precompute_ref_log_probs computes "
+            "beforehand: leave out one.",
+        )
+    if method.reference:
         yield from _reference(config)
-
-
-def _dpo(training: Any) -> Iterator[Problem]:
-    losses = training.get("loss_type", ["sigmoid"])
-    losses = [losses] if isinstance(losses, str) else losses
-    weights = training.get("loss_weights")
-    smoothing = training.get("label_smoothing", 0)
-    if not losses:
-        yield "training.loss_type", "training.loss_type = [] names no loss; leave it out for sigmoid."
-    if weights is not None and len(weights) != len(losses):
-        yield (
-            "training.loss_weights",
-            f"training.loss_weights has {counted(len(weights), 'weight')} for "
-            f"{counted(len(losses), 'loss', 'losses')} (training.loss_type); give one for each.",
-        )
-    if "exo_pair" in losses and smoothing == 0:
-        yield (
-            "training.loss_type",
-            'training.loss_type = "exo_pair" needs smoothed labels: set training.label_smoothing = 1e-3.',
-        )
-    if "robust" in losses and smoothing >= 0.5:
-        yield (
-            "training.label_smoothing",
-            f"training.label_smoothing = {smoothing} is out of range; it is the part of the pairs whose "
-            'order is wrong, below 0.5 for the loss "robust".',
-        )
-
-
-def _kto(training: Any) -> Iterator[Problem]:
-    if training.get("loss_type", "kto") != "kto":
-        return
-    instead = 'or set training.loss_type = "apo_zero_unpaired", which needs neither'
-    if training.get("per_device_train_batch_size", 8) == 1:
-        yield (
-            "training.per_device_train_batch_size",
-            "training.per_device_train_batch_size = 1 is too small: kto compares each row with the others of "
-            f"its batch. Give 2 or more, {instead}.",
-        )
-    if training.get("train_sampling_strategy", "sequential") != "sequential":
-        yield (
-            "training.train_sampling_strategy",
-            f"training.train_sampling_strategy = {training['train_sampling_strategy']!r} does not fit kto, "
-            f"whose batches are made beforehand: leave it out, {instead}. The rows are shuffled once.",
-        )
 
 
 def _reference(config: RunConfig) -> Iterator[Problem]:

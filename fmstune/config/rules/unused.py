@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fmstune.config.methods.known import METHODS
 from fmstune.config.schema.tables import RunConfig
 from fmstune.config.schema.training import training_fields
-from fmstune.text import listed
 
 _EVALUATION = ("eval_delay", "eval_steps", "per_device_eval_batch_size", "metric_for_best_model")
 _METRICS = (
@@ -24,8 +24,6 @@ _HUB = ("hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision", "
 _WORKERS = ("dataloader_in_order",)  # with the others torch refuses to work: see `checks`
 _WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 _ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
-_SMOOTHED = {"aot", "aot_unpaired", "exo_pair", "robust"}
-"""The losses of dpo that smooth labels."""
 _TAKE_NOTHING = ("adamw_torch", "adamw_torch_fused", "adafactor", "lomo", "adalomo")
 """Optimizers for which transformers does not look at `optim_args`."""
 _NEEDS = {
@@ -65,8 +63,7 @@ def _reasons(config: RunConfig, *, computes: bool) -> Iterator[tuple[str, str]]:
     yield from _schedule(config)
     yield from _evaluation(config, computes=computes)
     yield from _data(config)
-    if config.run.method == "dpo":
-        yield from _dpo(config)
+    yield from METHODS[config.run.method].unused(training)
 
 
 def _schedule(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -115,16 +112,3 @@ def _data(config: RunConfig) -> Iterator[tuple[str, str]]:
     if config.data.streaming:
         why = "data.streaming draws rows from a buffer, data.shuffle_buffer"
         yield from ((name, why) for name in ("shuffle_dataset", "train_sampling_strategy", "data_seed"))
-
-
-def _dpo(config: RunConfig) -> Iterator[tuple[str, str]]:
-    training = config.training
-    losses = training.get("loss_type", "sigmoid")
-    losses = [losses] if isinstance(losses, str) else losses
-    named = listed(losses)
-    if "discopop" not in losses:
-        yield "discopop_tau", f"the loss is {named}"
-    if not _SMOOTHED & set(losses):
-        yield "label_smoothing", f"the loss is {named}"
-    if training.get("f_divergence_type", "reverse_kl") != "alpha_divergence":
-        yield "f_alpha_divergence_coef", 'training.f_divergence_type is not "alpha_divergence"'

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fmstune.config.methods.known import DEFAULT, METHODS, in_help
 from fmstune.config.schema.data import DataConfig, DataSource
-from fmstune.config.schema.training import METHODS
 
 __all__ = ["DataConfig", "DataSource"]  # of this room, and of this table; all else is defined here
 
@@ -72,11 +72,8 @@ class RunSettings:
     """The table `[run]`: how the run as a whole is done."""
 
     method: str = field(
-        default="sft",
-        metadata={
-            "help": "What is learnt: sft (from examples), dpo, kto or reward (from preferences).",
-            "choices": METHODS,
-        },
+        default=DEFAULT,
+        metadata={"help": f"What is learnt: {in_help()}.", "choices": tuple(METHODS)},
     )
     on_nonfinite: str = field(
         default="stop",
@@ -265,10 +262,6 @@ TABLES: dict[str, type[Any]] = {
     "tracking": TrackingConfig,
 }
 
-LORA_LEARNING_RATE = 2e-4
-LORA_LEARNING_RATES = {"sft": LORA_LEARNING_RATE, "dpo": 1e-5, "kto": 1e-5, "reward": 1e-3}
-"""An adapter starts from zero and takes ten times the rate of full weights (TRL's own advice), which are
-2e-5, 1e-6, 1e-6 and 1e-4."""
 
 PROMPT_TUNING_LEARNING_RATE = 3e-2
 """Embeddings of a few tokens have to go far, and nothing else moves (PEFT's own example)."""
@@ -288,9 +281,6 @@ DEMO_TRAINING: dict[str, Any] = {
     "max_length": 256,
 }
 """What tunes the demo model within seconds on two cores."""
-
-DEMO_PREFERENCE_LEARNING_RATE = 1e-3
-"""At the rate of sft a model compared with its own beginning runs away from it."""
 
 DEMO = "demo"
 """The name of the packaged model, and of the packaged data."""

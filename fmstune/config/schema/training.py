@@ -1,6 +1,6 @@
 """The fields of TRL's installed configuration classes, found by reading: importing them takes seconds.
 
-Each method has a class of its own: `SFTConfig`, `DPOConfig`, `KTOConfig`, `RewardConfig`.
+Each method has a class of its own, as its record in `fmstune.config.methods` says.
 
 So `[training]` always accepts what the installed versions accept, and a table that grows stale is not
 needed. `tests/config` compares the result with the real classes.
@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from fmstune.config.methods.known import DEFAULT, METHODS
 from fmstune.transformers_compat import (
     ENUM_FILES,
     TRAINING_ARGUMENTS,
@@ -35,14 +36,6 @@ class TrainingField:
 
 
 _BASES = (TRAINING_ARGUMENTS, TRL_BASE_CONFIG)  # from the most general
-_OF_METHOD = {
-    "sft": ("trl", "trainer/sft_config.py", "SFTConfig"),
-    "dpo": ("trl", "trainer/dpo_config.py", "DPOConfig"),
-    "kto": ("trl", "trainer/kto_config.py", "KTOConfig"),
-    "reward": ("trl", "trainer/reward_config.py", "RewardConfig"),
-}
-METHODS = tuple(_OF_METHOD)
-"""What `run.method` may be. TRL's other methods of preference tuning (ORPO, CPO, …) are experimental."""
 _LOG_LEVELS = ("detail", "debug", "info", "warning", "error", "critical", "passive")
 _COMPUTED_CHOICES = {
     "log_level": _LOG_LEVELS,
@@ -54,9 +47,9 @@ _COMPUTED_CHOICES = {
 
 
 @functools.cache
-def training_fields(method: str = "sft") -> dict[str, TrainingField]:
+def training_fields(method: str = DEFAULT) -> dict[str, TrainingField]:
     """Every field of the installed class of a method, by name. Raises `ConfigError` when TRL is not there."""
-    return _common_fields() | _fields_of(_OF_METHOD[method])
+    return _common_fields() | _fields_of(METHODS[method].config)
 
 
 def methods_with(name: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fmstune.config.methods.known import METHODS, methods_for
 from fmstune.data.columns import (
     ANSWERS,
     CONVERSATIONS,
@@ -22,13 +23,6 @@ Kind = Literal["chosen/rejected", "prompt/completion/label"]
 PAIRS: Kind = "chosen/rejected"
 LABELLED: Kind = "prompt/completion/label"
 
-_NEEDS = {
-    "dpo": "learns from pairs of answers: rows have `chosen` and `rejected`, and mostly a `prompt`",
-    "reward": "learns from pairs of answers: rows have `chosen` and `rejected`, and mostly a `prompt`",
-    "kto": "learns from good and bad answers: rows have `prompt`, `completion` and `label` (true or false), "
-    "or `chosen` and `rejected`",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class PreferenceColumns:
@@ -45,6 +39,11 @@ class PreferenceColumns:
     chat: bool
 
     @property
+    def judges(self) -> bool:
+        """Whether whole conversations are compared, not answers."""
+        return METHODS[self.method].form == "judged pair"
+
+    @property
     def contexts(self) -> tuple[str, ...]:
         """Columns that are a part of the question."""
         return contexts_beside(self.question, self.answer or "") if self.question else ()
@@ -52,7 +51,7 @@ class PreferenceColumns:
     def used(self) -> frozenset[str]:
         """All columns that are looked at."""
         answers = ("chosen", "rejected") if self.kind == PAIRS else (self.answer, "label")
-        margin = ("margin",) if self.method == "reward" else ()
+        margin = ("margin",) if self.judges else ()
         named = (
             self.question,
             self.conversation,
@@ -71,29 +70,30 @@ def find_columns(row: Row, where: str, method: str, *, chat: bool) -> Preference
     def has(*names: str | None) -> bool:
         return all(name is not None and row.get(name) is not None for name in names)
 
+    form = METHODS[method].form
     question = first_there(row, ("prompt", *QUESTIONS))
     answer = first_there(row, ("completion", *ANSWERS))
     if question == answer or (answer == "completion" and question != "prompt"):
         question = next((name for name in ("prompt", *QUESTIONS) if has(name) and name != answer), None)
     conversation = next((name for name in CONVERSATIONS if as_message_list(row.get(name))), None)
     judged = has("label") and (has(question, answer) or conversation is not None)
-    if has("chosen", "rejected") and (method != "kto" or not judged):
+    if has("chosen", "rejected") and (form != "labelled" or not judged):
         if question is not None or (conversation and not ends_with_question(row[conversation])):
             conversation = None  # it repeats an answer, as UltraFeedback's `messages` do
         extra = any(name in row for name in OF_CHATS) or question not in ("prompt", None)
         return PreferenceColumns(PAIRS, method, question, conversation, None, chat and extra, chat)
-    if judged and method == "kto":
+    if judged and form == "labelled":
         if has(question, answer):
             extra = any(name in row for name in OF_CHATS) or (question, answer) != ("prompt", "completion")
             return PreferenceColumns(LABELLED, method, question, None, answer, chat and extra, chat)
         return PreferenceColumns(LABELLED, method, None, conversation, None, True, chat)
     columns = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
     if judged:
-        other = " Such rows are for --method kto."
+        other = f" Such rows are for --method {methods_for('labelled')}."
     elif conversation or has("completion") or has("text") or has(question, answer):
-        other = " Such rows are for --method sft."
+        other = f" Such rows are for --method {methods_for('tokens')}."
     elif not any(isinstance(value, (list, dict)) for value in row.values()):
         other = ""
     else:
         other = " Rows of another form are brought into this one by a function of yours: data.handler."
-    raise DataError(f"{where}: --method {method} {_NEEDS[method]}; the columns are {columns}.{other}")
+    raise DataError(f"{where}: --method {method} {METHODS[method].needs}; the columns are {columns}.{other}")

@@ -94,7 +94,7 @@ def _pair(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> d
                 )
             prompt = None
         begins = _as_messages(prompt) if prompt is not None else []
-        made = _chat_pair(begins, chosen, rejected, where, whole=columns.method == "reward")
+        made = _chat_pair(begins, chosen, rejected, where, whole=columns.judges)
         made["prompt"] = _beginning(row, made["prompt"], made["chosen"], where, unused)
     elif prompt is None:
         cut = _shared_text(cast(str, chosen), cast(str, rejected))
@@ -104,7 +104,7 @@ def _pair(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> d
         begun = _plain(row, cast(str, prompt), columns, where)
         both = {"chosen": cast(str, chosen), "rejected": cast(str, rejected)}
         made = {"prompt": begun} | {key: _after(columns, begun, text) for key, text in both.items()}
-    return made | _besides(row, made, where, columns.method, unused)
+    return made | _besides(row, made, where, unused, margin=columns.judges)
 
 
 def _chat_pair(
@@ -202,17 +202,17 @@ def _labelled(row: Row, where: str, columns: PreferenceColumns, unused: Unused) 
         prompt = _plain(row, prompt, columns, where)
         completion = _after(columns, prompt, completion)
     made = {"prompt": prompt, "completion": completion, "label": label}
-    return made | _besides(row, made, where, "kto", unused)
+    return made | _besides(row, made, where, unused, margin=False)
 
 
-def _besides(row: Row, made: Row, where: str, method: str, unused: Unused) -> dict[str, Any]:
+def _besides(row: Row, made: Row, where: str, unused: Unused, *, margin: bool) -> dict[str, Any]:
     """What TRL reads besides the answers: the tools of a conversation, a reward's `margin`. Texts are learnt
     as they are, so that tools beside them are not used."""
     found = with_tools(row, where, unused) if _is_chat(made) else {}
     for name in () if _is_chat(made) else ("tools", "functions"):
         if holds(row.get(name)):
             unused.column(name, where)
-    if method == "reward" and row.get("margin") is not None:
+    if margin and row.get("margin") is not None:
         try:
             found["margin"] = float(row["margin"])
         except (TypeError, ValueError):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fmstune.config.methods.known import DEFAULT, METHODS
 from fmstune.config.schema.data import DataConfig, DataSource, handler_name
 from fmstune.config.schema.prompt_template import parse_template
 from fmstune.data.cells import kind_in_words
@@ -89,7 +90,7 @@ class Reader:
     bad: BadRows
     most: int | None = None
     chat: bool = True
-    method: str = "sft"
+    method: str = DEFAULT
     recognised: Recognised | None = None
     origin: Origin = field(init=False)
     unused: Unused = field(init=False)
@@ -109,11 +110,11 @@ class Reader:
             parsed = parse_template(template)
             named = parsed.columns
             self._form = filled(parsed)
-            if self.method == "sft":
+            if not METHODS[self.method].compares:
                 self.recognised = _BY_TEMPLATE
         elif columns:
             self._form = renamed(columns)
-        elif self.source.path == "demo" and self.method != "sft":
+        elif self.source.path == "demo" and METHODS[self.method].compares:
             self._form = lambda row, _: (demo_pair(row), ())
         self.origin = replace(self.origin, columns=frozenset(named))
 
@@ -157,7 +158,7 @@ class Reader:
         return read
 
     def _recognise(self, row: Row, place: str) -> Recognised:
-        if self.method == "sft":
+        if not METHODS[self.method].compares:
             return recognise(row, place, chat=self.chat)
         return recognise_preferences(row, place, self.method, chat=self.chat)
 

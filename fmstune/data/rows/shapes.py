@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from fmstune.config.methods.known import methods_for
 from fmstune.data.cells import kind_in_words, loaded, parsed
 from fmstune.data.columns import (
     ANSWERS,
@@ -93,8 +94,8 @@ def _judged_or(row: Row, found: Recognised, learnt: Sequence[str]) -> Recognised
         if verdict(row.get("label")):
             raise DataError(
                 f"{place}: its `label` says whether the answer is a good one, and the first row has none. "
-                "Such rows are for --method kto; to learn all answers, set data.columns = "
-                f"{{{as_examples}}}."
+                f"Such rows are for --method {methods_for('labelled')}; to learn all answers, set "
+                f"data.columns = {{{as_examples}}}."
             )
         return found.read(row, place, unused)
 

@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
+from fmstune.config.methods.known import METHODS
+from fmstune.config.methods.record import Form
 from fmstune.data.rendering.answer import LOST_REASONING, Writer
 from fmstune.data.rendering.render import NO_WORDS, require_whole_characters, with_eos
 from fmstune.data.rendering.words import missing_reasoning, missing_words
@@ -64,17 +66,22 @@ class AnswerEncoder:
         """The model's."""
         return self.writer.tokenizer
 
+    @property
+    def form(self) -> Form:
+        """What the trainer takes of a row."""
+        return METHODS[self.method].form
+
     def schema(self, recognised: Recognised) -> pa.Schema:
         """The columns that TRL's trainer of the method takes."""
-        if self.method == "reward":
+        if self.form == "judged pair":
             margin = [("margin", pa.float32())] if recognised.shape == "preference with margin" else []
             return pa.schema([("chosen_ids", TOKENS), ("rejected_ids", TOKENS), *margin])
-        if self.method == "kto":
+        if self.form == "labelled":
             return pa.schema([("prompt_ids", TOKENS), ("completion_ids", TOKENS), ("label", pa.bool_())])
         return pa.schema([("prompt_ids", TOKENS), ("chosen_ids", TOKENS), ("rejected_ids", TOKENS)])
 
     def rows(self, reader: Reader, batch: int = _BATCH) -> Iterator[TokenRow]:
-        """The rows of a source, tokenised a batch at a time; for kto a pair becomes two rows."""
+        """The rows of a source, tokenised a batch at a time; where they are labelled, a pair becomes two."""
         for part in batches(reader, batch):
             self._require_usable(part[0][1], reader.source.path)
             yield from self._encoded(part, reader)
@@ -111,9 +118,9 @@ class AnswerEncoder:
         else:
             prompt = row["prompt"]
             wholes = [prompt + with_eos(answer, self.tokenizer) for answer in answers]
-        if self.method == "reward":
+        if self.form == "judged pair":
             prompt = ""
-        if "chosen" in row and self.method == "kto":
+        if "chosen" in row and self.form == "labelled":
             labels = (True, False)
             return [
                 _Example(place, prompt, (whole,), {"label": label})
@@ -130,7 +137,7 @@ class AnswerEncoder:
         for answer in answers:
             fitted = self.writer.fitted([*row["prompt"], *answer], tools, place)
             self.writer.require_words(fitted.messages, tools, place)
-            if self.method == "reward":  # whole conversations are judged
+            if self.form == "judged pair":  # whole conversations are judged
                 text = self.writer.whole(fitted.messages, tools, place)
             else:
                 *earlier, last = fitted.messages
@@ -155,17 +162,17 @@ class AnswerEncoder:
         return prompt, wholes
 
     def _row(self, example: _Example, prompt: list[int], wholes: list[list[int]]) -> TokenRow:
-        if self.method == "reward":
+        if self.form == "judged pair":
             prompt = []
         # An answer begins where it and the prompt alone part, which is not always at the prompt's end.
         shared = min((_shared(prompt, whole) for whole in wholes), default=0)
-        columns: dict[str, Any] = {} if self.method == "reward" else {"prompt_ids": prompt[:shared]}
-        names = ANSWERS[2:] if self.method == "kto" else ANSWERS[:2]
+        columns: dict[str, Any] = {} if self.form == "judged pair" else {"prompt_ids": prompt[:shared]}
+        names = ANSWERS[2:] if self.form == "labelled" else ANSWERS[:2]
         columns |= {name: whole[shared:] for name, whole in zip(names, wholes, strict=True)}
         lengths = [len(whole) for whole in wholes]
         limit = self.max_length if self.max_length is not None else max(lengths)
         cut = max(lengths) > limit
-        if self.method == "reward":
+        if self.form == "judged pair":
             trained = 0 if cut else sum(lengths)
         elif self.keep_end:
             trained = sum(min(length - shared, limit) for length in lengths)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
+from fmstune.config.methods.known import methods_for
+from fmstune.config.methods.record import Form
 from fmstune.data.rendering.answer import Writer
 from fmstune.data.rendering.render import NO_WEIGHT, Rendered, Renderer
 from fmstune.data.rows.messages import says_something
@@ -145,10 +147,12 @@ class Labeller:
                 "`prompt` and `completion`, or `text`."
             )
         if shape in PREFERENCES:
-            learns = "kto" if shape == "labelled" else "dpo, kto or reward"
+            forms: tuple[Form, ...] = (
+                ("labelled",) if shape == "labelled" else ("pair", "judged pair", "labelled")
+            )
             raise DataError(
-                f"{source} holds preferences, for --method {learns}; to learn the answers as they are, set "
-                f"data.columns = {{{recognised.as_examples}}}."
+                f"{source} holds preferences, for --method {methods_for(*forms)}; to learn the answers as "
+                f"they are, set data.columns = {{{recognised.as_examples}}}."
             )
         if not self.tokenizer.is_fast:
             raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,20 +13,9 @@ from fmstune.console import RunConsole
 from fmstune.trackers.hf_callback import split_stages
 from fmstune.training.trainers.nonfinite import COUNTER
 
-_SHOWN = ("loss", "learning_rate", "mean_token_accuracy", "tokens_per_second", COUNTER)
-_SHOWN_OF_PREFERENCES = (
-    "loss", "learning_rate", "rewards/accuracies", "accuracy", "rewards/margins", "margin",
-    "tokens_per_second", COUNTER,
-)  # fmt: skip
-_SHORT = {
-    COUNTER: "skipped",
-    "learning_rate": "lr",
-    "mean_token_accuracy": "accuracy",
-    "tokens_per_second": "tokens/s",
-    "rewards/accuracies": "reward accuracy",
-    "rewards/margins": "margin",
-    "accuracy": "reward accuracy",
-}
+_BEFORE = (("loss", "loss"), ("learning_rate", "lr"))
+_AFTER = (("tokens_per_second", "tokens/s"), (COUNTER, "skipped"))
+"""Figures of each method, with their short names, before and after those of its own."""
 
 
 class LastStepCallback(TrainerCallback):
@@ -41,10 +30,12 @@ class LastStepCallback(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """Prints what is logged, one line a log, and keeps the first and last values for the summary."""
+    """Prints what is logged, one line a log, and keeps the first and last values for the summary. `shown` are
+    the method's figures in these lines, each with its short name."""
 
-    def __init__(self, out: RunConsole) -> None:
+    def __init__(self, out: RunConsole, shown: Sequence[tuple[str, str]]) -> None:
         self._out = out
+        self._shown = (*_BEFORE, *shown, *_AFTER)
         self._bar: Progress | None = None
         self._began: float | None = None
         self._first_step = 0
@@ -95,7 +86,15 @@ class ProgressCallback(TrainerCallback):
                 continue
             self._first.setdefault(stage, values["loss"])
             label = "eval" if stage == "eval" else "step"
-            self._out.say(label, f"{state.global_step}/{state.max_steps}  {_figures(values)}")
+            self._out.say(label, f"{state.global_step}/{state.max_steps}  {self._figures(values)}")
+
+    def _figures(self, values: Mapping[str, Any]) -> str:
+        shown = [(short, values[name]) for name, short in self._shown if name in values]
+        return "  ".join(
+            # Rates of tens of thousands read better as whole numbers.
+            f"{short} {value:,.0f}" if value >= 1000 else f"{short} {value:.4g}"
+            for short, value in shown
+        )
 
     def summary(self) -> str:
         """How the losses went: ` · loss 6.1 → 1.2 · eval loss 1.5`."""
@@ -112,15 +111,3 @@ class ProgressCallback(TrainerCallback):
         if self._began is None:  # there was no step left to make
             return 0.0, 0
         return time.perf_counter() - self._began, state.global_step - self._first_step
-
-
-def _figures(values: Mapping[str, Any]) -> str:
-    # Whether it is the better answer that is preferred says more than how well it is predicted.
-    preferences = any(name.startswith("rewards/") or name == "margin" for name in values)
-    names = _SHOWN_OF_PREFERENCES if preferences else _SHOWN
-    shown = [(name, values[name]) for name in names if name in values]
-    return "  ".join(
-        # Rates of tens of thousands read better as whole numbers.
-        f"{_SHORT.get(name, name)} {value:,.0f}" if value >= 1000 else f"{_SHORT.get(name, name)} {value:.4g}"
-        for name, value in shown
-    )

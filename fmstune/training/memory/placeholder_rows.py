@@ -6,6 +6,8 @@ from typing import Any
 
 import datasets
 
+from fmstune.config.methods.known import METHODS
+from fmstune.config.methods.record import Form
 from fmstune.data.tokens.lengths import are_tokenised
 from fmstune.training.tuned_trainer import TunedTrainer
 
@@ -19,17 +21,17 @@ def measurable_rows(trainer: TunedTrainer) -> datasets.Dataset:
     args = trainer.args
     count = args.per_device_train_batch_size * args.gradient_accumulation_steps
     vocabulary = trainer.model.config.get_text_config().vocab_size
-    return imagined(trainer.method, trainer.longest_row or 0, count, vocabulary)
+    return imagined(METHODS[trainer.method].form, trainer.longest_row or 0, count, vocabulary)
 
 
-def imagined(method: str, length: int, count: int, vocabulary: int) -> datasets.Dataset:
-    """So many rows for a method, whose sequences have `length` tokens each, of which all are trained."""
+def imagined(form: Form, length: int, count: int, vocabulary: int) -> datasets.Dataset:
+    """So many rows of a form, whose sequences have `length` tokens each, of which all are trained."""
     ids = [number % vocabulary for number in range(length)]
     begin, rest = ids[:1], ids[1:]
-    rows: dict[str, dict[str, Any]] = {
-        "sft": {"input_ids": ids, "labels": ids},
-        "reward": {"chosen_ids": ids, "rejected_ids": ids},
-        "dpo": {"prompt_ids": begin, "chosen_ids": rest, "rejected_ids": rest},
-        "kto": {"prompt_ids": begin, "completion_ids": rest, "KL_completion_ids": rest, "label": True},
+    rows: dict[Form, dict[str, Any]] = {
+        "tokens": {"input_ids": ids, "labels": ids},
+        "judged pair": {"chosen_ids": ids, "rejected_ids": ids},
+        "pair": {"prompt_ids": begin, "chosen_ids": rest, "rejected_ids": rest},
+        "labelled": {"prompt_ids": begin, "completion_ids": rest, "KL_completion_ids": rest, "label": True},
     }
-    return datasets.Dataset.from_dict({name: [value] * count for name, value in rows[method].items()})
+    return datasets.Dataset.from_dict({name: [value] * count for name, value in rows[form].items()})

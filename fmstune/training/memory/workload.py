@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fmstune.config.methods.known import METHODS
 from fmstune.data.tokens.lengths import longest_rows, scored_tokens, sequence_lengths
 from fmstune.training.memory.estimate import Workload
 from fmstune.training.memory.placeholder_rows import measurable_rows
@@ -26,7 +27,7 @@ def workload(trainer: TunedTrainer) -> Workload | None:
     lengths = sequence_lengths(batch, limit)
     padded = not getattr(trainer.data_collator, "padding_free", False)
     scored = scored_tokens(batch, limit)
-    if trainer.method == "reward":
+    if METHODS[trainer.method].scores:
         scored, vocabulary = lengths.size, 1  # one number for each sequence
     tokens = int(lengths.size * lengths.max() if padded else lengths.sum())
     head = trainer.lm_head

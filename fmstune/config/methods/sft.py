@@ -1,0 +1,15 @@
+"""sft: learning from examples (supervised fine-tuning)."""
+
+from __future__ import annotations
+
+from fmstune.config.methods.record import Method
+
+SFT = Method(
+    name="sft",
+    learns="examples",
+    form="tokens",
+    config=("trl", "trainer/sft_config.py", "SFTConfig"),
+    lora_learning_rate=2e-4,  # of 2e-5
+    shown=(("mean_token_accuracy", "accuracy"),),
+    results=("eval/mean_token_accuracy",),
+)
