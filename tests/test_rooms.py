@@ -17,7 +17,7 @@ ROOMS = (
 """Each may import those before it; `""` is `fmstune` itself."""
 
 INSIDE = {
-    "config": ("check", "schema", "paths", "rules", "load", "inspect"),
+    "config": ("methods", "check", "schema", "paths", "rules", "load", "inspect"),
     "delivery": ("journal", "shipping"),
     "data": ("files", "rows", "rendering", "tokens"),
 }

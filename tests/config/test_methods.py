@@ -13,9 +13,9 @@ from fmstune.config.inspect.dump import option_table, to_toml
 from fmstune.config.inspect.explain import chosen, explain
 from fmstune.config.load.layers import known_keys
 from fmstune.config.load.load import load
+from fmstune.config.methods.known import METHODS
 from fmstune.config.schema.managed import OWNED_TRAINING
-from fmstune.config.schema.tables import LORA_LEARNING_RATES
-from fmstune.config.schema.training import METHODS, training_fields
+from fmstune.config.schema.training import training_fields
 from fmstune.errors import ConfigError
 from tests.support.loading import DEMO_FILE, load_text, refusal
 
@@ -136,8 +136,9 @@ def test_an_adapter_takes_ten_times_the_rate_that_trl_gives_all_weights(method: 
     sets = [f"run.method={method}"]
     assert "learning_rate" not in load_text(tmp_path, DEMO_FILE.replace('"demo"', '"./"', 1), sets).training
     config = load_text(tmp_path, DEMO_FILE.replace('"demo"', '"./"', 1), [*sets, "lora.enabled=true"])
-    assert config.training["learning_rate"] == LORA_LEARNING_RATES[method]
-    assert LORA_LEARNING_RATES[method] == pytest.approx(10 * training_fields(method)["learning_rate"].default)
+    assert config.training["learning_rate"] == METHODS[method].lora_learning_rate
+    full = training_fields(method)["learning_rate"].default
+    assert METHODS[method].lora_learning_rate == pytest.approx(10 * full)
 
 
 @pytest.mark.parametrize(

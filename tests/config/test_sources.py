@@ -9,8 +9,9 @@ import pytest
 
 from fmstune.config.load.load import known_keys, load, load_trackers
 from fmstune.config.load.toml_files import key_lines
+from fmstune.config.methods.known import DEFAULT, METHODS
 from fmstune.config.schema.managed import TRAINING_DEFAULTS
-from fmstune.config.schema.tables import DEMO_TRAINING, LORA_LEARNING_RATE, DataSource
+from fmstune.config.schema.tables import DEMO_TRAINING, DataSource
 from tests.support.loading import DEMO_FILE, load_text, refusal
 
 OWN = '[model]\npath = "org/model"\n[data]\ntrain = "org/data"\n'
@@ -137,7 +138,7 @@ class TestDefaults:
         assert "learning_rate" not in load(None, FLAGS, cwd=tmp_path).training
         assert (
             load(None, FLAGS, ["lora.enabled=true"], cwd=tmp_path).training["learning_rate"]
-            == LORA_LEARNING_RATE
+            == METHODS[DEFAULT].lora_learning_rate
         )
         chosen = ["lora.enabled=true", "training.learning_rate=1e-3"]
         assert load(None, FLAGS, chosen, cwd=tmp_path).training["learning_rate"] == 1e-3

@@ -6,7 +6,7 @@ import pytest
 
 from fmstune.config.check.suggest import ALIASES, closest, hint
 from fmstune.config.load.load import known_keys
-from fmstune.config.schema.training import METHODS
+from fmstune.config.methods.known import METHODS
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import torch
 from fmstune.config.inspect.decided import decided_by
 from fmstune.config.inspect.explain import explain
 from fmstune.config.load.load import load
+from fmstune.config.methods.known import METHODS
 from fmstune.config.schema.managed import OWNED_TRAINING, RENAMED_TRAINING
-from fmstune.config.schema.training import METHODS, training_fields
+from fmstune.config.schema.training import training_fields
 from fmstune.trackers.base import Tracker
 from fmstune.training.build import build_trainer
 from fmstune.training.decided import decided, plain, same

@@ -17,9 +17,10 @@ import pytest
 import torch
 
 from fmstune.config.load.load import load
+from fmstune.config.methods.known import METHODS
 from fmstune.config.rules.unused import unused
 from fmstune.config.schema.tables import RunConfig
-from fmstune.config.schema.training import METHODS, TrainingField, training_fields
+from fmstune.config.schema.training import TrainingField, training_fields
 from fmstune.errors import ConfigError
 from fmstune.system.device import check_device
 from fmstune.trackers.base import Tracker
