@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -13,8 +12,8 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback
-from trl import SFTTrainer
 
+from fmstune.config.methods.known import METHODS
 from fmstune.config.rules.methods import unweighted_by
 from fmstune.config.schema.tables import RunConfig
 from fmstune.data.cache import prepare_once
@@ -27,7 +26,6 @@ from fmstune.models.adapted_modules import unreached_experts
 from fmstune.models.context_length import require_positions
 from fmstune.models.end_tokens import learnt_ends, stop_at
 from fmstune.models.load import load_model, load_tokenizer
-from fmstune.models.saving import SavesAsItWas
 from fmstune.models.special_tokens import use_tokens
 from fmstune.models.vocabulary import fit_vocabulary
 from fmstune.system.compiler import require_compiler
@@ -36,81 +34,13 @@ from fmstune.text import first_line
 from fmstune.trackers.base import Tracker
 from fmstune.training.extensions import Extensions
 from fmstune.training.memory.outlook import require_room_for_weights
-from fmstune.training.speed.lm_head import balances_experts, fit_lm_head, sees_ahead
+from fmstune.training.methods.trained import trained_by
+from fmstune.training.speed.lm_head import sees_ahead
 from fmstune.training.speed.padding_free import Padding, decide
-from fmstune.training.trainers.all_rows import EvaluatesAllRows
-from fmstune.training.trainers.disk import GuardedSaving
-from fmstune.training.trainers.each_row_once import EachRowOnce, filled_up
-from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
-from fmstune.training.trainers.guarded import GuardedTraining
-from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLoss
-from fmstune.training.trainers.methods import arguments_class, build_tuner, first_sentence
-from fmstune.training.trainers.neftune import RowNoise
+from fmstune.training.trainers.each_row_once import filled_up
+from fmstune.training.trainers.preferences import build_tuner, first_sentence
 from fmstune.training.trl_compat import set_padding_free
 from fmstune.training.tuned_trainer import TunedTrainer
-
-
-class FineTuner(
-    SavesAsItWas,
-    GuardedSaving,
-    TokenWeightedEvaluation,
-    GuardedTraining,
-    EachRowOnce,
-    WeightedLoss,
-    EvaluatesAllRows,
-    SFTTrainer,
-):
-    """TRL's trainer, without the work that it does for cases other than ours."""
-
-    data_collator: Any
-    neftune_noise_alpha: float | None
-    aux_loss_enabled: bool
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.data_collator = WeightedCollator.of(self.data_collator)
-        bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        self.lm_head = fit_lm_head(bare, direct=self.args.device.type == "cpu", experts=self.aux_loss_enabled)
-        self.unbalanced = self.lm_head == "own" and self.aux_loss_enabled and not balances_experts(bare)
-        if self.unbalanced:
-            if self.args.router_aux_loss_coef:
-                raise ValueError(
-                    f"training.router_aux_loss_coef: {bare.config.model_type} gives no loss that balances "
-                    "its experts; leave it out."
-                )
-            self.aux_loss_enabled = bare.config.get_text_config().output_router_logits = False
-        # Not the Trainer's own noise, which goes by the width of the batch.
-        alpha, self.neftune_noise_alpha = self.neftune_noise_alpha, None
-        self._noise = None if alpha is None else RowNoise(alpha)
-        if self.args.packing and self.args.world_size > 1:
-            # A batch of packed rows is one row to `gather_for_metrics`, which would not find those that fill
-            # up the last batch of several processes, and they would be counted twice.
-            self.args.per_device_eval_batch_size = 1
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's, with noise on the embeddings where it is asked for."""
-        with contextlib.nullcontext() if self._noise is None else self._noise.on(self.model):
-            return super().train(*args, **kwargs)
-
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's loss."""
-        if self._noise is not None:
-            self._noise.next_batch(inputs)
-        return super().compute_loss(model, inputs, *args, **kwargs)
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """Evaluation is padded also where the training is not: the Trainer averages over rows, and would
-        count a batch without padding as one."""
-        collator = self.data_collator
-        if getattr(collator, "padding_free", False) and not self.args.packing:
-            self.data_collator = dataclasses.replace(collator, padding_free=False)
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = collator
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """No card in each checkpoint: TRL's names a local model `None`. The run writes its own, once."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +77,8 @@ def build_trainer(
     Raises `ModelError`, `DataError` or `ConfigError`.
     """
     extensions = extensions or Extensions().with_configured(config.run)
-    method, seed = config.run.method, int(config.training.get("seed", 42))
+    method, trained = METHODS[config.run.method], trained_by(config.run.method)
+    seed = int(config.training.get("seed", 42))
     packing = bool(config.training.get("packing", False))
     max_length = config.training.get("max_length", 1024)
     require_room_for_weights(config.model)
@@ -164,27 +95,27 @@ def build_trainer(
         None if packing and config.training.get("packing_strategy", "bfd") != "bfd" else max_length,
         seed,
         output_dir / SKIPPED_ROWS,
-        method=method,
+        method=method.name,
         keep_end=config.training.get("truncation_mode") == "keep_end",
         unweighted=unweighted_by(config.training),
     )
-    if method == "sft" and not packing and config.training.get("shuffle_dataset"):
+    if not method.compares and not packing and config.training.get("shuffle_dataset"):
         data = shuffled(data, seed)  # packed rows are shuffled by TRL
     clock.append(time.perf_counter())
     frozen = config.adapter is not None
-    loaded = load_model(config.model, lora=frozen, seed=seed, reward=method == "reward")
+    loaded = load_model(config.model, lora=frozen, seed=seed, reward=method.scores)
     grown = fit_vocabulary(loaded.model, tokenizer, config, data)
     if grown and not frozen:
         parameters = loaded.model.num_parameters()
         loaded = dataclasses.replace(loaded, identity={**loaded.identity, "parameters": parameters})
-    ends = () if method == "reward" else learnt_ends(data.summary.shape, tokenizer)
+    ends = () if method.scores else learnt_ends(data.summary.shape, tokenizer)
     stop_at(loaded.model, tokenizer, ends)
     clock.append(time.perf_counter())
     streamed = data.summary.streaming
     longest = (max_length or 0) if streamed else data.summary.longest
     too_long = require_positions(loaded.model, longest, streamed=streamed)
 
-    if method != "reward" and sees_ahead(loaded.model):
+    if not method.scores and sees_ahead(loaded.model):
         raise ModelError(
             f"model.path = {config.model.path!r} reads the tokens that it is to predict: a model of the type "
             f'{loaded.model.config.model_type} learns to write if its config.json has "is_decoder": true.'
@@ -198,12 +129,12 @@ def build_trainer(
     trainer: TunedTrainer
     padding: Padding | None = None
     notes = tuple(note for note in (too_long, grown) if note)
-    if method != "sft":
-        tuner = build_tuner(method, loaded.model, args, data, tokenizer, **attached)
+    if method.compares:
+        tuner = build_tuner(method, trained, loaded.model, args, data, tokenizer, **attached)
         trainer, notes = tuner.trainer, (*notes, *tuner.notes)
     else:
         try:
-            trainer = FineTuner(
+            trainer = trained.tuner(
                 model=loaded.model,
                 args=args,
                 train_dataset=data.train,
@@ -230,7 +161,7 @@ def build_trainer(
         )
     if trainer.unbalanced:
         notes = (*notes, "no loss balances the load of the experts: this architecture gives none")
-    trainer.method, trainer.longest_row = method, max_length
+    trainer.method, trainer.longest_row = method.name, max_length
     if twice := filled_up(trainer):
         notes = (*notes, twice)
     trainer.own_files, trainer.save_dtype = loaded.own_files, config.run.save_dtype
@@ -298,7 +229,7 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
         # Unless it is told, accelerate takes each process of torchrun for a run of its own where no GPU is,
         # and transformers takes bf16 for a mistake.
         settings["use_cpu"] = True
-    if config.run.method != "sft":
+    if METHODS[config.run.method].compares:
         pass  # TRL cuts prompts with their answers itself
     elif not packing:
         # The rows come tokenised, labelled and cut; TRL's own preparation would map over them again.
@@ -307,7 +238,7 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
     elif max_length is not None:
         settings["max_length"] = max_length
     try:
-        return arguments_class(config.run.method)(**settings)
+        return trained_by(config.run.method).arguments(**settings)
     except (ValueError, TypeError, ImportError, AttributeError, OSError) as error:
         raise ConfigError(f"[training] is refused by TRL: {first_line(error)}") from error
 

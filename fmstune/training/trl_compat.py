@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import types
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,23 +115,36 @@ def _trainer(super_: Any) -> Any:
 # Figures: TRL logs the mean of what it notes at each batch, and has no way to take a batch out of it.
 
 
+def _noted(trainer: Any) -> dict[str, Figures]:
+    # Of TRL's stable trainers, and of its experimental ones.
+    found: dict[str, Figures] = getattr(trainer, "_metrics", None) or getattr(trainer, "_stored_metrics", {})
+    return found
+
+
 def noted_figures(trainer: Any, stage: str) -> Figures:
     """What the trainer has noted of its batches since the last log, to be changed in place."""
-    found: Figures = getattr(trainer, "_metrics", {}).get(stage, {})
-    return found
+    noted = _noted(trainer)
+    # Those of experimental trainers make what is missing; of a trainer that is being built there are none.
+    return noted[stage] if stage in noted or isinstance(noted, defaultdict) else {}
+
+
+def count_tokens(trainer: Any, tokens: int) -> None:
+    """Note that a batch with so many tokens was read, for a trainer of TRL's that does not count them."""
+    trainer._total_train_tokens = getattr(trainer, "_total_train_tokens", 0) + tokens
+    noted_figures(trainer, "train")["num_tokens"] = [float(trainer._total_train_tokens)]  # it takes a mean
 
 
 @contextlib.contextmanager
 def figures_restored(trainer: TunedTrainer) -> Iterator[None]:
     """As if there had been no batches within: their figures, and how many tokens were seen, are forgotten."""
     this: Any = trainer
-    noted = {stage: dict(values) for stage, values in this._metrics.items()}
-    tokens = this._total_train_tokens
+    noted = {stage: dict(values) for stage, values in _noted(this).items()}
+    tokens = getattr(this, "_total_train_tokens", 0)
     try:
         yield
     finally:
         this._total_train_tokens = tokens
-        for stage, values in this._metrics.items():
+        for stage, values in _noted(this).items():
             values.clear()
             values.update(noted.get(stage, {}))
 
@@ -147,8 +161,7 @@ def on_device(trainer: TunedTrainer, batch: Any) -> Any:
 def offloading(trainer: TunedTrainer) -> Any:
     """The context in which activations are offloaded, if the arguments want that: TRL enters it within
     `training_step`, which makes a backward pass with what only `train` has set up."""
-    this: Any = trainer
-    return this.maybe_activation_offload_context
+    return getattr(trainer, "maybe_activation_offload_context", contextlib.nullcontext())
 
 
 def forget_optimizer(trainer: TunedTrainer) -> None:

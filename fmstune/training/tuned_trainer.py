@@ -10,9 +10,10 @@ import torch
 from fmstune.config.methods.known import DEFAULT
 from fmstune.models.saving import OwnFiles
 
-Head = Literal["direct", "tiled", "own"]
+Head = Literal["direct", "tiled", "own", "logits"]
 """How the loss is computed: `direct`, the LM head on the trained positions alone; `tiled`, TRL's way; `own`,
-from the logits of the model's own `forward`, of all positions, which needs the most memory."""
+from the logits of the model's own `forward`, of all positions, which needs the most memory; `logits`, as
+`own`, by a trainer of TRL's that knows no other way."""
 
 
 class Guard(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import typing
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,8 @@ PREFERENCES = [method for method in METHODS if method != "sft"]
 
 
 def config_class(method: str) -> Any:
-    import trl
-
-    return getattr(trl, {"dpo": "DPOConfig", "kto": "KTOConfig", "reward": "RewardConfig"}[method])
+    package, file, name = METHODS[method].config
+    return getattr(importlib.import_module(f"{package}.{file.removesuffix('.py').replace('/', '.')}"), name)
 
 
 @pytest.mark.parametrize("method", PREFERENCES)
@@ -70,10 +70,10 @@ def test_the_table_of_options_is_that_of_the_method(method: str) -> None:
         (
             "sft",
             "beta=0.2",
-            "training.beta is a setting of dpo and kto; this run's method is sft (--method).",
+            "training.beta is a setting of dpo, kto and orpo; this run's method is sft (--method).",
         ),
         ("dpo", "packing=true", "training.packing is a setting of sft; this run's method is dpo"),
-        ("reward", "beta=1", "training.beta is a setting of dpo and kto; this run's method is reward"),
+        ("reward", "beta=1", "training.beta is a setting of dpo, kto and orpo; this run's method is reward"),
         ("kto", "desirable_wieght=1", "no setting training.desirable_wieght. Did you mean training.des"),
         ("dpo", "completion_only_loss=true", "there is no setting training.completion_only_loss."),
         ("sft", "completion_only_loss=true", "training.completion_only_loss is managed by fmstune"),

@@ -89,7 +89,9 @@ def test_our_tables_name_fields_that_exist() -> None:
     for table in (TRAINING_DEFAULTS, DEMO_TRAINING, RENAMED_TRAINING):
         assert all(set(table) <= set(training_fields(method)) for method in METHODS)
     assert set(TRAINING_BOUNDS) <= {name for method in METHODS for name in training_fields(method)}
-    assert set(OWNED_TRAINING) - {"local_rank"} <= set(training_fields())
+    assert set(OWNED_TRAINING) - {"local_rank"} <= {
+        name for each in METHODS for name in training_fields(each)
+    }
 
 
 def test_they_are_read_in_a_fraction_of_the_time_of_an_import() -> None:
@@ -164,5 +166,7 @@ def test_what_fmstune_sets_is_accepted(settings: dict[str, Any], tmp_path: Path)
 
 def test_what_fmstune_owns_or_renames_is_a_field() -> None:
     # local_rank has gone from some versions; refusing it does no harm.
-    assert set(OWNED_TRAINING) - {"local_rank"} <= set(training_fields())
+    assert set(OWNED_TRAINING) - {"local_rank"} <= {
+        name for each in METHODS for name in training_fields(each)
+    }
     assert set(RENAMED_TRAINING.values()) <= set(training_fields())

@@ -22,7 +22,8 @@ from fmstune.data.tokens.preferences import AnswerEncoder
 from fmstune.data.tokens.table import TokenRow
 from fmstune.errors import DataError
 from fmstune.models.load import load_tokenizer
-from fmstune.training.trainers.methods import arguments_class, with_other_answers
+from fmstune.training.methods.kto import with_other_answers
+from fmstune.training.methods.trained import trained_by
 
 TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
 TRAINERS: dict[str, Any] = {"dpo": trl.DPOTrainer, "kto": trl.KTOTrainer, "reward": trl.RewardTrainer}
@@ -51,7 +52,7 @@ TEXTS = [text("The lamp ", "costs 9", "is red<|im_end|>"), text("", "a", "b c d"
 
 def by_trl(method: str, rows: list[dict[str, Any]], tokenizer: Any, **settings: Any) -> list[dict[str, Any]]:
     """What TRL's trainer makes of rows: its own function, with the few things that it asks of the trainer."""
-    args = arguments_class(method)(output_dir="unused", report_to="none", use_cpu=True, **settings)
+    args = trained_by(method).arguments(output_dir="unused", report_to="none", use_cpu=True, **settings)
     trainer = SimpleNamespace(_tokenizer=tokenizer, calculate_KL=True)
     made = TRAINERS[method]._prepare_dataset(
         trainer, datasets.Dataset.from_list(rows), tokenizer, args, "some"

@@ -204,7 +204,7 @@ def test_with_strict_tracking_an_outage_at_the_start_is_an_error() -> None:
 def test_a_failed_training_has_its_true_status_everywhere_and_a_traceback_in_the_error_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fmstune.training.build import FineTuner
+    from fmstune.training.methods.sft import FineTuner
 
     def explode(*args: object, **kwargs: object) -> None:
         raise RuntimeError("the device caught fire with hf_abcdefghijklmnopqrstuvABCDEFGHIJKL")

@@ -25,7 +25,7 @@ from fmstune.errors import ConfigError
 from fmstune.system.device import check_device
 from fmstune.trackers.base import Tracker
 from fmstune.training.build import build_trainer, training_arguments
-from fmstune.training.trainers.methods import arguments_class
+from fmstune.training.methods.trained import trained_by
 from tests.support.tuned import tune
 
 OTHER_VALUES: dict[str, Any] = {
@@ -73,7 +73,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> set[str]:
     """The fields that a library reads of a run's arguments, but for what makes, checks and writes them."""
-    arguments = arguments_class(request.getfixturevalue("method"))
+    arguments = trained_by(request.getfixturevalue("method")).arguments
     names, found = {field.name for field in dataclasses.fields(arguments)}, set[str]()
     writers = {"to_dict", "to_sanitized_dict", "__repr__", "__post_init__", "_validate_args", "__eq__"}
 

@@ -28,7 +28,7 @@ from tests.support.end_to_end import aim_points, journal_points, wandb_points
 from tests.support.tracked import rewrite_as_interrupted
 from tests.support.tuned import weights
 
-PREFERENCES = ("dpo", "kto", "reward")
+PREFERENCES = ("dpo", "kto", "reward", "orpo")
 FAST = ["training.logging_steps=2", "training.learning_rate=2e-3", "training.per_device_train_batch_size=4"]
 
 
@@ -239,7 +239,7 @@ def test_the_direct_head_of_a_cpu_gives_the_numbers_of_trl(
 ) -> None:
     tune(method, "direct", "training.max_steps=4")
     monkeypatch.setattr(
-        "fmstune.training.trainers.methods.fit_lm_head", lambda model, direct, experts: "tiled"
+        "fmstune.training.trainers.preferences.fit_lm_head", lambda model, direct, experts: "tiled"
     )
     tune(method, "trl", "training.max_steps=4")
     for name in ("loss", "rewards/margins", "logits/chosen", "entropy", "grad_norm"):
@@ -422,9 +422,9 @@ def test_a_trainer_of_trl_is_imported_when_it_is_used() -> None:
     code = (
         "import sys\n"
         "import fmstune.training.build\n"
-        "from fmstune.training.trainers.methods import tuner_class\n"
+        "from fmstune.training.methods.trained import trained_by\n"
         "for method in (None, 'reward', 'dpo', 'kto'):\n"
-        "    if method: tuner_class(method)\n"
+        "    if method: trained_by(method)\n"
         "    print([m for m in ('dpo', 'kto', 'reward') if f'trl.trainer.{m}_trainer' in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -60,7 +60,7 @@ def test_long_runs_are_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_fails_in_evaluation_fails_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fmstune.training.build import FineTuner
+    from fmstune.training.methods.sft import FineTuner
 
     def explode(*args: object, **kwargs: object) -> None:
         raise RuntimeError("no evaluation today")

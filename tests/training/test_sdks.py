@@ -22,7 +22,8 @@ FAULTS = ("import time; time.sleep(3600)", "raise SystemExit('good-bye')", "rais
 LOOKS = """
 import json, sys
 from transformers import TrainerCallback
-from fmstune.training.trainers import methods
+from fmstune.config.methods.known import METHODS
+from fmstune.training.methods.trained import trained_by
 from fmstune.training.sdks import SDKS
 
 def look(name, **more):
@@ -32,8 +33,8 @@ def look(name, **more):
 
 class Looks(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
-        for method in ("dpo", "kto", "reward"):
-            methods.arguments_class(method), methods.tuner_class(method)
+        for method in METHODS:
+            trained_by(method)
         look("seen.json")
 
 class Uses(Looks):

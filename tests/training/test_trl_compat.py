@@ -51,6 +51,7 @@ FUNCTIONS = {
     "transformers.Trainer._save_optimizer_and_scheduler": ("self", "output_dir"),
     "transformers.Trainer._load_from_checkpoint": ("self", "resume_from_checkpoint"),
     **{f"{name}._prepare_dataset": ("self", "dataset", "processing_class", "args") for name in TRAINERS},
+    "trl.experimental.orpo.ORPOTrainer.concatenated_forward": ("self", "model", "batch"),
     "accelerate.utils.memory.should_reduce_batch_size": ("exception",),
     "accelerate.logging.MultiProcessAdapter.warning_once.cache_clear": (),
     "transformers.utils.chat_template_utils.render_jinja_template": ("conversations",),
@@ -79,6 +80,7 @@ ATTRIBUTES = {
     "trl.KTOTrainer": (
         "_metrics", "_total_train_tokens", "maybe_activation_offload_context", "calculate_KL",
     ),
+    "trl.experimental.orpo.ORPOTrainer": ("_stored_metrics",),
     "accelerate.Accelerator": ("scaler", "gather", "gather_for_metrics"),
     "accelerate.state.GradientState": ("end_of_dataloader", "remainder", "active_dataloader"),
     "accelerate.data_loader.DataLoaderShard": ("total_batch_size",),

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 
 from fmstune.config.methods.dpo import DPO
 from fmstune.config.methods.kto import KTO
+from fmstune.config.methods.orpo import ORPO
 from fmstune.config.methods.record import Form, Method
 from fmstune.config.methods.reward import REWARD
 from fmstune.config.methods.sft import SFT
 
-METHODS: Mapping[str, Method] = {method.name: method for method in (SFT, DPO, KTO, REWARD)}
+METHODS: Mapping[str, Method] = {method.name: method for method in (SFT, DPO, KTO, REWARD, ORPO)}
 """By name; the first is the default."""
 DEFAULT = next(iter(METHODS))
 

@@ -46,6 +46,10 @@ OWNED_TRAINING: dict[str, str] = {
     "do_train": "`fmstune train` always trains",
     "do_eval": "give evaluation data, and choose when with training.eval_strategy",
     "do_predict": "`fmstune train` only trains and evaluates",
+    "generate_during_eval": "use samples.rows and samples.prompts",
+    "is_encoder_decoder": "the models that it trains are decoders",
+    "max_completion_length": "it is for encoder-decoders; use training.max_length",
+    "padding_value": "it is the tokenizer's pad_token",
     "parallelism_config": "it is an object of Python, which no TOML can hold; use training.fsdp_config",
 }
 """Fields of TRL's classes that fmstune decides, and what to use instead."""

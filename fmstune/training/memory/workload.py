@@ -31,7 +31,7 @@ def workload(trainer: TunedTrainer) -> Workload | None:
         scored, vocabulary = lengths.size, 1  # one number for each sequence
     tokens = int(lengths.size * lengths.max() if padded else lengths.sum())
     head = trainer.lm_head
-    if head == "own":
+    if head in ("own", "logits"):
         scored = tokens
     reference = trainer.ref_model
     heads = getattr(settings, "num_attention_heads", None) or 1

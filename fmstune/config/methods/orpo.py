@@ -1,0 +1,22 @@
+"""orpo: preferring the better of two answers while learning it, without a reference model (Hong et al. 2024,
+https://huggingface.co/papers/2403.07691).
+
+TRL 1.16 has no stable trainer beside dpo's for pairs; this one is in `trl.experimental`, and may change or
+be removed in any release of TRL.
+"""
+
+from __future__ import annotations
+
+from fmstune.config.methods.record import REWARDS, REWARDS_RESULTS, Method
+
+ORPO = Method(
+    name="orpo",
+    learns="preferences",
+    form="pair",
+    config=("trl", "experimental/orpo/orpo_config.py", "ORPOConfig"),
+    lora_learning_rate=1e-5,  # of 1e-6
+    demo_learning_rate=1e-3,
+    shown=REWARDS,
+    results=REWARDS_RESULTS,
+    experimental=True,
+)

@@ -1,0 +1,1 @@
+"""The methods of training as TRL's trainers: a file each, imported when it is used."""

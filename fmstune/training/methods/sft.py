@@ -1,0 +1,86 @@
+"""sft with TRL's `SFTTrainer`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+from trl import SFTConfig, SFTTrainer
+
+from fmstune.models.saving import SavesAsItWas
+from fmstune.training.methods.trained import Trained
+from fmstune.training.speed.lm_head import balances_experts, fit_lm_head
+from fmstune.training.trainers.all_rows import EvaluatesAllRows
+from fmstune.training.trainers.disk import GuardedSaving
+from fmstune.training.trainers.each_row_once import EachRowOnce
+from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
+from fmstune.training.trainers.guarded import GuardedTraining
+from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLoss
+from fmstune.training.trainers.neftune import RowNoise
+
+
+class FineTuner(
+    SavesAsItWas,
+    GuardedSaving,
+    TokenWeightedEvaluation,
+    GuardedTraining,
+    EachRowOnce,
+    WeightedLoss,
+    EvaluatesAllRows,
+    SFTTrainer,
+):
+    """TRL's trainer, without the work that it does for cases other than ours."""
+
+    data_collator: Any
+    neftune_noise_alpha: float | None
+    aux_loss_enabled: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.data_collator = WeightedCollator.of(self.data_collator)
+        bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self.lm_head = fit_lm_head(bare, direct=self.args.device.type == "cpu", experts=self.aux_loss_enabled)
+        self.unbalanced = self.lm_head == "own" and self.aux_loss_enabled and not balances_experts(bare)
+        if self.unbalanced:
+            if self.args.router_aux_loss_coef:
+                raise ValueError(
+                    f"training.router_aux_loss_coef: {bare.config.model_type} gives no loss that balances "
+                    "its experts; leave it out."
+                )
+            self.aux_loss_enabled = bare.config.get_text_config().output_router_logits = False
+        # Not the Trainer's own noise, which goes by the width of the batch.
+        alpha, self.neftune_noise_alpha = self.neftune_noise_alpha, None
+        self._noise = None if alpha is None else RowNoise(alpha)
+        if self.args.packing and self.args.world_size > 1:
+            # A batch of packed rows is one row to `gather_for_metrics`, which would not find those that fill
+            # up the last batch of several processes, and they would be counted twice.
+            self.args.per_device_eval_batch_size = 1
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's, with noise on the embeddings where it is asked for."""
+        with contextlib.nullcontext() if self._noise is None else self._noise.on(self.model):
+            return super().train(*args, **kwargs)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's loss."""
+        if self._noise is not None:
+            self._noise.next_batch(inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Evaluation is padded also where the training is not: the Trainer averages over rows, and would
+        count a batch without padding as one."""
+        collator = self.data_collator
+        if getattr(collator, "padding_free", False) and not self.args.packing:
+            self.data_collator = dataclasses.replace(collator, padding_free=False)
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = collator
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No card in each checkpoint: TRL's names a local model `None`. The run writes its own, once."""
+
+
+TRAINED = Trained(SFTConfig, FineTuner)

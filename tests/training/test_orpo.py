@@ -1,0 +1,114 @@
+"""orpo: TRL's experimental trainer, on the rows and batches of dpo's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+
+from fmstune import demo
+from fmstune.config.load.load import load
+from fmstune.trackers.base import Tracker
+from fmstune.training.build import BuiltTrainer, build_trainer
+from fmstune.training.memory.outlook import outlook
+from fmstune.training.rehearsal.auto_batch import find_batch
+from fmstune.training.rehearsal.rehearsal import rehearse
+from tests.support.short_runs import tune
+
+ROWS = [
+    {"prompt": "What does the lamp cost?", "chosen": " It costs nine euros.", "rejected": " It is red."},
+    {
+        "prompt": "Why?",
+        "chosen": " Because it is made of brass and glass.",
+        "rejected": " Good morning, dear.",
+    },
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+
+def built(*sets: str) -> BuiltTrainer:
+    flags = [("model.path", "demo", "--model"), ("data.train", "pairs.jsonl", "--data")]
+    flags.append(("run.method", "orpo", "--method"))
+    return build_trainer(load(None, flags, list(sets)), Tracker(), Path("out"))
+
+
+def first_loss(trainer: Any) -> tuple[Any, float]:
+    trainer.model.eval()
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    with torch.no_grad():
+        return batch, float(trainer.compute_loss(trainer.model, batch))
+
+
+def test_the_loss_is_that_of_the_paper_by_the_models_own_forward() -> None:
+    trainer: Any = built("training.beta=0.3").trainer
+    batch, loss = first_loss(trainer)
+    own = demo.build_model(42).eval()
+    better, odds = [], []
+    for ids, mask, answer in zip(
+        batch["input_ids"], batch["attention_mask"], batch["completion_mask"], strict=True
+    ):
+        length = int(mask.sum())
+        with torch.no_grad():
+            logs = own(input_ids=ids[None, :length]).logits[0, :-1].log_softmax(-1)
+        each = logs.gather(-1, ids[1:length, None])[:, 0]
+        mean = each[answer[1:length] == 1].double().mean()
+        odds.append(mean - torch.log1p(-mean.exp()))
+        better.append(each)
+    nll = -torch.cat(better[:2]).double().mean()
+    ratio = torch.nn.functional.logsigmoid(torch.stack(odds[:2]) - torch.stack(odds[2:]))
+    assert loss == pytest.approx(float(nll - 0.3 * ratio.mean()), rel=1e-5)
+
+
+def test_the_loss_is_that_of_trls_trainer_on_the_texts() -> None:
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    ours = built()
+    _, loss = first_loss(ours.trainer)
+    args = ORPOConfig(output_dir="theirs", report_to="none", use_cpu=True, bf16=False, seed=42)
+    theirs = ORPOTrainer(
+        model=demo.build_model(42),
+        args=args,
+        train_dataset=datasets.Dataset.from_list(ROWS),
+        processing_class=ours.tokenizer,
+    )
+    assert first_loss(theirs)[1] == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_run_learns_reports_and_shows_what_it_has_learnt() -> None:
+    result, shown = tune("run", "run.method=orpo", "training.max_steps=12", "training.logging_steps=6")
+    assert result.metrics["train/rewards/accuracies"] > 0.9
+    assert result.metrics["eval/rewards/margins"] > 0
+    assert result.metrics["train/tokens_per_second"] > 0
+    assert "reward accuracy" in shown
+    assert "| eval/rewards/accuracies |" in Path("run/README.md").read_text()
+
+
+def test_it_is_estimated_rehearsed_and_fitted_without_a_trace() -> None:
+    trainer: Any = built("training.per_device_train_batch_size=2").trainer
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    expected = outlook(trainer)
+    assert expected is not None
+    assert expected.work.scored == expected.work.tokens  # all logits at once
+    rehearse(trainer, 4)
+    assert find_batch(trainer) == (2, 1)
+    assert all(weight.equal(before[name]) for name, weight in trainer.model.named_parameters())
+    assert not trainer._stored_metrics["train"]
+
+
+@pytest.mark.parametrize(
+    "setting", ["generate_during_eval=true", "max_completion_length=4", "padding_value=1"]
+)
+def test_what_would_have_no_effect_is_refused(setting: str) -> None:
+    from fmstune.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="is managed by fmstune"):
+        built(f"training.{setting}")
