@@ -17,7 +17,7 @@ from fmstune.training.build import BuiltTrainer, build_trainer
 from fmstune.training.memory.outlook import outlook
 from fmstune.training.rehearsal.auto_batch import find_batch
 from fmstune.training.rehearsal.rehearsal import rehearse
-from tests.support.short_runs import tune
+from tests.support.short_runs import train
 
 ROWS = [
     {"prompt": "What does the lamp cost?", "chosen": " It costs nine euros.", "rejected": " It is red."},
@@ -84,12 +84,14 @@ def test_the_loss_is_that_of_trls_trainer_on_the_texts() -> None:
 
 
 def test_a_run_learns_reports_and_shows_what_it_has_learnt() -> None:
-    result, shown = tune("run", "run.method=orpo", "training.max_steps=12", "training.logging_steps=6")
-    assert result.metrics["train/rewards/accuracies"] > 0.9
-    assert result.metrics["eval/rewards/margins"] > 0
-    assert result.metrics["train/tokens_per_second"] > 0
-    assert "reward accuracy" in shown
-    assert "| eval/rewards/accuracies |" in Path("run/README.md").read_text()
+    sets = ("run.method=orpo", "training.max_steps=12", "training.eval_strategy=epoch", "data.max_rows=64")
+    shown = train(Path("run"), *sets)
+    card = Path("run/README.md").read_text()
+    assert "| eval/rewards/accuracies | 1 |" in card
+    last = [line for line in shown.splitlines() if line.startswith("step")][-1]
+    assert "reward accuracy 1  margin" in last
+    assert "tokens/s" in last
+    assert "(orpo, full)" in card
 
 
 def test_it_is_estimated_rehearsed_and_fitted_without_a_trace() -> None:
