@@ -102,7 +102,7 @@ def test_a_setting_that_does_not_fit_the_method_is_told(
 
 def test_a_method_that_does_not_exist_is_the_only_thing_told(tmp_path: Path) -> None:
     told = refusal(tmp_path, sets=["training.beta=1"], flags=[("run.method", "dop", "--method")])
-    assert told == "--method: run.method = 'dop' is not one of sft, dpo, kto, reward."
+    assert told == "--method: run.method = 'dop' is not one of sft, dpo, kto, reward, orpo."
     told = refusal(tmp_path, sets=["run.method=3", "training.beta=1"])
     assert told.startswith("--set: run.method = 3 is an integer;")
 

@@ -18,7 +18,7 @@ from fmstune.config.schema.tables import TABLES
 from fmstune.config.schema.training import methods_with, training_fields
 from fmstune.errors import ConfigError
 from fmstune.layout import CONFIG_FILE
-from fmstune.text import shortened, shown_key, shown_path
+from fmstune.text import in_series, shortened, shown_key, shown_path
 
 FREE_TABLES = ("trackers", "params")
 """Tables whose keys are known elsewhere: trackers declare their options, params are the user's own."""
@@ -93,7 +93,7 @@ def of_other_methods(key: str, method: str) -> str | None:
     others = methods_with(name) if table == "training" and name not in OWNED_TRAINING else []
     if not others or method in others:
         return None
-    return f"{key} is a setting of {' and '.join(others)}; this run's method is {method} (--method)."
+    return f"{key} is a setting of {in_series(others)}; this run's method is {method} (--method)."
 
 
 def _take_file(sources: Sources, text: str, name: str) -> None:
