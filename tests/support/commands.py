@@ -35,7 +35,7 @@ _LIGHT = (
     "pydantic.type_adapter", "rich.console",
 )  # fmt: skip
 _TRAINER = (
-    *_LIGHT, "fmstune.run.run", "fmstune.training.build", "fmstune.training.trainers.methods",
+    *_LIGHT, "fmstune.run.run", "fmstune.training.build", "fmstune.training.methods.sft",
     "torch.distributed.run",
 )  # fmt: skip
 _AT_IMPORT = re.compile(
