@@ -20,8 +20,8 @@ from fmstune.data.tokens.table import IGNORED
 from fmstune.errors import DataError
 from fmstune.models.load import load_tokenizer
 from fmstune.trackers.base import Tracker
-from fmstune.training import build as building
 from fmstune.training.build import BuiltTrainer, build_trainer
+from fmstune.training.methods import sft as building
 from fmstune.training.speed.lm_head import _own, fit_lm_head
 from fmstune.training.trl_compat import score_by
 from fmstune.training.tuned_trainer import Head
