@@ -220,7 +220,7 @@ def test_rows_that_differ_from_the_first_are_told(
 
 def test_sft_on_pairs_names_the_methods_that_learn_from_them(tmp_path: Path) -> None:
     source = write(tmp_path / "x.jsonl", PAIR)
-    with pytest.raises(DataError, match="holds preferences, for --method dpo, kto or reward"):
+    with pytest.raises(DataError, match="holds preferences, for --method dpo, kto, reward or orpo"):
         prepare(DataConfig(train=source), TOKENIZER, None, 1)
 
 
