@@ -13,7 +13,6 @@ from pathlib import Path
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError, ModelError, RunError
 from fmstune.models.locate import Place
-from fmstune.models.saving import share_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +76,8 @@ def merge(place: Place, out: Path, *, dtype: str, base: str | None, trust_remote
     with _whole(out) as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
+        from fmstune.models.saving import share_weights  # it imports torch, which a refusal need not wait for
+
         share_weights(scratch)
     return Merged(
         named,
