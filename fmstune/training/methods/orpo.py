@@ -27,6 +27,7 @@ class OrpoTuner(PreferenceTuner, ORPOTrainer):
     """TRL's, of tokenised rows."""
 
     fused_head = False
+    more_columns = ("prompt_ids", "chosen_ids", "rejected_ids")
     train_dataset: Any
     eval_dataset: Any
 
@@ -37,7 +38,8 @@ class OrpoTuner(PreferenceTuner, ORPOTrainer):
         none = datasets.Dataset.from_dict({})
         # Without a length it would warn that it takes 512 tokens of each text.
         length, args.max_length = args.max_length, args.max_length or 1
-        args.remove_unused_columns = False  # as it sets itself, with a warning
+        # It would turn this off with a warning, for its own collator.
+        removes, args.remove_unused_columns = args.remove_unused_columns, False
         super().__init__(
             args=args,
             train_dataset=none,
@@ -45,7 +47,7 @@ class OrpoTuner(PreferenceTuner, ORPOTrainer):
             processing_class=processing_class,
             **more,
         )
-        args.max_length = length
+        args.max_length, args.remove_unused_columns = length, removes
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.data_collator = DataCollatorForPreference(processing_class.pad_token_id, length)
 
