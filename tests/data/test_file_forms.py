@@ -125,6 +125,7 @@ def test_json_in_any_of_its_forms_holds_the_same_rows(
         {"question": "a", "answer": "b", "contexts": [{"title": "t", "text": "x"}]},
         {"frage": "a", "antwort": "b", "quellen": [{"title": "t", "text": "x"}]},
         {"gespräch": CHAT},
+        {"system": [{"type": "text", "text": "a"}], "messages": CHAT},
     ],
 )
 def test_an_object_that_is_a_row_itself_is_one_row(
@@ -275,7 +276,19 @@ def beside(path: Path, content: Any, at_once: int) -> tuple[list[Any], str]:
     st.sampled_from(("data", "rows", "train", "anything", "train_sft")),
     st.dictionaries(
         st.sampled_from(("system", "tools", "more", "extra", "title", "notes", "license", "examples")),
-        st.sampled_from(("ALWAYS", [{"name": "f"}], {"a": 1}, 3, True, ROWS, ROWS[:1], ["x"])),
+        st.sampled_from(
+            (
+                "ALWAYS",
+                [{"name": "f"}],
+                [{"type": "text", "text": "a"}],
+                {"a": 1},
+                3,
+                True,
+                ROWS,
+                ROWS[:1],
+                ["x"],
+            )
+        ),
         min_size=1,
     ),
     st.booleans(),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from fmstune.config.paths.data import split_named
-from fmstune.data.columns import CONVERSATIONS, SPEAKERS, holds, is_message, looks_like_a_row
+from fmstune.data.columns import CONVERSATIONS, SPEAKERS, SYSTEMS, holds, is_message, looks_like_a_row
 from fmstune.data.files.splits import Wanted
 from fmstune.errors import DataError
 from fmstune.text import listed
@@ -52,7 +52,8 @@ def rows_inside(value: dict[str, Any], wanted: Wanted, name: str, say: Callable[
     lists = [
         key
         for key, inner in value.items()
-        if _is_list_of_objects(inner) and (key not in CONVERSATIONS or is_list_of_rows(key, inner[0]))
+        if _is_list_of_objects(inner)
+        and (key not in (*CONVERSATIONS, *SYSTEMS) or is_list_of_rows(key, inner[0]))
     ]
     if len(lists) > 1:
         lists = [key for key in lists if key.lower() in _LISTS or looks_like_a_row(value[key][0])] or lists
@@ -84,6 +85,8 @@ def is_list_of_rows(key: str, first: Any) -> bool:
         return False
     if key in CONVERSATIONS and {"input", "output"} <= first.keys() and not _asks(first):
         return False  # the turns of one conversation
+    if key in SYSTEMS:
+        return False  # Anthropic's blocks of text
     if key in CONVERSATIONS and any(str(first.get(name)).lower() in SPEAKERS for name in _SPEAKS):
         return False  # its messages, of a form that is not read, which is for the row to say
     known = key.lower() in _LISTS or split_named(key) is not None
