@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fmstune.data.cells import true_or_false
 from fmstune.data.columns import Row, holds
-from fmstune.data.rows.messages import weight_of
 from fmstune.data.rows.recognised import PREFERENCES, Shape
+from fmstune.data.rows.weights import is_nan, weight_of
 from fmstune.errors import DataError
 
-LOSS_COLUMNS = ("weight", "loss_weight", "train_on_input")
+WEIGHTS = ("weight", "loss_weight")
+LOSS_COLUMNS = (*WEIGHTS, "train_on_input")
+
+
+def nan_weight(row: Row, columns: Mapping[str, str], place: str) -> None:
+    """Raises `DataError` for a weight that is NaN, which in other columns means that there is nothing: the
+    row would be learnt with a weight of 1. `columns` are those of `data.columns`."""
+    for name in WEIGHTS:
+        theirs = columns.get(name, name)
+        if is_nan(row.get(theirs)):
+            raise DataError(
+                f"{place}: `{theirs}` is NaN, which is no weight of the loss; leave it empty (null) for a "
+                "weight of 1."
+            )
 
 
 def loss_of(row: Row, place: str, shape: Shape) -> dict[str, Any]:

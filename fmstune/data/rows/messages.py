@@ -9,7 +9,6 @@ that only a chat template may know.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from fmstune.data.rows.calls import read_calls
 from fmstune.data.rows.contents import read_content, read_reasoning
 from fmstune.data.rows.fields import Fields, Lost
 from fmstune.data.rows.unused import Unused
+from fmstune.data.rows.weights import weight_of
 from fmstune.errors import DataError
 
 Message = dict[str, Any]
@@ -50,16 +50,6 @@ def read_messages(value: Any, place: str, key: str, unused: Unused | None = None
     if unused is not None:
         lost.report(unused, place)
     return made
-
-
-def weight_of(value: Any, place: str, key: str) -> float:
-    """A weight of the loss; in a table without types also its text. Raises `DataError` for what is no number
-    of at least 0."""
-    if isinstance(value, str) and (said := true_or_false(value)) is not None:
-        return float(said)
-    if isinstance(value, (bool, int, float)) and math.isfinite(value) and value >= 0:
-        return float(value)
-    raise DataError(f"{place}: `{key}` is {value!r}; it takes 0, 1, or another weight of the loss.")
 
 
 def says_something(message: Message) -> bool:

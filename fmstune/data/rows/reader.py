@@ -15,7 +15,7 @@ from fmstune.data.columns import Row, holds, tidied, without_nan
 from fmstune.data.files.source import Origin, Split
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.forms import Form, filled, renamed
-from fmstune.data.rows.loss_columns import LOSS_COLUMNS, loss_of
+from fmstune.data.rows.loss_columns import LOSS_COLUMNS, loss_of, nan_weight
 from fmstune.data.rows.openai import as_pair
 from fmstune.data.rows.preferences import demo_pair, recognise_preferences
 from fmstune.data.rows.shapes import PREFERENCES, Recognised, Shape, recognise
@@ -96,6 +96,8 @@ class Reader:
     unused: Unused = field(init=False)
     _handler: Handler | None = field(init=False)
     _form: Form | None = field(init=False)
+    _columns: Mapping[str, str] = field(init=False)
+    _by_template: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.origin = Origin.of(self.source, self.split)
@@ -105,6 +107,7 @@ class Reader:
         template = self.source.template if own else self.config.template
         columns = self.source.columns if own else self.config.columns
         self._form = None
+        self._columns, self._by_template = columns or {}, template is not None
         named: Collection[str] = (columns or {}).values()
         if template is not None:
             parsed = parse_template(template)
@@ -140,6 +143,8 @@ class Reader:
     def _read(self, row: Row, place: str) -> Row:
         """A row in its shape; the columns of it that are not used are counted."""
         left_out: Collection[str] = ()
+        if self.method == "sft" and not self._by_template:
+            nan_weight(tidied(row), self._columns, place)
         formed = row = as_pair(without_nan(row))
         if self._form:
             formed, left_out = self._form(row, place)
