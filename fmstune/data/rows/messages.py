@@ -18,6 +18,7 @@ from fmstune.data.rows.anthropic import calls_in_parts, with_own_results
 from fmstune.data.rows.calls import read_calls
 from fmstune.data.rows.contents import read_content, read_reasoning
 from fmstune.data.rows.fields import Fields, Lost
+from fmstune.data.rows.results import in_order_of_calls
 from fmstune.data.rows.unused import Unused
 from fmstune.data.rows.weights import weight_of
 from fmstune.errors import DataError
@@ -49,7 +50,7 @@ def read_messages(value: Any, place: str, key: str, unused: Unused | None = None
     ]
     if unused is not None:
         lost.report(unused, place)
-    return made
+    return in_order_of_calls(made, place, key)
 
 
 def says_something(message: Message) -> bool:
