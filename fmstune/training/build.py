@@ -37,7 +37,6 @@ from fmstune.training.memory.outlook import require_room_for_weights
 from fmstune.training.methods.trained import trained_by
 from fmstune.training.speed.lm_head import sees_ahead
 from fmstune.training.speed.padding_free import Padding, decide
-from fmstune.training.trainers.each_row_once import filled_up
 from fmstune.training.trainers.preferences import build_tuner, first_sentence
 from fmstune.training.trl_compat import set_padding_free
 from fmstune.training.tuned_trainer import TunedTrainer
@@ -162,8 +161,6 @@ def build_trainer(
     if trainer.unbalanced:
         notes = (*notes, "no loss balances the load of the experts: this architecture gives none")
     trainer.method, trainer.longest_row = method.name, max_length
-    if twice := filled_up(trainer):
-        notes = (*notes, twice)
     trainer.own_files, trainer.save_dtype = loaded.own_files, config.run.save_dtype
     adapters.ready_for_checkpoints(trainer.model)
     if experts := unreached_experts(trainer.model, config.lora.target_modules):

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import datasets
 import torch
-from accelerate.data_loader import DataLoaderDispatcher
+from accelerate.data_loader import DataLoaderDispatcher, SkipBatchSampler
 from accelerate.logging import MultiProcessAdapter
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel
@@ -232,13 +232,30 @@ def last_batch(trainer: TunedTrainer) -> LastBatch | None:
     """The batch that was just read, where it is the last one. accelerate fills it up, and knows by how much
     for `gather_for_metrics` alone, which is too late for the loss."""
     state = trainer.accelerator.gradient_state
-    # -1 where the length is not known, 0 where the last batch is full.
-    if not state.end_of_dataloader or state.remainder <= 0:
+    if not state.end_of_dataloader:
         return None
     loader, processes = state.active_dataloader, trainer.args.world_size
+    if isinstance(loader.batch_sampler, SkipBatchSampler):
+        return _last_of_rest(loader)
+    # -1 where the length is not known, 0 where the last batch is full.
+    if state.remainder <= 0:
+        return None
     if isinstance(loader, DataLoaderDispatcher):  # it divides what is left among all
         return LastBatch(state.remainder, -(-state.remainder // processes) * processes)
     return LastBatch(state.remainder, loader.total_batch_size)
+
+
+def _last_of_rest(loader: Any) -> LastBatch | None:
+    """The last batch of an epoch resumed in the middle. accelerate's sampler that skips batches has no
+    size, and its loader does not know then that the last one was filled up."""
+    sampler = loader.batch_sampler
+    while isinstance(sampler, SkipBatchSampler):
+        sampler = sampler.batch_sampler
+    # As `DataLoaderShard.total_batch_size` has it.
+    several = 1 if getattr(sampler, "split_batches", False) else getattr(sampler, "num_processes", 1)
+    together = sampler.batch_size * several
+    rest = len(loader.dataset) % together
+    return None if sampler.drop_last or not rest else LastBatch(rest, together)
 
 
 @contextlib.contextmanager

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from fmstune.text import counted
 from fmstune.training.trainers.row_batches import RowLengths, first_rows, row_lengths
 from fmstune.training.trl_compat import gathering, last_batch
 from fmstune.training.tuned_trainer import TunedTrainer, as_trainer
 
 _SHARES = "shares_of_rows"
+_WEIGHT = "weight_of_process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Shares:
 
     own: tuple[int, ...]
     process: int
+    size: int
+    """The rows of each process in a full batch."""
 
     @property
     def mine(self) -> int:
@@ -39,6 +41,10 @@ class Shares:
     def weight(self) -> float:
         """By what to multiply the mean of this process, for the mean of all processes to be that of rows."""
         return self.mine * len(self.own) / sum(self.own)
+
+    def with_full(self, batches: int) -> Shares:
+        """The rows of this batch and of as many full ones before it."""
+        return replace(self, own=tuple(rows + batches * self.size for rows in self.own))
 
 
 def dealt(rest: int, processes: int, size: int) -> tuple[int, ...]:
@@ -67,7 +73,14 @@ class EachRowOnce:
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
         """The Trainer's, of batches in which each row counts once."""
-        return as_trainer(super()).get_batch_samples(self._once(epoch_iterator), num_batches, device)
+        this, trainer = as_trainer(self), as_trainer(super())
+        batches, items = trainer.get_batch_samples(self._once(epoch_iterator), num_batches, device)
+        shares: Shares | None = batches[-1].get(_SHARES) if batches and this.args.world_size > 1 else None
+        if shares is not None and items is not None and not this.args.average_tokens_across_devices:
+            # Each process divides by its own tokens of the whole update, so its mean is that of the update.
+            weight = shares.with_full(len(batches) - 1).weight
+            batches = [{**batch, _WEIGHT: weight} for batch in batches]
+        return batches, items
 
     def _once(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
@@ -80,6 +93,7 @@ class EachRowOnce:
         """The Trainer's loss, and its figures, of the rows that are this process's own."""
         this, trainer = as_trainer(self), as_trainer(super())
         shares: Shares | None = inputs.pop(_SHARES, None)
+        weight: float | None = inputs.pop(_WEIGHT, None)
         inputs.pop(RowLengths.NAME, None)
         # As soon as the last batch has been read, `gather_for_metrics` cuts what is gathered, as if it were
         # rows, of the batches before it too that are of the same update.
@@ -88,10 +102,9 @@ class EachRowOnce:
             answer = trainer.compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
-        counts_tokens = num_items_in_batch is not None and this.args.average_tokens_across_devices
-        if shares is None or not model.training or counts_tokens:
-            return answer
-        return answer * shares.weight
+        if weight is None and shares is not None and model.training and num_items_in_batch is None:
+            weight = shares.weight
+        return answer if weight is None else answer * weight
 
 
 def shares_of_last(trainer: TunedTrainer) -> Shares | None:
@@ -100,25 +113,13 @@ def shares_of_last(trainer: TunedTrainer) -> Shares | None:
     last = last_batch(trainer) if args.world_size > 1 else None
     if last is None or last.rest >= last.together:
         return None
-    return Shares(dealt(last.rest, args.world_size, last.together // args.world_size), args.process_index)
+    size = last.together // args.world_size
+    return Shares(dealt(last.rest, args.world_size, size), args.process_index, size)
 
 
 def own_rows(batch: Mapping[str, Any], shares: Shares) -> dict[str, Any]:
     """A batch without what fills it up, for `EachRowOnce.compute_loss`."""
     return {**first_rows(batch, shares.mine, row_lengths(batch)), _SHARES: shares}
-
-
-def filled_up(trainer: TunedTrainer) -> str | None:
-    """That rows of a stream may count twice, whose end is known too late; `None` for other data."""
-    args = trainer.args
-    if args.world_size == 1 or hasattr(trainer.train_dataset, "__len__"):
-        return None
-    most = args.train_batch_size * args.world_size - 1
-    return (
-        f"at the end of the stream its last batch is filled up with at most {counted(most, 'row')} of its "
-        f"beginning, which count twice then, since {args.world_size} processes train; "
-        "data.streaming = false has each row once"
-    )
 
 
 @contextlib.contextmanager
