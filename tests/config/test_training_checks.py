@@ -37,6 +37,8 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("lr_scheduler_type=warmup_stable_decay", "training.lr_scheduler_kwargs = {num_decay_steps = 100}."),
         ("lr_scheduler_type=cosine_with_min_lr", "training.lr_scheduler_kwargs = {min_lr_rate = 0.1}."),
         ("accelerator_config=a.json", "training.accelerator_config = 'a.json': there is no such file."),
+        ("accelerator_config={even_batches = false}", "even_batches = false fails with several"),
+        ("accelerator_config='{\"dispatch_batches\": true}'", "Leave dispatch_batches out."),
         ("optim_args=lr", "training.optim_args = 'lr' is not of the form NAME=VALUE,NAME=VALUE."),
         ("save_strategy=best", 'set training.metric_for_best_model = "loss".'),
         ("log_level=DEBUG", "Did you mean debug?"),

@@ -29,7 +29,7 @@ SETTINGS = (
         "training.optim=adafactor",
         "training.warmup_steps=2",
         "training.debug=underflow_overflow",
-        "training.accelerator_config={even_batches=false}",
+        "training.accelerator_config={split_batches=true}",
         "training.lr_scheduler_kwargs={num_cycles=2}",
         "training.gradient_checkpointing=true",
     ),

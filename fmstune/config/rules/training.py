@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,6 +29,7 @@ def training_problems(config: RunConfig) -> Iterator[tuple[str, str]]:
     if isinstance(file, str) and not file.startswith("{") and not exists(config.base_dir / file):
         key = "training.accelerator_config"
         yield key, f"{key} = {shown(file)}: there is no such file."
+    yield from _dealing(config, file)
     text = training.get("optim_args")
     if text and not all(re.fullmatch(r"\s*[^=\s]+\s*=[^=]+", part) for part in str(text).split(",")):
         key = "training.optim_args"
@@ -45,6 +47,36 @@ def training_problems(config: RunConfig) -> Iterator[tuple[str, str]]:
     if training.get("save_strategy") == "best" and not told:
         key = "training.save_strategy"
         yield key, f"{key} = 'best' needs to know by what: set training.metric_for_best_model = \"loss\"."
+
+
+_DEALS = {
+    "even_batches": (False, "a process without a batch would leave the others waiting for it"),
+    "dispatch_batches": (True, "batches of one process's rows do not have the same shapes for all"),
+}
+"""Ways to deal rows out to several processes with which these abort or hang."""
+
+
+def _dealing(config: RunConfig, given: Any) -> Iterator[tuple[str, str]]:
+    file = given
+    if isinstance(given, str):
+        text = given if given.startswith("{") else None
+        if text is None and exists(config.base_dir / given):
+            text = (config.base_dir / given).read_text()
+        try:
+            given = json.loads(text or "null")
+        except ValueError:
+            return  # transformers says what is wrong with it
+    if not isinstance(given, Mapping):
+        return
+    for name, (wrong, reason) in _DEALS.items():
+        if given.get(name) is wrong:
+            key = "training.accelerator_config"
+            where = f" in {shown(file)}" if isinstance(file, str) and not file.startswith("{") else ""
+            yield (
+                key,
+                f"{key}: {name} = {str(wrong).lower()}{where} fails with several processes: {reason}. "
+                f"Leave {name} out.",
+            )
 
 
 def _optimizer_arguments(optimizer: str, text: str) -> Iterator[tuple[str, str]]:
