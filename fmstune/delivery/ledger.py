@@ -42,9 +42,10 @@ class Ledger:
     `safe_*` is the part that no kill of the shipper can lose. `closed` tells that the tracker's run has been
     given its final status. A delivery that is `careful`, since a process has died of the tracker, notes in
     `trying` which event it is handing over. `last_row` is the last of the metrics and tables that the tracker
-    has taken. `cwd` is the directory that relative paths in `options`, and the
-    tracker's defaults, start from; `module_path` the one that a plug-in's module was imported from. `note` is
-    what the tracker has to say to the user.
+    has taken, `last_given` the last of all but statuses. `begun_again` counts how often all had to be
+    delivered once more, since the tracker's run had lost what it had been given. `cwd` is the directory that
+    relative paths in `options`, and defaults of the tracker, start from; `module_path` the one that its
+    plug-in was imported from. `note` is what the tracker has to say to the user.
     """
 
     tracker: str
@@ -68,6 +69,8 @@ class Ledger:
     careful: bool = False
     trying: int = 0
     last_row: int = 0
+    last_given: int = 0
+    begun_again: int = 0
     error: str | None = None
     error_time: float | None = None
 
@@ -173,7 +176,8 @@ def _read(path: Path) -> Ledger:
 def _from_raw(raw: Mapping[str, Any]) -> Ledger:
     known = {field.name for field in dataclasses.fields(Ledger)}
     values = {key: value for key, value in raw.items() if key in known}
-    for count in ("delivered", "total", "offset", "safe_delivered", "safe_offset", "trying", "last_row"):
+    counts = ("delivered", "total", "offset", "safe_delivered", "safe_offset", "trying", "last_row")
+    for count in (*counts, "last_given", "begun_again"):
         if not isinstance(values.get(count, 0), int) or values.get(count, 0) < 0:
             raise ValueError(count)
     for text in ("run_id", "url", "note", "error"):

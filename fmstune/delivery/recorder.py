@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import os
 import sys
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -142,7 +143,7 @@ class Recorder(Tracker):
     def resumed(self, step: int) -> None:
         """Note that the training goes on from `step`: later steps logged before are logged again."""
         self._closed = False
-        self.journal.append("resume", {"step": step})
+        self.journal.append("resume", {"step": step, "session": uuid.uuid4().hex})
 
     def close(self, status: Status, error: str | None = None) -> None:
         """Write the status; what comes after it is counted, and not recorded."""

@@ -74,8 +74,15 @@ def _of(ledger: Ledger, written: int, last: int, after: int, directory: Path) ->
         since=None if complete else ledger.error_time,
         remedy=None if complete else f"fmstune trackers sync {directory}",
         changes=ledger.changes,
-        note=ledger.note,
+        note=_note(ledger),
     )
+
+
+def _note(ledger: Ledger) -> str | None:
+    again = (
+        "" if not ledger.begun_again else "all of it was delivered again, as the tracker's run had lost it"
+    )
+    return " · ".join(part for part in (ledger.note, again) if part) or None
 
 
 def _why(ledger: Ledger, waiting: bool, within_reach: int, last: int) -> str:

@@ -18,7 +18,10 @@ from typing import Any, Literal
 
 State = Literal["missing", "unfinished", "ready", "older", "damaged"]
 
-_OF_A_NEW_ONE = {"locks", "meta", "progress", "run_metadata.sqlite", "run_metadata.sqlite-journal"}
+_OF_A_NEW_ONE = {
+    "locks", "meta", "progress", "run_metadata.sqlite", "run_metadata.sqlite-journal",
+    "check_ins", "seqs",  # which a process makes that goes on to write when somebody has removed `.aim`
+}  # fmt: skip
 _LOCK_SECONDS = 20.0
 _INDEX_SECONDS = 3.0
 _LOOK_AGAIN_SECONDS = 0.5
@@ -58,6 +61,13 @@ def index(run: Any, seconds: float = _INDEX_SECONDS) -> bool:
                 print(f"aim: the run is not indexed yet, `aim up` will do it ({error})")
                 return False
         time.sleep(0.1)
+
+
+def storage_of(run: Any) -> tuple[Path, ...]:
+    """The folders and the database that Aim 3.29.1 keeps a run of a local repository in."""
+    place = Path(run.repo.path)
+    chunks = (place / part / "chunks" / run.hash for part in ("meta", "seqs"))
+    return (*chunks, place / "run_metadata.sqlite")
 
 
 def examine(folder: Path) -> Found:

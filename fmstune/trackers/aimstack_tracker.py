@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from fmstune.trackers.aim_repository import examine, index, repository
+from fmstune.trackers.aim_repository import examine, index, repository, storage_of
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.records import (
@@ -36,6 +36,7 @@ REMOTE = "aim://"
 _REPEAT = 2.0**-20
 _MOST_REPEATS = 2**19
 _LAST_STEP = 2**32
+_HELD = "last_event"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,9 @@ class AimStackTracker(Tracker):
         self._run: Any = None
         self._alone = Occurrences()
         self._indexes = True  # until `aim up` turns out to do it
+        self._storage: tuple[Path, ...] = ()
+        self._files: list[tuple[int, int] | None] = []
+        self._held = 0
 
     def open(self, start: RunStart) -> TrackerRun:
         from aim import Repo
@@ -98,7 +102,8 @@ class AimStackTracker(Tracker):
         if self._run is not None:  # opened by `open_alone`
             self._run.name = utf8(self.config.run_name or start.name)
             return TrackerRun(self._run.hash, where)
-        repo = Repo.from_path(where) if "://" in where else repository(where)
+        remote = "://" in where
+        repo = Repo.from_path(where) if remote else repository(where)
         self._run, told = self._opened_run(repo, start), None
         self._alone = Occurrences()
         if start.run_id is not None:
@@ -106,26 +111,50 @@ class AimStackTracker(Tracker):
                 self._run.close()
                 told = note(start)
                 self._run = self._opened_run(repo, dataclasses.replace(start, tracker_run_id=None))
-            self._run[MARK] = mark(start)
+            held = (self._run.get(MARK, None) or {}).get(_HELD)
+            self._run[MARK] = mark(start) | ({} if held is None else {_HELD: held})
+            self._held = held or 0
         self._run.name = utf8(self.config.run_name or start.name)
         for tag in self.config.tags:
             self._run.add_tag(tag)
+        self._storage = () if remote else storage_of(self._run)
+        self._files = [_identity(path) for path in self._storage]
         return TrackerRun(self._run.hash, where, note=told)
+
+    def holds(self, last: int) -> bool:
+        # Aim writes to its open files for ever, whatever becomes of their names.
+        if None in self._files or [_identity(path) for path in self._storage] != self._files:
+            return False
+        if self._run is None or not self._storage:  # closed, or behind a server that would have to be asked
+            return True
+        found = self._run.get(MARK, None) or {}
+        # Without it, an earlier version has written there.
+        return bool(found.get(_HELD, last) >= last)
+
+    def _note_event(self) -> None:
+        """Note in the run which event it holds last, by which an older state of it is recognised."""
+        if self.seq is not None and self.seq > self._held and self._storage:
+            self._opened[MARK, _HELD] = self._held = self.seq
 
     def _opened_run(self, repo: Any, start: RunStart) -> Any:
         from aim import Run
+        from aim.sdk.errors import MissingRunError
 
         # log_system_params would send the environment variables, and fails without pkg_resources
         # (aimhubio/aim#2858); system metrics would be those of this process, not of the training.
-        return Run(
-            start.tracker_run_id,
-            repo=repo,
-            experiment=self.config.experiment,
-            force_resume=start.tracker_run_id is not None,
-            system_tracking_interval=None,
-            log_system_params=False,
-            capture_terminal_logs=False,
-        )
+        options: dict[str, Any] = {
+            "repo": repo,
+            "experiment": self.config.experiment,
+            "system_tracking_interval": None,
+            "log_system_params": False,
+            "capture_terminal_logs": False,
+        }
+        if start.tracker_run_id is None:
+            return Run(**options)
+        try:
+            return Run(start.tracker_run_id, force_resume=True, **options)
+        except MissingRunError:  # somebody has removed it, or the whole repository
+            return Run(**options)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage)
@@ -140,6 +169,7 @@ class AimStackTracker(Tracker):
                 repeat = point.repeats.get(name, 0)
             step = _key(point.step, repeat)
             self._opened.track(value, name=name, step=step, epoch=point.epoch, context=context)
+        self._note_event()
 
     def track_table(self, table: Table) -> None:
         from aim import Text
@@ -153,6 +183,7 @@ class AimStackTracker(Tracker):
         context = _context(table.stage) | ({"occurrence": repeat + 1} if repeat else {})
         lines = lines or [Text("(no rows)")]  # of an empty list, Aim does not know that it is one of texts
         self._opened.track(lines, name=table.name, step=table.step or 0, epoch=table.epoch, context=context)
+        self._note_event()
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
         super().set_params(params, name)
@@ -164,6 +195,7 @@ class AimStackTracker(Tracker):
         self.flush()
         held = self._opened.get(namespace, {})
         self._opened[namespace] = merged(held, params)
+        self._note_event()
 
     def flush(self) -> None:
         # To a server Aim sends from a queue in the background; its own wait is the only sign that
@@ -212,6 +244,14 @@ class AimStackTracker(Tracker):
         if self._run is None:
             self.open_alone()
         return self._run
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _context(stage: str | None) -> dict[str, Any]:

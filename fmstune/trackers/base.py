@@ -92,6 +92,8 @@ class Tracker:
         self.seq: int | None = None
         # The optimizer step now, for what is tracked without a step of its own.
         self.step: int | None = None
+        # When that event happened, in Unix seconds. None when the tracker is used alone.
+        self.event_time: float | None = None
 
     @classmethod
     def _configured(cls, given: Any) -> Any:
@@ -176,6 +178,15 @@ class Tracker:
 
         For SDKs that send in the background; what calls this counts the events as delivered.
         """
+
+    def holds(self, last: int) -> bool:
+        """Whether the service still holds what was handed over, as far as that can be seen in no time:
+        somebody may remove its storage, replace it, or restore an older state of it. `last` is the number of
+        the last event with metrics, params or a table that this run was given, by any process; 0 for none.
+
+        Asked after `open`, after each `flush` and after `close`. On `False`, all is delivered once more.
+        """
+        return True
 
     def appear(self) -> None:
         """For a tracker that is used alone: a person should find the run from now on, with the metrics that

@@ -64,5 +64,8 @@ class OldShapeTracker(Tracker):
         if hasattr(self.inner, "close"):
             self.inner.close(status, error)
 
+    def holds(self, last: int) -> bool:
+        return self.inner.holds(last) if hasattr(self.inner, "holds") else super().holds(last)
+
     def check(self, timeout: float) -> Check:
         return self.inner.check(timeout) if hasattr(self.inner, "check") else super().check(timeout)

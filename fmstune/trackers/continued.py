@@ -1,5 +1,6 @@
-"""Runs that were resumed from another one's checkpoint, and continue its run in a tracker. A mark in the
-service tells which run does: two of them would take each other's steps."""
+"""Runs that continue another one's run in a tracker, as they were resumed from its checkpoint, and two
+futures of one run, whose folder was copied or restored from a backup. A mark in the service tells whose its
+latest points are: two runs would take each other's steps."""
 
 from __future__ import annotations
 
@@ -13,16 +14,20 @@ MARK = "fmstune"
 
 
 def mark(start: RunStart) -> dict[str, Any]:
-    """Which run of fmstune a tracker's run holds last, and where its numbers begin."""
-    return {"run_id": start.run_id, "after": start.after}
+    """Which run of fmstune a tracker's run holds last, where its numbers begin, and who wrote them."""
+    session = start.sessions[-1] if start.sessions else start.run_id
+    return {"run_id": start.run_id, "after": start.after, "session": session}
 
 
 def is_of_another(found: Any, start: RunStart) -> bool:
     """Whether a mark says that another run has continued the tracker's run from where this one would, or
-    from later on."""
+    from later on, or another future of this run."""
     if not isinstance(found, Mapping) or not isinstance(found.get("after"), int):
         return False  # nobody's, or that of an earlier version
-    return found.get("run_id") != start.run_id and found["after"] >= max(start.after, 1)
+    if found.get("run_id") != start.run_id:
+        return bool(found["after"] >= max(start.after, 1))
+    session = found.get("session")
+    return isinstance(session, str) and bool(start.sessions) and session not in start.sessions
 
 
 def note(start: RunStart) -> str:

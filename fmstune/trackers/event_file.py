@@ -19,7 +19,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from fmstune.trackers.records import TrackerError
 from fmstune.trackers.values.plain import plain
@@ -32,14 +32,16 @@ _HEADER_BEFORE = ",".join(CSV_COLUMNS[:-1]).encode()
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CELL = rb'(?:"(?:[^"]|"")*"|[^,"]*)'
 _ROW = re.compile(_CELL + rb"(?:," + _CELL + rb"){%d}" % (len(CSV_COLUMNS) - 1))
-_ROW_START = re.compile(_CELL + rb",(\d+),[^,]*,(\w+),")
+_ROW_START = re.compile(_CELL + rb",(\d+),([0-9.e+-]+),(\w+),")
+_ROWS = ("metrics", "table")
+_LONGEST_TAIL = 4096
 _RUN_ID_END = re.compile(rb",[0-9a-f]{32}$")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One event of a run. `seq` is its number in the run's journal; `time` Unix seconds; `stage` the
-    namespace of params."""
+    """One event of a run. `seq` is its number in the run's journal; `time` Unix seconds, those of the event
+    itself when it is `timed`; `stage` the namespace of params."""
 
     run: str
     run_id: str
@@ -50,20 +52,63 @@ class Record:
     stage: str | None = None
     step: int | None = None
     epoch: float | None = None
+    timed: bool = False
+
+
+class Line(NamedTuple):
+    """Which event a line is of."""
+
+    seq: int | None
+    kind: str
+    time: float
 
 
 @dataclass
 class Held:
-    """What a file holds of one run: how many lines of each event, and the kind of the last line."""
+    """What a file holds of one run: how many lines of each event, the last event but a status, and the
+    kind of the last line.
 
-    lines: dict[int, int] = field(default_factory=dict)
+    A number alone does not tell an event: of a run whose folder was restored from a backup, or copied, two
+    futures may have written here. Each event has its own time. Of params and statuses, earlier versions
+    wrote the time at which they were delivered, which is later.
+    """
+
+    rows: dict[int, int] = field(default_factory=dict)
+    others: dict[int, dict[float, int]] = field(default_factory=dict)
+    last_seq: int = 0
     last_kind: str | None = None
 
-    def note(self, seq: int | None, kind: str) -> None:
+    def note(self, line: Line) -> None:
         """Count one more line."""
-        self.last_kind = kind
-        if seq is not None:
-            self.lines[seq] = self.lines.get(seq, 0) + 1
+        self.last_kind = line.kind
+        if line.seq is None:
+            return
+        if line.kind != "status":
+            self.last_seq = max(self.last_seq, line.seq)
+        if line.kind in _ROWS:
+            key = hash((line.seq, line.time))  # a run may have a million events: the pair takes twice as much
+            self.rows[key] = self.rows.get(key, 0) + 1
+        else:
+            times = self.others.setdefault(line.seq, {})
+            times[line.time] = times.get(line.time, 0) + 1
+
+    def count(self, line: Line, *, timed: bool) -> int:
+        """How many lines of the event there are; unless it is `timed`, its number decides."""
+        if line.seq is None:
+            return 0
+        if line.kind in _ROWS:
+            return self.rows.get(hash((line.seq, line.time)), 0)
+        times = self.others.get(line.seq, {})
+        return sum(count for time, count in times.items() if not timed or time >= line.time)
+
+    def covers(self, other: Held) -> bool:
+        """Whether all lines of `other` are here."""
+        rows = all(self.rows.get(key, 0) >= count for key, count in other.rows.items())
+        return rows and all(
+            self.others.get(seq, {}).get(time, 0) >= count
+            for seq, times in other.others.items()
+            for time, count in times.items()
+        )
 
 
 class Format(Protocol):
@@ -74,8 +119,8 @@ class Format(Protocol):
     def lines(self, record: Record) -> list[bytes]:
         """The lines of a record, each with its end."""
 
-    def of_run(self, line: bytes, run_id: str) -> tuple[int | None, str] | None:
-        """The event's number and kind, when the line is one of this run."""
+    def of_run(self, line: bytes, run_id: str) -> Line | None:
+        """Which event it is of, when the line is one of this run."""
 
     def is_whole(self, line: bytes) -> bool:
         """Whether a last line that lacks its end is a whole record all the same."""
@@ -96,14 +141,18 @@ class JsonLines:
         kept = {key: value for key, value in stem.items() if value is not None}
         return [json.dumps(plain(kept | {"values": record.values}), allow_nan=False).encode() + b"\n"]
 
-    def of_run(self, line: bytes, run_id: str) -> tuple[int | None, str] | None:
+    def of_run(self, line: bytes, run_id: str) -> Line | None:
         if json.dumps(run_id).encode() not in line:  # 20 times as fast as to read every line
             return None
         row = _json_object(line)
         if row is None or row.get("run_id") != run_id:
             return None
-        seq = row.get("seq")
-        return (seq if isinstance(seq, int) else None), str(row.get("kind"))
+        seq, moment = row.get("seq"), row.get("time")
+        return Line(
+            seq if isinstance(seq, int) else None,
+            str(row.get("kind")),
+            float(moment) if isinstance(moment, (int, float)) else 0.0,
+        )
 
     def is_whole(self, line: bytes) -> bool:
         return _json_object(line) is not None
@@ -133,12 +182,12 @@ class CsvRows:
         run_id = _name(record.run_id)
         return [_row([*where, _name(str(key)), _value(each), run_id]) for key, each in record.values.items()]
 
-    def of_run(self, line: bytes, run_id: str) -> tuple[int | None, str] | None:
+    def of_run(self, line: bytes, run_id: str) -> Line | None:
         if not line.rstrip(b"\r\n").endswith(b"," + _row([_name(run_id)]).rstrip(b"\n")):
             return None
         if not (found := _ROW_START.match(line)):
             return None
-        return int(found[1]), found[2].decode()
+        return Line(int(found[1]), found[3].decode(), float(found[2]))
 
     def is_whole(self, line: bytes) -> bool:
         return _ROW.fullmatch(line) is not None and _RUN_ID_END.search(line) is not None
@@ -159,35 +208,57 @@ class EventFile:
         Raises `TrackerError` when the file is of another kind, and `OSError`.
         """
         self.path = path
-        self.held = Held()
+        self._run_id = run_id
         self._format = format_of(path)
         self._file, self._regular = self._opened()
+        self._identity = _identity(os.fstat(self._file))
+        self._tail, self._end = b"", 0  # what was written last, and where it ends
+        self._closed = self._was_cut = False
         if self._regular:
             with self._locked(self._file):
                 self._remove_torn_line(run_id)
                 self._begin()
-            self._find(run_id)
+        self.held = self._find() if self._regular else Held()
+
+    def holds(self, last: int) -> bool:
+        """Whether the file is still the one that was written to, ends with what was written last, and has the
+        event of this number or a later one; once it is closed, whether it has all. Raises `OSError`."""
+        if not self._regular:
+            return True
+        try:
+            there = _identity(self.path.stat()) == self._identity
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if not there or self._was_cut or self.held.last_seq < last:
+            return False
+        if self._closed:
+            return self._find().covers(self.held)
+        return os.pread(self._file, len(self._tail), self._end - len(self._tail)) == self._tail
 
     def append(self, record: Record) -> None:
         """Write what the file does not hold yet of an event, with one call. Raises `OSError`."""
         lines = self._format.lines(record)
-        done = self.held.lines.get(record.seq, 0) if record.seq is not None else 0
-        if not (left := lines[done:]):
+        line = Line(record.seq, record.kind, float(record.time))
+        if not (left := lines[self.held.count(line, timed=record.timed) :]):
             return
         data = b"".join(left)
         with self._locked(self._file):
             size = self._remove_torn_line(record.run_id) if self._regular else 0
+            self._was_cut = self._was_cut or size < self._end
             written = os.write(self._file, data)
             if written != len(data):
                 if self._regular:
                     os.ftruncate(self._file, size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            if self._regular:
+                self._tail, self._end = data[-_LONGEST_TAIL:], size + len(data)
         for _ in left:
-            self.held.note(record.seq, record.kind)
+            self.held.note(line)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+        self._closed = True
 
     def _opened(self) -> tuple[int, bool]:
         """The file, with a header of today: one of an earlier version gets its columns completed."""
@@ -216,11 +287,13 @@ class EventFile:
         if self._format.header and not os.fstat(self._file).st_size:
             os.write(self._file, self._format.header)
 
-    def _find(self, run_id: str) -> None:
+    def _find(self) -> Held:
+        held = Held()
         with self.path.open("rb") as file:
             for line in file:
-                if found := self._format.of_run(line, run_id):
-                    self.held.note(*found)
+                if found := self._format.of_run(line, self._run_id):
+                    held.note(found)
+        return held
 
     def _remove_torn_line(self, run_id: str) -> int:
         """Remove what a killed writer left of a line; the file's size afterwards."""
@@ -248,6 +321,10 @@ class EventFile:
             yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def format_of(path: Path) -> Format:

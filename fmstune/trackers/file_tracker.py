@@ -34,8 +34,8 @@ class FileOptions:
 class FileTracker(Tracker):
     """Appends one line for each event (JSON) or for each value (CSV). Several runs may share a file.
 
-    What the file holds of this run is looked up by the run's own id and the event's number when it is opened,
-    whatever the ledger says: so an event stands in it once even if the ledger is lost.
+    What the file holds of this run is looked up by the run's own id and the event's number and time when it
+    is opened, whatever the ledger says: so an event stands in it once even if the ledger is lost.
     """
 
     registered_name = "file"
@@ -51,6 +51,7 @@ class FileTracker(Tracker):
         self._run = "run"
         self._run_id = ""
         self._file: EventFile | None = None
+        self._closed: EventFile | None = None
         self._seq_written: int | None = None
 
     def open(self, start: RunStart) -> TrackerRun:
@@ -62,6 +63,10 @@ class FileTracker(Tracker):
             self._file = EventFile(path, self._run_id)
         path = self._file.path.resolve()
         return TrackerRun(str(path), path.as_uri())
+
+    def holds(self, last: int) -> bool:
+        file = self._file or self._closed
+        return file is None or file.holds(last)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage)
@@ -100,9 +105,11 @@ class FileTracker(Tracker):
         seq = None if self.seq == self._seq_written else self.seq
         if seq is not None or self._file.held.last_kind != "status":
             values = {"status": status} | ({"error": error} if error else {})
-            self._file.append(Record(self._run, self._run_id, "status", time.time(), values, seq))
+            moment, timed = self.event_time or time.time(), self.event_time is not None
+            record = Record(self._run, self._run_id, "status", moment, values, seq, timed=timed)
+            self._file.append(record)
         self._file.close()
-        self._file = None
+        self._file, self._closed = None, self._file
 
     def check(self, timeout: float) -> Check:
         path = self._path()
@@ -126,8 +133,9 @@ class FileTracker(Tracker):
         if self._file is None:
             self.open_alone()
         assert self._file is not None
+        moment, timed = moment or self.event_time or time.time(), self.event_time is not None
         self._file.append(
-            Record(self._run, self._run_id, kind, moment or time.time(), values, self.seq, **where)
+            Record(self._run, self._run_id, kind, moment, values, self.seq, timed=timed, **where)
         )
         self._seq_written = self.seq
 

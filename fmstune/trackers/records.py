@@ -108,6 +108,11 @@ class RunStart:
     The name does not tell runs apart: `--overwrite` gives it to the next run. Nor does the tracker's
     own run id: a run resumed in another directory continues the tracker run of the first, and is a run
     of its own, whose events are numbered from `after` + 1. `None`: the tracker is used alone.
+
+    `sessions` are the ids of the processes that wrote the run's journal, in order, the present one last. A
+    service that holds something of a session which is not among them was fed from a later state of the
+    run's folder, which was then restored from a backup, or from a copy of it: its numbers stand for other
+    events. A tracker that recognises events by their numbers opens another run then (`TrackerRun.id`).
     """
 
     name: str
@@ -117,11 +122,15 @@ class RunStart:
     trainer_pid: int | None = None
     run_id: str | None = None
     after: int = 0
+    sessions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TrackerRun:
     """The run as the tracker knows it: its id there, and where a person can look at it.
+
+    An id other than the one that was asked for (`RunStart.tracker_run_id`) says that this run holds nothing
+    yet: all of the journal is delivered to it.
 
     `delivered_through` is the `seq` of the last event of *this* run (`RunStart.run_id`) that the service
     itself says it holds, for the services that can tell; events up to it are not sent again. `note` is

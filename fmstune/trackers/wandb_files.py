@@ -21,7 +21,23 @@ if TYPE_CHECKING:
 _OPEN, _OWNER = "fmstune-open", "fmstune-run.json"
 
 
-def begin_offline(run: wandb.Run, start: RunStart, folder: Path) -> None:
+class OfflineRun:
+    """The file of an offline run: W&B's process writes to it for ever, whatever becomes of its name."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._file: tuple[int, int] | None = None
+        self.is_there()
+
+    def is_there(self) -> bool:
+        """Whether the folder still has the file that it had in the beginning."""
+        files = [path.stat() for path in self._place.glob("*.wandb")]
+        found = next(((file.st_dev, file.st_ino) for file in files), None)
+        self._file = self._file or found
+        return found is not None and found == self._file
+
+
+def begin_offline(run: wandb.Run, start: RunStart, folder: Path) -> OfflineRun:
     """Mark the folder of an offline run that has been opened in `folder`.
 
     Raises `OSError` when the SDK has put it elsewhere: into the temporary folder, where nobody looks for it,
@@ -35,6 +51,7 @@ def begin_offline(run: wandb.Run, start: RunStart, folder: Path) -> None:
         )
     (place / _OPEN).write_text(f"{run.id}\n{start.run_id or ''}", encoding="utf-8")
     (place / _OWNER).write_text(json.dumps(mark(start)), encoding="utf-8")
+    return OfflineRun(place)
 
 
 def end_offline(run: wandb.Run) -> None:

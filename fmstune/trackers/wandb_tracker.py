@@ -32,6 +32,7 @@ from fmstune.trackers.records import (
 )
 from fmstune.trackers.wandb_account import WandbUnusable, ask_server, find_api_key, reason, server_address
 from fmstune.trackers.wandb_files import (
+    OfflineRun,
     begin_offline,
     continued_by_another,
     end_offline,
@@ -117,6 +118,7 @@ class WandbTracker(Tracker):
         self._first_step = 0
         self._resumed = False
         self._notes: list[str] = []
+        self._offline: OfflineRun | None = None
 
     def open(self, start: RunStart) -> TrackerRun:
         """Open or resume the W&B run.
@@ -142,7 +144,7 @@ class WandbTracker(Tracker):
         self._first_step = 0 if run.disabled else run.starting_step
         self._resumed = start.tracker_run_id is not None
         if run.offline and not run.disabled:
-            begin_offline(run, start, Path(settings.wandb_dir))
+            self._offline = begin_offline(run, start, Path(settings.wandb_dir))
         elif start.run_id is not None and not run.disabled:
             run = self._claimed(run, start, settings)
         self._run = run
@@ -177,12 +179,13 @@ class WandbTracker(Tracker):
         owner = found.get("run_id") if isinstance(found, Mapping) else None
         if owner is None and start.tracker_run_id:  # an earlier version left no mark
             owner = start.run_id
-        self._resumed = owner == start.run_id
+        self._resumed = owner == start.run_id and not is_of_another(found, start)
         if self._resumed:
+            if found != mark(start):  # from now on, another process of this run writes it
+                self._note_owner(run, start)
             return run
         if self._first_step <= start.after + 1 and not is_of_another(found, start):
-            config: Any = run.config
-            config.update({MARK: mark(start)}, allow_val_change=True)
+            self._note_owner(run, start)
             return run
         run.finish()
         if start.tracker_run_id is None or settings.run_id is not None:
@@ -191,6 +194,14 @@ class WandbTracker(Tracker):
             )
         self._first_step = 0
         return self._init(self._of_its_own(start), settings)
+
+    @staticmethod
+    def _note_owner(run: wandb.Run, start: RunStart) -> None:
+        config: Any = run.config  # its methods are not typed
+        config.update({MARK: mark(start)}, allow_val_change=True)
+
+    def holds(self, last: int) -> bool:
+        return self._offline is None or self._offline.is_there()
 
     def _offline_start(self, start: RunStart, folder: Path) -> RunStart:
         require_writable(folder)

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -33,7 +33,7 @@ from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import MetricPoint, RunStart, Status, Table, TrackerRun
 from tests.support.journals import close_journals, open_journal
 
-Trouble = Literal["fine", "raise", "outage", "base", "kill before", "kill after"]
+Trouble = Literal["fine", "raise", "outage", "base", "kill before", "kill after", "removed", "older"]
 Refusal = Literal["raise", "outage", "base", "exit", "kill", "hang", "break"]
 """How the service fails at an event that it refuses; `break` raises and leaves the SDK unusable."""
 
@@ -65,6 +65,21 @@ class Service:
     attempts: Counter[int] = field(default_factory=Counter)
     death: str = ""
     broken: bool = False
+    rows: set[int] = field(default_factory=set)
+    storage: int = 0
+    older: list[int] = field(default_factory=list)
+    lacking: set[int] = field(default_factory=set)
+    """What it held, and somebody has removed."""
+    opened: int = 0
+
+    def lose(self, how: Trouble, *, knows_again: bool) -> None:
+        """Somebody removes the storage, or replaces it by an older state of it. Where the service does not
+        know events again, what is left of them would be there twice."""
+        left = self.older if how == "older" and knows_again else []
+        self.lacking |= set(self.stored) - set(left)
+        self.storage, self.stored, self.older = self.storage + 1, list(left), list(left)
+        self.last_row = max(self.rows & set(left), default=0)
+        self.runs.clear()
 
     def new_process(self) -> None:
         """Begin a process: nothing of an earlier one is left in it."""
@@ -74,7 +89,7 @@ class Service:
         self.death = cause
         raise Killed
 
-    def call(self, seq: int | None, *, opening: bool = False) -> None:
+    def call(self, seq: int | None, *, knows_again: bool, opening: bool = False) -> None:
         """One call of the tracker, with what goes wrong before it has an effect."""
         if self.death:
             raise Killed
@@ -90,6 +105,8 @@ class Service:
             raise Odd("no")
         if trouble == "outage":
             raise ConnectionResetError("gone")
+        if trouble in ("removed", "older"):
+            self.lose(trouble, knows_again=knows_again)
         if trouble == "kill before":
             self.die("its process died of SIGKILL")
         self.dies_now = trouble == "kill after"
@@ -119,13 +136,27 @@ class ModelTracker(Tracker):
     """A tracker of `service`; what it guarantees is set by `tracker_with`."""
 
     service: ClassVar[Service]
+    storage: int | None = None
 
     def open(self, start: RunStart) -> TrackerRun:
-        self.service.call(None, opening=self.service.opens)
-        run = start.tracker_run_id or f"run-{len(self.service.runs)}"
-        self.service.runs.add(run)
-        self.service.called()
+        service = self.service
+        service.call(None, knows_again=self.idempotent, opening=service.opens)
+        run = start.tracker_run_id
+        if run not in service.runs:
+            service.opened += 1
+            run = f"run-{service.opened}"
+            service.runs.add(run)
+        service.called()
         return TrackerRun(run)
+
+    def holds(self, last: int) -> bool:
+        service = self.service
+        if service.death:
+            raise Killed
+        if self.storage is None:  # the run was opened a moment ago
+            self.storage = service.storage
+            return not any(seq <= last for seq in service.lacking)
+        return self.storage == service.storage
 
     def track_point(self, point: MetricPoint) -> None:
         self._take(row=True)
@@ -139,23 +170,40 @@ class ModelTracker(Tracker):
     def _take(self, *, row: bool) -> None:
         service, seq = self.service, self.seq
         assert seq is not None
-        service.call(seq)
+        service.call(seq, knows_again=self.idempotent)
+        self.storage = service.storage if self.storage is None else self.storage
+        if self._writes_to_nowhere:
+            service.called()
+            return
         held = service.pending if self.durable_on == "close" else service.stored
         known = self.idempotent and seq in held
         late = row and not self.takes_late and seq <= max(service.last_row, service.pending_row)
         if not known and not late:
             held.append(seq)
+            service.rows |= {seq} if row else set()
+            if self.durable_on == "call":
+                service.lacking.discard(seq)
             if row and self.durable_on == "call":
                 service.last_row = seq
             elif row:
                 service.pending_row = seq
         service.called()
 
+    @property
+    def _writes_to_nowhere(self) -> bool:
+        """As to a file that has no name any more. One that knows events again writes to what has come in its
+        place; where rows have to come in order, or come twice, that would be past mending."""
+        mended = self.takes_late and self.idempotent
+        return not mended and self.storage not in (None, self.service.storage)
+
     def close(self, status: Status, error: str | None = None) -> None:
         service = self.service
-        service.call(self.seq)
+        service.call(self.seq, knows_again=self.idempotent)
+        if self._writes_to_nowhere:
+            service.pending = []
         new = [seq for seq in service.pending if not (self.idempotent and seq in service.stored)]
         service.stored += new
+        service.lacking -= set(new)
         service.last_row = max(service.last_row, service.pending_row)
         service.pending, service.pending_row = [], 0
         service.statuses.append(status)
@@ -228,6 +276,7 @@ class World:
         outcome = self.process(forgive=True)
         while outcome == "again":
             outcome = self.process()
+            assert self.processes < 300, "it never ends"
         return outcome
 
     @property
@@ -256,7 +305,9 @@ def record(recorder: Recorder, action: str, step: int) -> int | None:
 
 ROWS = ("metrics", "table")
 EVENTS = ("metrics", "metrics", "metrics", "params", "table", "resume")
-ACTIONS = (*EVENTS, *EVENTS, "live", "deliver", "sync")
+DELIVERIES = ("live", "deliver", "sync")
+LOSSES = ("snapshot", "removed", "older")
+ACTIONS = (*EVENTS, *EVENTS, *DELIVERIES, *LOSSES)
 GUARANTEES = st.fixed_dictionaries(
     {
         "idempotent": st.booleans(),
@@ -270,9 +321,14 @@ REFUSALS = st.dictionaries(
     max_size=6,
 )
 TROUBLES = st.lists(
-    st.sampled_from(["fine", "fine", "fine", "raise", "outage", "base", "kill before", "kill after"]),
+    st.sampled_from(
+        [
+            "fine", "fine", "fine", "fine", "raise", "outage", "base", "kill before", "kill after", "removed",
+            "older",
+        ]
+    ),
     max_size=30,
-)
+)  # fmt: skip
 SEARCH = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -302,6 +358,12 @@ def play(
             world.process(live=action == "live")
         elif action == "sync":
             world.sync()
+        elif action == "snapshot":
+            service.older = list(service.stored)
+        elif action in ("removed", "older"):
+            service.lose(cast(Trouble, action), knows_again=made.idempotent)
+            # What nobody delivers to any more nobody looks at.
+            expected[record(world.recorder, "metrics", step) or 0] = "metrics"
         elif (seq := record(world.recorder, action, step)) is not None:
             expected[seq] = action
     if ends:
@@ -312,6 +374,36 @@ def play(
 @given(st.lists(st.sampled_from(ACTIONS), max_size=25), TROUBLES, REFUSALS, st.booleans(), GUARANTEES)
 @SEARCH
 def test_in_the_end_each_event_that_is_not_refused_has_arrived_once(
+    script: list[str],
+    troubles: list[Trouble],
+    refusals: dict[int, Refusal],
+    ends: bool,
+    guarantees: dict[str, Any],
+) -> None:
+    check(script, troubles, refusals, ends, guarantees)
+
+
+@given(
+    st.lists(st.sampled_from(["metrics", "params", *DELIVERIES, *LOSSES]), min_size=6, max_size=25),
+    st.lists(
+        st.sampled_from(["fine", "fine", "fine", "kill after", "raise", "removed", "older"]), min_size=8
+    ),
+    st.dictionaries(st.integers(1, 20), st.sampled_from(["raise", "kill"]), max_size=1),
+    st.booleans(),
+    GUARANTEES,
+)
+@SEARCH
+def test_so_it_has_when_the_storage_is_lost_again_and_again(
+    script: list[str],
+    troubles: list[Trouble],
+    refusals: dict[int, Refusal],
+    ends: bool,
+    guarantees: dict[str, Any],
+) -> None:
+    check(["metrics", "metrics", "deliver", *script], troubles, refusals, ends, guarantees)
+
+
+def check(
     script: list[str],
     troubles: list[Trouble],
     refusals: dict[int, Refusal],

@@ -186,7 +186,7 @@ def test_an_event_refused_at_first_is_written_after_later_ones(tmp_path: Path) -
     path = tmp_path / "m.jsonl"
     for seq in (1, 3, 2, 2):
         tracker = opened(path)
-        tracker.seq = seq
+        tracker.seq, tracker.event_time = seq, 1e9 + seq
         tracker.track(seq, "loss")
     assert [row["seq"] for row in read_json(path)] == [1, 3, 2]
 
@@ -209,13 +209,13 @@ def test_several_runs_share_a_file_and_each_knows_its_own(tmp_path: Path) -> Non
     one, two = opened(path, ID, "one"), opened(path, OTHER, "two")
     for seq in (1, 2):
         for tracker in (one, two):
-            tracker.seq = seq
+            tracker.seq, tracker.event_time = seq, 1e9 + seq
             tracker.track(math.pi, "loss")
     with path.open("a") as file:
         file.write('{"run": "one", "run_id": "')  # a third one was killed here
     for run_id, name in ((ID, "one"), (OTHER, "two")):
         again = opened(path, run_id, name)
-        again.seq = 2
+        again.seq, again.event_time = 2, 1e9 + 2
         again.track(math.pi, "loss")
     assert [(row["run"], row["seq"]) for row in read_json(path)] == [
         ("one", 1), ("two", 1), ("one", 2), ("two", 2),
@@ -385,7 +385,7 @@ def test_whatever_the_names_and_values_are_each_event_is_read_back_once_after_a_
                     tracker.seq = seq
                     tracker.set_params(values, stage)
                     rows = (values,)
-                    tracker.seq = 1000 + seq
+                    tracker.seq, tracker.event_time = 1000 + seq, 1e9 + seq
                     tracker.track_table(Table(stage, rows, stage))
                 assert tracker._file is not None
                 tracker._file.close()  # as the kernel does when a process is killed

@@ -49,7 +49,7 @@ class Event:
 
     `time` is Unix seconds; `step` the optimizer step; `epoch` the fraction of the training data seen.
     `name` is the namespace of params, or a table's name, and `rows` are the table's; `status` and `error` are
-    those of the run's end.
+    those of the run's end; `session` is the id of the process that went on with the run.
     """
 
     seq: int
@@ -63,6 +63,7 @@ class Event:
     rows: tuple[Mapping[str, Any], ...] = ()
     status: str | None = None
     error: str | None = None
+    session: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,7 @@ def parse(line: bytes) -> Event | None:
             rows=tuple(dict(row) for row in raw.get("rows") or ()),
             status=raw.get("status"),
             error=raw.get("error"),
+            session=_name(raw.get("session")),
         )
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
@@ -200,6 +202,17 @@ def last_seq(path: Path) -> int:
 def last_event(path: Path) -> Event | None:
     """The last event, found from the end of the file; `None` when there is none."""
     return next(_from_the_end(path), None)
+
+
+def sessions(path: Path) -> tuple[str, ...]:
+    """The processes that wrote a journal, the present one last: the first is known by the run's id, each that
+    went on with the run by one of its own."""
+    found = [JournalReader(path).header.id]
+    with path.open("rb") as file:
+        for line in file:
+            if b'"kind":"resume"' in line and (event := parse(line)) and event.session:
+                found.append(event.session)
+    return tuple(found)
 
 
 def final_status(path: Path) -> Event | None:

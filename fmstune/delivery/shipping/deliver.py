@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from fmstune.delivery.journal.reader import Event, JournalReader, final_status, last_seq
+from fmstune.delivery.journal.reader import Event, JournalReader, final_status, last_seq, sessions
 from fmstune.delivery.ledger import Ledger, State
 from fmstune.delivery.shipping.handover import HandOver
-from fmstune.delivery.spans import Spans
+from fmstune.delivery.spans import EMPTY, Spans
 from fmstune.delivery.suspicion import MOST_STRIKES, How, Mark, Suspicion
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.trackers.base import Tracker
@@ -36,6 +36,8 @@ _MOST_PROBES = 16
 _MOST_ROUNDS, _MOST_ROUNDS_IN_ORDER = 12, 100
 """Processes in a row, with nothing taken, that are worth starting at once; the latter where events have to
 wait for each other, so that each needs processes of its own."""
+_MOST_BEGINNINGS = 3
+"""So often in a row it is worth starting at once with all of the journal, when the storage loses it."""
 
 
 class DeliveryFailed(Exception):
@@ -69,7 +71,8 @@ class Delivery:
         self._redelivery = cut_off or ledger.delivered > ledger.safe_delivered
         suspicion = ledger.suspicion.forgiven(self._in_order) if forgive else ledger.suspicion
         if ledger.trying or forgive:  # should this process die, it is not of what was tried before
-            ledger = dataclasses.replace(ledger, trying=0, suspicion=suspicion)
+            begun_again = 0 if forgive else ledger.begun_again
+            ledger = dataclasses.replace(ledger, trying=0, suspicion=suspicion, begun_again=begun_again)
             ledger.save(directory)
         if tracker.durable_on == "close":
             ledger = dataclasses.replace(ledger, delivered=ledger.safe_delivered, offset=ledger.safe_offset)
@@ -172,12 +175,17 @@ class Delivery:
         except BaseException as error:
             self._note_failure(event, error, fresh=not again or self.ledger.suspicion.rounds > 0)
             return False
+        if event.kind == "status" and not self._holds():
+            self._begin_again()
         if called:
             self._took = True
             self._failing.clear()
         if called and event.kind in _ROWS:
             last_row = max(event.seq, self.ledger.last_row)
             self.ledger = dataclasses.replace(self.ledger, last_row=last_row)
+        if called and (event.kind in _ROWS or event.values):
+            last_given = max(event.seq, self.ledger.last_given)
+            self.ledger = dataclasses.replace(self.ledger, last_given=last_given)
         if self.ledger.suspicion.mark(event.seq) is None:
             return True
         if event.seq > self._confirmed.safe_delivered:
@@ -298,6 +306,7 @@ class Delivery:
             trainer_pid=self._trainer_pid,
             run_id=header.id,
             after=header.after,
+            sessions=sessions(self._reader.path),
         )
         try:
             run = self._tracker.open(start)
@@ -314,6 +323,9 @@ class Delivery:
         self.ledger = dataclasses.replace(ledger, **opened)
         self._confirmed = dataclasses.replace(self._confirmed, **opened)
         self._save()
+        another = ledger.run_id is not None and run_id not in (None, ledger.run_id)
+        if self.ledger.delivered > header.after and (another or not self._holds()):
+            self._begin_again()
 
     def _believed(self, held: int) -> int:
         """What the service says it holds, unless that is more than there is: the events to come would be
@@ -323,6 +335,35 @@ class Delivery:
                 f"it says that it holds the events up to {held}, but the journal ends with event {last}"
             )
         return held
+
+    def _holds(self) -> bool:
+        try:
+            return bool(self._tracker.holds(self.ledger.last_given))
+        except BaseException as error:
+            self._end(error)
+
+    def _begin_again(self) -> NoReturn:
+        """The tracker's run does not hold what it was given, or is another one: the next process delivers all
+        of the journal."""
+        after, times = self._reader.header.after, self.ledger.begun_again + 1
+        text = "its storage was removed, replaced or restored to an older state"
+        self.ledger = dataclasses.replace(
+            self.ledger,
+            delivered=after,
+            safe_delivered=after,
+            offset=0,
+            safe_offset=0,
+            last_row=0,
+            last_given=0,
+            missing=EMPTY,
+            closed=False,
+            state="behind",
+            begun_again=times,
+            error=text,
+            error_time=time.time(),
+        )
+        self.ledger.save(self._directory)
+        raise DeliveryFailed(text, again=times <= _MOST_BEGINNINGS)
 
     def _close(self, status: Status, error: str | None) -> None:
         self._tracker.close(status, error)
@@ -348,10 +389,13 @@ class Delivery:
         if self._open and self._took:
             try:
                 self._tracker.flush()
+                whole = self._tracker.holds(self.ledger.last_given)
             except BaseException as error:
                 # Which of the events it was is found out by a process that waits after each of them.
                 self._confirmed = dataclasses.replace(self._confirmed, careful=True)
                 self._end(error)
+            if not whole:
+                self._begin_again()
         self._confirm(proved=True)
 
     def _confirm(self, *, proved: bool) -> None:
@@ -394,6 +438,8 @@ class Delivery:
                 self._close("interrupted", None)
         except BaseException as error:
             self._end(error)
+        if not self._holds():
+            self._begin_again()
         self._took = True
         self._failing.clear()
         if final is not None:
@@ -434,6 +480,7 @@ class Delivery:
             self._confirmed,
             suspicion=suspicion,
             last_row=self.ledger.last_row,
+            last_given=self.ledger.last_given,
             state="behind",
             error=text,
             error_time=time.time(),
@@ -456,6 +503,7 @@ class Delivery:
             self._confirmed,
             suspicion=self.ledger.suspicion,
             last_row=self.ledger.last_row,
+            last_given=self.ledger.last_given,
             trying=trying,
         ).save(self._directory)
 

@@ -53,6 +53,7 @@ class HandOver:
             self._last = (event.seq, self._call(event))
         call, tracker = self._last[1], self._tracker
         tracker.seq, tracker.step = event.seq, getattr(call, "step", None)
+        tracker.event_time = event.time
         if isinstance(call, MetricPoint):
             tracker.track_point(call)
         elif isinstance(call, Table):

@@ -1,0 +1,95 @@
+"""Somebody removes a tracker's storage in mid-run, replaces it or restores an older state of it: what the
+report counts as delivered can be read back all the same, through the tracker's own SDK."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fmstune.delivery.ledger import Ledger, load_ledger
+from fmstune.delivery.report import report
+from fmstune.delivery.shipping.deliver import Delivery, DeliveryFailed
+from fmstune.trackers.file_tracker import FileTracker
+from tests.conftest import open_journal
+from tests.support.lives import Nursery, nursery
+from tests.support.vanishing import options
+
+SCENES = [
+    ("File", "removed"), ("File", "older"), ("File", "overwritten"), ("Aim", "removed"), ("Aim", "older"),
+    ("Wandb", "removed"), ("Wandb", "older"),
+]  # fmt: skip
+STEPS = range(1, 13)
+
+
+@pytest.fixture(scope="module")
+def life() -> Iterator[Nursery]:
+    modules = ("tests.support.vanishing", "aim", "pandas", "aim.sdk.index_manager", "wandb")
+    with nursery(*modules, "wandb.proto.wandb_internal_pb2") as made:
+        yield made
+
+
+@pytest.mark.parametrize(("kind", "how"), SCENES)
+def test_a_storage_that_is_lost_in_mid_run_has_all_in_the_end(
+    kind: str, how: str, life: Nursery, run_directory: Path
+) -> None:
+    journal = open_journal(run_directory)
+    for step in STEPS:
+        journal.append("metrics", {"stage": "train", "step": step, "values": {"loss": step / 8}})
+    journal.append("status", {"status": "finished"})
+    journal.close()
+    (run_directory.parent / "how").write_text(how)
+    reference = f"tests.support.vanishing:Vanishing{kind}"
+    lives = [life.deliver(run_directory, reference, options(kind)) for _ in range(2)]
+    assert lives == [False, True]
+
+    stored = life.read(f"tests.support.stored:from_{kind.lower()}", run_directory.parent)
+    assert sorted(stored["points"]) == [["train/loss", step, step / 8] for step in STEPS]
+    (line,) = report(run_directory, ["t"])
+    assert (line.delivered, line.total, line.state) == (13, 13, "complete")
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def replace(path: Path) -> None:
+    path.with_suffix(".new").write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    path.with_suffix(".new").replace(path)
+
+
+@pytest.mark.parametrize("damage", [remove, cut, replace])
+def test_a_file_that_is_damaged_between_run_and_resume_has_all_in_the_end(
+    damage: Callable[[Path], None], run_directory: Path
+) -> None:
+    path = run_directory.parent / "m.jsonl"
+
+    def deliver() -> None:
+        tracker = FileTracker("file", {"path": str(path)})
+        ledger = load_ledger(run_directory, "file") or Ledger("file")
+        Delivery(run_directory, tracker, ledger).run(lambda: True)
+
+    journal = open_journal(run_directory)
+    for step in range(1, 6):
+        journal.append("metrics", {"step": step, "values": {"loss": 1.0}})
+    deliver()
+    damage(path)
+    journal.append("resume", {"step": 5})
+    journal.append("metrics", {"step": 6, "values": {"loss": 1.0}})
+    journal.append("status", {"status": "finished"})
+    with pytest.raises(DeliveryFailed, match="its storage was removed") as failed:
+        deliver()
+    assert failed.value.again
+    deliver()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "metrics"] == [1, 2, 3, 4, 5, 6]
+    (line,) = report(run_directory, ["file"])
+    assert (line.delivered, line.total, line.state) == (8, 8, "complete")
+    assert "all of it was delivered again" in str(line.note)

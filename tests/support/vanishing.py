@@ -1,0 +1,66 @@
+"""Trackers whose storage somebody removes, or replaces by an older state of it, in the middle of a delivery.
+
+The real ones, and what is done to them is done once, to what the real SDK has written by then.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fmstune.trackers.aimstack_tracker import AimStackTracker
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.file_tracker import FileTracker
+from fmstune.trackers.records import MetricPoint
+from fmstune.trackers.wandb_tracker import WandbTracker
+
+COPIED_AT, STRUCK_AT = 5, 8
+_DONE = Path("struck")
+
+
+class _Vanishing(Tracker):
+    """Before the event `STRUCK_AT`, does to `storage` what the file `how` says."""
+
+    storage: str
+
+    def track_point(self, point: MetricPoint) -> None:
+        storage, copy = Path(self.storage), Path("older")
+        if self.seq == COPIED_AT and not copy.exists():
+            shutil.copytree(storage, copy) if storage.is_dir() else shutil.copy(storage, copy)
+        if self.seq == STRUCK_AT and not _DONE.exists():
+            _DONE.touch()
+            _strike(Path("how").read_text(), storage, copy)
+        super().track_point(point)
+
+
+def _strike(how: str, storage: Path, copy: Path) -> None:
+    if how == "overwritten":  # as an editor may save
+        storage.write_bytes(copy.read_bytes())
+        return
+    if storage.is_dir():
+        shutil.rmtree(storage)
+    else:
+        storage.unlink()
+    if how == "older":
+        copy.rename(storage)
+
+
+class VanishingFile(_Vanishing, FileTracker):
+    storage = "stored.jsonl"
+
+
+class VanishingAim(_Vanishing, AimStackTracker):
+    storage = ".aim"
+
+
+class VanishingWandb(_Vanishing, WandbTracker):
+    storage = "wandb"
+
+
+def options(kind: str) -> dict[str, Any]:
+    """The options of one of them."""
+    found: dict[str, dict[str, Any]] = {
+        "File": {"path": "stored.jsonl"}, "Aim": {"repo": "."}, "Wandb": {"mode": "offline", "dir": "."},
+    }  # fmt: skip
+    return found[kind]
