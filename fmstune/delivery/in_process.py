@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from fmstune.delivery.process_state import kept
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import Status, Table
 from fmstune.trackers.values.plain import text_of
@@ -57,7 +58,8 @@ class GuardedTracker:
             if self.trouble is not None:
                 return None
             try:
-                return call(*args, **kwargs)
+                with kept():
+                    return call(*args, **kwargs)
             # Whatever it is, it must not reach the training: `asyncio.CancelledError` and the panics of Rust
             # extensions are no `Exception`.
             except BaseException as error:
@@ -72,7 +74,8 @@ class GuardedTracker:
 
 def _guarded(callback: TrainerCallback, guard: Callable[..., Any]) -> TrainerCallback:
     """A callback of the same events, each guarded. What it changes in the arguments, the state, the control,
-    the logs or the metrics is kept from the Trainer: a tracker has no say in the training."""
+    the logs or the metrics is kept from the Trainer, and so is what it does to the process (`process_state`):
+    a tracker has no say in the training."""
     events = [name for name in dir(TrainerCallback) if name.startswith("on_")]
 
     def event(name: str) -> Callable[..., None]:

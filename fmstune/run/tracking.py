@@ -219,11 +219,14 @@ def in_process_callbacks(recorder: Recorder, guests: list[Job], out: RunConsole)
     if not guests:
         return []
     from fmstune.delivery.in_process import GuardedTracker
+    from fmstune.delivery.process_state import kept
     from fmstune.trackers.compat import build_tracker
 
     for job in guests:
         try:
-            guest = GuardedTracker(build_tracker(job.reference, job.name, job.options), out.warn)
+            with kept():
+                tracker = build_tracker(job.reference, job.name, job.options)
+            guest = GuardedTracker(tracker, out.warn)
         except BaseException as error:  # its shipper could build it; here it is the plug-in's
             if is_stop(error):
                 raise

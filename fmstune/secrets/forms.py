@@ -55,7 +55,7 @@ _PART = re.compile(
 _HEADER = re.compile(
     r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?)"
     r"((?:bearer|basic|token|digest|apikey|negotiate|aws4-hmac-sha256)\s+[^\n\"']+)"
-    r"|(\b(?:set-)?cookie:[ \t]*)([^\s\"'][^\n\"']*=[^\n\"']*)"
+    r"|(\b(?:set-)?cookie:[ \t]*)([^\s\"'=][^\n\"'=]{0,200}=[^\n\"']*)"
 )
 _BEARER = re.compile(r"\b(Bearer[ \t]+)[\w.~+/=-]{6,}|\b((?i:bearer)[ \t]+)(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}")
 _BASIC = re.compile(r"\b((?i:basic)[ \t]+)([A-Za-z0-9+/_-]{8,}={0,2})")
@@ -69,9 +69,13 @@ _SLASHED = re.compile(
 _SIGNATURE = re.compile(r"(?i)([?&](?:sig|[\w-]*signature|x-amz-credential)=)[^&\s#\"'\[]+")
 _NAME = re.compile(r"(?<![\w.])(?P<name>[A-Za-z][\w.-]{0,80})(?P<sign>(?P<quoted>\\*[\"'])?\s?[:=]\s?)")
 _VALUE = re.compile(
-    r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|(?P<mark>\\+[\"'])(?:(?!(?P=mark)).)*(?P=mark)"
-    r"|[^\s,;&\"'()\[\]{}<>\\]+"
+    r"\"(?:[^\"\\\n]|\\.){0,65536}\"|'(?:[^'\\\n]|\\.){0,65536}'"
+    r"|(?P<mark>\\{1,20}[\"'])(?:(?!(?P=mark)).){0,65536}(?P=mark)"
+    r"|(?P<bare>[^\s,;&\"'()\[\]{}<>\\]+)"
 )
+_JUDGED = 2000
+"""So many characters of a value without quotation marks decide whether it is a secret: a run of a megabyte
+may follow each of thousands of names in it."""
 # A list of arguments, as Python and JSON write it.
 _QUOTED_FLAG = re.compile(
     r"((?P<mark>[\"'])--(?P<name>[A-Za-z][\w-]{0,80})(?P=mark),\s?)(?P<quote>[\"'])(?P<value>[^\"'\n]{1,400})(?P=quote)"
@@ -82,7 +86,7 @@ _CURL = re.compile(
     r"((?<!\S)(?:-u|-U|--user|--proxy-user)[ =]?[\"']?)(?!\d+:\d+(?:\s|$))"
     r"([^\s:\"'-][^\s:\"']{0,63}):([^\s\"'\[][^\s\"']*)"
 )
-_MYSQL = re.compile(r"(\b(?:mysql|mariadb)[\w-]*(?=[ \t])[^\n|;]{0,200}?[ \t]-p)([^\s\[]\S*)")
+_MYSQL = re.compile(r"(\b(?:mysql|mariadb)[\w-]{0,40}(?=[ \t])[^\n|;]{0,200}?[ \t]-p)([^\s\[]\S*)")
 _PROVIDED = re.compile(
     r"(?i)(\b(?:api[ _-]?key|access key|token|password|secret|credentials?)[ \w]{0,20} "
     r"(?:provided|given|supplied)"
@@ -211,39 +215,53 @@ def _is_secret_user(info: str) -> bool:
 
 def _hide_assigned(text: str, tracked: bool) -> str:
     kept, done, at = [], 0, 0
+    bare_end = 0  # of the last value without quotation marks: what begins within it ends with it
     while found := _NAME.search(text, at):
         at = found.end()
-        value = _VALUE.match(text, at) if is_secret_name(found["name"]) else None
-        if value is not None and (hidden := _hidden_value(found, value, tracked)) is not None:
-            kept += [text[done:at], hidden]
-            done = at = value.end()
+        if not is_secret_name(found["name"]):
+            continue
+        quote = ""
+        if at >= bare_end:
+            value = _VALUE.match(text, at)
+            if value is None:
+                continue
+            end = value.end()
+            if value["bare"] is None:
+                quote = value["mark"] or value[0][0]
+            else:
+                bare_end = end
+        else:
+            end = bare_end
+        inside = text[at + len(quote) : min(end - len(quote), at + len(quote) + _JUDGED)]
+        if _is_secret_value(found, inside, quote, tracked):
+            kept += [text[done:at], f"{quote}{REDACTED}{quote}"]
+            done = at = end
     return "".join([*kept, text[done:]]) if kept else text
 
 
-def _hidden_value(name: re.Match[str], value: re.Match[str], tracked: bool) -> str | None:
-    """What stands instead of the value that is assigned to a secret name; `None` when it is no secret."""
-    written = value[0]
-    quote = value["mark"] or (written[0] if written[0] in "\"'" else "")
-    inside = written[len(quote) : len(written) - len(quote)]
+def _is_secret_value(name: re.Match[str], inside: str, quote: str, tracked: bool) -> bool:
+    """Whether the value that is assigned to a secret name is a secret, judged by its beginning."""
+    before = name.string[max(0, name.start() - 1) : name.start()]
     if not inside or inside.lower() in _NOTHING or is_placeholder(inside):
-        return None
+        return False
     if is_count(name["name"]) and inside.isdigit():
-        return None
-    if tracked and not names_credential(name["name"]) and not looks_random(inside):
-        query = name.string[: name.start()].endswith(("?", "&"))
-        if not query:
-            return None
+        return False
+    if (
+        tracked
+        and not names_credential(name["name"])
+        and not looks_random(inside)
+        and before not in ("?", "&")
+    ):
+        return False
     # A partition of a table: `lang=sk/token=bpe32000/part.parquet`.
-    folder = name.string[: name.start()].endswith("/") or re.search(r"/.*\.\w{2,8}$", inside)
+    folder = before == "/" or ("/" in inside and re.search(r"\.\w{2,8}$", inside[-9:]) is not None)
     if "=" in name["sign"] and not quote and folder and not looks_random(inside.partition("/")[0]):
-        return None
+        return False
     # `token: the next one` is prose; `"token": the…` and `token=…` are not.
     colon = ":" in name["sign"] and not name["quoted"] and not quote
     header = "-" in name["name"]  # X-Auth-Token: …
     like_one = _LIKE_A_PASSWORD if names_credential(name["name"]) else _LIKE_A_TOKEN
-    if colon and not header and not like_one.fullmatch(inside):
-        return None
-    return f"{quote}{REDACTED}{quote}"
+    return not colon or header or like_one.fullmatch(inside) is not None
 
 
 def _of_flag(found: re.Match[str]) -> str:

@@ -84,7 +84,8 @@ class AimStackTracker(Tracker):
     # Found by throwing values at Aim 3.29.1. It raises on a metric that is no number. Beyond 64 bits it
     # raises in the middle of a write, and a name that is empty is accepted: either way, its SDK cannot
     # read the run any more. The two params are those that `close` sets.
-    limits = Limits(integer_bits=64, reserved_params=frozenset({"status", "error", MARK}))
+    # A sequence is of numbers or of texts.
+    limits = Limits(integer_bits=64, one_series=True, reserved_params=frozenset({"status", "error", MARK}))
 
     def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
         super().__init__(name, tracker_config)

@@ -69,7 +69,9 @@ class Limits:
     characters allowed, `max_name` a length in characters (`None`: no limit); with `ignores_case`, names
     that differ only in case are one to the service. It uses the metrics (`stage/name`, or the name where
     there is no stage) and the namespaces of `reserved_metrics` and `reserved_params` itself.
-    `table_chars` and `max_table` are for names of tables.
+    `table_chars` and `max_table` are for names of tables. With `joins`, stage and name become one name
+    (`stage/name`), so that the metric `b/c` of the stage `a` would be `c` of `a/b`; with `one_series`, a
+    metric and a table of one name would be one.
 
     Values: `max_value` is the length of a text, `integer_bits` the size of a signed integer,
     `nan` tells whether metrics may be NaN or infinite, `text_metrics` whether a metric may be something
@@ -90,6 +92,8 @@ class Limits:
     params_change: bool = True
     reserved_metrics: frozenset[str] = frozenset()
     reserved_params: frozenset[str] = frozenset()
+    joins: bool = False
+    one_series: bool = False
     table_chars: str | None = None
     max_table: int | None = None
 

@@ -103,6 +103,8 @@ class WandbTracker(Tracker):
         integer_bits=64,
         reserved_metrics=frozenset({"_step", "_timestamp", "_runtime", "_wandb", *_AXES}),
         reserved_params=frozenset({"_wandb", MARK}),
+        joins=True,
+        one_series=True,
         table_chars="A-Za-z0-9_. -",
         max_table=64,
     )

@@ -14,10 +14,12 @@ from fmstune.delivery.journal.reader import Header, JournalReader
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.place import become_own_run, note_place, original_of
+from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.sync import sync
 from fmstune.run.tracker_runs import copy_ledgers
+from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.file_tracker import FileTracker
 from tests.support.journals import journal_path, open_journal
 
@@ -111,3 +113,31 @@ def test_sync_delivers_nothing_of_a_copy_into_the_originals_run(original: Path) 
     assert line.remedy is not None
     assert line.remedy.startswith(f"fmstune trackers sync {original.resolve()}")
     assert stored(original) == before
+
+
+def resume(directory: Path, steps: range) -> None:
+    """Go on with a run, as `fmstune train --resume` does, and deliver."""
+    journal = go_on(directory)
+    recorder = Recorder(journal, Redactor({}))
+    recorder.resumed(3)
+    record(journal, directory, steps, end=True)
+
+
+def test_what_a_run_restored_from_a_backup_tracks_arrives_beside_what_it_had_tracked_before(
+    original: Path,
+) -> None:
+    backup = shutil.copytree(original, original.parent / "backup")
+    resume(original, range(10, 14))
+    shutil.rmtree(original)
+    backup.rename(original)
+    resume(original, range(20, 24))
+    assert [step for _, step in stored(original)] == [1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23]
+    assert [report(original, ["file"])[0].state] == ["complete"]
+
+
+def test_a_copy_and_a_renamed_original_both_go_on_and_nothing_of_either_is_lost(original: Path) -> None:
+    shutil.copytree(original, original.parent / "copy")
+    moved = original.rename(original.parent / "moved")
+    resume(original.parent / "copy", range(10, 14))
+    resume(moved, range(20, 24))
+    assert {10, 11, 12, 13, 20, 21, 22, 23} <= {step for _, step in stored(original)}

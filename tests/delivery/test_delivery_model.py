@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -72,7 +72,7 @@ class Service:
     """What it held, and somebody has removed."""
     opened: int = 0
 
-    def lose(self, how: Trouble, *, knows_again: bool) -> None:
+    def lose(self, how: str, *, knows_again: bool) -> None:
         """Somebody removes the storage, or replaces it by an older state of it. Where the service does not
         know events again, what is left of them would be there twice."""
         left = self.older if how == "older" and knows_again else []
@@ -361,7 +361,7 @@ def play(
         elif action == "snapshot":
             service.older = list(service.stored)
         elif action in ("removed", "older"):
-            service.lose(cast(Trouble, action), knows_again=made.idempotent)
+            service.lose(action, knows_again=made.idempotent)
             # What nobody delivers to any more nobody looks at.
             expected[record(world.recorder, "metrics", step) or 0] = "metrics"
         elif (seq := record(world.recorder, action, step)) is not None:

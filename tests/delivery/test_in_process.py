@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fmstune.delivery.in_process import GuardedTracker
@@ -65,6 +69,51 @@ def test_what_a_vendors_callback_changes_is_its_own(event: str, tmp_path: Path) 
     assert state.stateful_callbacks == {"mine": {"args": {"a": 1}}}
     assert control.should_training_stop is False
     assert given == {"logs": {"loss": 1.0}, "metrics": {"eval_loss": {"a": 1.0}}}
+
+
+def draw(*_: Any) -> None:
+    torch.rand(1), random.random(), np.random.rand()
+
+
+def seed(*_: Any) -> None:
+    torch.manual_seed(0), random.seed(0), np.random.seed(0)
+
+
+def fail_after_all(*_: Any) -> None:
+    draw()
+    os.chdir("/")
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise RuntimeError("client went away")
+
+
+def state_of_process() -> list[Any]:
+    numbers = [torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())]
+    modes = [torch.is_grad_enabled(), torch.get_default_dtype(), signal.getsignal(signal.SIGTERM)]
+    return [*numbers, *modes, str(Path.cwd())]
+
+
+@pytest.mark.parametrize("act", [draw, seed, fail_after_all])
+@pytest.mark.parametrize("hook", ["callback", "track", "close"])
+def test_a_vendor_changes_nothing_of_the_process_that_the_training_depends_on(
+    hook: str, act: Any, tmp_path: Path
+) -> None:
+    """A random number that it draws would give the model other weights, and a folder another place."""
+    vendor = Vendor(act)
+    vendor.track = vendor.close = act  # type: ignore[method-assign]
+    guest = GuardedTracker(vendor, lambda text: None)
+    callback = guest.get_hf_callback()
+    before = state_of_process()
+    if hook == "callback":
+        args = TrainingArguments(str(tmp_path), report_to=[])
+        before = state_of_process()
+        callback.on_step_end(args, TrainerState(), TrainerControl())
+    elif hook == "track":
+        guest.track(1.0, "loss", None, 1)
+    else:
+        guest.close("finished", None)
+    assert state_of_process() == before
 
 
 @pytest.mark.parametrize(

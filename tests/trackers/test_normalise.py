@@ -68,3 +68,36 @@ def test_whatever_comes_fits_the_limits_and_no_name_is_lost(params: dict[str, An
     for name, value in normaliser.metrics(params).items():
         assert 0 < len(name) <= 20
         assert math.isfinite(value)
+
+
+JOINS = Limits(joins=True, one_series=True, reserved_metrics=frozenset({"train/epoch"}))
+
+
+def test_where_stage_and_name_become_one_name_different_metrics_stay_different() -> None:
+    """W&B has one name for both: `b/c` of the stage `a` would be mixed with `c` of the stage `a/b`."""
+    adapt = Normaliser(JOINS)
+    found = [
+        ("train", *adapt.metrics({"loss": 1, "epoch": 1}, "train")),
+        (None, *adapt.metrics({"train/loss": 2, "train/epoch": 2})),
+        ("a", *adapt.metrics({"b/c": 3}, "a")),
+        ("a/b", *adapt.metrics({"c": 4}, "a/b")),
+        ("train", *adapt.metrics({"loss": 5}, "train")),
+    ]
+    assert found == [
+        ("train", "loss", "epoch_2"), (None, "train/loss_2", "train/epoch_3"), ("a", "b/c"), ("a/b", "c_2"),
+        ("train", "loss"),
+    ]  # fmt: skip
+    assert "train/loss is called train/loss_2" in adapt.changes
+    assert "c is called c_2" in adapt.changes
+
+
+def test_a_table_has_not_the_name_of_a_metric_where_they_would_be_one_series() -> None:
+    joins, beside = Normaliser(JOINS), Normaliser(Limits(one_series=True))
+    for adapt in (joins, beside):
+        adapt.metrics({"samples": 1})
+        adapt.metrics({"samples": 1}, "eval")
+    assert [joins.table("samples"), joins.table("samples", "eval"), joins.table("new", "eval")] == [
+        "samples_2", "samples_3", "new",
+    ]  # fmt: skip
+    assert [beside.table("samples", "eval"), beside.table("samples", "train")] == ["samples_2", "samples"]
+    assert Normaliser(Limits()).table("samples", "eval") == "samples"

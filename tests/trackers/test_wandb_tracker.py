@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import shlex
@@ -376,6 +377,24 @@ def test_offline_too_a_second_run_from_one_checkpoint_gets_its_own(monkeypatch: 
     second = _deliver(_start(first, own="other child", after=2), 3)
     assert second.id not in (None, first)
     assert f"another run continues {first}" in (second.note or "")
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_of_two_futures_of_a_run_the_second_gets_its_own(
+    mode: str, monkeypatch: pytest.MonkeyPatch, cloud: WandbCloud
+) -> None:
+    """Its folder was restored from a backup: the numbers 3 and 4 stand for other events now."""
+    monkeypatch.setenv("WANDB_MODE", mode)
+
+    def start(run: str | None, *sessions: str) -> RunStart:
+        return dataclasses.replace(_start(run, own="one"), sessions=("one", *sessions))
+
+    first = _deliver(start(None), 1, 2).id
+    assert _deliver(start(first, "later"), 3, 4).id == first
+    assert _deliver(start(first, "later", "last"), 5).id == first
+    restored = _deliver(start(first, "again"), 3, 4)
+    assert restored.id not in (None, first)
+    assert f"another run continues {first}" in (restored.note or "")
 
 
 def test_a_redelivery_removes_no_folder_that_another_run_has_open() -> None:

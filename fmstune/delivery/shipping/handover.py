@@ -140,7 +140,8 @@ class _Past:
 
     def _table(self, event: Event) -> Table:
         adapt = self._normaliser
-        name, stage, step = adapt.table(event.name), adapt.stage(event.stage), adapt.step(event.step)
+        stage, step = adapt.stage(event.stage), adapt.step(event.step)
+        name = adapt.table(event.name, stage)
         count = self._counts.count(("a table", stage, name), step or 0)
         where = (stage, step, adapt.epoch(event.epoch), event.time, event.seq)
         return Table(name, adapt.rows(event.rows, event.name or "table"), *where, count)

@@ -25,7 +25,8 @@ class Normaliser:
         self._changes: dict[str, int] = {}
         self._metric_names: dict[str | None, _Names] = {}
         self._namespaces = _Names(limits, reserved=limits.reserved_params)
-        self._tables = _Names(limits, chars=limits.table_chars, most=limits.max_table)
+        self._table_names: dict[str | None, _Names] = {}
+        self._taken: dict[str | None, set[str]] = {}
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -39,7 +40,7 @@ class Normaliser:
         names = self._metric_names.get(stage)
         if names is None:
             names = self._metric_names[stage] = _Names(
-                self._limits, reserved=_of_stage(self._limits.reserved_metrics, stage)
+                self._limits, taken=self._taken_in(stage), prefix=self._prefix(stage)
             )
         kept: dict[str, Any] = {}
         for name, value in values.items():
@@ -57,9 +58,29 @@ class Normaliser:
         """The namespace of params."""
         return None if name is None else self._name(str(name), self._namespaces)
 
-    def table(self, name: str | None) -> str:
-        """The name of a table."""
-        return self._name("table" if name is None else str(name), self._tables)
+    def table(self, name: str | None, stage: str | None = None) -> str:
+        """The name of a table of a stage."""
+        names = self._table_names.get(stage)
+        if names is None:
+            limits = self._limits
+            taken = self._taken_in(stage) if limits.one_series else None
+            names = self._table_names[stage] = _Names(
+                limits, chars=limits.table_chars, most=limits.max_table, taken=taken
+            )
+        return self._name("table" if name is None else str(name), names)
+
+    def _prefix(self, stage: str | None) -> str:
+        return f"{stage}/" if stage and self._limits.joins else ""
+
+    def _taken_in(self, stage: str | None) -> set[str]:
+        """The names of metrics that are taken in a stage; where the service joins both, in all of them."""
+        where = None if self._limits.joins else stage
+        reserved = self._limits.reserved_metrics
+        if where not in self._taken:
+            names = reserved if self._limits.joins else _of_stage(reserved, stage)
+            fold = str.casefold if self._limits.ignores_case else str
+            self._taken[where] = set(map(fold, names))
+        return self._taken[where]
 
     def rows(self, rows: tuple[Mapping[str, Any], ...], table: str) -> tuple[dict[str, Any], ...]:
         """The rows of a table, whose columns have one name in all of them."""
@@ -191,13 +212,17 @@ class _Names:
         chars: str | None = None,
         most: int | None = None,
         reserved: frozenset[str] = frozenset(),
+        taken: set[str] | None = None,
+        prefix: str = "",
     ) -> None:
+        """`taken` are names, with their `prefix`, that others may take too."""
         chars = chars or limits.name_chars
         self._bad = re.compile(f"[^{chars}]") if chars else None
         self._most = limits.max_name if most is None else most
         self._nul = limits.nul
         self._fold = str.casefold if limits.ignores_case else str
-        self._taken = {self._fold(name) for name in reserved}
+        self._taken = {self._fold(name) for name in reserved} if taken is None else taken
+        self._prefix = prefix
         self._fitting: dict[str, str] = {}
 
     def fit(self, name: str, *, again: bool = False) -> str:
@@ -209,11 +234,11 @@ class _Names:
             stem = stem.replace("\0", "_")
         fitting = stem = stem[: self._most] or "_"
         count = 1
-        while self._fold(fitting) in self._taken:
+        while self._fold(self._prefix + fitting) in self._taken:
             count += 1
             suffix = f"_{count}"
             fitting = stem[: (self._most or len(stem) + 9) - len(suffix)] + suffix
-        self._taken.add(self._fold(fitting))
+        self._taken.add(self._fold(self._prefix + fitting))
         self._fitting[name] = fitting
         return fitting
 
