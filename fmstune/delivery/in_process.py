@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import copy
 import functools
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.process_state import kept
+from fmstune.delivery.shipping.process import Job
+from fmstune.secrets.redaction import process_redactor
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import Status, Table
 from fmstune.trackers.values.plain import text_of
@@ -23,8 +28,9 @@ from fmstune.user_code import is_stop
 class GuardedTracker:
     """A tracker whose every call is guarded; `warn` is told, once, why it was disabled."""
 
-    def __init__(self, tracker: Tracker, warn: Callable[[str], None]) -> None:
+    def __init__(self, tracker: Tracker, warn: Callable[[str], None], job: Job | None = None) -> None:
         self.tracker = tracker
+        self.job = job
         self._warn = warn
         self.trouble: str | None = None
 
@@ -50,6 +56,12 @@ class GuardedTracker:
         """Pass on the run's end."""
         self.guard(self.tracker.close)(status, error)
 
+    def note_failure(self, directory: Path) -> None:
+        """Give a tracker that has failed a ledger, by which `trackers sync` delivers the run to it. Raises
+        `OSError`."""
+        if self.trouble is not None and self.job is not None:
+            note_failed(directory, self.job, self.trouble)
+
     def guard(self, call: Callable[..., Any]) -> Callable[..., Any]:
         """`call`, which does nothing once the tracker has failed, and makes it fail by raising."""
 
@@ -70,6 +82,19 @@ class GuardedTracker:
                 return None
 
         return guarded
+
+
+def note_failed(directory: Path, job: Job, trouble: str) -> None:
+    """Note in a ledger that a tracker has not got all of the run, and why. Raises `OSError`."""
+    ledger = Ledger(
+        job.name,
+        job.reference,
+        process_redactor().mapping(job.options),
+        str(Path.cwd()),
+        error=f"it works in the training process, and was disabled there: {trouble}",
+        error_time=time.time(),
+    )
+    ledger.save(directory)
 
 
 def _guarded(callback: TrainerCallback, guard: Callable[..., Any]) -> TrainerCallback:

@@ -67,7 +67,7 @@ def _of_torch() -> Callable[[], None]:
 
 
 def _warns_only() -> bool:
-    return torch.is_deterministic_algorithms_warn_only_enabled()
+    return bool(torch.is_deterministic_algorithms_warn_only_enabled())
 
 
 def _of_folder() -> Callable[[], None]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fmstune.delivery.journal.reader import NON_FINITE
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.base import Tracker
@@ -73,7 +74,7 @@ class Recorder(Tracker):
             guest.track(metric, self._name(name), self._optional(stage), step)
 
     def track_point(self, point: MetricPoint) -> None:
-        values = point.values
+        values, texts = point.values, list[str]()
         # Numbers hold no secrets: the training's own logs skip the search for them.
         numbers = all(
             type(name) is str and (type(value) is float or type(value) is int)
@@ -81,9 +82,12 @@ class Recorder(Tracker):
         )
         if not numbers or not self._plain_names(tuple(values)):
             redactor = self._redactor
-            values = {self._name(key): redactor.metric(item, key) for key, item in mapping_of(values).items()}
+            found = mapping_of(values)
+            texts = [self._name(key) for key in found if _is_text_of_number(values, key)]
+            values = {self._name(key): redactor.metric(item, key) for key, item in found.items()}
         stage, step, epoch = self._optional(point.stage), _step(point.step), _step(point.epoch)
         fields: dict[str, Any] = {"stage": stage, "step": step, "epoch": epoch}
+        fields |= {"texts": texts} if texts else {}
         self.journal.append("metrics", {**fields, "values": values})
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
@@ -154,6 +158,13 @@ class Recorder(Tracker):
         guests, self._closed = self.guests, True
         for guest in guests:
             guest.close(status, fields.get("error"))
+
+
+def _is_text_of_number(values: Mapping[str, Any], key: str) -> bool:
+    """Whether a metric is the text `"NaN"`, say, which in the journal stands for the number."""
+    value = values.get(key) if type(values) is dict else None
+    # A foreign object may raise when it is asked what it is: its type does not.
+    return issubclass(type(value), str) and str.__str__(value) in NON_FINITE
 
 
 def _step(step: Any) -> Any:

@@ -123,6 +123,7 @@ def recorded(
     finally:
         if os.getpid() != process:
             _leave_child()
+        guests = list(recorder.guests)
         with contextlib.ExitStack() as steps:  # the last one first; whatever one does, the others follow
             steps.enter_context(active(recorder))  # which counts what threads go on to track
             steps.callback(
@@ -135,6 +136,8 @@ def recorded(
                 out,
                 config.tracking.trackers,
             )
+            for guest in guests:
+                steps.callback(_guarded, out, "noting a failed tracker", guest.note_failure, directory.path)
             steps.callback(_guarded, out, "closing the journal", journal.close)
             steps.callback(_guarded, out, "closing the trackers", fleet.finish)
             steps.callback(_guarded, out, "recording the end", recorder.close, status, error)
@@ -226,7 +229,7 @@ def in_process_callbacks(recorder: Recorder, guests: list[Job], out: RunConsole)
         try:
             with kept():
                 tracker = build_tracker(job.reference, job.name, job.options)
-            guest = GuardedTracker(tracker, out.warn)
+            guest = GuardedTracker(tracker, out.warn, job)
         except BaseException as error:  # its shipper could build it; here it is the plug-in's
             if is_stop(error):
                 raise

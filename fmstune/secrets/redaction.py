@@ -7,6 +7,7 @@ in `fmstune.secrets.names`), and the very texts that are known to be secrets her
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -62,6 +63,8 @@ class Redactor:
                 key: self.value(item, name if secret else str(key), tracked=tracked)
                 for key, item in value.items()
             }
+            if (entry := _entry(value)) is not None and self._says_so(entry[0], tracked):
+                below[entry[1]] = self._value(value[entry[1]], entry[0], True, tracked)
             return self._renamed(below)
         if isinstance(value, (list, tuple)):
             return self._list(value, name, secret, tracked)
@@ -78,6 +81,13 @@ class Redactor:
     def _list(self, values: Sequence[Any], name: str, secret: bool, tracked: bool) -> list[Any]:
         """A list without secrets; in one of a command's arguments, `--api-key` says what the next one is."""
         hidden, flagged = [], False
+        if (
+            len(values) == 2
+            and isinstance(values[0], str)
+            and not secret
+            and self._says_so(values[0], tracked)
+        ):
+            return [self.text(values[0]), self._value(values[1], values[0], True, tracked)]
         for item in values:
             one = self._value(item, name, secret, tracked)
             if flagged and isinstance(item, str) and not item.startswith("-"):
@@ -85,6 +95,11 @@ class Redactor:
             hidden.append(one)
             flagged = is_secret_flag(item)
         return hidden
+
+    def _says_so(self, name: str, tracked: bool) -> bool:
+        """Whether the first of a pair is a name that says so: one word, as a header or a variable has."""
+        found = names_credential(name) if tracked else is_secret_name(name)
+        return found and _NAME_OF_PAIR.fullmatch(name) is not None
 
     def mapping(self, values: Mapping[str, Any], name: str = "", *, tracked: bool = False) -> dict[str, Any]:
         """The mapping without secrets; with the name that it has, such as a namespace of params."""
@@ -132,6 +147,7 @@ class Redactor:
         return renamed
 
 
+_NAME_OF_PAIR = re.compile(r"[\w.-]{2,100}")
 _TABLES_OF_PATHS = frozenset({"model", "data"})
 _ENDS_OF_PATHS = ("dir", "path", "file", "checkpoint", "model_id", "run_name", "deepspeed", "log")
 
@@ -174,6 +190,12 @@ def process_redactor() -> Redactor:
     if _of_process is None or _of_process[:2] != (environment, _secrets):
         _of_process = (environment, _secrets, Redactor())
     return _of_process[2]
+
+
+def _entry(value: Mapping[Any, Any]) -> tuple[str, str] | None:
+    """The name in a mapping that is an entry of a list (`{"name": …, "value": …}`), and its other key."""
+    names = [value[key] for key in ("name", "key", "header") if isinstance(value.get(key), str)]
+    return (names[0], "value") if names and "value" in value else None
 
 
 def _hidden(value: Any, name: str, tracked: bool) -> Any:

@@ -27,7 +27,9 @@ from fmstune.trackers.records import (
     merged,
     utf8,
 )
+from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.occurrences import Occurrences
+from fmstune.trackers.values.plain import plain
 
 REMOTE = "aim://"
 
@@ -95,11 +97,14 @@ class AimStackTracker(Tracker):
         self._storage: tuple[Path, ...] = ()
         self._files: list[tuple[int, int] | None] = []
         self._held = 0
+        self._pid = os.getpid()
+        self._adapt = Normaliser(self.limits)
 
     def open(self, start: RunStart) -> TrackerRun:
         from aim import Repo
 
         where = self._repo()
+        self._pid = os.getpid()
         if self._run is not None:  # opened by `open_alone`
             self._run.name = utf8(self.config.run_name or start.name)
             return TrackerRun(self._run.hash, where)
@@ -165,6 +170,8 @@ class AimStackTracker(Tracker):
         context = _context(point.stage)
         for name, value in point.values.items():
             if point.repeats is None:
+                # Used alone, it gets what nobody has adapted: an empty name makes a run that can't be read.
+                name, value = utf8(name) or "_", _within_64_bits(value)
                 repeat = self._alone.count((point.stage, name), point.step)
             else:
                 repeat = point.repeats.get(name, 0)
@@ -191,6 +198,8 @@ class AimStackTracker(Tracker):
         if params is None:
             return
         namespace = name or "params"
+        if self.seq is None:
+            params, namespace = self._adapt.params(plain(params)), str(self._adapt.namespace(namespace))
         # Aim replaces what is set: whoever uses the tracker alone, or delivers a run that goes on
         # in the Aim run of another one, has only a part of the namespace in hand.
         self.flush()
@@ -243,7 +252,13 @@ class AimStackTracker(Tracker):
     @property
     def _opened(self) -> Any:
         if self._run is None:
+            self._pid = os.getpid()
             self.open_alone()
+        elif os.getpid() != self._pid:  # its files are shared with the parent then, and nothing arrives
+            raise TrackerError(
+                f"The Aim run was opened by process {self._pid}, and Aim loses what a forked child tracks; "
+                "track in that process."
+            )
         return self._run
 
 
@@ -257,6 +272,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _context(stage: str | None) -> dict[str, Any]:
     return {} if stage is None else {"subset": stage}
+
+
+def _within_64_bits(value: Any) -> Any:
+    return float(value) if type(value) is int and value.bit_length() > 63 else value
 
 
 def _key(step: int | None, repeat: int) -> int | float:

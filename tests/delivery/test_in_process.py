@@ -15,7 +15,10 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fmstune.delivery.in_process import GuardedTracker
+from fmstune.delivery.shipping.process import Job
+from fmstune.run.tracking import reports
 from fmstune.trackers.base import Tracker
+from tests.conftest import open_journal
 
 EVENTS = sorted(name for name in dir(TrainerCallback) if name.startswith("on_"))
 
@@ -144,3 +147,23 @@ def test_ctrl_c_where_python_has_its_own_handler_is_no_fault_of_the_vendors(tmp_
     callback = GuardedTracker(Vendor(stop), print).get_hf_callback()
     with pytest.raises(KeyboardInterrupt):
         callback.on_log(TrainingArguments(str(tmp_path), report_to=[]), TrainerState(), TrainerControl())
+
+
+def test_a_vendor_that_has_failed_is_in_the_report_and_known_to_sync(run_directory: Path) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("client went away")
+
+    journal = open_journal(run_directory)
+    journal.append("metrics", {"values": {"loss": 1.0}})
+    job = Job("vendor", "tests.delivery.test_in_process:Vendor", {"api_key": "abcdefgh123"})
+    guest = GuardedTracker(Vendor(fail), lambda text: None, job)
+    guest.note_failure(run_directory)
+    assert reports(run_directory) == []
+    guest.guard(fail)()
+    guest.note_failure(run_directory)
+    (line,) = reports(run_directory)
+    assert line.line().startswith(
+        "0/1 · it works in the training process, and was disabled there: RuntimeError"
+    )
+    assert f"fmstune trackers sync {run_directory}" in line.line()
+    assert "abcdefgh123" not in (run_directory / "tracking" / "vendor.json").read_text()

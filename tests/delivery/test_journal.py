@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from fmstune.delivery.journal.reader import (
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.recorder import Recorder
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.trackers.records import MetricPoint
 from fmstune.trackers.values.plain import plain
 from tests.support.journals import journal_path, open_journal
 
@@ -278,3 +280,19 @@ def test_a_name_in_an_earlier_journal_that_is_no_text_is_read_as_one(name: Any) 
     event = parse(json.dumps({"seq": 1, "time": 0, "kind": "params", "name": name, "stage": name}).encode())
     assert event is not None
     assert event.name == event.stage == str(name)
+
+
+def test_a_text_that_is_a_word_for_a_number_stays_a_text(recorder: Recorder, run_directory: Path) -> None:
+    values = {"said": "NaN", "was": float("nan"), "way": "-Infinity", "up": np.float32("inf"), "loss": 1.0}
+    recorder.track_point(MetricPoint(values, "train", 1))
+    (event,) = JournalReader(journal_path(run_directory))
+    assert (event.values["said"], event.values["way"]) == ("NaN", "-Infinity")
+    assert math.isnan(event.values["was"])
+    assert event.values["up"] == float("inf")
+
+
+def test_of_a_journal_of_an_earlier_version_such_words_are_numbers(run_directory: Path) -> None:
+    journal = open_journal(run_directory)
+    journal.append("metrics", {"values": {"loss": "NaN"}})
+    (event,) = JournalReader(journal_path(run_directory))
+    assert math.isnan(event.values["loss"])

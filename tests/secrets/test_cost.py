@@ -12,11 +12,11 @@ from fmstune.secrets.redaction import Redactor
 
 PARTS = st.sampled_from(
     [
-        "password:", "password=", 'password="', "password='", 'password=\\"', "api_key: ", "token", "Cookie: ",
+        "password:", "password=", 'password="', "password='", 'password=\\"', "api_key: ", "Cookie: ",
         "authorization: ", "bearer ", "Basic ", "mysql", "mysql-", "-p", "login ", " password ", "eyJ", "sk-",
         "--api-key ", '"--token", ', "curl -u ", "http://", "://", "a:b@", "@", "?sig=", "&", "hf_", "ghp_",
-        "SG.", "wandb ", "api key provided", "-----BEGIN PRIVATE KEY-----", "a", "A", "0", "/", "\\", '"', "'",
-        "=", ":", ";", ",", ".", "-", "_", " ", "\t", "\n",
+        "SG.", "wandb ", "api key provided", "-----BEGIN PRIVATE KEY-----", "a", "A", "0", "/", "\\", '"',
+        "'", "token", "=", ":", ";", ",", ".", "-", "_", " ", "\t", "\n",
     ]
 )  # fmt: skip
 REDACTOR = Redactor({"MY_PASSWORD": "hunter2hunter3"})

@@ -453,3 +453,19 @@ words = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-./", max_size=30)
 )
 def test_what_holds_no_secret_is_untouched(values: dict[str, Any]) -> None:
     assert repr(Redactor({}).mapping(values)) == repr(values)
+
+
+SECRET_PAIRS = {
+    "env": [{"name": "DB_PASSWORD", "value": "hunter2hunter3"}, {"key": "api_key", "value": "qwertyuiopas"}],
+    "pairs": [("api_key", "qwertyuiopas"), ["X-Api-Key", "abcdefgh"]],
+    "one": ("password", "abcdefgh123"),
+}
+
+
+def test_a_secret_in_a_pair_of_name_and_value_is_hidden_by_its_name() -> None:
+    """As Kubernetes, header lists and `dict.items()` have them."""
+    found = json.dumps(Redactor({}).mapping(SECRET_PAIRS, tracked=True))
+    assert not any(secret in found for secret in ("hunter2", "qwerty", "abcdefgh"))
+    assert "DB_PASSWORD" in found
+    harmless = {"columns": ["token", "label"], "range": [1, 2], "entry": {"name": "lr", "value": 0.1}}
+    assert Redactor({}).mapping(harmless, tracked=True) == harmless

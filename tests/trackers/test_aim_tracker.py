@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from fmstune.delivery.report import report
 from fmstune.delivery.shippers import Fleet
 from fmstune.delivery.shipping.process import Job
 from fmstune.trackers.aimstack_tracker import AimStackTracker
-from fmstune.trackers.records import MetricPoint, RunStart
+from fmstune.trackers.records import MetricPoint, RunStart, TrackerError
 from tests.support.aim_servers import aim_server, empty_repository, free_port
 from tests.support.readers import read_aim
 from tests.support.shipping import record_steps
@@ -258,3 +259,34 @@ def test_an_aim_server_that_dies_and_comes_back_gets_every_point_and_nobody_wait
     (run,) = read_aim(repository, reindex=True)
     assert [step for step, _ in run.points[("loss", "train")]] == list(range(1, 41))
     assert run.params["status"] == "finished"
+
+
+def test_used_alone_what_would_break_the_run_is_adapted(tmp_path: Path) -> None:
+    tracker = AimStackTracker(tracker_config={"repo": str(tmp_path)})
+    tracker.track(2.0, "", "eval", step=1)
+    tracker.track(2**70, "large", step=1)
+    tracker.set_params({"": 1, "half\ud800": 2**70}, "")
+    tracker.close("finished")
+    (run,) = read_aim(tmp_path)
+    points = {key: [tuple(each) for each in found] for key, found in run.points.items()}
+    assert points == {("_", "eval"): [(1, 2.0)], ("large", None): [(1, 2.0**70)]}
+    assert run.params["params"] == {"_": 1, "half\\ud800": str(2**70)}
+
+
+def test_used_alone_a_forked_child_is_refused_by_name(tmp_path: Path) -> None:
+    tracker = AimStackTracker(tracker_config={"repo": str(tmp_path)})
+    tracker.track(1.0, "loss", step=1)
+    reads, writes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            tracker.track(2.0, "loss", step=2)
+        except TrackerError as error:
+            os.write(writes, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writes)
+    with os.fdopen(reads) as pipe:
+        assert f"opened by process {os.getpid()}" in pipe.read()
+    os.waitpid(child, 0)
+    tracker.close("finished")

@@ -11,6 +11,8 @@ import json
 import signal
 import types
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +220,30 @@ def test_the_text_of_an_unknown_object_is_bounded() -> None:
             return "x" * 1_000_000
 
     assert plain(Long()) == "x" * 10_000 + "… (1000000 characters)"
+
+
+class Reading:
+    """A number of a library that nobody here knows."""
+
+    def __float__(self) -> float:
+        return 2.5
+
+
+class Broken:
+    def __float__(self) -> float:
+        raise RuntimeError("no")
+
+    def __str__(self) -> str:
+        return "broken"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Decimal("0.25"), 0.25), (Fraction(1, 4), 0.25), (np.longdouble(1.5), 1.5), (Reading(), 2.5),
+        (Decimal("NaN"), "NaN"), (Decimal("-Infinity"), "-Infinity"), (Decimal("1e999"), "1E+999"),
+        (Broken(), "broken"), (1 + 2j, "(1+2j)"),
+    ],
+)  # fmt: skip
+def test_numbers_of_other_kinds_are_numbers(value: Any, expected: Any) -> None:
+    assert plain(value) == expected

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -30,7 +30,8 @@ _SECONDS_TO_REPAIR = 10.0
 _FIRST_WINDOW, _LARGEST_WINDOW = 1 << 16, 16 << 20
 """Bytes that are read at once from the end of a journal."""
 
-_NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+"""Metrics that are not finite, in the journal; `texts` names those that are texts with these words."""
 
 
 class JournalError(Exception):
@@ -183,7 +184,7 @@ def parse(line: bytes) -> Event | None:
             step=raw.get("step"),
             epoch=raw.get("epoch"),
             name=_name(raw.get("name")),
-            values=_numbers(values) if raw["kind"] == "metrics" else dict(values),
+            values=_numbers(values, raw.get("texts") or ()) if raw["kind"] == "metrics" else dict(values),
             rows=tuple(dict(row) for row in raw.get("rows") or ()),
             status=raw.get("status"),
             error=raw.get("error"),
@@ -247,9 +248,9 @@ def _name(name: Any) -> str | None:
     return name if name is None else text_of(name)
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(values: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
     return {
-        key: _NON_FINITE.get(value, value) if isinstance(value, str) else value
+        key: NON_FINITE.get(value, value) if isinstance(value, str) and key not in texts else value
         for key, value in values.items()
     }
 

@@ -136,13 +136,27 @@ class Walk:
         if _is_container(value):
             return self._list(value, depth)
         if not hasattr(value, "tolist"):
+            if not hasattr(value, "item"):
+                return self._number(value)
             item = value.item()
             return self.plain(item, 0) if isinstance(item, _SIMPLE) else self._kept(_text(value))
         # A tensor, an array or a scalar of NumPy. One number in it is that number, whatever the shape.
         shape = tuple(int(size) for size in itertools.islice(value.shape, _DEEPEST))
         if math.prod(shape) > _MOST_ITEMS:
             return f"<{type(value).__name__} of shape {list(shape)}>"
-        return self.plain(value.item() if math.prod(shape) == 1 else value.tolist(), depth - 1)
+        if math.prod(shape) != 1:
+            return self.plain(value.tolist(), depth - 1)
+        item = value.item()  # of a `longdouble`, itself
+        return self._number(item) if type(item) is type(value) else self.plain(item, depth - 1)
+
+    def _number(self, value: Any) -> Any:
+        """A number of another kind, such as `Decimal` and `Fraction`, as a float; else the text."""
+        if not hasattr(type(value), "__float__"):
+            return self._kept(_text(value))
+        number = float(value)
+        # One that is too large for a float, or an object that is no number: its text says more.
+        beyond = math.isinf(number) and not _text(value).lower().lstrip("+-").startswith("inf")
+        return self._kept(_text(value)) if beyond else _finite(number)
 
     def _list(self, items: Iterable[Any], depth: int) -> list[Any]:
         found: list[Any] = []
