@@ -43,6 +43,18 @@ def original_of(directory: Path) -> Path | None:
         return None
 
 
+def moved_with(directory: Path, folder: Path) -> Path | None:
+    """Where a folder is now that held this run's folder, when both were moved together; `None` when nobody
+    can tell."""
+    recorded = _place(directory).get("path")
+    if not isinstance(recorded, str) or not Path(recorded).is_relative_to(folder):
+        return None
+    below, here = Path(recorded).relative_to(folder), directory.resolve()
+    if not below.parts or here.parts[-len(below.parts) :] != below.parts:
+        return None
+    return here.parents[len(below.parts) - 1]
+
+
 def become_own_run(directory: Path, header: Header) -> None:
     """Make the run in a copied folder one of its own, with the id and the name of `header`: all of its
     journal is delivered to new runs of its trackers. Raises `OSError`."""

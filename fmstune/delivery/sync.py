@@ -11,7 +11,7 @@ from typing import Any
 from fmstune.config.load.values import dotted
 from fmstune.delivery.journal.reader import JournalError, JournalReader, is_being_written, last_seq, writer
 from fmstune.delivery.ledger import Ledger, all_ledgers, ledger_path, load_ledger
-from fmstune.delivery.place import original_of
+from fmstune.delivery.place import moved_with, original_of
 from fmstune.delivery.report import DeliveryReport, report
 from fmstune.delivery.shipping.crashes import may_get_further, note_death
 from fmstune.delivery.shipping.main import EXIT_AGAIN, EXIT_BUSY
@@ -71,13 +71,22 @@ def sync(
                 continue
             where = (ledger.reference if ledger else "") or reference(name)
             # Where the run was tracked from before; a tracker that is new to it starts from here.
-            before = ledger.cwd if ledger else ""
-            cwd = before if before and Path(before).is_dir() else None
+            cwd = _tracked_from(directory, ledger)
             found_in = ledger.module_path if ledger else ""
             job = Job(name, where, chosen, cwd, found_in)
             line = _deliver(directory, job, check_within, progress)
         lines.append(line)
     return lines
+
+
+def _tracked_from(directory: Path, ledger: Ledger | None) -> str | None:
+    """The folder that a run was tracked from, where it is now; `None` when it is not there any more."""
+    if ledger is None or not ledger.cwd:
+        return None
+    if Path(ledger.cwd).is_dir():
+        return ledger.cwd
+    moved = moved_with(directory, Path(ledger.cwd))
+    return None if moved is None else str(moved)
 
 
 def _copied(line: DeliveryReport, original: Path) -> DeliveryReport:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from fmstune.delivery.ledger import Ledger
+from fmstune.delivery.place import note_place
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.process import Job
 from fmstune.delivery.sync import sync
+from fmstune.layout import TRACKING_DIR
+from fmstune.trackers.file_tracker import FileTracker
 from fmstune.trackers.records import MetricPoint
+from fmstune.trackers.registry import reference
+from tests.conftest import open_journal
 
 PLUGIN = """
 from pathlib import Path
@@ -64,3 +72,28 @@ def test_a_plug_in_that_is_gone_is_said_to_be_missing_and_where_it_was(
     (line,) = sync(run_directory, None, {}, str)
     assert "ModuleNotFoundError: No module named 'package" in str(line.error)
     assert str(home) in str(line.remedy)
+
+
+def test_of_a_project_that_was_moved_the_file_is_found_where_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, options = tmp_path / "project", {"path": "m.jsonl"}
+    run = project / "runs" / "x"
+    (run / TRACKING_DIR).mkdir(parents=True)
+    journal = open_journal(run)
+    journal.append("metrics", {"step": 1, "values": {"loss": 1.0}})
+    note_place(run, "id-1")
+    with monkeypatch.context() as here:
+        here.chdir(project)
+        ledger = Ledger("file", reference("file"), options, str(project))
+        Delivery(run, FileTracker("file", options), ledger).run(lambda: True)
+    journal.append("metrics", {"step": 2, "values": {"loss": 1.0}})
+    journal.append("status", {"status": "finished"})
+    journal.close()
+    moved = project.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    (line,) = sync(moved / "runs" / "x", None, {}, reference)
+    assert (line.state, line.delivered) == ("complete", 3)
+    rows = map(json.loads, (moved / "m.jsonl").read_text().splitlines())
+    assert [row["step"] for row in rows if row["kind"] == "metrics"] == [1, 2]
+    assert not (tmp_path / "m.jsonl").exists()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from fmstune.trackers.records import Check
 
 FOREIGN = 256
 """What is added to an exit code that a tracker has chosen."""
+_MARK = "FMSTUNE_SHIPPER"
 _SECONDS_TO_END = 8.0
 """What a supervisor has to end its shipper before it is taken for one that can't."""
 
@@ -87,6 +89,7 @@ class ShipperProcess:
         self._hung: str | None = None
         self._began = time.monotonic()
         self._timeout = check_within
+        self._mark = uuid.uuid4().hex  # in the environment of all that it starts
         self._ends = _OwnEnd()
         try:
             self._process = self._start(job, self._ends.theirs)
@@ -120,7 +123,7 @@ class ShipperProcess:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd=job.cwd,
-            env=_environment(),
+            env=_environment() | {_MARK: self._mark},
         )
 
     @property
@@ -219,11 +222,20 @@ class ShipperProcess:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             self._process.wait()
+        if self._process.returncode == -signal.SIGKILL:  # its supervisor has ended nobody
+            self._end_orphans()
         self._ends.is_own()  # which closes its pipe
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+    def _end_orphans(self) -> None:
+        """End what a supervisor that was killed has left behind: daemons of an SDK are nobody's children."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get(_MARK) == self._mark:
+                    process.kill()
 
     def _descendants(self) -> list[psutil.Process]:
         try:
