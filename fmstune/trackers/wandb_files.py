@@ -5,19 +5,21 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmstune.trackers.continued import is_of_another, mark
-from fmstune.trackers.records import RunStart
+from fmstune.trackers.records import RunStart, TrackerError
 from fmstune.trackers.wandb_account import WandbUnusable
 
 if TYPE_CHECKING:
     import wandb
 
 # Files of ours in an offline run's folder: the first from `open` to the end of `close`, the second for good.
+_LOST = ("filestream: fatal error", "runupserter: failed to upload")
 _OPEN, _OWNER = "fmstune-open", "fmstune-run.json"
 
 
@@ -97,3 +99,36 @@ def _places(folder: Path, wandb_id: str) -> list[Path]:
     name = f"offline-run-*-{glob.escape(wandb_id)}"
     # A second one in the same second gets a number behind the id.
     return sorted({*folder.glob(name), *folder.glob(f"{name}-[0-9]*")})
+
+
+def wait_for_core() -> None:
+    """Wait until wandb-core has written all and ended, unless a script's own run still needs it.
+
+    `finish` returns up to 50 ms before the end of an offline file is written: of 40 runs of 400 rows
+    read at once, one lacked its last rows. The SDK waits for nothing but the end of the process.
+    """
+    import wandb
+    from wandb.sdk import wandb_setup
+
+    if wandb_setup.singleton().most_recent_active_run is not None:
+        return
+    try:
+        wandb.teardown()
+    except SystemExit as error:  # so the SDK passes on an exit code of wandb-core
+        raise TrackerError(f"W&B's process wandb-core failed with exit code {error.code}.") from None
+
+
+def lost_upload(log: Path) -> str | None:
+    """The error that ended the upload, from the log of wandb-core; `None` if all was taken.
+
+    After a 401 or 403 in mid-run, `finish` returns at once and without a word though nothing was
+    sent; this log is the only place that tells.
+    """
+    if not log.exists():
+        return None
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    fatal = next((line for line in lines if any(words in line for words in _LOST)), None)
+    if fatal is None:
+        return None
+    status = re.search(r"(?:upload: |returned error )(\d{3})", fatal)
+    return f"its upload ended with {f'HTTP {status[1]}' if status else 'an error'}, see {log}"

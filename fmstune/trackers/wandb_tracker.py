@@ -7,16 +7,11 @@ W&B's own ways of configuration stay in force: an option that is not given here 
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmstune.secrets.forms import REDACTED
-from fmstune.secrets.names import is_secret_name
-from fmstune.secrets.redaction import hide
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.records import (
@@ -30,28 +25,32 @@ from fmstune.trackers.records import (
     TrackerRun,
     merged,
 )
-from fmstune.trackers.wandb_account import WandbUnusable, ask_server, find_api_key, reason, server_address
+from fmstune.trackers.wandb_account import WandbUnusable, ask_server, find_api_key, server_address
 from fmstune.trackers.wandb_files import (
     OfflineRun,
     begin_offline,
     continued_by_another,
     end_offline,
+    lost_upload,
     remove_cut_off,
     require_writable,
     to_sync,
+    wait_for_core,
+)
+from fmstune.trackers.wandb_settings import (
+    disabled,
+    found_settings,
+    quiet_settings,
 )
 
 if TYPE_CHECKING:
     import wandb
 
-MODES = ("online", "offline", "disabled")
 EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 255}
 """W&B shows 0 as finished, others as failed; 255 is what its SDK itself reports for Ctrl-C."""
 
 _MOST_NAME = 128  # the service refuses a run with a longer one, when it is opened
 _AXES = ("train/global_step", "train/epoch")
-_LOST = ("filestream: fatal error", "runupserter: failed to upload")
-_INIT_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class WandbTracker(Tracker):
         """
         import wandb
 
-        settings = self._settings()
+        settings = found_settings(self.config, self.name)
         if self._run is not None:  # opened by `open_alone`
             self._run.name = self._fitted(self.config.name or settings.run_name or start.name)
             return self._opened_run(self._run)
@@ -167,7 +166,7 @@ class WandbTracker(Tracker):
             config={MARK: mark(start)} if marked else None,
             resume="allow" if start.tracker_run_id else None,
             reinit="create_new",  # never the run that a user's own script has open
-            settings=wandb.Settings(**_quiet_settings(start, settings)),
+            settings=wandb.Settings(**quiet_settings(start, settings)),
         )
 
     def _claimed(self, run: wandb.Run, start: RunStart, settings: wandb.Settings) -> wandb.Run:
@@ -219,7 +218,7 @@ class WandbTracker(Tracker):
 
     def _opened_run(self, run: wandb.Run) -> TrackerRun:
         if run.disabled:
-            return TrackerRun(run.id, note=_disabled())
+            return TrackerRun(run.id, note=disabled())
         notes, url = self._notes, None
         if run.offline:  # which prints a warning when it is asked for its URL
             notes = [*notes, f"offline, send it with `wandb sync {to_sync(run)}`"]
@@ -279,17 +278,17 @@ class WandbTracker(Tracker):
         if run.disabled:
             return
         log = Path(run.settings.log_internal)
-        _wait_for_core()
+        wait_for_core()
         if run.offline:
             end_offline(run)
-        elif lost := _lost_upload(log):
+        elif lost := lost_upload(log):
             raise TrackerError(f"W&B did not take the whole run: {lost}.")
 
     def check(self, timeout: float) -> Check:
         try:
-            settings = self._settings()
+            settings = found_settings(self.config, self.name)
             if settings._noop:
-                return Check("ok", _disabled())
+                return Check("ok", disabled())
             if settings._offline:
                 require_writable(Path(settings.wandb_dir))
                 detail = f"offline, in {settings.wandb_dir}, to be sent later with `wandb sync`"
@@ -310,44 +309,6 @@ class WandbTracker(Tracker):
         assert self._run is not None
         return self._run
 
-    def _settings(self) -> wandb.Settings:
-        """What W&B would run with: its files, `WANDB_*`, then our options. Reads only.
-
-        The SDK's own session is not used: it keeps the first environment it saw, and credentials.
-        """
-        import wandb
-        from wandb.errors import UsageError
-
-        options = self.config
-        if options.mode is not None and options.mode not in MODES:
-            raise WandbUnusable("bad_option", f"mode is {options.mode!r}", f"use {', '.join(MODES)}")
-        given = {
-            # transformers' own variable, which the SDK does not know and its users mean.
-            "mode": options.mode or ("disabled" if _disabled_by_variable() else None),
-            "project": options.project,
-            "entity": options.entity,
-            "run_tags": options.tags or None,
-            "root_dir": str(Path(options.dir).expanduser().absolute()) if options.dir else None,
-        }
-        settings = wandb.Settings(silent=True)
-        folder = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
-        settings.settings_system = str(Path(folder, "settings").expanduser())
-        try:
-            where = "W&B's settings file"
-            settings.update_from_system_settings()
-            for where in sorted(os.environ):  # one by one: the SDK's error does not name the variable
-                settings.update_from_env_vars({where: os.environ[where]})
-            where = f"trackers.{self.name}"
-            settings.update_from_dict(given)
-        except (ValueError, UsageError) as error:
-            shown = f" = {_shown(where, os.environ[where])}" if where in os.environ else ""
-            raise WandbUnusable(
-                "bad_option", f"{where}{shown}: {reason(error)}", f"correct {where}"
-            ) from None
-        if settings.entity is not None and not re.fullmatch(r"[\w.-]+", settings.entity):
-            raise WandbUnusable("bad_option", f"entity {settings.entity!r} is no user or team name")
-        return settings
-
     def _fitted(self, name: str) -> str:
         if len(name) <= _MOST_NAME:
             return name
@@ -367,76 +328,3 @@ class WandbTracker(Tracker):
             "dir": settings.root_dir if options.dir else None,
         }
         return {key: value for key, value in given.items() if value is not None}
-
-
-def _quiet_settings(start: RunStart, settings: wandb.Settings) -> dict[str, Any]:
-    """The run takes what it is given and finds out nothing: by default, wandb 0.31 adds the command
-    line, the script's path and source, the git remote and diff, and the installed packages."""
-    quiet: dict[str, Any] = {
-        "silent": True,
-        "console": "off",
-        "x_disable_meta": True,  # not x_disable_machine_info, which ends the system metrics as well
-        "x_save_requirements": False,
-        "disable_git": True,
-        "disable_code": True,
-        "save_code": False,
-        "label_disable": True,  # it would read the main script
-        "program": "fmstune",
-        # W&B's "Stop" button would interrupt this process, which is not the training.
-        "stop_fn": lambda: None,
-        "finish_timeout_raises": True,  # should WANDB_FINISH_TIMEOUT be set: no silent loss
-    }
-    if "init_timeout" not in settings.model_fields_set:
-        quiet["init_timeout"] = _INIT_TIMEOUT
-    if start.trainer_pid is None:
-        quiet["x_disable_stats"] = True  # they would be those of this process
-    else:
-        quiet["x_stats_pid"] = start.trainer_pid
-    return quiet
-
-
-def _wait_for_core() -> None:
-    """Wait until wandb-core has written all and ended, unless a script's own run still needs it.
-
-    `finish` returns up to 50 ms before the end of an offline file is written: of 40 runs of 400 rows
-    read at once, one lacked its last rows. The SDK waits for nothing but the end of the process.
-    """
-    import wandb
-    from wandb.sdk import wandb_setup
-
-    if wandb_setup.singleton().most_recent_active_run is not None:
-        return
-    try:
-        wandb.teardown()
-    except SystemExit as error:  # so the SDK passes on an exit code of wandb-core
-        raise TrackerError(f"W&B's process wandb-core failed with exit code {error.code}.") from None
-
-
-def _lost_upload(log: Path) -> str | None:
-    """The error that ended the upload, from the log of wandb-core; `None` if all was taken.
-
-    After a 401 or 403 in mid-run, `finish` returns at once and without a word though nothing was
-    sent; this log is the only place that tells.
-    """
-    if not log.exists():
-        return None
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    fatal = next((line for line in lines if any(words in line for words in _LOST)), None)
-    if fatal is None:
-        return None
-    status = re.search(r"(?:upload: |returned error )(\d{3})", fatal)
-    return f"its upload ended with {f'HTTP {status[1]}' if status else 'an error'}, see {log}"
-
-
-def _shown(variable: str, value: str) -> str:
-    """The value of a variable in a message, without what is a secret in it."""
-    return REDACTED if is_secret_name(variable) else ascii(hide(value)[:80])
-
-
-def _disabled_by_variable() -> bool:
-    return os.environ.get("WANDB_DISABLED", "").upper() in ("1", "ON", "YES", "TRUE")
-
-
-def _disabled() -> str:
-    by = " by WANDB_DISABLED" if _disabled_by_variable() else ""
-    return f"disabled{by}: nothing is sent to W&B and nothing is kept for it"

@@ -9,7 +9,8 @@ from typing import Any
 
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
-from fmstune.delivery.shipping.deliver import Delivery, DeliveryFailed
+from fmstune.delivery.shipping.deliver import Delivery
+from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import RunStart, TrackerRun
 

@@ -26,7 +26,8 @@ from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping import deliver
 from fmstune.delivery.shipping.crashes import may_get_further, note_death
-from fmstune.delivery.shipping.deliver import Delivery, DeliveryFailed
+from fmstune.delivery.shipping.deliver import Delivery
+from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.layout import TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.base import Tracker

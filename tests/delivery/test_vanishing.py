@@ -12,7 +12,8 @@ import pytest
 
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.report import report
-from fmstune.delivery.shipping.deliver import Delivery, DeliveryFailed
+from fmstune.delivery.shipping.deliver import Delivery
+from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.trackers.file_tracker import FileTracker
 from tests.conftest import open_journal
 from tests.support.lives import Nursery, nursery

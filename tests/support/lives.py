@@ -21,7 +21,8 @@ from typing import Any
 
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.shipping.crashes import note_death
-from fmstune.delivery.shipping.deliver import Delivery, DeliveryFailed
+from fmstune.delivery.shipping.deliver import Delivery
+from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.compat import build_tracker
 

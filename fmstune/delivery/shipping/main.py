@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from fmstune.delivery.ledger import Ledger, ledger_path, load_ledger
-from fmstune.delivery.shipping.deliver import Delivery, DeliveryFailed, cause_text
+from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.log import ShipperLog
+from fmstune.delivery.shipping.standing import DeliveryFailed, cause_text
 from fmstune.delivery.shipping.watch import TrainerWatch
 from fmstune.secrets.redaction import know_secrets, process_redactor
 from fmstune.system import locks

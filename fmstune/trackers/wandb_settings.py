@@ -1,0 +1,99 @@
+"""W&B's settings: those that it would find by itself, with our options over them, and those of a quiet run.
+
+What is said of the SDK was seen with wandb 0.31.0.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmstune.secrets.forms import REDACTED
+from fmstune.secrets.names import is_secret_name
+from fmstune.secrets.redaction import hide
+from fmstune.trackers.records import RunStart
+from fmstune.trackers.wandb_account import WandbUnusable, reason
+
+if TYPE_CHECKING:
+    import wandb
+
+MODES = ("online", "offline", "disabled")
+_INIT_TIMEOUT = 30.0
+
+
+def found_settings(options: Any, name: str) -> wandb.Settings:
+    """What W&B would run with: its files, `WANDB_*`, then the `options` of the tracker `name`. Reads only.
+
+    The SDK's own session is not used: it keeps the first environment it saw, and credentials.
+    """
+    import wandb
+    from wandb.errors import UsageError
+
+    if options.mode is not None and options.mode not in MODES:
+        raise WandbUnusable("bad_option", f"mode is {options.mode!r}", f"use {', '.join(MODES)}")
+    given = {
+        # transformers' own variable, which the SDK does not know and its users mean.
+        "mode": options.mode or ("disabled" if disabled_by_variable() else None),
+        "project": options.project,
+        "entity": options.entity,
+        "run_tags": options.tags or None,
+        "root_dir": str(Path(options.dir).expanduser().absolute()) if options.dir else None,
+    }
+    settings = wandb.Settings(silent=True)
+    folder = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
+    settings.settings_system = str(Path(folder, "settings").expanduser())
+    try:
+        where = "W&B's settings file"
+        settings.update_from_system_settings()
+        for where in sorted(os.environ):  # one by one: the SDK's error does not name the variable
+            settings.update_from_env_vars({where: os.environ[where]})
+        where = f"trackers.{name}"
+        settings.update_from_dict(given)
+    except (ValueError, UsageError) as error:
+        shown = f" = {_shown(where, os.environ[where])}" if where in os.environ else ""
+        raise WandbUnusable("bad_option", f"{where}{shown}: {reason(error)}", f"correct {where}") from None
+    if settings.entity is not None and not re.fullmatch(r"[\w.-]+", settings.entity):
+        raise WandbUnusable("bad_option", f"entity {settings.entity!r} is no user or team name")
+    return settings
+
+
+def quiet_settings(start: RunStart, settings: wandb.Settings) -> dict[str, Any]:
+    """The run takes what it is given and finds out nothing: by default, wandb 0.31 adds the command
+    line, the script's path and source, the git remote and diff, and the installed packages."""
+    quiet: dict[str, Any] = {
+        "silent": True,
+        "console": "off",
+        "x_disable_meta": True,  # not x_disable_machine_info, which ends the system metrics as well
+        "x_save_requirements": False,
+        "disable_git": True,
+        "disable_code": True,
+        "save_code": False,
+        "label_disable": True,  # it would read the main script
+        "program": "fmstune",
+        # W&B's "Stop" button would interrupt this process, which is not the training.
+        "stop_fn": lambda: None,
+        "finish_timeout_raises": True,  # should WANDB_FINISH_TIMEOUT be set: no silent loss
+    }
+    if "init_timeout" not in settings.model_fields_set:
+        quiet["init_timeout"] = _INIT_TIMEOUT
+    if start.trainer_pid is None:
+        quiet["x_disable_stats"] = True  # they would be those of this process
+    else:
+        quiet["x_stats_pid"] = start.trainer_pid
+    return quiet
+
+
+def _shown(variable: str, value: str) -> str:
+    """The value of a variable in a message, without what is a secret in it."""
+    return REDACTED if is_secret_name(variable) else ascii(hide(value)[:80])
+
+
+def disabled_by_variable() -> bool:
+    return os.environ.get("WANDB_DISABLED", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def disabled() -> str:
+    by = " by WANDB_DISABLED" if disabled_by_variable() else ""
+    return f"disabled{by}: nothing is sent to W&B and nothing is kept for it"
