@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from fmstune.trackers.aim_repository import examine, index, repository, storage_of
+from fmstune.trackers.aim_checks import check_folder, check_server
+from fmstune.trackers.aim_repository import index, repository, storage_of
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.records import (
@@ -30,8 +29,6 @@ from fmstune.trackers.records import (
 from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.occurrences import Occurrences
 from fmstune.trackers.values.plain import plain
-
-REMOTE = "aim://"
 
 # Steps and repeats that together fit the 53 bits of a floating-point number. A repeat stays below the half
 # that is the key's fraction for values without a step.
@@ -238,8 +235,8 @@ class AimStackTracker(Tracker):
     def check(self, timeout: float) -> Check:
         where = self._repo()
         if "://" in where:
-            return _check_server(where, timeout, f"trackers.{self.name}.repo")
-        return _check_folder(Path(where), f"--set trackers.{self.name}.repo=PATH")
+            return check_server(where, timeout, f"trackers.{self.name}.repo")
+        return check_folder(Path(where), f"--set trackers.{self.name}.repo=PATH")
 
     def _repo(self) -> str:
         from aim import Repo
@@ -287,67 +284,3 @@ def _key(step: int | None, repeat: int) -> int | float:
     if repeat >= _MOST_REPEATS or abs(step) >= _LAST_STEP:
         raise TrackerError(f"Aim has no room for a further value of the metric at step {step}")
     return step + repeat * _REPEAT
-
-
-def _check_folder(folder: Path, option: str) -> Check:
-    path = str(folder.resolve())
-    found = examine(folder)
-    if found.state == "damaged":
-        return Check(
-            "broken",
-            f"the repository {path} is damaged: {found.why}",
-            f"move its .aim away, or choose another: {option}",
-        )
-    if found.state == "older":
-        return Check(
-            "no_permission",
-            f"the repository {path} was made by an older Aim",
-            f"run `aim upgrade --repo {path}`, or choose another: {option}",
-        )
-    writable = folder if found.state == "missing" else folder / ".aim"
-    while not writable.exists():
-        writable = writable.parent
-    if not os.access(writable, os.W_OK) or not writable.is_dir():
-        return Check(
-            "no_permission",
-            f"{writable.resolve()} cannot be written to",
-            f"choose another: {option}",
-        )
-    will_be = {
-        "missing": ", will be created",
-        "unfinished": ", whose creation is unfinished: a run completes it",
-    }
-    return Check("ok", f"repository{will_be.get(found.state, '')}", server=path)
-
-
-def _check_server(url: str, timeout: float, option: str) -> Check:
-    import requests
-
-    parts = urlsplit(url)
-    try:
-        address = f"{parts.hostname}:{parts.port}"
-    except ValueError:
-        address = ""
-    if not url.startswith(REMOTE) or not parts.hostname or not address or parts.port is None:
-        return Check("bad_option", f"{option} = {url!r} is not an address", "write it as aim://host:port")
-    remedy = f"start it with `aim server --host {parts.hostname} --port {parts.port}`"
-    began = time.perf_counter()
-    try:
-        answer = requests.get(f"http://{address}{parts.path}/status/", timeout=timeout)
-    except requests.Timeout:
-        return Check("unreachable", f"{address} did not answer within {timeout:g} s", remedy, url)
-    except requests.RequestException as error:
-        return Check("unreachable", f"{address}: {_cause(error)}", remedy, url)
-    latency = time.perf_counter() - began
-    if answer.status_code in (401, 403):
-        return Check("rejected_credentials", f"{address} answered {answer.status_code}", remedy, url)
-    if answer.status_code != 200:
-        return Check("unreachable", f"{address} answered {answer.status_code}", remedy, url)
-    return Check("ok", "aim server", server=url, latency=latency)
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason of a network error, which requests wraps four times."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return (getattr(error, "strerror", None) or str(error)).lower()

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.event_file import EventFile, Record, why_not_appended_to
+from fmstune.trackers.event_file import EventFile, why_not_appended_to
+from fmstune.trackers.event_formats import Record
 from fmstune.trackers.records import Check, Limits, MetricPoint, RunStart, Status, Table, TrackerRun
 
 _OF_THE_KERNEL = (Path("/proc"), Path("/sys"))

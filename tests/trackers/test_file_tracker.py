@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.trackers.event_file import CSV_COLUMNS
+from fmstune.trackers.event_formats import CSV_COLUMNS
 from fmstune.trackers.file_tracker import FileTracker
 from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerError
 from fmstune.trackers.values.plain import plain

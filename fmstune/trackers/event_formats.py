@@ -1,0 +1,184 @@
+"""An event as lines of a file: JSON lines, or CSV with one value a row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from fmstune.trackers.values.plain import plain
+
+CSV_COLUMNS = ("run", "seq", "time", "kind", "stage", "step", "epoch", "name", "value", "run_id")
+"""`run_id` came last: rows of a file that was begun without it are still good rows, which lack it."""
+HEADER_BEFORE = ",".join(CSV_COLUMNS[:-1]).encode()
+
+# What would end a line, for a program or for an eye, and what UTF-8 cannot hold.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CELL = rb'(?:"(?:[^"]|"")*"|[^,"]*)'
+_ROW = re.compile(_CELL + rb"(?:," + _CELL + rb"){%d}" % (len(CSV_COLUMNS) - 1))
+_ROW_START = re.compile(_CELL + rb",(\d+),([0-9.e+-]+),(\w+),")
+_RUN_ID_END = re.compile(rb",[0-9a-f]{32}$")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One event of a run. `seq` is its number in the run's journal; `time` Unix seconds, those of the event
+    itself when it is `timed`; `stage` the namespace of params."""
+
+    run: str
+    run_id: str
+    kind: str
+    time: float
+    values: Mapping[str, Any]
+    seq: int | None = None
+    stage: str | None = None
+    step: int | None = None
+    epoch: float | None = None
+    timed: bool = False
+
+
+class Line(NamedTuple):
+    """Which event a line is of."""
+
+    seq: int | None
+    kind: str
+    time: float
+
+
+class Format(Protocol):
+    """How records are written. `lines` are those of one record, in the same order each time."""
+
+    header: bytes
+
+    def lines(self, record: Record) -> list[bytes]:
+        """The lines of a record, each with its end."""
+
+    def of_run(self, line: bytes, run_id: str) -> Line | None:
+        """Which event it is of, when the line is one of this run."""
+
+    def is_whole(self, line: bytes) -> bool:
+        """Whether a last line that lacks its end is a whole record all the same."""
+
+    def mismatch(self, first: bytes) -> str | None:
+        """Why a file with this first line is none to append to."""
+
+
+class JsonLines:
+    """One strict JSON object a line. Numbers that are not finite are `"NaN"`, `"Infinity"`, `"-Infinity"`, as
+    in the journal."""
+
+    header = b""
+
+    def lines(self, record: Record) -> list[bytes]:
+        stem = {"run": record.run, "run_id": record.run_id, "seq": record.seq, "time": record.time}
+        stem |= {"kind": record.kind, "stage": record.stage, "step": record.step, "epoch": record.epoch}
+        kept = {key: value for key, value in stem.items() if value is not None}
+        return [json.dumps(plain(kept | {"values": record.values}), allow_nan=False).encode() + b"\n"]
+
+    def of_run(self, line: bytes, run_id: str) -> Line | None:
+        if json.dumps(run_id).encode() not in line:  # 20 times as fast as to read every line
+            return None
+        row = _json_object(line)
+        if row is None or row.get("run_id") != run_id:
+            return None
+        seq, moment = row.get("seq"), row.get("time")
+        return Line(
+            seq if isinstance(seq, int) else None,
+            str(row.get("kind")),
+            float(moment) if isinstance(moment, (int, float)) else 0.0,
+        )
+
+    def is_whole(self, line: bytes) -> bool:
+        return _json_object(line) is not None
+
+    def mismatch(self, first: bytes) -> str | None:
+        ours = b'{"run":'
+        if first.startswith(ours) or ours.startswith(first) or _json_object(first) is not None:
+            return None
+        return "its first line is no JSON object"
+
+
+class CsvRows:
+    """One value a row, so that a metric that appears late needs no new column: Lightning's CSVLogger
+    rewrites its whole file for one.
+
+    A value that is text stands as it is, unless it would read as JSON or holds what ends a line; it is JSON
+    then, as all other values are. So a reader tries JSON, and takes the text where that fails. A name is JSON
+    where it begins with a quotation mark. A cell may be as long as its value: for those of more than 131,072
+    characters Python's own reader needs `csv.field_size_limit`.
+    """
+
+    header = ",".join(CSV_COLUMNS).encode() + b"\n"
+
+    def lines(self, record: Record) -> list[bytes]:
+        start = (record.run, record.seq, record.time, record.kind, record.stage, record.step, record.epoch)
+        where = [_name(cell) if isinstance(cell, str) else _number(cell) for cell in start]
+        run_id = _name(record.run_id)
+        return [_row([*where, _name(str(key)), _value(each), run_id]) for key, each in record.values.items()]
+
+    def of_run(self, line: bytes, run_id: str) -> Line | None:
+        if not line.rstrip(b"\r\n").endswith(b"," + _row([_name(run_id)]).rstrip(b"\n")):
+            return None
+        if not (found := _ROW_START.match(line)):
+            return None
+        return Line(int(found[1]), found[3].decode(), float(found[2]))
+
+    def is_whole(self, line: bytes) -> bool:
+        return _ROW.fullmatch(line) is not None and _RUN_ID_END.search(line) is not None
+
+    def mismatch(self, first: bytes) -> str | None:
+        cut_off = not first.endswith(b"\n") and self.header.startswith(first.rstrip(b"\r"))
+        if cut_off or first.rstrip(b"\r\n") in (self.header.rstrip(), HEADER_BEFORE):
+            return None
+        return f"its columns are others than {','.join(CSV_COLUMNS)}"
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file's name asks for."""
+    return CsvRows() if path.suffix == ".csv" else JsonLines()
+
+
+def _json_object(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _row(cells: list[str]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()
+
+
+def _name(text: str) -> str:
+    return json.dumps(text) if text.startswith('"') or _UNPRINTABLE.search(text) else text
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else _value(value)
+
+
+def _value(value: Any) -> str:
+    words = plain(value)
+    if isinstance(words, str) and not isinstance(value, str) and words in ("NaN", "Infinity", "-Infinity"):
+        return words  # a number: spreadsheets and pandas know these words
+    if isinstance(words, str):
+        return json.dumps(words) if _UNPRINTABLE.search(words) or _reads_as_json(words) else words
+    return json.dumps(words)
+
+
+def _reads_as_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    except RecursionError:
+        return True
+    return True
