@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -52,6 +53,26 @@ def train(
     `DataError`, `ModelError`, `RunError`, and `TrackerCheckFailed`. A stop by SIGTERM, SIGINT or SIGHUP,
     after the checkpoint has been saved, raises `fmstune.training.callbacks.stopping.Interrupted`.
     """
+    drawn = random.getstate()  # rich draws from it when it is imported
+    try:
+        return _train(
+            config, settings, resume, overwrite, callbacks, compute_metrics, data_handler, quiet=quiet
+        )
+    finally:
+        random.setstate(drawn)
+
+
+def _train(
+    config: str | os.PathLike[str] | None,
+    settings: Mapping[str, Any] | None,
+    resume: str | os.PathLike[str] | None,
+    overwrite: bool,
+    callbacks: Any,
+    compute_metrics: ComputeMetrics | None,
+    data_handler: Callable[[dict[str, Any]], Any] | None,
+    *,
+    quiet: bool,
+) -> RunResult:
     from rich.console import Console
 
     from fmstune.console import RunConsole

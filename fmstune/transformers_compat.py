@@ -13,6 +13,7 @@ import functools
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -211,3 +212,22 @@ def table_in_memory(table: Any) -> Any:
     import datasets
 
     return datasets.table.InMemoryTable(table)
+
+
+def accelerators_kept() -> Callable[[], None]:
+    """What puts back the settings that all `Accelerator`s of a process share: a Trainer
+    resets them for its own, and accelerate has no public way to have two."""
+    before = {name: dict(found) for name, found in _shared_by_accelerators()}
+
+    def put_back() -> None:
+        for name, found in _shared_by_accelerators():
+            found.clear()
+            found.update(before.get(name, {}))
+
+    return put_back
+
+
+def _shared_by_accelerators() -> Iterator[tuple[str, dict[str, Any]]]:
+    state = sys.modules.get("accelerate.state")
+    for name in ("AcceleratorState", "GradientState") if state is not None else ():
+        yield name, getattr(state, name)._shared_state

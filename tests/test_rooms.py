@@ -24,6 +24,8 @@ INSIDE = {
 """As far as the folders of a room have an order."""
 
 MOST_LINES, FEWEST_LINES = 350, 30
+LONG = {"fmstune.training.trl_compat": "the one place that knows what is private: one entry after another"}
+"""Files of more lines, and why a reader would accept that."""
 SHORT = {
     "fmstune.__main__": "what `python -m` wants",
     "fmstune._version": "the build reads it",
@@ -98,7 +100,9 @@ def test_imports_go_down_inside_the_rooms_too() -> None:
 def test_a_file_is_neither_long_nor_tiny() -> None:
     for module, path in FILES.items():
         lines = len(path.read_text(encoding="utf-8").splitlines())
-        assert lines <= MOST_LINES, f"{module} has {lines} lines: which second subject has moved in?"
+        assert lines <= MOST_LINES or module in LONG, (
+            f"{module} has {lines} lines: which second subject has moved in?"
+        )
         if path.name != "__init__.py" and ".methods." not in module:
             assert lines >= FEWEST_LINES or module in SHORT, (
                 f"{module} has {lines} lines, and no reason for it"

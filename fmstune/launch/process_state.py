@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmstune.launch.environment import quiet_libraries
+from fmstune.transformers_compat import accelerators_kept
 
 _FRESH_SEED = 67280421310721
 """`torch.initial_seed()` of a new process."""
@@ -43,7 +44,9 @@ def quiet_for_a_run() -> Iterator[None]:
     After it, the environment, the filters of warnings, the random numbers and the libraries' own settings are
     as they were; those of a library that was first imported within are what they are after its import."""
     environment, filters = dict(os.environ), list(warnings.filters)
-    put_back = [_random_numbers(), *map(_setting, _SETTINGS), _verbosity()]
+    put_back = [
+        _random_numbers(), _determinism(), accelerators_kept(), *map(_setting, _SETTINGS), _verbosity()
+    ]  # fmt: skip
     quiet_libraries()
     ours = [each for each in warnings.filters if each not in filters]
     try:
@@ -82,6 +85,26 @@ def _verbosity() -> Callable[[], None]:
     asked = "TRANSFORMERS_VERBOSITY" in os.environ
     level = logger.level if there else logging.WARNING
     return lambda: None if asked and not there else logger.setLevel(level)
+
+
+def _determinism() -> Callable[[], None]:
+    """What `training.full_determinism` sets in torch."""
+    torch = sys.modules.get("torch")
+    modes, convolutions = (False, False), (False, False)
+    if torch is not None:
+        modes = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+        convolutions = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
+
+    def put_back() -> None:
+        if "torch" in sys.modules:
+            library = sys.modules["torch"]
+            library.use_deterministic_algorithms(modes[0], warn_only=modes[1])
+            library.backends.cudnn.deterministic, library.backends.cudnn.benchmark = convolutions
+
+    return put_back
 
 
 def _random_numbers() -> Callable[[], None]:

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import signal
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +16,8 @@ import huggingface_hub.constants
 import numpy
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
@@ -51,7 +54,11 @@ def state() -> dict[str, Any]:
         "filters": list(warnings.filters),
         "random": (random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist()),
         "torch": (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()),
-        "exact": (torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()),
+        "exact": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.deterministic,
+            torch.get_float32_matmul_precision(),
+        ),
         "signals": [signal.getsignal(signum) for signum in SIGNALS],
         "hooks": (sys.excepthook, sys.stdout, sys.stderr, sys.path[:], sys.meta_path[:], Path.cwd()),
         "loggers": {name: (each.level, each.handlers[:], each.propagate) for name, each in loggers.items()},
@@ -70,10 +77,13 @@ def test_a_run_leaves_its_process_as_it_was(
     for name in ("HF_HUB_DISABLE_TELEMETRY", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(mixed_precision="bf16")  # of the program's own
+    exact = {"training.full_determinism": True} if end == "fails" else {}
     before = state()
 
     def trained() -> None:
-        fmstune.train(settings=DEMO | {"run.method": method}, callbacks=[AtTheStep(end)], quiet=True)
+        fmstune.train(settings=DEMO | exact | {"run.method": method}, callbacks=[AtTheStep(end)], quiet=True)
 
     if end == "finishes":
         trained()
@@ -81,3 +91,17 @@ def test_a_run_leaves_its_process_as_it_was(
         with pytest.raises(ValueError if end == "fails" else Interrupted):
             trained()
     assert state() == before
+    assert accelerator.mixed_precision == Accelerator(mixed_precision="bf16").mixed_precision == "bf16"
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_a_refused_call_draws_no_random_number() -> None:
+    code = (
+        "import random, fmstune; random.seed(0)\n"
+        "try: fmstune.train(data_handler=5)\n"
+        "except Exception as error: print(error)\n"
+        "print(random.random())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    random.seed(0)
+    assert float(done.stdout.split()[-1]) == random.random()

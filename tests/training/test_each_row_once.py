@@ -76,7 +76,7 @@ class Stops(TrainerCallback):
 @pytest.mark.parametrize(
     ("kind", "rows", "accumulation", "resumed"),
     [
-        ("sft", 13, 1, True),
+        ("sft", 21, 1, True),
         ("even", 13, 2, False),
         ("packed", 60, 1, True),
         ("dpo", 20, 1, True),  # no row is left for the second process

@@ -53,6 +53,8 @@ FUNCTIONS = {
     **{f"{name}._prepare_dataset": ("self", "dataset", "processing_class", "args") for name in TRAINERS},
     "trl.experimental.orpo.ORPOTrainer.concatenated_forward": ("self", "model", "batch"),
     "accelerate.utils.memory.should_reduce_batch_size": ("exception",),
+    "accelerate.state.AcceleratorState._shared_state.copy": (),
+    "accelerate.state.GradientState._shared_state.copy": (),
     "accelerate.logging.MultiProcessAdapter.warning_once.cache_clear": (),
     "transformers.utils.chat_template_utils.render_jinja_template": ("conversations",),
     "transformers.integrations.sdpa_attention.sdpa_attention_forward": ("module", "query", "key", "value"),
