@@ -33,7 +33,7 @@ from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.unused import NotUsed
 from fmstune.data.summary import DataSummary, SourceSummary
 
-_PREPARATION = 6  # to be raised when the same rows are prepared differently
+_PREPARATION = 7  # to be raised when the same rows are prepared differently
 _WORTH_SECONDS = 3.0
 """What is prepared faster is not kept, unless several processes need it."""
 _DAYS = 30

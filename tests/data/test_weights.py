@@ -118,3 +118,13 @@ def test_nan_in_parquet_is_no_weight_and_null_is_none(tmp_path: Path, column: st
             continue
         with pytest.raises(DataError, match=r"row 2: `\w+` is NaN"):
             prepared(path, columns=names)
+
+
+def test_that_weights_weigh_the_loss_is_said_of_the_data(tmp_path: Path) -> None:
+    """A column `weight` may be one of kilograms."""
+    (tmp_path / "rows.jsonl").write_text(
+        '{"prompt": "a", "completion": "b", "weight": 70.5}\n{"prompt": "a", "completion": "b"}\n'
+    )
+    (said,) = prepared(tmp_path / "rows.jsonl").summary.unused_lines()
+    assert said.startswith("weights other than 0 and 1 are obeyed")
+    assert "(1 row; the first is" in said

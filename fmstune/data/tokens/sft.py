@@ -23,12 +23,13 @@ from fmstune.errors import DataError
 if TYPE_CHECKING:
     from fmstune.config.schema.data import DataConfig
 
-"""The label of a token that the loss does not count (torch's own convention)."""
-
 CUT_OFF = "answers are cut off: they do not begin within training.max_length"
 NO_TOKENS = "answers are not trained: the chat template writes nothing of them"
 _BATCH = 512
 _SCHEMA = pa.schema([("input_ids", TOKENS), ("labels", TOKENS)])
+
+WEIGHED = "weights other than 0 and 1 are obeyed: the loss is weighed by them"
+"""Said of a data set: a column `weight` may be one of kilograms."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,9 @@ class Labeller:
             columns: dict[str, Any] = {"input_ids": ids, "labels": labels}
             if row.weights is not None:
                 columns[LOSS_WEIGHTS] = row.weights[first : first + limit]
+                if (WEIGHED, row.place) not in remarked:
+                    remarked.add((WEIGHED, row.place))
+                    reader.unused.add(WEIGHED, row.place)
             yield TokenRow(
                 row.place, columns, len(ids), len(ids), trained, cut, part=row.part, parts=row.parts
             )
