@@ -13,63 +13,14 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from fmstune.trackers.event_formats import HEADER_BEFORE, CsvRows, Line, Record, format_of
+from fmstune.trackers.held_lines import Held
 from fmstune.trackers.records import TrackerError
 
-_ROWS = ("metrics", "table")
 _LONGEST_TAIL = 4096
-
-
-@dataclass
-class Held:
-    """What a file holds of one run: how many lines of each event, the last event but a status, and the
-    kind of the last line.
-
-    A number alone does not tell an event: of a run whose folder was restored from a backup, or copied, two
-    futures may have written here. Each event has its own time. Of params and statuses, earlier versions
-    wrote the time at which they were delivered, which is later.
-    """
-
-    rows: dict[int, int] = field(default_factory=dict)
-    others: dict[int, dict[float, int]] = field(default_factory=dict)
-    last_seq: int = 0
-    last_kind: str | None = None
-
-    def note(self, line: Line) -> None:
-        """Count one more line."""
-        self.last_kind = line.kind
-        if line.seq is None:
-            return
-        if line.kind != "status":
-            self.last_seq = max(self.last_seq, line.seq)
-        if line.kind in _ROWS:
-            key = hash((line.seq, line.time))  # a run may have a million events: the pair takes twice as much
-            self.rows[key] = self.rows.get(key, 0) + 1
-        else:
-            times = self.others.setdefault(line.seq, {})
-            times[line.time] = times.get(line.time, 0) + 1
-
-    def count(self, line: Line, *, timed: bool) -> int:
-        """How many lines of the event there are; unless it is `timed`, its number decides."""
-        if line.seq is None:
-            return 0
-        if line.kind in _ROWS:
-            return self.rows.get(hash((line.seq, line.time)), 0)
-        times = self.others.get(line.seq, {})
-        return sum(count for time, count in times.items() if not timed or time >= line.time)
-
-    def covers(self, other: Held) -> bool:
-        """Whether all lines of `other` are here."""
-        rows = all(self.rows.get(key, 0) >= count for key, count in other.rows.items())
-        return rows and all(
-            self.others.get(seq, {}).get(time, 0) >= count
-            for seq, times in other.others.items()
-            for time, count in times.items()
-        )
 
 
 class EventFile:

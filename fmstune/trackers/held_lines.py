@@ -1,0 +1,98 @@
+"""What a file of events holds of one run, in memory of some bytes an event.
+
+A number alone does not tell an event: of a run whose folder was restored from a backup, or copied, two
+futures may have been written. Each event has its own time.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from fmstune.trackers.event_formats import Line
+
+ROWS = ("metrics", "table")
+_MOST_GAP = 1000
+"""So many numbers without a line are skipped at no cost; a line whose number is far off is kept by itself."""
+
+
+@dataclass
+class _Rows:
+    """How many lines there are of each event: in arrays, from the number `first` on, and the few that do not
+    fit there in a mapping. A run may have a million events: 12 bytes each, where a mapping takes 120."""
+
+    first: int = 0
+    times: array[float] = field(default_factory=lambda: array("d"))
+    counts: array[int] = field(default_factory=lambda: array("I"))
+    more: dict[tuple[int, float], int] = field(default_factory=dict)
+
+    def add(self, seq: int, time: float) -> None:
+        if not self.times:
+            self.first = seq
+        at = seq - self.first
+        if len(self.times) <= at <= len(self.times) + _MOST_GAP:
+            gap = at + 1 - len(self.times)
+            self.times.extend([0.0] * gap)
+            self.counts.extend([0] * gap)
+        if 0 <= at < len(self.times) and (not self.counts[at] or self.times[at] == time):
+            self.times[at] = time
+            self.counts[at] += 1
+        else:
+            self.more[seq, time] = self.more.get((seq, time), 0) + 1
+
+    def count(self, seq: int, time: float) -> int:
+        at, count = seq - self.first, self.more.get((seq, time), 0)
+        if 0 <= at < len(self.times) and self.times[at] == time:
+            count += self.counts[at]
+        return count
+
+    def events(self) -> Iterator[tuple[int, float]]:
+        yield from self.more
+        for at, time in enumerate(self.times):
+            if self.counts[at]:
+                yield self.first + at, time
+
+
+@dataclass
+class Held:
+    """What a file holds of one run: how many lines of each event, the last event but a status, and the kind
+    of the last line. Of params and statuses, earlier versions wrote the time at which they were delivered,
+    which is later than the event's."""
+
+    rows: _Rows = field(default_factory=_Rows)
+    others: dict[int, dict[float, int]] = field(default_factory=dict)
+    last_seq: int = 0
+    last_kind: str | None = None
+
+    def note(self, line: Line) -> None:
+        """Count one more line."""
+        self.last_kind = line.kind
+        if line.seq is None:
+            return
+        if line.kind != "status":
+            self.last_seq = max(self.last_seq, line.seq)
+        if line.kind in ROWS:
+            self.rows.add(line.seq, line.time)
+        else:
+            times = self.others.setdefault(line.seq, {})
+            times[line.time] = times.get(line.time, 0) + 1
+
+    def count(self, line: Line, *, timed: bool) -> int:
+        """How many lines of the event there are; of params or a status that is not `timed`, its number
+        decides."""
+        if line.seq is None:
+            return 0
+        if line.kind in ROWS:
+            return self.rows.count(line.seq, line.time)
+        times = self.others.get(line.seq, {})
+        return sum(count for time, count in times.items() if not timed or time >= line.time)
+
+    def covers(self, other: Held) -> bool:
+        """Whether all lines of `other` are here."""
+        rows = all(self.rows.count(*event) >= other.rows.count(*event) for event in other.rows.events())
+        return rows and all(
+            self.others.get(seq, {}).get(time, 0) >= count
+            for seq, times in other.others.items()
+            for time, count in times.items()
+        )
