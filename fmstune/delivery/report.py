@@ -80,7 +80,7 @@ def _of(ledger: Ledger, written: int, last: int, after: int, directory: Path) ->
 
 def _note(ledger: Ledger) -> str | None:
     again = (
-        "" if not ledger.begun_again else "all of it was delivered again, as the tracker's run had lost it"
+        "" if not ledger.begun_again else "all of it was delivered again, as the run there did not hold it"
     )
     return " · ".join(part for part in (ledger.note, again) if part) or None
 
