@@ -63,7 +63,7 @@ class Redactor:
                 key: self.value(item, name if secret else str(key), tracked=tracked)
                 for key, item in value.items()
             }
-            if (entry := _entry(value)) is not None and self._says_so(entry[0], tracked):
+            if (entry := _entry(value)) is not None and self._says_so(entry[0]):
                 below[entry[1]] = self._value(value[entry[1]], entry[0], True, tracked)
             return self._renamed(below)
         if isinstance(value, (list, tuple)):
@@ -81,12 +81,7 @@ class Redactor:
     def _list(self, values: Sequence[Any], name: str, secret: bool, tracked: bool) -> list[Any]:
         """A list without secrets; in one of a command's arguments, `--api-key` says what the next one is."""
         hidden, flagged = [], False
-        if (
-            len(values) == 2
-            and isinstance(values[0], str)
-            and not secret
-            and self._says_so(values[0], tracked)
-        ):
+        if len(values) == 2 and isinstance(values[0], str) and not secret and self._says_so(values[0]):
             return [self.text(values[0]), self._value(values[1], values[0], True, tracked)]
         for item in values:
             one = self._value(item, name, secret, tracked)
@@ -96,10 +91,12 @@ class Redactor:
             flagged = is_secret_flag(item)
         return hidden
 
-    def _says_so(self, name: str, tracked: bool) -> bool:
-        """Whether the first of a pair is a name that says so: one word, as a header or a variable has."""
-        found = names_credential(name) if tracked else is_secret_name(name)
-        return found and _NAME_OF_PAIR.fullmatch(name) is not None
+    def _says_so(self, name: str) -> bool:
+        """Whether the first of a pair is a name that says so: one word, as a header or a variable has.
+
+        It has to be a sure one: a list of two may be names as well, `["embed_tokens", "lm_head"]`.
+        """
+        return names_credential(name) and _NAME_OF_PAIR.fullmatch(name) is not None
 
     def mapping(self, values: Mapping[str, Any], name: str = "", *, tracked: bool = False) -> dict[str, Any]:
         """The mapping without secrets; with the name that it has, such as a namespace of params."""

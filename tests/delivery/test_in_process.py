@@ -18,7 +18,7 @@ from fmstune.delivery.in_process import GuardedTracker
 from fmstune.delivery.shipping.process import Job
 from fmstune.run.tracking import reports
 from fmstune.trackers.base import Tracker
-from tests.conftest import open_journal
+from tests.support.journals import open_journal
 
 EVENTS = sorted(name for name in dir(TrainerCallback) if name.startswith("on_"))
 

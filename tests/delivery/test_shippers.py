@@ -108,7 +108,8 @@ def test_a_tracker_that_fails_is_caught_up_by_sync_once_it_is_well(
     deliver(recorder, run_directory, made, close_timeout=0.2, before_end=told)
     (line,) = report(run_directory, ["collector"])
     assert line.state in ("behind", "failed")
-    assert str(line.error).endswith(CAUSES[fault])
+    # The cause was seen there; a new process may have begun since.
+    assert str(line.error).endswith((CAUSES[fault], "not finished in time"))
     assert line.remedy == f"fmstune trackers sync {run_directory}"
     recorder.journal.close()
 

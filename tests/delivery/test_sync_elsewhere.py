@@ -19,7 +19,7 @@ from fmstune.layout import TRACKING_DIR
 from fmstune.trackers.file_tracker import FileTracker
 from fmstune.trackers.records import MetricPoint
 from fmstune.trackers.registry import reference
-from tests.conftest import open_journal
+from tests.support.journals import open_journal
 
 PLUGIN = """
 from pathlib import Path

@@ -15,7 +15,7 @@ from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.trackers.file_tracker import FileTracker
-from tests.conftest import open_journal
+from tests.support.journals import open_journal
 from tests.support.lives import Nursery, nursery
 from tests.support.vanishing import options
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,7 @@ def training_problems(config: RunConfig) -> Iterator[tuple[str, str]]:
     training = config.training
     yield from schedule_problems(training)
     file = training.get("accelerator_config")
-    if isinstance(file, str) and not file.startswith("{") and not exists(config.base_dir / file):
+    if isinstance(file, str) and file and not file.startswith("{") and not exists(config.base_dir / file):
         key = "training.accelerator_config"
         yield key, f"{key} = {shown(file)}: there is no such file."
     yield from _dealing(config, file)
@@ -60,8 +61,10 @@ def _dealing(config: RunConfig, given: Any) -> Iterator[tuple[str, str]]:
     file = given
     if isinstance(given, str):
         text = given if given.startswith("{") else None
-        if text is None and exists(config.base_dir / given):
-            text = (config.base_dir / given).read_text()
+        path = config.base_dir / given
+        if text is None and given and path.is_file():
+            with contextlib.suppress(OSError, ValueError):  # transformers says what is wrong with it
+                text = path.read_text()
         try:
             given = json.loads(text or "null")
         except ValueError:
