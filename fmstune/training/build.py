@@ -141,12 +141,13 @@ def build_trainer(
                 processing_class=tokenizer,
                 **attached,
             )
+        # How TRL refuses settings, in its constructors; its sentence is passed on with exit code 2.
         except (ValueError, NotImplementedError) as error:
             raise ConfigError(f"[training] is refused by TRL: {first_sentence(str(error))}") from error
         # Virtual tokens go before each row of a batch, which without padding is one.
         avoidable = False if config.prompt_tuning.enabled else config.training.get("padding_free")
         padding = _without_padding(trainer, avoidable, seed)
-        # TRL was kept from cutting rows and from joining them. Callbacks and training_args.bin are told what
+        # TRL was kept from cutting rows and from joining them. Callbacks and training_args.bin get what
         # was done.
         if not packing:
             trainer.args.max_length = max_length

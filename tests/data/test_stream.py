@@ -242,7 +242,7 @@ def test_of_all_rows_that_are_taken_from_a_stream_what_is_not_used_is_counted(
 def test_a_stream_is_rehearsed_and_its_batch_found_with_rows_as_long_as_may_come(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.support.tuned import foresee, tune, weights
+    from tests.support.tuned import dry_run_shown, tune, weights
 
     monkeypatch.chdir(tmp_path)
     stream = [f"run.method={method}", "data.train=demo", "model.path=demo", "data.streaming=true"]
@@ -255,7 +255,7 @@ def test_a_stream_is_rehearsed_and_its_batch_found_with_rows_as_long_as_may_come
     assert re.search(r"memory   peak .* [MG]B, estimated .* [MG]B", shown)
     tune("plain", *stream, "training.per_device_train_batch_size=4")
     assert weights("found") == weights("plain")
-    assert "for rows of 64 tokens, the longest that may come" in foresee(*stream)
+    assert "for rows of 64 tokens, the longest that may come" in dry_run_shown(*stream)
 
 
 def test_of_several_processes_the_main_one_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

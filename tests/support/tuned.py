@@ -27,7 +27,7 @@ def tune(output: str, *sets: str, **how: Any) -> str:
     return screen.getvalue()
 
 
-def foresee(*sets: str) -> str:
+def dry_run_shown(*sets: str) -> str:
     """A dry run on the demo; what a person sees of it."""
     screen = io.StringIO()
     dry_run(load(None, [], [*SHORT, *sets]), RunConsole(Console(file=screen, width=200)))

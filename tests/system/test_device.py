@@ -10,7 +10,7 @@ import torch
 from fmstune.config.load.load import load
 from fmstune.errors import ConfigError
 from fmstune.system.device import precision
-from tests.support.tuned import foresee, tune
+from tests.support.tuned import dry_run_shown, tune
 
 on_a_cpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="about machines without a GPU")
 
@@ -64,7 +64,7 @@ def test_what_spreads_a_model_over_gpus_is_refused_where_there_is_none(setting: 
 
 @on_a_cpu
 def test_the_precision_is_told_with_its_reason() -> None:
-    assert "parameters · float32: a CPU" in foresee()
+    assert "parameters · float32: a CPU" in dry_run_shown()
     assert precision({"bf16": True}).line() == "bf16: as set"
 
 

@@ -1,4 +1,4 @@
-"""The memory that a run needs is foreseen, compared with the truth, and its end is explained."""
+"""The memory that a run needs is estimated, compared with the truth, and its end is explained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fmstune.system.memory import amount
 from fmstune.training.memory.estimate import Workload, estimate
 from fmstune.training.memory.outlook import require_room_for_weights
 from fmstune.training.memory.remedies import advice
-from tests.support.tuned import foresee, tune, weights
+from tests.support.tuned import dry_run_shown, tune, weights
 from tests.support.warm import Warm, warm
 from tests.support.workloads import SEVEN
 
@@ -42,7 +42,7 @@ def command() -> Iterator[Warm]:
 
 
 @dataclass(frozen=True)
-class Foreseen:
+class Expected:
     """Of a process before it has a batch: the memory that it holds, in bytes, and how much of it a limit of
     the kernel counts; and by how much the step is estimated to add to that."""
 
@@ -57,33 +57,33 @@ class Foreseen:
 
 
 @pytest.fixture(scope="module")
-def foreseen(command: Warm, tmp_path_factory: pytest.TempPathFactory) -> Foreseen:
+def expected(command: Warm, tmp_path_factory: pytest.TempPathFactory) -> Expected:
     """What a dry run of the large batch finds on this machine."""
     dry = command.fmstune(*LARGE, "--dry-run", cwd=tmp_path_factory.mktemp("dry"))
     estimated = in_bytes(re.search(r"memory   about ([\d.]+ \w+)", dry.stderr))
-    return Foreseen(dry.resident, dry.data, estimated - dry.resident)
+    return Expected(dry.resident, dry.data, estimated - dry.resident)
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_the_estimate_of_a_large_batch_is_within_a_third_of_the_measured_growth(
-    method: str, command: Warm, foreseen: Foreseen, tmp_path: Path
+    method: str, command: Warm, expected: Expected, tmp_path: Path
 ) -> None:
     # Of pairs half as many rows are as many sequences.
     large = [*LARGE, "--method", method, "--batch-size", "400" if method == "sft" else "64"]
     done = command.fmstune(*large, "--output-dir", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    measured, estimated = peak_and_estimate(done.stderr, foreseen.program)
+    measured, estimated = peak_and_estimate(done.stderr, expected.program)
     assert measured > 200e6
     assert 0.67 < estimated / measured < 1.5, done.stderr
 
 
 def test_processes_of_one_machine_are_counted_together(
-    command: Warm, foreseen: Foreseen, tmp_path: Path
+    command: Warm, expected: Expected, tmp_path: Path
 ) -> None:
     large = [*LARGE, "--batch-size", "160"]
     done, _ = command.ranks(2, *large, "--output-dir", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    measured, estimated = peak_and_estimate(done.stderr, 2 * foreseen.program)
+    measured, estimated = peak_and_estimate(done.stderr, 2 * expected.program)
     assert measured > 200e6
     assert 0.67 < estimated / measured < 1.6, done.stderr
 
@@ -110,7 +110,7 @@ def test_the_peak_and_the_estimate_are_tracked() -> None:
 
 
 def test_a_dry_run_tells_memory_steps_and_tokens() -> None:
-    shown = foresee()
+    shown = dry_run_shown()
     assert re.search(r"memory   about \S+ [MG]B of \S+ [MG]B \(weights 1.4 MB, gradients 1.4 MB", shown)
     assert re.search(r"steps    6 steps of 8 rows, about [\d,]+ tokens", shown)
 
@@ -119,7 +119,7 @@ def test_a_dry_run_of_what_cannot_fit_says_which_settings_would(monkeypatch: pyt
     # A machine with little memory left; really to fill this one's would end its other programs.
     monkeypatch.setattr(memory, "main_memory", lambda: memory.Capacity(100_000_000, "this machine"))
     with pytest.raises(RunError, match=r"this run needs about .* and this machine has") as error:
-        foresee("training.per_device_train_batch_size=256")
+        dry_run_shown("training.per_device_train_batch_size=256")
     assert re.search(
         r"per_device_train_batch_size = \d+ and training.gradient_accumulation_steps = \d+ \([\d.]+ [MG]B\)",
         str(error.value),
@@ -134,9 +134,9 @@ def test_a_run_that_the_kernel_would_surely_end_is_not_begun(monkeypatch: pytest
 
 
 def test_running_out_of_memory_is_told_with_the_settings_to_change(
-    command: Warm, foreseen: Foreseen, tmp_path: Path
+    command: Warm, expected: Expected, tmp_path: Path
 ) -> None:
-    done = command.fmstune(*LARGE, "--output-dir", "out", cwd=tmp_path, limits=foreseen.too_little())
+    done = command.fmstune(*LARGE, "--output-dir", "out", cwd=tmp_path, limits=expected.too_little())
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: memory ran out at step 1 ")
@@ -145,9 +145,9 @@ def test_running_out_of_memory_is_told_with_the_settings_to_change(
 
 
 def test_auto_batch_finds_what_fits_and_learns_the_same(
-    command: Warm, foreseen: Foreseen, tmp_path: Path
+    command: Warm, expected: Expected, tmp_path: Path
 ) -> None:
-    limits = foreseen.too_little()
+    limits = expected.too_little()
     done = command.fmstune(*LARGE, "--auto-batch", "--output-dir", "out", cwd=tmp_path, limits=limits)
     assert done.returncode == 0, done.stderr
     found = re.search(r"batch    (\d+) rows at once, (\d+) times before each update", done.stderr)

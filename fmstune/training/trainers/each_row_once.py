@@ -60,7 +60,7 @@ class EachRowOnce:
     """For a class beside a Trainer of TRL's, right before it."""
 
     def get_train_dataloader(self) -> Any:
-        """The Trainer's; packed rows follow each other in a batch, and are told apart by their lengths."""
+        """The Trainer's; packed rows follow each other in a batch; their lengths say where each begins."""
         this, trainer = as_trainer(self), as_trainer(super())
         if this.args.world_size == 1 or not getattr(this.args, "packing", False):
             return trainer.get_train_dataloader()

@@ -107,6 +107,7 @@ def build_tuner(
                 **attached,
                 **more,
             )
+        # How TRL refuses settings, in its constructors; its sentence is passed on with exit code 2.
         except (ValueError, NotImplementedError) as error:
             raise ConfigError(f"[training] is refused by TRL: {first_sentence(str(error))}") from error
     own = [*_of_prompts(data), *trained.notes(data, args)]

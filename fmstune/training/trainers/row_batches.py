@@ -74,7 +74,7 @@ def _first_of_flat(batch: Mapping[str, Any], end: int) -> dict[str, Any]:
     for name in _ALONG:
         if made.get(name) is not None:
             made[name] = made[name][:, :end]
-    for side in ("q", "k"):  # where the rows begin, for the kernels that are told
+    for side in ("q", "k"):  # where the rows begin, for the kernels that need it
         if (bounds := made.get(f"cu_seq_lens_{side}")) is not None:
             made[f"cu_seq_lens_{side}"] = kept = bounds[bounds <= end]
             made[f"max_length_{side}"] = int(kept.diff().max())
