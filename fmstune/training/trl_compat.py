@@ -220,6 +220,17 @@ def gathered(trainer: Any, rows: torch.Tensor) -> torch.Tensor:
     return found
 
 
+@contextlib.contextmanager
+def evaluation_gathers(trainer: TunedTrainer, gather: Callable[[Any], Any]) -> Iterator[None]:
+    """Let an evaluation gather what it hands to `compute_metrics`, and the losses, in another way."""
+    this: Any = trainer
+    before, this.gather_function = this.gather_function, gather
+    try:
+        yield
+    finally:
+        this.gather_function = before
+
+
 @dataclass(frozen=True, slots=True)
 class LastBatch:
     """The last batch of an epoch: the rows that were left for it, and those of all processes `together`."""

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import resource
+import runpy
 import socket
 import subprocess
 import sys
@@ -53,6 +54,10 @@ class Warm:
     def ranks(self, processes: int, *arguments: str, cwd: Path) -> list[Ended]:
         """A command to its end in several processes that train together, as torchrun starts them."""
         return self._ask({"arguments": arguments, "cwd": str(cwd), "limits": [], "ranks": processes})
+
+    def script(self, processes: int, path: Path, cwd: Path) -> list[Ended]:
+        """A Python file to its end, in several processes that train together."""
+        return self._ask({"script": str(path), "cwd": str(cwd), "limits": [], "ranks": processes})
 
     def _ask(self, order: Mapping[str, Any]) -> list[Ended]:
         assert self._process.stdin is not None
@@ -103,7 +108,11 @@ def _begin(order: Mapping[str, Any], rank: int, processes: int) -> tuple[int, Ma
             for name, number in {"RANK": rank, "WORLD_SIZE": processes}.items():
                 os.environ[name] = os.environ[f"LOCAL_{name}"] = str(number)
             os.environ["MASTER_ADDR"] = "127.0.0.1"
-        code = _run(order["arguments"])
+        if "script" in order:
+            runpy.run_path(order["script"], run_name="__main__")
+            code = 0
+        else:
+            code = _run(order["arguments"])
         printed["memory"].write_text(Path("/proc/self/status").read_text())
     except BaseException:
         traceback.print_exc()

@@ -80,9 +80,10 @@ class Stops(TrainerCallback):
         ("even", 13, 2, False),
         ("packed", 60, 1, True),
         ("dpo", 20, 1, True),  # no row is left for the second process
-        ("dpo", 7, 2, False),
+        ("dpo", 13, 2, False),
         ("kto", 13, 2, False),
         ("reward", 20, 1, False),
+        ("orpo", 13, 2, False),
     ],
 )
 def test_two_processes_learn_and_report_what_one_does_with_their_rows_together(

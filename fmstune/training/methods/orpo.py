@@ -23,7 +23,62 @@ with warnings.catch_warnings():
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 
-class OrpoTuner(PreferenceTuner, ORPOTrainer):
+class _OfTokens(ORPOTrainer):
+    """TRL's, of batches of dpo's, with the loss and figures of one process also where there are several."""
+
+    accelerator: Any
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """TRL's, with the logits and tokens that dpo's trainer hands to `compute_metrics`: its own are two
+        means over a batch with its padding."""
+        outputs: list[Any] = []
+        hook = model.register_forward_hook(lambda module, given, output: outputs.append(output))
+        try:
+            loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        finally:
+            hook.remove()
+        if not prediction_loss_only:
+            logits, labels = outputs[-1].logits, inputs["input_ids"]
+        return loss, logits, labels
+
+    def concatenated_forward(self, model: Any, batch: Any) -> Any:
+        """TRL's, of a batch of dpo's: its first half are the better answers."""
+        labels = torch.where(batch["completion_mask"] == 1, batch["input_ids"], IGNORED)
+        given = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
+        halves = {
+            f"{name}_{key}": half
+            for key, both in given.items()
+            for name, half in zip(("chosen", "rejected"), both.chunk(2), strict=True)
+        }
+        answer = list(super().concatenated_forward(model, halves))
+        masks = [halves[f"{name}_attention_mask"] for name in ("chosen", "rejected")]
+        # TRL logs the mean of these, which would be one of the padding too.
+        answer[2:4] = [
+            self._of_all(*_mean(logits.detach().mean(-1), mask[:, :-1]), len(mask))
+            for logits, mask in zip(answer[2:4], masks, strict=True)
+        ]
+        answer[4] = self._of_all(answer[4], masks[0][:, 1:].sum(), len(masks[0]))
+        return tuple(answer)
+
+    def _of_all(self, mean: torch.Tensor, tokens: torch.Tensor, rows: int) -> torch.Tensor:
+        """A mean over the tokens of this process, weighed so that a mean over the rows of all processes, of
+        which the loss is one, is that over all tokens."""
+        if self.accelerator.num_processes == 1:
+            return mean
+        all_tokens = int(self.accelerator.gather(tokens).sum())
+        all_rows = int(self.accelerator.gather(torch.full_like(tokens, rows)).sum())
+        return mean * (int(tokens) * all_rows / (rows * all_tokens))
+
+
+def _mean(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of the values that are not masked, and their number."""
+    count = mask.sum()
+    return (values * mask).sum() / count, count
+
+
+class OrpoTuner(PreferenceTuner, _OfTokens):
     """TRL's, of tokenised rows."""
 
     fused_head = False
@@ -59,17 +114,6 @@ class OrpoTuner(PreferenceTuner, ORPOTrainer):
         answer = trainer.compute_loss(model, inputs, return_outputs, num_items_in_batch)
         count_tokens(self, int(this.accelerator.gather(inputs["attention_mask"].sum()).sum()))
         return answer
-
-    def concatenated_forward(self, model: Any, batch: Any) -> Any:
-        """TRL's, of a batch of dpo's: its first half are the better answers."""
-        labels = torch.where(batch["completion_mask"] == 1, batch["input_ids"], IGNORED)
-        given = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
-        halves = {
-            f"{name}_{key}": half
-            for key, both in given.items()
-            for name, half in zip(("chosen", "rejected"), both.chunk(2), strict=True)
-        }
-        return super().concatenated_forward(model, halves)
 
 
 TRAINED = Trained(ORPOConfig, OrpoTuner)

@@ -9,7 +9,7 @@ their rows. A process that has no row left computes one for nothing, since the o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,7 +85,9 @@ class EachRowOnce:
     def _once(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
             shares = shares_of_last(as_trainer(self))
-            yield batch if shares is None else own_rows(batch, shares)
+            if shares is not None:  # without what fills it up, for `compute_loss`
+                batch = {**first_rows(batch, shares.mine, row_lengths(batch)), _SHARES: shares}
+            yield batch
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -96,13 +98,12 @@ class EachRowOnce:
         weight: float | None = inputs.pop(_WEIGHT, None)
         inputs.pop(RowLengths.NAME, None)
         # As soon as the last batch has been read, `gather_for_metrics` cuts what is gathered, as if it were
-        # rows, of the batches before it too that are of the same update.
-        apart = this.args.world_size > 1 and (model.training or shares is not None)
-        with _gathered_once(this.accelerator, shares) if apart else contextlib.nullcontext():
+        # rows, of the batches before it too that are of the same update; in one process as well.
+        with gathered_once(this.accelerator, shares) if model.training else contextlib.nullcontext():
             answer = trainer.compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
-        if weight is None and shares is not None and model.training and num_items_in_batch is None:
+        if weight is None and shares is not None and num_items_in_batch is None:
             weight = shares.weight
         return answer if weight is None else answer * weight
 
@@ -117,13 +118,8 @@ def shares_of_last(trainer: TunedTrainer) -> Shares | None:
     return Shares(dealt(last.rest, args.world_size, size), args.process_index, size)
 
 
-def own_rows(batch: Mapping[str, Any], shares: Shares) -> dict[str, Any]:
-    """A batch without what fills it up, for `EachRowOnce.compute_loss`."""
-    return {**first_rows(batch, shares.mine, row_lengths(batch)), _SHARES: shares}
-
-
 @contextlib.contextmanager
-def _gathered_once(accelerator: Any, shares: Shares | None) -> Iterator[None]:
+def gathered_once(accelerator: Any, shares: Shares | None) -> Iterator[None]:
     """Let what TRL gathers for its figures be of each process's own rows."""
     everything = accelerator.gather
 
@@ -157,6 +153,12 @@ class FigureOfProcesses(torch.Tensor):
     """A figure of each process. TRL takes sums of those that are sums, and means of means."""
 
     rows: torch.Tensor
+
+    def detach(self) -> FigureOfProcesses:
+        """The same figures."""
+        found: FigureOfProcesses = super().detach().as_subclass(FigureOfProcesses)
+        found.rows = self.rows
+        return found
 
     def mean(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The mean of all rows, of the means of each process's rows."""

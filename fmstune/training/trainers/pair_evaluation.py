@@ -1,42 +1,56 @@
-"""Evaluation of preferences in several processes: the mean of all rows, each counted once.
+"""Evaluation of preferences: the mean of all rows, and for `compute_metrics` each row once, in one order.
 
-The Trainer repeats a batch's loss by its sequences, and cuts what it gathers by rows: of the last batch of
-two processes it keeps the loss of the first, of pairs also with half its weight.
+The Trainer repeats a batch's loss by its size, and cuts what it gathers to as many entries as the last batch
+has rows. That fits one entry of each row: of pairs it drops the second half, which are the rejected answers,
+also in one process; of several it keeps the loss of the first one alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
+from accelerate.utils import recursively_apply
 
-from fmstune.training.trainers.each_row_once import own_rows, shares_of_last
-from fmstune.training.trainers.row_batches import row_count
+from fmstune.data.tokens.table import IGNORED
+from fmstune.training.trainers.each_row_once import Shares, gather_own, gathered_once, shares_of_last
+from fmstune.training.trainers.row_batches import first_rows, row_count, row_lengths
+from fmstune.training.trl_compat import evaluation_gathers
 from fmstune.training.tuned_trainer import as_trainer
 
 
 class RowWeightedEvaluation:
     """For a class beside a Trainer of TRL's for preferences, before `EachRowOnce`."""
 
-    _summed: torch.Tensor | None = None
-    """Of the evaluation under way: the sum of the rows' losses, and their number."""
+    _evaluates = False
+    _shares: Shares | None = None
+    """Of the batch under way, where it is one that was filled up."""
+    _rows = 0
+    """The rows of this process in it, at least one: see `first_rows`."""
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
         """The Trainer's, of rows that are this process's own."""
-        trainer = as_trainer(super())
-        # What `compute_metrics` is given has to have the same number of rows in all processes.
-        if self._summed is None or not prediction_loss_only:
+        this, trainer = as_trainer(self), as_trainer(super())
+        if not self._evaluates:
             return trainer.prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
-        shares, rows = shares_of_last(as_trainer(self)), row_count(inputs)
+        shares = self._shares = shares_of_last(this)
         if shares is not None:
-            inputs, rows = own_rows(inputs, shares), shares.mine
-        answer = trainer.prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
-        loss = answer[0].detach().double()
-        mine = torch.stack([loss * rows if rows else torch.zeros_like(loss), torch.full_like(loss, rows)])
-        self._summed = self._summed + as_trainer(self).accelerator.gather(mine[None]).sum(0).cpu()
-        return answer
+            # In place: the Trainer gathers the batch's inputs too, if `include_for_metrics` asks for them.
+            inputs.update(first_rows(inputs, shares.mine, row_lengths(inputs)))
+        self._rows = row_count(inputs)
+        once = contextlib.nullcontext() if shares is None else gathered_once(this.accelerator, shares)
+        with once:
+            loss, logits, labels = trainer.prediction_step(
+                model, inputs, prediction_loss_only, ignore_keys=ignore_keys
+            )
+        if isinstance(labels, torch.Tensor) and labels.shape == inputs["input_ids"].shape:
+            # TRL gives the tokens with their padding, as long as the longest row of the batch has it.
+            padding = inputs["attention_mask"].to(labels.device) == 0
+            labels = labels.masked_fill(padding, IGNORED)
+        return loss, logits, labels
 
     def evaluation_loop(
         self,
@@ -46,18 +60,29 @@ class RowWeightedEvaluation:
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Any:
-        """The Trainer's, with the mean of the rows' losses."""
+        """The Trainer's, with what it gathers being of each row once."""
         trainer = as_trainer(super())
-        several = as_trainer(self).args.world_size > 1
-        self._summed = torch.zeros(2, dtype=torch.float64) if several else None
+        self._evaluates = True
         try:
-            output = trainer.evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-            summed = self._summed
+            with evaluation_gathers(as_trainer(self), self._gathered):
+                return trainer.evaluation_loop(
+                    dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+                )
         finally:
-            self._summed = None
-        name = f"{metric_key_prefix}_loss"
-        if summed is not None and summed[1] and name in output.metrics:
-            output.metrics[name] = float(summed[0] / summed[1])
-        return output
+            self._evaluates = False
+
+    def _gathered(self, values: Any) -> Any:
+        """The tensors in `values` of the rows of all processes, the two of a pair after one another."""
+        return recursively_apply(self._of_rows, values)
+
+    def _of_rows(self, values: torch.Tensor) -> torch.Tensor:
+        rows = self._rows
+        if values.dim() == 1 and len(values) != rows:
+            values = values[:1].expand(rows)  # a loss that is repeated by the size of a full batch
+        elif len(values) == 2 * rows:  # all better answers, then all others
+            values = torch.stack(values.chunk(2), dim=1).flatten(0, 1)
+        gather = as_trainer(self).accelerator.gather
+        if self._shares is None:
+            found: torch.Tensor = gather(values)
+            return found
+        return gather_own(values, self._shares, gather)
