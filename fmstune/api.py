@@ -51,7 +51,7 @@ def train(
 
     Raises what the command prints, as exceptions with the `exit_code` that it would have: `ConfigError`,
     `DataError`, `ModelError`, `RunError`, and `TrackerCheckFailed`. A stop by SIGTERM, SIGINT or SIGHUP,
-    after the checkpoint has been saved, raises `fmstune.training.callbacks.stopping.Interrupted`.
+    after the checkpoint has been saved, raises `fmstune.errors.Interrupted`.
     """
     drawn = random.getstate()  # rich draws from it when it is imported
     try:

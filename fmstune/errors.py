@@ -5,6 +5,7 @@ A message is one short paragraph: what is wrong, where, and what to do.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 _MOST_PROBLEMS = 3  # more are no short paragraph
@@ -36,6 +37,16 @@ class RunError(Exception):
     """The run failed."""
 
     exit_code = 1
+
+
+class Interrupted(BaseException):
+    """The run was stopped by a signal, and ends where the program is. Not an `Exception`, so that nothing on
+    the way takes it for one: no guard may swallow it."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        self.exit_code = 128 + signum
+        super().__init__(f"interrupted by {signal.Signals(signum).name}.")
 
 
 def combined(problems: Sequence[str]) -> ConfigError:

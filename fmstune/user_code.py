@@ -6,12 +6,8 @@ import importlib
 import signal
 from typing import Any
 
-from fmstune.errors import ConfigError
+from fmstune.errors import ConfigError, Interrupted
 from fmstune.text import shown
-
-
-class UserStop(BaseException):
-    """A signal that ends the run, raised where the program is: no guard may swallow it."""
 
 
 def is_stop(error: BaseException) -> bool:
@@ -21,7 +17,7 @@ def is_stop(error: BaseException) -> bool:
     an `Exception`."""
     if isinstance(error, KeyboardInterrupt):
         return signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    return isinstance(error, UserStop)
+    return isinstance(error, Interrupted)
 
 
 def load_object(where: str, key: str) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from fmstune.system.handlers import STOPPING
 
 
 @contextlib.contextmanager
@@ -88,7 +88,7 @@ def _of_folder() -> Callable[[], None]:
 def _of_signals() -> Callable[[], None]:
     if threading.current_thread() is not threading.main_thread():  # which alone can set them
         return lambda: None
-    before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    before = {signum: signal.getsignal(signum) for signum in STOPPING}
 
     def put_back() -> None:
         for signum, handler in before.items():

@@ -23,6 +23,8 @@ SECONDS_TO_STOP = 24 * 3600
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _PR_SET_PDEATHSIG = 1
+_LARGEST_OF_FAILURES = 127
+"""Exit codes above it are of signals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,10 @@ def report_cause(message: str, exit_code: int, *, expected: bool) -> bool:
     path = os.environ.get(_ERROR_FILE)
     if not path:
         return False
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
-    cause = Cause(message, exit_code, expected, time.time(), rank)
-    more = {"py_callstack": message, "timestamp": str(int(cause.time)), "fmstune": asdict(cause)}
+    cause = Cause(message, exit_code, expected, time.time(), _local_rank())
+    # torchrun compares whole seconds, and takes the lowest rank of equal ones: a consequence comes later.
+    noted = int(cause.time) + follows_another()
+    more = {"py_callstack": message, "timestamp": str(noted), "fmstune": asdict(cause)}
     try:
         # Whole or not at all: torchrun and the other ranks read it at any moment.
         replace_text(Path(path), json.dumps({"message": {"message": message, "extraInfo": more}}))
@@ -126,16 +129,25 @@ def cause_of_lost_peer(message: str) -> str | None:
     machine, says nothing here."""
     if not is_lost_peer(message):
         return None
-    path, mine = os.environ.get(_ERROR_FILE), int(os.environ.get("LOCAL_RANK", "0"))
-    causes = reported_causes(Path(path).parent.parent) if path else []
-    others = [cause.message for cause in causes if cause.local_rank != mine]
-    return others[0] if others else "another process of this run has ended, without a word on this machine"
+    return failure_of_another() or "another process of this run has ended, without a word on this machine"
+
+
+def failure_of_another() -> str | None:
+    """What another rank of this machine has reported first of a failure; an interruption is none."""
+    causes = [cause for cause in _causes_here() if cause.exit_code <= _LARGEST_OF_FAILURES]
+    return next((cause.message for cause in causes if cause.local_rank != _local_rank()), None)
 
 
 def follows_another() -> bool:
     """Whether another rank of this machine has failed before: then what this one sees of it is no cause."""
+    causes = _causes_here()
+    return bool(causes) and causes[0].local_rank != _local_rank()
+
+
+def _causes_here() -> list[Cause]:
     path = os.environ.get(_ERROR_FILE)
-    if not path:
-        return False
-    causes = reported_causes(Path(path).parent.parent)
-    return bool(causes) and causes[0].local_rank != int(os.environ.get("LOCAL_RANK", "0"))
+    return reported_causes(Path(path).parent.parent) if path else []
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))

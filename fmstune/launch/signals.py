@@ -10,16 +10,10 @@ from typing import Any
 
 import psutil
 
+from fmstune.errors import Interrupted
+
 _SECONDS_TO_LEAVE = 60
 """What processes have that are left when torchrun is done: their trackers get their time."""
-
-
-class Stopped(BaseException):
-    """A signal before there are processes to be told. Not an `Exception`: torch catches those."""
-
-    def __init__(self, signum: int) -> None:
-        self.exit_code = 128 + signum
-        super().__init__(f"interrupted by {signal.Signals(signum).name}.")
 
 
 @contextlib.contextmanager
@@ -48,7 +42,7 @@ def listen() -> dict[signal.Signals, Any]:
         came += 1
         ranks = psutil.Process().children()
         if not ranks:
-            raise Stopped(signum)
+            raise Interrupted(signum)
         if came == 1:
             from torch.distributed.elastic.multiprocessing.api import SignalException
 

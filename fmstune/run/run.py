@@ -25,7 +25,7 @@ from fmstune.console import RunConsole
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import DeliveryReport
 from fmstune.delivery.shipping.process import Job
-from fmstune.errors import RunError
+from fmstune.errors import Interrupted, RunError
 from fmstune.hub import pinned
 from fmstune.launch.environment import is_main_process, require_whole_launch
 from fmstune.layout import CONFIG_NAME
@@ -157,7 +157,7 @@ def _train(
     from fmstune.run.stream_watch import StreamWatch, stream_ended
     from fmstune.training.build import build_trainer
     from fmstune.training.callbacks.progress import LastStepCallback, ProgressCallback
-    from fmstune.training.callbacks.stopping import Interrupted, StopCallback, stopping
+    from fmstune.training.callbacks.stopping import StopCallback, stopping
     from fmstune.training.extensions import Extensions
     from fmstune.training.memory.outlook import explained
     from fmstune.training.trainers.nonfinite import guard

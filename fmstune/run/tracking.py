@@ -24,10 +24,12 @@ from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.report import DeliveryReport, report
 from fmstune.delivery.shippers import Fleet
 from fmstune.delivery.shipping.process import Job
+from fmstune.errors import Interrupted
 from fmstune.launch.environment import is_main_process, quiet_libraries
 from fmstune.layout import ERROR_LOG, JOURNAL_NAME, TRACKING_DIR
 from fmstune.run import provenance
 from fmstune.run.directory import RunDirectory
+from fmstune.run.ending import Ending
 from fmstune.secrets.redaction import Redactor, config_secrets, hide, know_secrets, process_redactor
 from fmstune.system.locks import Lock
 from fmstune.text import counted
@@ -105,17 +107,21 @@ def recorded(
     recorder = Recorder(journal, redactor)
     fleet.sail(directory.path, tend=journal.tend)
     process = os.getpid()
+    ending = Ending()
     status: Status = "failed"
     error: str | None = None
     try:
+        ending.watch()
         with active(recorder):
             # Before anything else: what follows a status without this mark, that run has left behind.
             if directory.checkpoint is not None or journal.last_seq > journal.header.after:
                 recorder.resumed(directory.step)
             _track_identity(recorder, config)
             yield recorder
+        ending.hold()
         status = "finished"
     except BaseException as stopped:
+        ending.hold()
         status, error = _how_it_ended(stopped)
         if status == "failed" and os.getpid() == process:
             _write_error_log(directory.path, redactor)
@@ -125,6 +131,7 @@ def recorded(
             _leave_child()
         guests = list(recorder.guests)
         with contextlib.ExitStack() as steps:  # the last one first; whatever one does, the others follow
+            steps.callback(ending.leave)
             steps.enter_context(active(recorder))  # which counts what threads go on to track
             steps.callback(
                 _guarded,
@@ -140,6 +147,7 @@ def recorded(
                 steps.callback(_guarded, out, "noting a failed tracker", guest.note_failure, directory.path)
             steps.callback(_guarded, out, "closing the journal", journal.close)
             steps.callback(_guarded, out, "closing the trackers", fleet.finish)
+            steps.callback(ending.release)
             steps.callback(_guarded, out, "recording the end", recorder.close, status, error)
 
 
@@ -193,12 +201,11 @@ def say_resumed(directory: RunDirectory, fleet: Fleet, out: RunConsole) -> None:
 
 
 def _how_it_ended(stopped: BaseException) -> tuple[Status, str | None]:
-    from fmstune.training.callbacks.stopping import Interrupted
+    from fmstune.launch.rank import cause_of_lost_peer, failure_of_another
 
     if isinstance(stopped, (Interrupted, KeyboardInterrupt)):
-        return "interrupted", None
-    from fmstune.launch.rank import cause_of_lost_peer
-
+        another = failure_of_another()  # after which torchrun sends SIGTERM to this process
+        return ("failed", another) if another else ("interrupted", None)
     cause = cause_of_lost_peer(str(stopped))
     if cause is not None:
         return "failed", cause

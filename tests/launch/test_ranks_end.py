@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from torch import distributed
 
+from fmstune.errors import Interrupted
 from fmstune.launch import rank as ranks
 from fmstune.launch.rank import leaving_in_order
-from fmstune.training.callbacks.stopping import Interrupted
 from tests.support.commands import fmstune, start
 from tests.support.ranks import CALLBACKS, CURSED, TWO, gone, pids, with_callback
 from tests.support.waiting import wait_for
@@ -99,6 +99,22 @@ def test_the_first_rank_to_fail_is_the_cause_and_the_others_follow_it(
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
         monkeypatch.setenv("LOCAL_RANK", rank)
         assert ranks.follows_another() is follows
+
+
+def test_torchrun_takes_the_first_failure_for_the_cause_also_within_one_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = {}
+    for rank in ("1", "0"):
+        path = tmp_path / rank / "error.json"
+        path.parent.mkdir()
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        monkeypatch.setattr(ranks.time, "time", lambda: 100.5)
+        assert ranks.report_cause(f"rank {rank}", 1, expected=True)
+        noted[rank] = int(json.loads(path.read_text())["message"]["extraInfo"]["timestamp"])
+    assert noted["1"] < noted["0"]
+    assert ranks.failure_of_another() == "rank 1"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import datasets  # noqa: F401  (a library that is first imported within a run sets up its logger then)
 import huggingface_hub.constants
 import numpy
 import pytest
@@ -22,7 +23,8 @@ from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 import fmstune
-from fmstune.training.callbacks.stopping import SIGNALS, Interrupted
+from fmstune.errors import Interrupted
+from fmstune.system.handlers import STOPPING
 
 DEMO: dict[str, Any] = {
     "model.path": "demo", "data.train": "demo", "data.max_rows": 8, "training.max_steps": 1,
@@ -59,7 +61,7 @@ def state() -> dict[str, Any]:
             torch.backends.cudnn.deterministic,
             torch.get_float32_matmul_precision(),
         ),
-        "signals": [signal.getsignal(signum) for signum in SIGNALS],
+        "signals": [signal.getsignal(signum) for signum in STOPPING],
         "hooks": (sys.excepthook, sys.stdout, sys.stderr, sys.path[:], sys.meta_path[:], Path.cwd()),
         "loggers": {name: (each.level, each.handlers[:], each.propagate) for name, each in loggers.items()},
         "telemetry": huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY,

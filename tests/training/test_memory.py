@@ -126,8 +126,14 @@ def test_a_dry_run_of_what_cannot_fit_says_which_settings_would(monkeypatch: pyt
     )
 
 
-def test_a_run_that_the_kernel_would_surely_end_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("held", [None, 20_000_000_000], ids=["as it is", "20 GB"])
+def test_a_run_that_the_kernel_would_surely_end_is_not_begun(
+    held: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the process holds already."""
     monkeypatch.setattr(memory, "main_memory", lambda: memory.Capacity(1_000_000, "this machine"))
+    if held is not None:
+        monkeypatch.setattr(memory, "taken", lambda: held)
     with pytest.raises(RunError, match=r"this run needs about .* and this machine has"):
         tune("out", "training.per_device_train_batch_size=2048")
     assert not list(Path("out").glob("checkpoint-*"))

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from fmstune.errors import Interrupted
 from fmstune.launch import signals as rank_signals
-from fmstune.training.callbacks.stopping import Interrupted, StopCallback, stopping
+from fmstune.training.callbacks.stopping import StopCallback, stopping
 
 
 @pytest.fixture(autouse=True)

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from fmstune.user_code import UserStop
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""SIGHUP is how a long run ends most often: its terminal, or the connection to it, is closed."""
-
-
-class Interrupted(UserStop):
-    """The run was stopped by a signal. Not an `Exception`, so that nothing on the way takes it for one."""
-
-    def __init__(self, signum: int) -> None:
-        self.signum = signum
-        self.exit_code = 128 + signum
-        super().__init__(f"interrupted by {signal.Signals(signum).name}.")
+from fmstune.errors import Interrupted
+from fmstune.system.handlers import Handlers
 
 
 class StopCallback(TrainerCallback):
@@ -81,8 +68,11 @@ def _largest(numbers: list[int], device: Any) -> list[int]:
 def stopping(stop: StopCallback, say: Callable[[str], None], *, main_process: bool = True) -> Iterator[None]:
     """Handle SIGINT, SIGTERM and SIGHUP: during the training they set `stop`, at other times, and at the
     second SIGINT, they raise `Interrupted` where the program is. SIGHUP stays ignored where it was (`nohup`).
-    Only the main thread can handle signals; elsewhere this does nothing. A process that is forked meanwhile
-    has the handlers that were there before, so that SIGTERM ends it, see `_Handlers`.
+    Only the main thread can handle signals; elsewhere this does nothing.
+
+    SIGINT and SIGHUP come from the terminal, to all that run in it at once. The training process saves a
+    checkpoint then, and needs the workers of its data loader and its pools for the rest of the step: a child
+    leaves the first of them to its parent, and the next one does what it did before.
 
     Other ranks begin with the training alone: before it they wait for rank zero in calls that no handler
     of Python's can interrupt, and torchrun kills such a process only after 30 seconds.
@@ -91,8 +81,21 @@ def stopping(stop: StopCallback, say: Callable[[str], None], *, main_process: bo
         yield
         return
 
-    handlers = _Handlers(stop, say)
-    _open.append(handlers)
+    def handle(signum: int) -> None:
+        if not stop.training or (stop.signum is not None and signum == signal.SIGINT):
+            raise Interrupted(signum)
+        if stop.signum is None:
+            stop.signum = signum
+            again = " (Ctrl-C again: leave at once)" if signum == signal.SIGINT else ""
+            say(f"{signal.Signals(signum).name}: saving a checkpoint after this step{again}")
+
+    def leave_to_parent(signum: int) -> bool:
+        first = stop.training and stop.signum is None
+        if first:
+            stop.signum = signum  # of this child: its parent has its own
+        return first
+
+    handlers = Handlers(handle, leave_to_parent)
     if main_process:
         handlers.install()
     else:
@@ -100,87 +103,5 @@ def stopping(stop: StopCallback, say: Callable[[str], None], *, main_process: bo
     try:
         yield
     finally:
-        _open.remove(handlers)
-        handlers.remove()
-
-
-class _Handlers:
-    """The handlers of one `stopping`. Children that are forked inherit them, and what ends a child (`Pool`,
-    daemonic processes at the interpreter's exit) sends SIGTERM and then waits without a limit: in a child
-    SIGTERM does what it did before.
-
-    SIGINT and SIGHUP come from the terminal, to all that run in it at once. The training process saves a
-    checkpoint then, and needs the workers of its data loader and its pools for the rest of the step: a child
-    leaves the first of them to its parent, and the next one does what it did before.
-    """
-
-    def __init__(self, stop: StopCallback, say: Callable[[str], None]) -> None:
-        self._stop = stop
-        self._say = say
-        self._process = os.getpid()
-        self._before: dict[int, Any] = {}
-
-    def install(self) -> None:
-        for signum in SIGNALS:
-            if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:
-                self._before.setdefault(signum, signal.signal(signum, self._handle))
-
-    def remove(self) -> None:
-        for signum, handler in self._before.items():
-            # The kernel and the shell both tell of a closed terminal; the second must not end what follows.
-            again = signum == self._stop.signum == signal.SIGHUP and handler is signal.SIG_DFL
-            signal.signal(signum, signal.SIG_IGN if again else handler)
-
-    def become_child(self) -> None:
-        # A handler that somebody has put in the place of ours stays.
-        if signal.getsignal(signal.SIGTERM) == self._handle:
-            signal.signal(signal.SIGTERM, self._before[signal.SIGTERM])
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        stop = self._stop
-        if os.getpid() != self._process:
-            self._handle_in_child(signum, frame)
-            return
-        if not stop.training or (stop.signum is not None and signum == signal.SIGINT):
-            raise Interrupted(signum)
-        if stop.signum is None:
-            stop.signum = signum
-            again = " (Ctrl-C again: leave at once)" if signum == signal.SIGINT else ""
-            self._say(f"{signal.Signals(signum).name}: saving a checkpoint after this step{again}")
-
-    def _handle_in_child(self, signum: int, frame: FrameType | None) -> None:
-        if signum != signal.SIGTERM and self._stop.training and self._stop.signum is None:
-            self._stop.signum = signum  # of this process: its parent has its own
-            return
-        before = self._before[signum]
-        if callable(before):
-            before(signum, frame)
-        elif before is not signal.SIG_IGN:
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
-
-
-_open: list[_Handlers] = []
-_mask = threading.local()
-
-
-def _before_fork() -> None:
-    # A signal that comes between the fork and `become_child` would be lost: Python forgets in a child what
-    # its handlers have not been called for yet.
-    if _open:
-        _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-
-
-def _after_fork() -> None:
-    before = _mask.__dict__.pop("before", None)
-    if before is not None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _after_fork_in_child() -> None:
-    for handlers in _open:
-        handlers.become_child()
-    _after_fork()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+        # The kernel and the shell both tell of a closed terminal; the second must not end what follows.
+        handlers.remove(ignore=[signal.SIGHUP] if stop.signum == signal.SIGHUP else [])

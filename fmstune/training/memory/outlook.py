@@ -44,9 +44,13 @@ class Outlook:
 
     @property
     def hopeless(self) -> bool:
-        """Whether to start would be the end of the process: without a GPU there is no error to be caught, the
-        kernel kills what takes too much, and perhaps something else first."""
-        return not self.work.on_gpu and self.needed.peak > _SURELY * self.room.available
+        """Whether to start would be the end of the process: without a GPU or a `ulimit` there is no error to
+        be caught, the kernel kills what takes too much, and perhaps something else first. What the program
+        holds already is on both sides, and says nothing about the rest."""
+        if self.work.on_gpu or self.room.of_process:
+            return False
+        needed, free = self.needed.peak - self.needed.program, self.room.available - self.needed.program
+        return needed > _SURELY * free
 
     def line(self) -> str:
         """For people: `about 2.1 GB of 24 GB (weights 538 MB, …; 2 processes, each with all of it (DDP))`."""
