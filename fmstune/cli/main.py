@@ -16,8 +16,17 @@ from typing import Any, NoReturn
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the contract's code; the last line printed is the cause."""
     _fill_closed_streams()
+    teardown = None
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # one process of several
+        from fmstune.launch.teardown import Teardown
+
+        teardown = Teardown()
     try:
         _main(sys.argv[1:] if argv is None else argv)
+    except SystemExit as end:
+        if teardown is not None:
+            teardown.skip_with(end.code)
+        raise
     finally:
         _let_go_of_streams()
 

@@ -135,6 +135,8 @@ class _Rank(subprocess.Popen):  # type: ignore[type-arg]
             self._child_created = True
             return
         os.setsid()
+        # What the launcher left to the collector, such as its store, has a thread that is not here.
+        gc.freeze()
         with open(os.devnull, "rb") as nothing:
             streams = [number if stream < 0 else stream for number, stream in ((1, stdout), (2, stderr))]
             _run_here(request, [nothing.fileno(), *map(os.dup, streams)])
