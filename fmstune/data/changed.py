@@ -11,6 +11,8 @@ from fmstune.delivery.journal.reader import JournalError, JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.text import counted
 
+_PASSED_OVER = "as many of its rows are passed over as were trained on before"
+
 
 def recorded_data(run: Path) -> Mapping[str, Any]:
     """What the journal of the run in a directory says of its data, at last; nothing where it has no word."""
@@ -25,14 +27,16 @@ def recorded_data(run: Path) -> Mapping[str, Any]:
 
 
 def changed_data(before: Mapping[str, Any], now: DataSummary) -> str:
-    """What of the data differs, for people; nothing where nothing does. Of a stream nothing is known."""
-    if not before or now.streaming or before.get("streaming"):
-        return ""
-    return "; ".join(_changes(before, now.as_params()))
+    """What of the data differs, for people; nothing where nothing does."""
+    return "; ".join(_changes(before, now.as_params())) if before else ""
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    if _files(before) != _files(now) or before.get("rows") != now.get("rows"):
+    streamed = [bool(each.get("streaming")) for each in (before, now)]
+    if any(streamed):
+        if all(streamed) and _files(before) != _files(now):
+            yield f"{now['source']} (streamed, with other contents: {_PASSED_OVER})"
+    elif _files(before) != _files(now) or before.get("rows") != now.get("rows"):
         yield f"{now['source']} ({_then_and_now(before, now, 'rows', 'row')})"
     elif before.get("tokens") != now.get("tokens"):
         yield f"the tokens of {now['source']} ({_then_and_now(before, now, 'tokens', 'token')})"
@@ -44,7 +48,7 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
 
 def _files(params: Mapping[str, Any]) -> list[Any]:
     sources = params.get("sources") or [params]
-    return [(source.get("source"), source.get("sha256")) for source in sources]
+    return [tuple(source.get(name) for name in ("source", "sha256", "fingerprint")) for source in sources]
 
 
 def _then_and_now(before: Mapping[str, Any], now: Mapping[str, Any], name: str, thing: str) -> str:

@@ -51,9 +51,10 @@ def stream(
         mixed = datasets.interleave_datasets(endless, probabilities=chances, seed=seed)
     else:
         mixed = _dataset(readers, encoder, _file(folder, 0))
+    prints = [reader.origin.fingerprint() for reader in readers]
     sources = tuple(
-        SourceSummary(reader.source.path, _shape(reader), 0, weight=reader.source.weight)
-        for reader in readers
+        SourceSummary(reader.source.path, _shape(reader), 0, weight=reader.source.weight, fingerprint=known)
+        for reader, known in zip(readers, prints, strict=True)
     )
     summary = DataSummary(
         source=joined([reader.source.path for reader in readers]),
@@ -64,6 +65,7 @@ def stream(
         longest=0,
         truncated=0,
         dropped=0,
+        fingerprint=prints[0] if len(prints) == 1 else None,
         streaming=True,
         sources=sources if len(sources) > 1 else (),
         unused=unused,

@@ -22,6 +22,7 @@ class SourceSummary:
     times: float = 1.0
     weight: float | None = None
     sha256: str | None = None
+    fingerprint: str | None = None
 
     def line(self) -> str:
         """For people: `b.jsonl 100 rows (x2)`."""
@@ -39,7 +40,7 @@ class DataSummary:
     once an answer follows it. `split` counts conversations that became several rows, `split_rows` these rows,
     and `tokens_again` what that costs: tokens that more than one of them has. Of a stream nothing is counted
     before the run; at its end the figures are those of the rows that were `read`, each once, and `whole` says
-    that these are all there are. `eval_truncated`, `eval_dropped` and `eval_same` count rows to evaluate on.
+    that these are all there are; its files are known again by their `fingerprint`. `eval_truncated`, `eval_dropped` and `eval_same` count rows to evaluate on.
     """
 
     source: str
@@ -51,6 +52,7 @@ class DataSummary:
     truncated: int
     dropped: int
     sha256: str | None = None
+    fingerprint: str | None = None
     eval_source: str | None = None
     eval_rows: int = 0
     eval_sha256: str | None = None

@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict
 
 from fmstune.config.schema.tables import DataConfig, ModelConfig
 from fmstune.data.changed import changed_data
+from fmstune.data.files import opening
 from fmstune.data.prepare import prepare
 from fmstune.data.summary import DataSummary
 from fmstune.models.load import load_tokenizer
@@ -82,6 +83,34 @@ def test_other_words_in_as_many_rows_and_tokens_are_seen_in_each_kind_of_source(
     before = json.loads(json.dumps(now("one").as_params()))
     assert changed_data(before, now("one")) == ""  # saved again
     assert "with other contents" in changed_data(before, now("two"))
+
+
+@pytest.mark.parametrize("written", [saved, splits, several])
+def test_other_words_in_a_stream_are_seen(tmp_path: Path, written: Any) -> None:
+    def now(text: str) -> DataSummary:
+        source = written(tmp_path / "x", text)
+        return prepare(DataConfig(train=source, streaming=True), DEMO, None, 1).summary
+
+    before = json.loads(json.dumps(now("one").as_params()))
+    assert changed_data(before, now("one")) == ""
+    said = "with other contents: as many of its rows are passed over as were trained on before"
+    assert said in changed_data(before, now("two"))
+
+
+@pytest.mark.parametrize("at", [0, 1 << 20, (4 << 20) - 1])
+def test_a_large_file_is_known_by_pieces_of_it(
+    tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_WHOLE", 256 << 10)
+    contents = bytearray(4 << 20)
+    (file := tmp_path / "x").write_bytes(contents)
+    before = opening.fingerprint_of([file])
+    assert opening.fingerprint_of([file]) == before
+    contents[at] = 1
+    file.write_bytes(contents)
+    assert opening.fingerprint_of([file]) != before
+    file.write_bytes(bytes(len(contents) + 1))
+    assert opening.fingerprint_of([file]) != before
 
 
 def test_a_resumed_run_says_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

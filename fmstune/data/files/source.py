@@ -12,7 +12,7 @@ from fmstune import demo
 from fmstune.config.paths.data import KINDS, FoundFiles, NoFiles, find_files, is_saved, split_named
 from fmstune.config.schema.data import DataSource
 from fmstune.data.files.formats import Found, numbered, read_file
-from fmstune.data.files.opening import sha256_of
+from fmstune.data.files.opening import fingerprint_of, sha256_of
 from fmstune.data.files.splits import Wanted
 from fmstune.errors import DataError
 from fmstune.text import first_line, listed
@@ -81,10 +81,17 @@ class Origin:
 
     def sha256(self) -> str | None:
         """The SHA-256 of what is read, where that is files."""
+        return sha256_of(files) if (files := self._contents()) else None
+
+    def fingerprint(self) -> str | None:
+        """By what files that are streamed are known again."""
+        return fingerprint_of(files) if (files := self._contents()) else None
+
+    def _contents(self) -> list[Path]:
         files = list(self.files)
         if files and is_saved(files[0]):
             files = sorted(files[0].glob("*.arrow"))  # not its state, which each saving writes differently
-        return sha256_of(files) if files else None
+        return files
 
 
 _OWN = "give them as a source of their own"
