@@ -73,7 +73,7 @@ def data(
     # The number of steps, which a stream needs for a training, does not matter here.
     resolved = load_config(config, [*flags, ("training.max_steps", 1, "fmstune data")], sets or [], [], None)
 
-    from fmstune.config.rules.methods import unweighted_by
+    from fmstune.config.rules.methods import divided_by, unweighted_by
     from fmstune.launch.environment import quiet_libraries
 
     quiet_libraries()
@@ -99,6 +99,7 @@ def data(
         method=resolved.run.method,
         keep_end=training.get("truncation_mode") == "keep_end",
         unweighted=unweighted_by(training),
+        divided_by=divided_by(training),
     )
     views = view_rows(prepared.train, tokenizer, rows, prepared.places)
     lengths: list[int] = []

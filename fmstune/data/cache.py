@@ -33,7 +33,7 @@ from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.unused import NotUsed
 from fmstune.data.summary import DataSummary, SourceSummary
 
-_PREPARATION = 7  # to be raised when the same rows are prepared differently
+_PREPARATION = 8  # to be raised when the same rows are prepared differently
 _WORTH_SECONDS = 3.0
 """What is prepared faster is not kept, unless several processes need it."""
 _DAYS = 30
@@ -53,6 +53,7 @@ def prepare_once(
     method: str = DEFAULT,
     keep_end: bool = False,
     unweighted: str = "",
+    divided_by: tuple[str, str] = ("", ""),
     worth: float = _WORTH_SECONDS,
 ) -> PreparedData:
     """As `prepare`, from what an earlier run or another process has prepared, when that is the same.
@@ -72,12 +73,13 @@ def prepare_once(
             method=method,
             keep_end=keep_end,
             unweighted=unweighted,
+            divided_by=divided_by,
         )
 
     if files is None:
         return made_now()
-    how = {"max_length": max_length, "seed": seed, "method": method, "keep_end": keep_end}
-    how["unweighted"] = unweighted
+    how: dict[str, Any] = {"max_length": max_length, "seed": seed, "method": method, "keep_end": keep_end}
+    how |= {"unweighted": unweighted, "divided_by": divided_by}
     entry = cache_directory() / _key(config, tokenizer, how, files)
     with _locked(entry):
         found = _load(entry)

@@ -59,6 +59,7 @@ def prepare(
     method: str = DEFAULT,
     keep_end: bool = False,
     unweighted: str = "",
+    divided_by: tuple[str, str] = ("", ""),
 ) -> PreparedData:
     """Read, render and tokenise the data for a method. Rows longer than `max_length` tokens are cut at their
     end, or with `keep_end` at their beginning; those of preferences later. `unweighted` is the setting under
@@ -69,28 +70,37 @@ def prepare(
     in its directory. Raises `DataError` that names the place of what is wrong.
     """
     encoder: Encoder
+    of_eval: Encoder
     if not METHODS[method].compares:
-        encoder = Labeller.of(config, tokenizer, max_length, keep_end, unweighted)
+        encoder, of_eval = (
+            Labeller.of(config, tokenizer, max_length, keep_end, unweighted, setting)
+            for setting in divided_by
+        )
     else:
         writer = Writer(tokenizer, config.reasoning == "keep", config.strict_chat)
-        encoder = AnswerEncoder(writer, method, max_length, keep_end)
+        encoder = of_eval = AnswerEncoder(writer, method, max_length, keep_end)
     bad = BadRows(config.skip_bad_rows, skipped, extends=config.streaming)
     if config.streaming:
         readers = [_reader(source, "train", config, encoder, bad, method) for source in config.train]
         run = skipped.parent if skipped is not None else None
         train, summary = stream(readers, encoder, seed, config.shuffle_buffer, run)
         places: list[str] = []
-        held_out, seen = _eval_parts(config, encoder, bad, method), frozenset[int]()
+        held_out, seen = _eval_parts(config, of_eval, bad, method), frozenset[int]()
         summary = replace(summary, eval_unused=_unused(held_out))
     else:
-        parts = _parts(config.train, "train", config, encoder, bad, method)
-        held_out = [] if not config.eval else _eval_parts(config, encoder, bad, method)
-        unused, of_eval = _unused(parts), _unused(held_out)
+        parts = read = _parts(config.train, "train", config, encoder, bad, method)
+        held_out = [] if not config.eval else _eval_parts(config, of_eval, bad, method)
+        unused, eval_unused = _unused(parts), _unused(held_out)
         if config.eval_fraction and not config.eval:
             parts, held_out = _hold_out(parts, config.eval_fraction, seed)
+            if len(set(divided_by)) > 1:
+                # The same rows are cut where they are evaluated on.
+                again = _parts(config.train, "train", config, of_eval, BadRows(config.skip_bad_rows), method)
+                whole = {id(part.of): other.of for part, other in zip(read, again, strict=True)}
+                held_out = [replace(part, of=whole[id(part.of)]) for part in held_out]
         train, summary, places = _mixed(parts, max_length, seed, shuffled=METHODS[method].in_order)
         seen = frozenset(value for part in parts for value in part.hashes().tolist())
-        summary = replace(summary, unused=unused, eval_unused=of_eval)
+        summary = replace(summary, unused=unused, eval_unused=eval_unused)
     if not held_out:
         return PreparedData(train, None, replace(summary, skipped=bad.count), bad, places)
     evaluation, held = _together(held_out, max_length)

@@ -40,7 +40,8 @@ class DataSummary:
     once an answer follows it. `split` counts conversations that became several rows, `split_rows` these rows,
     and `tokens_again` what that costs: tokens that more than one of them has. Of a stream nothing is counted
     before the run; at its end the figures are those of the rows that were `read`, each once, and `whole` says
-    that these are all there are; its files are known again by their `fingerprint`. `eval_truncated`, `eval_dropped` and `eval_same` count rows to evaluate on.
+    that these are all there are; its files are known again by their `fingerprint`. `eval_truncated`,
+    `eval_dropped` and `eval_same` count rows to evaluate on.
     """
 
     source: str

@@ -84,11 +84,15 @@ def _deciding(tables: Mapping[str, Any]) -> dict[str, Any]:
     found["model"].pop("revision", None)  # a name on the hub has become a commit
     for name in ("train", "eval"):
         sources = found["data"].get(name) or []
-        found["data"][name] = [
-            source.get("path") if isinstance(source, Mapping) else source
-            for source in (sources if isinstance(sources, list) else [sources])
-        ]
+        given = sources if isinstance(sources, list) else [sources]
+        found["data"][name] = [_source(each) if isinstance(each, Mapping) else each for each in given]
     return found
+
+
+def _source(table: Mapping[str, Any]) -> Any:
+    """A source without its revision (see above), as short as it may be written."""
+    told = {name: value for name, value in table.items() if name != "revision" and value is not None}
+    return told["path"] if told.keys() == {"path"} else told
 
 
 def finish(trainer: TunedTrainer, checkpoint: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 
 from fmstune.config.methods.known import METHODS
-from fmstune.config.rules.methods import unweighted_by
+from fmstune.config.rules.methods import divided_by, unweighted_by
 from fmstune.config.schema.tables import RunConfig
 from fmstune.data.cache import prepare_once
 from fmstune.data.prepare import DataSummary, shuffled
@@ -90,13 +90,13 @@ def build_trainer(
     data = prepare_once(
         config.data,
         tokenizer,
-        # TRL cuts what is longer as it packs, by its usual strategy, without a word; others join the pieces.
-        None if packing and config.training.get("packing_strategy", "bfd") != "bfd" else max_length,
+        max_length,
         seed,
         output_dir / SKIPPED_ROWS,
         method=method.name,
         keep_end=config.training.get("truncation_mode") == "keep_end",
         unweighted=unweighted_by(config.training),
+        divided_by=divided_by(config.training),
     )
     if not method.compares and not packing and config.training.get("shuffle_dataset"):
         data = shuffled(data, seed)  # packed rows are shuffled by TRL

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmstune.data.rows.messages import read_messages
+from fmstune.data.rows.results import NO_RESULT, OTHER_NAME
+from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
 
 
@@ -27,6 +29,65 @@ def conversation(order: list[int], *, anthropic: bool) -> list[dict[str, Any]]:
 def test_results_come_in_the_order_of_their_calls(order: list[int], anthropic: bool) -> None:
     read = read_messages(conversation(order, anthropic=anthropic), "line 1", "messages")
     assert [each["content"] for each in read[1:]] == [f"r{n}" for n in range(len(order))]
+
+
+@st.composite
+def labelled(draw: st.DrawFn) -> tuple[list[dict[str, Any]], int]:
+    """Calls, each a message or all one, whose results are told apart by ids, or by the names of tools, or
+    where neither is there by their order among the others; some are missing at the end. The messages, and
+    how many results there are."""
+    count = draw(st.integers(1, 5))
+    by = draw(st.lists(st.sampled_from(["id", "name", "order"]), min_size=count, max_size=count))
+    calls = [
+        {"type": "function", "id": f"t{n}", "function": {"name": f"f{n}", "arguments": "{}"}}
+        for n in range(count)
+    ]
+    tells = {"id": lambda n: {"tool_call_id": f"t{n}"}, "name": lambda n: {"name": f"f{n}"}}
+    results = [
+        {"role": "tool", "content": f"r{n}", **tells.get(how, lambda n: {})(n)} for n, how in enumerate(by)
+    ]
+    told = draw(st.permutations([r for r, how in zip(results, by, strict=True) if how != "order"]))
+    in_order = [r for r, how in zip(results, by, strict=True) if how == "order"]
+    mixed = list(told)
+    for result in in_order:
+        first = mixed.index(in_order[in_order.index(result) - 1]) + 1 if result is not in_order[0] else 0
+        mixed.insert(draw(st.integers(first, len(mixed))), result)
+    apart = draw(st.booleans())
+    asked = [calls] if not apart else [[call] for call in calls]
+    answers = [{"role": "assistant", "content": "", "tool_calls": each} for each in asked]
+    return [*answers, *mixed], count
+
+
+@given(labelled())
+def test_results_are_told_apart_by_ids_names_and_their_order(drawn: tuple[list[dict[str, Any]], int]) -> None:
+    messages, count = drawn
+    unused = Unused("x")
+    read = read_messages([*messages, {"role": "assistant", "content": "so"}], "line 1", "messages", unused)
+    results = [each["content"] for each in read if each["role"] == "tool"]
+    assert results == [f"r{n}" for n in range(count)]
+    assert unused.entries() == ()
+
+
+def said(*messages: dict[str, Any]) -> list[str]:
+    unused = Unused("x")
+    read_messages(list(messages), "line 1", "messages", unused)
+    return [entry.what for entry in unused.entries()]
+
+
+CALL = conversation([0], anthropic=False)[0]
+RESULT = {"role": "tool", "content": "r"}
+SAYS, ASKS = {"role": "assistant", "content": "so"}, {"role": "user", "content": "and?"}
+
+
+def test_a_call_without_a_result_is_named_where_the_conversation_goes_on() -> None:
+    two = {**CALL, "tool_calls": [*CALL["tool_calls"], *conversation([0], anthropic=False)[0]["tool_calls"]]}
+    assert said(CALL, ASKS, SAYS) == [NO_RESULT]
+    assert said(two, RESULT, SAYS) == [NO_RESULT]
+    assert said(two, RESULT, CALL) == [NO_RESULT]
+    for whole in ([CALL], [ASKS, CALL], [CALL, RESULT, SAYS], [CALL, CALL, RESULT, RESULT, SAYS]):
+        assert said(*whole) == []
+    assert said(CALL, SAYS, RESULT, SAYS) == []
+    assert said(CALL, {**RESULT, "name": "g"}, SAYS) == [OTHER_NAME]
 
 
 @pytest.mark.parametrize("anthropic", [True, False])

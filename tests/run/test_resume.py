@@ -76,3 +76,9 @@ def test_settings_that_changed_since_the_run_was_begun_are_told(tmp_path: Path) 
     said = changed_settings(tmp_path, config("tracking.trackers=['file']"))
     assert said == "tracking.trackers ([] → ['file'])"
     assert changed_settings(tmp_path / "nowhere", config()) == ""
+    sources = "[{path = 'demo', weight = 3.0, revision = 'abc'}, {path = 'demo', max_rows = 9, weight = 1.0}]"
+    mixed = (f"data.train={sources}", "model.path=demo")
+    (tmp_path / "config.toml").write_text(to_toml(config(*mixed)))
+    assert changed_settings(tmp_path, config(mixed[0].replace("abc", "def"), mixed[1])) == ""
+    said = changed_settings(tmp_path, config(mixed[0].replace("3.0", "2.0"), mixed[1]))
+    assert said.startswith("data.train ([{")

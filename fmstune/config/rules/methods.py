@@ -61,3 +61,13 @@ def unweighted_by(training: Mapping[str, Any]) -> str:
         return f"training.loss_type = {training['loss_type']}"
     # TRL sums the smoothed loss over whole batches of logits before it returns it.
     return "training.label_smoothing_factor" if training.get("label_smoothing_factor") else ""
+
+
+def divided_by(training: Mapping[str, Any]) -> tuple[str, str]:
+    """The setting under which rows of more than `max_length` tokens are divided, not cut: that of rows to
+    train on, and that of rows to evaluate on; "" where they are cut."""
+    strategy = training.get("packing_strategy", "bfd")
+    if not training.get("packing") or strategy == "bfd":
+        return "", ""
+    setting = f"training.packing_strategy = {strategy}"
+    return setting, "" if training.get("eval_packing") is False else setting

@@ -48,9 +48,10 @@ def read_messages(value: Any, place: str, key: str, unused: Unused | None = None
         for where in [f"{place}: message {number} of `{key}`"]
         for part in with_own_results(given, f"{key}.content", lost)
     ]
+    made = in_order_of_calls(made, place, key, lost)
     if unused is not None:
         lost.report(unused, place)
-    return in_order_of_calls(made, place, key)
+    return made
 
 
 def says_something(message: Message) -> bool:

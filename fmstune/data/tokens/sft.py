@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from fmstune.config.schema.data import DataConfig
 
 CUT_OFF = "answers are cut off: they do not begin within training.max_length"
+DIVIDED = "rows are divided at training.max_length ({}): what follows is learnt without the words before it"
+JOINED = (
+    "rows are joined and divided at every training.max_length tokens ({}): most answers are learnt after "
+    "other rows, some without their own beginning"
+)
 NO_TOKENS = "answers are not trained: the chat template writes nothing of them"
 _BATCH = 512
 _SCHEMA = pa.schema([("input_ids", TOKENS), ("labels", TOKENS)])
@@ -35,13 +40,14 @@ WEIGHED = "weights other than 0 and 1 are obeyed: the loss is weighed by them"
 @dataclass(frozen=True)
 class Labeller:
     """Tokenises rows and labels what the loss counts: the responses, or all tokens. Rows longer than
-    `max_length` tokens are cut at their end, or with `keep_end` at their beginning. Raises `DataError` that
-    names the place of what is wrong."""
+    `max_length` tokens are cut at their end, or with `keep_end` at their beginning; with `divided_by`, a
+    setting, the trainer divides them later. Raises `DataError` that names the place of what is wrong."""
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None
     renderer: Renderer
     keep_end: bool = False
+    divided_by: str = ""
 
     @classmethod
     def of(
@@ -51,11 +57,12 @@ class Labeller:
         max_length: int | None,
         keep_end: bool = False,
         unweighted: str = "",
+        divided_by: str = "",
     ) -> Labeller:
         """The one that a configuration asks for; `unweighted` as in `Renderer`."""
         writer = Writer(tokenizer, config.reasoning == "keep", config.strict_chat)
         renderer = Renderer(writer, config.train_on == "all", config.history, unweighted)
-        return cls(tokenizer, max_length, renderer, keep_end)
+        return cls(tokenizer, max_length, renderer, keep_end, divided_by)
 
     def schema(self, recognised: Recognised) -> pa.Schema:
         """`input_ids` and `labels`, for rows of any shape."""
@@ -76,10 +83,13 @@ class Labeller:
             rendered = self._rendered(part, shape, reader)
             will_cut = self.max_length is not None
             labelled = label(rendered, self.tokenizer, will_cut=will_cut) if rendered else []
+        most = None if self.divided_by else self.max_length
+        if self.divided_by.endswith("wrapped"):
+            reader.unused.note(JOINED.format(self.divided_by))
         remarked: set[tuple[str, str]] = set()
         for row in labelled:
             length = len(row.ids)
-            limit = length if self.max_length is None else min(length, self.max_length)
+            limit = length if most is None else min(length, most)
             cut = length > limit
             first = length - limit if self.keep_end else 0
             ids, labels = row.ids[first : first + limit], row.labels[first : first + limit]
@@ -89,7 +99,10 @@ class Labeller:
             if not trained and not cut:
                 reader.bad.take(row.place, DataError(f"{row.place}: this row has no token to train on."))
                 continue
-            for remark in row.remarks(first, first + limit):
+            remarks = list(row.remarks(first, first + limit))
+            if self.divided_by and self.max_length is not None and length > self.max_length:
+                remarks.append(DIVIDED.format(self.divided_by))
+            for remark in remarks:
                 if (remark, row.place) not in remarked:  # once for all parts of a conversation
                     remarked.add((remark, row.place))
                     reader.unused.add(remark, row.place)
@@ -99,8 +112,9 @@ class Labeller:
                 if (WEIGHED, row.place) not in remarked:
                     remarked.add((WEIGHED, row.place))
                     reader.unused.add(WEIGHED, row.place)
+            longest = len(ids) if self.max_length is None else min(len(ids), self.max_length)
             yield TokenRow(
-                row.place, columns, len(ids), len(ids), trained, cut, part=row.part, parts=row.parts
+                row.place, columns, len(ids), longest, trained, cut, part=row.part, parts=row.parts
             )
 
     def _rendered(self, part: Sequence[Placed], shape: Shape, reader: Reader) -> list[Part]:
