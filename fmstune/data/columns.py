@@ -54,7 +54,8 @@ SPEAKERS = {
 _OF_BLOCKS = {"type", "text", "cache_control", "citations"}
 _KNOWN = {
     *CONVERSATIONS, *QUESTIONS, *ANSWERS, *CONTEXTS, *SYSTEMS, HISTORY,
-    "tools", "text", "chosen", "rejected", "label", "margin", "input_ids", "labels", "attention_mask",
+    "tools", "functions", "text", "chosen", "rejected", "label", "margin", "input_ids", "labels",
+    "attention_mask", "weight", "loss_weight", "train_on_input",
 }  # fmt: skip
 _ALONE = {*CONVERSATIONS, *QUESTIONS, *ANSWERS, "text", "chosen", "input_ids"}
 """One of these is in each row of a shape that we know."""

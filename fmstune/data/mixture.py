@@ -39,7 +39,8 @@ def drawn(rows: Sequence[int], wanted: Sequence[int], seed: int) -> list[int]:
     start = 0
     for count, number in zip(rows, wanted, strict=True):
         own = range(start, start + count)
-        numbers += list(own) * (number // count) + order.sample(own, number % count)
+        if count:  # of a source of which none is trained on, nothing is wanted
+            numbers += list(own) * (number // count) + order.sample(own, number % count)
         start += count
     order.shuffle(numbers)
     return numbers

@@ -188,7 +188,7 @@ def _hold_out(parts: list[_Part], fraction: float, seed: int) -> tuple[list[_Par
         train.append(replace(part, numbers=part.numbers[~out]))
         evaluation.append(replace(part, numbers=part.numbers[out]))
         start += number
-    return [part for part in train if len(part.numbers)], [part for part in evaluation if len(part.numbers)]
+    return train, [part for part in evaluation if len(part.numbers)]
 
 
 def _groups(places: Sequence[str]) -> Integers:
@@ -215,14 +215,20 @@ def _mixed(
     rows = [len(part.kept()) for part in parts]
     places = [part.of.places[number] for part in parts for number in part.kept()]
     weights = [part.of.reader.source.weight for part in parts]
-    if len(parts) == 1 or 0 in rows:
+    given = [weight for weight in weights if weight is not None]
+    if given and 0 in rows:
+        raise DataError(
+            f"{parts[rows.index(0)].of.source}: of its rows none is left to train on once they are cut to "
+            f"training.max_length = {max_length} tokens and those to evaluate on are taken out; take it out "
+            "of the mixture."
+        )
+    if len(parts) == 1:
         if not shuffled:
             return together, summary, places
         order = _order(sum(rows), seed)
         return together.select(order), summary, [places[number] for number in order]
-    given = [weight for weight in weights if weight is not None]
     wanted = repeated(rows, given) if len(given) == len(rows) else rows
-    times = [number / count for number, count in zip(wanted, rows, strict=True)]
+    times = [number / count if count else 1.0 for number, count in zip(wanted, rows, strict=True)]
     summary = replace(
         summary,
         rows=sum(wanted),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fmstune.config.schema.tables import DataConfig, DataSource, ModelConfig
 from fmstune.data.mixture import drawn, repeated
 from fmstune.data.prepare import PreparedData, prepare
-from fmstune.errors import DataError
+from fmstune.errors import ConfigError, DataError
 from fmstune.models.load import load_tokenizer
 
 TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
@@ -50,6 +50,26 @@ def test_sources_without_weights_are_joined_whatever_their_shapes(tmp_path: Path
     data = prepared(DataSource(a), DataSource(str(tmp_path / "b.csv")))
     assert sorted(texts(data)) == ["a 0", "a 1", "a 2", "b 0"]
     assert "4 rows (text + prompt/completion)" in data.summary.line()
+
+
+def test_a_source_of_which_nothing_is_left_ends_a_mixture_by_its_name_and_is_counted_without_weights(
+    tmp_path: Path,
+) -> None:
+    a, b = write(tmp_path / "a.jsonl", 3), str(tmp_path / "b.jsonl")
+    Path(b).write_text(json.dumps({"prompt": "w " * 50, "completion": "b"}))
+    for settings in ({}, {"eval_fraction": 0.4}):
+        config = DataConfig(train=(DataSource(a, weight=3), DataSource(b, weight=2)), **settings)
+        with pytest.raises(DataError, match=r"b\.jsonl: of its rows none is left to train on once they"):
+            prepare(config, TOKENIZER, 9, 1)
+    summary = prepare(DataConfig(train=(a, b)), TOKENIZER, 9, 1).summary
+    assert f"{a} 3 rows · {b} 0 rows · 3 rows" in summary.line()
+    assert summary.dropped == 1
+
+
+def test_a_weight_from_python_is_checked_as_one_of_a_file() -> None:
+    for weight in (0, -1, "much"):
+        with pytest.raises(ConfigError, match="weight"):
+            DataConfig(train=(DataSource("demo", weight=weight),))  # type: ignore[arg-type]
 
 
 def test_each_source_has_its_own_limit_columns_and_template(tmp_path: Path) -> None:

@@ -128,3 +128,45 @@ def test_that_weights_weigh_the_loss_is_said_of_the_data(tmp_path: Path) -> None
     (said,) = prepared(tmp_path / "rows.jsonl").summary.unused_lines()
     assert said.startswith("weights other than 0 and 1 are obeyed")
     assert "(1 row; the first is" in said
+
+
+def written(folder: Path, form: str, rows: list[dict[str, Any]]) -> Path:
+    """Rows as a file of this form; where a row lacks a column, JSON lacks it, a table is empty."""
+    path = folder / f"rows.{form}"
+    if form == "jsonl":
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    else:
+        columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+        pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (("q", "a", "w"), {"columns": {"prompt": "q", "completion": "a", "weight": "w"}}),
+        (("Prompt", "Completion", "Weight"), {}),
+        (("q", "a", "weight"), {"template": "{q} {a}"}),
+        (("q", "a", "Loss Weight"), {"template": "{q} {a}"}),
+    ],
+)
+def test_a_column_of_weights_is_obeyed_under_any_of_its_names_and_may_be_empty(
+    tmp_path: Path, form: str, names: tuple[str, str, str], options: dict[str, Any]
+) -> None:
+    rows = [dict(zip(names, ("a", "b", weight), strict=True)) for weight in (0.5, None, 2.0)]
+    del rows[1][names[2]]
+    assert weights_of(prepared(written(tmp_path, form, rows), **options)) == [0.5, 1, 2]
+
+
+def test_a_column_of_weights_that_a_template_writes_is_no_weight(tmp_path: Path) -> None:
+    path = written(tmp_path, "jsonl", [{"q": "How heavy?", "weight": 70.5}])
+    data = prepared(path, template="{q} {weight}")
+    assert weights_of(data) == [1]
+    assert data.summary.unused == ()
+
+
+def test_a_column_of_weights_that_no_row_has_is_a_mistake(tmp_path: Path) -> None:
+    path = written(tmp_path, "jsonl", [{"q": "a", "a": "b"}])
+    with pytest.raises(DataError, match="there is no column 'w'"):
+        prepared(path, columns={"prompt": "q", "completion": "a", "weight": "w"})

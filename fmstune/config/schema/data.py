@@ -64,8 +64,8 @@ def read_sources(value: Any, *, where: str, key: str) -> tuple[DataSource, ...]:
 
 
 def _read_source(item: Any, where: str, key: str) -> DataSource:
-    if isinstance(item, DataSource):
-        return item
+    if isinstance(item, DataSource):  # of Python code, where nothing has checked it
+        item = {name: value for name, value in asdict(item).items() if value is not None}
     table = {"path": item} if isinstance(item, str) else item
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where}: {key} is {kind_of(item)}; a source is a string, or a table with a path.")

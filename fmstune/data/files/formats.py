@@ -115,7 +115,7 @@ def _read_table(path: Path, name: str, kind: str) -> Iterator[Found]:
             # Without it a column of maps comes as lists of pairs.
             for row in batch.to_pylist(maps_as_pydicts="strict"):
                 number += 1
-                yield f"{name} row {number}", without_empty_fields(row)
+                yield f"{name} row {number}", _row(row)
     except (OSError, pyarrow.ArrowException, ValueError, KeyError) as error:
         reason = first_line(error)
         raise DataError(f"{name} is no {kind[1:]} file that can be read: {reason}") from None
@@ -156,7 +156,12 @@ def _seekable(path: Path, name: str) -> Any:
 def numbered(rows: Iterable[Row], name: str) -> Iterator[Found]:
     """Rows of a data set, with their places."""
     for number, row in enumerate(rows, 1):
-        yield f"{name} row {number}", without_empty_fields(row)
+        yield f"{name} row {number}", _row(row)
+
+
+def _row(row: Row) -> Row:
+    """The row of a table: its empty cells are there, those of the objects in them are not."""
+    return {name: without_empty_fields(value) for name, value in row.items()}
 
 
 def without_empty_fields(value: Any) -> Any:

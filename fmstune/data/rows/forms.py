@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from fmstune.config.schema.prompt_template import PromptTemplate
 from fmstune.data.cells import kind_in_words
-from fmstune.data.columns import HISTORY, SYSTEMS, Row
+from fmstune.data.columns import CONTEXTS, HISTORY, SYSTEMS, Row, tidied
 from fmstune.data.rows.loss_columns import LOSS_COLUMNS
 from fmstune.data.rows.shapes import recognise
 from fmstune.errors import DataError
@@ -16,20 +16,26 @@ Form = Callable[[Row, str], tuple[Row, Collection[str]]]
 
 _BESIDE = (*SYSTEMS, HISTORY, "tools", "functions", *LOSS_COLUMNS)
 """Columns that belong to a shape under their own names, whoever names the others."""
+_OPTIONAL = (*_BESIDE, *CONTEXTS, "margin")
+"""Columns that a row may do without, where the first one has them."""
 
 
 def renamed(columns: Mapping[str, str]) -> Form:
     """A form that gives a row our names for its columns, and only those if they are a shape."""
 
+    seen: set[str] = set()
+
     def rename(row: Row, place: str) -> tuple[Row, Collection[str]]:
         for ours, theirs in columns.items():
-            if theirs not in row:
+            if theirs in row:
+                seen.add(theirs)
+            elif ours not in _OPTIONAL or theirs not in seen:  # the first row shows that it is no mistake
                 there = ", ".join(map(str, row)) or "none"
                 raise DataError(
                     f"{place}: there is no column {theirs!r}, as data.columns says of `{ours}`; the columns "
                     f"are {there}."
                 )
-        mapped = {ours: row[theirs] for ours, theirs in columns.items()}
+        mapped = {ours: row.get(theirs) for ours, theirs in columns.items()}
         named = set(columns.values())
         others = {name: value for name, value in row.items() if name not in named and name not in mapped}
         hidden = [name for name in row if name in mapped and name not in named]
@@ -37,14 +43,15 @@ def renamed(columns: Mapping[str, str]) -> Form:
             recognise(mapped, place)
         except DataError:
             return {**others, **mapped}, hidden
-        beside = {name: value for name, value in others.items() if name in _BESIDE}
+        beside = {name: row[name] for name in _called(others, _BESIDE)}
         return {**beside, **mapped}, [*hidden, *(name for name in others if name not in beside)]
 
     return rename
 
 
 def filled(template: PromptTemplate) -> Form:
-    """A form that makes a prompt and a completion of a row, by a template."""
+    """A form that makes a prompt and a completion of a row, by a template; what it says of its part in the
+    loss stays beside them."""
 
     def fill(row: Row, place: str) -> tuple[Row, Collection[str]]:
         values = {}
@@ -62,7 +69,13 @@ def filled(template: PromptTemplate) -> Form:
                 )
             values[column] = str(value)
         prompt, completion = template.fill(values)
-        made = {"prompt": prompt, "completion": completion}
-        return made, [name for name in row if name not in values]
+        beside = [name for name in _called(row, LOSS_COLUMNS) if name not in values]
+        made = {name: row[name] for name in beside} | {"prompt": prompt, "completion": completion}
+        return made, [name for name in row if name not in values and name not in beside]
 
     return fill
+
+
+def _called(row: Row, ours: Collection[str]) -> list[str]:
+    """The columns of a row that have these names of ours, also in other letters."""
+    return [theirs for name, theirs in tidied({name: name for name in row}).items() if name in ours]

@@ -27,8 +27,9 @@ from fmstune.text import first_line
 __all__ = ["PREFERENCES", "Reader", "Row", "Rows", "Shape", "load_rows"]
 
 Handler = Callable[[dict[str, Any]], Any]
+_TEXTS = ("prompt", "completion")
 _BY_TEMPLATE = Recognised(
-    "prompt/completion", "template", lambda row, *_: row, frozenset(("prompt", "completion"))
+    "prompt/completion", "template", lambda row, *_: {name: row[name] for name in _TEXTS}, frozenset(_TEXTS)
 )
 _BY_HANDLER = "rows are left out by data.handler"
 Placed = tuple[str, Row]

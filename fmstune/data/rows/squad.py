@@ -24,7 +24,7 @@ def with_one_answer(row: Row, place: str, unused: Unused) -> Row:
     """
     for name in ("answers", *ANSWERS):
         ours = "answer" if name == "answers" else name
-        if row.get(name) is None or (ours != name and ours in row):
+        if row.get(name) is None or (ours != name and row.get(ours) is not None):
             continue
         texts = _texts(parsed(row[name]), alone=name == "answers")
         if texts is None:
