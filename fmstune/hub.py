@@ -76,8 +76,8 @@ def pinned(config: RunConfig, warn: Callable[[str], None], resumed: Path | None 
     """The configuration with the commit of each repository of the hub that it names.
 
     Those that the run in the directory `resumed` was begun with are kept. When the hub cannot be reached, its
-    cache alone is used from here on, and `warn` is told. Raises `ModelError` or `DataError` for a repository
-    that does not exist or may not be read.
+    cache alone is used from here on, and `warn` gets a message. Raises `ModelError` or `DataError` for a
+    repository that does not exist or may not be read.
     """
     config = _as_begun(config, resumed) if resumed is not None else config
     if not any(_named(config)) or "HF_HUB_OFFLINE" in os.environ:

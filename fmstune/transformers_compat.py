@@ -110,7 +110,7 @@ def sdpa() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 def kept_in_float32(model: Any) -> list[str]:
     """Parts of the names of weights that the model's class wants in float32 whatever is loaded or saved;
-    `from_pretrained` obeys them, and nothing tells them."""
+    `from_pretrained` obeys them, and nothing reports them."""
     return [
         *(getattr(model, "_keep_in_fp32_modules", None) or ()),
         *(getattr(model, "_keep_in_fp32_modules_strict", None) or ()),

@@ -1,4 +1,4 @@
-"""Code that is not fmstune's own: finding it by its name, and what it may raise while a run goes on."""
+"""Code that is not fmstune's own: finding it by its name, and what it may raise during a run."""
 
 from __future__ import annotations
 

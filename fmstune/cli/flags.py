@@ -37,7 +37,7 @@ _BESIDES = ("param", "params_file")
 
 
 _NUMBERS = ("--epochs", "--max-steps", "--learning-rate", "--batch-size", "--seed")
-"""Texts to Typer, so that a wrong number is told as everywhere else, with its value and its setting."""
+"""Texts to Typer, so that a wrong number is reported as everywhere else, with its value and its setting."""
 
 
 def given_flags(values: Mapping[str, Any]) -> list[Flag]:
@@ -78,7 +78,7 @@ def _with_flags_of(train: Callable[..., None], command: Callable[..., None]) -> 
     def taking(**arguments: Any) -> None:
         command(**arguments)
 
-    # What Typer reads: the parameters and, for its own reasons, the annotations besides.
+    # What Typer reads: the parameters and, for its own reasons, the annotations too.
     taking.__signature__ = inspect.Signature([*kept, *added])  # type: ignore[attr-defined]
     taking.__annotations__ = {each.name: each.annotation for each in (*kept, *added)}
     return taking

@@ -145,11 +145,11 @@ def _fail(message: str, code: int, *, expected: bool = True) -> NoReturn:
     from fmstune.secrets.redaction import hide
 
     message = hide(message)
-    told = bool(message) and ranks.report_cause(message, code, expected=expected)
+    reported = bool(message) and ranks.report_cause(message, code, expected=expected)
     # What a rank sees of the failure of another comes later, and would hide the cause.
     consequence = ranks.follows_another()
     # Of several processes their launcher prints the cause, last and once.
-    if message and not consequence and not (told and ranks.is_launched()):
+    if message and not consequence and not (reported and ranks.is_launched()):
         from fmstune.launch import termination_log as termination
 
         termination.write(message, code, sys.argv)

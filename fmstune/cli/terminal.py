@@ -12,7 +12,7 @@ from rich.console import Console
 
 class _Screen(Console):
     def on_broken_pipe(self) -> None:
-        """Rich would end the process; who read along has gone, and what was begun goes on."""
+        """Rich would end the process; the reader has gone, and the command continues."""
         self.quiet = True
 
 

@@ -15,7 +15,7 @@ _PASSED_OVER = "as many of its rows are passed over as were trained on before"
 
 
 def recorded_data(run: Path) -> Mapping[str, Any]:
-    """What the journal of the run in a directory says of its data, at last; nothing where it has no word."""
+    """What the journal of the run in a directory last says of its data; empty where it says nothing."""
     found: Mapping[str, Any] = {}
     try:
         for event in JournalReader(run / TRACKING_DIR / JOURNAL_NAME):

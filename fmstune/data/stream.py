@@ -22,13 +22,13 @@ from fmstune.errors import DataError
 
 _BATCH = 64
 _LOOKED_AT = 100
-"""So many rows are looked at beforehand for what is not used of them."""
+"""So many rows are looked at in advance for what is not used of them."""
 
 
 def stream(
     readers: Sequence[Reader], encoder: Encoder, seed: int, buffer: int, run: Path | None = None
 ) -> tuple[datasets.IterableDataset, DataSummary]:
-    """An endless data set over the rows of all sources, and what can be said of it beforehand.
+    """An endless data set over the rows of all sources, and what is known of it in advance.
 
     Each source begins again when it ends, so that a resumed run finds its place by counting rows. Of sources
     with weights each next row is drawn with these probabilities; without weights the sources follow one

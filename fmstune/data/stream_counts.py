@@ -25,7 +25,7 @@ from fmstune.data.tokens.table import TokenRow
 from fmstune.system.files import replace_text
 
 FOLDER = "stream_counts"
-"""Of a run's directory; it is there while the run goes on."""
+"""Of a run's directory; it is there during the run."""
 
 CUT = "rows are cut to training.max_length"
 DROPPED = "rows are left out: cut to training.max_length they have no token to train on"
@@ -119,13 +119,13 @@ def counts_folder(run: Path | None) -> Path | None:
 
 
 def remove_counts(run: Path) -> None:
-    """Remove what is in a run's directory while it goes on."""
+    """Remove what is in a run's directory while it is at work."""
     shutil.rmtree(run / FOLDER, ignore_errors=True)
 
 
 def write_counts(counts: StreamCounts, file: Path) -> None:
-    """Write what has been read. Where that fails (a full disk) the training goes on, and what is said at its
-    end is said of the rows that could be counted, with their number."""
+    """Write what has been read. Where that fails (a full disk) the training continues, and what is said at
+    its end is said of the rows that could be counted, with their number."""
     with contextlib.suppress(OSError):
         replace_text(file, json.dumps(asdict(counts)))
 

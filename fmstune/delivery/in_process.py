@@ -1,6 +1,6 @@
 """Trackers that bring a vendor's callback: they work in the training process, inside a guard.
 
-What such a tracker raises disables it, with a word, and the run goes on. A hang cannot be cured here,
+What such a tracker raises disables it, with a warning, and the run continues. A hang cannot be cured here,
 which is why `fmstune trackers list` marks them.
 """
 
@@ -26,7 +26,7 @@ from fmstune.user_code import is_stop
 
 
 class GuardedTracker:
-    """A tracker whose every call is guarded; `warn` is told, once, why it was disabled."""
+    """A tracker whose every call is guarded; `warn` gets the reason, once, when it is disabled."""
 
     def __init__(self, tracker: Tracker, warn: Callable[[str], None], job: Job | None = None) -> None:
         self.tracker = tracker

@@ -1,6 +1,6 @@
 """Where a run was recorded: `<run>/tracking/journal.place`. A copy of its folder has the same id and the same
-numbers, and what is added there would be taken for what is added here. So a copy that goes on becomes a run
-of its own; a folder that was moved stays what it is."""
+numbers, and what is added there would be taken for what is added here. So a resumed copy becomes a run of
+its own; a folder that was moved stays what it is."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def note_place(directory: Path, run_id: str) -> None:
 
 
 def original_of(directory: Path) -> Path | None:
-    """The folder of which this one is a copy; `None` when it is none, or when nobody can tell: the run was
+    """The folder of which this one is a copy; `None` when it is none, or when that is unknown: the run was
     recorded on another machine, which may see this very folder under another path."""
     place = _place(directory)
     if place.get("host") != platform.node():

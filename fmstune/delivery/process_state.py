@@ -1,4 +1,4 @@
-"""What a vendor's callback may change in the training's process besides its arguments, put back after it.
+"""What a vendor's callback may change in the training's process other than its arguments, restored after it.
 
 A callback that draws one random number, or calls `os.chdir` or `torch.set_grad_enabled`, would give the model
 other weights, or another place. What only a hostile one would do, such as writing to the model's parameters,

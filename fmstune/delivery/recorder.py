@@ -36,7 +36,7 @@ _told = False
 
 
 class Recorder(Tracker):
-    """Writes what it is told into the run's journal, redacted, for the shippers to deliver."""
+    """Writes what it is given into the run's journal, redacted, for the shippers to deliver."""
 
     registered_name = "recorder"
     description = "the run's journal"
@@ -145,7 +145,7 @@ class Recorder(Tracker):
         return written
 
     def resumed(self, step: int) -> None:
-        """Note that the training goes on from `step`: later steps logged before are logged again."""
+        """Note that the training continues from `step`: later steps logged before are logged again."""
         self._closed = False
         self.journal.append("resume", {"step": step, "session": uuid.uuid4().hex})
 
@@ -209,7 +209,7 @@ class _NoRun(Tracker):
 
 def _here() -> Tracker:
     """The recorder of the run that is active in this process, or in the one that has forked it; else one that
-    does nothing. A process that the training has started in another way is told so, once."""
+    does nothing. A process that the training has started in another way is warned, once."""
     global _told
     if _active is not None:
         return _active

@@ -96,7 +96,7 @@ class Fleet:
                 ship.ledger = self._name_tracker(ship.process.job, redactor)
             self._order(ship)
         self._watcher = threading.Thread(target=self._watch, daemon=True, name="shippers")
-        # Without another thread the run goes on as well: shippers that die are started again at its end.
+        # Without another thread the run works as well: shippers that die are started again at its end.
         with contextlib.suppress(RuntimeError):
             self._watcher.start()
 

@@ -1,6 +1,6 @@
 """`fmstune train --nproc N`: torchrun started for the user, with the contract's last line and exit code.
 
-On several machines it is started on each; where they meet is told in torchrun's own environment variables,
+On several machines it is started on each; where they meet is in torchrun's own environment variables,
 as Kubeflow sets them: PET_NNODES, PET_RDZV_ENDPOINT or PET_MASTER_ADDR, and so on.
 """
 

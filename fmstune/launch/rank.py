@@ -1,5 +1,5 @@
-"""What a process of torchrun's does besides its work: it reports to torchrun why it failed, and it does not
-outlive torchrun."""
+"""What a process of torchrun's does in addition to its work: it reports to torchrun why it failed, and does
+not outlive it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fmstune.system.files import replace_text
 LAUNCHED = "FMSTUNE_LAUNCHED"
 """Set by a launcher that prints the cause, last and once, to its process id: its ranks leave that to it."""
 SECONDS_TO_STOP = 24 * 3600
-"""A rank that was told to stop saves a checkpoint first, however long that takes; torchrun gives it 30 s."""
+"""A rank that is asked to stop saves a checkpoint first, however long that takes; torchrun gives it 30 s."""
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _PR_SET_PDEATHSIG = 1
@@ -72,9 +72,9 @@ def _leave_group() -> None:
 
 
 def follow_parent() -> None:
-    """Have this rank told to stop when torchrun dies, which cannot tell it when it is killed itself.
+    """Have this rank asked to stop when torchrun dies, which cannot do so when it is killed itself.
 
-    On Linux alone; elsewhere a rank goes on until the others are missed.
+    On Linux alone; elsewhere a rank works until the others are missed.
     """
     if not sys.platform.startswith("linux") or not under_torchrun():
         return

@@ -25,7 +25,7 @@ _WEIGHTS = (
 
 
 def newest_checkpoint(path: Path) -> Path | None:
-    """The newest checkpoint that a run can go on with; a half-written one is passed over."""
+    """The newest checkpoint that a run can resume from; a half-written one is passed over."""
     return next((entry for entry in checkpoints(path) if obstacle(entry) is None), None)
 
 

@@ -8,7 +8,7 @@ import transformers
 
 
 def unpacking() -> dict[str, Any]:
-    """What `from_pretrained` is told besides `gguf_file`, so that every weight is a plain one."""
+    """Arguments of `from_pretrained` in addition to `gguf_file`, so that every weight is a plain one."""
     if hasattr(transformers, "GgufConfig"):  # since transformers 5.20 or so; before, there is no other way
         return {"quantization_config": transformers.GgufConfig(dequantize=True)}
     return {}

@@ -241,7 +241,7 @@ def _dtype(asked: str, settings: Any, *, lora: bool) -> torch.dtype:
 
 
 def _require_place(config: ModelConfig) -> None:
-    """A place on the disk that holds no model is told at once, not after asking the hub for it."""
+    """A place on the disk that holds no model is reported at once, not after asking the hub for it."""
     path, name = config.path, config.gguf_file
     if _is_demo(path):
         return

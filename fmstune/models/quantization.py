@@ -11,7 +11,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 
 def quantized(bits: str) -> dict[str, Any]:
-    """What `from_pretrained` is told: NF4 with double quantisation, as in the QLoRA paper, or LLM.int8()."""
+    """Arguments of `from_pretrained`: NF4 with double quantisation, as in the QLoRA paper, or LLM.int8()."""
     if bits == "4bit":
         settings = BitsAndBytesConfig(
             load_in_4bit=True,

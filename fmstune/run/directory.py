@@ -45,8 +45,8 @@ _MODEL_FILES = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """Where a run lives. `checkpoint` is what it goes on from, `step` the optimizer step of that;
-    `finished` says that there is nothing left to do. `passed_over` tells of newer checkpoints that it
+    """Where a run lives. `checkpoint` is what it resumes from, `step` the optimizer step of that;
+    `finished` says that there is nothing left to do. `passed_over` names newer checkpoints that it
     cannot go on from, and why. `is_new`: no run is in it yet; `named_here`: nobody has asked for its name,
     so that it may get another one."""
 

@@ -1,4 +1,4 @@
-"""What a run's result depends on besides its configuration: package versions, the code, the hardware."""
+"""What a run's result depends on other than its configuration: package versions, the code, the hardware."""
 
 from __future__ import annotations
 

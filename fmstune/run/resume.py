@@ -22,12 +22,12 @@ _KINDS = {"LORA": "lora", "PROMPT_TUNING": "prompt tuning"}
 _HOW = {"lora": "a LoRA adapter (--lora)", "prompt tuning": "a tuned prompt (prompt_tuning.enabled)"}
 _WHOLE = "all weights"
 _NAMED = 5
-"""Changed settings that are told by name."""
+"""So many changed settings are named."""
 
 
 def require_fitting(checkpoint: Path, config: RunConfig) -> None:
     """Raise `ConfigError` when the checkpoint is of another kind of training than `config` describes: its
-    weights would not fit, which the libraries tell in a line for each of them."""
+    weights would not fit, which the libraries report in a line for each of them."""
     where = f"--resume {checkpoint}"
     adapter = _adapter(checkpoint)
     there = _KINDS.get(str(adapter.get("peft_type"))) if adapter else None
@@ -60,7 +60,7 @@ def _optimizer(tables: Mapping[str, Any]) -> str | None:
 
 def changed_settings(run: Path, config: RunConfig) -> str:
     """The settings that differ from those with which the run in a directory was begun, of those that decide
-    what is learnt and who is told: `training.max_steps (4 → 6), lora.r (not set → 8)`; or nothing."""
+    what is learnt and where it is tracked: `training.max_steps (4 → 6), lora.r (not set → 8)`; or nothing."""
     before = _tables(run)
     if not before:
         return ""

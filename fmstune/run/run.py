@@ -67,7 +67,7 @@ def run(
     overwrite: bool = False,
     extensions: Extensions | None = None,
 ) -> RunResult:
-    """Tune the model that `config` describes, with `extensions` besides those that it names.
+    """Tune the model that `config` describes, with `extensions` in addition to those that it names.
 
     Raises what its steps raise: `ConfigError`, `DataError`, `ModelError`, `TrackerCheckFailed`, and
     `Interrupted` after a signal; each has the exit code that it means. Raises `RunError` when this process is

@@ -18,7 +18,7 @@ from fmstune.system import locks
 
 @contextlib.contextmanager
 def taken(directory: RunDirectory, *, overwrite: bool) -> Iterator[tuple[RunDirectory, locks.Lock | None]]:
-    """The directory, which no other run has, and the lock that the journal's writer goes on to hold; with
+    """The directory, which no other run has, and the lock that the journal's writer then holds; with
     `overwrite`, what an earlier run wrote into it is gone.
 
     A directory whose name was made up here gets the next one when another run has it. What was made for a run

@@ -1,5 +1,5 @@
-"""What a checkpoint holds besides the Trainer's own: the ledgers, so that a run resumed from it goes on
-in the same run of each tracker."""
+"""What a checkpoint holds in addition to the Trainer's own: the ledgers, so that a run resumed from it
+continues the same run of each tracker."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def continue_runs(checkpoint: Path, directory: Path, trackers: Collection[str]) 
     """Let the run in `directory`, which has no journal yet, go on in the runs of its `trackers` that a
     checkpoint of another run names. Returns the number that its events are counted on from.
 
-    Events keep rising numbers for each tracker run, by which W&B and others tell old events from new ones.
+    Events keep rising numbers for each tracker run, by which W&B and others know old events from new.
     """
     journal = checkpoint.parent / TRACKING_DIR / JOURNAL_NAME
     # The other run's own ledgers know more: a tracker may have been opened after the checkpoint only.

@@ -48,7 +48,7 @@ class TrackerCheckFailed(TrackerError):
 
 @contextlib.contextmanager
 def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet, list[Job]]]:
-    """Start a shipper for each tracker and import torch while they check theirs; end them at last."""
+    """Start a shipper for each tracker and import torch while they check theirs; end them at the end."""
     names = [name for name in config.tracking.trackers if name != "none"] if is_main_process() else []
     jobs = [Job(name, reference(name), config.trackers.get(name, {})) for name in names]
     limits = config.tracking
@@ -74,7 +74,7 @@ def _judge(name: str, check: Check, config: RunConfig, out: RunConsole) -> None:
     found = f"{check.detail}. {check.remedy[:1].upper()}{check.remedy[1:]}".strip().rstrip(".")
     if not check.outage or config.tracking.strict:
         raise TrackerCheckFailed(f"the tracker {name} cannot be used: {found}.")
-    out.warn(f"{name}: {found}. The run goes on; the journal keeps what {name} misses.")
+    out.warn(f"{name}: {found}. The run continues; the journal keeps what {name} misses.")
 
 
 @contextlib.contextmanager
@@ -191,8 +191,8 @@ def _leave_child() -> NoReturn:
 
 def say_resumed(directory: RunDirectory, fleet: Fleet, out: RunConsole) -> None:
     """Say that the run is resumed, and what becomes of steps that were logged before."""
-    for told in directory.passed_over:
-        out.warn(told)
+    for why in directory.passed_over:
+        out.warn(why)
     if directory.checkpoint is None:
         return
     policies = [f"{policy} in {name}" for name, policy in fleet.repeated_steps().items()]

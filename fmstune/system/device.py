@@ -14,7 +14,7 @@ from fmstune.errors import combined
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """What is computed in, besides the float32 of the weights that are trained, and why that."""
+    """What is computed in, next to the float32 of the weights that are trained, and why that."""
 
     bf16: bool
     fp16: bool

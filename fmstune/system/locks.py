@@ -26,8 +26,9 @@ _SLEEP = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process, told from a later one with the same number. `started` is the kernel's own count, and `place`
-    where its number holds: this boot of this machine, in this container. `pid` 0 is one that is not known."""
+    """A process, distinct from a later one with the same number. `started` is the kernel's own count, and
+    `place` where its number holds: this boot of this machine, in this container. `pid` 0 is one that is not
+    known."""
 
     pid: int = 0
     started: int = 0

@@ -47,7 +47,7 @@ def taken() -> int:
 
 
 def forget_peak() -> None:
-    """Let `peak` start again where the kernel can; elsewhere it goes on from the start of the process."""
+    """Let `peak` start again where the kernel can; elsewhere it counts from the start of the process."""
     try:
         _CLEAR.write_text("5")  # proc(5): resets the peak resident set size to the current one
     except OSError:

@@ -20,7 +20,7 @@ State = Literal["missing", "unfinished", "ready", "older", "damaged"]
 
 _OF_A_NEW_ONE = {
     "locks", "meta", "progress", "run_metadata.sqlite", "run_metadata.sqlite-journal",
-    "check_ins", "seqs",  # which a process makes that goes on to write when somebody has removed `.aim`
+    "check_ins", "seqs",  # which a process makes that still writes when somebody has removed `.aim`
 }  # fmt: skip
 _LOCK_SECONDS = 20.0
 _INDEX_SECONDS = 3.0

@@ -107,12 +107,12 @@ class AimStackTracker(Tracker):
             return TrackerRun(self._run.hash, where)
         remote = "://" in where
         repo = Repo.from_path(where) if remote else repository(where)
-        self._run, told = self._opened_run(repo, start), None
+        self._run, noted = self._opened_run(repo, start), None
         self._alone = Occurrences()
         if start.run_id is not None:
             if is_of_another(self._run.get(MARK, None), start):
                 self._run.close()
-                told = note(start)
+                noted = note(start)
                 self._run = self._opened_run(repo, dataclasses.replace(start, tracker_run_id=None))
             held = (self._run.get(MARK, None) or {}).get(_HELD)
             self._run[MARK] = mark(start) | ({} if held is None else {_HELD: held})
@@ -122,7 +122,7 @@ class AimStackTracker(Tracker):
             self._run.add_tag(tag)
         self._storage = () if remote else storage_of(self._run)
         self._files = [_identity(path) for path in self._storage]
-        return TrackerRun(self._run.hash, where, note=told)
+        return TrackerRun(self._run.hash, where, note=noted)
 
     def holds(self, last: int) -> bool:
         # Aim writes to its open files for ever, whatever becomes of their names.
@@ -197,7 +197,7 @@ class AimStackTracker(Tracker):
         namespace = name or "params"
         if self.seq is None:
             params, namespace = self._adapt.params(plain(params)), str(self._adapt.namespace(namespace))
-        # Aim replaces what is set: whoever uses the tracker alone, or delivers a run that goes on
+        # Aim replaces what is set: whoever uses the tracker alone, or delivers a run that continues
         # in the Aim run of another one, has only a part of the namespace in hand.
         self.flush()
         held = self._opened.get(namespace, {})

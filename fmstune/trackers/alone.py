@@ -69,7 +69,7 @@ class Guard:
         return True
 
     def shield(self, call: Callable[[], Any]) -> None:
-        """Do what is not a call of the tracker: an error is told and never counts against the tracker."""
+        """Do what is not a call of the tracker: an error is reported and never counts against the tracker."""
         try:
             call()
         except BaseException as error:
@@ -80,30 +80,30 @@ class Guard:
     def refuse(self, why: str) -> None:
         """Say, once, why nothing more is taken; the process says at its end how much that was."""
         if why not in self._told:
-            self.tell(why)
+            self.report(why)
             atexit.register(self.tell_lost)
 
     def tell_lost(self) -> None:
         """Say how much did not reach the tracker, if anything."""
         if self.lost:
-            self.tell(f"{counted(self.lost, 'value')} did not reach it.")
+            self.report(f"{counted(self.lost, 'value')} did not reach it.")
 
-    def tell(self, text: str) -> None:
+    def report(self, text: str) -> None:
         """Say something of the tracker, once, without secrets."""
         if text in self._told:
             return
         self._told.add(text)
         try:
             logger.warning("%s: %s", self._name, hide(text))
-        except Exception:  # a log handler of somebody's own; there is nowhere else to tell it
+        except Exception:  # a log handler of somebody's own; there is nowhere else to report it
             self._told.discard(text)
 
     def _tell_error(self, error: BaseException) -> None:
         cause = described(error).rstrip(".")
         if self.given_up:
-            self.tell(f"{cause}. The training goes on without this tracker.")
+            self.report(f"{cause}. The training continues without this tracker.")
         elif not self._errors:
-            self.tell(f"{cause}. The training goes on; later errors are counted.")
+            self.report(f"{cause}. The training continues; later errors are counted.")
         self._errors = True
 
 

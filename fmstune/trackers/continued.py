@@ -1,5 +1,5 @@
 """Runs that continue another one's run in a tracker, as they were resumed from its checkpoint, and two
-futures of one run, whose folder was copied or restored from a backup. A mark in the service tells whose its
+futures of one run, whose folder was copied or restored from a backup. A mark in the service says whose its
 latest points are: two runs would take each other's steps."""
 
 from __future__ import annotations
@@ -31,5 +31,5 @@ def is_of_another(found: Any, start: RunStart) -> bool:
 
 
 def note(start: RunStart) -> str:
-    """What the user is told of a run that does not continue the tracker's run."""
+    """The message for a run that does not continue the tracker's run."""
     return f"a run of its own there, as another run continues {start.tracker_run_id}"

@@ -142,7 +142,7 @@ class FileTracker(Tracker):
 
 
 def _takes_files(folder: Path) -> bool:
-    """Whether a file can be made in a folder, which its permissions do not tell to root: `/proc` and `/sys`
+    """Whether a file can be made in a folder, which its permissions do not show to root: `/proc` and `/sys`
     take none, nor does a file system that is mounted read-only. Leaves nothing behind."""
     if folder.stat().st_dev in {place.stat().st_dev for place in _OF_THE_KERNEL if place.is_mount()}:
         return False

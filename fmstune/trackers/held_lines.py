@@ -1,6 +1,6 @@
 """What a file of events holds of one run, in memory of some bytes an event.
 
-A number alone does not tell an event: of a run whose folder was restored from a backup, or copied, two
+A number alone does not identify an event: of a run whose folder was restored from a backup, or copied, two
 futures may have been written. Each event has its own time.
 """
 

@@ -194,7 +194,7 @@ class OwnRunCallback(TrackerCallback):
 
     def tell_shared(self) -> None:
         """Say that this callback was asked for again."""
-        self._guard.tell(
+        self._guard.report(
             "get_hf_callback() gave its one callback again, since a tracker has one run; for another run, "
             "close() this one before, or make another tracker with get_tracker()."
         )
@@ -251,7 +251,7 @@ class OwnRunCallback(TrackerCallback):
 
     def _tell_changes(self) -> None:
         for change in self._normaliser.changes:
-            self._guard.tell(adapted(change))
+            self._guard.report(adapted(change))
 
 
 def own_callback(tracker: Receiver, *, strict: bool = False) -> OwnRunCallback:

@@ -74,7 +74,7 @@ class Limits:
     metric and a table of one name would be one.
 
     Values: `max_value` is the length of a text, `integer_bits` the size of a signed integer,
-    `nan` tells whether metrics may be NaN or infinite, `text_metrics` whether a metric may be something
+    `nan`: whether metrics may be NaN or infinite, `text_metrics` whether a metric may be something
     else than a number, `nested` whether params may be nested, `params_change` whether a param can be given
     another value, `nul` whether a text may contain the character NUL. Lone surrogates, which no UTF-8 can
     hold, never reach a tracker, nor do empty names.
@@ -103,13 +103,13 @@ class RunStart:
     """What a tracker learns of the run when it is opened.
 
     `tracker_run_id` is the id that this tracker gave the run earlier (`None`: a new run), so that a
-    resumed run and a late delivery go on in the same run. `redelivery` tells that events which this
+    resumed run and a late delivery continue the same run. `redelivery`: events which this
     run may already hold are about to come again, in order. `trainer_pid` is the process id of the
     training process while it lives.
 
     `run_id` is the run's own id, unique to it and the same for each delivery of it. To recognise an
     event that comes a second time, store the pair of `run_id` and the event's number (`Tracker.seq`).
-    The name does not tell runs apart: `--overwrite` gives it to the next run. Nor does the tracker's
+    The name does not identify a run: `--overwrite` gives it to the next run. Nor does the tracker's
     own run id: a run resumed in another directory continues the tracker run of the first, and is a run
     of its own, whose events are numbered from `after` + 1. `None`: the tracker is used alone.
 
@@ -137,7 +137,7 @@ class TrackerRun:
     yet: all of the journal is delivered to it.
 
     `delivered_through` is the `seq` of the last event of *this* run (`RunStart.run_id`) that the service
-    itself says it holds, for the services that can tell; events up to it are not sent again. `note` is
+    itself says it holds, for the services that know; events up to it are not sent again. `note` is
     for the user, in a few words: what is left to do, or what this tracker does not keep.
     """
 

@@ -102,7 +102,7 @@ def _judge(answer: requests.Response, server: str, entity: str | None, project: 
         detail = f"{server} rejects the API key ({code})"
         if entity and code == 403:
             detail += f", or its use for {entity}"
-        return Check("rejected_credentials", detail, f"{_LOGIN} anew", server, latency=latency)
+        return Check("rejected_credentials", detail, f"{_LOGIN} again", server, latency=latency)
     if code == 429 or code >= 500:
         why = "too many requests" if code == 429 else "an error of the server"
         detail = f"{server} answers {code}, {why}"
@@ -115,7 +115,7 @@ def _judge(answer: requests.Response, server: str, entity: str | None, project: 
         return Check("bad_option", detail, "correct WANDB_BASE_URL", server)
     if not viewer:
         detail = f"{server} does not know the API key"
-        return Check("rejected_credentials", detail, f"{_LOGIN} anew", server, latency=latency)
+        return Check("rejected_credentials", detail, f"{_LOGIN} again", server, latency=latency)
     account = viewer["username"] or viewer["entity"]
     teams = [edge["node"]["name"] for edge in (viewer.get("teams") or {}).get("edges", [])]
     read_only = found.get("readOnly")

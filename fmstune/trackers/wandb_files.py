@@ -122,7 +122,7 @@ def lost_upload(log: Path) -> str | None:
     """The error that ended the upload, from the log of wandb-core; `None` if all was taken.
 
     After a 401 or 403 in mid-run, `finish` returns at once and without a word though nothing was
-    sent; this log is the only place that tells.
+    sent; this log is the only place that says so.
     """
     if not log.exists():
         return None

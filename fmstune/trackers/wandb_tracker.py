@@ -225,7 +225,7 @@ class WandbTracker(Tracker):
         else:
             url = run.url
         # `delivered_through` stays unknown: W&B sends rows every 15 s and params every 6 s, so that
-        # the last row's number does not tell that the params before it have arrived. Rows that W&B
+        # the last row's number does not show that the params before it have arrived. Rows that W&B
         # holds are left out by `track_point`; params that come again change nothing.
         return TrackerRun(run.id, url, note=" · ".join(dict.fromkeys(notes)) or None)
 

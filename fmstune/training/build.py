@@ -166,7 +166,7 @@ def build_trainer(
     adapters.ready_for_checkpoints(trainer.model)
     if experts := unreached_experts(trainer.model, config.lora.target_modules):
         notes = (*notes, experts)
-    trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, besides our own lines
+    trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, in addition to our own lines
     tracker.set_params(dict(loaded.identity), "model")
     tracker.set_params(data.summary.as_params(), "data")
     if padding is not None:

@@ -67,7 +67,7 @@ class PrivateHooks:
 
     def gradient_norm(self, model: Any, grad_norm: Any) -> Any:
         """The norm of the clipped gradient, the last that happens before the optimizer's step with the norm
-        known. `on_pre_optimizer_step` is not told the norm, and cannot leave it out of the log."""
+        known. `on_pre_optimizer_step` does not get the norm, and cannot leave it out of the log."""
         return _trainer(super())._get_grad_norm(model, grad_norm=grad_norm)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -104,7 +104,7 @@ class PrivateHooks:
         trainer._signature_columns = [*trainer._signature_columns, *missing]
 
     more_columns: tuple[str, ...] = ()
-    """Columns of the rows that are to reach the collator besides those of the model's forward.
+    """Columns of the rows that are to reach the collator in addition to those of the model's forward.
     `remove_unused_columns = False` lets all others through as well."""
 
 

@@ -1,4 +1,4 @@
-"""`TunedTrainer`: what the rest of fmstune relies on of a built trainer, and what a run tells its trainer."""
+"""`TunedTrainer`: what the rest of fmstune relies on of a built trainer, and what a run passes to it."""
 
 from __future__ import annotations
 

@@ -96,5 +96,7 @@ def test_utf_8_with_a_damaged_line_is_not_taken_for_an_older_encoding(tmp_path: 
 def test_a_wide_file_that_was_cut_off_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"x{kind}"
     path.write_bytes(written(["a", "b"], kind).encode("utf-16")[:-1])
-    with pytest.raises(DataError, match="begins as UTF-16 text, and goes on as none; save it as UTF-8"):
+    with pytest.raises(
+        DataError, match="begins as UTF-16 text, and continues as something else; save it as UTF-8"
+    ):
         list(reader_of(path))

@@ -72,7 +72,7 @@ def test_wherever_the_repetition_begins_the_prompt_is_written_once(
     again = [each | {"content": blank + each["content"]} for each in prompt[begins:]]
     alone = learnt(tmp_path / "x.jsonl", method, row_of(method, prompt, []))
     if again and again[0]["role"] == "assistant" and begins:
-        return  # an answer that goes on from its prompt
+        return  # an answer that continues its prompt
     assert learnt(tmp_path / "x.jsonl", method, row_of(method, prompt, again)) == alone
     if begins == 0:
         late = prompt[1:] if prompt[0]["role"] == "system" else prompt

@@ -1,4 +1,4 @@
-"""A run's folder that was copied, and one that was moved: whose run goes on?"""
+"""A run's folder that was copied, and one that was moved: which continues the run?"""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_on_another_machine_nobody_can_tell(original: Path, monkeypatch: pytest.
 def test_sync_delivers_nothing_of_a_copy_into_the_originals_run(original: Path) -> None:
     before = stored(original)
     copy = shutil.copytree(original, original.parent / "copy")
-    journal = open_journal(copy)  # as an earlier version goes on with it
+    journal = open_journal(copy)  # as an earlier version continues it
     journal.append("metrics", {"step": 9, "values": {"loss": 1.0}})
     journal.close()
     (line,) = sync(copy, None, {}, str)

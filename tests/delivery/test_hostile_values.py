@@ -1,4 +1,4 @@
-"""Whatever the user's code tracks, the training goes on and the journal stays strict JSON."""
+"""Whatever the user's code tracks, the training continues and the journal stays strict JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint that is cut off anywhere is noticed, before a run goes on with it and learns otherwise."""
+"""A checkpoint that is cut off anywhere is noticed, before a run resumes from it and learns otherwise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fmstune.run.directory import claim
 from tests.support.journals import open_journal
 
 RESUMED = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
-"""What the Trainer goes on from, by the names that it gives."""
+"""What the Trainer resumes from, by the names that it gives."""
 
 
 def write_checkpoint(folder: Path, step: int = 4) -> Path:

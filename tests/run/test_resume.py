@@ -1,4 +1,4 @@
-"""A run goes on from what fits it, and makes no step more than an unbroken one."""
+"""A run resumes from what fits it, and makes no step more than an unbroken one."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class PrintsAndDies(Prints):
 
 
 class PrintsAndLeavesADaemon(Prints):
-    """Leaves a process that keeps the log open, and goes on to write into it."""
+    """Leaves a process that keeps the log open, and still writes into it."""
 
     def end(self) -> None:
         subprocess.Popen(["yes", SECRETS[1]], start_new_session=True)

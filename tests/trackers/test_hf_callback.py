@@ -130,7 +130,7 @@ def test_one_callback_is_one_run_whatever_is_tracked_before_and_after_the_traini
     evaluated.append(trainer.evaluate()["eval_loss"])
     trainer.log({"text": "hello", "numpy": np.float32(1.5)})
     if name == "aim":
-        assert [run.status for run in seen(tmp_path)] == ["finished"]  # while the process goes on
+        assert [run.status for run in seen(tmp_path)] == ["finished"]  # while the process lives
     callback.close()
     wandb.teardown()
 

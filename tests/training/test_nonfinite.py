@@ -159,7 +159,7 @@ def test_too_many_skipped_in_a_row_end_the_run(one_bad_row: str) -> None:
 
 def test_going_on_is_said_once() -> None:
     shown = tune("out", *TOO_FAST, "run.on_nonfinite=continue")
-    assert shown.count("the run goes on, as run.on_nonfinite") == 1
+    assert shown.count("the run continues, as run.on_nonfinite") == 1
     assert "step     6/6  loss nan" in shown
 
 

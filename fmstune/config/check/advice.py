@@ -1,4 +1,4 @@
-"""What to write instead of a value of the wrong kind, as far as it can be told what was meant."""
+"""What to write instead of a value of the wrong kind, as far as its meaning can be guessed."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def parse_params(assignments: Sequence[str]) -> dict[str, Any]:
 
 def _json_scalar(text: str) -> Any:
     try:
-        # JSON knows no NaN and no Infinity; Python reads them unless told otherwise.
+        # JSON knows no NaN and no Infinity; Python reads them by default.
         value = json.loads(text, parse_constant=lambda word: word)
     except (ValueError, RecursionError):
         return text

@@ -23,7 +23,7 @@ def _problems(training: Mapping[str, Any]) -> Iterator[Problem]:
         yield (
             "training.train_sampling_strategy",
             f"training.train_sampling_strategy = {training['train_sampling_strategy']!r} does not fit kto, "
-            f"whose batches are made beforehand: leave it out, {instead}. The rows are shuffled once.",
+            f"whose batches are made in advance: leave it out, {instead}. The rows are shuffled once.",
         )
 
 

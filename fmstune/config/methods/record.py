@@ -45,7 +45,7 @@ class Method:
     scores: bool = False
     """Whether the model gives texts a number instead of writing them."""
     in_order: bool = False
-    """Whether its trainer takes the rows in their order, so that they are shuffled beforehand."""
+    """Whether its trainer takes the rows in their order, so that they are shuffled in advance."""
     smooths_by: str = ""
     """What to use instead of `training.label_smoothing_factor`, which is sft's."""
     shown: tuple[tuple[str, str], ...] = ()

@@ -1,6 +1,6 @@
 """Which files a data source stands for: one, those of a directory, or those that fit a glob.
 
-Here and not where they are read, since a name that fits nothing is told before torch is imported.
+Here and not where they are read, so that a wrong name is reported before torch is imported.
 """
 
 from __future__ import annotations

@@ -109,6 +109,6 @@ def _streaming(config: RunConfig) -> Iterator[tuple[str, str]]:
     if training.get("precompute_ref_log_probs"):
         yield (
             "training.precompute_ref_log_probs",
-            "training.precompute_ref_log_probs needs all rows beforehand, which data.streaming does not "
+            "training.precompute_ref_log_probs needs all rows in advance, which data.streaming does not "
             "have: leave out one.",
         )

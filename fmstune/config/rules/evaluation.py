@@ -1,4 +1,4 @@
-"""What can only be checked when the whole configuration is known; several problems are told at once."""
+"""What can only be checked when the whole configuration is known; several problems are reported at once."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _reference(config: RunConfig) -> Iterator[Problem]:
     if training.get("sync_ref_model") and config.lora.enabled:
         yield key, f"{key} needs a reference model of its own, which an adapter does without: leave out one."
     if training.get("sync_ref_model") and training.get("precompute_ref_log_probs"):
-        yield key, f"{key} changes what training.precompute_ref_log_probs computes beforehand: leave out one."
+        yield key, f"{key} changes what training.precompute_ref_log_probs computes in advance: leave out one."
 
 
 def unweighted_by(training: Mapping[str, Any]) -> str:

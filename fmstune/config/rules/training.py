@@ -44,8 +44,8 @@ def training_problems(config: RunConfig) -> Iterator[tuple[str, str]]:
             key,
             f"{key} packs the evaluation as the training; set training.packing = true, or leave it out.",
         )
-    told = training.get("metric_for_best_model") or training.get("load_best_model_at_end")
-    if training.get("save_strategy") == "best" and not told:
+    decided = training.get("metric_for_best_model") or training.get("load_best_model_at_end")
+    if training.get("save_strategy") == "best" and not decided:
         key = "training.save_strategy"
         yield key, f"{key} = 'best' needs to know by what: set training.metric_for_best_model = \"loss\"."
 

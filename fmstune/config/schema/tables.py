@@ -171,7 +171,7 @@ class LoraConfig:
     )
     modules_to_save: tuple[str, ...] = field(
         default=(),
-        metadata={"help": "Modules that are trained whole besides, and saved with the adapter."},
+        metadata={"help": "Other modules to train in full, saved with the adapter."},
     )
 
 

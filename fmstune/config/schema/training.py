@@ -120,8 +120,8 @@ def _literal(node: ast.expr | None) -> Any:
 
 def _choices_told(text: str) -> tuple[str, ...] | None:
     """The values that a help names as all there are, where they are not declared as choices."""
-    told = re.search(r"Possible values are: (.*?)\.(?: |$)", text)
-    names = re.findall(r"`'?(\w+)'?`", told.group(1)) if told else []
+    listed = re.search(r"Possible values are: (.*?)\.(?: |$)", text)
+    names = re.findall(r"`'?(\w+)'?`", listed.group(1)) if listed else []
     return tuple(names) or None
 
 

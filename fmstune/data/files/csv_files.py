@@ -23,7 +23,7 @@ _PIECE = 1 << 20
 _UNDER_HEADER = re.compile(r":?-{2,}:?")
 """A cell of the line by which Markdown parts a table's header from its rows, and pads them."""
 _NAMED = re.compile(r"sep=(.)\r?\n?")
-"""The first line by which Excel is told the delimiter."""
+"""The first line that gives Excel the delimiter."""
 
 
 def read_csv(path: Path, name: str, usual: str, say: Callable[[str], None]) -> Iterator[Found]:
@@ -125,7 +125,7 @@ def _fits(sample: str, delimiter: str) -> bool:
             if len(cells) != columns:
                 return False
     except csv.Error:
-        return not whole and (columns or 0) > 1  # a row that goes on after the sample
+        return not whole and (columns or 0) > 1  # a row that continues after the sample
     return (columns or 0) > 1
 
 

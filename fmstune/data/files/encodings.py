@@ -31,8 +31,9 @@ class TextFile:
 
     @classmethod
     def of(cls, path: Path, name: str, say: Callable[[str], None], most: int) -> TextFile:
-        """The file, whose encoding its first `most` bytes tell; `say` is told of an older one. Bytes that are
-        no text at all, or damaged UTF-8, are for the reader to name by their line. Raises `DataError`."""
+        """The file, whose encoding its first `most` bytes show; `say` gets the name of an older one. Bytes
+        that are no text at all, or damaged UTF-8, are for the reader to name by their line. Raises
+        `DataError`."""
         encoding = encoding_of(path, name, most=most)
         if encoding == OLDER:
             say_older(name, say)
@@ -56,7 +57,7 @@ def say_older(name: str, say: Callable[[str], None]) -> None:
 def not_so(name: str, encoding: str) -> DataError:
     """The error for a file whose beginning promises an encoding that it does not keep to."""
     called = encoding[:6].upper()
-    return DataError(f"{name} begins as {called} text, and goes on as none; save it as UTF-8.")
+    return DataError(f"{name} begins as {called} text and continues as something else; save it as UTF-8.")
 
 
 def encoding_of(path: Path, name: str, *, most: int | None = None) -> str:

@@ -19,7 +19,7 @@ from fmstune.errors import DataError
 from fmstune.text import first_line
 
 _SAMPLED = 32 << 20
-"""So many bytes tell the encoding of a text."""
+"""So many bytes show the encoding of a text."""
 
 __all__ = ["Found", "numbered", "read_file", "without_empty_fields"]
 

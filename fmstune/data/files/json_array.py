@@ -18,7 +18,7 @@ class BadArray(ValueError):
 
 
 class Decoder:
-    """Python's decoder, which keeps the last of two values of one key without a word; this one tells."""
+    """Python's decoder, which keeps the last of two values of one key without a word; this one reports it."""
 
     def __init__(self) -> None:
         self._doubled: str | None = None
@@ -30,7 +30,7 @@ class Decoder:
         return self._decoder.raw_decode(text, at)
 
     def doubled(self) -> str | None:
-        """The key that the last value had twice with values that differ, if any; told once."""
+        """The key that the last value had twice with values that differ, if any; reported once."""
         found, self._doubled = self._doubled, None
         return found
 

@@ -37,7 +37,7 @@ _AT_ONCE = 32 << 20
 def read_json(
     path: Path, name: str, wanted: Wanted, say: Callable[[str], None] = lambda text: None
 ) -> Iterator[Found]:
-    """The rows of a file that messages call `name`; `say` is told what people should know of it. Raises
+    """The rows of a file that messages call `name`; `say` gets what people should know of it. Raises
     `DataError` for what can't be read on."""
     text = TextFile.of(path, name, say, most=_AT_ONCE)
     begins = _beginning(text)
@@ -59,7 +59,7 @@ def _beginning(text: TextFile) -> str:
 
 
 def _is_large_object(text: TextFile) -> bool:
-    """Whether the first value is an object that goes on after what is read at once."""
+    """Whether the first value is an object that continues after what is read at once."""
     with text.opened() as file:
         first = file.readline(_AT_ONCE)
         if len(first) == _AT_ONCE:

@@ -19,7 +19,7 @@ Numbered = tuple[int, bytes]
 
 
 def json_lines(file: IO[bytes], name: str) -> Iterator[Placed]:
-    """The values of a file, which messages call `name`. A damaged line is told, and the next one read."""
+    """The values of a file, which messages call `name`. A damaged line is reported, and the next one read."""
     return _Lines(file, name).values()
 
 
@@ -45,7 +45,7 @@ class _Lines:
                 self._waiting.extendleft(reversed(error.lines))
                 # In a file whose objects are indented the next lines are parts of it, up to the next object.
                 self._skipping = raw.strip() == b"{"
-                yield place, error.told(place)
+                yield place, error.at(place)
             except DataError as error:
                 yield place, error
             else:
@@ -124,7 +124,7 @@ class _Bad(Exception):
         self.where = f": line {line} column {column}" if column else ""
         self.what, self.lines = what, lines or []
 
-    def told(self, place: str) -> DataError:
+    def at(self, place: str) -> DataError:
         return DataError(f"{place}: this is not valid JSON ({self.what}{self.where}).")
 
 

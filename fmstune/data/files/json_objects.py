@@ -27,7 +27,7 @@ class NotFound(Exception):
 
 
 def rows_inside(value: dict[str, Any], wanted: Wanted, name: str, say: Callable[[str], None]) -> list[Any]:
-    """The rows that an object of a file called `name` holds; `say` is told what else it holds.
+    """The rows that an object of a file called `name` holds; `say` gets what else it holds.
 
     Raises `NotFound` when it is a row itself, and `DataError` when it holds several lists of rows.
     """
@@ -124,7 +124,7 @@ def _table(value: Any, wanted: Wanted, name: str, say: Callable[[str], None]) ->
 def say_beside(
     value: Mapping[str, Any], taken: Collection[str], name: str, say: Callable[[str], None]
 ) -> None:
-    """Tell what an object holds besides the rows that are taken out of it."""
+    """Report what an object holds other than the rows taken from it."""
     others = [key for key, inner in value.items() if key not in taken and key not in _OF_THE_FORM]
     found = [
         f"`{key}`" + (f" (a list of {len(value[key]):,})" if isinstance(value[key], list) else "")

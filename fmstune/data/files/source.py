@@ -65,7 +65,7 @@ class Origin:
     def rows(
         self, text_rows: str, *, streaming: bool, say: Callable[[str], None] = lambda text: None
     ) -> Iterator[Found]:
-        """The rows, from the first one each time; `say` is told what people should know of the files. Raises
+        """The rows, from the first one each time; `say` gets what people should know of the files. Raises
         `DataError`."""
         name = self.source.path
         for each in self.beside:

@@ -133,7 +133,7 @@ class Writer(ChatWriter):
             return self._finished(prompt, prompt + text[marked:], message, [])
         raise DataError(
             f"{place}: what this chat template writes of an answer does not go on from its own prompt "
-            "(add_generation_prompt), so it cannot be told what the model has to write; train on all words "
+            "(add_generation_prompt), so what the model has to write is unknown; train on all words "
             '(data.train_on = "all"), or give another template (model.chat_template).'
         )
 

@@ -136,7 +136,7 @@ class ChatWriter:
 
     def _require_calls(self, messages: Sequence[Message], tools: Any, place: str) -> None:
         """Raises `DataError` where the template leaves out a call of several: it writes the same without it.
-        Names and arguments cannot tell, as calls of one function have them in common."""
+        Names and arguments do not show it, as calls of one function have them in common."""
         by_id = self.dialect.calls is not None and self.dialect.calls.by_id
         for number, message in enumerate(messages):
             calls = message.get("tool_calls") or ()

@@ -182,7 +182,7 @@ class Renderer:
             end = len(found)
         if start < 0 or not found or not text.startswith(found):
             raise DataError(
-                f"{place}: {who} has a weight of its own, and cannot be told from the rest of the "
+                f"{place}: {who} has a weight of its own, and cannot be separated from the rest of the "
                 "conversation as this chat template writes it; use data.train_on = responses."
             )
         return start, end
@@ -267,7 +267,7 @@ def _context(prompt: Sequence[Message]) -> list[Message]:
 
 
 def _merged(written: Sequence[Written], weights: Sequence[float]) -> Iterator[Rendered]:
-    """The texts of answers, one for those that agree: where one goes on as another ends."""
+    """The texts of answers, one for those that agree: where one continues as another ends."""
     text, spans = "", [Span(0, 0)]
     for each, weight in zip(written, weights, strict=True):
         span = Span(each.start, each.end, weight)

@@ -1,6 +1,6 @@
 """What of a tool's schema a chat template does not write, found by leaving each part of it out.
 
-A template that writes the same text without a part has no words for it. Words alone cannot tell, as a
+A template that writes the same text without a part has no words for it. Words alone do not show it, as a
 parameter may be called `a`. Most templates write the schema as JSON, and are asked only once.
 """
 
@@ -59,7 +59,7 @@ class ToolWords:
         try:
             whole, without = self.write(tool), self.write(None)
         except DataError:
-            return  # of the conversation itself it is told
+            return  # it is reported for the conversation itself
         function = tool.get("function")
         if not isinstance(function, Mapping):
             if whole == without:

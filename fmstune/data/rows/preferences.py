@@ -104,7 +104,7 @@ def _pair(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> d
         begun = _plain(row, cast(str, prompt), columns, where)
         both = {"chosen": cast(str, chosen), "rejected": cast(str, rejected)}
         made = {"prompt": begun} | {key: _after(columns, begun, text) for key, text in both.items()}
-    return made | _besides(row, made, where, unused, margin=columns.judges)
+    return made | _extras(row, made, where, unused, margin=columns.judges)
 
 
 def _chat_pair(
@@ -116,7 +116,7 @@ def _chat_pair(
     whole: bool,
 ) -> dict[str, Any]:
     """`whole` allows pairs that part at a question: of a reward model the conversations are judged."""
-    # Each keeps a message at least: an answer is needed even where one goes on after the other's end.
+    # Each keeps a message at least: an answer is needed even where one continues the other.
     wholes = [
         apart(begins, answer, where, key) for key, answer in (("chosen", chosen), ("rejected", rejected))
     ]
@@ -202,12 +202,12 @@ def _labelled(row: Row, where: str, columns: PreferenceColumns, unused: Unused) 
         prompt = _plain(row, prompt, columns, where)
         completion = _after(columns, prompt, completion)
     made = {"prompt": prompt, "completion": completion, "label": label}
-    return made | _besides(row, made, where, unused, margin=False)
+    return made | _extras(row, made, where, unused, margin=False)
 
 
-def _besides(row: Row, made: Row, where: str, unused: Unused, *, margin: bool) -> dict[str, Any]:
-    """What TRL reads besides the answers: the tools of a conversation, a reward's `margin`. Texts are learnt
-    as they are, so that tools beside them are not used."""
+def _extras(row: Row, made: Row, where: str, unused: Unused, *, margin: bool) -> dict[str, Any]:
+    """What TRL reads in addition to the answers: the tools of a conversation, a reward's `margin`. Texts are
+    learnt as they are, so that tools beside them are not used."""
     found = with_tools(row, where, unused) if _is_chat(made) else {}
     for name in () if _is_chat(made) else ("tools", "functions"):
         if holds(row.get(name)):

@@ -12,7 +12,7 @@ def apart(
     prompt: Sequence[Message], answer: Sequence[Message], where: str, key: str
 ) -> tuple[list[Message], list[Message]] | None:
     """The whole prompt, and the part of the answer that follows it, where the answer in the column `key` has
-    the prompt, or the end of it, once more; `None` where it goes on from the prompt.
+    the prompt, or the end of it, once more; `None` where it continues the prompt.
 
     Raises `DataError` for an answer that has the question again and something else before it.
     """

@@ -1,6 +1,6 @@
 """How long the rows of a tokenised data set are, whatever method they are for.
 
-A row is one sequence (`input_ids`), or one for each of its answers: a prompt that goes on with it.
+A row is one sequence (`input_ids`), or one for each of its answers: the prompt with that answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fmstune.data.tokens.table import IGNORED, Integers
 
 
 def are_tokenised(rows: Any) -> bool:
-    """Whether all rows are there as tokens, so that their lengths can be told; those of a stream are not."""
+    """Whether all rows are there as tokens, so that their lengths are known; those of a stream are not."""
     return hasattr(rows, "__len__") and bool(_sequences(rows))
 
 

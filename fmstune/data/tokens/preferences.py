@@ -25,7 +25,7 @@ from fmstune.data.tokens.table import TOKENS, TokenRow, batches
 from fmstune.errors import DataError
 
 ANSWERS = ("chosen_ids", "rejected_ids", "completion_ids")
-"""Columns of answers; each goes on from the column `prompt_ids`, where there is one."""
+"""Columns of answers; each continues the column `prompt_ids`, where there is one."""
 
 _NO_PROMPT = (
     "{}: an answer of several messages does not go on from its prompt, as this chat template writes it; put "
@@ -45,7 +45,7 @@ class _Example:
     place: str
     prompt: str
     wholes: tuple[str, ...]
-    besides: dict[str, Any]
+    extras: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class AnswerEncoder:
                 yield self._row(each, next(ids), [next(ids) for _ in each.wholes])
 
     def _examples(self, place: str, row: Row, reader: Reader) -> list[_Example]:
-        besides = {key: row[key] for key in ("label", "margin") if key in row}
+        extras = {key: row[key] for key in ("label", "margin") if key in row}
         answers = [row[key] for key in ("chosen", "rejected", "completion") if key in row]
         if _is_chat(row):
             prompt, wholes = self._chat(place, row, answers, reader)
@@ -126,7 +126,7 @@ class AnswerEncoder:
                 _Example(place, prompt, (whole,), {"label": label})
                 for whole, label in zip(wholes, labels, strict=True)
             ]
-        return [_Example(place, prompt, tuple(wholes), besides)]
+        return [_Example(place, prompt, tuple(wholes), extras)]
 
     def _chat(self, place: str, row: Row, answers: Sequence[Any], reader: Reader) -> tuple[str, list[str]]:
         """A prompt as the template opens it, and the whole with each answer as the model will write it."""
@@ -180,7 +180,7 @@ class AnswerEncoder:
             trained = sum(max(0, min(length, limit) - shared) for length in lengths) if shared < limit else 0
         return TokenRow(
             example.place,
-            columns | example.besides,
+            columns | example.extras,
             length=sum(min(length, limit) for length in lengths),
             longest=min(max(lengths), limit),
             trained=trained,

@@ -174,7 +174,7 @@ class Labeller:
             )
         if not self.tokenizer.is_fast:
             raise DataError(
-                "the model's tokenizer is of the slow kind, which does not tell where a token comes from; "
+                "the model's tokenizer is of the slow kind, which does not say where a token comes from; "
                 "convert it once with `AutoTokenizer.from_pretrained(MODEL, use_fast=True)"
                 ".save_pretrained(...)`."
             )

@@ -24,7 +24,7 @@ IGNORED = -100
 """The label of a token that is not trained: that of `torch.nn.functional.cross_entropy`."""
 """The type of a column of tokens."""
 LOSS_WEIGHTS = "loss_weights"
-"""The column of the weights of tokens in the loss, which only data have that give some besides 0 and 1."""
+"""The column of the weights of tokens in the loss, which only data with weights other than 0 and 1 have."""
 WEIGHTS = pa.list_(pa.float32())
 
 _PIECE = 1000
@@ -122,7 +122,7 @@ class Tokenised:
 
     @property
     def weighted(self) -> bool:
-        """Whether its tokens have weights in the loss besides 0 and 1."""
+        """Whether its tokens have weights in the loss other than 0 and 1."""
         return LOSS_WEIGHTS in self.table.column_names
 
     def dataset(self, numbers: Integers, *, weighted: bool = False) -> datasets.Dataset:

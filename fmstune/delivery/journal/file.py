@@ -1,6 +1,6 @@
 """The file that a journal is written to: whatever is done to it from outside, the next line finds its place.
 
-Somebody may delete it, replace it or its folder, cut it off or write into it while the run goes on. Then it
+Somebody may delete it, replace it or its folder, cut it off or write into it during the run. Then it
 is written again: from the open file, which outlives its name, and from the lines that were written last.
 """
 

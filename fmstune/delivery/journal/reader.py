@@ -71,7 +71,7 @@ class Event:
 class Header:
     """The first line: which run this is. `id` is unique, `run` is what people call it, `cwd` the directory
     that relative paths in the trackers' options start from. Events are numbered from `after` + 1; `after` is
-    0 but for a run that goes on in the tracker runs of another one."""
+    0 but for a run that continues the tracker runs of another one."""
 
     id: str
     run: str
@@ -105,7 +105,7 @@ class JournalReader:
         """The next events, at most `most`, each with the offset behind it; empty when there is none.
 
         With `patient`, a journal that can't be read counts as empty for some seconds, in which its writer may
-        repair it; `is_readable` tells them apart.
+        repair it; `is_readable` distinguishes them.
         """
         found: list[tuple[Event, int]] = []
         try:

@@ -55,7 +55,7 @@ class JournalWriter:
         known: int = 0,
         lock: locks.Lock | None = None,
     ) -> None:
-        """Begin the journal at `path`, or go on with the one that is there, whose header then holds.
+        """Begin the journal at `path`, or continue the one that is there, whose header then holds.
 
         A damaged one is set aside. Events are numbered on from the last one that can be read, and from
         `known`, the highest number that a tracker knows: a file restored from a backup, or cut off by a loss
@@ -196,7 +196,7 @@ class JournalWriter:
         self._counters[LAST], self._counters[END] = max(last, known), len(first)
         made.begin_behind(last)
         try:
-            made.is_ready()  # which writes the header, or goes on behind all that is there
+            made.is_ready()  # which writes the header, or continues after all that is there
         except OSError as error:
             self._no_room(error)
         return made
@@ -216,7 +216,7 @@ class JournalWriter:
 
     def _put(self, body: bytes, now: float) -> int:
         """Write an event and return its number; 0 when that can't be done now."""
-        # A run that goes on in another process is not written to by what an earlier one has left behind.
+        # A run that continues in another process is not written to by what an earlier one has left behind.
         if self._in_child and self._process.ended:
             return 0
         family = self._family

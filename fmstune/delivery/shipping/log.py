@@ -193,7 +193,7 @@ class BoundedLog:
                 self._in_long_line = False
             self._write(lines)
         if len(self._line) > _LONGEST_LINE:
-            # Its beginning alone, which no secret that goes on behind what is here can reach into.
+            # Its beginning alone, which no secret that continues past what is here can reach into.
             if not self._in_long_line:
                 shown = self._hidden(self._line)[:_SHOWN_OF_LONG_LINE]
                 self._put(f"{shown}… [a long line is cut]\n".encode())
@@ -222,7 +222,7 @@ class BoundedLog:
     def _hidden(self, data: bytes) -> str:
         try:
             return self._hide(data.decode("utf-8", "backslashreplace"))
-        except Exception as error:  # nothing of what could not be searched leaves, and the reader goes on
+        except Exception as error:  # nothing of what could not be searched leaves, and the reader continues
             return f"[{len(data)} bytes could not be searched for secrets: {type(error).__name__}]\n"
 
     def _put(self, data: bytes) -> None:

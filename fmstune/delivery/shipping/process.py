@@ -193,7 +193,7 @@ class ShipperProcess:
         forgive: bool = False,
     ) -> None:
         """Order the delivery of the run in `directory`; with `follow`, until its writer has ended. `secrets`
-        are hidden in all that it writes, besides those of its options and those that this process knows.
+        are hidden in all that it writes, as are those of its options and those that this process knows.
         For `forgive` see `Delivery`."""
         order = {
             "directory": str(directory.resolve()),

@@ -32,7 +32,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LOOK_SECONDS = 0.5
 _SECONDS_TO_REAP = 5.0
 _SECONDS_TO_READ = 3.0
-"""The reader of the log ends by itself; it gets so long for what the shipper has printed at last."""
+"""The reader of the log ends by itself; it gets so long for what the shipper printed at its end."""
 
 
 def main() -> NoReturn:

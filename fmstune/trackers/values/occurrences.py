@@ -41,7 +41,7 @@ class Occurrences:
         return before
 
     def resume(self, step: int) -> None:
-        """The run goes on from `step`: what comes at later steps is logged again, and counted from zero.
+        """The run continues from `step`: what comes at later steps is logged again, and counted from zero.
 
         Values at `step` itself are kept, those before the training included: a resumed run adds to them.
         """

@@ -103,5 +103,5 @@ def stopping(stop: StopCallback, say: Callable[[str], None], *, main_process: bo
     try:
         yield
     finally:
-        # The kernel and the shell both tell of a closed terminal; the second must not end what follows.
+        # The kernel and the shell both signal a closed terminal; the second must not end what follows.
         handlers.remove(ignore=[signal.SIGHUP] if stop.signum == signal.SIGHUP else [])

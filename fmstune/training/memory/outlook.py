@@ -135,10 +135,10 @@ def explained(trainer: TunedTrainer) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise RunError(out_of_memory(trainer)) from error
-        told = compile_failure(error) if trainer.args.torch_compile else None
-        if told is None:
+        failed = compile_failure(error) if trainer.args.torch_compile else None
+        if failed is None:
             raise
-        raise RunError(told) from error
+        raise RunError(failed) from error
 
 
 def out_of_memory(trainer: TunedTrainer) -> str:

@@ -32,7 +32,7 @@ class NonFiniteGuard:
 
     `on_nonfinite` is the setting of that name. `places` says of each row of `rows`, the training data, where
     it is from (`train.jsonl line 17`); it may be empty. `decode` turns token ids into text. `remedies` ends
-    the message of a stop. `warn` is told what the run goes on in spite of.
+    the message of a stop. `warn` gets what the run continues in spite of.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class NonFiniteGuard:
     def _go_on(self, found: str) -> None:
         if not self._warned:
             self._warned = True
-            self._warn(f'{found}; the run goes on, as run.on_nonfinite = "continue" says.')
+            self._warn(f'{found}; the run continues, as run.on_nonfinite = "continue" says.')
 
     def _describe(self, inputs: Any) -> str:
         """Which rows are in a batch: their places, else how they begin."""

@@ -30,7 +30,7 @@ from fmstune.training.tuned_trainer import TunedTrainer
 class PreferenceTuner(
     SavesAsItWas, GuardedSaving, RowWeightedEvaluation, GuardedTraining, EachRowOnce, EvaluatesAllRows
 ):
-    """What the trainers of TRL are given besides, as `FineTuner` has it for sft."""
+    """What the trainers of TRL are also given, as `FineTuner` has it for sft."""
 
     args: Any
     model: Any
@@ -78,7 +78,7 @@ def build_tuner(
     peft_config: Any,
     **attached: Any,
 ) -> Tuner:
-    """Build TRL's trainer of a method. `attached` is what it is given besides.
+    """Build TRL's trainer of a method. `attached` is what it is also given.
 
     Raises `ConfigError` for settings that TRL refuses.
     """
