@@ -88,7 +88,7 @@ def test_the_table_of_options_is_that_of_the_method(method: str) -> None:
         ("dpo", "loss_weights=[1,2]", "training.loss_weights has 2 weights for 1 loss "),
         ("dpo", "loss_type=[]", "names no loss; leave it out for sigmoid."),
         ("kto", "per_device_train_batch_size=1", "is too small: kto compares each row with the others"),
-        ("kto", "train_sampling_strategy=random", "does not fit kto, whose batches are made beforehand"),
+        ("kto", "train_sampling_strategy=random", "does not fit kto, whose batches are made in advance"),
     ],
 )
 def test_a_setting_that_does_not_fit_the_method_is_told(

@@ -97,6 +97,6 @@ def test_a_wide_file_that_was_cut_off_is_refused(tmp_path: Path, kind: str) -> N
     path = tmp_path / f"x{kind}"
     path.write_bytes(written(["a", "b"], kind).encode("utf-16")[:-1])
     with pytest.raises(
-        DataError, match="begins as UTF-16 text, and continues as something else; save it as UTF-8"
+        DataError, match="begins as UTF-16 text and continues as something else; save it as UTF-8"
     ):
         list(reader_of(path))
