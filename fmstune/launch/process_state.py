@@ -6,12 +6,14 @@ import contextlib
 import logging
 import os
 import random
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from fmstune.launch.background import background
 from fmstune.launch.environment import quiet_libraries
 from fmstune.transformers_compat import accelerators_kept
 
@@ -38,23 +40,37 @@ _SETTINGS = (
 )
 
 
+_LIBRARIES = re.compile(
+    "(ACCELERATE|DEEPSPEED|FSDP|PYTORCH|TORCHINDUCTOR|TRITON|XLA)_|HF_(HUB|DATASETS)_DISABLE_|HF_HUB_OFFLINE$"
+    "|TRANSFORMERS_VERBOSITY$|TOKENIZERS_PARALLELISM$|TORCH_CPP_LOG_LEVEL$|TQDM_DISABLE$|VLLM_LOGGING_LEVEL$"
+    "|(CUDA|ASCEND)_LAUNCH_BLOCKING$|CUBLAS_WORKSPACE_CONFIG$|(HCCL|FLASH_ATTENTION)_DETERMINISTIC$"
+    "|(LOCAL_)?(RANK|WORLD_SIZE)$|MASTER_(ADDR|PORT)$"
+)
+"""The environment variables by which fmstune, transformers, accelerate and TRL hand their settings on. What
+else appears during a run was set by a callback of the user's, or another function of theirs."""
+
+
 @contextlib.contextmanager
 def quiet_for_a_run() -> Iterator[None]:
     """Within this, libraries are quiet, as `quiet_libraries` has it, also those that are imported already.
     After it, the environment, the filters of warnings, the random numbers and the libraries' own settings are
-    as they were; those of a library that was first imported within are what they are after its import."""
+    as they were, but for what code of the user's has set in the environment; those of a library that was
+    first imported within are what they are after its import."""
     environment, filters = dict(os.environ), list(warnings.filters)
     put_back = [
-        _random_numbers(), _determinism(), accelerators_kept(), *map(_setting, _SETTINGS), _verbosity()
+        _random_numbers(), _determinism(), accelerators_kept(), *map(_setting, _SETTINGS), _verbosity(),
+        background(),
     ]  # fmt: skip
     quiet_libraries()
     ours = [each for each in warnings.filters if each not in filters]
     try:
         yield
     finally:
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)
+        for name in filter(_LIBRARIES.match, {*os.environ, *environment}):
+            if name in environment:
+                os.environ[name] = environment[name]
+            else:
+                del os.environ[name]
         # Those that libraries have added for their own messages, when they were imported, are theirs.
         theirs = [each for each in warnings.filters if each not in ours and each not in filters]
         warnings.resetwarnings()

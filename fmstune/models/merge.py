@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,10 @@ def check(place: Place, out: Path) -> None:
         raise ConfigError(f"{out} is a link that leads nowhere; give a directory to write the model to.")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; give a directory to write the model to.")
+    above = next((each for each in out.parents if os.path.lexists(each)), None)
+    if above is not None and not above.is_dir():
+        kind = "a link that leads nowhere" if above.is_symlink() and not above.exists() else "a file"
+        raise ConfigError(f"{out} cannot be written: {above} is {kind}.")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty, and nothing is overwritten; give another directory.")
 
@@ -58,27 +62,27 @@ def merge(place: Place, out: Path, *, dtype: str, base: str | None, trust_remote
     from fmstune.models.adapters import describe
     from fmstune.models.end_tokens import saved_settings
     from fmstune.models.load import load_model, load_tokenizer
+    from fmstune.models.saving import share_weights
 
     check(place, out)
-    config = ModelConfig(path=place.path, dtype="saved", trust_remote_code=trust_remote_code)
-    tokenizer = load_tokenizer(config, base=base)
-    loaded = load_model(config, lora=True, seed=0, reward=place.scores, base=base, trainable=False)
-    named = describe(loaded.model) or ""
-    try:
-        model = loaded.model.merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        raise ModelError(f"the adapter in {place.path} cannot be merged: {error}") from error
-    settings = None if place.scores else saved_settings(Path(place.path))
-    if settings is not None:
-        model.generation_config = settings
-    if dtype != "auto":
-        model = model.to(getattr(torch, dtype))
-    with _whole(out) as scratch:
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        from fmstune.models.saving import share_weights  # it imports torch, which a refusal need not wait for
-
-        share_weights(scratch)
+    with _whole(out) as scratch:  # before the minutes that a large model takes
+        config = ModelConfig(path=place.path, dtype="saved", trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(config, base=base)
+        loaded = load_model(config, lora=True, seed=0, reward=place.scores, base=base, trainable=False)
+        named = describe(loaded.model) or ""
+        try:
+            model = loaded.model.merge_and_unload(safe_merge=True)
+        except ValueError as error:
+            raise ModelError(f"the adapter in {place.path} cannot be merged: {error}") from error
+        settings = None if place.scores else saved_settings(Path(place.path))
+        if settings is not None:
+            model.generation_config = settings
+        if dtype != "auto":
+            model = model.to(getattr(torch, dtype))
+        with _written(out):
+            model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+            share_weights(scratch)
     return Merged(
         named,
         str(loaded.identity["base"]),
@@ -89,19 +93,38 @@ def merge(place: Place, out: Path, *, dtype: str, base: str | None, trust_remote
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A directory that becomes `out` when all has been written into it, and else is removed."""
+    """A directory whose files are those of `out` when all have been written, and else are removed.
+
+    An `out` that is there stays the same directory: it may be a link, a mount, or where a shell is.
+    """
+    there = out.exists()
+    made = [] if there else [each for each in reversed(out.parents) if not each.exists()]
     scratch = None
-    out = Path(os.path.realpath(out))  # a link to a directory stays, and what it leads to is written
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        scratch.chmod(0o755)  # as any other directory; `mkdtemp` keeps its own to one user
+        with _written(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            parent = out if there else out.parent
+            scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=parent))
+            scratch.chmod(0o755)  # as any other directory; `mkdtemp` keeps its own to one user
         yield scratch
-        if out.exists():
-            out.rmdir()
-        scratch.rename(out)
-    except OSError as error:
-        raise RunError(f"{out} cannot be written: {error.strerror or error}.") from error
+        with _written(out):
+            if there:
+                for file in scratch.iterdir():
+                    file.rename(out / file.name)
+            else:
+                scratch.rename(out)
+        made = []
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+        for directory in reversed(made):
+            with suppress(OSError):  # others may have put something into it
+                directory.rmdir()
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{out} cannot be written: {error.strerror or error}.") from error

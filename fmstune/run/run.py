@@ -172,10 +172,12 @@ def _train(
         _ledgers(directory.path),
     ]
     extensions = dataclasses.replace(extensions, callbacks=(*callbacks, *extensions.callbacks, stop))
-    with stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process()):
+    stops = stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process())
+    with stops, contextlib.ExitStack() as after:
         # Before the trainer is built, which records its own data.
         before = recorded_data(directory.checkpoint.parent) if directory.checkpoint else {}
         built = build_trainer(config, recorder, directory.path, extensions)
+        after.callback(built.trainer.end_workers)
         _describe(built, out)
         _record_decided(config, built, directory.path, recorder)
         if changed := changed_data(before, built.data):

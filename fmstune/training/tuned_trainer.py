@@ -129,6 +129,9 @@ class TunedTrainer(Protocol):
     def saved_dtype(self) -> torch.dtype | None:
         """What the weights are saved in at the end; `None` for what they are held in."""
 
+    def end_workers(self) -> None:
+        """End the processes that load data."""
+
     def forget_batches(self) -> None:
         """Begin to count batches again."""
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import transformers
 
 from fmstune import demo
+from fmstune.errors import ConfigError, RunError
+from fmstune.models.locate import locate
+from fmstune.models.merge import merge
 from tests.support.mistakes import fmstune, told
 from tests.support.tuned import tune
 
@@ -64,6 +71,67 @@ def test_what_is_wrong_is_told_at_once(arguments: str, says: str, here: Path) ->
     (here / "broken" / "adapter_config.json").write_text("{")
     (here / "whole" / "config.json").write_text((demo.model_dir() / "config.json").read_text())
     assert says in told(here, *arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("nowhere", "nowhere is a link that leads nowhere"),
+        ("loop", "loop is a link that leads nowhere"),
+        ("loop/out", "loop/out cannot be written: loop is a link that leads nowhere."),
+        ("nowhere/out", "nowhere/out cannot be written: nowhere is a link that leads nowhere."),
+        ("notes.txt", "notes.txt is a file"),
+        ("linked-notes", "linked-notes is a file"),
+        ("notes.txt/out", "notes.txt/out cannot be written: notes.txt is a file."),
+        ("linked-full", "linked-full is not empty"),
+        ("/proc/out", "/proc/out cannot be written: No such file or directory."),  # not even by root
+    ],
+)
+def test_where_a_merged_model_cannot_be_written_is_said_before_a_weight_is_read(
+    out: str, says: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    (here / "notes.txt").write_text("notes")
+    (here / "full").mkdir()
+    (here / "full" / "notes.txt").write_text("notes")
+    links = {"nowhere": "gone", "loop": "loop", "linked-notes": "notes.txt", "linked-full": "full"}
+    for link, target in links.items():
+        (here / link).symlink_to(target)
+    adapter = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "demo:1"}
+    (here / "adapter").mkdir()
+    (here / "adapter" / "adapter_config.json").write_text(json.dumps(adapter))
+    before = sorted(here.rglob("*"))
+    with pytest.raises((ConfigError, RunError), match=re.escape(says)):
+        merge(locate("adapter"), Path(out), dtype="auto", base=None, trust_remote_code=False)
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_merge_into_a_link_or_a_new_directory_is_whole_or_leaves_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune(str(here / "run"), "lora.enabled=true", "training.max_steps=1", "training.save_strategy=no")
+    (here / "target").mkdir()
+    (here / "link").symlink_to("target")
+    monkeypatch.chdir(here)
+    before, inode = sorted(here.rglob("*")), (here / "target").stat().st_ino
+    with monkeypatch.context() as broken:
+
+        def fails(self: Any, folder: Path) -> None:
+            (folder / "half").write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        broken.setattr(transformers.PreTrainedModel, "save_pretrained", fails)
+        for out in ("link", "new/deep"):
+            with pytest.raises(RunError, match=f"{out} cannot be written: No space left on device."):
+                merge(locate("run"), Path(out), dtype="auto", base=None, trust_remote_code=False)
+            assert sorted(here.rglob("*")) == before
+    for out in ("link", "new/deep"):
+        merge(locate("run"), Path(out), dtype="auto", base=None, trust_remote_code=False)
+    written = [sorted(path.name for path in (here / name).iterdir()) for name in ("target", "new/deep")]
+    assert written[0] == written[1]
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(written[0])
+    assert (here / "link").is_symlink()
+    assert (here / "target").stat().st_ino == inode
 
 
 def test_an_adapter_of_the_demo_is_merged_and_answers(here: Path) -> None:

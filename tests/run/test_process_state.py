@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
 
-import datasets  # noqa: F401  (a library that is first imported within a run sets up its logger then)
+import datasets
 import huggingface_hub.constants
 import numpy
+import psutil
 import pytest
 import torch
 from accelerate import Accelerator
@@ -41,6 +44,7 @@ class AtTheStep(TrainerCallback):
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         assert os.environ["TRANSFORMERS_VERBOSITY"] == "error"
         assert huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
+        os.environ["MINE"], os.environ["MINE_BEFORE"] = "set by a callback", "changed"
         if self.end == "fails":
             raise ValueError("on purpose")
         if self.end == "interrupted":
@@ -61,11 +65,14 @@ def state() -> dict[str, Any]:
             torch.backends.cudnn.deterministic,
             torch.get_float32_matmul_precision(),
         ),
-        "signals": [signal.getsignal(signum) for signum in STOPPING],
+        "signals": [signal.getsignal(signum) for signum in (*STOPPING, signal.SIGCHLD)],
+        "threads": threading.enumerate(),
+        "processes": [child.pid for child in psutil.Process().children(recursive=True)],
+        "start": multiprocessing.get_start_method(allow_none=True),
         "hooks": (sys.excepthook, sys.stdout, sys.stderr, sys.path[:], sys.meta_path[:], Path.cwd()),
         "loggers": {name: (each.level, each.handlers[:], each.propagate) for name, each in loggers.items()},
         "telemetry": huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY,
-        "bars": transformers_logging._tqdm_active,
+        "bars": (transformers_logging._tqdm_active, datasets.is_progress_bar_enabled()),
     }
 
 
@@ -81,11 +88,17 @@ def test_a_run_leaves_its_process_as_it_was(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", False)
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision="bf16")  # of the program's own
-    exact = {"training.full_determinism": True} if end == "fails" else {}
+    monkeypatch.setenv("MINE_BEFORE", "as it was")
+    monkeypatch.setenv("MINE", "")
+    monkeypatch.delenv("MINE")
+    more = {"training.full_determinism": True} if end == "fails" else {}
+    if method in ("dpo", "sft"):
+        more |= {"training.dataloader_num_workers": 1, "training.dataloader_persistent_workers": True}
     before = state()
+    before["environment"] |= {"MINE": "set by a callback", "MINE_BEFORE": "changed"}
 
     def trained() -> None:
-        fmstune.train(settings=DEMO | exact | {"run.method": method}, callbacks=[AtTheStep(end)], quiet=True)
+        fmstune.train(settings=DEMO | more | {"run.method": method}, callbacks=[AtTheStep(end)], quiet=True)
 
     if end == "finishes":
         trained()

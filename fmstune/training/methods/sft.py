@@ -18,6 +18,7 @@ from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLoss
 from fmstune.training.trainers.neftune import RowNoise
+from fmstune.training.trainers.workers import EndsWorkers
 
 
 class FineTuner(
@@ -27,6 +28,7 @@ class FineTuner(
     GuardedTraining,
     EachRowOnce,
     WeightedLoss,
+    EndsWorkers,
     EvaluatesAllRows,
     SFTTrainer,
 ):

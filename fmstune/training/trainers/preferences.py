@@ -23,12 +23,19 @@ from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.pair_evaluation import RowWeightedEvaluation
+from fmstune.training.trainers.workers import EndsWorkers
 from fmstune.training.trl_compat import said_by_trl
 from fmstune.training.tuned_trainer import TunedTrainer
 
 
 class PreferenceTuner(
-    SavesAsItWas, GuardedSaving, RowWeightedEvaluation, GuardedTraining, EachRowOnce, EvaluatesAllRows
+    SavesAsItWas,
+    GuardedSaving,
+    RowWeightedEvaluation,
+    GuardedTraining,
+    EachRowOnce,
+    EndsWorkers,
+    EvaluatesAllRows,
 ):
     """What the trainers of TRL are also given, as `FineTuner` has it for sft."""
 
