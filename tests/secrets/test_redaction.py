@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import random
 import string
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fmstune.config.load.load import known_keys, load
@@ -27,42 +24,8 @@ from fmstune.secrets.redaction import (
     know_secrets,
     secret_texts,
 )
+from tests.support.secret_texts import FORMS, OTHER_NAMES, SECRET_NAMES
 
-FORMS = [
-    "hf_abcdefghijklmnopqrstuvwxABCDEFGHIJ",
-    "sk-" + "proj-" + "aB3_d9X7-qLm2Zr8" * 3,
-    "sk-ant-api03-" + "aB3_-" * 12,
-    "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
-    "github_pat_11ABCDEFG0abcdefghijklmnop",
-    "glpat-abcdefghij0123456789",
-    "AKIAABCDEFGHIJKLMNOP",
-    "ASIAABCDEFGHIJKLMNOP",
-    "xoxb-1234567890-abcdefghij",
-    "AIza" + "aB3-" * 9,
-    "wandb_v1_" + "aB3_" * 19,
-    "local-" + "0123456789abcdef0123" * 2,
-    "eyJhbGciOiJI.eyJzdWIiOiIx.SflKxwRJSMeKKF2QT4",
-    "Bearer abcdef123456",
-    "Basic dXNlcjpwYXNzd29yZA==",
-    "npm_" + "aB3" * 12,
-    "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAK\n-----END RSA PRIVATE KEY-----",
-]
-NAMES = """
-    hub_token token HF_TOKEN hub_token_2 api_key apiKey api_keys x-api-key WANDB_API_KEY api_key_prod apitoken
-    password db.password PGPASSWORD MYSQL_PWD db_pass pass DB_PASS_2 DB_PWD pwd passphrase
-    AWS_SECRET_ACCESS_KEY private-key private_key ssh_key client_secret Authorization accessToken GITHUB_PAT
-    MY_TOKENS AZURE_CONNECTION_STRING SENTRY_DSN SLACK_WEBHOOK_URL basic_auth secrets.wandb credentials.value
-    trackers.wandb.api_key auth_key bearer cookie
-"""
-WORDS_OF_THE_TRADE = """
-    pad_token eos_token bos_token pad_token_id tokenizer num_tokens num_token tokens tokens_per_second
-    token_accuracy max_new_tokens mean_token_accuracy include_num_input_tokens_seen total_tokens
-    prompt_tokens image_token
-    author key keys sort_key public_key monkey keyboard session bypass passes compass pass@1 eval/pass@10
-    pass_1 pass_rate forward_pass PWD OLDPWD SSH_AUTH_SOCK TOKENIZERS_PARALLELISM WANDB_IDENTITY_TOKEN_FILE
-    secretary
-    pattern path patience pin_memory
-"""
 CREDENTIALS = """
     dbpass DBPASS PGPASS userpass smtppass rootpass sshpass hftoken HFTOKEN GHTOKEN wandbkey openaikey privkey
     passkey huggingface_key hub_key mistral_key cohere_key gemini_key google_key together_key deepseek_key
@@ -73,7 +36,6 @@ TRACKED = """
     token eot_token rare_tokens top_tokens predicted_token gold_token source_token fim_token tool_token
     boi_token img_token newline_token secret_word password_strength file_pat regex_pat my_token next.token
 """
-SECRET_NAMES, OTHER_NAMES = NAMES.split(), WORDS_OF_THE_TRADE.split()
 COMMIT = "2f4d1a819b424bacb61d94122f4d1a819b424bac"
 
 
@@ -355,104 +317,6 @@ def test_a_setting_from_which_a_secret_was_taken_is_asked_for(tmp_path: Path, va
 def test_what_secrets_were_taken_out_of_is_known_to_be_unusable() -> None:
     assert holds_redacted({"a": [{"uri": f"https://{REDACTED}@h"}]})
     assert not holds_redacted({"a": [{"uri": "https://h", "n": 1}]})
-
-
-# -- by chance --------------------------------------------------------------------------------
-
-known = st.text(min_size=8, max_size=40).filter(
-    lambda text: len(text.strip()) >= 8 and "[redacted]" not in text and text == text.strip()
-)
-scalars: st.SearchStrategy[Any] = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
-)
-
-
-def as_written(secret: str) -> list[str]:
-    """A secret as programs write it into texts."""
-    forms = [
-        secret,
-        json.dumps(secret),
-        json.dumps(json.dumps(secret)),
-        json.dumps(secret, ensure_ascii=False),
-    ]
-    forms += [repr(secret), f"{secret}\n".encode().decode()]
-    if not any("\ud800" <= char <= "\udfff" for char in secret):
-        forms += [repr(secret.encode()), quote(secret), quote_plus(secret), quote(secret, safe="")]
-        forms += [base64.b64encode(secret.encode()).decode()]
-    return forms
-
-
-@given(known, st.text(max_size=30), st.text(max_size=30), st.data())
-def test_a_known_secret_is_found_however_it_is_escaped(
-    secret: str, before: str, after: str, data: st.DataObject
-) -> None:
-    written = data.draw(st.sampled_from(as_written(secret)))
-    bare = written.strip("'\"\\\n").rstrip("=")
-    assume(len(bare) >= 8 and bare not in before + after)
-    assume(not secret.isascii() or not secret.isalpha())  # a common word, which has a test of its own
-    hidden = Redactor({}, [secret]).text(f"{before} {written} {after}")
-    assert bare not in hidden
-
-
-@given(st.lists(st.sampled_from(FORMS) | st.text(max_size=30), max_size=6), st.sampled_from(FORMS))
-def test_no_text_around_a_token_lets_it_through(parts: list[str], secret: str) -> None:
-    assert secret not in Redactor({}).text(" ".join([*parts, secret, *reversed(parts)]))
-
-
-PIECES = [*FORMS, "token=", "api_key:", '"', "'", "\\", "://", "u:p@h", "@", "[", "]", REDACTED, "password ",
-          "login a ", "--token ", "?sig=", "Authorization: ", "Cookie: a=", "\n", " ",
-          "=", "wandb "]  # fmt: skip
-
-
-@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=12), st.sampled_from(["", " "]))
-@example(["Authorization: ", "Basic x"], "")
-def test_redacting_twice_is_redacting_once(parts: list[str], between: str) -> None:
-    redactor = Redactor({"X_TOKEN": "planted-secret"})
-    once = redactor.text(between.join(parts))
-    assert redactor.text(once) == once
-
-
-@given(
-    st.recursive(
-        scalars | st.sampled_from([*FORMS, "a planted-secret b"]),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.text(max_size=10) | st.sampled_from([*SECRET_NAMES, *FORMS]), inner, max_size=3
-            )
-        ),
-        max_leaves=12,
-    ),
-    st.sampled_from(SECRET_NAMES),
-    st.text(min_size=3, alphabet="qxz"),
-)
-def test_no_structure_lets_a_secret_through_and_none_loses_an_entry(
-    value: Any, name: str, short: str
-) -> None:
-    redactor = Redactor({"X_TOKEN": "planted-secret"})
-    hidden = redactor.mapping({"a": value, "b": {name: [short, {"x": short}]}})
-    text = json.dumps(hidden)
-    assert not any(secret in text for secret in ("planted-secret", *FORMS, *map(json.dumps, FORMS)))
-    assert short not in json.dumps(hidden["b"])
-    assert size(hidden["a"]) == size(value)
-    assert json.dumps(redactor.mapping(hidden)) == text
-
-
-def size(value: Any) -> int:
-    """How many leaves a structure has."""
-    if isinstance(value, dict):
-        return 1 + sum(map(size, value.values()))
-    return 1 + sum(map(size, value)) if isinstance(value, list) else 1
-
-
-words = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-./", max_size=30)
-
-
-@given(
-    st.dictionaries(st.sampled_from(OTHER_NAMES), scalars | st.lists(words, max_size=3) | words, max_size=5)
-)
-def test_what_holds_no_secret_is_untouched(values: dict[str, Any]) -> None:
-    assert repr(Redactor({}).mapping(values)) == repr(values)
 
 
 SECRET_PAIRS = {

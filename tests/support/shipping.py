@@ -11,6 +11,7 @@ from typing import Any
 
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.main import EXIT_BUSY, EXIT_DONE
 from fmstune.delivery.shipping.process import Job
 from fmstune.trackers.records import MetricPoint
 from tests.sample_trackers import collected
@@ -99,3 +100,16 @@ def alive(pid: int) -> bool:
     except (OSError, IndexError):
         return False
     return state != "Z"
+
+
+CAUSES = {
+    "raise": "RuntimeError: the service is on fire",
+    "exit": "SystemExit: tracker says good-bye",
+    "kill": "its process died of SIGKILL",
+    "segv": "its process died of SIGSEGV",
+    "os_exit": "its process ended with exit code 0",
+    # fmstune's own, which mean something else when fmstune ends the process
+    f"os_exit{EXIT_DONE}": f"its process ended with exit code {EXIT_DONE}",
+    f"os_exit{EXIT_BUSY}": f"its process ended with exit code {EXIT_BUSY}",
+}
+"""What is said of each fault of a tracker that ends its process, or raises."""

@@ -1,0 +1,163 @@
+"""An event that a tracker refuses, or dies of, holds up none of the others and is named: real processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fmstune.delivery.ledger import load_ledger
+from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.report import report
+from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.crashes import after_death
+from fmstune.delivery.shipping.process import ShipperProcess
+from fmstune.delivery.sync import sync
+from tests.sample_trackers import collected
+from tests.support.journals import journal_path
+from tests.support.shipping import CAUSES, COLLECTOR, job, record_steps, steps_in
+from tests.support.waiting import wait_for
+
+
+def test_damaged_and_reordered_lines_of_the_journal_are_never_lost_in_silence(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    record_steps(recorder, 1, 9)
+    recorder.close("finished")
+    recorder.journal.close()
+    path = journal_path(run_directory)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2], lines[5] = lines[5], lines[2]
+    lines[7] = b"#" * (len(lines[7]) - 1) + b"\n"
+    path.write_bytes(b"".join(lines))
+    options = {"collector": {"path": str(tmp_path / "c")}}
+    (line,) = sync(run_directory, "collector", options, lambda _: COLLECTOR)
+    assert sorted(steps_in(tmp_path / "c")) == [1, 2, 3, 4, 5, 6, 8, 9]
+    assert (line.state, line.delivered, line.total) == ("failed", 9, 10)
+    assert line.error == "1 damaged line of the journal (event 7) cannot be read"
+
+
+def test_an_event_that_the_tracker_refuses_for_good_does_not_hold_up_the_others(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    fleet = Fleet([job(tmp_path / "c", fault="raise", at="set_params")], check_within=None, close_timeout=300)
+    fleet.sail(run_directory)
+    recorder.set_params({"odd": 1}, "params")
+    record_steps(recorder, 1, 3)
+    wait_for(lambda: len(steps_in(tmp_path / "c")) == 3)
+    recorder.close("finished")
+    fleet.finish()
+    (line,) = report(run_directory, ["collector"])
+    assert (line.delivered, line.total, line.state) == (4, 5, "failed")
+    assert line.error is not None
+    assert "on fire" in line.error
+
+
+@pytest.mark.parametrize("fault", CAUSES)
+def test_an_event_that_always_ends_the_trackers_process_is_put_aside_named_and_tried_again_by_sync(
+    fault: str, recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    record_steps(recorder, 1, 6)
+    recorder.close("finished")
+    recorder.journal.close()
+    well = tmp_path / "well"
+    options = {"path": str(tmp_path / "c"), "fault": fault, "only_step": 4, "until": str(well)}
+    (line,) = sync(run_directory, "collector", {"collector": options}, lambda _: COLLECTOR)
+    for _ in range(2):
+        assert (line.state, line.delivered, line.total) == ("failed", 6, 7)
+        assert line.error == f"event 4 was refused: {CAUSES[fault]}"
+        assert steps_in(tmp_path / "c") == [1, 2, 3, 5, 6]
+        assert collected(tmp_path / "c")[-1]["status"] == "finished"
+        opened = len(collected(tmp_path / "c"))
+        (line,) = sync(run_directory, None, {}, str)
+        assert len(collected(tmp_path / "c")) > opened
+    well.touch()
+    (line,) = sync(run_directory, None, {}, str)
+    assert (line.state, line.delivered, line.error) == ("complete", 7, None)
+    assert steps_in(tmp_path / "c") == [1, 2, 3, 5, 6, 4]
+    statuses = {call["status"] for call in collected(tmp_path / "c") if call["call"] == "close"}
+    assert statuses == {"finished"}
+
+
+def test_an_event_that_ends_the_trackers_process_does_not_hold_up_a_run_that_is_going_on(
+    recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmstune.delivery.shippers._LONGEST_PAUSE", 0.1)
+    made = job(tmp_path / "c", fault="segv", only_step=2)
+    fleet = Fleet([made], check_within=None, close_timeout=300)
+    fleet.sail(run_directory)
+    record_steps(recorder, 1, 3)
+    wait_for(lambda: steps_in(tmp_path / "c") == [1, 3])
+    record_steps(recorder, 4, 5)
+    recorder.close("finished")
+    fleet.finish()
+    assert steps_in(tmp_path / "c") == [1, 3, 4, 5]
+    (line,) = report(run_directory, ["collector"])
+    assert (line.delivered, line.total, line.state) == (5, 6, "failed")
+    assert line.error == "event 2 was refused: its process died of SIGSEGV"
+
+
+def test_one_refused_event_does_not_keep_sync_from_what_comes_after_it(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    record_steps(recorder, 1, 3)
+    made = job(tmp_path / "c", fault="raise", only_step=1)
+    for _ in range(3):
+        shipper = ShipperProcess(made, check_within=None)
+        shipper.ship(run_directory, follow=False, close_timeout=0)
+        shipper.wait(300)
+    assert steps_in(tmp_path / "c") == [2, 3]
+    record_steps(recorder, 4, 6)
+    recorder.close("finished")
+    recorder.journal.close()
+    (line,) = sync(run_directory, None, {}, str)
+    assert (line.state, line.delivered, line.total) == ("failed", 6, 7)
+    assert steps_in(tmp_path / "c") == [2, 3, 4, 5, 6]
+    assert collected(tmp_path / "c")[-1]["status"] == "finished"
+
+
+def test_an_event_blamed_for_deaths_is_delivered_in_its_turn_once_the_tracker_is_well(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    record_steps(recorder, 1, 1)
+    made = job(tmp_path / "c")
+    shipper = ShipperProcess(made, check_within=None)
+    shipper.ship(run_directory, follow=False, close_timeout=0)
+    shipper.wait(300)
+    ledger = load_ledger(run_directory, "collector")
+    assert ledger is not None
+    died = "its process died of SIGKILL"  # three times, the trainer's end before the fourth try
+    ledger = dataclasses.replace(ledger, trying=2)
+    for _ in range(3):
+        ledger = after_death(ledger, died)
+    ledger.save(run_directory)
+    record_steps(recorder, 2, 4)
+    recorder.close("finished")
+    recorder.journal.close()
+    (line,) = sync(run_directory, None, {}, str)
+    assert (line.state, line.delivered, line.error) == ("complete", 5, None)
+    assert steps_in(tmp_path / "c") == [1, 2, 3, 4]
+
+
+def test_what_a_service_would_drop_in_silence_is_said_to_be_missing(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    record_steps(recorder, 1, 4)
+    recorder.close("finished")
+    recorder.journal.close()
+    well = tmp_path / "well"
+    made = dataclasses.replace(
+        job(tmp_path / "c", fault="raise", only_step=2, until=str(well)),
+        reference="tests.sample_trackers:InOrder",
+    )
+    for _ in range(3):
+        shipper = ShipperProcess(made, check_within=None)
+        shipper.ship(run_directory, follow=False, close_timeout=0)
+        shipper.wait(300)
+    assert steps_in(tmp_path / "c") == [1, 3, 4]
+    well.touch()
+    (line,) = sync(run_directory, None, {}, str)
+    assert (line.state, line.delivered, line.total) == ("failed", 4, 5)
+    assert line.error == "event 2 was refused: RuntimeError: the service is on fire"
+    assert steps_in(tmp_path / "c") == [1, 3, 4]

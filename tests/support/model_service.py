@@ -1,0 +1,195 @@
+"""A service for the model of the delivery, in its process, and trackers of chosen guarantees for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import MetricPoint, RunStart, Status, Table, TrackerRun
+
+Trouble = Literal["fine", "raise", "outage", "base", "kill before", "kill after", "removed", "older"]
+
+
+Refusal = Literal["raise", "outage", "base", "exit", "kill", "hang", "break"]
+"""How the service fails at an event that it refuses; `break` raises and leaves the SDK unusable."""
+
+
+class Killed(BaseException):
+    """The process is gone in the middle of a call."""
+
+
+class Odd(BaseException):
+    """What is no `Exception`."""
+
+
+@dataclass
+class Service:
+    """What is delivered to: it keeps what has arrived, whoever delivers it. `troubles` are those of the
+    next calls; when there are none left, all is well but for the events in `refusals`."""
+
+    troubles: Iterator[Trouble] = field(default_factory=lambda: iter(()))
+    refusals: dict[int, Refusal] = field(default_factory=dict)
+    down: bool = False
+    opens: bool = False
+    stored: list[int] = field(default_factory=list)
+    pending: list[int] = field(default_factory=list)
+    last_row: int = 0
+    pending_row: int = 0
+    runs: set[str] = field(default_factory=set)
+    statuses: list[str] = field(default_factory=list)
+    kills_after: int = 0
+    attempts: Counter[int] = field(default_factory=Counter)
+    death: str = ""
+    broken: bool = False
+    rows: set[int] = field(default_factory=set)
+    storage: int = 0
+    older: list[int] = field(default_factory=list)
+    lacking: set[int] = field(default_factory=set)
+    """What it held, and somebody has removed."""
+    opened: int = 0
+
+    def lose(self, how: str, *, knows_again: bool) -> None:
+        """Somebody removes the storage, or replaces it by an older state of it. Where the service does not
+        know events again, what is left of them would be there twice."""
+        left = self.older if how == "older" and knows_again else []
+        self.lacking |= set(self.stored) - set(left)
+        self.storage, self.stored, self.older = self.storage + 1, list(left), list(left)
+        self.last_row = max(self.rows & set(left), default=0)
+        self.runs.clear()
+
+    def new_process(self) -> None:
+        """Begin a process: nothing of an earlier one is left in it."""
+        self.death, self.broken, self.pending, self.pending_row = "", False, [], 0
+
+    def die(self, cause: str) -> None:
+        self.death = cause
+        raise Killed
+
+    def call(self, seq: int | None, *, knows_again: bool, opening: bool = False) -> None:
+        """One call of the tracker, with what goes wrong before it has an effect."""
+        if self.death:
+            raise Killed
+        if self.broken or (self.down and not opening):
+            raise RuntimeError("nothing works")
+        if seq is not None:
+            self.attempts[seq] += 1
+            self._refuse(self.refusals.get(seq))
+        trouble = next(self.troubles, "fine")
+        if trouble == "raise":
+            raise RuntimeError("no")
+        if trouble == "base":
+            raise Odd("no")
+        if trouble == "outage":
+            raise ConnectionResetError("gone")
+        if trouble in ("removed", "older"):
+            self.lose(trouble, knows_again=knows_again)
+        if trouble == "kill before":
+            self.die("its process died of SIGKILL")
+        self.dies_now = trouble == "kill after"
+
+    def called(self) -> None:
+        """The end of a call, after its effect."""
+        if self.dies_now:
+            self.kills_after += 1
+            self.die("its process died of SIGKILL")
+
+    def _refuse(self, how: Refusal | None) -> None:
+        if how == "break":
+            self.broken = True
+        if how in ("raise", "break"):
+            raise ValueError("not this one")
+        if how == "outage":
+            raise TimeoutError("not this one")
+        if how == "base":
+            raise Odd("not this one")
+        if how == "exit":
+            raise SystemExit("not this one")
+        if how in ("kill", "hang"):
+            self.die("it did not return" if how == "hang" else "its process died of SIGSEGV")
+
+
+class ModelTracker(Tracker):
+    """A tracker of `service`; what it guarantees is set by `tracker_with`."""
+
+    service: ClassVar[Service]
+    storage: int | None = None
+
+    def open(self, start: RunStart) -> TrackerRun:
+        service = self.service
+        service.call(None, knows_again=self.idempotent, opening=service.opens)
+        run = start.tracker_run_id
+        if run not in service.runs:
+            service.opened += 1
+            run = f"run-{service.opened}"
+            service.runs.add(run)
+        service.called()
+        return TrackerRun(run)
+
+    def holds(self, last: int) -> bool:
+        service = self.service
+        if service.death:
+            raise Killed
+        if self.storage is None:  # the run was opened a moment ago
+            self.storage = service.storage
+            return not any(seq <= last for seq in service.lacking)
+        return self.storage == service.storage
+
+    def track_point(self, point: MetricPoint) -> None:
+        self._take(row=True)
+
+    def track_table(self, table: Table) -> None:
+        self._take(row=True)
+
+    def set_params(self, params: Any, name: str | None = None) -> None:
+        self._take(row=False)
+
+    def _take(self, *, row: bool) -> None:
+        service, seq = self.service, self.seq
+        assert seq is not None
+        service.call(seq, knows_again=self.idempotent)
+        self.storage = service.storage if self.storage is None else self.storage
+        if self._writes_to_nowhere:
+            service.called()
+            return
+        held = service.pending if self.durable_on == "close" else service.stored
+        known = self.idempotent and seq in held
+        late = row and not self.takes_late and seq <= max(service.last_row, service.pending_row)
+        if not known and not late:
+            held.append(seq)
+            service.rows |= {seq} if row else set()
+            if self.durable_on == "call":
+                service.lacking.discard(seq)
+            if row and self.durable_on == "call":
+                service.last_row = seq
+            elif row:
+                service.pending_row = seq
+        service.called()
+
+    @property
+    def _writes_to_nowhere(self) -> bool:
+        """As to a file that has no name any more. One that knows events again writes to what has come in its
+        place; where rows have to come in order, or come twice, that would be past mending."""
+        mended = self.takes_late and self.idempotent
+        return not mended and self.storage not in (None, self.service.storage)
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        service = self.service
+        service.call(self.seq, knows_again=self.idempotent)
+        if self._writes_to_nowhere:
+            service.pending = []
+        new = [seq for seq in service.pending if not (self.idempotent and seq in service.stored)]
+        service.stored += new
+        service.lacking -= set(new)
+        service.last_row = max(service.last_row, service.pending_row)
+        service.pending, service.pending_row = [], 0
+        service.statuses.append(status)
+        service.called()
+
+
+def tracker_with(service: Service, *, idempotent: bool, takes_late: bool, durable_on: str) -> type[Tracker]:
+    """A class of tracker of `service` with these guarantees."""
+    guarantees = {"idempotent": idempotent, "takes_late": takes_late, "durable_on": durable_on}
+    return type("Made", (ModelTracker,), {"service": service, **guarantees})
