@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fmstune.system.files import takes_files
 from fmstune.trackers.aim_repository import examine
 from fmstune.trackers.records import Check
 
@@ -31,7 +31,7 @@ def check_folder(folder: Path, option: str) -> Check:
     writable = folder if found.state == "missing" else folder / ".aim"
     while not writable.exists():
         writable = writable.parent
-    if not os.access(writable, os.W_OK) or not writable.is_dir():
+    if not takes_files(writable):
         return Check(
             "no_permission",
             f"{writable.resolve()} cannot be written to",

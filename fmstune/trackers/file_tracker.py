@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 import uuid
@@ -11,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fmstune.system.files import takes_files
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.event_file import EventFile, why_not_appended_to
 from fmstune.trackers.event_formats import Record
 from fmstune.trackers.records import Check, Limits, MetricPoint, RunStart, Status, Table, TrackerRun
-
-_OF_THE_KERNEL = (Path("/proc"), Path("/sys"))
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class FileTracker(Tracker):
         if path.exists():
             if not os.access(path, os.R_OK | os.W_OK):
                 return Check("no_permission", f"{path} cannot be read and written to", remedy)
-        elif not (folder.is_dir() and os.access(folder, os.W_OK) and _takes_files(folder)):
+        elif not takes_files(folder):
             return Check("no_permission", f"{folder} cannot be written to", remedy)
         if why := why_not_appended_to(path):
             return Check("bad_option", f"{path} is no file of fmstune's events: {why}", remedy)
@@ -139,16 +137,3 @@ class FileTracker(Tracker):
             Record(self._run, self._run_id, kind, moment, values, self.seq, timed=timed, **where)
         )
         self._seq_written = self.seq
-
-
-def _takes_files(folder: Path) -> bool:
-    """Whether a file can be made in a folder, which its permissions do not show to root: `/proc` and `/sys`
-    take none, nor does a file system that is mounted read-only. Leaves nothing behind."""
-    if folder.stat().st_dev in {place.stat().st_dev for place in _OF_THE_KERNEL if place.is_mount()}:
-        return False
-    try:
-        # A file without a name is never seen by anybody. NFS and others have none, which says nothing.
-        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        return error.errno not in (errno.EROFS, errno.EPERM, errno.EACCES)
-    return True

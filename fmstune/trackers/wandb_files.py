@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 import re
 import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fmstune.system.files import takes_files
 from fmstune.trackers.continued import is_of_another, mark
 from fmstune.trackers.records import RunStart, TrackerError
 from fmstune.trackers.wandb_account import WandbUnusable
@@ -90,7 +90,7 @@ def to_sync(run: wandb.Run) -> str:
 def require_writable(folder: Path) -> None:
     """Where it cannot write, W&B falls back to the temporary folder, where nobody looks."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+    if not takes_files(existing):
         remedy = "choose another folder with the option dir, or WANDB_DIR"
         raise WandbUnusable("no_permission", f"{folder} cannot be written to", remedy, str(folder))
 

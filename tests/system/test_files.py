@@ -1,0 +1,27 @@
+"""Where files can be written, found out without leaving any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fmstune.system.files import replace_text, takes_files
+
+
+@pytest.mark.parametrize("folder", ["/proc", "/proc/self", "/sys", "/dev/null", "/nowhere"])
+def test_what_takes_no_files_is_known_also_to_root(folder: str) -> None:
+    assert not takes_files(Path(folder))
+
+
+def test_a_folder_that_takes_files_is_left_as_it_was(tmp_path: Path) -> None:
+    before = tmp_path.stat().st_mtime_ns
+    assert takes_files(tmp_path)
+    assert (list(tmp_path.iterdir()), tmp_path.stat().st_mtime_ns) == ([], before)
+
+
+def test_a_file_that_cannot_be_replaced_stays_and_nothing_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        replace_text(tmp_path / "file", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
