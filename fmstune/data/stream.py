@@ -84,7 +84,7 @@ def _read_first(reader: Reader, encoder: Encoder) -> tuple[NotUsed, ...]:
         if row.trained:
             break
     else:
-        raise _nothing(looking, encoder, cut=tally.read > 0)
+        raise _nothing(looking, encoder, cut=tally.added > 0)
     for row in islice(rows, _LOOKED_AT):
         tally.add(0, row)
     reader.recognised = looking.recognised

@@ -53,17 +53,14 @@ class Tally:
         self._lost = [Unused(reader.source.path) for reader in readers]
         self._figures: Counter[str] = Counter()
         self._answer = 0, 0
+        self.added = 0
+        """How many rows were added."""
         self.whole = False
-
-    @property
-    def read(self) -> int:
-        """How many rows there were, but for those of weight 0 and bad ones."""
-        return self._figures["read"]
 
     def add(self, number: int, row: TokenRow) -> None:
         """Count a row of the reader with this number."""
         figures, lost = self._figures, self._lost[number]
-        figures["read"] += 1
+        self.added += 1
         if row.parts > 1:
             self._add_part(row)
         for name, what, there in (
@@ -88,7 +85,8 @@ class Tally:
         if bad.count:
             lost.append(NotUsed(joined_paths(self._readers), SKIPPED, bad.count, bad.first[0].rstrip(".")))
         unused = tuple(entry for reader in self._readers for entry in reader.unused.entries())
-        return StreamCounts({**self._figures, "skipped": bad.count}, self.whole, unused, tuple(lost))
+        figures = {**self._figures, "skipped": bad.count, "read": sum(each.read for each in self._readers)}
+        return StreamCounts(figures, self.whole, unused, tuple(lost))
 
     def _add_part(self, row: TokenRow) -> None:
         """A row of a conversation that was split: all but the longest of them is tokens that are there

@@ -32,6 +32,7 @@ from fmstune.system.compiler import require_compiler
 from fmstune.system.device import Precision, precision
 from fmstune.text import first_line
 from fmstune.trackers.base import Tracker
+from fmstune.training.callbacks.tokens_seen import TokensSeen
 from fmstune.training.extensions import Extensions
 from fmstune.training.memory.outlook import require_room_for_weights
 from fmstune.training.methods.trained import trained_by
@@ -166,6 +167,7 @@ def build_trainer(
     adapters.ready_for_checkpoints(trainer.model)
     if experts := unreached_experts(trainer.model, config.lora.target_modules):
         notes = (*notes, experts)
+    trainer.add_callback(TokensSeen(trainer))
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, in addition to our own lines
     tracker.set_params(dict(loaded.identity), "model")
     tracker.set_params(data.summary.as_params(), "data")

@@ -128,9 +128,14 @@ def noted_figures(trainer: Any, stage: str) -> Figures:
     return noted[stage] if stage in noted or isinstance(noted, defaultdict) else {}
 
 
+def tokens_seen(trainer: Any) -> int:
+    """How many tokens of the training the trainer has counted in this process."""
+    return int(getattr(trainer, "_total_train_tokens", 0))
+
+
 def count_tokens(trainer: Any, tokens: int) -> None:
     """Note that a batch with so many tokens was read, for a trainer of TRL's that does not count them."""
-    trainer._total_train_tokens = getattr(trainer, "_total_train_tokens", 0) + tokens
+    trainer._total_train_tokens = tokens_seen(trainer) + tokens
     noted_figures(trainer, "train")["num_tokens"] = [float(trainer._total_train_tokens)]  # it takes a mean
 
 
@@ -139,7 +144,7 @@ def figures_restored(trainer: TunedTrainer) -> Iterator[None]:
     """As if there had been no batches within: their figures, and how many tokens were seen, are forgotten."""
     this: Any = trainer
     noted = {stage: dict(values) for stage, values in _noted(this).items()}
-    tokens = getattr(this, "_total_train_tokens", 0)
+    tokens = tokens_seen(this)
     try:
         yield
     finally:

@@ -434,3 +434,37 @@ def test_valid_json_is_never_called_invalid(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(json_files, "_AT_ONCE", at_once)
         assert not [told for told in all_found(path) if "valid JSON" in told]
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("mark", [b"", MARK])
+@pytest.mark.parametrize(
+    ("name", "first", "second", "column"),
+    [
+        ("x.csv", b"prompt,completion\na,b\n", b"prompt,completion\nc,d\n", "completion"),
+        ("x.csv", b'"prompt","completion"\na,b\n', b'"prompt","completion"\nc,d\n', "completion"),
+        ("x.tsv", b"prompt\tcompletion\na\tb\n", b"prompt\tcompletion\nc\td\n", "completion"),
+        ("x.txt", b"b\n", b"d\n", "text"),
+        ("x.jsonl", b'{"text": "b"}\n', b'{"text": "d"}\n', "text"),
+    ],
+)
+def test_files_that_were_joined_hold_the_rows_of_all_of_them(
+    tmp_path: Path, mark: bytes, name: str, first: bytes, second: bytes, column: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(mark + first + mark + second)
+    reader = Reader(DataSource(str(path)), "train", DataConfig(), BadRows())
+    assert [row[column] for _, row in reader] == ["b", "d"]
+    said = [entry.what for entry in reader.unused.entries()]
+    again = f"{path} line 3 is the header again, as where files were joined; such lines are no rows"
+    assert said == ([again] if name.endswith("sv") else [])
+
+
+def test_damaged_utf_8_is_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes("text\na\né é é é\n".encode() + b"\xff\n")
+    said = refused(path, path.read_bytes())
+    assert "UTF-8- " not in said
+    assert "UTF-8" in said

@@ -99,3 +99,13 @@ def test_a_question_without_an_answer_is_refused_by_its_place_or_left_out(tmp_pa
     with pytest.raises(DataError, match="row 1, question 2: its question has no answer in `answers`"):
         learnt(path)
     assert len(learnt(path, skip_bad_rows=True)[1]) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_articles_may_be_lines_of_a_file_even_one(tmp_path: Path, count: int, suffix: str) -> None:
+    path = tmp_path / f"lines.{suffix}"
+    path.write_text(f"{json.dumps(article(asked(PLACED)))}\n" * count)
+    prompts, answers, _ = learnt(path)
+    assert (len(prompts), len(answers)) == (count, count)
+    assert "blue" in answers[0]

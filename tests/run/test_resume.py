@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,26 @@ def test_a_run_that_was_killed_before_its_model_was_saved_only_saves_it(best: st
     assert "resume   step 12 was the last; what is left is to save the model" in shown
     assert "done     0 steps in 0.0 s" in shown
     assert weights("killed") == weights("whole")
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_the_number_of_tokens_seen_goes_on(older: bool) -> None:
+    def seen(run: str) -> list[int]:
+        state = json.loads(Path(run, "checkpoint-4/trainer_state.json").read_text())
+        return [entry["num_tokens"] for entry in state["log_history"] if "num_tokens" in entry]
+
+    sets = ["training.max_steps=4", "training.save_steps=2", "training.eval_strategy=no"]
+    tune("whole", *sets)
+    shutil.copytree("whole", "stopped")
+    shutil.rmtree("stopped/checkpoint-4")
+    if older:  # a checkpoint of a fmstune that did not keep it
+        path = Path("stopped/checkpoint-2/trainer_state.json")
+        state = json.loads(path.read_text())
+        del state["stateful_callbacks"]["TokensSeen"]
+        path.write_text(json.dumps(state))
+    tune("stopped", *sets, resume="stopped/checkpoint-2")
+    assert seen("stopped") == seen("whole")
+    assert len(seen("whole")) == 2
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ _SAMPLED = 20
 _PIECE = 1 << 20
 _UNDER_HEADER = re.compile(r":?-{2,}:?")
 """A cell of the line by which Markdown parts a table's header from its rows, and pads them."""
+_MARK = "\ufeff"
 _NAMED = re.compile(r"sep=(.)\r?\n?")
 """The first line that gives Excel the delimiter."""
 
@@ -43,7 +44,7 @@ def read_csv(path: Path, name: str, usual: str, say: Callable[[str], None]) -> I
         # Strict: without it a quotation mark that is never closed swallows the rest of the file as one cell.
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         try:
-            yield from _rows(reader, name, skipped)
+            yield from _rows(reader, name, skipped, say)
         except UnicodeError:
             raise not_so(name, encoding) from None
         except csv.Error as error:
@@ -55,14 +56,16 @@ def read_csv(path: Path, name: str, usual: str, say: Callable[[str], None]) -> I
             text.detach()  # else it would close the file, which is not its own
 
 
-def _rows(reader: Any, name: str, skipped: int) -> Iterator[Found]:
+def _rows(reader: Any, name: str, skipped: int, say: Callable[[str], None]) -> Iterator[Found]:
     header: list[str] | None = None
-    first = padded = False
+    written: list[str] = []
+    first = padded = again = False
     for cells in reader:
         if not any(cells):
             continue  # blank, or the empty rows below a spreadsheet's table
         if header is None:
             header, first = _header(cells, name), True
+            written = [cell.strip() for cell in cells]
             continue
         if first and all(_UNDER_HEADER.fullmatch(cell.strip()) for cell in cells if cell) and len(cells) > 1:
             padded = True
@@ -71,11 +74,25 @@ def _rows(reader: Any, name: str, skipped: int) -> Iterator[Found]:
         if padded:
             cells = [cell.strip() for cell in cells]
         place = f"{name} line {skipped + reader.line_num}"
+        if _bare(cells) == written:
+            if not again:
+                say(f"{place} is the header again, as where files were joined; such lines are no rows")
+            again = True
+            continue
         if len(cells) == len(header):
             yield place, dict(zip(header, cells, strict=True))
         else:
             what = f"{place}: this row does not have the {len(header)} columns of the first line"
             yield place, DataError(f"{what}: it has {len(cells)}.")
+
+
+def _bare(cells: list[str]) -> list[str]:
+    """The cells of a line as a header has them; the mark that a file may begin with keeps its first name from
+    being read as one in quotation marks."""
+    first = cells[0]
+    if first.startswith(_MARK):
+        first = first.removeprefix(_MARK).removeprefix('"').removesuffix('"')
+    return [cell.strip() for cell in (first, *cells[1:])]
 
 
 def _header(cells: list[str], name: str) -> list[str]:

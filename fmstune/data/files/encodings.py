@@ -56,7 +56,7 @@ def say_older(name: str, say: Callable[[str], None]) -> None:
 
 def not_so(name: str, encoding: str) -> DataError:
     """The error for a file whose beginning promises an encoding that it does not keep to."""
-    called = encoding[:6].upper()
+    called = encoding.upper().removesuffix("-SIG")[:6].rstrip("-")
     return DataError(f"{name} begins as {called} text and continues as something else; save it as UTF-8.")
 
 

@@ -72,7 +72,8 @@ def _read_text(file: IO[bytes], of: TextFile, rows: str) -> Iterator[Found]:
 def _lines(file: IO[bytes], name: str) -> Iterator[str]:
     for number, line in enumerate(_at_line_ends(file), 1):
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            # A mark of the order of bytes is no text, also where files that begin with one were joined.
+            yield line.decode("utf-8-sig").rstrip("\r\n")
         except UnicodeDecodeError:
             raise no_utf8(f"{name} line {number}") from None
 

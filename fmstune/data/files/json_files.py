@@ -81,7 +81,8 @@ def _is_large_object(text: TextFile) -> bool:
 def _lines(file: IO[bytes], name: str, wanted: Wanted, say: Callable[[str], None]) -> Iterator[Found]:
     found = json_lines(file, name)
     first, second = next(found, None), next(found, None)
-    if first is not None and second is None and isinstance(first[1], dict):
+    alone = first is not None and second is None and isinstance(first[1], dict)
+    if first is not None and alone and not is_article(first[1]):
         yield from _alone(first[1], first[0], name, wanted, say)
         return
     for place, value in chain(*([each] for each in (first, second) if each is not None), found):

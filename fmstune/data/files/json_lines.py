@@ -55,7 +55,8 @@ class _Lines:
         if self._waiting:
             return self._waiting.popleft()
         number, raw = next(self._numbered, (0, b""))
-        return (number, raw.removeprefix(_BOM) if number == 1 else raw) if number else None
+        # Also in the middle, where files that begin with one were joined.
+        return (number, raw.removeprefix(_BOM)) if number else None
 
     def _values_of(self, number: int, text: str) -> list[Any]:
         """The values that begin in a line; the last may end in a later one."""

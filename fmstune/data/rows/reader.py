@@ -95,6 +95,8 @@ class Reader:
     recognised: Recognised | None = None
     origin: Origin = field(init=False)
     unused: Unused = field(init=False)
+    read: int = field(init=False, default=0)
+    """How many rows of the source were read, bad ones too."""
     _handler: Handler | None = field(init=False)
     _form: Form | None = field(init=False)
     _columns: Mapping[str, str] = field(init=False)
@@ -127,6 +129,7 @@ class Reader:
         for place, found in self.origin.rows(
             self.config.text_rows, streaming=self.config.streaming, say=self.unused.note
         ):
+            self.read += 1
             if isinstance(found, DataError):
                 self.bad.take(place, found)
                 continue
