@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -12,6 +14,9 @@ import psutil
 
 from fmstune.errors import Interrupted
 
+_SECONDS_TO_TAKE = 5
+_SECONDS_TO_HANDLE = 0.05
+"""From the kernel's handler to Python's, which runs between two instructions."""
 _SECONDS_TO_LEAVE = 60
 """What processes have that are left when torchrun is done: their trackers get their time."""
 
@@ -47,6 +52,8 @@ def listen() -> dict[signal.Signals, Any]:
             from torch.distributed.elastic.multiprocessing.api import SignalException
 
             raise SignalException(f"got {signum}", sigval=signal.Signals(signum))
+        if came == 2:
+            _wait_until_taken(signum, ranks)
         _send(signal.SIGKILL if came > 2 and signum == signal.SIGINT else signum, ranks)
 
     return {signum: signal.signal(signum, handle) for signum in _passed_on()}
@@ -68,6 +75,25 @@ def end_those_left() -> None:
     left = psutil.Process().children()
     _send(signal.SIGTERM, left)
     _send(signal.SIGKILL, psutil.wait_procs(left, timeout=_SECONDS_TO_LEAVE)[1])
+
+
+def _wait_until_taken(signum: int, processes: Sequence[psutil.Process]) -> None:
+    """Wait until the processes have taken a signal that they got before: two that wait are one to the kernel,
+    and a rank would miss the second. Elsewhere than on Linux nothing is known of it."""
+    until = time.monotonic() + _SECONDS_TO_TAKE
+    for process in processes:
+        while time.monotonic() < until and _is_pending(signum, process.pid):
+            time.sleep(0.01)
+    time.sleep(_SECONDS_TO_HANDLE)
+
+
+def _is_pending(signum: int, pid: int) -> bool:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(mask >> (signum - 1) & 1 for mask in masks)
 
 
 def _send(signum: int, processes: Sequence[psutil.Process]) -> None:

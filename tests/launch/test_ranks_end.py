@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from torch import distributed
 
 from fmstune.errors import Interrupted
 from fmstune.launch import rank as ranks
+from fmstune.launch import signals
 from fmstune.launch.rank import leaving_in_order
 from tests.support.commands import fmstune, start
 from tests.support.ranks import CALLBACKS, CURSED, TWO, gone, pids, with_callback
@@ -139,3 +144,30 @@ def test_without_a_group_there_is_nothing_to_leave() -> None:
     with leaving_in_order():
         pass
     assert not distributed.is_initialized()
+
+
+def test_a_second_signal_waits_for_the_first_to_be_taken() -> None:
+    """Two of one kind that wait for a process are one to the kernel."""
+    code = (
+        "import signal, sys, time\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+        "came = []\n"
+        "signal.signal(signal.SIGINT, lambda *args: came.append(1))\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])\n"
+        "while len(came) < 2: time.sleep(0.01)\n"
+    )
+    slow = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert slow.stdin is not None
+    assert slow.stdout is not None
+    slow.stdout.readline()
+    slow.send_signal(signal.SIGINT)
+    timer = threading.Timer(0.2, lambda: slow.communicate("\n"))
+    timer.start()
+    signals._wait_until_taken(signal.SIGINT, [psutil.Process(slow.pid)])
+    slow.send_signal(signal.SIGINT)
+    timer.join()
+    assert slow.wait() == 0
