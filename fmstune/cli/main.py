@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         raise
     finally:
         _let_go_of_streams()
+        _end_in_time(sys.exc_info()[1])
 
 
 def _main(arguments: list[str]) -> NoReturn:
@@ -48,6 +49,13 @@ def _main(arguments: list[str]) -> NoReturn:
             _print_traceback()
         _fail(_message(error), getattr(error, "exit_code", 1), expected=hasattr(error, "exit_code"))
     sys.exit(code)
+
+
+def _end_in_time(how: BaseException | None) -> None:
+    """Trackers that worked in this process may have left what would keep it from its end."""
+    deadline = sys.modules.get("fmstune.system.deadline")  # imported where foreign code was called
+    if deadline is not None and isinstance(how, SystemExit):
+        deadline.end_in_time(how.code if isinstance(how.code, int) else int(how.code is not None))
 
 
 def _fill_closed_streams() -> None:

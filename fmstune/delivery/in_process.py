@@ -1,150 +1,181 @@
 """Trackers that bring a vendor's callback: they work in the training process, inside a guard.
 
-What such a tracker raises disables it, with a warning, and the run continues. A hang cannot be cured here,
-which is why `fmstune trackers list` marks them.
+Of what the Trainer does such a tracker learns by its own callback; all else it gets as in a shipper. Each
+call of it has a deadline. What it raises, or a call that does not return, disables it, with a warning; the
+run continues, and what it has missed waits in the journal. What no guard can do is end code that keeps
+Python's lock for ever, which is why `fmstune trackers list` marks these trackers.
 """
 
 from __future__ import annotations
 
-import copy
-import functools
+import contextlib
+import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from fmstune.delivery.ledger import Ledger
+from fmstune.delivery.guarded_callback import guarded_callback
+from fmstune.delivery.journal.reader import Event, JournalError, JournalReader, sessions
+from fmstune.delivery.journal.writer import JournalWriter
+from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.process_state import kept
+from fmstune.delivery.shipping.handover import HandOver
 from fmstune.delivery.shipping.process import Job
 from fmstune.secrets.redaction import process_redactor
+from fmstune.system.deadline import DeadlineThread
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.records import Status, Table
+from fmstune.trackers.compat import own_callback_of
+from fmstune.trackers.records import RunStart, Status, TrackerError
 from fmstune.trackers.values.plain import text_of
 from fmstune.user_code import is_stop
+
+_WHERE = "it works in the training process, and was disabled there"
+_TOLD_AT = ("on_log", "on_save", "on_train_end")
+"""The events after which the ledger is written."""
 
 
 class GuardedTracker:
     """A tracker whose every call is guarded; `warn` gets the reason, once, when it is disabled."""
 
-    def __init__(self, tracker: Tracker, warn: Callable[[str], None], job: Job | None = None) -> None:
-        self.tracker = tracker
+    def __init__(
+        self, job: Job, build: Callable[[], Tracker], warn: Callable[[str], None], *, seconds: float = 10.0
+    ) -> None:
+        """Make the tracker, in the thread in which all of its calls are made."""
         self.job = job
-        self._warn = warn
         self.trouble: str | None = None
+        self._warn = warn
+        self._thread = DeadlineThread(f"tracker {job.name}", seconds)
+        self._ledger = Ledger(job.name, job.reference, process_redactor().mapping(job.options))
+        self._directory: Path | None = None
+        self._journal: JournalWriter | None = None
+        self._handover: HandOver | None = None
+        self._closed = False
+        self._tracker: Tracker | None = self._call(build)
 
-    def get_hf_callback(self) -> TrainerCallback:
-        """The tracker's own callback, guarded; one that does nothing when it cannot be had."""
-        inner = getattr(self.tracker, "inner", self.tracker)
-        callback = self.guard(inner.get_hf_callback)()
-        return TrainerCallback() if callback is None else _guarded(callback, self.guard)
+    def attach(self, directory: Path, journal: JournalWriter) -> TrainerCallback:
+        """Open its run, give it all that it has not got of the journal, and return its callback, guarded: one
+        that does nothing when it cannot be had."""
+        self._directory, self._journal = directory, journal
+        found = load_ledger(directory, self.job.name) or Ledger(self.job.name)
+        self._ledger = dataclasses.replace(
+            found,
+            reference=self._ledger.reference,
+            options=self._ledger.options,
+            cwd=found.cwd or str(Path.cwd()),
+            delivered=max(found.delivered, journal.header.after),
+            closed=False,
+        )
+        callback = self._call(lambda: None if self._tracker is None else own_callback_of(self._tracker))
+        if callback is None and self.trouble is None:
+            self._fail(TrackerError("get_hf_callback gave no callback here, and did when it was checked"))
+        self._call(self._open)
+        if self._tracker is not None and self.trouble is None:
+            self._handover = HandOver(journal.path, self._tracker, self._ledger.delivered)
+            self._catch_up(journal.path, self._ledger.delivered)
+        with contextlib.suppress(OSError):
+            self._save()
+        return TrainerCallback() if callback is None else guarded_callback(callback, self._event)
 
-    def track(self, metric: Any, name: str, stage: str | None, step: int | None) -> None:
-        """Pass on a metric of the user's own; those of the Trainer reach the vendor's callback itself."""
-        self.guard(self.tracker.track)(metric, name, stage, step=step)
-
-    def set_params(self, params: Mapping[str, Any], name: str | None) -> None:
-        """Pass on the run's params."""
-        self.guard(self.tracker.set_params)(params, name)
-
-    def track_table(self, table: Table) -> None:
-        """Pass on a table."""
-        self.guard(self.tracker.track_table)(table)
+    def give(self, event: Event) -> None:
+        """Give it what its callback is not told of: params, a table, metrics of the user's own."""
+        if (handover := self._handover) is not None:
+            self._call(lambda: handover.give(event), reached=event.seq)
 
     def close(self, status: Status, error: str | None) -> None:
         """Pass on the run's end."""
-        self.guard(self.tracker.close)(status, error)
+        if self._handover is None:
+            return
+        tracker = self._handover.tracker
 
-    def note_failure(self, directory: Path) -> None:
-        """Give a tracker that has failed a ledger, by which `trackers sync` delivers the run to it. Raises
-        `OSError`."""
-        if self.trouble is not None and self.job is not None:
-            note_failed(directory, self.job, self.trouble)
+        def end() -> None:
+            tracker.seq = self._journal.last_seq if self._journal else None
+            tracker.close(status, error)
 
-    def guard(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call`, which does nothing once the tracker has failed, and makes it fail by raising."""
+        self._call(end, reached=None)
+        self._closed = self.trouble is None
+        self._thread.close()
 
-        @functools.wraps(call)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            if self.trouble is not None:
-                return None
-            try:
-                with kept():
-                    return call(*args, **kwargs)
-            # Whatever it is, it must not reach the training: `asyncio.CancelledError` and the panics of Rust
-            # extensions are no `Exception`.
-            except BaseException as error:
-                if is_stop(error):
-                    raise
-                self.trouble = f"{type(error).__name__}: {text_of(error)}"
-                self._warn(f"the tracker {self.tracker.name} is disabled for this run: {self.trouble}")
-                return None
+    def settle(self) -> None:
+        """Write down what it has got, for the report and for `trackers sync`. Raises `OSError`."""
+        self._save()
 
-        return guarded
+    # -- the guard ----------------------------------------------------------------------------
 
+    def _event(self, name: str, call: Callable[[], Any]) -> None:
+        self._call(call, reached=None)
+        if name in _TOLD_AT:
+            with contextlib.suppress(OSError):  # the run's disk may be full; `settle` tries it once more
+                self._save()
 
-def note_failed(directory: Path, job: Job, trouble: str) -> None:
-    """Note in a ledger that a tracker has not got all of the run, and why. Raises `OSError`."""
-    ledger = Ledger(
-        job.name,
-        job.reference,
-        process_redactor().mapping(job.options),
-        str(Path.cwd()),
-        error=f"it works in the training process, and was disabled there: {trouble}",
-        error_time=time.time(),
-    )
-    ledger.save(directory)
+    def _call(self, call: Callable[[], Any], *, reached: int | None = 0) -> Any:
+        """Make a call, after which it has all up to the event `reached`, with `None` up to the last one.
+        After a call that has failed there are no others."""
+        if self.trouble is not None:
+            self._thread.insist()
+            return None
+        try:
+            with kept():
+                result = self._thread.call(call)
+        # Whatever it is, it must not reach the training: `asyncio.CancelledError` and the panics of Rust
+        # extensions are no `Exception`.
+        except BaseException as error:
+            if is_stop(error):
+                raise
+            self._fail(error)
+            return None
+        if reached is None:
+            reached = self._journal.last_seq if self._journal else 0
+        if reached > self._ledger.delivered:
+            self._ledger = dataclasses.replace(self._ledger, delivered=reached)
+        return result
 
+    def _fail(self, error: BaseException) -> None:
+        self.trouble = f"{type(error).__name__}: {text_of(error)}"
+        self._ledger = dataclasses.replace(
+            self._ledger, error=f"{_WHERE}: {self.trouble}", error_time=time.time()
+        )
+        self._warn(f"the tracker {self.job.name} is disabled for this run: {self.trouble}")
 
-def _guarded(callback: TrainerCallback, guard: Callable[..., Any]) -> TrainerCallback:
-    """A callback of the same events, each guarded. What it changes in the arguments, the state, the control,
-    the logs or the metrics is kept from the Trainer, and so is what it does to the process (`process_state`):
-    a tracker has no say in the training."""
-    events = [name for name in dir(TrainerCallback) if name.startswith("on_")]
+    # -- its run ------------------------------------------------------------------------------
 
-    def event(name: str) -> Callable[..., None]:
-        inner = getattr(callback, name)
+    def _open(self) -> None:
+        if self._tracker is None or self._journal is None:
+            return
+        header = self._journal.header
+        start = RunStart(
+            name=header.run,
+            directory=str(self._directory),
+            tracker_run_id=self._ledger.run_id,
+            run_id=header.id,
+            after=header.after,
+            sessions=sessions(self._journal.path),
+        )
+        run = self._tracker.open(start)
+        run_id = None if run.id is None else str(run.id)
+        self._ledger = dataclasses.replace(self._ledger, run_id=run_id, url=run.url, note=run.note)
 
-        def called(args: Any, state: Any, control: Any, kwargs: dict[str, Any]) -> None:
-            own = {key: _copied(value) for key, value in kwargs.items()}
-            # The arguments are not copied deeply: some hold open handles, and nothing in them is a number
-            # that the Trainer reads again by reference.
-            inner(_shallow(args), _own_state(state), copy.copy(control), **own)
+    def _catch_up(self, path: Path, before: int) -> None:
+        try:
+            for event in JournalReader(path):
+                if event.seq > before:
+                    self.give(event)
+        except (OSError, JournalError) as error:  # of the run's own disk; the run continues
+            self._fail(error)
 
-        guarded = guard(called)
-
-        def call(self: TrainerCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            guarded(args, state, control, kwargs)
-
-        return call
-
-    methods: dict[str, Any] = {name: event(name) for name in events if hasattr(callback, name)}
-    guarded: TrainerCallback = type("Guarded" + type(callback).__name__, (TrainerCallback,), methods)()
-    return guarded
-
-
-def _own_state(state: Any) -> Any:
-    """A copy of the Trainer's state. Its history grows with the run, so that a copy of all of it at each
-    event would take time by the square of the steps: the list is copied, and of its entries the last one."""
-    own = _shallow(state)
-    history = getattr(own, "log_history", None)
-    if isinstance(history, list) and history:
-        own.log_history = [*history[:-1], _copied(history[-1])]
-    return own
-
-
-def _shallow(value: Any) -> Any:
-    """A copy of an object whose own lists and mappings are copies, too."""
-    own = copy.copy(value)
-    for name, held in vars(value).items():
-        if name != "log_history":
-            vars(own)[name] = _copied(held)
-    return own
-
-
-def _copied(value: Any) -> Any:
-    """A copy of plain data, all through; models, tensors, optimizers and data loaders stay what they are."""
-    if type(value) is dict:
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if type(value) is list else value
+    def _save(self) -> None:
+        if self._directory is None or self._journal is None:
+            return
+        ledger, last = self._ledger, self._journal.last_seq
+        complete = self._closed and ledger.delivered == last
+        self._ledger = dataclasses.replace(
+            ledger,
+            total=max(last, ledger.delivered),
+            safe_delivered=ledger.delivered,
+            changes=self._handover.changes if self._handover else ledger.changes,
+            closed=self._closed,
+            state="complete" if complete else "behind",
+        )
+        self._ledger.save(self._directory)

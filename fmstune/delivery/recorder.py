@@ -6,16 +6,16 @@ Nothing it is given makes it raise into the training, beyond the interface's own
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import os
 import sys
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fmstune.delivery.journal.reader import NON_FINITE
+from fmstune.delivery.journal.reader import NON_FINITE, Kind, event_of
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.base import Tracker
@@ -68,12 +68,23 @@ class Recorder(Tracker):
             super().track(plain(metric), None if name is None else text_of(name))
         name = text_of(name)
         step = _step(self.step if step is None else step)
-        self.track_point(MetricPoint({name: metric}, stage, step))
-        for guest in self.guests:
-            metric = self._redactor.metric(metric, name) if isinstance(metric, str) else metric
-            guest.track(metric, self._name(name), self._optional(stage), step)
+        self._record("metrics", self._fields(MetricPoint({name: metric}, stage, step)))
 
     def track_point(self, point: MetricPoint) -> None:
+        # What the Trainer logs, which the callbacks of guests are told of.
+        self.journal.append("metrics", self._fields(point))
+
+    def _record(self, kind: Kind, fields: Mapping[str, Any]) -> None:
+        """Write an event that only the journal knows of, and give it to those who do not read it."""
+        seq = self.journal.append(kind, fields)
+        if guests := self.guests:
+            number = seq or self.journal.last_seq + 1  # while it waits in memory
+            raw = {"seq": number, "time": time.time(), "kind": kind, **plain(fields)}
+            if (event := event_of(raw)) is not None:
+                for guest in guests:
+                    guest.give(event)
+
+    def _fields(self, point: MetricPoint) -> dict[str, Any]:
         values, texts = point.values, list[str]()
         # Numbers hold no secrets: the training's own logs skip the search for them.
         numbers = all(
@@ -88,7 +99,7 @@ class Recorder(Tracker):
         stage, step, epoch = self._optional(point.stage), _step(point.step), _step(point.epoch)
         fields: dict[str, Any] = {"stage": stage, "step": step, "epoch": epoch}
         fields |= {"texts": texts} if texts else {}
-        self.journal.append("metrics", {**fields, "values": values})
+        return {**fields, "values": values}
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
         if params is not None and not is_mapping(params):
@@ -100,9 +111,7 @@ class Recorder(Tracker):
             else:
                 values = self._redactor.mapping(mapping_of(params), namespace, tracked=True)
             name = self._optional(name)
-            self.journal.append("params", {"name": name or "params", "values": values})
-            for guest in self.guests:
-                guest.set_params(values, name)
+            self._record("params", {"name": name or "params", "values": values})
 
     def track_table(self, table: Table) -> None:
         rows = [self._redactor.mapping(row, tracked=True) for row in _rows(table.rows)]
@@ -110,9 +119,7 @@ class Recorder(Tracker):
         name, stage = self._name(table.name), self._optional(table.stage)
         fields: dict[str, Any] = {"name": name, "stage": stage, "step": step, "rows": rows}
         epoch = _step(table.epoch)
-        self.journal.append("table", fields | ({"epoch": epoch} if epoch is not None else {}))
-        for guest in self.guests:
-            guest.track_table(dataclasses.replace(table, name=name, stage=stage, rows=tuple(rows), step=step))
+        self._record("table", fields | ({"epoch": epoch} if epoch is not None else {}))
 
     def _plain_names(self, names: tuple[Any, ...]) -> bool:
         """Whether there is no secret in these names, which come together at each step."""

@@ -166,7 +166,7 @@ def _train(
     progress, stop = ProgressCallback(out, METHODS[config.run.method].shown), StopCallback()
     callbacks: list[Any] = [
         *_early_stopping(config),
-        *in_process_callbacks(recorder, guests, out),
+        *in_process_callbacks(recorder, guests, directory.path, config.tracking.in_process_timeout, out),
         LastStepCallback(),
         progress,
         _ledgers(directory.path),

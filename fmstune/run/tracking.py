@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -35,9 +36,7 @@ from fmstune.system.locks import Lock
 from fmstune.text import counted
 from fmstune.trackers.records import Check, Status, TrackerError
 from fmstune.trackers.registry import reference
-from fmstune.trackers.values.plain import text_of
 from fmstune.training.sdks import not_imported
-from fmstune.user_code import is_stop
 
 
 class TrackerCheckFailed(TrackerError):
@@ -144,7 +143,7 @@ def recorded(
                 config.tracking.trackers,
             )
             for guest in guests:
-                steps.callback(_guarded, out, "noting a failed tracker", guest.note_failure, directory.path)
+                steps.callback(_guarded, out, "noting what a tracker has got", guest.settle)
             steps.callback(_guarded, out, "closing the journal", journal.close)
             steps.callback(_guarded, out, "closing the trackers", fleet.finish)
             steps.callback(ending.release)
@@ -224,26 +223,23 @@ def _track_identity(recorder: Recorder, config: RunConfig) -> None:
         recorder.set_params(commit, "git")
 
 
-def in_process_callbacks(recorder: Recorder, guests: list[Job], out: RunConsole) -> list[Any]:
-    """The callbacks of trackers that have to work in this process, each in a guard."""
+def in_process_callbacks(
+    recorder: Recorder, guests: list[Job], directory: Path, seconds: float, out: RunConsole
+) -> list[Any]:
+    """The callbacks of trackers that have to work in this process, each in a guard; a call of one may take so
+    many seconds. All that was recorded before is given to them."""
     if not guests:
         return []
     from fmstune.delivery.in_process import GuardedTracker
-    from fmstune.delivery.process_state import kept
     from fmstune.trackers.compat import build_tracker
 
+    callbacks = []
     for job in guests:
-        try:
-            with kept():
-                tracker = build_tracker(job.reference, job.name, job.options)
-            guest = GuardedTracker(tracker, out.warn, job)
-        except BaseException as error:  # its shipper could build it; here it is the plug-in's
-            if is_stop(error):
-                raise
-            out.warn(f"the tracker {job.name} is disabled for this run: {text_of(error)}")
-            continue
+        build = functools.partial(build_tracker, job.reference, job.name, job.options)
+        guest = GuardedTracker(job, build, out.warn, seconds=seconds)
+        callbacks.append(guest.attach(directory, recorder.journal))
         recorder.guests.append(guest)
-    return [guest.get_hf_callback() for guest in recorder.guests]
+    return callbacks
 
 
 def reports(directory: Path, used: Collection[str] | None = None) -> list[DeliveryReport]:

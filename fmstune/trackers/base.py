@@ -42,6 +42,7 @@ __all__ = [
     "TrackerOptionError",
     "TrackerRun",
     "installed_version",
+    "vendors_callback",
 ]
 
 
@@ -210,6 +211,23 @@ class Tracker:
         installed and can be imported has been seen before this is called.
         """
         return Check("ok", "ready")
+
+
+def vendors_callback(asked: Any) -> Any:
+    """The vendor's callback that a tracker of any shape brings; `None` when it brings none, as one whose
+    `get_hf_callback` returns `None` or what the base class returns.
+
+    Raises `TrackerError` for what is no callback, and whatever the tracker raises.
+    """
+    own = getattr(type(asked), "get_hf_callback", None)
+    if own is None or own is Tracker.get_hf_callback:  # which would import transformers
+        return None
+    found = asked.get_hf_callback()
+    if found is None or found is getattr(asked, "own_callback", None):
+        return None
+    if not any(callable(getattr(found, name, None)) for name in dir(found) if name.startswith("on_")):
+        raise TrackerError(f"get_hf_callback returned {type(found).__name__}, which is no TrainerCallback")
+    return found
 
 
 def installed_version(package: str | None) -> str | None:

@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from fmstune.trackers.base import Tracker
+from fmstune.trackers.base import Tracker, vendors_callback
 from fmstune.trackers.records import Check, RunStart, Status, Table, TrackerRun
 from fmstune.trackers.registry import load_reference
+
+_GUARANTEES = ("limits", "idempotent", "repeated_steps", "takes_late", "takes_params", "durable_on")
 
 
 def build_tracker(reference: str, name: str, options: Mapping[str, Any]) -> Tracker:
@@ -19,14 +21,12 @@ def build_tracker(reference: str, name: str, options: Mapping[str, Any]) -> Trac
     found: Any = load_reference(reference, name)
     if isinstance(found, type) and issubclass(found, Tracker) and takes_step(found.track):
         return found(name, options)
-    return OldShapeTracker(name, found(name=name, tracker_config=dict(options)))
+    return _of_inner(found)(name, found(name=name, tracker_config=dict(options)))
 
 
-def works_in_process(tracker: Tracker) -> bool:
-    """Whether the tracker brings a callback of its own, which can only work in the training process."""
-    cls = type(tracker.inner) if isinstance(tracker, OldShapeTracker) else type(tracker)
-    own = getattr(cls, "get_hf_callback", None)
-    return own is not None and own is not Tracker.get_hf_callback
+def own_callback_of(tracker: Tracker) -> Any:
+    """The vendor's callback that a tracker brings (see `vendors_callback`)."""
+    return vendors_callback(tracker.inner if isinstance(tracker, OldShapeTracker) else tracker)
 
 
 def takes_step(track: Any) -> bool:
@@ -60,6 +60,10 @@ class OldShapeTracker(Tracker):
         else:
             super().track_table(table)
 
+    def flush(self) -> None:
+        if hasattr(self.inner, "flush"):
+            self.inner.flush()
+
     def close(self, status: Status, error: str | None = None) -> None:
         if hasattr(self.inner, "close"):
             self.inner.close(status, error)
@@ -69,3 +73,9 @@ class OldShapeTracker(Tracker):
 
     def check(self, timeout: float) -> Check:
         return self.inner.check(timeout) if hasattr(self.inner, "check") else super().check(timeout)
+
+
+def _of_inner(found: Any) -> type[OldShapeTracker]:
+    """A class that guarantees and limits what the inner class does, where it says so."""
+    said = {name: getattr(found, name) for name in _GUARANTEES if hasattr(found, name)}
+    return type("OldShapeTracker", (OldShapeTracker,), said)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fmstune.trackers.base import Tracker, installed_version
+from fmstune.trackers.base import Tracker, installed_version, vendors_callback
 from fmstune.trackers.records import TrackerError, TrackerOptionError
 
 if TYPE_CHECKING:
@@ -179,16 +179,26 @@ def _entry(name: str, tracker: type[Tracker], origin: str) -> TrackerEntry:
     # A tracker of an older shape has none of the attributes that a `Tracker` has.
     package, hint = getattr(tracker, "package", None), getattr(tracker, "install_hint", None)
     version = installed_version(package)
-    own = getattr(tracker, "get_hf_callback", None)
     return TrackerEntry(
         name,
         "not installed" if version is None else "ready",
         origin,
         getattr(tracker, "description", "") if issubclass(tracker, Tracker) else "",
         version or "",
-        own is not None and own is not Tracker.get_hf_callback,
+        _brings_callback(tracker, name),
         (hint or f"pip install {package}") if version is None else "",
     )
+
+
+def _brings_callback(tracker: Any, name: str) -> bool:
+    """Whether a tracker has to work in the training process, as far as it says so without its options."""
+    own = getattr(tracker, "get_hf_callback", None)
+    if own is None or own is Tracker.get_hf_callback:
+        return False
+    try:
+        return vendors_callback(tracker(name=name, tracker_config={})) is not None
+    except (Exception, SystemExit):  # of the plug-in, which may need options
+        return True
 
 
 def _probe(name: str, where: str, origin: str) -> TrackerEntry:

@@ -294,7 +294,7 @@ def test_a_process_that_is_not_forked_is_told_once_that_it_records_nothing(recor
 
 def test_trackers_in_the_training_process_are_left_alone_by_its_children(recorder: Recorder) -> None:
     class Guest:
-        def track(self, *arguments: object) -> None:
+        def give(self, *arguments: object) -> None:
             os._exit(9)
 
     recorder.guests.append(Guest())  # type: ignore[arg-type]

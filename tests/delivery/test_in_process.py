@@ -6,6 +6,9 @@ import asyncio
 import os
 import random
 import signal
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,13 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fmstune.delivery.in_process import GuardedTracker
+from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shipping.process import Job
+from fmstune.delivery.sync import sync
 from fmstune.run.tracking import reports
 from fmstune.trackers.base import Tracker
-from tests.support.journals import open_journal
+from fmstune.trackers.records import MetricPoint, RunStart, Status, Table, TrackerRun
+from fmstune.trackers.registry import reference
 
 EVENTS = sorted(name for name in dir(TrainerCallback) if name.startswith("on_"))
 
@@ -44,6 +50,24 @@ class Vendor(Tracker):
         return made
 
 
+def guest_of(
+    vendor: Tracker, warn: Callable[[str], None] = lambda text: None, seconds: float = 300
+) -> GuardedTracker:
+    job = Job("vendor", "tests.delivery.test_in_process:Vendor", {"api_key": "abcdefgh123"})
+    return GuardedTracker(job, lambda: vendor, warn, seconds=seconds)
+
+
+def attached(guest: GuardedTracker, recorder: Recorder) -> TrainerCallback:
+    callback = guest.attach(recorder.journal.path.parents[1], recorder.journal)
+    recorder.guests.append(guest)
+    return callback
+
+
+def happens(callback: TrainerCallback, event: str = "on_log", **given: Any) -> None:
+    args = TrainingArguments("out", report_to=[])
+    getattr(callback, event)(args, TrainerState(), TrainerControl(), **given)
+
+
 def spoil(args: Any, state: Any, control: Any, kwargs: dict[str, Any]) -> None:
     args.max_steps = state.max_steps = 1
     args.lr_scheduler_kwargs.clear()
@@ -56,7 +80,7 @@ def spoil(args: Any, state: Any, control: Any, kwargs: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_what_a_vendors_callback_changes_is_its_own(event: str, tmp_path: Path) -> None:
+def test_what_a_vendors_callback_changes_is_its_own(event: str, tmp_path: Path, recorder: Recorder) -> None:
     warnings: list[str] = []
     args = TrainingArguments(str(tmp_path), max_steps=9, lr_scheduler_kwargs={"a": 1}, report_to=[])
     state = TrainerState(
@@ -64,7 +88,7 @@ def test_what_a_vendors_callback_changes_is_its_own(event: str, tmp_path: Path) 
     )
     control = TrainerControl()
     given = {"logs": {"loss": 1.0}, "metrics": {"eval_loss": {"a": 1.0}}}
-    callback = GuardedTracker(Vendor(spoil), warnings.append).get_hf_callback()
+    callback = attached(guest_of(Vendor(spoil), warnings.append), recorder)
     getattr(callback, event)(args, state, control, **given)
     assert warnings == []
     assert (args.max_steps, args.lr_scheduler_kwargs) == (9, {"a": 1})
@@ -100,22 +124,21 @@ def state_of_process() -> list[Any]:
 @pytest.mark.parametrize("act", [draw, seed, fail_after_all])
 @pytest.mark.parametrize("hook", ["callback", "track", "close"])
 def test_a_vendor_changes_nothing_of_the_process_that_the_training_depends_on(
-    hook: str, act: Any, tmp_path: Path
+    hook: str, act: Any, recorder: Recorder
 ) -> None:
     """A random number that it draws would give the model other weights, and a folder another place."""
     vendor = Vendor(act)
     vendor.track = vendor.close = act  # type: ignore[method-assign]
-    guest = GuardedTracker(vendor, lambda text: None)
-    callback = guest.get_hf_callback()
+    guest = guest_of(vendor)
+    callback = attached(guest, recorder)
+    args = TrainingArguments("out", report_to=[])
     before = state_of_process()
     if hook == "callback":
-        args = TrainingArguments(str(tmp_path), report_to=[])
-        before = state_of_process()
         callback.on_step_end(args, TrainerState(), TrainerControl())
     elif hook == "track":
-        guest.track(1.0, "loss", None, 1)
+        recorder.track(1.0, "loss", None, step=1)
     else:
-        guest.close("finished", None)
+        recorder.close("finished")
     assert state_of_process() == before
 
 
@@ -123,47 +146,148 @@ def test_a_vendor_changes_nothing_of_the_process_that_the_training_depends_on(
     "error", [RuntimeError, SystemExit, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, Panic]
 )
 def test_whatever_a_vendors_callback_raises_disables_it_with_a_word(
-    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch, recorder: Recorder
 ) -> None:
     def fail(*_: Any) -> None:
         raise error("client went away")
 
     monkeypatch.setattr(signal, "getsignal", lambda _: print)  # as in a run, which has its own handler
     warnings: list[str] = []
-    guest = GuardedTracker(Vendor(fail), warnings.append)
-    callback = guest.get_hf_callback()
+    callback = attached(guest_of(Vendor(fail), warnings.append), recorder)
     for _ in range(2):
-        callback.on_log(
-            TrainingArguments(str(tmp_path), report_to=[]), TrainerState(), TrainerControl(), logs={}
-        )
+        happens(callback, logs={})
     said = f"the tracker vendor is disabled for this run: {error.__name__}: client went away"
     assert warnings == [said]
 
 
-def test_ctrl_c_where_python_has_its_own_handler_is_no_fault_of_the_vendors(tmp_path: Path) -> None:
+def test_ctrl_c_while_a_vendor_is_called_is_no_fault_of_the_vendors(recorder: Recorder) -> None:
     def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(3600)
 
-    callback = GuardedTracker(Vendor(stop), print).get_hf_callback()
+    guest = guest_of(Vendor(stop), seconds=60)
+    callback = attached(guest, recorder)
     with pytest.raises(KeyboardInterrupt):
-        callback.on_log(TrainingArguments(str(tmp_path), report_to=[]), TrainerState(), TrainerControl())
+        happens(callback)
+    assert guest.trouble is None
 
 
-def test_a_vendor_that_has_failed_is_in_the_report_and_known_to_sync(run_directory: Path) -> None:
+def test_a_call_that_does_not_return_is_given_up_with_a_word_and_does_nothing_more(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    woken, goes_on, warnings = threading.Event(), threading.Event(), list[str]()
+
+    def hang(*_: Any) -> None:
+        try:
+            woken.wait(3600)
+        finally:
+            goes_on.set()
+        seed()  # what it would do when it wakes up long after
+
+    callback = attached(guest_of(Vendor(hang), warnings.append, seconds=0.2), recorder)
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
+    before = state_of_process()
+    happens(callback, logs={})
+    happens(callback, logs={})
+    assert warnings == [
+        "the tracker vendor is disabled for this run: DeadlineOver: it did not return within 0.2 s"
+    ]
+    woken.set()
+    assert goes_on.wait(60)
+    assert state_of_process() == before
+    recorder.close("finished")
+    (line,) = reports(run_directory)
+    assert (line.delivered, line.total, line.state) == (0, 2, "behind")
+
+
+class Everything(Vendor):
+    """A tracker with a callback, which keeps what it gets besides."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda *_: None)
+        self.got: list[Any] = []
+
+    def open(self, start: RunStart) -> TrackerRun:
+        self.got.append(("open", start.name, start.tracker_run_id))
+        return TrackerRun("run-7", "http://127.0.0.1/run-7")
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        self.got.append(("track", name, stage, step))
+
+    def set_params(self, params: Any, name: str | None = None) -> None:
+        self.got.append(("params", name, sorted(params)))
+
+    def track_table(self, table: Table) -> None:
+        self.got.append(("table", table.name, len(table.rows)))
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        self.got.append(("close", status))
+
+
+def test_besides_its_events_it_gets_all_that_is_recorded_from_the_first_to_the_end(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    recorder.set_params({"team": "nlp"}, "params")  # before it is attached
+    vendor = Everything()
+    guest = guest_of(vendor)
+    callback = attached(guest, recorder)
+    recorder.set_params({"lr": 1.0}, "params")
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))  # by the Trainer, which calls `on_log`
+    happens(callback, logs={"loss": 1.0})
+    recorder.track(0.5, "reward", "eval", step=1)
+    recorder.track_table(Table("samples", ({"a": 1}, {"a": 2}), "eval", 1))
+    recorder.close("finished")
+    guest.settle()
+    assert vendor.got == [
+        ("open", "run", None), ("params", "params", ["team"]), ("params", "params", ["lr", "team"]),
+        ("track", "reward", "eval", 1), ("table", "samples", 2), ("close", "finished"),
+    ]  # fmt: skip
+    (line,) = reports(run_directory)
+    assert (line.tracker, line.delivered, line.total, line.state) == ("vendor", 6, 6, "complete")
+    assert (line.run_id, line.url) == ("run-7", "http://127.0.0.1/run-7")
+    recorder.journal.close()
+    (there,) = sync(run_directory, "file", {"file": {"path": str(run_directory / "m.jsonl")}}, reference)
+    assert there.state == "complete"
+
+
+def test_a_resumed_run_goes_on_in_its_run_and_gets_nothing_twice(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    first, second = Everything(), Everything()
+    recorder.set_params({"team": "nlp"}, "params")
+    guest = guest_of(first)
+    attached(guest, recorder)
+    recorder.close("interrupted")
+    guest.settle()
+    recorder.resumed(0)
+    recorder.set_params({"lr": 1.0}, "data")
+    guest_of(second).attach(run_directory, recorder.journal)
+    assert second.got == [("open", "run", "run-7"), ("params", "data", ["lr"])]
+
+
+def test_what_it_tracks_itself_within_an_event_reaches_it(recorder: Recorder) -> None:
+    vendor = Everything()
+    vendor._act = lambda *_: recorder.track(1.0, "own", step=3)
+    callback = attached(guest_of(vendor), recorder)
+    happens(callback)
+    assert ("track", "own", None, 3) in vendor.got
+
+
+def test_a_vendor_that_has_failed_is_in_the_report_and_known_to_sync(
+    recorder: Recorder, run_directory: Path
+) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("client went away")
 
-    journal = open_journal(run_directory)
-    journal.append("metrics", {"values": {"loss": 1.0}})
-    job = Job("vendor", "tests.delivery.test_in_process:Vendor", {"api_key": "abcdefgh123"})
-    guest = GuardedTracker(Vendor(fail), lambda text: None, job)
-    guest.note_failure(run_directory)
-    assert reports(run_directory) == []
-    guest.guard(fail)()
-    guest.note_failure(run_directory)
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
+    guest = guest_of(Vendor(fail))
+    callback = attached(guest, recorder)
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 2))
+    happens(callback, logs={"loss": 1.0})
+    guest.settle()
     (line,) = reports(run_directory)
     assert line.line().startswith(
-        "0/1 · it works in the training process, and was disabled there: RuntimeError"
+        "1/2 · it works in the training process, and was disabled there: RuntimeError"
     )
     assert f"fmstune trackers sync {run_directory}" in line.line()
     assert "abcdefgh123" not in (run_directory / "tracking" / "vendor.json").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,7 @@ def test_a_vendors_callback_works_in_process_inside_a_guard_and_user_metrics_rea
     result, shown = tune("out", trackers=("tests.run.test_run:Vendor",), params=("team=nlp",))
     assert ("log", 2, os.getpid()) in VENDOR_SAW
     assert ("track", "from_user_code", "eval") in VENDOR_SAW
+    assert {"params", "config", "packages"} <= {entry[1] for entry in VENDOR_SAW if entry[0] == "params"}
     assert max(entry[1] for entry in VENDOR_SAW if entry[0] == "log") == 6
     assert "is disabled for this run: RuntimeError: vendor down" in shown
     events = list(JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME)))
@@ -331,6 +333,42 @@ def test_a_vendors_callback_works_in_process_inside_a_guard_and_user_metrics_rea
     assert (line.tracker, line.state) == ("tests.run.test_run:Vendor", "behind")
     assert "vendor down" in str(line.error)
     assert result.metrics["train/train_runtime"] > 0
+
+
+class ByTheNote:
+    """A tracker exactly as the design note has it."""
+
+    def __init__(self, name: Any = None, tracker_config: Any = None) -> None:
+        self.name, self.config = name, tracker_config
+
+    def get_hf_callback(self) -> Any:
+        return None
+
+    def track(self, metric: Any, name: str, stage: str) -> None:
+        self._write("track", stage, name, metric)
+
+    def set_params(self, params: Any, name: str) -> None:
+        self._write("params", name, sorted(params))
+
+    def _write(self, *what: Any) -> None:
+        with Path(self.config["path"]).open("a") as file:
+            file.write(json.dumps([os.getpid(), *what]) + "\n")
+
+
+def test_a_tracker_exactly_as_the_design_note_has_it_gets_everything_in_a_process_of_its_own(
+    tmp_path: Path,
+) -> None:
+    name, path = "tests.run.test_run:ByTheNote", tmp_path / "note"
+    result, _ = tune("out", f"trackers.'{name}'.path='{path}'", trackers=(name,), params=("team=nlp",))
+    (line,) = result.delivery
+    assert (line.state, line.delivered) == ("complete", line.total)
+    got = [json.loads(row) for row in path.read_text().splitlines()]
+    assert os.getpid() not in {row[0] for row in got}
+    events = list(JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME)))
+    numbers = [value for event in events for value in event.values.values() if event.kind == "metrics"]
+    assert len([row for row in got if row[1] == "track"]) == len(numbers)
+    namespaces = {event.name for event in events if event.kind == "params"}
+    assert {row[2] for row in got if row[1] == "params"} == namespaces >= {"params", "config", "packages"}
 
 
 def test_a_tracker_with_options_of_its_own_is_delivered_to_in_another_process(tmp_path: Path) -> None:

@@ -87,9 +87,14 @@ def test_a_package_cannot_take_the_name_of_another_tracker(tmp_path: Path) -> No
 
 
 def test_a_vendors_own_callback_is_marked_as_in_process(tmp_path: Path) -> None:
-    source = "class Mine:\n    def track(self, m, n, s): ...\n    def get_hf_callback(self): ...\n"
-    install(tmp_path, "mine", "mine_tracker:Mine", source)
-    assert listed(tmp_path)["mine/mine-pkg 1.0"]["in_process"] is True
+    head = "class Mine:\n    def __init__(self, name=None, tracker_config=None): ...\n"
+    head += "    def track(self, m, n, s): ...\n    def get_hf_callback(self): "
+    install(tmp_path, "mine", "mine_tracker:Mine", f"{head}return self\n    def on_log(self): ...\n")
+    install(tmp_path, "none", "other_tracker:Mine", f"{head}return None\n")
+    install(tmp_path, "other", "other_tracker:Mine")
+    entries = listed(tmp_path)
+    assert entries["mine/mine-pkg 1.0"]["in_process"] is True
+    assert entries["other/other-pkg 1.0"]["in_process"] is False
 
 
 @pytest.mark.usefixtures("registered")

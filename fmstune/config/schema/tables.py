@@ -202,6 +202,13 @@ class TrackingConfig:
     check_timeout: float = field(
         default=10.0, metadata={"help": "Seconds that each tracker's check may take.", "min": 0.1}
     )
+    in_process_timeout: float = field(
+        default=10.0,
+        metadata={
+            "help": "Seconds that a call of a tracker which works in the training process may take.",
+            "min": 0.1,
+        },
+    )
     strict: bool = field(default=False, metadata={"help": "An unreachable tracker at the start is an error."})
 
 

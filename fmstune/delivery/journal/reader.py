@@ -172,7 +172,14 @@ def lock_path(path: Path) -> Path:
 def parse(line: bytes) -> Event | None:
     """The event that a line holds; `None` when it holds none."""
     try:
-        raw = json.loads(line)
+        return event_of(json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def event_of(raw: Any) -> Event | None:
+    """The event that a line of the journal stands for; `None` when it is none."""
+    try:
         if raw["kind"] not in _KINDS or not isinstance(raw["seq"], int) or raw["seq"] < 1:
             return None
         values = raw.get("values") or {}

@@ -34,8 +34,8 @@ class HandOver:
     """Gives the events of the journal at `path` to a tracker that has been given the first `delivered`."""
 
     def __init__(self, path: Path, tracker: Tracker, delivered: int) -> None:
+        self.tracker = tracker
         self._path = path
-        self._tracker = tracker
         self._delivered = delivered
         self._past = _Past(path, tracker)
         self._again: _Past | None = None  # where an event is given after later ones
@@ -51,7 +51,7 @@ class HandOver:
         it is left to the caller. Returns whether the tracker was called. Raises what the tracker raises."""
         if event.seq != self._last[0]:
             self._last = (event.seq, self._call(event))
-        call, tracker = self._last[1], self._tracker
+        call, tracker = self._last[1], self.tracker
         tracker.seq, tracker.step = event.seq, getattr(call, "step", None)
         tracker.event_time = event.time
         if isinstance(call, MetricPoint):
@@ -67,10 +67,10 @@ class HandOver:
         if event.seq > self._past.seq:
             return self._past.take(event)
         if self._again is None or event.seq <= self._again.seq:
-            self._again = _Past(self._path, self._tracker)
+            self._again = _Past(self._path, self.tracker)
         self._again.advance(event.seq)
         call = self._again.take(event)
-        if isinstance(call, Params) and self._tracker.takes_params == "merged":
+        if isinstance(call, Params) and self.tracker.takes_params == "merged":
             return self._past.params_of(event)  # values that came later than these hold
         return call
 

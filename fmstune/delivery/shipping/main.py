@@ -31,7 +31,7 @@ from fmstune.delivery.shipping.watch import TrainerWatch
 from fmstune.secrets.redaction import know_secrets, process_redactor
 from fmstune.system import locks
 from fmstune.trackers.base import Tracker, installed_version
-from fmstune.trackers.compat import OldShapeTracker, build_tracker, works_in_process
+from fmstune.trackers.compat import OldShapeTracker, build_tracker, own_callback_of
 from fmstune.trackers.records import Check, TrackerOptionError
 from fmstune.trackers.registry import BrokenTracker
 
@@ -65,9 +65,8 @@ def main(trainer: TrainerWatch) -> int:
             _note(Path(order["directory"]), job["name"], found.detail)
         return EXIT_RETRY
     if job["check"]:
-        found = check(tracker, job["timeout"])
-        in_process, repeated = works_in_process(tracker), tracker.repeated_steps
-        _answer(answers, found, in_process=in_process, repeated=repeated)
+        found, in_process = _asked(tracker, check(tracker, job["timeout"]))
+        _answer(answers, found, in_process=in_process, repeated=tracker.repeated_steps)
     answers.close()
     line = sys.stdin.readline()
     return _ship(tracker, job, json.loads(line), trainer, log) if line else EXIT_DONE
@@ -105,6 +104,18 @@ def check(tracker: Tracker, timeout: float) -> Check:
             f"its check failed: {type(error).__name__}: {error}",
             "see the tracker's own documentation",
         )
+
+
+def _asked(tracker: Tracker, found: Check) -> tuple[Check, bool]:
+    """What the check found, and whether the tracker brings a vendor's callback, which it is asked for here:
+    its SDK is imported by that."""
+    if not (found.ok or found.outage):
+        return found, False
+    try:
+        return found, own_callback_of(tracker) is not None
+    except BaseException as error:
+        detail = f"its callback cannot be had: {type(error).__name__}: {error}"
+        return Check("broken", detail, "see the tracker's own documentation"), False
 
 
 def _not_built(error: BaseException, name: str) -> Check:

@@ -1,0 +1,72 @@
+"""Foreign code is called with a deadline, and keeps no process from its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from fmstune.system.deadline import DeadlineOver, DeadlineThread
+
+
+def raises(error: BaseException) -> Callable[[], None]:
+    def call() -> None:
+        raise error
+
+    return call
+
+
+def test_calls_are_made_one_after_the_other_in_one_thread() -> None:
+    thread = DeadlineThread("calls", 60)
+    names = [thread.call(lambda: threading.current_thread().name) for _ in range(2)]
+    assert names == ["calls", "calls"]
+    assert thread.call(lambda: thread.call(lambda: 3)) == 3
+    for error in (ValueError("no"), SystemExit(3), TimeoutError("its own")):
+        with pytest.raises(type(error)):
+            thread.call(raises(error))
+    thread.close()
+
+
+def test_a_call_that_takes_too_long_is_given_up_and_ends_at_its_next_instruction() -> None:
+    thread = DeadlineThread("calls", 0.1)
+    begun, woken, after = threading.Event(), threading.Event(), list[int]()
+
+    def hang() -> None:
+        begun.set()
+        woken.wait()
+        after.append(1)
+
+    with pytest.raises(DeadlineOver, match=r"within 0\.1 s"):
+        thread.call(hang)
+    woken.set()
+    thread._thread.join(60)
+    assert not thread._thread.is_alive()
+    assert after == []
+
+
+LEFT = """
+import atexit, sys, threading, time
+from fmstune.system.deadline import DeadlineThread
+
+def vendor():
+    threading.Thread(target=time.sleep, args=(3600,), daemon=False).start()
+    atexit.register(time.sleep, 3600)
+
+DeadlineThread("vendor", 0.5).call(vendor)
+from fmstune.cli.main import main
+main(["trackers", sys.argv[1], "--json"])
+"""
+
+
+@pytest.mark.parametrize(("command", "code"), [("list", 0), ("lisst", 2)])
+def test_the_process_ends_on_time_with_its_code_whatever_an_sdk_has_left_behind(
+    command: str, code: int
+) -> None:
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", LEFT, command], capture_output=True, text=True)
+    assert done.returncode == code
+    assert time.monotonic() - began < 600
