@@ -18,12 +18,13 @@ from fmstune.data.prepare import PreparedData, prepare
 from fmstune.data.rendering.answer import Writer
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.reader import Reader
-from fmstune.data.tokens.preferences import AnswerEncoder
+from fmstune.data.tokens.preferences import ANSWERS, EMPTY_BAD, AnswerEncoder
 from fmstune.data.tokens.table import TokenRow
 from fmstune.errors import DataError
 from fmstune.models.load import load_tokenizer
 from fmstune.training.methods.kto import with_other_answers
 from fmstune.training.methods.trained import trained_by
+from tests.support.chat_templates import TEMPLATES, end_of, tokenizer_with
 
 TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
 TRAINERS: dict[str, Any] = {"dpo": trl.DPOTrainer, "kto": trl.KTOTrainer, "reward": trl.RewardTrainer}
@@ -147,7 +148,7 @@ word = st.text(alphabet="ab é😀\n<|im_end|>", max_size=8)
 def test_no_text_has_other_tokens_than_trl_would_give_it(
     rows: list[tuple[str, str, str]], method: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    pairs = [text(*row) for row in rows if row[1] != row[2]]
+    pairs = [text(*row) for row in rows if row[1] != row[2] and row[1].strip()]
     if pairs:
         folder = tmp_path_factory.mktemp("rows")
         theirs = by_trl(method, singles(pairs) if method == "kto" else pairs, TOKENIZER, max_length=None)
@@ -215,3 +216,43 @@ def test_a_row_that_the_chat_template_refuses_may_be_skipped(tmp_path: Path) -> 
     made = prepare(DataConfig(train=str(path), skip_bad_rows=True), tokenizer, 64, 1, method="dpo")
     assert (made.summary.rows, made.summary.skipped) == (1, 1)
     assert "line 2: the model's chat template refuses this conversation: never why" in made.bad.first[0]
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo", "kto", "reward"])
+@pytest.mark.parametrize("form", [chat, text])
+def test_an_empty_answer_is_refused_where_it_is_the_good_one_and_named_where_it_is_the_bad_one(
+    tmp_path: Path, method: str, form: Any
+) -> None:
+    path = tmp_path / "x.jsonl"
+
+    def made(good: str, bad: str) -> PreparedData:
+        rows = [form("What?", good, bad)]
+        if method == "kto":
+            rows = singles(rows)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return prepare(DataConfig(train=str(path), cache=False), TOKENIZER, 64, 1, method=method)
+
+    with pytest.raises(DataError, match=r"line 1: `\w+` is empty, and is to be preferred"):
+        made(" ", "b")
+    assert [entry.what for entry in made("a", "").summary.unused] == [EMPTY_BAD]
+    assert made("a", "b").summary.unused == ()
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_each_answer_of_a_pair_is_what_follows_its_prompt_in_any_template(
+    template: str, tmp_path: Path
+) -> None:
+    tokenizer = tokenizer_with(template)
+    row = chat("Where is it?", "It is <here>.", "Nobody {knows}.\nReally.")
+    for method in ("dpo", "kto", "orpo"):
+        for made in encoded(method, [row], tokenizer, tmp_path):
+            prompt = Writer(tokenizer).whole(row["prompt"], None, "", prompt=True)
+            answers = [made.columns[name] for name in ANSWERS if name in made.columns]
+            for number, ids in enumerate(answers):
+                good = made.columns.get("label", number == 0)
+                said = row["chosen" if good else "rejected"][0]["content"]
+                text = tokenizer.decode([*made.columns["prompt_ids"], *ids])
+                # After the prompt, but for an empty block of reasoning that it opens; up to the answer's end.
+                assert said in tokenizer.decode(ids)
+                assert text.startswith(prompt.rstrip())
+                assert end_of(template) in tokenizer.decode(ids).partition(said)[2]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
     Gemma2Config,
     GPT2Config,
     GraniteConfig,
@@ -223,6 +224,25 @@ def test_experts_are_scored_directly_until_their_own_loss_is_asked_for() -> None
     torch.testing.assert_close(output.loss, expected, rtol=1e-4, atol=1e-5)
     assert output.aux_loss is None
     assert model(**batch(model), fused_lm_head=True, output_router_logits=True).aux_loss > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "head"), [("cap", "own"), ("known", "tiled"), ("none", "tiled"), ("inner", "own")]
+)
+def test_a_model_whose_weights_are_elsewhere_is_scored_by_its_own_logits_if_it_may_cap_them(
+    kind: str, head: str
+) -> None:
+    config: Any = LlamaConfig(**SMALL)
+    if kind == "cap":
+        config = RecurrentGemmaConfig(**SMALL, lru_width=32, logits_soft_cap=5.0)
+    elif kind == "inner":
+        config = BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, is_decoder=True)
+    elif kind == "known":
+        config = Gemma2Config(**SMALL, final_logit_softcapping=5.0)
+    with torch.device("meta"):  # as ZeRO-3 divides them
+        model = AutoModelForCausalLM.from_config(config)
+    add_fused_lm_head(model, outputs=OUTPUTS)
+    assert fit_lm_head(model, direct=False) == head
 
 
 def test_asking_changes_neither_weights_nor_random_numbers_nor_the_mode() -> None:

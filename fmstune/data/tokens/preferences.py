@@ -19,6 +19,7 @@ from fmstune.config.methods.record import Form
 from fmstune.data.rendering.answer import LOST_REASONING, Writer
 from fmstune.data.rendering.render import NO_WORDS, require_whole_characters, with_eos
 from fmstune.data.rendering.words import missing_reasoning, missing_words
+from fmstune.data.rows.messages import Message, says_something
 from fmstune.data.rows.reader import Placed, Reader, Row
 from fmstune.data.rows.shapes import Recognised
 from fmstune.data.tokens.table import TOKENS, TokenRow, batches
@@ -35,6 +36,8 @@ _LOST_REASONING = (
     "reasoning is not trained: the chat template leaves it out of what it writes of an answer of several "
     "messages, or of a conversation that is judged"
 )
+NO_TOKENS = "an answer has no tokens: the chat template writes nothing of it"
+EMPTY_BAD = "a bad answer is empty: that it ends is all that is learnt of it"
 _BATCH = 512
 
 
@@ -107,12 +110,23 @@ class AnswerEncoder:
         for each in found:
             if isinstance(each, TokenRow):
                 yield each
-            else:
-                yield self._row(each, next(ids), [next(ids) for _ in each.wholes])
+                continue
+            made = self._row(each, next(ids), [next(ids) for _ in each.wholes])
+            if any(made.columns.get(name) == [] for name in ANSWERS):
+                reader.unused.add(NO_TOKENS, each.place)
+            yield made
 
     def _examples(self, place: str, row: Row, reader: Reader) -> list[_Example]:
         extras = {key: row[key] for key in ("label", "margin") if key in row}
         answers = [row[key] for key in ("chosen", "rejected", "completion") if key in row]
+        if not all(map(_says, answers)):
+            good = "chosen" if "chosen" in row else "completion"
+            if not _says(row[good]) and row.get("label", True):
+                raise DataError(
+                    f"{place}: `{good}` is empty, and is to be preferred; take the row out, or leave such "
+                    "rows out with --skip-bad-rows."
+                )
+            reader.unused.add(EMPTY_BAD, place)
         if _is_chat(row):
             prompt, wholes = self._chat(place, row, answers, reader)
         else:
@@ -200,6 +214,13 @@ class AnswerEncoder:
                 "the model's tokenizer names no token that ends a text (eos_token), which answers need to "
                 "end with; name it in its tokenizer_config.json."
             )
+
+
+def _says(answer: str | Sequence[Message]) -> bool:
+    """Whether there is anything in an answer besides its end."""
+    if isinstance(answer, str):
+        return bool(answer.strip())
+    return any(says_something(message) for message in answer if message["role"] == "assistant")
 
 
 def _is_chat(row: Row) -> bool:

@@ -13,13 +13,15 @@ So each model is asked once which way is exact. No list of architectures is kept
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch.func import functional_call
 from torch.nn.functional import linear
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from fmstune.data.tokens.table import IGNORED
 from fmstune.training.trl_compat import FUSED, FusedCausalLMOutput, score_by
@@ -28,6 +30,11 @@ from fmstune.training.tuned_trainer import Head
 _PROBE = 12
 _LARGE_LOGIT = 128.0
 """Caps begin at 15 to 50; at the small logits of a new model they could not be seen."""
+_KNOWN_TO_TRL = (
+    "final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling",
+)  # fmt: skip
+_OF_LOGITS = re.compile("soft_?cap|logits?_.*(scal|multiplier)|head_multiplier")
+_OF_OTHERS = re.compile("attn|attention|router|gate|^up_")
 _SAME = 0.02
 """Of the largest log-probability: above rounding in bfloat16, far below what a missing cap or scale makes."""
 
@@ -36,19 +43,40 @@ def fit_lm_head(model: PreTrainedModel, *, direct: bool, experts: bool = False) 
     """Let `model`, which has TRL's fused LM head already, compute the loss that its own `forward` gives.
 
     `direct` allows the direct way, which holds all trained logits at once. The model is asked with one short
-    row. Where its weights are not here in whole (on the meta device, or divided by DeepSpeed), it cannot be
-    asked and keeps TRL's way. With `experts`, the loss that balances the experts' load is wanted as well.
+    row, that of the main process for all: the others may not have their weights yet. With `experts`, the loss
+    that balances the experts' load is wanted as well.
     """
+    found: Head = broadcast_object_list([_fitting(model, direct=direct, experts=experts)])[0]
+    if found == "direct":
+        score_by(model, _direct)
+    elif found == "own":
+        score_by(model, _own)
+    return found
+
+
+def _fitting(model: PreTrainedModel, *, direct: bool, experts: bool) -> Head:
     if any(weight.is_meta or hasattr(weight, "ds_id") for weight in model.parameters()):
-        return "tiled"
+        # Its weights are not here in whole, so that it cannot be asked; DeepSpeed has divided them.
+        # TRL takes the head for the last layer; BERT's family has it inside of one with more.
+        inner = all(part is not model.get_output_embeddings() for part in model.children())
+        return "own" if inner or _unknown_to_trl(model.config.get_text_config()) else "tiled"
     with _asked(model):
         if direct and not experts and _holds(lambda: _ends_with_its_head(model)):
-            score_by(model, _direct)
             return "direct"
         if _holds(lambda: _tiled_is_exact(model) and (not experts or _tiled_balances(model))):
             return "tiled"
-    score_by(model, _own)
     return "own"
+
+
+def _unknown_to_trl(config: PreTrainedConfig) -> bool:
+    """Whether a field of the config reads like a cap or a scale of the logits that TRL does not know."""
+    return any(
+        value not in (None, False, 1)
+        and name not in _KNOWN_TO_TRL
+        and _OF_LOGITS.search(name)
+        and not _OF_OTHERS.search(name)
+        for name, value in config.to_dict().items()
+    )
 
 
 @contextlib.contextmanager
