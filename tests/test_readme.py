@@ -26,7 +26,9 @@ def commands() -> list[str]:
     blocks = re.findall(r"```(?:sh|console)\n(.*?)```", README, re.S)
     lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
     found = [
-        re.search(r"(?:^|&& |/|-m |=offline )(fmstune (?:train|trackers|data|merge|generate|config).*)", line)
+        re.search(
+            r"(?:^|&& |/|-m |=offline )(fmstune (?:train|trackers|data|merge|generate|config|runs).*)", line
+        )
         for line in lines
     ]
     return [match.group(1).partition("  #")[0].partition(" # ")[0].strip() for match in found if match]

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "fmstune"
 ROOMS = (
     "errors", "layout", "_version", "secrets", "text", "user_code", "console", "transformers_compat",
     "config", "system", "trackers", "delivery", "launch", "demo", "hub", "data", "models", "training", "run",
-    "api", "", "cli", "__main__",
+    "report", "api", "", "cli", "__main__",
 )  # fmt: skip
 """Each may import those before it; `""` is `fmstune` itself."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fmstune.cli import config, trackers
+from fmstune.cli import config, runs, trackers
 from fmstune.cli.data import data
 from fmstune.cli.generate import generate
 from fmstune.cli.merge import merge
@@ -23,6 +23,7 @@ app.command()(train)
 app.command()(data)
 app.command()(generate)
 app.command()(merge)
+app.add_typer(runs.app, name="runs")
 app.add_typer(trackers.app, name="trackers")
 app.add_typer(config.app, name="config")
 

@@ -32,6 +32,7 @@ from fmstune.data.prepare import PreparedData, prepare
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.unused import NotUsed
 from fmstune.data.summary import DataSummary, SourceSummary
+from fmstune.system.files import cache_folder
 
 _PREPARATION = 8  # to be raised when the same rows are prepared differently
 _WORTH_SECONDS = 3.0
@@ -95,9 +96,7 @@ def prepare_once(
 
 def cache_directory() -> Path:
     """Where entries are kept: `FMSTUNE_CACHE`, else `fmstune/prepared` in the user's cache directory."""
-    if chosen := os.environ.get("FMSTUNE_CACHE"):
-        return Path(chosen) / "prepared"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmstune" / "prepared"
+    return cache_folder() / "prepared"
 
 
 def _files(config: DataConfig) -> dict[str, str] | None:

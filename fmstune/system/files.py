@@ -36,3 +36,10 @@ def takes_files(folder: Path) -> bool:
     except OSError as error:
         return error.errno not in (errno.EROFS, errno.EPERM, errno.EACCES)
     return True
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: `FMSTUNE_CACHE`, else `fmstune` in the user's cache directory."""
+    if chosen := os.environ.get("FMSTUNE_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmstune"

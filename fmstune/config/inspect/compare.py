@@ -39,7 +39,7 @@ def read_tables(path: Path, file_name: str) -> dict[str, Any]:
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
     """What differs between nested tables, in the order of their keys."""
-    ours, theirs = _flat(first), _flat(second)
+    ours, theirs = flat(first), flat(second)
     return [
         Difference(key, ours.get(key), theirs.get(key))
         for key in sorted(ours.keys() | theirs.keys())
@@ -47,12 +47,13 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Dif
     ]
 
 
-def _flat(tables: Mapping[str, Any], above: tuple[str, ...] = ()) -> dict[str, Any]:
+def flat(tables: Mapping[str, Any], above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Nested tables as one, by dotted key."""
     found: dict[str, Any] = {}
     for name, value in tables.items():
         key = (*above, str(name))
         if isinstance(value, Mapping) and value:
-            found |= _flat(value, key)
+            found |= flat(value, key)
         else:
             found[dotted(key)] = value
     return found

@@ -1,0 +1,143 @@
+"""`fmstune runs list`: runs, from their journals alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fmstune.cli.trackers import Debug, Json
+
+if TYPE_CHECKING:
+    from fmstune.report.listing import ListedRun
+
+app = typer.Typer(
+    help="List, compare, plot, export and remove runs.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+_HEAD = (
+    "run", "status", "model", "method", "data", "step", "loss", "eval", "duration", "age", "params",
+)  # fmt: skip
+_NUMBERS = ("step", "loss", "eval", "duration", "age")
+
+
+@app.command("list")
+def list_(
+    directories: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Where to look; without one, in runs/ and three levels below the current directory.",
+            metavar="[DIR]...",
+        ),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Runs of which this holds, such as `training.learning_rate>1e-4`, `team=nlp` or "
+            "`eval/loss<2`; may be given several times.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="By a column, a setting, a param or a metric, the smallest first. Default: the newest.",
+            metavar="KEY",
+        ),
+    ] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="In the opposite order.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Show so many runs.", metavar="N", min=1)] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List runs: how they ended, what they learnt from what, and how well.
+
+    A run without an end whose process is gone is `killed`.
+    """
+    from fmstune.cli.terminal import progress, screen
+    from fmstune.report.fields import chosen, condition_key, needs_detail, ordered
+    from fmstune.report.listing import list_runs
+
+    keys = [*map(condition_key, where or ()), *([sort] if sort is not None else [])]
+    detailed = as_json or any(map(needs_detail, keys))
+    with progress(screen()) as moved:
+        found, unreadable = list_runs(directories or [], detailed=detailed, moved=moved)
+    runs = found
+    for condition in where or ():
+        runs = chosen(runs, condition)
+    if sort is not None:
+        runs = ordered(runs, sort, reverse=reverse)
+    elif reverse:
+        runs = runs[::-1]
+    runs = runs[:limit]
+    for folder in unreadable:
+        typer.echo(f"{_visible(folder)}: this directory cannot be read", err=True)
+    if as_json:
+        _print_json([_as_json(run) for run in runs])
+    elif runs:
+        _print_table(runs)
+    else:
+        typer.echo(_nothing(directories, len(found)), err=True)
+
+
+def _print_table(runs: list[ListedRun]) -> None:
+    import time
+
+    from fmstune.report.table import table
+    from fmstune.report.words import age, cell, duration, printable
+    from fmstune.secrets.redaction import hide
+
+    now = time.time()
+    rows = []
+    for run in runs:
+        line = run.line
+        told = [run.status, _short(line.model), line.method, line.data, line.step, line.loss, line.eval]
+        times = [duration(line.seconds), age(None if line.created is None else now - line.created)]
+        rows.append([printable(run.path), *map(cell, told), *times, printable(line.params)])
+    typer.echo(hide("\n".join(table(_HEAD, rows, right=_NUMBERS, width=terminal_width()))))
+
+
+def _as_json(run: ListedRun) -> dict[str, Any]:
+    import dataclasses
+
+    line = {name: value for name, value in dataclasses.asdict(run.line).items() if name != "params"}
+    return {"run": run.path, **line, "status": run.status, **dataclasses.asdict(run.detail)}
+
+
+def _short(model: str | None) -> str | None:
+    """The last part of a model's name or path: the rest is in `runs show`."""
+    return model and (model.rstrip("/").rpartition("/")[2] or model)
+
+
+def _nothing(directories: list[Path] | None, found: int) -> str:
+    if found:
+        return f"none of the {found:,} runs here is one of those"
+    where = ", ".join(map(str, directories)) if directories else "runs/ and below the current directory"
+    return f"no runs in {_visible(where)}; `fmstune train` makes one"
+
+
+def terminal_width() -> int | None:
+    """The width of the terminal that standard output is; `None` when it is none."""
+    import shutil
+    import sys
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _visible(text: str) -> str:
+    from fmstune.report.words import printable
+    from fmstune.secrets.redaction import hide
+
+    return hide(printable(text))
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    from fmstune.report.words import strict
+    from fmstune.secrets.redaction import process_redactor
+
+    typer.echo(json.dumps(strict(process_redactor().value(value, tracked=True)), indent=2, default=str))

@@ -1,0 +1,1 @@
+"""What people look at after a run: lists, comparisons, curves and exports, from journals alone."""

@@ -1,0 +1,137 @@
+"""All that a run has tracked: the points of each metric, the newest value of a step, and its tables."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fmstune.config.paths.runs import holds_run, no_such_run
+from fmstune.delivery.journal.reader import Event
+from fmstune.errors import ConfigError
+from fmstune.report.replay import Name, Replay, replay, step_of
+from fmstune.report.summary import joined, journal_of
+from fmstune.text import shown_path
+
+_EXACT = 2**53
+_NO_STEP = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value of a metric. `step` and `epoch` are `None` where it has none; `time` is Unix seconds."""
+
+    step: int | float | None
+    epoch: float | None
+    time: float
+    value: Any
+
+
+@dataclass(slots=True)
+class Curve:
+    """The values of a metric, in the order in which they were tracked. A journal may have millions: they are
+    numbers in arrays, and the few that no float holds (texts, long integers) in a mapping."""
+
+    stage: str | None
+    name: str
+    _steps: array[float] = field(default_factory=lambda: array("d"))
+    _epochs: array[float] = field(default_factory=lambda: array("d"))
+    _times: array[float] = field(default_factory=lambda: array("d"))
+    _values: array[float] = field(default_factory=lambda: array("d"))
+    _others: dict[int, Any] = field(default_factory=dict)
+    _integers: bool = True
+
+    @property
+    def key(self) -> str:
+        """The stage and the name as one."""
+        return joined(self.stage, self.name)
+
+    def add(self, step: int | float | None, epoch: Any, time: float, value: Any) -> None:
+        """Add the next value."""
+        if type(value) is float:
+            self._integers = False
+        elif type(value) is not int or abs(value) > _EXACT:
+            self._others[len(self._values)] = value
+            value = math.nan
+        self._steps.append(_NO_STEP if step is None else step)
+        self._epochs.append(epoch if type(epoch) in (int, float) else math.nan)
+        self._times.append(time)
+        self._values.append(value)
+
+    @property
+    def tracked(self) -> int:
+        """How many values were tracked."""
+        return len(self._values)
+
+    def points(self) -> Iterator[Point]:
+        """The newest value of each step, by step; then those without one, in their order."""
+        for at in self._newest():
+            yield self._point(at)
+
+    def numbers(self) -> Iterator[Point]:
+        """Those of the points that are numbers, NaN and infinite ones included."""
+        return (point for point in self.points() if not isinstance(point.value, (str, bool, type(None))))
+
+    @property
+    def last(self) -> Point:
+        """The value that was tracked last."""
+        return self._point(len(self._values) - 1)
+
+    def _newest(self) -> list[int]:
+        at_step = {step: at for at, step in enumerate(self._steps) if step == step}
+        stepless = [at for at, step in enumerate(self._steps) if step != step]
+        return [at_step[step] for step in sorted(at_step)] + stepless
+
+    def _point(self, at: int) -> Point:
+        step, epoch, value = self._steps[at], self._epochs[at], self._values[at]
+        return Point(
+            None if step != step else int(step) if step.is_integer() else step,
+            None if epoch != epoch else epoch,
+            self._times[at],
+            self._others[at] if at in self._others else int(value) if self._integers else value,
+        )
+
+
+@dataclass(slots=True)
+class TrackedRun:
+    """A run with its curves, in the order in which they began, and its tables: the newest of a name at a
+    step."""
+
+    directory: Path
+    replay: Replay
+    curves: list[Curve]
+    tables: list[Event]
+
+
+def read_run(directory: Path) -> TrackedRun:
+    """Read all that the run in a directory has tracked. Raises `ConfigError` when there is no run in it, and
+    `JournalError` when its journal is none."""
+    require_run(directory)
+    curves: dict[Name, Curve] = {}
+    tables: dict[tuple[Any, ...], Event] = {}
+
+    def add(event: Event) -> None:
+        if event.kind == "metrics":
+            step = step_of(event)
+            for name, value in event.values.items():
+                curve = curves.get((event.stage, name))
+                if curve is None:
+                    curve = curves[event.stage, name] = Curve(event.stage, name)
+                curve.add(step, event.epoch, event.time, value)
+        elif event.kind == "table":
+            step = step_of(event)
+            tables[event.stage, event.name, event.seq if step is None else ("step", step)] = event
+
+    run = replay(journal_of(directory), add)
+    return TrackedRun(directory, run, list(curves.values()), list(tables.values()))
+
+
+def require_run(directory: Path) -> None:
+    """Raise `ConfigError`, which names the nearest run, when there is no run in a directory."""
+    if not directory.exists():
+        raise ConfigError(no_such_run(directory))
+    if not holds_run(directory):
+        raise ConfigError(f"{shown_path(directory)} holds no run: there is no journal in it.")

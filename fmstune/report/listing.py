@@ -1,0 +1,80 @@
+"""The runs below directories, from the index as far as it knows them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fmstune.report.index import RunIndex, index_path, now
+from fmstune.report.summary import RunDetail, RunLine, current_status, read_summary
+from fmstune.report.walk import FoundRun, Walk
+
+_AT_ONCE = 500
+"""Runs that are read before the index is written to: an interrupted command need not begin again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRun:
+    """A run of a list. `detail` is there when it was asked for."""
+
+    path: str
+    status: str
+    line: RunLine
+    detail: RunDetail
+
+
+def list_runs(
+    named: Sequence[Path],
+    *,
+    detailed: bool = False,
+    moved: Callable[[str, int, int], None] = lambda label, done, total: None,
+) -> tuple[list[ListedRun], list[str]]:
+    """The runs in and below directories, the newest first, and the directories that could not be read.
+
+    `moved` is called with what is done and how much of it, as long as journals have to be read. Raises
+    `ConfigError` when a directory that was named is none.
+    """
+    walk = Walk()
+    runs = walk.below(named)
+    index = RunIndex(index_path())
+    try:
+        lines = index.lines(runs)
+        details = index.details(runs) if detailed else {}
+        unknown = [run for run in runs if run.real not in lines or (detailed and run.real not in details)]
+        _read(unknown, index, lines, details, moved)
+        if not walk.unreadable:
+            _forget(named, runs, index)
+    finally:
+        index.close()
+    listed = [
+        ListedRun(run.path, current_status(Path(run.real), line), line, details.get(run.real, RunDetail()))
+        for run in runs
+        for line in (lines[run.real],)
+    ]
+    listed.sort(key=lambda run: (-(run.line.created or 0.0), run.path))
+    return listed, walk.unreadable
+
+
+def _read(
+    unknown: Sequence[FoundRun],
+    index: RunIndex,
+    lines: dict[str, RunLine],
+    details: dict[str, RunDetail],
+    moved: Callable[[str, int, int], None],
+) -> None:
+    for start in range(0, len(unknown), _AT_ONCE):
+        read_at, read = now(), []
+        for number, run in enumerate(unknown[start : start + _AT_ONCE], start):
+            moved("reading journals", number, len(unknown))
+            lines[run.real], details[run.real] = read_summary(Path(run.real))
+            read.append((run, lines[run.real], details[run.real]))
+        index.add(read, read_at=read_at)
+
+
+def _forget(named: Sequence[Path], runs: Sequence[FoundRun], index: RunIndex) -> None:
+    """Remove from the index what is not there any more."""
+    found = {run.real for run in runs}
+    for folder in named or [Path("runs")]:
+        index.forget(path for path in index.below(os.path.realpath(folder)) if path not in found)

@@ -1,0 +1,119 @@
+"""A run as its journal tells it: one pass over the events, in which what comes later counts.
+
+A resumed run logs steps again, and the newest value of a step counts. Params of one namespace add up, as in
+every tracker; the settings of a resumed run are those of its last session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fmstune.delivery.journal.reader import Event, Header, JournalReader
+from fmstune.trackers.records import merged
+
+SETTINGS = "config"
+"""The namespace of params in which a run records its own configuration."""
+_AT_ONCE = 4096
+_MOST_STEP = 2**53
+
+Name = tuple[str | None, str]
+"""A metric's stage and name."""
+
+
+@dataclass(slots=True)
+class Session:
+    """One process's part of a run: when it wrote its first event and its last one, and the step that it was
+    resumed from."""
+
+    began: float
+    ended: float
+    resumed_from: int | None = None
+
+
+@dataclass(slots=True)
+class Replay:
+    """What has happened up to the last event that was added. `last` is the newest value of each metric, with
+    its step; `status` and `error` those of the run's end, as long as no resumption follows; `missing` counts
+    events whose lines are not there, or are damaged."""
+
+    header: Header
+    params: dict[str, dict[str, Any]] = field(default_factory=dict)
+    last: dict[Name, tuple[Any, int | float | None]] = field(default_factory=dict)
+    sessions: list[Session] = field(default_factory=list)
+    status: str | None = None
+    error: str | None = None
+    step: int | float | None = None
+    events: int = 0
+    damaged: int = 0
+    _seq: int = 0
+    _new_settings: bool = False
+
+    def add(self, event: Event) -> None:
+        """Add the next event."""
+        self.events += 1
+        self._seq = max(self._seq, event.seq)
+        if event.kind == "resume" or not self.sessions:
+            self.sessions.append(Session(event.time, event.time, event.step if self.sessions else None))
+        self.sessions[-1].ended = event.time
+        if event.kind == "metrics":
+            step = step_of(event)
+            stage = event.stage
+            for name, value in event.values.items():
+                self.last[stage, name] = value, step
+            self.step = self.step if step is None else step
+        elif event.kind == "params":
+            self._add_params(event.name or "params", event.values)
+        elif event.kind == "status":
+            self.status, self.error = event.status, event.error
+        elif event.kind == "resume":
+            self.status = self.error = None
+            self._new_settings = True
+
+    @property
+    def missing(self) -> int:
+        """How many numbers have no event."""
+        return max(0, self._seq - self.header.after - self.events)
+
+    @property
+    def seconds(self) -> float:
+        """How long its processes were at it, without the pauses between them."""
+        return sum(max(0.0, each.ended - each.began) for each in self.sessions)
+
+    @property
+    def ended(self) -> float:
+        """When the last event was written."""
+        return self.sessions[-1].ended if self.sessions else self.header.time
+
+    def _add_params(self, name: str, values: Mapping[str, Any]) -> None:
+        if name == SETTINGS and self._new_settings:
+            # A setting that a resumed run no longer has is not in what it records.
+            self.params.pop(SETTINGS, None)
+            self._new_settings = False
+        self.params[name] = merged(self.params.get(name, {}), values)
+
+
+def step_of(event: Event) -> int | float | None:
+    """The step of an event; `None` where it has none, or one that is no number."""
+    step: Any = event.step
+    if isinstance(step, bool) or not isinstance(step, (int, float)):
+        return None
+    return step if abs(step) < _MOST_STEP else None  # not NaN either
+
+
+def replay(path: Path, *also: Callable[[Event], None]) -> Replay:
+    """Read a journal from its beginning; each of `also` is called with each event.
+
+    Raises `JournalError` and `OSError`.
+    """
+    reader = JournalReader(path)
+    run = Replay(reader.header)
+    while found := reader.read(_AT_ONCE):
+        for event, _ in found:
+            run.add(event)
+            for each in also:
+                each(event)
+    run.damaged = reader.damaged
+    return run

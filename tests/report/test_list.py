@@ -1,0 +1,341 @@
+"""`fmstune runs list`: which runs there are, how they ended, and how they compare."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from fmstune.cli.app import app
+from fmstune.delivery.journal.reader import JournalReader
+from fmstune.errors import ConfigError
+from fmstune.report.fields import chosen, ordered, values_of
+from fmstune.report.listing import ListedRun, list_runs
+from fmstune.report.summary import RunDetail, RunLine
+from fmstune.trackers.records import MetricPoint
+from tests.support.commands import start
+from tests.support.journals import journal_path
+from tests.support.made_runs import begin, leave, make_run
+from tests.support.waiting import wait_for
+
+HOLDER = "tests.support.holding_journal"
+
+
+def listed(*arguments: str) -> list[dict[str, Any]]:
+    done = CliRunner().invoke(app, ["runs", "list", *arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_is_a_line_with_what_it_is_and_how_it_ended(here: Path) -> None:
+    make_run(here / "runs" / "a", {1: 2.0, 2: 1.25}, params={"team": "nlp"}, eval_loss=1.5)
+    done = CliRunner().invoke(app, ["runs", "list"])
+    head, line = done.stdout.splitlines()
+    assert head.split() == [
+        "run",
+        "status",
+        "model",
+        "method",
+        "data",
+        "step",
+        "loss",
+        "eval",
+        "duration",
+        "age",
+        "params",
+    ]
+    assert line.split()[:8] == ["runs/a", "finished", "tiny-chat", "sft", "chats.jsonl", "2", "1.25", "1.5"]
+    assert line.split()[-1] == "team=nlp"
+
+
+def test_a_run_that_was_killed_is_told_from_one_that_is_going(here: Path) -> None:
+    for name in ("killed", "running"):
+        process = start(str(here / "runs" / name), cwd=here, module=HOLDER, light=True)
+        wait_for((here / "runs" / name / "ready").exists)
+        if name == "killed":
+            process.kill()
+            process.wait()
+    try:
+        assert {run["name"]: run["status"] for run in listed()} == {"killed": "killed", "running": "running"}
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_end_of_a_run_is_the_one_after_which_it_was_not_resumed(here: Path) -> None:
+    directory = make_run(here / "runs" / "a", {1: 3.0, 2: 2.0}, status="failed", error="OSError: no room")
+    assert (listed()[0]["status"], listed()[0]["error"]) == ("failed", "OSError: no room")
+    again = begin(directory)
+    again.resumed(1)
+    again.track_point(MetricPoint({"loss": 1.0}, "train", 2))
+    leave(again, status=None)
+    (run,) = listed()
+    assert (run["status"], run["error"], run["loss"], run["sessions"]) == ("killed", None, 1.0, 2)
+
+
+def test_runs_are_found_below_directories_each_once_and_never_in_checkpoints(here: Path) -> None:
+    for name in ("runs/a", "runs/sweep/b", "elsewhere/c", "runs/a/again"):
+        make_run(here / name)
+    make_run(here / "runs/a/checkpoint-5/not")
+    make_run(here / ".hidden/not")
+    (here / "runs/sweep/link").symlink_to(here / "elsewhere/c")
+    (here / "runs/sweep/round").symlink_to(here)
+    found = {run["run"] for run in listed()}
+    assert found == {"runs/a", "runs/a/again", "runs/sweep/b", "runs/sweep/link"}
+    assert {run["run"] for run in listed("elsewhere", "runs/sweep/b")} == {"elsewhere/c", "runs/sweep/b"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00\xff garbage\n", b'{"kind":"header","version":99}\n'])
+def test_a_journal_that_cannot_be_read_is_listed_with_the_reason(here: Path, damage: bytes) -> None:
+    journal_path(make_run(here / "runs" / "a")).write_bytes(damage)
+    make_run(here / "runs" / "b")
+    runs = {run["run"]: run for run in listed()}
+    assert runs["runs/a"]["status"] == "damaged"
+    assert runs["runs/a"]["problem"]
+    assert runs["runs/b"]["status"] == "finished"
+
+
+def test_what_a_terminal_would_obey_is_shown_as_its_escape(here: Path) -> None:
+    name = "a\x1b[31m\nb"
+    make_run(here / "runs" / name, params={"\x1b]0;title\x07": "x\ty"}, settings={"model.path": "m\x1b[2J"})
+    done = CliRunner().invoke(app, ["runs", "list"])
+    assert "\x1b" not in done.stdout
+    assert len(done.stdout.splitlines()) == 2
+    assert r"runs/a\x1b[31m\nb" in done.stdout
+    assert listed()[0]["run"] == f"runs/{name}"
+
+
+def test_a_directory_that_is_not_there_names_the_nearest_run(here: Path) -> None:
+    make_run(here / "runs" / "baseline")
+    with pytest.raises(ConfigError, match=r"no directory runs/baselin\. Did you mean runs/baseline\?"):
+        list_runs([Path("runs/baselin")])
+    with pytest.raises(ConfigError, match="The newest run is runs/baseline"):
+        list_runs([Path("nope")])
+
+
+# -- choosing and sorting ---------------------------------------------------------------------
+
+
+def a_run(number: int, **fields: Any) -> ListedRun:
+    detail = RunDetail(
+        settings={"training": {"learning_rate": number / 10, "packing": number > 1}, "data": {"train": "x"}},
+        params={"params": {"team": f"t{number}", "nested": {"deep": number}}, "git": {"commit": "abc"}},
+        metrics={"eval/loss": float(number), "train/loss": 1.0, **fields.pop("metrics", {})},
+    )
+    line = RunLine(name=str(number), seconds=60.0 * number, loss=1.0)
+    return ListedRun(f"runs/{number}", fields.pop("status", "finished"), line, detail)
+
+
+RUNS = [a_run(1), a_run(2, status="killed"), a_run(3, metrics={"eval/loss": math.nan})]
+
+
+@pytest.mark.parametrize(
+    ("condition", "names"),
+    [
+        ("status=killed", "2"),
+        ("status!=killed", "13"),
+        ("training.learning_rate>=0.2", "23"),
+        ("learning_rate<0.2", "1"),
+        ("lr=2e-1", "2"),
+        ("eval/loss<5", "12"),
+        ("eval/loss=nan", "3"),
+        ("team=t1", "1"),
+        ("params.team=t[12]", "12"),
+        ("team~T", "123"),
+        ("nested.deep>1", "23"),
+        ("git.commit=abc", "123"),
+        ("training.packing=true", "23"),
+        ("duration>1m30s", "23"),
+        ("duration<=120", "12"),
+        ("error=", "123"),
+        ("error!=", ""),
+        ("train=x", "123"),
+        ("team>t1", "23"),
+        ("team>1", ""),
+    ],
+)  # fmt: skip
+def test_a_condition_is_about_any_setting_param_or_metric(condition: str, names: str) -> None:
+    assert "".join(run.line.name for run in chosen(RUNS, condition)) == names
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("tem=x", "Did you mean team"),
+        ("loss", "a condition reads like"),
+        ("trainng.learning_rate>1", "Did you mean training.learning_rate"),
+    ],
+)
+def test_a_condition_that_no_run_can_meet_is_an_error(wrong: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        chosen(RUNS, wrong)
+
+
+def test_runs_are_sorted_by_any_field_and_those_without_it_come_last() -> None:
+    assert [run.line.name for run in ordered(RUNS, "eval/loss", reverse=True)] == ["2", "1", "3"]
+    assert [run.line.name for run in ordered(RUNS, "team", reverse=True)] == ["3", "2", "1"]
+    assert values_of(RUNS, "nested.deep") == [1, 2, 3]
+
+
+# -- the index --------------------------------------------------------------------------------
+
+
+def state(runs: list[ListedRun]) -> list[ListedRun]:
+    return sorted(runs, key=lambda run: run.path)
+
+
+def without_index(folder: Path) -> list[ListedRun]:
+    before = os.environ.get("FMSTUNE_CACHE")
+    os.environ["FMSTUNE_CACHE"] = "/proc/no-index"
+    try:
+        return state(list_runs([folder], detailed=True)[0])
+    finally:
+        os.environ.pop("FMSTUNE_CACHE") if before is None else os.environ.update(FMSTUNE_CACHE=before)
+
+
+@pytest.fixture
+def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as at rest at once, so that no test has to wait for it."""
+    monkeypatch.setattr("fmstune.report.index._AT_REST", -(10**18))
+
+
+def test_the_second_list_reads_no_journal(here: Path, at_rest: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(here / "runs" / "a", {1: math.nan, 2: math.inf}, params={"big": 10**30, "none": None})
+    first = list_runs([here], detailed=True)
+    monkeypatch.setattr("fmstune.report.listing.read_summary", None)
+    assert repr(list_runs([here], detailed=True)) == repr(first)
+    assert len(list_runs([here])[0]) == 1
+
+
+def test_a_journal_that_has_just_changed_is_not_kept(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(here / "runs" / "a")
+    list_runs([here])
+    read: list[Path] = []
+    monkeypatch.setattr(
+        "fmstune.report.listing.read_summary", lambda path: read.append(path) or (RunLine(), RunDetail())
+    )
+    list_runs([here])
+    assert read == [here / "runs" / "a"]
+
+
+def change_nothing(directory: Path) -> None:
+    """Leave the run as it is."""
+
+
+def append(directory: Path) -> None:
+    again = begin(directory)
+    again.resumed(1)
+    again.track(0.5, "loss", "train", step=9)
+    leave(again, "interrupted")
+
+
+def rewrite_in_place(directory: Path) -> None:
+    """Change a digit, and give the file its time back."""
+    path, before = journal_path(directory), journal_path(directory).stat()
+    text = path.read_bytes()
+    with path.open("r+b") as file:
+        file.write(text.replace(b'"loss":2.0', b'"loss":7.0').replace(b'"loss":1.5', b'"loss":6.5'))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replace(directory: Path) -> None:
+    shutil.rmtree(directory)
+    make_run(directory, {3: 4.0})
+
+
+def remove(directory: Path) -> None:
+    shutil.rmtree(directory)
+
+
+def move(directory: Path) -> None:
+    directory.rename(directory.with_name("moved"))
+
+
+def damage(directory: Path) -> None:
+    with journal_path(directory).open("r+b") as file:
+        file.write(b"damaged")
+
+
+CHANGES: list[Callable[[Path], None]] = [
+    change_nothing, append, rewrite_in_place, replace, remove, move, damage,
+]  # fmt: skip
+
+
+@given(
+    changes=st.lists(st.sampled_from(CHANGES), min_size=1, max_size=3),
+    harm=st.sampled_from(["none", "cut", "flip", "zero", "other", "delete", "directory"]),
+    at=st.integers(0, 2**32),
+)
+def test_the_index_is_never_wrong_whatever_happens_to_runs_and_to_itself(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[Callable[[Path], None]], harm: str, at: int
+) -> None:
+    folder = tmp_path_factory.mktemp("indexed")
+    os.environ["FMSTUNE_CACHE"] = str(folder / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fmstune.report.index._AT_REST", -(10**18))
+        for name in ("a", "b"):
+            make_run(folder / "runs" / name, params={"name": name})
+        list_runs([folder])
+        for change in changes:
+            if (folder / "runs" / "a").exists():
+                change(folder / "runs" / "a")
+            spoil(folder / "cache" / "runs.sqlite", harm, at)
+            expected = without_index(folder)
+            assert state(list_runs([folder], detailed=True)[0]) == expected
+            assert [run.line for run in state(list_runs([folder])[0])] == [run.line for run in expected]
+
+
+def spoil(path: Path, harm: str, at: int) -> None:
+    """Do something to the file of the index."""
+    if not path.is_file():
+        return
+    held = bytearray(path.read_bytes())
+    if harm == "cut":
+        path.write_bytes(held[: at % len(held)])
+    elif harm == "flip":
+        for place in range(at % 509, len(held), 509):
+            held[place] ^= 1 << at % 8
+        path.write_bytes(held)
+    elif harm == "zero":
+        path.write_bytes(bytes(len(held)))
+    elif harm == "other":
+        path.write_bytes(b"SQLite format 3\x00 and then something else")
+    elif harm == "delete":
+        path.unlink()
+    elif harm == "directory":
+        path.unlink()
+        path.mkdir()
+
+
+def test_what_a_removed_run_held_is_not_in_the_index_any_more(here: Path, at_rest: None) -> None:
+    directory = make_run(here / "runs" / "a", params={"note": "private-words"})
+    list_runs([here])
+    cache = Path(os.environ["HOME"], ".cache/fmstune/runs.sqlite")
+    assert b"private-words" in cache.read_bytes()
+    shutil.rmtree(directory)
+    list_runs([here])
+    assert b"private-words" not in cache.read_bytes()
+
+
+def test_listing_changes_nothing_in_a_run(here: Path) -> None:
+    directory = make_run(here / "runs" / "a")
+    before = {path: path.stat().st_mtime_ns for path in here.rglob("*")}
+    listed("runs")
+    assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
+    assert JournalReader(journal_path(directory)).header.run == "a"

@@ -1,0 +1,16 @@
+"""A process that is at a run until it is ended: `python -m tests.support.holding_journal DIRECTORY`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+from tests.support.made_runs import begin
+
+if __name__ == "__main__":
+    directory = Path(sys.argv[1])
+    recorder = begin(directory)
+    recorder.track(1.0, "loss", "train", step=1)
+    (directory / "ready").touch()
+    signal.pause()
