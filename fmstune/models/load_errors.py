@@ -17,13 +17,14 @@ def why_not_loaded(config: ModelConfig, what: str, error: Exception) -> str:
     first = _explained(error)
     if Path(path).is_dir() and config.gguf_file is not None:
         return f"the {what} in {str(Path(path) / config.gguf_file)!r} cannot be read: {first}"
-    if Path(path).is_dir():
-        return _of_directory(path, what, first)
     if "trust_remote_code" in str(error):
+        where = "there" if Path(path).is_dir() else "on the hub"
         return (
-            f"the model {path!r} brings Python code of its own: read it on the hub; if you trust it, set "
+            f"the model {path!r} brings Python code of its own: read it {where}; if you trust it, set "
             "model.trust_remote_code = true."
         )
+    if Path(path).is_dir():
+        return _of_directory(path, what, first)
     return (
         f"the model {path!r} is neither a directory here nor could it be fetched from the hub: "
         f"{first.rstrip('.')}. Check the name (owner/name) and the network, or give a local directory."

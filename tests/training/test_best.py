@@ -48,6 +48,11 @@ def test_training_stops_when_evaluations_get_no_better_and_keeps_the_best_weight
     assert weights("out") == weights(f"out/checkpoint-{best}")
 
 
+def test_an_evaluation_is_better_by_the_threshold_or_not_at_all() -> None:
+    tune("out", "run.early_stopping_patience=2", "run.early_stopping_threshold=10")
+    assert max(evaluations("out")) == 6  # the first evaluation, and two
+
+
 def test_a_resumed_run_stops_where_the_unbroken_one_did() -> None:
     tune("whole", "run.early_stopping_patience=2", "training.save_total_limit=20")
     end = max(evaluations("whole"))

@@ -83,7 +83,7 @@ def explain(config: RunConfig, key: str) -> Explanation:
         return dataclasses.replace(
             _explanation(config, key, value, default, takes, field.help),
             decided=decided_by(config, name),
-            note=f"without effect in this run: {idle}" if (idle := unused(config).get(key)) else "",
+            note=_idle(config, key),
         )
     for own in dataclasses.fields(TABLES[table]) if table in TABLES else ():
         if own.name == name:
@@ -92,10 +92,16 @@ def explain(config: RunConfig, key: str) -> Explanation:
             default = own.default
             if "read" in own.metadata:  # data.train and data.eval, shown as they are written
                 value, default, takes = written_sources(value), "", "a text, a list of strings, or tables"
-            return _explanation(config, key, value, default, takes, own.metadata["help"])
+            found = _explanation(config, key, value, default, takes, own.metadata["help"])
+            return dataclasses.replace(found, note=_idle(config, key))
     others = of_other_methods(key, method)
     close = hint(key, known_keys(method))
     raise ConfigError(others or f"there is no setting {shown_key(*key.split('.'))}.{close}")
+
+
+def _idle(config: RunConfig, key: str) -> str:
+    why = unused(config).get(key)
+    return f"without effect in this run: {why}" if why else ""
 
 
 def explain_all(config: RunConfig, key: str) -> list[Explanation]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fmstune.config.methods.known import METHODS
+from fmstune.config.rules.unused_tables import unused_of_tables
 from fmstune.config.schema.tables import RunConfig
 from fmstune.config.schema.training import training_fields
 
@@ -51,7 +52,7 @@ def unused(config: RunConfig, *, computes_metrics: bool = False) -> dict[str, st
         given = config.origins.get(key, "default") != "default"
         if given and name in fields and config.training.get(name) != fields[name].default:
             found.setdefault(key, why)
-    return found
+    return found | dict(unused_of_tables(config))
 
 
 def _reasons(config: RunConfig, *, computes: bool) -> Iterator[tuple[str, str]]:
