@@ -17,7 +17,7 @@ from fmstune.config.schema.tables import TABLES, RunConfig
 from fmstune.errors import ConfigError, DataError, ModelError
 from fmstune.trackers.base import Tracker
 from fmstune.training.build import build_trainer
-from tests.support.tuned import dry_run_shown
+from tests.support.tuned import dry_run_shown, tune
 
 CHATS, TEXTS = "data.train=chats.jsonl", "data.train=texts.txt"
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -69,7 +69,7 @@ ELSEWHERE = {
     "samples.rows": "training/test_samples.py", "samples.max_new_tokens": "training/test_samples.py",
     "tracking.trackers": "run/test_run.py", "tracking.close_timeout": "delivery/test_shippers.py",
     "tracking.check_timeout": "faults/test_faults.py", "tracking.strict": "run/test_run.py",
-    "tracking.in_process_timeout": "",
+    "tracking.in_process_timeout": "training/test_own_settings.py",
 }  # fmt: skip
 """Fields of which another test shows what they do: no trainer that is built shows it."""
 NAMED = {
@@ -173,3 +173,25 @@ def test_what_is_named_is_said_at_the_start_and_explained() -> None:
     shown = dry_run_shown("lora.r=4", "trackers.file.path=x.csv")
     assert "--set: lora.r has no effect in this run: lora.enabled is not set" in shown
     assert "trackers.file has no effect in this run: the run does not have this tracker" in shown
+
+
+VENDOR = """
+import time
+from fmstune import Tracker
+from transformers import TrainerCallback
+
+class Sleeps(TrainerCallback):
+    def on_log(self, *args, **kwargs):
+        time.sleep(60)
+
+class Slow(Tracker):
+    def get_hf_callback(self):
+        return Sleeps()
+"""
+
+
+def test_a_tracker_in_process_has_as_long_as_is_set() -> None:
+    Path("vendor.py").write_text(VENDOR)
+    sets = ("tracking.trackers=['vendor:Slow']", "tracking.in_process_timeout=0.3", "training.max_steps=1")
+    shown = tune("out", *sets, "training.eval_strategy=no", "training.save_strategy=no")
+    assert "it did not return within 0.3 s" in shown
