@@ -30,6 +30,7 @@ SHORT = {
     "fmstune.__main__": "what `python -m` wants",
     "fmstune._version": "the build reads it",
     "fmstune.layout": "names that several rooms share",
+    "fmstune.system.cgroups": "memory and processors ask it",
     "fmstune.config.paths.hub": "asked by rooms that know no hub",
     "fmstune.delivery.journal.damaged": "of the journal and the ledgers",
     "fmstune.delivery.shipping.waiting": "of two files that need nothing else of each other",

@@ -60,6 +60,7 @@ def generate(
     from fmstune.errors import ConfigError, ModelError
     from fmstune.launch.environment import quiet_libraries
     from fmstune.models.locate import locate
+    from fmstune.system.threads import settle
 
     console = RunConsole(screen())
     place = locate(model)
@@ -72,6 +73,7 @@ def generate(
     if place.checkpoint:
         console.say("model", f"{model} did not finish; its newest checkpoint is {place.path}")
     quiet_libraries()
+    settle()
     from fmstune.models.generate import generate_texts, rendered, require_room
     from fmstune.models.load import load_for_use
 

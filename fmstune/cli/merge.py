@@ -32,6 +32,7 @@ def merge(
     from fmstune.launch.environment import quiet_libraries
     from fmstune.models import merge as merging
     from fmstune.models.locate import locate
+    from fmstune.system.threads import settle
 
     console = RunConsole(screen())
     place = locate(run)
@@ -39,6 +40,7 @@ def merge(
     if place.checkpoint:
         console.say("adapter", f"{run} did not finish; its newest checkpoint is {place.path}")
     quiet_libraries()
+    settle()
     done = merging.merge(place, out, dtype=dtype, base=base, trust_remote_code=trust_remote_code)
     console.say("merged", f"{done.adapter} into {done.base}")
     console.say("saved", f"{out} · {done.bytes / 1e6:.1f} MB, {done.dtype}")

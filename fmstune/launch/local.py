@@ -16,6 +16,7 @@ from fmstune.errors import ConfigError
 from fmstune.launch.failures import failure, interruption, last_reported, not_met
 from fmstune.launch.rank import LAUNCHED, SECONDS_TO_STOP, under_torchrun
 from fmstune.launch.signals import left_to_torchrun, passed_on
+from fmstune.system.threads import settle
 
 
 def process_count(asked: str) -> int:
@@ -54,8 +55,7 @@ def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> Non
     too few GPUs for so many processes, unless they are not used (`on_cpu`).
     """
     os.environ[LAUNCHED] = str(os.getpid())
-    # As many threads as there are cores, shared among the processes: more of them wait for one another.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    settle(processes)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_STOP))
     os.environ["PET_SIGNALS_TO_HANDLE"] = left_to_torchrun()

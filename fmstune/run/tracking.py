@@ -33,6 +33,7 @@ from fmstune.run.directory import RunDirectory
 from fmstune.run.ending import Ending
 from fmstune.secrets.redaction import Redactor, config_secrets, hide, know_secrets, process_redactor
 from fmstune.system.locks import Lock
+from fmstune.system.threads import settle
 from fmstune.text import counted
 from fmstune.trackers.records import Check, Status, TrackerError
 from fmstune.trackers.registry import reference
@@ -54,6 +55,8 @@ def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet
     fleet = Fleet(jobs, check_within=limits.check_timeout, close_timeout=limits.close_timeout)
     try:
         quiet_libraries()
+        if threads := settle():
+            out.say("threads", threads)
         with not_imported():
             import fmstune.training.build  # noqa: F401  (the seconds that torch and TRL take to import)
         from fmstune.system.device import check_device

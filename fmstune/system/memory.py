@@ -9,9 +9,10 @@ from pathlib import Path
 
 import psutil
 
+from fmstune.system.cgroups import groups
+
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
-_CGROUPS = Path("/proc/self/cgroup")
 _UNLIMITED = 1 << 60
 _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
@@ -87,24 +88,14 @@ def _field(path: Path, name: str) -> int | None:
 
 def _cgroup_room() -> int | None:
     """What the tightest of the control groups around this process leaves; `None` without any limit."""
-    try:
-        entries = [line.split(":", 2) for line in _CGROUPS.read_text().splitlines()]
-    except OSError:
-        return None
     rooms = []
-    for _, controllers, path in entries:
-        if controllers == "":
-            root, most, used, stat = "/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            root, most = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
-            used, stat = "memory.usage_in_bytes", "total_inactive_file"
+    for folder, unified in groups("memory"):
+        if unified:
+            rooms.append(_room(folder, "memory.max", "memory.current", "inactive_file"))
         else:
-            continue
-        # A container sees its own group as the root; a job of a machine is some levels down from it.
-        group = Path(root + path)
-        for folder in dict.fromkeys((group, *group.parents, Path(root))):
-            if folder.is_relative_to(root):
-                rooms.append(_room(folder, most, used, stat))
+            rooms.append(
+                _room(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            )
     return min((room for room in rooms if room is not None), default=None)
 
 

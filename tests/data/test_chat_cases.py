@@ -49,7 +49,9 @@ def test_an_answer_of_weight_0_is_not_trained_among_all_tokens_either() -> None:
     assert "GOODANSWER Paris." in words
     assert "Are you sure?" in words
     assert "BADANSWER" not in words
-    with pytest.raises(DataError, match="line 1: an answer has a weight of its own, and cannot be told from"):
+    with pytest.raises(
+        DataError, match="line 1: an answer has a weight of its own, and cannot be separated from"
+    ):
         trained("weight", "qwen3", train_on="all")
 
 

@@ -1,0 +1,102 @@
+"""As many threads as this process may use, unless the user says how many; and those that wait, sleep."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fmstune.system import cgroups, threads
+
+VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "SLURM_CPUS_PER_TASK")
+SETTLED = """\
+import json, os, sys
+from fmstune.system import threads
+if "one" in sys.argv: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.cpu_count = lambda: 64
+line = threads.settle()
+assert "torch" not in sys.modules
+import torch
+print(json.dumps([line, torch.get_num_threads(), os.environ.get("OMP_WAIT_POLICY")]))
+"""
+
+
+def settled(*arguments: str, **environment: str) -> list[object]:
+    """The line, torch's threads and how they wait, in a new process."""
+    inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    done = subprocess.run(
+        [sys.executable, "-c", SETTLED, *arguments],
+        env=inherited | environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found: list[object] = json.loads(done.stdout)
+    return found
+
+
+def test_torch_uses_what_the_affinity_of_the_process_allows_and_a_line_says_so() -> None:
+    line = "1 of the 64 processors of this machine: the affinity of this process"
+    assert settled("one") == [line, 1, "passive"]
+
+
+def test_the_users_own_variables_win() -> None:
+    assert settled("one", OMP_NUM_THREADS="2", GOMP_SPINCOUNT="9") == [None, 2, None]
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine of 16 processors whose control groups are in a folder of this test."""
+    monkeypatch.setattr(cgroups, "_ROOT", tmp_path / "fs")
+    monkeypatch.setattr(cgroups, "_OF_PROCESS", tmp_path / "cgroup")
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    return tmp_path
+
+
+numbers = st.floats(0.01, 40)
+
+
+@given(st.lists(st.none() | numbers, min_size=1, max_size=3), st.booleans(), st.none() | st.integers(1, 40))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_tightest_of_quotas_and_slurms_word_counts(
+    machine: Path, quotas: list[float | None], unified: bool, slurm: int | None
+) -> None:
+    folder = machine / "fs" if unified else machine / "fs" / "cpu"
+    for quota in quotas:  # a group within a group
+        folder.mkdir(parents=True, exist_ok=True)
+        most = None if quota is None else max(1, round(quota * 100_000))
+        if unified:
+            (folder / "cpu.max").write_text(f"{'max' if most is None else most} 100000\n")
+        else:
+            (folder / "cpu.cfs_quota_us").write_text(f"{-1 if most is None else most}\n")
+            (folder / "cpu.cfs_period_us").write_text("100000\n")
+        folder = folder / "job"
+    path = "/" + "/".join(["job"] * (len(quotas) - 1))
+    (machine / "cgroup").write_text(f"0::{path}\n" if unified else f"4:cpu,cpuacct:{path}\n")
+    with pytest.MonkeyPatch.context() as environment:
+        if slurm is not None:
+            environment.setenv("SLURM_CPUS_PER_TASK", str(slurm))
+        found = threads.processors()
+    limits = [quota for quota in quotas if quota is not None] + [slurm or 16, 16]
+    assert min(limits) - 1e-3 <= found.count < max(1, min(limits)) + 1
+
+
+def test_processes_share_the_processors(machine: Path) -> None:
+    assert threads.settle(processes=3) is None
+    assert os.environ["OMP_NUM_THREADS"] == "5"
+    del os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]
+
+
+@pytest.mark.parametrize("text", ["", "max", "100 0", "x y", "-5 100000"])
+def test_what_is_no_quota_limits_nothing(text: str, machine: Path) -> None:
+    (machine / "fs").mkdir()
+    (machine / "fs" / "cpu.max").write_text(text)
+    (machine / "cgroup").write_text("0::/\n")
+    assert threads.processors() == threads.Processors(16, "this machine")
