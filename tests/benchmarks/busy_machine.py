@@ -42,9 +42,9 @@ def seconds(model: str, steps: int, setting: dict[str, str]) -> float:
     environment = {name: value for name, value in os.environ.items() if name not in _VARIABLES} | setting
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            sys.executable, "-m", "fmstune", "train", "--model", model, "--data", "demo", "--output-dir", "out",
-            "--max-steps", str(steps), "--tracker", "none", "--set", "training.eval_strategy=no",
-            "--set", "training.save_strategy=no",
+            sys.executable, "-m", "fmstune", "train", "--model", model, "--data", "demo",
+            "--output-dir", "out", "--max-steps", str(steps), "--tracker", "none",
+            "--set", "training.eval_strategy=no", "--set", "training.save_strategy=no",
         ]  # fmt: skip
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, check=True
