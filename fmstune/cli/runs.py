@@ -1,4 +1,4 @@
-"""`fmstune runs list`: runs, from their journals alone."""
+"""`fmstune runs list`, and the commands beside it: runs, from their journals alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fmstune.cli.printing import print_json, terminal_width, visible
+from fmstune.cli.run_files import export, rm
+from fmstune.cli.run_show import compare, show
 from fmstune.cli.trackers import Debug, Json
 
 if TYPE_CHECKING:
@@ -17,6 +20,10 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+app.command()(show)
+app.command()(compare)
+app.command()(export)
+app.command()(rm)
 
 _HEAD = (
     "run", "status", "model", "method", "data", "step", "loss", "eval", "duration", "age", "params",
@@ -74,9 +81,9 @@ def list_(
         runs = runs[::-1]
     runs = runs[:limit]
     for folder in unreadable:
-        typer.echo(f"{_visible(folder)}: this directory cannot be read", err=True)
+        typer.echo(f"{visible(folder)}: this directory cannot be read", err=True)
     if as_json:
-        _print_json([_as_json(run) for run in runs])
+        print_json([_as_json(run) for run in runs])
     elif runs:
         _print_table(runs)
     else:
@@ -116,28 +123,4 @@ def _nothing(directories: list[Path] | None, found: int) -> str:
     if found:
         return f"none of the {found:,} runs here is one of those"
     where = ", ".join(map(str, directories)) if directories else "runs/ and below the current directory"
-    return f"no runs in {_visible(where)}; `fmstune train` makes one"
-
-
-def terminal_width() -> int | None:
-    """The width of the terminal that standard output is; `None` when it is none."""
-    import shutil
-    import sys
-
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def _visible(text: str) -> str:
-    from fmstune.report.words import printable
-    from fmstune.secrets.redaction import hide
-
-    return hide(printable(text))
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    from fmstune.report.words import strict
-    from fmstune.secrets.redaction import process_redactor
-
-    typer.echo(json.dumps(strict(process_redactor().value(value, tracked=True)), indent=2, default=str))
+    return f"no runs in {visible(where)}; `fmstune train` makes one"

@@ -30,6 +30,31 @@ class Point:
     value: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a curve comes to. `points` are those that count, of the `tracked` values; `lowest` and `highest`
+    are of its numbers but NaN, of which there are none in a metric of texts. `not_finite` counts NaN and
+    infinite values."""
+
+    stage: str | None
+    name: str
+    points: int
+    tracked: int
+    first: Any
+    last: Any
+    last_step: int | float | None
+    lowest: int | float | None = None
+    lowest_step: int | float | None = None
+    highest: int | float | None = None
+    highest_step: int | float | None = None
+    not_finite: int = 0
+
+    @property
+    def key(self) -> str:
+        """The stage and the name as one."""
+        return joined(self.stage, self.name)
+
+
 @dataclass(slots=True)
 class Curve:
     """The values of a metric, in the order in which they were tracked. A journal may have millions: they are
@@ -70,6 +95,34 @@ class Curve:
         """The newest value of each step, by step; then those without one, in their order."""
         for at in self._newest():
             yield self._point(at)
+
+    def figures(self) -> Figures:
+        """What it comes to."""
+        newest = self._newest()
+        values = self._values
+        exact = {at: value for at, value in self._others.items() if type(value) is int}
+        numbers = [at for at in newest if at in exact or values[at] == values[at]]
+        others = [at for at in newest if at in self._others and at not in exact]
+        infinite = sum(1 for at in numbers if at not in exact and math.isinf(values[at]))
+        last, first = self.last, self._point(newest[0])
+        lowest = highest = None
+        if numbers:
+            lowest = self._point(min(numbers, key=lambda at: exact.get(at, values[at])))
+            highest = self._point(max(numbers, key=lambda at: exact.get(at, values[at])))
+        return Figures(
+            stage=self.stage,
+            name=self.name,
+            points=len(newest),
+            tracked=self.tracked,
+            first=first.value,
+            last=last.value,
+            last_step=last.step,
+            lowest=lowest.value if lowest else None,
+            lowest_step=lowest.step if lowest else None,
+            highest=highest.value if highest else None,
+            highest_step=highest.step if highest else None,
+            not_finite=len(newest) - len(numbers) - len(others) + infinite,
+        )
 
     def numbers(self) -> Iterator[Point]:
         """Those of the points that are numbers, NaN and infinite ones included."""

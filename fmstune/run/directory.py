@@ -125,6 +125,16 @@ def run_state(path: Path) -> Literal["finished", "failed", "interrupted"] | None
     return status if status in ("finished", "failed") else "interrupted"  # type: ignore[return-value]
 
 
+def written(path: Path) -> list[Path]:
+    """What a run has written into its directory, or may have: by its names, so that nothing else is taken."""
+    entries = path.iterdir() if path.exists() else ()
+    return [
+        entry
+        for entry in entries
+        if entry.name in _OURS or is_checkpoint(entry) or _MODEL_FILES.fullmatch(entry.name)
+    ]
+
+
 def clear(path: Path) -> None:
     """Remove what an earlier run wrote into the directory, and nothing else: the lock, which this run holds,
     stays."""
@@ -133,12 +143,14 @@ def clear(path: Path) -> None:
     if kept.exists() and not tracking.is_symlink():
         for entry in tracking.iterdir():
             if entry != kept:
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-    for entry in path.iterdir() if path.exists() else ():
-        if entry == tracking and kept.exists():
-            continue
-        if entry.name in _OURS or is_checkpoint(entry) or _MODEL_FILES.fullmatch(entry.name):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                _remove(entry)
+    for entry in written(path):
+        if entry != tracking or not kept.exists():
+            _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def _given_checkpoint(path: Path) -> Path:

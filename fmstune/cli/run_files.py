@@ -1,0 +1,107 @@
+"""`fmstune runs export | rm`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from fmstune.cli.printing import visible
+from fmstune.cli.trackers import Debug
+
+if TYPE_CHECKING:
+    from fmstune.report.remove import Removal
+
+_NAMED = 8
+"""So many files of a run are named before it is removed."""
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The run's directory.", metavar="RUN")],
+    to: Annotated[
+        Literal["csv", "parquet", "json"],
+        typer.Option(help="csv and parquet: a row for each value of a metric; json: all of the run."),
+    ] = "csv",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file. Default: standard output.", metavar="FILE"),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Export what a run has tracked; of a step that was logged again, the newest value."""
+    from fmstune.errors import ConfigError
+    from fmstune.report.export import write_csv, write_json, write_parquet
+
+    if to == "parquet":
+        if output is None:
+            raise ConfigError("--to parquet needs a file: give it with --output.")
+        with _whole(output) as scratch:
+            write_parquet(run, scratch)
+        return
+    write = write_csv if to == "csv" else write_json
+    if output is None:
+        write(run, sys.stdout)
+        return
+    with _whole(output) as scratch, scratch.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        write(run, file)
+
+
+def rm(
+    runs: Annotated[list[Path], typer.Argument(help="The runs' directories.", metavar="RUN...")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Remove runs: journal, checkpoints, model and configuration. It says what it would delete, and asks.
+
+    Other files in the directories stay, and so does what trackers hold. A run that is going is never removed.
+    """
+    from fmstune.errors import ConfigError
+    from fmstune.report.remove import planned, remove
+
+    plans = [planned(run) for run in dict.fromkeys(runs)]
+    for plan in plans:
+        for line in _lines(plan):
+            typer.echo(visible(line), err=True)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError("nobody can be asked here, and nothing was deleted; to delete it, give --yes.")
+        if not typer.confirm("Delete this?", err=True):
+            typer.echo("nothing was deleted", err=True)
+            return
+    for plan in plans:
+        remove(plan)
+        kept = ", but what was not of the run" if plan.others else ""
+        typer.echo(visible(f"deleted  {plan.directory}{kept}"), err=True)
+
+
+def _lines(plan: Removal) -> Iterator[str]:
+    from fmstune.text import counted
+
+    names = [entry.name + "/" * (entry.is_dir() and not entry.is_symlink()) for entry in plan.entries]
+    more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    yield f"delete   {plan.directory} · {plan.bytes / 1e6:.1f} MB: {', '.join(names[:_NAMED] + more)}"
+    if plan.others:
+        others = [other.name for other in plan.others]
+        more = [f"{len(others) - _NAMED} more"] if len(others) > _NAMED else []
+        yield f"keep     {counted(len(others), 'other')} there: {', '.join(others[:_NAMED] + more)}"
+
+
+@contextlib.contextmanager
+def _whole(output: Path) -> Iterator[Path]:
+    """A file beside `output`, which takes its name when it is whole."""
+    from fmstune.errors import RunError
+    from fmstune.text import shown_path
+
+    scratch = output.with_name(f"{output.name}.{id(output)}.tmp")
+    try:
+        yield scratch
+        scratch.replace(output)
+    except OSError as error:
+        raise RunError(f"{shown_path(output)} cannot be written: {error.strerror or error}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)

@@ -1,0 +1,117 @@
+"""A run as a file for other programs: one point a row as CSV or Parquet, or all of it as JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from fmstune.report.curves import TrackedRun, read_run
+from fmstune.report.show import ordered, view_of
+from fmstune.report.words import strict
+from fmstune.secrets.redaction import process_redactor
+from fmstune.trackers.records import utf8
+
+COLUMNS = ("stage", "name", "step", "epoch", "time", "value")
+"""Of CSV; Parquet has the values that are no numbers in a column of their own, `text`."""
+_AT_ONCE = 65_536
+
+Cells = tuple[Any, ...]
+
+
+def write_csv(directory: Path, file: IO[str]) -> None:
+    """Write each point of each metric as a row of CSV. Numbers that are not finite are NaN, Infinity and
+    -Infinity, as spreadsheets and pandas know them."""
+    run = read_run(directory)
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(COLUMNS)
+    for row in _points(run):
+        rows.writerow([_cell(each) for each in row])
+
+
+def write_json(directory: Path, file: IO[str]) -> None:
+    """Write all of a run as one JSON object: what `runs show --json` has, and the points of each metric."""
+    run = read_run(directory)
+    seen = view_of(run).to_json()
+    for metric, curve in zip(seen["metrics"], ordered(run.curves), strict=True):
+        metric["values"] = [
+            {"step": each.step, "epoch": each.epoch, "time": each.time, "value": each.value}
+            for each in curve.points()
+        ]
+    json.dump(strict(process_redactor().value(seen, tracked=True)), file, indent=1, default=str)
+    file.write("\n")
+
+
+def write_parquet(directory: Path, path: Path) -> None:
+    """Write each point of each metric as a row of Parquet."""
+    import pyarrow
+    import pyarrow.parquet
+
+    number, text = pyarrow.float64(), pyarrow.string()
+    schema = pyarrow.schema(
+        [
+            *(("stage", text), ("name", text), ("step", number), ("epoch", number)),
+            *(("time", number), ("value", number), ("text", text)),
+        ]
+    )
+    run = read_run(directory)
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        for rows in _batches(_points(run)):
+            columns = [list(each) for each in zip(*(_typed(row) for row in rows), strict=True)]
+            writer.write_table(pyarrow.table(columns, schema=schema))
+
+
+def _points(run: TrackedRun) -> Iterator[Cells]:
+    redactor = process_redactor()
+
+    def hide(text: str) -> str:
+        return utf8(redactor.text(text))
+
+    for curve in ordered(run.curves):
+        stage, name = curve.stage and hide(curve.stage), hide(curve.name)
+        for each in curve.points():
+            value = hide(each.value) if isinstance(each.value, str) else each.value
+            yield stage, name, each.step, each.epoch, each.time, value
+
+
+def _batches(rows: Iterator[Cells]) -> Iterator[list[Cells]]:
+    batch: list[Cells] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == _AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _typed(row: Cells) -> Cells:
+    *where, value = row
+    stage, name, step, epoch, time = where
+    number = _exact(value)
+    text = (
+        None
+        if number is not None or value is None
+        else value
+        if isinstance(value, str)
+        else json.dumps(value)
+    )
+    return stage, name, _exact(step), _exact(epoch), time, number, text
+
+
+def _exact(value: Any) -> float | None:
+    """The value as the float that it is, or `None`: a longer integer stays a text."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value) if float(value) == value or math.isnan(value) else None
+    except OverflowError:
+        return None
+
+
+def _cell(value: Any) -> Any:
+    value = strict(value)
+    return "" if value is None else value if isinstance(value, (str, int, float)) else json.dumps(value)

@@ -1,0 +1,81 @@
+"""Removing runs: what a run has written, and nothing that it has not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fmstune.delivery.journal.reader import is_being_written, lock_path, writer
+from fmstune.errors import ConfigError, RunError
+from fmstune.report.curves import require_run
+from fmstune.report.index import RunIndex, index_path
+from fmstune.report.summary import journal_of
+from fmstune.run.directory import clear, written
+from fmstune.system import locks
+from fmstune.text import shown_path
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A run that is to be removed: the files and folders that it wrote, their bytes, and the `others` in its
+    directory, which stay."""
+
+    directory: Path
+    entries: Sequence[Path]
+    bytes: int
+    others: Sequence[Path]
+
+
+def planned(directory: Path) -> Removal:
+    """What removing the run in a directory would delete. Raises `ConfigError` when it is no run, or one that
+    a process is at."""
+    require_run(directory)
+    if directory.is_symlink():
+        raise ConfigError(
+            f"{shown_path(directory)} is a link to {shown_path(directory.resolve())}; give that directory."
+        )
+    _require_nobody(directory)
+    entries = sorted(written(directory))
+    others = sorted(set(directory.iterdir()) - set(entries))
+    return Removal(directory, entries, sum(map(_size, entries)), others)
+
+
+def remove(removal: Removal) -> None:
+    """Delete what a run has written, and its directory when nothing else is in it. Nobody can resume the run
+    meanwhile. Raises `ConfigError` when a process has begun to, `RunError` when something stays."""
+    directory = removal.directory
+    lock = locks.take(lock_path(journal_of(directory)))
+    if lock is None:
+        _require_nobody(directory)
+        raise ConfigError(f"{shown_path(directory)}: another process is at this run; wait for its end.")
+    try:
+        clear(directory)
+        lock_path(journal_of(directory)).unlink(missing_ok=True)
+        for folder in (journal_of(directory).parent, directory):
+            with contextlib.suppress(FileNotFoundError):
+                if not any(folder.iterdir()) and not folder.samefile(Path.cwd()):
+                    folder.rmdir()
+    except OSError as error:
+        raise RunError(f"{shown_path(directory)} cannot be removed: {error.strerror or error}.") from error
+    finally:
+        lock.release()
+    index = RunIndex(index_path())
+    index.forget([os.path.realpath(directory)])
+    index.close()
+
+
+def _require_nobody(directory: Path) -> None:
+    journal = journal_of(directory)
+    if is_being_written(journal):
+        raise ConfigError(
+            f"{shown_path(directory)}: {writer(journal)} is at this run; wait for its end, or end it first."
+        )
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_symlink() or not path.is_dir() else list(path.rglob("*"))
+    return sum(each.lstat().st_size for each in files if each.is_symlink() or each.is_file())

@@ -1,0 +1,131 @@
+"""One run in whole: what it is, how it went, what it came to, and how far its delivery is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fmstune.config.inspect.compare import flat
+from fmstune.delivery.journal.reader import JournalError
+from fmstune.delivery.ledger import load_ledgers
+from fmstune.delivery.report import DeliveryReport, report
+from fmstune.layout import TRACKING_DIR
+from fmstune.report.curves import Curve, Figures, TrackedRun, read_run
+from fmstune.report.replay import Session
+from fmstune.report.summary import RunDetail, RunLine, current_status, summary_of
+
+RESOURCES = "system"
+"""The stage of what a run took of its machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """All that is known of a run."""
+
+    directory: Path
+    status: str
+    line: RunLine
+    detail: RunDetail
+    sessions: Sequence[Session]
+    figures: Sequence[Figures]
+    tables: Sequence[Mapping[str, Any]]
+    delivery: Sequence[DeliveryReport]
+
+    def to_json(self) -> dict[str, Any]:
+        """The view as JSON has it; of each metric with its figures, the points are in an export."""
+        line = {name: value for name, value in dataclasses.asdict(self.line).items() if name != "params"}
+        detail = dataclasses.asdict(self.detail)
+        return {
+            "run": str(self.directory),
+            **line,
+            "status": self.status,
+            **detail,
+            "sessions": [dataclasses.asdict(each) for each in self.sessions],
+            "metrics": [dataclasses.asdict(each) for each in self.figures],
+            "tables": list(self.tables),
+            "delivery": [dataclasses.asdict(each) for each in self.delivery],
+        }
+
+
+def view(directory: Path) -> RunView:
+    """All that is known of the run in a directory. Raises `ConfigError` when there is none, `JournalError`
+    and `OSError` when its journal cannot be read."""
+    return view_of(read_run(directory))
+
+
+def view_of(run: TrackedRun) -> RunView:
+    """All that is known of a run whose journal has been read."""
+    directory = run.directory
+    line, detail = summary_of(run.replay, directory)
+    return RunView(
+        directory=directory,
+        status=current_status(directory, line),
+        line=line,
+        detail=detail,
+        sessions=tuple(run.replay.sessions),
+        figures=tuple(curve.figures() for curve in ordered(run.curves)),
+        tables=tuple(tables_of(run)),
+        delivery=tuple(_delivery(directory)),
+    )
+
+
+def ordered(curves: Sequence[Curve]) -> list[Curve]:
+    """The curves in the order in which they began, with what the run took of its machine at the end."""
+    return sorted(curves, key=lambda curve: curve.stage == RESOURCES)
+
+
+def tables_of(run: TrackedRun) -> list[dict[str, Any]]:
+    """The tables of a run, as JSON has them."""
+    return [
+        {
+            "stage": event.stage,
+            "name": event.name,
+            "step": event.step,
+            "epoch": event.epoch,
+            "time": event.time,
+            "rows": [dict(row) for row in event.rows],
+        }
+        for event in run.tables
+    ]
+
+
+def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run that are others than the defaults, by dotted key."""
+    from fmstune.config.inspect.dump import option_table
+    from fmstune.config.methods.known import DEFAULT, METHODS
+
+    method = flat(settings).get("run.method", DEFAULT)
+    known = option_table(method if method in METHODS else DEFAULT)
+    defaults = {each.key: each.default for each in known}
+    nothing: tuple[Any, ...] = (None, [], (), {})
+    return {
+        key: value
+        for key, value in flat(settings).items()
+        if value not in nothing and not (key in defaults and _same(value, defaults[key]))
+    }
+
+
+def _same(value: Any, default: Any) -> bool:
+    return bool(value == default or str(value) == str(default))
+
+
+def _delivery(directory: Path) -> list[DeliveryReport]:
+    """How far each delivery has come. To look changes nothing: a damaged ledger, which others set aside, is
+    left where it is, and what the rest say is taken as it stands."""
+    ledgers = load_ledgers(directory)
+    names = [each.tracker for each in ledgers]
+    whole = len(ledgers) == len(list(directory.glob(f"{TRACKING_DIR}/*.json")))
+    try:
+        if whole:
+            return report(directory, names)
+    except (OSError, JournalError):  # it has been removed since it was read
+        pass
+    return [
+        DeliveryReport(
+            each.tracker, each.delivered, each.total, each.state, each.run_id, each.url, each.error
+        )
+        for each in ledgers
+    ]

@@ -1,0 +1,100 @@
+"""`fmstune runs rm` asks, says what it will delete, and deletes that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from fmstune.cli.app import app
+from fmstune.report import remove
+from tests.support.made_runs import begin, leave, make_run
+from tests.support.terminals import in_terminal
+
+
+def rm(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["runs", "rm", *map(str, arguments)])
+
+
+def tree(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    directory = make_run(tmp_path / "run")
+    for name in ("config.toml", "model.safetensors", "checkpoint-5/optimizer.pt"):
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text("x")
+    return directory
+
+
+def test_a_run_is_deleted_with_its_directory_and_what_it_was_is_said(run: Path) -> None:
+    done = rm(run, "--yes")
+    assert done.exit_code == 0
+    assert "checkpoint-5/, config.toml, model.safetensors, tracking/" in done.output
+    assert not run.exists()
+
+
+def test_files_of_others_stay_and_are_named(run: Path) -> None:
+    (run / "notes.txt").write_text("mine")
+    done = rm(run, "--yes")
+    assert "keep     1 other there: notes.txt" in done.output
+    assert tree(run) == {Path("notes.txt")}
+
+
+def test_without_a_terminal_nothing_is_asked_and_nothing_deleted(run: Path) -> None:
+    before = tree(run)
+    done = rm(run)
+    assert "give --yes" in str(done.exception)
+    assert tree(run) == before
+
+
+@pytest.mark.parametrize(("answer", "stays"), [("n", True), ("y", False)])
+def test_in_a_terminal_it_asks(run: Path, answer: str, stays: bool) -> None:
+    said = in_terminal(["runs", "rm", str(run)], f"{answer}\n")
+    assert "Delete this?" in said
+    assert run.exists() == stays
+
+
+def test_a_run_that_is_going_is_never_deleted(run: Path) -> None:
+    recorder = begin(run)
+    before = tree(run)
+    try:
+        done = rm(run, "--yes")
+    finally:
+        leave(recorder)
+    assert "is at this run" in str(done.exception)
+    assert tree(run) == before
+
+
+def test_a_run_that_is_resumed_between_the_question_and_the_answer_is_not_deleted(run: Path) -> None:
+    plan = remove.planned(run)
+    recorder = begin(run)
+    try:
+        with pytest.raises(remove.ConfigError, match="at this run"):
+            remove.remove(plan)
+    finally:
+        leave(recorder)
+    assert (run / "model.safetensors").exists()
+
+
+def test_what_is_no_run_is_never_deleted_nor_are_runs_beside_it(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("x")
+    (tmp_path / "link").symlink_to(run)
+    before = tree(tmp_path)
+    for wrong in (folder, run / "checkpoint-5", run / "config.toml", tmp_path / "link", tmp_path / "nope"):
+        assert rm(run, wrong, "--yes").exit_code != 0
+        assert tree(tmp_path) == before
+
+
+def test_a_link_inside_a_run_is_deleted_and_what_it_leads_to_is_not(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "x").write_text("x")
+    (run / "checkpoint-9").symlink_to(tmp_path / "precious")
+    assert rm(run, "--yes").exit_code == 0
+    assert not run.exists()
+    assert (tmp_path / "precious" / "x").exists()
