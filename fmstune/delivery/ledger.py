@@ -23,7 +23,7 @@ from fmstune.delivery.suspicion import (
 )
 from fmstune.layout import TRACKING_DIR
 from fmstune.secrets.redaction import process_redactor
-from fmstune.system.files import replace_text
+from fmstune.system.files import NotAFile, read_text, replace_text
 
 State = Literal["complete", "behind", "failed"]
 
@@ -111,7 +111,7 @@ def load_ledger(directory: Path, tracker: str) -> Ledger | None:
         return _read(path)
     except (FileNotFoundError, NotADirectoryError):
         pass
-    except (*_DAMAGED, IsADirectoryError):
+    except (*_DAMAGED, IsADirectoryError, NotAFile):
         with contextlib.suppress(FileNotFoundError):  # another process has done it
             set_aside(path)
     return _copy_in_checkpoint(directory, tracker)
@@ -170,7 +170,7 @@ def _copy_in_checkpoint(directory: Path, tracker: str) -> Ledger | None:
 
 
 def _read(path: Path) -> Ledger:
-    return _from_raw(json.loads(path.read_text(encoding="utf-8")))
+    return _from_raw(json.loads(read_text(path)))
 
 
 def _from_raw(raw: Mapping[str, Any]) -> Ledger:

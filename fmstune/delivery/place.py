@@ -14,7 +14,7 @@ from typing import Any
 from fmstune.delivery.journal.reader import VERSION, Header, JournalError, JournalReader
 from fmstune.delivery.ledger import Ledger, load_ledgers
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
-from fmstune.system.files import replace_text
+from fmstune.system.files import read_text, replace_text
 
 PLACE_NAME = "journal.place"
 
@@ -94,7 +94,7 @@ def _ids(directory: Path) -> set[str]:
 
 def _place(directory: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        raw = json.loads((directory / TRACKING_DIR / PLACE_NAME).read_text(encoding="utf-8"))
+        raw = json.loads(read_text(directory / TRACKING_DIR / PLACE_NAME))
         if isinstance(raw, dict) and {"id", "host", "path"} <= raw.keys():
             return raw
     return {}

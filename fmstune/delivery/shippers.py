@@ -64,6 +64,7 @@ class Fleet:
         self._secrets: tuple[str, ...] = ()
         self._ships = [_Ship(ShipperProcess(job, check_within=check_within)) for job in jobs]
         self._ending = threading.Event()
+        self._abandoned = False
         self._watcher: threading.Thread | None = None
 
     def __len__(self) -> int:
@@ -107,7 +108,7 @@ class Fleet:
         deadline = time.monotonic() + self._close_timeout
         self._ending.set()
         if self._watcher is not None and self._watcher.is_alive():
-            self._watcher.join()
+            self._watcher.join(max(0.0, deadline - time.monotonic()))
         for ship in self._ships:
             if ship.process.exit_code not in (None, EXIT_DONE, EXIT_BUSY):
                 if ship.again_at is None:
@@ -152,8 +153,10 @@ class Fleet:
         if os.getpid() != self._pid:
             return
         self._ending.set()
-        for ship in self._ships:
-            ship.process.kill()
+        self._abandoned = True
+        ends = [(ship.process, ship.process.terminate()) for ship in self._ships]  # all of them at once
+        for process, by in ends:
+            process.kill(by=by)
 
     def _watch(self) -> None:
         looked = time.monotonic()
@@ -164,6 +167,8 @@ class Fleet:
                 with contextlib.suppress(Exception):
                     self._tend()
             for ship in self._ships:
+                if self._ending.is_set():  # a look may have taken longer than the end waits for it
+                    return
                 # Whatever it is (no file descriptor or no memory left for some seconds, a ledger that is a
                 # directory), it is of now and of one tracker, and the next look may go well.
                 with contextlib.suppress(Exception):
@@ -228,6 +233,9 @@ class Fleet:
         self._bring_back(ship)
         ship.process = ShipperProcess(ship.process.job, check_within=None)
         ship.again_at, ship.moved_at, ship.noted = None, time.monotonic(), False
+        if self._abandoned:  # by another thread meanwhile
+            ship.process.kill()
+            return
         self._order(ship)
 
     def _name_tracker(self, job: Job, redactor: Redactor) -> Ledger:

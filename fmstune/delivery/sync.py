@@ -19,6 +19,7 @@ from fmstune.delivery.shipping.process import Job, ShipperProcess
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import holds_redacted
 from fmstune.system import locks
+from fmstune.system.files import NotAFile
 
 _STALLED_SECONDS = 120.0
 _POLL_SECONDS = 0.1
@@ -47,7 +48,10 @@ def sync(
         raise JournalError(
             f"{directory} holds no run of fmstune: there is no {TRACKING_DIR}/{JOURNAL_NAME} in it."
         )
-    JournalReader(path)  # which raises when it is none
+    try:
+        JournalReader(path)  # which raises when it is none
+    except (NotAFile, IsADirectoryError) as error:
+        raise JournalError(f"{path} is not a journal: it is not a file.") from error
     names = [to] if to else [ledger.tracker for ledger in all_ledgers(directory)]
     if is_being_written(path):
         going = f"the run is still going, in {writer(path)}"

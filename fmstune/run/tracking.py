@@ -91,7 +91,7 @@ def recorded(
     """The run's journal with its Recorder active: whatever happens, it ends with the true status, and
     the shippers get their time to deliver it. `lock` is the journal's, if this process has it already."""
     if not is_main_process():
-        yield Recorder(JournalWriter(Path(os.devnull), _header(config, directory)), redactor)
+        yield Recorder(JournalWriter(Path(os.devnull), _header(config, directory)))
         return
     from fmstune.run.tracker_runs import continue_runs
 
@@ -104,16 +104,22 @@ def recorded(
     if original := original_of(directory.path):
         become_own_run(directory.path, header)
         out.say("copy", f"of {original}, which is still there: a run of its own, also in its trackers")
-    journal = JournalWriter(tracking / JOURNAL_NAME, header, on_trouble=out.warn, known=known, lock=lock)
-    note_place(directory.path, journal.header.id)
-    recorder = Recorder(journal, redactor)
-    fleet.sail(directory.path, tend=journal.tend)
     process = os.getpid()
     ending = Ending()
+    ending.watch()
+    ending.hold()  # a journal that is begun gets an end as well
+    try:
+        journal = JournalWriter(tracking / JOURNAL_NAME, header, on_trouble=out.warn, known=known, lock=lock)
+    except BaseException:
+        ending.leave()
+        raise
+    recorder = Recorder(journal)
     status: Status = "failed"
     error: str | None = None
     try:
-        ending.watch()
+        note_place(directory.path, journal.header.id)
+        fleet.sail(directory.path, tend=journal.tend)
+        ending.release()
         with active(recorder):
             # Before anything else: what follows a status without this mark, that run has left behind.
             if directory.checkpoint is not None or journal.last_seq > journal.header.after:

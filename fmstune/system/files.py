@@ -1,11 +1,14 @@
-"""Where files can be written, and writing small ones whole: a reader sees the old text or the new one."""
+"""Where files can be written, writing small ones whole (a reader sees the old text or the new one), and
+reading those that somebody may have put something else in the place of."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
+from typing import IO
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -18,6 +21,34 @@ def replace_text(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):  # a full disk leaves an empty file
             temporary.unlink(missing_ok=True)
         raise
+
+
+class NotAFile(OSError):
+    """A pipe, a socket or a device, or links in a circle, where a file should be."""
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """The file at `path`, to be read. Never waits: a pipe would, for somebody who writes to it. Raises
+    `NotAFile`, `IsADirectoryError`, or another `OSError`."""
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ELOOP):  # a socket; links in a circle
+            raise NotAFile(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+    mode = os.fstat(opened).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(opened, "rb")
+    os.close(opened)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise NotAFile(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of the file at `path`, which is UTF-8. Raises what `open_file` does, and `ValueError`."""
+    with open_file(path) as file:
+        return file.read().decode("utf-8")
 
 
 _OF_THE_KERNEL = (Path("/proc"), Path("/sys"))

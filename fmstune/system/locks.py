@@ -102,7 +102,7 @@ def take(path: Path) -> Lock | None:
 def holder(path: Path) -> Process | None:
     """The process that holds the lock of the file at `path`; `None` when there is none."""
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:

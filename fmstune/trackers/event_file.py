@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from fmstune.trackers.event_formats import HEADER_BEFORE, CsvRows, Line, Record, format_of
+from fmstune.trackers.event_formats import HEADER_BEFORE, ROWS, CsvRows, Line, Record, format_of
 from fmstune.trackers.held_lines import Held
 from fmstune.trackers.records import TrackerError
 
@@ -62,8 +62,10 @@ class EventFile:
     def append(self, record: Record) -> None:
         """Write what the file does not hold yet of an event, with one call. Raises `OSError`."""
         lines = self._format.lines(record)
-        line = Line(record.seq, record.kind, float(record.time))
-        if not (left := lines[self.held.count(line, timed=record.timed) :]):
+        said = [Line(record.seq, record.kind, float(record.time))] * len(lines)
+        if record.kind not in ROWS:
+            said = [self._format.of_run(each, record.run_id) or said[0] for each in lines]
+        if not (left := lines[(held := self.held.count(said, timed=record.timed)) :]):
             return
         data = b"".join(left)
         with self._locked(self._file):
@@ -76,7 +78,7 @@ class EventFile:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             if self._regular:
                 self._tail, self._end = data[-_LONGEST_TAIL:], size + len(data)
-        for _ in left:
+        for line in said[held:]:
             self.held.note(line)
 
     def close(self) -> None:

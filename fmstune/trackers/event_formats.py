@@ -15,6 +15,8 @@ from fmstune.trackers.values.plain import plain
 
 CSV_COLUMNS = ("run", "seq", "time", "kind", "stage", "step", "epoch", "name", "value", "run_id")
 """`run_id` came last: rows of a file that was begun without it are still good rows, which lack it."""
+ROWS = ("metrics", "table")
+"""Kinds of events of which there may be millions; the others are params and statuses."""
 HEADER_BEFORE = ",".join(CSV_COLUMNS[:-1]).encode()
 
 # What would end a line, for a program or for an eye, and what UTF-8 cannot hold.
@@ -43,11 +45,12 @@ class Record:
 
 
 class Line(NamedTuple):
-    """Which event a line is of."""
+    """Which event a line is of, and for params and statuses what it says, as a hash."""
 
     seq: int | None
     kind: str
     time: float
+    content: int = 0
 
 
 class Format(Protocol):
@@ -87,10 +90,12 @@ class JsonLines:
         if row is None or row.get("run_id") != run_id:
             return None
         seq, moment = row.get("seq"), row.get("time")
+        kind = str(row.get("kind"))
         return Line(
             seq if isinstance(seq, int) else None,
-            str(row.get("kind")),
+            kind,
             float(moment) if isinstance(moment, (int, float)) else 0.0,
+            0 if kind in ROWS else hash(json.dumps([row.get("stage"), row.get("values")], sort_keys=True)),
         )
 
     def is_whole(self, line: bytes) -> bool:
@@ -126,7 +131,9 @@ class CsvRows:
             return None
         if not (found := _ROW_START.match(line)):
             return None
-        return Line(int(found[1]), found[3].decode(), float(found[2]))
+        kind = found[3].decode()
+        content = 0 if kind in ROWS else hash(line[found.end() :].rstrip(b"\r\n"))
+        return Line(int(found[1]), kind, float(found[2]), content)
 
     def is_whole(self, line: bytes) -> bool:
         return _ROW.fullmatch(line) is not None and _RUN_ID_END.search(line) is not None

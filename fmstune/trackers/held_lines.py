@@ -7,12 +7,12 @@ futures may have been written. Each event has its own time.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fmstune.trackers.event_formats import Line
+from fmstune.trackers.event_formats import ROWS, Line
 
-ROWS = ("metrics", "table")
 _MOST_GAP = 1000
 """So many numbers without a line are skipped at no cost; a line whose number is far off is kept by itself."""
 
@@ -58,10 +58,12 @@ class _Rows:
 class Held:
     """What a file holds of one run: how many lines of each event, the last event but a status, and the kind
     of the last line. Of params and statuses, earlier versions wrote the time at which they were delivered,
-    which is later than the event's."""
+    which is later than the event's: these are told by what they say, too, as a later time may also be that of
+    another future, before somebody has set the clock back."""
 
     rows: _Rows = field(default_factory=_Rows)
-    others: dict[int, dict[float, int]] = field(default_factory=dict)
+    others: dict[int, list[tuple[float, int]]] = field(default_factory=dict)
+    """Times and contents of the lines of params and statuses, by the event's number."""
     last_seq: int = 0
     last_kind: str | None = None
 
@@ -75,24 +77,27 @@ class Held:
         if line.kind in ROWS:
             self.rows.add(line.seq, line.time)
         else:
-            times = self.others.setdefault(line.seq, {})
-            times[line.time] = times.get(line.time, 0) + 1
+            self.others.setdefault(line.seq, []).append((line.time, line.content))
 
-    def count(self, line: Line, *, timed: bool) -> int:
-        """How many lines of the event there are; of params or a status that is not `timed`, its number
+    def count(self, lines: Sequence[Line], *, timed: bool) -> int:
+        """How many of the lines of an event there are; of params or a status that is not `timed`, its number
         decides."""
-        if line.seq is None:
+        line = lines[0] if lines else None
+        if line is None or line.seq is None:
             return 0
         if line.kind in ROWS:
             return self.rows.count(line.seq, line.time)
-        times = self.others.get(line.seq, {})
-        return sum(count for time, count in times.items() if not timed or time >= line.time)
+        there = self.others.get(line.seq, [])
+        if not timed:
+            return len(there)
+        if exact := sum(time == line.time for time, _ in there):
+            return exact
+        later = {content for time, content in there if time > line.time}
+        return len(lines) if all(each.content in later for each in lines) else 0
 
     def covers(self, other: Held) -> bool:
         """Whether all lines of `other` are here."""
         rows = all(self.rows.count(*event) >= other.rows.count(*event) for event in other.rows.events())
         return rows and all(
-            self.others.get(seq, {}).get(time, 0) >= count
-            for seq, times in other.others.items()
-            for time, count in times.items()
+            Counter(lines) <= Counter(self.others.get(seq, [])) for seq, lines in other.others.items()
         )

@@ -9,10 +9,12 @@ from typing import Any
 
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.records import RunStart, TrackerRun
+from fmstune.trackers.records import MetricPoint, RunStart, TrackerRun
+from tests.support.journals import open_journal
 
 
 class Refusing(Tracker):
@@ -44,3 +46,20 @@ def test_a_process_that_follows_a_failure_at_the_first_event_is_told_what_was_cu
             Delivery(run_directory, tracker, ledger).run(lambda: True)
     # With it, the tracker removes the run that was opened and never closed.
     assert [start.redelivery for start in tracker.starts[:3]] == [False, True, True]
+
+
+def test_a_run_that_ended_before_its_first_event_is_complete(recorder: Recorder, run_directory: Path) -> None:
+    recorder.journal.close()  # its process was killed, say
+    tracker = Refusing()
+    Ledger("refusing").save(run_directory)
+    (line,) = report(run_directory, ["refusing"])
+    assert line.state == "behind"
+    Delivery(run_directory, tracker, Ledger("refusing")).run(lambda: True)
+    (line,) = report(run_directory, ["refusing"])
+    assert (line.state, line.line()) == ("complete", "0/0")
+    assert tracker.starts == []
+    # It may be resumed.
+    again = Recorder(open_journal(run_directory))
+    again.track_point(MetricPoint({"loss": 1.0}, "train", 1))
+    (line,) = report(run_directory, ["refusing"])
+    assert (line.state, line.total) == ("behind", 1)

@@ -53,6 +53,8 @@ def signalled(method: Callable[..., Any], signum: int, *, when: Callable[..., bo
 
 
 MOMENTS = {
+    "while the journal is begun": "interrupted",
+    "as the trackers are given it": "interrupted",
     "while the model is built": "interrupted",
     "in the training": "interrupted",
     "after the training": "interrupted",
@@ -72,6 +74,11 @@ def test_whenever_a_signal_comes_the_journal_has_an_end(
               "after the training": "on_train_end"}  # fmt: skip
     if moment in events:
         callbacks = [At(events[moment], signum)]
+    elif moment == "while the journal is begun":
+        begins = signalled(JournalWriter._begin, signum, when=lambda *arguments: True)
+        monkeypatch.setattr(JournalWriter, "_begin", begins)
+    elif moment == "as the trackers are given it":
+        monkeypatch.setattr(Fleet, "sail", signalled(Fleet.sail, signum, when=lambda *arguments: True))
     elif moment == "as its end is recorded":
         ends = signalled(JournalWriter.append, signum, when=lambda journal, kind, fields: kind == "status")
         monkeypatch.setattr(JournalWriter, "append", ends)

@@ -433,3 +433,26 @@ def test_the_check_leaves_nothing_behind(tmp_path: Path) -> None:
     assert FileTracker(tracker_config={"path": str(tmp_path / "new" / "m.jsonl")}).check(1).ok
     assert list(tmp_path.iterdir()) == []
     assert tmp_path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
+def test_params_and_statuses_of_a_second_future_are_written_though_the_clock_was_set_back(
+    tmp_path: Path, name: str
+) -> None:
+    def session(who: str, moment: float, status: str) -> None:
+        tracker = opened(tmp_path / name)
+        tracker.seq, tracker.event_time = 5, moment
+        tracker.set_params({"kept": 1, "who": who}, "params")
+        tracker.seq, tracker.event_time = 6, moment + 1
+        tracker.close(status)  # type: ignore[arg-type]
+
+    # The folder was restored from a backup: the second future has the numbers of the first one.
+    session("future 1", 1000.0, "finished")
+    session("future 2", 900.0, "interrupted")
+    text = (tmp_path / name).read_text()
+    assert [text.count(said) for said in ("future 1", "future 2", "finished", "interrupted")] == [1] * 4
+    session("future 2", 900.0, "interrupted")
+    assert (tmp_path / name).read_text() == text
+    # Earlier versions wrote when a line was delivered, which is later than the event.
+    session("future 1", 990.0, "finished")
+    assert (tmp_path / name).read_text() == text

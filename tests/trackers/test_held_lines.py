@@ -27,7 +27,7 @@ def test_lines_are_counted_whatever_their_numbers_and_times(one: list[Line], two
         other.note(line)
     counts, others = (Counter((line.seq, line.time) for line in lines) for lines in (one, two))
     for line in (*one, *two):
-        assert held.count(line, timed=True) == counts[line.seq, line.time]
+        assert held.count([line], timed=True) == counts[line.seq, line.time]
     assert held.covers(other) == (others <= counts)
     assert held.last_seq == max((line.seq or 0 for line in one), default=0)
 

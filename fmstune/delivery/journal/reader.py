@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from fmstune.system import locks
+from fmstune.system.files import open_file
 from fmstune.trackers.values.plain import plain as plain
 from fmstune.trackers.values.plain import text_of
 
@@ -94,7 +95,7 @@ class JournalReader:
         self.path = path
         self.damaged = 0
         self._unreadable_since: float | None = None
-        with path.open("rb") as file:
+        with open_file(path) as file:
             self.header, self._first = _read_header(file.readline(), path)
             self._file = _identity(file)
             self.offset = max(offset, self._first)
@@ -109,7 +110,7 @@ class JournalReader:
         """
         found: list[tuple[Event, int]] = []
         try:
-            with self.path.open("rb") as file:
+            with open_file(self.path) as file:
                 if _identity(file) != self._file or os.fstat(file.fileno()).st_size < self.offset:
                     self.header, self._first = _read_header(file.readline(), self.path)
                     self._file, self.offset = _identity(file), self._first
@@ -216,7 +217,7 @@ def sessions(path: Path) -> tuple[str, ...]:
     """The processes that wrote a journal, the present one last: the first is known by the run's id, each that
     went on with the run by one of its own."""
     found = [JournalReader(path).header.id]
-    with path.open("rb") as file:
+    with open_file(path) as file:
         for line in file:
             if b'"kind":"resume"' in line and (event := parse(line)) and event.session:
                 found.append(event.session)
@@ -233,7 +234,7 @@ def final_status(path: Path) -> Event | None:
 
 def _from_the_end(path: Path) -> Iterator[Event]:
     """The events of a journal, the last one first."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         at = file.seek(0, os.SEEK_END)
         window, rest = _FIRST_WINDOW, b""
         whole = False  # what no line's end follows is no event yet

@@ -34,6 +34,7 @@ from fmstune.delivery.journal.reader import (
     writer,
 )
 from fmstune.system import locks
+from fmstune.system.files import NotAFile, open_file
 from fmstune.trackers.values.plain import plain
 
 _MOST_WAITING = 16 << 20
@@ -175,7 +176,7 @@ class JournalWriter:
         last, first, damaged = header.after, b"", False
         if not self._device and os.path.lexists(self.path):
             try:
-                with self.path.open("rb") as file:
+                with open_file(self.path) as file:
                     first = file.readline()
                 if first:
                     header = JournalReader(self.path).header
@@ -184,7 +185,7 @@ class JournalWriter:
                 raise
             except JournalError:
                 damaged = True
-            except IsADirectoryError:
+            except (IsADirectoryError, NotAFile):
                 set_aside(self.path)
         self.header = header
         fresh = damaged or not first

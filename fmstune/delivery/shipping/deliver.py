@@ -277,8 +277,11 @@ class Delivery(Standing):
         for _ in range(MOST_STRIKES + 1):  # what is tried again may open the run once more
             self._flush()
             self._try_again(self.ledger.suspicion.confirmed)
-            if not self.ledger.closed and self.ledger.delivered:
+            if not self.ledger.closed and (self.ledger.delivered or self.ledger.run_id is not None):
                 self._close_as_recorded()
+        if not self.ledger.delivered and self.ledger.run_id is None:
+            # It ended before its first event: there is nothing to make a run of in the tracker.
+            self.ledger = dataclasses.replace(self.ledger, closed=True)
         return self._complete()
 
     def _close_as_recorded(self) -> None:

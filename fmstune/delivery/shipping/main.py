@@ -51,14 +51,16 @@ def main(trainer: TrainerWatch) -> int:
     _first_to_go()
     log = ShipperLog()  # before anything else is imported or started: it forks
     trainer.note_log(log.reader)
-    job = json.loads(sys.stdin.readline())
+    if not (line := _line()):
+        return EXIT_DONE
+    job = json.loads(line)
     sys.path[:] = job["sys_path"]
     try:
         tracker = build_tracker(job["reference"], job["name"], job["options"])
     except BaseException as error:
         found = _not_built(error, job["name"])
         _answer(answers, found)
-        line = "" if job["check"] else sys.stdin.readline()
+        line = "" if job["check"] else _line()
         if line:
             order = json.loads(line)
             know_secrets(order["secrets"])
@@ -68,7 +70,7 @@ def main(trainer: TrainerWatch) -> int:
         found, in_process = _asked(tracker, check(tracker, job["timeout"]))
         _answer(answers, found, in_process=in_process, repeated=tracker.repeated_steps)
     answers.close()
-    line = sys.stdin.readline()
+    line = _line()
     return _ship(tracker, job, json.loads(line), trainer, log) if line else EXIT_DONE
 
 
@@ -196,6 +198,12 @@ def _first_to_go() -> None:
     """When memory runs out, let Linux end this process rather than the training."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _line() -> str:
+    """The next line of the standard input; none when the trainer has ended before it had sent all of it."""
+    line = sys.stdin.readline()
+    return line if line.endswith("\n") else ""
 
 
 def _take_standard_output() -> IO[str]:

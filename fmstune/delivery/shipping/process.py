@@ -28,6 +28,9 @@ FOREIGN = 256
 _MARK = "FMSTUNE_SHIPPER"
 _SECONDS_TO_END = 8.0
 """What a supervisor has to end its shipper before it is taken for one that can't."""
+_SECONDS_TO_DIE = 1.0
+"""What the kernel gets for a process after SIGKILL: one that waits for a disk stays until that answers."""
+_SEND_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,11 @@ class _OwnEnd:
 
 
 class ShipperProcess:
-    """One shipper process, from its start to its end."""
+    """One shipper process, from its start to its end.
+
+    Nothing here waits for it to read: what it is told may be larger than a pipe, and an SDK may hang before
+    it reads. What the pipe does not take waits here, and follows whenever it is asked how the process does.
+    """
 
     def __init__(self, job: Job, *, check_within: float | None) -> None:
         """Start the process; with `check_within` (seconds) it begins by checking the tracker."""
@@ -91,10 +98,14 @@ class ShipperProcess:
         self._timeout = check_within
         self._mark = uuid.uuid4().hex  # in the environment of all that it starts
         self._ends = _OwnEnd()
+        self._unsent = b""
+        self._sending = threading.Lock()
         try:
             self._process = self._start(job, self._ends.theirs)
         finally:
             self._ends.close_theirs()
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
         self._send(
             {
                 "name": job.name,
@@ -118,6 +129,7 @@ class ShipperProcess:
                 str(end),
             ],
             pass_fds=(end,),
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -136,6 +148,8 @@ class ShipperProcess:
         """How the process ended; `None` while it lives. An `EXIT_…` is fmstune's own: the same code of a
         tracker that has ended the process is `FOREIGN` higher."""
         code = self._process.poll()
+        if code is None:
+            self._send_on()
         return code if code is None or code < 0 or self._ends.is_own() else code + FOREIGN
 
     @property
@@ -206,22 +220,38 @@ class ShipperProcess:
 
     def wait(self, seconds: float) -> int | None:
         """The exit code, waited for at most so long; `None` if it still lives then."""
-        try:
-            self._process.wait(max(0.0, seconds))
-        except subprocess.TimeoutExpired:
-            return None
-        return self.exit_code
+        deadline = time.monotonic() + max(0.0, seconds)
+        while True:
+            self._send_on()
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                self._process.wait(min(left, _SEND_SECONDS) if self._unsent else left)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() >= deadline:
+                    return None
+            else:
+                return self.exit_code
 
-    def kill(self, hung: str | None = None) -> None:
-        """End the process and every process its SDK started, at once. `hung` says so if that is why."""
+    def terminate(self, hung: str | None = None) -> float:
+        """Have the supervisor end everything, and return the moment, of the monotonic clock, at which that
+        has taken it too long. `hung` says so if that is why."""
         if self.exit_code is None:
             self._ended_here, self._hung = True, hung
-        self._process.terminate()  # its supervisor does it
-        if self.wait(_SECONDS_TO_END) is None:
+        self._unsent = b""
+        self._process.terminate()
+        if hasattr(signal, "SIGCONT"):  # one that somebody has stopped takes no other signal
+            self._process.send_signal(signal.SIGCONT)
+        return time.monotonic() + _SECONDS_TO_END
+
+    def kill(self, hung: str | None = None, by: float | None = None) -> None:
+        """End the process and every process its SDK started, at once; `terminate` has said until when, if it
+        was called before."""
+        until = self.terminate(hung) if by is None else by
+        if self.wait(until - time.monotonic()) is None:
             for process in (*self._descendants(), self._process):
                 with contextlib.suppress(psutil.Error):
                     process.kill()
-            self._process.wait()
+            self.wait(_SECONDS_TO_DIE)
         if self._process.returncode == -signal.SIGKILL:  # its supervisor has ended nobody
             self._end_orphans()
         self._ends.is_own()  # which closes its pipe
@@ -244,18 +274,35 @@ class ShipperProcess:
             return []
 
     def _send(self, message: Mapping[str, Any]) -> None:
-        assert self._process.stdin is not None
-        # A process that has already died is noticed by its exit code, here as elsewhere.
-        with contextlib.suppress(BrokenPipeError, ValueError):  # ValueError: its pipe is closed already
-            self._process.stdin.write(json.dumps(message, default=str).encode() + b"\n")
-            self._process.stdin.flush()
+        with self._sending:
+            self._unsent += json.dumps(message, default=str).encode() + b"\n"
+        self._send_on()
+
+    def _send_on(self) -> None:
+        """Write as much of what is unsent as the pipe has room for."""
+        if not self._unsent or not self._sending.acquire(blocking=False):
+            return  # or another thread is at it
+        try:
+            assert self._process.stdin is not None
+            while written := self._process.stdin.write(self._unsent):
+                self._unsent = self._unsent[written:]
+                if not self._unsent:
+                    break
+        except (OSError, ValueError):  # it has died, which its exit code tells; or its pipe is closed already
+            self._unsent = b""
+        finally:
+            self._sending.release()
 
     def _read_line(self, seconds: float) -> bytes | None:
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
         deadline, line = time.monotonic() + seconds, b""
         while not line.endswith(b"\n"):
-            if not readable([pipe], deadline - time.monotonic()):
+            self._send_on()
+            left = deadline - time.monotonic()
+            if not readable([pipe], min(left, _SEND_SECONDS) if self._unsent else left):
+                if time.monotonic() < deadline:
+                    continue
                 return None
             part = os.read(pipe, 65536)
             if not part:
