@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmstune.delivery.journal.reader import NON_FINITE, Kind, event_of
 from fmstune.delivery.journal.writer import JournalWriter
-from fmstune.secrets.redaction import Redactor
+from fmstune.secrets.redaction import Redactor, process_redactor
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import MetricPoint, Status, Table
 from fmstune.trackers.values.plain import MOST_TABLE_VALUES, Walk, is_mapping, mapping_of, plain, text_of
@@ -41,16 +41,25 @@ class Recorder(Tracker):
     registered_name = "recorder"
     description = "the run's journal"
 
-    def __init__(self, journal: JournalWriter, redactor: Redactor) -> None:
+    def __init__(self, journal: JournalWriter, redactor: Redactor | None = None) -> None:
+        """Without a redactor of its own, it hides what the process knows, and what it comes to know later."""
         super().__init__()
         self.journal = journal
         self._guests: list[GuardedTracker] = []
         self._pid = os.getpid()
         self._closed = False
-        self._redactor = redactor
+        self._given_redactor = redactor or process_redactor()
+        self._known = self._given_redactor.known
         self._names: dict[str, str] = {}  # as they are written; the same few come at each step
         self._hidden_names: set[str] = set()
         self._plain: set[tuple[Any, ...]] = set()
+
+    @property
+    def _redactor(self) -> Redactor:
+        if self._known is not (known := self._given_redactor.known):
+            self._known = known  # a name may have become a secret since it was looked at
+            self._names, self._plain = {}, set()
+        return self._given_redactor
 
     @property
     def guests(self) -> list[GuardedTracker]:
@@ -91,8 +100,8 @@ class Recorder(Tracker):
             type(name) is str and (type(value) is float or type(value) is int)
             for name, value in values.items()
         )
+        redactor = self._redactor
         if not numbers or not self._plain_names(tuple(values)):
-            redactor = self._redactor
             found = mapping_of(values)
             texts = [self._name(key) for key in found if _is_text_of_number(values, key)]
             values = {self._name(key): redactor.metric(item, key) for key, item in found.items()}
@@ -138,9 +147,10 @@ class Recorder(Tracker):
         that differ in their secrets alone stay two."""
         if type(name) is not str:
             name = text_of(name)
+        redactor = self._redactor
         written = self._names.get(name)
         if written is None:
-            written = stem = self._redactor.text(name)
+            written = stem = redactor.text(name)
             count = 1
             while written != name and written in self._hidden_names:
                 count += 1

@@ -40,7 +40,7 @@ from fmstune.run.tracking import (
     reports,
     say_resumed,
 )
-from fmstune.secrets.redaction import Redactor
+from fmstune.secrets.redaction import Redactor, process_redactor
 from fmstune.system.files import replace_text
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
@@ -292,7 +292,7 @@ def _record_decided(config: RunConfig, built: BuiltTrainer, directory: Path, rec
     recorder.set_params(found, "decided")
     lines = "".join(f"training.{name} = {json.dumps(value, default=str)}\n" for name, value in found.items())
     _write_config(
-        config, directory, redactor_of(config), f"{HEADER}Decided by the machine and the data:\n{lines}"
+        config, directory, process_redactor(), f"{HEADER}Decided by the machine and the data:\n{lines}"
     )
 
 

@@ -44,12 +44,21 @@ class Redactor:
         credentials in, its configuration. `secrets` are further texts to hide."""
         own = environment is None
         given = dict(os.environ) if environment is None else environment
-        known = [*in_environment(given), *secrets, *((*in_files(given), *_secrets) if own else ())]
-        self._known = Known.of(known)
+        known = [
+            *in_environment(given),
+            *secrets,
+            *((*in_files(given), *_of_process.configured) if own else ()),
+        ]
+        self._found = Known.of(known)
+
+    @property
+    def known(self) -> Known:
+        """The texts that it knows to be secrets; another object when it has come to know others."""
+        return self._found
 
     def text(self, text: str, *, tracked: bool = False) -> str:
         """The text without the secrets in it. Doing it twice changes nothing more."""
-        return hide_forms(self._known.hide(text), tracked=tracked)
+        return hide_forms(self.known.hide(text), tracked=tracked)
 
     def value(self, value: Any, name: str = "", *, tracked: bool = False) -> Any:
         """The value without secrets, nested ones included. Under a secret name nothing stays but truth
@@ -72,7 +81,7 @@ class Redactor:
             return _hidden(value, name, tracked)
         if not isinstance(value, str):
             return value
-        if tracked and value in self._known.alone:
+        if tracked and value in self.known.alone:
             return REDACTED
         if "token" in name.lower() and len(value) >= 16 and looks_random(value):
             return REDACTED
@@ -159,19 +168,53 @@ def _without_users(value: Any) -> Any:
     return hide_forms(value) if "://" in value else hide_users(value)  # `?token=…` is of a URL alone
 
 
-_secrets: tuple[str, ...] = ()
-_of_process: tuple[dict[str, str], tuple[str, ...], Redactor] | None = None
+class _ProcessRedactor(Redactor):
+    """Knows what this process does, at each moment: a module of the user's may load a file of variables when
+    it is imported, long after the run has begun. What was a secret stays one until the next `know_secrets`:
+    a program may take its key out of the environment when it has read it."""
+
+    def __init__(self) -> None:
+        self.know(())
+
+    def know(self, secrets: Iterable[str]) -> None:
+        """Know these secrets of a configuration, and forget what was known before."""
+        self.configured = tuple(secrets)
+        self._environment: dict[Any, Any] | None = None
+        self._seen = dict.fromkeys(self.configured)
+
+    @property
+    def known(self) -> Known:
+        # One look costs 2 µs, at each event; `os.environ` itself decodes all of its texts, in 50 µs.
+        environment = getattr(os.environ, "_data", os.environ)
+        if self._environment != environment:
+            self._look(dict(environment))
+        return self._found
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """All of them: those of the configuration, of the environment, and of the files of SDKs."""
+        _ = self.known
+        return tuple(self._seen)
+
+    def _look(self, environment: dict[Any, Any]) -> None:
+        given = dict(os.environ)
+        seen = self._seen | dict.fromkeys([*in_environment(given), *in_files(given)])
+        if self._environment is None or seen != self._seen:
+            self._found = Known.of(seen)
+        self._environment, self._seen = environment, seen
+
+
+_of_process = _ProcessRedactor()
 
 
 def know_secrets(secrets: Iterable[str]) -> None:
     """From here on `hide` knows these secrets of the configuration, instead of those of an earlier one."""
-    global _secrets
-    _secrets = tuple(secrets)
+    _of_process.know(secrets)
 
 
 def process_secrets() -> tuple[str, ...]:
-    """The secrets of the configuration, as `know_secrets` was given them."""
-    return _secrets
+    """All that this process knows to be secrets."""
+    return _of_process.secrets
 
 
 def hide(text: str) -> str:
@@ -181,12 +224,8 @@ def hide(text: str) -> str:
 
 
 def process_redactor() -> Redactor:
-    """The redactor that knows all that this process does."""
-    global _of_process
-    environment = dict(os.environ)
-    if _of_process is None or _of_process[:2] != (environment, _secrets):
-        _of_process = (environment, _secrets, Redactor())
-    return _of_process[2]
+    """The redactor that knows all that this process does, also what it comes to know later."""
+    return _of_process
 
 
 def _entry(value: Mapping[Any, Any]) -> tuple[str, str] | None:
