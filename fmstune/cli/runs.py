@@ -9,6 +9,7 @@ import typer
 
 from fmstune.cli.printing import print_json, terminal_width, visible
 from fmstune.cli.run_files import export, rm
+from fmstune.cli.run_plot import plot
 from fmstune.cli.run_show import compare, show
 from fmstune.cli.trackers import Debug, Json
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(show)
 app.command()(compare)
+app.command()(plot)
 app.command()(export)
 app.command()(rm)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.config.load.values import dotted
+from fmstune.config.paths.runs import nearest_run
 from fmstune.delivery.journal.reader import JournalError, JournalReader, is_being_written, last_seq, writer
 from fmstune.delivery.ledger import Ledger, all_ledgers, ledger_path, load_ledger
 from fmstune.delivery.place import moved_with, original_of
@@ -47,6 +48,7 @@ def sync(
     if not path.exists():
         raise JournalError(
             f"{directory} holds no run of fmstune: there is no {TRACKING_DIR}/{JOURNAL_NAME} in it."
+            f"{nearest_run(directory)}"
         )
     try:
         JournalReader(path)  # which raises when it is none

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmstune.config.paths.models import AdapterFile, holds_adapter, read_adapter, scores
+from fmstune.config.paths.runs import means_run, nearest_run, no_such_run
 from fmstune.config.rules.adapters import gguf_problem
 from fmstune.errors import ConfigError, ModelError
 from fmstune.models.checkpoints import newest_weights
@@ -33,12 +34,16 @@ def locate(named: str) -> Place:
         return _in_directory(path)
     if path.exists() and path.suffix.lower() != ".gguf":
         raise ModelError(f"{named} is a file; give the directory of a run, a model or an adapter.")
+    if not path.exists() and means_run(named):
+        raise ModelError(no_such_run(path))
     if (
         not path.exists()
         and (named.startswith((".", "/", "~")) or named.count("/") != 1)
         and not _one_word(named)
     ):
-        raise ModelError(f"{named}: there is no such directory (looked for from {Path.cwd()}).")
+        raise ModelError(
+            f"{named}: there is no such directory (looked for from {Path.cwd()}).{nearest_run(path)}"
+        )
     return Place(named)
 
 

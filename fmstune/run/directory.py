@@ -12,6 +12,7 @@ from typing import Literal
 
 import psutil
 
+from fmstune.config.paths.runs import nearest_run
 from fmstune.config.schema.tables import RunConfig
 from fmstune.delivery.journal.reader import (
     JournalError,
@@ -155,7 +156,7 @@ def _remove(entry: Path) -> None:
 
 def _given_checkpoint(path: Path) -> Path:
     if not path.exists():
-        raise ConfigError(f"--resume {path}: there is no such checkpoint or run.")
+        raise ConfigError(f"--resume {path}: there is no such checkpoint or run.{nearest_run(path)}")
     if is_checkpoint(path.resolve()):
         why_not = obstacle(path)
         if why_not is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fmstune.config.load.toml_files import parse_toml, read_text
 from fmstune.config.load.values import dotted
+from fmstune.config.paths.runs import no_such_run
 from fmstune.errors import ConfigError
 from fmstune.text import shown_path
 
@@ -24,6 +25,8 @@ class Difference:
 
 def config_file(path: Path, file_name: str) -> Path:
     """The path itself, or in a directory its `file_name`. Raises `ConfigError` when that is not there."""
+    if not path.exists() and not path.suffix:
+        raise ConfigError(no_such_run(path))
     if not path.is_dir():
         return path
     if not (path / file_name).exists():

@@ -18,13 +18,13 @@ def holds_run(directory: Path) -> bool:
     return os.path.lexists(directory / TRACKING_DIR / JOURNAL_NAME)
 
 
-def means_run(named: str) -> bool:
-    """Whether a name that is no directory here is one of a run, and no name on the hub: it begins with
-    `runs/`, or the directory that it names holds runs."""
+def means_run(named: str, base: Path = Path()) -> bool:
+    """Whether a name (from `base`) that is no directory is one of a run, and no name on the hub: it begins
+    with `runs/`, or the directory that it names holds runs."""
     path = Path(named)
     if path.parent == Path():
         return False
-    return path.parts[0] == RUNS.name or any(map(holds_run, _inside(path.parent)))
+    return path.parts[0] == RUNS.name or any(map(holds_run, _inside(base / path.parent)))
 
 
 def no_such_run(path: Path) -> str:

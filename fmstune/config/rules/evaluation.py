@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fmstune.config.check.suggest import hint, similar_file
 from fmstune.config.paths.data import exists, is_local
+from fmstune.config.paths.runs import means_run, nearest_run
 from fmstune.config.rules.adapters import adapter_problems
 from fmstune.config.rules.data import data_problems
 from fmstune.config.rules.installed import missing
@@ -123,10 +124,12 @@ def _training(config: RunConfig) -> Iterator[str]:
 def _paths(config: RunConfig) -> Iterator[str]:
     model = config.model.path
     gguf = model.lower().endswith(".gguf")  # see `adapter_problems`
-    if model != "demo" and not gguf and is_local(model) and not exists(config.base_dir / model):
+    local = is_local(model) or means_run(model, config.base_dir)
+    if model != "demo" and not gguf and local and not exists(config.base_dir / model):
+        path = Path(model)
         yield (
             f"{_at(config, 'model.path')}model.path = {shown(model)}: there is no such directory."
-            f"{similar_file(Path(model), config.base_dir)}"
+            f"{similar_file(path, config.base_dir) or nearest_run(path)}"
         )
     template = config.model.chat_template
     if template is not None and template not in CHAT_TEMPLATES and not exists(config.base_dir / template):

@@ -1,0 +1,63 @@
+"""`fmstune runs plot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fmstune.cli.printing import print_json, print_lines, terminal_width
+from fmstune.cli.trackers import Debug, Json
+
+_WIDTH = 80
+
+
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="The runs' directories.", metavar="RUN...")],
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            help="Such as `loss`, `train/loss` or `eval/*`; may be given several times. Default: loss.",
+            metavar="NAME",
+        ),
+    ] = None,
+    x: Annotated[
+        Literal["step", "time"], typer.Option("--x", help="What the x-axis is: steps, or seconds.")
+    ] = "step",
+    smooth: Annotated[
+        float,
+        typer.Option(
+            help="Smooth the values, from 0 (not) to 1, as TensorBoard does.", metavar="S", min=0, max=0.999
+        ),
+    ] = 0.0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Save a picture: .png, .svg or .pdf.", metavar="FILE"),
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Plot metrics of runs: a chart for each metric, with a line for each run.
+
+    In the terminal; as a picture with --output, which needs matplotlib: pip install "fmstune[plot]".
+    """
+    import dataclasses
+
+    from fmstune.report.charts import charts
+    from fmstune.report.curves import read_run
+    from fmstune.report.text_chart import text_chart
+
+    tracked = [read_run(run) for run in dict.fromkeys(runs)]
+    found = charts(tracked, metrics or ["loss"], x=x, smoothing=smooth)
+    if output is not None:
+        from fmstune.report.picture import save_picture
+
+        save_picture(found, output)
+    if as_json:
+        print_json([dataclasses.asdict(chart) for chart in found])
+    elif output is None:
+        width = terminal_width() or _WIDTH
+        for number, chart in enumerate(found):
+            print_lines([*[""] * (number > 0), *text_chart(chart, width)])

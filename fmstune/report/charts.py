@@ -1,0 +1,110 @@
+"""What is to be drawn: for each metric that was asked for a chart, with a line for each run."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fmstune.config.check.suggest import hint
+from fmstune.errors import ConfigError
+from fmstune.report.curves import Curve, Point, TrackedRun
+from fmstune.text import listed, shown
+
+XAxis = Literal["step", "time"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One run's values, by x, all finite. `left_out` counts those that cannot be drawn: they are not finite,
+    no numbers, or have no step."""
+
+    label: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A metric in one or more runs. `x` says in words what its x is."""
+
+    key: str
+    x: str
+    lines: Sequence[Line]
+
+
+def charts(
+    runs: Sequence[TrackedRun], patterns: Sequence[str], *, x: XAxis = "step", smoothing: float = 0.0
+) -> list[Chart]:
+    """A chart for each metric that a pattern names: `eval/*`, or without a stage a name in any, as `loss`.
+
+    With `x` of `time` it is the seconds since the run was begun. `smoothing` is between 0 and 1, as in
+    TensorBoard. Raises `ConfigError` when no run has a metric of that name.
+    """
+    keys = dict.fromkeys(curve.key for run in runs for curve in run.curves)
+    chosen: dict[str, None] = {}
+    for pattern in patterns:
+        named = [key for key in keys if _is_named(key, pattern)]
+        if not named:
+            raise ConfigError(
+                f"no run here has the metric {shown(pattern)}."
+                + (
+                    hint(pattern, [*keys, *(key.rpartition("/")[2] for key in keys)])
+                    or f" There are {listed(sorted(keys))}."
+                )
+            )
+        chosen |= dict.fromkeys(named)
+    words = "step" if x == "step" else "seconds"
+    return [
+        Chart(key, words, [_line(run, curve, x, smoothing) for run in runs for curve in _of(run, key)])
+        for key in chosen
+    ]
+
+
+def smoothed(values: Iterable[float], smoothing: float) -> list[float]:
+    """The exponential moving average of values, in which the first ones have their full weight."""
+    average = weight = 0.0
+    found = []
+    for value in values:
+        average = smoothing * average + (1 - smoothing) * value
+        weight = smoothing * weight + (1 - smoothing)
+        found.append(average / weight)
+    return found
+
+
+def _is_named(key: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(key, pattern) or (
+        "/" not in pattern and fnmatch.fnmatchcase(key.rpartition("/")[2], pattern)
+    )
+
+
+def _of(run: TrackedRun, key: str) -> Iterator[Curve]:
+    return (curve for curve in run.curves if curve.key == key)
+
+
+def _line(run: TrackedRun, curve: Curve, x: XAxis, smoothing: float) -> Line:
+    drawn = [
+        (at, float(point.value))
+        for point in curve.points()
+        if (at := _x(point, run, x)) is not None and _is_finite(point.value)
+    ]
+    drawn.sort(key=lambda pair: pair[0])  # what was logged again came later
+    xs, ys = [at for at, _ in drawn], [value for _, value in drawn]
+    left_out = sum(1 for _ in curve.points()) - len(drawn)
+    return Line(str(run.directory), xs, smoothed(ys, smoothing) if smoothing else ys, left_out)
+
+
+def _x(point: Point, run: TrackedRun, x: XAxis) -> float | None:
+    return point.step if x == "step" else point.time - run.replay.header.time
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False

@@ -1,0 +1,50 @@
+"""Charts as a picture: PNG, SVG or PDF, by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fmstune.errors import ConfigError, RunError
+from fmstune.report.charts import Chart
+from fmstune.report.words import printable
+from fmstune.text import shown_path
+
+KINDS = (".png", ".svg", ".pdf")
+_WIDTH, _HEIGHT = 8.0, 3.6
+_MOST_NAMED = 10
+"""So many runs fit into a legend."""
+
+
+def save_picture(charts: Sequence[Chart], path: Path) -> None:
+    """Draw charts below one another, and save them as what the file's name says. Raises `ConfigError` when
+    that is none of `KINDS` or matplotlib is not installed, `RunError` when the file cannot be written."""
+    if path.suffix.lower() not in KINDS:
+        raise ConfigError(f"--output {shown_path(path)}: a picture is a file of {', '.join(KINDS)}.")
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError(
+            "a picture needs matplotlib, which is not installed: pip install 'fmstune[plot]'."
+        ) from None
+    # Names are text: a `$` in one begins no formula. Texts stay texts in an SVG.
+    with matplotlib.rc_context({"svg.fonttype": "none", "text.parse_math": False}):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT * len(charts)), layout="constrained")
+        for axes, chart in zip(figure.subplots(len(charts), squeeze=False).flat, charts, strict=True):
+            for line in chart.lines:
+                dot = "." if len(line.xs) < 30 else ""
+                label = printable(line.label)
+                # matplotlib leaves out what begins with an underscore.
+                label = f" {label}" if label.startswith("_") else label
+                axes.plot(line.xs, line.ys, label=label, linewidth=1.4, marker=dot)
+            axes.set_title(printable(chart.key), loc="left", fontsize=11)
+            axes.set_xlabel(chart.x)
+            axes.grid(alpha=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
+            if len(chart.lines) <= _MOST_NAMED:
+                axes.legend(frameon=False, fontsize=9)
+        try:
+            figure.savefig(path, dpi=150)
+        except OSError as error:
+            raise RunError(f"{shown_path(path)} cannot be written: {error.strerror or error}.") from error

@@ -1,0 +1,93 @@
+"""Charts of plain text: a line alone in dots of Braille, several as symbols, which need no colours."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from fmstune.report.charts import Chart
+from fmstune.report.words import cell, printable
+from fmstune.text import counted
+
+_SYMBOLS = "*+xo#@%&"
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+"""The bits of a Braille character: four rows of two dots."""
+_BLANK = 0x2800
+_NARROWEST, _WIDEST = 20, 160
+
+Cell = tuple[int, int]
+
+
+def text_chart(chart: Chart, width: int = 80, height: int = 12) -> list[str]:
+    """The lines of a chart, so many columns wide; `height` is that of the plot alone."""
+    xs = [x for line in chart.lines for x in line.xs]
+    ys = [y for line in chart.lines for y in line.ys]
+    head = [printable(chart.key), *_legend(chart)]
+    if not xs:
+        return [*head, "nothing of it can be drawn"]
+    low, high = _range(ys)
+    first, last = _range(xs)
+    labels = [cell(float(value)) for value in (high, (low + high) / 2, low)]
+    margin = max(map(len, labels)) + 1
+    columns = max(_NARROWEST, min(width, _WIDEST) - margin - 1)
+    alone = len(chart.lines) == 1
+    grain = (2, 4) if alone else (1, 1)
+    across, down = columns * grain[0], height * grain[1]
+    marks: list[set[Cell]] = []
+    for line in chart.lines:
+        places = [
+            (_place(x, first, last, across), _place(high - (y - low), low, high, down))
+            for x, y in zip(line.xs, line.ys, strict=True)
+        ]
+        marks.append(set(_drawn(places)))
+    rows = _braille(marks[0], columns, height) if alone else _symbols(marks, columns, height)
+    at = {0: labels[0], height // 2: labels[1], height - 1: labels[2]}
+    plot = [f"{at.get(number, ''):>{margin - 1}} ┤{row}".rstrip() for number, row in enumerate(rows)]
+    begin, end = cell(first), cell(last)
+    name = chart.x.center(max(0, columns - len(begin) - len(end)))
+    return [*head, *plot, f"{'':{margin}}└{'─' * columns}", f"{'':{margin + 1}}{begin}{name}{end}".rstrip()]
+
+
+def _legend(chart: Chart) -> Iterator[str]:
+    for number, line in enumerate(chart.lines):
+        mark = f"{_SYMBOLS[number % len(_SYMBOLS)]} " if len(chart.lines) > 1 else ""
+        left_out = f" ({counted(line.left_out, 'value')} cannot be drawn)" if line.left_out else ""
+        yield f"{mark}{printable(line.label)}{left_out}"
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if low == high:  # a line in the middle
+        room = abs(low) / 2 or 1.0
+        return low - room, high + room
+    return low, high
+
+
+def _place(value: float, low: float, high: float, size: int) -> int:
+    # Halved first: the distance between two finite floats may be infinite.
+    share = (value / 2 - low / 2) / (high / 2 - low / 2)
+    return min(max(round(share * (size - 1)), 0), size - 1)
+
+
+def _drawn(places: Sequence[Cell]) -> Iterator[Cell]:
+    """The cells of the line through some places."""
+    yield from places[:1]
+    for (x0, y0), (x1, y1) in itertools.pairwise(places):
+        steps = max(abs(x1 - x0), abs(y1 - y0))
+        for step in range(1, steps + 1):
+            yield x0 + round((x1 - x0) * step / steps), y0 + round((y1 - y0) * step / steps)
+
+
+def _braille(dots: set[Cell], columns: int, height: int) -> list[str]:
+    rows = [[0] * columns for _ in range(height)]
+    for x, y in dots:
+        rows[y // 4][x // 2] |= _DOTS[y % 4][x % 2]
+    return ["".join(chr(_BLANK + bits) if bits else " " for bits in row) for row in rows]
+
+
+def _symbols(marks: Sequence[set[Cell]], columns: int, height: int) -> list[str]:
+    rows = [[" "] * columns for _ in range(height)]
+    for number, line in enumerate(marks):
+        for x, y in line:
+            rows[y][x] = _SYMBOLS[number % len(_SYMBOLS)]
+    return ["".join(row) for row in rows]

@@ -1,0 +1,139 @@
+"""`fmstune runs plot` draws what the journal has, in the terminal and as a picture."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from fmstune.cli.app import app
+from fmstune.report.charts import Chart, Line, smoothed
+from fmstune.report.table import columns
+from fmstune.report.text_chart import text_chart
+from fmstune.trackers.records import MetricPoint
+from tests.support.made_runs import begin, leave, make_run
+
+
+def plotted(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(app, ["runs", "plot", *map(str, arguments)])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.stdout
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run", {step: 4.0 / step for step in range(1, 9)}, eval_loss=1.5)
+
+
+def test_the_points_are_those_of_the_journal_the_newest_of_a_step(run: Path) -> None:
+    again = begin(run)
+    again.resumed(6)
+    for step, loss in ((7, 9.0), (8, math.nan), (9, 3)):
+        again.track_point(MetricPoint({"loss": loss}, "train", step))
+    again.track("text", "loss", "train", step=10)
+    leave(again)
+    (chart,) = json.loads(plotted(run, "--metric", "train/loss", "--json"))
+    (line,) = chart["lines"]
+    assert line["xs"] == [1, 2, 3, 4, 5, 6, 7, 9]
+    assert line["ys"] == [4.0, 2.0, 4 / 3, 1.0, 0.8, 4 / 6, 9.0, 3.0]
+    assert line["left_out"] == 2
+    assert "(2 values cannot be drawn)" in plotted(run, "--metric", "train/loss")
+
+
+def test_a_name_without_a_stage_is_that_of_all_stages_and_a_pattern_of_many(run: Path) -> None:
+    keys = [chart["key"] for chart in json.loads(plotted(run, "--json"))]
+    assert keys == ["train/loss", "eval/loss"]
+    keys = [chart["key"] for chart in json.loads(plotted(run, "--metric", "train/*", "--json"))]
+    assert keys == ["train/loss", "train/learning_rate"]
+
+
+def test_a_metric_that_no_run_has_is_an_error_that_names_a_close_one(run: Path) -> None:
+    done = CliRunner().invoke(app, ["runs", "plot", str(run), "--metric", "los"])
+    assert str(done.exception) == "no run here has the metric 'los'. Did you mean loss?"
+
+
+def test_the_x_axis_is_the_step_or_the_time_since_the_beginning(run: Path) -> None:
+    (chart,) = json.loads(plotted(run, "--metric", "train/loss", "--x", "time", "--json"))
+    assert chart["x"] == "seconds"
+    assert all(0 <= at < 60 for at in chart["lines"][0]["xs"])
+    assert chart["lines"][0]["xs"] == sorted(chart["lines"][0]["xs"])
+
+
+def test_two_runs_are_two_lines_with_a_symbol_each(run: Path, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other\x1b[2J", {1: 1.0, 8: 8.0})
+    text = plotted(run, other, "--metric", "train/loss")
+    assert f"* {run}" in text
+    assert "+ " in text
+    assert "\x1b" not in text
+    plot = [line for line in text.splitlines() if "┤" in line]
+    assert plot[0].endswith("+")
+    assert any("*" in line for line in plot)
+
+
+def test_smoothing_keeps_a_constant_and_weighs_the_first_values_in_full() -> None:
+    assert smoothed([2.0, 2.0, 2.0], 0.9) == pytest.approx([2.0, 2.0, 2.0])
+    assert smoothed([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
+
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(
+    lines=st.lists(st.lists(st.tuples(st.integers(-(10**9), 10**9), FLOATS), max_size=8), max_size=3),
+    width=st.integers(1, 300),
+)
+def test_any_numbers_can_be_drawn_within_the_width(lines: list[list[tuple[int, float]]], width: int) -> None:
+    chart = Chart("m", "step", [Line("r", [x for x, _ in line], [y for _, y in line]) for line in lines])
+    drawn = text_chart(chart, width)
+    assert all(columns(row) <= max(width, 40) for row in drawn)
+    if any(lines):
+        plot = [row.partition("┤")[2] for row in drawn if "┤" in row]
+        assert len(plot) == 12
+        assert any(row.strip() for row in plot)
+
+
+def test_extremes_are_at_the_top_and_at_the_bottom() -> None:
+    drawn = text_chart(Chart("m", "step", [Line("r", [0, 1, 2], [5.0, -5.0, 0.0])]), 60)
+    plot = [row for row in drawn if "┤" in row]
+    assert plot[0].split("┤")[0].strip() == "5"
+    assert plot[-1].split("┤")[0].strip() == "-5"
+    assert plot[0].split("┤")[1].strip()
+    assert plot[-1].split("┤")[1].strip()
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_a_picture_has_the_points_of_the_chart(run: Path, tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / f"x.{kind}"
+    evil = make_run(tmp_path / "$x^$_<script>alert(1)</script>", {1: 1.0, 8: 8.0})
+    plotted(run, evil, "--output", picture)
+    content = picture.read_bytes()
+    if kind == "png":
+        assert content.startswith(b"\x89PNG")
+        return
+    text = content.decode()
+    assert "train/loss" in text
+    assert "<script>" not in text
+    paths = re.findall(r'<path d="(M [^"]*)" clip-path[^>]*style="fill: none; stroke: #1f77b4', text)
+    assert len(re.findall(r"[ML] ", paths[0])) == 8
+
+
+def test_without_matplotlib_the_error_says_what_to_install(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = CliRunner().invoke(app, ["runs", "plot", str(run), "-o", str(tmp_path / "x.png")])
+    assert "pip install 'fmstune[plot]'" in str(done.exception)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_picture_of_another_kind_is_an_error(run: Path) -> None:
+    done = CliRunner().invoke(app, ["runs", "plot", str(run), "-o", "x.bmp"])
+    assert "a picture is a file of .png, .svg, .pdf" in str(done.exception)
