@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import bisect
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -46,6 +48,7 @@ _PREFIXED = re.compile(
     r"|(?:sk-|xai-|pplx-|nvapi-|wandb_v\d+_|github_pat_|pypi-)(?P<body>[\w-]{16,})"
     r"|SG\.(?P<dotted>[\w-]{16,}\.[\w-]{16,}))"
 )
+_BETWEEN_SEPARATORS = re.compile(r"[^-_./+=:]+")
 _HEX = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{20,}")
 # A part of a name: a word, camels, a date, a version, a size, with a number behind or before it.
 _PART = re.compile(
@@ -76,6 +79,8 @@ _VALUE = re.compile(
 _JUDGED = 2000
 """So many characters of a value without quotation marks decide whether it is a secret: a run of a megabyte
 may follow each of thousands of names in it."""
+_JUDGED_WITHIN = 200
+"""The same for a name within such a value, of which there may be one every few characters."""
 # A list of arguments, as Python and JSON write it.
 _QUOTED_FLAG = re.compile(
     r"((?P<mark>[\"'])--(?P<name>[A-Za-z][\w-]{0,80})(?P=mark),\s?)(?P<quote>[\"'])(?P<value>[^\"'\n]{1,400})(?P=quote)"
@@ -157,7 +162,7 @@ def is_placeholder(value: str) -> bool:
 def looks_random(text: str) -> bool:
     """Whether a text looks drawn by chance, as tokens are, and not put together from words, dates, versions
     and separators, as names are."""
-    parts = re.split(r"[-_./+=:]+", text)
+    parts = _BETWEEN_SEPARATORS.findall(text)
     if any(_HEX.fullmatch(part) for part in parts):
         return True
     return sum(len(part) for part in parts if len(part) >= 8 and not _PART.fullmatch(part)) >= 16
@@ -216,11 +221,12 @@ def _is_secret_user(info: str) -> bool:
 def _hide_assigned(text: str, tracked: bool) -> str:
     kept, done, at = [], 0, 0
     bare_end = 0  # of the last value without quotation marks: what begins within it ends with it
+    random: list[tuple[int, float]] = []  # where in that value something begins that looks random, and ends
     while found := _NAME.search(text, at):
         at = found.end()
         if not is_secret_name(found["name"]):
             continue
-        quote = ""
+        quote, most = "", _JUDGED
         if at >= bare_end:
             value = _VALUE.match(text, at)
             if value is None:
@@ -229,18 +235,41 @@ def _hide_assigned(text: str, tracked: bool) -> str:
             if value["bare"] is None:
                 quote = value["mark"] or value[0][0]
             else:
-                bare_end = end
+                bare_end, random = end, []
         else:
-            end = bare_end
-        inside = text[at + len(quote) : min(end - len(quote), at + len(quote) + _JUDGED)]
-        if _is_secret_value(found, inside, quote, tracked):
+            end, most = bare_end, _JUDGED_WITHIN
+            random = random or _random_parts(text, at, end)
+        inside = text[at + len(quote) : min(end - len(quote), at + len(quote) + most)]
+        known = _is_random_at(random, at, at + _JUDGED) if random else None
+        if _is_secret_value(found, inside, quote, tracked, known):
             kept += [text[done:at], f"{quote}{REDACTED}{quote}"]
             done = at = end
     return "".join([*kept, text[done:]]) if kept else text
 
 
-def _is_secret_value(name: re.Match[str], inside: str, quote: str, tracked: bool) -> bool:
-    """Whether the value that is assigned to a secret name is a secret, judged by its beginning."""
+def _random_parts(text: str, start: int, end: int) -> list[tuple[int, float]]:
+    """Where in a text each part that looks random begins, and where `looks_random` would have seen enough;
+    the last entry never has. So each name within a value of a megabyte is judged at the cost of a look."""
+    found: list[tuple[int, float]] = [(len(text), math.inf)]
+    following = math.inf
+    for part in reversed(list(_BETWEEN_SEPARATORS.finditer(text, start, end))):
+        one = part[0][:_JUDGED]
+        if len(one) >= 8 and (_HEX.fullmatch(one) or not _PART.fullmatch(one)):
+            found.append((part.start(), part.end() if len(one) >= 16 else following))
+            following = part.end()
+    return found[::-1]
+
+
+def _is_random_at(random: list[tuple[int, float]], start: int, end: int) -> bool:
+    """Whether what begins at `start` looks random, up to `end`."""
+    return random[bisect.bisect_left(random, (start, 0))][1] <= end
+
+
+def _is_secret_value(
+    name: re.Match[str], inside: str, quote: str, tracked: bool, known_random: bool | None
+) -> bool:
+    """Whether the value that is assigned to a secret name is a secret, judged by its beginning, of which it
+    may be known whether it looks random."""
     before = name.string[max(0, name.start() - 1) : name.start()]
     if not inside or inside.lower() in _NOTHING or is_placeholder(inside):
         return False
@@ -249,7 +278,7 @@ def _is_secret_value(name: re.Match[str], inside: str, quote: str, tracked: bool
     if (
         tracked
         and not names_credential(name["name"])
-        and not looks_random(inside)
+        and not (looks_random(inside) if known_random is None else known_random)
         and before not in ("?", "&")
     ):
         return False

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fmstune.secrets import forms
 from fmstune.secrets.redaction import Redactor
 
 PARTS = st.sampled_from(
@@ -50,10 +51,22 @@ def test_eight_times_the_text_takes_about_eight_times_as_long(
     assert took < 0.004 or took < 25 * seconds(short, tracked=tracked)
 
 
-@pytest.mark.parametrize("unit", ["password:", "Cookie: ", "/", "mysql-", "token=a/", 'password="', "a\\"])
-def test_a_quarter_of_a_megabyte_is_a_matter_of_a_second(unit: str) -> None:
+@pytest.mark.parametrize("tracked", [False, True])
+@pytest.mark.parametrize(
+    "unit",
+    ["password:", "Cookie: ", "/", "mysql-", "token=a/", 'password="', "a\\", "token=", "/token=",
+     "token=x1-", "token:", "token=abcdefg1h2-"],
+)  # fmt: skip
+def test_a_quarter_of_a_megabyte_is_a_matter_of_a_second(unit: str, tracked: bool) -> None:
     text = "Cookie: " + unit * (250_000 // len(unit))
-    assert seconds(text, tracked=False) < 2
+    assert seconds(text, tracked=tracked) < 2
+
+
+@given(st.lists(PARTS | st.text("aZ09", min_size=6, max_size=20), min_size=1, max_size=12))
+def test_a_name_within_a_long_value_is_judged_as_one_that_stands_by_itself(parts: list[str]) -> None:
+    value = "".join(parts)
+    found = forms._random_parts(value, 0, len(value))
+    assert forms._is_random_at(found, 0, len(value)) == forms.looks_random(value)
 
 
 def test_a_long_secret_without_quotation_marks_is_hidden_to_its_end() -> None:
