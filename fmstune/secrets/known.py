@@ -114,6 +114,8 @@ class Known:
     """Common words: where a text says that they are a password."""
     alone: frozenset[str] = frozenset()
     """The same ones, as whole values."""
+    longest: int = 0
+    """Characters of the longest of all."""
 
     @classmethod
     def of(cls, secrets: Iterable[str]) -> Known:
@@ -132,6 +134,7 @@ class Known:
             re.compile("|".join(found)) if found else None,
             re.compile(_AFTER_ITS_NAME.format(_any_of(common))) if common else None,
             frozenset(common),
+            max(map(len, anywhere | words | common), default=0),
         )
 
     def hide(self, text: str) -> str:

@@ -26,6 +26,7 @@ from fmstune.secrets.names import is_count, is_secret_name, names_credential
 __all__ = [
     "REDACTED",
     "Redactor",
+    "beginning",
     "config_secrets",
     "hide",
     "holds_redacted",
@@ -89,15 +90,21 @@ class Redactor:
 
     def _list(self, values: Sequence[Any], name: str, secret: bool, tracked: bool) -> list[Any]:
         """A list without secrets; in one of a command's arguments, `--api-key` says what the next one is."""
-        hidden, flagged = [], False
+        hidden, flagged, named = [], False, False
+        name_of_it = ""
         if len(values) == 2 and isinstance(values[0], str) and not secret and self._says_so(values[0]):
             return [self.text(values[0]), self._value(values[1], values[0], True, tracked)]
         for item in values:
             one = self._value(item, name, secret, tracked)
             if flagged and isinstance(item, str) and not item.startswith("-"):
                 one = _hidden(item, "", tracked)
+            if named and not secret:  # ["api_key", "=", …]
+                one = self._value(item, name_of_it, True, tracked)
             hidden.append(one)
             flagged = is_secret_flag(item)
+            named = isinstance(item, str) and item.strip() in _ASSIGNS and name_of_it != ""
+            if not named:
+                name_of_it = item if isinstance(item, str) and self._says_so(item) else ""
         return hidden
 
     def _says_so(self, name: str) -> bool:
@@ -153,6 +160,11 @@ class Redactor:
         return renamed
 
 
+_LONGEST_SECRET = 1 << 14
+"""Characters of a secret that is known by its form alone, such as a JSON web token or a private key."""
+_ASSIGNS = frozenset({"=", ":", "==", ":=", "=>"})
+_NAMES_OF_ENTRY = ("name", "key", "header", "variable", "parameterkey", "parametername", "k")
+_VALUES_OF_ENTRY = ("value", "parametervalue", "v")
 _NAME_OF_PAIR = re.compile(r"[\w.-]{2,100}")
 _TABLES_OF_PATHS = frozenset({"model", "data"})
 _ENDS_OF_PATHS = ("dir", "path", "file", "checkpoint", "model_id", "run_name", "deepspeed", "log")
@@ -223,15 +235,32 @@ def hide(text: str) -> str:
     return process_redactor().text(text)
 
 
+def beginning(text: str, most: int) -> str:
+    """The text, or as many of its first characters, up to `most`, as hold no part of a secret that is cut
+    off there: half a secret is found by nobody who redacts what is left."""
+    if len(text) <= most or most <= 0:
+        return text[: max(0, most)]
+    margin = max(_LONGEST_SECRET, _of_process.known.longest)
+    start = max(0, most - margin)
+    # What hiding makes of the first part with and without the rest differs where a secret is cut.
+    cut, whole = hide(text[start:most]), hide(text[start : most + margin])
+    same = next((at for at, pair in enumerate(zip(cut, whole, strict=False)) if pair[0] != pair[1]), len(cut))
+    return text[:start] + cut[:same]
+
+
 def process_redactor() -> Redactor:
     """The redactor that knows all that this process does, also what it comes to know later."""
     return _of_process
 
 
 def _entry(value: Mapping[Any, Any]) -> tuple[str, str] | None:
-    """The name in a mapping that is an entry of a list (`{"name": …, "value": …}`), and its other key."""
-    names = [value[key] for key in ("name", "key", "header") if isinstance(value.get(key), str)]
-    return (names[0], "value") if names and "value" in value else None
+    """The name in a mapping that is an entry of a list (`{"Key": …, "Value": …}`), and its other key."""
+    if len(value) > 10:
+        return None
+    keys = {key.lower(): key for key in value if isinstance(key, str)}
+    names = [value[keys[key]] for key in _NAMES_OF_ENTRY if isinstance(value.get(keys.get(key)), str)]
+    values = [keys[key] for key in _VALUES_OF_ENTRY if key in keys]
+    return (names[0], values[0]) if names and values else None
 
 
 def _hidden(value: Any, name: str, tracked: bool) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
+from fmstune.secrets.redaction import beginning
+
 Status = Literal["finished", "failed", "interrupted"]
 """How a run ended: to its end, with an exception, or stopped from outside (a signal, a kill)."""
 
@@ -155,7 +157,7 @@ class TrackerRun:
 def _shortened(text: str | None) -> str | None:
     if not isinstance(text, str) or len(text) <= MOST_SHOWN:
         return text
-    return f"{text[:MOST_SHOWN]}… ({len(text)} characters)"
+    return f"{beginning(text, MOST_SHOWN)}… ({len(text)} characters)"
 
 
 @dataclass(frozen=True, slots=True)

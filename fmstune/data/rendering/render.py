@@ -18,6 +18,7 @@ from fmstune.data.rendering.words import missing_reasoning, missing_words
 from fmstune.data.rows.messages import Message, says_something
 from fmstune.data.rows.reader import Row, Shape
 from fmstune.errors import DataError
+from fmstune.secrets.redaction import beginning
 
 EMPTY_ANSWER = "an empty answer is not trained"
 NOT_AN_ANSWER = "a message that is no answer has a weight; it is not trained (data.train_on = all trains all)"
@@ -332,4 +333,4 @@ def with_eos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _short(words: str) -> str:
-    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}…"
+    return words if len(words) <= _SHOWN else f"{beginning(words, _SHOWN)}…"

@@ -13,6 +13,7 @@ from fmstune.delivery.shipping.handover import HandOver
 from fmstune.delivery.spans import EMPTY
 from fmstune.delivery.suspicion import How, Suspicion
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.secrets.redaction import beginning
 from fmstune.trackers.base import Tracker
 
 _MOST_CAUSE = 500
@@ -232,4 +233,4 @@ def cause_text(error: BaseException) -> str:
     except BaseException:  # a tracker's own exception may raise here too
         text = ""
     text = " ".join(": ".join(part for part in (type(error).__name__, text) if part).split())
-    return text if len(text) <= _MOST_CAUSE else f"{text[:_MOST_CAUSE]}…"
+    return text if len(text) <= _MOST_CAUSE else f"{beginning(text, _MOST_CAUSE)}…"

@@ -18,6 +18,7 @@ import types
 from collections.abc import ItemsView, Iterable, KeysView, Mapping, ValuesView
 from typing import Any
 
+from fmstune.secrets.redaction import beginning
 from fmstune.user_code import is_stop
 
 MOST_VALUES = 100_000
@@ -105,8 +106,11 @@ class Walk:
 
     def _object(self, value: Any, depth: int) -> Any:
         if isinstance(value, (bytes, bytearray, memoryview)):
-            text = bytes(value[:_MOST_ITEMS]).decode("utf-8", "backslashreplace")
-            return self._kept(text if len(value) <= _MOST_ITEMS else f"{text}… ({len(value)} bytes)")
+            # What follows those that are kept tells whether a secret is cut there.
+            text = bytes(value[: 8 * _MOST_ITEMS]).decode("utf-8", "backslashreplace")
+            if len(value) <= _MOST_ITEMS:
+                return self._kept(text)
+            return self._kept(f"{beginning(text, _MOST_ITEMS)}… ({len(value)} bytes)")
         if isinstance(value, os.PathLike):
             return self._kept(os.fsdecode(value))
         if isinstance(value, (datetime.date, datetime.time)):
@@ -207,7 +211,9 @@ class Walk:
         room, self._characters = self._characters, max(self._characters - len(text), 0)
         if len(text) <= room:
             return text
-        return f"{text[:room]}… <cut: {len(text)} characters, more than {_MOST_CHARACTERS:,} together>"
+        return (
+            f"{beginning(text, room)}… <cut: {len(text)} characters, more than {_MOST_CHARACTERS:,} together>"
+        )
 
     @property
     def is_over(self) -> bool:
@@ -249,4 +255,5 @@ def _text(value: Any) -> str:
         if is_stop(error):
             raise
         return f"<{type(value).__name__}>"
-    return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}… ({len(text)} characters)"
+    kept = beginning(text, _MOST_TEXT)
+    return text if len(text) <= _MOST_TEXT else f"{kept}… ({len(text)} characters)"

@@ -18,6 +18,7 @@ from fmstune.config.schema.tables import SamplesConfig
 from fmstune.console import RunConsole
 from fmstune.data.tokens.table import IGNORED
 from fmstune.models.generate import generate_texts
+from fmstune.secrets.redaction import beginning
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import Table
 
@@ -111,4 +112,4 @@ def _rendered(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
+    return line if len(line) <= _SHOWN else f"{beginning(line, _SHOWN - 1)}…"
