@@ -77,6 +77,15 @@ class PrivateHooks:
         """Warn of weights that a checkpoint lacks or has too many of, which nothing public filters."""
         _trainer(super())._issue_warnings_after_load(load_result)
 
+    def _load_callback_state(self) -> None:
+        # It makes new callbacks of what a checkpoint has of them; one that knows its trainer cannot be made so.
+        trainer = _trainer(self)
+        known = trainer.state.stateful_callbacks
+        own = {type(each).__name__ for each in trainer.callback_handler.callbacks if hasattr(each, "resumes")}
+        kept = {name: known.pop(name) for name in own & known.keys()}
+        _trainer(super())._load_callback_state()
+        known.update(kept)
+
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any) -> Any:
         trainer = _trainer(super())
         packing = rest[0] is True  # sft's; the other trainers have a name there

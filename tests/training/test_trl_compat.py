@@ -48,6 +48,7 @@ FUNCTIONS = {
     "transformers.Trainer._get_num_items_in_batch": ("self", "batch_samples", "device"),
     "transformers.Trainer._set_signature_columns_if_needed": ("self",),
     "transformers.Trainer._prepare_inputs": ("self", "inputs"),
+    "transformers.Trainer._load_callback_state": ("self",),
     "transformers.Trainer._save_optimizer_and_scheduler": ("self", "output_dir"),
     "transformers.Trainer._load_from_checkpoint": ("self", "resume_from_checkpoint"),
     **{f"{name}._prepare_dataset": ("self", "dataset", "processing_class", "args") for name in TRAINERS},

@@ -16,6 +16,9 @@ _TOKENS = "tokens"
 class TokensSeen(TrainerCallback, ExportableState):
     """Keeps the number in each checkpoint, in `trainer_state.json`."""
 
+    resumes = True
+    """It takes the number from the checkpoint itself: see `PrivateHooks`."""
+
     def __init__(self, trainer: TunedTrainer) -> None:
         self._trainer = trainer
 
