@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmstune.config.inspect.compare import differences, read_tables
+from fmstune.config.inspect.compare import Difference, differences, read_tables
 from fmstune.config.inspect.dump import to_mapping
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
@@ -21,6 +23,19 @@ if TYPE_CHECKING:
 _KINDS = {"LORA": "lora", "PROMPT_TUNING": "prompt tuning"}
 _HOW = {"lora": "a LoRA adapter (--lora)", "prompt tuning": "a tuned prompt (prompt_tuning.enabled)"}
 _WHOLE = "all weights"
+_SHAPES = {
+    "lora": ("lora.target_modules", "lora.bias", "lora.dora", "lora.modules_to_save"),
+    "prompt tuning": ("prompt_tuning.tokens",),
+}
+"""Settings of adapters that a checkpoint's weights fit alone."""
+_HELD = (
+    "training.learning_rate", "training.weight_decay", "training.adam_beta1", "training.adam_beta2",
+    "training.adam_epsilon", "training.optim_args", "prompt_tuning.text",
+    "run.early_stopping_patience", "run.early_stopping_threshold",
+)  # fmt: skip
+"""Settings that a checkpoint holds: in its optimizer, in its weights, and in what its callbacks keep."""
+_DECIDING = ("model", "data", "training", "lora", "prompt_tuning")
+_OF_RUN = ("method", "on_nonfinite", "save_dtype", "early_stopping_patience", "early_stopping_threshold")
 _NAMED = 5
 """So many changed settings are named."""
 
@@ -44,12 +59,36 @@ def require_fitting(checkpoint: Path, config: RunConfig) -> None:
             f"{where}: it is of a run with --method {method}, this one is {config.run.method}; to begin with "
             f"its weights, give it as --model {checkpoint}."
         )
+    _require_same_shape(checkpoint, config, where)
     before, now = _optimizer(_tables(checkpoint.parent)), _optimizer(to_mapping(config))
     if before is not None and before != now:
         raise ConfigError(
             f"{where}: its optimizer's state is of {before}, and does not fit training.optim = {now!r}. Keep "
             f"that setting; or to start over with its weights, give it as --model {checkpoint}."
         )
+
+
+def _require_same_shape(checkpoint: Path, config: RunConfig, where: str) -> None:
+    """Raise `ConfigError` for settings that say which weights are trained, or what the schedule keeps."""
+    before, now = _tables(checkpoint.parent), to_mapping(config)
+    keys = _SHAPES.get(config.adapter or "", ())
+    for key in (*keys, "training.lr_scheduler_type"):
+        table, _, name = key.partition(".")
+        if name not in before.get(table, {}) or name not in now[table]:
+            continue
+        old, new = before[table][name], now[table][name]
+        if key.startswith("training.") and _keeps_figures(old) == _keeps_figures(new):
+            continue
+        if old != new and REDACTED not in str(old):
+            raise ConfigError(
+                f"{where}: it is of a run with {key} = {shown(old)}, and what it holds does not fit "
+                f"{shown(new)}. Keep that setting; or begin a run of its own with --model."
+            )
+
+
+def _keeps_figures(schedule: str) -> str:
+    """The schedules that keep figures of the evaluations, each in its way; the others count steps."""
+    return schedule if schedule in ("reduce_lr_on_plateau", "greedy") else ""
 
 
 def _optimizer(tables: Mapping[str, Any]) -> str | None:
@@ -61,14 +100,52 @@ def _optimizer(tables: Mapping[str, Any]) -> str | None:
 def changed_settings(run: Path, config: RunConfig) -> str:
     """The settings that differ from those with which the run in a directory was begun, of those that decide
     what is learnt and where it is tracked: `training.max_steps (4 → 6), lora.r (not set → 8)`; or nothing."""
+    return _in_words(_changes(run, config))
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The configuration of a run that resumes from a checkpoint: `changed` names the settings that differ
+    from those before, `held` those that are asked for and stay what they were."""
+
+    config: RunConfig
+    changed: str
+    held: str
+
+
+def resumed(checkpoint: Path, config: RunConfig) -> Resumed:
+    """What holds in a run that resumes from a checkpoint: some values are those of the run that wrote it,
+    whatever is asked for now, and are to be recorded as what they are."""
+    found = _changes(checkpoint.parent, config)
+    held = [each for each in found if _is_held(each, config)]
+    for each in held:
+        table, _, name = each.key.partition(".")
+        if table == "training":
+            kept = {key: value for key, value in config.training.items() if key != name}
+            before = {} if each.first is None else {name: each.first}
+            config = dataclasses.replace(config, training=kept | before)
+        else:
+            values = dataclasses.replace(getattr(config, table), **{name: each.first})
+            config = dataclasses.replace(config, **{table: values})
+    return Resumed(config, _in_words([each for each in found if each not in held]), _in_words(held))
+
+
+def _is_held(change: Difference, config: RunConfig) -> bool:
+    if change.key.startswith("run.early_stopping"):  # without the callback nothing is kept of it
+        return change.first is not None and config.run.early_stopping_patience is not None
+    return change.key in _HELD
+
+
+def _changes(run: Path, config: RunConfig) -> list[Difference]:
     before = _tables(run)
     if not before:
-        return ""
-    found = [
-        f"{each.key} ({_shown(each.first)} → {_shown(each.second)})"
-        for each in differences(_deciding(before), _deciding(to_mapping(config)))
-        if REDACTED not in str(each.first)
-    ]
+        return []
+    found = differences(_deciding(before), _deciding(to_mapping(config)))
+    return [each for each in found if REDACTED not in str(each.first)]
+
+
+def _in_words(changes: list[Difference]) -> str:
+    found = [f"{each.key} ({_shown(each.first)} → {_shown(each.second)})" for each in changes]
     more = [f"{len(found) - _NAMED} more"] if len(found) > _NAMED else []
     return ", ".join(found[:_NAMED] + more)
 
@@ -78,8 +155,8 @@ def _shown(value: Any) -> str:
 
 
 def _deciding(tables: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: dict(tables.get(name, {})) for name in ("model", "data", "training", "lora")}
-    found["run"] = {"method": tables.get("run", {}).get("method")}
+    found = {name: dict(tables.get(name, {})) for name in _DECIDING}
+    found["run"] = {name: tables.get("run", {}).get(name) for name in _OF_RUN}
     found["tracking"] = {"trackers": list(tables.get("tracking", {}).get("trackers", []))}
     found["model"].pop("revision", None)  # a name on the hub has become a commit
     for name in ("train", "eval"):

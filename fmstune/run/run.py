@@ -30,7 +30,7 @@ from fmstune.hub import pinned
 from fmstune.launch.environment import is_main_process, require_whole_launch
 from fmstune.layout import CONFIG_NAME
 from fmstune.run.directory import RunDirectory, claim
-from fmstune.run.resume import changed_settings, finish, require_fitting
+from fmstune.run.resume import changed_settings, finish, require_fitting, resumed
 from fmstune.run.taking import taken
 from fmstune.run.tracking import (
     checked_trackers,
@@ -110,8 +110,15 @@ def begun(
         return RunResult(directory.path, delivery=tuple(reports(directory.path)))
     if directory.checkpoint is not None:
         require_fitting(directory.checkpoint, config)
-        if changed := changed_settings(directory.checkpoint.parent, config):
-            out.warn(f"changed since the run was started: {changed}")
+        now = resumed(directory.checkpoint, config)
+        config = now.config
+        if now.changed:
+            out.warn(f"changed since the run was started: {now.changed}")
+        if now.held:
+            out.warn(
+                f"not applied, since the checkpoint holds the value before: {now.held}. To train with it, "
+                f"begin a run of its own with --model {directory.checkpoint}"
+            )
     _say_unused(config, out, extensions)
     config = pinned(config, out.warn, None if overwrite else directory.path)
     redactor = redactor_of(config)

@@ -78,7 +78,7 @@ class PrivateHooks:
         _trainer(super())._issue_warnings_after_load(load_result)
 
     def _load_callback_state(self) -> None:
-        # It makes new callbacks of what a checkpoint has of them; one that knows its trainer cannot be made so.
+        # It makes new callbacks of what a checkpoint has of them, which one that knows its trainer cannot be.
         trainer = _trainer(self)
         known = trainer.state.stateful_callbacks
         own = {type(each).__name__ for each in trainer.callback_handler.callbacks if hasattr(each, "resumes")}

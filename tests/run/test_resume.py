@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomli
+from transformers import TrainerCallback
 
 from fmstune.config.inspect.dump import to_toml
 from fmstune.config.load.load import load
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
 from fmstune.run.resume import changed_settings
+from fmstune.training.extensions import Extensions
 from tests.support.tracked import tune
 from tests.support.tuned import weights
 
@@ -67,6 +71,26 @@ def test_the_number_of_tokens_seen_goes_on(older: bool) -> None:
         ([], ["training.optim=sgd"], "state is of adamw_torch, and does not fit training.optim = 'sgd'"),
         (["lora.enabled=true"], ["prompt_tuning.enabled=true"], "not a tuned prompt"),
         (
+            ["lora.enabled=true"],
+            ["lora.enabled=true", "lora.dora=true"],
+            "lora.dora = false, and what it holds",
+        ),
+        (
+            ["lora.enabled=true"],
+            ["lora.enabled=true", "lora.target_modules=q_proj"],
+            "lora.target_modules = 'all-linear', and what it holds does not fit 'q_proj'",
+        ),
+        (
+            ["prompt_tuning.enabled=true"],
+            ["prompt_tuning.enabled=true", "prompt_tuning.tokens=5"],
+            "prompt_tuning.tokens = 20",
+        ),
+        (
+            [],
+            ["training.lr_scheduler_type=reduce_lr_on_plateau", "training.eval_strategy=epoch"],
+            "lr_scheduler_type = 'cosine', and what it holds does not fit 'reduce_lr_on_plateau'",
+        ),
+        (
             ["run.method=dpo"],
             [],
             "--method dpo, this one is sft; to begin with its weights, give it as --model",
@@ -103,3 +127,28 @@ def test_settings_that_changed_since_the_run_was_begun_are_told(tmp_path: Path) 
     assert changed_settings(tmp_path, config(mixed[0].replace("abc", "def"), mixed[1])) == ""
     said = changed_settings(tmp_path, config(mixed[0].replace("3.0", "2.0"), mixed[1]))
     assert said.startswith("data.train ([{")
+
+
+def test_what_a_checkpoint_holds_is_said_not_to_be_applied_and_recorded_as_it_is() -> None:
+    class Sees(TrainerCallback):
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            group, schedule = kwargs["optimizer"].param_groups[0], kwargs["lr_scheduler"]
+            self.seen = (schedule.base_lrs[0], group["weight_decay"], group["betas"], group["eps"])
+
+    short = ["training.max_steps=2", "training.save_steps=1", "training.eval_strategy=no"]
+    before = ["training.learning_rate=0.004", "training.weight_decay=0.1", "training.adam_beta1=0.8"]
+    now = ["training.learning_rate=0.05", "training.weight_decay=0.2", "training.adam_beta1=0.7"]
+    tune("first", *short, *before)
+    sees = Sees()
+    more = [*short, *now, "training.adam_epsilon=0.001", "training.max_steps=3"]
+    _, shown = tune("second", *more, resume="first/checkpoint-1", extensions=Extensions((sees,)))
+    assert sees.seen == (0.004, 0.1, (0.8, 0.999), 1e-8)
+    assert "warning  changed since the run was started: training.max_steps (2 → 3)\n" in shown
+    held = " ".join(shown.split()).partition("not applied, since the checkpoint holds the value before: ")[2]
+    for said in ("learning_rate (0.004 → 0.05)", "weight_decay (0.1 → 0.2)", "adam_beta1 (0.8 → 0.7)"):
+        assert said in held
+    recorded = tomli.loads(Path("second/config.toml").read_text())["training"]
+    assert (recorded["learning_rate"], recorded["weight_decay"], recorded["max_steps"]) == (0.004, 0.1, 3)
+    assert "adam_epsilon" not in recorded
+    again = [*short, *before, "training.max_steps=4"]
+    assert "learning_rate" not in tune("third", *again, resume="second/checkpoint-3")[1]
