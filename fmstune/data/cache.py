@@ -34,7 +34,7 @@ from fmstune.data.rows.unused import NotUsed
 from fmstune.data.summary import DataSummary, SourceSummary
 from fmstune.system.files import cache_folder
 
-_PREPARATION = 8  # to be raised when the same rows are prepared differently
+_PREPARATION = 9  # to be raised when the same rows are prepared differently
 _WORTH_SECONDS = 3.0
 """What is prepared faster is not kept, unless several processes need it."""
 _DAYS = 30

@@ -18,13 +18,12 @@ from fmstune.data.prepare import PreparedData, prepare
 from fmstune.data.rendering.answer import Writer
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.reader import Reader
-from fmstune.data.tokens.preferences import ANSWERS, EMPTY_BAD, AnswerEncoder
+from fmstune.data.tokens.preferences import EMPTY_BAD, AnswerEncoder
 from fmstune.data.tokens.table import TokenRow
 from fmstune.errors import DataError
 from fmstune.models.load import load_tokenizer
 from fmstune.training.methods.kto import with_other_answers
 from fmstune.training.methods.trained import trained_by
-from tests.support.chat_templates import TEMPLATES, end_of, tokenizer_with
 
 TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
 TRAINERS: dict[str, Any] = {"dpo": trl.DPOTrainer, "kto": trl.KTOTrainer, "reward": trl.RewardTrainer}
@@ -236,23 +235,3 @@ def test_an_empty_answer_is_refused_where_it_is_the_good_one_and_named_where_it_
         made(" ", "b")
     assert [entry.what for entry in made("a", "").summary.unused] == [EMPTY_BAD]
     assert made("a", "b").summary.unused == ()
-
-
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_each_answer_of_a_pair_is_what_follows_its_prompt_in_any_template(
-    template: str, tmp_path: Path
-) -> None:
-    tokenizer = tokenizer_with(template)
-    row = chat("Where is it?", "It is <here>.", "Nobody {knows}.\nReally.")
-    for method in ("dpo", "kto", "orpo"):
-        for made in encoded(method, [row], tokenizer, tmp_path):
-            prompt = Writer(tokenizer).whole(row["prompt"], None, "", prompt=True)
-            answers = [made.columns[name] for name in ANSWERS if name in made.columns]
-            for number, ids in enumerate(answers):
-                good = made.columns.get("label", number == 0)
-                said = row["chosen" if good else "rejected"][0]["content"]
-                text = tokenizer.decode([*made.columns["prompt_ids"], *ids])
-                # After the prompt, but for an empty block of reasoning that it opens; up to the answer's end.
-                assert said in tokenizer.decode(ids)
-                assert text.startswith(prompt.rstrip())
-                assert end_of(template) in tokenizer.decode(ids).partition(said)[2]

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fmstune.data.rendering.answer import Writer
 from fmstune.data.rows.messages import read_messages
 from fmstune.data.rows.results import NO_RESULT, OTHER_NAME
 from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
+from tests.support.chat_templates import tokenizer_with
 
 
 def conversation(order: list[int], *, anthropic: bool) -> list[dict[str, Any]]:
@@ -99,3 +101,26 @@ def test_a_result_of_an_unknown_call_is_refused(anthropic: bool) -> None:
         given_[1]["tool_call_id"] = "t9"
     with pytest.raises(DataError, match=r"line 1: .*the id 't9', and the calls before it have 't0'"):
         read_messages(given_, "line 1", "messages")
+
+
+@pytest.mark.parametrize(
+    ("content", "results"),
+    [
+        ("<tool_response>\n1\n</tool_response>", ["1"]),
+        ("<tool_response>1</tool_response>\n<tool_response>{}</tool_response>", ["1", "{}"]),
+        ("so: <tool_response>1</tool_response>", None),
+        ("<tool_response>1", None),
+    ],
+)
+def test_tags_that_the_template_writes_around_results_are_not_written_twice(
+    content: str, results: list[str] | None
+) -> None:
+    writer = Writer(tokenizer_with("qwen3"))
+    asked = [ASKS, {"role": "assistant", "content": "<tool_call>\n{}\n</tool_call>"}]
+    messages = read_messages([*asked, {"role": "tool", "content": content}, SAYS], "line 1", "messages")
+    fitted = writer.fitted(messages, None, "line 1")
+    said = [each["content"] for each in fitted.messages if each["role"] == "tool"]
+    assert said == (results or [content])
+    assert len(fitted.remarks) == bool(results)
+    if results:
+        assert writer.whole(fitted.messages, None, "").count("<tool_response>") == len(results)

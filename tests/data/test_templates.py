@@ -125,15 +125,19 @@ def text(ids: Any, using: Any) -> str:
     return str(using.decode(ids, clean_up_tokenization_spaces=False))
 
 
-def given_to(template: str, message: dict[str, Any], *, thinks: bool) -> dict[str, Any]:
+def given_to(
+    template: str, message: dict[str, Any], *, thinks: bool, history: bool = False
+) -> dict[str, Any]:
     """A message in words that the template may know: reasoning under each of its names, arguments as objects.
-    `thinks` says that the template writes reasoning, or opens it."""
+    `thinks` says that the template writes reasoning, or opens it; in the `history` DeepSeek's cuts it out of
+    the words themselves, and keeps the blank lines after it."""
     made = dict(message)
     thought = next(
         (made.pop(name) for name in ("reasoning_content", "reasoning", "thinking") if name in made), None
     )
     content = made["content"] or ""
-    if thinks and content.startswith("<think>"):
+    cuts = history and template.startswith("deepseek") and "tool_calls" not in made
+    if thinks and content.startswith("<think>") and not cuts:
         thought, _, content = content.removeprefix("<think>\n").partition("\n</think>\n\n")
     if thought and thinks:
         made |= dict.fromkeys(("reasoning_content", "thinking"), thought)
@@ -170,9 +174,12 @@ def rendered(
     """What the template writes; `None` where it refuses, as most do where there is no question yet."""
     messages = [
         given_to(
-            template, message, thinks=thinks(using) or ("tool_calls" in message and thinks(using, calls=True))
+            template,
+            message,
+            thinks=thinks(using) or ("tool_calls" in message and thinks(using, calls=True)),
+            history=prompt or number < len(messages),
         )
-        for message in messages
+        for number, message in enumerate(messages, 1)
     ]
     if template in WITHOUT_SYSTEM and messages and messages[0]["role"] == "system":
         system, *messages = messages

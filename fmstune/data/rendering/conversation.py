@@ -28,6 +28,7 @@ _JOINED = {
     "user": "questions in a row are joined: the chat template wants questions and answers in turn",
     "assistant": "answers in a row are joined: the chat template wants questions and answers in turn",
 }
+_TAGGED = "the tags around results of tools are left out: the chat template writes its own"
 _ASKED = "an empty question is put before an assistant who begins: the chat template wants a question first"
 
 
@@ -89,6 +90,9 @@ class ChatWriter:
         remarks = list(dict.fromkeys(remarks))
         if remarks and self.strict:
             raise DataError(f"{place}: {remarks[0]}; --strict-chat refuses that.")
+        if dialect.around_results is not None:
+            made, tagged = _without_tags(made, *dialect.around_results)
+            remarks += [_TAGGED] * tagged
         remarks += [UNKNOWN_FIELD.format(name) for name in self._not_written(made, tools, place)]
         remarks += [lost for tool in tools or () if dialect.tools for lost in self.tool_words.lost(tool)]
         return Fitted(tuple(made), tuple(remarks))
@@ -169,7 +173,8 @@ class ChatWriter:
 
         Raises `DataError` with what the template has against it.
         """
-        given = [self.given(message) for message in messages]
+        history = len(messages) - (not prompt)
+        given = [self.given(message, history=number < history) for number, message in enumerate(messages)]
         try:
             text = self.tokenizer.apply_chat_template(
                 given, tools=tools or None, tokenize=False, add_generation_prompt=prompt
@@ -181,8 +186,9 @@ class ChatWriter:
             ) from None
         return str(text)
 
-    def given(self, message: Message) -> Given:
-        """A canonical message in the form that the template takes."""
+    def given(self, message: Message, *, history: bool = False) -> Given:
+        """A canonical message in the form that the template takes. An answer in the history is given as it
+        was written, which R1's template cuts at `</think>`, with the blank lines after that."""
         dialect = self.dialect
         given: Given = {"role": message["role"], "content": message["content"]}
         calls = message.get("tool_calls")
@@ -190,7 +196,11 @@ class ChatWriter:
         if message.get("reasoning_content"):
             if key is not None:
                 given[key] = message["reasoning_content"]
-            elif "inline" in message and not dialect.opened and not self._in_other_words():
+            elif (
+                "inline" in message
+                and not self._in_other_words()
+                and not (dialect.opened and (calls or not history))
+            ):
                 given["content"] = message["inline"]
         elif "inline" in message and dialect.blank and not dialect.opened and not self._in_other_words():
             given["content"] = message["inline"]  # an empty block, which many data have for answers without
@@ -209,6 +219,31 @@ class ChatWriter:
     def _in_other_words(self) -> bool:
         """Whether reasoning is kept, and this family writes it in other words than <think> and </think>."""
         return self.keep_reasoning and not self.dialect.thinking[0].startswith("<think>")
+
+
+def _without_tags(messages: Sequence[Message], opens: str, closes: str) -> tuple[list[Message], bool]:
+    """The messages with the results of tools that stand between these tags, as in Hermes's data, each as a
+    message of its own without them; and whether there are any."""
+    made: list[Message] = []
+    tagged = False
+    for message in messages:
+        results = _between(message["content"], opens, closes) if message["role"] == "tool" else []
+        made += [message | {"content": result} for result in results] or [message]
+        tagged = tagged or bool(results)
+    return made, tagged
+
+
+def _between(text: str, opens: str, closes: str) -> list[str]:
+    """What stands between the tags, where the text is nothing else."""
+    found: list[str] = []
+    rest = text.strip()
+    while rest:
+        if not rest.startswith(opens) or closes not in rest:
+            return []
+        inner, _, rest = rest.removeprefix(opens).partition(closes)
+        found.append(inner.strip())
+        rest = rest.lstrip()
+    return found
 
 
 def _without(message: Message, name: str) -> Message:

@@ -27,6 +27,7 @@ _MARK = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,30}\]")
 
 BLANK = "<think>\n\n</think>\n\n"
 EMPTY_BLOCK = re.compile(r"<think>\s*</think>\s*")
+_TAGGED = re.compile(rf"(<[^<>\s/]+>)\s*{_RESULT}\s*(</[^<>\s]+>)")
 _CLOSED = re.compile(rf"{EMPTY_BLOCK.pattern}$")
 
 THINKING = (
@@ -77,6 +78,8 @@ class Dialect:
     tools: bool
     calls: CallForm | None
     results: bool
+    around_results: tuple[str, str] | None
+    """The tags that a result is written between, as `<tool_response>` and `</tool_response>`."""
     reasoning: str | None
     """The field in which the reasoning of an answer is given, if any is written."""
     reasoning_of_calls: str | None
@@ -139,6 +142,9 @@ def ask(tokenizer: PreTrainedTokenizerBase) -> Dialect:
     prompt = opening[len(shared) :] if opening.startswith(shared) else ""
     key = _reasoning_key(probe, [user], answer)
     thinking, opened = _thinking(probe, tokenizer, prompt, [user], answer, key)
+    answered = [
+        probe.write([user, before, _OUTCOME], tools=with_tools) for before in (called, answer) if before
+    ]
     ending = _ending(probe.write([user, answer]), probe.write([user, answer, asked]), ANSWER)
     return Dialect(
         parts=probe.parts,
@@ -150,11 +156,8 @@ def ask(tokenizer: PreTrainedTokenizerBase) -> Dialect:
         asked_first_with_tools=_needs_question(probe, answer, prompt.removesuffix(opened), with_tools),
         tools=_TOOL in probe.write([user], tools=_TOOLS),
         calls=calls,
-        results=any(
-            _RESULT in probe.write([user, before, _OUTCOME], tools=with_tools)
-            for before in (called, answer)
-            if before is not None
-        ),
+        results=any(_RESULT in text for text in answered),
+        around_results=next((found.groups() for found in map(_TAGGED.search, answered) if found), None),
         reasoning=key,
         reasoning_of_calls=_reasoning_key(probe, [user], called, with_tools) if called else None,
         ending=ending,
