@@ -157,7 +157,7 @@ def ask(tokenizer: PreTrainedTokenizerBase) -> Dialect:
         tools=_TOOL in probe.write([user], tools=_TOOLS),
         calls=calls,
         results=any(_RESULT in text for text in answered),
-        around_results=next((found.groups() for found in map(_TAGGED.search, answered) if found), None),
+        around_results=next(((found[1], found[2]) for found in map(_TAGGED.search, answered) if found), None),
         reasoning=key,
         reasoning_of_calls=_reasoning_key(probe, [user], called, with_tools) if called else None,
         ending=ending,
