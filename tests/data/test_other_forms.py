@@ -11,7 +11,9 @@ import pytest
 from fmstune.config.schema.tables import DataConfig, DataSource
 from fmstune.data.rendering.words import missing_words
 from fmstune.data.rows.bad_rows import BadRows
+from fmstune.data.rows.messages import read_messages
 from fmstune.data.rows.reader import Reader
+from fmstune.data.rows.unused import Unused
 from fmstune.errors import ConfigError, DataError
 from fmstune.user_code import load_object
 
@@ -134,3 +136,39 @@ def test_a_function_given_from_python_is_not_found_again_and_that_is_said() -> N
         load_object("__main__:gone", "data.handler")
     with pytest.raises(ConfigError, match=r"there is no gone in json\.$"):
         load_object("json:gone", "data.handler")
+
+
+def test_items_of_responses_are_the_conversation_that_they_tell() -> None:
+    items: list[dict[str, Any]] = [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "And?"}]},
+        {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "ask both"}]},
+        {"type": "reasoning", "summary": [], "encrypted_content": "gAAA"},
+        {
+            "type": "function_call",
+            "call_id": "a",
+            "name": "f",
+            "arguments": '{"x": 1}',
+            "status": "completed",
+        },
+        {"type": "function_call", "call_id": "b", "name": "f", "arguments": '{"x": 2}'},
+        {"type": "function_call_output", "call_id": "b", "output": "two"},
+        {"type": "function_call_output", "call_id": "a", "output": "one"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "So."}]},
+    ]
+    unused = Unused("x")
+    read = read_messages(items, "line 1", "messages", unused)
+    calls = [
+        {"type": "function", "id": name, "function": {"name": "f", "arguments": {"x": number}}}
+        for number, name in enumerate("ab", 1)
+    ]
+    assert read == [
+        {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": "", "reasoning_content": "ask both", "tool_calls": calls},
+        {"role": "tool", "content": "one", "tool_call_id": "a"},
+        {"role": "tool", "content": "two", "tool_call_id": "b"},
+        {"role": "assistant", "content": "So."},
+    ]
+    assert [entry.what for entry in unused.entries()] == [
+        "messages.reasoning.encrypted_content",
+        "messages.tool_calls.status",
+    ]

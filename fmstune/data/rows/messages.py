@@ -18,6 +18,7 @@ from fmstune.data.rows.anthropic import calls_in_parts, with_own_results
 from fmstune.data.rows.calls import read_calls
 from fmstune.data.rows.contents import read_content, read_reasoning
 from fmstune.data.rows.fields import Fields, Lost
+from fmstune.data.rows.responses import as_messages
 from fmstune.data.rows.results import in_order_of_calls
 from fmstune.data.rows.unused import Unused
 from fmstune.data.rows.weights import weight_of
@@ -44,7 +45,7 @@ def read_messages(value: Any, place: str, key: str, unused: Unused | None = None
     lost = Lost()
     made = [
         _message(part, where, key, lost)
-        for number, given in enumerate(value, 1)
+        for number, given in enumerate(as_messages(value, key, lost), 1)
         for where in [f"{place}: message {number} of `{key}`"]
         for part in with_own_results(given, f"{key}.content", lost)
     ]
