@@ -30,6 +30,11 @@ def seed_of(name: str) -> int | None:
     return int(seed) if base == "demo" and seed.isdecimal() else None
 
 
+def is_demo(name: str) -> bool:
+    """Whether `model.path` means the demo's model."""
+    return name == "demo" or seed_of(name) is not None
+
+
 def build_model(seed: int = 42, *, reward: bool = False) -> PreTrainedModel:
     """The demo model in float32, its weights drawn from `seed`; torch's own random state is left alone.
 

@@ -27,8 +27,8 @@ from fmstune.errors import ConfigError, ModelError
 from fmstune.models import gguf, quantization
 from fmstune.models.adapters import base_config, load_adapter, name_base
 from fmstune.models.chat_templates import NAMED, named_template
-from fmstune.models.checkpoints import newest_weights
 from fmstune.models.load_errors import why_not_loaded
+from fmstune.models.locate import require_place
 from fmstune.models.saving import OwnFiles
 from fmstune.text import counted
 from fmstune.transformers_compat import OWN_KEYS, forget_quantization, hub_commit, no_gguf_bar, render_chats
@@ -59,7 +59,7 @@ def load_tokenizer(config: ModelConfig, *, base: str | None = None) -> PreTraine
     if adapter is not None and not any(adapter.directory.glob("tokenizer*")):
         config = replace(base_config(adapter, config, base), chat_template=config.chat_template)
     elif adapter is None:
-        _require_place(config)
+        require_place(config)
     try:
         tokenizer = AutoTokenizer.from_pretrained(_path(config), **_common(config))
     except Exception as error:  # each library below has errors of its own, bare `Exception`s among them
@@ -100,7 +100,7 @@ def load_model(
         below = load_model(base_config(adapter, config, base), lora=True, seed=seed, reward=reward)
         identity = {**below.identity, "path": config.path, "base": below.identity["path"]}
         return LoadedModel(load_adapter(below.model, adapter, trainable=trainable), identity)
-    _require_place(config)
+    require_place(config)
     path, common = _path(config), _common(config)
     drawn_from = seed if config.path == "demo" else demo.seed_of(config.path)
     missing: Collection[str] = ()
@@ -213,11 +213,7 @@ def _held(config: ModelConfig) -> dict[str, Any]:
 
 
 def _path(config: ModelConfig) -> str:
-    return str(demo.model_dir()) if _is_demo(config.path) else config.path
-
-
-def _is_demo(path: str) -> bool:
-    return path == "demo" or demo.seed_of(path) is not None
+    return str(demo.model_dir()) if demo.is_demo(config.path) else config.path
 
 
 def _common(config: ModelConfig) -> dict[str, Any]:
@@ -238,34 +234,6 @@ def _dtype(asked: str, settings: Any, *, lora: bool) -> torch.dtype:
     if keeps and isinstance(saved, torch.dtype):
         return saved
     return torch.float32
-
-
-def _require_place(config: ModelConfig) -> None:
-    """A place on the disk that holds no model is reported at once, not after asking the hub for it."""
-    path, name = config.path, config.gguf_file
-    if _is_demo(path):
-        return
-    if Path(path).is_dir():
-        if name is not None and not (Path(path) / name).is_file():
-            raise ModelError(f"model.path = {path!r} holds no file {name!r}.")
-        if name is not None or (Path(path) / "config.json").exists():
-            return
-        raise ModelError(f"model.path = {path!r} holds no model: {_instead(Path(path))}.")
-    if Path(path).exists():
-        raise ModelError(f"model.path = {path!r} is a file; give the directory that holds the model.")
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise ModelError(f"model.path = {path!r}: there is no such directory (looked for from {Path.cwd()}).")
-
-
-def _instead(directory: Path) -> str:
-    """Why there is no model in a directory, and what of it could be given."""
-    files = sorted(entry.name for entry in directory.glob("*.gguf"))
-    if files:
-        return f"give one of its GGUF files, such as {str(directory / files[0])!r}"
-    checkpoint = newest_weights(directory)
-    if checkpoint is not None:
-        return f"its run did not finish; give its newest checkpoint, {str(checkpoint)!r}"
-    return "there is no config.json in it"
 
 
 def _read_template(path: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fmstune import demo
 from fmstune.config.paths.models import AdapterFile, holds_adapter, read_adapter, scores
 from fmstune.config.paths.runs import means_run, nearest_run, no_such_run
 from fmstune.config.rules.adapters import gguf_problem
+from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError, ModelError
 from fmstune.models.checkpoints import newest_weights
 
@@ -75,3 +77,31 @@ def _place(path: Path, *, checkpoint: bool) -> Place:
 def _one_word(named: str) -> bool:
     """`gpt2` and `demo`: names of the hub without an owner, and our own."""
     return "/" not in named
+
+
+def require_place(config: ModelConfig) -> None:
+    """A place on the disk that holds no model is reported at once, not after asking the hub for it."""
+    path, name = config.path, config.gguf_file
+    if demo.is_demo(path):
+        return
+    if Path(path).is_dir():
+        if name is not None and not (Path(path) / name).is_file():
+            raise ModelError(f"model.path = {path!r} holds no file {name!r}.")
+        if name is not None or (Path(path) / "config.json").exists():
+            return
+        raise ModelError(f"model.path = {path!r} holds no model: {_instead(Path(path))}.")
+    if Path(path).exists():
+        raise ModelError(f"model.path = {path!r} is a file; give the directory that holds the model.")
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise ModelError(f"model.path = {path!r}: there is no such directory (looked for from {Path.cwd()}).")
+
+
+def _instead(directory: Path) -> str:
+    """Why there is no model in a directory, and what of it could be given."""
+    files = sorted(entry.name for entry in directory.glob("*.gguf"))
+    if files:
+        return f"give one of its GGUF files, such as {str(directory / files[0])!r}"
+    checkpoint = newest_weights(directory)
+    if checkpoint is not None:
+        return f"its run did not finish; give its newest checkpoint, {str(checkpoint)!r}"
+    return "there is no config.json in it"

@@ -30,6 +30,7 @@ from fmstune.hub import pinned
 from fmstune.launch.environment import is_main_process, require_whole_launch
 from fmstune.layout import CONFIG_NAME
 from fmstune.run.directory import RunDirectory, claim
+from fmstune.run.look_ahead import look_ahead
 from fmstune.run.resume import changed_settings, finish, require_fitting, resumed
 from fmstune.run.taking import taken
 from fmstune.run.tracking import (
@@ -120,6 +121,7 @@ def begun(
                 f"begin a run of its own with --model {directory.checkpoint}"
             )
     _say_unused(config, out, extensions)
+    look_ahead(config)
     config = pinned(config, out.warn, None if overwrite else directory.path)
     redactor = redactor_of(config)
     with (
@@ -138,6 +140,7 @@ def dry_run(config: RunConfig, out: RunConsole) -> None:
     require_whole_launch()
     directory = claim(config, None, overwrite=True)
     _say_unused(config, out)
+    look_ahead(config)
     config = pinned(config, out.warn)
     with checked_trackers(config, out), tempfile.TemporaryDirectory() as scratch:
         from fmstune.run.preflight import report_plan

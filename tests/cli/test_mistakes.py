@@ -63,6 +63,25 @@ def test_a_mistake_is_told_in_one_line(here: Path, arguments: str, says: str) ->
 
 
 @pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--model empty --data good.jsonl", "holds no model: there is no config.json in it"),
+        ("--model demo --data bad.jsonl", "bad.jsonl line 1: "),
+        ("--model demo --data good.jsonl --eval-data bad.jsonl", "bad.jsonl line 1: "),
+        ("--model demo --data good.jsonl --method dpo", "good.jsonl line 1: "),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_what_the_first_row_or_the_models_directory_shows_is_told_before_torch_is_imported(
+    here: Path, arguments: str, says: str, more: list[str]
+) -> None:
+    (here / "empty").mkdir()
+    (here / "bad.jsonl").write_text('{"messages": 5}\n')
+    (here / "good.jsonl").write_text('{"text": "a word"}\n')
+    assert says in told(here, "train", *arguments.split(), *more)
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         (

@@ -1,0 +1,56 @@
+"""What is wrong with a model's directory or the first rows is said before torch is imported, in the words of
+the whole preparation, and nothing is made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from fmstune import demo
+from fmstune.config.load.load import load
+from fmstune.config.methods.known import METHODS
+from fmstune.data.prepare import prepare
+from fmstune.errors import DataError
+from fmstune.run.look_ahead import look_ahead
+
+CASES = sorted(path for path in (Path(__file__).parents[1] / "data" / "cases").glob("*/*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(demo.model_dir())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
+def test_what_is_refused_at_the_first_look_is_refused_by_the_preparation(
+    case: Path, method: str, tokenizer: Any
+) -> None:
+    flags = [("model.path", "demo", "--model"), ("data.train", str(case), "--data")]
+    config = load(None, flags, [f"run.method={method}"])
+    early = refusal(lambda: look_ahead(config))
+    if early is not None:
+        assert refusal(lambda: prepare(config.data, tokenizer, None, 0, method=method)) == early
+
+
+def refusal(step: Callable[[], object]) -> str | None:
+    """What the step says of the data, if it refuses them."""
+    try:
+        step()
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def test_a_handler_of_the_users_is_not_run_for_a_first_look() -> None:
+    ran = list[Any]()
+    flags = [("model.path", "demo", "--model"), ("data.train", str(demo.data_file("train")), "--data")]
+    config = load(None, flags, [])
+    handled = dataclasses.replace(config, data=dataclasses.replace(config.data, handler=ran.append))
+    look_ahead(handled)
+    assert ran == []
