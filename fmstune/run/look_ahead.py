@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fmstune.config.paths.models import holds_adapter
 from fmstune.config.schema.data import DataSource
 from fmstune.config.schema.tables import RunConfig
 from fmstune.data.files.source import Split
@@ -19,7 +20,9 @@ _ROW_BY_ROW = (".jsonl", ".csv", ".tsv", ".txt")
 def look_ahead(config: RunConfig) -> None:
     """Look for a local model, and at the first row of each local source of data, as far as that takes no time
     and runs no code of the user's. Raises `ModelError` or `DataError`."""
-    require_place(config.model)
+    folder = Path(config.model.path)
+    if folder.is_dir() and not holds_adapter(folder):
+        require_place(config.model)
     if config.data.skip_bad_rows or config.data.handler is not None:
         return
     by_split: dict[Split, tuple[DataSource, ...]] = {"train": config.data.train, "eval": config.data.eval}
