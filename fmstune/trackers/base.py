@@ -9,6 +9,7 @@ Nothing in this module imports an SDK, transformers or another part of fmstune.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -58,6 +59,8 @@ class Tracker:
     description: ClassVar[str] = "no tracking"
     package: ClassVar[str | None] = None
     """The import name of the SDK; `None` if none is needed."""
+    distributions: ClassVar[tuple[str, ...]] = ()
+    """The names under which the SDK is installed, where these are others than `package`."""
     install_hint: ClassVar[str | None] = None
     """The command that installs the SDK."""
     Config: ClassVar[type[Any] | None] = None
@@ -138,6 +141,11 @@ class Tracker:
         """
         if params is not None and not isinstance(params, Mapping):
             raise ValueError(f"{self.name}.set_params needs a mapping, got {type(params).__name__}")
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """What the tracker itself had to change of what it was given, or to leave out, a sentence each."""
+        return ()
 
     @property
     def takes_whole_points(self) -> bool:
@@ -230,9 +238,10 @@ def vendors_callback(asked: Any) -> Any:
     return found
 
 
-def installed_version(package: str | None) -> str | None:
+def installed_version(package: str | None, distributions: tuple[str, ...] = ()) -> str | None:
     """The version of the distribution that holds `package`, found without importing it: `None` when it
-    is not installed, and an empty text when no package is needed."""
+    is not installed, and an empty text when no package is needed. `distributions` are the names that it may
+    have, when it is not called as the package."""
     import importlib.metadata
     import importlib.util
 
@@ -240,7 +249,7 @@ def installed_version(package: str | None) -> str | None:
         return ""
     if importlib.util.find_spec(package) is None:
         return None
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+    for name in distributions or (package,):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "unknown"

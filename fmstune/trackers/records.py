@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from fmstune.secrets.redaction import beginning
@@ -72,14 +72,15 @@ class Limits:
     that differ only in case are one to the service. It uses the metrics (`stage/name`, or the name where
     there is no stage) and the namespaces of `reserved_metrics` and `reserved_params` itself.
     `table_chars` and `max_table` are for names of tables. With `joins`, stage and name become one name
-    (`stage/name`), so that the metric `b/c` of the stage `a` would be `c` of `a/b`; with `one_series`, a
-    metric and a table of one name would be one.
+    (`stage/name`), so that the metric `b/c` of the stage `a` would be `c` of `a/b`; `prefixes` are those of
+    stages that are joined otherwise. With `one_series`, a metric and a table of one name would be one. With
+    `paths`, names are relative paths without empty or dotted parts.
 
     Values: `max_value` is the length of a text, `integer_bits` the size of a signed integer,
-    `nan`: whether metrics may be NaN or infinite, `text_metrics` whether a metric may be something
-    else than a number, `nested` whether params may be nested, `params_change` whether a param can be given
-    another value, `nul` whether a text may contain the character NUL. Lone surrogates, which no UTF-8 can
-    hold, never reach a tracker, nor do empty names.
+    `nan` and `infinite` whether metrics may be NaN or infinite, `text_metrics` whether a metric may be
+    something else than a number, `nested` whether params may be nested, `text_params` whether all of them
+    become texts, `params_change` whether a param can be given another value, `nul` whether a text may contain
+    the character NUL. Lone surrogates, which no UTF-8 can hold, never reach a tracker, nor do empty names.
     """
 
     name_chars: str | None = None
@@ -87,6 +88,7 @@ class Limits:
     max_value: int | None = None
     nested: bool = True
     nan: bool = True
+    infinite: bool = True
     text_metrics: bool = False
     integer_bits: int | None = None
     nul: bool = True
@@ -94,10 +96,17 @@ class Limits:
     params_change: bool = True
     reserved_metrics: frozenset[str] = frozenset()
     reserved_params: frozenset[str] = frozenset()
+    text_params: bool = False
+    paths: bool = False
     joins: bool = False
+    prefixes: Mapping[str, str] = field(default_factory=dict)
     one_series: bool = False
     table_chars: str | None = None
     max_table: int | None = None
+
+    def prefix(self, stage: str | None) -> str:
+        """What a metric's name begins with, where the service has one name for stage and metric."""
+        return "" if stage is None else self.prefixes.get(stage, f"{stage}/")
 
 
 @dataclass(frozen=True, slots=True)

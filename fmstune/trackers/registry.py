@@ -28,6 +28,7 @@ BUILT_IN: dict[str, str] = {
     "none": "fmstune.trackers.base:Tracker",
     "aim": "fmstune.trackers.aimstack_tracker:AimStackTracker",
     "wandb": "fmstune.trackers.wandb_tracker:WandbTracker",
+    "mlflow": "fmstune.trackers.mlflow_tracker:MlflowTracker",
     "file": "fmstune.trackers.file_tracker:FileTracker",
 }
 
@@ -178,7 +179,7 @@ def list_trackers() -> list[TrackerEntry]:
 def _entry(name: str, tracker: type[Tracker], origin: str) -> TrackerEntry:
     # A tracker of an older shape has none of the attributes that a `Tracker` has.
     package, hint = getattr(tracker, "package", None), getattr(tracker, "install_hint", None)
-    version = installed_version(package)
+    version = installed_version(package, getattr(tracker, "distributions", ()))
     return TrackerEntry(
         name,
         "not installed" if version is None else "ready",

@@ -83,6 +83,34 @@ def from_file(folder: Path) -> Stored:
     return {"points": points, "params": params, "tables": tables}
 
 
+def from_mlflow(folder: Path) -> Stored:
+    """The one run in the store `mlflow.db`. Params are texts under dotted names, `*` is all of them. A
+    metric's key is that of each stage and name that MLflow would call so."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (run,) = client.search_runs(["0"])
+    points = []
+    for name in run.data.metrics:
+        for each in client.get_metric_history(run.info.run_id, name):
+            points += [[key, each.step, each.value] for key in _mlflow_keys(name)]
+    tables = []
+    for place in json.loads(run.data.tags.get("mlflow.loggedArtifacts", "[]")):
+        text = Path(client.download_artifacts(run.info.run_id, place["path"])).read_text()
+        saved, (_, *stage, name) = json.loads(text), place["path"].split("/")
+        stem, _, step = name.removesuffix(".json").rpartition(".")[0].rpartition(".step")
+        rows = [_row(saved["columns"], cells) for cells in saved["data"]]
+        tables.append([_key("/".join(stage), stem), int(step), rows])
+    return {"points": points, "params": {"*": dict(run.data.params)}, "tables": tables}
+
+
+def _mlflow_keys(name: str) -> list[str]:
+    keys = [name, f"train/{name}"]
+    for stage in ("eval", "test"):
+        keys += [f"{stage}/{name.removeprefix(f'{stage}_')}"] if name.startswith(f"{stage}_") else []
+    return keys
+
+
 class Naive(Tracker):
     """A plug-in of the few lines that the interface asks for, on a service that replaces a namespace."""
 

@@ -500,7 +500,7 @@ def test_two_trackers_of_fmstune_are_no_double_for_transformers() -> None:
 
 
 def test_every_tracker_of_fmstune_gives_a_callback() -> None:
-    for name in ("none", "aim", "wandb", "file"):
+    for name in ("none", "aim", "wandb", "mlflow", "file"):
         assert isinstance(get_tracker(name).get_hf_callback(), TrainerCallback)
 
 

@@ -28,8 +28,10 @@ from fmstune.delivery.report import report
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.records import MetricPoint, Table, merged
+from fmstune.trackers.values.normalise import as_text
 from tests.support.journals import open_journal
 from tests.support.lives import Kill, Nursery, nursery
+from tests.support.mlflow_servers import store_in
 
 TRACKERS = "fmstune.trackers"
 
@@ -45,6 +47,8 @@ class Back:
     replaces: bool = False
     kill_repeats: bool = False
     numbered: bool = False
+    flat: bool = False
+    store: bool = False
 
 
 BACKS = {
@@ -58,6 +62,10 @@ BACKS = {
     ),
     "file": Back(
         f"{TRACKERS}.file_tracker:FileTracker", {"path": "stored.jsonl"}, (), "from_file"
+    ),
+    "mlflow": Back(
+        f"{TRACKERS}.mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"},
+        ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"), "from_mlflow", flat=True, store=True,
     ),
     "plug-in": Back("tests.support.stored:Naive", {}, (), "from_naive", kill_repeats=True),
 }  # fmt: skip
@@ -144,7 +152,9 @@ def nurseries() -> Iterator[Callable[[Back], Nursery]]:
         yield of
 
 
-@pytest.mark.parametrize(("name", "examples"), [("aim", 5), ("wandb", 3), ("file", 25), ("plug-in", 25)])
+@pytest.mark.parametrize(
+    ("name", "examples"), [("aim", 5), ("wandb", 3), ("mlflow", 4), ("file", 25), ("plug-in", 25)]
+)
 def test_what_counts_as_delivered_can_be_read_back_or_is_named(
     name: str, examples: int, nurseries: Callable[[Back], Nursery]
 ) -> None:
@@ -167,6 +177,8 @@ def read_back(
 ) -> None:
     """Journal a script, deliver it with these kills, and compare what is stored with the journal."""
     (directory / TRACKING_DIR).mkdir(parents=True)
+    if back.store:
+        store_in(directory.parent)
     recorder = Recorder(open_journal(directory), Redactor({}))
     left = list(kills)
 
@@ -192,7 +204,10 @@ def read_back(
     repeats = len(kills) if back.kill_repeats else 0
     expected = points_of(events, back.replaces)
     compare_points(expected, stored["points"], ledger.changes, repeats, back.numbered)
-    compare_params(params_of(events), stored["params"], ledger.changes)
+    if back.flat:
+        compare_texts(params_of(events), stored["params"]["*"], ledger.changes)
+    else:
+        compare_params(params_of(events), stored["params"], ledger.changes)
     compare_tables(tables_of(events, back.replaces), stored["tables"], ledger.changes)
 
 
@@ -255,6 +270,19 @@ def compare_params(expected: Mapping[str, Any], found: Mapping[str, Any], change
             compare_params(value, found[key], changes)
         else:
             assert same(value, found[key], changes), (key, changes)
+
+
+def compare_texts(
+    expected: Mapping[str, Any], found: Mapping[str, str], changes: tuple[str, ...], prefix: str = ""
+) -> None:
+    """Params of a service that has texts under dotted names."""
+    for key, value in expected.items():
+        if named(key, changes) or named(f"{prefix}{key}".partition(".")[2], changes):
+            continue
+        if isinstance(value, Mapping) and (value or not prefix):
+            compare_texts(value, found, changes, f"{prefix}{key}.")
+        else:
+            assert found.get(f"{prefix}{key}") == as_text(value), (key, changes)
 
 
 def same(value: Any, found: Any, changes: tuple[str, ...]) -> bool:

@@ -44,7 +44,7 @@ class HandOver:
     @property
     def changes(self) -> tuple[str, ...]:
         """What had to be adapted to what the tracker can hold."""
-        return self._past.changes
+        return (*self._past.changes, *self.tracker.adapted)
 
     def give(self, event: Event) -> bool:
         """Give metrics, a table or params to the tracker, adapted to what it can hold; what a status asks of

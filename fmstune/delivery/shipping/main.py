@@ -79,7 +79,7 @@ def check(tracker: Tracker, timeout: float) -> Check:
     cls = type(tracker.inner) if isinstance(tracker, OldShapeTracker) else type(tracker)
     package, hint = getattr(cls, "package", None), getattr(cls, "install_hint", None)
     if package:
-        version = installed_version(package)
+        version = installed_version(package, getattr(cls, "distributions", ()))
         remedy = hint or f"pip install {package}"
         command = remedy.startswith("pip ")  # else there is more to it, such as another Python
         if version is None:

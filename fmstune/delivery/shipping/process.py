@@ -26,6 +26,15 @@ from fmstune.trackers.records import Check
 FOREIGN = 256
 """What is added to an exit code that a tracker has chosen."""
 _MARK = "FMSTUNE_SHIPPER"
+_QUIET = {
+    "WANDB_ERROR_REPORTING": "false",  # it reports its own errors to a server
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # for which `set_terminated` asks the server
+    # By default MLflow tries for four minutes (seen with 3.17); the journal waits longer, and at no cost.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+"""Of the SDKs' own variables, what holds in a shipper unless the user has set it."""
 _SECONDS_TO_END = 8.0
 """What a supervisor has to end its shipper before it is taken for one that can't."""
 _SECONDS_TO_DIE = 1.0
@@ -332,5 +341,4 @@ def _how_it_died(code: int) -> str:
 
 def _environment() -> dict[str, str]:
     # A shipper computes nothing: an OpenMP pool in it would only take cores from the training.
-    # And wandb reports its own errors to a server unless told not to.
-    return {"WANDB_ERROR_REPORTING": "false", **os.environ, "OMP_NUM_THREADS": "1"}
+    return {**_QUIET, **os.environ, "OMP_NUM_THREADS": "1"}

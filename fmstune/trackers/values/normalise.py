@@ -6,6 +6,7 @@ keeps the original.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ from fmstune.trackers.records import Limits, utf8
 
 _MOST_CHANGES = 50
 _STEP_BITS = 64
+_DOTTED = re.compile(r"^(\.\.|\.?$)")
+"""What a part of a path begins with, or is, and must not."""
 
 
 class Normaliser:
@@ -26,6 +29,7 @@ class Normaliser:
         self._metric_names: dict[str | None, _Names] = {}
         self._namespaces = _Names(limits, reserved=limits.reserved_params)
         self._table_names: dict[str | None, _Names] = {}
+        self._stages = _Names(limits)
         self._taken: dict[str | None, set[str]] = {}
 
     @property
@@ -52,7 +56,10 @@ class Normaliser:
     def params(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Params as the tracker takes them: nested or flat, with texts of a length it allows."""
         items = values.items() if self._limits.nested else flatten(values)
-        return self._renamed(items, "")
+        found = self._renamed(items, "")
+        if not self._limits.text_params:
+            return found
+        return {key: self._text(as_text(value), key) for key, value in found.items()}
 
     def namespace(self, name: str | None) -> str | None:
         """The namespace of params."""
@@ -70,7 +77,7 @@ class Normaliser:
         return self._name("table" if name is None else str(name), names)
 
     def _prefix(self, stage: str | None) -> str:
-        return f"{stage}/" if stage and self._limits.joins else ""
+        return self._limits.prefix(stage or None) if self._limits.joins else ""
 
     def _taken_in(self, stage: str | None) -> set[str]:
         """The names of metrics that are taken in a stage; where the service joins both, in all of them."""
@@ -94,9 +101,14 @@ class Normaliser:
         )
 
     def stage(self, stage: Any) -> str | None:
-        """The stage, as text that any service can hold."""
+        """The stage, as text that any service can hold; where it is a part of names, as they allow."""
         if stage is None:
             return None
+        if self._limits.joins and self._limits.name_chars:
+            known = self._stages.fit(str(stage))
+            if known != stage:
+                self.note(f"the stage {_shown(str(stage))} is called {_shown(known)}")
+            return known
         fitting = utf8(str(stage))
         if not self._limits.nul:
             fitting = fitting.replace("\0", "_")
@@ -139,7 +151,7 @@ class Normaliser:
                 )
             self.note(f"metric {shown} has integers beyond {bits} bits, which are rounded")
             return rounded
-        if isinstance(value, float) and not math.isfinite(value) and not self._limits.nan:
+        if isinstance(value, float) and not self._takes(value):
             return self._leave_out(
                 f"metric {shown} was not finite at times; those points are in the journal only"
             )
@@ -148,6 +160,11 @@ class Normaliser:
         if self._limits.text_metrics and value is not None:
             return self._value(value, name)
         return self._leave_out(f"metric {shown} is not a number and is kept in the journal only")
+
+    def _takes(self, value: float) -> bool:
+        if math.isfinite(value):
+            return True
+        return self._limits.nan and (self._limits.infinite or math.isnan(value))
 
     def _value(self, value: Any, key: str) -> Any:
         if isinstance(value, Mapping):
@@ -220,6 +237,7 @@ class _Names:
         self._bad = re.compile(f"[^{chars}]") if chars else None
         self._most = limits.max_name if most is None else most
         self._nul = limits.nul
+        self._paths = limits.paths
         self._fold = str.casefold if limits.ignores_case else str
         self._taken = {self._fold(name) for name in reserved} if taken is None else taken
         self._prefix = prefix
@@ -232,6 +250,10 @@ class _Names:
         stem = self._bad.sub("_", name) if self._bad else utf8(name)
         if not self._nul:
             stem = stem.replace("\0", "_")
+        if self._paths:
+            parts = stem[: self._most].split("/")
+            stem = "/".join(_DOTTED.sub("_", part) for part in parts)[: self._most]
+            stem = f"{stem[:-1]}_" if stem.endswith("/") else stem
         fitting = stem = stem[: self._most] or "_"
         count = 1
         while self._fold(self._prefix + fitting) in self._taken:
@@ -241,6 +263,12 @@ class _Names:
         self._taken.add(self._fold(self._prefix + fitting))
         self._fitting[name] = fitting
         return fitting
+
+
+def as_text(value: Any) -> str:
+    """A param as a service has it that knows texts alone: numbers and the like as Python writes them, lists
+    as JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, Mapping)) else str(value)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

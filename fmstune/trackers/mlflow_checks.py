@@ -1,0 +1,153 @@
+"""Whether a run could be tracked now in an MLflow store, and where a person finds it there.
+
+Everything here only reads. What is said of the SDK was seen with mlflow-skinny 3.17.2.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from fmstune.system.files import takes_files
+from fmstune.trackers.records import Check
+
+_ENDPOINT = "/api/2.0/mlflow/experiments/get-by-name"
+_LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+_DATABRICKS = "run `databricks auth login`, or set DATABRICKS_HOST and DATABRICKS_TOKEN"
+_SERVICES = ("databricks", "databricks-uc", "uc")
+"""Addresses that MLflow knows without a scheme."""
+_REMEDY = "check the network, the proxy and the tracking URI"
+
+
+def local_path(uri: str) -> Path | None:
+    """The file or folder of a store on this machine; `None` for one behind a server."""
+    parts = urlsplit(uri)
+    if parts.scheme == "sqlite":
+        # As SQLAlchemy has it: three slashes and a relative path, four and an absolute one.
+        return Path(unquote(parts.path[1:])) if parts.path.strip("/") else None
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    return Path(uri) if not parts.scheme and uri not in _SERVICES else None
+
+
+def page_of(uri: str, experiment: str, run: str) -> tuple[str | None, str | None]:
+    """The page of a run, or what shows it when no server does."""
+    if uri.startswith(("http://", "https://")):
+        parts = urlsplit(uri)
+        address = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+        return f"{address.rstrip('/')}/#/experiments/{experiment}/runs/{run}", None
+    return None, f"`mlflow ui --backend-store-uri {uri}` shows it" if local_path(uri) else None
+
+
+def check_store(given: str | None, experiment: str | None, timeout: float, name: str) -> Check:
+    """What can be seen of the store of a tracking URI, or of MLflow's own choice."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import get_tracking_uri
+
+    uri = given or get_tracking_uri()
+    option = f"choose another: --set trackers.{name}.tracking_uri=URI"
+    path = local_path(uri)
+    if path is not None:
+        return _check_path(path, option)
+    if uri.startswith("databricks") and experiment is None and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        detail = "Databricks has no default experiment"
+        remedy = f"name one: --set trackers.{name}.experiment=/Users/YOU/NAME"
+        return Check("bad_option", detail, remedy, server=uri)
+    try:
+        creds = _credentials(uri)
+    except MlflowException as error:
+        if uri.startswith("databricks"):
+            return Check("no_credentials", _first(error), _DATABRICKS, server=uri)
+        return Check("bad_option", f"tracking_uri: {_first(error)}", option)
+    if creds is None:  # a database behind a network; only a run opens it
+        return Check("ok", "a database, which only a run can reach", server=_address(uri))
+    return _ask(uri, creds, experiment, timeout)
+
+
+def _credentials(uri: str) -> Any:
+    """Where and as whom MLflow would send its requests; `None` where it sends none. Raises `MlflowException`
+    for an address that it does not know, and for Databricks without credentials."""
+    from mlflow.store.tracking.rest_store import RestStore
+    from mlflow.tracking._tracking_service.utils import _get_store
+
+    if urlsplit(uri).scheme.partition("+")[0] in ("postgresql", "mysql", "mssql"):
+        return None
+    store = _get_store(uri)
+    return store.get_host_creds() if isinstance(store, RestStore) else None
+
+
+def _ask(uri: str, creds: Any, experiment: str | None, timeout: float) -> Check:
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.rest_utils import http_request
+
+    server = _address(str(creds.host))
+    began = time.perf_counter()
+    try:
+        answer = http_request(
+            creds, _ENDPOINT, "GET", params={"experiment_name": experiment or "Default"},
+            max_retries=0, timeout=timeout / 2, raise_on_status=False,
+            retry_timeout_seconds=max(1, int(timeout)),
+        )  # fmt: skip
+    except MlflowException as error:
+        return Check("unreachable", f"{server}: {_cause(error)}", _REMEDY, server)
+    latency, code = time.perf_counter() - began, answer.status_code
+    login = _DATABRICKS if uri.startswith("databricks") else _LOGIN
+    if code == 401:
+        given = bool(creds.username or creds.token or uri.startswith("databricks"))
+        detail = f"{server} rejects the credentials (401)" if given else f"{server} wants credentials (401)"
+        return Check("rejected_credentials" if given else "no_credentials", detail, login, server)
+    if code == 403:
+        which = f"the experiment {experiment}" if experiment else "experiments there"
+        remedy = "choose another experiment, or ask its owner for write access"
+        return Check("no_permission", f"{server} does not allow {which} (403)", remedy, server)
+    if code == 429 or code >= 500:
+        return Check("unreachable", f"{server} answers {code}", "try again later", server)
+    try:
+        said = answer.json()
+        known = isinstance(said, dict) and bool(said.keys() & {"experiment", "error_code"})
+    except ValueError:
+        known = False
+    if not known:
+        detail = f"{server} answers ({code}), but not as an MLflow server does"
+        return Check("bad_option", detail, "correct the tracking URI", server)
+    found = said.get("experiment", {})
+    if found.get("lifecycle_stage", "active") != "active":
+        detail = f"the experiment {experiment} is deleted"
+        return Check("bad_option", detail, "restore it, or choose another", server)
+    will_be = "" if found or experiment is None else f", the experiment {experiment} will be created"
+    return Check(
+        "ok", f"MLflow server{will_be}", server=server, latency=latency, account=creds.username or ""
+    )
+
+
+def _check_path(path: Path, option: str) -> Check:
+    place = path.expanduser().absolute()
+    if place.exists() and not os.access(place, os.R_OK | os.W_OK):
+        return Check("no_permission", f"{place} cannot be read and written to", option)
+    folder = place.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not (takes_files(folder)):
+        return Check("no_permission", f"{folder} cannot be written to", option)
+    will_be = "" if place.exists() else ", will be created"
+    return Check("ok", f"a store on this machine{will_be}", server=str(place))
+
+
+def _address(uri: str) -> str:
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _first(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason of a network error, which MLflow, requests and urllib3 wrap."""
+    root: BaseException = error
+    while (inner := root.__cause__ or root.__context__) is not None:
+        root = inner
+    return (getattr(root, "strerror", None) or _first(root)).lower()

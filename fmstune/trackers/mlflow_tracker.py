@@ -1,0 +1,327 @@
+"""The tracker `mlflow`: an MLflow tracking server, Databricks, or a store on this machine.
+
+MLflow's own variables stay in force. What is said of the SDK was seen with mlflow-skinny 3.17.2.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.continued import MARK, is_of_another, mark, note
+from fmstune.trackers.mlflow_checks import check_store, local_path, page_of
+from fmstune.trackers.records import (
+    Check,
+    Limits,
+    MetricPoint,
+    RunStart,
+    Status,
+    Table,
+    TrackerError,
+    TrackerRun,
+    utf8,
+)
+from fmstune.trackers.values.normalise import Normaliser
+from fmstune.trackers.values.plain import plain
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run, RunTag
+    from mlflow.tracking import MlflowClient
+
+STATUSES: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+
+_MOST_METRICS, _MOST_PARAMS = 900, 100  # of a batch: 1,000 in all, of which 100 params
+_MOST_TAG = 5000
+_TABLES = "mlflow.loggedArtifacts"
+"""The tag by which MLflow knows which artifacts are tables, as its own `log_table` sets it."""
+
+
+@dataclass(frozen=True)
+class MlflowOptions:
+    """Options of the tracker `mlflow`. One that is not given is left to MLflow."""
+
+    tracking_uri: str | None = field(
+        default=None,
+        metadata={
+            "help": "A server (http://host:port), databricks, sqlite:///file or a folder; "
+            "else MLFLOW_TRACKING_URI, else MLflow's own store here."
+        },
+    )
+    experiment: str | None = field(
+        default=None,
+        metadata={
+            "help": "The experiment's name, created when absent; "
+            "else MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, else MLflow's default one."
+        },
+    )
+    run_name: str | None = field(default=None, metadata={"help": "The run's name; else the run's own."})
+    tags: Mapping[str, str] | None = field(default=None, metadata={"help": "Tags of the run, by name."})
+
+
+class MlflowTracker(Tracker):
+    """Metrics are called as transformers' own integration calls them (`loss`, `eval_loss`); params are flat,
+    after their namespace (`config.training.learning_rate`).
+
+    Metrics wait for the end of their batch, as each request takes milliseconds. A tag has the number of the
+    event that the run holds last, sent in one request with it, so that an event which comes twice is known.
+    """
+
+    registered_name = "mlflow"
+    description = "MLflow: a server, Databricks, or a store on this machine"
+    package = "mlflow"
+    distributions = ("mlflow", "mlflow-skinny")
+    install_hint = "pip install 'fmstune[mlflow]'"
+    Config = MlflowOptions
+    config: MlflowOptions
+    idempotent = True
+    # A name is limited to 250 characters, stage or namespace included. Infinity comes back as 1.8e308.
+    limits = Limits(
+        name_chars=r"/\w.\- :",
+        max_name=120,
+        max_value=6000,
+        nested=False,
+        text_params=True,
+        paths=True,
+        infinite=False,
+        integer_bits=64,
+        nul=False,
+        params_change=False,
+        joins=True,
+        prefixes={"train": "", "eval": "eval_", "test": "test_"},
+        table_chars="A-Za-z0-9_. -",
+        max_table=64,
+    )
+
+    def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
+        super().__init__(name, tracker_config)
+        self._client: MlflowClient | None = None
+        self._run_id = ""
+        self._params: dict[str, str] = {}
+        self._mark: dict[str, Any] = {}
+        self._held = 0
+        self._waiting: list[Metric] = []
+        self._stamps: set[tuple[str, int, int, str]] = set()
+        self._changed: dict[str, None] = {}
+        self._file: tuple[Path, int] | None = None
+        self._adapt = Normaliser(self.limits)
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        return tuple(self._changed)
+
+    def open(self, start: RunStart) -> TrackerRun:
+        from mlflow.tracking import MlflowClient
+
+        if self._client is not None:  # opened by `open_alone`
+            self._client.update_run(self._run_id, name=utf8(self.config.run_name or start.name))
+            return TrackerRun(self._run_id)
+        client = MlflowClient(tracking_uri=self.config.tracking_uri)
+        run, told = self._continued(client, start), None
+        found = _read_mark(run)
+        if run is not None and start.run_id is not None and is_of_another(found, start):
+            run, told, found = None, note(start), {}
+        if run is None:
+            run = client.create_run(
+                self._experiment(client),
+                tags=self._tags(),
+                run_name=utf8(self.config.run_name or start.name),
+            )
+        elif run.info.status != "RUNNING":
+            client.update_run(run.info.run_id, status="RUNNING")
+        own = found.get("run_id") == start.run_id
+        self._run_id, self._held = run.info.run_id, found.get("last_event", 0) if own else 0
+        self._params = dict(run.data.params)
+        self._mark = mark(start) if start.run_id is not None else {}
+        uri = client.tracking_uri
+        path = local_path(uri)
+        self._file = (path, path.stat().st_ino) if path is not None and path.is_file() else None
+        self._client = client
+        page, where = page_of(uri, run.info.experiment_id, self._run_id)
+        notes = " · ".join(part for part in (told, where) if part) or None
+        return TrackerRun(self._run_id, page, delivered_through=self._held or None, note=notes)
+
+    def holds(self, last: int) -> bool:
+        if self._file is not None:  # to which SQLite goes on writing, whatever becomes of its name
+            path, identity = self._file
+            if not path.is_file() or path.stat().st_ino != identity:
+                return False
+        return not self._mark or self._client is None or self._held >= last
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        super().track(metric, name, stage)
+        self.track_point(MetricPoint({name: metric}, stage, step))
+        if self.seq is None:
+            self.flush()
+
+    def track_point(self, point: MetricPoint) -> None:
+        from mlflow.entities import Metric
+
+        self._opened()
+        values, stage = point.values, point.stage
+        if self.seq is None:  # used alone: by somebody who has adapted nothing
+            stage = self._adapt.stage(stage)
+            values = self._adapt.metrics(plain(dict(values)), stage)
+        moment, step = int(1000 * (point.time or time.time())), point.step or 0
+        for name, value in values.items():
+            key, number = self.limits.prefix(stage) + name, float(value)
+            self._waiting.append(Metric(key, number, self._stamp(key, moment, step, number), step))
+        self._held = max(self._held, self.seq or 0)
+        if len(self._waiting) > _MOST_METRICS:
+            self.flush()
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        super().set_params(params, name)
+        if params is None:
+            return
+        from mlflow.entities import Param
+
+        self._opened()
+        namespace: str | None = name or "params"
+        if self.seq is None:
+            params, namespace = self._adapt.params(plain(dict(params))), self._adapt.namespace(namespace)
+        given = {f"{namespace}.{key}": value for key, value in params.items()}
+        for key in given.keys() & self._params.keys():
+            if self._params[key] != given[key]:  # of a run that another one continues; MLflow would raise
+                self._changed[f"param {key} was given another value; the first one is kept"] = None
+            del given[key]
+        self._held = max(self._held, self.seq or 0)
+        left = [Param(key, value) for key, value in given.items()]
+        self._send(left)
+        self._params |= given
+
+    def track_table(self, table: Table) -> None:
+        client = self._opened()
+        columns = list(table.columns)
+        rows = [[row.get(column) for column in columns] for row in table.rows]
+        number = self.seq if table.seq is None else table.seq
+        where = [f"step{table.step}" if table.step is not None else None, number or int(1000 * time.time())]
+        file = ".".join(str(part) for part in (table.name, *where, "json") if part is not None)
+        path = f"tables/{table.stage}/{file}" if table.stage else f"tables/{file}"
+        client.log_dict(self._run_id, {"columns": columns, "data": rows}, path)
+        tags = client.get_run(self._run_id).data.tags
+        known = json.loads(tags.get(_TABLES, "[]"))
+        if (entry := {"path": path, "type": "table"}) not in known:
+            listed = json.dumps([*known, entry])
+            if len(listed) < _MOST_TAG:  # further ones are shown as JSON
+                client.set_tag(self._run_id, _TABLES, listed)
+        self._held = max(self._held, self.seq or 0)
+        self.flush()
+
+    def flush(self) -> None:
+        if self._client is not None:
+            self._send([])
+
+    def train_ended(self, status: Status) -> None:
+        self.flush()
+        self._opened().update_run(self._run_id, status=STATUSES[status])
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        if self._client is None:
+            return
+        self.flush()
+        client = self._client
+        if error is not None:
+            client.set_tag(self._run_id, "error", utf8(error)[:_MOST_TAG])
+        client.set_terminated(self._run_id, STATUSES[status])
+        self._client = None
+
+    def check(self, timeout: float) -> Check:
+        return check_store(self.config.tracking_uri, self._experiment_name(), timeout, self.name)
+
+    # -- the rest -----------------------------------------------------------------------------
+
+    def _send(self, params: list[Any]) -> None:
+        """Send what waits, and these params, in as few requests as MLflow allows; the last one has the number
+        of the event that the run holds then."""
+        client = self._opened()
+        metrics = self._waiting
+        while metrics or params:
+            some, few = metrics[:_MOST_METRICS], params[: _MOST_PARAMS - 1]
+            last = len(some) == len(metrics) and len(few) == len(params)
+            client.log_batch(self._run_id, some, few, self._held_tag() if last else [])
+            metrics, params = metrics[len(some) :], params[len(few) :]
+            self._waiting = metrics  # those that were sent do not come again, should the next ones fail
+
+    def _held_tag(self) -> list[RunTag]:
+        from mlflow.entities import RunTag
+
+        held = {**self._mark, "last_event": self._held}
+        return [RunTag(MARK, json.dumps(held))] if self._mark else []
+
+    def _stamp(self, key: str, moment: int, step: int, value: float) -> int:
+        """The time of a value. MLflow keeps one of those that are the same in all, their time included."""
+        if len(self._stamps) > 10_000:
+            self._stamps.clear()
+        while (there := (key, moment, step, repr(value))) in self._stamps:
+            moment += 1
+        self._stamps.add(there)
+        return moment
+
+    def _opened(self) -> MlflowClient:
+        if self._client is None:
+            self.open_alone()
+        assert self._client is not None
+        return self._client
+
+    def _continued(self, client: MlflowClient, start: RunStart) -> Run | None:
+        """The run that is to be continued; `None` for a new one, also when somebody has deleted it."""
+        from mlflow.exceptions import MlflowException
+
+        given = os.environ.get("MLFLOW_RUN_ID")
+        wanted = start.tracker_run_id or given
+        if not wanted:
+            return None
+        try:
+            run = client.get_run(wanted)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            if wanted == given:
+                raise TrackerError(f"MLFLOW_RUN_ID: there is no run {given}; unset it.") from None
+            return None
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def _experiment_name(self) -> str | None:
+        return self.config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+
+    def _experiment(self, client: MlflowClient) -> str:
+        from mlflow.exceptions import MlflowException
+
+        name = self._experiment_name()
+        if name is None:
+            return os.environ.get("MLFLOW_EXPERIMENT_ID") or "0"
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(client.create_experiment(name))
+            except MlflowException as error:
+                found = client.get_experiment_by_name(name)  # another run has made it meanwhile
+                if found is None:
+                    raise error from None
+        if found.lifecycle_stage != "active":
+            raise TrackerError(f"the experiment {name!r} is deleted: restore it, or choose another.")
+        return str(found.experiment_id)
+
+    def _tags(self) -> dict[str, str]:
+        try:
+            user = getpass.getuser()
+        except (OSError, KeyError, ImportError):  # a container without a name for its user
+            user = "unknown"
+        own = {"mlflow.user": user, "mlflow.source.name": "fmstune", "mlflow.source.type": "LOCAL"}
+        return own | {str(key): str(value) for key, value in (self.config.tags or {}).items()}
+
+
+def _read_mark(run: Run | None) -> dict[str, Any]:
+    """Which run of fmstune the MLflow run holds, and up to which event."""
+    try:
+        found = json.loads(run.data.tags.get(MARK, "{}")) if run is not None else {}
+    except ValueError:  # somebody's own
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("last_event", 0), int) else {}

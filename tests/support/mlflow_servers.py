@@ -1,0 +1,97 @@
+"""Real MLflow servers, and stores for them."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import requests
+
+from tests.support.aim_servers import free_port
+from tests.support.waiting import wait_for
+
+_MAKE = "import sys; from mlflow.tracking import MlflowClient; MlflowClient(sys.argv[1]).get_experiment('0')"
+
+
+@functools.cache
+def empty_store() -> Path:
+    """An SQLite store without a run; making one takes seconds, so that there is one to be copied."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / "mlflow.db"
+    command = [sys.executable, "-c", _MAKE, f"sqlite:///{path}"]
+    subprocess.run(command, check=True, capture_output=True, cwd=folder.name)
+    return path
+
+
+def store_in(folder: Path, artifacts: str | None = None) -> Path:
+    """A new store in a folder, with its artifacts beside it or at this address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = Path(shutil.copy(empty_store(), folder / "mlflow.db"))
+    with sqlite3.connect(path) as store:
+        store.execute("UPDATE experiments SET artifact_location = ?", [artifacts or f"{folder}/artifacts/0"])
+    return path
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A real `mlflow server` on 127.0.0.1 with a store in this folder, ended with all that it started."""
+    if not (folder / "mlflow.db").exists():
+        store_in(folder, "mlflow-artifacts:/0")
+    quiet = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of a server of a test",  # which basic-auth wants
+        "MLFLOW_AUTH_ADMIN_PASSWORD": "of-a-test-1234",
+    }
+    mlflow = Path(sys.executable).with_name("mlflow")
+    with (folder / "server.log").open("ab") as log:
+        server = subprocess.Popen(
+            [
+                mlflow, "server", "--host", "127.0.0.1", "--port", str(port),
+                "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination",
+                str(folder / "artifacts"), "--workers", "1", *options,
+            ],
+            env=os.environ | quiet,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait_for(lambda: answers(port) or server.poll() is not None)
+        assert server.poll() is None, (folder / "server.log").read_text()[-2000:]
+        yield server
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def answers(port: int) -> bool:
+    """Whether a server of MLflow's is ready."""
+    with contextlib.suppress(requests.RequestException):
+        return requests.get(f"http://127.0.0.1:{port}/health", timeout=1).status_code == 200
+    return False
+
+
+@functools.cache
+def shared_server() -> tuple[str, Path]:
+    """The address and the folder of the one server of these tests, which is there until they end."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    port = free_port()
+    server = mlflow_server(Path(folder.name), port)
+    server.__enter__()
+    atexit.register(server.__exit__, None, None, None)
+    return f"http://127.0.0.1:{port}", Path(folder.name)

@@ -1,0 +1,287 @@
+"""MLflow's tracker against a real `mlflow server`, read back through MLflow's own client."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from fmstune.delivery.ledger import Ledger, load_ledger
+from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.report import report
+from fmstune.delivery.shipping.deliver import Delivery
+from fmstune.delivery.sync import sync
+from fmstune.trackers.mlflow_tracker import MlflowTracker
+from fmstune.trackers.records import MetricPoint, RunStart, Status, Table
+from fmstune.trackers.registry import get_tracker, reference
+from tests.support.aim_servers import free_port
+from tests.support.mlflow_servers import mlflow_server, shared_server, store_in
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a shipper: no telemetry, and few retries."""
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+@pytest.fixture
+def client() -> MlflowClient:
+    return MlflowClient(shared_server()[0])
+
+
+def delivered(directory: Path, **options: Any) -> Ledger:
+    """What the ledger says after a delivery to the server, in this process."""
+    tracker = MlflowTracker("mlflow", {"tracking_uri": shared_server()[0], **options})
+    ledger = load_ledger(directory, "mlflow") or Ledger("mlflow")
+    Delivery(directory, tracker, ledger).run(lambda: True)
+    (line,) = report(directory, ["mlflow"])
+    assert line.state == "complete", line
+    found = load_ledger(directory, "mlflow")
+    assert found is not None
+    return found
+
+
+def history(client: MlflowClient, run: Run) -> dict[str, list[tuple[int, float]]]:
+    """The step and the value of each point; the server's own order is none."""
+    return {
+        name: sorted((each.step, each.value) for each in client.get_metric_history(run.info.run_id, name))
+        for name in run.data.metrics
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "there"), [("finished", "FINISHED"), ("failed", "FAILED"), ("interrupted", "KILLED")]
+)
+def test_a_run_is_there_as_users_of_mlflow_expect_it(
+    status: Status, there: str, client: MlflowClient, recorder: Recorder, run_directory: Path
+) -> None:
+    recorder.set_params({"team": "nlp", "a": {"b": 1e-4, "c": [1, "x"], "on": True}}, "params")
+    for step in (1, 2):
+        recorder.track_point(MetricPoint({"loss": 1 / step, "nan": float("nan")}, "train", step, step / 2))
+    recorder.track_point(MetricPoint({"loss": 3.0}, "eval", 2))
+    recorder.track(0.5, "f1(macro)", "mine", step=2)
+    for value in (1.0, 1.0, 2.0):
+        recorder.track(value, "reward", "train", step=2)
+    recorder.track_table(Table("samples", ({"prompt": "hi", "answer": "ho"}, {"prompt": "x"}), "eval", 2))
+    recorder.close(status, "ValueError: no" if status == "failed" else None)
+    ledger = delivered(run_directory, experiment=f"names {status}", tags={"team": "nlp"})
+
+    assert ledger.run_id is not None
+    run = client.get_run(ledger.run_id)
+    assert (run.info.run_name, run.info.status) == ("run", there)
+    assert ledger.url == f"{shared_server()[0]}/#/experiments/{run.info.experiment_id}/runs/{ledger.run_id}"
+    assert client.get_experiment(run.info.experiment_id).name == f"names {status}"
+    assert run.data.tags["team"] == "nlp"
+    assert run.data.tags.get("error") == ("ValueError: no" if status == "failed" else None)
+    found = history(client, run)
+    assert [step for step, _ in found.pop("nan")] == [1, 2]
+    assert found == {
+        "loss": [(1, 1.0), (2, 0.5)], "eval_loss": [(2, 3.0)], "mine/f1_macro_": [(2, 0.5)],
+        "reward": [(2, 1.0), (2, 1.0), (2, 2.0)],
+    }  # fmt: skip
+    assert run.data.params == {
+        "params.team": "nlp", "params.a.b": "0.0001", "params.a.c": '[1, "x"]', "params.a.on": "True",
+    }  # fmt: skip
+    (listed,) = json.loads(run.data.tags["mlflow.loggedArtifacts"])
+    saved = json.loads(Path(client.download_artifacts(ledger.run_id, listed["path"])).read_text())
+    assert saved == {"columns": ["prompt", "answer"], "data": [["hi", "ho"], ["x", None]]}
+    assert "f1(macro) is called f1_macro_" in ledger.changes
+
+
+def test_a_resumed_run_goes_on_in_its_run_and_a_changed_param_is_said_not_raised(
+    client: MlflowClient, recorder: Recorder, run_directory: Path
+) -> None:
+    recorder.set_params({"lr": 1}, "params")
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
+    recorder.close("interrupted")
+    first = delivered(run_directory)
+    assert first.run_id is not None
+    assert client.get_run(first.run_id).info.status == "KILLED"
+    recorder.resumed(1)
+    recorder.set_params({"lr": 2, "new": 3}, "params")
+    recorder.track_point(MetricPoint({"loss": 0.5}, "train", 2))
+    recorder.close("finished")
+    second = delivered(run_directory)
+    assert second.run_id == first.run_id
+    run = client.get_run(first.run_id)
+    assert run.info.status == "FINISHED"
+    assert history(client, run) == {"loss": [(1, 1.0), (2, 0.5)]}
+    assert run.data.params == {"params.lr": "1", "params.new": "3"}
+    assert "param lr was given another value; the first one is kept" in second.changes
+
+
+def test_a_run_that_goes_on_elsewhere_keeps_the_params_of_the_first_and_says_so(
+    client: MlflowClient, recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    recorder.set_params({"dir": "a"}, "params")
+    recorder.close("finished")
+    first = delivered(run_directory)
+    tracker = get_tracker("mlflow", tracking_uri=shared_server()[0])
+    tracker.open(RunStart("other", ".", first.run_id, run_id="id-2", after=first.delivered))
+    tracker.seq = first.delivered + 1
+    tracker.set_params({"dir": "b", "more": "c"}, "params")
+    tracker.close("finished")
+    assert tracker.adapted == ("param params.dir was given another value; the first one is kept",)
+    assert client.get_run(first.run_id).data.params == {"params.dir": "a", "params.more": "c"}
+
+
+def test_what_is_delivered_twice_is_there_once(
+    client: MlflowClient, recorder: Recorder, run_directory: Path
+) -> None:
+    recorder.set_params({"lr": 1}, "params")
+    for step in range(1, 6):
+        recorder.track_point(MetricPoint({"loss": 1.0}, "train", step))
+    recorder.close("finished")
+    ledger = delivered(run_directory)
+    Ledger("mlflow", run_id=ledger.run_id).save(run_directory)  # as one that was restored from a backup
+    again = delivered(run_directory)
+    assert again.run_id == ledger.run_id
+    run = client.get_run(again.run_id)
+    assert history(client, run) == {"loss": [(step, 1.0) for step in range(1, 6)]}
+
+
+def test_more_than_a_batch_holds_goes_in_several(
+    client: MlflowClient, recorder: Recorder, run_directory: Path
+) -> None:
+    recorder.set_params({f"p{n}": n for n in range(250)}, "params")
+    recorder.track_point(MetricPoint({f"m{n}": float(n) for n in range(2100)}, "train", 1))
+    recorder.track_point(MetricPoint({"x" * 300: 1.0}, "train", 2))
+    recorder.set_params({"long": "y" * 9000}, "texts")
+    recorder.close("finished")
+    ledger = delivered(run_directory)
+    assert ledger.run_id is not None
+    run = client.get_run(ledger.run_id)
+    assert len(run.data.params) == 251
+    assert len(run.data.metrics) == 2101
+    assert len(run.data.params["texts.long"]) == 6000
+    assert "param long was cut from 9000 to 6000 characters" in ledger.changes
+
+
+def test_used_alone_it_needs_no_journal(client: MlflowClient) -> None:
+    tracker = get_tracker("mlflow", tracking_uri=shared_server()[0], experiment="alone")
+    tracker.track(0.5, "f1(macro)", "eval", step=1)
+    tracker.set_params({"a": {"b": None}})
+    tracker.close("finished")
+    experiment = client.get_experiment_by_name("alone")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (history(client, run), run.data.params) == ({"eval_f1_macro_": [(1, 0.5)]}, {"params.a.b": "None"})
+
+
+def test_it_is_delivered_to_by_a_shipper_with_mlflows_own_variable(
+    client: MlflowClient, recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", shared_server()[0])
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "by variable")
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
+    recorder.close("finished")
+    recorder.journal.close()
+    (line,) = sync(run_directory, "mlflow", {}, reference, check_within=300)
+    assert line.state == "complete", line
+    run = client.get_run(str(line.run_id))
+    assert client.get_experiment(run.info.experiment_id).name == "by variable"
+    assert history(client, run) == {"loss": [(1, 1.0)]}
+
+
+# -- the check --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that asks for a user and a password."""
+    port = free_port()
+    with mlflow_server(tmp_path_factory.mktemp("guarded"), port, "--app-name", "basic-auth"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    """The address of a web server that is none of MLflow's."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+ADMIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "of-a-test-1234"}
+WRONG = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "no"}
+
+
+@pytest.mark.parametrize(
+    ("where", "options", "variables", "state", "said"),
+    [
+        ("shared", {}, {}, "ok", "MLflow server"),
+        ("shared", {"experiment": "unmade"}, {}, "ok", "the experiment unmade will be created"),
+        ("guarded", {}, ADMIN, "ok", "MLflow server"),
+        ("guarded", {}, {}, "no_credentials", "wants credentials"),
+        ("guarded", {}, WRONG, "rejected_credentials", "rejects the credentials"),
+        ("refused", {}, {}, "unreachable", "connection refused"),
+        ("silent", {}, {}, "unreachable", "timed out"),
+        ("web", {}, {}, "unreachable", "answers 501"),
+        ("sqlite:////proc/x/mlflow.db", {}, {}, "no_permission", "cannot be written to"),
+        ("gopher://x", {}, {}, "bad_option", "tracking_uri"),
+        ("databricks", {}, {}, "bad_option", "no default experiment"),
+        ("databricks", {"experiment": "/Users/me/x"}, {}, "no_credentials", ""),
+    ],
+)
+def test_the_check_tells_causes_apart_and_makes_nothing(
+    where: str, options: Mapping[str, str], variables: Mapping[str, str], state: str, said: str,
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    uri = where
+    if where in ("guarded", "web", "silent"):
+        uri = request.getfixturevalue(where)
+    elif where in ("shared", "refused"):
+        uri = shared_server()[0] if where == "shared" else f"http://127.0.0.1:{free_port()}"
+    found = get_tracker("mlflow", tracking_uri=uri, **options).check(4)
+    assert (found.state, said in found.detail) == (state, True), found
+    assert bool(found.remedy) == (state != "ok")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_deleted_experiment_is_said_by_the_check(client: MlflowClient) -> None:
+    client.delete_experiment(client.create_experiment("gone"))
+    found = get_tracker("mlflow", tracking_uri=shared_server()[0], experiment="gone").check(10)
+    assert (found.state, found.detail) == ("bad_option", "the experiment gone is deleted")
+
+
+def test_a_password_in_the_address_is_in_no_message_and_no_url(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    address = shared_server()[0].replace("//", "//me:hunter2secret@")
+    recorder.close("finished")
+    tracker = get_tracker("mlflow", tracking_uri=address)
+    assert "hunter2secret" not in repr(tracker.check(10))
+    Delivery(run_directory, tracker, Ledger("mlflow")).run(lambda: True)
+    assert "hunter2secret" not in (run_directory / "tracking" / "mlflow.json").read_text()
+
+
+def test_a_store_here_is_shown_by_mlflows_own_command(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    path = store_in(tmp_path / "store")
+    recorder.close("finished")
+    ledger = delivered(run_directory, tracking_uri=f"sqlite:///{path}")
+    assert ledger.url is None
+    assert ledger.note == f"`mlflow ui --backend-store-uri sqlite:///{path}` shows it"
