@@ -96,6 +96,8 @@ def test_rows_go_through_a_handler_of_ones_own() -> None:
     params = journal_params(Path("out"))
     assert (params["data"]["rows"], params["data"]["shape"]) == (1, "prompt/completion")
     assert params["config"]["data"]["handler"].endswith("only_sums")
+    command = 'fmstune.train("config.toml", data_handler=only_sums)'
+    assert command in Path("out/README.md").read_text()
 
 
 def test_a_configuration_names_them_by_module_and_name() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fmstune._version import __version__
 from fmstune.config.methods.known import METHODS
@@ -33,7 +33,7 @@ tags: [fmstune, {learnt}, {method}]{hub}
 
 ## How to repeat it
 
-    fmstune train {config}
+    {command}
 """
 
 
@@ -60,9 +60,18 @@ def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics:
         unused="".join(f"| not used | {line} |\n" for line in built.data.unused_lines()) + ends,
         steps=built.trainer.state.global_step,
         results="\n".join(rows),
-        config="config.toml",
+        command=_command(config.data.handler),
     )
     (directory / "README.md").write_text(hide(text), encoding="utf-8")
+
+
+def _command(handler: Any) -> str:
+    """What repeats the run. A function that Python code gave is not found by its name where that was a script
+    or a notebook."""
+    if not callable(handler):
+        return "fmstune train config.toml"
+    name = getattr(handler, "__name__", type(handler).__name__)
+    return f'fmstune.train("config.toml", data_handler={name})  # in Python, with the function that was given'
 
 
 def _on_the_hub(config: RunConfig) -> str:
