@@ -163,17 +163,18 @@ def list_trackers() -> list[TrackerEntry]:
     """Every tracker that can be named here, and whether it is ready to run."""
     entries = [_entry(name, tracker_class(name), "fmstune") for name in BUILT_IN]
     entries += [_entry(name, tracker, "registered here") for name, tracker in _registered.items()]
+    plug_ins: list[TrackerEntry | tuple[str, str, str]] = []
     for name, entry_point in _entry_points().items():
         distribution = entry_point.dist
         origin = f"{distribution.name} {distribution.version}" if distribution else entry_point.value
         if any(entry.name == name for entry in entries):
-            entries.append(
+            plug_ins.append(
                 TrackerEntry(name, "broken", origin, "its name is taken by another tracker",
                              remedy=f"name it {entry_point.value} instead")
             )  # fmt: skip
         else:
-            entries.append(_probe(name, entry_point.value, origin))
-    return entries
+            plug_ins.append((name, entry_point.value, origin))
+    return entries + _probed(plug_ins)
 
 
 def _entry(name: str, tracker: type[Tracker], origin: str) -> TrackerEntry:
@@ -200,6 +201,18 @@ def _brings_callback(tracker: Any, name: str) -> bool:
         return vendors_callback(tracker(name=name, tracker_config={})) is not None
     except (Exception, SystemExit):  # of the plug-in, which may need options
         return True
+
+
+def _probed(plug_ins: list[TrackerEntry | tuple[str, str, str]]) -> list[TrackerEntry]:
+    """The entries of plug-ins, with the answers of those that have to be loaded for it: all at once, as each
+    takes the time of an import."""
+    if not plug_ins:
+        return []
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        found = [each if isinstance(each, TrackerEntry) else pool.submit(_probe, *each) for each in plug_ins]
+        return [each if isinstance(each, TrackerEntry) else each.result() for each in found]
 
 
 def _probe(name: str, where: str, origin: str) -> TrackerEntry:
