@@ -11,6 +11,8 @@ from fmstune.delivery.journal.reader import JournalReader, last_seq
 from fmstune.delivery.ledger import Ledger, State, damage, highest_known, load_ledger
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 
+DELIVERED_AGAIN = "all of it was delivered again, as the run there did not hold it"
+
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
@@ -79,9 +81,7 @@ def _of(ledger: Ledger, written: int, last: int, after: int, directory: Path) ->
 
 
 def _note(ledger: Ledger) -> str | None:
-    again = (
-        "" if not ledger.begun_again else "all of it was delivered again, as the run there did not hold it"
-    )
+    again = DELIVERED_AGAIN if ledger.begun_again else ""
     return " · ".join(part for part in (ledger.note, again) if part) or None
 
 

@@ -13,9 +13,9 @@ from fmstune.config.paths.runs import nearest_run
 from fmstune.delivery.journal.reader import JournalError, JournalReader, is_being_written, last_seq, writer
 from fmstune.delivery.ledger import Ledger, all_ledgers, ledger_path, load_ledger
 from fmstune.delivery.place import moved_with, original_of
-from fmstune.delivery.report import DeliveryReport, report
+from fmstune.delivery.report import DELIVERED_AGAIN, DeliveryReport, report
 from fmstune.delivery.shipping.crashes import may_get_further, note_death
-from fmstune.delivery.shipping.main import EXIT_AGAIN, EXIT_BUSY
+from fmstune.delivery.shipping.main import EXIT_AGAIN, EXIT_BUSY, EXIT_DONE
 from fmstune.delivery.shipping.process import Job, ShipperProcess
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import holds_redacted
@@ -24,6 +24,7 @@ from fmstune.system.files import NotAFile
 
 _STALLED_SECONDS = 120.0
 _POLL_SECONDS = 0.1
+_NOT_LOOKED = "not looked whether it is still there"
 
 Progress = Callable[[str, int, int], None]
 """Called with a tracker's name, the events delivered so far, and how many there are."""
@@ -39,7 +40,8 @@ def sync(
     progress: Progress = lambda name, delivered, total: None,
 ) -> list[DeliveryReport]:
     """Deliver what is missing of the run in `directory` to the trackers it was tracked with, or all of it
-    to the tracker `to`. What was delivered before is not delivered again.
+    to the tracker `to`. What was delivered before is not delivered again, unless the tracker's storage can
+    be looked at and has lost the run.
 
     `options` are those of the trackers here and now; they go over the ones the run was tracked with.
     Raises `JournalError` when the directory holds no run.
@@ -66,23 +68,42 @@ def sync(
     original = original_of(directory)
     for name in names:
         (line,) = report(directory, [name])
+        ledger = load_ledger(directory, name)
+        chosen = {**(ledger.options if ledger else {}), **options.get(name, {})}
+        lacking = [key for key, value in chosen.items() if holds_redacted(value)]
+        copied = original is not None and ledger is not None and ledger.run_id is not None
+        where = (ledger.reference if ledger else "") or reference(name)
+        # Where the run was tracked from before; a tracker that is new to it starts from here.
+        cwd = _tracked_from(directory, ledger)
+        job = Job(name, where, chosen, cwd, ledger.module_path if ledger else "")
+        noted = None
+        if line.state == "complete" and line.total:
+            looked = not copied and not lacking and _look(directory, job, check_within)
+            (line,) = report(directory, [name])
+            noted = DELIVERED_AGAIN if line.state != "complete" else None if looked else _NOT_LOOKED
         if line.state != "complete":
-            ledger = load_ledger(directory, name)
-            if original is not None and ledger is not None and ledger.run_id is not None:
-                lines.append(_copied(line, original))
-                continue
-            chosen = {**(ledger.options if ledger else {}), **options.get(name, {})}
-            if lacking := [key for key, value in chosen.items() if holds_redacted(value)]:
-                lines.append(_lacking(line, lacking[0]))
-                continue
-            where = (ledger.reference if ledger else "") or reference(name)
-            # Where the run was tracked from before; a tracker that is new to it starts from here.
-            cwd = _tracked_from(directory, ledger)
-            found_in = ledger.module_path if ledger else ""
-            job = Job(name, where, chosen, cwd, found_in)
-            line = _deliver(directory, job, check_within, progress)
+            if copied:
+                assert original is not None
+                line = _copied(line, original)
+            elif lacking:
+                line = _lacking(line, lacking[0])
+            else:
+                line = _deliver(directory, job, check_within, progress)
+        if noted and line.state == "complete" and noted != line.note:
+            line = dataclasses.replace(line, note=" · ".join(filter(None, (line.note, noted))))
         lines.append(line)
     return lines
+
+
+def _look(directory: Path, job: Job, seconds: float) -> bool:
+    """Whether the tracker's storage was seen to hold the run, of which all was delivered. Somebody may have
+    removed it since: the ledger then says that all is to be delivered once more."""
+    shipper = ShipperProcess(job, check_within=None)
+    try:
+        shipper.ship(directory, follow=False, close_timeout=0.0, look=True)
+        return shipper.wait(2 * seconds + 1) == EXIT_DONE  # importing an SDK gets as long again
+    finally:
+        shipper.kill()
 
 
 def _tracked_from(directory: Path, ledger: Ledger | None) -> str | None:

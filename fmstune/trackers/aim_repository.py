@@ -65,8 +65,12 @@ def index(run: Any, seconds: float = _INDEX_SECONDS) -> bool:
 
 def storage_of(run: Any) -> tuple[Path, ...]:
     """The folders and the database that Aim 3.29.1 keeps a run of a local repository in."""
-    place = Path(run.repo.path)
-    chunks = (place / part / "chunks" / run.hash for part in ("meta", "seqs"))
+    return stored_at(Path(run.repo.path), run.hash)
+
+
+def stored_at(place: Path, run_hash: str) -> tuple[Path, ...]:
+    """The same, for a run of this hash in the repository whose own folder is `place`."""
+    chunks = (place / part / "chunks" / run_hash for part in ("meta", "seqs"))
     return (*chunks, place / "run_metadata.sqlite")
 
 

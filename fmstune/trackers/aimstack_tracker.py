@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.trackers.aim_checks import check_folder, check_server
-from fmstune.trackers.aim_repository import index, repository, storage_of
+from fmstune.trackers.aim_repository import index, repository, storage_of, stored_at
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.records import (
@@ -133,6 +133,14 @@ class AimStackTracker(Tracker):
         found = self._run.get(MARK, None) or {}
         # Without it, an earlier version has written there.
         return bool(found.get(_HELD, last) >= last)
+
+    def is_stored(self, start: RunStart, last: int) -> bool | None:
+        if "://" in (where := self._repo()) or start.tracker_run_id is None:
+            return None
+        from aim.sdk.configs import get_aim_repo_name
+
+        storage = stored_at(Path(where) / get_aim_repo_name(), start.tracker_run_id)
+        return all(path.exists() for path in storage)
 
     def _note_event(self) -> None:
         """Note in the run which event it holds last, by which an older state of it is recognised."""

@@ -197,6 +197,14 @@ class Tracker:
         """
         return True
 
+    def is_stored(self, start: RunStart, last: int) -> bool | None:
+        """Whether the storage still has the run of `start.tracker_run_id`, which was closed, with the event
+        `last`: found without opening it, and without a service. `None` when that can't be seen.
+
+        Asked by `trackers sync` of what is complete. On `False`, all is delivered once more.
+        """
+        return None
+
     def appear(self) -> None:
         """For a tracker that is used alone: a person should find the run from now on, with the metrics that
         it has, whatever becomes of the process. Called when a training begins, and for each new metric."""

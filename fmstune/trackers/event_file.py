@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from fmstune.system.files import NotAFile, open_file
 from fmstune.trackers.event_formats import HEADER_BEFORE, ROWS, CsvRows, Line, Record, format_of
 from fmstune.trackers.held_lines import Held
 from fmstune.trackers.records import TrackerError
@@ -147,6 +148,22 @@ class EventFile:
             yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def stored_in(path: Path, run_id: str, last: int) -> bool | None:
+    """Whether the file at `path` has the event of this number, or a later one, of a run; `None` for a pipe or
+    a device, which keeps nothing to look at. Raises `OSError`."""
+    held, kind = Held(), format_of(path)
+    try:
+        with open_file(path) as file:
+            for line in file:
+                if found := kind.of_run(line, run_id):
+                    held.note(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except NotAFile:
+        return None
+    return held.last_kind is not None and held.last_seq >= last
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fmstune.system.files import takes_files
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.event_file import EventFile, why_not_appended_to
+from fmstune.trackers.event_file import EventFile, stored_in, why_not_appended_to
 from fmstune.trackers.event_formats import Record
 from fmstune.trackers.records import Check, Limits, MetricPoint, RunStart, Status, Table, TrackerRun
 
@@ -66,6 +66,13 @@ class FileTracker(Tracker):
     def holds(self, last: int) -> bool:
         file = self._file or self._closed
         return file is None or file.holds(last)
+
+    def is_stored(self, start: RunStart, last: int) -> bool | None:
+        # The file as it was named then, or as it is now: its folder may have been moved.
+        self._run = start.name
+        there = Path(start.tracker_run_id or self._path())
+        found = [stored_in(path, start.run_id or "", last) for path in (there, self._path())]
+        return next((each for each in found if each is not False), False)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage)

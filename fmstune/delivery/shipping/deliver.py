@@ -249,6 +249,22 @@ class Delivery(Standing):
             )
         return held
 
+    def look(self) -> bool:
+        """Whether the tracker's storage was seen to hold the run, which is complete. Where it does not, the
+        ledger says so, and that raises `DeliveryFailed`: all is to be delivered once more."""
+        header = self._reader.header
+        start = RunStart(
+            name=header.run,
+            directory=str(self._directory),
+            tracker_run_id=self.ledger.run_id,
+            run_id=header.id,
+            after=header.after,
+        )
+        stored = self._tracker.is_stored(start, self.ledger.last_given)
+        if stored is False:
+            self._begin_again()
+        return stored is True
+
     def _holds(self) -> bool:
         try:
             return bool(self._tracker.holds(self.ledger.last_given))

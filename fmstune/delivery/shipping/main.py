@@ -64,7 +64,8 @@ def main(trainer: TrainerWatch) -> int:
         if line:
             order = json.loads(line)
             know_secrets(order["secrets"])
-            _note(Path(order["directory"]), job["name"], found.detail)
+            if not order["look"]:
+                _note(Path(order["directory"]), job["name"], found.detail)
         return EXIT_RETRY
     if job["check"]:
         found, in_process = _asked(tracker, check(tracker, job["timeout"]))
@@ -154,6 +155,8 @@ def _ship(
     )
     try:
         delivery = Delivery(directory, tracker, ledger, parent if follow else None, forgive=order["forgive"])
+        if order["look"]:
+            _leave(EXIT_DONE if delivery.look() else EXIT_RETRY, log, trainer)
         delivery.run(lambda: not follow or trainer.gone)
     except DeliveryFailed as error:
         print(f"{time.strftime('%F %T')} {error}", file=sys.stderr)

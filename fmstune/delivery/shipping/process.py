@@ -214,15 +214,18 @@ class ShipperProcess:
         close_timeout: float,
         secrets: Sequence[str] = (),
         forgive: bool = False,
+        look: bool = False,
     ) -> None:
         """Order the delivery of the run in `directory`; with `follow`, until its writer has ended. `secrets`
         are hidden in all that it writes, as are those of its options and those that this process knows.
-        For `forgive` see `Delivery`."""
+        For `forgive` see `Delivery`. With `look`, it delivers nothing, and only sees whether a run that is
+        complete is still there."""
         order = {
             "directory": str(directory.resolve()),
             "follow": follow,
             "close_timeout": close_timeout,
             "forgive": forgive,
+            "look": look,
         }
         known = [*secrets, *process_secrets(), *secret_texts(self.job.options)]
         self._send({**order, "secrets": list(dict.fromkeys(known))})
