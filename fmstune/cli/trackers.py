@@ -102,8 +102,8 @@ def sync(
 ) -> None:
     """Deliver what trackers have missed of runs, or whole runs to another tracker.
 
-    What has been delivered is not delivered twice, unless the storage of a tracker has lost it since. Exit code 1
-    when something is still missing.
+    What has been delivered is not delivered twice, unless the tracker's storage has lost it since. Exit code
+    1 when something is still missing.
     """
     from fmstune.cli.terminal import progress, screen
     from fmstune.delivery.sync import sync as deliver
