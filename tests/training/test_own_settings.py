@@ -192,6 +192,6 @@ class Slow(Tracker):
 
 def test_a_tracker_in_process_has_as_long_as_is_set() -> None:
     Path("vendor.py").write_text(VENDOR)
-    sets = ("tracking.trackers=['vendor:Slow']", "tracking.in_process_timeout=0.3", "training.max_steps=1")
+    sets = ("tracking.trackers=['vendor:Slow']", "tracking.in_process_timeout=3", "training.max_steps=1")
     shown = tune("out", *sets, "training.eval_strategy=no", "training.save_strategy=no")
-    assert "it did not return within 0.3 s" in shown
+    assert "did not return within 3" in " ".join(shown.split())
