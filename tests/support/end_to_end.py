@@ -68,6 +68,22 @@ def wandb_params(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in read_wandb_offline(path).config.items() if key != "_wandb"}
 
 
+def mlflow_points(store: Path) -> Points:
+    """Every point of the one run in an MLflow store."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{store}")
+    (run,) = client.search_runs(["0"])
+    found: Points = {}
+    for key in run.data.metrics:
+        stage, name = ("eval", key.removeprefix("eval_")) if key.startswith("eval_") else ("train", key)
+        stage, name = tuple(key.split("/", 1)) if "/" in key else (stage, name)
+        points = [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, key)]
+        assert len(points) == len({step for step, _ in points}), "a point arrived twice"
+        found |= {(stage, name, step): value for step, value in points}
+    return found
+
+
 def sqlite_points(database: Path) -> Points:
     """Every point in the database of the example's tracker."""
     with sqlite3.connect(database) as connection:

@@ -22,7 +22,8 @@ import pytest
 from fmstune.delivery.report import report
 from tests.sample_trackers import collected
 from tests.support.aim_servers import aim_server, empty_repository, free_port
-from tests.support.end_to_end import Points, aim_points
+from tests.support.end_to_end import Points, aim_points, mlflow_points
+from tests.support.mlflow_servers import mlflow_server
 from tests.support.waiting import wait_for
 from tests.support.wandb_cloud import Answer, WandbCloud
 
@@ -119,6 +120,33 @@ def aim(what: str, at_step: int = STEP) -> Play:
                 scene.strike = end(signal.SIGKILL)
             elif what == "stopped":
                 scene.strike, scene.heal = end(signal.SIGSTOP), end(signal.SIGCONT)
+            yield scene
+
+    return play
+
+
+def mlflow(what: str, at_step: int = STEP) -> Play:
+    """A real `mlflow server` that is not there at the start, or is killed after a step."""
+
+    @contextlib.contextmanager
+    def play(folder: Path) -> Iterator[Scene]:
+        port, home = free_port(), folder / "server"
+        with contextlib.ExitStack() as servers:
+            server = None if what == "refused" else servers.enter_context(mlflow_server(home, port))
+
+            def kill() -> None:
+                assert server is not None
+                os.killpg(server.pid, signal.SIGKILL)
+
+            def start() -> None:
+                servers.enter_context(mlflow_server(home, port))
+
+            scene = Scene(
+                "mlflow", {"tracking_uri": f"http://127.0.0.1:{port}"},
+                functools.partial(mlflow_points, home / "mlflow.db"), at_step=at_step, heal=start,
+            )  # fmt: skip
+            if server is not None:
+                scene.strike = kill
             yield scene
 
     return play
@@ -295,6 +323,9 @@ SCENES: dict[str, tuple[str, Play]] = {
     "cloud answers 429 in mid-run": ("wandb", wandb(429, STEP)),
     "cloud answers 500 in mid-run": ("wandb", wandb(500, STEP)),
     "cloud answers 500 at the end": ("wandb", wandb(500, LAST)),
+    "server not there from the start": ("mlflow", mlflow("refused")),
+    "server killed after some steps": ("mlflow", mlflow("killed")),
+    "server killed at its end": ("mlflow", mlflow("killed", LAST)),
     "disk full from the start": ("file", full_disk),
     "disk full in mid-run": ("file", file_on_a_disk_that_fills),
 }
