@@ -119,6 +119,9 @@ def _reap(shipper: int) -> int | None:
 def _end_all(shipper: int, log_reader: int) -> None:
     """End the shipper and all that descends from it; in turns, as processes may fork meanwhile."""
     began = time.monotonic()
+    if log_reader:  # one that somebody has stopped reads nothing, and would be waited for
+        with contextlib.suppress(OSError):
+            os.kill(log_reader, signal.SIGCONT)
     while (passed := time.monotonic() - began) < _SECONDS_TO_REAP:
         with contextlib.suppress(OSError):
             os.killpg(shipper, signal.SIGKILL)
