@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fmstune.cli.printing import print_json, terminal_width, visible
+from fmstune.cli.printing import print_json, print_lines, terminal_width, visible
 from fmstune.cli.run_files import export, rm
 from fmstune.cli.run_plot import plot
 from fmstune.cli.run_show import compare, show
@@ -31,6 +31,8 @@ _HEAD = (
     "run", "status", "model", "method", "data", "step", "loss", "eval", "duration", "age", "params",
 )  # fmt: skip
 _NUMBERS = ("step", "loss", "eval", "duration", "age")
+_OPTIONAL = ("method", "data", "age", "duration", "model", "params", "step")
+"""Left out, in this order, where the terminal is too narrow."""
 
 
 @app.command("list")
@@ -64,7 +66,8 @@ def list_(
 ) -> None:
     """List runs: how they ended, what they learnt from what, and how well.
 
-    A run without an end whose process is gone is `killed`.
+    A run without an end whose process is gone is `killed`. Columns that the terminal has no room for are
+    left out.
     """
     from fmstune.cli.terminal import progress, screen
     from fmstune.report.fields import chosen, condition_key, needs_detail, ordered
@@ -97,7 +100,6 @@ def _print_table(runs: list[ListedRun]) -> None:
 
     from fmstune.report.table import table
     from fmstune.report.words import age, cell, duration, printable
-    from fmstune.secrets.redaction import hide
 
     now = time.time()
     rows = []
@@ -106,7 +108,7 @@ def _print_table(runs: list[ListedRun]) -> None:
         told = [run.status, _short(line.model), line.method, line.data, line.step, line.loss, line.eval]
         times = [duration(line.seconds), age(None if line.created is None else now - line.created)]
         rows.append([printable(run.path), *map(cell, told), *times, printable(line.params)])
-    typer.echo(hide("\n".join(table(_HEAD, rows, right=_NUMBERS, width=terminal_width()))))
+    print_lines(table(_HEAD, rows, right=_NUMBERS, width=terminal_width(), optional=_OPTIONAL))
 
 
 def _as_json(run: ListedRun) -> dict[str, Any]:

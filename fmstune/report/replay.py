@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmstune.delivery.journal.reader import Event, Header, JournalReader
+from fmstune.delivery.journal.reader import Event, Header, JournalError, JournalReader
 from fmstune.trackers.records import merged
 
 SETTINGS = "config"
@@ -109,8 +109,11 @@ def replay(path: Path, *also: Callable[[Event], None]) -> Replay:
     Raises `JournalError` and `OSError`.
     """
     reader = JournalReader(path)
-    run = Replay(reader.header)
+    run, at = Replay(reader.header), 0
     while found := reader.read(_AT_ONCE):
+        if found[0][1] <= at:  # what was read so far would count twice
+            raise JournalError(f"{path} was written again while it was read; look again.")
+        at = found[-1][1]
         for event, _ in found:
             run.add(event)
             for each in also:

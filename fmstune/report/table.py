@@ -11,11 +11,17 @@ _NARROWEST = 8
 
 
 def table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = (), width: int | None = None
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    width: int | None = None,
+    optional: Sequence[str] = (),
 ) -> list[str]:
     """The lines of a table whose cells are printable texts. Columns without any value are left out; the
     columns named by `right` are numbers. Within `width`, the longest cells lose their middle, but those of
-    the first column, which people paste."""
+    the first column, which people paste; where that is not enough, columns of `optional` are left out, the
+    first one first."""
     used = [at for at in range(len(head)) if at == 0 or any(row[at] not in ("", "-") for row in rows)]
     rows = [[row[at] for at in used] for row in rows]
     head = [head[at] for at in used]
@@ -25,8 +31,13 @@ def table(
         max(measure(name), *(measure(row[at]) for row in rows)) if rows else len(name)
         for at, name in enumerate(head)
     ]
+    kept = list(range(len(head)))
     if width is not None:
-        widths = _fitted(widths, width)
+        for name in optional:
+            if _least([widths[at] for at in kept]) > width:
+                kept = [at for at in kept if head[at] != name]
+        head, rows = [head[at] for at in kept], [[row[at] for at in kept] for row in rows]
+        widths = _fitted([widths[at] for at in kept], width)
     lines = []
     for row in [head, *rows]:
         cells = [
@@ -45,6 +56,11 @@ def columns(text: str) -> int:
         0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
         for char in text
     )
+
+
+def _least(widths: list[int]) -> int:
+    """The least width of a table with columns of these widths."""
+    return widths[0] + sum(len(_GAP) + min(each, _NARROWEST) for each in widths[1:])
 
 
 def _fitted(widths: list[int], width: int) -> list[int]:

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from fmstune.cli.app import app
+from fmstune.delivery.journal.reader import JournalError
 from fmstune.delivery.recorder import Recorder
 from fmstune.layout import CONFIG_NAME
+from fmstune.report.replay import replay
 from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.records import MetricPoint, Table
 from tests.support.journals import journal_path, open_journal
@@ -312,3 +314,20 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert done.exit_code != 0
     assert target.read_text() == "kept"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_journal_that_is_written_again_meanwhile_is_not_counted_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make_run(tmp_path / "run", dict.fromkeys(range(1, 6), 1.0))
+    monkeypatch.setattr("fmstune.report.replay._AT_ONCE", 3)
+    path = journal_path(directory)
+
+    def rewrite(event: Any) -> None:
+        if event.seq == 4:
+            copy = path.with_name("copy")
+            copy.write_bytes(path.read_bytes())
+            copy.replace(path)
+
+    with pytest.raises(JournalError, match="written again while it was read"):
+        replay(path, rewrite)
