@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import sys
 from collections.abc import Iterator, Sequence
 
 from fmstune.report.charts import Chart
@@ -27,7 +29,7 @@ def text_chart(chart: Chart, width: int = 80, height: int = 12) -> list[str]:
         return [*head, "nothing of it can be drawn"]
     low, high = _range(ys)
     first, last = _range(xs)
-    labels = [cell(float(value)) for value in (high, (low + high) / 2, low)]
+    labels = [cell(float(value)) for value in (high, low / 2 + high / 2, low)]
     margin = max(map(len, labels)) + 1
     columns = max(_NARROWEST, min(width, _WIDEST) - margin - 1)
     alone = len(chart.lines) == 1
@@ -36,7 +38,7 @@ def text_chart(chart: Chart, width: int = 80, height: int = 12) -> list[str]:
     marks: list[set[Cell]] = []
     for line in chart.lines:
         places = [
-            (_place(x, first, last, across), _place(high - (y - low), low, high, down))
+            (_place(x, first, last, across), down - 1 - _place(y, low, high, down))
             for x, y in zip(line.xs, line.ys, strict=True)
         ]
         marks.append(set(_drawn(places)))
@@ -59,13 +61,14 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     if low == high:  # a line in the middle
         room = abs(low) / 2 or 1.0
-        return low - room, high + room
+        return max(low - room, -sys.float_info.max), min(high + room, sys.float_info.max)
     return low, high
 
 
 def _place(value: float, low: float, high: float, size: int) -> int:
-    # Halved first: the distance between two finite floats may be infinite.
-    share = (value / 2 - low / 2) / (high / 2 - low / 2)
+    span = high - low
+    # The distance between two finite floats may be infinite, and half of the smallest one is nothing.
+    share = (value - low) / span if math.isfinite(span) else (value / 2 - low / 2) / (high / 2 - low / 2)
     return min(max(round(share * (size - 1)), 0), size - 1)
 
 

@@ -82,7 +82,10 @@ def test_smoothing_keeps_a_constant_and_weighs_the_first_values_in_full() -> Non
     assert smoothed([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
 
 
-FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+FLOATS = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([sys.float_info.max, -sys.float_info.max, 5e-324, 0.0, 1.5e308]),
+)
 
 
 @given(
