@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,13 @@ def stream(
 ) -> tuple[datasets.IterableDataset, DataSummary]:
     """An endless data set over the rows of all sources, and what is known of it in advance.
 
-    Each source begins again when it ends, so that a resumed run finds its place by counting rows. Of sources
-    with weights each next row is drawn with these probabilities; without weights the sources follow one
-    another. Rows then wait in a buffer of `buffer` rows, of which the next one is drawn. All of it is the
-    same for the same `seed`. The first rows are read here already; raises `DataError` for what is wrong
-    with them, and later, from the data set, that of any other row. What the rows hold that is not used is
-    counted while they are read, in the directory `run` (see `stream_counts`).
+    Each source begins again when it ends, so that a resumed run finds its place by counting rows. Rows wait
+    in a buffer of `buffer` rows, of which the next one is drawn; at the end of a pass it is emptied, so that
+    each pass has each row once. Of sources with weights each next row is drawn with these probabilities;
+    without weights the sources follow one another. All of it is the same for the same `seed`. The first rows
+    are read here already; raises `DataError` for what is wrong with them, and later, from the data set,
+    that of any other row. What the rows hold that is not used is counted while they are read, in the
+    directory `run` (see `stream_counts`).
     """
     folder = counts_folder(run)
     listed = readers[0].bad.file
@@ -46,11 +48,14 @@ def stream(
     weights = [reader.source.weight for reader in readers]
     given = [weight for weight in weights if weight is not None]
     if len(readers) > 1 and len(given) == len(readers):
-        endless = [_dataset([reader], encoder, _file(folder, n)) for n, reader in enumerate(readers)]
+        endless = [
+            _dataset([reader], encoder, _file(folder, number), _Shuffle(f"{seed} {number}", buffer))
+            for number, reader in enumerate(readers)
+        ]
         chances = [weight / sum(given) for weight in given]
         mixed = datasets.interleave_datasets(endless, probabilities=chances, seed=seed)
     else:
-        mixed = _dataset(readers, encoder, _file(folder, 0))
+        mixed = _dataset(readers, encoder, _file(folder, 0), _Shuffle(str(seed), buffer))
     prints = [reader.origin.fingerprint() for reader in readers]
     sources = tuple(
         SourceSummary(reader.source.path, _shape(reader), 0, weight=reader.source.weight, fingerprint=known)
@@ -70,7 +75,7 @@ def stream(
         sources=sources if len(sources) > 1 else (),
         unused=unused,
     )
-    return mixed.shuffle(seed=seed, buffer_size=buffer), summary
+    return mixed, summary
 
 
 def _read_first(reader: Reader, encoder: Encoder) -> tuple[NotUsed, ...]:
@@ -113,6 +118,28 @@ class StreamError(DataError):
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
+@dataclass(frozen=True, slots=True)
+class _Shuffle:
+    """The order of a stream's rows, another in each pass: `IterableDataset.shuffle` would mix the passes of
+    an endless stream, and train on some rows twice before others had been seen once."""
+
+    seed: str
+    buffer: int
+
+    def of(self, rows: Iterable[Mapping[str, Any]], epoch: int) -> Iterator[Mapping[str, Any]]:
+        """The rows of a pass, each once."""
+        chance, held = random.Random(f"{self.seed} {epoch}"), list[Mapping[str, Any]]()
+        for row in rows:
+            if len(held) < self.buffer:
+                held.append(row)
+                continue
+            place = chance.randrange(self.buffer)
+            yield held[place]
+            held[place] = row
+        chance.shuffle(held)
+        yield from held
+
+
 @dataclass
 class _Endless:
     """A generator of the rows of some sources, again and again; bad ones are listed the first time only, and
@@ -122,12 +149,13 @@ class _Endless:
     encoder: Encoder
     file: Path | None
     columns: Sequence[str]
+    shuffle: _Shuffle
 
     def __call__(self) -> Iterator[Mapping[str, Any]]:
         try:
-            yield from self._first()
-            while True:
-                yield from self._again()
+            yield from self.shuffle.of(self._first(), 0)
+            for epoch in count(1):
+                yield from self.shuffle.of(self._again(), epoch)
         except DataError as error:
             raise StreamError(str(error)) from None
 
@@ -165,12 +193,14 @@ def _file(folder: Path | None, number: int) -> Path | None:
     return None if folder is None else folder / f"{number}.json"
 
 
-def _dataset(readers: Sequence[Reader], encoder: Encoder, file: Path | None) -> datasets.IterableDataset:
+def _dataset(
+    readers: Sequence[Reader], encoder: Encoder, file: Path | None, shuffle: _Shuffle
+) -> datasets.IterableDataset:
     recognised = readers[0].recognised
     assert recognised is not None  # by its first row, which has been read
     schema = encoder.schema(recognised)
     if "labels" in schema.names:  # weights may come with any row; a row without has a null
         schema = schema.append(pa.field(LOSS_WEIGHTS, WEIGHTS))
     features = datasets.Features.from_arrow_schema(schema)
-    rows = _Endless(readers, encoder, file, schema.names)
+    rows = _Endless(readers, encoder, file, schema.names, shuffle)
     return datasets.IterableDataset.from_generator(rows, features=features)
