@@ -1,0 +1,145 @@
+"""Somebody's own Trainer with a tracker's callback, and what the services then hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+
+from fmstune import demo
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.hf_callback import OwnRunCallback
+from fmstune.trackers.records import Limits, RunStart, Status, TrackerRun
+from tests.support.readers import read_aim, read_wandb_offline, wandb_offline_dirs
+
+
+def trainer_of_ones_own(
+    callback: TrainerCallback, folder: Path, score: Callable[[EvalPrediction], dict[str, Any]] | None = None
+) -> Trainer:
+    ids = torch.arange(16) % 400
+    rows = [{"input_ids": ids, "labels": ids} for _ in range(4)]
+    arguments = TrainingArguments(
+        output_dir=str(folder / "out"), run_name="by-hand", max_steps=2, logging_steps=1,
+        per_device_train_batch_size=2, report_to="none", save_strategy="no", disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )  # fmt: skip
+    model = demo.build_model()
+    model.config.temperature = np.float32(0.5)
+    return Trainer(
+        model, arguments, train_dataset=rows, eval_dataset=rows[:2], callbacks=[callback],
+        compute_metrics=score,
+    )  # fmt: skip
+
+
+def own_callback(tracker: Tracker, *, strict: bool = False) -> OwnRunCallback:
+    callback = tracker.get_hf_callback(strict=strict)
+    assert isinstance(callback, OwnRunCallback)
+    return callback
+
+
+@dataclass
+class Seen:
+    """What a service holds of a run: values of each (stage, metric) in their order."""
+
+    name: str
+    status: str | None
+    values: Mapping[tuple[str | None, str], list[Any]]
+    params: Mapping[str, Any]
+
+
+def seen_by_aim(folder: Path) -> list[Seen]:
+    return [
+        Seen(
+            run.name,
+            run.params.get("status"),
+            {(stage, name): [value for _, value in points] for (name, stage), points in run.points.items()},
+            run.params,
+        )
+        for run in read_aim(folder)
+    ]
+
+
+def seen_by_wandb(folder: Path) -> list[Seen]:
+    runs = []
+    for path in wandb_offline_dirs(folder):
+        run = read_wandb_offline(path)
+        values: dict[tuple[str | None, str], list[Any]] = {}
+        for row in run.history:
+            for key, value in row.items():
+                stage, _, name = key.partition("/")
+                if name and not key.startswith("train/global_step"):
+                    values.setdefault((stage, name), []).append(value)
+        runs.append(Seen(run.fields["display_name"], run.summary["fmstune/status"], values, run.config))
+    return runs
+
+
+def seen_in_file(folder: Path) -> list[Seen]:
+    runs: dict[str, Seen] = {}
+    for line in (folder / "m.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        run = runs.setdefault(row["run_id"], Seen(row["run"], None, {}, {}))
+        run.name = row["run"]
+        if row["kind"] == "metrics":
+            for name, value in row["values"].items():
+                run.values.setdefault((row["stage"], name), []).append(value)  # type: ignore[attr-defined]
+        elif row["kind"] == "params":
+            run.params |= {row["stage"]: row["values"]}  # type: ignore[operator]
+        else:
+            run.status = row["values"]["status"]
+    return list(runs.values())
+
+
+TRACKERS: dict[str, tuple[dict[str, Any], Callable[[Path], list[Seen]]]] = {
+    "aim": ({"repo": "."}, seen_by_aim),
+    "wandb": ({"mode": "offline"}, seen_by_wandb),
+    "file": ({"path": "m.jsonl"}, seen_in_file),
+}
+
+
+def log(callback: OwnRunCallback, logs: dict[Any, Any], step: int = 1, name: str = "by-hand") -> None:
+    args: Any = SimpleNamespace(run_name=name, output_dir="out")
+    state: Any = SimpleNamespace(is_world_process_zero=True, global_step=step, epoch=0.5, log_history=[])
+    callback.on_log(args, state, None, logs)
+
+
+class Rude(Tracker):
+    """Raises at one of its hooks, or for one metric."""
+
+    registered_name = "rude"
+    limits = Limits(text_metrics=True)
+
+    def __init__(self, at: str, error: BaseException) -> None:
+        super().__init__()
+        self.at, self.error = at, error
+        self.opened = 0
+        self.got: list[str] = []
+
+    def fail(self, hook: str) -> None:
+        if self.at in (hook, "everything"):
+            raise self.error
+
+    def open(self, start: RunStart) -> TrackerRun:
+        self.opened += 1
+        self.fail("open")
+        return TrackerRun()
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        self.fail("track")
+        self.fail(name)
+        self.got.append(name)
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        self.fail("set_params")
+
+    def train_ended(self, status: Status) -> None:
+        self.fail("train_ended")
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        self.fail("close")

@@ -1,0 +1,126 @@
+"""In somebody's own process a run is closed with its true status, however the process ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import ROOT
+from tests.support.own_trainer import TRACKERS, seen_by_aim, seen_in_file
+
+_SCRIPT = """
+import sys
+from fmstune import get_tracker
+from fmstune.trackers.alone import note_training
+name, options, how = sys.argv[1], eval(sys.argv[2]), sys.argv[3]
+tracker = get_tracker(name, **options)
+tracker.track(0.25, "before", "mine", step=0)
+if how == "in a training":
+    note_training(tracker, going=True)
+if how == "closed":
+    tracker.close("finished")
+if how == "raises":
+    raise ValueError("no")
+if how == "handled":
+    import signal
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
+    tracker.close("finished")
+    tracker.track(0.25, "before", "mine", step=0)
+if how == "forks":
+    import multiprocessing, signal, time
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    child.terminate()
+    child.join()
+    assert child.exitcode == -signal.SIGTERM
+if how == "hangs":
+    tracker.close = lambda *_: sys.stdin.read()
+    from fmstune.trackers import terminated
+    terminated._SECONDS_TO_CLOSE = 0.1
+if how not in ("ends", "closed", "raises", "in a training", "forks"):
+    print("waiting", flush=True)
+    while True:
+        input()
+"""
+
+SIGNALS = {
+    "waits": signal.SIGINT, "terminated": signal.SIGTERM, "hung up": signal.SIGHUP, "handled": signal.SIGTERM,
+    "hangs": signal.SIGTERM, "killed": signal.SIGKILL,
+}  # fmt: skip
+
+
+def run_script(folder: Path, name: str, how: str) -> int:
+    command = [sys.executable, "-c", _SCRIPT, name, repr(TRACKERS[name][0]), how]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=folder, env=environment, **pipes) as process:  # type: ignore[call-overload]
+        if how in SIGNALS:
+            process.stdout.readline()
+            process.send_signal(SIGNALS[how])
+        return int(process.wait())
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "status"),
+    [
+        ("aim", "raises", "failed"),
+        ("wandb", "raises", "failed"),
+        ("file", "raises", "failed"),
+        ("file", "ends", "finished"),
+        ("file", "closed", "finished"),
+        ("file", "in a training", "failed"),
+        ("file", "waits", "interrupted"),
+        ("aim", "terminated", "interrupted"),
+        ("wandb", "terminated", "interrupted"),
+        ("file", "hung up", "interrupted"),
+        ("file", "forks", "finished"),
+    ],
+)
+def test_the_end_of_the_process_closes_the_run_with_its_status(
+    name: str, how: str, status: str, tmp_path: Path
+) -> None:
+    code = run_script(tmp_path, name, how)
+    (run,) = TRACKERS[name][1](tmp_path)
+    assert run.status == status
+    assert run.values["mine", "before"] == [0.25]
+    assert (code == 0) == (how in ("ends", "closed", "in a training", "forks"))
+    if how in ("terminated", "hung up"):
+        assert code == -SIGNALS[how]
+
+
+def test_a_handler_of_ones_own_stays(tmp_path: Path) -> None:
+    assert run_script(tmp_path, "file", "handled") == 9
+    assert [run.status for run in seen_in_file(tmp_path)] == ["finished", "finished"]
+
+
+def test_a_tracker_that_hangs_does_not_keep_a_terminated_process(tmp_path: Path) -> None:
+    assert run_script(tmp_path, "file", "hangs") == -signal.SIGTERM
+
+
+def test_a_run_of_aim_is_listed_with_its_values_even_if_the_process_is_killed(tmp_path: Path) -> None:
+    script = """
+import os
+from types import SimpleNamespace
+from fmstune import get_tracker
+callback = get_tracker("aim", repo=".").get_hf_callback()
+args = SimpleNamespace(run_name="by-hand", output_dir="out", to_sanitized_dict=dict)
+state = SimpleNamespace(is_world_process_zero=True, global_step=0, epoch=0.5, log_history=[])
+callback.on_train_begin(args, state, None)
+for step in (1, 2, 3):
+    state.global_step = step
+    callback.on_log(args, state, None, {"loss": step / 2})
+callback.on_log(args, state, None, {"eval_loss": 0.25})
+callback.on_log(args, state, None, {"loss": 2.0, "eval_loss": 0.5})
+os.kill(os.getpid(), 9)
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True)
+    (run,) = seen_by_aim(tmp_path)
+    assert (run.name, run.status) == ("by-hand", None)
+    assert sorted(run.values["train", "loss"]) == [0.5, 1.0, 1.5, 2.0]
+    assert sorted(run.values["eval", "loss"]) == [0.25, 0.5]
