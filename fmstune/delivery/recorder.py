@@ -11,11 +11,12 @@ import os
 import sys
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fmstune.delivery.journal.reader import NON_FINITE, Kind, event_of
+from fmstune.delivery.journal.reader import NON_FINITE, Event, Kind, event_of
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.secrets.redaction import Redactor, process_redactor
 from fmstune.trackers.base import Tracker
@@ -46,6 +47,7 @@ class Recorder(Tracker):
         super().__init__()
         self.journal = journal
         self._guests: list[GuardedTracker] = []
+        self._samples: deque[Event] = deque()
         self._pid = os.getpid()
         self._closed = False
         self._given_redactor = redactor or process_redactor()
@@ -81,17 +83,38 @@ class Recorder(Tracker):
 
     def track_point(self, point: MetricPoint) -> None:
         # What the Trainer logs, which the callbacks of guests are told of.
+        self._pass_on_samples()
         self.journal.append("metrics", self._fields(point))
+
+    def track_sample(self, values: Mapping[str, float], stage: str, step: int) -> None:
+        """Record figures that were read beside the training, in a thread of their own.
+
+        Guests get them later, in the training's thread: a guard puts random numbers back to where they were,
+        which must not happen in the middle of a step.
+        """
+        if (event := self._append("metrics", self._fields(MetricPoint(values, stage, step)))) is not None:
+            self._samples.append(event)
+
+    def _pass_on_samples(self) -> None:
+        while self._samples:
+            event = self._samples.popleft()
+            for guest in self.guests:
+                guest.give(event)
 
     def _record(self, kind: Kind, fields: Mapping[str, Any]) -> None:
         """Write an event that only the journal knows of, and give it to those who do not read it."""
+        self._pass_on_samples()
+        if (event := self._append(kind, fields)) is not None:
+            for guest in self.guests:
+                guest.give(event)
+
+    def _append(self, kind: Kind, fields: Mapping[str, Any]) -> Event | None:
+        """Write an event, and return it where there are guests to be given it."""
         seq = self.journal.append(kind, fields)
-        if guests := self.guests:
-            number = seq or self.journal.last_seq + 1  # while it waits in memory
-            raw = {"seq": number, "time": time.time(), "kind": kind, **plain(fields)}
-            if (event := event_of(raw)) is not None:
-                for guest in guests:
-                    guest.give(event)
+        if not self.guests:
+            return None
+        number = seq or self.journal.last_seq + 1  # while it waits in memory
+        return event_of({"seq": number, "time": time.time(), "kind": kind, **plain(fields)})
 
     def _fields(self, point: MetricPoint) -> dict[str, Any]:
         values, texts = point.values, list[str]()
@@ -171,6 +194,7 @@ class Recorder(Tracker):
         fields: dict[str, str] = {"status": status}
         if error is not None:
             fields["error"] = self._redactor.text(error)
+        self._pass_on_samples()
         self.journal.append("status", fields)
         guests, self._closed = self.guests, True
         for guest in guests:

@@ -39,6 +39,7 @@ from fmstune.run.tracking import (
     recorded,
     redactor_of,
     reports,
+    sampled,
     say_resumed,
 )
 from fmstune.secrets.redaction import Redactor, process_redactor
@@ -131,7 +132,8 @@ def begun(
         _write_config(config, directory.path, redactor)
         with recorded(config, directory, fleet, redactor, out, lock) as recorder:
             say_resumed(directory, fleet, out)
-            metrics = _train(config, directory, recorder, guests, out, extensions)
+            with sampled(config, directory, recorder, out):
+                metrics = _train(config, directory, recorder, guests, out, extensions)
     return RunResult(directory.path, metrics, tuple(reports(directory.path, config.tracking.trackers)))
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +28,8 @@ from fmstune.delivery.shipping.process import Job
 from fmstune.errors import Interrupted
 from fmstune.launch.environment import is_main_process, quiet_libraries
 from fmstune.layout import ERROR_LOG, JOURNAL_NAME, TRACKING_DIR
+from fmstune.resources.scanner import scanned
+from fmstune.resources.source import SYSTEM
 from fmstune.run import provenance
 from fmstune.run.directory import RunDirectory
 from fmstune.run.ending import Ending
@@ -157,6 +159,21 @@ def recorded(
             steps.callback(_guarded, out, "closing the trackers", fleet.finish)
             steps.callback(ending.release)
             steps.callback(_guarded, out, "recording the end", recorder.close, status, error)
+
+
+@contextlib.contextmanager
+def sampled(
+    config: RunConfig, directory: RunDirectory, recorder: Recorder, out: RunConsole
+) -> Iterator[None]:
+    """Sample the machine within the run, on rank zero alone: it is the machine of other ranks as well."""
+    interval = config.resources.interval if is_main_process() else 0
+
+    def record(figures: Mapping[str, float]) -> None:
+        # Before the training has begun, and says its own step, the run is where its checkpoint was.
+        recorder.track_sample(figures, SYSTEM, directory.step if recorder.step is None else recorder.step)
+
+    with scanned(record, interval, directory.path, out.warn):
+        yield
 
 
 def _guarded(out: RunConsole, what: str, step: Callable[..., None], *arguments: Any) -> None:

@@ -38,6 +38,7 @@ def configured(output: str, trackers: tuple[str, ...], options: dict[str, Any]) 
 
     sets = [
         f"training.max_steps={STEPS}", "training.logging_steps=1", "training.eval_steps=6",
+        "resources.interval=0",  # the events are counted
         f"tracking.close_timeout={CLOSE_SECONDS}", f"tracking.check_timeout={CHECK_SECONDS}",
     ]  # fmt: skip
     flags = [("training.output_dir", output, "--output-dir"), ("tracking.trackers", trackers, "--tracker")]

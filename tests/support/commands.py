@@ -216,13 +216,18 @@ def start(
     stderr: int = subprocess.PIPE,
     fresh: bool = False,
     light: bool = False,
+    scanner: bool = False,
     **environment: str,
 ) -> Command:
     """Start `python -m MODULE ARGUMENTS`, with more variables than the test's own and limits of the kernel's.
 
     `stdout` and `stderr` are what `Popen` takes: a file's number, PIPE or DEVNULL. There is nothing to read.
     `light` is for a command that needs no trainer: the interpreter that it is forked from has none either.
+    A training samples the machine with `scanner` alone.
     """
+    # Tests count events, and a sample comes whenever its time has come.
+    if arguments[:1] == ("train",) and not scanner:
+        arguments = ("train", "--set", "resources.interval=0", *arguments[1:])
     variables = settings(**environment)
     command = [sys.executable, "-m", module, *arguments]
     if not fresh and sys.platform == "linux":

@@ -14,6 +14,7 @@ from fmstune.run.run import RunResult, run
 from tests.support.journals import journal_path
 
 SHORT = [
+    "resources.interval=0",  # events are counted, and a sample comes whenever its time has come
     "training.max_steps=12",
     "training.logging_steps=2",
     "training.eval_steps=6",

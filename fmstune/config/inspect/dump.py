@@ -30,7 +30,7 @@ def to_mapping(config: RunConfig) -> dict[str, Any]:
         tables["data"][name] = written_sources(getattr(config.data, name))
     tables["data"]["handler"] = handler_name(config.data.handler)
     tables["training"] = {k: v for k, v in config.training.items() if k != "output_dir"}
-    for name in ("lora", "prompt_tuning", "run", "samples", "tracking"):
+    for name in ("lora", "prompt_tuning", "run", "samples", "tracking", "resources"):
         tables[name] = dataclasses.asdict(getattr(config, name))
     if config.trackers:
         tables["trackers"] = {name: dict(options) for name, options in config.trackers.items()}

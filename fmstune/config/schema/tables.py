@@ -213,6 +213,20 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True)
+class ResourcesConfig:
+    """The table `[resources]`: what is tracked of the machine, in the stage `system`."""
+
+    interval: float = field(
+        default=10.0,
+        metadata={
+            "help": "Seconds between samples of processor, memory, disk, network and GPUs; 0 tracks nothing "
+            "of the stage `system`.",
+            "min": 0,
+        },
+    )
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A resolved configuration.
 
@@ -232,6 +246,7 @@ class RunConfig:
     run: RunSettings = field(default_factory=RunSettings)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     trackers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -267,6 +282,7 @@ TABLES: dict[str, type[Any]] = {
     "run": RunSettings,
     "samples": SamplesConfig,
     "tracking": TrackingConfig,
+    "resources": ResourcesConfig,
 }
 
 

@@ -1,0 +1,128 @@
+"""What a run takes of the machine: processor, memory, disk, network and open files, by psutil."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from fmstune.resources.source import MB, Figures, Source
+from fmstune.system import disk
+from fmstune.system.memory import main_memory
+
+_SHORTEST = 0.1
+"""Seconds between two looks at the clocks of processors, which count in hundredths: a share over less time is
+noise, and left out."""
+_LOOPBACK = ("lo", "lo0")
+
+
+class Machine:
+    """Samples the machine as seen by this process.
+
+    Of what only ever grows (bytes read, sent, …) it gives what came since the first sample; a share of a
+    processor is that since the sample before, so the first one has none.
+
+    Nothing here takes a lock of psutil's: a training that forks at that moment would have it locked in the
+    child for ever.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process = psutil.Process()
+        self._processors = psutil.cpu_count() or 1
+        self._clock = self._own_clock = 0.0
+        self._busy = self._total = self._own_seconds = 0.0
+        self._first: dict[str, Sequence[int]] = {}
+
+    def sources(self) -> list[Source]:
+        """What there is to be read."""
+        return [
+            Source("the processor", self._cpu),
+            Source("the processor time of the run", self._own_cpu),
+            Source("the memory", self._memory),
+            Source("the memory of the run", self._own_memory),
+            Source("the free room on the disk", self._disk_free),
+            Source("what disks read and write", self._disk_traffic),
+            Source("the network", self._network),
+            Source("the open files of the run", self._open_files),
+        ]
+
+    def _cpu(self) -> Figures:
+        # Not `psutil.cpu_percent`, which keeps its own last time for all callers in a thread.
+        times, now = psutil.cpu_times(), time.monotonic()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        # Linux counts guests within user time as well.
+        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        if now - self._clock < _SHORTEST:
+            return {}
+        first, self._clock = self._clock == 0.0, now
+        busy, self._busy = total - idle - self._busy, total - idle
+        whole, self._total = total - self._total, total
+        return {} if first or whole <= 0 else {"cpu_percent": _percent(min(1.0, max(0.0, busy / whole)))}
+
+    def _own_cpu(self) -> Figures:
+        """Of one core, by this process and all below it: workers that load data, and the shippers."""
+        seconds, now = _seconds(self._process), time.monotonic()
+        for child in self._process.children(recursive=True):
+            try:
+                seconds += _seconds(child)
+            except psutil.NoSuchProcess:  # it has ended since, and its time is its parent's `children_*`
+                continue
+        elapsed = now - self._own_clock
+        if elapsed < _SHORTEST:
+            return {}
+        first, self._own_clock = self._own_clock == 0.0, now
+        taken, self._own_seconds = seconds - self._own_seconds, seconds
+        # The time of a child that nobody waits for is lost with it.
+        return {} if first else {"process_cpu_percent": _percent(max(0.0, taken / elapsed))}
+
+    def _memory(self) -> Figures:
+        return {
+            "memory_percent": round(float(psutil.virtual_memory().percent), 2),
+            "memory_available_mb": _mb(main_memory().available),
+        }
+
+    def _own_memory(self) -> Figures:
+        # Of this process alone: forked workers share its pages, which a sum would count once for each.
+        return {"process_memory_mb": _mb(self._process.memory_info().rss)}
+
+    def _disk_free(self) -> Figures:
+        return {"disk_free_mb": _mb(disk.free(self._folder))}
+
+    def _disk_traffic(self) -> Figures:
+        found = psutil.disk_io_counters(nowrap=False)
+        if found is None:
+            raise LookupError("the system shows no disk")
+        read, written = self._since("disk", (found.read_bytes, found.write_bytes))
+        return {"disk_read_mb": _mb(read), "disk_written_mb": _mb(written)}
+
+    def _network(self) -> Figures:
+        found = psutil.net_io_counters(pernic=True, nowrap=False)
+        # Processes of this machine talk over its loopback, which is no network.
+        outside = [counters for name, counters in found.items() if name not in _LOOPBACK]
+        sent, received = self._since(
+            "network", (sum(each.bytes_sent for each in outside), sum(each.bytes_recv for each in outside))
+        )
+        return {"network_sent_mb": _mb(sent), "network_received_mb": _mb(received)}
+
+    def _open_files(self) -> Figures:
+        return {"process_open_files": float(self._process.num_fds())}
+
+    def _since(self, what: str, now: Sequence[int]) -> list[int]:
+        first = self._first.setdefault(what, now)
+        return [max(0, count - before) for count, before in zip(now, first, strict=True)]
+
+
+def _seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system + times.children_user + times.children_system)
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 2)
+
+
+def _mb(count: float) -> float:
+    return round(count / MB, 3)

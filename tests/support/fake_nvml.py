@@ -1,0 +1,57 @@
+"""A stand-in for `pynvml`, the module of nvidia-ml-py.
+
+It must be one: NVML answers only where NVIDIA's driver and a GPU are, and what is tested (a figure that a GPU
+does not support, a MIG slice, heat) no GPU does on demand. `tests/resources/test_gpus.py` checks that the
+real module has every name which is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+
+class NotSupported(Exception):
+    """As `NVMLError_NotSupported`."""
+
+
+class FakeNvml:
+    """Some GPUs; `unsupported` are calls that none of them answers."""
+
+    NVMLError = NotSupported
+    NVML_TEMPERATURE_GPU = 0
+    NVML_CLOCK_SM = 1
+    nvmlClocksThrottleReasonSwPowerCap = 0x4
+    nvmlClocksThrottleReasonHwSlowdown = 0x8
+    nvmlClocksThrottleReasonSwThermalSlowdown = 0x20
+    nvmlClocksThrottleReasonHwThermalSlowdown = 0x40
+    nvmlClocksThrottleReasonHwPowerBrakeSlowdown = 0x80
+
+    def __init__(self, gpus: int = 1, unsupported: Iterable[str] = (), reasons: int = 0x1) -> None:
+        self._answers: dict[str, Any] = {
+            "nvmlInit": lambda: None,
+            "nvmlDeviceGetCount": lambda: gpus,
+            "nvmlDeviceGetHandleByIndex": lambda index: index,
+            "nvmlDeviceGetHandleByUUID": lambda uuid: len(uuid),
+            "nvmlDeviceGetUtilizationRates": lambda gpu: SimpleNamespace(gpu=90 + gpu, memory=40),
+            "nvmlDeviceGetMemoryInfo": lambda gpu: SimpleNamespace(
+                used=3 << 30, total=80 << 30, free=77 << 30
+            ),
+            "nvmlDeviceGetPowerUsage": lambda gpu: 312_500,
+            "nvmlDeviceGetTemperature": lambda gpu, sensor: 61,
+            "nvmlDeviceGetClockInfo": lambda gpu, clock: 1980,
+            "nvmlDeviceGetCurrentClocksThrottleReasons": lambda gpu: reasons,
+        }
+        self._unsupported = set(unsupported)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._answers:
+            raise AttributeError(name)
+        if name not in self._unsupported:
+            return self._answers[name]
+
+        def refuse(*arguments: Any) -> Any:
+            raise NotSupported("Not Supported")
+
+        return refuse
