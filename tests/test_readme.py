@@ -27,7 +27,8 @@ def commands() -> list[str]:
     lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
     found = [
         re.search(
-            r"(?:^|&& |/|-m |=offline )(fmstune (?:train|trackers|data|merge|generate|config|runs).*)", line
+            r"(?:^|&& |/|-m |=offline )(fmstune (?:train|trackers|data|merge|generate|config|runs|env).*)",
+            line,
         )
         for line in lines
     ]

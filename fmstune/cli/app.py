@@ -8,6 +8,7 @@ import typer
 
 from fmstune.cli import config, runs, trackers
 from fmstune.cli.data import data
+from fmstune.cli.env import env
 from fmstune.cli.generate import generate
 from fmstune.cli.merge import merge
 from fmstune.cli.train import train
@@ -23,6 +24,7 @@ app.command()(train)
 app.command()(data)
 app.command()(generate)
 app.command()(merge)
+app.command()(env)
 app.add_typer(runs.app, name="runs")
 app.add_typer(trackers.app, name="trackers")
 app.add_typer(config.app, name="config")

@@ -31,13 +31,37 @@ def gpu_sources() -> list[Source]:
 
     To be called before other threads do something: an import in a thread holds locks that a fork copies.
     """
-    if not (DRIVER.exists() or _WSL.exists()) or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    if not _has_driver() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return []
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError as error:
         return [Source("the GPU", partial(_not_there, error))]
     return [Source("the GPU", Gpus(nvml).read), Source("torch's memory of the GPU", _allocator)]
+
+
+def installed_gpus() -> tuple[list[dict[str, Any]], str | None]:
+    """The GPUs that NVIDIA's driver knows, and why they could not be asked for, where there is a driver."""
+    if not _has_driver():
+        return [], None
+    try:
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+        driver = f"driver {nvml.nvmlSystemGetDriverVersion()}"
+        found = []
+        for number in range(nvml.nvmlDeviceGetCount()):
+            gpu = nvml.nvmlDeviceGetHandleByIndex(number)
+            memory = f"{nvml.nvmlDeviceGetMemoryInfo(gpu).total / MB:,.0f} MB"
+            found.append({"name": nvml.nvmlDeviceGetName(gpu), "memory": memory, "driver": driver})
+    except ImportError as error:
+        return [], f"{error}; {HINT}"
+    except Exception as error:  # of NVML: which one it is stands in the text
+        return [], f"{type(error).__name__}: {error}"
+    return found, None
+
+
+def _has_driver() -> bool:
+    return DRIVER.exists() or _WSL.exists()
 
 
 def _not_there(error: ImportError) -> Figures:

@@ -31,6 +31,8 @@ class FakeNvml:
     def __init__(self, gpus: int = 1, unsupported: Iterable[str] = (), reasons: int = 0x1) -> None:
         self._answers: dict[str, Any] = {
             "nvmlInit": lambda: None,
+            "nvmlSystemGetDriverVersion": lambda: "580.65",
+            "nvmlDeviceGetName": lambda gpu: "NVIDIA H100 80GB HBM3",
             "nvmlDeviceGetCount": lambda: gpus,
             "nvmlDeviceGetHandleByIndex": lambda index: index,
             "nvmlDeviceGetHandleByUUID": lambda uuid: len(uuid),

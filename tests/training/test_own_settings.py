@@ -69,6 +69,7 @@ ELSEWHERE = {
     "samples.rows": "training/test_samples.py", "samples.max_new_tokens": "training/test_samples.py",
     "tracking.trackers": "run/test_run.py", "tracking.close_timeout": "delivery/test_shippers.py",
     "tracking.check_timeout": "faults/test_faults.py", "tracking.strict": "run/test_run.py",
+    "resources.interval": "resources/test_scanner.py",
     "tracking.in_process_timeout": "training/test_own_settings.py",
 }  # fmt: skip
 """Fields of which another test shows what they do: no trainer that is built shows it."""

@@ -1,0 +1,34 @@
+"""`fmstune env`: what a bug report needs of this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fmstune.cli.trackers import Debug, Json
+
+
+def env(
+    as_json: Json = False,
+    torch: Annotated[
+        bool, typer.Option("--torch", help="Import torch too, and say what it can use; takes seconds.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Print versions, devices, memory, disk, trackers and libraries' settings, without secrets."""
+    import dataclasses
+    import json
+
+    from fmstune.resources.inventory import inventory
+    from fmstune.secrets.redaction import process_redactor
+
+    hidden = process_redactor()
+    found = inventory(hidden, with_torch=torch)
+    if as_json:
+        print(json.dumps(hidden.mapping(dataclasses.asdict(found)), indent=2, default=str))
+        return
+    for label, text in found.lines():
+        print(f"{label:<8} {hidden.text(text)}")
+    if not torch:
+        print("(add --torch to see what torch can use; its import takes seconds)")
