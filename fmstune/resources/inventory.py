@@ -22,6 +22,7 @@ from fmstune.resources.gpus import installed_gpus
 from fmstune.secrets.redaction import Redactor
 from fmstune.system.disk import free
 from fmstune.system.memory import amount, main_memory
+from fmstune.system.threads import processors
 from fmstune.trackers.registry import list_trackers
 
 _PACKAGES = (
@@ -94,9 +95,7 @@ def inventory(redactor: Redactor, *, with_torch: bool = False) -> Inventory:
         processor={
             "name": _processor(),
             "cores": psutil.cpu_count() or 1,
-            "usable": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else psutil.cpu_count(),
+            "usable": processors().count,
         },
         gpus=tuple(gpus),
         gpu_trouble=trouble,

@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from fmstune.errors import Interrupted, RunError
 from fmstune.hub import pinned
 from fmstune.launch.environment import is_main_process, require_whole_launch
 from fmstune.layout import CONFIG_NAME
+from fmstune.resources.source import SYSTEM
 from fmstune.run.directory import RunDirectory, claim
 from fmstune.run.look_ahead import look_ahead
 from fmstune.run.resume import changed_settings, finish, require_fitting, resumed
@@ -49,6 +51,7 @@ from fmstune.trackers.base import Tracker
 
 if TYPE_CHECKING:
     from fmstune.training.build import BuiltTrainer
+    from fmstune.training.callbacks.timing import TimingCallback
     from fmstune.training.extensions import Extensions
 
 
@@ -103,6 +106,7 @@ def begun(
     config: RunConfig, out: RunConsole, resume: str | None, overwrite: bool, extensions: Extensions | None
 ) -> RunResult:
     """The run, for a caller who holds `alone`."""
+    began = time.perf_counter()
     require_whole_launch()
     directory = claim(config, resume, overwrite=overwrite, main=is_main_process())
     if directory.finished:
@@ -129,11 +133,13 @@ def begun(
         checked_trackers(config, out) as (fleet, guests),
         taken(directory, overwrite=overwrite) as (directory, lock),
     ):
+        imported = time.perf_counter()
         _write_config(config, directory.path, redactor)
         with recorded(config, directory, fleet, redactor, out, lock) as recorder:
             say_resumed(directory, fleet, out)
             with sampled(config, directory, recorder, out):
-                metrics = _train(config, directory, recorder, guests, out, extensions)
+                timing = _timing(config, recorder, began, imported)
+                metrics = _train(config, directory, recorder, guests, out, extensions, timing)
     return RunResult(directory.path, metrics, tuple(reports(directory.path, config.tracking.trackers)))
 
 
@@ -161,6 +167,7 @@ def _train(
     guests: list[Job],
     out: RunConsole,
     given: Extensions | None,
+    timing: TimingCallback | None,
 ) -> Mapping[str, float]:
     from fmstune.data.changed import changed_data, recorded_data
     from fmstune.models.end_tokens import save_settings
@@ -177,6 +184,7 @@ def _train(
     extensions = (given or Extensions()).with_configured(config.run)
     progress, stop = ProgressCallback(out, METHODS[config.run.method].shown), StopCallback()
     callbacks: list[Any] = [
+        *filter(None, [timing]),
         *_early_stopping(config),
         *in_process_callbacks(recorder, guests, directory.path, config.tracking.in_process_timeout, out),
         LastStepCallback(),
@@ -190,6 +198,8 @@ def _train(
         before = recorded_data(directory.checkpoint.parent) if directory.checkpoint else {}
         built = build_trainer(config, recorder, directory.path, extensions)
         after.callback(built.trainer.end_workers)
+        if timing is not None:
+            timing.attach(built.trainer, built.model_seconds, built.data_seconds)
         _describe(built, out)
         _record_decided(config, built, directory.path, recorder)
         if changed := changed_data(before, built.data):
@@ -225,6 +235,17 @@ def _train(
     held = built.model_identity["dtype"]
     out.say("saved", f"{directory.path}{f' · weights in {dtype}' if dtype and dtype != held else ''}")
     return progress.metrics
+
+
+def _timing(config: RunConfig, recorder: Recorder, began: float, imported: float) -> TimingCallback | None:
+    """What records where the time goes, on rank zero; `imported` is when imports and checks were over."""
+    if config.resources.interval <= 0 or not is_main_process():
+        return None
+    from fmstune.training.callbacks.timing import TimingCallback
+
+    return TimingCallback(
+        lambda figures, step: recorder.track_sample(figures, SYSTEM, step), began, imported - began
+    )
 
 
 def _say_unused(config: RunConfig, out: RunConsole, extensions: Extensions | None = None) -> None:

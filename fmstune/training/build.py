@@ -66,6 +66,8 @@ class BuiltTrainer:
     """Where each training row is from; none where rows are packed."""
     ends: tuple[str, ...] = ()
     """The tokens that its answers were trained to end with."""
+    model_seconds: float = 0.0
+    data_seconds: float = 0.0
 
 
 def build_trainer(
@@ -190,6 +192,8 @@ def build_trainer(
         notes,
         () if packing else data.places,
         ends,
+        model_seconds,
+        clock[2] - clock[1],
     )
 
 

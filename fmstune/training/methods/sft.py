@@ -18,10 +18,12 @@ from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLoss
 from fmstune.training.trainers.neftune import RowNoise
+from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
 
 
 class FineTuner(
+    TimedTraining,
     SavesAsItWas,
     GuardedSaving,
     TokenWeightedEvaluation,

@@ -23,12 +23,14 @@ from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.pair_evaluation import RowWeightedEvaluation
+from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
 from fmstune.training.trl_compat import said_by_trl
 from fmstune.training.tuned_trainer import TunedTrainer
 
 
 class PreferenceTuner(
+    TimedTraining,
     SavesAsItWas,
     GuardedSaving,
     RowWeightedEvaluation,

@@ -1,0 +1,79 @@
+"""Where the time of a run goes, recorded at each log: of its start, and of its steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from fmstune.resources.phases import STEP, PhaseClock
+from fmstune.training.trainers.timed import TimedTraining
+
+
+class TimingCallback(TrainerCallback):
+    """Records the seconds of each phase since the log before, and how fast was learnt in them.
+
+    To be one of the first callbacks: what others do at the end of a step is then not the optimizer's time.
+    `record` gets figures and a step; `began` is the `time.perf_counter` at which the run began, `imports` the
+    seconds that its imports took.
+    """
+
+    def __init__(
+        self, record: Callable[[Mapping[str, float], int], None], began: float, imports: float
+    ) -> None:
+        self.clock = PhaseClock()
+        self._record = record
+        self._began, self._start = began, {"startup_imports_seconds": imports}
+        self._trainer: TimedTraining | None = None
+
+    def attach(self, trainer: Any, model_seconds: float, data_seconds: float) -> None:
+        """Have the trainer that was built be timed, and note what its model and data took."""
+        self._trainer, trainer.clock = trainer, self.clock
+        self._start |= {"startup_model_seconds": model_seconds, "startup_data_seconds": data_seconds}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        whole = time.perf_counter() - self._began
+        rest = max(0.0, whole - sum(self._start.values()))
+        start = {**self._start, "startup_trainer_seconds": rest, "startup_seconds": whole}
+        self._record({name: round(seconds, 3) for name, seconds in start.items()}, state.global_step)
+        self.clock.enter("other")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.clock.enter("other")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # The loss has been read by now, and with it all that the device was given: nothing is waited for.
+        if self.clock.phase == "logging" and "learning_rate" in (logs or {}):
+            self._take(args, state)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._take(args, state)
+        self.clock.enter(None)
+
+    def _take(self, args: TrainingArguments, state: TrainerState) -> None:
+        found = self.clock.take()
+        seconds = sum(found[f"{phase}_seconds"] for phase in STEP)
+        if self._trainer is not None and seconds > 0:
+            # Rows are counted here, and tokens where they are summed up over all processes.
+            rows, tokens = self._trainer.rows_seen * args.world_size, float(self._trainer.tokens_trained)
+            self._trainer.rows_seen, self._trainer.tokens_trained = 0, 0
+            if args.world_size > 1 and not args.average_tokens_across_devices:
+                tokens *= args.world_size
+            speeds = {"samples_per_second": rows / seconds, "trained_tokens_per_second": tokens / seconds}
+            found |= {name: round(speed, 3) for name, speed in speeds.items() if speed}
+        self._record(found, state.global_step)

@@ -1,0 +1,94 @@
+"""A Trainer of TRL's that says what it is at, and counts what it has learnt from."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from fmstune.resources.phases import Phase, PhaseClock
+from fmstune.training.trainers.row_batches import row_count, row_lengths
+from fmstune.training.tuned_trainer import as_trainer
+
+_BETWEEN = ("other", "optimizer")
+
+
+class TimedTraining:
+    """For a class beside a Trainer of TRL's, before all others. Without a `clock` it changes nothing."""
+
+    clock: PhaseClock | None = None
+    rows_seen = 0
+    """Rows of the batches that were read, of this process."""
+    tokens_trained: Any = 0
+    """What the losses were divided by: trained tokens, where the method counts them. It may be a tensor on a
+    device, which nobody waits for before there is a log."""
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
+        """The Trainer's, timed as waiting for data."""
+        if self.clock is None:
+            return as_trainer(super()).get_batch_samples(epoch_iterator, num_batches, device)
+        with self._timed("data", _BETWEEN):
+            batches, items = as_trainer(super()).get_batch_samples(epoch_iterator, num_batches, device)
+            self.rows_seen += sum(self._rows_of(batch) for batch in batches)
+            if items is not None:
+                self.tokens_trained = self.tokens_trained + items
+        return batches, items
+
+    def _rows_of(self, batch: Any) -> int:
+        args = as_trainer(self).args
+        if "attention_mask" in batch or "input_ids" not in batch or batch["input_ids"].shape[0] > 1:
+            return row_count(batch) if "input_ids" in batch else int(args.per_device_train_batch_size)
+        # Where rows follow each other, finding their beginnings would wait for a GPU; all but an epoch's last
+        # batch have this many, unless rows are packed, which are then the packed ones.
+        if args.device.type != "cpu":
+            return int(args.per_device_train_batch_size)
+        lengths = row_lengths(batch) if "position_ids" in batch else None
+        return 1 if lengths is None else len(lengths)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's, timed as the backward pass but for the loss; after the last one of an update comes
+        the optimizer, until `on_step_end`."""
+        trainer: Any = super()
+        if self.clock is None:
+            return trainer.training_step(*args, **kwargs)
+        with self._timed("backward", _BETWEEN):
+            loss = trainer.training_step(*args, **kwargs)
+        if as_trainer(self).accelerator.gradient_state.sync_gradients:
+            self.clock.enter("optimizer")
+        return loss
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's, timed as the forward pass within a training step."""
+        with self._timed("forward", ("backward",)):
+            return as_trainer(super()).compute_loss(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's, timed with all that happens in it."""
+        trainer: Any = super()
+        with self._timed("evaluation", _BETWEEN):
+            return trainer.evaluate(*args, **kwargs)
+
+    def write_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """The Trainer's, timed."""
+        trainer: Any = super()
+        with self._timed("checkpoint", _BETWEEN):
+            trainer.write_checkpoint(*args, **kwargs)
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """The Trainer's, timed with its callbacks, the journal's among them."""
+        with self._timed("logging", _BETWEEN):
+            as_trainer(super()).log(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _timed(self, phase: Phase, within: tuple[str, ...]) -> Iterator[None]:
+        """In a phase, if the clock is in one of those that it may be within: what an evaluation computes and
+        logs is a part of it, and outside of a training the clock stands."""
+        clock = self.clock
+        if clock is None or (before := clock.phase) not in within:
+            yield
+            return
+        clock.enter(phase)
+        try:
+            yield
+        finally:
+            clock.enter(before)
