@@ -253,7 +253,7 @@ def _from_the_end(path: Path) -> Iterator[Event]:
 
 def _name(name: Any) -> str | None:
     """A name as text: the journals of earlier versions have lists and mappings as names, too."""
-    return name if name is None else text_of(name)
+    return name if name is None or type(name) is str else text_of(name)
 
 
 def _numbers(values: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
