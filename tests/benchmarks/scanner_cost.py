@@ -1,8 +1,8 @@
 """What the resource scanner costs: `python tests/benchmarks/scanner_cost.py`.
 
 Of the training thread: a step of a Trainer that does nothing, with the clock of phases and without, in turns,
-and the record that is made at a log. Of the scanner's own thread: a sample of the machine, which is made every
-ten seconds. All are CPU times of the thread, which other programs on the machine do not disturb much.
+and the record that is made at a log. Of the scanner's own thread: a sample of the machine, made every ten
+seconds. All are CPU times of the thread, which other programs on the machine do not disturb much.
 """
 
 from __future__ import annotations
