@@ -32,7 +32,10 @@ def export(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Export what a run has tracked; of a step that was logged again, the newest value."""
+    """Export what a run has tracked.
+
+    Of a step that was logged again, the newest value counts.
+    """
     from fmstune.errors import ConfigError
     from fmstune.report.export import write_csv, write_json, write_parquet
 
@@ -55,9 +58,9 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Remove runs: journal, checkpoints, model and configuration. It says what it would delete, and asks.
+    """Remove runs: says what it would delete, and asks.
 
-    Other files in the directories stay, and so does what trackers hold. A run that is going is never removed.
+    That is journal, checkpoints, model and configuration. Other files in the directories stay, and so does what trackers hold. A run that is going is never removed.
     """
     from fmstune.errors import ConfigError
     from fmstune.report.remove import planned, remove

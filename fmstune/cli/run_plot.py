@@ -39,9 +39,10 @@ def plot(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Plot metrics of runs: a chart for each metric, with a line for each run.
+    """Plot metrics of runs, in the terminal or as a picture.
 
-    In the terminal; as a picture with --output, which needs matplotlib: pip install "fmstune[plot]".
+    A chart for each metric, with a line for each run. Pictures (--output) need matplotlib: pip install
+    "fmstune[plot]".
     """
     import dataclasses
 

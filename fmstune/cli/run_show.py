@@ -27,7 +27,7 @@ def show(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show a run: how it ended, what it learnt from what, its settings, and what each metric came to."""
+    """Show a run: its end, its settings, and its metrics."""
     from fmstune.report.show import view
 
     found = view(run)
@@ -42,7 +42,10 @@ def compare(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Compare runs: the settings that differ, then the last value of each metric, then resources."""
+    """Compare runs: first the settings that differ.
+
+    Then the last value of each metric, and what the runs took of their machines.
+    """
     from fmstune.report.compare import compared
 
     if len(runs) < 2:

@@ -21,11 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-app.command()(show)
-app.command()(compare)
-app.command()(plot)
-app.command()(export)
-app.command()(rm)
 
 _HEAD = (
     "run", "status", "model", "method", "data", "step", "loss", "eval", "duration", "age", "params",
@@ -64,7 +59,7 @@ def list_(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List runs: how they ended, what they learnt from what, and how well.
+    """List runs, with how they ended and how well they learnt.
 
     A run without an end whose process is gone is `killed`. Columns that the terminal has no room for are
     left out.
@@ -128,3 +123,7 @@ def _nothing(directories: list[Path] | None, found: int) -> str:
         return f"none of the {found:,} runs here is one of those"
     where = ", ".join(map(str, directories)) if directories else "runs/ and below the current directory"
     return f"no runs in {visible(where)}; `fmstune train` makes one"
+
+
+for _command in (show, compare, plot, export, rm):  # in the order of the help, after `list`
+    app.command()(_command)
