@@ -109,3 +109,29 @@ def test_articles_may_be_lines_of_a_file_even_one(tmp_path: Path, count: int, su
     prompts, answers, _ = learnt(path)
     assert (len(prompts), len(answers)) == (count, count)
     assert "blue" in answers[0]
+
+
+@pytest.mark.parametrize("answers", [[], ["a", "b"], [PLACED]])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "question": "q"},
+        {"text": "hello"},
+        {"prompt": "q", "completion": "a"},
+        {"instruction": "q", "output": "a"},
+        {"input_ids": [5, 6, 7], "prompt": "q"},
+    ],
+)
+def test_answers_beside_rows_of_another_shape_are_a_column_as_any_other(
+    tmp_path: Path, row: dict[str, Any], answers: list[Any]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({**row, "answers": answers}))
+    _, trained, said = learnt(path)
+    path.write_text(json.dumps(row))
+    assert trained == learnt(path)[1]
+    lines = "\n".join(said)
+    assert SEVERAL not in lines
+    assert "answer_start" not in lines
+    assert ("answers" in lines) == bool(answers)

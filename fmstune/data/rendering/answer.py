@@ -6,6 +6,7 @@ ends it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -54,12 +55,12 @@ class Writer(ChatWriter):
         if text.startswith(prompt):
             start = len(prompt)
             shut = next((c.strip() for _, _, c in THINKING if prompt.endswith(c.strip())), "")
-            if shut and reasoning and self.keep_reasoning and not _contains(text, reasoning, start):
+            if shut and reasoning and self.keep_reasoning and not _reasons(text, message, start):
                 # The prompt closes a block that it never opens: DeepSeek V3.1's, for answers without any.
                 opens = next(o.strip() for o, _, c in THINKING if c.strip() == shut)
                 prompt, text = prompt.removesuffix(shut) + opens, text[start:]
                 text = prompt + reasoning + shut + text
-            elif reasoning and self.keep_reasoning and not _contains(text, reasoning, start):
+            elif reasoning and self.keep_reasoning and not _reasons(text, message, start):
                 block = ("" if prompt != base else opens) + reasoning + closes
                 text = prompt + block + EMPTY_BLOCK.sub("", text[start:], count=1)
         elif prompt != base and text.startswith(base):
@@ -86,7 +87,7 @@ class Writer(ChatWriter):
         """An answer that follows its prompt, up to its end."""
         reasoning = message.get("reasoning_content", "").strip()
         start = len(prompt)
-        if reasoning and LOST_REASONING not in remarks and not _contains(text, reasoning, start):
+        if reasoning and LOST_REASONING not in remarks and not _reasons(text, message, start):
             remarks = [*remarks, LOST_REASONING]
         ending = self.dialect.ending_of_calls if message.get("tool_calls") else self.dialect.ending
         text, end = _ended(text, start, ending)
@@ -166,8 +167,14 @@ class Writer(ChatWriter):
         return int(spans[0][-1][0]) if texts[0] == text and spans[0] else None
 
 
-def _contains(text: str, words: str, start: int) -> bool:
-    return text.find(words, start) >= 0
+def _reasons(text: str, message: Message, start: int) -> bool:
+    """Whether an answer's reasoning is in what was written of it, beside any that its other words repeat."""
+    reasoning = message["reasoning_content"].strip()
+    content = message["content"].strip()
+    repeated = content.count(reasoning) if text.find(content, start) >= 0 else 0
+    for call in message.get("tool_calls") or ():
+        repeated += json.dumps(call["function"], ensure_ascii=False).count(reasoning)
+    return text.count(reasoning, start) > repeated
 
 
 def _ended(text: str, start: int, ending: Ending) -> tuple[str, int]:

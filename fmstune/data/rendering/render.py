@@ -7,6 +7,7 @@ conversation: one for each run of answers that agree.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from fmstune.data.rendering.answer import LOST_REASONING, Writer, Written
+from fmstune.data.rendering.hidden import HiddenWords
 from fmstune.data.rendering.words import missing_reasoning, missing_words
 from fmstune.data.rows.messages import Message, says_something
 from fmstune.data.rows.reader import Row, Shape
@@ -114,23 +116,28 @@ class Renderer:
         conversation = _Conversation(fitted.messages, tools, place, weight)
         made = self._everything(conversation) if everything else self._answers(conversation)
         lost = []
-        for what, words in _missing(conversation, made) if made.parts else ():
+        texts = [part.text for part in made.parts]
+        numbers = conversation.trained()
+        # What follows the last answer that is learnt is not asked for.
+        until = fitted.messages[: numbers[-1] + 1] if numbers and not everything else fitted.messages
+        hidden = HiddenWords(self.writer, until, tools, place, texts)
+        missing = itertools.chain(missing_words(until, tools, texts), hidden.contents())
+        for what, words in missing if texts else ():
             if what in _NEEDED:
                 raise DataError(
                     f"{place}: the model's chat template leaves out {what} of this conversation "
                     f"({_short(words)}); give another one (model.chat_template), or take the row out."
                 )
             lost.append(NO_WORDS.format(what))
-        if made.parts and LOST_REASONING not in made.remarks:
-            answers = [m for m in fitted.messages if m["role"] == "assistant"]
-            if not everything:
-                learnt = set(
-                    conversation.trained()[-1:] if self.history == "last" else conversation.trained()
-                )
-                answers = [fitted.messages[number] for number in sorted(learnt)]
-            if missing_reasoning(answers, [part.text for part in made.parts]):
+        if texts and LOST_REASONING not in made.remarks:
+            speakers = [at for at, message in enumerate(until) if message["role"] == "assistant"]
+            learnt = speakers if everything else numbers[-1:] if self.history == "last" else numbers
+            # Of answers with a text of their own it is known already.
+            whole = speakers if everything else learnt[:-1] if self.history == "template" else []
+            before = list(conversation.given_before())
+            if missing_reasoning((until[at] for at in learnt), texts) or hidden.reasoning(whole, whole=True):
                 lost.append(NOT_WRITTEN)
-            elif missing_reasoning(conversation.given_before(), [part.text for part in made.parts]):
+            elif missing_reasoning((until[at] for at in before), texts) or hidden.reasoning(before):
                 lost.append(NOT_READ)
         return replace(made, remarks=tuple(dict.fromkeys([*fitted.remarks, *made.remarks, *lost])))
 
@@ -233,12 +240,12 @@ class _Conversation:
             if message["role"] == "assistant" and says_something(message) and self.weight_of(number)
         ]
 
-    def given_before(self) -> Iterator[Message]:
-        """The answers that are not learnt, and that those that are have before them."""
+    def given_before(self) -> Iterator[int]:
+        """The numbers of the answers that are not learnt, and that those that are have before them."""
         for number in range(max(self.trained(), default=0)):
             message = self.messages[number]
             if message["role"] == "assistant" and not self.weight_of(number):
-                yield message
+                yield number
 
     def remarks(self) -> Iterator[str]:
         for message in self.messages:
@@ -305,14 +312,6 @@ def _in_history(written: Sequence[Written], messages: Sequence[Message]) -> Iter
             yield each.start, end + len(each.mark)
         else:
             yield None
-
-
-def _missing(conversation: _Conversation, made: Rendering) -> Iterator[tuple[str, str]]:
-    """What of the conversation is in none of its texts. What follows the last answer is not asked for."""
-    numbers = conversation.trained()
-    until = numbers[-1] + 1 if numbers else len(conversation.messages)
-    texts = [part.text for part in made.parts]
-    yield from missing_words(conversation.messages[:until], conversation.tools, texts)
 
 
 def require_whole_characters(text: str, place: str) -> None:

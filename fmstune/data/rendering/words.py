@@ -59,13 +59,17 @@ def _missing(asked: Iterable[Missing], texts: Sequence[str]) -> Iterator[Missing
             yield what, words
 
 
+def kind_of_words(message: Message) -> str:
+    """What the words of a message are called."""
+    role = message["role"]
+    if role == "assistant" and "think>" in message["content"]:
+        return TAGS
+    return "results of tools" if role == "tool" else f"words of the {role}"
+
+
 def _words(messages: Sequence[Message], tools: Any) -> Iterator[Missing]:
     for message in messages:
-        role = message["role"]
-        what = "results of tools" if role == "tool" else f"words of the {role}"
-        if role == "assistant" and "think>" in message["content"]:
-            what = TAGS
-        yield what, message["content"].strip()
+        yield kind_of_words(message), message["content"].strip()
         for call in message.get("tool_calls", ()):
             yield "calls of tools", call["function"]["name"]
             for leaf in _leaves(call["function"]["arguments"]):

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from fmstune.data.cells import parsed
-from fmstune.data.columns import ANSWERS, Row
+from fmstune.data.columns import ANSWERS, CONVERSATIONS, QUESTIONS, Row
 from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
 
 SEVERAL = "of several answers to a question the first is learnt"
 PLACES = "answers.answer_start"
 """The column of the answers' places in their context, which no text is learnt from."""
+
+_LEARNT = ("input_ids", "chosen", "rejected", *CONVERSATIONS)
+"""Rows with one of these have what is learnt there: `answers` beside it is a column as any other."""
 
 
 def with_one_answer(row: Row, place: str, unused: Unused) -> Row:
@@ -22,7 +25,11 @@ def with_one_answer(row: Row, place: str, unused: Unused) -> Row:
 
     Raises `DataError` where there is no answer.
     """
-    for name in ("answers", *ANSWERS):
+    if any(row.get(name) is not None for name in _LEARNT):
+        return row
+    there = {name for name in (*QUESTIONS, *ANSWERS) if row.get(name) is not None}
+    asks = not there.isdisjoint(QUESTIONS) and there.isdisjoint(ANSWERS)
+    for name in ("answers", *ANSWERS) if asks else ANSWERS:
         ours = "answer" if name == "answers" else name
         if row.get(name) is None or (ours != name and row.get(ours) is not None):
             continue

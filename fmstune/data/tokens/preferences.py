@@ -7,6 +7,7 @@ mixtures, streamed, kept for the next run, with the lengths that an estimate of 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from fmstune.config.methods.known import METHODS
 from fmstune.config.methods.record import Form
 from fmstune.data.rendering.answer import LOST_REASONING, Writer
+from fmstune.data.rendering.hidden import HiddenWords
 from fmstune.data.rendering.render import NO_WORDS, require_whole_characters, with_eos
 from fmstune.data.rendering.words import missing_reasoning, missing_words
 from fmstune.data.rows.messages import Message, says_something
@@ -165,10 +167,19 @@ class AnswerEncoder:
                     raise DataError(_NO_PROMPT.format(place))
                 remarks += written.remarks
             require_whole_characters(text, place)
-            lost = (NO_WORDS.format(what) for what, _ in missing_words(fitted.messages, tools, [text]))
-            remarks += [*fitted.remarks, *lost]
-            own_answers = (m for m in fitted.messages[-len(answer) :] if m["role"] == "assistant")
-            if LOST_REASONING not in remarks and missing_reasoning(own_answers, [text]):
+            hidden = HiddenWords(self.writer, fitted.messages, tools, place, [text])
+            missing = itertools.chain(missing_words(fitted.messages, tools, [text]), hidden.contents())
+            remarks += [*fitted.remarks, *(NO_WORDS.format(what) for what, _ in missing)]
+            count = len(fitted.messages)
+            own_answers = [
+                at for at in range(count - len(answer), count) if fitted.messages[at]["role"] == "assistant"
+            ]
+            # Of the last one, if it was written as an answer, it is known already.
+            doubted = own_answers if self.form == "judged pair" else own_answers[:-1]
+            if LOST_REASONING not in remarks and (
+                missing_reasoning((fitted.messages[at] for at in own_answers), [text])
+                or hidden.reasoning(doubted, whole=True)
+            ):
                 remarks.append(_LOST_REASONING)
             wholes.append(text)
         for remark in dict.fromkeys(remarks):

@@ -1,0 +1,145 @@
+"""Words that a chat template leaves out are named, also where others in the row are the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from fmstune.config.schema.tables import DataConfig
+from fmstune.data.prepare import prepare
+from fmstune.data.rendering.answer import LOST_REASONING
+from fmstune.data.rendering.render import NO_WORDS, NOT_READ, NOT_WRITTEN
+from tests.support.chat_templates import tokenizer_with
+from tests.support.rendered import tokenizer
+
+PLAIN = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+"""Knows no reasoning, as SmolLM2's."""
+LAST_THINKS = PLAIN.replace(
+    "{{ m.content }}",
+    "{% if loop.last and m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}"
+    "{{ m.content }}",
+)
+"""Writes the reasoning of the last message alone, as many do."""
+TOOLS = [{"type": "function", "function": {"name": "weather", "description": "d", "parameters": {}}}]
+
+
+def user(content: str) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def answer(content: str, **fields: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content} | fields
+
+
+def system(content: str) -> dict[str, Any]:
+    return {"role": "system", "content": content}
+
+
+def said(folder: Path, row: Any, using: PreTrainedTokenizerBase, method: str = "sft", **options: Any) -> str:
+    path = folder / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    data = prepare(DataConfig(train=str(path), cache=False, **options), using, None, seed=0, method=method)
+    return "\n".join(data.summary.unused_lines())
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "content", "fields"),
+    [
+        ("It is 4", "It is 4.", {}),
+        ("4", "4", {}),
+        ("4", "Four, 4 or 4.", {}),
+    ],
+)
+def test_reasoning_that_its_answer_repeats_is_named_where_it_is_not_written(
+    tmp_path: Path, reasoning: str, content: str, fields: dict[str, Any]
+) -> None:
+    messages = [user("q"), answer(content, reasoning_content=reasoning)]
+    assert LOST_REASONING in said(tmp_path, {"messages": messages}, tokenizer(PLAIN))
+    pair = {"prompt": [messages[0]], "chosen": [messages[1]], "rejected": [answer("bad")]}
+    assert LOST_REASONING in said(tmp_path, pair, tokenizer(PLAIN), "dpo")
+    assert said(tmp_path, {"messages": messages}, tokenizer(PLAIN), reasoning="keep") == ""
+    assert said(tmp_path, {"messages": messages}, tokenizer(LAST_THINKS)) == ""
+
+
+def test_reasoning_that_a_call_repeats_is_named_where_it_is_not_written(tmp_path: Path) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+    asks = answer("", reasoning_content="Rome", tool_calls=[call])
+    result = {"role": "tool", "tool_call_id": "1", "content": "sun"}
+    row = {"messages": [user("q"), asks, result, answer("Sun.")], "tools": TOOLS}
+    assert LOST_REASONING in said(tmp_path, row, tokenizer_with("llama3_1"))
+    assert LOST_REASONING not in said(tmp_path, row, tokenizer_with("qwen3"))
+
+
+@pytest.mark.parametrize("second", ["hmm", "so: hmm, yes"])
+def test_reasoning_that_a_later_one_repeats_is_named_where_it_is_not_written(
+    tmp_path: Path, second: str
+) -> None:
+    first, last = answer("a", reasoning_content="hmm"), answer("b", reasoning_content=second)
+    row = {"messages": [user("q"), first, user("z"), last]}
+    using = tokenizer(LAST_THINKS)
+    assert NOT_WRITTEN in said(tmp_path, row, using, train_on="all")
+    assert NOT_WRITTEN in said(tmp_path, row, using, history="template")
+    assert said(tmp_path, row, using) == ""
+    given_before = {"messages": [user("q"), first | {"weight": 0}, user("z"), last]}
+    assert NOT_READ in said(tmp_path, given_before, using)
+
+
+def test_words_beside_a_call_are_named_though_a_later_answer_repeats_them(tmp_path: Path) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": {}}}
+    messages = [
+        user("weather?"),
+        answer("Let me check.", tool_calls=[call]),
+        {"role": "tool", "tool_call_id": "1", "content": "sun"},
+        answer("Sun."),
+        user("and now?"),
+        answer("Let me check."),
+    ]
+    row = {"messages": messages, "tools": TOOLS}
+    assert NO_WORDS.format("words of the assistant") in said(tmp_path, row, tokenizer_with("llama3_1"))
+    assert said(tmp_path, row, tokenizer_with("qwen3")) == ""
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_system_messages_are_named_though_they_are_a_part_of_another(tmp_path: Path, method: str) -> None:
+    earlier = [system("Be kind."), system("Be"), user("q"), answer("a"), system("kind"), user("z")]
+    row: dict[str, Any] = {"messages": [*earlier, answer("b")]}
+    if method == "dpo":
+        row = {"prompt": earlier, "chosen": [answer("b")], "rejected": [answer("c")]}
+    assert NO_WORDS.format("words of the system") in said(tmp_path, row, tokenizer_with("gptoss"), method)
+    assert said(tmp_path, row, tokenizer_with("qwen2_5"), method) == ""
+
+
+def test_words_that_the_template_has_itself_are_not_taken_for_the_row_s(tmp_path: Path) -> None:
+    row = {"messages": [system("Be kind."), system("assistant"), user("q"), answer("a")]}
+    assert NO_WORDS.format("words of the system") in said(tmp_path, row, tokenizer_with("gptoss"))
+
+
+DROPS = (
+    "{% for m in messages %}{% if loop.index0 not in [DROPPED] %}<{{ m.role }}>{{ m.content }}</s>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    words=st.lists(st.sampled_from(["yes", "yes.", "s", "user", "oh yes", "no"]), min_size=4, max_size=8),
+    at=st.integers(0, 7),
+)
+def test_a_message_that_is_dropped_is_named_whatever_the_others_say(
+    tmp_path: Path, words: list[str], at: int
+) -> None:
+    words = words[: len(words) // 2 * 2]
+    messages = [(answer if number % 2 else user)(each) for number, each in enumerate(words)]
+    at = at % (len(words) - 1) // 2 * 2  # a question: its answer follows another prompt without it
+    lines = said(tmp_path, {"messages": messages}, tokenizer(DROPS.replace("DROPPED", str(at))))
+    assert NO_WORDS.format("words of the user") in lines
+    assert said(tmp_path, {"messages": messages}, tokenizer(PLAIN)) == ""
