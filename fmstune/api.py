@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 from fmstune.config.load.load import Flag
 from fmstune.config.load.python_values import from_python
 from fmstune.config.load.values import dotted
+from fmstune.config.schema.data import handler_name
 from fmstune.errors import ConfigError
 from fmstune.text import shown
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+    from fmstune.config.schema.tables import RunConfig
     from fmstune.run.run import RunResult
     from fmstune.training.extensions import ComputeMetrics
 
@@ -78,27 +80,49 @@ def _train(
     from fmstune.console import RunConsole
     from fmstune.launch.environment import is_main_process
     from fmstune.launch.process_state import quiet_for_a_run
+    from fmstune.launch.termination_log import asked_for, written_from_python
     from fmstune.run.resolve import load_config
     from fmstune.run.run import alone, begun
+    from fmstune.system.threads import settle
 
     _require_kinds(compute_metrics=compute_metrics, data_handler=data_handler)
     file = Path(_path("config", config)) if config is not None else None
     checkpoint = _path("resume", resume) if resume is not None else None
     given = tuple(callbacks) if isinstance(callbacks, (list, tuple)) else (callbacks,)
     with alone(), quiet_for_a_run():  # before the imports that need transformers
-        resolved = load_config(file, _flags({} if settings is None else settings), [], [], None)
-        if data_handler is not None:
-            data = dataclasses.replace(resolved.data, handler=cast(Any, data_handler))
-            resolved = dataclasses.replace(resolved, data=data)
-        from fmstune.training.extensions import Extensions
+        flags = _flags({} if settings is None else settings)
+        sets = [part for key, value, _ in flags for part in ("--set", f"{key}={value}")]
+        with written_from_python(asked_for(["train", *([str(file)] if file else []), *sets])):
+            resolved = load_config(file, flags, [], [], None)
+        with written_from_python(resolved.run.termination_log):
+            _require_given_once(resolved, compute_metrics, data_handler)
+            if data_handler is not None:
+                data = dataclasses.replace(resolved.data, handler=cast(Any, data_handler))
+                resolved = dataclasses.replace(resolved, data=data)
+            settle()  # before the import below, with which torch decides how many threads it has
+            from fmstune.training.extensions import Extensions
 
-        return begun(
-            resolved,
-            RunConsole(Console(stderr=True), quiet=quiet or not is_main_process()),
-            checkpoint,
-            overwrite,
-            Extensions(given, compute_metrics).with_instances(),
-        )
+            return begun(
+                resolved,
+                RunConsole(Console(stderr=True), quiet=quiet or not is_main_process()),
+                checkpoint,
+                overwrite,
+                Extensions(given, compute_metrics).with_instances(),
+            )
+
+
+def _require_given_once(config: RunConfig, compute_metrics: Any, data_handler: Any) -> None:
+    """Raise `ConfigError` for a function that is given and another one that the configuration names: one of
+    them would not be used. The `config.toml` of a run names those that it was given from Python."""
+    for argument, key, named, given in (
+        ("compute_metrics", "run.compute_metrics", config.run.compute_metrics, compute_metrics),
+        ("data_handler", "data.handler", config.data.handler, data_handler),
+    ):
+        if given is not None and named is not None and named != handler_name(given):
+            raise ConfigError(
+                f"{config.at(key)}{key} = {shown(named)} and {argument} = {handler_name(given)} are two "
+                f"functions for one thing; leave one of them out."
+            )
 
 
 def _require_kinds(**functions: Any) -> None:

@@ -136,6 +136,36 @@ def test_mistakes_are_told_before_the_model_loads(settings: dict[str, Any], said
         fmstune.train(settings={**DEMO, "training.output_dir": "out", **settings}, quiet=True)
 
 
+@pytest.mark.parametrize(
+    ("settings", "function", "said"),
+    [
+        ({"run.compute_metrics": "nowhere:score"}, {"compute_metrics": exact}, "run.compute_metrics = "),
+        ({"data.handler": "nowhere:clean"}, {"data_handler": print}, "data.handler = "),
+        ({"data.handler": "tests.test_api:other"}, {"data_handler": exact}, "data_handler = tests.test"),
+    ],
+)
+def test_of_two_functions_for_one_thing_none_is_dropped_in_silence(
+    settings: dict[str, Any], function: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        fmstune.train(settings={**DEMO, "training.output_dir": "out", **settings}, quiet=True, **function)
+    assert not Path("out").exists()
+
+
+def test_the_cause_of_a_failure_is_in_the_termination_log_also_from_python() -> None:
+    settings = {**DEMO, "training.output_dir": "out", "run.termination_log": "cause.txt"}
+    with pytest.raises(ZeroDivisionError):
+        fmstune.train(settings=settings, compute_metrics=failing, quiet=True)
+    said = Path("cause.txt").read_text()
+    assert said == "ZeroDivisionError: my metric divides by zero\nexit code 1\n"
+    with pytest.raises(ConfigError):  # before there is a run
+        fmstune.train(settings=settings, quiet=True)
+    assert Path("cause.txt").read_text().endswith("or replace it with --overwrite.\nexit code 2\n")
+    with pytest.raises(ConfigError):  # and a configuration that is wrong
+        fmstune.train(settings={"run": {"termination_log": "wrong.txt"}, "model.pat": "demo"}, quiet=True)
+    assert "Did you mean model.path" in Path("wrong.txt").read_text()
+
+
 def test_the_run_is_that_of_the_command(tmp_path: Path) -> None:
     fmstune.train(settings=DEMO | {"training.output_dir": "out"}, quiet=True)
     done = command("train", "out/config.toml", "--output-dir", "again", cwd=tmp_path)

@@ -47,7 +47,9 @@ def _main(arguments: list[str]) -> NoReturn:
             raise
         if "--debug" in arguments:
             _print_traceback()
-        _fail(_message(error), getattr(error, "exit_code", 1), expected=hasattr(error, "exit_code"))
+        from fmstune.launch.failures import in_words
+
+        _fail(in_words(error), getattr(error, "exit_code", 1), expected=hasattr(error, "exit_code"))
     sys.exit(code)
 
 
@@ -125,19 +127,6 @@ def _usage_message(error: Any) -> str:
     if flag or key:
         return f"no such option: {option}. Did you mean {flag or f'--set {key}=VALUE'}?"
     return f"no such option: {option}"
-
-
-def _message(error: BaseException) -> str:
-    text = str(error).strip()
-    if hasattr(error, "exit_code"):
-        return text
-    from fmstune.launch import rank as ranks
-
-    if ranks.is_lost_peer(text):
-        kind = type(error).__name__
-        return f"another process of this run has ended; what it said on its machine is the cause ({kind})."
-    # An unexpected error: its kind says more than its text alone.
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _print_traceback() -> None:

@@ -1,4 +1,5 @@
-"""Why a run of several processes failed, from what its launcher saw and what its ranks reported."""
+"""Why a run failed, in words; of one of several processes, from what its launcher saw and what its ranks
+reported."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from fmstune.launch.rank import Cause, reported_causes
+from fmstune.launch.rank import Cause, is_lost_peer, reported_causes
 
 
 class RankFailed(Exception):
@@ -48,6 +49,20 @@ def failure(error: Any, causes: list[Cause]) -> RankFailed:
     if failed.exitcode < 0:
         return RankFailed(_killed(rank, failed), 1)
     return RankFailed(_ended(rank, failed), 1)
+
+
+def in_words(error: BaseException) -> str:
+    """The cause as the last line of a command says it."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    text = str(error).strip()
+    if hasattr(error, "exit_code"):
+        return text
+    kind = type(error).__name__
+    if is_lost_peer(text):
+        return f"another process of this run has ended; what it said on its machine is the cause ({kind})."
+    # An unexpected error: its kind says more than its text alone.
+    return f"{kind}: {text}" if text else kind
 
 
 def interruption(signum: signal.Signals, causes: list[Cause]) -> RankFailed:

@@ -24,6 +24,7 @@ def process_count(asked: str) -> int:
     if under_torchrun() or "LOCAL_RANK" in os.environ:
         raise ConfigError("--nproc starts torchrun itself: leave it out where torchrun starts fmstune.")
     if asked == "auto":
+        settle()  # torch reads it when it is imported; where there is one process, this one trains
         import torch
 
         return max(1, int(torch.cuda.device_count()))

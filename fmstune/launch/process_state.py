@@ -44,7 +44,7 @@ _LIBRARIES = re.compile(
     "(ACCELERATE|DEEPSPEED|FSDP|PYTORCH|TORCHINDUCTOR|TRITON|XLA)_|HF_(HUB|DATASETS)_DISABLE_|HF_HUB_OFFLINE$"
     "|TRANSFORMERS_VERBOSITY$|TOKENIZERS_PARALLELISM$|TORCH_CPP_LOG_LEVEL$|TQDM_DISABLE$|VLLM_LOGGING_LEVEL$"
     "|(CUDA|ASCEND)_LAUNCH_BLOCKING$|CUBLAS_WORKSPACE_CONFIG$|(HCCL|FLASH_ATTENTION)_DETERMINISTIC$"
-    "|(LOCAL_)?(RANK|WORLD_SIZE)$|MASTER_(ADDR|PORT)$"
+    "|(LOCAL_)?(RANK|WORLD_SIZE)$|MASTER_(ADDR|PORT)$|OMP_(NUM_THREADS|WAIT_POLICY)$"
 )
 """The environment variables by which fmstune, transformers, accelerate and TRL hand their settings on. What
 else appears during a run was set by a callback of the user's, or another function of theirs."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fmstune.launch.failures import in_words
+from fmstune.launch.rank import follows_another
 from fmstune.layout import CONFIG_FILE
+from fmstune.secrets.redaction import hide
 
 MOST_BYTES = 4096
 """All that Kubernetes reads of it (https://kubernetes.io/docs/tasks/debug/debug-application/
@@ -23,12 +27,18 @@ def use(path: str | None) -> None:
 
 
 def write(message: str, code: int, arguments: Sequence[str]) -> None:
-    """Write the cause and the exit code, when there is a termination log.
+    """Write the cause and the exit code of a command, when there is a termination log."""
+    write_to(_resolved or asked_for(arguments), message, code)
 
-    A command line or a configuration that is wrong may still say where it is: `arguments` are looked
-    through for it, and then the file that they name.
-    """
-    path = _resolved or _given(arguments) or _in_file(arguments)
+
+def asked_for(arguments: Sequence[str]) -> str | None:
+    """Where it is by a command line or a configuration that is wrong, which may still say so: `arguments` are
+    looked through for it, and then the file that they name."""
+    return _given(arguments) or _in_file(arguments)
+
+
+def write_to(path: str | None, message: str, code: int) -> None:
+    """Write the cause and the exit code to this file, when there is one."""
     if not path:
         return
     end = f"\nexit code {code}\n".encode()
@@ -36,6 +46,20 @@ def write(message: str, code: int, arguments: Sequence[str]) -> None:
         Path(path).write_bytes(message.encode()[: MOST_BYTES - len(end)] + end)
     except OSError as error:
         print(f"warning  {_SETTING} = {path} cannot be written: {error.strerror or error}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def written_from_python(path: str | None) -> Iterator[None]:
+    """Write the cause of an error that leaves this, and that a program of the user's may catch."""
+    try:
+        yield
+    except SystemExit:  # of the user's own code: as the command does, it says nothing of it
+        raise
+    except BaseException as error:
+        if not follows_another():  # what a rank sees of the failure of another would hide the cause
+            code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+            write_to(path, hide(in_words(error)), code)
+        raise
 
 
 def _given(arguments: Sequence[str]) -> str | None:

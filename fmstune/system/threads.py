@@ -39,28 +39,33 @@ def processors() -> Processors:
     return min(found, key=lambda each: each.count)
 
 
+_settled: dict[str, str] = {}
+"""What `settle` has put into the environment, which is no word of the user's."""
+
+
 def settle(processes: int = 1) -> str | None:
     """Give each of so many processes its share of the processors, unless the user has set `OMP_NUM_THREADS`.
-    Returns a line for people where that is less than the machine has.
+    Returns a line for people where this process has less than the machine has.
 
     Threads that wait for one another sleep, where OpenMP lets them spin by default: beside other busy
     processes each spins away the time that the slowest of them needs. 15 steps of the demo beside four busy
-    processes on two cores took 122 s spinning, and 3.5 s sleeping. Without effect once torch is imported.
+    processes on two cores took 122 s spinning, and 3.5 s sleeping. Once torch is imported it changes nothing
+    in this process; others that it starts (`processes` > 1) read the environment themselves.
     """
-    if "torch" in sys.modules:
-        return None
-    if not any(name in os.environ for name in _WAITING):
-        os.environ["OMP_WAIT_POLICY"] = "passive"
-    if _COUNT in os.environ:
-        return None
-    allowed = processors()
-    threads = max(1, allowed.count // processes)
     machine = os.cpu_count() or 1
-    if threads < machine:
-        os.environ[_COUNT] = str(threads)
-    if processes > 1 or threads == machine:
+    if processes > 1 or "torch" not in sys.modules:
+        if not any(name in os.environ for name in _WAITING):
+            os.environ["OMP_WAIT_POLICY"] = "passive"
+        threads = max(1, processors().count // processes)
+        if threads < machine and not _chosen_by_the_user():
+            os.environ[_COUNT] = _settled[_COUNT] = str(threads)
+    if processes > 1 or _COUNT not in os.environ or _chosen_by_the_user():
         return None
-    return f"{threads} of the {machine} processors of this machine: {allowed.limit}"
+    return f"{os.environ[_COUNT]} of the {machine} processors of this machine: {processors().limit}"
+
+
+def _chosen_by_the_user() -> bool:
+    return _COUNT in os.environ and os.environ[_COUNT] != _settled.get(_COUNT)
 
 
 def _quota(folder: Path, unified: bool) -> float | None:

@@ -47,6 +47,31 @@ def test_the_users_own_variables_win() -> None:
     assert settled("one", OMP_NUM_THREADS="2", GOMP_SPINCOUNT="9") == [None, 2, None]
 
 
+FROM_PYTHON = """\
+import json, os, sys
+os.cpu_count = lambda: 64
+import fmstune
+before = dict(os.environ)
+try:
+    fmstune.train(settings={"model.path": "demo", "data.train": "demo", "training.output_dir": "nothing"},
+                  resume="nothing", quiet=True)
+except fmstune.errors.ConfigError:  # seen after torch is there
+    pass
+import torch
+changed = [name for name in {*before, *os.environ} if name.startswith("OMP_")]
+print(json.dumps([torch.get_num_threads(), changed]))
+"""
+
+
+def test_a_run_from_python_obeys_the_limits_too_and_leaves_the_environment_as_it_was() -> None:
+    inherited = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_PYTHON],
+        env=inherited | {"SLURM_CPUS_PER_TASK": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout) == [1, []]
+
+
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine of 16 processors whose control groups are in a folder of this test."""
@@ -88,7 +113,14 @@ def test_the_tightest_of_quotas_and_slurms_word_counts(
     assert min(limits) - 1e-3 <= found.count < max(1, min(limits)) + 1
 
 
-def test_processes_share_the_processors(machine: Path) -> None:
+def test_processes_share_the_processors_also_where_torch_has_counted_the_gpus(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "15")
+    assert threads.settle()  # as `--nproc auto` does first
+    assert os.environ["OMP_NUM_THREADS"] == "15"
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    assert threads.settle() == "15 of the 16 processors of this machine: SLURM_CPUS_PER_TASK"
     assert threads.settle(processes=3) is None
     assert os.environ["OMP_NUM_THREADS"] == "5"
     del os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]
