@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from fmstune.config.schema.tables import DataConfig
 from fmstune.data.prepare import prepare
-from fmstune.data.rows.anthropic import TEXT_AFTER_CALL
+from fmstune.data.rows.anthropic import TEXT_AFTER_CALL, TEXT_BEFORE_RESULT
+from fmstune.data.rows.results import NO_RESULT
 from fmstune.data.tokens.table import IGNORED
 from fmstune.errors import DataError
 from tests.support.chat_templates import tokenizer_with
@@ -113,6 +114,23 @@ def test_calls_results_and_reasoning_are_those_of_the_other_form(
     found = learnt(tmp_path, theirs, [{**function, "input_schema": SCHEMA}], template)
     openai = [{"type": "function", "function": {**function, "parameters": SCHEMA}}]
     assert found == learnt(tmp_path, ours, openai, template)
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_result_belongs_to_its_call_whatever_words_stand_around_it(tmp_path: Path, before: int) -> None:
+    result = {"type": "tool_result", "tool_use_id": "1", "content": "sun"}
+    content = [*part("first. "), *part("second.")]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "find", "input": {}}]},
+        {"role": "user", "content": [*content[:before], result, *content[before:]]},
+        {"role": "assistant", "content": "d"},
+    ]
+    rows, said = learnt(tmp_path, messages, [{"name": "find", "description": "d", "input_schema": SCHEMA}])
+    text = tokenizer_with("qwen3").decode(rows[-1]["input_ids"])
+    assert text.index("<tool_call>") < text.index("sun") < text.index("first. second.")
+    assert NO_RESULT not in "\n".join(said)
+    assert (TEXT_BEFORE_RESULT in "\n".join(said)) == bool(before)
 
 
 def test_what_only_anthropic_says_is_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from fmstune.config.schema.tables import DataConfig
 from fmstune.data.prepare import prepare
 from fmstune.data.rendering.answer import LOST_REASONING
 from fmstune.data.rendering.render import NO_WORDS, NOT_READ, NOT_WRITTEN
+from fmstune.data.tokens.sft import NO_FIRST
 from tests.support.chat_templates import tokenizer_with
 from tests.support.rendered import tokenizer
 
@@ -143,3 +144,13 @@ def test_a_message_that_is_dropped_is_named_whatever_the_others_say(
     lines = said(tmp_path, {"messages": messages}, tokenizer(DROPS.replace("DROPPED", str(at))))
     assert NO_WORDS.format("words of the user") in lines
     assert said(tmp_path, {"messages": messages}, tokenizer(PLAIN)) == ""
+
+
+def test_an_answer_that_is_one_token_with_its_prompt_is_named(tmp_path: Path) -> None:
+    using = tokenizer(PLAIN)
+    pair = next(token for token in sorted(using.get_vocab()) if len(token) == 2 and token.isalpha())
+    row = {"prompt": pair[0], "completion": pair[1]}
+    assert NO_FIRST in said(tmp_path, row, using)
+    for other in ({"prompt": f"{pair[0]}\n", "completion": pair[1]}, {"text": pair}, row):
+        assert NO_FIRST not in said(tmp_path, other, using, train_on="all")
+        assert other is row or NO_FIRST not in said(tmp_path, other, using)

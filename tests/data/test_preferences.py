@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from fmstune.config.schema.tables import DataConfig, DataSource, ModelConfig
 from fmstune.data.prepare import prepare
+from fmstune.data.rendering.answer import Writer
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.preferences import recognise_preferences
 from fmstune.data.rows.reader import Reader, Row
 from fmstune.data.rows.unused import Unused
+from fmstune.data.tokens.preferences import AnswerEncoder
 from fmstune.errors import DataError
 from fmstune.models.load import load_tokenizer
 
@@ -139,6 +141,36 @@ def test_pairs_whose_answers_are_the_same_are_left_out_and_counted(tmp_path: Pat
         assert made.summary.same == 2
     with pytest.raises(DataError, match="of its 2 rows, each has the same `chosen` and `rejected`"):
         prepare(DataConfig(train=write(tmp_path / "x.jsonl", same, same)), TOKENIZER, None, 1, method="dpo")
+
+
+@pytest.mark.parametrize("method", ["dpo", "reward", "kto"])
+def test_pairs_that_differ_in_what_the_template_leaves_out_are_the_same(tmp_path: Path, method: str) -> None:
+    using = load_tokenizer(ModelConfig(path="demo"))
+    using.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    pair = {"prompt": [user("q")], "chosen": [bot("a") | {"reasoning_content": "good"}]}
+    same = pair | {"rejected": [bot("a") | {"reasoning_content": "bad"}]}
+    config = DataConfig(train=write(tmp_path / "x.jsonl", same, pair | {"rejected": [bot("b")]}))
+    made = prepare(config, using, None, 1, method=method)
+    assert set(made.places) == {f"{tmp_path}/x.jsonl line 2"}
+    assert made.summary.same == 1
+
+
+@pytest.mark.parametrize("truncation", ["keep_start", "keep_end"])
+def test_pairs_of_which_the_same_is_left_when_they_are_cut_are_not_trained(
+    tmp_path: Path, truncation: str
+) -> None:
+    ends = ("b", "c") if truncation == "keep_start" else ("", "")
+    begins = ("b", "c") if truncation == "keep_end" else ("", "")
+    good, bad = (f"{begin}{' x y z' * 20}{end}" for begin, end in zip(begins, ends, strict=True))
+    cut = {"prompt": "a", "chosen": good, "rejected": bad}
+    rows = write(tmp_path / "x.jsonl", cut, {"prompt": "a", "chosen": "b", "rejected": "c"})
+    writer = Writer(TOKENIZER)
+    encoder = AnswerEncoder(writer, "dpo", 16, keep_end=truncation == "keep_end")
+    reader = Reader(DataSource(rows), "train", DataConfig(), BadRows(), method="dpo")
+    assert [row.trained > 0 for row in encoder.rows(reader)] == [False, True]
 
 
 def test_a_reward_may_part_at_a_question_and_have_a_margin() -> None:

@@ -9,25 +9,23 @@ from fmstune.data.rows.calls import Call, read_calls
 from fmstune.data.rows.fields import Fields, Lost
 
 TEXT_AFTER_CALL = "words after a call of a tool in the same message are put before it"
+TEXT_BEFORE_RESULT = "words before a result of a tool in the same message are put after it"
 _CALL, _RESULT = "tool_use", "tool_result"
 
 
 def with_own_results(given: Any, name: str, lost: Lost) -> Iterator[Any]:
-    """A message, whose parts that are results of tools become messages of their own, in their order. Fields
-    that are not read go to `lost`."""
+    """A message, whose parts that are results of tools become messages of their own, in their order, before
+    its words: a result follows its call. Fields that are not read go to `lost`."""
     content = given.get("content") if isinstance(given, Mapping) else None
     if not isinstance(content, (list, tuple)) or not any(_is(part, _RESULT) for part in content):
         yield given
         return
-    said: list[Any] = []
+    results = [part for part in content if _is(part, _RESULT)]
+    said = [part for part in content if not _is(part, _RESULT)]
+    if any(_is(part, _RESULT) for part in content[len(results) :]):
+        lost.remarks[TEXT_BEFORE_RESULT] = None
     others = {key: value for key, value in given.items() if key not in ("role", "content")}
-    for part in content:
-        if not _is(part, _RESULT):
-            said.append(part)
-            continue
-        if said:
-            yield {**given, "content": said}
-            said, others = [], {}
+    for part in results:
         fields = Fields(part, name, lost)
         fields.get("type")
         result = {"role": "tool", "content": fields.get("content") or ""}

@@ -96,7 +96,7 @@ class AnswerEncoder:
         found: list[_Example | TokenRow] = []
         for place, row in part:
             if "chosen" in row and row["chosen"] == row["rejected"]:
-                found.append(TokenRow(place, {}, 0, 0, 0, False, same=True))
+                found.append(_same(place))
                 continue
             try:
                 found += self._examples(place, row, reader)
@@ -118,7 +118,7 @@ class AnswerEncoder:
                 reader.unused.add(NO_TOKENS, each.place)
             yield made
 
-    def _examples(self, place: str, row: Row, reader: Reader) -> list[_Example]:
+    def _examples(self, place: str, row: Row, reader: Reader) -> list[_Example | TokenRow]:
         extras = {key: row[key] for key in ("label", "margin") if key in row}
         answers = [row[key] for key in ("chosen", "rejected", "completion") if key in row]
         if not all(map(_says, answers)):
@@ -134,6 +134,8 @@ class AnswerEncoder:
         else:
             prompt = row["prompt"]
             wholes = [prompt + with_eos(answer, self.tokenizer) for answer in answers]
+        if "chosen" in row and wholes[0] == wholes[1]:  # they differ in what the template does not write
+            return [_same(place)]
         if self.form == "judged pair":
             prompt = ""
         if "chosen" in row and self.form == "labelled":
@@ -189,6 +191,8 @@ class AnswerEncoder:
     def _row(self, example: _Example, prompt: list[int], wholes: list[list[int]]) -> TokenRow:
         if self.form == "judged pair":
             prompt = []
+        if len(wholes) > 1 and wholes[0] == wholes[1]:  # texts that differ may be the same tokens
+            return _same(example.place)
         # An answer begins where it and the prompt alone part, which is not always at the prompt's end.
         shared = min((_shared(prompt, whole) for whole in wholes), default=0)
         columns: dict[str, Any] = {} if self.form == "judged pair" else {"prompt_ids": prompt[:shared]}
@@ -199,6 +203,8 @@ class AnswerEncoder:
         cut = max(lengths) > limit
         if self.form == "judged pair":
             trained = 0 if cut else sum(lengths)
+        elif cut and len(wholes) > 1 and len({tuple(self._kept(whole, limit)) for whole in wholes}) == 1:
+            trained = 0  # what is left of them does not differ
         elif self.keep_end:
             trained = sum(min(length - shared, limit) for length in lengths)
         else:
@@ -212,6 +218,9 @@ class AnswerEncoder:
             cut=cut and trained > 0,
             reworded=shared < len(prompt),
         )
+
+    def _kept(self, whole: list[int], limit: int) -> list[int]:
+        return whole[-limit:] if self.keep_end else whole[:limit]
 
     def _require_usable(self, row: Row, source: str) -> None:
         if _is_chat(row) and not self.tokenizer.chat_template:
@@ -232,6 +241,11 @@ def _says(answer: str | Sequence[Message]) -> bool:
     if isinstance(answer, str):
         return bool(answer.strip())
     return any(says_something(message) for message in answer if message["role"] == "assistant")
+
+
+def _same(place: str) -> TokenRow:
+    """A pair whose answers do not differ."""
+    return TokenRow(place, {}, 0, 0, 0, False, same=True)
 
 
 def _is_chat(row: Row) -> bool:

@@ -30,6 +30,10 @@ JOINED = (
     "other rows, some without their own beginning"
 )
 NO_TOKENS = "answers are not trained: the chat template writes nothing of them"
+NO_FIRST = (
+    "the beginning of an answer is not trained: it is one token with all of its prompt, and nothing comes "
+    "before that (end the prompt with a line end)"
+)
 _BATCH = 512
 _SCHEMA = pa.schema([("input_ids", TOKENS), ("labels", TOKENS)])
 
@@ -224,6 +228,8 @@ class Labelled:
     parts: int = 1
     weights: list[float] | None = None
     """Of each token in the loss, where they are not all 1."""
+    merged: bool = False
+    """Whether its first token writes all of a prompt and the beginning of its answer."""
 
     def remarks(self, first: int, end: int) -> Iterator[str]:
         """What is to be said when it is cut to these tokens: each answer should have some to train on."""
@@ -231,6 +237,8 @@ class Labelled:
             yield CUT_OFF
         if len(self.begins) < self.answers:
             yield NO_TOKENS
+        if self.merged:
+            yield NO_FIRST
 
 
 def label(parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, *, will_cut: bool) -> list[Labelled]:
@@ -263,11 +271,10 @@ def label(parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, *, will_cut
         if marked.torn and not entry.special:
             ids, offsets = _in_pieces(entry, ids, offsets, tokenizer)
             marked = _marked(entry, ids, offsets)
-        count = len(entry.spans)
+        count, where = len(entry.spans), (each.part, each.parts)
+        merged = 0 in marked.begins and entry.spans[0].start > 0
         found.append(
-            Labelled(
-                each.place, ids, marked.labels, marked.begins, count, each.part, each.parts, marked.weights
-            )
+            Labelled(each.place, ids, marked.labels, marked.begins, count, *where, marked.weights, merged)
         )
     return found
 
