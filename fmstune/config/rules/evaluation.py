@@ -25,7 +25,7 @@ _NEED_EVALUATION = {
     "lr_scheduler_type": ("reduce_lr_on_plateau", "greedy"),
 }
 """Settings of `[training]`, with the values for which TRL wants evaluations."""
-_STEPS = ("logging_steps", "eval_steps", "save_steps")
+_STEPS = ("logging_steps", "eval_steps", "save_steps", "warmup_steps")
 
 
 def check_together(config: RunConfig) -> RunConfig:

@@ -38,6 +38,14 @@ def training_problems(config: RunConfig) -> Iterator[tuple[str, str]]:
     else:
         yield from _optimizer_arguments(str(training.get("optim", "")), str(text or ""))
     yield from _workers(training)
+    kept = training.get("save_total_limit")
+    if kept is not None and kept < 1:  # transformers would keep all of them, without a word
+        key = "training.save_total_limit"
+        yield key, f"{key} = {kept} is out of range; it is at least 1. Leave it out to keep all checkpoints."
+    multiple = training.get("pad_to_multiple_of")
+    if isinstance(multiple, str) and multiple != "auto":
+        key = "training.pad_to_multiple_of"
+        yield key, f"{key} = {shown(multiple)} is neither a number of tokens nor auto."
     if training.get("eval_packing") and not training.get("packing"):
         key = "training.eval_packing"
         yield (
