@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 
+class _Said(SystemExit):
+    """The end of a command that has said why it failed."""
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the contract's code; the last line printed is the cause."""
     _fill_closed_streams()
@@ -42,9 +46,14 @@ def _main(arguments: list[str]) -> NoReturn:
         sys.exit(0)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+    except _Said:
+        raise
+    except SystemExit as end:  # of the user's own code, which the launcher and the other ranks cannot see
+        from fmstune.launch import rank as ranks
+
+        ranks.report_exit(end)
+        raise
     except BaseException as error:
-        if isinstance(error, SystemExit):
-            raise
         if "--debug" in arguments:
             _print_traceback()
         from fmstune.launch.failures import in_words
@@ -152,7 +161,7 @@ def _fail(message: str, code: int, *, expected: bool = True) -> NoReturn:
         termination.write(message, code, sys.argv)
         with contextlib.suppress(OSError, ValueError):  # nobody reads it, but the exit code
             print(f"error: {message}", file=sys.stderr, flush=True)
-    sys.exit(code)
+    raise _Said(code)
 
 
 def _with_resume_value(arguments: list[str]) -> list[str]:

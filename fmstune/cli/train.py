@@ -153,6 +153,6 @@ def train(
         out.say("demo", "no model and data given: tuning the demo model on demo data")
     with ranks.leaving_in_order():
         if dry_run:
-            run_dry(resolved, out)
+            run_dry(resolved, out, resume=resume, overwrite=overwrite)
         else:
             run(resolved, out, resume=resume, overwrite=overwrite)

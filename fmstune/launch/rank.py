@@ -107,6 +107,15 @@ def report_cause(message: str, exit_code: int, *, expected: bool) -> bool:
     return True
 
 
+def report_exit(end: SystemExit) -> None:
+    """Report that code of the user's own has ended this rank: without its process the run fails, whatever the
+    exit code."""
+    code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    said = f": {end.code}" if isinstance(end.code, str) else ""
+    rank = os.environ.get("RANK", "0")
+    report_cause(f"rank {rank} ended with exit code {code}: SystemExit{said}", 1, expected=False)
+
+
 def reported_causes(directory: Path) -> list[Cause]:
     """What the ranks have reported, the first to fail first; `directory` holds torchrun's folder of each."""
     found = []

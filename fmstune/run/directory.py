@@ -32,6 +32,7 @@ from fmstune.models.checkpoints import (
     obstacle,
     step_of,
 )
+from fmstune.system.files import takes_files
 
 # What a run writes; --overwrite removes these and nothing else.
 _OURS = (
@@ -67,6 +68,13 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool 
     take what is in the directory for its work. Raises `ConfigError` when the directory holds a run that
     would be overwritten, or no checkpoint can be resumed from.
     """
+    found = _found(config, resume, overwrite=overwrite, main=main)
+    if main and not found.finished:
+        _require_place(found.path)
+    return found
+
+
+def _found(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool) -> RunDirectory:
     path = Path(config.output_dir) if config.output_dir else None
     if resume is not None and resume != "auto":
         given = Path(resume)
@@ -81,8 +89,7 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool 
                 "--resume auto needs to know which run to resume: give its directory with --output-dir."
             )
         return RunDirectory(_new_name(config), is_new=True, named_here=_world_size() == 1)
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"training.output_dir = {str(path)!r} is a file; give a directory.")
+    _nearest(path)
     if main:
         _require_nobody(path)
     if overwrite or not path.exists() or not any(path.iterdir()):
@@ -102,6 +109,29 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool 
     raise ConfigError(
         f"{path} holds {how}: give another --output-dir,{go_on} or replace it with --overwrite."
     )
+
+
+def _require_place(path: Path) -> None:
+    """Raise `ConfigError` when the directory cannot be made, or nothing can be written into it."""
+    nearest = _nearest(path)
+    if not takes_files(nearest):
+        raise ConfigError(
+            f"training.output_dir = {str(path)!r}: nothing can be written into {nearest}; give another "
+            "directory."
+        )
+
+
+def _nearest(path: Path) -> Path:
+    """The directory itself, or that in which it can be made. Raises `ConfigError` where something else is."""
+    where = f"training.output_dir = {str(path)!r}"
+    nearest = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not nearest.exists():
+        target = nearest.readlink()
+        raise ConfigError(f"{where}: {nearest} is a link to {target}, which is not there; make that first.")
+    if not nearest.is_dir():
+        it = "this" if nearest == path else nearest
+        raise ConfigError(f"{where}: {it} is a file; give a directory.")
+    return nearest
 
 
 def _require_nobody(path: Path) -> None:

@@ -28,12 +28,13 @@ from fmstune.delivery.report import DeliveryReport
 from fmstune.delivery.shipping.process import Job
 from fmstune.errors import Interrupted, RunError
 from fmstune.hub import pinned
-from fmstune.launch.environment import is_main_process, require_whole_launch
+from fmstune.launch.environment import is_main_process
 from fmstune.layout import CONFIG_NAME
 from fmstune.resources.source import SYSTEM
-from fmstune.run.directory import RunDirectory, claim
+from fmstune.run.claimed import claimed
+from fmstune.run.directory import RunDirectory
 from fmstune.run.look_ahead import look_ahead
-from fmstune.run.resume import changed_settings, finish, require_fitting, resumed
+from fmstune.run.resume import finish
 from fmstune.run.taking import taken
 from fmstune.run.tracking import (
     checked_trackers,
@@ -107,24 +108,9 @@ def begun(
 ) -> RunResult:
     """The run, for a caller who holds `alone`."""
     began = time.perf_counter()
-    require_whole_launch()
-    directory = claim(config, resume, overwrite=overwrite, main=is_main_process())
+    config, directory = claimed(config, out, resume, overwrite=overwrite)
     if directory.finished:
-        out.say("done", f"the run in {directory.path} is finished already; there is nothing left to do")
-        if changed := changed_settings(directory.path, config):
-            out.warn(f"not applied: {changed}. To train on with it: --resume {directory.path}")
         return RunResult(directory.path, delivery=tuple(reports(directory.path)))
-    if directory.checkpoint is not None:
-        require_fitting(directory.checkpoint, config)
-        now = resumed(directory.checkpoint, config)
-        config = now.config
-        if now.changed:
-            out.warn(f"changed since the run was started: {now.changed}")
-        if now.held:
-            out.warn(
-                f"not applied, since the checkpoint holds the value before: {now.held}. To train with it, "
-                f"begin a run of its own with --model {directory.checkpoint}"
-            )
     _say_unused(config, out, extensions)
     look_ahead(config)
     config = pinned(config, out.warn, None if overwrite else directory.path)
@@ -143,21 +129,26 @@ def begun(
     return RunResult(directory.path, metrics, tuple(reports(directory.path, config.tracking.trackers)))
 
 
-def dry_run(config: RunConfig, out: RunConsole) -> None:
-    """Do everything up to the first step, and leave nothing behind."""
-    require_whole_launch()
-    directory = claim(config, None, overwrite=True)
+def dry_run(
+    config: RunConfig, out: RunConsole, *, resume: str | None = None, overwrite: bool = False
+) -> None:
+    """Do everything up to the first step, and leave nothing behind. Raises what `run` would."""
+    config, directory = claimed(config, out, resume, overwrite=overwrite)
+    if directory.finished:
+        return
     _say_unused(config, out)
     look_ahead(config)
-    config = pinned(config, out.warn)
-    with checked_trackers(config, out), tempfile.TemporaryDirectory() as scratch:
+    config = pinned(config, out.warn, None if overwrite else directory.path)
+    with checked_trackers(config, out) as (fleet, _), tempfile.TemporaryDirectory() as scratch:
         from fmstune.run.preflight import report_plan
         from fmstune.training.build import build_trainer
 
+        say_resumed(directory, fleet, out)
         built = build_trainer(config, Tracker(), Path(scratch))
         _describe(built, out)
         report_plan(built, directory.path, out)
-    out.say("dry run", f"all is ready for {counted(built.steps, 'step')}; nothing was written")
+    left = max(0, built.steps - directory.step)
+    out.say("dry run", f"all is ready for {counted(left, 'step')}; nothing was written")
 
 
 def _train(

@@ -53,6 +53,14 @@ def test_a_rank_that_ends_without_a_word_is_named_with_its_exit_code(tmp_path: P
     assert done.stderr.splitlines()[-1] == last
 
 
+def test_a_rank_that_is_ended_by_system_exit_says_so_to_the_launcher_and_the_journal(tmp_path: Path) -> None:
+    done = fmstune("train", *TWO, *with_callback("Quits"), cwd=tmp_path)
+    said = "rank 1 ended with exit code 7: SystemExit"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, f"error: {said}")
+    last = json.loads((tmp_path / "out" / "tracking" / "journal.jsonl").read_text().splitlines()[-1])
+    assert (last["status"], last["error"]) == ("failed", said)
+
+
 def test_all_ranks_stop_when_a_callback_stops_one(tmp_path: Path) -> None:
     done = fmstune("train", *TWO, *with_callback("Stops"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -48,6 +48,35 @@ def test_a_run_that_is_still_going_is_left_alone(overwrite: bool, resume: str | 
     assert claim(configured("out"), "auto", overwrite=False).path == Path("out")
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("link", "link is a link to nowhere, which is not there"),
+        ("link/out", "link is a link to nowhere, which is not there"),
+        ("circle/out", "circle is a link to circle, which is not there"),
+        ("file", "is a file"),
+        ("file/a/b", "file is a file"),
+        ("/proc/foo", "nothing can be written into /proc"),
+        ("/sys/a/b", "nothing can be written into /sys"),
+    ],
+)
+def test_a_directory_that_cannot_be_made_is_refused_at_once(output: str, said: str, overwrite: bool) -> None:
+    Path("link").symlink_to("nowhere")
+    Path("circle").symlink_to("circle")
+    Path("file").touch()
+    with pytest.raises(ConfigError, match=said):
+        claim(configured(output), None, overwrite=overwrite)
+
+
+def test_a_directory_that_can_be_made_is_not_made_yet() -> None:
+    Path("real").mkdir()
+    Path("link").symlink_to("real")
+    for output in ("a/b/c", "link/out", "real", "link"):
+        assert claim(configured(output), None, overwrite=False).path == Path(output)
+    assert sorted(path.name for path in Path().iterdir()) == ["link", "real"]
+
+
 def test_ranks_of_one_launcher_choose_the_same_new_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     code = (

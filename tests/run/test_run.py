@@ -28,6 +28,7 @@ from tests.support.end_to_end import (
     wandb_params,
     wandb_points,
 )
+from tests.support.journals import open_journal
 from tests.support.tracked import SHORT, rewrite_as_interrupted, tune
 from tests.support.tuned import weights
 
@@ -258,6 +259,30 @@ def test_repeating_the_resolved_configuration_gives_the_same_weights() -> None:
     again = load(Path("first/config.toml"), [("training.output_dir", "second", "--output-dir")])
     run(again, screen)
     assert weights("first") == weights("second")
+
+
+@pytest.mark.parametrize(
+    ("status", "resume", "said"),
+    [
+        ("finished", None, "holds a finished run"),
+        ("failed", None, "holds a run that is failed"),
+        (None, "nowhere", "there is no such checkpoint or run"),
+        (None, "out", "it holds no checkpoint to resume from"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    status: str | None, resume: str | None, said: str, tmp_path: Path
+) -> None:
+    Path("out/tracking").mkdir(parents=True)
+    if status:
+        journal = open_journal(Path("out"))
+        journal.append("status", {"status": status})
+        journal.close()
+    before = sorted(tmp_path.rglob("*"))
+    config = load(None, [], ["model.path=demo", "data.train=demo", "training.output_dir=out"])
+    with pytest.raises(ConfigError, match=said):
+        dry_run(config, RunConsole(Console(quiet=True)), resume=resume)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_dry_run_checks_everything_and_leaves_nothing(tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ class Exits(SecondRank):
     def fail(self):
         os._exit(7)
 
+class Quits(SecondRank):
+    def fail(self):
+        raise SystemExit(7)
+
 class Stops(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         control.should_training_stop = args.process_index == 1 and state.global_step == 2
