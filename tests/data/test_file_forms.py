@@ -315,7 +315,7 @@ def test_what_is_beside_a_table_or_in_an_inner_object_is_named(tmp_path: Path, a
         rows, said = beside(tmp_path / "x.json", content, at_once)
         assert rows[0] == ROW
         assert all(f"`{name}`" in said for name in named)
-    quiet = {"train": ROWS, "test": ROWS[:1], "validation": []}
+    quiet = {"train": ROWS, "validation": []}
     assert beside(tmp_path / "x.json", quiet, at_once) == (ROWS, "")
 
 

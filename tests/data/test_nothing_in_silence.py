@@ -295,3 +295,19 @@ def test_a_map_of_a_parquet_file_is_an_object(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"messages": rows}), path)
     assert '{"city": "GRAZ"}' in learnt(path, "qwen2_5")[1]
+
+
+def test_a_refusal_is_the_answer_where_there_is_no_other(tmp_path: Path) -> None:
+    refusing = answer(None, refusal="SORRY")
+    assert "SORRY" in learnt(file_of(tmp_path, chat(user(), refusing)))[1]
+    assert "SORRY" not in learnt(file_of(tmp_path, chat(user(), answer("GOOD", refusal=None))))[1]
+    beside = learnt(file_of(tmp_path, chat(user(), answer("GOOD", refusal="SORRY"))))
+    assert "SORRY" not in beside[1]
+    assert "refusal" in beside[2]
+
+
+def test_a_cell_that_its_delimiter_parts_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text\nhello, world\nyo\n")
+    with pytest.raises(DataError, match="it has 2; put a text with a comma in it in quotation marks"):
+        learnt(path)

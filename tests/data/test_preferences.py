@@ -173,6 +173,13 @@ def test_pairs_of_which_the_same_is_left_when_they_are_cut_are_not_trained(
     assert [row.trained > 0 for row in encoder.rows(reader)] == [False, True]
 
 
+@pytest.mark.parametrize("method", ["dpo", "reward", "kto"])
+def test_a_list_of_answers_is_refused_with_what_is_needed(method: str, tmp_path: Path) -> None:
+    rows = write(tmp_path / "x.jsonl", {"prompt": "q", "chosen": "a", "rejected": ["b", "c"]})
+    with pytest.raises(DataError, match="`rejected` is a list of 2 strings; it takes a single one"):
+        read(rows, method)
+
+
 def test_a_reward_may_part_at_a_question_and_have_a_margin() -> None:
     row = {"chosen": [user("a"), bot("b")], "rejected": [user("c"), bot("d")], "margin": 2}
     made = one(row, "reward")
@@ -192,7 +199,7 @@ def test_a_reward_may_part_at_a_question_and_have_a_margin() -> None:
         ("dpo", {**PAIR, "rejected": "No."}, "of `chosen` and `rejected` one is a text, the other messages."),
         ("dpo", {**PAIR, "chosen": True}, "`chosen` is a boolean; it takes a string, or a list of messages."),
         ("dpo", {**PAIR, "chosen": []}, "`chosen` takes a list of messages with at least one"),
-        ("dpo", {**PAIR, "chosen": ["So."]}, "message 1 of `chosen` is no object with `role` and `content`"),
+        ("dpo", {**PAIR, "chosen": ["So."]}, "`chosen` is a list of 1 string; it takes a single one"),
         ("dpo", {**PAIR, "chosen": [{"role": "me", "content": "x"}]}, "has the role 'me'; roles are"),
         ("dpo", {**PAIR, "prompt": {"a": 1}}, "`prompt` is an object; it takes a string"),
         ("dpo", {**PAIR, "chosen": [bot("So."), user("And?")]}, "`chosen` does not end with a message of"),

@@ -114,10 +114,10 @@ def said(source: str | DataSource, split: Any = "train") -> list[str]:
 @pytest.mark.parametrize(
     ("files", "named"),
     [
-        (("train.jsonl", "faq.jsonl", "more.csv", "test.jsonl"), ("faq.jsonl", "more.csv")),
+        (("train.jsonl", "faq.jsonl", "more.csv"), ("faq.jsonl", "more.csv")),
         (("a.jsonl", "b.xlsx", "c.zip", "README.md", ".gitattributes", "_SUCCESS"), ("b.xlsx", "c.zip")),
         (("train/a.jsonl", "deep/er/notes.docx", "LICENSE"), ("notes.docx",)),
-        (("train.jsonl", "validation.jsonl", "test.jsonl", "README.md"), ()),
+        (("train.jsonl", "README.md"), ()),
         (("a.jsonl", "b.jsonl"), ()),
     ],
 )
@@ -133,6 +133,25 @@ def test_files_of_a_directory_that_are_not_read_are_named(
     assert bool(told) == bool(named)
 
 
+@pytest.mark.parametrize("form", ["directory", "json", "saved"])
+def test_splits_that_are_not_trained_on_are_named(tmp_path: Path, form: str) -> None:
+    names = ("train", "test", "validation")
+    path = tmp_path / "x"
+    if form == "directory":
+        for name in names:
+            write(path / f"{name}.jsonl", name)
+    elif form == "json":
+        path = tmp_path / "x.json"
+        path.write_text(json.dumps({name: [{"text": name}] for name in names}))
+    else:
+        saved = {name: datasets.Dataset.from_list([{"text": name}]) for name in names}
+        datasets.DatasetDict(saved).save_to_disk(str(path))
+    told = "the splits test, validation are not trained on; name another than train with split"
+    assert told in " ".join(said(str(path)))
+    assert said(DataSource(str(path), split="train")) == []
+    assert said(str(path), "eval") == []
+
+
 def test_folders_that_fit_a_glob_are_named(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", "a")
     write(tmp_path / "deep" / "b.jsonl", "b")
@@ -143,7 +162,7 @@ def test_folders_that_fit_a_glob_are_named(tmp_path: Path) -> None:
 def test_splits_of_a_saved_folder_that_are_called_like_none_are_named(tmp_path: Path) -> None:
     parts = {name: datasets.Dataset.from_list([{"text": "a"}]) for name in ("train", "extra", "test")}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "x")
-    assert ["extra not read" in each for each in said(str(tmp_path / "x"))] == [True]
+    assert ["extra not read" in each for each in said(str(tmp_path / "x"))] == [True, False]
     assert said(DataSource(str(tmp_path / "x"), split="extra")) == []
 
 

@@ -37,11 +37,12 @@ class NoFiles(Exception):
 class FoundFiles:
     """The files that a name stands for. Files beside them that hold data too, by their names, are in
     `unreadable`, where they are of a kind that cannot be read, and in `of_no_split`, where they are not named
-    after a split and others are."""
+    after a split and others are; `other_splits` are those of files that are read neither."""
 
     files: tuple[Path, ...]
     unreadable: tuple[Path, ...] = ()
     of_no_split: tuple[Path, ...] = ()
+    other_splits: tuple[str, ...] = ()
 
 
 def kind_of(path: Path) -> str:
@@ -137,12 +138,14 @@ def _in_directory(path: Path, name: str, split: str, chosen: bool) -> FoundFiles
     for each in files:
         by_split.setdefault(_split_of(each.relative_to(path)), []).append(each)
     of_no_split: list[Path] = []
+    other_splits: list[str] = []
     if by_split.keys() != {None} or chosen:
         wanted = _split_called(split)
         if wanted not in by_split:
             there = ", ".join(sorted(key for key in by_split if key)) or "no splits"
             raise NoFiles(f"its files are named after {there}; there is none of the split {split}.")
         files = by_split[wanted]
+        other_splits = sorted(key for key in by_split if key not in (None, wanted))
         of_no_split = [] if chosen else by_split.get(None, [])
     kinds = sorted({kind_of(each) for each in files})
     if len(kinds) > 1:
@@ -150,7 +153,7 @@ def _in_directory(path: Path, name: str, split: str, chosen: bool) -> FoundFiles
             f"the directory holds {' and '.join(kinds)} files; name those you mean, as in {name.rstrip('/')}"
             f"/*{kinds[0]}."
         )
-    return FoundFiles(tuple(files), others, tuple(of_no_split))
+    return FoundFiles(tuple(files), others, tuple(of_no_split), tuple(other_splits))
 
 
 def _is_about(path: Path) -> bool:

@@ -13,10 +13,12 @@ from fmstune.data.columns import Row, looks_like_a_row
 from fmstune.data.files.encodings import OLDER, decoded, encoding_of, not_so, say_older
 from fmstune.data.files.opening import opened
 from fmstune.errors import DataError
+from fmstune.text import counted
 
 Found = tuple[str, Row | DataError]
 
 _DELIMITERS = ",;\t|"
+_CALLED = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 _SAMPLED = 20
 """So many rows are looked at for the delimiter."""
 _PIECE = 1 << 20
@@ -44,7 +46,7 @@ def read_csv(path: Path, name: str, usual: str, say: Callable[[str], None]) -> I
         # Strict: without it a quotation mark that is never closed swallows the rest of the file as one cell.
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         try:
-            yield from _rows(reader, name, skipped, say)
+            yield from _rows(reader, name, skipped, delimiter, say)
         except UnicodeError:
             raise not_so(name, encoding) from None
         except csv.Error as error:
@@ -56,7 +58,9 @@ def read_csv(path: Path, name: str, usual: str, say: Callable[[str], None]) -> I
             text.detach()  # else it would close the file, which is not its own
 
 
-def _rows(reader: Any, name: str, skipped: int, say: Callable[[str], None]) -> Iterator[Found]:
+def _rows(
+    reader: Any, name: str, skipped: int, delimiter: str, say: Callable[[str], None]
+) -> Iterator[Found]:
     header: list[str] | None = None
     written: list[str] = []
     first = padded = again = False
@@ -82,8 +86,10 @@ def _rows(reader: Any, name: str, skipped: int, say: Callable[[str], None]) -> I
         if len(cells) == len(header):
             yield place, dict(zip(header, cells, strict=True))
         else:
-            what = f"{place}: this row does not have the {len(header)} columns of the first line"
-            yield place, DataError(f"{what}: it has {len(cells)}.")
+            columns = counted(len(header), "column")
+            what = f"{place}: this row does not have the {columns} of the first line: it has {len(cells)}"
+            quoted = f"; put a text with {_CALLED.get(delimiter, delimiter)} in it in quotation marks"
+            yield place, DataError(f"{what}{quoted if len(cells) > len(header) else ''}.")
 
 
 def _bare(cells: list[str]) -> list[str]:

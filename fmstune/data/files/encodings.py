@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ OLDER = "cp1252"
 _PIECE = 1 << 20
 _UNLIKELY = frozenset(b"\x81\x8d\x8f\x90\x9d\xff")
 """What no text in Windows-1252 has: five bytes without a meaning, and one that is mostly damage."""
+
+_DIFFERENT = 3
+_RUN = re.compile(r"[\udc80-\udcff]{4,}")
+"""Western words have an accent here and there, which is no ASCII; those of other scripts have nothing else.
+Marks stand together, too: up to three, or equal ones, as of a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +78,20 @@ def encoding_of(path: Path, name: str, *, most: int | None = None) -> str:
             pass
     except UnicodeDecodeError:
         letters: Counter[str] = Counter()
+        together = 0
         for text in _texts(path, name, most, "surrogateescape"):
             letters.update(text)
+            together += sum(len(run) for run in _RUN.findall(text) if len(set(run)) >= _DIFFERENT)
         bad = {letter: times for letter, times in letters.items() if "\udc80" <= letter <= "\udcff"}
         unlikely = most is not None and any(ord(letter) - 0xDC00 in _UNLIKELY for letter in bad)
         others = sum(times for letter, times in letters.items() if letter > "\x7f" and letter not in bad)
         # Bytes of Windows-1252 are hardly ever characters of UTF-8: where most are, the others are damaged.
         if sum(bad.values()) > others and not unlikely:
+            if together > sum(bad.values()) / 2:
+                raise DataError(
+                    f"{name} is not UTF-8 text, and does not look like Windows-1252 (Latin-1) either: it may "
+                    "be Cyrillic, Greek, Chinese or Japanese in an older encoding; save it as UTF-8."
+                ) from None
             return OLDER
     return "utf-8"
 

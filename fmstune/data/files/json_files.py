@@ -196,6 +196,7 @@ def _large_object(
             given.append(key)
             yield from chain(first, items)
     if given:
+        wanted.say_others(passed_over, name, say)
         say_beside(whole, given, name, say)
         return
     if passed_over:

@@ -44,6 +44,7 @@ def rows_inside(value: dict[str, Any], wanted: Wanted, name: str, say: Callable[
         splits = {key: inner for key, inner in value.items() if _is_table(inner)}
         taken = wanted.among(splits, name)
         others = () if wanted.chosen else [key for key in splits if split_named(key)]
+        wanted.say_others([key for key in others if key != taken and splits[key]], name, say)
         say_beside(value, (taken, *(splits if wanted.chosen else others)), name, say)
         return _table(splits[taken], wanted, name, say)
     numbered = all(key.isdigit() and isinstance(inner, dict) for key, inner in value.items())

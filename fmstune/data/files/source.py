@@ -45,16 +45,21 @@ class Origin:
             raise DataError(f"{source.path}: {error}{here}") from None
         if found is None:
             return cls(source, split, ())
-        origin = cls(source, split, found.files, beside=tuple(_beside(found, source.path)))
+        beside = list(_beside(found, source.path))
+        origin = cls(source, split, found.files)
+        origin.wanted.say_others(found.other_splits, source.path, beside.append)
+        origin = replace(origin, beside=tuple(beside))
         splits = _saved_splits(found.files[0], source.path)
         if splits is None:
             return origin
         taken = origin.wanted.among(splits, source.path)
         others = [] if source.split else [each for each in splits if each != taken and not split_named(each)]
-        beside = (
-            f"{source.path}: {listed(others)} not read: named after no split, as others there are; {_OWN}"
-        )
-        return replace(origin, files=(found.files[0] / taken,), beside=(beside,) if others else ())
+        if others:
+            why = f"named after no split, as others there are; {_OWN}"
+            beside.append(f"{source.path}: {listed(others)} not read: {why}")
+        named = [each for each in splits if each != taken and split_named(each)]
+        origin.wanted.say_others(named, source.path, beside.append)
+        return replace(origin, files=(found.files[0] / taken,), beside=tuple(beside))
 
     @property
     def wanted(self) -> Wanted:

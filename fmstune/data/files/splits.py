@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fmstune.config.paths.data import split_named
 from fmstune.errors import DataError
+from fmstune.text import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,16 @@ class Wanted:
         if self.chosen:
             return name != self.split
         return split_named(name) not in (None, self.split)
+
+    def say_others(self, others: Iterable[str], source: str, say: Callable[[str], None]) -> None:
+        """Report the splits that are not trained on, unless the user has named the one that is."""
+        there = list(dict.fromkeys(others))
+        if there and not self.chosen and self.split == "train":
+            splits, are = ("split", "is") if len(there) == 1 else ("splits", "are")
+            say(
+                f"{source}: the {splits} {listed(there)} {are} not trained on; name another than "
+                f"{self.split} with split under [[{self.table}]]"
+            )
 
     def among(self, names: Iterable[str], source: str) -> str:
         """The one that is meant: of this name, or the only one of this kind (`train_sft`), or the only one at

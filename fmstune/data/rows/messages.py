@@ -74,6 +74,8 @@ def _message(given: Any, where: str, key: str, lost: Lost) -> Message:
     if role is None:
         raise DataError(f"{where} has the role {speaker!r}; roles are {', '.join(SPEAKERS)}.")
     value = fields.first("content", "value")
+    if role == "assistant" and not holds(value) and isinstance(given.get("refusal"), str):
+        value = fields.get("refusal")  # OpenAI's answers say there why they say nothing else
     calls = _calls(fields, where, lost)
     if role == "assistant":
         called, value = calls_in_parts(value, where, f"{key}.content", lost)

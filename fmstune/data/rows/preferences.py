@@ -29,6 +29,7 @@ from fmstune.data.rows.recognised import Recognised, Shape
 from fmstune.data.rows.repeated import apart
 from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
+from fmstune.text import counted
 
 _NOT_LEARNT = "the weight of a message of the prompt is not used: of preferences the answers alone are learnt"
 
@@ -235,6 +236,11 @@ def _answer(row: Row, key: str, where: str, unused: Unused) -> Answer:
     if messages is not None:
         loaded(value, f"{where}: `{key}`")  # which refuses a text with a key twice
         return _messages(messages, where, key, unused)
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        raise DataError(
+            f"{where}: `{key}` is a list of {counted(len(value), 'string')}; it takes a single "
+            "one: make a row of each."
+        )
     if isinstance(value, list):
         return _messages(value, where, key, unused)
     if isinstance(value, (dict, bool)):
