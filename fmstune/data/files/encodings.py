@@ -22,9 +22,9 @@ _UNLIKELY = frozenset(b"\x81\x8d\x8f\x90\x9d\xff")
 """What no text in Windows-1252 has: five bytes without a meaning, and one that is mostly damage."""
 
 _DIFFERENT = 3
-_RUN = re.compile(r"[\udc80-\udcff]{4,}")
-"""Western words have an accent here and there, which is no ASCII; those of other scripts have nothing else.
-Marks stand together, too: up to three, or equal ones, as of a line."""
+_RUN = re.compile(r"[^\x00-\x7f]{4,}")
+"""Western words have an accent here and there, which is no ASCII; those of other scripts have nothing else
+(some pairs of their bytes are UTF-8 by chance). Marks stand together, too: up to three, or equal ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,11 @@ def encoding_of(path: Path, name: str, *, most: int | None = None) -> str:
         together = 0
         for text in _texts(path, name, most, "surrogateescape"):
             letters.update(text)
-            together += sum(len(run) for run in _RUN.findall(text) if len(set(run)) >= _DIFFERENT)
+            together += sum(
+                sum("\udc80" <= letter <= "\udcff" for letter in run)
+                for run in _RUN.findall(text)
+                if len(set(run)) >= _DIFFERENT
+            )
         bad = {letter: times for letter, times in letters.items() if "\udc80" <= letter <= "\udcff"}
         unlikely = most is not None and any(ord(letter) - 0xDC00 in _UNLIKELY for letter in bad)
         others = sum(times for letter, times in letters.items() if letter > "\x7f" and letter not in bad)
