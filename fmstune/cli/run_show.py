@@ -65,7 +65,7 @@ def _head(run: RunView) -> Iterator[str]:
     created = 0.0 if line.created is None else line.created
     when = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(created))} ({age(time.time() - created)} ago)"
     settings = {key: value for key, value in changed_settings(detail.settings).items() if key not in _IN_HEAD}
-    told = [f"{key}={cell(value)}" for key, value in settings.items()]
+    texts = [f"{key}={cell(value)}" for key, value in settings.items()]
     tables = [f"{each['name']} ({counted(len(each['rows']), 'row')})" for each in run.tables]
     lost = [f"{counted(detail.missing, 'event')} missing"] if detail.missing else []
     lost += [f"{counted(detail.damaged, 'damaged line')}"] if detail.damaged else []
@@ -79,7 +79,7 @@ def _head(run: RunView) -> Iterator[str]:
         ("method", line.method),
         ("data", line.data),
         ("params", line.params),
-        ("settings", " ".join(told)),
+        ("settings", " ".join(texts)),
         ("tables", ", ".join(tables)),
         ("journal", " · ".join([counted(detail.events, "event"), *lost])),
         *((each.tracker, each.line()) for each in run.delivery),
@@ -98,9 +98,9 @@ def _metrics(run: RunView) -> list[str]:
 
     rows = []
     for each in run.figures:
-        told = [each.first, each.lowest, each.highest, each.last, each.last_step]
+        texts = [each.first, each.lowest, each.highest, each.last, each.last_step]
         points = str(each.points) + (f" ({each.not_finite} not finite)" if each.not_finite else "")
-        rows.append([printable(each.key), points, *map(cell, told)])
+        rows.append([printable(each.key), points, *map(cell, texts)])
     lines = table(_METRICS, rows, right=_METRICS[1:], width=terminal_width()) if rows else []
     return ["", *lines] if lines else []
 

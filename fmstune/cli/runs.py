@@ -100,9 +100,9 @@ def _print_table(runs: list[ListedRun]) -> None:
     rows = []
     for run in runs:
         line = run.line
-        told = [run.status, _short(line.model), line.method, line.data, line.step, line.loss, line.eval]
+        texts = [run.status, _short(line.model), line.method, line.data, line.step, line.loss, line.eval]
         times = [duration(line.seconds), age(None if line.created is None else now - line.created)]
-        rows.append([printable(run.path), *map(cell, told), *times, printable(line.params)])
+        rows.append([printable(run.path), *map(cell, texts), *times, printable(line.params)])
     print_lines(table(_HEAD, rows, right=_NUMBERS, width=terminal_width(), optional=_OPTIONAL))
 
 

@@ -79,8 +79,8 @@ def stream(
 
 
 def _read_first(reader: Reader, encoder: Encoder) -> tuple[NotUsed, ...]:
-    """Read until the first row of which something is trained, and some more, so that what is wrong is told at
-    the start; what of these rows is not used."""
+    """Read until the first row of which something is trained, and some more, so that what is wrong is named
+    at the start; what of these rows is not used."""
     looking = replace(reader, bad=BadRows(reader.bad.skip))
     tally = Tally((looking,), looking.bad)
     rows = encoder.rows(looking, batch=1)

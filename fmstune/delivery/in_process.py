@@ -80,7 +80,7 @@ class GuardedTracker:
         return TrainerCallback() if callback is None else guarded_callback(callback, self._event)
 
     def give(self, event: Event) -> None:
-        """Give it what its callback is not told of: params, a table, metrics of the user's own."""
+        """Give it what its callback does not get: params, a table, metrics of the user's own."""
         if (handover := self._handover) is not None:
             self._call(lambda: handover.give(event), reached=event.seq)
 

@@ -39,7 +39,7 @@ class Ledger:
     `delivered` and `total` count events of the journal. Events are numbered from 1 without gaps, so the first
     `delivered` of them have been delivered, up to byte `offset` of the journal, except those that the
     tracker has failed at (`suspicion`) and those that could not be read from the journal (`missing`).
-    `safe_*` is the part that no kill of the shipper can lose. `closed` tells that the tracker's run has been
+    `safe_*` is the part that no kill of the shipper can lose. `closed`: the tracker's run has been
     given its final status. A delivery that is `careful`, since a process has died of the tracker, notes in
     `trying` which event it is handing over. `last_row` is the last of the metrics and tables that the tracker
     has taken, `last_given` the last of all but statuses. `begun_again` counts how often all had to be

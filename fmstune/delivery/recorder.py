@@ -82,7 +82,7 @@ class Recorder(Tracker):
         self._record("metrics", self._fields(MetricPoint({name: metric}, stage, step)))
 
     def track_point(self, point: MetricPoint) -> None:
-        # What the Trainer logs, which the callbacks of guests are told of.
+        # What the Trainer logs, which the callbacks of guests get.
         self._pass_on_samples()
         self.journal.append("metrics", self._fields(point))
 

@@ -33,7 +33,7 @@ MOST_CAUSES = 50
 @dataclass(frozen=True, slots=True)
 class Mark:
     """How a suspect stands. `fails` and `leads` count up to `MOST_ATTEMPTS`, from the last strike on;
-    `open` tells that nothing has been taken since the last failure."""
+    `open`: nothing has been taken since the last failure."""
 
     fails: int = 0
     leads: int = 0

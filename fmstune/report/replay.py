@@ -1,4 +1,4 @@
-"""A run as its journal tells it: one pass over the events, in which what comes later counts.
+"""A run as its journal has it: one pass over the events, in which what comes later counts.
 
 A resumed run logs steps again, and the newest value of a step counts. Params of one namespace add up, as in
 every tracker; the settings of a resumed run are those of its last session.

@@ -24,7 +24,7 @@ class Source:
 
 @dataclass(slots=True)
 class Sources:
-    """Reads several sources. One that fails costs its own figures alone; `say` is told why, once of each."""
+    """Reads several sources. One that fails costs its own figures alone; `say` gets why, once of each."""
 
     sources: Iterable[Source]
     say: Callable[[str], None]

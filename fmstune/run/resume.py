@@ -168,8 +168,8 @@ def _deciding(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 def _source(table: Mapping[str, Any]) -> Any:
     """A source without its revision (see above), as short as it may be written."""
-    told = {name: value for name, value in table.items() if name != "revision" and value is not None}
-    return told["path"] if told.keys() == {"path"} else told
+    given = {name: value for name, value in table.items() if name != "revision" and value is not None}
+    return given["path"] if given.keys() == {"path"} else given
 
 
 def finish(trainer: TunedTrainer, checkpoint: Path) -> None:

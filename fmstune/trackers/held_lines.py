@@ -58,7 +58,7 @@ class _Rows:
 class Held:
     """What a file holds of one run: how many lines of each event, the last event but a status, and the kind
     of the last line. Of params and statuses, earlier versions wrote the time at which they were delivered,
-    which is later than the event's: these are told by what they say, too, as a later time may also be that of
+    which is later than the event's: these are known by their content, too, as a later time may be that of
     another future, before somebody has set the clock back."""
 
     rows: _Rows = field(default_factory=_Rows)

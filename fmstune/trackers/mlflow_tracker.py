@@ -123,10 +123,10 @@ class MlflowTracker(Tracker):
             self._client.update_run(self._run_id, name=utf8(self.config.run_name or start.name))
             return TrackerRun(self._run_id)
         client = MlflowClient(tracking_uri=self.config.tracking_uri)
-        run, told = self._continued(client, start), None
+        run, noted = self._continued(client, start), None
         found = _read_mark(run)
         if run is not None and start.run_id is not None and is_of_another(found, start):
-            run, told, found = None, note(start), {}
+            run, noted, found = None, note(start), {}
         if run is None:
             run = client.create_run(
                 self._experiment(client),
@@ -144,11 +144,11 @@ class MlflowTracker(Tracker):
         self._file = (path, path.stat().st_ino) if path is not None and path.is_file() else None
         self._client = client
         page, where = page_of(uri, run.info.experiment_id, self._run_id)
-        notes = " · ".join(part for part in (told, where) if part) or None
+        notes = " · ".join(part for part in (noted, where) if part) or None
         return TrackerRun(self._run_id, page, delivered_through=self._held or None, note=notes)
 
     def holds(self, last: int) -> bool:
-        if self._file is not None:  # to which SQLite goes on writing, whatever becomes of its name
+        if self._file is not None:  # to which SQLite still writes, whatever becomes of its name
             path, identity = self._file
             if not path.is_file() or path.stat().st_ino != identity:
                 return False

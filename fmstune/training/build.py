@@ -230,7 +230,7 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
     settings |= {"bf16": chosen.bf16, "fp16": chosen.fp16}
     if not torch.accelerator.is_available():
         settings.setdefault("dataloader_pin_memory", False)  # there is nothing to pin it for
-        # Unless it is told, accelerate takes each process of torchrun for a run of its own where no GPU is,
+        # By itself, accelerate takes each process of torchrun for a run of its own where no GPU is,
         # and transformers takes bf16 for a mistake.
         settings["use_cpu"] = True
     if METHODS[config.run.method].compares:

@@ -41,7 +41,7 @@ def method_problems(config: RunConfig) -> Iterator[Problem]:
         yield (
             "run.auto_batch",
             "run.auto_batch changes the batches that training.precompute_ref_log_probs computes "
-            "beforehand: leave out one.",
+            "in advance: leave out one.",
         )
     if method.reference:
         yield from _reference(config)

@@ -31,7 +31,7 @@ _NAMED = re.compile(r"sep=(.)\r?\n?")
 
 def read_csv(path: Path, name: str, usual: str, say: Callable[[str], None]) -> Iterator[Found]:
     """The rows of a file that messages call `name`. `usual` is the delimiter that its suffix promises; `say`
-    is told what people should know of the file. Raises `DataError`."""
+    gets what people should know of the file. Raises `DataError`."""
     csv.field_size_limit(1 << 30)  # the default of 128 KiB is less than one long document
     encoding = encoding_of(path, name)
     if encoding == OLDER:

@@ -32,7 +32,7 @@ def read_file(
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Found]:
     """The rows of a file that messages call `name`; of one with several splits those that are `wanted`. `say`
-    is told what people should know of the file."""
+    gets what people should know of the file."""
     kind = kind_of(path)
     if kind in (".parquet", ".arrow"):
         yield from _read_table(path, name, kind)

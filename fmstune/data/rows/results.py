@@ -15,7 +15,7 @@ OTHER_NAME = "results of tools have the name of none of the calls that they foll
 
 
 def in_order_of_calls(messages: Sequence[Message], place: str, key: str, lost: Lost) -> list[Message]:
-    """The messages with the results that follow an answer in the order of its calls, told apart by their ids,
+    """The messages with the results that follow an answer in the order of its calls, matched by their ids,
     else by the names of tools: many chat templates write neither, and a result would be learnt as that of
     another call. Calls without a result are named in `lost`.
 

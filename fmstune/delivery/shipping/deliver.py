@@ -37,7 +37,7 @@ class Delivery(Standing):
     def run(self, writer_gone: Callable[[], bool]) -> Ledger:
         """Deliver until the run's status has been delivered, or until no more can come.
 
-        `writer_gone` tells whether the process that writes the journal has ended; a run that ended
+        `writer_gone` says whether the process that writes the journal has ended; a run that ended
         without a status is closed as interrupted. Raises `DeliveryFailed`.
         """
         self._try_first()

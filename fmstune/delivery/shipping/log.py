@@ -102,7 +102,7 @@ class _Reader:
             os.dup2(nowhere, descriptor)
         kept = sorted({pipe, orders})
         for first, last in zip([2, *kept], [*kept, 1 << 16], strict=True):
-            # The writing end, or the pipe would never end; and the answers, whose end tells of a crash.
+            # The writing end, or the pipe would never end; and the answers, whose end reports a crash.
             os.closerange(first + 1, last)
         self._pipe, self._orders, self._shipper = pipe, orders, shipper
         self._log = BoundedLog(hide)

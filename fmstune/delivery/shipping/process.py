@@ -92,7 +92,7 @@ class _OwnEnd:
 class ShipperProcess:
     """One shipper process, from its start to its end.
 
-    Nothing here waits for it to read: what it is told may be larger than a pipe, and an SDK may hang before
+    Nothing here waits for it to read: its order may be larger than a pipe, and an SDK may hang before
     it reads. What the pipe does not take waits here, and follows whenever it is asked how the process does.
     """
 
@@ -183,7 +183,7 @@ class ShipperProcess:
     def check(self) -> Check:
         """The result of the check, waited for until its time limit is over.
 
-        Afterwards `in_process` tells whether the tracker has to work in the training process, and
+        Afterwards `in_process` says whether the tracker has to work in the training process, and
         `repeated_steps` what it does with steps that a resumed run logs again.
         """
         assert self._timeout is not None
@@ -300,7 +300,7 @@ class ShipperProcess:
                 self._unsent = self._unsent[written:]
                 if not self._unsent:
                     break
-        except (OSError, ValueError):  # it has died, which its exit code tells; or its pipe is closed already
+        except (OSError, ValueError):  # it has died, which its exit code says; or its pipe is closed already
             self._unsent = b""
         finally:
             self._sending.release()

@@ -106,7 +106,7 @@ class Walk:
 
     def _object(self, value: Any, depth: int) -> Any:
         if isinstance(value, (bytes, bytearray, memoryview)):
-            # What follows those that are kept tells whether a secret is cut there.
+            # What follows those that are kept shows whether a secret is cut there.
             text = bytes(value[: 8 * _MOST_ITEMS]).decode("utf-8", "backslashreplace")
             if len(value) <= _MOST_ITEMS:
                 return self._kept(text)

@@ -1,4 +1,4 @@
-"""How many tokens a run has seen goes on where it is resumed: TRL counts from zero in each process."""
+"""The number of tokens a run has seen continues at a resume: TRL counts from zero in each process."""
 
 from __future__ import annotations
 
