@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from fmstune.system.cgroups import groups
 _COUNT = "OMP_NUM_THREADS"
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _OF_SLURM = "SLURM_CPUS_PER_TASK"
+_SLEEPING, _SPINNING = ("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "20000")
+_STATISTICS = Path("/proc/stat")
+_LOOKS, _SECONDS_BETWEEN_LOOKS = 5, 0.004
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +52,18 @@ def settle(processes: int = 1) -> str | None:
     """Give each of so many processes its share of the processors, unless the user has set `OMP_NUM_THREADS`.
     Returns a line for people where this process has less than the machine has.
 
-    Threads that wait for one another sleep, where OpenMP lets them spin by default: beside other busy
-    processes each spins away the time that the slowest of them needs. 15 steps of the demo beside four busy
-    processes on two cores took 122 s spinning, and 3.5 s sleeping. Once torch is imported it changes nothing
-    in this process; others that it starts (`processes` > 1) read the environment themselves.
+    By default OpenMP lets threads that wait for one another spin: beside other busy processes each spins away
+    the time that the slowest of them needs. On a busy machine they sleep (15 steps of the demo beside four
+    busy processes on two cores: 122 s spinning, 3.5 s sleeping), on another they spin a fifteenth of
+    libgomp's count, which costs an idle machine nothing, where sleeping costs SmolLM2 an eighth. Once torch
+    is imported it changes nothing in this process; others that it starts (`processes` > 1) read the
+    environment themselves.
     """
     machine = os.cpu_count() or 1
     if processes > 1 or "torch" not in sys.modules:
         if not any(name in os.environ for name in _WAITING):
-            os.environ["OMP_WAIT_POLICY"] = "passive"
+            name, value = _SLEEPING if _is_busy(machine) else _SPINNING
+            os.environ[name] = value
         threads = max(1, processors().count // processes)
         if threads < machine and not _chosen_by_the_user():
             os.environ[_COUNT] = _settled[_COUNT] = str(threads)
@@ -66,6 +74,20 @@ def settle(processes: int = 1) -> str | None:
 
 def _chosen_by_the_user() -> bool:
     return _COUNT in os.environ and os.environ[_COUNT] != _settled.get(_COUNT)
+
+
+def _is_busy(machine: int) -> bool:
+    """Whether other processes are at work on more processors than this one's threads would leave them."""
+    running = []
+    for _ in range(_LOOKS):
+        try:
+            lines = _STATISTICS.read_text().splitlines()
+        except OSError:
+            return False
+        running += [int(line.split()[1]) for line in lines if line.startswith("procs_running ")]
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    others = statistics.median(running) - 1 if running else 0
+    return others + processors().count > machine
 
 
 def _quota(folder: Path, unified: bool) -> float | None:

@@ -23,7 +23,8 @@ os.cpu_count = lambda: 64
 line = threads.settle()
 assert "torch" not in sys.modules
 import torch
-print(json.dumps([line, torch.get_num_threads(), os.environ.get("OMP_WAIT_POLICY")]))
+waiting = os.environ.get("OMP_WAIT_POLICY") or os.environ.get("GOMP_SPINCOUNT")
+print(json.dumps([line, torch.get_num_threads(), waiting]))
 """
 
 
@@ -40,11 +41,11 @@ def settled(*arguments: str, **environment: str) -> list[object]:
 
 def test_torch_uses_what_the_affinity_of_the_process_allows_and_a_line_says_so() -> None:
     line = "1 of the 64 processors of this machine: the affinity of this process"
-    assert settled("one") == [line, 1, "passive"]
+    assert settled("one") == [line, 1, "20000"]
 
 
 def test_the_users_own_variables_win() -> None:
-    assert settled("one", OMP_NUM_THREADS="2", GOMP_SPINCOUNT="9") == [None, 2, None]
+    assert settled("one", OMP_NUM_THREADS="2", GOMP_SPINCOUNT="9") == [None, 2, "9"]
 
 
 FROM_PYTHON = """\
@@ -123,7 +124,8 @@ def test_processes_share_the_processors_also_where_torch_has_counted_the_gpus(
     assert threads.settle() == "15 of the 16 processors of this machine: SLURM_CPUS_PER_TASK"
     assert threads.settle(processes=3) is None
     assert os.environ["OMP_NUM_THREADS"] == "5"
-    del os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        os.environ.pop(name, None)
 
 
 @pytest.mark.parametrize("text", ["", "max", "100 0", "x y", "-5 100000"])
@@ -132,3 +134,17 @@ def test_what_is_no_quota_limits_nothing(text: str, machine: Path) -> None:
     (machine / "fs" / "cpu.max").write_text(text)
     (machine / "cgroup").write_text("0::/\n")
     assert threads.processors() == threads.Processors(16, "this machine")
+
+
+@pytest.mark.parametrize(
+    ("running", "how"), [(1, "GOMP_SPINCOUNT"), (2, "OMP_WAIT_POLICY"), (20, "OMP_WAIT_POLICY")]
+)
+def test_threads_that_wait_sleep_where_others_are_at_work(
+    running: int, how: str, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (machine / "stat").write_text(f"cpu  1 2 3\nprocs_running {running}\nprocs_blocked 0\n")
+    monkeypatch.setattr(threads, "_STATISTICS", machine / "stat")
+    threads.settle()
+    found = [name for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if os.environ.pop(name, None)]
+    os.environ.pop("OMP_NUM_THREADS", None)
+    assert found == [how]
