@@ -38,7 +38,7 @@ from fmstune.training.memory.outlook import require_room_for_weights
 from fmstune.training.methods.trained import trained_by
 from fmstune.training.speed.lm_head import sees_ahead
 from fmstune.training.speed.padding_free import Padding, decide
-from fmstune.training.trainers.preferences import build_tuner, first_sentence
+from fmstune.training.trainers.preferences import build_tuner, refused_by_trl
 from fmstune.training.trl_compat import set_padding_free
 from fmstune.training.tuned_trainer import TunedTrainer
 
@@ -135,7 +135,7 @@ def build_trainer(
         tuner = build_tuner(method, trained, loaded.model, args, data, tokenizer, **attached)
         trainer, notes = tuner.trainer, (*notes, *tuner.notes)
     else:
-        try:
+        with refused_by_trl():
             trainer = trained.tuner(
                 model=loaded.model,
                 args=args,
@@ -144,9 +144,6 @@ def build_trainer(
                 processing_class=tokenizer,
                 **attached,
             )
-        # How TRL refuses settings, in its constructors; its sentence is passed on with exit code 2.
-        except (ValueError, NotImplementedError) as error:
-            raise ConfigError(f"[training] is refused by TRL: {first_sentence(str(error))}") from error
         # Virtual tokens go before each row of a batch, which without padding is one.
         avoidable = False if config.prompt_tuning.enabled else config.training.get("padding_free")
         padding = _without_padding(trainer, avoidable, seed)

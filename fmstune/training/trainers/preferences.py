@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,21 +105,17 @@ def build_tuner(
         with not_imported():
             from trl import create_reference_model
         more["ref_model"] = create_reference_model(model)
-    with said_by_trl() as said:
-        try:
-            trainer = trained.tuner(
-                model=model,
-                args=args,
-                train_dataset=data.train,
-                eval_dataset=data.eval,
-                processing_class=tokenizer,
-                peft_config=peft_config,
-                **attached,
-                **more,
-            )
-        # How TRL refuses settings, in its constructors; its sentence is passed on with exit code 2.
-        except (ValueError, NotImplementedError) as error:
-            raise ConfigError(f"[training] is refused by TRL: {first_sentence(str(error))}") from error
+    with said_by_trl() as said, refused_by_trl():
+        trainer = trained.tuner(
+            model=model,
+            args=args,
+            train_dataset=data.train,
+            eval_dataset=data.eval,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+            **attached,
+            **more,
+        )
     own = [*_of_prompts(data), *trained.notes(data, args)]
     heard = (f"TRL: {first_sentence(text)}" for text in said)
     return Tuner(trainer, tuple(dict.fromkeys([*own, *heard])))
@@ -131,6 +128,16 @@ def _of_prompts(data: PreparedData) -> Iterator[str]:
             f"last word has it so), in {data.summary.reworded:,} of {counted(data.summary.rows, 'row')}; "
             "what differs is counted as the answer's"
         )
+
+
+@contextlib.contextmanager
+def refused_by_trl() -> Iterator[None]:
+    """Settings that a constructor of TRL's refuses are the user's to change: a `ConfigError`, exit code 2,
+    with TRL's own sentence. It refuses with these two kinds, the second for what it has not built yet."""
+    try:
+        yield
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigError(f"[training] is refused by TRL: {first_sentence(str(error))}") from error
 
 
 def first_sentence(text: str) -> str:
