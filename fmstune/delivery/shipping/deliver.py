@@ -321,13 +321,3 @@ class Delivery(Standing):
         if final is not None:
             self._returned.add(final.seq)
         self._confirm(proved=True)
-
-    def _save(self, trying: int = 0) -> None:
-        """Write down what is known of the suspects, which holds whether or not the rest is safe."""
-        dataclasses.replace(
-            self._confirmed,
-            suspicion=self.ledger.suspicion,
-            last_row=self.ledger.last_row,
-            last_given=self.ledger.last_given,
-            trying=trying,
-        ).save(self._directory)
