@@ -35,7 +35,7 @@ def test_results_come_in_the_order_of_their_calls(order: list[int], anthropic: b
 
 @st.composite
 def labelled(draw: st.DrawFn) -> tuple[list[dict[str, Any]], int]:
-    """Calls, each a message or all one, whose results are told apart by ids, or by the names of tools, or
+    """Calls, each a message or all one, whose results are matched by ids, or by the names of tools, or
     where neither is there by their order among the others; some are missing at the end. The messages, and
     how many results there are."""
     count = draw(st.integers(1, 5))

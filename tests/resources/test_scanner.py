@@ -175,7 +175,7 @@ def test_a_tracker_in_this_process_gets_samples_when_the_training_records_someth
     beside.start()
     beside.join()
     assert got == []
-    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 4))  # its own callback is told of that
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 4))  # its own callback gets that
     recorder.track_sample({"cpu_percent": 8.0}, "system", 4)
     recorder.close("finished")
     assert got == [(7.0, "cpu_percent", "system", 3), (8.0, "cpu_percent", "system", 4)]

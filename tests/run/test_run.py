@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,7 +11,6 @@ from rich.console import Console
 from fmstune.config.load.load import load
 from fmstune.console import RunConsole
 from fmstune.delivery.journal.reader import JournalReader
-from fmstune.delivery.ledger import load_ledger
 from fmstune.errors import ConfigError
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.run.run import dry_run, run
@@ -307,104 +303,6 @@ def test_no_planted_secret_is_in_any_file_of_the_run(tmp_path: Path, monkeypatch
         if path.is_file():
             data = path.read_bytes()
             assert not any(secret.encode() in data for secret in (*secrets, "planted-pw")), path
-
-
-class Vendor:
-    """What a vendor's tracker with a callback of its own looks like; it breaks in mid-training."""
-
-    def __init__(self, name: Any = None, tracker_config: Any = None) -> None:
-        self.seen: list[Any] = []
-
-    def get_hf_callback(self) -> Any:
-        from transformers import TrainerCallback
-
-        import fmstune
-
-        seen = VENDOR_SAW
-
-        class VendorCallback(TrainerCallback):
-            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-                seen.append(("log", state.global_step, os.getpid()))
-                fmstune.track(0.5, "from_user_code", "eval")
-                control.should_training_stop = True  # a tracker has no say in the training
-                if state.global_step >= 6:
-                    raise RuntimeError("vendor down")
-
-        return VendorCallback()
-
-    def track(self, metric: Any, name: str, stage: str) -> None:
-        VENDOR_SAW.append(("track", name, stage))
-
-    def set_params(self, params: Any, name: str) -> None:
-        VENDOR_SAW.append(("params", name))
-
-
-VENDOR_SAW: list[tuple[Any, ...]] = []
-
-
-def test_a_vendors_callback_works_in_process_inside_a_guard_and_user_metrics_reach_it() -> None:
-    VENDOR_SAW.clear()
-    result, shown = tune("out", trackers=("tests.run.test_run:Vendor",), params=("team=nlp",))
-    assert ("log", 2, os.getpid()) in VENDOR_SAW
-    assert ("track", "from_user_code", "eval") in VENDOR_SAW
-    assert {"params", "config", "packages"} <= {entry[1] for entry in VENDOR_SAW if entry[0] == "params"}
-    assert max(entry[1] for entry in VENDOR_SAW if entry[0] == "log") == 6
-    assert "is disabled for this run: RuntimeError: vendor down" in shown
-    events = list(JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME)))
-    tracked = [event.step for event in events if "from_user_code" in event.values]
-    assert tracked[:2] == [2, 4]
-    assert events[-1].status == "finished"
-    (line,) = result.delivery  # what it missed is named, and comes with `sync`
-    assert (line.tracker, line.state) == ("tests.run.test_run:Vendor", "behind")
-    assert "vendor down" in str(line.error)
-    assert result.metrics["train/train_runtime"] > 0
-
-
-class ByTheNote:
-    """A tracker exactly as the design note has it."""
-
-    def __init__(self, name: Any = None, tracker_config: Any = None) -> None:
-        self.name, self.config = name, tracker_config
-
-    def get_hf_callback(self) -> Any:
-        return None
-
-    def track(self, metric: Any, name: str, stage: str) -> None:
-        self._write("track", stage, name, metric)
-
-    def set_params(self, params: Any, name: str) -> None:
-        self._write("params", name, sorted(params))
-
-    def _write(self, *what: Any) -> None:
-        with Path(self.config["path"]).open("a") as file:
-            file.write(json.dumps([os.getpid(), *what]) + "\n")
-
-
-def test_a_tracker_exactly_as_the_design_note_has_it_gets_everything_in_a_process_of_its_own(
-    tmp_path: Path,
-) -> None:
-    name, path = "tests.run.test_run:ByTheNote", tmp_path / "note"
-    result, _ = tune("out", f"trackers.'{name}'.path='{path}'", trackers=(name,), params=("team=nlp",))
-    (line,) = result.delivery
-    assert (line.state, line.delivered) == ("complete", line.total)
-    got = [json.loads(row) for row in path.read_text().splitlines()]
-    assert os.getpid() not in {row[0] for row in got}
-    events = list(JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME)))
-    numbers = [value for event in events for value in event.values.values() if event.kind == "metrics"]
-    assert len([row for row in got if row[1] == "track"]) == len(numbers)
-    namespaces = {event.name for event in events if event.kind == "params"}
-    assert {row[2] for row in got if row[1] == "params"} == namespaces >= {"params", "config", "packages"}
-
-
-def test_a_tracker_with_options_of_its_own_is_delivered_to_in_another_process(tmp_path: Path) -> None:
-    tune("out", f"trackers.'{COLLECTOR}'.path='{tmp_path}/c'", trackers=(COLLECTOR,))
-    calls = collected(tmp_path / "c")
-    assert {call["pid"] for call in calls} != {os.getpid()}
-    assert calls[-1]["call"] == "close"
-    assert calls[-1]["status"] == "finished"
-    ledger = load_ledger(Path("out"), COLLECTOR)
-    assert ledger is not None
-    assert load_ledger(Path("out/checkpoint-6"), COLLECTOR) is not None
 
 
 def test_the_last_step_is_logged_also_of_a_run_shorter_than_the_steps_between_two_logs(
