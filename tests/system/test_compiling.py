@@ -14,7 +14,7 @@ from fmstune.config.rules.installed import compiles_with_inductor
 from fmstune.errors import ConfigError
 from fmstune.system.compiler import compile_failure, require_compiler
 
-pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="needs g++; what happens without one is tested in config")
+pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the compiler that is broken here is g++")
 
 
 @pytest.fixture
