@@ -5,15 +5,14 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from dataclasses import dataclass, field
-from typing import Any, Literal, Optional, Union
+from typing import Any
 
 import pytest
 import tomli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmstune.config.check.typed import check_value, read_dataclass
+from fmstune.config.check.typed import check_value
 from fmstune.errors import ConfigError
 from fmstune.text import counted
 
@@ -105,83 +104,6 @@ def test_a_whole_number_that_no_float_holds_is_refused() -> None:
         check_value(10**5000, "str", where="--set", key="k", choices=("no", "yes"))
     with pytest.raises(ConfigError, match="a huge number"):
         check_value(10**5000, "str", where="--set", key="k")
-
-
-@dataclass(frozen=True)
-class Postponed:
-    url: str = field(metadata={"help": "Where."})
-    retries: int = field(default=3, metadata={"min": 0, "max": 9})
-    tags: tuple[str, ...] = ()
-    mode: str = field(default="on", metadata={"choices": ("on", "off")})
-
-    def __post_init__(self) -> None:
-        if " " in self.url:
-            raise ValueError("url has a space in it")
-
-
-Written: Any = dataclass(frozen=True)(
-    type(
-        "Written",
-        (),
-        {
-            "__annotations__": {
-                "count": Optional[int],  # noqa: UP045
-                "either": Union[int, str],  # noqa: UP007
-                "names": list[str],
-                "kind": Literal["a", "b"],
-                "ratio": float,
-            },
-            "count": None,
-            "either": 1,
-            "names": field(default_factory=list),
-            "kind": "a",
-            "ratio": 0.5,
-        },
-    )
-)
-
-
-def read(**given_values: Any) -> Postponed:
-    return read_dataclass(Postponed, given_values, where="[trackers.t]", prefix="trackers.t")
-
-
-def test_a_table_becomes_an_instance_with_its_defaults() -> None:
-    assert read(url="x", tags=["a"]) == Postponed("x", 3, ("a",), "on")
-
-
-def test_real_types_are_understood_as_well_as_written_ones() -> None:
-    values = {"count": 2, "either": "x", "names": ["y"], "kind": "b", "ratio": 1}
-    made = read_dataclass(Written, values, where="here", prefix="t")
-    assert (made.count, made.either, made.names, made.kind, made.ratio) == (2, "x", ["y"], "b", 1)
-    for wrong in ({"count": "2"}, {"either": 1.5}, {"names": [1]}, {"kind": "c"}, {"ratio": "1"}):
-        with pytest.raises(ConfigError):
-            read_dataclass(Written, wrong, where="here", prefix="t")
-
-
-@pytest.mark.parametrize(
-    ("given_values", "message"),
-    [
-        ({}, "[trackers.t]: trackers.t.url is missing; set it to a string."),
-        (
-            {"url": "x", "retires": 1},
-            "[trackers.t]: there is no setting trackers.t.retires. Did you mean retries?",
-        ),
-        (
-            {"url": "x", "foo": 1},
-            "[trackers.t]: there is no setting trackers.t.foo. There are url, retries, tags, mode.",
-        ),
-        (
-            {"url": "x", "retries": 10},
-            "[trackers.t]: trackers.t.retries = 10 is out of range; it is at least 0 and at most 9.",
-        ),
-        ({"url": "x", "mode": "onn"}, "[trackers.t]: trackers.t.mode = 'onn' is not one of on, off."),
-        ({"url": "a b"}, "[trackers.t]: trackers.t: url has a space in it"),
-    ],
-)
-def test_a_wrong_option_of_a_tracker_names_the_place(given_values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        read(**given_values)
-    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -331,27 +253,3 @@ def test_a_long_value_is_shortened_and_a_control_character_shown() -> None:
         check_value("\x1b[31m" + "a" * 9000, "int", where="f\n", key="k")
     assert len(str(caught.value)) < 150
     assert str(caught.value).isprintable()
-
-
-@dataclass(frozen=True)
-class Options:
-    size: int = field(default=1, metadata={"min": 1, "below": 9})
-    names: tuple[str, ...] = ()
-    ratio: "float | None" = field(default=None, metadata={"min": 0})  # noqa: UP037
-
-
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        ({"size": 0}, "f: t.size = 0 is out of range; it is at least 1 and below 9."),
-        ({"size": 9}, "f: t.size = 9 is out of range; it is at least 1 and below 9."),
-        ({"ratio": -1}, "f: t.ratio = -1 is out of range; it is at least 0."),
-        ({"siz": 2}, "f: there is no setting t.siz. Did you mean size?"),
-        ({"qqqqq": 2}, "f: there is no setting t.qqqqq. There are size, names, ratio."),
-        ({"a\nb": 2}, 'f: there is no setting t."a\\nb". There are size, names, ratio.'),
-    ],
-)
-def test_a_table_that_does_not_fit_is_told(given: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        read_dataclass(Options, given, where="f", prefix="t")
-    assert str(caught.value) == says

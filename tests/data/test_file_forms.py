@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import tracemalloc
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +11,16 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from fmstune.config.schema.tables import DataConfig, DataSource
 from fmstune.data.files import json_files
-from fmstune.data.files.source import Origin
 from fmstune.data.files.splits import Wanted
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.reader import Reader, load_rows
 from fmstune.errors import DataError
+from tests.support.row_files import ROW, ROWS, read, refused
 
 CASES = Path(__file__).parent / "cases" / "rows"
-ROW = {"prompt": "What is 1+1?", "completion": "TWO-ANS"}
-ROWS = [ROW, {"prompt": "b", "completion": "c"}]
-
-
-def read(path: Path, content: str | bytes, **source: Any) -> list[Any]:
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return list(load_rows(DataSource(str(path), **source)).rows)
-
-
-def refused(path: Path, content: str | bytes, **source: Any) -> str:
-    with pytest.raises(DataError) as caught:
-        read(path, content, **source)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -257,214 +239,3 @@ class TestSavedSplits:
         with pytest.raises(DataError, match="has no split train; it has train_a, train_b"):
             load_rows(str(tmp_path / "x"))
         assert load_rows(DataSource(str(tmp_path / "x"), split="train_b")).rows == [{"text": "train_b"}]
-
-
-def beside(path: Path, content: Any, at_once: int) -> tuple[list[Any], str]:
-    """The rows of a file, and what is said beside them; of a refused one the reason."""
-    path.write_text(json.dumps(content))
-    reader = Reader(DataSource(str(path)), "train", DataConfig(), BadRows())
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(json_files, "_AT_ONCE", at_once)
-        try:
-            rows = [row for _, row in reader]
-        except DataError as error:
-            return [], str(error)
-    return rows, " ".join(each.what for each in reader.unused.entries())
-
-
-@given(
-    st.sampled_from(("data", "rows", "train", "anything", "train_sft")),
-    st.dictionaries(
-        st.sampled_from(("system", "tools", "more", "extra", "title", "notes", "license", "examples")),
-        st.sampled_from(
-            (
-                "ALWAYS",
-                [{"name": "f"}],
-                [{"type": "text", "text": "a"}],
-                {"a": 1},
-                3,
-                True,
-                ROWS,
-                ROWS[:1],
-                ["x"],
-            )
-        ),
-        min_size=1,
-    ),
-    st.booleans(),
-    st.sampled_from((1 << 25, 8)),
-)
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_stands_beside_the_rows_of_a_file_is_named_or_the_file_is_refused(
-    tmp_path: Path, key: str, others: dict[str, Any], first: bool, at_once: int
-) -> None:
-    content = {key: ROWS, **others} if first else {**others, key: ROWS}
-    rows, said = beside(tmp_path / "x.json", content, at_once)
-    if rows:
-        assert rows == ROWS
-        assert all(f"`{name}`" in said for name in others)
-    else:
-        assert "several lists of rows" in said or "the columns are" in said
-
-
-@pytest.mark.parametrize("at_once", [json_files._AT_ONCE, 16])
-def test_what_is_beside_a_table_or_in_an_inner_object_is_named(tmp_path: Path, at_once: int) -> None:
-    table = {"columns": list(ROW), "index": [0], "data": [list(ROW.values())], "system": "ALWAYS"}
-    inner = {"meta": {"n": 2}, "data": {"rows": ROWS, "system": "ALWAYS"}}
-    for content, named in ((table, ["system"]), (inner, ["meta", "system"])):
-        rows, said = beside(tmp_path / "x.json", content, at_once)
-        assert rows[0] == ROW
-        assert all(f"`{name}`" in said for name in named)
-    quiet = {"train": ROWS, "validation": []}
-    assert beside(tmp_path / "x.json", quiet, at_once) == (ROWS, "")
-
-
-@pytest.mark.parametrize("at_once", [json_files._AT_ONCE, 16])
-@pytest.mark.parametrize("form", ["rows", "lines", "array", "one"])
-def test_a_row_of_which_the_viewer_has_cut_a_cell_is_refused(
-    tmp_path: Path, form: str, at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(json_files, "_AT_ONCE", at_once)
-    packed = [
-        {"row_idx": n, "row": ROW, "truncated_cells": cut} for n, cut in enumerate(([], ["completion"]))
-    ]
-    content = {
-        "rows": json.dumps({"features": [{"name": "prompt"}], "rows": packed, "num_rows_total": 2}),
-        "lines": "\n".join(map(json.dumps, packed)),
-        "array": json.dumps(packed),
-        "one": json.dumps(packed[1]),
-    }[form]
-    path = tmp_path / "x.json"
-    assert "the hub's viewer has cut `completion`" in refused(path, content)
-    bad = BadRows(skip=True)
-    reader = Reader(DataSource(str(path)), "train", DataConfig(), bad)
-    assert [row for _, row in reader] == ([] if form == "one" else [ROW])
-    assert (bad.count, reader.unused.entries()) == (1, ())
-
-
-# No text is blank, as blank lines are no rows.
-texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).filter(
-    lambda text: text.strip() and "\r" not in text
-)
-tables = st.lists(st.fixed_dictionaries({"prompt": texts, "completion": texts}), min_size=2, max_size=6)
-
-
-def as_csv(rows: list[Any], dialect: dict[str, Any]) -> str:
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, list(rows[0]), **dialect)
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
-
-
-dialects = st.fixed_dictionaries(
-    {
-        "delimiter": st.sampled_from(",;\t|"),
-        "quoting": st.sampled_from((csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC)),
-        "lineterminator": st.sampled_from(("\n", "\r\n")),
-    }
-)
-FORMS: dict[str, Callable[[list[Any], Any], str]] = {
-    "lines.jsonl": lambda rows, _: "".join(json.dumps(row) + "\n" for row in rows),
-    "lines.json": lambda rows, _: "\r\n\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows),
-    "commas.jsonl": lambda rows, _: ",\n".join(map(json.dumps, rows)),
-    "pretty.jsonl": lambda rows, _: "\n".join(json.dumps(row, indent=2) for row in rows),
-    "close.json": lambda rows, _: "".join(json.dumps(row, indent=1) for row in rows),
-    "array.json": lambda rows, _: json.dumps(rows, indent=2),
-    "array.jsonl": lambda rows, _: json.dumps(rows),
-    "arrays.jsonl": lambda rows, _: "\n".join(json.dumps([row]) for row in rows),
-    "wrapped.json": lambda rows, _: json.dumps({"version": "1", "data": rows}),
-    "wrapped.jsonl": lambda rows, _: json.dumps({"data": rows, "count": len(rows)}, indent=1),
-    "splits.json": lambda rows, _: json.dumps({"test": rows[:1], "train": rows}),
-    "columns.json": lambda rows, _: pandas.DataFrame(rows).to_json(),
-    "split.json": lambda rows, _: pandas.DataFrame(rows).to_json(orient="split"),
-    "index.json": lambda rows, _: pandas.DataFrame(rows).to_json(orient="index"),
-    "table.json": lambda rows, _: json.dumps({key: [row[key] for row in rows] for key in rows[0]}),
-    "x.csv": as_csv,
-    "x.tsv": as_csv,
-}
-
-
-@given(st.sampled_from(sorted(FORMS)), tables, dialects, st.sampled_from((1 << 25, 32)))
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_table_in_any_form_is_read_as_it_was_written(
-    tmp_path: Path, form: str, rows: list[Any], dialect: dict[str, Any], at_once: int
-) -> None:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(json_files, "_AT_ONCE", at_once)
-        assert read(tmp_path / form, FORMS[form](rows, dialect)) == rows
-
-
-@given(tables)
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_table_in_parquet_is_read_as_it_was_written(tmp_path: Path, rows: list[Any]) -> None:
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
-    assert load_rows(str(tmp_path / "x.parquet")).rows == rows
-
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-def all_found(path: Path) -> Iterator[str]:
-    try:
-        for _, found in Origin.of(DataSource(str(path)), "train").rows("line", streaming=False):
-            if isinstance(found, DataError):
-                yield str(found)
-    except DataError as error:
-        yield str(error)
-
-
-@given(
-    st.lists(values, min_size=1, max_size=4),
-    st.sampled_from((None, 1)),
-    st.sampled_from(("\n", " ", "\n\n")),
-    st.sampled_from((".json", ".jsonl")),
-    st.sampled_from((1 << 25, 8)),
-)
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_valid_json_is_never_called_invalid(
-    tmp_path: Path, given: list[Any], indent: int | None, between: str, suffix: str, at_once: int
-) -> None:
-    path = tmp_path / f"x{suffix}"
-    path.write_text(between.join(json.dumps(value, indent=indent) for value in given))
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(json_files, "_AT_ONCE", at_once)
-        assert not [told for told in all_found(path) if "valid JSON" in told]
-
-
-MARK = b"\xef\xbb\xbf"
-
-
-@pytest.mark.parametrize("mark", [b"", MARK])
-@pytest.mark.parametrize(
-    ("name", "first", "second", "column"),
-    [
-        ("x.csv", b"prompt,completion\na,b\n", b"prompt,completion\nc,d\n", "completion"),
-        ("x.csv", b'"prompt","completion"\na,b\n', b'"prompt","completion"\nc,d\n', "completion"),
-        ("x.tsv", b"prompt\tcompletion\na\tb\n", b"prompt\tcompletion\nc\td\n", "completion"),
-        ("x.txt", b"b\n", b"d\n", "text"),
-        ("x.jsonl", b'{"text": "b"}\n', b'{"text": "d"}\n', "text"),
-    ],
-)
-def test_files_that_were_joined_hold_the_rows_of_all_of_them(
-    tmp_path: Path, mark: bytes, name: str, first: bytes, second: bytes, column: str
-) -> None:
-    path = tmp_path / name
-    path.write_bytes(mark + first + mark + second)
-    reader = Reader(DataSource(str(path)), "train", DataConfig(), BadRows())
-    assert [row[column] for _, row in reader] == ["b", "d"]
-    said = [entry.what for entry in reader.unused.entries()]
-    again = f"{path} line 3 is the header again, as where files were joined; such lines are no rows"
-    assert said == ([again] if name.endswith("sv") else [])
-
-
-def test_damaged_utf_8_is_called_so(tmp_path: Path) -> None:
-    path = tmp_path / "x.csv"
-    path.write_bytes("text\na\né é é é\n".encode() + b"\xff\n")
-    said = refused(path, path.read_bytes())
-    assert "UTF-8- " not in said
-    assert "UTF-8" in said

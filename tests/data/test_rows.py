@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import contextlib
 import functools
 import gzip
 import hashlib
@@ -16,10 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from fmstune.config.schema.data import MAPPED_COLUMNS, DataConfig
+from fmstune.config.schema.data import DataConfig
 from fmstune.data.rows.reader import Rows, load_rows
 from fmstune.errors import DataError
 
@@ -27,10 +24,6 @@ from fmstune.errors import DataError
 packed = functools.partial(gzip.compress, mtime=0)
 
 CHAT = {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}
-SUFFIXES = (
-    *(".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".jsonl.gz", ".csv.gz"),
-    *(".jsonl.bz2", ".json.xz", ".jsonl.zst", ".parquet.gz", ".arrow.xz"),
-)
 
 
 def write(path: Path, content: str | bytes) -> str:
@@ -283,57 +276,6 @@ def test_a_data_set_of_the_hub_is_read_no_further_than_asked_for(monkeypatch: py
     endless = iter(lambda: {"text": "a", "messages": None}, None)
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: endless)
     assert texts(load_rows("owner/name", most=3)) == ["a"] * 3
-
-
-@given(st.sampled_from(SUFFIXES), st.binary(max_size=200))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_are_rows_or_refused(tmp_path: Path, suffix: str, data: bytes) -> None:
-    read_or_refused(tmp_path / f"x{suffix}", data)
-
-
-@given(
-    st.sampled_from((".jsonl", ".json", ".csv", ".tsv")),
-    st.lists(
-        st.sampled_from(
-            ['{"text": ', '"a"', "}", "[", "]", ",", "\n", "\r", "\t", '"', "text", "messages", "\x00", ":"]
-        ),
-        max_size=20,
-    ),
-)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_anything_that_looks_like_rows_is_rows_or_refused(
-    tmp_path: Path, suffix: str, pieces: list[str]
-) -> None:
-    read_or_refused(tmp_path / f"x{suffix}", "".join(pieces).encode())
-
-
-roles = st.sampled_from(("user", "assistant", "gpt", "human", "function_call", '[{"role": 1}]'))
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(("role", "content", "from", "value")), inner | roles)
-    ),
-    max_leaves=6,
-)
-
-
-@given(
-    st.lists(
-        st.dictionaries(st.sampled_from((*MAPPED_COLUMNS, "attention_mask")), json_values | roles),
-        min_size=1,
-        max_size=3,
-    )
-)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_json_objects_are_rows_or_refused(tmp_path: Path, rows: list[Any]) -> None:
-    read_or_refused(tmp_path / "x.jsonl", lines(*rows).encode())
-
-
-def read_or_refused(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-    with contextlib.suppress(DataError):
-        assert load_rows(str(path)).rows
 
 
 @pytest.mark.parametrize("form", ["json", "parquet"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,181 +17,27 @@ from fmstune.data.prepare import prepare
 from fmstune.data.rendering.answer import Writer
 from fmstune.data.rendering.render import Renderer
 from fmstune.data.rows.messages import read_messages
-from fmstune.data.tokens.sft import Part, label
-from fmstune.data.tokens.table import IGNORED
 from fmstune.errors import DataError
 from tests.support.chat_templates import TEMPLATES, end_of, tokenizer_with
+from tests.support.conversations import (
+    ALTERNATING,
+    ASKED_FIRST,
+    TOOLS,
+    WITHOUT_TOOLS,
+    answers,
+    calls_of,
+    conversations,
+    first_speaker,
+    learnt,
+    rendered,
+    text,
+    thinks,
+)
 from tests.support.readme_templates import matrix
 
 README = Path(__file__).parents[2] / "README.md"
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "find",
-            "description": "Finds.",
-            "parameters": {
-                "type": "object",
-                "properties": {"what": {"type": "string", "description": "That."}},
-                "required": ["what"],
-            },
-        },
-    }
-]
-WITHOUT_TOOLS = {
-    *("cohere", "cohere2", "deepseek_r1_distill", "deepseekv3", "gemma", "gemma3", "idefics3", "lfm2"),
-    *("llama3", "llava_next", "phi3", "phi3_5", "qwen2_5_vl", "smolvlm"),
-}
-ALTERNATING = {"cohere", "cohere2", "gemma", "gemma3"}
-ASKED_FIRST = ("llama3_1", "llama3_2", "qwen3_5", "qwen3_6", "qwen3_8")
-"""They refuse a conversation without a question, or write tools into its first message: one is put before."""
 ONLY_CALLS = ("llama3", "muse")
 """They write no words beside a call, which is named."""
-PARTS = {"idefics3", "llava_next", "smolvlm"}
-WITHOUT_SYSTEM = {"gemma"}
-
-words = st.text(st.sampled_from("abcxyz é😀\n'\"{}:."), min_size=1, max_size=12).filter(str.strip)
-
-
-@st.composite
-def conversations(draw: st.DrawFn, *, tools: bool, alternating: bool) -> list[dict[str, Any]]:
-    """Conversations in OpenAI's form: a system message, turns, calls of tools, reasoning in a field or in the
-    text, answers in a row, an assistant who begins, answers without a word."""
-    messages: list[dict[str, Any]] = []
-    if draw(st.booleans()):
-        messages.append({"role": "system", "content": draw(words)})
-    if not alternating and draw(st.integers(0, 4)) == 0:
-        messages.append({"role": "assistant", "content": draw(words)})
-    for _ in range(draw(st.integers(1, 3))):
-        messages.append({"role": "user", "content": draw(words)})
-        if tools and draw(st.booleans()):
-            what: Any = {"what": draw(st.one_of(words.map(str.strip), st.integers(), st.booleans()))}
-            what = json.dumps(what) if draw(st.booleans()) else what
-            call = {"type": "function", "id": "c12345678", "function": {"name": "find", "arguments": what}}
-            said = draw(st.sampled_from(["", None, "Look."]))
-            thought = {} if said else draw(st.sampled_from([{}, {"reasoning_content": "because"}]))
-            messages.append({"role": "assistant", "content": said, "tool_calls": [call], **thought})
-            messages.append(
-                {"role": "tool", "name": "find", "tool_call_id": "c12345678", "content": draw(words)}
-            )
-        for _ in range(1 if alternating else draw(st.integers(1, 2))):
-            messages.append(draw(answers()))
-    messages.append(draw(answers(silent=False)))
-    if messages[-2]["role"] == "assistant" and alternating:
-        messages.insert(-1, {"role": "user", "content": draw(words)})
-    return messages
-
-
-@st.composite
-def answers(draw: st.DrawFn, *, silent: bool = True) -> dict[str, Any]:
-    kind = draw(st.sampled_from(["plain", "plain", "field", "inline", *(["silent"] if silent else [])]))
-    content = draw(words)
-    if kind == "field":
-        name = draw(st.sampled_from(["reasoning_content", "reasoning", "thinking"]))
-        return {"role": "assistant", "content": content, name: f"because {draw(words)}"}
-    if kind == "inline":
-        thought = f"because {draw(words).strip()}"
-        return {"role": "assistant", "content": f"<think>\n{thought}\n</think>\n\n{content.strip()}"}
-    return {"role": "assistant", "content": content if kind == "plain" else ""}
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """What is trained of a training row at one place, and all before it."""
-
-    before: str
-    trained: str
-
-
-def learnt(messages: list[dict[str, Any]], using: Any, tools: Any, **how: Any) -> list[Learnt]:
-    """What is learnt of a conversation, read back from the tokens and labels that it becomes."""
-    row = {"messages": read_messages(messages, "here", "messages")} | ({"tools": tools} if tools else {})
-    parts = Renderer(Writer(using), **how).render(row, "messages", "here").parts
-    found = []
-    for each in label([Part("here", part) for part in parts], using, will_cut=False):
-        begin = None
-        for at, token in enumerate([*each.labels, IGNORED]):
-            ends = begin is not None and (token == IGNORED or at in each.begins)
-            if ends:
-                found.append(Learnt(text(each.ids[:begin], using), text(each.ids[begin:at], using)))
-                begin = None
-            if token != IGNORED and begin is None:
-                begin = at
-    return found
-
-
-def text(ids: Any, using: Any) -> str:
-    return str(using.decode(ids, clean_up_tokenization_spaces=False))
-
-
-def given_to(
-    template: str, message: dict[str, Any], *, thinks: bool, history: bool = False
-) -> dict[str, Any]:
-    """A message in words that the template may know: reasoning under each of its names, arguments as objects.
-    `thinks` says that the template writes reasoning, or opens it; in the `history` DeepSeek's cuts it out of
-    the words themselves, and keeps the blank lines after it."""
-    made = dict(message)
-    thought = next(
-        (made.pop(name) for name in ("reasoning_content", "reasoning", "thinking") if name in made), None
-    )
-    content = made["content"] or ""
-    cuts = history and template.startswith("deepseek") and "tool_calls" not in made
-    if thinks and content.startswith("<think>") and not cuts:
-        thought, _, content = content.removeprefix("<think>\n").partition("\n</think>\n\n")
-    if thought and thinks:
-        made |= dict.fromkeys(("reasoning_content", "thinking"), thought)
-    made["content"] = [{"type": "text", "text": content}] if template in PARTS else content
-    if "tool_calls" in made:
-        function = made["tool_calls"][0]["function"]
-        arguments = function["arguments"]
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-        made["tool_calls"] = [made["tool_calls"][0] | {"function": function | {"arguments": arguments}}]
-    return made
-
-
-def first_speaker(messages: list[dict[str, Any]]) -> str:
-    return next(str(message["role"]) for message in messages if message["role"] != "system")
-
-
-def thinks(using: Any, *, calls: bool = False) -> bool:
-    """Whether a template writes the reasoning of an answer, or opens it; of Gemma 4 that of `calls`."""
-    user = {"role": "user", "content": "a"}
-    answer = {"role": "assistant", "content": "b", "reasoning_content": "THOUGHT", "thinking": "THOUGHT"}
-    if calls:
-        answer |= {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}]}
-    try:
-        written = using.apply_chat_template([user, answer], tokenize=False)
-        prompt = using.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-    except Exception:  # it wants contents in parts, as no template does that has words for reasoning
-        return False
-    return "THOUGHT" in written or prompt.rstrip().endswith("<think>")
-
-
-def rendered(
-    template: str, messages: list[dict[str, Any]], using: Any, tools: Any, *, prompt: bool
-) -> str | None:
-    """What the template writes; `None` where it refuses, as most do where there is no question yet."""
-    messages = [
-        given_to(
-            template,
-            message,
-            thinks=thinks(using) or ("tool_calls" in message and thinks(using, calls=True)),
-            history=prompt or number < len(messages),
-        )
-        for number, message in enumerate(messages, 1)
-    ]
-    if template in WITHOUT_SYSTEM and messages and messages[0]["role"] == "system":
-        system, *messages = messages
-        joined = next((i for i, message in enumerate(messages) if message["role"] == "user"), None)
-        if joined != 0:
-            return None
-        messages[0] = messages[0] | {"content": f"{system['content']}\n\n{messages[0]['content']}"}
-    try:
-        return str(
-            using.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt)
-        )
-    except Exception:  # a template raises what it likes
-        return None
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -282,13 +127,6 @@ def test_an_answer_after_a_call_with_words_follows_its_prompt(
         assert thought in last.trained
     if template == "gptoss":
         assert "<|channel|>final<|message|>" in last.trained
-
-
-def calls_of(*arguments: Any, ids: tuple[str, ...] = ("c12345678", "d12345678")) -> list[dict[str, Any]]:
-    return [
-        {"type": "function", "id": own, "function": {"name": "find", "arguments": each}}
-        for own, each in zip(ids, arguments, strict=False)
-    ]
 
 
 @pytest.mark.parametrize("template", [name for name in TEMPLATES if name not in WITHOUT_TOOLS])

@@ -2,85 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.trackers.event_formats import CSV_COLUMNS
 from fmstune.trackers.file_tracker import FileTracker
-from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerError
-from fmstune.trackers.values.plain import plain
-
-ID = "0123456789abcdef0123456789abcdef"
-OTHER = "f" * 32
-
-
-def opened(path: Path, run_id: str = ID, name: str = "run-1") -> FileTracker:
-    """A tracker whose run goes into `path`."""
-    tracker = FileTracker(tracker_config={"path": str(path)})
-    tracker.open(RunStart(name, ".", run_id=run_id))
-    return tracker
-
-
-def deliver(path: Path, upto: int = 3, run_id: str = ID) -> None:
-    """Deliver the first events of a run, whatever the file holds of them; the fourth is its end."""
-    tracker = opened(path, run_id)
-    for seq in range(1, upto + 1):
-        tracker.seq = seq
-        tracker.track_point(MetricPoint({"loss": 1 / seq, "lr": 0.1}, "train", seq, seq / 2, 1.5, seq))
-    tracker.seq = upto + 1
-    tracker.close("finished")
-
-
-def read_json(path: Path) -> list[dict[str, Any]]:
-    """The lines, each strict JSON."""
-
-    def refuse(word: str) -> None:
-        raise ValueError(f"{word} is no JSON")
-
-    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
-
-
-@contextmanager
-def any_cell_length() -> Iterator[None]:
-    before = csv.field_size_limit(1 << 30)
-    yield
-    csv.field_size_limit(before)
-
-
-def read_csv(path: Path) -> list[dict[str, Any]]:
-    """The rows, with each value as the docstring of `CsvRows` says that it is read."""
-    with path.open(newline="", encoding="utf-8") as file, any_cell_length():
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        assert None not in row
-        row["name"], row["value"] = name_of(row["name"]), value_of(row["value"])
-    return rows
-
-
-def name_of(cell: str) -> str:
-    return str(json.loads(cell)) if cell.startswith('"') else cell
-
-
-def value_of(cell: str) -> Any:
-    try:
-        return json.loads(cell)
-    except ValueError:
-        return cell
+from fmstune.trackers.records import MetricPoint, TrackerError
+from tests.support.tracked_files import ID, OTHER, deliver, opened, read_csv, read_json
 
 
 def test_json_lines_hold_every_event(tmp_path: Path) -> None:
@@ -317,108 +251,6 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
 
 
 # -- values ---------------------------------------------------------------------------------------
-
-
-def test_numbers_of_numpy_and_those_that_are_not_finite_are_numbers(tmp_path: Path) -> None:
-    values = {
-        "f": np.float32(0.5), "i": np.int64(3), "b": np.bool_(True), "nan": math.nan, "inf": -math.inf,
-        "zero_d": np.array(2.5), "nested": {"f": np.float64(1.5), "nan": math.nan},
-    }  # fmt: skip
-    for name in ("m.jsonl", "m.csv"):
-        tracker = opened(tmp_path / name)
-        tracker.track_point(MetricPoint(values))
-    (line,) = read_json(tmp_path / "m.jsonl")
-    assert line["values"] == {
-        "f": 0.5, "i": 3, "b": True, "nan": "NaN", "inf": "-Infinity", "zero_d": 2.5,
-        "nested": {"f": 1.5, "nan": "NaN"},
-    }  # fmt: skip
-    cells = {row["name"]: row["value"] for row in read_csv(tmp_path / "m.csv")}
-    assert math.isnan(cells.pop("nan"))
-    assert cells == {
-        "f": 0.5, "i": 3, "b": True, "inf": -math.inf, "zero_d": 2.5, "nested": {"f": 1.5, "nan": "NaN"},
-    }  # fmt: skip
-
-
-def test_a_cell_longer_than_pythons_reader_takes_is_read_back_and_the_reader_left_alone(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "m.csv"
-    limit = csv.field_size_limit()
-    for _ in range(2):
-        tracker = opened(path)
-        tracker.seq = 1
-        tracker.set_params({"long": "x" * 200_000}, "p")
-    assert [len(row["value"]) for row in read_csv(path)] == [200_000]
-    assert csv.field_size_limit() == limit
-
-
-TEXT = st.text(st.characters() | st.sampled_from('\n\r\0",\u2028\x85\ud800{}[]0N'), max_size=8)
-VALUE = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | TEXT
-    | st.sampled_from(["NaN", "12", "null", '"']),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-    max_leaves=6,
-)
-EVENTS = st.lists(st.tuples(TEXT, st.dictionaries(TEXT, VALUE, max_size=4)), min_size=1, max_size=4)
-
-
-def journal_value(value: Any) -> Any:
-    """A value as the journal gives it back."""
-    return json.loads(json.dumps(plain(value)))
-
-
-@settings(max_examples=200)
-@given(EVENTS, TEXT.filter(bool), st.data())
-def test_whatever_the_names_and_values_are_each_event_is_read_back_once_after_a_kill_at_any_byte(
-    events: list[tuple[str, Mapping[str, Any]]], run: str, data: st.DataObject
-) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("m.jsonl", "m.csv"):
-            path = Path(folder, name)
-            for cut in (True, False):
-                tracker = opened(path, name=run)
-                for seq, (stage, values) in enumerate(events, 1):
-                    tracker.seq = seq
-                    tracker.set_params(values, stage)
-                    rows = (values,)
-                    tracker.seq, tracker.event_time = 1000 + seq, 1e9 + seq
-                    tracker.track_table(Table(stage, rows, stage))
-                assert tracker._file is not None
-                tracker._file.close()  # as the kernel does when a process is killed
-                if cut:
-                    whole = path.read_bytes()
-                    path.write_bytes(whole[: int(len(whole) * data.draw(st.floats(0, 1)))])
-        check_json(read_json(Path(folder, "m.jsonl")), events, run)
-        check_csv(read_csv(Path(folder, "m.csv")), events, run)
-
-
-def check_json(rows: list[dict[str, Any]], events: list[tuple[str, Mapping[str, Any]]], run: str) -> None:
-    params = [row for row in rows if row["kind"] == "params"]
-    assert [row["seq"] for row in params] == list(range(1, len(events) + 1))
-    assert {row["run"] for row in rows} == {run}
-    assert [(row["stage"], row["values"]) for row in params] == [
-        (stage, journal_value(values)) for stage, values in events
-    ]
-
-
-def check_csv(rows: list[dict[str, Any]], events: list[tuple[str, Mapping[str, Any]]], run: str) -> None:
-    assert {name_of(row["run"]) for row in rows} == {run}
-    for seq, (stage, values) in enumerate(events, 1):
-        found = [row for row in rows if row["seq"] == str(seq)]
-        assert {name_of(row["stage"]) for row in found} <= {stage}
-        assert len(found) == len(values)
-        for row, (name, value) in zip(found, values.items(), strict=True):
-            assert row["name"] == name
-            expected = journal_value(value)
-            if isinstance(value, float) and not math.isfinite(value):
-                expected = plain(float(row["value"]))
-            assert journal_value(row["value"]) == expected
-        (table,) = [row for row in rows if row["seq"] == str(1000 + seq)]
-        assert (table["name"], table["value"]) == (stage, [journal_value(values)])
 
 
 @pytest.mark.parametrize("path", ["/proc/x/y", "/proc/self/m.jsonl", "/sys/m.jsonl"])
