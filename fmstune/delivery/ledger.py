@@ -45,7 +45,8 @@ class Ledger:
     has taken, `last_given` the last of all but statuses. `begun_again` counts how often all had to be
     delivered once more, since the tracker's run had lost what it had been given. `cwd` is the directory that
     relative paths in `options`, and defaults of the tracker, start from; `module_path` the one that its
-    plug-in was imported from. `note` is what the tracker has to say to the user.
+    plug-in was imported from. `note` is what the tracker has to say to the user. `new_run_id` is the id that
+    the tracker is asked to give a new run, until it is known to have one.
     """
 
     tracker: str
@@ -54,6 +55,7 @@ class Ledger:
     cwd: str = ""
     module_path: str = ""
     run_id: str | None = None
+    new_run_id: str | None = None
     url: str | None = None
     note: str | None = None
     delivered: int = 0
@@ -87,7 +89,10 @@ class Ledger:
         fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         fields |= {"suspicion": self.suspicion.to_json(), "missing": self.missing.to_text()}
         # What a tracker says may hold any secret; what the next delivery needs stays as it is.
-        needed = {field: fields[field] for field in ("tracker", "reference", "cwd", "module_path", "run_id")}
+        needed = {
+            field: fields[field]
+            for field in ("tracker", "reference", "cwd", "module_path", "run_id", "new_run_id")
+        }
         text = json.dumps(process_redactor().mapping(fields) | needed, indent=2, default=str)
         if path.is_dir():
             set_aside(path)
@@ -180,7 +185,7 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
     for count in (*counts, "last_given", "begun_again"):
         if not isinstance(values.get(count, 0), int) or values.get(count, 0) < 0:
             raise ValueError(count)
-    for text in ("run_id", "url", "note", "error"):
+    for text in ("run_id", "new_run_id", "url", "note", "error"):
         if not isinstance(values.get(text), (str, type(None))):
             raise ValueError(text)
     for text in ("cwd", "module_path"):

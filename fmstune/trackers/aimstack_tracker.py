@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,9 @@ class AimStackTracker(Tracker):
             if is_of_another(self._run.get(MARK, None), start):
                 self._run.close()
                 noted = note(start)
-                self._run = self._opened_run(repo, dataclasses.replace(start, tracker_run_id=None))
+                self._run = self._opened_run(
+                    repo, dataclasses.replace(start, tracker_run_id=None, new_run_id=None)
+                )
             held = (self._run.get(MARK, None) or {}).get(_HELD)
             self._run[MARK] = mark(start) | ({} if held is None else {_HELD: held})
             self._held = held or 0
@@ -160,12 +163,13 @@ class AimStackTracker(Tracker):
             "log_system_params": False,
             "capture_terminal_logs": False,
         }
-        if start.tracker_run_id is None:
+        if (wanted := start.tracker_run_id or start.new_run_id) is None:
             return Run(**options)
         try:
-            return Run(start.tracker_run_id, force_resume=True, **options)
-        except MissingRunError:  # somebody has removed it, or the whole repository
-            return Run(**options)
+            return Run(wanted, force_resume=True, **options)
+        except MissingRunError:  # a new one; or somebody has removed it, or the whole repository
+            with _id_of_a_new_run(start.new_run_id):
+                return Run(**options)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage)
@@ -265,6 +269,23 @@ class AimStackTracker(Tracker):
                 "track in that process."
             )
         return self._run
+
+
+@contextlib.contextmanager
+def _id_of_a_new_run(wanted: str | None) -> Iterator[None]:
+    """Let Aim give a new run this id: its `Run` takes only that of a run which is there. With a version of
+    Aim that draws ids elsewhere, a process that is killed while it opens a run may leave an empty one."""
+    from aim.sdk import base_run
+
+    drawn = getattr(base_run, "generate_run_hash", None)
+    if wanted is None or drawn is None:
+        yield
+        return
+    base_run.generate_run_hash = lambda: wanted
+    try:
+        yield
+    finally:
+        base_run.generate_run_hash = drawn
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -32,4 +32,4 @@ def is_of_another(found: Any, start: RunStart) -> bool:
 
 def note(start: RunStart) -> str:
     """The message for a run that does not continue the tracker's run."""
-    return f"a run of its own there, as another run continues {start.tracker_run_id}"
+    return f"a run of its own there, as another run continues {start.tracker_run_id or start.new_run_id}"

@@ -40,6 +40,8 @@ STATUSES: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "i
 _MOST_METRICS, _MOST_PARAMS = 900, 100  # of a batch: 1,000 in all, of which 100 params
 _MOST_TAG = 5000
 _TABLES = "mlflow.loggedArtifacts"
+_MADE_AS = "fmstune.made_as"
+"""The tag by which a run is found whose id MLflow has told nobody who lives."""
 """The tag by which MLflow knows which artifacts are tables, as its own `log_table` sets it."""
 
 
@@ -128,11 +130,7 @@ class MlflowTracker(Tracker):
         if run is not None and start.run_id is not None and is_of_another(found, start):
             run, noted, found = None, note(start), {}
         if run is None:
-            run = client.create_run(
-                self._experiment(client),
-                tags=self._tags(),
-                run_name=utf8(self.config.run_name or start.name),
-            )
+            run = self._new_run(client, start, first=noted is None)
         elif run.info.status != "RUNNING":
             client.update_run(run.info.run_id, status="RUNNING")
         own = found.get("run_id") == start.run_id
@@ -308,6 +306,18 @@ class MlflowTracker(Tracker):
         if found.lifecycle_stage != "active":
             raise TrackerError(f"the experiment {name!r} is deleted: restore it, or choose another.")
         return str(found.experiment_id)
+
+    def _new_run(self, client: MlflowClient, start: RunStart, *, first: bool) -> Run:
+        """A new run; or the one that a process made which was killed before anybody had noted its id."""
+        experiment, tags = self._experiment(client), self._tags()
+        if first and start.new_run_id is not None:
+            found = client.search_runs(
+                [experiment], f"tags.`{_MADE_AS}` = '{start.new_run_id}'", max_results=1
+            )
+            if found and not is_of_another(_read_mark(found[0]), start):
+                return found[0]
+            tags[_MADE_AS] = start.new_run_id
+        return client.create_run(experiment, tags=tags, run_name=utf8(self.config.run_name or start.name))
 
     def _tags(self) -> dict[str, str]:
         try:

@@ -116,7 +116,9 @@ class RunStart:
     `tracker_run_id` is the id that this tracker gave the run earlier (`None`: a new run), so that a
     resumed run and a late delivery continue the same run. `redelivery`: events which this
     run may already hold are about to come again, in order. `trainer_pid` is the process id of the
-    training process while it lives.
+    training process while it lives. `new_run_id` is for a tracker that may choose the id of a new run: 24
+    hexadecimal digits, the same at each attempt. When the process is killed after it has made the run and
+    before anybody has noted that, the next one opens the run that is there, not a second one.
 
     `run_id` is the run's own id, unique to it and the same for each delivery of it. To recognise an
     event that comes a second time, store the pair of `run_id` and the event's number (`Tracker.seq`).
@@ -138,6 +140,7 @@ class RunStart:
     run_id: str | None = None
     after: int = 0
     sessions: tuple[str, ...] = ()
+    new_run_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

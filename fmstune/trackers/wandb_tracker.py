@@ -140,6 +140,8 @@ class WandbTracker(Tracker):
             find_api_key(settings)  # without any, `wandb.init` would ask at a terminal
         # Only here can the login's "Loaded credentials" be silenced and a call of git be avoided.
         wandb.setup(wandb.Settings(silent=True, disable_git=True))
+        if settings.run_id is not None or settings.resume:  # the environment says which run it is to be
+            start = dataclasses.replace(start, new_run_id=None)
         run = self._init(start, settings)
         # Of a resumed run, `run.step` is 0 until something is logged; `starting_step` is right.
         self._first_step = 0 if run.disabled else run.starting_step
@@ -160,11 +162,12 @@ class WandbTracker(Tracker):
         # The service has this config before any row. But it would hide the mark of a run that is there.
         new = start.tracker_run_id is None and settings.run_id is None
         marked = start.run_id is not None and (new or settings._offline)
+        wanted = start.tracker_run_id or start.new_run_id
         return wandb.init(
             **self._init_options(start, settings),
-            id=start.tracker_run_id,
+            id=wanted,
             config={MARK: mark(start)} if marked else None,
-            resume="allow" if start.tracker_run_id else None,
+            resume="allow" if wanted else None,
             reinit="create_new",  # never the run that a user's own script has open
             settings=wandb.Settings(**quiet_settings(start, settings)),
         )
@@ -180,16 +183,18 @@ class WandbTracker(Tracker):
         owner = found.get("run_id") if isinstance(found, Mapping) else None
         if owner is None and start.tracker_run_id:  # an earlier version left no mark
             owner = start.run_id
-        self._resumed = owner == start.run_id and not is_of_another(found, start)
+        # A process that was killed while it opened a new run has left no rows in it.
+        taken = start.tracker_run_id is None and start.new_run_id is not None and self._first_step > 0
+        self._resumed = owner == start.run_id and not is_of_another(found, start) and not taken
         if self._resumed:
             if found != mark(start):  # from now on, another process of this run writes it
                 self._note_owner(run, start)
             return run
-        if self._first_step <= start.after + 1 and not is_of_another(found, start):
+        if self._first_step <= start.after + 1 and not is_of_another(found, start) and not taken:
             self._note_owner(run, start)
             return run
         run.finish()
-        if start.tracker_run_id is None or settings.run_id is not None:
+        if settings.run_id is not None or (start.tracker_run_id is None and start.new_run_id is None):
             raise TrackerError(
                 f"The W&B run {run.id} holds other points; unset WANDB_RUN_ID and WANDB_RESUME."
             )
@@ -214,7 +219,7 @@ class WandbTracker(Tracker):
 
     def _of_its_own(self, start: RunStart) -> RunStart:
         self._notes.append(note(start))
-        return dataclasses.replace(start, tracker_run_id=None)
+        return dataclasses.replace(start, tracker_run_id=None, new_run_id=None)
 
     def _opened_run(self, run: wandb.Run) -> TrackerRun:
         if run.disabled:

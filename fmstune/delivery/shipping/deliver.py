@@ -10,6 +10,7 @@ exception, a hang and a kill is the same code. How far it has come, and what the
 from __future__ import annotations
 
 import dataclasses
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -209,6 +210,10 @@ class Delivery(Standing):
     def _open_run(self) -> None:
         if self._open:
             return
+        if self.ledger.new_run_id is None:
+            self.ledger = dataclasses.replace(self.ledger, new_run_id=secrets.token_hex(12))
+            self._confirmed = dataclasses.replace(self._confirmed, new_run_id=self.ledger.new_run_id)
+            self._save()
         ledger = self.ledger
         header = self._reader.header
         start = RunStart(
@@ -220,6 +225,7 @@ class Delivery(Standing):
             run_id=header.id,
             after=header.after,
             sessions=sessions(self._reader.path),
+            new_run_id=ledger.new_run_id,
         )
         try:
             run = self._tracker.open(start)
@@ -227,6 +233,7 @@ class Delivery(Standing):
             if run_id is not None and len(run_id) > _LONGEST_RUN_ID:
                 raise ValueError(f"the id of the tracker's run has {len(run_id)} characters")
             opened: dict[str, Any] = {"run_id": run_id, "url": run.url, "note": run.note, "closed": False}
+            opened["new_run_id"] = None
             self._held = self._believed(int(run.delivered_through or 0))
         except BaseException as error:
             self._end(error)

@@ -1,0 +1,117 @@
+"""A process that is killed when it has made a run in the service, and has told nobody its id."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.delivery.sync import sync
+from fmstune.trackers.registry import reference
+from tests.support.aim_servers import aim_server, free_port
+from tests.support.end_to_end import Points, aim_points, journal_points, mlflow_points
+from tests.support.made_runs import make_run
+from tests.support.mlflow_servers import mlflow_server
+from tests.support.wandb_cloud import WandbCloud
+from tests.support.wandb_world import enter_world
+
+_KILLED = """
+import json, os, sys
+from pathlib import Path
+from fmstune.delivery.ledger import Ledger
+from fmstune.delivery.shipping.deliver import Delivery
+from fmstune.trackers.registry import get_tracker
+
+directory, name, options = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+tracker = get_tracker(name, **options)
+opened = tracker.open
+
+def open(start):
+    opened(start)
+    os._exit(9)
+
+tracker.open = open
+ledger = Ledger(name)
+ledger.save(directory)
+Delivery(directory, tracker, ledger).run(lambda: True)
+"""
+
+
+@dataclass
+class Service:
+    """A service with a tracker's options, and the points of the one run that it holds."""
+
+    tracker: str
+    options: dict[str, Any]
+    points: Callable[[], Points]
+
+
+@contextlib.contextmanager
+def aim_in_a_folder(folder: Path) -> Iterator[Service]:
+    yield Service("aim", {"repo": str(folder)}, lambda: aim_points(folder))
+
+
+@contextlib.contextmanager
+def aim_behind_a_server(folder: Path) -> Iterator[Service]:
+    port = free_port()
+    with aim_server(folder, port):
+        yield Service("aim", {"repo": f"aim://127.0.0.1:{port}"}, lambda: aim_points(folder, reindex=True))
+
+
+@contextlib.contextmanager
+def mlflow_behind_a_server(folder: Path) -> Iterator[Service]:
+    port = free_port()
+    with mlflow_server(folder, port):
+        uri = f"http://127.0.0.1:{port}"
+        yield Service("mlflow", {"tracking_uri": uri}, lambda: mlflow_points(folder / "mlflow.db"))
+
+
+@contextlib.contextmanager
+def wandb_online(folder: Path) -> Iterator[Service]:
+    with WandbCloud() as cloud, pytest.MonkeyPatch.context() as world:
+        folder.mkdir()
+        enter_world(folder, world)
+        world.setenv("WANDB_BASE_URL", cloud.url)
+        world.setenv("WANDB_API_KEY", cloud.key)
+        world.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+        def points() -> Points:
+            (run,) = cloud.runs.values()
+            return {
+                (key.rpartition("/")[0], key.rpartition("/")[2], row["train/global_step"]): value
+                for row in run.history
+                for key, value in row.items()
+                if not key.startswith("_") and key not in ("train/global_step", "train/epoch")
+            }
+
+        yield Service("wandb", {"mode": "online", "project": "p", "dir": str(folder)}, points)
+
+
+SERVICES: dict[str, Callable[[Path], AbstractContextManager[Service]]] = {
+    "aim in a folder": aim_in_a_folder,
+    "aim behind a server": aim_behind_a_server,
+    "mlflow behind a server": mlflow_behind_a_server,
+    "wandb online": wandb_online,
+}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_next_process_opens_the_run_that_is_there_and_makes_no_second_one(
+    service: str, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", {1: 2.0, 2: 1.5, 3: 1.25})
+    with SERVICES[service](tmp_path / "service") as found:
+        command = [sys.executable, "-c", _KILLED, str(run), found.tracker, json.dumps(found.options)]
+        died = subprocess.run(command, capture_output=True, text=True)
+        assert died.returncode == 9, died.stderr
+        (line,) = sync(run, None, {found.tracker: found.options}, reference, check_within=300)
+        assert line.state == "complete", line
+        assert found.points() == journal_points(run)
