@@ -56,7 +56,7 @@ class Service:
 
 @contextlib.contextmanager
 def aim_in_a_folder(folder: Path) -> Iterator[Service]:
-    yield Service("aim", {"repo": str(folder)}, lambda: aim_points(folder))
+    yield Service("aim", {"repo": str(folder)}, lambda: aim_points(folder, reindex=True))
 
 
 @contextlib.contextmanager
