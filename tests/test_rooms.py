@@ -11,8 +11,8 @@ PACKAGE = ROOT / "fmstune"
 
 ROOMS = (
     "errors", "layout", "_version", "secrets", "text", "user_code", "console", "transformers_compat",
-    "config", "system", "trackers", "delivery", "resources", "launch", "demo", "hub", "data", "models",
-    "training", "run", "report", "api", "", "cli", "__main__",
+    "config", "system", "trackers", "delivery", "testing", "resources", "launch", "demo", "hub", "data",
+    "models", "training", "run", "report", "api", "", "cli", "__main__",
 )  # fmt: skip
 """Each may import those before it; `""` is `fmstune` itself."""
 

@@ -1,4 +1,4 @@
-"""`fmstune trackers list | check | sync`."""
+"""`fmstune trackers list | check | sync | new`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from fmstune.cli.tracker_new import new
 
 if TYPE_CHECKING:
     from fmstune.delivery.report import DeliveryReport
@@ -132,6 +134,9 @@ def sync(
             )
     if any(line.state != "complete" for _, line in lines):
         raise typer.Exit(1)
+
+
+app.command()(new)
 
 
 def _of_run(moved: Callable[[str, int, int], None], run: Path, tracker: str, done: int, total: int) -> None:

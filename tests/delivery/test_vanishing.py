@@ -14,9 +14,9 @@ from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.testing.lives import Nursery, nursery
 from fmstune.trackers.file_tracker import FileTracker
 from tests.support.journals import open_journal
-from tests.support.lives import Nursery, nursery
 from tests.support.vanishing import options
 
 SCENES = [

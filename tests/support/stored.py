@@ -1,6 +1,7 @@
 """What the storage of each tracker holds of a run, read through its own SDK, in one shape for all of them.
 
-    {"points": [[key, step, value], …], "params": {namespace: …}, "tables": [[key, step, [row, …]], …]}
+    {"points": [[key, step, value], …], "params": {namespace: …}, "tables": [[key, step, [row, …]], …],
+     "status": …}
 
 A key is `stage/name`, or the name where there is no stage.
 """
@@ -37,19 +38,20 @@ def from_aim(folder: Path) -> Stored:
             lines = texts if isinstance(texts, (list, tuple)) else [texts]
             tables.append([key, step, [text.data for text in lines if text.data != "(no rows)"]])
     params = {name: value for name, value in run[...].items() if name not in ("status", "error")}
-    return {"points": points, "params": params, "tables": tables}
+    return {"points": points, "params": params, "tables": tables, "status": run.get("status")}
 
 
 def from_wandb(folder: Path) -> Stored:
     """The one run of W&B's offline files under `folder`, which a resumed run has several of."""
     from tests.support.readers import read_wandb_offline, wandb_offline_dirs
 
-    points, tables, ids = [], [], set()
+    points, tables, ids, status = [], [], set(), None
     params: dict[str, Any] = {}
     for path in wandb_offline_dirs(folder):
         run = read_wandb_offline(path)
         ids.add(run.id)
         params |= run.config
+        status = run.summary.get("fmstune/status", status)
         for row in run.history:
             step = row.pop("train/global_step", None)
             files = [key.removesuffix("._type") for key, value in row.items() if value == "table-file"]
@@ -61,12 +63,12 @@ def from_wandb(folder: Path) -> Stored:
                 if not own and key.rpartition(".")[0] not in files:
                     points.append([key, step, value])
     assert len(ids) == 1
-    return {"points": points, "params": params, "tables": tables}
+    return {"points": points, "params": params, "tables": tables, "status": status}
 
 
 def from_file(folder: Path) -> Stored:
     """The one run in the file `stored.jsonl` of the tracker `file`."""
-    points, tables = [], []
+    points, tables, status = [], [], None
     params: dict[str, Any] = {}
     for line in (folder / "stored.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -80,7 +82,9 @@ def from_file(folder: Path) -> Stored:
                 tables.append(
                     [_key(stage, name), step, [_row(list(each), list(each.values())) for each in rows]]
                 )
-    return {"points": points, "params": params, "tables": tables}
+        elif row["kind"] == "status":
+            status = values["status"]
+    return {"points": points, "params": params, "tables": tables, "status": status}
 
 
 def from_mlflow(folder: Path) -> Stored:
@@ -101,7 +105,8 @@ def from_mlflow(folder: Path) -> Stored:
         stem, _, step = name.removesuffix(".json").rpartition(".")[0].rpartition(".step")
         rows = [_row(saved["columns"], cells) for cells in saved["data"]]
         tables.append([_key("/".join(stage), stem), int(step), rows])
-    return {"points": points, "params": {"*": dict(run.data.params)}, "tables": tables}
+    status = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}.get(run.info.status)
+    return {"points": points, "params": {"*": dict(run.data.params)}, "tables": tables, "status": status}
 
 
 def _mlflow_keys(name: str) -> list[str]:

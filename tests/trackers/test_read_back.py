@@ -7,7 +7,6 @@ by the shippers' own code to each real SDK, and compared with the journal.
 from __future__ import annotations
 
 import datetime
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -27,10 +26,11 @@ from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
-from fmstune.trackers.records import MetricPoint, Table, merged
+from fmstune.testing.compare import Points, comparable, is_named, params_of, points_of
+from fmstune.testing.lives import Kill, Nursery, nursery
+from fmstune.trackers.records import MetricPoint, Table
 from fmstune.trackers.values.normalise import as_text
 from tests.support.journals import open_journal
-from tests.support.lives import Kill, Nursery, nursery
 from tests.support.mlflow_servers import store_in
 
 TRACKERS = "fmstune.trackers"
@@ -211,25 +211,6 @@ def read_back(
     compare_tables(tables_of(events, back.replaces), stored["tables"], ledger.changes)
 
 
-Points = dict[tuple[str, int | None], list[Any]]
-
-
-def points_of(events: list[Event], replaces: bool) -> Points:
-    """The values of each metric at each step that are to be there."""
-    held: Points = {}
-    logged: dict[tuple[str, int | None], int] = {}
-    for event in events:
-        if event.kind == "resume" and replaces:
-            again = event.step or 0
-            logged = {key: n for key, n in logged.items() if key[1] is None or key[1] <= again}
-        for name, value in event.values.items() if event.kind == "metrics" else ():
-            key = (f"{event.stage}/{name}" if event.stage else name, event.step)
-            number = logged.get(key, 0)
-            logged[key] = number + 1
-            held.setdefault(key, [])[number : number + 1] = [value]
-    return held
-
-
 def compare_points(
     expected: Points, found: list[Any], changes: tuple[str, ...], repeats: int, numbered: bool
 ) -> None:
@@ -242,7 +223,7 @@ def compare_points(
         for number, value in enumerate(values):
             wanted.setdefault((key, number if step is None and numbered else step or 0), []).append(value)
     for (key, step), values in wanted.items():
-        if named(key, changes):
+        if is_named(key, changes):
             continue
         there = sorted(map(comparable, got.get((key, step), [])), key=repr)
         if repeats:
@@ -252,18 +233,9 @@ def compare_points(
             assert there == sorted(map(comparable, values), key=repr), (key, step, changes)
 
 
-def params_of(events: list[Event]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for event in events:
-        if event.kind == "params":
-            name = event.name or "params"
-            found[name] = merged(found.get(name, {}), event.values)
-    return found
-
-
 def compare_params(expected: Mapping[str, Any], found: Mapping[str, Any], changes: tuple[str, ...]) -> None:
     for key, value in expected.items():
-        if named(key, changes):
+        if is_named(key, changes):
             continue
         assert key in found, (key, changes)
         if isinstance(value, Mapping):
@@ -277,7 +249,7 @@ def compare_texts(
 ) -> None:
     """Params of a service that has texts under dotted names."""
     for key, value in expected.items():
-        if named(key, changes) or named(f"{prefix}{key}".partition(".")[2], changes):
+        if is_named(key, changes) or is_named(f"{prefix}{key}".partition(".")[2], changes):
             continue
         if isinstance(value, Mapping) and (value or not prefix):
             compare_texts(value, found, changes, f"{prefix}{key}.")
@@ -317,7 +289,7 @@ def compare_tables(
     tables = [in_any_order(rows) for _, _, rows in found]
     for (key, _), each in expected.items():
         for rows in each:
-            if any(named(f"{key.partition('/')[2]}.{column}", changes) for column in ("prompt", "tokens")):
+            if any(is_named(f"{key.partition('/')[2]}.{column}", changes) for column in ("prompt", "tokens")):
                 continue
             assert in_any_order(rows) in tables, (key, rows, found, changes)
 
@@ -325,22 +297,3 @@ def compare_tables(
 def in_any_order(rows: list[str]) -> list[list[str]]:
     """The rows with their columns in one order: W&B has one for all rows of a table."""
     return [sorted(row.split("\n")) for row in rows]
-
-
-def named(key: str, changes: tuple[str, ...]) -> bool:
-    """Whether the report names what became of a metric, a param or a column of this name, or its stage."""
-    first, _, rest = key.partition("/")
-    last = key.rpartition("/")[2]
-    shown = {part if part.isprintable() else ascii(part)[1:-1] for part in (key, first, rest, last) if part}
-    shown = {part if len(part) <= 80 else part[:79] + "…" for part in shown}
-    return not last or any(
-        re.search(rf"(^|[\s.]){re.escape(part)}([\s.]|$)", change) for part in shown for change in changes
-    )
-
-
-def comparable(value: Any) -> Any:
-    """A value as services hold it, which have one kind of number and three words for what is not finite."""
-    if isinstance(value, (int, float)):
-        return repr(float(value) + 0.0)  # one zero
-    words = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
-    return words.get(value, value) if isinstance(value, str) else repr(value)

@@ -1,4 +1,4 @@
-"""Lives of a shipper, which may be killed, in processes that cost a fork instead of an import.
+"""Lives of a shipper, which may be killed or fail, in processes that cost a fork instead of an import.
 
 A `Nursery` is a process that has imported an SDK and used none of it. For each request it forks a child,
 which delivers a run's journal to a tracker as a shipper does, or reads back what the tracker's storage holds.
@@ -26,6 +26,8 @@ from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.compat import build_tracker
 
+SECRET = "conformance-7d1f0e94c2ab4f"
+"""Stands in the environment of each process; no tracker has any reason to store it."""
 _HOOKS = ("track_point", "set_params", "track_table", "close")
 
 
@@ -37,33 +39,59 @@ class Kill:
     after: bool
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A tracker's call of this number raises, once."""
+
+    call: int
+
+
+class LifeError(Exception):
+    """A function that a life was asked to call raised, or ended its process."""
+
+
 class Nursery:
     """Forks lives from a process that has imported `modules`."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:
+        path = os.pathsep.join(each or "." for each in sys.path)  # which a test run may have added to
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.lives", *modules],
+            [sys.executable, "-c", "from fmstune.testing import lives; lives.main()", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parents[2],
+            env=os.environ | {"PYTHONPATH": path, "FMSTUNE_CONFORMANCE_SECRET": SECRET},
         )
 
     def deliver(
-        self, directory: Path, reference: str, options: Mapping[str, Any], kill: Kill | None = None
+        self,
+        directory: Path,
+        reference: str,
+        options: Mapping[str, Any],
+        trouble: Kill | Failure | None = None,
+        seconds: int = 600,
+        *,
+        forgive: bool = True,
     ) -> bool:
-        """One life of a shipper, `True` when it came to its end."""
-        order = {"directory": str(directory), "reference": reference, "options": options}
-        kill_at = {"kill": [kill.call, kill.after]} if kill else {}
-        code = self._ask({"do": "deliver", **order, **kill_at})["code"]
-        if code < 0:
-            note_death(directory, "t", f"its process died of signal {-code}")
-        assert code in (0, 1, -signal.SIGKILL), f"exit code {code}"
+        """One life of a shipper of at most so many seconds; `True` when it came to its end. With `forgive`,
+        what the tracker has failed at gets another chance, as at the beginning of each `sync`."""
+        order: dict[str, Any] = {"directory": str(directory), "reference": reference, "options": options}
+        order |= {"seconds": seconds, "forgive": forgive}
+        if isinstance(trouble, Kill):
+            order["kill"] = [trouble.call, trouble.after]
+        elif isinstance(trouble, Failure):
+            order["failure"] = trouble.call
+        code = self._ask({"do": "deliver", **order})["code"]
+        if code not in (0, 1):
+            why = f"did not return within {seconds} s" if code == -signal.SIGALRM else ended_by(code)
+            note_death(directory, "t", f"its process {why}")
         return bool(code == 0)
 
-    def read(self, reader: str, folder: Path) -> Any:
-        """What `reader` (`module:function`) returns for a folder, as JSON has it."""
-        return self._ask({"do": "read", "reader": reader, "directory": str(folder)})["answer"]
+    def read(self, reader: str, folder: Path, *arguments: Any) -> Any:
+        """What `reader` (`module:function`) returns for a folder and arguments, as JSON has it. Raises
+        `LifeError` when it raises, or ends its process."""
+        request = {"do": "read", "reader": reader, "directory": str(folder), "arguments": arguments}
+        return self._ask(request)["answer"]
 
     def close(self) -> None:
         """End the process; the lives have ended before."""
@@ -76,9 +104,9 @@ class Nursery:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
+        answer = json.loads(self._process.stdout.readline() or '{"error": "a module cannot be imported"}')
         if "error" in answer:
-            raise AssertionError(answer["error"])
+            raise LifeError(answer["error"])
         return answer
 
 
@@ -97,34 +125,39 @@ def _live(order: Mapping[str, Any]) -> int:
     os.chdir(directory.parent)
     tracker = build_tracker(order["reference"], "t", order["options"])
     if "kill" in order:
-        _doom(tracker, Kill(*order["kill"]))
+        _spoil(tracker, Kill(*order["kill"]))
+    elif "failure" in order:
+        _spoil(tracker, Failure(order["failure"]))
     try:
         ledger = load_ledger(directory, "t") or Ledger("t")
-        Delivery(directory, tracker, ledger, forgive=True).run(lambda: True)
+        Delivery(directory, tracker, ledger, forgive=order["forgive"]).run(lambda: True)
     except DeliveryFailed:
         traceback.print_exc()
         return 1
     return 0
 
 
-def _doom(tracker: Tracker, kill: Kill) -> None:
+def _spoil(tracker: Tracker, trouble: Kill | Failure) -> None:
     calls = 0
 
-    def doomed(hook: Callable[..., Any]) -> Callable[..., Any]:
+    def spoilt(hook: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal calls
             calls += 1
-            if calls == kill.call and not kill.after:
+            now = calls == trouble.call
+            if now and isinstance(trouble, Failure):
+                raise RuntimeError("a failure of the conformance kit")
+            if now and isinstance(trouble, Kill) and not trouble.after:
                 os.kill(os.getpid(), signal.SIGKILL)
             done = hook(*args, **kwargs)
-            if calls == kill.call:
+            if now:
                 os.kill(os.getpid(), signal.SIGKILL)
             return done
 
         return call
 
     for name in _HOOKS:
-        setattr(tracker, name, doomed(getattr(tracker, name)))
+        setattr(tracker, name, spoilt(getattr(tracker, name)))
 
 
 def _in_a_child(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,11 +166,12 @@ def _in_a_child(request: Mapping[str, Any]) -> dict[str, Any]:
     if child == 0:
         code = 2
         try:
+            # The kernel ends what hangs, even inside an extension that holds Python's lock.
+            signal.alarm(request.get("seconds", 600))
             if request["do"] == "deliver":
                 code = _live(request)
             else:
-                module, _, name = request["reader"].partition(":")
-                answer = getattr(importlib.import_module(module), name)(Path(request["directory"]))
+                answer = _called(request)
                 with os.fdopen(writes, "w") as pipe:
                     json.dump(answer, pipe, default=str)
                 code = 0
@@ -151,8 +185,18 @@ def _in_a_child(request: Mapping[str, Any]) -> dict[str, Any]:
         text = pipe.read()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if request["do"] == "read":
-        return {"answer": json.loads(text)} if code == 0 else {"error": f"the reader ended with {code}"}
+        return {"answer": json.loads(text)} if code == 0 else {"error": f"its process {ended_by(code)}"}
     return {"code": code}
+
+
+def _called(request: Mapping[str, Any]) -> Any:
+    module, _, name = request["reader"].partition(":")
+    return getattr(importlib.import_module(module), name)(Path(request["directory"]), *request["arguments"])
+
+
+def ended_by(code: int) -> str:
+    """How a process ended, in words."""
+    return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def main() -> None:
@@ -164,7 +208,3 @@ def main() -> None:
     for line in sys.stdin:
         answers.write(json.dumps(_in_a_child(json.loads(line))) + "\n")
         answers.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,316 @@
+"""One tracker, examined: each method delivers a run to it, in other processes, and says what it found."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fmstune.delivery.ledger import Ledger, load_ledger
+from fmstune.delivery.shipping.crashes import may_get_further
+from fmstune.testing import runs
+from fmstune.testing.compare import differences
+from fmstune.testing.findings import Delivered, Findings, Read, Stored, found
+from fmstune.testing.lives import SECRET, Failure, Kill, LifeError, Nursery
+from fmstune.trackers.registry import reference as reference_of
+
+_INSIDE = "fmstune.testing.inside"
+_MOST_LIVES = 60
+_MANY = 1000
+
+
+class Examination:
+    """Examines one tracker; each examination works in a folder of its own below `folder`."""
+
+    def __init__(
+        self,
+        tracker: str | type[Any],
+        options: Mapping[str, Any] | None,
+        folder: Path,
+        read: Read | None = None,
+        *,
+        modules: Sequence[str] = (),
+        life_timeout: int = 120,
+        slowest_event: float = 0.1,
+        prepare: Callable[[Path], object] | None = None,
+    ) -> None:
+        """`tracker` is a class that can be imported, `module:Class`, or the name of a registered tracker; in
+        `options`, `{folder}` stands for the folder of the run that is delivered.
+        `modules` are imported once for all processes, which saves time with an SDK that survives a fork.
+        A process that delivers may take `life_timeout` seconds, an event `slowest_event` on average.
+        `prepare` puts what the tracker needs into the folder of an examination, before it begins."""
+        self.reference = _reference(tracker)
+        self.options = dict(options or {})
+        self.folder = folder
+        self._read = read
+        self._lives = _nursery((self.reference.partition(":")[0], *modules))
+        self._life_timeout = life_timeout
+        self._slowest_event = slowest_event
+        self._prepare = prepare
+        self._guarantees: dict[str, Any] | None = None
+
+    # -- examinations -------------------------------------------------------------------------
+
+    def interface(self) -> Findings:
+        """The class itself, and what it does before a run is opened."""
+        breaks = self._inside("interface", self._new("interface"))
+        return found(breaks, "Its class is as the interface has it.")
+
+    def check(self) -> Findings:
+        """`check`: it ends in time, and changes nothing."""
+        return found(self._inside("check", self._new("check")), "Its check ends in time and changes nothing.")
+
+    def whole_run(self) -> Findings:
+        """A run with something of each kind, which ends as finished; no secret of its process is stored."""
+        run = self._delivered("whole", runs.whole)
+        breaks = self._compared(run, status="finished") + self._leaks(run.parent)
+        return found(
+            breaks, "A run arrives as it was tracked, and nothing of its process's environment does."
+        )
+
+    def empty_run(self) -> Findings:
+        """A run that tracked nothing, with an end and without one."""
+        run = self._delivered("empty", lambda recorder: recorder.close("interrupted"))
+        none = self._delivered("nothing", lambda recorder: None)
+        return found(
+            self._incomplete(run) + self._incomplete(none), "A run that tracked nothing does no harm."
+        )
+
+    def resumed_run(self) -> Findings:
+        """A run that is interrupted, and resumed from an earlier step."""
+        run = self._delivered("resumed", runs.first_part)
+        first = self._ledger(run)
+        runs.write(run, runs.second_part)
+        self._deliver(run)
+        breaks = self._compared(run, status="finished")
+        if first.run_id is not None and self._ledger(run).run_id != first.run_id:
+            breaks.append("A resumed run is opened as another one; open that of `start.tracker_run_id`.")
+        again = {"replaced": "replaced", "kept": "kept beside the new ones"}[self._declared["repeated_steps"]]
+        return found(breaks, f"A resumed run continues; values of steps that it logs again are {again}.")
+
+    def redelivery(self) -> Findings:
+        """All of a run comes again, as its ledger was lost, where the tracker is declared idempotent."""
+        if not self._declared["idempotent"]:
+            return Findings(keeps=("It does not promise to know an event that comes twice.",))
+        run = self._delivered("redelivery", runs.whole)
+        there = self._ledger(run)
+        start = dataclasses.replace(Ledger("t"), run_id=there.run_id, url=there.url)
+        start.save(run)
+        self._deliver(run)
+        return found(self._compared(run), "Events that come a second time change nothing.")
+
+    def kills(self) -> Findings:
+        """The process is killed before and after calls, then at the end."""
+        run = self._new("kills") / "run"
+        runs.write(run, runs.plain)
+        for kill in (Kill(1, False), Kill(2, True), Kill(4, True), Kill(3, False)):
+            self._live(run, kill)
+        self._deliver(run)
+        at_end = self._new("killed at its end") / "run"
+        runs.write(at_end, runs.plain)
+        last = len(runs.events_of(at_end))
+        for kill in (Kill(last, False), Kill(1, True)):
+            self._live(at_end, kill)
+        self._deliver(at_end)
+        once = self._declared["idempotent"] or self._declared["durable_on"] == "close"
+        repeats = 0 if once else 3
+        keeps = "A process that is killed loses nothing" + (", and doubles nothing." if once else ".")
+        breaks = [*self._compared(run, repeats=repeats), *self._compared(at_end, repeats=repeats)]
+        return found(list(dict.fromkeys(breaks)), keeps)
+
+    def late_events(self) -> Findings:
+        """An event fails, and comes after later ones, or they wait for it where the tracker asks for that."""
+        run = self._new("late") / "run"
+        runs.write(run, runs.plain)
+        self._live(run, Failure(4))
+        self._deliver(run)
+        keeps = "arrives after later ones" if self._declared["takes_late"] else "holds later ones up"
+        breaks = self._compared(run)
+        if breaks and self._declared["takes_late"]:
+            breaks.append("If the service takes no events after later ones, set takes_late = False.")
+        return found(breaks, f"An event that failed {keeps}; nothing is lost.")
+
+    def rude_values(self) -> Findings:
+        """Values that some services cannot hold, each in an event of its own."""
+        run = self._new("rude") / "run"
+        runs.write(run, runs.rude)
+        self._deliver(run)
+        suspicion = self._ledger(run).suspicion
+        breaks = []
+        for number, rude in enumerate(runs.RUDE, 1):
+            if number in suspicion.refused or suspicion.mark(number) is not None:
+                cause = suspicion.cause(number)
+                remedy = f" Declare limits = Limits({rude.declare})." if rude.declare else ""
+                breaks.append(f"It fails at {rude.what}: {cause}.{remedy}")
+        if not breaks:
+            breaks = self._compared(run, status="failed")
+        return found(breaks, f"{len(runs.RUDE)} rude values arrive, or the report names what was adapted.")
+
+    def two_at_once(self) -> Findings:
+        """Two trackers in one process, with a run each."""
+        folder = self._new("two")
+        both = [folder / name for name in ("one", "other")]
+        for each in both:
+            each.mkdir(exist_ok=True)
+        begun = [(str(each), self._options(each)) for each in both]
+        breaks = self._inside("two_at_once", folder, begun)
+        for number, each in enumerate(both, 1):
+            if self._read is None or breaks:
+                continue
+            wanted = [("train/loss", step, 10.0 * number + step) for step in range(1, 5)]
+            got = sorted((key, step, value) for key, step, value in self._stored(each, None, None).points)
+            if [point for point in got if point[0] == "train/loss"] != wanted:
+                breaks.append(f"Of two trackers in one process, one has {got}; all state is the instance's.")
+        return found(breaks, "Two trackers in one process keep their runs apart.")
+
+    def speed(self) -> Findings:
+        """A thousand events, from which a million is told."""
+        run = self._new("speed") / "run"
+        runs.write(run, lambda recorder: runs.many(recorder, _MANY))
+        began = time.monotonic()
+        self._deliver(run)
+        each = (time.monotonic() - began) / _MANY
+        breaks = self._incomplete(run)
+        if each > self._slowest_event:
+            breaks.append(
+                f"An event takes {1000 * each:.0f} ms; send them in batches, and wait for the service in "
+                f"`flush`."
+            )
+        return found(breaks, f"A million events would take {each * 1e6 / 60:.1f} minutes.")
+
+    def all(self) -> Findings:
+        """Every examination, in the order in which an author would mend things."""
+        every = (
+            self.interface, self.check, self.whole_run, self.empty_run, self.resumed_run, self.redelivery,
+            self.kills, self.late_events, self.rude_values, self.two_at_once, self.speed,
+        )  # fmt: skip
+        return sum((each() for each in every), Findings())
+
+    # -- deliveries ---------------------------------------------------------------------------
+
+    @property
+    def _declared(self) -> dict[str, Any]:
+        if self._guarantees is None:
+            where = (self.folder, self.reference, self._options(self.folder))
+            self._guarantees = self._lives.read(f"{_INSIDE}:declared", *where)
+        return self._guarantees
+
+    def _options(self, folder: Path) -> dict[str, Any]:
+        return {
+            key: value.replace("{folder}", str(folder)) if isinstance(value, str) else value
+            for key, value in self.options.items()
+        }
+
+    def _new(self, name: str) -> Path:
+        folder = self.folder / name.replace(" ", "-")
+        folder.mkdir(parents=True)
+        if self._prepare is not None:
+            self._prepare(folder)
+        return folder
+
+    def _inside(self, name: str, folder: Path, *arguments: Any) -> list[str]:
+        try:
+            said: list[str] = self._lives.read(
+                f"{_INSIDE}:{name}", folder, self.reference, self._options(folder), *arguments
+            )
+        except LifeError as error:
+            return [f"{name.replace('_', ' ')}: {error}; its traceback is above."]
+        return said
+
+    def _delivered(self, name: str, script: runs.Script) -> Path:
+        run = self._new(name) / "run"
+        runs.write(run, script)
+        self._deliver(run)
+        return run
+
+    def _live(self, run: Path, trouble: Kill | Failure | None, *, forgive: bool = True) -> bool:
+        where = (run, self.reference, self._options(run.parent))
+        return self._lives.deliver(*where, trouble, self._life_timeout, forgive=forgive)
+
+    def _deliver(self, run: Path) -> None:
+        """Deliver as `trackers sync` does: with processes as long as another one may get further."""
+        for number in range(_MOST_LIVES):
+            before = self._ledger(run)
+            if self._live(run, None, forgive=number == 0):
+                return
+            now = self._ledger(run)
+            died = now.suspicion != before.suspicion or not before.careful
+            if number and not (died and may_get_further(run, before, now)):
+                return
+
+    def _ledger(self, run: Path) -> Ledger:
+        return load_ledger(run, "t") or Ledger("t")
+
+    # -- what came of them --------------------------------------------------------------------
+
+    def _incomplete(self, run: Path) -> list[str]:
+        ledger, last = self._ledger(run), len(runs.events_of(run))
+        if ledger.state == "complete" and ledger.delivered == last:
+            return []
+        return [f"{ledger.delivered} of {last} events were delivered: {ledger.error or 'without an error'}."]
+
+    def _compared(self, run: Path, *, status: str | None = None, repeats: int = 0) -> list[str]:
+        ledger = self._ledger(run)
+        if (said := self._incomplete(run)) or self._read is None:
+            return said
+        stored = self._stored(run.parent, ledger.run_id, ledger.url)
+        said = differences(
+            runs.events_of(run),
+            stored,
+            ledger.changes,
+            replaces=self._declared["repeated_steps"] == "replaced",
+            repeats=repeats,
+        )
+        if status is not None and stored.status not in (None, status):
+            said.append(f"The run ended as {status}, and the service says {stored.status}.")
+        return [f"Counted as delivered, but {each}." for each in said]
+
+    def _stored(self, folder: Path, run_id: str | None, url: str | None) -> Stored:
+        assert self._read is not None
+        return self._read(Delivered(folder, run_id, url))
+
+    def _leaks(self, folder: Path) -> list[str]:
+        run = folder / "run"
+        for path in folder.rglob("*"):
+            if path.is_file() and not path.is_relative_to(run) and SECRET.encode() in path.read_bytes():
+                where = path.relative_to(folder)
+                return [f"It stores the environment of its process, secrets included: {where}."]
+        return []
+
+
+def examine(
+    tracker: str | type[Any],
+    options: Mapping[str, Any] | None = None,
+    folder: Path | str = "conformance",
+    read: Read | None = None,
+) -> Findings:
+    """Examine a tracker in a new `folder`, and say in sentences what it keeps and what it breaks:
+
+    print(examine("my_module:MyTracker", {"path": "mine.db"}))
+    """
+    return Examination(tracker, options, Path(folder).resolve(), read).all()
+
+
+@functools.cache
+def _nursery(modules: tuple[str, ...]) -> Nursery:
+    made = Nursery(modules)
+    atexit.register(made.close)
+    return made
+
+
+def _reference(tracker: str | type[Any]) -> str:
+    if isinstance(tracker, str):
+        return reference_of(tracker)
+    if "<locals>" in tracker.__qualname__:
+        raise ValueError(
+            f"{tracker.__qualname__} is not found by other processes: define it at the head of a module."
+        )
+    if tracker.__module__ == "__main__":
+        file = getattr(sys.modules["__main__"], "__file__", None) or ""
+        return f"{Path(file).resolve()}:{tracker.__qualname__}"
+    return f"{tracker.__module__}:{tracker.__qualname__}"

@@ -1,0 +1,161 @@
+"""Examinations of a tracker's class that run in a process of their own, with the folder as current directory.
+
+Each returns what it found as JSON can hold it; a sentence for whatever is not as the interface has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.compat import OldShapeTracker, build_tracker
+from fmstune.trackers.records import Check, CheckState, Limits, MetricPoint, RunStart, TrackerOptionError
+from fmstune.trackers.registry import load_reference
+
+_UNKNOWN = "no_such_option_of_a_tracker"
+_CHECK_SECONDS = 5.0
+_GUARANTEES: Mapping[str, tuple[Any, ...]] = {
+    "idempotent": (True, False),
+    "repeated_steps": ("replaced", "kept"),
+    "takes_late": (True, False),
+    "takes_params": ("merged", "given"),
+    "durable_on": ("call", "close"),
+}
+
+
+def declared(folder: Path, reference: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the tracker guarantees."""
+    tracker = build_tracker(reference, "t", options)
+    return {name: getattr(tracker, name) for name in _GUARANTEES}
+
+
+def interface(folder: Path, reference: str, options: Mapping[str, Any]) -> list[str]:
+    """Where the class, and what it does before a run is opened, is not what the interface says."""
+    os.chdir(folder)
+    before = _files(folder)
+    said = [*_of_class(load_reference(reference, "t"))]
+    tracker = build_tracker(reference, "t", options)
+    if tracker.name != "t":
+        said.append(f"It is called {tracker.name!r}, and was given the name 't'; pass the name on.")
+    if _files(folder) != before:
+        said.append(f"It makes {_first(_files(folder) - before)} before a run is opened; do that in `open`.")
+    return [*said, *_of_refusals(tracker)]
+
+
+def check(folder: Path, reference: str, options: Mapping[str, Any]) -> list[str]:
+    """Where `check` is not what it has to be."""
+    os.chdir(folder)
+    tracker = build_tracker(reference, "t", options)
+    before, began = _files(folder), time.monotonic()
+    result = tracker.check(_CHECK_SECONDS)
+    took = time.monotonic() - began
+    if not isinstance(result, Check) or result.state not in get_args(CheckState):
+        return [f"check returned {result!r}; it has to return a Check with a known state."]
+    said = []
+    if not result.ok:
+        said.append(f"check says {result.state}: {result.detail} {result.remedy}".rstrip())
+    if made := _files(folder) - before:
+        said.append(f"check makes {_first(made)}; it may change nothing.")
+    if took > 2 * _CHECK_SECONDS:
+        said.append(f"check took {took:.0f} s, and was given {_CHECK_SECONDS:.0f} s.")
+    return said
+
+
+def two_at_once(
+    folder: Path, reference: str, _: Mapping[str, Any], both: list[tuple[str, dict[str, Any]]]
+) -> list[str]:
+    """Two trackers, in folders of their own with options of their own, that are given their runs in turn."""
+    begun: list[Tracker] = []
+    folders = [each for each, _ in both]
+    for number, (each, options) in enumerate(both, 1):
+        with _inside(Path(each)):
+            tracker = build_tracker(reference, f"t{number}", options)
+            tracker.open(RunStart(f"run-{number}", each, run_id=f"conformance-two-{number}"))
+            begun.append(tracker)
+    for step in range(1, 5):
+        for number, (each, tracker) in enumerate(zip(folders, begun, strict=True), 1):
+            with _inside(Path(each)):
+                tracker.seq = tracker.step = step
+                tracker.event_time = time.time()
+                point = {"loss": float(10 * number + step)}
+                tracker.track_point(MetricPoint(point, "train", step, None, tracker.event_time, step, {}))
+                tracker.flush()
+    for number, (each, tracker) in enumerate(zip(folders, begun, strict=True), 1):
+        with _inside(Path(each)):
+            tracker.seq = 5
+            tracker.close("finished")
+            if tracker.name != f"t{number}":
+                return [f"Of two trackers in one process, the first is called {tracker.name!r} by then."]
+    return []
+
+
+def _of_class(found: Any) -> Iterator[str]:
+    for name, values in _GUARANTEES.items():
+        given = getattr(found, name, values[0])
+        if given not in values:
+            yield f"{name} is {given!r}; it has to be one of {', '.join(map(repr, values))}."
+    if not isinstance(getattr(found, "limits", Limits()), Limits):
+        yield f"limits is {found.limits!r}; it has to be a `Limits`."
+    options = getattr(found, "Config", None)
+    if options is None:
+        return
+    if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
+        yield f"Config is {options!r}; it has to be a dataclass."
+        return
+    for option in dataclasses.fields(options):
+        if not option.metadata.get("help"):
+            yield f'The option {option.name} has no help: field(metadata={{"help": "…"}}).'
+    try:
+        found("t", {_UNKNOWN: 1})
+    except TrackerOptionError:
+        return
+    except Exception as error:
+        yield f"An unknown option raises {type(error).__name__}, not TrackerOptionError."
+        return
+    yield "It takes an unknown option; let the base class's __init__ look at `tracker_config`."
+
+
+def _of_refusals(tracker: Tracker) -> Iterator[str]:
+    old = isinstance(tracker, OldShapeTracker)  # behind a shape of ours that refuses what it has to
+    wanted: dict[str, Callable[[], object]] = {
+        "track(None, 'loss')": lambda: tracker.track(None, "loss"),
+        "track(1.0, None)": lambda: tracker.track(1.0, None),  # type: ignore[arg-type]
+        "set_params(['a'])": lambda: tracker.set_params(["a"]),  # type: ignore[arg-type]
+    }
+    for what, call in {} if old else wanted.items():
+        try:
+            call()
+        except ValueError:
+            continue
+        except Exception as error:
+            yield f"{what} raises {type(error).__name__}, not ValueError; call the base class's method first."
+        else:
+            yield f"{what} raises no ValueError; call the base class's method first."
+    try:
+        tracker.set_params(None)
+    except Exception as error:
+        yield f"set_params(None) has to do nothing, and raises {type(error).__name__}."
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def _first(names: set[str]) -> str:
+    return min(names, default="nothing")
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

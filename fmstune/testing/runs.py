@@ -1,0 +1,147 @@
+"""The runs that trackers are examined with: small journals, written by the recorder that real runs have."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fmstune.delivery.journal.reader import Event, Header, JournalReader
+from fmstune.delivery.journal.writer import JournalWriter
+from fmstune.delivery.recorder import Recorder
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.secrets.redaction import Redactor
+from fmstune.trackers.records import MetricPoint, Table
+
+Script = Callable[[Recorder], object]
+
+HUGE = 2**70
+
+
+@dataclass(frozen=True, slots=True)
+class Rude:
+    """A value that some service cannot hold: what it is, the call that tracks it, and which declaration of
+    `Limits` has fmstune adapt it."""
+
+    what: str
+    call: Script
+    declare: str
+
+
+def write(directory: Path, script: Script) -> None:
+    """Write what a script tracks into the journal of a run's directory, or behind what is there."""
+    (directory / TRACKING_DIR).mkdir(parents=True, exist_ok=True)
+    path = directory / TRACKING_DIR / JOURNAL_NAME
+    header = Header(f"conformance-{directory.parent.name}", "run", time.time(), str(directory.parent))
+    journal = JournalWriter(path, header)
+    try:
+        script(Recorder(journal, Redactor({})))
+    finally:
+        journal.close()
+
+
+def events_of(directory: Path) -> list[Event]:
+    """The events in the journal of a run's directory."""
+    return list(JournalReader(directory / TRACKING_DIR / JOURNAL_NAME))
+
+
+def whole(recorder: Recorder) -> None:
+    """A run with something of each kind."""
+    recorder.set_params({"team": "nlp", "data": {"rows": 400, "files": ["a", "b"]}}, "params")
+    for step in range(1, 6):
+        point = {"loss": 2.0 / step, "learning_rate": 1e-4 * step}
+        recorder.track_point(MetricPoint(point, "train", step, step / 5))
+        recorder.track(step / 10, "score", "eval", step=step)
+    recorder.track(7, "answer")
+    recorder.set_params({"data": {"seed": 1}}, "params")
+    recorder.track_table(Table("samples", ({"prompt": "Hi", "tokens": 3}, {"prompt": "Ho"}), "eval", 5))
+    for value in (0.25, 0.5, 0.25):  # several values at a step: all are kept, or named
+        recorder.track(value, "again", "eval", step=5)
+    recorder.close("finished")
+
+
+def steps(recorder: Recorder, first: int, last: int, shift: float = 0.0) -> None:
+    """Track a loss at each of these steps."""
+    for step in range(first, last + 1):
+        recorder.track_point(MetricPoint({"loss": 1 / step + shift}, "train", step, step / 10))
+
+
+def first_part(recorder: Recorder) -> None:
+    """A run that is interrupted after its step 4."""
+    recorder.set_params({"team": "nlp"}, "params")
+    steps(recorder, 1, 4)
+    recorder.close("interrupted")
+
+
+def second_part(recorder: Recorder) -> None:
+    """The run of `first_part`, resumed from its step 2."""
+    recorder.resumed(2)
+    recorder.set_params({"host": "b"}, "params")
+    steps(recorder, 3, 6, shift=0.5)
+    recorder.close("finished")
+
+
+def plain(recorder: Recorder) -> None:
+    """A run of which each event is one call of a tracker."""
+    recorder.set_params({"team": "nlp"}, "params")
+    steps(recorder, 1, 8)
+    recorder.set_params({"seed": 1}, "data")
+    recorder.close("finished")
+
+
+def many(recorder: Recorder, count: int) -> None:
+    """A run of so many steps."""
+    steps(recorder, 1, count)
+    recorder.close("finished")
+
+
+def _metric(value: Any, name: str = "loss", stage: str | None = "train") -> Script:
+    return lambda recorder: recorder.track(value, name, stage, step=1)
+
+
+def _params(values: Mapping[str, Any], name: str = "params") -> Script:
+    return lambda recorder: recorder.set_params(values, name)
+
+
+RUDE = (
+    Rude("a metric that is NaN", _metric(math.nan, "nan"), "nan=False"),
+    Rude("a metric that is infinite", _metric(math.inf, "infinite"), "infinite=False"),
+    Rude("a metric of 71 bits", _metric(HUGE, "huge"), "integer_bits=64"),
+    Rude("a metric that is a text", _metric("good", "text"), "text_metrics=False"),
+    Rude("a metric without a stage", _metric(1.5, "alone", None), "joins=True"),
+    Rude("a metric's name of odd characters", _metric(1.5, "f1 (macro): ü/%"), "name_chars=r'\\w/'"),
+    Rude("a metric's name of 300 characters", _metric(1.5, "x" * 300), "max_name=250"),
+    Rude("a metric's name that is empty", _metric(1.5, ""), "name_chars=r'\\w/'"),
+    Rude("a metric's name with the character NUL", _metric(1.5, "nul\0"), "nul=False"),
+    Rude("a metric's name in small letters", _metric(1.5, "recall"), "ignores_case=True"),
+    Rude("that name in capital letters", _metric(2.5, "RECALL"), "ignores_case=True"),
+    Rude("params of several levels", _params({"a": {"b": {"c": 1}, "d": {}}}), "nested=False"),
+    Rude("params of each type", _params({"t": "x", "b": True, "n": None, "l": [1, "a"]}), "text_params=True"),
+    Rude("a param's name of odd characters", _params({"a.b (c): ü/%": 1}), "name_chars=r'\\w/'"),
+    Rude("a param of 20,000 characters", _params({"long": "y" * 20_000}), "max_value=5000"),
+    Rude("a param with the character NUL", _params({"nul": "a\0b"}), "nul=False"),
+    Rude("a param of 71 bits", _params({"bits": HUGE}), "integer_bits=64"),
+    Rude("params of the namespace `status`", _params({"a": 1}, "status"), "reserved_params={'status'}"),
+    Rude("a param that has a value", _params({"changed": 1}), "params_change=False"),
+    Rude("a param that is given another value", _params({"changed": 2}), "params_change=False"),
+    Rude(
+        "a table's name of odd characters",
+        lambda recorder: recorder.track_table(Table("a/b: ü", ({"x": "1", "y": None},), "eval", 1)),
+        "table_chars=r'\\w'",
+    ),
+    Rude(
+        "a table without rows",
+        lambda recorder: recorder.track_table(Table("empty", (), "eval", 1)),
+        "",
+    ),
+)
+
+
+def rude(recorder: Recorder) -> None:
+    """A run of rude values, one an event: the event of number n is `RUDE[n - 1]`."""
+    for each in RUDE:
+        each.call(recorder)
+    recorder.close("failed", "RuntimeError: it had to be")

@@ -1,0 +1,190 @@
+"""A tracker that keeps what it declares, and ones that break it in one way each: the kit has to find it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fmstune.testing.findings import Delivered, Stored
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.records import Check, MetricPoint, RunStart, Status, TrackerRun, merged
+
+
+@dataclass(frozen=True)
+class Options:
+    path: str = field(default="lines.jsonl", metadata={"help": "The file."})
+
+
+class Sound(Tracker):
+    """Lines of JSON, one a call; a line is known by its run and its number."""
+
+    Config = Options
+    idempotent = True
+
+    def open(self, start: RunStart) -> TrackerRun:
+        self.file = Path(self.config.path)
+        self.file.touch()
+        self.held = {json.loads(line)[0] for line in self.file.read_text().splitlines()}
+        return TrackerRun(start.tracker_run_id or "lines")
+
+    def track_point(self, point: MetricPoint) -> None:
+        prefix = f"{point.stage}/" if point.stage else ""
+        self._write("points", [[prefix + name, point.step, value] for name, value in point.values.items()])
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        super().set_params(params, name)
+        if params is not None:
+            self._write("params", {name: params})
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        self._write("status", status)
+
+    def _write(self, kind: str, what: Any) -> None:
+        if self.seq not in self.held:
+            with self.file.open("a") as file:
+                file.write(json.dumps([self.seq, kind, what]) + "\n")
+
+
+def read(delivered: Delivered) -> Stored:
+    """What the lines say."""
+    points: list[Any] = []
+    params: dict[str, Any] = {}
+    status = None
+    path = delivered.folder / "lines.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else ():
+        _, kind, what = json.loads(line)
+        if kind == "points":
+            points += [tuple(point) for point in what]
+        elif kind == "params":
+            params = merged(params, what)
+        else:
+            status = what
+    return Stored(points, params, status)
+
+
+class Doubles(Sound):
+    def _write(self, kind: str, what: Any) -> None:
+        self.held.clear()
+        super()._write(kind, what)
+
+
+class LosesLate(Sound):
+    last = 0
+
+    def track_point(self, point: MetricPoint) -> None:
+        if self.seq > self.last:
+            self.last = self.seq
+            super().track_point(point)
+
+
+class Buffers(Sound):
+    """Declares to be durable after each call, and writes at the end."""
+
+    def open(self, start: RunStart) -> TrackerRun:
+        self.lines: list[Any] = []
+        return super().open(start)
+
+    def _write(self, kind: str, what: Any) -> None:
+        self.lines.append((self.seq, kind, what))
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        for seq, kind, what in [*self.lines, (self.seq, "status", status)]:
+            self.seq = seq
+            super()._write(kind, what)
+
+
+class OneForAll(Sound):
+    """Keeps its file on the class."""
+
+    files: ClassVar[dict[str, Path]] = {}
+
+    def open(self, start: RunStart) -> TrackerRun:
+        run = super().open(start)
+        self.files.setdefault("file", self.file.resolve())
+        return run
+
+    def _write(self, kind: str, what: Any) -> None:
+        self.file = self.files["file"]
+        super()._write(kind, what)
+
+
+class FailsAtNaN(Sound):
+    def track_point(self, point: MetricPoint) -> None:
+        if any(isinstance(value, float) and math.isnan(value) for value in point.values.values()):
+            raise ValueError("what is nan?")
+        super().track_point(point)
+
+
+class DiesAtNul(Sound):
+    def _write(self, kind: str, what: Any) -> None:
+        if "\\u0000" in json.dumps(what):
+            os._exit(7)
+        super()._write(kind, what)
+
+
+class ForgetsParams(Sound):
+    takes_params = "given"
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        if name == "params" and params and "data" in params and "team" not in params:
+            return
+        super().set_params(params, name)
+
+
+class NewRunEachTime(Sound):
+    def open(self, start: RunStart) -> TrackerRun:
+        super().open(start)
+        return TrackerRun(str(time.time_ns()))
+
+
+class SaysFinished(Sound):
+    def close(self, status: Status, error: str | None = None) -> None:
+        super().close("finished")
+
+
+class KeepsEnvironment(Sound):
+    def open(self, start: RunStart) -> TrackerRun:
+        run = super().open(start)
+        Path("environment.json").write_text(json.dumps(dict(os.environ)))
+        return run
+
+
+class Eager(Sound):
+    def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
+        super().__init__(None, {key: value for key, value in (tracker_config or {}).items() if key == "path"})
+        Path("opened").touch()
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        pass
+
+    def check(self, timeout: float) -> Check:
+        Path("checked").touch()
+        return Check("ok", "ready")
+
+
+class HangsAtTheEnd(Sound):
+    def close(self, status: Status, error: str | None = None) -> None:
+        time.sleep(600)
+
+
+class Slow(Sound):
+    def track_point(self, point: MetricPoint) -> None:
+        time.sleep(0.003)
+        super().track_point(point)
+
+
+class Old:
+    """A class of the first design."""
+
+    def __init__(self, name: Any = None, tracker_config: Any = None) -> None:
+        self.path = Path("old.txt")
+
+    def track(self, metric: Any, name: str, stage: str) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{stage} {name} {metric}\n")

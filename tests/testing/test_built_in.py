@@ -1,0 +1,66 @@
+"""The built-in trackers pass the conformance kit, read back through their own SDKs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from fmstune.testing import Delivered, Stored, TrackerConformance
+from fmstune.testing.lives import Nursery, nursery
+from tests.support.mlflow_servers import store_in
+
+
+class BuiltIn(TrackerConformance):
+    """Read back in processes of their own: an SDK caches what it has seen."""
+
+    reader: ClassVar[str]
+    readers: ClassVar[Nursery]
+
+    @pytest.fixture(scope="class", autouse=True)
+    def _readers(self, request: pytest.FixtureRequest):
+        with nursery("tests.support.stored", *request.cls.modules) as made:
+            request.cls.readers = made
+            yield
+
+    def read(self, delivered: Delivered) -> Stored:
+        held = self.readers.read(f"tests.support.stored:{self.reader}", delivered.folder)
+        params = held["params"].get("*", held["params"])
+        return Stored([tuple(point) for point in held["points"]], params, held.get("status"))
+
+
+class TestAim(BuiltIn):
+    tracker = "aim"
+    options: ClassVar = {"repo": "."}
+    modules = ("aim", "pandas", "aim.sdk.index_manager")
+    reader = "from_aim"
+
+
+class TestWandb(BuiltIn):
+    tracker = "wandb"
+    options: ClassVar = {"mode": "offline", "dir": "."}
+    modules = ("wandb", "wandb.proto.wandb_internal_pb2")
+    reader = "from_wandb"
+
+
+class TestMlflow(BuiltIn):
+    tracker = "mlflow"
+    options: ClassVar = {"tracking_uri": "sqlite:///{folder}/mlflow.db"}
+    modules = ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store")
+    reader = "from_mlflow"
+
+    def prepare(self, folder: Path) -> None:
+        store_in(folder)
+        for name in ("one", "other"):  # of the two trackers at once
+            store_in(folder / name)
+
+
+class TestFile(BuiltIn):
+    tracker = "file"
+    options: ClassVar = {"path": "stored.jsonl"}
+    reader = "from_file"
+
+
+class TestNone(TrackerConformance):
+    tracker = "none"

@@ -1,0 +1,85 @@
+"""The conformance kit finds what a tracker breaks, says it in a sentence, and accuses no sound one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fmstune.testing import Examination, Findings, TrackerConformance, examine
+from tests.support import faulty_trackers as trackers
+
+
+class TestSound(TrackerConformance):
+    tracker = trackers.Sound
+    read = staticmethod(trackers.read)
+
+
+class TestOldShape(TrackerConformance):
+    tracker = trackers.Old
+
+
+BROKEN = {
+    ("Doubles", "redelivery"): "train/loss has 5 values too many",
+    ("Doubles", "kills"): "train/loss has 2 values too many",
+    ("LosesLate", "late_events"): "train/loss at step 3 is not there: 0.3333333333333333",
+    ("Buffers", "kills"): "train/loss at step 1 is not there",
+    ("OneForAll", "two_at_once"): "all state is the instance's",
+    ("FailsAtNaN", "rude_values"): "It fails at a metric that is NaN: ValueError: what is nan?. "
+    "Declare limits = Limits(nan=False).",
+    ("DiesAtNul", "rude_values"): "It fails at a param with the character NUL: its process ended with exit "
+    "code 7. Declare limits = Limits(nul=False).",
+    ("ForgetsParams", "whole_run"): "the param params.data.seed is not there: 1",
+    ("NewRunEachTime", "resumed_run"): "open that of `start.tracker_run_id`",
+    ("SaysFinished", "rude_values"): "The run ended as failed, and the service says finished",
+    ("KeepsEnvironment", "whole_run"): "secrets included: environment.json",
+    ("Eager", "interface"): "It makes opened before a run is opened; do that in `open`.",
+    ("Eager", "check"): "check makes checked; it may change nothing.",
+    ("HangsAtTheEnd", "empty_run"): "its process did not return within 1 s",
+    ("Slow", "speed"): "ms; send them in batches",
+}  # fmt: skip
+"""What is found in which tracker by which examination."""
+
+
+def examined(name: str, what: str, folder: Path) -> Findings:
+    made = Examination(
+        f"tests.support.faulty_trackers:{name}", {}, folder, trackers.read,
+        life_timeout=1 if name.startswith("Hangs") else 120, slowest_event=0.001 if name == "Slow" else 1,
+    )  # fmt: skip
+    found: Findings = getattr(made, what)()
+    return found
+
+
+@pytest.mark.parametrize(("name", "what"), BROKEN)
+def test_what_a_tracker_breaks_is_said_in_a_sentence(name: str, what: str, tmp_path: Path) -> None:
+    findings = examined(name, what, tmp_path)
+    assert not findings.ok
+    assert BROKEN[name, what] in str(findings)
+
+
+def test_everything_about_the_class_is_said_at_once(tmp_path: Path) -> None:
+    said = "\n".join(examined("Eager", "interface", tmp_path).breaks)
+    for part in (
+        "was given the name 't'",
+        "takes an unknown option",
+        "track(None, 'loss') raises no ValueError",
+    ):
+        assert part in said
+
+
+def test_a_tracker_that_cannot_be_imported_says_so(tmp_path: Path) -> None:
+    findings = Examination("tests.support.faulty_trackers:Nobody", {}, tmp_path).interface()
+    assert "ended with exit code 2" in str(findings)
+
+    class Local(trackers.Sound):
+        pass
+
+    with pytest.raises(ValueError, match="define it at the head of a module"):
+        Examination(Local, {}, tmp_path)
+
+
+def test_without_pytest_all_of_it_is_said_in_sentences(tmp_path: Path) -> None:
+    findings = examine(trackers.Sound, {}, tmp_path / "kit", trackers.read)
+    assert findings.ok
+    assert len(str(findings).splitlines()) == 11
+    assert "keeps   Events that come a second time change nothing." in str(findings)

@@ -1,0 +1,67 @@
+"""`fmstune trackers new` writes a package that passes the conformance kit, and overwrites nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tomli
+
+from fmstune.testing.new_tracker import write_package
+from tests.support.commands import fmstune
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "tracker-package"
+
+
+def test_the_package_of_the_examples_is_what_it_writes(tmp_path: Path) -> None:
+    done = fmstune("trackers", "new", "sqlite", "mine", cwd=tmp_path, light=True)
+    assert done.returncode == 0, done.stderr
+    assert "next: cd mine && python -m pytest -s" in done.stderr
+    files = [tmp_path / line for line in done.stdout.splitlines()]
+    assert {file.name for file in files} == {path.name for path in EXAMPLE.iterdir() if path.is_file()}
+    for file in files:
+        assert file.read_text() == (EXAMPLE / file.name).read_text()
+
+
+def test_a_new_tracker_passes_its_own_test_as_it_is(tmp_path: Path) -> None:
+    write_package("my-store_2", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "11 passed" in done.stdout
+    assert "Warning" not in done.stderr
+    project = tomli.loads((tmp_path / "pyproject.toml").read_text())["project"]
+    where = project["entry-points"]["fmstune.trackers"]["my-store_2"]
+    module, _, name = where.partition(":")
+    tree = ast.parse((tmp_path / f"{module}.py").read_text())
+    assert name in [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("My", "'My' cannot be a tracker's name"),
+        ("", "'' cannot be a tracker's name"),
+        ("a/b", "'a/b' cannot be a tracker's name"),
+        ("2nd", "'2nd' cannot be a tracker's name"),
+        ("aim", "aim is a tracker of fmstune's own; choose another name."),
+        ("mine", "fmstune-mine/pyproject.toml is there already, and is not overwritten"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_and_nothing_is(name: str, said: str, tmp_path: Path) -> None:
+    there = tmp_path / "fmstune-mine" / "pyproject.toml"
+    there.parent.mkdir()
+    there.write_text("mine")
+    done = fmstune("trackers", "new", name, cwd=tmp_path, light=True)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [there]
+    assert there.read_text() == "mine"
