@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-
 Name = Annotated[str, typer.Argument(help="What `--tracker` will call it.", metavar="NAME")]
 Folder = Annotated[
     Path | None,
