@@ -33,7 +33,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
         raise
     finally:
         _let_go_of_streams()
-        _end_in_time(sys.exc_info()[1])
+        if argv is None:  # a program that calls this with arguments of its own goes on afterwards
+            _end_in_time(sys.exc_info()[1])
 
 
 def _main(arguments: list[str]) -> NoReturn:
