@@ -14,16 +14,22 @@ from hypothesis import settings
 from fmstune.delivery.recorder import Recorder
 from fmstune.layout import TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
+from tests.support.commands import share
 from tests.support.journals import close_journals, open_journal
-from tests.support.surroundings import closed, restore, usual_signals
+from tests.support.surroundings import ENVIRONMENT, closed, restore, usual_signals
 
 _HOME = closed()  # before test modules import torch and the hub's client, which read the environment then
-_ENVIRONMENT = dict(os.environ)
 
 # The same examples every time; `HYPOTHESIS_PROFILE=search` looks for new ones.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Of a session of several workers, this process is the one that starts them."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        share()
 
 
 def pytest_unconfigure() -> None:
@@ -41,10 +47,10 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Each test has a home directory of its own, and nothing that imports and other tests have set."""
-    restore(_ENVIRONMENT)
+    restore(ENVIRONMENT)
     os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
     yield
-    restore(_ENVIRONMENT)
+    restore(ENVIRONMENT)
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import ROOT, fmstune, start
+from tests.support.surroundings import ENVIRONMENT, restore
 from tests.support.waiting import wait_for
 
 TESTS = Path(__file__).parent
@@ -115,6 +116,15 @@ def test_a_signal_ends_a_command(fresh: bool, tmp_path: Path) -> None:
     assert process.communicate() == ("", "")
     assert process.returncode == -signal.SIGTERM
     process.kill()  # of a process that has ended: nothing
+
+
+def test_a_command_is_forked_also_where_libraries_were_imported_that_set_variables(tmp_path: Path) -> None:
+    import torch._inductor.runtime.cache_dir_utils as sets_a_variable
+
+    sets_a_variable.cache_dir()
+    assert "TORCHINDUCTOR_CACHE_DIR" in os.environ
+    restore(ENVIRONMENT)
+    assert not isinstance(start("0", cwd=tmp_path, module=FACTS, light=True), subprocess.Popen)
 
 
 def test_a_command_with_other_modules_or_settings_is_started(tmp_path: Path) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import requests
 
+from tests.support.commands import Command, end_session, start
+from tests.support.once import made_once
 from tests.support.waiting import wait_for
 
 
@@ -30,33 +28,34 @@ def free_port() -> int:
 @functools.cache
 def empty_repository() -> Path:
     """A new Aim repository; making one takes seconds, so that there is one to be copied."""
-    folder = tempfile.TemporaryDirectory()
-    atexit.register(folder.cleanup)
     aim = Path(sys.executable).with_name("aim")
-    subprocess.run([aim, "init", "--repo", folder.name, "-s"], check=True, capture_output=True)
-    return Path(folder.name)
+
+    def make(folder: Path) -> None:
+        subprocess.run([aim, "init", "--repo", str(folder), "-s"], check=True, capture_output=True)
+
+    return made_once("aim-repository", make)
 
 
 @contextlib.contextmanager
-def aim_server(repository: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A real `aim server` on 127.0.0.1, ended with everything it started."""
+def aim_server(repository: Path, port: int) -> Iterator[Command]:
+    """A real server of Aim's on 127.0.0.1, ended with everything it started: `aim server` starts it with this
+    command, after importing the SDK once more."""
     if not repository.exists():
         shutil.copytree(empty_repository(), repository)
-    aim = Path(sys.executable).with_name("aim")
+    mode = {"__AIM_ENV_MODE__": "prod", "__AIM_SERVER_MOUNT_REPO_PATH__": str(repository.absolute() / ".aim")}
     with (repository / "server.log").open("ab") as log:
-        server = subprocess.Popen(
-            [aim, "server", "--repo", str(repository), "--host", "127.0.0.1", "--port", str(port), "-y"],
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        server = start(
+            "--ws-max-size", "1073741824", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+            "--log-level", "warning", "aim.ext.transport.run:app",
+            module="uvicorn", cwd=repository, stdout=log.fileno(), stderr=log.fileno(), sdks=True,
+            session=True, **mode,
+        )  # fmt: skip
     try:
-        wait_for(lambda: answers(port))
+        wait_for(lambda: answers(port) or server.poll() is not None)
+        assert server.poll() is None, (repository / "server.log").read_text()[-2000:]
         yield server
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        end_session(server)
 
 
 def answers(port: int) -> bool:

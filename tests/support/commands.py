@@ -25,6 +25,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Union
 
+from tests.support.once import SHARED
+from tests.support.surroundings import ENVIRONMENT
+
 ROOT = Path(__file__).parents[2]
 FAST = ["--set", "training.eval_strategy=no", "--set", "training.logging_steps=1"]
 """A run that logs each step and evaluates none."""
@@ -35,9 +38,16 @@ _LIGHT = (
     "pydantic.type_adapter", "rich.console",
 )  # fmt: skip
 _TRAINER = (
-    *_LIGHT, "fmstune.run.run", "fmstune.training.build", "fmstune.training.methods.sft",
-    "torch.distributed.run",
+    *_LIGHT, "fmstune.run.run", "fmstune.run.preflight", "fmstune.training.build",
+    "fmstune.training.methods.sft", "torch.distributed.run",
 )  # fmt: skip
+_SDKS = (
+    "aim", "aim.ext.transport.server", "pandas", "uvicorn.main", "uvicorn.protocols.http.httptools_impl",
+    "uvicorn.loops.auto", "uvicorn.lifespan.on", "mlflow.tracking", "mlflow.server.handlers",
+    "mlflow.server.fastapi_app", "mlflow.store.tracking.sqlalchemy_store",
+)  # fmt: skip
+"""What a server of Aim's or MLflow's imports, and a reader of their storage."""
+_SETS = {"light": _LIGHT, "trainer": _TRAINER, "sdks": _SDKS}
 _AT_IMPORT = re.compile(
     "PYTHON(?!PATH$)|LANG|LC_|OMP_|MKL_|KMP_|OPENBLAS|HF_|HUGGINGFACE|TRANSFORMERS|DATASETS|TOKENIZERS|TRL_|"
     "ACCELERATE|TORCH(?!ELASTIC)|PYTORCH|CUDA|XDG_|GITHUB_|NO_COLOR|FORCE_COLOR|PY_COLORS|TERMINAL_WIDTH|LD_"
@@ -49,8 +59,6 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false", "TORCH_CPP_LOG_LEVEL": "ERROR",
 }  # fmt: skip
 """Those that the command sets before it imports anything, unless they are set."""
-_BEFORE = dict(os.environ)
-"""The environment before any test has run."""
 
 
 class Process:
@@ -147,12 +155,18 @@ Command = Union[Process, "subprocess.Popen[str]"]
 
 
 class _Warm:
-    """A warm interpreter, which has imported these modules and ends with this process."""
+    """A warm interpreter, which has imported a set of modules and ends with the process that started it."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
-        self._folder = tempfile.mkdtemp(prefix="warm-")
-        self._path, self._log = f"{self._folder}/socket", Path(self._folder, "log")
-        self._environment = {**_BEFORE, "HOME": self._folder, "PYTHONPATH": str(ROOT)}
+    def __init__(self, name: str) -> None:
+        shared = os.environ.get(SHARED)
+        folder = shared or tempfile.mkdtemp(prefix="warm-")
+        self._path, self._log = f"{folder}/{name}", Path(folder, f"{name}.log")
+        own = {"HOME": folder, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+        self._environment = {**(ENVIRONMENT or os.environ), **own}
+        if not shared:
+            self._start(_SETS[name])
+
+    def _start(self, modules: Sequence[str]) -> None:
         # Its end tells the interpreter that this process has ended, which then takes the folder away.
         self._owner, theirs = socket.socketpair()
         with socket.socket(socket.AF_UNIX) as listening, theirs, open(self._log, "wb") as log:
@@ -170,7 +184,6 @@ class _Warm:
                 pass_fds=numbers,
                 check=True,
             )
-        self.pid = int(self._owner.recv(64))
 
     def serves(self, environment: Mapping[str, str]) -> bool:
         """Whether a process with this environment would import the same modules, to the same effect."""
@@ -191,6 +204,15 @@ class _Warm:
 
 
 _warm = functools.cache(_Warm)
+
+
+def share() -> None:
+    """Have this process and those that it starts, which are several workers of xdist's, share their
+    interpreters: each would import the same otherwise."""
+    folder = tempfile.mkdtemp(prefix="warm-")
+    os.environ[SHARED] = folder
+    for name, modules in _SETS.items():
+        _warm(name)._start(modules)
 
 
 def _has_modules(entry: str) -> bool:
@@ -216,26 +238,29 @@ def start(
     stderr: int = subprocess.PIPE,
     fresh: bool = False,
     light: bool = False,
+    sdks: bool = False,
+    session: bool = False,
     scanner: bool = False,
     **environment: str,
 ) -> Command:
     """Start `python -m MODULE ARGUMENTS`, with more variables than the test's own and limits of the kernel's.
 
-    `stdout` and `stderr` are what `Popen` takes: a file's number, PIPE or DEVNULL. There is nothing to read.
-    `light` is for a command that needs no trainer: the interpreter that it is forked from has none either.
-    A training samples the machine with `scanner` alone.
+    `module` may be the path of a Python file. `stdout` and `stderr` are what `Popen` takes: a file's number,
+    PIPE or DEVNULL. There is nothing to read. `light` is for a command that needs no trainer: the interpreter
+    that it is forked from has none either. `sdks` is for one that needs those of trackers. With `session` it
+    has one of its own, for `end_session`. A training samples the machine with `scanner` alone.
     """
     # Tests count events, and a sample comes whenever its time has come.
     if arguments[:1] == ("train",) and not scanner:
         arguments = ("train", "--set", "resources.interval=0", *arguments[1:])
     variables = settings(**environment)
-    command = [sys.executable, "-m", module, *arguments]
+    command = [sys.executable, *([] if module.endswith(".py") else ["-m"]), module, *arguments]
     if not fresh and sys.platform == "linux":
-        warm = _warm(_LIGHT if light else _TRAINER)
+        warm = _warm("sdks" if sdks else "light" if light else "trainer")
         if warm.serves(variables):
             request = {
                 "module": module, "arguments": arguments, "cwd": str(cwd), "environment": variables,
-                "limits": list((limits or {}).items()),
+                "limits": list((limits or {}).items()), "session": session,
             }  # fmt: skip
             return _forked(warm, request, command, stdout, stderr)
 
@@ -245,7 +270,7 @@ def start(
 
     return subprocess.Popen(
         command, cwd=cwd, env=variables, preexec_fn=limit if limits else None,
-        stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True,
+        stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True, start_new_session=session,
     )  # fmt: skip
 
 
@@ -279,6 +304,14 @@ def fmstune(
         out, err = process.communicate(timeout=timeout)
     assert process.returncode is not None
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def end_session(process: Command) -> None:
+    """End a command that has a session of its own, with everything that it has started there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # it may not have come to begin its session
+    process.wait()
 
 
 @contextlib.contextmanager

@@ -39,18 +39,21 @@ _SITE = [each for each in sys.path if each not in ("", str(Path.cwd()), os.envir
 """Where the standard library and packages are."""
 _MOST = 1 << 20
 """The bytes of a request that are read at once."""
+_OF_SERVERS = ("mlflow.server", "mlflow.server.fastapi_app")
+"""Modules that make a server of the environment's variables when they are imported, in little time."""
 _LAUNCHERS = ("torch.distributed.run", "accelerate.commands.accelerate_cli")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A command to run: `python -m MODULE ARGUMENTS`."""
+    """A command to run: `python -m MODULE ARGUMENTS`, or `python FILE.py ARGUMENTS`."""
 
     module: str
     arguments: Sequence[str]
     cwd: str
     environment: Mapping[str, str]
     limits: Sequence[tuple[int, int]] = ()
+    session: bool = False
 
 
 def serve(listening: socket.socket, owner: socket.socket) -> tuple[Request, list[int]] | None:
@@ -90,6 +93,8 @@ def become(request: Request, streams: Sequence[int]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    if request.session:
+        os.setsid()
     os.chdir(request.cwd)
     os.environ.clear()
     os.environ.update(request.environment)
@@ -104,7 +109,10 @@ def become(request: Request, streams: Sequence[int]) -> None:
     more = request.environment.get("PYTHONPATH")
     sys.path[:] = [request.cwd, *(more.split(os.pathsep) if more else []), *_SITE]
     sys.argv[1:] = request.arguments  # `runpy` sets the first
-    sys.orig_argv[:] = [sys.executable, "-m", request.module, *request.arguments]
+    if request.module.endswith(".py"):
+        sys.path[0] = str(Path(request.module).parent)
+    how = [request.module] if request.module.endswith(".py") else ["-m", request.module]
+    sys.orig_argv[:] = [sys.executable, *how, *request.arguments]
     tempfile.tempdir = None
     importlib.invalidate_caches()
     if any(Path(each, "sitecustomize.py").exists() for each in (more or "").split(os.pathsep)):
@@ -113,6 +121,8 @@ def become(request: Request, streams: Sequence[int]) -> None:
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:  # `random` does so by itself
         numpy.random.seed()
+    for name in _OF_SERVERS if request.module == "uvicorn" else ():
+        sys.modules.pop(name, None)
     if request.module in _LAUNCHERS or "--nproc" in request.arguments:
         sys.modules.pop(
             request.module if request.module in _LAUNCHERS else "", None
@@ -150,7 +160,7 @@ def _run_here(request: Request, streams: Sequence[int]) -> NoReturn:
         logging.disable(logging.NOTSET)
         become(request, streams)
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
-        runpy.run_module(request.module, run_name="__main__", alter_sys=True)
+        _run(request)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -163,6 +173,13 @@ def _run_here(request: Request, streams: Sequence[int]) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _run(request: Request) -> None:
+    if request.module.endswith(".py"):
+        runpy.run_path(request.module, run_name="__main__")
+    else:
+        runpy.run_module(request.module, run_name="__main__", alter_sys=True)
 
 
 def _received(connection: socket.socket) -> tuple[Request, list[int]]:
@@ -197,12 +214,13 @@ def _main() -> None:
     _import(sys.argv[3:])
     work = serve(listening, owner)
     if work is None:  # also when the owner was killed, or has ended without its atexit functions
-        shutil.rmtree(Path(listening.getsockname()).parent)
+        # Of those that share it each does so.
+        shutil.rmtree(Path(listening.getsockname()).parent, ignore_errors=True)
         return
     for each in (listening, owner):
         each.detach()  # `become` closes them
     become(*work)
-    runpy.run_module(work[0].module, run_name="__main__", alter_sys=True)
+    _run(work[0])
 
 
 if __name__ == "__main__":

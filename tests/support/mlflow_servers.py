@@ -5,33 +5,40 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import requests
 
 from tests.support.aim_servers import free_port
+from tests.support.commands import Command, end_session, start
+from tests.support.once import made_once
 from tests.support.waiting import wait_for
 
 _MAKE = "import sys; from mlflow.tracking import MlflowClient; MlflowClient(sys.argv[1]).get_experiment('0')"
+_QUIET = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "of a server of a test",  # which basic-auth wants
+    "MLFLOW_AUTH_ADMIN_PASSWORD": "of-a-test-1234",
+}
 
 
 @functools.cache
 def empty_store() -> Path:
     """An SQLite store without a run; making one takes seconds, so that there is one to be copied."""
-    folder = tempfile.TemporaryDirectory()
-    atexit.register(folder.cleanup)
-    path = Path(folder.name) / "mlflow.db"
-    command = [sys.executable, "-c", _MAKE, f"sqlite:///{path}"]
-    subprocess.run(command, check=True, capture_output=True, cwd=folder.name)
-    return path
+
+    def make(folder: Path) -> None:
+        command = [sys.executable, "-c", _MAKE, f"sqlite:///{folder}/mlflow.db"]
+        subprocess.run(command, check=True, capture_output=True, cwd=folder)
+
+    return made_once("mlflow-store", make) / "mlflow.db"
 
 
 def store_in(folder: Path, artifacts: str | None = None) -> Path:
@@ -44,38 +51,33 @@ def store_in(folder: Path, artifacts: str | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def mlflow_server(folder: Path, port: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A real `mlflow server` on 127.0.0.1 with a store in this folder, ended with all that it started."""
+def mlflow_server(folder: Path, port: int, *options: str) -> Iterator[Command]:
+    """A real server of MLflow's on 127.0.0.1 with a store in this folder, ended with all that it started: by
+    `mlflow server` with options, and without by the command with which that starts it."""
     if not (folder / "mlflow.db").exists():
         store_in(folder, "mlflow-artifacts:/0")
-    quiet = {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of a server of a test",  # which basic-auth wants
-        "MLFLOW_AUTH_ADMIN_PASSWORD": "of-a-test-1234",
-    }
-    mlflow = Path(sys.executable).with_name("mlflow")
+    address = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+    store, artifacts = f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts")
     with (folder / "server.log").open("ab") as log:
-        server = subprocess.Popen(
-            [
-                mlflow, "server", "--host", "127.0.0.1", "--port", str(port),
-                "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination",
-                str(folder / "artifacts"), "--workers", "1", *options,
-            ],
-            env=os.environ | quiet,
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
+        how: Any = {"cwd": folder, "stdout": log.fileno(), "stderr": log.fileno(), "session": True}
+        if options:
+            places = ("--backend-store-uri", store, "--artifacts-destination", artifacts)
+            command = ("server", *address, *places, *options)
+            server = start(*command, module="mlflow", fresh=True, **how, **_QUIET)
+        else:
+            places = {
+                "_MLFLOW_SERVER_FILE_STORE": store, "_MLFLOW_SERVER_REGISTRY_STORE": store,
+                "_MLFLOW_SERVER_ARTIFACT_DESTINATION": artifacts, "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+                "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/", "_MLFLOW_SGI_NAME": "uvicorn",
+            }  # fmt: skip
+            app = "mlflow.server.fastapi_app:app"
+            server = start(*address, app, module="uvicorn", sdks=True, **how, **_QUIET, **places)
     try:
         wait_for(lambda: answers(port) or server.poll() is not None)
         assert server.poll() is None, (folder / "server.log").read_text()[-2000:]
         yield server
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        end_session(server)
 
 
 def answers(port: int) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 
-from tests.support.commands import FAST
+from tests.support.aim_servers import free_port
+from tests.support.commands import FAST, start
 from tests.support.waiting import wait_for
 
 TWO = ["--nproc", "2", "--output-dir", "out", *FAST]
@@ -53,6 +56,25 @@ class Slow(TrainerCallback):
 """
 """To be written to mine.py, where the command runs."""
 CURSED = "ValueError: the second step is cursed"
+
+
+def together(
+    processes: int, *arguments: str, cwd: Path, module: str = "fmstune"
+) -> list[subprocess.CompletedProcess[str]]:
+    """A command to its end in several processes that train together, as torchrun starts them."""
+    port, size = str(free_port()), str(processes)
+    world = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    begun = [
+        start(*arguments, cwd=cwd, module=module, **world, RANK=str(rank), LOCAL_RANK=str(rank))
+        for rank in range(processes)
+    ]
+    with ThreadPoolExecutor(processes) as threads:  # one that is not read waits, and the others for it
+        said = threads.map(lambda process: process.communicate(), begun)
+        return [
+            subprocess.CompletedProcess(process.args, process.wait(), *both)
+            for process, both in zip(begun, said, strict=True)
+        ]
 
 
 def with_callback(name: str) -> list[str]:

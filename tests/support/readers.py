@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.support.commands import fmstune
 
 
 @dataclass
@@ -111,35 +111,13 @@ def read_aim(repository: Path, *, reindex: bool = False) -> list[AimRun]:
     """The runs of an Aim repository, read with Aim's own SDK in a process of its own (in one process,
     its caches would show what the repository was). With `reindex`, as `aim storage reindex` does before:
     what `aim server` writes is not in the index."""
-    done = subprocess.run(
-        [sys.executable, "-c", _READ_AIM, str(repository), *["reindex"] * reindex],
-        capture_output=True,
-        text=True,
-        check=True,
+    how = ["reindex"] * reindex
+    done = fmstune(
+        str(repository.absolute()), *how, cwd=Path.cwd(), module="tests.support.aim_reader", sdks=True
     )
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     return [
         AimRun(**{**run, "points": {(name, subset): points for name, subset, points in run["points"]}})
         for run in found
     ]
-
-
-_READ_AIM = """
-import json, sys
-import aim
-repo = aim.Repo.from_path(sys.argv[1])
-if len(sys.argv) > 2:
-    repo._recreate_index()
-runs = []
-for run in repo.iter_runs():
-    points = []
-    for metric in run.metrics():
-        frame = metric.dataframe()
-        # Of several values at a step, in the order in which they were tracked.
-        columns = [] if frame is None else [frame[name].tolist() for name in ("step", "time", "value")]
-        rows = [[step, value] for step, _, value in sorted(zip(*columns))]
-        points.append([metric.name, metric.context.to_dict().get("subset"), rows])
-    runs.append({"hash": run.hash, "name": run.name, "experiment": run.experiment, "tags": list(run.tags),
-                 "params": run[...], "points": points})
-print(json.dumps(runs, default=str))
-"""

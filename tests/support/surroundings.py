@@ -18,6 +18,10 @@ _KEPT = re.compile(
 """Variables that say where programs are and how the tests are run."""
 
 
+ENVIRONMENT: dict[str, str] = {}
+"""The variables of the suite, without those that libraries set when they are imported."""
+
+
 def closed() -> str:
     """Give this process the surroundings in which all tests run; their home directory, which is a new one."""
     for name in list(os.environ):
@@ -34,6 +38,7 @@ def closed() -> str:
         HF_HUB_OFFLINE="1",
         HF_HUB_DISABLE_TELEMETRY="1",
     )
+    ENVIRONMENT.update(os.environ)
     os.umask(0o022)
     if sys.warnoptions:  # of -W and PYTHONWARNINGS
         sys.warnoptions.clear()

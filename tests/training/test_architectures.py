@@ -6,6 +6,7 @@ A new release of transformers brings new ones; what can be neither built small n
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,15 @@ SEE_AHEAD = dict.fromkeys(
      "xlm-roberta", "xlm-roberta-xl", "xlnet"],
     "attends to both sides, and is refused",
 )  # fmt: skip
+ROWS = [
+    {"prompt": "What does the lamp cost?", "completion": "The lamp costs nine euros."},
+    {
+        "prompt": "Why?",
+        "completion": "Because it is made of brass and of glass, which somebody has blown by hand.",
+    },
+    {"prompt": "Where is the chair?", "completion": "Here."},
+]
+"""Of several lengths, so that batches are padded; few and short, as a hundred architectures are built."""
 LOST_BY_PEFT = {"laguna"}  # PEFT 0.21 renames its shared experts at loading, and does not find them then
 
 
@@ -89,10 +99,12 @@ def own_loss(model: Any, rows: Any) -> float:
 @pytest.mark.parametrize("kind", [kind for kind in ALL if kind not in NOT_BUILT | SEE_AHEAD])
 def test_it_trains_with_its_own_loss_and_comes_back(kind: str, tmp_path: Path) -> None:
     place = saved(kind, tmp_path)
+    expected = None
     for lora in (False, True):
         trainer = built(place, lora=lora)
-        expected = own_loss(trainer.model, trainer.train_dataset)
-        trainer.model.train()
+        if expected is None:  # a new adapter adds nothing
+            expected = own_loss(trainer.model, trainer.train_dataset)
+            trainer.model.train()
         trainer.train()
         first = trainer.state.log_history[0]
         balancing = first.get("aux_loss", 0.0) * (trainer.router_aux_loss_coef or 0.0)
@@ -117,19 +129,15 @@ def test_a_model_that_reads_ahead_is_refused(kind: str, tmp_path: Path) -> None:
 def saved(kind: str, place: Path) -> Path:
     tiny(kind).save_pretrained(place)
     tokenizer().save_pretrained(place)
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return place
 
 
 def built(place: Path, *, lora: bool) -> Any:
     sets = [
-        *("training.max_steps=2", "training.logging_steps=1", "training.save_strategy=no"),
+        *("training.max_steps=1", "training.logging_steps=1", "training.save_strategy=no"),
         *("training.eval_strategy=no", "training.per_device_train_batch_size=4", "training.warmup_steps=0"),
-        *(
-            "data.max_rows=4",
-            'data.train="demo"',
-            f'model.path="{place}"',
-            f"lora.enabled={str(lora).lower()}",
-        ),
+        *(f'data.train="{place}/rows.jsonl"', f'model.path="{place}"', f"lora.enabled={str(lora).lower()}"),
     ]
     return build_trainer(load(None, [], sets, cwd=place), Tracker(), place / "out").trainer
 

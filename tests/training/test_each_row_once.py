@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ from fmstune.data.tokens.table import LOSS_WEIGHTS
 from fmstune.training.trainers.each_row_once import Shares, dealt, gather_own
 from fmstune.training.trainers.loss_weights import WeightedCollator
 from fmstune.training.trainers.row_batches import RowLengths, first_rows, row_lengths
+from tests.support.commands import fmstune
 from tests.support.end_to_end import journal_points
-from tests.support.warm import Warm, warm
+from tests.support.ranks import together
 
 SETTINGS = {
     "model.path": "demo", "data.train": "train.jsonl", "data.eval": "eval.jsonl",
@@ -36,12 +36,6 @@ SETTINGS = {
 PACKED = {"training.packing": "true", "training.max_length": 32, "training.padding_free": "true"}
 OF_A_MACHINE = ("seconds", "time", "per_second", "memory", "tokens_per", "flos", "loss_batch_mean")
 """What is no figure of the rows; `flos` counts what is computed for nothing too."""
-
-
-@pytest.fixture(scope="module")
-def command() -> Iterator[Warm]:
-    with warm() as made:
-        yield made
 
 
 def written(path: Path, kind: str, numbers: range) -> None:
@@ -87,7 +81,7 @@ class Stops(TrainerCallback):
     ],
 )
 def test_two_processes_learn_and_report_what_one_does_with_their_rows_together(
-    command: Warm, kind: str, rows: int, accumulation: int, resumed: bool, tmp_path: Path
+    kind: str, rows: int, accumulation: int, resumed: bool, tmp_path: Path
 ) -> None:
     method = "sft" if kind in ("packed", "even") else kind
     written(tmp_path / "train.jsonl", kind if kind == "even" else method, range(rows))
@@ -107,14 +101,14 @@ def test_two_processes_learn_and_report_what_one_does_with_their_rows_together(
         (tmp_path / "mine.py").write_text(STOPS)
         saving = {"training.save_strategy": "steps", "training.save_steps": 1}
         stops = given_to("two", 4, **saving, **{"run.callbacks": '["mine:Stops"]'})
-        for stopped in command.ranks(2, *stops, cwd=tmp_path):
+        for stopped in together(2, *stops, cwd=tmp_path):
             assert "in the middle of the last epoch" in stopped.stderr
         two = given_to("two", 4, "--resume", **saving)
-    for done in (command.fmstune(*given_to("one", 8), cwd=tmp_path), *command.ranks(2, *two, cwd=tmp_path)):
+    for done in (fmstune(*given_to("one", 8), cwd=tmp_path), *together(2, *two, cwd=tmp_path)):
         assert done.returncode == 0, done.stderr
-    alone, together = (load_file(tmp_path / run / "model.safetensors") for run in ("one", "two"))
+    alone, both = (load_file(tmp_path / run / "model.safetensors") for run in ("one", "two"))
     for name, weight in alone.items():
-        torch.testing.assert_close(weight, together[name], rtol=0, atol=1e-6)
+        torch.testing.assert_close(weight, both[name], rtol=0, atol=1e-6)
     once, expected = (figures(tmp_path / run) for run in ("two", "one"))
     if resumed:  # it is of the part of a run since it was resumed
         for kept in (once, expected):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import resource
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,8 +18,10 @@ from fmstune.system.memory import amount
 from fmstune.training.memory.estimate import Workload, estimate
 from fmstune.training.memory.outlook import require_room_for_weights
 from fmstune.training.memory.remedies import advice
+from tests.support.commands import fmstune
+from tests.support.measured import held
+from tests.support.ranks import together
 from tests.support.tuned import dry_run_shown, tune, weights
-from tests.support.warm import Warm, warm
 from tests.support.workloads import SEVEN
 
 ONE_STEP = ["training.max_steps=1", "training.lr_scheduler_type=constant",
@@ -32,13 +33,6 @@ LARGE = ["train", *(part for setting in ONE_STEP for part in ("--set", setting))
 @pytest.fixture(autouse=True)
 def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def command() -> Iterator[Warm]:
-    """Runs `fmstune` in processes of their own."""
-    with warm() as made:
-        yield made
 
 
 @dataclass(frozen=True)
@@ -57,31 +51,31 @@ class Expected:
 
 
 @pytest.fixture(scope="module")
-def expected(command: Warm, tmp_path_factory: pytest.TempPathFactory) -> Expected:
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
     """What a dry run of the large batch finds on this machine."""
-    dry = command.fmstune(*LARGE, "--dry-run", cwd=tmp_path_factory.mktemp("dry"))
+    folder = tmp_path_factory.mktemp("dry")
+    dry = fmstune("held.json", *LARGE, "--dry-run", cwd=folder, module="tests.support.measured")
     estimated = in_bytes(re.search(r"memory   about ([\d.]+ \w+)", dry.stderr))
-    return Expected(dry.resident, dry.data, estimated - dry.resident)
+    process = held(folder / "held.json")
+    return Expected(process.resident, process.data, estimated - process.resident)
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_the_estimate_of_a_large_batch_is_within_a_third_of_the_measured_growth(
-    method: str, command: Warm, expected: Expected, tmp_path: Path
+    method: str, expected: Expected, tmp_path: Path
 ) -> None:
     # Of pairs half as many rows are as many sequences.
     large = [*LARGE, "--method", method, "--batch-size", "400" if method == "sft" else "64"]
-    done = command.fmstune(*large, "--output-dir", "out", cwd=tmp_path)
+    done = fmstune(*large, "--output-dir", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     measured, estimated = peak_and_estimate(done.stderr, expected.program)
     assert measured > 200e6
     assert 0.67 < estimated / measured < 1.5, done.stderr
 
 
-def test_processes_of_one_machine_are_counted_together(
-    command: Warm, expected: Expected, tmp_path: Path
-) -> None:
+def test_processes_of_one_machine_are_counted_together(expected: Expected, tmp_path: Path) -> None:
     large = [*LARGE, "--batch-size", "160"]
-    done, _ = command.ranks(2, *large, "--output-dir", "out", cwd=tmp_path)
+    done, _ = together(2, *large, "--output-dir", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     measured, estimated = peak_and_estimate(done.stderr, 2 * expected.program)
     assert measured > 200e6
@@ -140,9 +134,9 @@ def test_a_run_that_the_kernel_would_surely_end_is_not_begun(
 
 
 def test_running_out_of_memory_is_told_with_the_settings_to_change(
-    command: Warm, expected: Expected, tmp_path: Path
+    expected: Expected, tmp_path: Path
 ) -> None:
-    done = command.fmstune(*LARGE, "--output-dir", "out", cwd=tmp_path, limits=expected.too_little())
+    done = fmstune(*LARGE, "--output-dir", "out", cwd=tmp_path, limits=expected.too_little())
     assert done.returncode == 1, done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: memory ran out at step 1 ")
@@ -150,11 +144,9 @@ def test_running_out_of_memory_is_told_with_the_settings_to_change(
     assert "Traceback" not in done.stderr
 
 
-def test_auto_batch_finds_what_fits_and_learns_the_same(
-    command: Warm, expected: Expected, tmp_path: Path
-) -> None:
+def test_auto_batch_finds_what_fits_and_learns_the_same(expected: Expected, tmp_path: Path) -> None:
     limits = expected.too_little()
-    done = command.fmstune(*LARGE, "--auto-batch", "--output-dir", "out", cwd=tmp_path, limits=limits)
+    done = fmstune(*LARGE, "--auto-batch", "--output-dir", "out", cwd=tmp_path, limits=limits)
     assert done.returncode == 0, done.stderr
     found = re.search(r"batch    (\d+) rows at once, (\d+) times before each update", done.stderr)
     assert found is not None
