@@ -77,10 +77,10 @@ def _train(
 ) -> RunResult:
     from rich.console import Console
 
-    from fmstune.console import RunConsole
     from fmstune.launch.environment import is_main_process
     from fmstune.launch.process_state import quiet_for_a_run
     from fmstune.launch.termination_log import asked_for, written_from_python
+    from fmstune.report.console import SummingConsole
     from fmstune.run.resolve import load_config
     from fmstune.run.run import alone, begun
     from fmstune.system.threads import settle
@@ -104,7 +104,7 @@ def _train(
 
             return begun(
                 resolved,
-                RunConsole(Console(stderr=True), quiet=quiet or not is_main_process()),
+                SummingConsole(Console(stderr=True), quiet=quiet or not is_main_process()),
                 checkpoint,
                 overwrite,
                 Extensions(given, compute_metrics).with_instances(),

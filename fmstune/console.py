@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 from rich.console import Console
 
@@ -28,6 +29,9 @@ class RunConsole:
     def warn(self, text: str) -> None:
         """One line that should be seen."""
         self._print(f"{'warning':<{_LABEL}} {text}", style="yellow")
+
+    def end(self, directory: Path) -> None:
+        """The run in a directory has ended, and its journal is whole: for consoles that sum it up."""
 
     def _print(self, line: str, style: str | None = None) -> None:
         if not self.quiet:

@@ -42,5 +42,5 @@ def merge(
     quiet_libraries()
     settle()
     done = merging.merge(place, out, dtype=dtype, base=base, trust_remote_code=trust_remote_code)
-    console.say("merged", f"{done.adapter} into {done.base}")
+    console.say("merged", f"{done.adapter} with {done.base}")
     console.say("saved", f"{out} · {done.bytes / 1e6:.1f} MB, {done.dtype}")

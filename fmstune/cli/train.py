@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from fmstune.cli.flags import given_flags
 from fmstune.config.methods.known import DEFAULT, in_help
+from fmstune.layout import CONFIG_FILE, CONFIG_NAME
 
 
 def train(
@@ -98,7 +99,8 @@ def train(
     resume: Annotated[
         str | None,
         typer.Option(
-            help="Go on with a run: `auto` (its newest checkpoint) or a path.",
+            help="Resume a run from its newest checkpoint, or from that at a path; without "
+            "--output-dir, the newest run in runs/ that did not finish.",
             metavar="[auto|PATH]",
         ),
     ] = None,
@@ -119,19 +121,33 @@ def train(
             metavar="N|auto",
         ),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a summary of the run as JSON, on standard output.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Tune a model on data, tracked by whatever was chosen.
 
-    Without a model, data and fmstune.toml, a tiny demo model is tuned on demo data.
+    Without a model, data and fmstune.toml, a tiny demo model is tuned on demo data. The run's directory goes
+    to standard output, where that is no terminal.
     """
     from fmstune.cli.terminal import screen
     from fmstune.launch import rank as ranks
     from fmstune.launch import termination_log as termination
     from fmstune.run.resolve import load_config
 
-    flags = given_flags(context.params)
+    flags, found, further = given_flags(context.params), None, []
     resolved = load_config(config, flags, set_ or [], param or [], params_file)
+    if resume == "auto" and resolved.output_dir is None and not ranks.under_torchrun():
+        from fmstune.run.unfinished import to_resume
+
+        found = to_resume(config)
+        further = ["--output-dir", str(found)]
+        if config is None:
+            config = found / CONFIG_NAME
+            further.append(str(config))
+        flags = [*flags, ("training.output_dir", str(found), "--resume")]
+        resolved = load_config(config, flags, set_ or [], param or [], params_file)
     termination.use(resolved.run.termination_log)
     if nproc is not None:
         from fmstune.launch.local import launch, process_count, several_machines, without_nproc
@@ -139,17 +155,22 @@ def train(
         processes = process_count(nproc)
         if processes > 1 or several_machines():
             on_cpu = bool(resolved.training.get("use_cpu"))
-            launch(processes, without_nproc(context.obj), on_cpu=on_cpu)
+            # One process that looked for the newest run by itself might find that the first has it already.
+            launch(processes, [*without_nproc(context.obj), *further], on_cpu=on_cpu)
             return
     ranks.follow_parent()
 
-    from fmstune.console import RunConsole
     from fmstune.launch.environment import is_main_process
+    from fmstune.report.console import SummingConsole
     from fmstune.run.run import dry_run as run_dry
     from fmstune.run.run import run
 
-    out = RunConsole(screen(), quiet=not is_main_process())
-    if resolved.demo and resolved.origins["model.path"] == "default":
+    answer: Literal["json", "directory"] = "json" if as_json else "directory"
+    out = SummingConsole(screen(), quiet=not is_main_process(), answer=answer)
+    if found is not None:
+        unread = f"; {CONFIG_FILE} is not read" if Path(CONFIG_FILE).is_file() else ""
+        out.say("resume", f"{found}, as its {CONFIG_NAME} says{unread}")
+    elif resolved.demo and resolved.origins["model.path"] == "default":
         out.say("demo", "no model and data given: tuning the demo model on demo data")
     with ranks.leaving_in_order():
         if dry_run:

@@ -91,6 +91,15 @@ class Curve:
         """How many values were tracked."""
         return len(self._values)
 
+    def total(self) -> float:
+        """The sum of all numbers that were tracked, those that were tracked again included."""
+        return math.fsum(value for value in self._values if math.isfinite(value))
+
+    def tracked_numbers(self) -> Iterator[tuple[float, float]]:
+        """The time and the value of each number that was tracked, in that order."""
+        pairs = zip(self._times, self._values, strict=True)
+        return ((time, value) for time, value in pairs if math.isfinite(value))
+
     def points(self) -> Iterator[Point]:
         """The newest value of each step, by step; then those without one, in their order."""
         for at in self._newest():

@@ -110,6 +110,8 @@ def begun(
     began = time.perf_counter()
     config, directory = claimed(config, out, resume, overwrite=overwrite)
     if directory.finished:
+        if is_main_process():
+            out.end(directory.path)
         return RunResult(directory.path, delivery=tuple(reports(directory.path)))
     _say_unused(config, out, extensions)
     look_ahead(config)
@@ -211,7 +213,9 @@ def _train(
                 built.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         built = stream_ended(built, directory.path, recorder, out)
         if stop.signum is not None:
-            out.say("stopped", f"at step {built.trainer.state.global_step}; resume with --resume auto")
+            out.say(
+                "stopped", f"at step {built.trainer.state.global_step} of {built.trainer.state.max_steps}"
+            )
             raise Interrupted(stop.signum)
         _say_best(config, built, out)
         built.trainer.save_model(str(directory.path))
@@ -221,7 +225,7 @@ def _train(
             write_card(directory.path, config, built, progress.metrics)
     seconds, steps = progress.seconds_and_steps(built.trainer.state)
     compare(built, expected, recorder, out)
-    out.say("done", f"{counted(steps, 'step')} in {seconds:.1f} s{progress.summary()}")
+    out.say("done", f"{counted(steps, 'step')} in {seconds:.1f} s")
     dtype = str(built.trainer.saved_dtype() or "").removeprefix("torch.")
     held = built.model_identity["dtype"]
     out.say("saved", f"{directory.path}{f' · weights in {dtype}' if dtype and dtype != held else ''}")

@@ -143,6 +143,7 @@ def recorded(
         with contextlib.ExitStack() as steps:  # the last one first; whatever one does, the others follow
             steps.callback(ending.leave)
             steps.enter_context(active(recorder))  # which counts what threads go on to track
+            steps.callback(_guarded, out, "summing the run up", out.end, directory.path)
             steps.callback(
                 _guarded,
                 out,

@@ -140,7 +140,7 @@ def test_an_adapter_of_the_demo_is_merged_and_answers(here: Path) -> None:
     assert merged.returncode == 0, merged.stderr
     lines = [line for line in merged.stderr.splitlines() if not line.startswith("IMPORTED")]
     assert lines[0].startswith("merged   LoRA r=16 on down_proj, ")
-    assert lines[0].endswith(" into demo:42")
+    assert lines[0].endswith(" with demo:42")
     assert lines[1:] == ["saved    merged · 1.4 MB, float32"]
     answers = [
         fmstune(here, "generate", name, "--prompt", "What is it?", "--max-new-tokens", "5", light=False)

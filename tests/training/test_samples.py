@@ -45,6 +45,7 @@ def test_each_evaluation_has_a_table_and_the_weights_are_those_without_it() -> N
     ]
     asked, first, second = tables[0].rows
     assert asked.keys() == {"prompt", "answer"}
+    assert f"user\n{first['question']}\nassistant" in first["prompt"]
     assert asked["prompt"] == "What does the lamp cost?"
     first_row = demo.data_file("eval").read_text().splitlines()[0]
     assert first["expected"].strip() in first_row

@@ -30,7 +30,7 @@ class LastStepCallback(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """Prints what is logged, one line a log, and keeps the first and last values for the summary. `shown` are
+    """Prints what is logged, one line a log, and keeps the last values. `shown` are
     the method's figures in these lines, each with its short name."""
 
     def __init__(self, out: RunConsole, shown: Sequence[tuple[str, str]]) -> None:
@@ -39,7 +39,6 @@ class ProgressCallback(TrainerCallback):
         self._bar: Progress | None = None
         self._began: float | None = None
         self._first_step = 0
-        self._first: dict[str, float] = {}
         self.metrics: dict[str, float] = {}
 
     def on_train_begin(
@@ -84,7 +83,6 @@ class ProgressCallback(TrainerCallback):
                 self._out.say("step", f"{state.global_step}/{state.max_steps}  skipped")
             if "loss" not in values:
                 continue
-            self._first.setdefault(stage, values["loss"])
             label = "eval" if stage == "eval" else "step"
             self._out.say(label, f"{state.global_step}/{state.max_steps}  {self._figures(values)}")
 
@@ -95,16 +93,6 @@ class ProgressCallback(TrainerCallback):
             f"{short} {value:,.0f}" if value >= 1000 else f"{short} {value:.4g}"
             for short, value in shown
         )
-
-    def summary(self) -> str:
-        """How the losses went: ` · loss 6.1 → 1.2 · eval loss 1.5`."""
-        parts = []
-        if "train" in self._first:
-            first, last = self._first["train"], self.metrics["train/loss"]
-            parts.append(f"loss {last:.4g}" if first == last else f"loss {first:.4g} → {last:.4g}")
-        if "eval" in self._first:
-            parts.append(f"eval loss {self.metrics['eval/loss']:.4g}")
-        return "".join(f" · {part}" for part in parts)
 
     def seconds_and_steps(self, state: TrainerState) -> tuple[float, int]:
         """The time since the training began, in seconds, and the steps made in it."""

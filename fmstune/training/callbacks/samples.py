@@ -23,12 +23,16 @@ from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import Table
 
 _SHOWN = 60
+_SENTINEL = "fmstune asks"
+"""A question that is only looked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: `prompt` as people read it, `text` as the model does, and the data's own answer."""
+    """What is asked: the last `question`, all of the `prompt` as people read it, `text` as the model does,
+    and the data's own answer."""
 
+    question: str
     prompt: str
     text: str
     expected: str | None = None
@@ -66,21 +70,23 @@ class SampleCallback(TrainerCallback):
         texts = [question.text for question in self._questions]
         answers = generate_texts(model, self._tokenizer, texts, self._most)
         rows = [
-            {"prompt": question.prompt, "answer": answer}
+            ({} if question.question == question.prompt else {"question": question.question})
+            | {"prompt": question.prompt, "answer": answer}
             | ({} if question.expected is None else {"expected": question.expected})
             for question, answer in zip(self._questions, answers, strict=True)
         ]
         self._tracker.track_table(Table("samples", tuple(rows), "eval", state.global_step, state.epoch))
-        self._out.say("sample", f"{_short(self._questions[0].prompt)} → {_short(answers[0])}")
+        self._out.say("sample", f"{_short(self._questions[0].question)} → {_short(answers[0])}")
 
 
 def questions(config: SamplesConfig, tokenizer: PreTrainedTokenizerBase, rows: Any) -> list[Question]:
     """The prompts that were given, and those of the first evaluation `rows`, tokenised."""
-    asked = [Question(prompt, _rendered(prompt, tokenizer)) for prompt in config.prompts]
+    asked = [Question(prompt, prompt, _rendered(prompt, tokenizer)) for prompt in config.prompts]
     for row in rows.select(range(min(config.rows, len(rows)))) if config.rows else ():
         prompt, answer = _parted(row)
         asked.append(
             Question(
+                _last_question(tokenizer.decode(prompt), tokenizer),
                 tokenizer.decode(prompt, skip_special_tokens=True),
                 tokenizer.decode(prompt),
                 None if answer is None else tokenizer.decode(answer, skip_special_tokens=True),
@@ -108,6 +114,21 @@ def _rendered(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
     text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     assert isinstance(text, str)
     return text
+
+
+def _last_question(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The last message of a rendered prompt: what stands between the words with which the chat template
+    begins a question and those with which it asks for the answer. Of another text, all of it."""
+    if not tokenizer.chat_template:
+        return text.strip()
+    before, _, after = _rendered(_SENTINEL, tokenizer).partition(_SENTINEL)
+    # A system message may stand before it, in the template's own words: only the last mark counts.
+    marks = [at for token in tokenizer.all_special_tokens if (at := before.rfind(token)) >= 0]
+    # The last special token, or the last line: a system message of the template's own may stand before it.
+    begin = before[max(marks) if marks else before.rfind("\n", 0, -1) + 1 :]
+    asked = text.removesuffix(after)
+    at = asked.rfind(begin) if begin else -1
+    return (asked[at + len(begin) :] if at >= 0 and asked != text else text).strip()
 
 
 def _short(text: str) -> str:

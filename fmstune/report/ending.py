@@ -1,0 +1,225 @@
+"""How a run ended, in a few lines: what was tuned, what came of it, where the time went, and what is next."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fmstune.delivery.report import DeliveryReport
+from fmstune.models.checkpoints import newest_checkpoint
+from fmstune.report.commands import following, opening
+from fmstune.report.curves import Curve, Figures, TrackedRun, read_run
+from fmstune.report.show import RESOURCES, RunView, view_of
+from fmstune.report.words import cell, duration
+from fmstune.text import counted
+
+_LEAST_SHARE = 0.01
+"""Of the time: what took less is not worth a word."""
+_WORKING = ("forward", "backward", "optimizer")
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A run at its end. `seconds` are those of its processes, with their imports, and `time` where they went,
+    the longest first; `memory` has the measured `peak` and the `estimate` in bytes, `energy` the watt-hours
+    of its GPUs. `model` is where the tuned model is, or the newest checkpoint; `opens` the command that opens
+    a tracker's run, and `next` the commands that go on from here."""
+
+    run: str
+    status: str
+    error: str | None
+    step: int | float | None
+    tuned: str
+    loss: Figures | None
+    evaluation: Figures | None
+    seconds: float
+    time: Mapping[str, float]
+    tokens: int | None
+    tokens_per_second: float | None
+    memory: Mapping[str, int]
+    energy: float | None
+    model: str | None
+    delivery: Sequence[DeliveryReport]
+    opens: Mapping[str, str]
+    next: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole of it as JSON has it."""
+        return dataclasses.asdict(self)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """For people: labels and texts; the deliveries have lines of their own."""
+        per_second = f" · {self.tokens_per_second:,.0f} a second" if self.tokens_per_second else ""
+        energy = f"{self.energy:.3g} Wh by the GPUs" if self.energy else ""
+        if self.energy and self.tokens:
+            energy += f" · {self.energy / self.tokens * 1e6:.3g} Wh per million tokens"
+        labelled = [
+            ("tuned", self.tuned),
+            ("loss", _losses(self.loss)),
+            ("eval", _losses(self.evaluation)),
+            ("time", f"{duration(self.seconds)}{_shares(self.time, self.seconds)}"),
+            ("tokens", f"{self.tokens:,}{per_second}" if self.tokens else ""),
+            ("energy", energy),
+            ("model", f"the newest checkpoint is {self.model}" if self._is_checkpoint else ""),
+            *(("open", command) for command in self.opens.values()),
+        ]
+        found = [(label, text) for label, text in labelled if text]
+        return found + [("next" if not at else "", command) for at, command in enumerate(self.next)]
+
+    @property
+    def _is_checkpoint(self) -> bool:
+        return self.model is not None and self.model != self.run
+
+
+def ending(directory: Path) -> Ending:
+    """How the run in a directory ended. Raises what `read_run` does."""
+    run = read_run(directory)
+    return ending_of(run, view_of(run))
+
+
+def ending_of(run: TrackedRun, view: RunView) -> Ending:
+    """How a run that has been read ended, or how it is going."""
+    curves = {curve.key: curve for curve in run.curves}
+    figures = {each.key: each for each in view.figures}
+    spent = time_spent(run.curves)
+    startup = sum(seconds for name, seconds in spent.items() if name in _START)
+    imports = spent.get("imports", 0.0)
+    seconds = run.replay.seconds + imports  # the journal is begun when they are over
+    if startup:
+        rest = seconds - sum(spent.values())
+        spent = {**spent, "start and end": max(0.0, rest)}
+    tokens = _last_number(curves.get("train/num_tokens"))
+    working = sum(spent.get(name, 0.0) for name in _WORKING)
+    memory = {
+        name: int(number)
+        for name, key in (("peak", "train/peak_memory"), ("estimate", "train/estimated_memory"))
+        if (number := _last_number(curves.get(key))) is not None
+    }
+    return Ending(
+        run=str(run.directory),
+        status=view.status,
+        error=view.line.error,
+        step=view.line.step,
+        tuned=_tuned(view),
+        loss=figures.get("train/loss"),
+        evaluation=figures.get("eval/loss"),
+        seconds=seconds,
+        time=dict(sorted(spent.items(), key=lambda each: -each[1])),
+        tokens=None if tokens is None else int(tokens),
+        tokens_per_second=tokens / working if tokens and working else None,
+        memory=memory,
+        energy=energy(run.curves),
+        model=_model(view),
+        delivery=view.delivery,
+        opens={each.tracker: command for each in view.delivery if (command := opening(each))},
+        next=following(view, question_of(run)),
+    )
+
+
+_START = ("imports", "model", "data preparation", "trainer")
+
+
+def time_spent(curves: Sequence[Curve]) -> dict[str, float]:
+    """The seconds of each phase of all of a run's processes, of those that have any: of the start, and of the
+    training."""
+    named = {
+        "startup_imports_seconds": "imports",
+        "startup_model_seconds": "model",
+        "startup_data_seconds": "data preparation",
+        "startup_trainer_seconds": "trainer",
+        "data_seconds": "waiting for data",
+        **{
+            f"{phase}_seconds": phase
+            for phase in ("forward", "backward", "optimizer", "evaluation", "checkpoint", "logging", "other")
+        },
+    }
+    found: dict[str, float] = {}
+    for curve in curves:
+        if curve.stage == RESOURCES and curve.name in named:
+            # What a resumed run did again took its time again.
+            total = curve.total()
+            if total > 0:
+                found[named[curve.name]] = total
+    return found
+
+
+def energy(curves: Sequence[Curve]) -> float | None:
+    """The watt-hours that a run's GPUs took between their samples; `None` where none told its power."""
+    hours = [_hours(curve) for curve in curves if curve.stage == RESOURCES and curve.name.endswith("_watts")]
+    return sum(hours) if hours else None
+
+
+def question_of(run: TrackedRun) -> str | None:
+    """A question that the model was asked at an evaluation."""
+    for table in reversed(run.tables):
+        asked = [row.get("question", row.get("prompt")) for row in table.rows]
+        if table.name == "samples" and asked and isinstance(asked[0], str):
+            return " ".join(asked[0].split()) or None
+    return None
+
+
+def _hours(curve: Curve) -> float:
+    pairs = itertools.pairwise(curve.tracked_numbers())
+    return (
+        sum((later - time) * (watts + watts_later) / 2 for (time, watts), (later, watts_later) in pairs)
+        / 3600
+    )
+
+
+def _tuned(view: RunView) -> str:
+    model, data = view.detail.params.get("model", {}), view.detail.params.get("data", {})
+    settings = view.detail.settings
+    adapters = [
+        word
+        for table, word in (("lora", "LoRA"), ("prompt_tuning", "prompt tuning"))
+        if isinstance(settings.get(table), Mapping) and settings[table].get("enabled") is True
+    ]
+    rows, of_eval = data.get("rows"), data.get("eval_rows")
+    parts = [
+        str(view.line.model),
+        " and ".join([str(view.line.method), *adapters]),
+        str(view.line.data) + (f", {counted(rows, 'row')}" if isinstance(rows, int) and rows else ""),
+    ]
+    if isinstance(of_eval, int) and of_eval:
+        parts.append(f"eval {counted(of_eval, 'row')}")
+    if isinstance(model.get("parameters"), int):
+        parts[0] += f" ({model['parameters']:,} parameters)"
+    return " · ".join(parts)
+
+
+def _losses(figures: Figures | None) -> str:
+    """`5.93 → best 0.836 at step 55 → 0.889`."""
+    if figures is None:
+        return ""
+    if figures.points == 1:
+        return cell(figures.last)
+    best = figures.lowest if figures.lowest != figures.last else None
+    middle = [f"best {cell(best)} at step {cell(figures.lowest_step)}"] if best is not None else []
+    ends = [cell(figures.last) + ("" if middle or figures.lowest is None else " (the best)")]
+    odd = (
+        f" · {counted(figures.not_finite, 'value is', 'values are')} not finite" if figures.not_finite else ""
+    )
+    return " → ".join([cell(figures.first), *middle, *ends]) + odd
+
+
+def _shares(time: Mapping[str, float], whole: float) -> str:
+    worth = [
+        f"{name} {duration(seconds)}" for name, seconds in time.items() if seconds > whole * _LEAST_SHARE
+    ]
+    return f": {', '.join(worth)}" if worth else ""
+
+
+def _model(view: RunView) -> str | None:
+    if view.status == "finished":
+        return str(view.directory)
+    newest = newest_checkpoint(view.directory)
+    return None if newest is None else str(newest)
+
+
+def _last_number(curve: Curve | None) -> float | None:
+    value = None if curve is None else curve.last.value
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

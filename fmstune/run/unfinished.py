@@ -1,0 +1,39 @@
+"""Which run `--resume` means when nobody names one: the newest that did not finish, with its own settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fmstune.config.paths.runs import RUNS, holds_run
+from fmstune.delivery.journal.reader import is_being_written
+from fmstune.errors import ConfigError
+from fmstune.layout import CONFIG_NAME, JOURNAL_NAME, TRACKING_DIR
+from fmstune.run.directory import run_state
+
+
+def to_resume(config: Path | None) -> Path:
+    """The directory of the run that is to be resumed: the one whose `config.toml` is given, or the newest in
+    `runs/` that did not finish and has no process. Raises `ConfigError` when there is none."""
+    if config is not None:
+        if config.name == CONFIG_NAME and holds_run(config.parent):
+            return config.parent
+        raise ConfigError(
+            f"--resume needs to know which run of {config} to resume: give its directory with --output-dir, "
+            "or the config.toml in it instead."
+        )
+    journals = sorted(RUNS.glob(f"*/{TRACKING_DIR}/{JOURNAL_NAME}"), key=_changed, reverse=True)
+    runs = (journal.parent.parent for journal in journals if not is_being_written(journal))
+    for run in runs:
+        if run_state(run) != "finished" and (run / CONFIG_NAME).is_file():
+            return run
+    raise ConfigError(
+        f"--resume finds no unfinished run in {RUNS}/ (`fmstune runs list` shows all); give a run's "
+        "directory with --output-dir."
+    )
+
+
+def _changed(journal: Path) -> float:
+    try:
+        return journal.stat().st_mtime
+    except OSError:  # it has been removed since it was found
+        return 0.0
