@@ -226,9 +226,10 @@ def test_the_command_prints_its_own_lines_and_nothing_else() -> None:
     steps = ["--output-dir", "out", "--set", "training.logging_steps=1"]
     done = fmstune(*command, *steps, cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
+    assert done.stdout == "out\n"
     labels = [line[:9].strip() for line in done.stderr.splitlines()]
-    assert labels == ["model", "data", "run", "step", "memory", "done", "saved"]
+    summary = ["tuned", "loss", "time", "tokens", "next", ""]
+    assert labels == ["model", "data", "run", "step", "memory", "done", "saved", *summary]
 
 
 def test_a_trainer_of_trl_is_imported_when_it_is_used() -> None:
