@@ -53,6 +53,26 @@ def export(
         write(run, file)
 
 
+def report(
+    run: Annotated[Path, typer.Argument(help="The run's directory.", metavar="RUN")],
+    debug: Debug = False,
+) -> None:
+    """Write the run's report.html again, and print where it is.
+
+    One file, which opens in a browser offline: curves, settings, data, time and memory, delivery.
+    """
+    from fmstune.errors import RunError
+    from fmstune.report.page import write_report
+    from fmstune.text import shown_path
+
+    try:
+        typer.echo(visible(str(write_report(run))))
+    except OSError as error:
+        raise RunError(
+            f"the report of {shown_path(run)} cannot be written: {error.strerror or error}."
+        ) from error
+
+
 def rm(
     runs: Annotated[list[Path], typer.Argument(help="The runs' directories.", metavar="RUN...")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,

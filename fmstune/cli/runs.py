@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fmstune.cli.printing import print_json, print_lines, terminal_width, visible
-from fmstune.cli.run_files import export, rm
+from fmstune.cli.run_files import export, report, rm
 from fmstune.cli.run_plot import plot
 from fmstune.cli.run_show import compare, show
 from fmstune.cli.trackers import Debug, Json
@@ -125,5 +125,5 @@ def _nothing(directories: list[Path] | None, found: int) -> str:
     return f"no runs in {visible(where)}; `fmstune train` makes one"
 
 
-for _command in (show, compare, plot, export, rm):  # in the order of the help, after `list`
+for _command in (show, compare, plot, report, export, rm):  # in the order of the help, after `list`
     app.command()(_command)

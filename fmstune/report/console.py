@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fmstune.console import RunConsole
 from fmstune.report.ending import Ending, ending
+from fmstune.report.page import NoCharts, write_report
 from fmstune.report.words import printable, strict
 from fmstune.secrets.redaction import hide, process_redactor
 
@@ -30,11 +31,21 @@ class SummingConsole(RunConsole):
     def end(self, directory: Path) -> None:
         found = ending(directory)
         self._sum_up(found)
+        self._report(directory)
         if self._answer == "json":
             summary = {"kind": "end", **process_redactor().value(found.to_json(), tracked=True)}
             print(json.dumps(strict(summary), ensure_ascii=False, default=str), flush=True)
         elif self._answer == "directory" and not sys.stdout.isatty():
             print(hide(str(directory)), flush=True)
+
+    def _report(self, directory: Path) -> None:
+        try:
+            self.say("report", str(write_report(directory)))
+        except NoCharts as error:
+            self.say("report", str(error))
+        # A page that cannot be made is no reason for a training that worked to have failed.
+        except Exception as error:
+            self.warn(f"no report could be written: {type(error).__name__}: {error}")
 
     def _sum_up(self, found: Ending) -> None:
         if self.quiet:

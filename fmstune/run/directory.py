@@ -23,7 +23,7 @@ from fmstune.delivery.journal.reader import (
     writer,
 )
 from fmstune.errors import ConfigError
-from fmstune.layout import CONFIG_NAME, ERROR_LOG, JOURNAL_NAME, TRACKING_DIR
+from fmstune.layout import CONFIG_NAME, DATA_ROWS, ERROR_LOG, JOURNAL_NAME, REPORT, TRACKING_DIR
 from fmstune.models.checkpoints import (
     checkpoints,
     damage,
@@ -36,7 +36,7 @@ from fmstune.system.files import takes_files
 
 # What a run writes; --overwrite removes these and nothing else.
 _OURS = (
-    *(TRACKING_DIR, CONFIG_NAME, ERROR_LOG, "README.md", "report.html", "rehearsal"),
+    *(TRACKING_DIR, CONFIG_NAME, ERROR_LOG, "README.md", REPORT, DATA_ROWS, "rehearsal"),
     *("skipped_rows.jsonl", "stream_counts"),
 )
 _MODEL_FILES = re.compile(

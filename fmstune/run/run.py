@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmstune.config.inspect.dump import HEADER, to_mapping, to_toml
+from fmstune.config.inspect.provenance import with_origins, written_origins
 from fmstune.config.methods.known import METHODS
 from fmstune.config.rules.unused import unused
 from fmstune.config.schema.tables import RunConfig
@@ -164,6 +165,7 @@ def _train(
 ) -> Mapping[str, float]:
     from fmstune.data.changed import changed_data, recorded_data
     from fmstune.models.end_tokens import save_settings
+    from fmstune.run.data_rows import write_data_rows
     from fmstune.run.model_card import write_card
     from fmstune.run.preflight import compare, prepare
     from fmstune.run.stream_watch import StreamWatch, stream_ended
@@ -199,6 +201,9 @@ def _train(
             out.warn(f"the data have changed since the run was started; it resumes with these: {changed}")
         guard(built.trainer, config, directory.path, out, places=built.places, decode=built.tokenizer.decode)
         out.say("run", str(directory.path))
+        if is_main_process():
+            with contextlib.suppress(OSError):  # of the report alone; a disk that is full is met elsewhere
+                write_data_rows(built, directory.path)
         _add_samples(config, built, recorder, out)
         if built.data.streaming and is_main_process():
             built.trainer.add_callback(StreamWatch(directory.path, built.data.unused, out))
@@ -330,6 +335,14 @@ def _write_config(config: RunConfig, directory: Path, redactor: Redactor, header
     try:
         directory.mkdir(parents=True, exist_ok=True)
         text = to_toml(config, redactor.configuration(to_mapping(config)), header=redactor.text(header))
+        known = written_origins(directory / CONFIG_NAME)
+        # What a resumed run has from its own file was given by something else before.
+        own = {str(directory / CONFIG_NAME), CONFIG_NAME}
+        origins = {
+            key: known.get(key, "default") if origin in own else origin
+            for key, origin in config.origins.items()
+        }
+        text = with_origins(text, {key: redactor.text(origin) for key, origin in origins.items()})
         replace_text(directory / CONFIG_NAME, text)  # a resumed run reads it: never half of one
     except OSError as error:
         raise RunError(f"{directory} cannot be written to: {error.strerror or error}.") from error

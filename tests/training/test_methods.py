@@ -228,7 +228,7 @@ def test_the_command_prints_its_own_lines_and_nothing_else() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == "out\n"
     labels = [line[:9].strip() for line in done.stderr.splitlines()]
-    summary = ["tuned", "loss", "time", "tokens", "next", ""]
+    summary = ["tuned", "loss", "time", "tokens", "next", "", "report"]
     assert labels == ["model", "data", "run", "step", "memory", "done", "saved", *summary]
 
 

@@ -1,0 +1,175 @@
+"""`report.html`: a run as one file that opens offline, in a browser, without a request to anywhere.
+
+All that comes from data, params and settings is text there, and never markup: it is escaped where it is
+written, and the page's own policy lets no script run but its own two, known by their hashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fmstune._version import __version__
+from fmstune.errors import ConfigError
+from fmstune.layout import REPORT
+from fmstune.report.curves import TrackedRun, read_run
+from fmstune.report.ending import ending_of
+from fmstune.report.html import Markup, element, escaped, join
+from fmstune.report.page_charts import PageChart, page_charts
+from fmstune.report.page_parts import (
+    commands,
+    delivery,
+    figures,
+    head,
+    rows_of_data,
+    settings,
+    tables,
+    time_and_memory,
+)
+from fmstune.report.show import view_of
+from fmstune.report.words import strict
+from fmstune.secrets.redaction import process_redactor
+from fmstune.system.files import replace_text
+from fmstune.text import counted
+
+MOST_BYTES = 2_000_000
+_POINTS = 12_000
+"""So many points of all curves are drawn at first; fewer where the page would be too large."""
+_SCRIPTS = ("bokeh.min.js", "bokeh-api.min.js")
+MISSING = 'bokeh is not installed: pip install "bokeh>=3.6,<4"'
+
+
+class NoCharts(ConfigError):
+    """The library that draws the charts is not installed."""
+
+
+def write_report(directory: Path) -> Path:
+    """Write the report of the run in a directory, and say where it is.
+
+    Raises `NoCharts`, `OSError`, and what `read_run` does.
+    """
+    scripts = _bokeh()
+    path = directory / REPORT
+    replace_text(path, page(read_run(directory), scripts))
+    return path
+
+
+def page(run: TrackedRun, scripts: str) -> str:
+    """The report of a run, with the scripts of the library that draws."""
+    body, most = _body(run, _POINTS), _POINTS
+    while len(scripts) + len(body.encode()) > MOST_BYTES - 20_000 and most > 1_000:
+        most //= 2
+        body = _body(run, most)
+    own = _file("page.js")
+    allowed = f"script-src {_hash(scripts)} {_hash(own)}; style-src 'unsafe-inline'; img-src data: blob:"
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; {allowed}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escaped(_title(run))}</title>\n<style>\n{_file('page.css')}</style>\n</head>\n"
+        f"<body>\n{body}\n<script>{scripts}</script>\n<script>{own}</script>\n</body>\n</html>\n"
+    )
+
+
+def _body(run: TrackedRun, most: int) -> str:
+    view = view_of(run)
+    end = ending_of(run, view)
+    drawn, without = page_charts(run, most)
+    learning = [(number, each) for number, each in enumerate(drawn) if not each.system]
+    machine = [(number, each) for number, each in enumerate(drawn) if each.system]
+    parts = [
+        head(view, end),
+        *_section("Learning", _choices() if learning else None, _charts(learning), _left_out(drawn, without)),
+        *_section("Time and memory", time_and_memory(end)),
+        *_section("Samples and tables", tables(view)),
+        *_section("Data", rows_of_data(view)),
+        *_section("Settings", settings(view)),
+        *_section("Machine", _charts(machine)),
+        *_section("All metrics", figures(view)),
+        *_section("Delivery", delivery(view, end)),
+        *_section("Next", commands(end)),
+        element("p", f"Drawn from the run's journal by fmstune {__version__}.", cls="quiet"),
+    ]
+    numbers = json.dumps(strict(_hidden([each.to_json() for each in drawn])), ensure_ascii=True)
+    safe = numbers.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return f'{element("main", join(parts)).text}\n<script type="application/json" id="charts">{safe}</script>'
+
+
+def _section(title: str, *parts: Markup | None) -> list[Markup]:
+    there = [part for part in parts if part is not None and part.text]
+    return [element("h2", title), *there] if there else []
+
+
+def _charts(charts: Sequence[tuple[int, PageChart]]) -> Markup | None:
+    if not charts:
+        return None
+    return element("div", join([_chart(number, each) for number, each in charts]), cls="charts")
+
+
+def _chart(number: int, chart: PageChart) -> Markup:
+    plot = element("div", "", cls="plot", **{"data-chart": str(number)})
+    return element(
+        "div",
+        join([element("h3", _hidden(chart.title)), plot, element("div", "", cls="legend")]),
+        cls="chart",
+    )
+
+
+def _choices() -> Markup:
+    options = join([element("option", name, value=name) for name in ("step", "time")])
+    x = element("label", join([element("span", "x-axis"), element("select", options, id="x")]))
+    slider = element("input", None, id="smoothing", type="range", min="0", max="0.99", step="0.01", value="0")
+    return element(
+        "div", join([x, element("label", join([element("span", "smoothing"), slider]))]), cls="choices"
+    )
+
+
+def _left_out(drawn: Sequence[PageChart], without: Sequence[str]) -> Markup | None:
+    tracked = sum(each.tracked for each in drawn)
+    shown = sum(len(line.xs) for each in drawn for line in each.lines)
+    said = []
+    if shown < tracked:
+        said.append(
+            f"{shown:,} of {counted(tracked, 'point')} are drawn, with the lowest and highest of each part; "
+            "`fmstune runs export` has all."
+        )
+    if without:
+        said.append(
+            f"{counted(len(without), 'metric')} more have no chart here; `fmstune runs plot` draws them."
+        )
+    return element("p", " ".join(said), cls="quiet") if said else None
+
+
+def _title(run: TrackedRun) -> str:
+    return str(_hidden(f"{run.replay.header.run} · fmstune"))
+
+
+def _hidden(value: Any) -> Any:
+    return process_redactor().value(value, tracked=True)
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _file(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _bokeh() -> str:
+    """BokehJS, from the installed package, whose import would take a second. Raises `NoCharts`."""
+    spec = importlib.util.find_spec("bokeh")
+    if spec is None or spec.origin is None:
+        raise NoCharts(f"no {REPORT}: {MISSING}.")
+    folder = Path(spec.origin).with_name("server") / "static" / "js"
+    try:
+        return "\n".join((folder / name).read_text(encoding="utf-8").strip() for name in _SCRIPTS)
+    except OSError as error:
+        raise NoCharts(f"no {REPORT}: {error.strerror}: {error.filename}; install bokeh again.") from error

@@ -1,0 +1,112 @@
+"""The charts of a report: which curves stand in one chart, and which of their points are drawn."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fmstune.report.charts import Chart, Line, charts
+from fmstune.report.curves import TrackedRun
+from fmstune.report.show import RESOURCES
+
+_FIRST = ("loss", "learning_rate", "grad_norm", "mean_token_accuracy", "tokens_per_second", "entropy")
+"""What people look at first; the others follow in the order in which they began."""
+_SPEED = ("num_tokens", "runtime", "samples_per_second", "steps_per_second")
+"""What says nothing of how well it learns stands with the machine."""
+_MOST_CHARTS = 24
+_LEAST_POINTS = 40
+_MACHINE = (
+    ("processor, in percent", ("cpu_percent", "process_cpu_percent")),
+    ("memory of the machine, in MB", ("memory_available_mb",)),
+    ("memory of the run, in MB", ("process_memory_mb",)),
+    ("disk, in MB", ("disk_read_mb", "disk_written_mb")),
+    ("network, in MB", ("network_sent_mb", "network_received_mb")),
+)
+_GPU = ("percent", "memory_mb", "power_watts", "temperature_celsius", "clock_mhz")
+
+
+@dataclass(frozen=True, slots=True)
+class PageChart:
+    """A chart of the page: `tracked` points in all, of which those of `lines` are drawn."""
+
+    title: str
+    system: bool
+    lines: Sequence[Line]
+    times: Sequence[Sequence[float]]
+    tracked: int
+
+    def to_json(self) -> dict[str, Any]:
+        """What the page's script draws."""
+        lines = [
+            {"label": line.label, "x": list(line.xs), "t": list(times), "y": list(line.ys)}
+            for line, times in zip(self.lines, self.times, strict=True)
+        ]
+        return {"title": self.title, "lines": lines}
+
+
+def page_charts(run: TrackedRun, most: int) -> tuple[list[PageChart], list[str]]:
+    """The charts of a run, with about `most` points in all, and the metrics that got none: those with one
+    point, which is in the tables, and those beyond what a page can hold."""
+    by_step = {chart.key: chart for chart in _drawn(run, "step")}
+    by_time = {chart.key: chart for chart in _drawn(run, "time")}
+    groups = _groups(run, by_step)
+    chosen, left = groups[:_MOST_CHARTS], groups[_MOST_CHARTS:]
+    lines = sum(len(keys) for _, _, keys in chosen)
+    each = max(_LEAST_POINTS, most // max(1, lines))
+    found = []
+    for title, system, keys in chosen:
+        shown, times, tracked = [], [], 0
+        for key in keys:
+            line, time = by_step[key].lines[0], by_time[key].lines[0].xs
+            at = _kept(line.ys, each)
+            shown.append(Line(key, [line.xs[n] for n in at], [line.ys[n] for n in at]))
+            # A resumed run's clock goes on; both have the same points, in the same order.
+            times.append([round(time[n], 1) for n in at] if len(time) == len(line.xs) else [])
+            tracked += len(line.xs)
+        found.append(PageChart(title, system, shown, times, tracked))
+    return found, [key for _, _, keys in left for key in keys]
+
+
+def _drawn(run: TrackedRun, x: Any) -> list[Chart]:
+    return charts([run], ["*"], x=x) if run.curves else []
+
+
+def _groups(run: TrackedRun, known: dict[str, Chart]) -> list[tuple[str, bool, list[str]]]:
+    """Title, whether it is of the machine, and the metrics of each chart. One name of all stages is one."""
+    several = {key for key, chart in known.items() if len(chart.lines[0].xs) > 1}
+    names: dict[str, list[str]] = {}
+    for curve in run.curves:
+        if curve.stage != RESOURCES and curve.key in several:
+            names.setdefault(curve.name, []).append(curve.key)
+    first = [name for name in _FIRST if name in names]
+    found = [(name, name in _SPEED, names[name]) for name in dict.fromkeys((*first, *names))]
+    machine = [*_MACHINE]
+    for figure in _GPU:
+        every = sorted(curve.name for curve in run.curves if _is_of_gpu(curve.name, figure))
+        machine.append((f"GPU {figure.replace('_', ' ')}", tuple(every)))
+    for title, figures in machine:
+        keys = [key for name in figures if (key := f"{RESOURCES}/{name}") in several]
+        if keys:
+            found.append((title, True, keys))
+    return found
+
+
+def _is_of_gpu(name: str, figure: str) -> bool:
+    return name.startswith("gpu_") and name.removeprefix("gpu_").partition("_")[2] == figure
+
+
+def _kept(values: Sequence[float], most: int) -> list[int]:
+    """The places of about so many values at most: the first, the last, and the lowest and highest of each
+    part between, so that a peak is seen in any width."""
+    if len(values) <= most:
+        return list(range(len(values)))
+    parts = max(1, (most - 2) // 2)
+    bounds = [round(part * len(values) / parts) for part in range(parts + 1)]
+    kept = {0, len(values) - 1}
+    for begin, end in itertools.pairwise(bounds):
+        if begin < end:
+            kept.add(min(range(begin, end), key=values.__getitem__))
+            kept.add(max(range(begin, end), key=values.__getitem__))
+    return sorted(kept)

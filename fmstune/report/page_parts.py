@@ -1,0 +1,211 @@
+"""The sections of a report but its charts: the head, where time and memory went, tables, data, settings."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from fmstune.config.inspect.compare import flat
+from fmstune.config.inspect.provenance import written_origins
+from fmstune.layout import CONFIG_NAME, DATA_ROWS
+from fmstune.report.ending import Ending
+from fmstune.report.html import Markup, element, folded, join, table
+from fmstune.report.show import RunView, changed_settings
+from fmstune.report.words import cell, duration
+from fmstune.secrets.redaction import process_redactor
+from fmstune.system.memory import amount
+
+_MOST_ROWS, _MOST_TEXT = 20, 2_000
+_NAMED = ("team", "params")
+
+
+def head(view: RunView, end: Ending) -> Markup:
+    """What it is, how it ended, and the figures that people look for first."""
+    line = view.line
+    created = time.strftime("%Y-%m-%d %H:%M", time.localtime(line.created or 0.0))
+    title = element(
+        "h1",
+        join([element("span", _text(line.name)), element("span", view.status, cls=f"status {view.status}")]),
+    )
+    resumed = [f"resumed from step {each.resumed_from}" for each in view.sessions[1:]]
+    about = " · ".join([str(view.directory), created, *resumed, *([line.params] if line.params else [])])
+    lines = dict(end.lines())
+    peak, expected = end.memory.get("peak"), end.memory.get("estimate")
+    estimated = f"estimated {amount(expected)}" if expected else ""
+    cards = [
+        ("loss", cell(line.loss), lines.get("loss", "")),
+        ("eval loss", cell(line.eval), lines.get("eval", "")),
+        ("duration", duration(end.seconds), f"step {cell(line.step)}"),
+        ("tokens", f"{end.tokens:,}" if end.tokens else "-", _per_second(end)),
+        ("peak memory", amount(peak) if peak else "-", estimated),
+        ("energy", f"{end.energy:.3g} Wh" if end.energy else "-", ""),
+    ]
+    shown = [
+        element(
+            "div",
+            join(
+                [element("span", name, cls="quiet"), element("b", value), element("span", more, cls="quiet")]
+            ),
+            cls="card",
+        )
+        for name, value, more in cards
+        if value != "-"
+    ]
+    error = [element("p", _text(line.error), cls="error")] if line.error else []
+    return join(
+        [
+            title,
+            element("p", _text(end.tuned)),
+            element("p", _text(about), cls="quiet"),
+            *error,
+            element("div", join(shown), cls="cards"),
+        ]
+    )
+
+
+def time_and_memory(end: Ending) -> Markup | None:
+    """Bars of where the time went, and of the measured memory beside the estimate."""
+    longest = max(end.time.values(), default=0.0)
+    bars = [_bar(name, seconds / longest, duration(seconds)) for name, seconds in end.time.items() if longest]
+    most = max(end.memory.values(), default=0)
+    bars += [
+        _bar(f"memory, {name}", count / most, amount(count)) for name, count in end.memory.items() if most
+    ]
+    return element("div", join(bars)) if bars else None
+
+
+def tables(view: RunView) -> Markup | None:
+    """The newest table of each name, with its rows."""
+    newest: dict[str, Mapping[str, Any]] = {}
+    for each in view.tables:
+        newest[f"{each['stage'] or ''} {each['name']}".strip()] = each
+    parts = []
+    for name, each in newest.items():
+        rows = each["rows"][:_MOST_ROWS]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        # Of a sample, what was asked stands for the whole prompt.
+        columns = [name for name in columns if not (name == "prompt" and "question" in columns)]
+        more = len(each["rows"]) - len(rows)
+        caption = f"{name} at step {cell(each['step'])}" + (f", {more:,} rows more" if more else "")
+        parts.append(element("h3", _text(caption)))
+        parts.append(
+            table([*map(_text, columns)], [[_text(cell_of(row.get(key))) for key in columns] for row in rows])
+        )
+    return join(parts) if parts else None
+
+
+def rows_of_data(view: RunView) -> Markup | None:
+    """What the data are, and a few rows as the model saw them, with what was trained of them marked."""
+    data = view.detail.params.get("data", {})
+    facts = {
+        key: value
+        for key, value in data.items()
+        if not isinstance(value, (Mapping, list, tuple)) and value not in (0, False)
+    }
+    parts = (
+        [table(["data", ""], [[_text(key), _text(cell_of(value))] for key, value in facts.items()])]
+        if facts
+        else []
+    )
+    unused = [each for each in data.get("unused", ()) if isinstance(each, Mapping)]
+    if unused:
+        columns = list(dict.fromkeys(key for each in unused for key in each))
+        rows = [[_text(cell_of(each.get(key))) for key in columns] for each in unused]
+        parts += [element("h3", "not used"), table([*map(_text, columns)], rows)]
+    for row in _seen_rows(view):
+        pieces = [
+            element("mark" if piece.get("trained") else "span", _text(str(piece.get("text", "")))).text
+            for piece in row.get("pieces", ())
+            if isinstance(piece, Mapping)
+        ]
+        counts = f"{cell(row.get('tokens'))} tokens, {cell(row.get('trained'))} trained (marked)"
+        caption = f"{row.get('name')} · {counts}"
+        parts += [element("h3", _text(caption)), element("pre", Markup("".join(pieces)))]
+    return join(parts) if parts else None
+
+
+def settings(view: RunView) -> Markup | None:
+    """The settings that are not the defaults with where they come from, then all, versions and commit."""
+    origins = written_origins(view.directory / CONFIG_NAME)
+    changed = changed_settings(view.detail.settings)
+    rows = [
+        [_text(key), _text(cell_of(value)), _text(origins.get(key, "default"))]
+        for key, value in changed.items()
+    ]
+    parts = [table(["setting", "value", "from"], rows)] if rows else []
+    params = view.detail.params
+    if params.get("params"):
+        parts += [element("h3", "params"), _pairs(params["params"])]
+    for name, title in (
+        ("decided", "decided by the machine and the data"),
+        ("packages", "versions"),
+        ("git", "commit"),
+    ):
+        if params.get(name):
+            parts.append(folded(title, _pairs(params[name])))
+    every = flat(view.detail.settings)
+    return join([*parts, folded(f"all {len(every)} settings", _pairs(every))]) if parts or every else None
+
+
+def figures(view: RunView) -> Markup | None:
+    """The figures of each metric."""
+    names = ("metric", "points", "first", "lowest", "highest", "last")
+    rows = [
+        [_text(each.key), str(each.points), *map(cell, (each.first, each.lowest, each.highest, each.last))]
+        for each in view.figures
+    ]
+    whole = table(names, [[_text(text) for text in row] for row in rows], numbers=names[1:])
+    return folded(f"{len(rows)} metrics", whole) if rows else None
+
+
+def delivery(view: RunView, end: Ending) -> Markup | None:
+    """How far each tracker's delivery has come, and what opens its run."""
+    rows = []
+    for each in view.delivery:
+        place = each.url or ""
+        shown: Markup | str = _text(place)
+        if place.startswith(("http://", "https://")):
+            shown = element("a", _text(place), href=_text(place), rel="noreferrer")
+        opens = end.opens.get(each.tracker) or each.remedy or each.note or ""
+        rows.append([_text(each.tracker), f"{each.delivered}/{each.total}", each.state, shown, _text(opens)])
+    return table(["tracker", "events", "state", "run", "command"], rows) if rows else None
+
+
+def commands(end: Ending) -> Markup | None:
+    """What to do next, to be copied."""
+    return element("pre", _text("\n".join(end.next))) if end.next else None
+
+
+def cell_of(value: Any) -> str:
+    """A value of a table, cut where it is very long."""
+    text = value if isinstance(value, str) else cell(value)
+    return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…"
+
+
+def _pairs(values: Mapping[str, Any]) -> Markup:
+    return table(["", ""], [[_text(key), _text(cell_of(value))] for key, value in flat(values).items()])
+
+
+def _bar(name: str, share: float, text: str) -> Markup:
+    bar = element("i", "", style=f"width: {100 * max(0.0, min(1.0, share)):.1f}%")
+    return element(
+        "div", join([element("span", name), element("span", bar), element("span", text)]), cls="bar"
+    )
+
+
+def _seen_rows(view: RunView) -> list[Mapping[str, Any]]:
+    try:
+        rows = json.loads((view.directory / DATA_ROWS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a run of before, of a stream, or a file that somebody has changed
+        return []
+    return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+
+
+def _per_second(end: Ending) -> str:
+    return f"{end.tokens_per_second:,.0f} a second" if end.tokens_per_second else ""
+
+
+def _text(text: Any) -> str:
+    return process_redactor().text(str(text))
