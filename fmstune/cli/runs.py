@@ -11,13 +11,14 @@ from fmstune.cli.printing import print_json, print_lines, terminal_width, visibl
 from fmstune.cli.run_files import export, report, rm
 from fmstune.cli.run_plot import plot
 from fmstune.cli.run_show import compare, show
+from fmstune.cli.run_watch import watch
 from fmstune.cli.trackers import Debug, Json
 
 if TYPE_CHECKING:
     from fmstune.report.listing import ListedRun
 
 app = typer.Typer(
-    help="List, compare, plot, export and remove runs.",
+    help="List, watch, compare, plot, export and remove runs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -125,5 +126,5 @@ def _nothing(directories: list[Path] | None, found: int) -> str:
     return f"no runs in {visible(where)}; `fmstune train` makes one"
 
 
-for _command in (show, compare, plot, report, export, rm):  # in the order of the help, after `list`
+for _command in (show, watch, compare, plot, report, export, rm):  # in the order of the help, after `list`
     app.command()(_command)

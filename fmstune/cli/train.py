@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -122,7 +123,11 @@ def train(
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a summary of the run as JSON, on standard output.")
+        bool,
+        typer.Option("--json", help="Print what happens as JSON, an object a line; the last is a summary."),
+    ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Print lines, also on a terminal, and draw nothing.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -166,13 +171,19 @@ def train(
     from fmstune.run.run import run
 
     answer: Literal["json", "directory"] = "json" if as_json else "directory"
-    out = SummingConsole(screen(), quiet=not is_main_process(), answer=answer)
+    console, shown = screen(), contextlib.ExitStack()
+    if console.is_terminal and is_main_process() and not plain and not as_json:
+        from fmstune.report.live import LiveConsole
+
+        out: SummingConsole = shown.enter_context(LiveConsole(console, answer=answer))
+    else:
+        out = SummingConsole(console, quiet=not is_main_process(), answer=answer)
     if found is not None:
         unread = f"; {CONFIG_FILE} is not read" if Path(CONFIG_FILE).is_file() else ""
         out.say("resume", f"{found}, as its {CONFIG_NAME} says{unread}")
     elif resolved.demo and resolved.origins["model.path"] == "default":
         out.say("demo", "no model and data given: tuning the demo model on demo data")
-    with ranks.leaving_in_order():
+    with ranks.leaving_in_order(), shown:
         if dry_run:
             run_dry(resolved, out, resume=resume, overwrite=overwrite)
         else:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 
-from fmstune.console import RunConsole
+from fmstune.console import LABEL, RunConsole
 from fmstune.report.ending import Ending, ending
 from fmstune.report.page import NoCharts, write_report
 from fmstune.report.words import printable, strict
@@ -21,22 +22,43 @@ _TITLES = {"finished": "green", "failed": "red", "interrupted": "yellow"}
 
 
 class SummingConsole(RunConsole):
-    """Sums the run up at its end. `answer` is what standard output gets then: the run's directory, unless it
-    is a terminal, whose reader has that in the summary; the whole summary as JSON; or nothing."""
+    """Sums the run up at its end. `answer` is what standard output gets. `directory`: the run's, at the end,
+    unless it is a terminal, whose reader has that in the summary. `json`: all that happens, an object a line,
+    with the whole summary in the last one."""
 
     def __init__(self, console: Console, *, quiet: bool = False, answer: Answer | None = None) -> None:
         super().__init__(console, quiet=quiet)
         self._answer = answer
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        if self._answer == "json":
+            self._tell("phase", phase=name)
+
+    def logged(self, stage: str, step: int, steps: int, values: Mapping[str, float], line: str) -> None:
+        super().logged(stage, step, steps, values, line)
+        if self._answer == "json":
+            figures = {name.partition("/")[2]: value for name, value in values.items()}
+            self._tell("metrics", stage=stage, step=step, steps=steps, values=figures)
+
+    def _print(self, line: str, style: str | None = None) -> None:
+        super()._print(line, style)
+        if self._answer == "json":
+            self._tell("message", label=line[:LABEL].strip(), text=line[LABEL + 1 :])
 
     def end(self, directory: Path) -> None:
         found = ending(directory)
         self._sum_up(found)
         self._report(directory)
         if self._answer == "json":
-            summary = {"kind": "end", **process_redactor().value(found.to_json(), tracked=True)}
-            print(json.dumps(strict(summary), ensure_ascii=False, default=str), flush=True)
+            self._tell("end", **found.to_json())
         elif self._answer == "directory" and not sys.stdout.isatty():
             print(hide(str(directory)), flush=True)
+
+    def _tell(self, kind: str, **values: Any) -> None:
+        """A JSON object on a line of standard output."""
+        if not self.quiet:
+            told = {"kind": kind, **process_redactor().value(values, tracked=True)}
+            print(json.dumps(strict(told), ensure_ascii=False, default=str), flush=True)
 
     def _report(self, directory: Path) -> None:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmstune.config.schema.tables import RunConfig
-from fmstune.console import RunConsole
+from fmstune.console import RunConsole, phase
 from fmstune.data.tokens.lengths import are_tokenised, sequence_lengths
 from fmstune.errors import RunError
 from fmstune.system.memory import amount
@@ -34,6 +34,7 @@ def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunCo
     shutil.rmtree(Path(trainer.args.output_dir) / SCRATCH, ignore_errors=True)
     require_room(trainer, built.steps, Path(trainer.args.output_dir))
     if config.run.auto_batch:
+        phase("finding the batch size")
         size, accumulation = find_batch(trainer)
         out.say(
             "batch", f"{counted(size, 'row')} at once, {counted(accumulation, 'time')} before each update"
@@ -47,6 +48,7 @@ def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunCo
         out.warn(expected.trouble())
     with explained(trainer):
         if wanted(config.run.rehearse, trainer, built.steps):
+            phase("rehearsing")
             out.say("rehearse", rehearse(trainer, built.steps).line())
     forget_peak(trainer.args.device)
     return expected

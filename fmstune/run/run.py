@@ -23,7 +23,7 @@ from fmstune.config.inspect.provenance import with_origins, written_origins
 from fmstune.config.methods.known import METHODS
 from fmstune.config.rules.unused import unused
 from fmstune.config.schema.tables import RunConfig
-from fmstune.console import RunConsole
+from fmstune.console import RunConsole, phase, watched_by
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import DeliveryReport
 from fmstune.delivery.shipping.process import Job
@@ -80,7 +80,7 @@ def run(
     `Interrupted` after a signal; each has the exit code that it means. Raises `RunError` when this process is
     at another run.
     """
-    with alone():
+    with alone(), watched_by(out):
         return begun(config, out, resume, overwrite, extensions)
 
 
@@ -223,6 +223,7 @@ def _train(
             )
             raise Interrupted(stop.signum)
         _say_best(config, built, out)
+        phase("saving the model")
         built.trainer.save_model(str(directory.path))
         if built.ends and built.adapter and is_main_process():
             save_settings(built.trainer.model, directory.path)
@@ -322,6 +323,8 @@ def _record_decided(config: RunConfig, built: BuiltTrainer, directory: Path, rec
     from fmstune.training.decided import decided
 
     found = decided(config, built)
+    if int(config.training.get("max_steps", -1)) <= 0:
+        found["max_steps"] = built.steps  # whoever follows the run learns how far it is
     recorder.set_params(found, "decided")
     lines = "".join(f"training.{name} = {json.dumps(value, default=str)}\n" for name, value in found.items())
     _write_config(

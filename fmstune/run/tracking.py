@@ -57,6 +57,7 @@ def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet
     fleet = Fleet(jobs, check_within=limits.check_timeout, close_timeout=limits.close_timeout)
     try:
         quiet_libraries()
+        out.phase("loading libraries")
         if threads := settle():
             out.say("threads", threads)
         with not_imported():
@@ -120,6 +121,7 @@ def recorded(
     error: str | None = None
     try:
         note_place(directory.path, journal.header.id)
+        out.begin(directory.path)
         fleet.sail(directory.path, tend=journal.tend)
         ending.release()
         with active(recorder):
@@ -158,6 +160,7 @@ def recorded(
                 steps.callback(_guarded, out, "noting what a tracker has got", guest.settle)
             steps.callback(_guarded, out, "closing the journal", journal.close)
             steps.callback(_guarded, out, "closing the trackers", fleet.finish)
+            steps.callback(out.phase, "delivering")
             steps.callback(ending.release)
             steps.callback(_guarded, out, "recording the end", recorder.close, status, error)
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback
 from fmstune.config.methods.known import METHODS
 from fmstune.config.rules.methods import divided_by, unweighted_by
 from fmstune.config.schema.tables import RunConfig
+from fmstune.console import phase
 from fmstune.data.cache import prepare_once
 from fmstune.data.prepare import DataSummary, shuffled
 from fmstune.data.rows.bad_rows import BadRows
@@ -86,10 +87,12 @@ def build_trainer(
     require_room_for_weights(config.model)
     require_compiler(config)
     clock = [time.perf_counter()]
+    phase("loading the tokenizer")
     tokenizer = load_tokenizer(config.model)
     use_tokens(config, tokenizer)
     clock.append(time.perf_counter())
     # Before the model: a damaged row should not cost the minutes that a large model takes to load.
+    phase("reading and tokenising data")
     data = prepare_once(
         config.data,
         tokenizer,
@@ -104,6 +107,7 @@ def build_trainer(
     if not method.compares and not packing and config.training.get("shuffle_dataset"):
         data = shuffled(data, seed)  # packed rows are shuffled by TRL
     clock.append(time.perf_counter())
+    phase("loading the model")
     frozen = config.adapter is not None
     loaded = load_model(config.model, lora=frozen, seed=seed, reward=method.scores)
     grown = fit_vocabulary(loaded.model, tokenizer, config, data)
@@ -122,6 +126,7 @@ def build_trainer(
             f"model.path = {config.model.path!r} reads the tokens that it is to predict: a model of the type "
             f'{loaded.model.config.model_type} learns to write if its config.json has "is_decoder": true.'
         )
+    phase("building the trainer")
     attached = {
         "callbacks": [tracker.get_hf_callback(), *extensions.callbacks],
         "compute_metrics": extensions.compute_metrics,

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 
 
-def in_terminal(arguments: Sequence[str], typed: str, columns: int = 80) -> str:
+def in_terminal(arguments: Sequence[str], typed: str, columns: int = 80, term: str = "dumb") -> str:
     """Run `fmstune` in a terminal in which this is typed; returns all that is seen there."""
     pid, terminal = pty.fork()
     if pid == 0:
         from fmstune.cli.main import main
 
-        os.environ.update(COLUMNS=str(columns), TERM="dumb")
+        os.environ.update(COLUMNS=str(columns), TERM=term)
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
         try:
             main(list(arguments))

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
+from fmstune.console import moved
 from fmstune.data.rows.reader import Placed, Reader
 from fmstune.data.rows.shapes import Recognised
 from fmstune.transformers_compat import table_in_memory
@@ -29,6 +30,8 @@ WEIGHTS = pa.list_(pa.float32())
 
 _PIECE = 1000
 _BATCH = 512
+_EACH = 200
+"""After so many rows it is said how many there are by now."""
 
 Integers = npt.NDArray[np.int64]
 
@@ -164,6 +167,8 @@ def tokenise(reader: Reader, encoder: Encoder) -> Tokenised:
         if row.trained:
             kept += 1
             piece.append(row)
+        if len(index) % _EACH == 0:
+            moved(len(index))
         if len(piece) == _PIECE:
             pieces.append(_batch(piece, encoder.schema(_shape(reader))))
             piece = []

@@ -1,4 +1,4 @@
-"""The progress of the training: a line for each log, and a bar on a terminal."""
+"""The progress of the training: a line for each log, and how far it is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fmstune.console import RunConsole
@@ -30,13 +29,13 @@ class LastStepCallback(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """Prints what is logged, one line a log, and keeps the last values. `shown` are
+    """Shows what is logged and how far it is, and keeps the last values. `shown` are
     the method's figures in these lines, each with its short name."""
 
     def __init__(self, out: RunConsole, shown: Sequence[tuple[str, str]]) -> None:
         self._out = out
         self._shown = (*_BEFORE, *shown, *_AFTER)
-        self._bar: Progress | None = None
+        self._evaluated = 0
         self._began: float | None = None
         self._first_step = 0
         self.metrics: dict[str, float] = {}
@@ -45,28 +44,45 @@ class ProgressCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._began, self._first_step = time.perf_counter(), state.global_step
-        if self._out.console.is_terminal and not self._out.quiet:
-            self._bar = Progress(
-                TextColumn("step     {task.completed:.0f}/{task.total:.0f}"),
-                BarColumn(),
-                TimeRemainingColumn(),
-                console=self._out.console,
-                transient=True,
-            )
-            self._bar.add_task("", total=state.max_steps, completed=state.global_step)
-            self._bar.start()
+        self._train(state)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=state.global_step)
+        self._out.moved(state.global_step, state.max_steps)
+        # `control` says what the Trainer does next, in this order.
+        if control.should_evaluate:
+            self._out.phase("evaluating")
+        elif control.should_save:
+            self._out.phase("saving a checkpoint")
 
-    def on_train_end(
+    def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._train(state)
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        self._evaluated += 1
+        self._out.moved(
+            self._evaluated, len(eval_dataloader) if hasattr(eval_dataloader, "__len__") else None
+        )
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._evaluated = 0
+        self._out.phase("saving a checkpoint") if control.should_save else self._train(state)
+
+    def _train(self, state: TrainerState) -> None:
+        self._out.phase("training", state.max_steps)
+        self._out.moved(state.global_step, state.max_steps)
 
     def on_log(
         self,
@@ -83,8 +99,7 @@ class ProgressCallback(TrainerCallback):
                 self._out.say("step", f"{state.global_step}/{state.max_steps}  skipped")
             if "loss" not in values:
                 continue
-            label = "eval" if stage == "eval" else "step"
-            self._out.say(label, f"{state.global_step}/{state.max_steps}  {self._figures(values)}")
+            self._out.logged(stage, state.global_step, state.max_steps, numbers, self._figures(values))
 
     def _figures(self, values: Mapping[str, Any]) -> str:
         shown = [(short, values[name]) for name, short in self._shown if name in values]

@@ -1,0 +1,106 @@
+"""`fmstune runs watch`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fmstune.cli.printing import print_lines
+from fmstune.cli.trackers import Debug
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fmstune.delivery.journal.reader import Event
+    from fmstune.report.live_state import Follower, LiveState
+
+_SECONDS = 0.5
+_QUIET_SECONDS = 60.0
+"""A run on another machine holds no lock that is seen here: while its journal grows, it is going."""
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(help="The run's directory.", metavar="RUN")],
+    debug: Debug = False,
+) -> None:
+    """Watch a run until it ends, from its journal: also one in another terminal or on another machine.
+
+    Of a run that has ended, show how that was. Where standard output is no terminal, each log is a line.
+    """
+    from fmstune.report.curves import require_run
+    from fmstune.report.ending import ending
+    from fmstune.report.live_state import Follower, LiveState
+    from fmstune.report.words import printable
+
+    require_run(run)
+    state, follower = LiveState(), Follower(run)
+    from rich.console import Console
+
+    console = Console()
+    if console.is_terminal:
+        _shown(run, state, follower, console)
+    else:
+        for line in _lines(run, state, follower):
+            print_lines([line])
+    found = ending(run)
+    print_lines([f"{found.status:<8} {printable(str(run))}"])
+    print_lines([f"{label:<8} {printable(text)}" for label, text in found.lines()])
+
+
+def _shown(run: Path, state: LiveState, follower: Follower, console: object) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    from fmstune.report.live_view import drawn
+
+    assert isinstance(console, Console)
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            goes = _goes(run)
+            _take(state, follower.look(state))
+            live.update(drawn(state, console.width), refresh=True)
+            if not goes:
+                return
+            time.sleep(_SECONDS)
+
+
+def _lines(run: Path, state: LiveState, follower: Follower) -> Iterator[str]:
+    from fmstune.report.words import cell
+
+    while True:
+        goes = _goes(run)
+        events = follower.look(state)
+        for event in events:
+            if event.kind == "metrics" and "loss" in event.values:
+                total = f"/{state.steps}" if state.steps else ""
+                label = "eval" if event.stage == "eval" else "step"
+                yield f"{label:<8} {cell(event.step)}{total}  loss {cell(event.values['loss'])}"
+        if not goes and not events:
+            return
+        if not events:
+            time.sleep(_SECONDS)
+
+
+def _take(state: LiveState, events: list[Event]) -> None:
+    """Where the training is, as far as its journal says that: at the steps that were logged."""
+    for event in events:
+        if event.kind == "metrics" and event.stage == "train" and isinstance(event.step, int) and event.step:
+            if state.phase != "training":
+                state.begin("training")
+            state.at_step(event.step, None, event.time)
+
+
+def _goes(run: Path) -> bool:
+    """Whether more may come. Asked before the journal is read: what came until then is read."""
+    from fmstune.delivery.journal.reader import final_status, is_being_written
+    from fmstune.report.summary import journal_of
+
+    journal = journal_of(run)
+    if is_being_written(journal):
+        return True
+    if final_status(journal) is not None:
+        return False
+    return time.time() - journal.stat().st_mtime < _QUIET_SECONDS

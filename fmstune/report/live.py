@@ -1,0 +1,80 @@
+"""The console of a run on a terminal: lines that stay, above a display of what the run does right now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from fmstune.report.console import Answer, SummingConsole
+from fmstune.report.live_state import Follower, LiveState
+from fmstune.report.live_view import drawn
+
+_PER_SECOND = 4
+
+
+class LiveConsole(SummingConsole):
+    """Shows the run while it is entered. The lines of steps are not printed: the display has their figures.
+
+    The display is drawn by a thread of its own, which reads the journal as anybody could; the training only
+    sets numbers.
+    """
+
+    def __init__(self, console: Console, *, answer: Answer | None = None) -> None:
+        super().__init__(console, answer=answer)
+        self._state = LiveState()
+        self._follower: Follower | None = None
+        self._live: Live | None = None
+
+    def __enter__(self) -> LiveConsole:
+        self._live = Live(
+            console=self.console, get_renderable=self._drawn, refresh_per_second=_PER_SECOND, transient=True,
+            redirect_stdout=False,
+        )  # fmt: skip
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def begin(self, directory: Path) -> None:
+        self._follower = Follower(directory)
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        super().phase(name, total)
+        self._state.begin(name, total)
+
+    def moved(self, done: int, total: int | None = None) -> None:
+        state = self._state
+        if state.phase == "training":
+            state.at_step(done, total, time.monotonic())
+        else:
+            state.done, state.total = done, total or state.total
+
+    def logged(self, stage: str, step: int, steps: int, values: Mapping[str, float], line: str) -> None:
+        if stage == "eval" or self._live is None:
+            super().logged(stage, step, steps, values, line)
+
+    def end(self, directory: Path) -> None:
+        self._stop()
+        super().end(directory)
+
+    def _stop(self) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def _drawn(self) -> Text:
+        try:
+            if self._follower is not None:
+                self._follower.look(self._state)
+            return drawn(self._state, self.console.width)
+        except Exception as error:  # a display that cannot be drawn is no reason to end anything
+            return Text(f"{type(error).__name__}: {error}", style="dim")
