@@ -1,0 +1,73 @@
+"""One command for what only a GPU shows: `pytest tests/device`.
+
+Without CUDA each case is skipped. `FMSTUNE_DEVICE_TESTS=cpu` runs those that a CPU can run, with the demo's
+model, to see that the command itself works. On a GPU it takes less than eight minutes, and prints what it has
+measured.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.on_device import Device, Row, make_model, write_pairs, write_rows
+
+_ROWS = pytest.StashKey[list[tuple[str, ...]]]()
+_HEAD = ("case", "seen", "loss, first and last", "peak, GB", "estimated, GB", "seconds")
+
+
+@pytest.fixture(scope="session")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Device:
+    """The GPU, or the CPU where that is asked for."""
+    import torch
+
+    gpu = torch.cuda.is_available()
+    if not gpu and os.environ.get("FMSTUNE_DEVICE_TESTS") != "cpu":
+        pytest.skip("there is no CUDA device; FMSTUNE_DEVICE_TESTS=cpu runs what a CPU can")
+    folder = tmp_path_factory.mktemp("device")
+    return Device(
+        "cuda" if gpu else "cpu",
+        torch.cuda.get_device_name() if gpu else "a CPU, with the demo's model",
+        make_model(folder / "model", large=gpu),
+        write_rows(folder / "rows.jsonl", 2000 if gpu else 64, 24 if gpu else 3),
+        write_pairs(folder / "pairs.jsonl", 500 if gpu else 64),
+        1024 if gpu else 128,
+    )
+
+
+@pytest.fixture
+def gpu(device: Device) -> Device:
+    """The GPU, for a case that has no counterpart on a CPU."""
+    if not device.is_gpu:
+        pytest.skip("needs CUDA")
+    return device
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest, device: Device) -> Row:
+    """Put a row into the table that is printed at the end."""
+    rows = request.config.stash.setdefault(_ROWS, [])
+    if not rows:
+        rows.append((f"on {device.name}",))
+
+    def put(case: str, seen: str, losses: tuple[float, ...] = (), *numbers: float) -> None:
+        fell = f"{losses[0]:.3f} → {losses[-1]:.3f}" if losses else ""
+        rows.append((case, seen, fell, *(f"{number:.2f}" for number in numbers)))
+
+    return put
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table, as Markdown; into the file FMSTUNE_DEVICE_TABLE as well, where that is set."""
+    rows = terminalreporter.config.stash.get(_ROWS, [])
+    if not rows:
+        return
+    lines = [f"Measured {rows[0][0]}:", "", f"| {' | '.join(_HEAD)} |", "|---|---|---|---:|---:|---:|"]
+    lines += [f"| {' | '.join([*row, *[''] * (len(_HEAD) - len(row))])} |" for row in rows[1:]]
+    terminalreporter.write_line("")
+    for line in lines:
+        terminalreporter.write_line(line)
+    if path := os.environ.get("FMSTUNE_DEVICE_TABLE"):
+        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,89 @@
+"""As fast as TRL's trainer at its best, and in no more memory, on the same rows with the same losses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.on_device import Device, Row, arguments, run, sets, train
+
+_TRL = """
+import json, sys
+import torch
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+model, rows, length, steps, batch, gpu, options = sys.argv[1:]
+gpu = gpu == "cuda"
+options = json.loads(options)
+attention = options.pop("attn_implementation", None)
+tokenizer = AutoTokenizer.from_pretrained(model)
+loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation=attention)
+trainer = SFTTrainer(
+    loaded,
+    args=SFTConfig(
+        "trl", max_steps=int(steps), per_device_train_batch_size=int(batch), max_length=int(length),
+        learning_rate=1e-4, warmup_steps=0, lr_scheduler_type="constant", logging_steps=1, save_strategy="no",
+        report_to=[], bf16=gpu, use_cpu=not gpu, seed=42, **options,
+    ),
+    train_dataset=load_dataset("json", data_files=rows, split="train"),
+    processing_class=tokenizer,
+)
+if gpu:
+    torch.cuda.reset_peak_memory_stats()
+trained = trainer.train()
+print("SEEN", json.dumps({
+    "speed": trained.metrics["train_steps_per_second"],
+    "peak": torch.cuda.max_memory_reserved() / 1e9 if gpu else 0.0,
+    "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+}))
+"""
+_WAYS = {
+    "as it is": {"gradient_checkpointing": False},
+    "padding-free": {
+        "gradient_checkpointing": False,
+        "padding_free": True,
+        "attn_implementation": "flash_attention_2",
+    },
+    "Liger kernels": {"gradient_checkpointing": False, "use_liger_kernel": True},
+}
+
+
+def test_it_is_as_fast_as_trl_at_its_best(device: Device, row: Row, tmp_path: Path) -> None:
+    steps, batch = (40, 8) if device.is_gpu else (6, 4)
+    common = [
+        *arguments(device),
+        *sets(max_steps=steps, per_device_train_batch_size=batch, bf16=device.is_gpu),
+    ]
+    ours = train(device, tmp_path, *common)
+    speed = ours.metrics["train", "train_steps_per_second"]
+    peers: dict[str, tuple[float, float]] = {}
+    for way, options in _WAYS.items() if device.is_gpu else [("as it is", _WAYS["as it is"])]:
+        given = [device.model, device.rows, device.length, steps, batch, device.kind, json.dumps(options)]
+        (tmp_path / "trl_run.py").write_text(_TRL)
+        try:
+            printed, seconds = run(["trl_run", *map(str, given)], tmp_path)
+        except AssertionError as error:  # without its kernels a way is not one
+            if "ImportError" in str(error) or "not installed" in str(error):
+                continue
+            raise
+        found = json.loads(printed.rpartition("SEEN ")[2].splitlines()[0])
+        peers[way] = found["speed"], found["peak"]
+        row(
+            f"trl sft, {way}",
+            f"{found['speed']:.2f} steps/s",
+            tuple(found["losses"]),
+            found["peak"],
+            0.0,
+            seconds,
+        )
+        assert found["losses"][0] == pytest.approx(ours.losses[0], rel=0.02)
+    best = max(speed for speed, _ in peers.values())
+    what = f"{speed:.2f} steps/s, {speed / best:.2f} × trl's best"
+    row("fmstune train", what, ours.losses, ours.peak, ours.estimated, ours.seconds)
+    if device.is_gpu:
+        least = min(peak for _, peak in peers.values())
+        assert ours.peak <= 1.05 * least, peers

@@ -1,0 +1,148 @@
+"""Each way to train on the device learns what float32 with padding learns, within its own precision."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.on_device import STEPS, Device, Row, Seen, arguments, sets, train
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to train. Its losses are at most `apart` from those of the reference: the same rows at the same
+    steps in float32; `None` where it learns something else."""
+
+    arguments: tuple[str, ...]
+    apart: float | None
+    needs: str = ""
+    """A package that may not be there."""
+    gpu: bool = False
+    """Whether a CPU can't do it."""
+
+
+def _training(**values: object) -> tuple[str, ...]:
+    return tuple(sets(**values))
+
+
+CASES = {
+    "bf16": Case(_training(bf16=True), 0.1),
+    "fp16": Case(_training(fp16=True), 0.1, gpu=True),
+    "weights in bfloat16": Case(("--set", "model.dtype=bfloat16"), 0.3),
+    "padded rows": Case(_training(padding_free=False), 1e-3),
+    "eager attention": Case(("--set", "model.attn_implementation=eager"), 1e-3),
+    "FlashAttention 2": Case(
+        ("--set", "model.attn_implementation=flash_attention_2", *_training(bf16=True)),
+        0.1,
+        "flash_attn",
+        True,
+    ),
+    "torch.compile": Case(_training(torch_compile=True), 1e-3, gpu=True),
+    "activations checkpointed": Case(_training(gradient_checkpointing=True), 1e-3),
+    "packing": Case(_training(packing=True), None),
+    "LoRA": Case(("--lora",), None),
+    "QLoRA, 4 bits": Case(("--lora", "--set", "model.quantization=4bit"), None, "bitsandbytes", True),
+    "QLoRA, 8 bits": Case(("--lora", "--set", "model.quantization=8bit"), None, "bitsandbytes", True),
+    "FSDP of one process": Case(("--nproc", "1", *_training(fsdp="full_shard")), 0.1, gpu=True),
+}
+
+
+@pytest.fixture(scope="module")
+def reference(device: Device, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """Plain float32."""
+    # TF32 would be another precision, which is asked for by `training.tf32`.
+    return train(device, tmp_path_factory.mktemp("reference"), *arguments(device, tf32=False))
+
+
+def _check(run: Seen, steps: int = STEPS) -> None:
+    assert len(run.losses) == steps
+    assert all(map(math.isfinite, run.losses))
+    assert min(run.losses[1:]) < run.losses[0], run.losses
+
+
+def test_float32_learns(reference: Seen, row: Row) -> None:
+    _check(reference)
+    row("float32", "learns", reference.losses, reference.peak, reference.estimated, reference.seconds)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_learns_the_same(name: str, device: Device, reference: Seen, row: Row, tmp_path: Path) -> None:
+    case = CASES[name]
+    if case.gpu and not device.is_gpu:
+        pytest.skip("needs CUDA")
+    if case.needs and importlib.util.find_spec(case.needs) is None:
+        pytest.skip(f"{case.needs} is not installed")
+    run = train(device, tmp_path, *arguments(device), *case.arguments)
+    _check(run)
+    what = "learns"
+    if case.apart is not None:
+        apart = max(abs(a - b) for a, b in zip(run.losses, reference.losses, strict=True))
+        what = f"losses at most {apart:.0e} from float32's"
+        assert apart <= case.apart, (run.losses, reference.losses)
+    row(name, what, run.losses, run.peak, run.estimated, run.seconds)
+
+
+def test_deepspeed_learns_the_same(gpu: Device, reference: Seen, row: Row, tmp_path: Path) -> None:
+    if importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed")
+    config = tmp_path / "zero.json"
+    auto = "auto"
+    config.write_text(
+        json.dumps(
+            {
+                "zero_optimization": {"stage": 2},
+                "train_micro_batch_size_per_gpu": auto,
+                "gradient_accumulation_steps": auto,
+                "train_batch_size": auto,
+            }
+        )
+    )
+    run = train(gpu, tmp_path, *arguments(gpu), "--nproc", "1", *sets(deepspeed=config))
+    _check(run)
+    apart = max(abs(a - b) for a, b in zip(run.losses, reference.losses, strict=True))
+    assert apart < 0.1
+    row(
+        "DeepSpeed, ZeRO 2",
+        f"losses at most {apart:.0e} from float32's",
+        run.losses,
+        run.peak,
+        run.estimated,
+        run.seconds,
+    )
+
+
+def test_preferences_are_learnt(device: Device, row: Row, tmp_path: Path) -> None:
+    common = arguments(device)
+    run = train(device, tmp_path, "--method", "dpo", "--data", str(device.pairs), *common)
+    _check(run)
+    assert run.losses[0] == pytest.approx(math.log(2), abs=0.02)  # the model is still its own reference
+    row("DPO", "learns", run.losses, run.peak, run.estimated, run.seconds)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_resumed_run_is_the_unbroken_one(precision: str, device: Device, row: Row, tmp_path: Path) -> None:
+    common = [*arguments(device), *sets(save_strategy="steps", save_steps=4)]
+    if precision == "bf16":
+        common += sets(bf16=True)
+    whole = train(device, tmp_path, *common, out="whole")
+    resumed = train(device, tmp_path, *common, "--resume", "whole/checkpoint-4", out="resumed")
+    apart = max(abs(a - b) for a, b in zip(whole.losses[4:], resumed.losses, strict=True))
+    # Kernels of a GPU add in an order that differs from run to run.
+    assert apart <= (5e-3 if device.is_gpu else 0.0), (whole.losses, resumed.losses)
+    what = "bitwise" if apart == 0 else f"losses at most {apart:.0e} apart"
+    row(f"resumed, {precision}", what, resumed.losses, resumed.peak, resumed.estimated, resumed.seconds)
+
+
+def test_what_the_gpu_does_is_recorded(gpu: Device, tmp_path: Path, row: Row) -> None:
+    if importlib.util.find_spec("pynvml") is None:
+        pytest.skip("nvidia-ml-py is not installed")
+    run = train(gpu, tmp_path, *arguments(gpu), "--set", "resources.interval=1")
+    names = {name for stage, name in run.metrics if stage == "system" and "gpu" in name}
+    assert any("memory" in name for name in names), sorted(run.metrics)
+    assert any("util" in name or "percent" in name for name in names), sorted(names)
+    row("system metrics", f"{len(names)} of the GPU", run.losses, run.peak, run.estimated, run.seconds)
