@@ -23,13 +23,14 @@ BATCH, LENGTH, RATE = 8, 256, 1e-4
 
 
 def write_rows(path: Path) -> None:
-    """The demo's single exchanges as prompt and completion, the shape whose prompts TRL leaves out of the
-    loss for any chat template."""
+    """The demo's single exchanges as prompt and completion, in plain text: of a chat, TRL would learn what
+    the template writes after the answer's end token as well."""
     lines = []
     for line in demo.data_file("train").read_text().splitlines():
         messages = json.loads(line)["messages"]
         if len(messages) == 2:
-            lines.append(json.dumps({"prompt": messages[:1], "completion": messages[1:]}))
+            question, answer = (message["content"] for message in messages)
+            lines.append(json.dumps({"prompt": f"Question: {question}\nAnswer:", "completion": f" {answer}"}))
     path.write_text("\n".join(lines) + "\n")
 
 

@@ -80,7 +80,7 @@ def test_it_is_as_fast_as_trl_at_its_best(device: Device, row: Row, tmp_path: Pa
             0.0,
             seconds,
         )
-        assert found["losses"][0] == pytest.approx(ours.losses[0], rel=0.02)
+        assert found["losses"] == pytest.approx(ours.losses, abs=0.05 if device.is_gpu else 1e-3)
     best = max(speed for speed, _ in peers.values())
     what = f"{speed:.2f} steps/s, {speed / best:.2f} × trl's best"
     row("fmstune train", what, ours.losses, ours.peak, ours.estimated, ours.seconds)

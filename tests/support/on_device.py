@@ -87,16 +87,18 @@ def make_model(folder: Path, *, large: bool) -> Path:
 
 
 def write_rows(path: Path, count: int, exchanges: int) -> Path:
-    """Conversations of the demo's single exchanges as prompt and completion, which TRL labels as fmstune
-    does: as many in the prompt as make it long."""
+    """The demo's single exchanges as prompt and completion, as many in the prompt as make it long. They are
+    plain text: of a chat, TRL would learn what the template writes after the answer's end token as well."""
     chance = random.Random(0)
     lines = [json.loads(line)["messages"] for line in demo.data_file("train").read_text().splitlines()]
     single = [messages for messages in lines if len(messages) == 2]
     with path.open("w") as file:
         for _ in range(count):
             told = [chance.choice(single) for _ in range(chance.randint(1, exchanges))]
-            prompt = [message for messages in told for message in messages]
-            file.write(json.dumps({"prompt": prompt[:-1], "completion": prompt[-1:]}) + "\n")
+            asked = [(question["content"], answer["content"]) for question, answer in told]
+            text = "\n".join(f"Question: {question}\nAnswer: {answer}" for question, answer in asked)
+            prompt, _, completion = text.rpartition("Answer:")
+            file.write(json.dumps({"prompt": f"{prompt}Answer:", "completion": completion}) + "\n")
     return path
 
 
