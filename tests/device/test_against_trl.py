@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.on_device import Device, Row, arguments, run, sets, train
 
+pytestmark = pytest.mark.device
+
 _TRL = """
 import json, sys
 import torch

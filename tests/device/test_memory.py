@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.on_device import Device, Row, arguments, sets, train
 
+pytestmark = pytest.mark.device
+
 _WAYS = {
     "float32": [],
     "bf16": sets(bf16=True),

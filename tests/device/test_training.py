@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.on_device import STEPS, Device, Row, Seen, arguments, sets, train
 
+pytestmark = pytest.mark.device
+
 
 @dataclass(frozen=True)
 class Case:
