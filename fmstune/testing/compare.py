@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,12 +19,20 @@ Points = dict[tuple[str, int | None], list[Any]]
 
 
 def differences(
-    events: Sequence[Event], stored: Stored, changes: Sequence[str], *, replaces: bool, repeats: int = 0
+    events: Sequence[Event],
+    stored: Stored,
+    changes: Sequence[str],
+    *,
+    replaces: bool,
+    repeats: int = 0,
+    single: bool = False,
 ) -> list[str]:
     """What is missing, other than it was tracked, or there too often; what the report names in `changes` is
     right. With `replaces`, a step that is logged again after a resume replaces the value before. So many
-    values may be `repeats` of others."""
+    values may be `repeats` of others. With `single`, the service has single precision."""
     expected = points_of(events, replaces)
+    if single:
+        expected = {key: [as_single(value) for value in values] for key, values in expected.items()}
     found = [*_of_points(expected, stored.points, changes, repeats)]
     if stored.params is not None:
         found += _of_params(params_of(events), stored.params, changes)
@@ -45,6 +54,13 @@ def points_of(events: Iterable[Event], replaces: bool) -> Points:
             logged[key] = number + 1
             held.setdefault(key, [])[number : number + 1] = [value]
     return held
+
+
+def as_single(value: Any) -> Any:
+    """A number as single precision holds it; one that it can't hold as it is."""
+    if not isinstance(value, (int, float)) or not abs(value) < 3.4e38:
+        return value
+    return struct.unpack("f", struct.pack("f", value))[0]
 
 
 def params_of(events: Iterable[Event]) -> dict[str, Any]:

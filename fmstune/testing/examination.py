@@ -265,6 +265,7 @@ class Examination:
             ledger.changes,
             replaces=self._declared["repeated_steps"] == "replaced",
             repeats=repeats,
+            single=self._declared["single_precision"],
         )
         if status is not None and stored.status not in (None, status):
             said.append(f"The run ended as {status}, and the service says {stored.status}.")

@@ -32,7 +32,8 @@ _GUARANTEES: Mapping[str, tuple[Any, ...]] = {
 def declared(folder: Path, reference: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What the tracker guarantees."""
     tracker = build_tracker(reference, "t", options)
-    return {name: getattr(tracker, name) for name in _GUARANTEES}
+    said = {name: getattr(tracker, name) for name in _GUARANTEES}
+    return {**said, "single_precision": tracker.limits.single_precision}
 
 
 def interface(folder: Path, reference: str, options: Mapping[str, Any]) -> list[str]:

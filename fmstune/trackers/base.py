@@ -152,6 +152,11 @@ class Tracker:
         """Whether it has a `track_point` of its own, rather than one call of `track` for each value."""
         return type(self).track_point is not Tracker.track_point
 
+    @property
+    def hears_of_resumes(self) -> bool:
+        """Whether it has a `resumed` of its own."""
+        return type(self).resumed is not Tracker.resumed
+
     # -- hooks with working defaults ----------------------------------------------------------
 
     def open(self, start: RunStart) -> TrackerRun:
@@ -181,6 +186,10 @@ class Tracker:
         if table.repeats:
             name += f" ({table.repeats + 1})"
         self.set_params({str(number): dict(row) for number, row in enumerate(table.rows, 1)}, name)
+
+    def resumed(self, step: int) -> None:
+        """The run continues from this step, for a service that has to be told: what was tracked of later
+        steps is tracked once more."""
 
     def flush(self) -> None:
         """Return when everything handed over so far is safe with the service.

@@ -60,6 +60,14 @@ class OldShapeTracker(Tracker):
         else:
             super().track_table(table)
 
+    @property
+    def hears_of_resumes(self) -> bool:
+        return hasattr(self.inner, "resumed")
+
+    def resumed(self, step: int) -> None:
+        if hasattr(self.inner, "resumed"):
+            self.inner.resumed(step)
+
     def flush(self) -> None:
         if hasattr(self.inner, "flush"):
             self.inner.flush()

@@ -77,6 +77,7 @@ class Limits:
     `paths`, names are relative paths without empty or dotted parts.
 
     Values: `max_value` is the length of a text, `integer_bits` the size of a signed integer,
+    `single_precision` whether metrics are kept with 24 bits and up to 3.4e38,
     `nan` and `infinite` whether metrics may be NaN or infinite, `text_metrics` whether a metric may be
     something else than a number, `nested` whether params may be nested, `text_params` whether all of them
     become texts, `params_change` whether a param can be given another value, `nul` whether a text may contain
@@ -89,6 +90,7 @@ class Limits:
     nested: bool = True
     nan: bool = True
     infinite: bool = True
+    single_precision: bool = False
     text_metrics: bool = False
     integer_bits: int | None = None
     nul: bool = True

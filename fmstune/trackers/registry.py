@@ -29,6 +29,7 @@ BUILT_IN: dict[str, str] = {
     "aim": "fmstune.trackers.aimstack_tracker:AimStackTracker",
     "wandb": "fmstune.trackers.wandb_tracker:WandbTracker",
     "mlflow": "fmstune.trackers.mlflow_tracker:MlflowTracker",
+    "tensorboard": "fmstune.trackers.tensorboard_tracker:TensorBoardTracker",
     "file": "fmstune.trackers.file_tracker:FileTracker",
 }
 

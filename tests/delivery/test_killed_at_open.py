@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from fmstune.delivery.sync import sync
+from fmstune.testing.compare import as_single
 from fmstune.trackers.registry import reference
 from tests.support.aim_servers import aim_server, free_port
-from tests.support.end_to_end import Points, aim_points, journal_points, mlflow_points
+from tests.support.end_to_end import Points, aim_points, journal_points, mlflow_points, tensorboard_points
+from tests.support.extras import skip_without_package_of
 from tests.support.made_runs import make_run
 from tests.support.mlflow_servers import mlflow_server
 from tests.support.wandb_cloud import WandbCloud
@@ -95,11 +97,18 @@ def wandb_online(folder: Path) -> Iterator[Service]:
         yield Service("wandb", {"mode": "online", "project": "p", "dir": str(folder)}, points)
 
 
+@contextlib.contextmanager
+def tensorboard_in_a_folder(folder: Path) -> Iterator[Service]:
+    skip_without_package_of("tensorboard")
+    yield Service("tensorboard", {"dir": str(folder)}, lambda: tensorboard_points(folder))
+
+
 SERVICES: dict[str, Callable[[Path], AbstractContextManager[Service]]] = {
     "aim in a folder": aim_in_a_folder,
     "aim behind a server": aim_behind_a_server,
     "mlflow behind a server": mlflow_behind_a_server,
     "wandb online": wandb_online,
+    "tensorboard in a folder": tensorboard_in_a_folder,
 }
 
 
@@ -114,4 +123,7 @@ def test_the_next_process_opens_the_run_that_is_there_and_makes_no_second_one(
         assert died.returncode == 9, died.stderr
         (line,) = sync(run, None, {found.tracker: found.options}, reference, check_within=300)
         assert line.state == "complete", line
-        assert found.points() == journal_points(run)
+        there, wanted = found.points(), journal_points(run)
+        if found.tracker == "tensorboard":
+            wanted = {key: as_single(value) for key, value in wanted.items()}
+        assert there == wanted

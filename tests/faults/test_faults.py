@@ -25,7 +25,6 @@ from fmstune.delivery.sync import sync
 from fmstune.run.run import run
 from fmstune.run.tracking import TrackerCheckFailed
 from fmstune.trackers.registry import reference
-from tests.support.end_to_end import journal_points
 from tests.support.scenes import BAD_IMPORT, LAST, SCENES, Scene, wandb
 from tests.support.tuned import weights
 
@@ -103,10 +102,10 @@ def test_the_training_is_untouched_and_nothing_is_lost(
         options = {scene.tracker: scene.options_when_well} if scene.options_when_well else {}
         (line,) = sync(Path("out"), None, options, reference, check_within=300)
         assert line.state == "complete", line
-        assert scene.points() == journal_points(Path("out"))
+        assert scene.points() == scene.expected(Path("out"))
         (again,) = sync(Path("out"), None, options, reference, check_within=300)
         assert again.state == "complete"
-        assert scene.points() == journal_points(Path("out"))
+        assert scene.points() == scene.expected(Path("out"))
         seen.append(f"| {who} | {fault} | {at_end} | {line.delivered}/{line.total} |")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.trackers.records import merged
-from tests.support.readers import read_aim, read_wandb_offline, wandb_offline_dirs
+from tests.support.readers import event_accumulator, read_aim, read_wandb_offline, wandb_offline_dirs
 
 Points = dict[tuple[str, str, int], float]
 """The value of each (stage, metric, step); the last one counts where a step was logged again."""
@@ -81,6 +81,18 @@ def mlflow_points(store: Path) -> Points:
         points = [(each.step, each.value) for each in client.get_metric_history(run.info.run_id, key)]
         assert len(points) == len({step for step, _ in points}), "a point arrived twice"
         found |= {(stage, name, step): value for step, value in points}
+    return found
+
+
+def tensorboard_points(logs: Path) -> Points:
+    """Every point of the one run in a folder of TensorBoard's, to its single precision."""
+    (run,) = (path for path in logs.iterdir() if path.is_dir())
+    reader, found = event_accumulator(run), Points()
+    for tag in reader.Tags()["scalars"]:
+        stage, name = tag.split("/", 1)
+        steps = [each.step for each in reader.Scalars(tag)]
+        assert len(steps) == len(set(steps)), "a point arrived twice"
+        found |= {(stage, name, each.step): each.value for each in reader.Scalars(tag)}
     return found
 
 

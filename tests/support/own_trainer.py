@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +19,9 @@ from fmstune import demo
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.hf_callback import OwnRunCallback
 from fmstune.trackers.records import Limits, RunStart, Status, TrackerRun
-from tests.support.readers import read_aim, read_wandb_offline, wandb_offline_dirs
+from tests.support.extras import skip_without_package_of
+from tests.support.mlflow_servers import store_in
+from tests.support.readers import event_accumulator, read_aim, read_wandb_offline, wandb_offline_dirs
 
 
 def trainer_of_ones_own(
@@ -96,10 +100,67 @@ def seen_in_file(folder: Path) -> list[Seen]:
     return list(runs.values())
 
 
-TRACKERS: dict[str, tuple[dict[str, Any], Callable[[Path], list[Seen]]]] = {
-    "aim": ({"repo": "."}, seen_by_aim),
-    "wandb": ({"mode": "offline"}, seen_by_wandb),
-    "file": ({"path": "m.jsonl"}, seen_in_file),
+def seen_by_mlflow(folder: Path) -> list[Seen]:
+    from mlflow.tracking import MlflowClient
+
+    client, runs = MlflowClient(f"sqlite:///{folder}/mlflow.db"), []
+    for run in client.search_runs(["0"]):
+        values: dict[tuple[str | None, str], list[Any]] = {}
+        for key in run.data.metrics:
+            stage, name = ("eval", key[5:]) if key.startswith("eval_") else ("train", key)
+            stage, name = tuple(key.split("/", 1)) if "/" in key else (stage, name)
+            found = sorted(client.get_metric_history(run.info.run_id, key), key=lambda each: each.timestamp)
+            values[stage, name] = [each.value for each in found]
+        params: dict[str, Any] = {}
+        for key, text in run.data.params.items():
+            namespace, _, name = key.partition(".")
+            with contextlib.suppress(ValueError, SyntaxError):
+                text = ast.literal_eval(text)
+            params.setdefault(namespace, {})[name] = text
+        words = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}
+        runs.append(Seen(run.info.run_name, words.get(run.info.status), values, params))
+    return runs
+
+
+def seen_by_tensorboard(folder: Path) -> list[Seen]:
+    runs = []
+    for path in (folder / "tensorboard").iterdir():
+        found = event_accumulator(path)
+        values: dict[tuple[str | None, str], list[Any]] = {}
+        for tag in found.Tags()["scalars"]:
+            stage, _, name = tag.partition("/")
+            values[stage, name] = [each.value for each in found.Scalars(tag)]
+        texts = {
+            tag: found.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
+            for tag in found.Tags()["tensors"]
+            if found.summary_metadata[tag].plugin_data.plugin_name == "text"
+        }
+        status = texts.pop("status", "").partition(":")[0] or None
+        params = {tag: json.loads(text.strip("`json\n")) for tag, text in texts.items()}
+        runs.append(Seen(path.name, status, values, params))
+    return runs
+
+
+class Known(NamedTuple):
+    """A tracker's options, what its service holds in a folder, and what that folder needs before."""
+
+    given: dict[str, str]
+    seen: Callable[[Path], list[Seen]]
+    prepare: Callable[[Path], object] = lambda _: None
+
+    def options(self, folder: Path) -> dict[str, str]:
+        """The options for this folder: MLflow keeps a store open by its address, which has to be whole."""
+        skip_without_package_of(next(iter(self.given.values())))
+        self.prepare(folder)
+        return {key: value.format(folder=folder) for key, value in self.given.items()}
+
+
+TRACKERS = {
+    "aim": Known({"repo": "."}, seen_by_aim),
+    "wandb": Known({"mode": "offline"}, seen_by_wandb),
+    "mlflow": Known({"tracking_uri": "sqlite:///{folder}/mlflow.db"}, seen_by_mlflow, store_in),
+    "tensorboard": Known({"dir": "tensorboard"}, seen_by_tensorboard),
+    "file": Known({"path": "m.jsonl"}, seen_in_file),
 }
 
 

@@ -9,7 +9,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.commands import fmstune
 
@@ -121,3 +124,10 @@ def read_aim(repository: Path, *, reindex: bool = False) -> list[AimRun]:
         AimRun(**{**run, "points": {(name, subset): points for name, subset, points in run["points"]}})
         for run in found
     ]
+
+
+def event_accumulator(folder: Path) -> EventAccumulator:
+    """All that TensorBoard's own reader finds in the event files of a folder."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()

@@ -20,9 +20,11 @@ import psutil
 import pytest
 
 from fmstune.delivery.report import report
+from fmstune.testing.compare import as_single
 from tests.sample_trackers import collected
 from tests.support.aim_servers import aim_server, empty_repository, free_port
-from tests.support.end_to_end import Points, aim_points, mlflow_points
+from tests.support.end_to_end import Points, aim_points, journal_points, mlflow_points, tensorboard_points
+from tests.support.extras import skip_without_package_of
 from tests.support.mlflow_servers import mlflow_server
 from tests.support.waiting import wait_for
 from tests.support.wandb_cloud import Answer, WandbCloud
@@ -50,6 +52,12 @@ class Scene:
     heal: Callable[[], None] = nothing
     environment: Mapping[str, str] = field(default_factory=dict)
     options_when_well: Mapping[str, Any] = field(default_factory=dict)
+
+    def expected(self, directory: Path) -> Points:
+        """The points of the run's journal, as the service can hold them."""
+        points = journal_points(directory)
+        single = self.tracker == "tensorboard"
+        return {key: as_single(value) for key, value in points.items()} if single else points
 
 
 Play = Callable[[Path], AbstractContextManager[Scene]]
@@ -236,6 +244,45 @@ def aim_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
         yield Scene("aim", {"repo": str(repository)}, lambda: aim_points(repository), strike, heal=disk.free)
 
 
+@contextlib.contextmanager
+def tensorboard_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
+    """Event files that end in the middle of a record."""
+    skip_without_package_of("tensorboard")
+    logs = folder / "logs"
+
+    def strike() -> None:
+        wait_for(lambda: report(Path("out"), ["tensorboard"])[0].delivered)
+        disk.fill(50)  # each process begins a file, of which it gets so far
+
+    with NoRoom() as disk:
+        points = functools.partial(tensorboard_points, logs)
+        yield Scene("tensorboard", {"dir": str(logs)}, points, strike, heal=disk.free)
+
+
+@contextlib.contextmanager
+def tensorboard_whose_shipper_is_killed(folder: Path) -> Iterator[Scene]:
+    """Event files whose writer is killed again and again from a step on."""
+    skip_without_package_of("tensorboard")
+    logs, before = folder / "logs", set(psutil.Process().children())
+    healed = threading.Event()
+
+    def kill() -> None:
+        while not healed.wait(0.05):
+            for process in set(psutil.Process().children()) - before:
+                for child in process.children():
+                    with contextlib.suppress(psutil.Error):
+                        child.kill()
+
+    killer = threading.Thread(target=kill)
+
+    def heal() -> None:
+        healed.set()
+        killer.join()
+
+    points = functools.partial(tensorboard_points, logs)
+    yield Scene("tensorboard", {"dir": str(logs)}, points, killer.start, heal=heal)
+
+
 class NoRoom:
     """Lets no file of any process that this one has started grow beyond a size, until it is freed.
 
@@ -246,7 +293,7 @@ class NoRoom:
     def __init__(self) -> None:
         self._freed = threading.Event()
         self._watcher: threading.Thread | None = None
-        self._spared = set(psutil.Process().children())  # servers that other tests share
+        self._spared = set(psutil.Process().children(recursive=True))  # servers that other tests share
 
     def fill(self, size: int) -> None:
         """Begin; processes that are started later are found within milliseconds."""
@@ -271,7 +318,7 @@ class NoRoom:
             self._limit(size)
 
     def _limit(self, size: int) -> None:
-        for process in set(psutil.Process().children()) - self._spared:
+        for process in set(psutil.Process().children(recursive=True)) - self._spared:
             with contextlib.suppress(psutil.Error):
                 process.rlimit(psutil.RLIMIT_FSIZE, (size, size))
 
@@ -327,6 +374,8 @@ SCENES: dict[str, tuple[str, Play]] = {
     "server not there from the start": ("mlflow", mlflow("refused")),
     "server killed after some steps": ("mlflow", mlflow("killed")),
     "server killed at its end": ("mlflow", mlflow("killed", LAST)),
+    "disk of the folder full in mid-run": ("tensorboard", tensorboard_on_a_disk_that_fills),
+    "its process killed ever again": ("tensorboard", tensorboard_whose_shipper_is_killed),
     "disk full from the start": ("file", full_disk),
     "disk full in mid-run": ("file", file_on_a_disk_that_fills),
 }

@@ -116,6 +116,32 @@ def _mlflow_keys(name: str) -> list[str]:
     return keys
 
 
+def from_tensorboard(folder: Path) -> Stored:
+    """The one run below the folder `tensorboard`. A tag is a metric's, a table's or that of a namespace."""
+    from tests.support.readers import event_accumulator
+
+    (run,) = (folder / "tensorboard").iterdir()
+    found = event_accumulator(run)
+    status = None
+    points = [[tag, each.step, each.value] for tag in found.Tags()["scalars"] for each in found.Scalars(tag)]
+    tables: list[Any] = []
+    params: dict[str, Any] = {}
+    for tag in found.Tags()["tensors"]:
+        if found.summary_metadata[tag].plugin_data.plugin_name != "text":
+            continue
+        for each in found.Tensors(tag):
+            texts = [text.decode() for text in each.tensor_proto.string_val]
+            sizes = [dim.size for dim in each.tensor_proto.tensor_shape.dim]
+            if sizes:
+                rows = [texts[at : at + sizes[1]] for at in range(0, len(texts), sizes[1])]
+                tables.append([tag, each.step, [_row(rows[0], cells) for cells in rows[1:]]])
+            elif tag == "status":
+                status = texts[0].partition(":")[0]
+            else:
+                params[tag] = json.loads(texts[0].removeprefix("```json\n").removesuffix("\n```"))
+    return {"points": points, "params": params, "tables": tables, "status": status}
+
+
 class Naive(Tracker):
     """A plug-in of the few lines that the interface asks for, on a service that replaces a namespace."""
 

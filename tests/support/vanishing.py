@@ -12,7 +12,9 @@ from typing import Any
 from fmstune.trackers.aimstack_tracker import AimStackTracker
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.file_tracker import FileTracker
+from fmstune.trackers.mlflow_tracker import MlflowTracker
 from fmstune.trackers.records import MetricPoint
+from fmstune.trackers.tensorboard_tracker import TensorBoardTracker
 from fmstune.trackers.wandb_tracker import WandbTracker
 
 COPIED_AT, STRUCK_AT = 5, 8
@@ -58,9 +60,18 @@ class VanishingWandb(_Vanishing, WandbTracker):
     storage = "wandb"
 
 
+class VanishingMlflow(_Vanishing, MlflowTracker):
+    storage = "mlflow.db"
+
+
+class VanishingTensorboard(_Vanishing, TensorBoardTracker):
+    storage = "tensorboard"
+
+
 def options(kind: str) -> dict[str, Any]:
     """The options of one of them."""
     found: dict[str, dict[str, Any]] = {
         "File": {"path": "stored.jsonl"}, "Aim": {"repo": "."}, "Wandb": {"mode": "offline", "dir": "."},
+        "Mlflow": {"tracking_uri": "sqlite:///mlflow.db"}, "Tensorboard": {"dir": "tensorboard"},
     }  # fmt: skip
     return found[kind]

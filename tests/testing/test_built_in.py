@@ -9,6 +9,7 @@ import pytest
 
 from fmstune.testing import Delivered, Stored, TrackerConformance
 from fmstune.testing.lives import Nursery, nursery
+from tests.support.extras import needs_tensorboard
 from tests.support.mlflow_servers import store_in
 
 
@@ -54,6 +55,20 @@ class TestMlflow(BuiltIn):
         store_in(folder)
         for name in ("one", "other"):  # of the two trackers at once
             store_in(folder / name)
+
+
+@needs_tensorboard
+class TestTensorBoard(BuiltIn):
+    tracker = "tensorboard"
+    options: ClassVar = {"dir": "tensorboard"}
+    modules = (
+        "tensorboard.summary.writer.record_writer",
+        "tensorboard.compat.proto.event_pb2",
+        "tensorboard.plugins.hparams.plugin_data_pb2",
+        "tensorboard.plugins.text.metadata",
+        "tensorboard.backend.event_processing.event_accumulator",
+    )
+    reader = "from_tensorboard"
 
 
 class TestFile(BuiltIn):

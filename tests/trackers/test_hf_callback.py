@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from fmstune import get_tracker
 from fmstune.trackers.hf_callback import split_stages
 from fmstune.trackers.records import TrackerError
+from fmstune.trackers.registry import BUILT_IN
 from tests.support.own_trainer import TRACKERS, Rude, log, own_callback, seen_in_file, trainer_of_ones_own
 
 
@@ -22,8 +23,8 @@ def test_one_callback_is_one_run_whatever_is_tracked_before_and_after_the_traini
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options, seen = TRACKERS[name]
-    tracker = get_tracker(name, **options)
+    seen = TRACKERS[name].seen
+    tracker = get_tracker(name, **TRACKERS[name].options(tmp_path))
     tracker.track(0.25, "before", "mine", step=0)
     callback = own_callback(tracker, strict=True)
     score = {"verdict": "good", "score": np.float64(0.5), "array": np.array([1.0, 2.0])}
@@ -88,7 +89,7 @@ def test_a_callback_that_is_asked_for_twice_is_one_and_a_closed_one_takes_nothin
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tracker = get_tracker(name, **TRACKERS[name][0])
+    tracker = get_tracker(name, **TRACKERS[name].options(tmp_path))
     first = own_callback(tracker)
     log(first, {"loss": 1.0})
     assert own_callback(tracker) is first
@@ -106,7 +107,7 @@ def test_a_callback_that_is_asked_for_twice_is_one_and_a_closed_one_takes_nothin
     log(second, {"loss": 5.0}, name="another")
     second.close()
     wandb.teardown()
-    found = {run.name: (run.status, run.values["train", "loss"]) for run in TRACKERS[name][1](tmp_path)}
+    found = {run.name: (run.status, run.values["train", "loss"]) for run in TRACKERS[name].seen(tmp_path)}
     assert found == {"by-hand": ("finished", [1.0]), "another": ("finished", [5.0])}
 
 
@@ -128,7 +129,7 @@ def test_two_trackers_of_fmstune_are_no_double_for_transformers() -> None:
 
 
 def test_every_tracker_of_fmstune_gives_a_callback() -> None:
-    for name in ("none", "aim", "wandb", "mlflow", "file"):
+    for name in BUILT_IN:
         assert isinstance(get_tracker(name).get_hf_callback(), TrainerCallback)
 
 

@@ -55,7 +55,7 @@ SIGNALS = {
 
 
 def run_script(folder: Path, name: str, how: str) -> int:
-    command = [sys.executable, "-c", _SCRIPT, name, repr(TRACKERS[name][0]), how]
+    command = [sys.executable, "-c", _SCRIPT, name, repr(TRACKERS[name].options(folder)), how]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, cwd=folder, env=environment, **pipes) as process:  # type: ignore[call-overload]
@@ -70,6 +70,8 @@ def run_script(folder: Path, name: str, how: str) -> int:
     [
         ("aim", "raises", "failed"),
         ("wandb", "raises", "failed"),
+        ("mlflow", "raises", "failed"),
+        ("tensorboard", "raises", "failed"),
         ("file", "raises", "failed"),
         ("file", "ends", "finished"),
         ("file", "closed", "finished"),
@@ -77,6 +79,8 @@ def run_script(folder: Path, name: str, how: str) -> int:
         ("file", "waits", "interrupted"),
         ("aim", "terminated", "interrupted"),
         ("wandb", "terminated", "interrupted"),
+        ("mlflow", "terminated", "interrupted"),
+        ("tensorboard", "terminated", "interrupted"),
         ("file", "hung up", "interrupted"),
         ("file", "forks", "finished"),
     ],
@@ -85,7 +89,7 @@ def test_the_end_of_the_process_closes_the_run_with_its_status(
     name: str, how: str, status: str, tmp_path: Path
 ) -> None:
     code = run_script(tmp_path, name, how)
-    (run,) = TRACKERS[name][1](tmp_path)
+    (run,) = TRACKERS[name].seen(tmp_path)
     assert run.status == status
     assert run.values["mine", "before"] == [0.25]
     assert (code == 0) == (how in ("ends", "closed", "in a training", "forks"))

@@ -26,10 +26,11 @@ from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
-from fmstune.testing.compare import Points, comparable, is_named, params_of, points_of
+from fmstune.testing.compare import Points, as_single, comparable, is_named, params_of, points_of
 from fmstune.testing.lives import Kill, Nursery, nursery
 from fmstune.trackers.records import MetricPoint, Table
 from fmstune.trackers.values.normalise import as_text
+from tests.support.extras import skip_without_package_of
 from tests.support.journals import open_journal
 from tests.support.mlflow_servers import store_in
 
@@ -49,6 +50,8 @@ class Back:
     numbered: bool = False
     flat: bool = False
     store: bool = False
+    single: bool = False
+    forgets: bool = False
 
 
 BACKS = {
@@ -66,6 +69,15 @@ BACKS = {
     "mlflow": Back(
         f"{TRACKERS}.mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"},
         ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"), "from_mlflow", flat=True, store=True,
+    ),
+    "tensorboard": Back(
+        f"{TRACKERS}.tensorboard_tracker:TensorBoardTracker", {"dir": "tensorboard"},
+        (
+            "tensorboard.summary.writer.record_writer", "tensorboard.compat.proto.event_pb2",
+            "tensorboard.plugins.hparams.plugin_data_pb2", "tensorboard.plugins.text.metadata",
+            "tensorboard.backend.event_processing.event_accumulator",
+        ),
+        "from_tensorboard", forgets=True, single=True,
     ),
     "plug-in": Back("tests.support.stored:Naive", {}, (), "from_naive", kill_repeats=True),
 }  # fmt: skip
@@ -153,11 +165,13 @@ def nurseries() -> Iterator[Callable[[Back], Nursery]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "examples"), [("aim", 5), ("wandb", 3), ("mlflow", 4), ("file", 25), ("plug-in", 25)]
+    ("name", "examples"),
+    [("aim", 5), ("wandb", 3), ("mlflow", 4), ("tensorboard", 15), ("file", 25), ("plug-in", 25)],
 )
 def test_what_counts_as_delivered_can_be_read_back_or_is_named(
     name: str, examples: int, nurseries: Callable[[Back], Nursery]
 ) -> None:
+    skip_without_package_of(name)
     back = BACKS[name]
 
     @given(
@@ -200,15 +214,30 @@ def read_back(
     assert ledger is not None
     assert line.state == "complete", line
     events = list(JournalReader(directory / TRACKING_DIR / JOURNAL_NAME))
+    if back.forgets:
+        events = without_forgotten(events)
     stored = lives.read(f"tests.support.stored:{back.reader}", directory.parent)
     repeats = len(kills) if back.kill_repeats else 0
     expected = points_of(events, back.replaces)
+    if back.single:
+        expected = {key: list(map(as_single, values)) for key, values in expected.items()}
     compare_points(expected, stored["points"], ledger.changes, repeats, back.numbered)
     if back.flat:
         compare_texts(params_of(events), stored["params"]["*"], ledger.changes)
     else:
         compare_params(params_of(events), stored["params"], ledger.changes)
     compare_tables(tables_of(events, back.replaces), stored["tables"], ledger.changes)
+
+
+def without_forgotten(events: list[Event]) -> list[Event]:
+    """The events without those of the steps that a resumed run logs again: all of these are forgotten."""
+    kept: list[Event] = []
+    for event in events:
+        if event.kind == "resume":
+            last = event.step or 0
+            kept = [each for each in kept if each.kind == "params" or (each.step or 0) <= last]
+        kept.append(event)
+    return kept
 
 
 def compare_points(

@@ -92,7 +92,8 @@ class Delivery(Standing):
 
     def _attempt(self, event: Event, final: bool = False, *, again: bool = False) -> bool:
         """Hand one event to the tracker; whether that was no failure. Raises when the run can't be opened."""
-        if event.kind == "resume" or (event.kind == "status" and not final):
+        unheard = event.kind == "resume" and not self._tracker.hears_of_resumes
+        if unheard or (event.kind == "status" and not final):
             self.ledger = self._with_suspicion(self.ledger.suspicion.taken([event.seq]))
             return True  # a status that more events follow was not the end: the run was resumed
         self._open_run()

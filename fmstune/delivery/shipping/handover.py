@@ -27,7 +27,14 @@ class Params:
     namespace: str | None
 
 
-Call = MetricPoint | Table | Params
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A call of `resumed`."""
+
+    step: int
+
+
+Call = MetricPoint | Table | Params | Resumed
 
 
 class HandOver:
@@ -60,6 +67,8 @@ class HandOver:
             tracker.track_table(call)
         elif isinstance(call, Params):
             tracker.set_params(call.values, call.namespace)
+        elif isinstance(call, Resumed):
+            tracker.resumed(call.step)
         return call is not None
 
     def _call(self, event: Event) -> Call | None:
@@ -113,6 +122,7 @@ class _Past:
             step = adapt.step(event.step)
             if step is not None:
                 self._counts.resume(step)
+                return Resumed(step)
         elif event.kind == "metrics":
             return self._point(event)
         elif event.kind == "table":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from fmstune.trackers.records import Limits, utf8
 
 _MOST_CHANGES = 50
 _STEP_BITS = 64
+_MOST_SINGLE, _MOST_COUNT = 3.4028234e38, 1 << 24
 _DOTTED = re.compile(r"^(\.\.|\.?$)")
 """What a part of a path begins with, or is, and must not."""
 
@@ -156,10 +158,23 @@ class Normaliser:
                 f"metric {shown} was not finite at times; those points are in the journal only"
             )
         if isinstance(value, (int, float)):
-            return value
+            return self._single(value, shown) if self._limits.single_precision else value
         if self._limits.text_metrics and value is not None:
             return self._value(value, name)
         return self._leave_out(f"metric {shown} is not a number and is kept in the journal only")
+
+    def _single(self, value: float, shown: str) -> Any:
+        """A number of a service that has single precision. That it keeps seven digits is no news of each
+        metric; that a count is another one is."""
+        if isinstance(value, float) and not math.isfinite(value):
+            return value
+        if abs(value) > _MOST_SINGLE:
+            return self._leave_out(
+                f"metric {shown} was beyond 3.4e38 at times; those points are in the journal only"
+            )
+        if abs(value) > _MOST_COUNT and value == int(value) and value != _as_single(value):
+            self.note(f"metric {shown} has integers beyond 24 bits, which are rounded")
+        return value
 
     def _takes(self, value: float) -> bool:
         if math.isfinite(value):
@@ -283,6 +298,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _of_stage(reserved: frozenset[str], stage: str | None) -> frozenset[str]:
     prefix = f"{stage}/" if stage else ""
     return frozenset(name.removeprefix(prefix) for name in reserved if name.startswith(prefix))
+
+
+def _as_single(value: float) -> float:
+    found: float = struct.unpack("f", struct.pack("f", value))[0]
+    return found
 
 
 def _fits(value: int, bits: int) -> bool:

@@ -1,0 +1,240 @@
+"""The event files of a run's folder, as TensorBoard reads them: records are appended, each once.
+
+An event of the journal is one record, which has its number. Each process begins a file of its own, as
+TensorBoard's own writers do; what a killed one left of a last record is passed over by all readers. What is
+said of the SDK was seen with tensorboard 2.21."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+_NAME = "events.out.tfevents."
+_HPARAMS = f"{_NAME}0000000001.hparams"
+"""Sorts before all others. Of what is known of a session TensorBoard keeps the first that it reads, so that
+this file is replaced, where others grow."""
+_VERSION = "brain.Event:2"
+_WRITER = "fmstune "
+_NEVER = -(1 << 64)
+_LONGEST_RECORD = 1 << 31  # which is what protocol buffers allow
+SCALARS, TEXT, TABLE = "a metric", "a text", "a table"
+
+
+class EventFiles:
+    """What the folder of a run holds, and the file that is appended to.
+
+    `mark` says whose the newest file is, `held` which events of the run `run_id` are there, `kinds` what each
+    tag is, and `steps` the last step of each. `session` is what is known of the hyperparameters.
+    """
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        """Read what is there. Changes nothing. Raises `OSError`."""
+        from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG, SESSION_START_INFO_TAG
+        from tensorboard.plugins.hparams.plugin_data_pb2 import SessionStartInfo
+
+        self.folder = folder
+        self.mark: dict[str, Any] = {}
+        self.held: set[int] = set()
+        self.kinds = dict.fromkeys((SESSION_START_INFO_TAG, SESSION_END_INFO_TAG), "the session")
+        self.session = SessionStartInfo(start_time_secs=time.time())
+        self.steps: dict[str, int] = {}
+        self._run_id = run_id
+        self._sizes: dict[Path, tuple[int, int]] = {}  # inode and size of each file
+        self._file: int | None = None
+        self._path = folder
+        for path in event_files(folder):
+            self._read(path)
+        self._read_session()
+
+    def begin(self, mark: dict[str, Any]) -> None:
+        """Begin a file of this process. Raises `OSError`."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stamps = [int(part) for path in self._sizes if (part := path.name[len(_NAME) :][:10]).isdecimal()]
+        stamp = max([int(time.time()), *(last + 1 for last in stamps)])  # they are read in the order of names
+        self._path = self.folder / f"{_NAME}{stamp:010d}.{socket.gethostname()}.{os.getpid()}"
+        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+        self._sizes[self._path] = (os.fstat(self._file).st_ino, 0)
+        head = Event(wall_time=time.time(), file_version=_VERSION)
+        head.source_metadata.writer = f"{_WRITER}{json.dumps(mark)}"
+        # Of a folder, the first start is none that makes TensorBoard forget what lies before it.
+        start = Event(wall_time=time.time(), session_log=SessionLog(status=SessionLog.START))
+        first = not self.held and not self.steps
+        try:
+            self._write([head, start] if first else [head])
+        except OSError:
+            self._path.unlink(missing_ok=True)  # else each process would leave one while a disk is full
+            raise
+
+    def move(self, folder: Path) -> None:
+        """Give the folder another name, under which there is nothing yet. Raises `OSError`."""
+        self.folder.rename(folder)
+        self._sizes = {folder / path.name: size for path, size in self._sizes.items()}
+        self.folder, self._path = folder, folder / self._path.name
+
+    def append(self, event: Event, seq: int | None) -> set[str]:
+        """Write an event of this number, and say of which metrics and tables it has a step that is not beyond
+        the last one. Raises `OSError`, after which nothing of it is there."""
+        if seq is not None:
+            event.source_metadata.writer = f"{_WRITER}{seq}"
+        self._write([event])
+        if seq is not None:
+            self.held.add(seq)
+        before = {
+            value.tag for value in event.summary.value if event.step <= self.steps.get(value.tag, _NEVER)
+        }
+        self._note(event)
+        return {tag for tag in before if self.kinds[tag] != TEXT}
+
+    def write_session(self, status: int | None = None) -> None:
+        """Put what is known of the session, and with which of TensorBoard's words it ended, into its file, in
+        the place of what was there. Raises `OSError`."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.plugins.hparams import metadata
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+
+        def event(tag: str, said: HParamsPluginData) -> Event:
+            about = metadata.create_summary_metadata(said)
+            value = Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)
+            return Event(wall_time=time.time(), summary=Summary(value=[value]))
+
+        events = [Event(wall_time=time.time(), file_version=_VERSION)]
+        start = HParamsPluginData(session_start_info=self.session)
+        events.append(event(metadata.SESSION_START_INFO_TAG, start))
+        if status is not None:
+            end = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()))
+            events.append(event(metadata.SESSION_END_INFO_TAG, end))
+        temporary = (
+            self.folder / f".hparams.{os.getpid()}.tmp"
+        )  # which TensorBoard takes for no file of events
+        try:
+            temporary.write_bytes(b"".join(map(_record, events)))
+            temporary.replace(self.folder / _HPARAMS)
+        except OSError:
+            with contextlib.suppress(OSError):  # a full disk leaves an empty file
+                temporary.unlink(missing_ok=True)
+            raise
+
+    def holds(self, last: int) -> bool:
+        """Whether all files are still those that were read and written, and an event with the number `last`,
+        or a later one, is there."""
+        for path, (inode, size) in self._sizes.items():
+            try:
+                found = path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            if found.st_ino != inode or found.st_size < size:
+                return False
+        return last <= max(self.held, default=0)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _write(self, events: Sequence[Event]) -> None:
+        assert self._file is not None
+        data = b"".join(map(_record, events))
+        size = self._sizes[self._path][1]
+        written = os.write(self._file, data)
+        if written != len(data):
+            os.ftruncate(self._file, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        self._sizes[self._path] = (self._sizes[self._path][0], size + written)
+
+    def _read(self, path: Path) -> None:
+        found = path.stat()
+        self._sizes[path] = (found.st_ino, found.st_size)
+        own = False
+        for event in read_events(path):
+            writer = event.source_metadata.writer
+            said = writer.removeprefix(_WRITER) if writer.startswith(_WRITER) else ""
+            if event.file_version:
+                self.mark = _mark(said) or self.mark
+                own = self.mark.get("run_id") == self._run_id
+            elif own and said.isdecimal():
+                self.held.add(int(said))
+            self._note(event)
+
+    def _read_session(self) -> None:
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+        path = self.folder / _HPARAMS
+        for event in read_events(path) if path.is_file() else ():
+            for value in event.summary.value:
+                said = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                if said.HasField("session_start_info"):
+                    self.session = said.session_start_info
+
+    def _note(self, event: Event) -> None:
+        if event.HasField("session_log"):  # the run was resumed before this step
+            self.steps = {tag: min(last, event.step - 1) for tag, last in self.steps.items()}
+        for value in event.summary.value:
+            self.kinds.setdefault(value.tag, _kind(value))
+            self.steps[value.tag] = event.step
+
+
+def event_files(folder: Path) -> list[Path]:
+    """The files of a folder that grow, in the order in which TensorBoard reads them."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if "tfevents" in path.name and path.name != _HPARAMS)
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """The records of a file up to one that is torn.
+
+    Checksums are not looked at: in Python they would take a thousand times longer than the rest.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    with path.open("rb") as file:
+        while len(head := file.read(12)) == 12:
+            (length,) = struct.unpack("<Q4x", head)
+            data = file.read(min(length, _LONGEST_RECORD))
+            if len(data) != length or len(file.read(4)) != 4:
+                return
+            try:
+                yield Event.FromString(data)
+            except DecodeError:
+                return
+
+
+def _kind(value: Summary.Value) -> str:
+    plugin = value.metadata.plugin_data.plugin_name
+    if not plugin:
+        return SCALARS
+    return TABLE if plugin == "text" and len(value.tensor.tensor_shape.dim) == 2 else TEXT
+
+
+def _record(event: Event) -> bytes:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    found = io.BytesIO()
+    RecordWriter(found).write(event.SerializeToString())
+    return found.getvalue()
+
+
+def _mark(said: str) -> dict[str, Any]:
+    try:
+        found = json.loads(said)
+    except ValueError:  # of another writer
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,300 @@
+"""The tracker `tensorboard`: event files in a folder, one folder for each run.
+
+It writes the records itself, through the protocol buffers and the framing of the package `tensorboard`:
+without torch or TensorFlow, and without a thread that writes later, so that what was called is on the disk.
+What is said of TensorBoard was seen with 2.21."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmstune.system.files import takes_files
+from fmstune.text import counted
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.continued import is_of_another, mark, note
+from fmstune.trackers.records import (
+    Check,
+    Limits,
+    MetricPoint,
+    RunStart,
+    Status,
+    Table,
+    TrackerRun,
+    utf8,
+)
+from fmstune.trackers.tensorboard_files import SCALARS, TABLE, TEXT, EventFiles, event_files
+from fmstune.trackers.values.normalise import Normaliser, as_text, flatten
+from fmstune.trackers.values.plain import plain
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.event_pb2 import Event
+
+_VARIABLE, _DEFAULT = "TENSORBOARD_LOGGING_DIR", "tensorboard"
+_LONGEST_NAME = 100
+_NOT_HPARAMS = ("packages", "decided", "padding", "data")
+"""Namespaces of fmstune's own that nobody compares runs by; they are shown as text, as all others are."""
+
+
+@dataclass(frozen=True)
+class TensorBoardOptions:
+    """Options of the tracker `tensorboard`."""
+
+    dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "The folder for `tensorboard --logdir`, in which each run has a folder; "
+            f'else {_VARIABLE}, else "{_DEFAULT}".'
+        },
+    )
+    run_name: str | None = field(
+        default=None, metadata={"help": "Name of the run's folder. Default: the run's own name."}
+    )
+
+
+class TensorBoardTracker(Tracker):
+    """Metrics are scalars called `train/loss`; params are text, and hyperparameters with the run's status, so
+    that its HParams tab compares runs; tables are text.
+
+    A resumed run is a restart to TensorBoard, which forgets what it holds of the steps that are logged again.
+    Its default loader keeps the last value of each step, and drops what it has of later steps of a tag when
+    one of an earlier step comes; `--load_fast=false` shows all."""
+
+    registered_name = "tensorboard"
+    description = "TensorBoard: event files in a folder, for `tensorboard --logdir`"
+    package = "tensorboard"
+    install_hint = "pip install 'fmstune[tensorboard]'"
+    Config = TensorBoardOptions
+    config: TensorBoardOptions
+    idempotent = True
+    repeated_steps = "replaced"
+    takes_late = False
+    limits = Limits(single_precision=True, joins=True, reserved_params=frozenset({"status"}))
+
+    def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
+        super().__init__(name, tracker_config)
+        self._files: EventFiles | None = None
+        self._closed: EventFiles | None = None
+        self._asked_for = Path()
+        self._renamed: dict[str, None] = {}
+        self._backwards: set[str] = set()
+        self._adapt = Normaliser(self.limits)
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        if not self._backwards:
+            return tuple(self._renamed)
+        first, more = min(self._backwards), len(self._backwards) - 1
+        which = f"{first} and {counted(more, 'other')}" if more else first
+        said = f"of several values of {which} at one step, or at an earlier one, TensorBoard draws the last"
+        return (*self._renamed, f"{said}; --load_fast=false draws all")
+
+    def open(self, start: RunStart) -> TrackerRun:
+        noted = None
+        if self._files is not None:  # opened by `open_alone`, under a name that means nothing
+            if (named := self._named(start)) != self._asked_for:
+                self._files.move(self._unused(named))
+        else:
+            run_id = start.run_id or uuid.uuid4().hex
+            files, noted = self._found(start, run_id)
+            files.begin(mark(start) if start.run_id is not None else {"run_id": run_id})
+            files.session.group_name = files.session.group_name or run_id  # a run is compared as one
+            self._files, self._asked_for = files, self._named(start)
+        shown = f"`tensorboard --logdir {self._dir()}` shows it"
+        notes = " · ".join(part for part in (noted, shown) if part)
+        return TrackerRun(str(self._files.folder), note=notes)
+
+    def holds(self, last: int) -> bool:
+        files = self._files or self._closed
+        return files is None or files.holds(last)
+
+    def is_stored(self, start: RunStart, last: int) -> bool | None:
+        found = [EventFiles(folder, start.run_id or "") for folder in self._folders(start)]
+        return any(last <= max(files.held, default=-1) for files in found)
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        super().track(metric, name, stage)
+        self.track_point(MetricPoint({name: metric}, stage, step))
+
+    def track_point(self, point: MetricPoint) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values, stage = point.values, point.stage
+        if self.seq is None:  # used alone: by somebody who has adapted nothing
+            stage = self._adapt.stage(stage)
+            values = self._adapt.metrics(plain(dict(values)), stage)
+        found = Summary()
+        for name, value in values.items():
+            tag = self._tag(self.limits.prefix(stage) + name, SCALARS)
+            found.value.add(tag=tag, simple_value=float(value))
+        self._write(Event(wall_time=point.time or time.time(), step=point.step or 0, summary=found))
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        super().set_params(params, name)
+        if params is None:
+            return
+        namespace: str | None = name or "params"
+        if self.seq is None:
+            params, namespace = self._adapt.params(plain(dict(params))), self._adapt.namespace(namespace)
+        name = namespace or "params"
+        text = json.dumps(params, indent=2, ensure_ascii=False)
+        # At step 0, so that a restart does not make TensorBoard forget it; as code, so that it stays as it
+        # is.
+        self._write_text(name, [f"```json\n{text}\n```"], 0, TEXT)
+        if name in _NOT_HPARAMS:
+            return
+        files = self._files_opened()
+        for key, value in flatten(params):
+            found = files.session.hparams[f"{name}.{key}"]
+            if isinstance(value, bool):
+                found.bool_value = value
+            elif isinstance(value, (int, float)):
+                found.number_value = value
+            else:
+                found.string_value = as_text(value)
+        files.write_session()
+
+    def track_table(self, table: Table) -> None:
+        columns = list(table.columns)
+        rows = [columns, *([_cell(row.get(column)) for column in columns] for row in table.rows)]
+        texts = [text for row in rows for text in row]
+        shape = (len(rows), len(columns)) if columns else (1, 1)  # which is how TensorBoard knows a table
+        name = f"{table.stage}/{table.name}" if table.stage else table.name
+        self._write_text(name, texts or ["(no rows)"], table.step or 0, TABLE, shape, table.time)
+
+    def resumed(self, step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        # TensorBoard forgets what it has of this step and later ones.
+        log = SessionLog(status=SessionLog.START)
+        self._write(Event(wall_time=self._moment(), step=step + 1, session_log=log))
+
+    def train_ended(self, status: Status) -> None:
+        self._files_opened().write_session(_status(status))
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        if self._files is None:
+            return
+        self._files.write_session(_status(status))
+        self._write_text("status", [f"{status}: {utf8(error)}" if error else status], self.step or 0, TEXT)
+        self._files.close()
+        self._files, self._closed = None, self._files
+
+    def check(self, timeout: float) -> Check:
+        remedy = f"choose another folder: --set trackers.{self.name}.dir=DIR"
+        if "://" in (given := self.config.dir or os.environ.get(_VARIABLE) or ""):
+            return Check("bad_option", f"{given} is no folder of this machine", remedy)
+        place = self._dir().absolute()
+        folder = place
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
+            return Check("bad_option", f"{folder} is no folder", remedy)
+        if not takes_files(folder):
+            return Check("no_permission", f"{folder} cannot be written to", remedy)
+        return Check(
+            "ok", "writes event files" + ("" if place.exists() else ", will be created"), server=str(place)
+        )
+
+    # -- the rest -----------------------------------------------------------------------------
+
+    def _dir(self) -> Path:
+        return Path(self.config.dir or os.environ.get(_VARIABLE) or _DEFAULT).expanduser()
+
+    def _named(self, start: RunStart) -> Path:
+        """The folder that a new run of this name has when there is none."""
+        name = re.sub(r"[/\0]", "_", utf8(self.config.run_name or start.name))[:_LONGEST_NAME].strip(". ")
+        return self._dir().absolute() / (name or "run")
+
+    def _folders(self, start: RunStart) -> list[Path]:
+        """Where the run may be: where it was, or where it would be now, as its folder may have been moved."""
+        if start.tracker_run_id is None:
+            return [self._named(start)]
+        there = Path(start.tracker_run_id)
+        return [there, self._dir().absolute() / there.name]
+
+    def _found(self, start: RunStart, run_id: str) -> tuple[EventFiles, str | None]:
+        """The folder of the run with what it holds, or one that nobody has."""
+        folders, noted = self._folders(start), None
+        for folder in folders:
+            files = EventFiles(folder, run_id)
+            if files.mark.get("run_id") == run_id or (start.tracker_run_id is not None and files.mark):
+                if not is_of_another(files.mark, start):
+                    return files, None
+                noted = note(start)
+        return EventFiles(self._unused(folders[-1]), run_id), noted
+
+    @staticmethod
+    def _unused(folder: Path) -> Path:
+        """This folder, or one with a number behind its name, in which there is no file of events."""
+        found, number = folder, 1
+        while event_files(found):
+            number += 1
+            found = folder.with_name(f"{folder.name}-{number}")
+        return found
+
+    def _files_opened(self) -> EventFiles:
+        if self._files is None:
+            self.open_alone()
+        assert self._files is not None
+        return self._files
+
+    def _write(self, event: Event) -> None:
+        files = self._files_opened()
+        if self.seq is None or self.seq not in files.held:
+            self._backwards |= files.append(event, self.seq)
+
+    def _write_text(
+        self,
+        name: str,
+        texts: list[str],
+        step: int,
+        kind: str,
+        shape: tuple[int, ...] = (),
+        moment: float | None = None,
+    ) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+        from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+        from tensorboard.compat.proto.types_pb2 import DT_STRING
+        from tensorboard.plugins.text.metadata import create_summary_metadata
+
+        sizes = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in shape])
+        tensor = TensorProto(
+            dtype=DT_STRING, tensor_shape=sizes, string_val=[text.encode() for text in texts]
+        )
+        about = create_summary_metadata(display_name=None, description=None)
+        tag = self._tag(name, kind)
+        summary = Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=tensor)])
+        self._write(Event(wall_time=moment or self._moment(), step=step, summary=summary))
+
+    def _moment(self) -> float:
+        return self.event_time or time.time()
+
+    def _tag(self, tag: str, kind: str) -> str:
+        """The tag, or another one where TensorBoard has it for something else: it shows a tag as one kind."""
+        found, kinds = tag, self._files_opened().kinds
+        while kinds.get(found, kind) != kind:
+            found += "_"
+        if found != tag:
+            self._renamed[f"{tag} is called {found}, as there is {kinds[tag]} of that name"] = None
+        return found
+
+
+def _status(status: Status) -> int:
+    from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
+
+    return int(STATUS_SUCCESS if status == "finished" else STATUS_FAILURE)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else utf8(as_text(value))
