@@ -16,6 +16,7 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
 from fmstune.secrets.redaction import REDACTED, config_secrets, holds_redacted, know_secrets, secret_texts
 from fmstune.text import shown
+from fmstune.trackers.integrations import PREFIX, integration_names
 from fmstune.trackers.registry import (
     BUILT_IN,
     UnknownTracker,
@@ -101,7 +102,7 @@ def check_options(name: str, options: Mapping[str, Any], origins: Mapping[str, s
     know those of others would mean importing them here."""
     place = origins.get(dotted(["trackers", name]), "")
     check_name(name, place)
-    if name not in BUILT_IN:
+    if name not in BUILT_IN and not name.startswith(PREFIX):
         return options
     declared = tracker_class(name).Config
     if declared is None:
@@ -116,4 +117,4 @@ def check_options(name: str, options: Mapping[str, Any], origins: Mapping[str, s
 
 def complete_tracker(incomplete: str) -> list[str]:
     """The names of trackers that begin so, for the shell's completion."""
-    return [name for name in known_names() if name.startswith(incomplete)]
+    return [name for name in (*known_names(), *integration_names()) if name.startswith(incomplete)]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fmstune.trackers.base import Tracker, installed_version, vendors_callback
+from fmstune.trackers.integrations import INTEGRATIONS, PREFIX, integration_names
 from fmstune.trackers.records import TrackerError, TrackerOptionError
 
 if TYPE_CHECKING:
@@ -101,6 +102,10 @@ def reference(name: str) -> str:
         return f"{tracker.__module__}:{tracker.__qualname__}"
     if name in BUILT_IN:
         return BUILT_IN[name]
+    if name.startswith(PREFIX):
+        if (integration := name.removeprefix(PREFIX)) in INTEGRATIONS:
+            return f"fmstune.trackers.hf_tracker:{integration}"
+        raise UnknownTracker(name, integration_names())
     entry_points = _entry_points()
     if name in entry_points:
         return entry_points[name].value

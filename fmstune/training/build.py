@@ -173,7 +173,8 @@ def build_trainer(
         notes = (*notes, experts)
     trainer.add_callback(TokensSeen(trainer))
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, in addition to our own lines
-    tracker.set_params(dict(loaded.identity), "model")
+    settings = loaded.model.config.to_dict()  # as transformers' own callbacks give it to trackers
+    tracker.set_params({**loaded.identity, "config": settings}, "model")
     tracker.set_params(data.summary.as_params(), "data")
     if padding is not None:
         tracker.set_params(asdict(padding), "padding")

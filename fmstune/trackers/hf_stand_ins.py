@@ -1,0 +1,117 @@
+"""What a callback of transformers sees of a Trainer, made of a run's journal."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PretrainedConfig, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from fmstune.trackers.records import RunStart
+from fmstune.trackers.values.normalise import flatten
+
+
+class StandInTrainer:
+    """Calls a callback as a Trainer would: an event for each step that was logged, and no others."""
+
+    def __init__(
+        self,
+        integration: str,
+        start: RunStart | None,
+        params: Mapping[str, Mapping[str, Any]],
+        arguments: Mapping[str, Any],
+    ) -> None:
+        """Begin the training, of which these params are known and these arguments are given by the user."""
+        given = params.get("config", {}).get("training", {})
+        own = {"output_dir": start.directory, "run_name": start.name} if start is not None else {}
+        self.args = arguments_of({**given, **params.get("decided", {}), **own, **arguments}, params)
+        self.state = TrainerState(
+            is_local_process_zero=True,
+            is_world_process_zero=True,
+            max_steps=max(self.args.max_steps, 0),
+            num_train_epochs=int(self.args.num_train_epochs),
+            logging_steps=int(self.args.logging_steps),
+            epoch=0.0,
+        )
+        self.control = TrainerControl()
+        self.model = StandInModel(params.get("model", {}))
+        self._callback = INTEGRATION_TO_CALLBACK[integration]()
+        for event in ("on_init_end", "on_train_begin", "on_epoch_begin"):
+            self._call(event)
+
+    def log(self, logs: dict[str, Any], step: int | None, epoch: float | None, *, evaluated: bool) -> None:
+        """Give it what was logged at a step; `evaluated`: they are all of an evaluation."""
+        state = self.state
+        if step is not None and step > state.global_step:
+            state.global_step = step
+            self._call("on_step_end")
+        if epoch is not None and epoch > (state.epoch or 0.0):
+            passed = int(epoch) > int(state.epoch or 0.0)
+            state.epoch = epoch
+            if passed:
+                self._call("on_epoch_end")
+                self._call("on_epoch_begin")
+        # A metric of the user's own may be of an earlier step than the training is at.
+        now, state.global_step = state.global_step, state.global_step if step is None else step
+        values = {**logs, **({} if epoch is None else {"epoch": epoch})}
+        state.log_history.append({**values, "step": state.global_step})
+        self._call("on_log", logs=dict(values))
+        if evaluated:
+            self._call("on_evaluate", metrics=dict(values))
+        state.global_step = now
+
+    def end(self) -> None:
+        """The training has ended, however."""
+        self._call("on_epoch_end")
+        self._call("on_train_end")
+
+    def _call(self, event: str, **more: Any) -> None:
+        others = ("processing_class", "optimizer", "lr_scheduler", "train_dataloader", "eval_dataloader")
+        rest = {"model": self.model, **dict.fromkeys(others), **more}
+        getattr(self._callback, event)(self.args, self.state, self.control, **rest)
+
+
+class StandInModel:
+    """What the journal has of a model."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        known = {key: value for key, value in params.items() if key != "config"}
+        self.config = PretrainedConfig(
+            **{"name_or_path": str(params.get("path", "")), **params.get("config", known)}
+        )
+        self._parameters = int(params.get("parameters", 0))
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """The number of all parameters."""
+        return self._parameters
+
+
+def arguments_of(given: Mapping[str, Any], params: Mapping[str, Mapping[str, Any]]) -> TrainingArguments:
+    """The arguments of the run. They are not made by their own `__init__`, which would set up devices and
+    processes of a training. All other params of the run are with those that they write."""
+    made: Any = object.__new__(_Arguments)
+    fields = {each.name: each for each in dataclasses.fields(TrainingArguments)}
+    for name, each in fields.items():
+        make: Any = each.default_factory
+        default = each.default if make is dataclasses.MISSING else make()
+        setattr(made, name, None if default is dataclasses.MISSING else default)
+    made._n_gpu, made.distributed_state = 1, None
+    for name in given.keys() & fields.keys():
+        kind = type(getattr(made, name))
+        setattr(made, name, kind(given[name]) if issubclass(kind, enum.Enum) else given[name])
+    rest = {name: values for name, values in params.items() if name not in ("config", "decided")}
+    settings = dict(params.get("config", {}))
+    training = {key: value for key, value in settings.pop("training", {}).items() if key not in fields}
+    rest["model"] = {key: value for key, value in rest.get("model", {}).items() if key != "config"}
+    made.more = {**training, **dict(flatten({**settings, **rest}))}
+    return made
+
+
+class _Arguments(TrainingArguments):
+    more: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), **self.more}

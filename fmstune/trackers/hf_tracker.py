@@ -1,0 +1,159 @@
+"""The trackers `hf:NAME`: any callback that transformers integrates, in a shipper instead of in the training.
+
+The callback is given what it would have seen in a Trainer, made of the run's journal: arguments, state,
+control, and a stand-in for the model that has its config and its number of parameters. What is said of
+transformers was seen with 5.23. Importing it takes seconds and torch, in the shipper."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from fmstune.text import counted
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.integrations import INTEGRATIONS, PREFIX
+from fmstune.trackers.records import Check, Limits, MetricPoint, RunStart, Status, Table, TrackerRun, merged
+
+_NOT_GOT = "its callback gets metrics, params and the end: no weights, gradients, checkpoints or tables"
+
+
+@dataclass(frozen=True)
+class IntegrationOptions:
+    """Options of the trackers `hf:NAME`."""
+
+    arguments: Mapping[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "Fields of TrainingArguments that the callback reads, such as run_name and project; "
+            "else the run's own."
+        },
+    )
+    environment: Mapping[str, str] | None = field(
+        default=None,
+        metadata={"help": "Variables that hold for this callback alone, such as WANDB_PROJECT."},
+    )
+
+
+class IntegrationTracker(Tracker):
+    """What the SDK has is what its own callback makes of a run: `train/loss` from `loss`, `eval/loss` from
+    `eval_loss`. The callback begins with the first step, when the params of the start are known.
+
+    A callback cannot continue a run or recognise an event, so that a resumed run is a further one there, with
+    what is new, and a delivery that was cut off is done again from its start, as a further one too."""
+
+    integration: ClassVar[str]
+    description = "a callback of transformers, in a process of its own"
+    Config = IntegrationOptions
+    config: IntegrationOptions
+    takes_late = False
+    durable_on = "close"
+    limits = Limits(joins=True, prefixes={"train": "", "eval": "eval_", "test": "test_"})
+
+    def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
+        super().__init__(name, tracker_config)
+        self._start: RunStart | None = None
+        self._trainer: Any = None
+        self._params: dict[str, dict[str, Any]] = {}
+        self._said: dict[str, None] = {}
+        self._tables = 0
+        self._held: list[MetricPoint] = []
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        tables = (f"{counted(self._tables, 'table')} not given to it",) if self._tables else ()
+        return (*self._said, *tables)
+
+    def open(self, start: RunStart) -> TrackerRun:
+        os.environ.update(self.config.environment or {})
+        for variable in INTEGRATIONS[self.integration].uploads:
+            if os.environ.get(variable, "false").lower() not in ("false", "0", "no", "off"):
+                self._said[f"{variable} is turned off, as there is no model here"] = None
+            os.environ[variable] = "false"
+        self._start, self._trainer, self._held = start, None, []
+        self._said[_NOT_GOT] = None
+        return TrackerRun()
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        super().track(metric, name, stage)
+        self.track_point(MetricPoint({name: metric}, stage, step))
+
+    def track_point(self, point: MetricPoint) -> None:
+        if self._trainer is None and not point.step:
+            self._held.append(point)
+            return
+        self._log(point)
+
+    def _log(self, point: MetricPoint) -> None:
+        prefix = self.limits.prefix(point.stage)
+        logs = {f"{prefix}{name}": value for name, value in point.values.items()}
+        self._began().log(
+            logs, point.step, point.epoch, evaluated=point.stage == "eval" and "loss" in point.values
+        )
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        super().set_params(params, name)
+        if params is None:
+            return
+        namespace = name or "params"
+        self._params[namespace] = merged(self._params.get(namespace, {}), params)
+        if self._trainer is not None:
+            self._said[f"params {namespace} came after the first step, when its callback takes none"] = None
+
+    def track_table(self, table: Table) -> None:
+        self._tables += 1
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        if self._start is None:
+            return
+        if status != "finished":
+            self._said[
+                f"its callback knows no status: the run, which {_WORDS[status]}, ends there as any"
+            ] = None
+        self._began().end()
+        self._start = self._trainer = None
+        gc.collect()  # MLflow's callback ends its run when it is deleted
+        if self.seq is not None:
+            # SDKs send what they hold when the interpreter ends, which a shipper's does not: other SDKs hang
+            # there.
+            atexit._run_exitfuncs()
+
+    def check(self, timeout: float) -> Check:
+        return Check(
+            "ok", f"{INTEGRATIONS[self.integration].package} is installed; nothing more is asked of it"
+        )
+
+    def _began(self) -> Any:
+        if self._start is None:
+            self.open_alone()
+        if self._trainer is None:
+            from fmstune.trackers.hf_stand_ins import StandInTrainer
+
+            arguments = dict(self.config.arguments or {})
+            self._trainer = StandInTrainer(self.integration, self._start, self._params, arguments)
+            held, self._held = self._held, []
+            for point in held:
+                self._log(point)
+        return self._trainer
+
+
+_WORDS: Mapping[Status, str] = {"finished": "finished", "failed": "failed", "interrupted": "was interrupted"}
+
+
+def __getattr__(name: str) -> type[IntegrationTracker]:
+    """The class of an integration, under its name: `fmstune.trackers.hf_tracker:dvclive`."""
+    if name not in INTEGRATIONS:
+        raise AttributeError(f"transformers integrates no {name}")
+    found = INTEGRATIONS[name]
+    own = {
+        "__module__": __name__, "__qualname__": name, "integration": name, "registered_name": PREFIX + name,
+        "package": found.package, "distributions": (found.distribution, f"{found.distribution}-skinny"),
+        "install_hint": f"pip install {found.distribution}",
+        "description": f"transformers' own callback for {name}, in a process of its own",
+    }  # fmt: skip
+    made = type(name, (IntegrationTracker,), own)
+    globals()[name] = made
+    return made

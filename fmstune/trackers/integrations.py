@@ -1,0 +1,41 @@
+"""The callbacks that transformers integrates, by the names of its `report_to`: found without importing
+any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PREFIX = "hf:"
+
+
+@dataclass(frozen=True, slots=True)
+class Integration:
+    """A callback of transformers: the package that it needs, the distribution which has it, and the variables
+    by which it would send what it has not got here (the model, checkpoints, files)."""
+
+    package: str
+    distribution: str
+    uploads: tuple[str, ...] = ()
+
+
+INTEGRATIONS: dict[str, Integration] = {
+    "azure_ml": Integration("azureml.core", "azureml-core"),
+    "clearml": Integration("clearml", "clearml", ("CLEARML_LOG_MODEL",)),
+    "codecarbon": Integration("codecarbon", "codecarbon"),
+    "comet_ml": Integration("comet_ml", "comet-ml", ("COMET_LOG_ASSETS",)),
+    "dagshub": Integration("dagshub", "dagshub", ("HF_DAGSHUB_LOG_ARTIFACTS",)),
+    "dvclive": Integration("dvclive", "dvclive", ("HF_DVCLIVE_LOG_MODEL",)),
+    "flyte": Integration("flytekit", "flytekit"),
+    "kubeflow": Integration("kubeflow", "kubeflow"),
+    "mlflow": Integration("mlflow", "mlflow", ("HF_MLFLOW_LOG_ARTIFACTS",)),
+    "neptune": Integration("neptune", "neptune"),
+    "swanlab": Integration("swanlab", "swanlab", ("SWANLAB_LOG_MODEL",)),
+    "tensorboard": Integration("tensorboard", "tensorboard"),
+    "trackio": Integration("trackio", "trackio"),
+    "wandb": Integration("wandb", "wandb", ("WANDB_LOG_MODEL", "WANDB_WATCH")),
+}
+
+
+def integration_names() -> list[str]:
+    """The names that can be given to `--tracker`."""
+    return [PREFIX + name for name in INTEGRATIONS]
