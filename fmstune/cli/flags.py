@@ -20,6 +20,8 @@ FLAGS = {
     "--strict-chat": "data.strict_chat",
     "--output-dir": "training.output_dir",
     "--tracker": "tracking.trackers",
+    "--name": "run.name",
+    "--tag": "run.tags",
     "--strict-tracking": "tracking.strict",
     "--lora": "lora.enabled",
     "--epochs": "training.num_train_epochs",

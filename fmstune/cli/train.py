@@ -64,6 +64,13 @@ def train(
             metavar="T",
         ),
     ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What trackers and lists call the run.", metavar="NAME")
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(help="A tag of the run; may be given several times.", metavar="TAG"),
+    ] = None,
     param: Annotated[
         list[str] | None,
         typer.Option(help="A parameter of the run for its trackers, such as team=nlp.", metavar="K=V"),

@@ -18,6 +18,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from fmstune.delivery.guarded_callback import guarded_callback
+from fmstune.delivery.journal.labels import labels
 from fmstune.delivery.journal.reader import Event, JournalError, JournalReader, sessions
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import Ledger, load_ledger
@@ -144,14 +145,17 @@ class GuardedTracker:
     def _open(self) -> None:
         if self._tracker is None or self._journal is None:
             return
-        header = self._journal.header
+        header, called = self._journal.header, labels(self._journal.path)
         start = RunStart(
-            name=header.run,
+            name=called.name,
             directory=str(self._directory),
             tracker_run_id=self._ledger.run_id,
             run_id=header.id,
             after=header.after,
             sessions=sessions(self._journal.path),
+            group=called.group,
+            tags=called.tags,
+            notes=called.notes,
         )
         run = self._tracker.open(start)
         run_id = None if run.id is None else str(run.id)

@@ -69,7 +69,8 @@ def become_own_run(directory: Path, header: Header) -> None:
                 module_path=ledger.module_path,
             ).save(folder)
     with contextlib.suppress(JournalError):  # damaged, or empty: its writer gives it a new header
-        own = dataclasses.replace(JournalReader(path).header, id=header.id, run=header.run)
+        found = JournalReader(path).header
+        own = dataclasses.replace(header, time=found.time, cwd=found.cwd, after=found.after)
         _change_header(path, own)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fmstune.delivery.journal.labels import Labels
 from fmstune.delivery.journal.reader import NON_FINITE, Event, Kind, event_of
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.secrets.redaction import Redactor, process_redactor
@@ -184,10 +185,12 @@ class Recorder(Tracker):
                     self._hidden_names.add(written)
         return written
 
-    def resumed(self, step: int) -> None:
-        """Note that the training continues from `step`: later steps logged before are logged again."""
+    def resumed(self, step: int, labels: Labels | None = None) -> None:
+        """Note that the training continues from `step`: later steps logged before are logged again. `labels`
+        are what the run is called from now on."""
         self._closed = False
-        self.journal.append("resume", {"step": step, "session": uuid.uuid4().hex})
+        fields = {"step": step, "session": uuid.uuid4().hex} | (labels.fields() if labels else {})
+        self.journal.append("resume", fields)
 
     def close(self, status: Status, error: str | None = None) -> None:
         """Write the status; what comes after it is counted, and not recorded."""

@@ -31,6 +31,8 @@ _SHOWN: dict[str, Callable[[ListedRun], Any]] = {
     "age": lambda run: None if run.line.created is None else time.time() - run.line.created,
 }
 """Those of the table."""
+_OF_RUN = ("group", "tags", "notes")
+"""Settings of the run that trackers may have too."""
 _TIMES = ("duration", "age")
 _CONDITION = re.compile(r"\s*(.+?)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*", re.S)
 _TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
@@ -62,6 +64,8 @@ def values_of(runs: Sequence[ListedRun], key: str) -> list[Any]:
         found = [place(run, key) for run in runs]
         if any(value is not None for value in found):
             return found
+    if key in _OF_RUN:
+        return values_of(runs, f"run.{key}")
     known = _known(runs)
     named = [each for each in known if re.split(r"[./]", each)[-1] == key]
     alias = ALIASES.get(key)

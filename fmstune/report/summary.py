@@ -80,7 +80,7 @@ def summary_of(run: Replay, directory: Path) -> tuple[RunLine, RunDetail]:
     metrics = {joined(*name): value for name, (value, _) in run.last.items()}
     params = {name: values for name, values in run.params.items() if name != SETTINGS}
     line = RunLine(
-        name=run.header.run,
+        name=_text(_table(settings, "run").get("name")) or run.header.run,
         status=run.status,
         error=run.error,
         created=run.header.time,

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from fmstune.config.inspect.dump import to_mapping
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole
+from fmstune.delivery.journal.labels import labels_of
 from fmstune.delivery.journal.reader import Header, JournalError
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import all_ledgers, highest_known
@@ -127,7 +128,7 @@ def recorded(
         with active(recorder):
             # Before anything else: what follows a status without this mark, that run has left behind.
             if directory.checkpoint is not None or journal.last_seq > journal.header.after:
-                recorder.resumed(directory.step)
+                recorder.resumed(directory.step, labels_of(header))
             _track_identity(recorder, config)
             yield recorder
         ending.hold()
@@ -302,8 +303,17 @@ def redactor_of(config: RunConfig) -> Redactor:
 
 
 def _header(config: RunConfig, directory: RunDirectory, after: int = 0) -> Header:
-    name = hide(config.training.get("run_name") or directory.path.resolve().name)
-    return Header(uuid.uuid4().hex, name, time.time(), str(Path.cwd()), after)
+    run, found = config.run, config.run.name or config.training.get("run_name")
+    return Header(
+        uuid.uuid4().hex,
+        hide(found or directory.path.resolve().name),
+        time.time(),
+        str(Path.cwd()),
+        after,
+        None if run.group is None else hide(run.group),
+        tuple(map(hide, run.tags)),
+        None if run.notes is None else hide(run.notes),
+    )
 
 
 def _write_error_log(directory: Path, redactor: Redactor) -> None:

@@ -50,11 +50,11 @@ class AimOptions:
             "Default: Aim's own, the nearest .aim from here upwards, created here when absent."
         },
     )
-    experiment: str | None = field(default=None, metadata={"help": "Name of the experiment."})
+    experiment: str | None = field(default=None, metadata={"help": "Name of the experiment; else run.group."})
     run_name: str | None = field(
         default=None, metadata={"help": "Name of the run in Aim. Default: the run's own name."}
     )
-    tags: tuple[str, ...] = field(default=(), metadata={"help": "Tags of the run."})
+    tags: tuple[str, ...] = field(default=(), metadata={"help": "Tags of the run; else run.tags."})
 
 
 def install_hint(python: tuple[int, int]) -> str:
@@ -121,8 +121,11 @@ class AimStackTracker(Tracker):
             self._run[MARK] = mark(start) | ({} if held is None else {_HELD: held})
             self._held = held or 0
         self._run.name = utf8(self.config.run_name or start.name)
-        for tag in self.config.tags:
-            self._run.add_tag(tag)
+        if start.notes:
+            self._run.description = utf8(start.notes)
+        for tag in self.config.tags or start.tags:
+            if tag:
+                self._run.add_tag(utf8(tag))
         self._storage = () if remote else storage_of(self._run)
         self._files = [_identity(path) for path in self._storage]
         return TrackerRun(self._run.hash, where, note=noted)
@@ -158,7 +161,7 @@ class AimStackTracker(Tracker):
         # (aimhubio/aim#2858); system metrics would be those of this process, not of the training.
         options: dict[str, Any] = {
             "repo": repo,
-            "experiment": self.config.experiment,
+            "experiment": self.config.experiment or (start.group and utf8(start.group)),
             "system_tracking_interval": None,
             "log_system_params": False,
             "capture_terminal_logs": False,

@@ -5,7 +5,6 @@ MLflow's own variables stay in force. What is said of the SDK was seen with mlfl
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import time
@@ -17,6 +16,14 @@ from typing import TYPE_CHECKING, Any
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.mlflow_checks import check_store, local_path, page_of
+from fmstune.trackers.mlflow_labels import (
+    MOST_TAG,
+    experiment_name,
+    experiment_of,
+    note_of,
+    own_tags,
+    tags_of,
+)
 from fmstune.trackers.records import (
     Check,
     Limits,
@@ -38,7 +45,6 @@ if TYPE_CHECKING:
 STATUSES: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 _MOST_METRICS, _MOST_PARAMS = 900, 100  # of a batch: 1,000 in all, of which 100 params
-_MOST_TAG = 5000
 _TABLES = "mlflow.loggedArtifacts"
 _MADE_AS = "fmstune.made_as"
 """The tag by which a run is found whose id MLflow has told nobody who lives."""
@@ -60,11 +66,13 @@ class MlflowOptions:
         default=None,
         metadata={
             "help": "The experiment's name, created when absent; "
-            "else MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, else MLflow's default one."
+            "else MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID, else run.group, else MLflow's own."
         },
     )
     run_name: str | None = field(default=None, metadata={"help": "The run's name; else the run's own."})
-    tags: Mapping[str, str] | None = field(default=None, metadata={"help": "Tags of the run, by name."})
+    tags: Mapping[str, str] | None = field(
+        default=None, metadata={"help": "Tags of the run, by name; else run.tags."}
+    )
 
 
 class MlflowTracker(Tracker):
@@ -131,8 +139,8 @@ class MlflowTracker(Tracker):
             run, noted, found = None, note(start), {}
         if run is None:
             run = self._new_run(client, start, first=noted is None)
-        elif run.info.status != "RUNNING":
-            client.update_run(run.info.run_id, status="RUNNING")
+        else:
+            self._continue_run(client, run, start)
         own = found.get("run_id") == start.run_id
         self._run_id, self._held = run.info.run_id, found.get("last_event", 0) if own else 0
         self._params = dict(run.data.params)
@@ -207,7 +215,7 @@ class MlflowTracker(Tracker):
         known = json.loads(tags.get(_TABLES, "[]"))
         if (entry := {"path": path, "type": "table"}) not in known:
             listed = json.dumps([*known, entry])
-            if len(listed) < _MOST_TAG:  # further ones are shown as JSON
+            if len(listed) < MOST_TAG:  # further ones are shown as JSON
                 client.set_tag(self._run_id, _TABLES, listed)
         self._held = max(self._held, self.seq or 0)
         self.flush()
@@ -226,12 +234,12 @@ class MlflowTracker(Tracker):
         self.flush()
         client = self._client
         if error is not None:
-            client.set_tag(self._run_id, "error", utf8(error)[:_MOST_TAG])
+            client.set_tag(self._run_id, "error", utf8(error)[:MOST_TAG])
         client.set_terminated(self._run_id, STATUSES[status])
         self._client = None
 
     def check(self, timeout: float) -> Check:
-        return check_store(self.config.tracking_uri, self._experiment_name(), timeout, self.name)
+        return check_store(self.config.tracking_uri, experiment_name(self.config), timeout, self.name)
 
     # -- the rest -----------------------------------------------------------------------------
 
@@ -286,30 +294,28 @@ class MlflowTracker(Tracker):
             return None
         return run if run.info.lifecycle_stage == "active" else None
 
-    def _experiment_name(self) -> str | None:
-        return self.config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    def _continue_run(self, client: MlflowClient, run: Run, start: RunStart) -> None:
+        """Open a run that is there; what it is called may be other words by now."""
+        if run.info.status != "RUNNING":
+            client.update_run(run.info.run_id, status="RUNNING")
+        if run.info.run_name != (name := utf8(self.config.run_name or start.name)):
+            client.update_run(run.info.run_id, name=name)
+        for key, value in self._tags(start).items():
+            if run.data.tags.get(key) != value:
+                client.set_tag(run.info.run_id, key, value)
 
-    def _experiment(self, client: MlflowClient) -> str:
-        from mlflow.exceptions import MlflowException
-
-        name = self._experiment_name()
-        if name is None:
-            return os.environ.get("MLFLOW_EXPERIMENT_ID") or "0"
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            try:
-                return str(client.create_experiment(name))
-            except MlflowException as error:
-                found = client.get_experiment_by_name(name)  # another run has made it meanwhile
-                if found is None:
-                    raise error from None
-        if found.lifecycle_stage != "active":
-            raise TrackerError(f"the experiment {name!r} is deleted: restore it, or choose another.")
-        return str(found.experiment_id)
+    def _tags(self, start: RunStart) -> dict[str, str]:
+        if self.config.tags:
+            given, changes = {str(key): str(value) for key, value in self.config.tags.items()}, list[str]()
+        else:
+            given, changes = tags_of(start.tags)
+        self._changed |= dict.fromkeys(changes)
+        return note_of(start.notes) | given
 
     def _new_run(self, client: MlflowClient, start: RunStart, *, first: bool) -> Run:
         """A new run; or the one that a process made which was killed before anybody had noted its id."""
-        experiment, tags = self._experiment(client), self._tags()
+        experiment = experiment_of(client, experiment_name(self.config), start.group)
+        tags = own_tags() | self._tags(start)
         if first and start.new_run_id is not None:
             found = client.search_runs(
                 [experiment], f"tags.`{_MADE_AS}` = '{start.new_run_id}'", max_results=1
@@ -318,14 +324,6 @@ class MlflowTracker(Tracker):
                 return found[0]
             tags[_MADE_AS] = start.new_run_id
         return client.create_run(experiment, tags=tags, run_name=utf8(self.config.run_name or start.name))
-
-    def _tags(self) -> dict[str, str]:
-        try:
-            user = getpass.getuser()
-        except (OSError, KeyError, ImportError):  # a container without a name for its user
-            user = "unknown"
-        own = {"mlflow.user": user, "mlflow.source.name": "fmstune", "mlflow.source.type": "LOCAL"}
-        return own | {str(key): str(value) for key, value in (self.config.tags or {}).items()}
 
 
 def _read_mark(run: Run | None) -> dict[str, Any]:

@@ -122,6 +122,9 @@ class RunStart:
     hexadecimal digits, the same at each attempt. When the process is killed after it has made the run and
     before anybody has noted that, the next one opens the run that is there, not a second one.
 
+    `name`, `group`, `tags` and `notes` are what the user calls the run and sorts it by (`run.group`, …). A
+    tracker says so in its service's words, where its own options say nothing.
+
     `run_id` is the run's own id, unique to it and the same for each delivery of it. To recognise an
     event that comes a second time, store the pair of `run_id` and the event's number (`Tracker.seq`).
     The name does not identify a run: `--overwrite` gives it to the next run. Nor does the tracker's
@@ -143,6 +146,9 @@ class RunStart:
     after: int = 0
     sessions: tuple[str, ...] = ()
     new_run_id: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

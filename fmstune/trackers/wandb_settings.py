@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fmstune.secrets.forms import REDACTED
 from fmstune.secrets.names import is_secret_name
 from fmstune.secrets.redaction import hide
-from fmstune.trackers.records import RunStart
+from fmstune.trackers.records import RunStart, utf8
 from fmstune.trackers.wandb_account import WandbUnusable, reason
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MODES = ("online", "offline", "disabled")
 _INIT_TIMEOUT = 30.0
+_MOST_NAME = 128  # the service refuses a run with a longer one, when it is opened
+_MOST_TAG = 64  # the SDK refuses longer ones, and empty ones
 
 
 def found_settings(options: Any, name: str) -> wandb.Settings:
@@ -97,3 +99,35 @@ def disabled_by_variable() -> bool:
 def disabled() -> str:
     by = " by WANDB_DISABLED" if disabled_by_variable() else ""
     return f"disabled{by}: nothing is sent to W&B and nothing is kept for it"
+
+
+def init_options(options: Any, settings: wandb.Settings, start: RunStart, notes: list[str]) -> dict[str, Any]:
+    """What `wandb.init` is told of the run: the tracker's `options` win over W&B's own variables, and these
+    over what the run is called. What had to be cut is added to `notes`."""
+    group = options.group or settings.run_group or start.group
+    given = {
+        "mode": "disabled" if settings._noop else options.mode,
+        "project": settings.project or "fmstune",
+        "entity": options.entity,
+        "name": fitted(options.name or settings.run_name or start.name, notes),
+        "group": group and fitted(group, notes, "group"),
+        "tags": options.tags or settings.run_tags or _fitting_tags(start.tags, notes) or None,
+        "notes": options.notes or settings.run_notes or (start.notes and utf8(start.notes)),
+        "dir": settings.root_dir if options.dir else None,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def fitted(name: str, notes: list[str], what: str = "name") -> str:
+    """A name that the service takes."""
+    name = utf8(name)
+    if len(name) <= _MOST_NAME:
+        return name
+    notes.append(f"its {what} there is cut to {_MOST_NAME} characters")
+    return name[:_MOST_NAME]
+
+
+def _fitting_tags(tags: tuple[str, ...], notes: list[str]) -> tuple[str, ...]:
+    if any(len(tag) > _MOST_TAG for tag in tags):
+        notes.append(f"its tags there are cut to {_MOST_TAG} characters")
+    return tuple(dict.fromkeys(utf8(tag)[:_MOST_TAG] for tag in tags if tag))

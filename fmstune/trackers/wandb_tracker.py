@@ -39,7 +39,9 @@ from fmstune.trackers.wandb_files import (
 )
 from fmstune.trackers.wandb_settings import (
     disabled,
+    fitted,
     found_settings,
+    init_options,
     quiet_settings,
 )
 
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
 EXIT_CODES: Mapping[Status, int] = {"finished": 0, "failed": 1, "interrupted": 255}
 """W&B shows 0 as finished, others as failed; 255 is what its SDK itself reports for Ctrl-C."""
 
-_MOST_NAME = 128  # the service refuses a run with a longer one, when it is opened
 _AXES = ("train/global_step", "train/epoch")
 
 
@@ -73,9 +74,16 @@ class WandbOptions:
         default=None,
         metadata={"help": "The run's display name; else WANDB_NAME, else the run's own."},
     )
-    group: str | None = field(default=None, metadata={"help": "The group that the run belongs to."})
-    tags: tuple[str, ...] = field(default=(), metadata={"help": "Tags, of 1 to 64 characters each."})
-    notes: str | None = field(default=None, metadata={"help": "A longer description of the run."})
+    group: str | None = field(
+        default=None,
+        metadata={"help": "The group that the run belongs to; else WANDB_RUN_GROUP, else run.group."},
+    )
+    tags: tuple[str, ...] = field(
+        default=(), metadata={"help": "Tags, of 1 to 64 characters each; else WANDB_TAGS, else run.tags."}
+    )
+    notes: str | None = field(
+        default=None, metadata={"help": "A longer description of the run; else WANDB_NOTES, else run.notes."}
+    )
     dir: str | None = field(
         default=None,
         metadata={"help": "Where the folder wandb/ is put; else WANDB_DIR, else the current folder."},
@@ -132,7 +140,7 @@ class WandbTracker(Tracker):
 
         settings = found_settings(self.config, self.name)
         if self._run is not None:  # opened by `open_alone`
-            self._run.name = self._fitted(self.config.name or settings.run_name or start.name)
+            self._run.name = fitted(self.config.name or settings.run_name or start.name, self._notes)
             return self._opened_run(self._run)
         if settings._offline and not settings._noop:
             start = self._offline_start(start, Path(settings.wandb_dir))
@@ -164,7 +172,7 @@ class WandbTracker(Tracker):
         marked = start.run_id is not None and (new or settings._offline)
         wanted = start.tracker_run_id or start.new_run_id
         return wandb.init(
-            **self._init_options(start, settings),
+            **init_options(self.config, settings, start, self._notes),
             id=wanted,
             config={MARK: mark(start)} if marked else None,
             resume="allow" if wanted else None,
@@ -313,23 +321,3 @@ class WandbTracker(Tracker):
             self.open_alone()
         assert self._run is not None
         return self._run
-
-    def _fitted(self, name: str) -> str:
-        if len(name) <= _MOST_NAME:
-            return name
-        self._notes.append(f"its name there is cut to {_MOST_NAME} characters")
-        return name[:_MOST_NAME]
-
-    def _init_options(self, start: RunStart, settings: wandb.Settings) -> dict[str, Any]:
-        options = self.config
-        given = {
-            "mode": "disabled" if settings._noop else options.mode,
-            "project": settings.project or "fmstune",
-            "entity": options.entity,
-            "name": self._fitted(options.name or settings.run_name or start.name),
-            "group": options.group,
-            "tags": options.tags or None,
-            "notes": options.notes,
-            "dir": settings.root_dir if options.dir else None,
-        }
-        return {key: value for key, value in given.items() if value is not None}

@@ -61,6 +61,8 @@ def _reasons(config: RunConfig, *, computes: bool) -> Iterator[tuple[str, str]]:
     for name, switch in _NEEDS.items():
         if not training.get(switch):
             yield name, f"training.{switch} is not set"
+    if config.run.name is not None:
+        yield "run_name", "run.name is set"
     yield from _schedule(config)
     yield from _evaluation(config, computes=computes)
     yield from _data(config)

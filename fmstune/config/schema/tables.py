@@ -69,8 +69,22 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The table `[run]`: how the run as a whole is done."""
+    """The table `[run]`: how the run as a whole is done, and what it is called."""
 
+    name: str | None = field(
+        default=None,
+        metadata={
+            "help": "What trackers and lists call the run; else training.run_name, else its directory."
+        },
+    )
+    group: str | None = field(
+        default=None,
+        metadata={"help": "The runs that it belongs to: W&B's group, the experiment in Aim and MLflow."},
+    )
+    tags: tuple[str, ...] = field(default=(), metadata={"help": "Tags of the run, in each tracker."})
+    notes: str | None = field(
+        default=None, metadata={"help": "A longer description of the run, in each tracker that has one."}
+    )
     method: str = field(
         default=DEFAULT,
         metadata={"help": f"What is learnt: {in_help()}.", "choices": tuple(METHODS)},

@@ -72,13 +72,17 @@ class Event:
 class Header:
     """The first line: which run this is. `id` is unique, `run` is what people call it, `cwd` the directory
     that relative paths in the trackers' options start from. Events are numbered from `after` + 1; `after` is
-    0 but for a run that continues the tracker runs of another one."""
+    0 but for a run that continues the tracker runs of another one. What people sort it by (`group`, `tags`,
+    `notes`) may be others in a session that has resumed it: see `labels`."""
 
     id: str
     run: str
     time: float
     cwd: str
     after: int = 0
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
 
 
 class JournalReader:
@@ -251,6 +255,12 @@ def _from_the_end(path: Path) -> Iterator[Event]:
             yield event
 
 
+def sorted_by(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The group, the tags and the notes that a header, or a resumption, has."""
+    group, tags, notes = raw.get("group"), raw.get("tags") or (), raw.get("notes")
+    return {"group": _name(group), "tags": tuple(map(text_of, tags)), "notes": _name(notes)}
+
+
 def _name(name: Any) -> str | None:
     """A name as text: the journals of earlier versions have lists and mappings as names, too."""
     return name if name is None or type(name) is str else text_of(name)
@@ -275,6 +285,7 @@ def _read_header(line: bytes, path: Path) -> tuple[Header, int]:
             float(raw["time"]),
             str(raw.get("cwd", ".")),
             int(raw.get("after", 0)),
+            **sorted_by(raw),
         )
     except (ValueError, TypeError, KeyError, RecursionError):
         raise JournalError(

@@ -205,7 +205,8 @@ class JournalWriter:
     def _header_line(self, header: Header) -> bytes:
         first: dict[str, Any] = {"kind": "header", "version": VERSION, "run": header.run}
         first |= {"id": header.id, "time": header.time, "cwd": header.cwd}
-        return b'{"seq":0,' + self._body(first | ({"after": header.after} if header.after else {}))
+        more = {"after": header.after, "group": header.group, "tags": header.tags, "notes": header.notes}
+        return b'{"seq":0,' + self._body(first | {key: value for key, value in more.items() if value})
 
     def _body(self, record: Mapping[str, Any]) -> bytes:
         """The line of a record, behind the beginning that says its number."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
+from fmstune.delivery.journal.labels import labels
 from fmstune.delivery.journal.reader import Event, JournalReader, final_status, last_seq, sessions
 from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.shipping.standing import Standing
@@ -216,9 +217,9 @@ class Delivery(Standing):
             self._confirmed = dataclasses.replace(self._confirmed, new_run_id=self.ledger.new_run_id)
             self._save()
         ledger = self.ledger
-        header = self._reader.header
+        header, called = self._reader.header, labels(self._reader.path)
         start = RunStart(
-            name=header.run,
+            name=called.name,
             directory=str(self._directory),
             tracker_run_id=ledger.run_id,
             redelivery=self._redelivery,
@@ -227,6 +228,9 @@ class Delivery(Standing):
             after=header.after,
             sessions=sessions(self._reader.path),
             new_run_id=ledger.new_run_id,
+            group=called.group,
+            tags=called.tags,
+            notes=called.notes,
         )
         try:
             run = self._tracker.open(start)

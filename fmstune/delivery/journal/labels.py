@@ -1,0 +1,51 @@
+"""What people call a run and sort it by, as its newest session has it: a resumed run may have other words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fmstune.delivery.journal.reader import Header, JournalReader, sorted_by
+from fmstune.system.files import open_file
+from fmstune.trackers.values.plain import text_of
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The name, the group, the tags and the notes of a run: `run.name` and its like."""
+
+    name: str
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """What the line of a resumption says of them."""
+        return {"run": self.name, "group": self.group, "tags": list(self.tags), "notes": self.notes}
+
+
+def labels_of(header: Header) -> Labels:
+    """Those that a run began with."""
+    return Labels(header.run, header.group, header.tags, header.notes)
+
+
+def labels(path: Path) -> Labels:
+    """Those of the newest session of the run with the journal at `path`. Raises `OSError`, `JournalError`."""
+    found = labels_of(JournalReader(path).header)
+    with open_file(path) as file:
+        for line in file:
+            if b'"kind":"resume"' in line:
+                found = _of_resumption(line) or found
+    return found
+
+
+def _of_resumption(line: bytes) -> Labels | None:
+    try:
+        raw = json.loads(line)
+        said = raw["kind"] == "resume" and isinstance(raw, Mapping) and "run" in raw
+        return Labels(text_of(raw["run"]), **sorted_by(raw)) if said else None
+    except (ValueError, TypeError, KeyError, RecursionError):  # no event: a line that somebody has damaged
+        return None

@@ -1,0 +1,80 @@
+"""What a run is called and sorted by, in MLflow's words: its experiment, its tags and its description.
+
+What is said of MLflow was seen with mlflow-skinny 3.17.2.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fmstune.trackers.records import TrackerError, utf8
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+MOST_TAG = 5000
+_MOST_KEY, _MOST_EXPERIMENT = 250, 250
+_NO_KEY = re.compile(r"[^/\w.\- :]")
+_NOTE = "mlflow.note.content"
+"""The tag that MLflow shows as a run's description."""
+
+
+def experiment_name(options: Any) -> str | None:
+    """The experiment that the user has chosen for this tracker."""
+    return options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+
+
+def experiment_of(client: MlflowClient, name: str | None, group: str | None) -> str:
+    """The id of the experiment of a new run, which is created when absent: the one that is chosen, else the
+    one that is named as the run's group, else MLflow's default one."""
+    from mlflow.exceptions import MlflowException
+
+    given = os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if name is None and (given or not group):
+        return given or "0"
+    name = name or utf8(group or "").replace("\0", "_")[:_MOST_EXPERIMENT]
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)  # another run has made it meanwhile
+            if found is None:
+                raise error from None
+    if found.lifecycle_stage != "active":
+        raise TrackerError(f"the experiment {name!r} is deleted: restore it, or choose another.")
+    return str(found.experiment_id)
+
+
+def own_tags() -> dict[str, str]:
+    """The tags that MLflow's own API gives a new run."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container without a name for its user
+        user = "unknown"
+    return {"mlflow.user": user, "mlflow.source.name": "fmstune", "mlflow.source.type": "LOCAL"}
+
+
+def tags_of(tags: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """A run's tags as MLflow has tags, by name: `team=nlp` is `nlp` under `team`, a plain word has no value.
+    And a sentence for each that had to be changed."""
+    found: dict[str, str] = {}
+    changes = []
+    for tag in filter(None, tags):
+        given, _, value = utf8(tag).replace("\0", "_").partition("=")
+        key = _NO_KEY.sub("_", given)[:_MOST_KEY] or "_"
+        if key.startswith("mlflow."):  # which MLflow reads itself
+            key = f"_{key}"[:_MOST_KEY]
+        if key != given or len(value) > MOST_TAG:
+            changes.append(f"the tag {given[:80]} is called {key[:80]}")
+        found[key] = value[:MOST_TAG]
+    return found, changes
+
+
+def note_of(notes: str | None) -> dict[str, str]:
+    """The tag that is a run's description."""
+    return {_NOTE: utf8(notes).replace("\0", "\\0")[:MOST_TAG]} if notes else {}

@@ -1,0 +1,43 @@
+"""What the storage of each tracker calls its one run, and sorts it by, read through its own SDK:
+name, group, tags and notes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+Labelled = dict[str, Any]
+
+
+def from_aim(folder: Path) -> Labelled:
+    """The one run of the Aim repository in `folder`."""
+    import aim
+
+    (run,) = aim.Repo.from_path(str(folder)).iter_runs()
+    said = {"name": run.name, "group": run.experiment, "notes": run.description}
+    return said | {"tags": sorted(run.tags)}
+
+
+def from_wandb(folder: Path) -> Labelled:
+    """The one run of W&B's offline files under `folder`, as the newest of them has it."""
+    from tests.support.readers import read_wandb_offline, wandb_offline_dirs
+
+    fields = read_wandb_offline(wandb_offline_dirs(folder)[-1]).fields
+    said = {"name": fields["display_name"], "group": fields["run_group"], "notes": fields["notes"]}
+    return said | {"tags": sorted(fields["tags"])}
+
+
+def from_mlflow(folder: Path) -> Labelled:
+    """The one run in the store `mlflow.db`, whatever experiment it is in."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiments = {each.experiment_id: each.name for each in client.search_experiments()}
+    (run,) = client.search_runs(list(experiments))
+    tags = {key: value for key, value in run.data.tags.items() if not key.startswith(("mlflow.", "fmstune"))}
+    return {
+        "name": run.info.run_name,
+        "group": experiments[run.info.experiment_id],
+        "notes": run.data.tags.get("mlflow.note.content"),
+        "tags": sorted(f"{key}={value}" if value else key for key, value in tags.items()),
+    }

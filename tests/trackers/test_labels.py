@@ -1,0 +1,137 @@
+"""What a run is called and sorted by is said to each tracker in its own words; read back by the real SDKs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.delivery.journal.labels import Labels, labels
+from fmstune.delivery.journal.reader import Header
+from fmstune.delivery.journal.writer import JournalWriter
+from fmstune.delivery.ledger import load_ledger
+from fmstune.delivery.recorder import Recorder
+from fmstune.secrets.redaction import Redactor
+from fmstune.testing.lives import Nursery, nursery
+from tests.support.journals import journal_path
+from tests.support.mlflow_servers import store_in
+
+
+@dataclass(frozen=True)
+class Place:
+    reference: str
+    options: dict[str, Any]
+    modules: tuple[str, ...]
+    own: dict[str, Any]
+    """Options of the tracker's own, for `OWN`."""
+
+
+PLACES = {
+    "aim": Place(
+        "aimstack_tracker:AimStackTracker", {"repo": "."}, ("aim",),
+        {"run_name": "own", "experiment": "own group", "tags": ["own"]},
+    ),
+    "wandb": Place(
+        "wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."},
+        ("wandb", "wandb.proto.wandb_internal_pb2"),
+        {"name": "own", "group": "own group", "tags": ["own"], "notes": "own notes"},
+    ),
+    "mlflow": Place(
+        "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"},
+        ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
+        {"run_name": "own", "experiment": "own group", "tags": {"own": ""}},
+    ),
+}  # fmt: skip
+CALLED = Labels("first", "ablations", ("a", "team=nlp"), "with a\nlonger warm-up")
+RUDE = Labels("half\ud800", "g" * 300 + "\0", ("x" * 100, "ü (1)!", "", "x" * 100), "nul\0")
+
+Said = Callable[..., tuple[dict[str, Any], str]]
+
+
+@pytest.fixture(scope="module")
+def lives() -> Iterator[Callable[[str], Nursery]]:
+    with ExitStack() as stack:
+        made: dict[str, Nursery] = {}
+
+        def of(name: str) -> Nursery:
+            if name not in made:
+                made[name] = stack.enter_context(nursery(*PLACES[name].modules))
+            return made[name]
+
+        yield of
+
+
+@pytest.fixture
+def said(lives: Callable[[str], Nursery], run_directory: Path) -> Said:
+    """What a tracker calls a run with these labels, and what the report says to it."""
+
+    def find(name: str, called: Labels, again: Labels | None = None, own: Any = None) -> tuple[Any, str]:
+        place = PLACES[name]
+        if name == "mlflow":
+            store_in(run_directory.parent)
+        for number, each in enumerate((called, again)):
+            if each is None:
+                continue
+            header = Header(
+                "id-1", each.name, time.time(), ".", 0, group=each.group, tags=each.tags, notes=each.notes
+            )
+            recorder = Recorder(JournalWriter(journal_path(run_directory), header), Redactor({}))
+            if number:
+                recorder.resumed(1, each)
+            recorder.track(1.0, "loss", "train", step=1 + number)
+            recorder.close("finished")
+            recorder.journal.close()
+            where = f"fmstune.trackers.{place.reference}"
+            assert lives(name).deliver(run_directory, where, place.options | (own or {}))
+        ledger = load_ledger(run_directory, "t")
+        assert ledger is not None
+        assert ledger.state == "complete"
+        found = lives(name).read(f"tests.support.labelled:from_{name}", run_directory.parent)
+        return found, " · ".join([ledger.note or "", *ledger.changes])
+
+    return find
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_each_tracker_has_its_own_words_for_what_a_run_is_called(name: str, said: Said) -> None:
+    found, _ = said(name, CALLED)
+    assert found == {
+        "name": "first", "group": "ablations", "tags": ["a", "team=nlp"], "notes": "with a\nlonger warm-up",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_the_options_of_a_tracker_win(name: str, said: Said) -> None:
+    found, _ = said(name, CALLED, own=PLACES[name].own)
+    assert (found["name"], found["group"], found["tags"]) == ("own", "own group", ["own"])
+    assert found["notes"] == PLACES[name].own.get("notes", "with a\nlonger warm-up")
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_resumed_run_is_called_as_it_is_called_now(name: str, said: Said, run_directory: Path) -> None:
+    found, _ = said(name, CALLED, Labels("second", "ablations", ("a", "c"), "shorter"))
+    assert (found["name"], found["notes"]) == ("second", "shorter")
+    assert {"a", "c"} <= set(found["tags"])
+    assert labels(journal_path(run_directory)).tags == ("a", "c")
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_what_a_tracker_cannot_call_a_run_is_adapted_and_named(name: str, said: Said) -> None:
+    found, noted = said(name, RUDE)
+    assert found["name"].startswith("half")
+    assert len(found["tags"]) == 2
+    assert name == "aim" or "its tags there are cut" in noted or "the tag ü (1)! is called ü _1__" in noted
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_run_without_words_of_its_own_has_none(name: str, said: Said) -> None:
+    found, noted = said(name, Labels("plain"))
+    assert (found["name"], found["tags"]) == ("plain", [])
+    assert not found["notes"]
+    assert found["group"] in ("", "default", "Default", None)
+    assert "cut" not in noted
