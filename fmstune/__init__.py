@@ -19,6 +19,7 @@ from fmstune._version import __version__
 
 if TYPE_CHECKING:
     from fmstune.api import train
+    from fmstune.delivery.media import track_histogram, track_image, track_text
     from fmstune.delivery.recorder import set_params, track, track_table
     from fmstune.trackers.base import Tracker
     from fmstune.trackers.registry import get_tracker, register_tracker
@@ -31,7 +32,10 @@ __all__ = [
     "register_tracker",
     "set_params",
     "track",
+    "track_histogram",
+    "track_image",
     "track_table",
+    "track_text",
     "train",
 ]
 
@@ -39,6 +43,9 @@ _HOMES = {
     "train": "fmstune.api",
     "track": "fmstune.delivery.recorder",
     "track_table": "fmstune.delivery.recorder",
+    "track_text": "fmstune.delivery.media",
+    "track_image": "fmstune.delivery.media",
+    "track_histogram": "fmstune.delivery.media",
     "set_params": "fmstune.delivery.recorder",
     "Tracker": "fmstune.trackers.base",
     "get_tracker": "fmstune.trackers.registry",

@@ -21,7 +21,7 @@ from fmstune.delivery.journal.reader import NON_FINITE, Event, Kind, event_of
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.secrets.redaction import Redactor, process_redactor
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.records import MetricPoint, Status, Table
+from fmstune.trackers.records import MediaKind, MetricPoint, Status, Table
 from fmstune.trackers.values.plain import MOST_TABLE_VALUES, Walk, is_mapping, mapping_of, plain, text_of
 from fmstune.user_code import is_stop
 
@@ -154,6 +154,15 @@ class Recorder(Tracker):
         epoch = _step(table.epoch)
         self._record("table", fields | ({"epoch": epoch} if epoch is not None else {}))
 
+    def record_item(self, kind: MediaKind, name: Any, stage: Any, step: Any, item: Mapping[str, Any]) -> None:
+        """Record a text, an image or a histogram; `item` is what the line says of it, without secrets."""
+        where = {"name": self._name(name), "stage": self._optional(stage)}
+        self._record(kind, where | {"step": _step(self.step if step is None else step), "item": item})
+
+    def hidden(self, text: str) -> str:
+        """The text without the secrets in it."""
+        return self._redactor.text(text)
+
     def _plain_names(self, names: tuple[Any, ...]) -> bool:
         """Whether there is no secret in these names, which come together at each step."""
         if names in self._plain:
@@ -251,7 +260,7 @@ class _NoRun(Tracker):
         """Do nothing: the default would make params of the table."""
 
 
-def _here() -> Tracker:
+def here() -> Tracker:
     """The recorder of the run that is active in this process, or in the one that has forked it; else one that
     does nothing. A process that the training has started in another way is warned, once."""
     global _told
@@ -276,7 +285,7 @@ def track(metric: Any, name: str, stage: str | None = None, *, step: int | None 
 
     Raises `ValueError` when the metric or its name is `None`.
     """
-    _here().track(metric, name, stage, step=step)
+    here().track(metric, name, stage, step=step)
 
 
 def set_params(params: Mapping[str, Any] | None, name: str | None = None) -> None:
@@ -285,7 +294,7 @@ def set_params(params: Mapping[str, Any] | None, name: str | None = None) -> Non
 
     Raises `ValueError` when `params` is not a mapping.
     """
-    _here().set_params(params, name)
+    here().set_params(params, name)
 
 
 def track_table(
@@ -299,7 +308,7 @@ def track_table(
     read = _read(rows)
     if name is None or read is None or not all(map(is_mapping, read)):
         raise ValueError("track_table needs a name, and rows that map columns to values")
-    _here().track_table(Table(name, read, stage, step))
+    here().track_table(Table(name, read, stage, step))
 
 
 def _read(rows: Any) -> tuple[Any, ...] | None:

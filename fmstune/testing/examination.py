@@ -145,7 +145,7 @@ class Examination:
         for number, rude in enumerate(runs.RUDE, 1):
             if number in suspicion.refused or suspicion.mark(number) is not None:
                 cause = suspicion.cause(number)
-                remedy = f" Declare limits = Limits({rude.declare})." if rude.declare else ""
+                remedy = f" {rude.remedy}" if rude.declare else ""
                 breaks.append(f"It fails at {rude.what}: {cause}.{remedy}")
         if not breaks:
             breaks = self._compared(run, status="failed")

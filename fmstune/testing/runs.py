@@ -9,16 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fmstune.delivery.journal.files import keep
 from fmstune.delivery.journal.reader import Event, Header, JournalReader
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.recorder import Recorder
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
-from fmstune.trackers.records import MetricPoint, Table
+from fmstune.trackers.records import MediaKind, MetricPoint, Table
+from fmstune.trackers.values.media import encoded_image
 
 Script = Callable[[Recorder], object]
 
 HUGE = 2**70
+_PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
+    "0000000c49444154789c63f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
+)
+"""A red pixel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,11 @@ class Rude:
     what: str
     call: Script
     declare: str
+
+    @property
+    def remedy(self) -> str:
+        """The sentence that says so."""
+        return f"Declare limits = Limits({self.declare})."
 
 
 def write(directory: Path, script: Script) -> None:
@@ -106,6 +118,15 @@ def _params(values: Mapping[str, Any], name: str = "params") -> Script:
     return lambda recorder: recorder.set_params(values, name)
 
 
+def _item(kind: MediaKind, item: Mapping[str, Any]) -> Script:
+    return lambda recorder: recorder.record_item(kind, f"a {kind}/ü", "eval", 1, item)
+
+
+def _image(recorder: Recorder) -> None:
+    data, suffix = encoded_image(_PNG)
+    _item("image", keep(recorder.journal.path, data, suffix) | {"caption": "ü"})(recorder)
+
+
 RUDE = (
     Rude("a metric that is NaN", _metric(math.nan, "nan"), "nan=False"),
     Rude("a metric that is infinite", _metric(math.inf, "infinite"), "infinite=False"),
@@ -132,6 +153,13 @@ RUDE = (
         lambda recorder: recorder.track_table(Table("a/b: ü", ({"x": "1", "y": None},), "eval", 1)),
         "table_chars=r'\\w'",
     ),
+    Rude("a text", _item("text", {"text": "<b>ü</b>\0\n" * 9}), ""),
+    Rude(
+        "a histogram",
+        _item("histogram", {"counts": [1, 0, 2], "low": -1e30, "high": 1e30}),
+        "",
+    ),
+    Rude("an image", _image, ""),
     Rude(
         "a table without rows",
         lambda recorder: recorder.track_table(Table("empty", (), "eval", 1)),

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.trackers.aim_checks import check_folder, check_server
+from fmstune.trackers.aim_media import aim_object
 from fmstune.trackers.aim_repository import index, repository, storage_of, stored_at
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.records import (
     Check,
     Limits,
+    Media,
     MetricPoint,
     RunStart,
     Status,
@@ -79,6 +81,7 @@ class AimStackTracker(Tracker):
     install_hint = install_hint(sys.version_info[:2])
     idempotent = True
     repeated_steps = "replaced"
+    media = frozenset({"text", "image", "histogram"})
     Config = AimOptions
     config: AimOptions
     # Found by throwing values at Aim 3.29.1. It raises on a metric that is no number. Beyond 64 bits it
@@ -203,6 +206,15 @@ class AimStackTracker(Tracker):
         context = _context(table.stage) | ({"occurrence": repeat + 1} if repeat else {})
         lines = lines or [Text("(no rows)")]  # of an empty list, Aim does not know that it is one of texts
         self._opened.track(lines, name=table.name, step=table.step or 0, epoch=table.epoch, context=context)
+        self._note_event()
+
+    def track_media(self, media: Media) -> None:
+        repeat = media.repeats
+        if repeat is None:
+            repeat = self._alone.count((media.kind, media.stage, media.name), media.step)
+        context = _context(media.stage) | ({"occurrence": repeat + 1} if repeat else {})
+        where = {"step": media.step or 0, "epoch": media.epoch, "context": context}
+        self._opened.track(aim_object(media), name=media.name, **where)
         self._note_event()
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:

@@ -18,6 +18,8 @@ from fmstune.trackers.records import (
     Check,
     CheckState,
     Limits,
+    Media,
+    MediaKind,
     MetricPoint,
     RunStart,
     Status,
@@ -34,6 +36,8 @@ __all__ = [
     "Check",
     "CheckState",
     "Limits",
+    "Media",
+    "MediaKind",
     "MetricPoint",
     "RunStart",
     "Status",
@@ -76,6 +80,9 @@ class Tracker:
     """What `set_params` is called with: everything known of the namespace so far, merged deeply, with the
     last value of each key, so that a service which replaces a namespace loses nothing; or only what
     was given in that call, for a tracker that keeps every call."""
+    media: ClassVar[frozenset[MediaKind]] = frozenset()
+    """Which of texts, images and histograms `track_media` takes. The others are in the run's journal only,
+    and the report says so."""
     durable_on: ClassVar[Literal["call", "close"]] = "call"
     """When what was handed over is safe from a kill of this process: after each call, or after
     `close` alone. For the latter, a delivery that was cut off is done again from its start."""
@@ -190,6 +197,9 @@ class Tracker:
     def resumed(self, step: int) -> None:
         """The run continues from this step, for a service that has to be told: what was tracked of later
         steps is tracked once more."""
+
+    def track_media(self, media: Media) -> None:
+        """Track a text, an image or a histogram, of the kinds in `media`."""
 
     def flush(self) -> None:
         """Return when everything handed over so far is safe with the service.

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fmstune.trackers.base import Tracker, vendors_callback
-from fmstune.trackers.records import Check, RunStart, Status, Table, TrackerRun
+from fmstune.trackers.records import Check, Media, RunStart, Status, Table, TrackerRun
 from fmstune.trackers.registry import load_reference
 
-_GUARANTEES = ("limits", "idempotent", "repeated_steps", "takes_late", "takes_params", "durable_on")
+_GUARANTEES = ("limits", "idempotent", "repeated_steps", "takes_late", "takes_params", "durable_on", "media")
 
 
 def build_tracker(reference: str, name: str, options: Mapping[str, Any]) -> Tracker:
@@ -67,6 +67,10 @@ class OldShapeTracker(Tracker):
     def resumed(self, step: int) -> None:
         if hasattr(self.inner, "resumed"):
             self.inner.resumed(step)
+
+    def track_media(self, media: Media) -> None:
+        if hasattr(self.inner, "track_media"):
+            self.inner.track_media(media)
 
     def flush(self) -> None:
         if hasattr(self.inner, "flush"):

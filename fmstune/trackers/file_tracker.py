@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 import uuid
@@ -14,7 +15,7 @@ from fmstune.system.files import takes_files
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.event_file import EventFile, stored_in, why_not_appended_to
 from fmstune.trackers.event_formats import Record
-from fmstune.trackers.records import Check, Limits, MetricPoint, RunStart, Status, Table, TrackerRun
+from fmstune.trackers.records import Check, Limits, Media, MetricPoint, RunStart, Status, Table, TrackerRun
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class FileTracker(Tracker):
     description = "every event as JSON lines or CSV, in a file of yours"
     idempotent = True
     takes_params = "given"
+    media = frozenset({"text", "image", "histogram"})
     limits = Limits(text_metrics=True)
     Config = FileOptions
     config: FileOptions
@@ -97,6 +99,19 @@ class FileTracker(Tracker):
             step=table.step,
             epoch=table.epoch,
         )
+
+    def track_media(self, media: Media) -> None:
+        """A text and the bins of a histogram stand in the line; of an image its path and its hash."""
+        if media.kind == "text":
+            said: Any = media.text
+        elif media.kind == "histogram":
+            said = {"counts": list(media.counts), "low": media.low, "high": media.high}
+        else:
+            assert media.file is not None
+            digest = hashlib.sha256(media.file.read_bytes()).hexdigest()
+            said = {"file": str(media.file), "sha256": digest, "caption": media.text}
+        where = {"stage": media.stage, "step": media.step, "epoch": media.epoch}
+        self._write(media.kind, {media.name: said}, media.time, **where)
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
         super().set_params(params, name)

@@ -24,9 +24,11 @@ from fmstune.trackers.mlflow_labels import (
     own_tags,
     tags_of,
 )
+from fmstune.trackers.mlflow_media import log_image, log_text
 from fmstune.trackers.records import (
     Check,
     Limits,
+    Media,
     MetricPoint,
     RunStart,
     Status,
@@ -91,6 +93,7 @@ class MlflowTracker(Tracker):
     Config = MlflowOptions
     config: MlflowOptions
     idempotent = True
+    media = frozenset({"text", "image"})
     # A name is limited to 250 characters, stage or namespace included. Infinity comes back as 1.8e308.
     limits = Limits(
         name_chars=r"/\w.\- :",
@@ -217,6 +220,12 @@ class MlflowTracker(Tracker):
             listed = json.dumps([*known, entry])
             if len(listed) < MOST_TAG:  # further ones are shown as JSON
                 client.set_tag(self._run_id, _TABLES, listed)
+        self._held = max(self._held, self.seq or 0)
+        self.flush()
+
+    def track_media(self, media: Media) -> None:
+        log = log_text if media.kind == "text" else log_image
+        log(self._opened(), self._run_id, media)
         self._held = max(self._held, self.seq or 0)
         self.flush()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from fmstune.secrets.redaction import beginning
@@ -197,6 +198,31 @@ class MetricPoint:
     time: float | None = None
     seq: int | None = None
     repeats: Mapping[str, int] | None = None
+
+
+MediaKind = Literal["text", "image", "histogram"]
+"""What may be tracked besides numbers and tables, where a tracker can show it (`Tracker.media`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A text, an image or a histogram. `text` is the text, or an image's caption; `file` the image (PNG,
+    JPEG, GIF or WebP), which a tracker copies and never changes; `counts` are those of the histogram's bins,
+    which are equally wide, from `low` to `high`. The rest is as in `Table`."""
+
+    kind: MediaKind
+    name: str
+    text: str = ""
+    file: Path | None = None
+    counts: tuple[int | float, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+    stage: str | None = None
+    step: int | None = None
+    epoch: float | None = None
+    time: float | None = None
+    seq: int | None = None
+    repeats: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

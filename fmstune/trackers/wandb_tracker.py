@@ -17,6 +17,7 @@ from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.records import (
     Check,
     Limits,
+    Media,
     MetricPoint,
     RunStart,
     Status,
@@ -37,6 +38,7 @@ from fmstune.trackers.wandb_files import (
     to_sync,
     wait_for_core,
 )
+from fmstune.trackers.wandb_media import wandb_object
 from fmstune.trackers.wandb_settings import (
     disabled,
     fitted,
@@ -103,6 +105,7 @@ class WandbTracker(Tracker):
     package = "wandb"
     install_hint = "pip install wandb"
     Config = WandbOptions
+    media = frozenset({"text", "image", "histogram"})
     # Found by throwing values at wandb 0.31.0, and reading its offline files: a larger integer than fits 64
     # bits may become `inf`; the reserved names are dropped or overwritten without a word; a table is a file.
     limits = Limits(
@@ -256,7 +259,10 @@ class WandbTracker(Tracker):
         rows = [[row.get(column) for column in columns] for row in table.rows]
         self._log({table.name: wandb.Table(columns, rows, allow_mixed_types=True)}, table)
 
-    def _log(self, values: Mapping[str, Any], point: MetricPoint | Table) -> None:
+    def track_media(self, media: Media) -> None:
+        self._log({media.name: wandb_object(media)}, media)
+
+    def _log(self, values: Mapping[str, Any], point: MetricPoint | Table | Media) -> None:
         run = self._opened()
         if self._resumed and point.seq is not None and point.seq < self._first_step:
             return  # W&B holds it, and would drop it with a warning for each

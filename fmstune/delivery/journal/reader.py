@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, get_args
 
 from fmstune.system import locks
 from fmstune.system.files import open_file
@@ -22,8 +22,8 @@ from fmstune.trackers.values.plain import text_of
 
 VERSION = 1
 
-Kind = Literal["params", "metrics", "table", "status", "resume"]
-_KINDS = ("params", "metrics", "table", "status", "resume")
+Kind = Literal["params", "metrics", "table", "text", "image", "histogram", "status", "resume"]
+_KINDS = get_args(Kind)
 
 _SECONDS_TO_REPAIR = 10.0
 """So long a reader waits for the writer of a journal that somebody has damaged."""
@@ -50,8 +50,9 @@ class Event:
     """One line of the journal.
 
     `time` is Unix seconds; `step` the optimizer step; `epoch` the fraction of the training data seen.
-    `name` is the namespace of params, or a table's name, and `rows` are the table's; `status` and `error` are
-    those of the run's end; `session` is the id of the process that went on with the run.
+    `name` is the namespace of params, or the name of a table, a text, an image or a histogram; `rows` are the
+    table's, `item` is what of the others is in the line: see `files`. `status` and `error` are those of the
+    run's end; `session` is the id of the process that went on with the run.
     """
 
     seq: int
@@ -66,6 +67,7 @@ class Event:
     status: str | None = None
     error: str | None = None
     session: str | None = None
+    item: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,7 @@ def event_of(raw: Any) -> Event | None:
             status=raw.get("status"),
             error=raw.get("error"),
             session=_name(raw.get("session")),
+            item=dict(raw.get("item") or {}),
         )
     except (ValueError, TypeError, KeyError, RecursionError):
         return None

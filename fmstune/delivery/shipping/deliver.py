@@ -25,7 +25,7 @@ from fmstune.trackers.records import RunStart, Status
 
 POLL_SECONDS = 0.1
 
-_ROWS = ("metrics", "table")
+_ROWS = ("metrics", "table", "text", "image", "histogram")
 _LONGEST_RUN_ID = 10_000
 _SLOW_SECONDS = 5.0
 """When failures in a row take so long, the service seems to hang: the process tries no more of the rest."""

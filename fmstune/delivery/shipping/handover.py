@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fmstune.delivery.journal.reader import Event, JournalReader
+from fmstune.delivery.shipping.media import changed, why_not, with_content
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.records import Limits, MetricPoint, Table, merged
+from fmstune.trackers.records import Limits, Media, MediaKind, MetricPoint, Table, merged
 from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.occurrences import Occurrences
 
@@ -34,7 +35,7 @@ class Resumed:
     step: int
 
 
-Call = MetricPoint | Table | Params | Resumed
+Call = MetricPoint | Table | Params | Resumed | Media
 
 
 class HandOver:
@@ -69,6 +70,8 @@ class HandOver:
             tracker.set_params(call.values, call.namespace)
         elif isinstance(call, Resumed):
             tracker.resumed(call.step)
+        elif isinstance(call, Media):
+            tracker.track_media(with_content(call, self._path, event))
         return call is not None
 
     def _call(self, event: Event) -> Call | None:
@@ -92,6 +95,7 @@ class _Past:
         self._path = path
         self._offset = 0
         self._limits: Limits = tracker.limits
+        self._media_kinds = tracker.media
         self._merges = tracker.takes_params == "merged"
         self._normaliser = Normaliser(tracker.limits)
         self._counts = Occurrences()
@@ -127,6 +131,8 @@ class _Past:
             return self._point(event)
         elif event.kind == "table":
             return self._table(event)
+        elif event.kind in ("text", "image", "histogram"):
+            return self._media(event)
         elif event.kind == "params":
             self._merge(event)
             return self.params_of(event) if self._merges else self._params_call(event, event.values)
@@ -155,6 +161,18 @@ class _Past:
         count = self._counts.count(("a table", stage, name), step or 0)
         where = (stage, step, adapt.epoch(event.epoch), event.time, event.seq)
         return Table(name, adapt.rows(event.rows, event.name or "table"), *where, count)
+
+    def _media(self, event: Event) -> Media | None:
+        adapt, kind = self._normaliser, cast(MediaKind, event.kind)
+        if why := why_not(event, self._media_kinds):
+            adapt.note(why)
+            return None
+        for change in changed(event):
+            adapt.note(change)
+        stage, step = adapt.stage(event.stage), adapt.step(event.step)
+        name = adapt.media(kind, event.name, stage)
+        count = self._counts.count((kind, stage, name), step or 0)
+        return Media(kind, name, stage=stage, step=step, time=event.time, seq=event.seq, repeats=count)
 
     def _merge(self, event: Event) -> None:
         namespace = event.name or "params"

@@ -31,6 +31,7 @@ class Normaliser:
         self._metric_names: dict[str | None, _Names] = {}
         self._namespaces = _Names(limits, reserved=limits.reserved_params)
         self._table_names: dict[str | None, _Names] = {}
+        self._media_names: dict[tuple[str, str | None], _Names] = {}
         self._stages = _Names(limits)
         self._taken: dict[str | None, set[str]] = {}
 
@@ -77,6 +78,17 @@ class Normaliser:
                 limits, chars=limits.table_chars, most=limits.max_table, taken=taken
             )
         return self._name("table" if name is None else str(name), names)
+
+    def media(self, kind: str, name: str | None, stage: str | None = None) -> str:
+        """The name of a text, an image or a histogram of a stage."""
+        names = self._media_names.get((kind, stage))
+        if names is None:
+            limits, prefix = self._limits, self._prefix(stage)
+            taken = self._taken_in(stage) if limits.one_series else None
+            names = self._media_names[kind, stage] = _Names(
+                limits, chars=limits.table_chars, most=limits.max_table, taken=taken, prefix=prefix
+            )
+        return self._name(kind if name is None else str(name), names)
 
     def _prefix(self, stage: str | None) -> str:
         return self._limits.prefix(stage or None) if self._limits.joins else ""

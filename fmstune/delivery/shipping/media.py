@@ -1,0 +1,50 @@
+"""Texts, images and histograms of the journal as trackers are given them, with their files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from fmstune.delivery.journal.files import kept
+from fmstune.delivery.journal.reader import Event
+from fmstune.secrets.redaction import beginning
+from fmstune.trackers.records import Media, utf8
+
+_KINDS = {"text": "texts", "image": "images", "histogram": "histograms"}
+
+
+def why_not(event: Event, takes: Collection[str]) -> str | None:
+    """Why a tracker that takes these kinds is not given an event; `None` when it is."""
+    what = _called(event)
+    if "lost" in event.item:
+        return f"{what} could not be written beside the journal: {event.item['lost']}"
+    if event.kind not in takes:
+        return f"{what} is kept in the journal only: there is no room for {_KINDS[event.kind]} here"
+    return None
+
+
+def changed(event: Event) -> Iterator[str]:
+    """What was left out of it when it was recorded."""
+    if left_out := event.item.get("not_finite"):
+        yield f"{_called(event)} is without numbers that are not finite ({left_out})"
+    if size := event.item.get("cut"):
+        yield f"{_called(event)} was cut: it has {size} bytes"
+
+
+def _called(event: Event) -> str:
+    where = f"{event.stage}/{event.name}" if event.stage else f"{event.name}"
+    return f"the {event.kind} {beginning(where, 80) if where.isprintable() else ascii(where)[1:80]}"
+
+
+def with_content(media: Media, journal: Path, event: Event) -> Media:
+    """What the event at hand says, or the file that it names. Raises `FileLost`, and `ValueError` and its
+    like for a line that nobody of fmstune's has written."""
+    item = event.item
+    if media.kind == "histogram":
+        counts = tuple(item["counts"])
+        return dataclasses.replace(media, counts=counts, low=float(item["low"]), high=float(item["high"]))
+    if media.kind == "image":
+        return dataclasses.replace(media, file=kept(journal, item), text=utf8(str(item.get("caption", ""))))
+    text = str(item["text"]) if "text" in item else kept(journal, item).read_text("utf-8", "replace")
+    return dataclasses.replace(media, text=utf8(text))

@@ -1,0 +1,135 @@
+"""The texts, images and histograms that the storage of each tracker holds, read through its own SDK, in one
+shape for all of them: [[kind, key, step, content], …].
+
+The content is the text; the pixels of an image, as a nested list, and its caption; or the counts of a
+histogram with the ends of its range.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+Found = list[list[Any]]
+
+
+def from_aim(folder: Path) -> Found:
+    """The one run of the Aim repository in `folder`."""
+    import aim
+    from aim.sdk.sequences.distribution_sequence import Distributions
+    from aim.sdk.sequences.image_sequence import Images
+    from aim.sdk.sequences.text_sequence import Texts
+
+    (run,) = aim.Repo.from_path(str(folder)).iter_runs()
+    found: Found = []
+    for of, get in (
+        (Texts, run.get_text_sequence),
+        (Images, run.get_image_sequence),
+        (Distributions, run.get_distribution_sequence),
+    ):
+        for name, kept, _ in run.iter_sequence_info_by_type(of.allowed_dtypes()):
+            sequence, context = get(name, kept), kept.to_dict()
+            key = f"{context['subset']}/{name}" if "subset" in context else name
+            for step, (value, *_) in sequence.data.items():
+                for each in value if isinstance(value, list) else [value]:
+                    found.append([*_of_aim(each), key, step])
+    return [[kind, key, step, content] for kind, content, key, step in found]
+
+
+def _of_aim(value: Any) -> tuple[str, Any]:
+    if type(value).__name__ == "Text":
+        return "text", value.data
+    if type(value).__name__ == "Image":
+        return "image", [_pixels(value.to_pil_image()), value.caption]
+    return "histogram", [value.weights.tolist(), *map(float, value.range)]
+
+
+def from_wandb(folder: Path) -> Found:
+    """The one run of W&B's offline files under `folder`."""
+    from PIL import Image
+
+    from tests.support.readers import read_wandb_offline, wandb_offline_dirs
+
+    found: Found = []
+    for path in wandb_offline_dirs(folder):
+        for row in read_wandb_offline(path).history:
+            step = row.get("train/global_step")
+            for key in [name.removesuffix("._type") for name in row if name.endswith("._type")]:
+                kind = row[f"{key}._type"]
+                if kind == "html-file":
+                    page = (path / "files" / row[f"{key}.path"]).read_text("utf-8")
+                    text = re.fullmatch(r"<meta[^>]*><pre[^>]*>(.*)</pre>", page, re.S)
+                    assert text
+                    found.append(["text", key, step, html.unescape(text[1])])
+                elif kind == "image-file":
+                    with Image.open(path / "files" / row[f"{key}.path"]) as image:
+                        found.append(["image", key, step, [_pixels(image), row.get(f"{key}.caption", "")]])
+                elif kind == "histogram":
+                    if f"{key}.packedBins.min" in row:
+                        raise AssertionError(row)
+                    bins = row[f"{key}.bins"]
+                    found.append(
+                        ["histogram", key, step, [row[f"{key}.values"], float(bins[0]), float(bins[-1])]]
+                    )
+    return found
+
+
+def from_mlflow(folder: Path) -> Found:
+    """The one run in the store `mlflow.db`."""
+    from mlflow.tracking import MlflowClient
+    from PIL import Image
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (run,) = client.search_runs(["0"])
+    found: Found = []
+
+    def walk(path: str | None) -> None:
+        for each in client.list_artifacts(run.info.run_id, path):
+            if each.is_dir:
+                walk(each.path)
+                continue
+            saved = Path(client.download_artifacts(run.info.run_id, each.path))
+            if each.path.startswith("texts/"):
+                *stage, name = each.path.split("/")[1:]
+                stem, _, rest = name.removesuffix(".txt").rpartition(".")[0].rpartition(".step")
+                key = "/".join([*stage, stem])
+                found.append(["text", key, int(rest), saved.read_text("utf-8")])
+            elif each.path.startswith("images/") and "compressed" not in each.path:
+                key, _, rest = each.path.removeprefix("images/").partition("+step+")
+                with Image.open(saved) as image:
+                    step = int(rest.partition("+")[0])
+                    found.append(["image", key.replace("~", "/"), step, [_pixels(image), ""]])
+
+    walk(None)
+    return found
+
+
+def from_file(folder: Path) -> Found:
+    """The one run in the file `stored.jsonl` of the tracker `file`."""
+    from PIL import Image
+
+    found: Found = []
+    for line in (folder / "stored.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["kind"] not in ("text", "image", "histogram"):
+            continue
+        ((name, said),) = row["values"].items()
+        key = f"{row['stage']}/{name}" if "stage" in row else name
+        content = said
+        if row["kind"] == "histogram":
+            content = [said["counts"], said["low"], said["high"]]
+        elif row["kind"] == "image":
+            with Image.open(io.BytesIO(Path(said["file"]).read_bytes())) as image:
+                content = [_pixels(image), said["caption"]]
+        found.append([row["kind"], key, row.get("step"), content])
+    return found
+
+
+def _pixels(image: Any) -> Any:
+    import numpy as np
+
+    return np.asarray(image.convert("RGB")).tolist()

@@ -1,0 +1,146 @@
+"""Texts, images and histograms arrive in each tracker that has room for them, once each, whatever kills the
+delivery; where there is none, the report says so. Read back through the real SDKs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fmstune
+from fmstune.delivery.ledger import load_ledger
+from fmstune.delivery.recorder import Recorder, active
+from fmstune.delivery.report import report
+from fmstune.testing.lives import Kill, Nursery, nursery
+from tests.support.journals import journal_path
+from tests.support.mlflow_servers import store_in
+
+PIXELS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [9, 9, 9]]], np.uint8)
+OTHER = 255 - PIXELS
+LONG = "a line with <tags> & ünïcode\n" * 1000
+
+
+@dataclass(frozen=True)
+class Place:
+    reference: str
+    options: dict[str, Any]
+    modules: tuple[str, ...]
+    kinds: tuple[str, ...] = ("text", "image", "histogram")
+    captions: bool = True
+
+
+PLACES = {
+    "aim": Place("aimstack_tracker:AimStackTracker", {"repo": "."}, ("aim", "PIL.Image")),
+    "wandb": Place(
+        "wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."},
+        ("wandb", "wandb.proto.wandb_internal_pb2", "PIL.Image"),
+    ),
+    "mlflow": Place(
+        "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"},
+        ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "PIL.Image"), ("text", "image"), False,
+    ),
+    "file": Place("file_tracker:FileTracker", {"path": "stored.jsonl"}, ("PIL.Image",)),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lives() -> Iterator[Callable[[str], Nursery]]:
+    with ExitStack() as stack:
+        made: dict[str, Nursery] = {}
+
+        def of(name: str) -> Nursery:
+            if name not in made:
+                made[name] = stack.enter_context(nursery(*PLACES[name].modules))
+            return made[name]
+
+        yield of
+
+
+def track(recorder: Recorder) -> list[list[Any]]:
+    """Track some of each kind; what is to be there."""
+    with active(recorder):
+        fmstune.track(1.0, "loss", "train", step=1)
+        fmstune.track_text("short", "answer", "eval", step=1)
+        fmstune.track_text(LONG, "answer", "eval", step=2)
+        fmstune.track_text("again", "answer", "eval", step=2)
+        fmstune.track_image(PIXELS, "sample", "eval", step=1, caption="a cap")
+        fmstune.track_image(OTHER / 255, "sample", "eval", step=1)
+        fmstune.track_histogram([0.0, 1.0, 1.0, float("nan")], "weights", "train", step=1, bins=2)
+        fmstune.track(0.5, "loss", "train", step=2)
+    recorder.close("finished")
+    return [
+        ["text", "eval/answer", 1, "short"],
+        ["text", "eval/answer", 2, LONG],
+        ["text", "eval/answer", 2, "again"],
+        ["image", "eval/sample", 1, [PIXELS.tolist(), "a cap"]],
+        ["image", "eval/sample", 1, [OTHER.tolist(), ""]],
+        ["histogram", "train/weights", 1, [[1, 2], 0.0, 1.0]],
+    ]
+
+
+@pytest.mark.parametrize("kills", [(), (Kill(4, True), Kill(3, False), Kill(3, True))], ids=["", "killed"])
+@pytest.mark.parametrize("name", PLACES)
+def test_each_kind_arrives_once_where_there_is_room_for_it(
+    name: str,
+    kills: tuple[Kill, ...],
+    lives: Callable[[str], Nursery],
+    run_directory: Path,
+    recorder: Recorder,
+) -> None:
+    place = PLACES[name]
+    expected = track(recorder)
+    if name == "mlflow":
+        store_in(run_directory.parent)
+    where = (run_directory, f"fmstune.trackers.{place.reference}", place.options)
+    for kill in kills:
+        lives(name).deliver(*where, kill)
+    assert lives(name).deliver(*where)
+    assert lives(name).deliver(*where)  # which changes nothing
+
+    (line,) = report(run_directory, ["t"])
+    assert (line.state, line.delivered) == ("complete", line.total)
+    found = lives(name).read(f"tests.support.media:from_{name}", run_directory.parent)
+    wanted = [each for each in expected if each[0] in place.kinds]
+    if not place.captions:
+        wanted = [[*each[:3], [each[3][0], ""]] if each[0] == "image" else each for each in wanted]
+    assert sorted(map(repr, found)) == sorted(map(repr, wanted))
+    only = "the histogram train/weights is kept in the journal only: there is no room for histograms here"
+    assert (only in line.changes) == ("histogram" not in place.kinds)
+    assert ("the histogram train/weights is without numbers that are not finite (1)" in line.changes) == (
+        "histogram" in place.kinds
+    )
+
+
+def test_a_plug_in_without_room_for_them_says_so_once_each(
+    lives: Callable[[str], Nursery], run_directory: Path, recorder: Recorder
+) -> None:
+    track(recorder)
+    assert lives("file").deliver(run_directory, "tests.support.stored:Naive", {})
+    ledger = load_ledger(run_directory, "t")
+    assert ledger is not None
+    assert [change for change in ledger.changes if "journal only" in change] == [
+        "the text eval/answer is kept in the journal only: there is no room for texts here",
+        "the image eval/sample is kept in the journal only: there is no room for images here",
+        "the histogram train/weights is kept in the journal only: there is no room for histograms here",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["removed", "changed"])
+def test_a_file_that_is_lost_costs_its_own_event_alone(
+    damage: str, lives: Callable[[str], Nursery], run_directory: Path, recorder: Recorder
+) -> None:
+    track(recorder)
+    (path,) = (journal_path(run_directory).parent / "files").glob("*.txt")
+    path.unlink() if damage == "removed" else path.write_text("something else")
+    where = (run_directory, "fmstune.trackers.file_tracker:FileTracker", {"path": "stored.jsonl"})
+    for forgive in (True, False, False):
+        lives("file").deliver(*where, forgive=forgive)
+    (line,) = report(run_directory, ["t"])
+    assert line.delivered == line.total - 1
+    assert f"FileLost: its file {path}" in str(line.error)
+    assert len(lives("file").read("tests.support.media:from_file", run_directory.parent)) == 5
