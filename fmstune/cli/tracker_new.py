@@ -1,4 +1,7 @@
-"""`fmstune trackers new`: the package of a tracker of one's own."""
+"""`fmstune trackers new`: the package of a tracker of one's own.
+
+What is written, and what is refused, is `fmstune.testing.new_tracker`'s to say.
+"""
 
 from __future__ import annotations
 

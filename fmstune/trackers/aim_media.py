@@ -19,7 +19,7 @@ def aim_object(media: Media) -> Any:
 
 
 def _loaded(media: Media) -> Any:
-    # Given a path, Aim guesses the format from its name, and turns what has transparency into JPEG.
+    # Given a path, Aim guesses the format from its name.
     from PIL import Image as Pillow
 
     with Pillow.open(str(media.file)) as image:
