@@ -19,6 +19,7 @@ from fmstune._version import __version__
 
 if TYPE_CHECKING:
     from fmstune.api import train
+    from fmstune.delivery.artifacts import track_artifact
     from fmstune.delivery.media import track_histogram, track_image, track_text
     from fmstune.delivery.recorder import set_params, track, track_table
     from fmstune.trackers.base import Tracker
@@ -32,6 +33,7 @@ __all__ = [
     "register_tracker",
     "set_params",
     "track",
+    "track_artifact",
     "track_histogram",
     "track_image",
     "track_table",
@@ -43,6 +45,7 @@ _HOMES = {
     "train": "fmstune.api",
     "track": "fmstune.delivery.recorder",
     "track_table": "fmstune.delivery.recorder",
+    "track_artifact": "fmstune.delivery.artifacts",
     "track_text": "fmstune.delivery.media",
     "track_image": "fmstune.delivery.media",
     "track_histogram": "fmstune.delivery.media",

@@ -21,7 +21,7 @@ from fmstune.delivery.journal.reader import NON_FINITE, Event, Kind, event_of
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.secrets.redaction import Redactor, process_redactor
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.records import MediaKind, MetricPoint, Status, Table
+from fmstune.trackers.records import MetricPoint, Status, Table
 from fmstune.trackers.values.plain import MOST_TABLE_VALUES, Walk, is_mapping, mapping_of, plain, text_of
 from fmstune.user_code import is_stop
 
@@ -154,8 +154,8 @@ class Recorder(Tracker):
         epoch = _step(table.epoch)
         self._record("table", fields | ({"epoch": epoch} if epoch is not None else {}))
 
-    def record_item(self, kind: MediaKind, name: Any, stage: Any, step: Any, item: Mapping[str, Any]) -> None:
-        """Record a text, an image or a histogram; `item` is what the line says of it, without secrets."""
+    def record_item(self, kind: Kind, name: Any, stage: Any, step: Any, item: Mapping[str, Any]) -> None:
+        """Record a text, an image, a histogram or files; `item` is what the line says, without secrets."""
         where = {"name": self._name(name), "stage": self._optional(stage)}
         self._record(kind, where | {"step": _step(self.step if step is None else step), "item": item})
 

@@ -28,7 +28,7 @@ from fmstune.trackers.compat import build_tracker
 
 SECRET = "conformance-7d1f0e94c2ab4f"
 """Stands in the environment of each process; no tracker has any reason to store it."""
-_HOOKS = ("track_point", "set_params", "track_table", "track_media", "close")
+_HOOKS = ("track_point", "set_params", "track_table", "track_media", "track_artifact", "close")
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""Texts, images and histograms as Aim's own objects."""
+"""Texts, images, histograms and files as Aim's own objects."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from fmstune.trackers.records import Media
+from fmstune.trackers.records import Artifact, Media
 
 
 def aim_object(media: Media) -> Any:
@@ -25,3 +26,18 @@ def _loaded(media: Media) -> Any:
     with Pillow.open(str(media.file)) as image:
         image.load()
         return image.copy()
+
+
+def log_files(run: Any, artifact: Artifact, where: Path) -> None:
+    """Copy files into a folder beside Aim's own, unless the user has told Aim another place for them.
+
+    `Run.log_artifact` is not used: it logs an error, and returns as if nothing had been.
+    """
+    from aim.sdk.objects.artifact import Artifact as AimArtifact
+
+    if run.artifacts_uri is None:
+        run.set_artifacts_uri(where.absolute().as_uri())
+    for name in artifact.files:
+        made = AimArtifact(str(artifact.folder / name), uri=run.artifacts_uri, name=f"{artifact.name}/{name}")
+        made.upload(block=True)
+        run.meta_run_tree.subtree("artifacts")[made.name] = made

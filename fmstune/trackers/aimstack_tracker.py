@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.trackers.aim_checks import check_folder, check_server
-from fmstune.trackers.aim_media import aim_object
+from fmstune.trackers.aim_media import aim_object, log_files
 from fmstune.trackers.aim_repository import index, repository, storage_of, stored_at
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.records import (
+    Artifact,
     Check,
     Limits,
     Media,
@@ -39,6 +40,8 @@ _REPEAT = 2.0**-20
 _MOST_REPEATS = 2**19
 _LAST_STEP = 2**32
 _HELD = "last_event"
+_ARTIFACTS = "aim-artifacts"
+"""The folder for files, beside `.aim`: what is in that one is Aim's alone to arrange."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class AimStackTracker(Tracker):
     install_hint = install_hint(sys.version_info[:2])
     idempotent = True
     repeated_steps = "replaced"
+    takes_artifacts = True
     media = frozenset({"text", "image", "histogram"})
     Config = AimOptions
     config: AimOptions
@@ -215,6 +219,12 @@ class AimStackTracker(Tracker):
         context = _context(media.stage) | ({"occurrence": repeat + 1} if repeat else {})
         where = {"step": media.step or 0, "epoch": media.epoch, "context": context}
         self._opened.track(aim_object(media), name=media.name, **where)
+        self._note_event()
+
+    def track_artifact(self, artifact: Artifact) -> None:
+        if self._opened.repo.is_remote_repo and self._opened.artifacts_uri is None:
+            raise TrackerError("Aim's server takes no files; they are in the run's directory.")
+        log_files(self._opened, artifact, Path(self._repo()) / _ARTIFACTS)
         self._note_event()
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fmstune.trackers.records import (
+    Artifact,
     Check,
     CheckState,
     Limits,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 __all__ = [
+    "Artifact",
     "Check",
     "CheckState",
     "Limits",
@@ -83,6 +85,8 @@ class Tracker:
     media: ClassVar[frozenset[MediaKind]] = frozenset()
     """Which of texts, images and histograms `track_media` takes. The others are in the run's journal only,
     and the report says so."""
+    takes_artifacts: ClassVar[bool] = False
+    """Whether `track_artifact` takes files. They are in the run's directory only where it does not."""
     durable_on: ClassVar[Literal["call", "close"]] = "call"
     """When what was handed over is safe from a kill of this process: after each call, or after
     `close` alone. For the latter, a delivery that was cut off is done again from its start."""
@@ -200,6 +204,9 @@ class Tracker:
 
     def track_media(self, media: Media) -> None:
         """Track a text, an image or a histogram, of the kinds in `media`."""
+
+    def track_artifact(self, artifact: Artifact) -> None:
+        """Track files, such as the tuned model."""
 
     def flush(self) -> None:
         """Return when everything handed over so far is safe with the service.

@@ -7,10 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from fmstune.trackers.base import Tracker, vendors_callback
-from fmstune.trackers.records import Check, Media, RunStart, Status, Table, TrackerRun
+from fmstune.trackers.records import Artifact, Check, Media, RunStart, Status, Table, TrackerRun
 from fmstune.trackers.registry import load_reference
 
-_GUARANTEES = ("limits", "idempotent", "repeated_steps", "takes_late", "takes_params", "durable_on", "media")
+_GUARANTEES = (
+    "limits",
+    "idempotent",
+    "repeated_steps",
+    "takes_late",
+    "takes_params",
+    "durable_on",
+    "media",
+    "takes_artifacts",
+)
 
 
 def build_tracker(reference: str, name: str, options: Mapping[str, Any]) -> Tracker:
@@ -71,6 +80,10 @@ class OldShapeTracker(Tracker):
     def track_media(self, media: Media) -> None:
         if hasattr(self.inner, "track_media"):
             self.inner.track_media(media)
+
+    def track_artifact(self, artifact: Artifact) -> None:
+        if hasattr(self.inner, "track_artifact"):
+            self.inner.track_artifact(artifact)
 
     def flush(self) -> None:
         if hasattr(self.inner, "flush"):

@@ -15,7 +15,7 @@ from fmstune.trackers.values.plain import plain
 
 CSV_COLUMNS = ("run", "seq", "time", "kind", "stage", "step", "epoch", "name", "value", "run_id")
 """`run_id` came last: rows of a file that was begun without it are still good rows, which lack it."""
-ROWS = ("metrics", "table", "text", "image", "histogram")
+ROWS = ("metrics", "table", "text", "image", "histogram", "artifact")
 """Kinds of events of which there may be millions; the others are params and statuses."""
 HEADER_BEFORE = ",".join(CSV_COLUMNS[:-1]).encode()
 

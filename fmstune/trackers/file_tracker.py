@@ -15,7 +15,17 @@ from fmstune.system.files import takes_files
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.event_file import EventFile, stored_in, why_not_appended_to
 from fmstune.trackers.event_formats import Record
-from fmstune.trackers.records import Check, Limits, Media, MetricPoint, RunStart, Status, Table, TrackerRun
+from fmstune.trackers.records import (
+    Artifact,
+    Check,
+    Limits,
+    Media,
+    MetricPoint,
+    RunStart,
+    Status,
+    Table,
+    TrackerRun,
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class FileTracker(Tracker):
     description = "every event as JSON lines or CSV, in a file of yours"
     idempotent = True
     takes_params = "given"
+    takes_artifacts = True
     media = frozenset({"text", "image", "histogram"})
     limits = Limits(text_metrics=True)
     Config = FileOptions
@@ -112,6 +123,12 @@ class FileTracker(Tracker):
             said = {"file": str(media.file), "sha256": digest, "caption": media.text}
         where = {"stage": media.stage, "step": media.step, "epoch": media.epoch}
         self._write(media.kind, {media.name: said}, media.time, **where)
+
+    def track_artifact(self, artifact: Artifact) -> None:
+        """Where the files are; they stay with the run."""
+        said = {"type": artifact.type, "folder": str(artifact.folder), "files": list(artifact.files)}
+        values = {artifact.name: said | {"size": artifact.size}}
+        self._write("artifact", values, artifact.time, stage=None, step=artifact.step, epoch=None)
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
         super().set_params(params, name)

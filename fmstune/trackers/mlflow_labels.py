@@ -6,14 +6,17 @@ What is said of MLflow was seen with mlflow-skinny 3.17.2.
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fmstune.trackers.continued import MARK
 from fmstune.trackers.records import TrackerError, utf8
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 MOST_TAG = 5000
@@ -78,3 +81,12 @@ def tags_of(tags: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 def note_of(notes: str | None) -> dict[str, str]:
     """The tag that is a run's description."""
     return {_NOTE: utf8(notes).replace("\0", "\\0")[:MOST_TAG]} if notes else {}
+
+
+def read_mark(run: Run | None) -> dict[str, Any]:
+    """Which run of fmstune the MLflow run holds, and up to which event."""
+    try:
+        found = json.loads(run.data.tags.get(MARK, "{}")) if run is not None else {}
+    except ValueError:  # somebody's own
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("last_event", 0), int) else {}

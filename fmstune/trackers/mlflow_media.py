@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmstune.trackers.records import Media
+from fmstune.trackers.records import Artifact, Media
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -29,6 +29,11 @@ def log_text(client: MlflowClient, run_id: str, media: Media) -> None:
     where = [media.name, *([f"step{media.step}"] if media.step is not None else []), str(number), "txt"]
     folder = f"texts/{media.stage}" if media.stage else "texts"
     client.log_text(run_id, media.text, f"{folder}/{'.'.join(where)}")
+
+
+def log_files(client: MlflowClient, run_id: str, artifact: Artifact) -> None:
+    """Log files in a folder of the artifact's name."""
+    client.log_artifacts(run_id, str(artifact.folder), artifact.name)
 
 
 def log_image(client: MlflowClient, run_id: str, media: Media) -> None:

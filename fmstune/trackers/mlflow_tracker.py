@@ -22,10 +22,12 @@ from fmstune.trackers.mlflow_labels import (
     experiment_of,
     note_of,
     own_tags,
+    read_mark,
     tags_of,
 )
-from fmstune.trackers.mlflow_media import log_image, log_text
+from fmstune.trackers.mlflow_media import log_files, log_image, log_text
 from fmstune.trackers.records import (
+    Artifact,
     Check,
     Limits,
     Media,
@@ -93,6 +95,7 @@ class MlflowTracker(Tracker):
     Config = MlflowOptions
     config: MlflowOptions
     idempotent = True
+    takes_artifacts = True
     media = frozenset({"text", "image"})
     # A name is limited to 250 characters, stage or namespace included. Infinity comes back as 1.8e308.
     limits = Limits(
@@ -137,7 +140,7 @@ class MlflowTracker(Tracker):
             return TrackerRun(self._run_id)
         client = MlflowClient(tracking_uri=self.config.tracking_uri)
         run, noted = self._continued(client, start), None
-        found = _read_mark(run)
+        found = read_mark(run)
         if run is not None and start.run_id is not None and is_of_another(found, start):
             run, noted, found = None, note(start), {}
         if run is None:
@@ -220,13 +223,22 @@ class MlflowTracker(Tracker):
             listed = json.dumps([*known, entry])
             if len(listed) < MOST_TAG:  # further ones are shown as JSON
                 client.set_tag(self._run_id, _TABLES, listed)
-        self._held = max(self._held, self.seq or 0)
-        self.flush()
+        self._note_held()
 
     def track_media(self, media: Media) -> None:
         log = log_text if media.kind == "text" else log_image
         log(self._opened(), self._run_id, media)
+        self._note_held()
+
+    def track_artifact(self, artifact: Artifact) -> None:
+        log_files(self._opened(), self._run_id, artifact)
+        self._note_held()
+
+    def _note_held(self) -> None:
+        """Note which event the run holds last, with the metrics before it where some wait."""
         self._held = max(self._held, self.seq or 0)
+        if not self._waiting and (tags := self._held_tag()):
+            self._opened().log_batch(self._run_id, [], [], tags)
         self.flush()
 
     def flush(self) -> None:
@@ -329,16 +341,7 @@ class MlflowTracker(Tracker):
             found = client.search_runs(
                 [experiment], f"tags.`{_MADE_AS}` = '{start.new_run_id}'", max_results=1
             )
-            if found and not is_of_another(_read_mark(found[0]), start):
+            if found and not is_of_another(read_mark(found[0]), start):
                 return found[0]
             tags[_MADE_AS] = start.new_run_id
         return client.create_run(experiment, tags=tags, run_name=utf8(self.config.run_name or start.name))
-
-
-def _read_mark(run: Run | None) -> dict[str, Any]:
-    """Which run of fmstune the MLflow run holds, and up to which event."""
-    try:
-        found = json.loads(run.data.tags.get(MARK, "{}")) if run is not None else {}
-    except ValueError:  # somebody's own
-        return {}
-    return found if isinstance(found, dict) and isinstance(found.get("last_event", 0), int) else {}

@@ -226,6 +226,21 @@ class Media:
 
 
 @dataclass(frozen=True, slots=True)
+class Artifact:
+    """Files that a run hands over: those in `folder`, which a tracker copies and does not change, by their
+    names relative to it. `type` says what they are: `model`, `adapter`, or whatever the user calls it."""
+
+    name: str
+    type: str
+    folder: Path
+    files: tuple[str, ...] = ()
+    size: int = 0
+    step: int | None = None
+    time: float | None = None
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """Rows that belong together, such as the samples of an evaluation. Each row maps column names to texts,
     numbers, booleans or `None`; a row may lack columns. The rest is as in `MetricPoint`; `repeats` counts the

@@ -1,11 +1,14 @@
-"""Texts, images and histograms as W&B's own objects."""
+"""Texts, images, histograms and files as W&B's own objects."""
 
 from __future__ import annotations
 
 import html
+import re
 from typing import Any
 
-from fmstune.trackers.records import Media
+from fmstune.trackers.records import Artifact, Media
+
+_MOST_NAME = 64
 
 
 def wandb_object(media: Media) -> Any:
@@ -20,3 +23,16 @@ def wandb_object(media: Media) -> Any:
     width = (media.high - media.low) / len(media.counts)
     edges = [media.low + width * number for number in range(len(media.counts))]
     return wandb.Histogram(np_histogram=(list(media.counts), [*edges, media.high]))
+
+
+def wandb_artifact(artifact: Artifact, run_id: str) -> Any:
+    """What `Run.log_artifact` is given. Its names are those of a project, so that the run's id is in them;
+    the same content is the same version."""
+    import wandb
+
+    name = re.sub(r"[^\w.-]", "_", artifact.name, flags=re.ASCII)[:_MOST_NAME]
+    kind = re.sub(r"[^\w.-]", "_", artifact.type, flags=re.ASCII)[:_MOST_NAME] or "file"
+    made = wandb.Artifact(f"{name}-{run_id}", kind)
+    for file in artifact.files:  # it is read where it lies, which nobody changes
+        made.add_file(str(artifact.folder / file), name=file, policy="immutable")
+    return made

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.records import (
+    Artifact,
     Check,
     Limits,
     Media,
@@ -38,7 +39,7 @@ from fmstune.trackers.wandb_files import (
     to_sync,
     wait_for_core,
 )
-from fmstune.trackers.wandb_media import wandb_object
+from fmstune.trackers.wandb_media import wandb_artifact, wandb_object
 from fmstune.trackers.wandb_settings import (
     disabled,
     fitted,
@@ -105,6 +106,7 @@ class WandbTracker(Tracker):
     package = "wandb"
     install_hint = "pip install wandb"
     Config = WandbOptions
+    takes_artifacts = True
     media = frozenset({"text", "image", "histogram"})
     # Found by throwing values at wandb 0.31.0, and reading its offline files: a larger integer than fits 64
     # bits may become `inf`; the reserved names are dropped or overwritten without a word; a table is a file.
@@ -261,6 +263,10 @@ class WandbTracker(Tracker):
 
     def track_media(self, media: Media) -> None:
         self._log({media.name: wandb_object(media)}, media)
+
+    def track_artifact(self, artifact: Artifact) -> None:
+        run = self._opened()
+        run.log_artifact(wandb_artifact(artifact, run.id))
 
     def _log(self, values: Mapping[str, Any], point: MetricPoint | Table | Media) -> None:
         run = self._opened()

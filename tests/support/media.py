@@ -129,6 +129,59 @@ def from_file(folder: Path) -> Found:
     return found
 
 
+def files_from_aim(folder: Path) -> dict[str, str]:
+    """The files of the one run of the Aim repository in `folder`, by name, as texts."""
+    import tempfile
+
+    import aim
+
+    (run,) = aim.Repo.from_path(str(folder)).iter_runs()
+    with tempfile.TemporaryDirectory() as scratch:
+        return {
+            name: Path(each.download(f"{scratch}/{number}")).read_bytes().decode("latin-1")
+            for number, (name, each) in enumerate(run.artifacts.items())
+        }
+
+
+def files_from_wandb(folder: Path) -> dict[str, str]:
+    """The files of artifacts in W&B's offline files under `folder`, with what lies where they say."""
+    import base64
+    import hashlib
+
+    from tests.support.readers import wandb_artifacts, wandb_offline_dirs
+
+    found = {}
+    for path in wandb_offline_dirs(folder):
+        for made in wandb_artifacts(path):
+            for entry in made.manifest.contents:
+                data = Path(entry.local_path).read_bytes()
+                assert base64.b64encode(hashlib.md5(data).digest()).decode() == entry.digest
+                found[f"{made.name}/{entry.path}"] = data.decode("latin-1")
+    return found
+
+
+def files_from_mlflow(folder: Path) -> dict[str, str]:
+    """The artifacts of the one run in the store `mlflow.db`."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (run,) = client.search_runs(["0"])
+    root = Path(client.download_artifacts(run.info.run_id, ""))
+    files = [path for path in root.rglob("*") if path.is_file()]
+    return {str(path.relative_to(root)): path.read_bytes().decode("latin-1") for path in files}
+
+
+def files_from_file(folder: Path) -> dict[str, str]:
+    """The files that lines of the tracker `file` name."""
+    found = {}
+    for line in (folder / "stored.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        for name, said in row["values"].items() if row["kind"] == "artifact" else ():
+            for file in said["files"]:
+                found[f"{name}/{file}"] = Path(said["folder"], file).read_bytes().decode("latin-1")
+    return found
+
+
 def _pixels(image: Any) -> Any:
     import numpy as np
 

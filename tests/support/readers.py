@@ -72,6 +72,21 @@ def read_wandb_offline(path: Path) -> WandbRun:
     return run
 
 
+def wandb_artifacts(path: Path) -> list[Any]:
+    """The records of artifacts in an offline run's folder."""
+    wandb_internal_pb2: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    (path,) = path.glob("*.wandb")
+    found = []
+    for data in _records(path.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "artifact":
+            found.append(record.artifact)
+        elif record.WhichOneof("record_type") == "request" and record.request.HasField("log_artifact"):
+            found.append(record.request.log_artifact.artifact)
+    return found
+
+
 def _items(items: Any) -> dict[str, Any]:
     """History rows and automatic summaries name their keys by `nested_key`, all others by `key`."""
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}

@@ -223,6 +223,14 @@ class TrackingConfig:
             "min": 0.1,
         },
     )
+    artifacts: str = field(
+        default="none",
+        metadata={
+            "help": "What is handed to trackers that hold files: none, or final: the model or adapter, its "
+            "configuration and its card.",
+            "choices": ("none", "final"),
+        },
+    )
     strict: bool = field(default=False, metadata={"help": "An unreachable tracker at the start is an error."})
 
 

@@ -22,7 +22,7 @@ from fmstune.trackers.values.plain import text_of
 
 VERSION = 1
 
-Kind = Literal["params", "metrics", "table", "text", "image", "histogram", "status", "resume"]
+Kind = Literal["params", "metrics", "table", "text", "image", "histogram", "artifact", "status", "resume"]
 _KINDS = get_args(Kind)
 
 _SECONDS_TO_REPAIR = 10.0

@@ -119,7 +119,7 @@ class Delivery(Standing):
         if called and event.kind in _ROWS:
             last_row = max(event.seq, self.ledger.last_row)
             self.ledger = dataclasses.replace(self.ledger, last_row=last_row)
-        if called and (event.kind in _ROWS or event.values):
+        if called and (event.kind in (*_ROWS, "artifact") or event.values):
             last_given = max(event.seq, self.ledger.last_given)
             self.ledger = dataclasses.replace(self.ledger, last_given=last_given)
         if self.ledger.suspicion.mark(event.seq) is None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from fmstune.delivery.journal.reader import Event, JournalReader
-from fmstune.delivery.shipping.media import changed, why_not, with_content
+from fmstune.delivery.shipping.media import changed, why_not, with_content, with_files
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.records import Limits, Media, MediaKind, MetricPoint, Table, merged
+from fmstune.trackers.records import Artifact, Limits, Media, MediaKind, MetricPoint, Table, merged
 from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.occurrences import Occurrences
 
@@ -35,7 +35,7 @@ class Resumed:
     step: int
 
 
-Call = MetricPoint | Table | Params | Resumed | Media
+Call = MetricPoint | Table | Params | Resumed | Media | Artifact
 
 
 class HandOver:
@@ -72,6 +72,8 @@ class HandOver:
             tracker.resumed(call.step)
         elif isinstance(call, Media):
             tracker.track_media(with_content(call, self._path, event))
+        elif isinstance(call, Artifact):
+            tracker.track_artifact(with_files(call, self._path, event))
         return call is not None
 
     def _call(self, event: Event) -> Call | None:
@@ -95,7 +97,7 @@ class _Past:
         self._path = path
         self._offset = 0
         self._limits: Limits = tracker.limits
-        self._media_kinds = tracker.media
+        self._media_kinds, self._takes_artifacts = tracker.media, tracker.takes_artifacts
         self._merges = tracker.takes_params == "merged"
         self._normaliser = Normaliser(tracker.limits)
         self._counts = Occurrences()
@@ -133,6 +135,8 @@ class _Past:
             return self._table(event)
         elif event.kind in ("text", "image", "histogram"):
             return self._media(event)
+        elif event.kind == "artifact":
+            return self._artifact(event)
         elif event.kind == "params":
             self._merge(event)
             return self.params_of(event) if self._merges else self._params_call(event, event.values)
@@ -173,6 +177,15 @@ class _Past:
         name = adapt.media(kind, event.name, stage)
         count = self._counts.count((kind, stage, name), step or 0)
         return Media(kind, name, stage=stage, step=step, time=event.time, seq=event.seq, repeats=count)
+
+    def _artifact(self, event: Event) -> Artifact | None:
+        adapt = self._normaliser
+        if why := why_not(event, {"artifact"} if self._takes_artifacts else ()):
+            adapt.note(why)
+            return None
+        name, kind = adapt.media("artifact", event.name), str(event.item.get("type", "file"))
+        where = self._path.parent
+        return Artifact(name, kind, where, step=adapt.step(event.step), time=event.time, seq=event.seq)
 
     def _merge(self, event: Event) -> None:
         namespace = event.name or "params"

@@ -1,4 +1,4 @@
-"""Texts, images and histograms of the journal as trackers are given them, with their files."""
+"""Texts, images, histograms and files of the journal as trackers are given them, with their files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from fmstune.delivery.journal.files import kept
+from fmstune.delivery.journal.files import all_kept, kept
 from fmstune.delivery.journal.reader import Event
 from fmstune.secrets.redaction import beginning
-from fmstune.trackers.records import Media, utf8
+from fmstune.trackers.records import Artifact, Media, utf8
 
-_KINDS = {"text": "texts", "image": "images", "histogram": "histograms"}
+_KINDS = {"text": "texts", "image": "images", "histogram": "histograms", "artifact": "files"}
 
 
 def why_not(event: Event, takes: Collection[str]) -> str | None:
@@ -35,6 +35,13 @@ def changed(event: Event) -> Iterator[str]:
 def _called(event: Event) -> str:
     where = f"{event.stage}/{event.name}" if event.stage else f"{event.name}"
     return f"the {event.kind} {beginning(where, 80) if where.isprintable() else ascii(where)[1:80]}"
+
+
+def with_files(artifact: Artifact, journal: Path, event: Event) -> Artifact:
+    """The files that the event at hand names. Raises `FileLost`."""
+    folder, files = all_kept(journal, event.item)
+    size = sum((folder / name).stat().st_size for name in files)
+    return dataclasses.replace(artifact, folder=folder, files=files, size=size)
 
 
 def with_content(media: Media, journal: Path, event: Event) -> Media:

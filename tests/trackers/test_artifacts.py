@@ -1,0 +1,145 @@
+"""Files that a run hands over arrive in each tracker that holds files, once, as they were when they were
+handed over, whatever kills the delivery. Read back through the real SDKs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import fmstune
+from fmstune.delivery.artifacts import record
+from fmstune.delivery.ledger import load_ledger
+from fmstune.delivery.recorder import Recorder, active
+from fmstune.delivery.report import report
+from fmstune.testing.lives import Kill, Nursery, nursery
+from tests.support.journals import events, journal_path
+from tests.support.mlflow_servers import store_in
+
+PLACES = {
+    "aim": ("aimstack_tracker:AimStackTracker", {"repo": "."}, ("aim",)),
+    "wandb": (
+        "wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."},
+        ("wandb", "wandb.proto.wandb_internal_pb2"),
+    ),
+    "mlflow": (
+        "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"},
+        ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
+    ),
+    "file": ("file_tracker:FileTracker", {"path": "stored.jsonl"}, ()),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lives() -> Iterator[Callable[[str], Nursery]]:
+    with ExitStack() as stack:
+        made: dict[str, Nursery] = {}
+
+        def of(name: str) -> Nursery:
+            if name not in made:
+                made[name] = stack.enter_context(nursery(*PLACES[name][2]))
+            return made[name]
+
+        yield of
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Path:
+    """A folder that somebody hands over."""
+    folder = tmp_path / "given"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.bin").write_bytes(bytes(range(256)))
+    (folder / "deep" / "ü b.txt").write_text("text")
+    return folder
+
+
+@pytest.mark.parametrize("kills", [(), (Kill(2, True), Kill(1, False), Kill(2, True))], ids=["", "killed"])
+@pytest.mark.parametrize("name", PLACES)
+def test_files_arrive_as_they_were(
+    name: str,
+    kills: tuple[Kill, ...],
+    lives: Callable[[str], Nursery],
+    run_directory: Path,
+    recorder: Recorder,
+    given: Path,
+) -> None:
+    with active(recorder):
+        fmstune.track(1.0, "loss", "train", step=1)
+        fmstune.track_artifact(given, "things", type="dataset")
+        fmstune.track_artifact(given / "a.bin")
+    recorder.close("finished")
+    (given / "a.bin").write_text("something else by now")
+    shutil.rmtree(given / "deep")
+    if name == "mlflow":
+        store_in(run_directory.parent)
+    reference, options, _ = PLACES[name]
+    where = (run_directory, f"fmstune.trackers.{reference}", options)
+    for kill in kills:
+        lives(name).deliver(*where, kill)
+    assert lives(name).deliver(*where)
+    assert lives(name).deliver(*where)
+    (line,) = report(run_directory, ["t"])
+    assert (line.state, line.delivered) == ("complete", line.total)
+    found = lives(name).read(f"tests.support.media:files_from_{name}", run_directory.parent)
+    data = bytes(range(256)).decode("latin-1")
+    ledger = load_ledger(run_directory, "t")
+    assert ledger is not None
+    end = f"-{ledger.run_id}" if name == "wandb" else ""
+    assert found == {
+        f"things{end}/a.bin": data, f"things{end}/deep/ü b.txt": "text", f"a.bin{end}/a.bin": data,
+    }  # fmt: skip
+
+
+def test_a_plug_in_without_room_for_files_says_so(
+    lives: Callable[[str], Nursery], run_directory: Path, recorder: Recorder, given: Path
+) -> None:
+    with active(recorder):
+        fmstune.track_artifact(given)
+    recorder.close("finished")
+    assert lives("file").deliver(run_directory, "tests.support.stored:Naive", {})
+    (line,) = report(run_directory, ["t"])
+    assert line.changes == (
+        "the artifact given is kept in the journal only: there is no room for files here",
+    )
+
+
+def test_files_of_the_run_are_linked_not_copied_and_a_change_is_found(
+    lives: Callable[[str], Nursery], run_directory: Path, recorder: Recorder, given: Path
+) -> None:
+    record(recorder, {"model.bin": given / "a.bin"}, "model", "model", link=True)
+    recorder.close("finished")
+    (event, _) = events(run_directory)
+    kept = journal_path(run_directory).parent / "files" / event.item["folder"] / "model.bin"
+    assert kept.samefile(given / "a.bin")
+    (given / "a.bin").write_bytes(b"written into")
+    for forgive in (True, False, False):
+        lives("file").deliver(
+            run_directory, "fmstune.trackers.file_tracker:FileTracker", {"path": "stored.jsonl"},
+            forgive=forgive,
+        )  # fmt: skip
+    (line,) = report(run_directory, ["t"])
+    assert line.delivered == line.total - 1
+    assert "has been changed, or is not there" in str(line.error)
+
+
+def test_what_cannot_be_handed_over_is_refused_or_named(recorder: Recorder, run_directory: Path) -> None:
+    for wrong in ("nowhere", 5, None):
+        with pytest.raises(ValueError, match="track_artifact"):
+            fmstune.track_artifact(wrong)  # type: ignore[arg-type]
+    item = record(recorder, {"model.bin": Path("gone")}, "model", "model", link=True)
+    assert item["lost"] == "No such file or directory"
+    assert not list((journal_path(run_directory).parent / "files").iterdir())
+
+
+def test_a_run_directory_is_handed_over_without_its_own_journal(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    (run_directory / "model.bin").write_bytes(b"m")
+    with active(recorder):
+        fmstune.track_artifact(run_directory, "all")
+        fmstune.track_artifact(run_directory, "again")
+    first, again = events(run_directory)
+    assert (first.item["files"], first.item["folder"]) == (1, again.item["folder"])
