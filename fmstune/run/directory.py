@@ -39,7 +39,6 @@ _OURS = (
     *(TRACKING_DIR, CONFIG_NAME, ERROR_LOG, "README.md", REPORT, DATA_ROWS, "rehearsal"),
     *("skipped_rows.jsonl", "stream_counts"),
 )
-_OF_THE_PROCESS = (ERROR_LOG, "training_args.bin", "skipped_rows.jsonl", "stream_counts")
 _MODEL_FILES = re.compile(
     r"(model|adapter_model|pytorch_model).*\.(safetensors|bin|json)|(adapter_|generation_)?config\.json"
     r"|(tokenizer|special_tokens|added_tokens|vocab|merges|training_args|chat_template).*"
@@ -165,12 +164,6 @@ def written(path: Path) -> list[Path]:
         for entry in entries
         if entry.name in _OURS or is_checkpoint(entry) or _MODEL_FILES.fullmatch(entry.name)
     ]
-
-
-def results(path: Path) -> dict[str, Path]:
-    """What a run leaves at its end for others to use: the model or adapter, its configuration, its card."""
-    found = [entry for entry in written(path) if entry.is_file() and entry.name not in _OF_THE_PROCESS]
-    return {entry.name: entry for entry in sorted(found)}
 
 
 def clear(path: Path) -> None:

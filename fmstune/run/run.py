@@ -166,6 +166,7 @@ def _train(
     from fmstune.data.changed import changed_data, recorded_data
     from fmstune.models.end_tokens import save_settings
     from fmstune.run.data_rows import write_data_rows
+    from fmstune.run.artifacts import hand_over
     from fmstune.run.model_card import write_card
     from fmstune.run.preflight import compare, prepare
     from fmstune.run.stream_watch import StreamWatch, stream_ended
@@ -229,7 +230,7 @@ def _train(
             save_settings(built.trainer.model, directory.path)
         if is_main_process():
             write_card(directory.path, config, built, progress.metrics)
-            _hand_over(config, directory.path, recorder, out, "adapter" if built.adapter else "model")
+            hand_over(config, directory.path, recorder, out, "adapter" if built.adapter else "model")
     seconds, steps = progress.seconds_and_steps(built.trainer.state)
     compare(built, expected, recorder, out)
     out.say("done", f"{counted(steps, 'step')} in {seconds:.1f} s")
@@ -237,20 +238,6 @@ def _train(
     held = built.model_identity["dtype"]
     out.say("saved", f"{directory.path}{f' · weights in {dtype}' if dtype and dtype != held else ''}")
     return progress.metrics
-
-
-def _hand_over(config: RunConfig, directory: Path, recorder: Recorder, out: RunConsole, kind: str) -> None:
-    """Give what the run has made to its trackers, where they are asked to hold it."""
-    if config.tracking.artifacts == "none":
-        return
-    from fmstune.delivery.artifacts import record
-    from fmstune.run.directory import results
-
-    item = record(recorder, results(directory), kind, kind, link=True)
-    if "lost" in item:
-        out.warn(f"the {kind} is not handed to trackers: {item['lost']}")
-    else:
-        out.say("artifact", f"{kind}: {counted(item['files'], 'file')}, {item['size'] / 1e6:.1f} MB")
 
 
 def _timing(config: RunConfig, recorder: Recorder, began: float, imported: float) -> TimingCallback | None:
