@@ -17,7 +17,10 @@ _LEFT_OUT = (ERROR_LOG, "training_args.bin", "report.html", "skipped_rows.jsonl"
 
 
 def hand_over(config: RunConfig, directory: Path, recorder: Recorder, out: RunConsole, kind: str) -> None:
-    """Give the model or adapter, with its configuration and its card, to the trackers that are to hold it."""
+    """Give the model or adapter, with its configuration and its card, to the trackers that are to hold it.
+
+    The files are linked, not copied: a later run in this directory deletes them before it writes its own.
+    """
     if config.tracking.artifacts == "none":
         return
     made = [entry for entry in written(directory) if entry.is_file() and entry.name not in _LEFT_OUT]

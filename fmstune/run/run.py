@@ -165,11 +165,12 @@ def _train(
 ) -> Mapping[str, float]:
     from fmstune.data.changed import changed_data, recorded_data
     from fmstune.models.end_tokens import save_settings
-    from fmstune.run.data_rows import write_data_rows
     from fmstune.run.artifacts import hand_over
+    from fmstune.run.data_rows import write_data_rows
     from fmstune.run.model_card import write_card
     from fmstune.run.preflight import compare, prepare
     from fmstune.run.stream_watch import StreamWatch, stream_ended
+    from fmstune.run.tracker_runs import LedgerCallback
     from fmstune.training.build import build_trainer
     from fmstune.training.callbacks.progress import LastStepCallback, ProgressCallback
     from fmstune.training.callbacks.stopping import StopCallback, stopping
@@ -185,7 +186,7 @@ def _train(
         *in_process_callbacks(recorder, guests, directory.path, config.tracking.in_process_timeout, out),
         LastStepCallback(),
         progress,
-        _ledgers(directory.path),
+        LedgerCallback(directory.path),
     ]
     extensions = dataclasses.replace(extensions, callbacks=(*callbacks, *extensions.callbacks, stop))
     stops = stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process())
@@ -286,12 +287,6 @@ def _say_best(config: RunConfig, built: BuiltTrainer, out: RunConsole) -> None:
         name = str(args.metric_for_best_model).removeprefix("eval_")
         kept = "kept" if state.best_model_checkpoint else "not kept: there is no checkpoint of it"
         out.say("best", f"eval {name} {state.best_metric:.4g} at step {state.best_global_step}; {kept}")
-
-
-def _ledgers(directory: Path) -> Any:
-    from fmstune.run.tracker_runs import LedgerCallback
-
-    return LedgerCallback(directory)
 
 
 def _describe(built: BuiltTrainer, out: RunConsole) -> None:
