@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,12 +82,22 @@ def _head(run: RunView) -> Iterator[str]:
         ("params", line.params),
         ("settings", " ".join(texts)),
         ("tables", ", ".join(tables)),
+        ("media", ", ".join(_media(run))),
         ("journal", " · ".join([counted(detail.events, "event"), *lost])),
         *((each.tracker, each.line()) for each in run.delivery),
     ]
     for label, text in labelled:
         if text:
             yield f"{printable(label):<{_LABEL}}{printable(text)}"
+
+
+def _media(run: RunView) -> Iterator[str]:
+    """How many texts, images, histograms and artifacts of each name there are."""
+    counts = Counter(
+        (each["kind"], "/".join(filter(None, (each["stage"], each["name"])))) for each in run.media
+    )
+    for (kind, name), count in counts.items():
+        yield f"{kind} {name}" + (f" ({count})" if count > 1 else "")
 
 
 _IN_HEAD = ("model.path", "run.method", "data.train")

@@ -159,13 +159,14 @@ class Curve:
 
 @dataclass(slots=True)
 class TrackedRun:
-    """A run with its curves, in the order in which they began, and its tables: the newest of a name at a
-    step."""
+    """A run with its curves, in the order in which they began, and its tables, texts, images, histograms and
+    artifacts: the newest of a name at a step."""
 
     directory: Path
     replay: Replay
     curves: list[Curve]
     tables: list[Event]
+    media: list[Event]
 
 
 def read_run(directory: Path) -> TrackedRun:
@@ -174,6 +175,7 @@ def read_run(directory: Path) -> TrackedRun:
     require_run(directory)
     curves: dict[Name, Curve] = {}
     tables: dict[tuple[Any, ...], Event] = {}
+    media: dict[tuple[Any, ...], Event] = {}
 
     def add(event: Event) -> None:
         if event.kind == "metrics":
@@ -186,9 +188,13 @@ def read_run(directory: Path) -> TrackedRun:
         elif event.kind == "table":
             step = step_of(event)
             tables[event.stage, event.name, event.seq if step is None else ("step", step)] = event
+        elif event.kind in ("text", "image", "histogram", "artifact"):
+            at = step_of(event)
+            where = event.seq if at is None else ("step", at)
+            media[event.kind, event.stage, event.name, where] = event
 
     run = replay(journal_of(directory), add)
-    return TrackedRun(directory, run, list(curves.values()), list(tables.values()))
+    return TrackedRun(directory, run, list(curves.values()), list(tables.values()), list(media.values()))
 
 
 def require_run(directory: Path) -> None:

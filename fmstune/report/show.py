@@ -12,7 +12,7 @@ from fmstune.config.inspect.compare import flat
 from fmstune.delivery.journal.reader import JournalError
 from fmstune.delivery.ledger import load_ledgers
 from fmstune.delivery.report import DeliveryReport, report
-from fmstune.layout import TRACKING_DIR
+from fmstune.layout import FILES_DIR, TRACKING_DIR
 from fmstune.report.curves import Curve, Figures, TrackedRun, read_run
 from fmstune.report.replay import Session
 from fmstune.report.summary import RunDetail, RunLine, current_status, summary_of
@@ -32,6 +32,7 @@ class RunView:
     sessions: Sequence[Session]
     figures: Sequence[Figures]
     tables: Sequence[Mapping[str, Any]]
+    media: Sequence[Mapping[str, Any]]
     delivery: Sequence[DeliveryReport]
 
     def to_json(self) -> dict[str, Any]:
@@ -46,6 +47,7 @@ class RunView:
             "sessions": [dataclasses.asdict(each) for each in self.sessions],
             "metrics": [dataclasses.asdict(each) for each in self.figures],
             "tables": list(self.tables),
+            "media": list(self.media),
             "delivery": [dataclasses.asdict(each) for each in self.delivery],
         }
 
@@ -68,6 +70,7 @@ def view_of(run: TrackedRun) -> RunView:
         sessions=tuple(run.replay.sessions),
         figures=tuple(curve.figures() for curve in ordered(run.curves)),
         tables=tuple(tables_of(run)),
+        media=tuple(media_of(run)),
         delivery=tuple(_delivery(directory)),
     )
 
@@ -90,6 +93,17 @@ def tables_of(run: TrackedRun) -> list[dict[str, Any]]:
         }
         for event in run.tables
     ]
+
+
+def media_of(run: TrackedRun) -> list[dict[str, Any]]:
+    """The texts, images, histograms and artifacts of a run, as JSON has them; `path` is where a file is."""
+    found = []
+    for event in run.media:
+        said = {"kind": event.kind, "stage": event.stage, "name": event.name, "step": event.step}
+        file = event.item.get("file") or event.item.get("folder")
+        path = {"path": str(run.directory / TRACKING_DIR / FILES_DIR / str(file))} if file else {}
+        found.append(said | {"time": event.time} | dict(event.item) | path)
+    return found
 
 
 def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
