@@ -18,6 +18,7 @@ _SHORT = (
     "training.per_device_train_batch_size=4",
     "training.warmup_steps=0",
     "training.learning_rate=1e-2",
+    "data.max_rows=20",
 )
 
 

@@ -16,7 +16,13 @@ from fmstune.console import RunConsole
 from fmstune.run.run import dry_run, run
 from tests.support import commands
 
-SHORT = ["training.max_steps=6", "training.logging_steps=2", "training.eval_steps=6", "training.save_steps=3"]
+SHORT = [
+    "training.max_steps=6",
+    "training.logging_steps=2",
+    "training.eval_steps=6",
+    "training.save_steps=3",
+    "data.max_rows=60",  # as many as six steps see; to prepare the others takes as long as to train
+]
 
 
 def tune(output: str, *sets: str, **how: Any) -> str:
