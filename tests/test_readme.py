@@ -15,7 +15,7 @@ import typer
 from fmstune.cli.app import app
 from fmstune.config.load.load import load
 from fmstune.trackers.registry import BUILT_IN
-from tests.support.readme_options import table
+from tests.support.readme_options import matrix, table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -52,6 +52,10 @@ def test_each_command_has_flags_and_arguments_that_exist(command: str) -> None:
 
 def test_the_table_of_settings_is_that_of_the_program() -> None:
     assert table() in README, "run `python -m tests.support.readme_options`"
+
+
+def test_the_matrix_of_trackers_is_what_their_classes_declare() -> None:
+    assert matrix() in README, "run `python -m tests.support.readme_options`"
 
 
 def test_every_tracker_and_each_of_its_options_is_in_the_table_of_trackers() -> None:

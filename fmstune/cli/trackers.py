@@ -1,10 +1,10 @@
-"""`fmstune trackers list | check | sync | new`."""
+"""`fmstune trackers list | check | show | new | sync`."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,10 +61,7 @@ def check(
 
     Asks nothing and changes nothing. Exit code 3 when a tracker cannot be used.
     """
-    from fmstune.delivery.shippers import Fleet
-    from fmstune.delivery.shipping.process import Job
     from fmstune.run.resolve import check_name, tracker_options
-    from fmstune.trackers.registry import reference
 
     options = tracker_options(config, sets or [])
     chosen = list(dict.fromkeys(names or options.configured))
@@ -72,12 +69,7 @@ def check(
         typer.echo("no tracker is configured here; name one: fmstune trackers check NAME", err=True)
     for name in chosen:
         check_name(name)
-    jobs = [Job(name, reference(name), options.of(name)) for name in chosen]
-    fleet = Fleet(jobs, check_within=timeout, close_timeout=0)
-    try:
-        found = fleet.check()
-    finally:
-        fleet.abandon()
+    found = _checked({name: options.of(name) for name in chosen}, timeout)
     if as_json:
         _print_json([{"tracker": name, **dataclasses.asdict(found[name])} for name in chosen])
     else:
@@ -85,6 +77,38 @@ def check(
             _print_check(name, found[name])
     if not all(result.ok for result in found.values()):
         raise typer.Exit(3)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A tracker.", metavar="NAME")],
+    as_json: Json = False,
+    timeout: Annotated[float, typer.Option(help="Seconds that its check has.", metavar="S", min=0.1)] = 10.0,
+    config: Config = None,
+    sets: Sets = None,
+    debug: Debug = False,
+) -> None:
+    """Show a tracker's options, what it keeps, how it is delivered to, and whether it could track a run now.
+
+    Changes nothing, as its check does.
+    """
+    from fmstune.cli.tracker_show import as_json as described_as_json
+    from fmstune.cli.tracker_show import lines
+    from fmstune.run.resolve import check_name, tracker_options
+    from fmstune.secrets.redaction import hide
+    from fmstune.trackers.described import described
+    from fmstune.trackers.registry import tracker_class
+
+    check_name(name)
+    given = tracker_options(config, sets or []).of(name)
+    about = described(name, tracker_class(name))
+    found = _checked({name: given}, timeout)[name]
+    if as_json:
+        _print_json(described_as_json(about, given, found))
+        return
+    for line in lines(about, given):
+        typer.echo(hide(line))
+    _print_check("check   ", found)
 
 
 @app.command()
@@ -137,6 +161,20 @@ def sync(
 
 
 app.command()(new)
+
+
+def _checked(options: Mapping[str, Mapping[str, Any]], timeout: float) -> dict[str, Check]:
+    """What the checks of these trackers find, with the options of each."""
+    from fmstune.delivery.shippers import Fleet
+    from fmstune.delivery.shipping.process import Job
+    from fmstune.trackers.registry import reference
+
+    jobs = [Job(name, reference(name), given) for name, given in options.items()]
+    fleet = Fleet(jobs, check_within=timeout, close_timeout=0)
+    try:
+        return dict(fleet.check())
+    finally:
+        fleet.abandon()
 
 
 def _of_run(moved: Callable[[str, int, int], None], run: Path, tracker: str, done: int, total: int) -> None:

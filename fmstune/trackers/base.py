@@ -87,6 +87,8 @@ class Tracker:
     and the report says so."""
     takes_artifacts: ClassVar[bool] = False
     """Whether `track_artifact` takes files. They are in the run's directory only where it does not."""
+    keeps_tables: ClassVar[bool] = True
+    """Whether tables are kept in some form."""
     durable_on: ClassVar[Literal["call", "close"]] = "call"
     """When what was handed over is safe from a kill of this process: after each call, or after
     `close` alone. For the latter, a delivery that was cut off is done again from its start."""

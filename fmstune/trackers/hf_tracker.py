@@ -18,7 +18,10 @@ from fmstune.trackers.base import Tracker
 from fmstune.trackers.integrations import INTEGRATIONS, PREFIX
 from fmstune.trackers.records import Check, Limits, MetricPoint, RunStart, Status, Table, TrackerRun, merged
 
-_NOT_GOT = "its callback gets metrics, params and the end: no weights, gradients, checkpoints or tables"
+_NOT_GOT = (
+    "its callback gets metrics, params and the end: no weights, gradients, checkpoints or tables; what its "
+    "SDK measures of a process is that of this one, not of the training"
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class IntegrationTracker(Tracker):
     Config = IntegrationOptions
     config: IntegrationOptions
     takes_late = False
+    keeps_tables = False
     durable_on = "close"
     limits = Limits(joins=True, prefixes={"train": "", "eval": "eval_", "test": "test_"})
 

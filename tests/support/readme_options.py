@@ -7,10 +7,13 @@ import re
 from pathlib import Path
 
 from fmstune.config.inspect.dump import option_table
+from fmstune.trackers.described import DELIVERS, KEEPS, described
 from fmstune.trackers.registry import BUILT_IN, tracker_class
 
 README = Path(__file__).parents[2] / "README.md"
 _BETWEEN = re.compile(r"(?<=tests/test_readme.py -->\n).*?(?=<!-- end of options -->)", re.S)
+
+_MATRIX = re.compile(r"(?<=<!-- matrix -->\n).*?(?=<!-- end of matrix -->)", re.S)
 
 
 def table() -> str:
@@ -28,6 +31,21 @@ def table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def matrix() -> str:
+    """What each tracker keeps and how it is delivered to, as Markdown."""
+    trackers = {name: tracker_class(name) for name in BUILT_IN if name != "none"}
+    trackers["hf:NAME"] = tracker_class("hf:wandb")
+    rows = [
+        f"| tracker | {' | '.join((*KEEPS, *DELIVERS))} |",
+        f"|{'---|' * (1 + len(KEEPS) + len(DELIVERS))}",
+    ]
+    for name, tracker in trackers.items():
+        about = described(name, tracker)
+        cells = [*(about.keeps[key] for key in KEEPS), *(about.delivers[key] for key in DELIVERS)]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
 def _shown(default: object) -> str:
     if default in (None, "", ()):
         return ""
@@ -35,4 +53,5 @@ def _shown(default: object) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(_BETWEEN.sub(lambda _: table(), README.read_text()))
+    text = _BETWEEN.sub(lambda _: table(), README.read_text())
+    README.write_text(_MATRIX.sub(lambda _: matrix(), text))

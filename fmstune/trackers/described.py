@@ -1,0 +1,93 @@
+"""What a tracker keeps of a run, how it is delivered to, and its options: as its class declares it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from fmstune.trackers.base import Tracker, installed_version
+
+KEEPS = ("metrics", "params", "tables", "media", "artifacts")
+DELIVERS = ("an event twice", "steps logged again", "late events", "safe")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of a tracker."""
+
+    name: str
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A tracker as `fmstune trackers show` has it; `install` is the command for its package."""
+
+    name: str
+    description: str
+    package: str | None
+    version: str | None
+    install: str | None
+    options: tuple[Option, ...] | None
+    keeps: dict[str, str]
+    delivers: dict[str, str]
+    limits: dict[str, Any]
+
+
+def described(name: str, tracker: type[Any]) -> Described:
+    """What the class called `name` declares. One of an older shape declares what the interface's own has."""
+    whole = tracker if issubclass(tracker, Tracker) else Tracker
+    declared = getattr(tracker, "Config", None)
+    options = None if declared is None else tuple(map(_option, dataclasses.fields(declared)))
+    package = getattr(tracker, "package", None)
+    version = installed_version(package, getattr(tracker, "distributions", ()))
+    install = getattr(tracker, "install_hint", None) or (f"pip install {package}" if package else None)
+    limits = getattr(tracker, "limits", whole.limits)
+    usual = {each.name: getattr(Tracker.limits, each.name) for each in dataclasses.fields(limits)}
+    special = {key: getattr(limits, key) for key, value in usual.items() if getattr(limits, key) != value}
+    description = str(getattr(tracker, "description", "")) if whole is tracker else ""
+    return Described(
+        name, description, package, version, install, options, _keeps(tracker), _delivers(tracker),
+        {key: sorted(value) if isinstance(value, frozenset) else value for key, value in special.items()},
+    )  # fmt: skip
+
+
+def _option(field: dataclasses.Field[Any]) -> Option:
+    default = None if field.default is dataclasses.MISSING else field.default
+    return Option(field.name, default, str(field.metadata.get("help", "")))
+
+
+def _keeps(tracker: type[Any]) -> dict[str, str]:
+    if tracker is Tracker:
+        return dict.fromkeys(KEEPS, "no")
+    limits = getattr(tracker, "limits", Tracker.limits)
+    metrics = "numbers in single precision" if limits.single_precision else "numbers"
+    metrics += " and texts" if limits.text_metrics else ""
+    if not (limits.nan and limits.infinite):
+        metrics += ", not infinite ones" if limits.nan else ", finite ones alone"
+    params = "nested" if limits.nested else "flat"
+    params += ", as text" if limits.text_params else ""
+    params += "" if limits.params_change else ", the first value of each"
+    own = getattr(tracker, "track_table", None) not in (None, Tracker.track_table)
+    tables = ("as tables" if own else "as params") if getattr(tracker, "keeps_tables", True) else "no"
+    media = ", ".join(f"{kind}s" for kind in sorted(getattr(tracker, "media", ()))) or "no"
+    artifacts = "yes" if getattr(tracker, "takes_artifacts", False) else "no"
+    return dict(zip(KEEPS, (metrics, params, tables, media, artifacts), strict=True))
+
+
+def _delivers(tracker: type[Any]) -> dict[str, str]:
+    if tracker is Tracker:
+        return dict.fromkeys(DELIVERS, "")
+
+    def declares(name: str) -> Any:
+        return getattr(tracker, name, getattr(Tracker, name))
+
+    words = (
+        "is there once" if declares("idempotent") else "may come again after a kill",
+        {"replaced": "replace the old values", "kept": "are kept beside them"}[declares("repeated_steps")],
+        "are taken" if declares("takes_late") else "hold later ones up",
+        "after each call" if declares("durable_on") == "call" else "when the run is closed",
+    )
+    return dict(zip(DELIVERS, words, strict=True))

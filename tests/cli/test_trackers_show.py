@@ -1,0 +1,68 @@
+"""`fmstune trackers show`: what a tracker's class declares, its options as they are now, and its check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.described import described
+from fmstune.trackers.registry import BUILT_IN, tracker_class
+from tests.support.commands import fmstune
+
+
+def test_it_shows_options_with_their_present_values_and_the_check(tmp_path: Path) -> None:
+    (tmp_path / "fmstune.toml").write_text('[trackers.file]\npath = "/proc/x.jsonl"\n')
+    done = fmstune("trackers", "show", "file", cwd=tmp_path, light=True)
+    assert done.returncode == 0, done.stderr
+    assert "file: every event as JSON lines or CSV, in a file of yours\n" in done.stdout
+    assert "tables: as tables" in done.stdout
+    assert "an event twice: is there once" in done.stdout
+    assert "Default: metrics-{run}.jsonl." in done.stdout
+    assert "now: '/proc/x.jsonl'" in done.stdout
+    assert "no permission: /proc cannot be written to" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["fmstune.toml"]
+
+
+def test_as_json_it_has_the_same(tmp_path: Path) -> None:
+    given = ("--set", "trackers.file.path=m.jsonl")
+    done = fmstune("trackers", "show", "file", "--json", *given, cwd=tmp_path, light=True)
+    found = json.loads(done.stdout)
+    (option,) = found["options"]
+    assert (option["name"], option["default"], option["value"]) == ("path", "metrics-{run}.jsonl", "m.jsonl")
+    assert found["keeps"]["metrics"] == "numbers and texts"
+    assert found["limits"] == {"text_metrics": True}
+    assert found["check"]["state"] == "ok"
+
+
+class Old:
+    """A tracker of the shape of the design note: it declares nothing."""
+
+    def __init__(self, name: str | None = None, tracker_config: object = None) -> None: ...
+
+    def track(self, metric: object, name: str, stage: str | None = None) -> None: ...
+
+
+class Mine(Tracker):
+    """A tracker of the few lines that the README has."""
+
+    registered_name = "mine"
+
+
+@pytest.mark.parametrize("tracker", [Old, Mine])
+def test_a_tracker_that_declares_nothing_has_what_the_interface_gives(tracker: type) -> None:
+    about = described("mine", tracker)
+    wanted = {"metrics": "numbers", "params": "nested", "tables": "as params"}
+    assert about.keeps == {**wanted, "media": "no", "artifacts": "no"}
+    assert (about.options, about.package, about.install, about.limits) == (None, None, None, {})
+    assert about.delivers["an event twice"] == "may come again after a kill"
+
+
+def test_each_built_in_says_what_installs_it_and_helps_with_each_option() -> None:
+    for name in BUILT_IN:
+        about = described(name, tracker_class(name))
+        assert about.description
+        assert bool(about.package) == bool(about.install)
+        assert all(option.help for option in about.options or ())
