@@ -29,6 +29,7 @@ LONG = {"fmstune.training.trl_compat": "the one place that knows what is private
 SHORT = {
     "fmstune.__main__": "what `python -m` wants",
     "fmstune._version": "the build reads it",
+    "fmstune.cli.panels": "of all groups of commands",
     "fmstune.layout": "names that several rooms share",
     "fmstune.system.cgroups": "memory and processors ask it",
     "fmstune.config.paths.hub": "asked by rooms that know no hub",

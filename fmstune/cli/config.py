@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fmstune.cli.completion import complete_key, complete_run, complete_setting
 from fmstune.cli.flags import given_flags, with_flags_of
+from fmstune.cli.panels import MARKUP
 from fmstune.cli.trackers import Config, Debug, Json
 from fmstune.cli.train import train
 
@@ -20,14 +22,16 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Explain a configuration, and compare those of two runs.",
     no_args_is_help=True,
-    rich_markup_mode=None,
+    rich_markup_mode=MARKUP,
 )
 
 _RECORDED = ("packages", "git")
 
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="As for `fmstune train`.", metavar="KEY=VALUE"),
+    typer.Option(
+        "--set", help="As for `fmstune train`.", metavar="KEY=VALUE", autocompletion=complete_setting
+    ),
 ]
 
 
@@ -39,6 +43,7 @@ def explain(
         typer.Argument(
             help="Settings or tables; without one, all that is set. And a TOML configuration, as for train.",
             metavar="[KEY]... [CONFIG.toml]",
+            autocompletion=complete_key,
         ),
     ] = None,
     as_json: Json = False,
@@ -72,11 +77,16 @@ def explain(
 @app.command()
 @with_flags_of(train)
 def diff(
-    first: Annotated[Path, typer.Argument(help="A run's directory, or a TOML file.", metavar="RUN")],
+    first: Annotated[
+        Path,
+        typer.Argument(help="A run's directory, or a TOML file.", metavar="RUN", autocompletion=complete_run),
+    ],
     second: Annotated[
         Path | None,
         typer.Argument(
-            help="Another one. Without it, or with flags, what `fmstune train` would run.", metavar="[RUN]"
+            help="Another one. Without it, or with flags, what `fmstune train` would run.",
+            metavar="[RUN]",
+            autocompletion=complete_run,
         ),
     ] = None,
     as_json: Json = False,

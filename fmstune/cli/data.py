@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fmstune.cli.completion import complete_setting
 from fmstune.cli.trackers import Config, Debug, Json
 from fmstune.config.methods.known import in_help
 from fmstune.text import counted
@@ -58,7 +59,10 @@ def data(
     as_json: Json = False,
     config: Config = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", help="As for `fmstune train`.", metavar="KEY=VALUE")
+        list[str] | None,
+        typer.Option(
+            "--set", help="As for `fmstune train`.", metavar="KEY=VALUE", autocompletion=complete_setting
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:

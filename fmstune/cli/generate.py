@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fmstune.cli.completion import complete_run
+
 
 def generate(
     model: Annotated[
@@ -15,6 +17,7 @@ def generate(
         typer.Argument(
             help="A run, checkpoint, adapter, model or GGUF file, or a name on the hub.",
             metavar="RUN_OR_MODEL",
+            autocompletion=complete_run,
         ),
     ],
     prompts: Annotated[

@@ -7,10 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
+from fmstune.cli.completion import complete_run
+
 
 def merge(
     run: Annotated[
-        str, typer.Argument(help="The run, checkpoint or directory with the adapter.", metavar="RUN")
+        str,
+        typer.Argument(
+            help="The run, checkpoint or directory with the adapter.",
+            metavar="RUN",
+            autocompletion=complete_run,
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="The directory to write the model to.", metavar="OUT")],
     dtype: Annotated[

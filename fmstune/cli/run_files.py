@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fmstune.cli.completion import complete_run
 from fmstune.cli.printing import visible
 from fmstune.cli.trackers import Debug
 
@@ -21,7 +22,9 @@ _NAMED = 8
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="The run's directory.", metavar="RUN")],
+    run: Annotated[
+        Path, typer.Argument(help="The run's directory.", metavar="RUN", autocompletion=complete_run)
+    ],
     to: Annotated[
         Literal["csv", "parquet", "json"],
         typer.Option(help="csv and parquet: a row for each value of a metric; json: all of the run."),
@@ -54,7 +57,9 @@ def export(
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="The run's directory.", metavar="RUN")],
+    run: Annotated[
+        Path, typer.Argument(help="The run's directory.", metavar="RUN", autocompletion=complete_run)
+    ],
     debug: Debug = False,
 ) -> None:
     """Write the run's report.html again, and print where it is.
@@ -74,7 +79,10 @@ def report(
 
 
 def rm(
-    runs: Annotated[list[Path], typer.Argument(help="The runs' directories.", metavar="RUN...")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="The runs' directories.", metavar="RUN...", autocompletion=complete_run),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     debug: Debug = False,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from fmstune.cli.completion import complete_run
 from fmstune.cli.printing import print_json, print_lines, terminal_width
 from fmstune.cli.trackers import Debug, Json
 
@@ -14,7 +15,10 @@ _WIDTH = 80
 
 
 def plot(
-    runs: Annotated[list[Path], typer.Argument(help="The runs' directories.", metavar="RUN...")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="The runs' directories.", metavar="RUN...", autocompletion=complete_run),
+    ],
     metrics: Annotated[
         list[str] | None,
         typer.Option(
@@ -41,8 +45,7 @@ def plot(
 ) -> None:
     """Plot metrics of runs, in the terminal or as a picture.
 
-    A chart for each metric, with a line for each run. Pictures (--output) need matplotlib: pip install
-    "fmstune[plot]".
+    A chart for each metric, with a line for each run. Pictures (--output) need matplotlib, the extra `plot`.
     """
     import dataclasses
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fmstune.cli.completion import complete_run
 from fmstune.cli.printing import print_json, print_lines, terminal_width
 from fmstune.cli.trackers import Debug, Json
 from fmstune.text import counted
@@ -24,7 +25,9 @@ _METRICS = ("metric", "points", "first", "lowest", "highest", "last", "at step")
 
 
 def show(
-    run: Annotated[Path, typer.Argument(help="The run's directory.", metavar="RUN")],
+    run: Annotated[
+        Path, typer.Argument(help="The run's directory.", metavar="RUN", autocompletion=complete_run)
+    ],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -39,7 +42,10 @@ def show(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="The runs' directories.", metavar="RUN RUN...")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="The runs' directories.", metavar="RUN RUN...", autocompletion=complete_run),
+    ],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

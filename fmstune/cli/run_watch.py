@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fmstune.cli.completion import complete_run
 from fmstune.cli.printing import print_lines
 from fmstune.cli.trackers import Debug
 
@@ -23,7 +24,9 @@ _QUIET_SECONDS = 60.0
 
 
 def watch(
-    run: Annotated[Path, typer.Argument(help="The run's directory.", metavar="RUN")],
+    run: Annotated[
+        Path, typer.Argument(help="The run's directory.", metavar="RUN", autocompletion=complete_run)
+    ],
     debug: Debug = False,
 ) -> None:
     """Watch a run until it ends, from its journal: also one in another terminal or on another machine.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fmstune.cli.panels import MARKUP
 from fmstune.cli.printing import print_json, print_lines, terminal_width, visible
 from fmstune.cli.run_files import export, report, rm
 from fmstune.cli.run_plot import plot
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="List, watch, compare, plot, export and remove runs.",
     no_args_is_help=True,
-    rich_markup_mode=None,
+    rich_markup_mode=MARKUP,
 )
 
 _HEAD = (

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fmstune.cli.completion import complete_run, complete_setting, complete_tracker
+from fmstune.cli.panels import MARKUP
 from fmstune.cli.tracker_new import new
 
 if TYPE_CHECKING:
@@ -17,9 +19,9 @@ if TYPE_CHECKING:
     from fmstune.trackers.records import Check
 
 app = typer.Typer(
-    help="See which trackers there are, check them, and deliver runs to them.",
+    help="See and check trackers, and deliver runs to them.",
     no_args_is_help=True,
-    rich_markup_mode=None,
+    rich_markup_mode=MARKUP,
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -30,7 +32,12 @@ Config = Annotated[
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="An option, such as trackers.aim.repo=PATH.", metavar="KEY=VALUE"),
+    typer.Option(
+        "--set",
+        help="An option, such as trackers.aim.repo=PATH.",
+        metavar="KEY=VALUE",
+        autocompletion=complete_setting,
+    ),
 ]
 
 
@@ -46,7 +53,11 @@ def list_(as_json: Json = False, debug: Debug = False) -> None:
 def check(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Trackers; without one, all that are configured here.", metavar="[NAME]..."),
+        typer.Argument(
+            help="Trackers; without one, all that are configured here.",
+            metavar="[NAME]...",
+            autocompletion=complete_tracker,
+        ),
     ] = None,
     as_json: Json = False,
     timeout: Annotated[
@@ -113,7 +124,9 @@ def show(
 
 @app.command()
 def sync(
-    runs: Annotated[list[Path], typer.Argument(help="Directories of runs.", metavar="RUN...")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Directories of runs.", metavar="RUN...", autocompletion=complete_run)
+    ],
     to: Annotated[
         str | None, typer.Option(help="Deliver the whole run to this tracker.", metavar="NAME")
     ] = None,

@@ -8,9 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
+from fmstune.cli.completion import complete_method, complete_run, complete_setting, complete_tracker
 from fmstune.cli.flags import given_flags
 from fmstune.config.methods.known import DEFAULT, in_help
 from fmstune.layout import CONFIG_FILE, CONFIG_NAME
+
+_DATA, _TRAINING, _TRACKING = "Model and data", "Training", "Tracking"
+"""The groups of the help; the rest is the run's."""
 
 
 def train(
@@ -23,7 +27,10 @@ def train(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="The model: a directory, a hub name, or `demo`.", metavar="M")
+        str | None,
+        typer.Option(
+            help="The model: a directory, a hub name, or `demo`.", metavar="M", rich_help_panel=_DATA
+        ),
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -31,27 +38,39 @@ def train(
             help="The training data: a file, a directory, a glob, a hub name, or `demo`; may be given "
             "several times.",
             metavar="D",
+            rich_help_panel=_DATA,
         ),
     ] = None,
     eval_data: Annotated[
-        list[str] | None, typer.Option(help="The evaluation data, as for --data.", metavar="D")
+        list[str] | None,
+        typer.Option(help="The evaluation data, as for --data.", metavar="D", rich_help_panel=_DATA),
     ] = None,
     template: Annotated[
         str | None,
-        typer.Option(help="A row's text: '### Q: {question}\n### A: {answer}'.", metavar="TEXT"),
+        typer.Option(
+            help="A row's text: '### Q: {question}\n### A: {answer}'.", metavar="TEXT", rich_help_panel=_DATA
+        ),
     ] = None,
     skip_bad_rows: Annotated[
-        bool | None, typer.Option("--skip-bad-rows", help="Leave damaged rows out, and list them.")
+        bool | None,
+        typer.Option("--skip-bad-rows", help="Leave damaged rows out, and list them.", rich_help_panel=_DATA),
     ] = None,
     strict_chat: Annotated[
         bool | None,
         typer.Option(
-            "--strict-chat", help="Refuse chats that would have to be changed to fit the chat template."
+            "--strict-chat",
+            help="Refuse chats that would have to be changed to fit the chat template.",
+            rich_help_panel=_DATA,
         ),
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help=f"What is learnt, {DEFAULT} without it; {in_help()}.", metavar="NAME"),
+        typer.Option(
+            help=f"What is learnt, {DEFAULT} without it; {in_help()}.",
+            metavar="NAME",
+            rich_help_panel=_DATA,
+            autocompletion=complete_method,
+        ),
     ] = None,
     output_dir: Annotated[
         str | None,
@@ -62,6 +81,8 @@ def train(
         typer.Option(
             help="Track the run there; may be given several times. See `fmstune trackers list`.",
             metavar="T",
+            rich_help_panel=_TRACKING,
+            autocompletion=complete_tracker,
         ),
     ] = None,
     name: Annotated[
@@ -73,36 +94,67 @@ def train(
     ] = None,
     param: Annotated[
         list[str] | None,
-        typer.Option(help="A parameter of the run for its trackers, such as team=nlp.", metavar="K=V"),
+        typer.Option(
+            help="A parameter of the run for its trackers, such as team=nlp.",
+            metavar="K=V",
+            rich_help_panel=_TRACKING,
+        ),
     ] = None,
     params_file: Annotated[
         Path | None,
-        typer.Option(help="Parameters of the run from a JSON or TOML file.", metavar="F"),
+        typer.Option(
+            help="Parameters of the run from a JSON or TOML file.", metavar="F", rich_help_panel=_TRACKING
+        ),
     ] = None,
     lora: Annotated[
-        bool | None, typer.Option("--lora/--full", help="Train a LoRA adapter, or all weights.")
+        bool | None,
+        typer.Option(
+            "--lora/--full", help="Train a LoRA adapter, or all weights.", rich_help_panel=_TRAINING
+        ),
     ] = None,
-    epochs: Annotated[str | None, typer.Option(help="Passes over the training data.", metavar="N")] = None,
-    max_steps: Annotated[str | None, typer.Option(help="Optimizer steps.", metavar="N")] = None,
-    learning_rate: Annotated[str | None, typer.Option(help="The peak learning rate.", metavar="LR")] = None,
+    epochs: Annotated[
+        str | None,
+        typer.Option(help="Passes over the training data.", metavar="N", rich_help_panel=_TRAINING),
+    ] = None,
+    max_steps: Annotated[
+        str | None, typer.Option(help="Optimizer steps.", metavar="N", rich_help_panel=_TRAINING)
+    ] = None,
+    learning_rate: Annotated[
+        str | None, typer.Option(help="The peak learning rate.", metavar="LR", rich_help_panel=_TRAINING)
+    ] = None,
     batch_size: Annotated[
-        str | None, typer.Option(help="Rows in a batch, on each device.", metavar="N")
+        str | None,
+        typer.Option(help="Rows in a batch, on each device.", metavar="N", rich_help_panel=_TRAINING),
     ] = None,
-    seed: Annotated[str | None, typer.Option(help="The seed of all that is random.", metavar="N")] = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(help="The seed of all that is random.", metavar="N", rich_help_panel=_TRAINING),
+    ] = None,
     auto_batch: Annotated[
         bool | None,
-        typer.Option("--auto-batch", help="Find the largest batch that fits; the effective size stays."),
+        typer.Option(
+            "--auto-batch",
+            help="Find the largest batch that fits; the effective size stays.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = None,
     rehearse: Annotated[
         bool | None,
         typer.Option(
             "--rehearse/--no-rehearse",
             help="Try the longest batch, an evaluation and a checkpoint first. Default: for long runs.",
+            rich_help_panel=_TRAINING,
         ),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any setting, such as training.warmup_steps=10.", metavar="KEY=VALUE"),
+        typer.Option(
+            "--set",
+            help="Any setting, such as training.warmup_steps=10.",
+            metavar="KEY=VALUE",
+            rich_help_panel=_TRAINING,
+            autocompletion=complete_setting,
+        ),
     ] = None,
     resume: Annotated[
         str | None,
@@ -110,6 +162,7 @@ def train(
             help="Resume a run from its newest checkpoint, or from that at a path; without "
             "--output-dir, the newest run in runs/ that did not finish.",
             metavar="[auto|PATH]",
+            autocompletion=complete_run,
         ),
     ] = None,
     overwrite: Annotated[
@@ -120,7 +173,11 @@ def train(
     ] = False,
     strict_tracking: Annotated[
         bool | None,
-        typer.Option("--strict-tracking", help="An unreachable tracker is an error, not a warning."),
+        typer.Option(
+            "--strict-tracking",
+            help="An unreachable tracker is an error, not a warning.",
+            rich_help_panel=_TRACKING,
+        ),
     ] = None,
     nproc: Annotated[
         str | None,

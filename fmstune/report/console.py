@@ -12,8 +12,10 @@ from typing import Any, Literal
 from rich.console import Console
 
 from fmstune.console import LABEL, RunConsole
-from fmstune.report.ending import Ending, ending
+from fmstune.report.curves import TrackedRun, read_run
+from fmstune.report.ending import Ending, ending_of
 from fmstune.report.page import NoCharts, write_report
+from fmstune.report.show import view_of
 from fmstune.report.words import printable, strict
 from fmstune.secrets.redaction import hide, process_redactor
 
@@ -46,9 +48,10 @@ class SummingConsole(RunConsole):
             self._tell("message", label=line[:LABEL].strip(), text=line[LABEL + 1 :])
 
     def end(self, directory: Path) -> None:
-        found = ending(directory)
+        run = read_run(directory)
+        found = ending_of(run, view_of(run))
         self._sum_up(found)
-        self._report(directory)
+        self._report(run)
         if self._answer == "json":
             self._tell("end", **found.to_json())
         elif self._answer == "directory" and not sys.stdout.isatty():
@@ -60,9 +63,9 @@ class SummingConsole(RunConsole):
             told = {"kind": kind, **process_redactor().value(values, tracked=True)}
             print(json.dumps(strict(told), ensure_ascii=False, default=str), flush=True)
 
-    def _report(self, directory: Path) -> None:
+    def _report(self, run: TrackedRun) -> None:
         try:
-            self.say("report", str(write_report(directory)))
+            self.say("report", str(write_report(run.directory, run)))
         except NoCharts as error:
             self.say("report", str(error))
         # A page that cannot be made is no reason for a training that worked to have failed.

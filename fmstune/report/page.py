@@ -49,14 +49,14 @@ class NoCharts(ConfigError):
     """The library that draws the charts is not installed."""
 
 
-def write_report(directory: Path) -> Path:
-    """Write the report of the run in a directory, and say where it is.
+def write_report(directory: Path, run: TrackedRun | None = None) -> Path:
+    """Write the report of the run in a directory, and say where it is; `run` is what was read of it.
 
     Raises `NoCharts`, `OSError`, and what `read_run` does.
     """
     scripts = _bokeh()
     path = directory / REPORT
-    replace_text(path, page(read_run(directory), scripts))
+    replace_text(path, page(run or read_run(directory), scripts))
     return path
 
 

@@ -16,11 +16,10 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
 from fmstune.secrets.redaction import REDACTED, config_secrets, holds_redacted, know_secrets, secret_texts
 from fmstune.text import shown
-from fmstune.trackers.integrations import PREFIX, integration_names
+from fmstune.trackers.integrations import PREFIX
 from fmstune.trackers.registry import (
     BUILT_IN,
     UnknownTracker,
-    known_names,
     reference,
     tracker_class,
 )
@@ -113,8 +112,3 @@ def check_options(name: str, options: Mapping[str, Any], origins: Mapping[str, s
         where = origins.get(dotted(["trackers", name, key]), place)
         read_dataclass(declared, {key: value}, where=where, prefix=f"trackers.{name}")
     return options
-
-
-def complete_tracker(incomplete: str) -> list[str]:
-    """The names of trackers that begin so, for the shell's completion."""
-    return [name for name in (*known_names(), *integration_names()) if name.startswith(incomplete)]

@@ -147,6 +147,9 @@ def recorded(
             steps.callback(ending.leave)
             steps.enter_context(active(recorder))  # which counts what threads go on to track
             steps.callback(_guarded, out, "summing the run up", out.end, directory.path)
+            # All is done by now but the summary: a signal (of torchrun, which ends the other ranks) that came
+            # within it would hide how the run ended.
+            steps.callback(ending.hold)
             steps.callback(
                 _guarded,
                 out,

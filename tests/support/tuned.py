@@ -53,3 +53,10 @@ def fmstune(
     """`fmstune train` on the demo in a process of its own, with the kernel's limits."""
     sets = [part for setting in SHORT for part in ("--set", setting)]
     return commands.fmstune("train", *sets, *arguments, cwd=cwd, limits=limits)
+
+
+def dry_run_file(path: str) -> str:
+    """A dry run of a configuration file; what a person sees of it."""
+    screen = io.StringIO()
+    dry_run(load(Path(path)), RunConsole(Console(file=screen, width=200)))
+    return screen.getvalue()

@@ -1,0 +1,182 @@
+"""A first configuration for data that were looked at: their shape gives the method, their number the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from fmstune.config.load.load import load
+from fmstune.config.methods.known import DEFAULT, METHODS
+from fmstune.config.schema.data import DataSource
+from fmstune.config.schema.tables import DEMO, DEMO_TRAINING
+from fmstune.data.rows.bad_rows import BadRows
+from fmstune.data.rows.reader import Reader
+from fmstune.text import counted
+
+_LOOKED_AT = 2_000
+"""So many rows are read; of a larger file the number is not known."""
+_HELD_OUT = 50
+"""With fewer rows nothing is held out: an evaluation of so few says nothing."""
+_ONE_EPOCH = 20_000
+_CHARACTERS = 3
+"""Of a token, at least, in most languages: lengths are judged on the safe side."""
+_LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
+_SMALL_BYTES = 1_000_000_000
+"""A model below that is tuned in full: it fits, and learns more."""
+_METHODS = {"preference": "dpo", "preference with margin": "reward", "labelled": "kto"}
+"""What rows of a kind are for; of all others, to be learnt as they are."""
+_DATA_FILES = ("*.jsonl", "*.json", "*.csv", "*.parquet", "*.jsonl.gz", "*.tsv")
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was seen of the training data: the name of their shape and its `kind`, the method that can
+    learn from it, the rows that were read (`whole`: these are all), and the characters that 95 of 100 rows
+    have at most.
+    `known` is false for data that cannot be read before the run, such as those of the hub."""
+
+    shape: str = ""
+    method: str = DEFAULT
+    rows: int = 0
+    whole: bool = False
+    characters: int = 0
+    known: bool = False
+    kind: str = ""
+
+    def line(self) -> str:
+        """For people."""
+        if not self.known:
+            return "not looked at: they are not on this disk"
+        more = "" if self.whole else "at least "
+        return (
+            f"{more}{counted(self.rows, 'row')} ({self.shape}), 95% of at most {self.characters:,} characters"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What goes into the file."""
+
+    model: str
+    data: Sequence[str]
+    eval_data: Sequence[str]
+    method: str
+    lora: bool
+    trackers: Sequence[str]
+    looked: Looked
+
+
+def found_data() -> str | None:
+    """A file here that may be the training data: one that is called so, else the largest."""
+    files = [
+        file for pattern in _DATA_FILES for folder in (Path(), Path("data")) for file in folder.glob(pattern)
+    ]
+    named = [file for file in files if "train" in file.name.lower()]
+    chosen = max(named or files, key=lambda file: file.stat().st_size, default=None)
+    return None if chosen is None else str(chosen)
+
+
+def look(paths: Sequence[str], method: str | None) -> Looked:
+    """Look at the first rows of the data, whose shape says by which method they are learnt from where none is
+    given. Raises `DataError` for those that cannot be read, in the words that the training would use."""
+    found = _looked([DataSource(path) for path in paths], method or DEFAULT)
+    return found if method else replace(found, method=_METHODS.get(found.kind, DEFAULT))
+
+
+def _looked(sources: Sequence[DataSource], method: str) -> Looked:
+    config = load(None, [("model.path", DEMO, ""), ("data.train", DEMO, "")]).data
+    lengths: list[int] = []
+    shape = kind = ""
+    whole = True
+    for source in sources:
+        reader = Reader(source, "train", config, BadRows(), most=_LOOKED_AT + 1, method=method)
+        if not reader.origin.files and source.path != DEMO:
+            return Looked(method=method)
+        rows = [row for _, row in islice(iter(reader), _LOOKED_AT + 1)]
+        if not rows:
+            raise reader.no_rows()
+        whole = whole and len(rows) <= _LOOKED_AT
+        lengths += [len(json.dumps(row, ensure_ascii=False, default=str)) for row in rows]
+        if reader.recognised is not None and not shape:
+            shape, kind = reader.recognised.name, reader.recognised.shape
+    lengths.sort()
+    longest = lengths[int((len(lengths) - 1) * 0.95)]
+    return Looked(shape, method, len(lengths), whole, longest, known=True, kind=kind)
+
+
+def wants_lora(model: str) -> bool:
+    """Whether an adapter is what to begin with: of a model that is large, or whose size is not known here."""
+    if model == DEMO:
+        return False
+    weights = (
+        [file.stat().st_size for file in Path(model).glob("*.safetensors")] if Path(model).is_dir() else []
+    )
+    return not weights or sum(weights) > _SMALL_BYTES
+
+
+def as_toml(proposal: Proposal) -> str:
+    """The proposal as a commented TOML file."""
+    looked, full = proposal.looked, not proposal.lora
+    rate = METHODS[proposal.method].lora_learning_rate / (10 if full else 1)
+    usual = f"usual for {'all weights' if full else 'an adapter'}"
+    if proposal.model == DEMO:
+        rate, usual = DEMO_TRAINING["learning_rate"], "for the demo, which is tiny"
+    longest = next((each for each in _LENGTHS if each * _CHARACTERS >= looked.characters), _LENGTHS[-1])
+    eval_data = proposal.eval_data or ([DEMO] if [*proposal.data] == [DEMO] else [])
+    held_out = looked.rows >= _HELD_OUT and not eval_data
+    epochs = 1 if not looked.whole or looked.rows > _ONE_EPOCH else 3
+    lines = [
+        "# Written by `fmstune init`. `fmstune train --dry-run` checks it, `fmstune train` runs it;",
+        "# `fmstune config explain KEY` says what a setting is, and flags go over what stands here.",
+        "",
+        "[model]",
+        f"path = {_text(proposal.model)}  # a directory, a name on the hub, or the demo",
+        "",
+        "[data]",
+        f"# {looked.line()}",
+        f"train = {_texts(proposal.data)}",
+        *(
+            [f"eval = {_texts(eval_data)}"]
+            if eval_data
+            else [
+                f"{'' if held_out else '# '}eval_fraction = 0.1  # so much of it is held out, to evaluate on"
+                + ("" if held_out else ("; these are few rows" if looked.known else ""))
+            ]
+        ),
+        '# train_on = "responses"  # the loss counts the answers; "all" counts every token',
+        "",
+        "[run]",
+        f"method = {_text(proposal.method)}",
+        "",
+        "[training]  # every field of TRL's configuration",
+        f"num_train_epochs = {epochs}  # passes over the data",
+        f"learning_rate = {rate:g}  # {usual}",
+        f"{'' if looked.known else '# '}max_length = {longest}  # tokens; longer rows are cut, which is said",
+        "# per_device_train_batch_size = 8  # `fmstune train --auto-batch` finds the largest that fits",
+        "# gradient_accumulation_steps = 1",
+        "",
+        "[lora]  # an adapter instead of all weights",
+        f"enabled = {str(proposal.lora).lower()}",
+        "# r = 16",
+        "",
+        "[tracking]",
+        f"trackers = {_texts(proposal.trackers, always=True)}  # see `fmstune trackers list`",
+        "",
+        "[params]  # what every tracker gets, for finding the run again",
+        '# team = "nlp"',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # a string of JSON is one of TOML
+
+
+def _texts(texts: Sequence[str], *, always: bool = False) -> str:
+    if len(texts) == 1 and not always:
+        return _text(texts[0])
+    return f"[{', '.join(map(_text, texts))}]"

@@ -1,0 +1,102 @@
+"""`fmstune init` writes a configuration that passes a dry run, from what it has seen of the data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli
+
+from fmstune.cli.main import main
+from fmstune.config.load.load import load
+from fmstune.run.proposal import Proposal, as_toml, look
+from tests.support.terminals import in_terminal
+from tests.support.tuned import dry_run_file
+
+CHAT = [{"role": "user", "content": "Is it red?"}, {"role": "assistant", "content": "Yes."}]
+ROWS: dict[str, Any] = {
+    "sft": {"messages": CHAT},
+    "dpo": {"prompt": "Is it red?", "chosen": "Yes.", "rejected": "No."},
+    "kto": {"prompt": "Is it red?", "completion": "Yes.", "label": True},
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(name: str, row: Any, count: int = 80) -> None:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for _ in range(count)))
+
+
+def fmstune(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([*arguments])
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_the_shape_of_the_data_gives_the_method_and_the_file_passes_a_dry_run(
+    method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("train.jsonl", ROWS[method])
+    assert fmstune("init", "--model", "demo") == 0
+    assert capsys.readouterr().out == "fmstune.toml\n"
+    config = load(Path("fmstune.toml"))
+    assert (config.run.method, config.data.train[0].path, config.data.eval_fraction) == (
+        method, "train.jsonl", 0.1,
+    )  # fmt: skip
+    assert "all is ready for" in dry_run_file("fmstune.toml")
+
+
+def test_without_a_terminal_nothing_is_asked_and_nothing_is_guessed_in_silence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert fmstune("init") == 0  # in an empty directory: the demo
+    config = load(Path("fmstune.toml"))
+    assert (config.model.path, config.data.train[0].path, config.data.eval[0].path) == (
+        "demo",
+        "demo",
+        "demo",
+    )
+    assert fmstune("init") == 2
+    assert "fmstune.toml is here already" in capsys.readouterr().err
+    write("chats.jsonl", ROWS["sft"])
+    assert fmstune("init", "--overwrite") == 2
+    assert "name the model for 'chats.jsonl': --model MODEL" in capsys.readouterr().err
+    assert fmstune("init", "--overwrite", "--model", "demo", "--data", "nope.jsonl") == 2
+    assert "nope.jsonl" in capsys.readouterr().err
+    assert fmstune("init", "--overwrite", "--model", "demo", "--tracker", "aimm") == 2
+    assert "Did you mean aim?" in capsys.readouterr().err
+    assert load(Path("fmstune.toml")).model.path == "demo"
+
+
+def test_in_a_terminal_it_asks_for_what_no_flag_says() -> None:
+    write("my data.jsonl", ROWS["sft"])
+    seen = in_terminal(["init", "--model", "demo"], "\ny\nfile\n")
+    assert "training data (files, or hub names) ['my data.jsonl']:" in seen
+    assert "80 rows (messages)" in seen
+    config = load(Path("fmstune.toml"))
+    assert (config.data.train[0].path, config.lora.enabled) == ("my data.jsonl", True)
+    assert config.tracking.trackers == ("file",)
+
+
+def test_few_rows_are_not_held_out_and_long_ones_get_room() -> None:
+    row = {"prompt": "?", "completion": "word " * 1500}
+    write("train.jsonl", row, count=20)
+    looked = look(["train.jsonl"], None)
+    text = as_toml(Proposal("m", ["train.jsonl"], [], looked.method, True, [], looked))
+    assert "# eval_fraction = 0.1  # so much of it is held out, to evaluate on; these are few rows" in text
+    assert tomli.loads(text)["training"]["max_length"] == 4096
+    assert tomli.loads(text)["training"]["learning_rate"] == 2e-4
+
+
+@pytest.mark.parametrize("path", ['a"b', "a\\b", "ä ö", "a'b\x7f", "#x"])
+def test_any_path_is_read_back_as_it_was(path: str) -> None:
+    looked = look(["demo"], None)
+    assert tomli.loads(as_toml(Proposal(path, [path, "b"], [path], "sft", False, [], looked)))["data"] == {
+        "train": [path, "b"], "eval": path,
+    }  # fmt: skip
