@@ -65,6 +65,7 @@ def explain(
     names = [key for key in keys or () if key not in files]
     explained = [each for name in names for each in explain_all(resolved, name)]
     found = [_visible(each) for each in (explained if names else chosen(resolved))]
+    typer.echo(f"of       {_subject(resolved)}", err=True)
     if as_json:
         _print_json([dataclasses.asdict(each) for each in found])
         return
@@ -99,13 +100,22 @@ def diff(
     With the flags of `fmstune train`, or without a second run, the second one is what that would run.
     """
     from fmstune.config.inspect.compare import differences
+    from fmstune.layout import CONFIG_FILE
+    from fmstune.secrets.redaction import hide
 
-    if second is None or sets or any(value not in (None, [], ()) for value in flags.values()):
+    flagged = bool(sets) or any(value not in (None, [], ()) for value in flags.values())
+    if second is None or flagged:
         # A file says what was written, a run's what it was resolved to, which is what is compared here.
-        ours = _of_run(first, versions=False) if first.is_dir() else _of_run_to_come(first)
-        found = differences(ours, _of_run_to_come(second, sets, flags))
+        ours = _of_run(first, versions=False) if first.is_dir() else _of_run_to_come(first)[0]
+        # With flags alone, where no file says what would run, they are laid on the first run's own settings.
+        base = second or (first if flagged and not Path(CONFIG_FILE).is_file() else None)
+        theirs, subject = _of_run_to_come(base, sets, flags)
+        found = differences(ours, theirs)
+        laid = f"{base} with the flags" if base and flagged else str(base or "fmstune train")
+        subject = f"{laid}: {subject}"
     else:
-        found = differences(_of_run(first), _of_run(second))
+        found, subject = differences(_of_run(first), _of_run(second)), str(second)
+    typer.echo(f"from     {hide(str(first))}\nto       {hide(subject)}", err=True)
     if as_json:
         _print_json([dataclasses.asdict(each) for each in found])
         return
@@ -145,15 +155,33 @@ def _of_run(path: Path, *, versions: bool = True) -> Mapping[str, Any]:
 
 def _of_run_to_come(
     path: Path | None, sets: Sequence[str] | None = None, flags: Mapping[str, Any] | None = None
-) -> Mapping[str, Any]:
-    """What `fmstune train` would write into its run's directory."""
+) -> tuple[Mapping[str, Any], str]:
+    """What `fmstune train` would write into its run's directory, and which model and data that are."""
     from fmstune.config.inspect.compare import config_file
     from fmstune.config.inspect.dump import to_mapping
     from fmstune.layout import CONFIG_NAME
     from fmstune.run.tracking import redactor_of
 
     config = _resolved(path and config_file(path, CONFIG_NAME), sets, flags or {})
-    return redactor_of(config).configuration(to_mapping(config))
+    return redactor_of(config).configuration(to_mapping(config)), _subject(config)
+
+
+def _subject(config: RunConfig) -> str:
+    """Which model and data a configuration is of, and where they were given."""
+    from fmstune.config.schema.data import written_sources
+    from fmstune.secrets.redaction import hide
+
+    sources = written_sources(config.data.train)
+    data = ", ".join(each if isinstance(each, str) else str(each.get("path")) for each in _each(sources))
+    origins = [config.origins.get(key, "default") for key in ("model.path", "data.train")]
+    if config.demo and origins == ["default", "default"]:
+        return "the demo: no model and data are given, and there is no fmstune.toml here"
+    model, where = config.model.path, [f" ({each})" if each != "default" else "" for each in origins]
+    return hide(f"model {model}{where[0]} · data {data}{where[1]}")
+
+
+def _each(sources: Any) -> list[Any]:
+    return list(sources) if isinstance(sources, (list, tuple)) else [sources]
 
 
 def _recorded(run: Path) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fmstune import demo
 from fmstune.config.paths.models import AdapterFile, holds_adapter, read_adapter, scores
-from fmstune.config.paths.runs import means_run, nearest_run, no_such_run
+from fmstune.config.paths.runs import RUNS, holds_run, means_run, nearest_run, no_such_run
 from fmstune.config.rules.adapters import gguf_problem
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.errors import ConfigError, ModelError
@@ -36,6 +36,8 @@ def locate(named: str) -> Place:
         return _in_directory(path)
     if path.exists() and path.suffix.lower() != ".gguf":
         raise ModelError(f"{named} is a file; give the directory of a run, a model or an adapter.")
+    if _one_word(named) and not path.exists() and holds_run(RUNS / named):
+        raise ModelError(f"there is no directory {named} here. Did you mean {RUNS / named}?")
     if not path.exists() and means_run(named):
         raise ModelError(no_such_run(path))
     if (

@@ -170,7 +170,7 @@ def test_two_runs_differ_in_settings_versions_and_commits(fmstune: Any) -> None:
     code, out, _ = fmstune("diff", "a", "b")
     assert code == 0
     assert out == 'packages.torch  "2.12.0" → "2.13.0"\ntraining.learning_rate  0.001 → 0.002\n'
-    assert fmstune("diff", "a", "a")[1:] == ("", "no difference\n")
+    assert fmstune("diff", "a", "a")[1:] == ("", "from     a\nto       a\nno difference\n")
     _, out, _ = fmstune("diff", "a/config.toml", "b", "--json")
     assert {each["key"]: each["first"] for each in json.loads(out)}["packages.trl"] is None
 
@@ -180,7 +180,9 @@ def test_a_run_is_compared_with_what_the_same_flags_would_run_now(fmstune: Any) 
     config = load(None, cwd=Path())
     tables = Redactor(secrets=("s3cret",)).mapping(to_mapping(config))
     Path("a", "config.toml").write_text(to_toml(config, tables))
-    assert fmstune("diff", "a") == (0, "", "no difference\n")
+    code, out, err = fmstune("diff", "a")
+    assert (code, out, err.splitlines()[-1]) == (0, "", "no difference")
+    assert "to       fmstune train: model demo (fmstune.toml:" in err
     _, out, _ = fmstune("diff", "a", "--seed", "7", "--set", "lora.r=4", "--param", "team=nlp")
     assert out.splitlines() == [
         "lora.r  16 → 4",
@@ -193,10 +195,23 @@ def test_flags_are_laid_on_the_second_of_two_runs(fmstune: Any) -> None:
     other = TOML.replace("1e-3", "2e-3").partition("[trackers.aim]")[0]
     Path("b").mkdir()
     Path("b", "config.toml").write_text(other)
-    assert fmstune("diff", "b/config.toml", "b", "--learning-rate", "3e-3")[1:] == (
-        "training.learning_rate  0.002 → 0.003\n",
-        "",
+    _, out, err = fmstune("diff", "b/config.toml", "b", "--learning-rate", "3e-3")
+    assert out == "training.learning_rate  0.002 → 0.003\n"
+    assert "to       b with the flags: model demo" in err
+
+
+def test_what_is_spoken_of_is_named_and_flags_alone_are_laid_on_the_run(fmstune: Any) -> None:
+    Path("fmstune.toml").unlink()
+    assert "no model and data are given" in fmstune("explain", "lora.r")[2]
+    assert fmstune("explain", "lora.r", "--model", "m", "--data", "o/d")[2] == (
+        "of       model m (--model) · data o/d (--data)\n"
     )
+    Path("a").mkdir()
+    flags = [("model.path", "org/m", "--model"), ("data.train", "demo", "--data")]
+    Path("a", "config.toml").write_text(to_toml(load(None, flags)))
+    _, out, err = fmstune("diff", "a", "--learning-rate", "3e-3")
+    assert [line.partition("  ")[0] for line in out.splitlines()] == ["training.learning_rate"]
+    assert "to       a with the flags: model org/m (a/config.toml:" in err
 
 
 def test_what_holds_no_run_is_told(fmstune: Any) -> None:

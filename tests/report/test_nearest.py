@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from fmstune.cli.app import app
 from fmstune.config.paths.runs import means_run, nearest_run, no_such_run
+from fmstune.errors import ModelError
+from fmstune.models.locate import locate
 from tests.support.made_runs import make_run
 
 COMMANDS = [
@@ -76,3 +78,12 @@ def test_a_name_on_the_hub_is_no_run(here: Path) -> None:
 def test_any_name_can_be_asked_for(name: str) -> None:
     assert isinstance(nearest_run(Path(name)), str)
     assert isinstance(means_run(name), bool)
+
+
+def test_a_runs_own_name_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "mine")
+    with pytest.raises(ModelError, match=r"there is no directory mine here\. Did you mean runs/mine\?"):
+        locate("mine")
