@@ -10,6 +10,7 @@ import typer
 from fmstune.cli.panels import MARKUP
 from fmstune.cli.printing import print_json, print_lines, terminal_width, visible
 from fmstune.cli.run_files import export, report, rm
+from fmstune.cli.run_import import import_
 from fmstune.cli.run_plot import plot
 from fmstune.cli.run_show import compare, show
 from fmstune.cli.run_watch import watch
@@ -127,5 +128,7 @@ def _nothing(directories: list[Path] | None, found: int) -> str:
     return f"no runs in {visible(where)}; `fmstune train` makes one"
 
 
-for _command in (show, watch, compare, plot, report, export, rm):  # in the order of the help, after `list`
+for _command in (show, watch, compare, plot, report, export):  # in the order of the help, after `list`
     app.command()(_command)
+app.command("import")(import_)
+app.command()(rm)

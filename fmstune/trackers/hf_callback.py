@@ -16,11 +16,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from fmstune.secrets.redaction import hide, process_redactor
 from fmstune.trackers.alone import Guard, adapted, close_at_exit, closed, note_training
 from fmstune.trackers.records import MetricPoint, Receiver, RunStart, Status, TrackerError
-from fmstune.trackers.values.plain import plain, text_of
+from fmstune.trackers.values.plain import plain
+from fmstune.trackers.values.stages import split_stages
 
-_STAGES = ("eval", "test")
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
-_NOT_METRICS = ("epoch", "step")
 _MOST_NAMES = 10_000
 _MOST_APPEARED = 100  # a tenth of a second each, for a Trainer that logs ever new names
 
@@ -291,22 +290,3 @@ def number(value: Any) -> Any:
         return value
     simple = plain(value)
     return float(simple) if simple in _NON_FINITE and not isinstance(value, str) else simple
-
-
-def split_stages(logs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Sort what the Trainer logs by stage: `eval_loss` is `loss` of the stage `eval`.
-
-    Names that begin with neither `eval_` nor `test_` belong to the stage `train` and keep their name,
-    `train_runtime` included, as transformers' own integrations have it.
-    """
-    stages: dict[str, dict[str, Any]] = {}
-    for key, value in logs.items():
-        name = key if type(key) is str else text_of(key)  # a `{0: 0.5}` of somebody's own
-        if name in _NOT_METRICS or value is None:
-            continue
-        prefix, _, rest = name.partition("_")
-        if prefix in _STAGES and rest:
-            stages.setdefault(prefix, {})[rest] = value
-        else:
-            stages.setdefault("train", {})[name] = value
-    return stages

@@ -12,9 +12,9 @@ import wandb
 from transformers import TrainerCallback
 
 from fmstune import get_tracker
-from fmstune.trackers.hf_callback import split_stages
 from fmstune.trackers.records import TrackerError
 from fmstune.trackers.registry import BUILT_IN
+from fmstune.trackers.values.stages import split_stages
 from tests.support.own_trainer import TRACKERS, Rude, log, own_callback, seen_in_file, trainer_of_ones_own
 
 

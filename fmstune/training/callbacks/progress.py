@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fmstune.console import RunConsole
-from fmstune.trackers.hf_callback import split_stages
+from fmstune.trackers.values.stages import split_stages
 from fmstune.training.trainers.nonfinite import COUNTER
 
 _BEFORE = (("loss", "loss"), ("learning_rate", "lr"))

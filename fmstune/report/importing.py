@@ -1,0 +1,100 @@
+"""Runs that something else has tracked, as run directories with journals: from then on they are looked at,
+compared, and sent to other trackers as any run."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fmstune.delivery.journal.reader import Header, JournalReader, Kind
+from fmstune.delivery.journal.writer import JournalWriter
+from fmstune.delivery.recorder import Recorder
+from fmstune.errors import ConfigError, RunError
+from fmstune.report.summary import journal_of
+from fmstune.secrets.redaction import hide
+from fmstune.text import shown_path
+from fmstune.trackers.imports import aim_repository, mlflow_store, trainer_state, wandb_folder
+from fmstune.trackers.imports.past import PastRun
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What became of a run: its directory, how many points it has, and whether it was there `before`."""
+
+    directory: Path
+    past: PastRun
+    before: bool
+
+
+def runs_at(source: str) -> Iterator[PastRun]:
+    """The runs at a place: a path, or an address. Raises `ConfigError` where nothing is known to be, and
+    `NotASource`."""
+    path = Path(source).expanduser()
+    if (where := mlflow_store.address(source)) is not None:
+        return mlflow_store.read(where)
+    if (folder := aim_repository.find(path)) is not None:
+        return aim_repository.read(folder)
+    if files := wandb_folder.find(path):
+        return wandb_folder.read(files)
+    if (state := trainer_state.find(path)) is not None:
+        return trainer_state.read(state)
+    raise ConfigError(
+        f"{shown_path(path)}: there is no Aim repository, MLflow store, offline run of W&B or "
+        "trainer_state.json."
+    )
+
+
+def bring_in(past: PastRun, folder: Path) -> Imported:
+    """Make a run directory of a run, unless there is one. Raises `RunError` where it cannot be written."""
+    own = hashlib.sha256(f"{past.source} {past.id}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    name = re.sub(r"[^\w.-]+", "-", past.name).strip("-.")[:80] or past.source
+    directory = folder / f"{name}-{own[:8]}"
+    path = journal_of(directory)
+    if path.exists() and JournalReader(path).header.id == own:
+        return Imported(directory, past, before=True)
+    # A late delivery opens its tracker's run after the events.
+    began = min([past.created, *(each.time for each in past.points if each.time is not None)])
+    header = Header(
+        own, hide(past.name), began, str(Path.cwd()), 0,
+        None if past.group is None else hide(past.group), tuple(map(hide, past.tags)),
+        None if past.notes is None else hide(past.notes),
+    )  # fmt: skip
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Whole or not at all: what is cut off would be taken for a run that is there.
+        scratch = path.with_name(f".{path.name}.importing")
+        scratch.unlink(missing_ok=True)
+        _write(past, scratch, header)
+        scratch.replace(path)
+        scratch.with_name(scratch.name + ".lock").unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{shown_path(directory)} cannot be written: {error.strerror or error}.") from error
+    return Imported(directory, past, before=False)
+
+
+class _Past(JournalWriter):
+    """A journal whose events have happened before, at the time `now`."""
+
+    now = 0.0
+
+    def append(self, kind: Kind, fields: Mapping[str, Any]) -> int:
+        return super().append(kind, {"time": self.now, **fields})
+
+
+def _write(past: PastRun, path: Path, header: Header) -> None:
+    journal = _Past(path, header)
+    try:
+        recorder, journal.now = Recorder(journal), header.time
+        for namespace, values in past.params.items():
+            recorder.set_params(values, namespace)
+        recorder.set_params({"source": past.source, "id": past.id}, "imported")
+        for point in past.points:
+            journal.now = point.time or journal.now
+            recorder.track_point(point)
+        recorder.close(past.status, past.error)
+    finally:
+        journal.close()

@@ -1,0 +1,51 @@
+"""A run that something else has tracked, in fmstune's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fmstune.trackers.records import MetricPoint, Status, TrackerError
+
+
+class NotASource(TrackerError):
+    """There is nothing at a place that runs could be read from."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """`source` and `id` say which run it is, for ever; `created` is in Unix seconds. `points` are in the
+    order in which they were tracked. `lost` says what could not be read, a sentence each."""
+
+    source: str
+    id: str
+    name: str
+    created: float
+    status: Status
+    points: tuple[MetricPoint, ...] = ()
+    params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    error: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
+    lost: tuple[str, ...] = ()
+
+
+def namespaces(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Params by their namespace: mappings are one each, what stands beside them is of `params`."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            found[str(name)] = dict(value)
+        else:
+            found.setdefault("params", {})[str(name)] = value
+    return found
+
+
+def file_below(source: Path, name: str) -> Path | None:
+    """The file of this name at a path, or in the folder that it is."""
+    if source.is_file() and source.name == name:
+        return source
+    return source / name if (source / name).is_file() else None

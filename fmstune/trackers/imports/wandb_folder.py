@@ -1,0 +1,141 @@
+"""W&B's offline runs: the `.wandb` files that its SDK writes, in the format of wandb 0.31.
+
+W&B's own reader of them stops at the first record that is cut off; here what is whole before it counts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fmstune.trackers.continued import MARK
+from fmstune.trackers.imports.past import NotASource, PastRun, namespaces
+from fmstune.trackers.records import MetricPoint, Status
+
+_STEP, _EPOCH = "train/global_step", "train/epoch"
+_BLOCK = 32 * 1024
+_STATUSES: dict[int, Status] = {0: "finished", 255: "interrupted"}
+
+
+def find(source: Path) -> list[Path]:
+    """The files at a path: one, that of a run's folder, or those of a folder `wandb`."""
+    if source.suffix == ".wandb" and source.is_file():
+        return [source]
+    for pattern in ("*.wandb", "*run-*/*.wandb", "wandb/*run-*/*.wandb"):
+        if files := sorted(source.glob(pattern)):
+            return files
+    return []
+
+
+def read(paths: list[Path]) -> Iterator[PastRun]:
+    """The runs in these files; a run that was resumed has several. Raises `NotASource` without W&B's SDK."""
+    try:
+        proto: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    except ImportError:
+        raise NotASource("W&B's files need its SDK: pip install wandb.") from None
+    runs: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        found = _read_file(path, proto)
+        run = runs.setdefault(found["id"], found)
+        if run is not found:
+            run["points"] += found["points"]
+            run["config"] |= found["config"]
+            run |= {key: found[key] for key in ("status", "tags", "notes", "group", "name")}
+            run["lost"] += found["lost"]
+    for run in runs.values():
+        yield PastRun(
+            "wandb",
+            run["id"],
+            run["name"] or run["id"],
+            run["created"],
+            run["status"],
+            tuple(run["points"]),
+            namespaces(run["config"]),
+            group=run["group"] or None,
+            tags=run["tags"],
+            notes=run["notes"] or None,
+            lost=tuple(run["lost"]),
+        )
+
+
+def _read_file(path: Path, proto: Any) -> dict[str, Any]:
+    run: dict[str, Any] = {
+        "id": path.stem.removeprefix("run-"), "name": "", "group": "", "notes": "", "tags": (), "config": {},
+        "created": path.stat().st_mtime, "status": "interrupted", "points": [], "lost": [],
+    }  # fmt: skip
+    others: set[str] = set()
+    ended = False
+    for data in _records(path.read_bytes(), path, run["lost"]):
+        record = proto.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            said = record.run
+            run |= {"id": said.run_id, "name": said.display_name, "group": said.run_group}
+            run |= {"notes": said.notes, "tags": tuple(said.tags), "created": said.start_time.ToSeconds()}
+            run["config"] |= _items(said.config.update)
+        elif kind == "config":
+            run["config"] |= _items(record.config.update)
+        elif kind == "history":
+            run["points"] += _points(_items(record.history.item), others)
+        elif kind == "exit":
+            ended = True
+            run["status"] = _STATUSES.get(record.exit.exit_code, "failed")
+    if not ended:
+        run["lost"].append(f"{path} has no end: the run was killed, or its file is cut off")
+    for own in ("_wandb", MARK):
+        run["config"].pop(own, None)
+    if others:
+        run["lost"].append(f"not numbers, and left out: {', '.join(sorted(others)[:8])}")
+    return run
+
+
+def _points(row: dict[str, Any], others: set[str]) -> list[MetricPoint]:
+    """A row as one point for each stage: what is before the first slash of a name."""
+    step, epoch, moment = row.pop(_STEP, row.get("_step")), row.pop(_EPOCH, None), row.get("_timestamp")
+    stages: dict[str | None, dict[str, Any]] = {}
+    for key, value in row.items():
+        if key.startswith("_"):
+            continue
+        if not isinstance(value, (int, float)):
+            others.add(key.partition(".")[0] if "._type" in key or isinstance(value, dict) else key)
+            continue
+        stage, _, name = key.rpartition("/") if key.count("/") == 1 else ("", "", key)
+        stages.setdefault(stage or None, {})[name] = value
+    return [MetricPoint(values, stage, step, epoch, moment) for stage, values in stages.items()]
+
+
+def _items(items: Any) -> dict[str, Any]:
+    # History rows name their keys by `nested_key`, all others by `key`.
+    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def _records(log: bytes, path: Path, lost: list[str]) -> Iterator[bytes]:
+    """The records of a LevelDB log, as W&B writes it: seven bytes of its own, then blocks of 32 KiB in which
+    a record is whole (1) or in parts (2 first, 3 middle, 4 last)."""
+    if log[:4] != b":W&B":
+        lost.append(f"{path} is no file of W&B's")
+        return
+    at, parts = 7, b""
+    while at + 7 <= len(log):
+        if _BLOCK - at % _BLOCK < 7:  # too little room for a header: zeros up to the next block
+            at += _BLOCK - at % _BLOCK
+            continue
+        checksum, size, part = struct.unpack_from("<IHB", log, at)
+        body = log[at + 7 : at + 7 + size]
+        if part == 0:
+            return
+        if len(body) < size or checksum != zlib.crc32(bytes([part]) + body):
+            lost.append(f"{path} is damaged or cut off at byte {at}; what is behind it is lost")
+            return
+        at += 7 + size
+        parts = body if part in (1, 2) else parts + body
+        if part in (1, 4):
+            yield parts
+    if at < len(log):
+        lost.append(f"{path} is cut off at byte {at}; what was behind it is lost")
