@@ -86,6 +86,8 @@ def test_what_a_tracker_got_comes_back_from_it(name: str, tmp_path: Path) -> Non
     assert not made.before
     back = events(made.directory)
     stored = stored_in(back)
+    wanted = {key for key, _, _ in stored_in(tracked).points} | {"train/answer"}
+    assert {key for key, _, _ in stored.points} <= wanted, "what is no metric is none here"
     ledger = load_ledger(run, "t")
     assert ledger is not None
     missing = differences(tracked, stored, ledger.changes, replaces=False)

@@ -19,6 +19,7 @@ from fmstune.trackers.records import MetricPoint, Status
 
 _STEP, _EPOCH = "train/global_step", "train/epoch"
 _BLOCK = 32 * 1024
+_MOST_NAMED = 8
 _STATUSES: dict[int, Status] = {0: "finished", 255: "interrupted"}
 
 
@@ -91,7 +92,9 @@ def _read_file(path: Path, proto: Any) -> dict[str, Any]:
     for own in ("_wandb", MARK):
         run["config"].pop(own, None)
     if others:
-        run["lost"].append(f"not numbers, and left out: {', '.join(sorted(others)[:8])}")
+        more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+        named = ", ".join(sorted(others)[:_MOST_NAMED])
+        run["lost"].append(f"not numbers, and left out: {named}{more}")
     return run
 
 
@@ -99,11 +102,14 @@ def _points(row: dict[str, Any], others: set[str]) -> list[MetricPoint]:
     """A row as one point for each stage: what is before the first slash of a name."""
     step, epoch, moment = row.pop(_STEP, row.get("_step")), row.pop(_EPOCH, None), row.get("_timestamp")
     stages: dict[str | None, dict[str, Any]] = {}
+    # An image or a table is many keys, some of them numbers: `eval/picture._type`, `eval/picture.width`.
+    objects = tuple(f"{key.removesuffix('._type')}." for key in row if key.endswith("._type"))
+    others |= {each[:-1] for each in objects}
     for key, value in row.items():
-        if key.startswith("_"):
+        if key.startswith(("_", *objects)):
             continue
         if not isinstance(value, (int, float)):
-            others.add(key.partition(".")[0] if "._type" in key or isinstance(value, dict) else key)
+            others.add(key)
             continue
         stage, _, name = key.rpartition("/") if key.count("/") == 1 else ("", "", key)
         stages.setdefault(stage or None, {})[name] = value
