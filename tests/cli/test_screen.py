@@ -14,6 +14,7 @@ from fmstune.cli.terminal import screen
 from fmstune.console import RunConsole
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from tests.support.commands import start
 
 TRAIN = [sys.executable, "-m", "fmstune", "train", "--max-steps", "2", "--output-dir", "out"]
 
@@ -31,7 +32,7 @@ def test_a_run_without_standard_streams_is_trained_and_tracked(tmp_path: Path) -
 
 
 def test_a_run_whose_reader_has_left_goes_on(tmp_path: Path) -> None:
-    with subprocess.Popen(TRAIN, cwd=tmp_path, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+    with start(*TRAIN[3:], cwd=tmp_path) as process:
         assert process.stderr is not None
         process.stderr.readline()
         process.stderr.close()
@@ -42,8 +43,9 @@ def test_a_run_whose_reader_has_left_goes_on(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 def test_an_error_that_cannot_be_written_has_its_exit_code(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run([*TRAIN, "--set", "a.b=1"], cwd=tmp_path, stderr=full, check=False)
-    assert done.returncode == 2
+        process = start(*TRAIN[3:], "--set", "a.b=1", cwd=tmp_path, stderr=full.fileno(), light=True)
+        process.communicate()
+    assert process.returncode == 2
 
 
 def test_what_cannot_be_printed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from fmstune import demo
 from fmstune.config.schema.data import DataConfig
 from fmstune.data.cache import cache_directory, prepare_once
 from fmstune.data.prepare import PreparedData
+from tests.support.commands import start
 
 TOKENIZER = AutoTokenizer.from_pretrained(demo.model_dir())
 
@@ -143,13 +142,10 @@ def test_entries_that_nobody_uses_are_removed() -> None:
 
 
 def test_of_two_processes_that_want_the_same_only_one_prepares(tmp_path: Path) -> None:
-    code = (
+    script = tmp_path / "prepares.py"
+    script.write_text(
         "from tests.data.test_cache import *\n"
         "print('before' if prepared().summary.prepared_before else 'made')"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    both = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    both = [start(cwd=Path.cwd(), module=str(script)) for _ in range(2)]
     assert sorted(each.communicate()[0].split()[-1] for each in both) == ["before", "made"]
