@@ -172,7 +172,7 @@ def test_one_sync_delivers_all_that_is_not_refused_and_names_the_rest(
 
 def test_a_live_run_delivers_all_that_is_not_refused_while_it_lasts(scene: Scene) -> None:
     faults = {2: "raise", 3: "raise", 5: "kill", 6: "raise", 7: "base"}
-    fleet = Fleet([scene.job(faults)], check_within=None, close_timeout=30)
+    fleet = Fleet([scene.job(faults)], check_within=None, close_timeout=300)
     fleet.sail(scene.directory)
     scene.record(1, 9)
     wait_for(lambda: set(scene.taken) == {1, 4, 8, 9})

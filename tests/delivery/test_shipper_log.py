@@ -66,7 +66,7 @@ def shipped(recorder: Recorder, directory: Path, tracker: str) -> tuple[int | No
     process = ShipperProcess(job, check_within=None)
     try:
         process.ship(directory, follow=False, close_timeout=0, secrets=SECRETS)
-        code = process.wait(60)
+        code = process.wait(300)
         return code, (directory / TRACKING_DIR / "printer.log").read_text()
     finally:
         process.kill()
@@ -107,6 +107,6 @@ def test_the_reader_of_the_log_ends_with_its_shipper(recorder: Recorder, run_dir
     (reader,) = shipper.children()
     assert reader.memory_full_info().uss < 30_000_000
     shipper.kill()
-    psutil.wait_procs([reader], timeout=30)
+    psutil.wait_procs([reader], timeout=300)
     assert not reader.is_running() or reader.status() == psutil.STATUS_ZOMBIE
     process.kill()

@@ -214,7 +214,7 @@ def test_the_memory_of_a_shipper_does_not_grow_with_the_run(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
     where = Job("file", "fmstune.trackers.file_tracker:FileTracker", {"path": str(tmp_path / "f.jsonl")})
-    fleet = Fleet([where], check_within=None, close_timeout=60)
+    fleet = Fleet([where], check_within=None, close_timeout=300)
     fleet.sail(run_directory)
     process = fleet._ships[0].process
 

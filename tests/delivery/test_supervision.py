@@ -76,7 +76,7 @@ def test_what_a_tracker_has_started_is_ended_with_it(
 def test_a_shipper_that_has_got_no_order_ends_with_its_starter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shipper = ShipperProcess(job(tmp_path / "c"), check_within=5)
+    shipper = ShipperProcess(job(tmp_path / "c"), check_within=300)
     assert shipper.check().ok
     (process,) = psutil.Process(shipper.pid).children()
     assert shipper.memory() > 10_000_000
@@ -87,7 +87,7 @@ def test_a_shipper_that_has_got_no_order_ends_with_its_starter(
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
 def test_how_a_shipper_died_is_told_by_its_supervisor(signum: signal.Signals, tmp_path: Path) -> None:
-    shipper = ShipperProcess(job(tmp_path / "c"), check_within=5)
+    shipper = ShipperProcess(job(tmp_path / "c"), check_within=300)
     assert shipper.check().ok
     psutil.Process(shipper.pid).children()[0].send_signal(signum)
     assert shipper.wait(300) == -signum
@@ -101,7 +101,7 @@ def test_some_seconds_without_file_descriptors_do_not_end_the_watch_over_shipper
     monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.05)
     monkeypatch.setattr("fmstune.delivery.shippers._WATCH_SECONDS", 0.02)
     monkeypatch.setattr("fmstune.delivery.shippers._LONGEST_PAUSE", 0.1)
-    fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=20)
+    fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=300)
     fleet.sail(run_directory)
     record_steps(recorder, 1, 3)
     wait_for(lambda: steps_in(tmp_path / "c") == [1, 2, 3])
@@ -120,7 +120,7 @@ def test_some_seconds_without_file_descriptors_do_not_end_the_watch_over_shipper
 def test_a_forked_child_ends_no_shipper_of_its_parent(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:
-    fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=20)
+    fleet = Fleet([job(tmp_path / "c")], check_within=None, close_timeout=300)
     fleet.sail(run_directory)
     child = os.fork()
     if child == 0:

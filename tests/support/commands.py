@@ -1,4 +1,4 @@
-"""`fmstune` as a command, in a process of its own, without paying for the trainer's imports each time.
+"""Commands in processes of their own, `fmstune` above all, without paying for their imports each time.
 
 Most processes are forked from a warm interpreter (`tests.support.forkserver`). One whose environment has what
 libraries read at their import, or other modules than this tree's, is started as a user's is, and so is each

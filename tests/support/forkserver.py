@@ -1,4 +1,4 @@
-"""A warm interpreter: it has imported the trainer once, and forks for each command that a test runs.
+"""A warm interpreter: it has imported the trainer, or trackers' SDKs, once, and forks for each command.
 
 Started by `tests.support.commands`. Importing torch, TRL and the rest takes five seconds of CPU, which each
 `fmstune train` of a test would pay. A process that is forked from here has a process id, streams, working

