@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from transformers import PretrainedConfig, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
@@ -28,6 +28,9 @@ class StandInTrainer:
         given = params.get("config", {}).get("training", {})
         own = {"output_dir": start.directory, "run_name": start.name} if start is not None else {}
         self.args = arguments_of({**given, **params.get("decided", {}), **own, **arguments}, params)
+        if start is not None:
+            said = {"run.group": start.group, "run.tags": list(start.tags), "run.notes": start.notes}
+            self.args.more |= {key: value for key, value in said.items() if value}
         self.state = TrainerState(
             is_local_process_zero=True,
             is_world_process_zero=True,
@@ -89,7 +92,7 @@ class StandInModel:
         return self._parameters
 
 
-def arguments_of(given: Mapping[str, Any], params: Mapping[str, Mapping[str, Any]]) -> TrainingArguments:
+def arguments_of(given: Mapping[str, Any], params: Mapping[str, Mapping[str, Any]]) -> _Arguments:
     """The arguments of the run. They are not made by their own `__init__`, which would set up devices and
     processes of a training. All other params of the run are with those that they write."""
     made: Any = object.__new__(_Arguments)
@@ -107,7 +110,7 @@ def arguments_of(given: Mapping[str, Any], params: Mapping[str, Mapping[str, Any
     training = {key: value for key, value in settings.pop("training", {}).items() if key not in fields}
     rest["model"] = {key: value for key, value in rest.get("model", {}).items() if key != "config"}
     made.more = {**training, **dict(flatten({**settings, **rest}))}
-    return made
+    return cast("_Arguments", made)
 
 
 class _Arguments(TrainingArguments):

@@ -107,6 +107,7 @@ class TensorBoardTracker(Tracker):
             files.begin(mark(start) if start.run_id is not None else {"run_id": run_id})
             files.session.group_name = files.session.group_name or run_id  # a run is compared as one
             self._files, self._asked_for = files, self._named(start)
+            self._label(files, start)
         shown = f"`tensorboard --logdir {self._dir()}` shows it"
         notes = " · ".join(part for part in (noted, shown) if part)
         return TrackerRun(str(self._files.folder), note=notes)
@@ -208,6 +209,16 @@ class TensorBoardTracker(Tracker):
 
     def _dir(self) -> Path:
         return Path(self.config.dir or os.environ.get(_VARIABLE) or _DEFAULT).expanduser()
+
+    @staticmethod
+    def _label(files: EventFiles, start: RunStart) -> None:
+        """What the user sorts the run by, as the HParams tab filters runs."""
+        said = {"run.group": start.group, "run.tags": ", ".join(start.tags), "run.notes": start.notes}
+        for key, text in said.items():
+            if text:
+                files.session.hparams[key].string_value = utf8(text)
+        if any(said.values()):
+            files.write_session()
 
     def _named(self, start: RunStart) -> Path:
         """The folder that a new run of this name has when there is none."""

@@ -115,6 +115,7 @@ def test_a_callback_sees_the_events_of_a_training_in_their_order(monkeypatch: py
             model = kwargs["model"]
             assert (model.num_parameters(), model.config.hidden_size) == (352, 64)
             assert (args.per_device_train_batch_size, args.train_batch_size, state.max_steps) == (3, 3, 4)
+            assert args.to_dict()["run.group"] == "sweep"
             assert state.is_world_process_zero
             seen.append(
                 (event.removeprefix("on_"), state.global_step, kwargs.get("logs", kwargs.get("metrics")))
@@ -129,7 +130,7 @@ def test_a_callback_sees_the_events_of_a_training_in_their_order(monkeypatch: py
     monkeypatch.setattr(os, "environ", dict(os.environ))
     tracker = tracker_class("hf:wandb")()
     assert isinstance(tracker, IntegrationTracker)
-    tracker.open(RunStart("run", "."))
+    tracker.open(RunStart("run", ".", group="sweep"))
     tracker.set_params({"parameters": 352, "config": {"hidden_size": 64}}, "model")
     tracker.set_params({"training": {"max_steps": 4, "per_device_train_batch_size": 3}}, "config")
     tracker.track_point(MetricPoint({"loss": 2.0}, "train", 2, 0.5))

@@ -152,6 +152,13 @@ def test_what_is_delivered_twice_is_there_once_also_after_a_kill_within_a_record
         assert len(texts(Path("tensorboard/run"), "params")) == 1
 
 
+def test_what_the_user_sorts_runs_by_is_a_hyperparameter() -> None:
+    labels: dict[str, Any] = {"group": "sweep", "tags": ("a", "b\ud800"), "notes": "first try"}
+    TensorBoardTracker().open(RunStart("run", ".", run_id="id-1", **labels))
+    found = {"run.group": "sweep", "run.tags": "a, b\\ud800", "run.notes": "first try"}
+    assert hparams(Path("tensorboard/run")) == found
+
+
 def start(
     name: str = "run", run_id: str = "id-1", tracker_run: str | None = None, after: int = 0
 ) -> RunStart:
