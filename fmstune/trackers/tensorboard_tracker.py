@@ -154,6 +154,8 @@ class TensorBoardTracker(Tracker):
             return
         files = self._files_opened()
         for key, value in flatten(params):
+            if (name, key.partition(".")[0]) == ("model", "config"):
+                continue  # dozens of columns, the same for all runs of a model
             found = files.session.hparams[f"{name}.{key}"]
             if isinstance(value, bool):
                 found.bool_value = value
@@ -261,7 +263,9 @@ class TensorBoardTracker(Tracker):
     def _write(self, event: Event) -> None:
         files = self._files_opened()
         if self.seq is None or self.seq not in files.held:
-            self._backwards |= files.append(event, self.seq)
+            again = files.append(event, self.seq)
+            # Samples of the machine are taken while a step lasts, which README says once for all runs.
+            self._backwards |= {tag for tag in again if not tag.startswith("system/")}
 
     def _write_text(
         self,
