@@ -116,6 +116,8 @@ def record(recorder: Recorder, action: str, step: int) -> int | None:
         recorder.set_params({"step": step}, f"params {step}")
     elif action == "table":
         recorder.track_table(Table("samples", ({"text": "a"},), "eval", step))
+    elif action == "text":
+        recorder.record_item("text", "answer", "eval", step, {"text": "a"})
     elif action == "resume":
         recorder.close("interrupted")
         recorder.resumed(step)
@@ -123,8 +125,8 @@ def record(recorder: Recorder, action: str, step: int) -> int | None:
     return recorder.journal.last_seq
 
 
-ROWS = ("metrics", "table")
-EVENTS = ("metrics", "metrics", "metrics", "params", "table", "resume")
+ROWS = ("metrics", "table", "text")
+EVENTS = ("metrics", "metrics", "metrics", "params", "table", "text", "resume")
 DELIVERIES = ("live", "deliver", "sync")
 LOSSES = ("snapshot", "removed", "older")
 ACTIONS = (*EVENTS, *EVENTS, *DELIVERIES, *LOSSES)

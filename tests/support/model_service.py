@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.records import MetricPoint, RunStart, Status, Table, TrackerRun
+from fmstune.trackers.records import Media, MetricPoint, RunStart, Status, Table, TrackerRun
 
 Trouble = Literal["fine", "raise", "outage", "base", "kill before", "kill after", "removed", "older"]
 
@@ -114,6 +114,7 @@ class Service:
 class ModelTracker(Tracker):
     """A tracker of `service`; what it guarantees is set by `tracker_with`."""
 
+    media = frozenset({"text"})
     service: ClassVar[Service]
     storage: int | None = None
 
@@ -141,6 +142,9 @@ class ModelTracker(Tracker):
         self._take(row=True)
 
     def track_table(self, table: Table) -> None:
+        self._take(row=True)
+
+    def track_media(self, media: Media) -> None:
         self._take(row=True)
 
     def set_params(self, params: Any, name: str | None = None) -> None:
