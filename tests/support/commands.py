@@ -47,6 +47,7 @@ _SDKS = (
     "mlflow.server.fastapi_app", "mlflow.store.tracking.sqlalchemy_store",
 )  # fmt: skip
 """What a server of Aim's or MLflow's imports, and a reader of their storage."""
+_FORKS = sys.platform == "linux"
 _SETS = {"light": _LIGHT, "trainer": _TRAINER, "sdks": _SDKS}
 _AT_IMPORT = re.compile(
     "PYTHON(?!PATH$)|LANG|LC_|OMP_|MKL_|KMP_|OPENBLAS|HF_|HUGGINGFACE|TRANSFORMERS|DATASETS|TOKENIZERS|TRL_|"
@@ -209,6 +210,8 @@ _warm = functools.cache(_Warm)
 def share() -> None:
     """Have this process and those that it starts, which are several workers of xdist's, share their
     interpreters: each would import the same otherwise."""
+    if not _FORKS:
+        return
     folder = tempfile.mkdtemp(prefix="warm-")
     os.environ[SHARED] = folder
     for name, modules in _SETS.items():
@@ -255,7 +258,7 @@ def start(
         arguments = ("train", "--set", "resources.interval=0", *arguments[1:])
     variables = settings(**environment)
     command = [sys.executable, *([] if module.endswith(".py") else ["-m"]), module, *arguments]
-    if not fresh and sys.platform == "linux":
+    if not fresh and _FORKS:
         warm = _warm("sdks" if sdks else "light" if light else "trainer")
         if warm.serves(variables):
             request = {
