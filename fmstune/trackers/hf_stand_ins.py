@@ -61,6 +61,8 @@ class StandInTrainer:
         now, state.global_step = state.global_step, state.global_step if step is None else step
         values = {**logs, **({} if epoch is None else {"epoch": epoch})}
         state.log_history.append({**values, "step": state.global_step})
+        if (live := getattr(self._callback, "live", None)) is not None:
+            live.step = state.global_step  # DVCLive counts its logs, of which there are more here
         self._call("on_log", logs=dict(values))
         if evaluated:
             self._call("on_evaluate", metrics=dict(values))

@@ -103,8 +103,9 @@ class IntegrationTracker(Tracker):
         if params is None:
             return
         namespace = name or "params"
-        self._params[namespace] = merged(self._params.get(namespace, {}), params)
-        if self._trainer is not None:
+        before = self._params.get(namespace, {})
+        self._params[namespace] = merged(before, params)
+        if self._trainer is not None and self._params[namespace] != before:
             self._said[f"params {namespace} came after the first step, when its callback takes none"] = None
 
     def track_table(self, table: Table) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ def journalled(recorder: Recorder, status: Any = "finished") -> None:
     recorder.track_point(MetricPoint({"loss": 3.0}, "eval", 2, 1.0))
     recorder.track_table(Table("samples", ({"a": 1},), "eval", 2))
     recorder.set_params({"late": 1}, "mine")
+    recorder.set_params({"team": "nlp"}, "params")
     recorder.close(status)
     recorder.journal.close()
 
@@ -108,7 +110,7 @@ def test_a_callback_sees_the_events_of_a_training_in_their_order(monkeypatch: py
     seen: list[Any] = []
 
     class Witness(TrainerCallback):
-        pass
+        live = SimpleNamespace(step=0)  # as DVCLive's callback has it
 
     def witness(event: str) -> Any:
         def call(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -117,6 +119,8 @@ def test_a_callback_sees_the_events_of_a_training_in_their_order(monkeypatch: py
             assert (args.per_device_train_batch_size, args.train_batch_size, state.max_steps) == (3, 3, 4)
             assert args.to_dict()["run.group"] == "sweep"
             assert state.is_world_process_zero
+            assert event != "on_log" or self.live.step == state.global_step
+            self.live.step += 1
             seen.append(
                 (event.removeprefix("on_"), state.global_step, kwargs.get("logs", kwargs.get("metrics")))
             )
