@@ -19,7 +19,7 @@ from fmstune._version import __version__
 from fmstune.errors import ConfigError
 from fmstune.layout import REPORT
 from fmstune.report.curves import TrackedRun, read_run
-from fmstune.report.ending import ending_of
+from fmstune.report.ending import Ending, ending_of
 from fmstune.report.html import Markup, element, escaped, join
 from fmstune.report.page_charts import PageChart, page_charts
 from fmstune.report.page_parts import (
@@ -32,7 +32,7 @@ from fmstune.report.page_parts import (
     tables,
     time_and_memory,
 )
-from fmstune.report.show import view_of
+from fmstune.report.show import RunView, view_of
 from fmstune.report.words import strict
 from fmstune.secrets.redaction import process_redactor
 from fmstune.system.files import replace_text
@@ -62,10 +62,12 @@ def write_report(directory: Path, run: TrackedRun | None = None) -> Path:
 
 def page(run: TrackedRun, scripts: str) -> str:
     """The report of a run, with the scripts of the library that draws."""
-    body, most = _body(run, _POINTS), _POINTS
+    view = view_of(run)
+    end = ending_of(run, view)
+    body, most = _body(run, view, end, _POINTS), _POINTS
     while len(scripts) + len(body.encode()) > MOST_BYTES - 20_000 and most > 1_000:
         most //= 2
-        body = _body(run, most)
+        body = _body(run, view, end, most)
     own = _file("page.js")
     allowed = f"script-src {_hash(scripts)} {_hash(own)}; style-src 'unsafe-inline'; img-src data: blob:"
     return (
@@ -77,9 +79,7 @@ def page(run: TrackedRun, scripts: str) -> str:
     )
 
 
-def _body(run: TrackedRun, most: int) -> str:
-    view = view_of(run)
-    end = ending_of(run, view)
+def _body(run: TrackedRun, view: RunView, end: Ending, most: int) -> str:
     drawn, without = page_charts(run, most)
     learning = [(number, each) for number, each in enumerate(drawn) if not each.system]
     machine = [(number, each) for number, each in enumerate(drawn) if each.system]
