@@ -207,15 +207,20 @@ def touched(path: Path) -> Iterator[str]:
                 yield f"{node.lineno}: {name.value!r}"
 
 
-@pytest.mark.parametrize(
-    "room", ["config", "data", "models", "training", "run", "system", "hub.py", "api.py", "cli"]
-)
+ROOMS = sorted(path.name for path in PACKAGE.iterdir() if path.is_dir() or path.suffix == ".py")
+OWN = {"report/console.py": ["super()._print"], "secrets/redaction.py": ["'_data'"]}
+"""What only looks so: a class of fmstune's above, and the standard library."""
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_no_other_file_touches_what_is_private_to_them(room: str) -> None:
     files = [PACKAGE / room] if room.endswith(".py") else sorted((PACKAGE / room).rglob("*.py"))
     wrong = {
-        str(file.relative_to(PACKAGE)): uses
+        name: uses
         for file in files
-        if file not in KNOW and (uses := list(touched(file)))
+        if file not in KNOW
+        and (uses := [use.partition(" ")[2] for use in touched(file)])
+        and uses != OWN.get(name := str(file.relative_to(PACKAGE)))
     }
     assert not wrong
     # Methods of a Trainer that a class beside it overrides by their private name.
