@@ -88,8 +88,9 @@ def rm(
 ) -> None:
     """Remove runs: says what it would delete, and asks.
 
-    That is journal, checkpoints, model and configuration. Other files in the directories stay, and so does
-    what trackers hold. A run that is going is never removed.
+    That is journal, checkpoints, model and configuration; checkpoints and `tracking` with all that is in
+    them. Other files in the directories stay, and so does what trackers hold. A run that is going is never
+    removed.
     """
     from fmstune.errors import ConfigError
     from fmstune.report.remove import planned, remove

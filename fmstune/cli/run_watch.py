@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _SECONDS = 0.5
 _QUIET_SECONDS = 60.0
-"""A run on another machine holds no lock that is seen here: while its journal grows, it is going."""
+"""A run on another machine holds no lock that is seen here: while its journal grows, it is going. That
+machine's clock may be ahead."""
 
 
 def watch(
@@ -63,11 +64,13 @@ def _shown(run: Path, state: LiveState, follower: Follower, console: object) -> 
     with Live(console=console, auto_refresh=False) as live:
         while True:
             goes = _goes(run)
-            _take(state, follower.look(state))
+            events = follower.look(state)
+            _take(state, events)
             live.update(drawn(state, console.width), refresh=True)
-            if not goes:
+            if not goes and not events:
                 return
-            time.sleep(_SECONDS)
+            if not events:
+                time.sleep(_SECONDS)
 
 
 def _lines(run: Path, state: LiveState, follower: Follower) -> Iterator[str]:
@@ -106,4 +109,4 @@ def _goes(run: Path) -> bool:
         return True
     if final_status(journal) is not None:
         return False
-    return time.time() - journal.stat().st_mtime < _QUIET_SECONDS
+    return abs(time.time() - journal.stat().st_mtime) < _QUIET_SECONDS

@@ -77,9 +77,9 @@ def list_(
         found, unreadable = list_runs(directories or [], detailed=detailed, moved=moved)
     runs = found
     for condition in where or ():
-        runs = chosen(runs, condition)
+        runs = chosen(runs, condition, found)
     if sort is not None:
-        runs = ordered(runs, sort, reverse=reverse)
+        runs = ordered(runs, sort, reverse=reverse, among=found)
     elif reverse:
         runs = runs[::-1]
     runs = runs[:limit]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -242,6 +243,9 @@ def train(
         out: SummingConsole = shown.enter_context(LiveConsole(console, answer=answer))
     else:
         out = SummingConsole(console, quiet=not is_main_process(), answer=answer)
+    if as_json or not sys.stdout.isatty():
+        # What a callback prints is not for who reads the answer.
+        shown.enter_context(contextlib.redirect_stdout(sys.stderr))
     if found is not None:
         unread = f"; {CONFIG_FILE} is not read" if Path(CONFIG_FILE).is_file() else ""
         out.say("resume", f"{found}, as its {CONFIG_NAME} says{unread}")

@@ -89,7 +89,7 @@ def _line(run: TrackedRun, curve: Curve, x: XAxis, smoothing: float) -> Line:
     drawn = [
         (at, float(point.value))
         for point in curve.points()
-        if (at := _x(point, run, x)) is not None and _is_finite(point.value)
+        if (at := _x(point, run, x)) is not None and is_finite(point.value)
     ]
     drawn.sort(key=lambda pair: pair[0])  # what was logged again came later
     xs, ys = [at for at, _ in drawn], [value for _, value in drawn]
@@ -101,7 +101,8 @@ def _x(point: Point, run: TrackedRun, x: XAxis) -> float | None:
     return point.step if x == "step" else point.time - run.replay.header.time
 
 
-def _is_finite(value: object) -> bool:
+def is_finite(value: object) -> bool:
+    """Whether a value is a number that can be drawn."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:

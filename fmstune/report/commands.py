@@ -10,6 +10,7 @@ from fmstune.delivery.report import DeliveryReport
 from fmstune.layout import CONFIG_NAME
 from fmstune.models.checkpoints import newest_checkpoint
 from fmstune.report.show import RunView
+from fmstune.report.words import printable
 
 _ASKS = "What can you do?"
 
@@ -21,12 +22,12 @@ def resuming(directory: Path) -> str | None:
         return None
     count = os.environ.get("LOCAL_WORLD_SIZE", "1") if "TORCHELASTIC_RUN_ID" in os.environ else "1"
     several = ["--nproc", count] if count != "1" else []
-    return _command("train", str(directory / CONFIG_NAME), *several, "--resume")
+    return _command("train", _place(directory / CONFIG_NAME), *several, "--resume")
 
 
 def following(run: RunView, question: str | None = None) -> list[str]:
     """What people do next with a run: with its model when it has finished, and else to finish it."""
-    directory, settings = str(run.directory), run.detail.settings
+    directory, settings = _place(run.directory), run.detail.settings
     if run.status != "finished":
         again = resuming(run.directory)
         return [*([again] if again else []), _command("runs", "show", directory)]
@@ -53,4 +54,18 @@ def _enabled(table: object) -> bool:
 
 
 def _command(*arguments: str) -> str:
-    return shlex.join(["fmstune", *arguments])
+    return " ".join(map(_quoted, ("fmstune", *arguments)))
+
+
+def _quoted(argument: str) -> str:
+    """For a shell, and on one line: what a terminal would obey is written as bash and zsh read it."""
+    if printable(argument) == argument:
+        return shlex.quote(argument)
+    escaped = argument.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{printable(escaped)}'"
+
+
+def _place(directory: Path) -> str:
+    """A directory as an argument, which no option looks like."""
+    text = str(directory)
+    return f"./{text}" if text.startswith("-") else text

@@ -4,10 +4,11 @@ output."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from rich.console import Console
 
@@ -23,6 +24,18 @@ Answer = Literal["directory", "json"]
 _TITLES = {"finished": "green", "failed": "red", "interrupted": "yellow"}
 
 
+def write_bytes(file: TextIO, data: bytes) -> None:
+    """Write to the file itself: what a buffer holds of a failed write, Python would try again at its end.
+    Raises `OSError` and `ValueError`."""
+    try:
+        number = file.fileno()
+    except (OSError, ValueError, AttributeError):  # one in memory that a program has put there
+        print(data.decode("utf-8", "replace"), end="", file=file, flush=True)
+        return
+    while data:
+        data = data[os.write(number, data) :]
+
+
 class SummingConsole(RunConsole):
     """Sums the run up at its end. `answer` is what standard output gets. `directory`: the run's, at the end,
     unless it is a terminal, whose reader has that in the summary. `json`: all that happens, an object a line,
@@ -31,6 +44,7 @@ class SummingConsole(RunConsole):
     def __init__(self, console: Console, *, quiet: bool = False, answer: Answer | None = None) -> None:
         super().__init__(console, quiet=quiet)
         self._answer = answer
+        self._file, self._gone = sys.stdout, False
 
     def phase(self, name: str, total: int | None = None) -> None:
         if self._answer == "json":
@@ -54,14 +68,27 @@ class SummingConsole(RunConsole):
         self._report(run)
         if self._answer == "json":
             self._tell("end", **found.to_json())
-        elif self._answer == "directory" and not sys.stdout.isatty():
-            print(hide(str(directory)), flush=True)
+        elif self._answer == "directory" and not self._file.isatty():
+            self._answered(hide(str(directory)))
 
     def _tell(self, kind: str, **values: Any) -> None:
         """A JSON object on a line of standard output."""
         if not self.quiet:
             told = {"kind": kind, **process_redactor().value(values, tracked=True)}
-            print(json.dumps(strict(told), ensure_ascii=False, default=str), flush=True)
+            self._answered(json.dumps(strict(told), ensure_ascii=False, default=str))
+
+    def _answered(self, line: str) -> None:
+        """A line of standard output, in UTF-8 and with the bytes that a path has. One that is gone (a full
+        disk, a pipe that nobody reads) ends no training: that is said once."""
+        if self._gone:
+            return
+        try:
+            self._file.flush()
+            write_bytes(self._file, line.encode("utf-8", "surrogateescape") + b"\n")
+        except (OSError, ValueError) as error:
+            self._gone = True
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            self.warn(f"standard output cannot be written to ({reason}): it lacks the rest")
 
     def _report(self, run: TrackedRun) -> None:
         try:

@@ -1,7 +1,10 @@
-"""All that a run has tracked: the points of each metric, the newest value of a step, and its tables."""
+"""All that a run has tracked: the points of each metric, and its tables. Of a step that a resumed run has
+tracked again, those of the last time count."""
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from array import array
 from collections.abc import Iterator
@@ -68,6 +71,8 @@ class Curve:
     _values: array[float] = field(default_factory=lambda: array("d"))
     _others: dict[int, Any] = field(default_factory=dict)
     _integers: bool = True
+    _resumed: list[int] = field(default_factory=list)
+    """How many values there were at each resumption of the run."""
 
     @property
     def key(self) -> str:
@@ -86,6 +91,10 @@ class Curve:
         self._times.append(time)
         self._values.append(value)
 
+    def resume(self) -> None:
+        """What is added from here on is of a further process of the run."""
+        self._resumed.append(len(self._values))
+
     @property
     def tracked(self) -> int:
         """How many values were tracked."""
@@ -95,13 +104,15 @@ class Curve:
         """The sum of all numbers that were tracked, those that were tracked again included."""
         return math.fsum(value for value in self._values if math.isfinite(value))
 
-    def tracked_numbers(self) -> Iterator[tuple[float, float]]:
-        """The time and the value of each number that was tracked, in that order."""
-        pairs = zip(self._times, self._values, strict=True)
-        return ((time, value) for time, value in pairs if math.isfinite(value))
+    def by_process(self) -> Iterator[list[tuple[float, float]]]:
+        """The time and the value of each number that a process of the run has tracked, for each of them."""
+        for begin, end in itertools.pairwise([0, *self._resumed, len(self._values)]):
+            pairs = zip(self._times[begin:end], self._values[begin:end], strict=True)
+            yield [(time, value) for time, value in pairs if math.isfinite(value)]
 
     def points(self) -> Iterator[Point]:
-        """The newest value of each step, by step; then those without one, in their order."""
+        """The values of each step, by step, from the last process of the run that has any there; then those
+        without a step, in their order."""
         for at in self._newest():
             yield self._point(at)
 
@@ -143,9 +154,19 @@ class Curve:
         return self._point(len(self._values) - 1)
 
     def _newest(self) -> list[int]:
-        at_step = {step: at for at, step in enumerate(self._steps) if step == step}
-        stepless = [at for at, step in enumerate(self._steps) if step != step]
-        return [at_step[step] for step in sorted(at_step)] + stepless
+        steps = self._steps
+        stepless = [at for at, step in enumerate(steps) if step != step]
+        newest = {step: at for at, step in enumerate(steps) if step == step}
+        if len(newest) + len(stepless) == len(steps):
+            return [newest[step] for step in sorted(newest)] + stepless
+        # Where the process begins that has tracked the last value of a step.
+        begun = {step: self._process(at) for step, at in newest.items()}
+        kept = [at for at, step in enumerate(steps) if step == step and at >= begun[step]]
+        return sorted(kept, key=steps.__getitem__) + stepless
+
+    def _process(self, at: int) -> int:
+        before = bisect.bisect_right(self._resumed, at)
+        return self._resumed[before - 1] if before else 0
 
     def _point(self, at: int) -> Point:
         step, epoch, value = self._steps[at], self._epochs[at], self._values[at]
@@ -178,7 +199,10 @@ def read_run(directory: Path) -> TrackedRun:
     media: dict[tuple[Any, ...], Event] = {}
 
     def add(event: Event) -> None:
-        if event.kind == "metrics":
+        if event.kind == "resume":
+            for known in curves.values():
+                known.resume()
+        elif event.kind == "metrics":
             step = step_of(event)
             for name, value in event.values.items():
                 curve = curves.get((event.stage, name))

@@ -163,11 +163,12 @@ def question_of(run: TrackedRun) -> str | None:
 
 
 def _hours(curve: Curve) -> float:
-    pairs = itertools.pairwise(curve.tracked_numbers())
-    return (
-        sum((later - time) * (watts + watts_later) / 2 for (time, watts), (later, watts_later) in pairs)
-        / 3600
-    )
+    """Between the samples of each process; a clock that was set back between two of them tells nothing."""
+    seconds = 0.0
+    for samples in curve.by_process():
+        for (time, watts), (later, watts_later) in itertools.pairwise(samples):
+            seconds += max(0.0, later - time) * (watts + watts_later) / 2
+    return seconds / 3600
 
 
 def _tuned(view: RunView) -> str:

@@ -26,10 +26,21 @@ def write_csv(directory: Path, file: IO[str]) -> None:
     """Write each point of each metric as a row of CSV. Numbers that are not finite are NaN, Infinity and
     -Infinity, as spreadsheets and pandas know them."""
     run = read_run(directory)
-    rows = csv.writer(file, lineterminator="\n")
+    rows = csv.writer(_Lines(file))  # which quotes a text with \r in it only where \r\n ends a line
     rows.writerow(COLUMNS)
     for row in _points(run):
         rows.writerow([_cell(each) for each in row])
+
+
+class _Lines:
+    """Rows of `csv.writer`, which ends each with \\r\\n, as lines."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, row: str) -> int:
+        """Write a row."""
+        return self._file.write(row.removesuffix("\r\n") + "\n")
 
 
 def write_json(directory: Path, file: IO[str]) -> None:

@@ -80,21 +80,35 @@ def values_of(runs: Sequence[ListedRun], key: str) -> list[Any]:
     )
 
 
-def chosen(runs: Sequence[ListedRun], condition: str) -> list[ListedRun]:
-    """The runs that a condition holds for: `=`, `!=`, `<`, `<=`, `>`, `>=`, or `~` for a text that contains
-    another. `*` and `?` in a text stand for any characters, and nothing after `=` for what is not there.
+def chosen(
+    runs: Sequence[ListedRun], condition: str, among: Sequence[ListedRun] | None = None
+) -> list[ListedRun]:
+    """The runs that a condition holds for; it may name a field of any run `among` which they are: `=`, `!=`,
+    `<`, `<=`, `>`, `>=`, or `~` for a text that contains another. `*` and `?` in a text stand for any characters, and nothing after `=` for what is not there.
     Raises `ConfigError`."""
     key, operator, text = _condition(condition)
     seconds = _in_seconds(text) if key in _TIMES else None
     wanted = text if seconds is None else str(seconds)
-    values = values_of(runs, key)
+    values = _values(runs, key, among)
     return [run for run, value in zip(runs, values, strict=True) if _holds(value, operator, wanted)]
 
 
-def ordered(runs: Sequence[ListedRun], key: str, *, reverse: bool = False) -> list[ListedRun]:
-    """The runs by a field, the smallest first; those that lack it, or have NaN, at the end. Raises
-    `ConfigError`."""
-    pairs = list(zip(runs, values_of(runs, key), strict=True))
+def _values(runs: Sequence[ListedRun], key: str, among: Sequence[ListedRun] | None) -> list[Any]:
+    every = runs if among is None else among
+    known = dict(zip(map(id, every), values_of(every, key), strict=True))
+    return [known[id(run)] for run in runs]
+
+
+def ordered(
+    runs: Sequence[ListedRun],
+    key: str,
+    *,
+    reverse: bool = False,
+    among: Sequence[ListedRun] | None = None,
+) -> list[ListedRun]:
+    """The runs, which are `among` these, by a field, the smallest first; those that lack it, or have NaN, at
+    the end. Raises `ConfigError`."""
+    pairs = list(zip(runs, _values(runs, key, among), strict=True))
     there = [pair for pair in pairs if not _is_missing(pair[1])]
     lacking = [run for run, value in pairs if _is_missing(value)]
     there.sort(key=lambda pair: _rank(pair[1]), reverse=reverse)
@@ -164,7 +178,8 @@ def _rank(value: Any) -> tuple[int, Any]:
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    number = _number(value)  # of a param, NaN may be a text
+    return value is None or (isinstance(number, float) and math.isnan(number))
 
 
 def _text(value: Any) -> str:

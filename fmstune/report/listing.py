@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmstune.report.index import RunIndex, index_path, now
-from fmstune.report.summary import RunDetail, RunLine, current_status, read_summary
+from fmstune.report.summary import RunDetail, RunLine, current_status, journal_of, read_summary
 from fmstune.report.walk import FoundRun, Walk
 
 _AT_ONCE = 500
@@ -51,7 +51,7 @@ def list_runs(
     listed = [
         ListedRun(run.path, current_status(Path(run.real), line), line, details.get(run.real, RunDetail()))
         for run in runs
-        for line in (lines[run.real],)
+        if (line := lines.get(run.real)) is not None
     ]
     listed.sort(key=lambda run: (-(run.line.created or 0.0), run.path))
     return listed, walk.unreadable
@@ -68,8 +68,11 @@ def _read(
         read_at, read = now(), []
         for number, run in enumerate(unknown[start : start + _AT_ONCE], start):
             moved("reading journals", number, len(unknown))
-            lines[run.real], details[run.real] = read_summary(Path(run.real))
-            read.append((run, lines[run.real], details[run.real]))
+            line, detail = read_summary(Path(run.real))
+            if line.problem and not journal_of(Path(run.real)).exists():
+                continue  # it was removed or moved since it was found
+            lines[run.real], details[run.real] = line, detail
+            read.append((run, line, detail))
         index.add(read, read_at=read_at)
 
 

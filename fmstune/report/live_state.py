@@ -86,6 +86,8 @@ class LiveState:
             self._take_steps(event.values.get("max_steps"))
         elif event.kind == "resume":
             self.status, self.first = None, None
+            if (step := step_of(event)) is not None:  # what was logged after it is logged again
+                self.losses = [point for point in self.losses if point[0] <= step]
         elif event.kind == "status":
             self.status = event.status
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fmstune.report.charts import Chart, Line, charts
-from fmstune.report.curves import TrackedRun
+from fmstune.report.charts import Line, is_finite
+from fmstune.report.curves import Curve, TrackedRun
 from fmstune.report.show import RESOURCES
 
 _FIRST = ("loss", "learning_rate", "grad_norm", "mean_token_accuracy", "tokens_per_second", "entropy")
@@ -49,9 +49,10 @@ class PageChart:
 def page_charts(run: TrackedRun, most: int) -> tuple[list[PageChart], list[str]]:
     """The charts of a run, with about `most` points in all, and the metrics that got none: those with one
     point, which is in the tables, and those beyond what a page can hold."""
-    by_step = {chart.key: chart for chart in _drawn(run, "step")}
-    by_time = {chart.key: chart for chart in _drawn(run, "time")}
-    groups = _groups(run, by_step)
+    drawn: dict[str, _Drawn] = {}
+    for curve in run.curves:
+        drawn.setdefault(curve.key, _drawn(curve, run.replay.header.time))
+    groups = _groups(run, drawn)
     chosen, left = groups[:_MOST_CHARTS], groups[_MOST_CHARTS:]
     lines = sum(len(keys) for _, _, keys in chosen)
     each = max(_LEAST_POINTS, most // max(1, lines))
@@ -59,23 +60,37 @@ def page_charts(run: TrackedRun, most: int) -> tuple[list[PageChart], list[str]]
     for title, system, keys in chosen:
         shown, times, tracked = [], [], 0
         for key in keys:
-            line, time = by_step[key].lines[0], by_time[key].lines[0].xs
-            at = _kept(line.ys, each)
-            shown.append(Line(key, [line.xs[n] for n in at], [line.ys[n] for n in at]))
-            # A resumed run's clock goes on; both have the same points, in the same order.
-            times.append([round(time[n], 1) for n in at] if len(time) == len(line.xs) else [])
-            tracked += len(line.xs)
+            of = drawn[key]
+            at = _kept(of.values, each)
+            shown.append(Line(key, [of.steps[n] for n in at], [of.values[n] for n in at]))
+            times.append([round(of.times[n], 1) for n in at])
+            tracked += len(of.steps)
         found.append(PageChart(title, system, shown, times, tracked))
     return found, [key for _, _, keys in left for key in keys]
 
 
-def _drawn(run: TrackedRun, x: Any) -> list[Chart]:
-    return charts([run], ["*"], x=x) if run.curves else []
+@dataclass(slots=True)
+class _Drawn:
+    """The points of a curve that have a step and are finite, by step. Times are seconds of the run."""
+
+    steps: list[float]
+    times: list[float]
+    values: list[float]
 
 
-def _groups(run: TrackedRun, known: dict[str, Chart]) -> list[tuple[str, bool, list[str]]]:
+def _drawn(curve: Curve, began: float) -> _Drawn:
+    found = _Drawn([], [], [])
+    for point in curve.points():
+        if point.step is not None and is_finite(point.value):
+            found.steps.append(point.step)
+            found.times.append(point.time - began)
+            found.values.append(float(point.value))
+    return found
+
+
+def _groups(run: TrackedRun, known: dict[str, _Drawn]) -> list[tuple[str, bool, list[str]]]:
     """Title, whether it is of the machine, and the metrics of each chart. One name of all stages is one."""
-    several = {key for key, chart in known.items() if len(chart.lines[0].xs) > 1}
+    several = {key for key, chart in known.items() if len(chart.steps) > 1}
     names: dict[str, list[str]] = {}
     for curve in run.curves:
         if curve.stage != RESOURCES and curve.key in several:

@@ -13,11 +13,15 @@ MISSING = "-"
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
+_HARMLESS = "\u3000\u200c\u200d"
+"""What Python calls unprintable and languages write: the wide space of CJK, and the (non-)joiners."""
+
+
 def printable(text: str) -> str:
     """The text on one line, with what a terminal would obey as its escape."""
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return "".join(char if char.isprintable() or char in _HARMLESS else repr(char)[1:-1] for char in text)
 
 
 def cell(value: Any) -> str:

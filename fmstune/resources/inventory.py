@@ -6,6 +6,7 @@ only torch knows (whether it can use the device) is asked for on request.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -133,10 +134,12 @@ def _processor() -> str:
 
 def _folders() -> list[Path]:
     """Where a run writes: here, and where models and prepared data are kept."""
-    home = Path.home()
-    cache = Path(os.environ.get("FMSTUNE_CACHE") or home / ".cache" / "fmstune")
-    hub = Path(os.environ.get("HF_HOME") or home / ".cache" / "huggingface")
-    return list(dict.fromkeys((Path.cwd(), cache, hub)))
+    found = [Path.cwd()]
+    with contextlib.suppress(RuntimeError):  # a user without a name and without HOME, as containers have
+        home = Path.home()
+        found.append(Path(os.environ.get("FMSTUNE_CACHE") or home / ".cache" / "fmstune"))
+        found.append(Path(os.environ.get("HF_HOME") or home / ".cache" / "huggingface"))
+    return list(dict.fromkeys(found))
 
 
 def _torch_build() -> dict[str, Any]:

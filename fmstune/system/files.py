@@ -73,4 +73,9 @@ def cache_folder() -> Path:
     """Where what can be made again is kept: `FMSTUNE_CACHE`, else `fmstune` in the user's cache directory."""
     if chosen := os.environ.get("FMSTUNE_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmstune"
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen) / "fmstune"
+    try:
+        return Path.home() / ".cache" / "fmstune"
+    except RuntimeError:  # a user without a name, as containers have, and no HOME
+        return Path(os.devnull, "fmstune")  # where nothing can be kept

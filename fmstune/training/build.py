@@ -33,6 +33,7 @@ from fmstune.system.compiler import require_compiler
 from fmstune.system.device import Precision, precision
 from fmstune.text import first_line
 from fmstune.trackers.base import Tracker
+from fmstune.training.callbacks.resumed_steps import ResumedSteps
 from fmstune.training.callbacks.tokens_seen import TokensSeen
 from fmstune.training.extensions import Extensions
 from fmstune.training.memory.outlook import require_room_for_weights
@@ -172,6 +173,7 @@ def build_trainer(
     if experts := unreached_experts(trainer.model, config.lora.target_modules):
         notes = (*notes, experts)
     trainer.add_callback(TokensSeen(trainer))
+    trainer.add_callback(ResumedSteps())
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, in addition to our own lines
     settings = loaded.model.config.to_dict()  # as transformers' own callbacks give it to trackers
     tracker.set_params({**loaded.identity, "config": settings}, "model")
