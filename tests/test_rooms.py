@@ -30,6 +30,7 @@ SHORT = {
     "fmstune.__main__": "what `python -m` wants",
     "fmstune._version": "the build reads it",
     "fmstune.cli.panels": "of all groups of commands",
+    "fmstune.training.callbacks.resumed_steps": "one fault of transformers",
     "fmstune.layout": "names that several rooms share",
     "fmstune.system.cgroups": "memory and processors ask it",
     "fmstune.config.paths.hub": "asked by rooms that know no hub",

@@ -128,7 +128,10 @@ def sync(
         list[Path], typer.Argument(help="Directories of runs.", metavar="RUN...", autocompletion=complete_run)
     ],
     to: Annotated[
-        str | None, typer.Option(help="Deliver the whole run to this tracker.", metavar="NAME")
+        list[str] | None,
+        typer.Option(
+            help="Deliver the whole run to this tracker; may be given several times.", metavar="NAME"
+        ),
     ] = None,
     as_json: Json = False,
     timeout: Annotated[
@@ -150,15 +153,18 @@ def sync(
     from fmstune.secrets.redaction import hide
     from fmstune.trackers.registry import reference
 
-    if to is not None:
-        check_name(to)
+    for wanted in to or ():
+        check_name(wanted)
     options = tracker_options(config, sets or [])
     lines: list[tuple[Path, DeliveryReport]] = []
     with progress(screen()) as moved:
         for run in runs:
             name_run = functools.partial(_of_run, moved, run)
-            reports = deliver(run, to, options.tables, reference, check_within=timeout, progress=name_run)
-            lines += [(run, line) for line in reports]
+            for name in to or (None,):
+                reports = deliver(
+                    run, name, options.tables, reference, check_within=timeout, progress=name_run
+                )
+                lines += [(run, line) for line in reports]
     if as_json:
         _print_json([{"run": str(run), **dataclasses.asdict(line)} for run, line in lines])
     else:

@@ -84,8 +84,8 @@ def chosen(
     runs: Sequence[ListedRun], condition: str, among: Sequence[ListedRun] | None = None
 ) -> list[ListedRun]:
     """The runs that a condition holds for; it may name a field of any run `among` which they are: `=`, `!=`,
-    `<`, `<=`, `>`, `>=`, or `~` for a text that contains another. `*` and `?` in a text stand for any characters, and nothing after `=` for what is not there.
-    Raises `ConfigError`."""
+    `<`, `<=`, `>`, `>=`, or `~` for a text that contains another. `*` and `?` in a text stand for any
+    characters, and nothing after `=` for what is not there. Raises `ConfigError`."""
     key, operator, text = _condition(condition)
     seconds = _in_seconds(text) if key in _TIMES else None
     wanted = text if seconds is None else str(seconds)

@@ -51,6 +51,12 @@ class OldShapeTracker(Tracker):
         super().__init__(name)
         self.inner = inner
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        # What the base class promises of the event that is delivered, the tracker looks for in itself.
+        if name in ("seq", "step", "event_time") and isinstance(getattr(self, "inner", None), Tracker):
+            setattr(self.inner, name, value)
+
     def open(self, start: RunStart) -> TrackerRun:
         return self.inner.open(start) if hasattr(self.inner, "open") else super().open(start)
 
@@ -92,6 +98,14 @@ class OldShapeTracker(Tracker):
     def close(self, status: Status, error: str | None = None) -> None:
         if hasattr(self.inner, "close"):
             self.inner.close(status, error)
+
+    def is_stored(self, start: RunStart, last: int) -> bool | None:
+        known = hasattr(self.inner, "is_stored")
+        return self.inner.is_stored(start, last) if known else super().is_stored(start, last)
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        return tuple(getattr(self.inner, "adapted", ()))
 
     def holds(self, last: int) -> bool:
         return self.inner.holds(last) if hasattr(self.inner, "holds") else super().holds(last)

@@ -67,6 +67,22 @@ def check_store(given: str | None, experiment: str | None, timeout: float, name:
     return _ask(uri, creds, experiment, timeout)
 
 
+def has_run(tracking_uri: str | None, run_id: str) -> bool | None:
+    """Whether a store holds a run, which nobody has deleted; `None` where it does not say."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking_uri)
+    path = local_path(client.tracking_uri)
+    if path is not None and not path.exists():  # asking would make it
+        return False
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        return False if error.error_code == "RESOURCE_DOES_NOT_EXIST" else None
+    return bool(run.info.lifecycle_stage == "active")
+
+
 def _credentials(uri: str) -> Any:
     """Where and as whom MLflow would send its requests; `None` where it sends none. Raises `MlflowException`
     for an address that it does not know, and for Databricks without credentials."""

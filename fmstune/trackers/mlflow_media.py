@@ -1,4 +1,4 @@
-"""Texts and images as artifacts of an MLflow run, images as MLflow's own `log_image` names them.
+"""Tables, texts and images as artifacts of an MLflow run, images as MLflow's own `log_image` names them.
 
 That function cannot be used: it draws a part of each name by chance, so that an image which is delivered a
 second time would be there twice. What is said of MLflow was seen with mlflow-skinny 3.17.2.
@@ -6,6 +6,8 @@ second time would be there twice. What is said of MLflow was seen with mlflow-sk
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import tempfile
 import time
@@ -13,11 +15,15 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmstune.trackers.records import Artifact, Media
+from fmstune.trackers.mlflow_labels import MOST_TAG
+from fmstune.trackers.records import Artifact, Media, Table
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+_TABLES = "mlflow.loggedArtifacts"
+_NOT_IN_PATHS = r'[:*?"<>|\\]'
+"""What `mlflow.load_table` refuses in the name of a file, whichever system it is on."""
 _IMAGES = "mlflow.loggedImages"
 """The tag by which MLflow's UI knows that it can show a run's images by step."""
 _THUMBNAIL = 256
@@ -27,8 +33,27 @@ def log_text(client: MlflowClient, run_id: str, media: Media) -> None:
     """Log a text as a file, whose name has its step and the number of its event."""
     number = media.seq or int(1000 * time.time())
     where = [media.name, *([f"step{media.step}"] if media.step is not None else []), str(number), "txt"]
-    folder = f"texts/{media.stage}" if media.stage else "texts"
-    client.log_text(run_id, media.text, f"{folder}/{'.'.join(where)}")
+    client.log_text(run_id, media.text, f"{_folder('texts', media.stage)}/{'.'.join(where)}")
+
+
+def log_table(client: MlflowClient, run_id: str, table: Table) -> None:
+    """Log a table as a file that MLflow's UI and `load_table` read."""
+    columns = list(table.columns)
+    rows = [[row.get(column) for column in columns] for row in table.rows]
+    where = [f"step{table.step}" if table.step is not None else None, table.seq or int(1000 * time.time())]
+    file = ".".join(str(part) for part in (table.name, *where, "json") if part is not None)
+    path = f"{_folder('tables', table.stage)}/{file}"
+    client.log_dict(run_id, {"columns": columns, "data": rows}, path)
+    known = json.loads(client.get_run(run_id).data.tags.get(_TABLES, "[]"))
+    if (entry := {"path": path, "type": "table"}) not in known:
+        listed = json.dumps([*known, entry])
+        if len(listed) < MOST_TAG:  # further ones are shown as JSON
+            client.set_tag(run_id, _TABLES, listed)
+
+
+def _folder(kind: str, stage: str | None) -> str:
+    """A stage is a part of a metric's name, which may have characters that a path may not."""
+    return f"{kind}/{re.sub(_NOT_IN_PATHS, '_', stage)}" if stage else kind
 
 
 def log_files(client: MlflowClient, run_id: str, artifact: Artifact) -> None:

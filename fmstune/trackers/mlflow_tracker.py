@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
-from fmstune.trackers.mlflow_checks import check_store, local_path, page_of
+from fmstune.trackers.mlflow_checks import check_store, has_run, local_path, page_of
 from fmstune.trackers.mlflow_labels import (
     MOST_TAG,
     experiment_name,
@@ -25,7 +25,7 @@ from fmstune.trackers.mlflow_labels import (
     read_mark,
     tags_of,
 )
-from fmstune.trackers.mlflow_media import log_files, log_image, log_text
+from fmstune.trackers.mlflow_media import log_files, log_image, log_table, log_text
 from fmstune.trackers.records import (
     Artifact,
     Check,
@@ -40,6 +40,7 @@ from fmstune.trackers.records import (
     utf8,
 )
 from fmstune.trackers.values.normalise import Normaliser
+from fmstune.trackers.values.occurrences import Occurrences
 from fmstune.trackers.values.plain import plain
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 STATUSES: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 _MOST_METRICS, _MOST_PARAMS = 900, 100  # of a batch: 1,000 in all, of which 100 params
-_TABLES = "mlflow.loggedArtifacts"
 _MADE_AS = "fmstune.made_as"
 """The tag by which a run is found whose id MLflow has told nobody who lives."""
 """The tag by which MLflow knows which artifacts are tables, as its own `log_table` sets it."""
@@ -123,7 +123,7 @@ class MlflowTracker(Tracker):
         self._mark: dict[str, Any] = {}
         self._held = 0
         self._waiting: list[Metric] = []
-        self._stamps: set[tuple[str, int, int, str]] = set()
+        self._alone = Occurrences()
         self._changed: dict[str, None] = {}
         self._file: tuple[Path, int] | None = None
         self._adapt = Normaliser(self.limits)
@@ -183,7 +183,14 @@ class MlflowTracker(Tracker):
         moment, step = int(1000 * (point.time or time.time())), point.step or 0
         for name, value in values.items():
             key, number = self.limits.prefix(stage) + name, float(value)
-            self._waiting.append(Metric(key, number, self._stamp(key, moment, step, number), step))
+            if isinstance(value, int) and number != value:
+                self._changed[f"metric {key} has integers beyond 53 bits, which are rounded"] = None
+            repeat = (point.repeats or {}).get(name, 0)
+            if point.repeats is None:
+                repeat = self._alone.count(key, point.step)
+            # MLflow keeps one of those values that are the same in all, their time included; and a process
+            # that sends them once more has to give them the same times.
+            self._waiting.append(Metric(key, number, moment + repeat, step))
         self._held = max(self._held, self.seq or 0)
         if len(self._waiting) > _MOST_METRICS:
             self.flush()
@@ -209,20 +216,7 @@ class MlflowTracker(Tracker):
         self._params |= given
 
     def track_table(self, table: Table) -> None:
-        client = self._opened()
-        columns = list(table.columns)
-        rows = [[row.get(column) for column in columns] for row in table.rows]
-        number = self.seq if table.seq is None else table.seq
-        where = [f"step{table.step}" if table.step is not None else None, number or int(1000 * time.time())]
-        file = ".".join(str(part) for part in (table.name, *where, "json") if part is not None)
-        path = f"tables/{table.stage}/{file}" if table.stage else f"tables/{file}"
-        client.log_dict(self._run_id, {"columns": columns, "data": rows}, path)
-        tags = client.get_run(self._run_id).data.tags
-        known = json.loads(tags.get(_TABLES, "[]"))
-        if (entry := {"path": path, "type": "table"}) not in known:
-            listed = json.dumps([*known, entry])
-            if len(listed) < MOST_TAG:  # further ones are shown as JSON
-                client.set_tag(self._run_id, _TABLES, listed)
+        log_table(self._opened(), self._run_id, table)
         self._note_held()
 
     def track_media(self, media: Media) -> None:
@@ -240,6 +234,11 @@ class MlflowTracker(Tracker):
         if not self._waiting and (tags := self._held_tag()):
             self._opened().log_batch(self._run_id, [], [], tags)
         self.flush()
+
+    def is_stored(self, start: RunStart, last: int) -> bool | None:
+        return (
+            None if start.tracker_run_id is None else has_run(self.config.tracking_uri, start.tracker_run_id)
+        )
 
     def flush(self) -> None:
         if self._client is not None:
@@ -281,15 +280,6 @@ class MlflowTracker(Tracker):
 
         held = {**self._mark, "last_event": self._held}
         return [RunTag(MARK, json.dumps(held))] if self._mark else []
-
-    def _stamp(self, key: str, moment: int, step: int, value: float) -> int:
-        """The time of a value. MLflow keeps one of those that are the same in all, their time included."""
-        if len(self._stamps) > 10_000:
-            self._stamps.clear()
-        while (there := (key, moment, step, repr(value))) in self._stamps:
-            moment += 1
-        self._stamps.add(there)
-        return moment
 
     def _opened(self) -> MlflowClient:
         if self._client is None:

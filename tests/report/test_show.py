@@ -77,7 +77,8 @@ HAPPENINGS = st.one_of(
 class Expected:
     """What a person would say of a run who was there."""
 
-    values: dict[tuple[Any, str], dict[Any, Any]] = field(default_factory=dict)
+    values: dict[tuple[Any, str], dict[Any, tuple[int, list[Any]]]] = field(default_factory=dict)
+    """Those of each step, and the session that tracked them: what a resumed run does again counts."""
     last: dict[tuple[Any, str], tuple[Any, Any]] = field(default_factory=dict)
     tracked: dict[tuple[Any, str], int] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
@@ -90,7 +91,10 @@ class Expected:
         for name, value in values.items():
             self.number += 1
             key = stage, name
-            self.values.setdefault(key, {})[("none", self.number) if step is None else step] = value
+            at = ("none", self.number) if step is None else step
+            session, values_there = self.values.setdefault(key, {}).get(at, (self.sessions, []))
+            kept = values_there if session == self.sessions else []
+            self.values[key][at] = self.sessions, [*kept, value]
             self.last[key] = value, step
             self.tracked[key] = self.tracked.get(key, 0) + 1
 
@@ -165,16 +169,19 @@ def test_what_is_shown_and_exported_is_what_was_tracked(
     assert {(each["stage"], each["name"]) for each in found["metrics"]} == set(expected.values)
     for each, whole in zip(found["metrics"], exported["metrics"], strict=True):
         key = each["stage"], each["name"]
-        values = expected.values[key]
+        values = {step: there for step, (_, there) in expected.values[key].items()}
+        every = [value for there in values.values() for value in there]
         assert (each["last"], each["last_step"]) == (word(expected.last[key][0]), expected.last[key][1])
-        assert (each["points"], each["tracked"]) == (len(values), expected.tracked[key])
-        numbers = [value for value in values.values() if type(value) in (int, float) and value == value]
+        assert (each["points"], each["tracked"]) == (len(every), expected.tracked[key])
+        numbers = [value for value in every if type(value) in (int, float) and value == value]
         assert each["lowest"] == (word(min(numbers)) if numbers else None)
         assert each["highest"] == (word(max(numbers)) if numbers else None)
         steps = sorted(step for step in values if not isinstance(step, tuple))
         inorder = [*steps, *(step for step in values if isinstance(step, tuple))]
         assert [(point["step"], point["value"]) for point in whole["values"]] == [
-            (None if isinstance(step, tuple) else step, word(values[step])) for step in inorder
+            (None if isinstance(step, tuple) else step, word(value))
+            for step in inorder
+            for value in values[step]
         ]
 
 

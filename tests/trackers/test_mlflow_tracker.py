@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,71 @@ def test_what_is_delivered_twice_is_there_once(
     assert again.run_id == ledger.run_id
     run = client.get_run(again.run_id)
     assert history(client, run) == {"loss": [(step, 1.0) for step in range(1, 6)]}
+
+
+def test_equal_values_of_a_step_are_all_kept_also_by_a_process_that_sends_them_again(
+    client: MlflowClient, recorder: Recorder, run_directory: Path
+) -> None:
+    """MLflow keeps one of those that have the same time: a burst has many in a millisecond."""
+    moment = time.time()
+    for number in range(3000):
+        recorder.track_point(MetricPoint({"match": float(number % 2)}, "eval", 1, None, moment))
+    recorder.close("finished")
+    ledger = delivered(run_directory)
+    assert ledger.run_id is not None
+    (name,) = client.get_run(ledger.run_id).data.metrics
+    assert len(client.get_metric_history(ledger.run_id, name)) == 3000
+    nothing = {
+        "delivered": 0,
+        "offset": 0,
+        "safe_delivered": 0,
+        "safe_offset": 0,
+        "last_row": 0,
+        "last_given": 0,
+    }
+    dataclasses.replace(ledger, **nothing, closed=False).save(run_directory)
+    client.set_tag(ledger.run_id, "fmstune", "{}")  # as if the process had been killed before it noted more
+    delivered(run_directory)
+    assert len(client.get_metric_history(ledger.run_id, name)) == 3000
+
+
+def test_an_integer_that_mlflow_rounds_is_named(
+    client: MlflowClient, recorder: Recorder, run_directory: Path
+) -> None:
+    recorder.track_point(MetricPoint({"exact": 2**53, "rounded": 2**53 + 1}, "train", 1))
+    recorder.close("finished")
+    assert [change for change in delivered(run_directory).changes if "rounded" in change] == [
+        "metric rounded has integers beyond 53 bits, which are rounded"
+    ]
+
+
+def test_a_table_of_any_stage_is_read_by_mlflow(
+    client: MlflowClient, recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder.track_table(Table("t", ({"a": 1},), "évél:1/x y", 1))
+    recorder.close("finished")
+    ledger = delivered(run_directory)
+    assert ledger.run_id is not None
+    (entry,) = json.loads(client.get_run(ledger.run_id).data.tags["mlflow.loggedArtifacts"])
+    assert not set(':*?"<>|') & set(entry["path"])
+    folder, _, name = entry["path"].rpartition("/")
+    assert [each.path.rpartition("/")[2] for each in client.list_artifacts(ledger.run_id, folder)] == [name]
+
+
+def test_a_run_that_was_deleted_there_is_delivered_again(
+    client: MlflowClient, recorder: Recorder, run_directory: Path
+) -> None:
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
+    recorder.close("finished")
+    recorder.journal.close()
+    options = {"mlflow": {"tracking_uri": shared_server()[0]}}
+    (first,) = sync(run_directory, "mlflow", options, reference, check_within=300)
+    assert first.run_id is not None
+    client.delete_run(first.run_id)
+    (again,) = sync(run_directory, None, options, reference, check_within=300)
+    assert again.state == "complete"
+    assert again.run_id not in (None, first.run_id)
+    assert history(client, client.get_run(str(again.run_id))) == {"loss": [(1, 1.0)]}
 
 
 def test_more_than_a_batch_holds_goes_in_several(
