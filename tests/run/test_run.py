@@ -312,7 +312,6 @@ def test_the_last_step_is_logged_also_of_a_run_shorter_than_the_steps_between_tw
     points = journal_points(tmp_path / "out")
     (loss,) = [value for (stage, name, _), value in points.items() if (stage, name) == ("train", "loss")]
     assert f"step     3/3  loss {loss:.4g}" in shown
-    assert f" · loss {loss:.4g}\n" in shown
     assert ("train", "loss", 3) in points
     _, shown = tune("silent", 'training.logging_strategy="no"', "training.eval_strategy=no")
     assert "step  " not in shown

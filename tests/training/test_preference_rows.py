@@ -132,7 +132,7 @@ def test_samples_are_asked_the_prompts_of_pairs_and_shown_beside_the_better_answ
         "samples.max_new_tokens=4",
     ]
     _, shown = tune(method, "out", *sets)
-    assert "sample   user What does the" in shown
+    assert "sample   What does the" in shown
     events = JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME))
     (rows,) = [event.rows for event in events if event.kind == "table"]
     answers = [row["expected"] for row in rows if row.get("expected")]
