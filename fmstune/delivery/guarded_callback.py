@@ -1,5 +1,6 @@
 """A vendor's callback that is given copies: what it changes in the arguments, the state, the control, the
-logs or the metrics is kept from the Trainer. A tracker has no say in the training."""
+logs or the metrics is kept from the Trainer, and what it does to the model is looked after. A tracker has no
+say in the training."""
 
 from __future__ import annotations
 
@@ -8,6 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback
+
+from fmstune.delivery.guarded_model import ModelGuard
+from fmstune.trackers.records import TrackerError
 
 Called = Callable[[str, Callable[[], Any]], None]
 """Makes the call of an event, given its name."""
@@ -25,7 +29,13 @@ def guarded_callback(callback: Any, called: Called) -> TrainerCallback:
                 own = {key: _copied(value) for key, value in kwargs.items()}
                 # The arguments are not copied deeply: some hold open handles, and nothing in them is a number
                 # that the Trainer reads again by reference.
-                inner(_shallow(args), _own_state(state), copy.copy(control), **own)
+                guard = ModelGuard(kwargs.get("model"))
+                try:
+                    inner(_shallow(args), _own_state(state), copy.copy(control), **own)
+                finally:
+                    changed = guard.undo()
+                if changed:
+                    raise TrackerError(changed)
 
             called(name, with_copies)
 

@@ -24,6 +24,10 @@ _longest = 0.0
 """The longest deadline of those that calls had in this process."""
 
 
+_SLICE = 0.5
+"""A signal that comes just before a wait begins does not interrupt it: Ctrl-C waits so long at most."""
+
+
 class DeadlineOver(Exception):
     """A call did not return in time; its thread makes no further one."""
 
@@ -61,14 +65,16 @@ class DeadlineThread:
             return None
         done: Future[Any] = Future()
         self._calls.put((done, function))
-        try:
-            return done.result(self.seconds)
-        except FutureTimeoutError:
-            if done.done():  # the function's own
-                raise
-            self._over = True
-            self.insist()
-            raise DeadlineOver(f"it did not return within {self.seconds:g} s") from None
+        until = time.monotonic() + self.seconds
+        while (left := until - time.monotonic()) > 0 or done.done():
+            try:
+                return done.result(max(0.0, min(left, _SLICE)))
+            except FutureTimeoutError:
+                if done.done() and done.exception() is not None:  # the function's own
+                    raise
+        self._over = True
+        self.insist()
+        raise DeadlineOver(f"it did not return within {self.seconds:g} s")
 
     def insist(self) -> None:
         """Have a call that was given up end at its next instruction. To be repeated now and then, for code

@@ -267,6 +267,9 @@ def _entry_points() -> dict[str, EntryPoint]:
 def _load_script(path: str) -> Any:
     import importlib.util
 
+    main = sys.modules.get("__main__")
+    if path == str(Path(getattr(main, "__file__", None) or "").resolve()):
+        return main  # run once more, it would register a class that is another one
     # The name multiprocessing gives the main module in a spawned child, so that the usual
     # `if __name__ == "__main__":` keeps the script from running again.
     spec = importlib.util.spec_from_file_location("__mp_main__", path)
