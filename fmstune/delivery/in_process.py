@@ -53,7 +53,7 @@ class GuardedTracker:
         self._directory: Path | None = None
         self._journal: JournalWriter | None = None
         self._handover: HandOver | None = None
-        self._closed = False
+        self._closed = self._ended = False
         self._tracker: Tracker | None = self._call(build)
 
     def attach(self, directory: Path, journal: JournalWriter) -> TrainerCallback:
@@ -82,7 +82,7 @@ class GuardedTracker:
 
     def give(self, event: Event) -> None:
         """Give it what its callback does not get: params, a table, metrics of the user's own."""
-        if (handover := self._handover) is not None:
+        if (handover := self._handover) is not None and not self._ended:
             self._call(lambda: handover.give(event), reached=event.seq)
 
     def close(self, status: Status, error: str | None) -> None:
@@ -96,7 +96,7 @@ class GuardedTracker:
             tracker.close(status, error)
 
         self._call(end, reached=None)
-        self._closed = self.trouble is None
+        self._closed, self._ended = self.trouble is None, True
         self._thread.close()
 
     def settle(self) -> None:

@@ -33,6 +33,8 @@ def failure(error: Any, causes: list[Cause]) -> RankFailed:
     """The cause of torchrun's `ChildFailedError`: what the first rank has reported, or that a rank was killed
     before, or ended without a word: what the others report is then that they miss it."""
     spoken = {cause.local_rank for cause in causes}
+    # torchrun sends SIGTERM to the others once one has failed: that they were interrupted is no cause then.
+    own = [cause for cause in causes if cause.exit_code < 128]
     for rank, failed in error.failures.items():
         # torchrun itself ends the other ranks with SIGTERM once one has failed.
         killed = failed.exitcode < 0 and failed.exitcode != -signal.SIGTERM
@@ -41,10 +43,10 @@ def failure(error: Any, causes: list[Cause]) -> RankFailed:
             return RankFailed(_killed(rank, failed), 1)
     for rank, failed in error.failures.items():
         # As by `os._exit`. An error of fmstune's own (`expected`) is a cause by itself.
-        if failed.exitcode > 0 and failed.local_rank not in spoken and not (causes and causes[0].expected):
+        if failed.exitcode > 0 and failed.local_rank not in spoken and not (own and own[0].expected):
             return RankFailed(_ended(rank, failed), 1)
-    if causes:
-        return RankFailed(causes[0].message, causes[0].exit_code)
+    if first := next(iter(own or causes), None):
+        return RankFailed(first.message, first.exit_code)
     rank, failed = error.get_first_failure()
     if failed.exitcode < 0:
         return RankFailed(_killed(rank, failed), 1)

@@ -71,6 +71,8 @@ ELSEWHERE = {
     "tracking.check_timeout": "faults/test_faults.py", "tracking.strict": "run/test_run.py",
     "resources.interval": "resources/test_scanner.py",
     "tracking.in_process_timeout": "training/test_own_settings.py",
+    "tracking.artifacts": "run/test_artifacts.py", "run.name": "run/test_labels.py",
+    "run.group": "run/test_labels.py", "run.tags": "run/test_labels.py", "run.notes": "run/test_labels.py",
 }  # fmt: skip
 """Fields of which another test shows what they do: no trainer that is built shows it."""
 NAMED = {

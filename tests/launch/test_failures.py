@@ -1,0 +1,72 @@
+"""Which of several processes is named as the cause, whatever torchrun has done to the others by then."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmstune.launch.failures import failure
+from fmstune.launch.rank import Cause
+
+
+@dataclass
+class Failed:
+    """A process as torchrun reports it: it makes such records of its own processes alone."""
+
+    local_rank: int
+    exitcode: int
+    timestamp: int = 100
+
+    def signal_name(self) -> str:
+        return signal.Signals(-self.exitcode).name
+
+
+@dataclass
+class Error:
+    """torchrun's error, with the processes that did not end well."""
+
+    failures: dict[int, Failed] = field(default_factory=dict)
+
+    def get_first_failure(self) -> tuple[int, Failed]:
+        return next(iter(self.failures.items()))
+
+
+@given(
+    others=st.lists(st.sampled_from(["SIGTERM", "143", "interrupted"]), min_size=1, max_size=3),
+    code=st.integers(1, 127),
+    before=st.booleans(),
+)
+def test_a_rank_that_ended_without_a_word_is_the_cause_though_torchrun_has_stopped_the_others(
+    others: list[str], code: int, before: bool
+) -> None:
+    error, causes = Error(), []
+    for rank, how in enumerate(others):
+        error.failures[rank] = Failed(rank, -signal.SIGTERM if how == "SIGTERM" else 143)
+        if how != "SIGTERM":
+            causes.append(Cause("interrupted by SIGTERM.", 143, True, 99.0 if before else 101.0, rank))
+    error.failures[len(others)] = Failed(len(others), code)
+    found = failure(error, causes)
+    assert found.exit_code == 1
+    assert str(found) == (
+        f"the process of rank {len(others)} ended with exit code {code}, and did not say why."
+    )
+
+
+@given(moment=st.floats(0, 200))
+def test_what_a_rank_has_said_comes_before_that_others_were_interrupted(moment: float) -> None:
+    error = Error({0: Failed(0, 143), 1: Failed(1, 2)})
+    causes = [
+        Cause("interrupted by SIGTERM.", 143, True, moment, 0),
+        Cause("no rows in a.jsonl", 2, True, 100.0, 1),
+    ]
+    found = failure(error, sorted(causes, key=lambda cause: cause.time))
+    assert (str(found), found.exit_code) == ("no rows in a.jsonl", 2)
+
+
+def test_of_ranks_that_were_all_interrupted_that_is_the_cause() -> None:
+    error = Error({0: Failed(0, 143), 1: Failed(1, 143)})
+    found = failure(error, [Cause("interrupted by SIGTERM.", 143, True, 1.0, rank) for rank in (0, 1)])
+    assert (str(found), found.exit_code) == ("interrupted by SIGTERM.", 143)
