@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from fmstune.config.load.layers import Flag
-from fmstune.config.load.values import toml_value
+if TYPE_CHECKING:
+    from fmstune.config.load.layers import Flag
 
 FLAGS = {
     "--model": "model.path",
@@ -44,6 +44,8 @@ _NUMBERS = ("--epochs", "--max-steps", "--learning-rate", "--batch-size", "--see
 
 def given_flags(values: Mapping[str, Any]) -> list[Flag]:
     """The settings among a command's arguments, by the names of its parameters; those that were given."""
+    from fmstune.config.load.values import toml_value  # `fmstune --help` does without the configuration
+
     found = []
     for flag, key in FLAGS.items():
         value: Any = values.get(_parameter(flag))
