@@ -48,18 +48,18 @@ class SummingConsole(RunConsole):
 
     def phase(self, name: str, total: int | None = None) -> None:
         if self._answer == "json":
-            self._tell("phase", phase=name)
+            self._emit("phase", phase=name)
 
     def logged(self, stage: str, step: int, steps: int, values: Mapping[str, float], line: str) -> None:
         super().logged(stage, step, steps, values, line)
         if self._answer == "json":
             figures = {name.partition("/")[2]: value for name, value in values.items()}
-            self._tell("metrics", stage=stage, step=step, steps=steps, values=figures)
+            self._emit("metrics", stage=stage, step=step, steps=steps, values=figures)
 
     def _print(self, line: str, style: str | None = None) -> None:
         super()._print(line, style)
         if self._answer == "json":
-            self._tell("message", label=line[:LABEL].strip(), text=line[LABEL + 1 :])
+            self._emit("message", label=line[:LABEL].strip(), text=line[LABEL + 1 :])
 
     def end(self, directory: Path) -> None:
         run = read_run(directory)
@@ -67,15 +67,15 @@ class SummingConsole(RunConsole):
         self._sum_up(found)
         self._report(run)
         if self._answer == "json":
-            self._tell("end", **found.to_json())
+            self._emit("end", **found.to_json())
         elif self._answer == "directory" and not self._file.isatty():
             self._answered(hide(str(directory)))
 
-    def _tell(self, kind: str, **values: Any) -> None:
+    def _emit(self, kind: str, **values: Any) -> None:
         """A JSON object on a line of standard output."""
         if not self.quiet:
-            told = {"kind": kind, **process_redactor().value(values, tracked=True)}
-            self._answered(json.dumps(strict(told), ensure_ascii=False, default=str))
+            record = {"kind": kind, **process_redactor().value(values, tracked=True)}
+            self._answered(json.dumps(strict(record), ensure_ascii=False, default=str))
 
     def _answered(self, line: str) -> None:
         """A line of standard output, in UTF-8 and with the bytes that a path has. One that is gone (a full

@@ -148,7 +148,7 @@ def time_spent(curves: Sequence[Curve]) -> dict[str, float]:
 
 
 def energy(curves: Sequence[Curve]) -> float | None:
-    """The watt-hours that a run's GPUs took between their samples; `None` where none told its power."""
+    """The watt-hours that a run's GPUs took between their samples; `None` where none reports its power."""
     hours = [_hours(curve) for curve in curves if curve.stage == RESOURCES and curve.name.endswith("_watts")]
     return sum(hours) if hours else None
 

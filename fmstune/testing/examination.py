@@ -169,7 +169,7 @@ class Examination:
         return found(breaks, "Two trackers in one process keep their runs apart.")
 
     def speed(self) -> Findings:
-        """A thousand events, from which a million is told."""
+        """A thousand events, from which the time of a million is estimated."""
         run = self._new("speed") / "run"
         runs.write(run, lambda recorder: runs.many(recorder, _MANY))
         began = time.monotonic()

@@ -29,7 +29,7 @@ def _loaded(media: Media) -> Any:
 
 
 def log_files(run: Any, artifact: Artifact, where: Path) -> None:
-    """Copy files into a folder beside Aim's own, unless the user has told Aim another place for them.
+    """Copy files into a folder beside Aim's own, unless the user has set another place for them in Aim.
 
     `Run.log_artifact` is not used: it logs an error, and returns as if nothing had been.
     """
