@@ -19,7 +19,6 @@ from fmstune.testing.compare import as_single
 from fmstune.trackers.registry import reference
 from tests.support.aim_servers import aim_server, free_port
 from tests.support.end_to_end import Points, aim_points, journal_points, mlflow_points, tensorboard_points
-from tests.support.extras import skip_without_package_of
 from tests.support.made_runs import make_run
 from tests.support.mlflow_servers import mlflow_server
 from tests.support.wandb_cloud import WandbCloud
@@ -99,7 +98,6 @@ def wandb_online(folder: Path) -> Iterator[Service]:
 
 @contextlib.contextmanager
 def tensorboard_in_a_folder(folder: Path) -> Iterator[Service]:
-    skip_without_package_of("tensorboard")
     yield Service("tensorboard", {"dir": str(folder)}, lambda: tensorboard_points(folder))
 
 

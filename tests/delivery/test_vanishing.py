@@ -17,7 +17,6 @@ from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.testing.lives import Nursery, nursery
 from fmstune.trackers.file_tracker import FileTracker
-from tests.support.extras import skip_without_package_of
 from tests.support.journals import open_journal
 from tests.support.mlflow_servers import store_in
 from tests.support.vanishing import options
@@ -42,7 +41,6 @@ def life() -> Iterator[Nursery]:
 def test_a_storage_that_is_lost_in_mid_run_has_all_in_the_end(
     kind: str, how: str, life: Nursery, run_directory: Path
 ) -> None:
-    skip_without_package_of(kind)
     journal = open_journal(run_directory)
     for step in STEPS:
         journal.append("metrics", {"stage": "train", "step": step, "values": {"loss": step / 8}})

@@ -24,8 +24,8 @@ from fmstune.testing.compare import as_single
 from tests.sample_trackers import collected
 from tests.support.aim_servers import aim_server, empty_repository, free_port
 from tests.support.end_to_end import Points, aim_points, journal_points, mlflow_points, tensorboard_points
-from tests.support.extras import skip_without_package_of
 from tests.support.mlflow_servers import mlflow_server
+from tests.support.no_room import NoRoom
 from tests.support.waiting import wait_for
 from tests.support.wandb_cloud import Answer, WandbCloud
 
@@ -247,7 +247,6 @@ def aim_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
 @contextlib.contextmanager
 def tensorboard_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
     """Event files that end in the middle of a record."""
-    skip_without_package_of("tensorboard")
     logs = folder / "logs"
 
     def strike() -> None:
@@ -262,7 +261,6 @@ def tensorboard_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
 @contextlib.contextmanager
 def tensorboard_whose_shipper_is_killed(folder: Path) -> Iterator[Scene]:
     """Event files whose writer is killed again and again from a step on."""
-    skip_without_package_of("tensorboard")
     logs, before = folder / "logs", set(psutil.Process().children())
     healed = threading.Event()
 
@@ -281,46 +279,6 @@ def tensorboard_whose_shipper_is_killed(folder: Path) -> Iterator[Scene]:
 
     points = functools.partial(tensorboard_points, logs)
     yield Scene("tensorboard", {"dir": str(logs)}, points, killer.start, heal=heal)
-
-
-class NoRoom:
-    """Lets no file of any process that this one has started grow beyond a size, until it is freed.
-
-    A full disk would need a file system of its own, and so root. The kernel's limit for a process refuses
-    what is written just so, whoever the user is; only the error's text differs.
-    """
-
-    def __init__(self) -> None:
-        self._freed = threading.Event()
-        self._watcher: threading.Thread | None = None
-        self._spared = set(psutil.Process().children(recursive=True))  # servers that other tests share
-
-    def fill(self, size: int) -> None:
-        """Begin; processes that are started later are found within milliseconds."""
-        self._limit(size)
-        self._watcher = threading.Thread(target=self._watch, args=(size,))
-        self._watcher.start()
-
-    def free(self) -> None:
-        """End; a process that has the limit keeps it."""
-        self._freed.set()
-        if self._watcher is not None:
-            self._watcher.join()
-
-    def __enter__(self) -> NoRoom:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.free()
-
-    def _watch(self, size: int) -> None:
-        while not self._freed.wait(0.01):
-            self._limit(size)
-
-    def _limit(self, size: int) -> None:
-        for process in set(psutil.Process().children(recursive=True)) - self._spared:
-            with contextlib.suppress(psutil.Error):
-                process.rlimit(psutil.RLIMIT_FSIZE, (size, size))
 
 
 def file_points(path: Path) -> Points:

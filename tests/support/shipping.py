@@ -9,10 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.report import report
 from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.main import EXIT_BUSY, EXIT_DONE
 from fmstune.delivery.shipping.process import Job
+from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import MetricPoint
 from tests.sample_trackers import collected
 from tests.support.waiting import wait_for
@@ -57,6 +61,17 @@ def deliver(
     began = time.monotonic()
     fleet.finish()
     return time.monotonic() - began
+
+
+def delivered_by(tracker: Tracker, directory: Path) -> Ledger:
+    """What the ledger says after a whole delivery in this process."""
+    ledger = load_ledger(directory, tracker.name) or Ledger(tracker.name)
+    Delivery(directory, tracker, ledger).run(lambda: True)
+    (line,) = report(directory, [tracker.name])
+    assert line.state == "complete", line
+    found = load_ledger(directory, tracker.name)
+    assert found is not None
+    return found
 
 
 TRAINER = """

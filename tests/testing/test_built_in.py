@@ -9,7 +9,6 @@ import pytest
 
 from fmstune.testing import Delivered, Stored, TrackerConformance
 from fmstune.testing.lives import Nursery, nursery
-from tests.support.extras import needs_tensorboard
 from tests.support.mlflow_servers import store_in
 
 
@@ -57,7 +56,6 @@ class TestMlflow(BuiltIn):
             store_in(folder / name)
 
 
-@needs_tensorboard
 class TestTensorBoard(BuiltIn):
     tracker = "tensorboard"
     options: ClassVar = {"dir": "tensorboard"}

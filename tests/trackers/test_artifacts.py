@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,10 @@ from fmstune.delivery.artifacts import record
 from fmstune.delivery.ledger import load_ledger
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.report import report
-from fmstune.testing.lives import Kill, Nursery, nursery
+from fmstune.testing.lives import Kill, Nursery
 from tests.support.journals import events, journal_path
 from tests.support.mlflow_servers import store_in
+from tests.support.nurseries import nurseries
 
 PLACES = {
     "aim": ("aimstack_tracker:AimStackTracker", {"repo": "."}, ("aim",)),
@@ -35,14 +35,7 @@ PLACES = {
 
 @pytest.fixture(scope="module")
 def lives() -> Iterator[Callable[[str], Nursery]]:
-    with ExitStack() as stack:
-        made: dict[str, Nursery] = {}
-
-        def of(name: str) -> Nursery:
-            if name not in made:
-                made[name] = stack.enter_context(nursery(*PLACES[name][2]))
-            return made[name]
-
+    with nurseries({name: place[2] for name, place in PLACES.items()}) as of:
         yield of
 
 

@@ -20,7 +20,6 @@ from fmstune.trackers.hf_tracker import _NOT_GOT, IntegrationTracker
 from fmstune.trackers.integrations import INTEGRATIONS
 from fmstune.trackers.records import MetricPoint, RunStart, Table
 from fmstune.trackers.registry import reference, tracker_class
-from tests.support.extras import needs_tensorboard
 from tests.support.mlflow_servers import store_in
 from tests.support.readers import event_accumulator
 
@@ -58,7 +57,6 @@ def test_each_callback_that_transformers_integrates_can_be_named() -> None:
         check_name("hf:mlfow")
 
 
-@needs_tensorboard
 def test_tensorboards_callback_writes_what_it_would_have_written_in_the_training(
     recorder: Recorder, run_directory: Path
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import load_ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.secrets.redaction import Redactor
-from fmstune.testing.lives import Nursery, nursery
+from fmstune.testing.lives import Nursery
 from tests.support.journals import journal_path
 from tests.support.mlflow_servers import store_in
+from tests.support.nurseries import nurseries
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,7 @@ Said = Callable[..., tuple[dict[str, Any], str]]
 
 @pytest.fixture(scope="module")
 def lives() -> Iterator[Callable[[str], Nursery]]:
-    with ExitStack() as stack:
-        made: dict[str, Nursery] = {}
-
-        def of(name: str) -> Nursery:
-            if name not in made:
-                made[name] = stack.enter_context(nursery(*PLACES[name].modules))
-            return made[name]
-
+    with nurseries({name: place.modules for name, place in PLACES.items()}) as of:
         yield of
 
 

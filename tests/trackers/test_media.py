@@ -4,7 +4,6 @@ delivery; where there is none, the report says so. Read back through the real SD
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ import fmstune
 from fmstune.delivery.ledger import load_ledger
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.report import report
-from fmstune.testing.lives import Kill, Nursery, nursery
+from fmstune.testing.lives import Kill, Nursery
 from tests.support.journals import journal_path
 from tests.support.mlflow_servers import store_in
+from tests.support.nurseries import nurseries
 
 PIXELS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [9, 9, 9]]], np.uint8)
 OTHER = 255 - PIXELS
@@ -50,14 +50,7 @@ PLACES = {
 
 @pytest.fixture(scope="module")
 def lives() -> Iterator[Callable[[str], Nursery]]:
-    with ExitStack() as stack:
-        made: dict[str, Nursery] = {}
-
-        def of(name: str) -> Nursery:
-            if name not in made:
-                made[name] = stack.enter_context(nursery(*PLACES[name].modules))
-            return made[name]
-
+    with nurseries({name: place.modules for name, place in PLACES.items()}) as of:
         yield of
 
 

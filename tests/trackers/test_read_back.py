@@ -30,7 +30,6 @@ from fmstune.testing.compare import Points, as_single, comparable, is_named, par
 from fmstune.testing.lives import Kill, Nursery, nursery
 from fmstune.trackers.records import MetricPoint, Table
 from fmstune.trackers.values.normalise import as_text
-from tests.support.extras import skip_without_package_of
 from tests.support.journals import open_journal
 from tests.support.mlflow_servers import store_in
 
@@ -171,7 +170,6 @@ def nurseries() -> Iterator[Callable[[Back], Nursery]]:
 def test_what_counts_as_delivered_can_be_read_back_or_is_named(
     name: str, examples: int, nurseries: Callable[[Back], Nursery]
 ) -> None:
-    skip_without_package_of(name)
     back = BACKS[name]
 
     @given(

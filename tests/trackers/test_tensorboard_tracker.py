@@ -11,20 +11,17 @@ from typing import Any
 import pytest
 
 from fmstune.delivery.journal.reader import JournalReader
-from fmstune.delivery.ledger import Ledger, load_ledger
+from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.recorder import Recorder
-from fmstune.delivery.report import report
-from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.trackers.records import MetricPoint, RunStart, Status, Table
 from fmstune.trackers.registry import get_tracker
 from fmstune.trackers.tensorboard_tracker import TensorBoardTracker
-from tests.support.extras import needs_tensorboard
 from tests.support.readers import event_accumulator
+from tests.support.shipping import delivered_by
 
 SESSION = "_hparams_/session_start_info"
 SUCCESS, FAILURE = 1, 2
-pytestmark = needs_tensorboard
 
 
 @pytest.fixture(autouse=True)
@@ -35,14 +32,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def delivered(directory: Path, **options: Any) -> Ledger:
     """What the ledger says after a delivery in this process."""
-    tracker = TensorBoardTracker("tensorboard", options)
-    ledger = load_ledger(directory, "tensorboard") or Ledger("tensorboard")
-    Delivery(directory, tracker, ledger).run(lambda: True)
-    (line,) = report(directory, ["tensorboard"])
-    assert line.state == "complete", line
-    found = load_ledger(directory, "tensorboard")
-    assert found is not None
-    return found
+    return delivered_by(TensorBoardTracker("tensorboard", options), directory)
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -1,0 +1,120 @@
+"""What is said of an MLflow server before a run, and of where its runs are shown."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from fmstune.delivery.ledger import Ledger
+from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.shipping.deliver import Delivery
+from fmstune.trackers.registry import get_tracker
+from tests.support.aim_servers import free_port
+from tests.support.mlflow_servers import mlflow_server, shared_server, store_in
+from tests.support.shipping import delivered_by
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a shipper: no telemetry, and few retries."""
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that asks for a user and a password."""
+    port = free_port()
+    with mlflow_server(tmp_path_factory.mktemp("guarded"), port, "--app-name", "basic-auth"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    """The address of a web server that is none of MLflow's."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+ADMIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "of-a-test-1234"}
+WRONG = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "no"}
+
+
+@pytest.mark.parametrize(
+    ("where", "options", "variables", "state", "said"),
+    [
+        ("shared", {}, {}, "ok", "MLflow server"),
+        ("shared", {"experiment": "unmade"}, {}, "ok", "the experiment unmade will be created"),
+        ("guarded", {}, ADMIN, "ok", "MLflow server"),
+        ("guarded", {}, {}, "no_credentials", "wants credentials"),
+        ("guarded", {}, WRONG, "rejected_credentials", "rejects the credentials"),
+        ("refused", {}, {}, "unreachable", "connection refused"),
+        ("silent", {}, {}, "unreachable", "timed out"),
+        ("web", {}, {}, "unreachable", "answers 501"),
+        ("sqlite:////proc/x/mlflow.db", {}, {}, "no_permission", "cannot be written to"),
+        ("gopher://x", {}, {}, "bad_option", "tracking_uri"),
+        ("databricks", {}, {}, "bad_option", "no default experiment"),
+        ("databricks", {"experiment": "/Users/me/x"}, {}, "no_credentials", ""),
+    ],
+)
+def test_the_check_tells_causes_apart_and_makes_nothing(
+    where: str, options: Mapping[str, str], variables: Mapping[str, str], state: str, said: str,
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    uri = where
+    if where in ("guarded", "web", "silent"):
+        uri = request.getfixturevalue(where)
+    elif where in ("shared", "refused"):
+        uri = shared_server()[0] if where == "shared" else f"http://127.0.0.1:{free_port()}"
+    found = get_tracker("mlflow", tracking_uri=uri, **options).check(4)
+    assert (found.state, said in found.detail) == (state, True), found
+    assert bool(found.remedy) == (state != "ok")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_deleted_experiment_is_said_by_the_check() -> None:
+    client = MlflowClient(shared_server()[0])
+    client.delete_experiment(client.create_experiment("gone"))
+    found = get_tracker("mlflow", tracking_uri=shared_server()[0], experiment="gone").check(10)
+    assert (found.state, found.detail) == ("bad_option", "the experiment gone is deleted")
+
+
+def test_a_password_in_the_address_is_in_no_message_and_no_url(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    address = shared_server()[0].replace("//", "//me:hunter2secret@")
+    recorder.close("finished")
+    tracker = get_tracker("mlflow", tracking_uri=address)
+    assert "hunter2secret" not in repr(tracker.check(10))
+    Delivery(run_directory, tracker, Ledger("mlflow")).run(lambda: True)
+    assert "hunter2secret" not in (run_directory / "tracking" / "mlflow.json").read_text()
+
+
+def test_a_store_here_is_shown_by_mlflows_own_command(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    path = store_in(tmp_path / "store")
+    recorder.close("finished")
+    tracker = get_tracker("mlflow", tracking_uri=f"sqlite:///{path}")
+    ledger = delivered_by(tracker, run_directory)
+    assert ledger.url is None
+    assert ledger.note == f"`mlflow ui --backend-store-uri sqlite:///{path}` shows it"
