@@ -38,11 +38,12 @@ def track_artifact(path: str | os.PathLike[str], name: str | None = None, *, typ
 def record(
     recorder: Recorder, files: Mapping[str, Path], name: str, type: str, *, link: bool
 ) -> dict[str, Any]:
-    """Record files by the names that they are to have; what the journal says of them. With `link`, files that
-    nobody writes into are not copied."""
+    """Record files by the names that they are to have; what the journal says of them. With `link`, files in
+    the run's directory that nobody writes into are not copied."""
+    came_from = {"from": ".", "names": sorted(files)} if link else {}
     said = {"type": recorder.hidden(str(type))}
     try:
-        item = said | keep_all(recorder.journal.path, files, link=link)
+        item = said | keep_all(recorder.journal.path, files, link=link) | came_from
     except OSError as error:  # of the run's own disk, or of a file that is gone; the training goes on
         item = said | {"lost": error.strerror or str(error)}
     recorder.record_item("artifact", name, None, None, item)

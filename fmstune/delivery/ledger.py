@@ -28,6 +28,8 @@ from fmstune.system.files import NotAFile, read_text, replace_text
 State = Literal["complete", "behind", "failed"]
 
 _FILE_NAME = re.compile(rf"(.+)\.json(?:{re.escape(SUFFIX)}(?:-\d+)?)?")
+_SLOWEST_UPLOAD = 500_000
+"""Bytes a second of a service that is taken for one that works."""
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What reading a ledger raises that is none any more."""
 
@@ -43,10 +45,11 @@ class Ledger:
     given its final status. A delivery that is `careful`, since a process has died of the tracker, notes in
     `trying` which event it is handing over. `last_row` is the last of the metrics and tables that the tracker
     has taken, `last_given` the last of all but statuses. `begun_again` counts how often all had to be
-    delivered once more, since the tracker's run had lost what it had been given. `cwd` is the directory that
-    relative paths in `options`, and defaults of the tracker, start from; `module_path` the one that its
-    plug-in was imported from. `note` is what the tracker has to say to the user. `new_run_id` is the id that
-    the tracker is asked to give a new run, until it is known to have one.
+    delivered once more, since the tracker's run had lost what it had been given. `sending` are the bytes of
+    files that are handed over right now; `refers` says that the tracker refers to files where they lie.
+    `cwd` is the directory that relative paths in `options`, and defaults of the tracker, start from;
+    `module_path` the one that its plug-in was imported from. `note` is what the tracker has to say to the
+    user. `new_run_id` is the id that the tracker is asked to give a new run, until it is known to have one.
     """
 
     tracker: str
@@ -73,8 +76,15 @@ class Ledger:
     last_row: int = 0
     last_given: int = 0
     begun_again: int = 0
+    sending: int = 0
+    refers: bool = False
     error: str | None = None
     error_time: float | None = None
+
+    @property
+    def patience(self) -> float:
+        """How many seconds more than usual a call may take: files are sent within one."""
+        return self.sending / _SLOWEST_UPLOAD
 
     @property
     def highest(self) -> int:
@@ -182,7 +192,7 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
     known = {field.name for field in dataclasses.fields(Ledger)}
     values = {key: value for key, value in raw.items() if key in known}
     counts = ("delivered", "total", "offset", "safe_delivered", "safe_offset", "trying", "last_row")
-    for count in (*counts, "last_given", "begun_again"):
+    for count in (*counts, "last_given", "begun_again", "sending"):
         if not isinstance(values.get(count, 0), int) or values.get(count, 0) < 0:
             raise ValueError(count)
     for text in ("run_id", "new_run_id", "url", "note", "error"):
@@ -191,8 +201,9 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
     for text in ("cwd", "module_path"):
         if not isinstance(values.get(text, ""), str):
             raise ValueError(text)
-    if not isinstance(values.get("careful", False), bool):
-        raise ValueError("careful")
+    for flag in ("careful", "refers"):
+        if not isinstance(values.get(flag, False), bool):
+            raise ValueError(flag)
     values.setdefault("last_row", values.get("delivered", 0))  # an earlier version: it may have been any
     values["missing"] = spans_from_json(values.get("missing", ()))
     known_suspicion = "suspicion" in raw

@@ -159,6 +159,12 @@ class Recorder(Tracker):
         where = {"name": self._name(name), "stage": self._optional(stage)}
         self._record(kind, where | {"step": _step(self.step if step is None else step), "item": item})
 
+    def record_files(self, name: str, step: int, item: Mapping[str, Any]) -> None:
+        """Record files from a thread beside the training; guests get them as they get samples."""
+        fields = {"name": self._name(name), "stage": None, "step": step, "item": item}
+        if (event := self._append("artifact", fields)) is not None:
+            self._samples.append(event)
+
     def hidden(self, text: str) -> str:
         """The text without the secrets in it."""
         return self._redactor.text(text)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fmstune.delivery.handed_over import progress
 from fmstune.delivery.journal.reader import JournalReader, last_seq
 from fmstune.delivery.ledger import Ledger, State, damage, highest_known, load_ledger
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
@@ -16,7 +17,8 @@ DELIVERED_AGAIN = "all of it was delivered again, as the run there did not hold 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """One tracker's line of the summary: `delivered` of `total` events, and what to do about the rest."""
+    """One tracker's line of the summary: `delivered` of `total` events, and what to do about the rest.
+    `artifacts` says how much it has of the files that were handed over."""
 
     tracker: str
     delivered: int
@@ -29,10 +31,11 @@ class DeliveryReport:
     remedy: str | None = None
     changes: tuple[str, ...] = ()
     note: str | None = None
+    artifacts: str | None = None
 
     def line(self) -> str:
         """The report as one line, without the tracker's name."""
-        parts = [f"{self.delivered}/{self.total}"]
+        parts = [f"{self.delivered}/{self.total}", *filter(None, [self.artifacts])]
         if self.error:
             moment = f" ({time.strftime('%H:%M:%S', time.localtime(self.since))})" if self.since else ""
             parts.append(f"{' '.join(self.error.split())}{moment}")
@@ -77,6 +80,7 @@ def _of(ledger: Ledger, written: int, last: int, after: int, directory: Path) ->
         remedy=None if complete else f"fmstune trackers sync {directory}",
         changes=ledger.changes,
         note=_note(ledger),
+        artifacts=progress(directory, ledger),
     )
 
 

@@ -70,6 +70,11 @@ class Fleet:
     def __len__(self) -> int:
         return len(self._ships)
 
+    @property
+    def trackers(self) -> list[str]:
+        """The names of the trackers that work in processes of their own."""
+        return [ship.process.job.name for ship in self._ships]
+
     def check(self) -> dict[str, Check]:
         """What each tracker's check found, by name."""
         return {ship.process.job.name: ship.process.check() for ship in self._ships}
@@ -197,6 +202,7 @@ class Fleet:
         ledger = load_ledger(self._directory, ship.process.job.name)
         ship.ledger = ledger or ship.ledger
         delivered, trying = (ledger.delivered, ledger.trying) if ledger else (0, 0)
+        longest = _STALLED_SECONDS + (ledger.patience if ledger else 0)
         if ship.process.memory() > _MOST_MEMORY:
             ship.process.kill()
             return
@@ -204,8 +210,8 @@ class Fleet:
         idle = delivered >= total and not trying
         if (delivered, trying) != ship.at or idle or ship.process.exit_code is not None:
             ship.at, ship.moved_at = (delivered, trying), time.monotonic()
-        elif time.monotonic() - ship.moved_at > _STALLED_SECONDS:
-            ship.process.kill(f"it did not return within {_STALLED_SECONDS:.0f} s")
+        elif time.monotonic() - ship.moved_at > longest:
+            ship.process.kill(f"it did not return within {longest:.0f} s")
 
     def _may_get_further(self, ship: _Ship) -> bool:
         """Whether a new process is to be started soon: this one says so, or has delivered something."""

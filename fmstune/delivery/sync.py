@@ -10,6 +10,7 @@ from typing import Any
 
 from fmstune.config.load.values import dotted
 from fmstune.config.paths.runs import nearest_run
+from fmstune.delivery.handed_over import give_back
 from fmstune.delivery.journal.reader import JournalError, JournalReader, is_being_written, last_seq, writer
 from fmstune.delivery.ledger import Ledger, all_ledgers, ledger_path, load_ledger
 from fmstune.delivery.place import moved_with, original_of
@@ -92,6 +93,7 @@ def sync(
         if noted and line.state == "complete" and noted != line.note:
             line = dataclasses.replace(line, note=" · ".join(filter(None, (line.note, noted))))
         lines.append(line)
+    give_back(directory)
     return lines
 
 
@@ -193,6 +195,7 @@ def _wait(directory: Path, shipper: ShipperProcess, progress: Progress) -> int |
             progress(shipper.job.name, ledger.delivered, total)
         if code is not None:
             return code
-        if time.monotonic() - moved > _STALLED_SECONDS:
-            shipper.kill(f"it did not return within {_STALLED_SECONDS:.0f} s")
+        longest = _STALLED_SECONDS + (ledger.patience if ledger else 0)
+        if time.monotonic() - moved > longest:
+            shipper.kill(f"it did not return within {longest:.0f} s")
             return None

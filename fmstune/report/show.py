@@ -101,7 +101,10 @@ def media_of(run: TrackedRun) -> list[dict[str, Any]]:
     for event in run.media:
         said = {"kind": event.kind, "stage": event.stage, "name": event.name, "step": event.step}
         file = event.item.get("file") or event.item.get("folder")
-        path = {"path": str(run.directory / TRACKING_DIR / FILES_DIR / str(file))} if file else {}
+        where = run.directory / TRACKING_DIR / FILES_DIR / str(file)
+        if "from" in event.item and not where.exists():  # links that were given back
+            where = run.directory / str(event.item["from"])
+        path = {"path": str(where)} if file else {}
         found.append(said | {"time": event.time} | dict(event.item) | path)
     return found
 

@@ -2,30 +2,107 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole
 from fmstune.delivery.artifacts import record
+from fmstune.delivery.checkpoints import HandedCheckpoints
 from fmstune.delivery.recorder import Recorder
+from fmstune.launch.environment import is_main_process
 from fmstune.layout import ERROR_LOG
-from fmstune.run.directory import written
+from fmstune.models.checkpoints import checkpoints, step_of
+from fmstune.run.directory import RunDirectory, written
 from fmstune.text import counted
+from fmstune.training.build import BuiltTrainer
 
 _LEFT_OUT = (ERROR_LOG, "training_args.bin", "report.html", "skipped_rows.jsonl", "stream_counts")
 """Of this machine alone; and the report, which is written when the trackers have all else."""
+_WEIGHTS = (".safetensors", ".bin")
 
 
-def hand_over(config: RunConfig, directory: Path, recorder: Recorder, out: RunConsole, kind: str) -> None:
-    """Give the model or adapter, with its configuration and its card, to the trackers that are to hold it.
+class ArtifactsCallback(TrainerCallback):
+    """Hands over what `tracking.artifacts` says, on rank zero: the model or adapter of each checkpoint, those
+    that an earlier process of the run has not come to, and at last what the run has made."""
 
-    The files are linked, not copied: a later run in this directory deletes them before it writes its own.
-    """
-    if config.tracking.artifacts == "none":
-        return
-    made = [entry for entry in written(directory) if entry.is_file() and entry.name not in _LEFT_OUT]
-    item = record(recorder, {entry.name: entry for entry in made}, kind, kind, link=True)
-    if "lost" in item:
-        out.warn(f"the {kind} is not handed to trackers: {item['lost']}")
-    else:
-        out.say("artifact", f"{kind}: {counted(item['files'], 'file')}, {item['size'] / 1e6:.1f} MB")
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        recorder: Recorder,
+        out: RunConsole,
+        built: BuiltTrainer,
+    ) -> None:
+        self._wanted, self._directory, self._step = config.tracking.artifacts, directory.path, directory.step
+        self._recorder, self._out = recorder, out
+        self._kind = "adapter" if built.adapter else "model"
+        trackers = [name for name in config.tracking.trackers if name != "none"]
+        self._each = self._wanted == "checkpoints" and bool(trackers) and is_main_process()
+        self._checkpoints = HandedCheckpoints(self._directory, trackers, recorder, out.say, out.warn)
+        self._begin()
+        built.trainer.add_callback(self)
+
+    def _begin(self) -> None:
+        """Begin with the checkpoints that are there, where the run resumes."""
+        if is_main_process():
+            part(self._directory, self._step)
+        done = self._checkpoints.take_up(self._kind) if self._each else set()
+        for checkpoint in reversed(checkpoints(self._directory)):
+            if step_of(checkpoint) <= self._step and checkpoint.name not in done:
+                self._add(checkpoint)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._add(self._directory / f"checkpoint-{state.global_step}")
+
+    def end(self, seconds: float | None = None) -> None:
+        """Wait until all checkpoints are recorded: see `HandedCheckpoints`."""
+        self._checkpoints.end(seconds)
+
+    def finish(self) -> None:
+        """Give the model or adapter, with its configuration and its card, to the trackers that are to hold
+        it. The files are linked, not copied: a later run in this directory deletes them before it writes its
+        own."""
+        self.end()
+        if self._wanted == "none":
+            return
+        kind, out = self._kind, self._out
+        item = record(self._recorder, _files(self._directory), kind, kind, link=True)
+        if "lost" in item:
+            out.warn(f"the {kind} is not handed to trackers: {item['lost']}")
+        else:
+            out.say("artifact", f"{kind}: {counted(item['files'], 'file')}, {item['size'] / 1e6:.1f} MB")
+
+    def _add(self, checkpoint: Path) -> None:
+        if not self._each:
+            return
+        files = _files(checkpoint)
+        if any(name.endswith(_WEIGHTS) for name in files):
+            self._checkpoints.add(checkpoint, files, step_of(checkpoint), self._kind)
+        else:  # FSDP's and DeepSpeed's own states are of this many processes, and no model
+            self._out.warn(
+                f"{checkpoint.name} is not handed to trackers: it holds no model or adapter in one piece"
+            )
+
+
+def part(directory: Path, step: int) -> None:
+    """Make files of their own of those that have a second name where they were handed over, in a run that
+    resumes at a step: the Trainer writes into the files of a model or checkpoint that it saves once more."""
+    later = [each for each in checkpoints(directory) if step_of(each) > step]
+    for name, path in (pair for folder in (directory, *later) for pair in _files(folder).items()):
+        with contextlib.suppress(OSError):  # what was handed over is hashed again before it is delivered
+            if path.stat().st_nlink > 1:
+                copy = path.with_name(f".{name}.parted")
+                shutil.copy2(path, copy)
+                copy.replace(path)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    found = [each for each in written(folder) if each.is_file() and each.name not in _LEFT_OUT]
+    return {each.name: each for each in found}

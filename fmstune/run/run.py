@@ -165,7 +165,7 @@ def _train(
 ) -> Mapping[str, float]:
     from fmstune.data.changed import changed_data, recorded_data
     from fmstune.models.end_tokens import save_settings
-    from fmstune.run.artifacts import hand_over
+    from fmstune.run.artifacts import ArtifactsCallback
     from fmstune.run.data_rows import write_data_rows
     from fmstune.run.model_card import write_card
     from fmstune.run.preflight import compare, prepare
@@ -209,6 +209,8 @@ def _train(
         _add_samples(config, built, recorder, out)
         if built.data.streaming and is_main_process():
             built.trainer.add_callback(StreamWatch(directory.path, built.data.unused, out))
+        handed = ArtifactsCallback(config, directory, recorder, out, built)
+        after.callback(handed.end, config.tracking.close_timeout)
         expected = prepare(built, config, recorder, out)
         checkpoint = directory.checkpoint
         args = built.trainer.args
@@ -231,7 +233,7 @@ def _train(
             save_settings(built.trainer.model, directory.path)
         if is_main_process():
             write_card(directory.path, config, built, progress.metrics)
-            hand_over(config, directory.path, recorder, out, "adapter" if built.adapter else "model")
+            handed.finish()
     seconds, steps = progress.seconds_and_steps(built.trainer.state)
     compare(built, expected, recorder, out)
     out.say("done", f"{counted(steps, 'step')} in {seconds:.1f} s")

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from fmstune.config.inspect.dump import to_mapping
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole
+from fmstune.delivery.handed_over import give_back
 from fmstune.delivery.journal.labels import labels_of
 from fmstune.delivery.journal.reader import Header, JournalError
 from fmstune.delivery.journal.writer import JournalWriter
@@ -160,6 +161,7 @@ def recorded(
                 out,
                 config.tracking.trackers,
             )
+            steps.callback(_guarded, out, "giving back links", give_back, directory.path, fleet.trackers)
             for guest in guests:
                 steps.callback(_guarded, out, "noting what a tracker has got", guest.settle)
             steps.callback(_guarded, out, "closing the journal", journal.close)

@@ -87,6 +87,9 @@ class Tracker:
     and the report says so."""
     takes_artifacts: ClassVar[bool] = False
     """Whether `track_artifact` takes files. They are in the run's directory only where it does not."""
+    refers_to_files: bool = False
+    """Whether what `track_artifact` has taken stays where it is, and the service only says where: the files
+    are not removed then."""
     keeps_tables: ClassVar[bool] = True
     """Whether tables are kept in some form."""
     durable_on: ClassVar[Literal["call", "close"]] = "call"

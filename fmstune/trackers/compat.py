@@ -19,6 +19,7 @@ _GUARANTEES = (
     "durable_on",
     "media",
     "takes_artifacts",
+    "refers_to_files",
 )
 
 

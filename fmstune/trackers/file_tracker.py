@@ -52,7 +52,7 @@ class FileTracker(Tracker):
     description = "every event as JSON lines or CSV, in a file of yours"
     idempotent = True
     takes_params = "given"
-    takes_artifacts = True
+    takes_artifacts = refers_to_files = True
     media = frozenset({"text", "image", "histogram"})
     limits = Limits(text_metrics=True)
     Config = FileOptions

@@ -159,6 +159,7 @@ class WandbTracker(Tracker):
         # Of a resumed run, `run.step` is 0 until something is logged; `starting_step` is right.
         self._first_step = 0 if run.disabled else run.starting_step
         self._resumed = start.tracker_run_id is not None
+        self.refers_to_files = run.offline  # `wandb sync` reads them where they lie
         if run.offline and not run.disabled:
             self._offline = begin_offline(run, start, Path(settings.wandb_dir))
         elif start.run_id is not None and not run.disabled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,3 +35,39 @@ def test_what_a_run_has_made_is_handed_to_its_trackers(
     assert Path(said["folder"], weights).samefile(result.directory / weights)
     for file in said["files"]:
         assert Path(said["folder"], file).read_bytes() == (result.directory / file).read_bytes()
+
+
+CHECKPOINTS = DEMO | {
+    "tracking.artifacts": "checkpoints", "training.max_steps": 3, "training.save_strategy": "steps",
+    "training.save_steps": 1, "training.save_total_limit": 1,
+}  # fmt: skip
+
+
+def handed_over(row: dict[str, Any]) -> dict[str, Any]:
+    ((_, said),) = row["values"].items()
+    return dict(said)
+
+
+def test_each_checkpoint_is_handed_over_though_it_is_rotated_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = fmstune.train(settings=CHECKPOINTS, quiet=True)
+    (line,) = result.delivery
+    assert line.state == "complete"
+    assert line.artifacts is not None
+    assert line.artifacts.startswith("4 artifacts, ")
+    rows = [json.loads(line) for line in Path("stored.jsonl").read_text().splitlines()]
+    given = [row for row in rows if row["kind"] == "artifact"]
+    names = [f"checkpoint-{step}" for step in (1, 2, 3)]
+    assert [(*row["values"], row["step"]) for row in given] == [
+        *zip(names, (1, 2, 3), strict=True), ("model", 3),
+    ]  # fmt: skip
+    assert [path.name for path in result.directory.glob("checkpoint-*")] == ["checkpoint-3"]
+    for row in given:
+        said = handed_over(row)
+        assert "model.safetensors" in said["files"]
+        assert not {"optimizer.pt", "training_args.bin", "trainer_state.json"} & set(said["files"])
+        assert sum(Path(said["folder"], each).stat().st_size for each in said["files"]) == said["size"]
+    weights = [Path(handed_over(row)["folder"], "model.safetensors").read_bytes() for row in given]
+    assert len(set(weights[:3])) == 3

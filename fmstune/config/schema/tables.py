@@ -226,9 +226,9 @@ class TrackingConfig:
     artifacts: str = field(
         default="none",
         metadata={
-            "help": "What is handed to trackers that hold files: none, or final: the model or adapter, its "
-            "configuration and its card.",
-            "choices": ("none", "final"),
+            "help": "What is handed to trackers that hold files: none; final: the model or adapter, its "
+            "configuration and its card; or checkpoints: also the model or adapter of each checkpoint.",
+            "choices": ("none", "final", "checkpoints"),
         },
     )
     strict: bool = field(default=False, metadata={"help": "An unreachable tracker at the start is an error."})

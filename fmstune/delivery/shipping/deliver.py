@@ -101,6 +101,8 @@ class Delivery(Standing):
         if event.seq <= self._held and not again:
             self._returned.add(event.seq)
             return True
+        if self._handover.takes(event):
+            self._note_sending(int(event.item.get("size", 0)))
         if self._careful or again:
             self._save(trying=event.seq)
         try:

@@ -54,6 +54,10 @@ class HandOver:
         """What had to be adapted to what the tracker can hold."""
         return (*self._past.changes, *self.tracker.adapted)
 
+    def takes(self, event: Event) -> bool:
+        """Whether the event hands files over that the tracker takes."""
+        return event.kind == "artifact" and self.tracker.takes_artifacts
+
     def give(self, event: Event) -> bool:
         """Give metrics, a table or params to the tracker, adapted to what it can hold; what a status asks of
         it is left to the caller. Returns whether the tracker was called. Raises what the tracker raises."""

@@ -129,6 +129,15 @@ class Standing:
         elif self._careful or not self._tracker.idempotent:
             self._confirm(proved=False)
 
+    def _note_sending(self, size: int) -> None:
+        """Files of this size are handed over now, for which the call gets time, or the end where the SDK
+        sends in the background."""
+        before = self.ledger.sending if self._tracker.durable_on == "close" else 0
+        refers = self.ledger.refers or self._tracker.refers_to_files
+        self.ledger = dataclasses.replace(self.ledger, sending=before + size, refers=refers)
+        self._confirmed = dataclasses.replace(self._confirmed, sending=before + size, refers=refers)
+        self._save()
+
     def _confirm(self, *, proved: bool) -> None:
         """Write down how far the delivery is. Where that is safe, suspects that were taken are none any more;
         with `proved`, what failed before something was taken has a strike."""
@@ -143,6 +152,7 @@ class Standing:
                 suspicion=suspicion,
                 safe_delivered=self.ledger.delivered,
                 safe_offset=self.ledger.offset,
+                sending=0,
             )
         self._confirmed = self.ledger
         self.ledger.save(self._directory)
