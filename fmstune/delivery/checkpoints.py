@@ -84,11 +84,12 @@ class HandedCheckpoints:
             for folder in sorted(self._store.glob(".checkpoint-*")):
                 if (left := _LEFT.fullmatch(folder.name)) is None:
                     continue
-                if left[3] == "linking" or left[1] in done:
-                    shutil.rmtree(folder, ignore_errors=True)
-                else:
+                if left[3] == "pending":
                     done.add(left[1])
                     self._begin(_Linked(left[1], int(left[2]), type, folder))
+                else:  # cut off: it may have been of a checkpoint that was saved once more
+                    done.discard(left[1])
+                    shutil.rmtree(folder, ignore_errors=True)
             return done
         return set()
 

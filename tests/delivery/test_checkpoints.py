@@ -274,12 +274,14 @@ def test_every_checkpoint_arrives_once_as_it_was_saved(steps: list[str], links: 
                     at_work.end(0)
                     at_work = handed(directory, recorder)
                     done = at_work.take_up("model")
-                    for each in [each for each in wanted if each[0] not in done]:  # copies that were not made
-                        if (directory / each[0]).exists():
-                            add(directory / each[0])
+                    for name, content in dict(wanted).items():
+                        if name in done:
+                            continue
+                        assert not links  # a copy that was not made
+                        if (directory / name).exists():
+                            add(directory / name)
                         else:
-                            assert not links
-                            wanted.remove(each)
+                            wanted.remove((name, content))
             elif do == "rotate":
                 shutil.rmtree(directory / f"checkpoint-{step}", ignore_errors=True)
             else:
