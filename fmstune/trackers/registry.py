@@ -31,6 +31,7 @@ BUILT_IN: dict[str, str] = {
     "wandb": "fmstune.trackers.wandb_tracker:WandbTracker",
     "mlflow": "fmstune.trackers.mlflow_tracker:MlflowTracker",
     "tensorboard": "fmstune.trackers.tensorboard_tracker:TensorBoardTracker",
+    "trackio": "fmstune.trackers.trackio_tracker:TrackioTracker",
     "file": "fmstune.trackers.file_tracker:FileTracker",
 }
 

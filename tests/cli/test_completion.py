@@ -56,6 +56,7 @@ def test_completion_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom fmstune.cli.completion import *\n"
         "complete_setting('tra'); complete_run('runs/'); complete_tracker('a'); complete_method('s')\n"
-        "assert not {'torch', 'transformers', 'trl', 'aim', 'wandb', 'mlflow', 'datasets'} & {*sys.modules}"
+        "assert not {'torch', 'transformers', 'trl', 'aim', 'wandb', 'mlflow', 'trackio', 'datasets'} & "
+        "{*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -18,9 +18,17 @@ from fmstune.delivery.sync import sync
 from fmstune.testing.compare import as_single
 from fmstune.trackers.registry import reference
 from tests.support.aim_servers import aim_server, free_port
-from tests.support.end_to_end import Points, aim_points, journal_points, mlflow_points, tensorboard_points
+from tests.support.end_to_end import (
+    Points,
+    aim_points,
+    journal_points,
+    mlflow_points,
+    tensorboard_points,
+    trackio_points,
+)
 from tests.support.made_runs import make_run
 from tests.support.mlflow_servers import mlflow_server
+from tests.support.trackio_servers import TOKEN, trackio_server
 from tests.support.wandb_cloud import WandbCloud
 from tests.support.wandb_world import enter_world
 
@@ -101,12 +109,30 @@ def tensorboard_in_a_folder(folder: Path) -> Iterator[Service]:
     yield Service("tensorboard", {"dir": str(folder)}, lambda: tensorboard_points(folder))
 
 
+@contextlib.contextmanager
+def trackio_in_a_folder(folder: Path) -> Iterator[Service]:
+    with pytest.MonkeyPatch.context() as world:
+        world.setenv("TRACKIO_DIR", str(folder))
+        yield Service("trackio", {}, lambda: trackio_points(folder / "fmstune.db"))
+
+
+@contextlib.contextmanager
+def trackio_behind_a_server(folder: Path) -> Iterator[Service]:
+    port = free_port()
+    with trackio_server(folder, port), pytest.MonkeyPatch.context() as world:
+        world.setenv("TRACKIO_WRITE_TOKEN", TOKEN)
+        options = {"server_url": f"http://127.0.0.1:{port}"}
+        yield Service("trackio", options, lambda: trackio_points(folder / "fmstune.db"))
+
+
 SERVICES: dict[str, Callable[[Path], AbstractContextManager[Service]]] = {
     "aim in a folder": aim_in_a_folder,
     "aim behind a server": aim_behind_a_server,
     "mlflow behind a server": mlflow_behind_a_server,
     "wandb online": wandb_online,
     "tensorboard in a folder": tensorboard_in_a_folder,
+    "trackio in a folder": trackio_in_a_folder,
+    "trackio behind a server": trackio_behind_a_server,
 }
 
 

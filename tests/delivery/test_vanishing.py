@@ -25,6 +25,7 @@ SCENES = [
     ("File", "removed"), ("File", "older"), ("File", "overwritten"), ("Aim", "removed"), ("Aim", "older"),
     ("Wandb", "removed"), ("Wandb", "older"), ("Mlflow", "removed"), ("Mlflow", "older"),
     ("Mlflow", "overwritten"), ("Tensorboard", "removed"), ("Tensorboard", "older"),
+    ("Trackio", "removed"), ("Trackio", "older"),
 ]  # fmt: skip
 STEPS = range(1, 13)
 
@@ -32,7 +33,7 @@ STEPS = range(1, 13)
 @pytest.fixture(scope="module")
 def life() -> Iterator[Nursery]:
     modules = ("tests.support.vanishing", "aim", "pandas", "aim.sdk.index_manager", "wandb")
-    more = ("wandb.proto.wandb_internal_pb2", "mlflow.store.tracking.sqlalchemy_store")
+    more = ("wandb.proto.wandb_internal_pb2", "mlflow.store.tracking.sqlalchemy_store", "trackio")
     with nursery(*modules, *more) as made:
         yield made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,21 @@ def tensorboard_points(logs: Path) -> Points:
         assert len(steps) == len(set(steps)), "a point arrived twice"
         found |= {(stage, name, each.step): each.value for each in reader.Scalars(tag)}
     return found
+
+
+def trackio_points(database: Path) -> Points:
+    """Every point of the one run in the database of a project of trackio's."""
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("SELECT run_id, step, metrics FROM metrics ORDER BY id").fetchall()
+    assert len({run for run, _, _ in rows}) == 1
+    points = [
+        (*key.split("/", 1), step, value)
+        for _, step, metrics in rows
+        for key, value in json.loads(metrics).items()
+        if key not in ("train/global_step", "train/epoch") and not isinstance(value, dict)
+    ]
+    assert len(points) == len({point[:3] for point in points}), "a point arrived twice"
+    return {(stage, name, step): value for stage, name, step, value in points}
 
 
 def sqlite_points(database: Path) -> Points:

@@ -27,6 +27,19 @@ def from_wandb(folder: Path) -> Labelled:
     return said | {"tags": sorted(fields["tags"])}
 
 
+def from_trackio(folder: Path) -> Labelled:
+    """The one run of the project `fmstune` in the folder `trackio`."""
+    import os
+
+    from trackio.sqlite_storage import SQLiteStorage
+
+    os.chdir(folder)  # the SDK knows its folder by a relative name
+    (run,) = SQLiteStorage.get_run_records("fmstune")
+    config = SQLiteStorage.get_run_config("fmstune", run_id=run["id"]) or {}
+    said = {"name": run["name"], "group": config["_Group"], "notes": config.get("notes")}
+    return said | {"tags": sorted(config.get("tags", []))}
+
+
 def from_mlflow(folder: Path) -> Labelled:
     """The one run in the store `mlflow.db`, whatever experiment it is in."""
     from mlflow.tracking import MlflowClient

@@ -129,6 +129,31 @@ def from_file(folder: Path) -> Found:
     return found
 
 
+def from_trackio(folder: Path) -> Found:
+    """The one run of the project `fmstune` in the folder `trackio`."""
+    import os
+
+    from PIL import Image
+    from trackio.sqlite_storage import SQLiteStorage
+    from trackio.utils import MEDIA_DIR
+
+    os.chdir(folder)  # the SDK knows its folder by a relative name
+    (run,) = SQLiteStorage.get_run_records("fmstune")
+    found: Found = []
+    for row in SQLiteStorage.get_logs("fmstune", run_id=run["id"]):
+        for key, said in row.items():
+            kind = said["_type"].removeprefix("trackio.") if isinstance(said, dict) else None
+            if kind == "markdown":
+                found.append(["text", key, row["step"], said["_value"]])
+            elif kind == "image":
+                with Image.open(MEDIA_DIR / said["file_path"]) as image:
+                    found.append([kind, key, row["step"], [_pixels(image), said["caption"] or ""]])
+            elif kind == "histogram":
+                bins = said["bins"]
+                found.append([kind, key, row["step"], [said["values"], bins[0], bins[-1]]])
+    return found
+
+
 def files_from_aim(folder: Path) -> dict[str, str]:
     """The files of the one run of the Aim repository in `folder`, by name, as texts."""
     import tempfile
@@ -179,6 +204,23 @@ def files_from_file(folder: Path) -> dict[str, str]:
         for name, said in row["values"].items() if row["kind"] == "artifact" else ():
             for file in said["files"]:
                 found[f"{name}/{file}"] = Path(said["folder"], file).read_bytes().decode("latin-1")
+    return found
+
+
+def files_from_trackio(folder: Path) -> dict[str, str]:
+    """The newest versions of the artifacts of the project `fmstune` in the folder `trackio`."""
+    import os
+
+    from trackio import cas
+    from trackio.sqlite_storage import SQLiteStorage
+
+    os.chdir(folder)  # the SDK knows its folder by a relative name
+    found = {}
+    for made in SQLiteStorage.get_artifacts("fmstune"):
+        manifest = SQLiteStorage.get_artifact_manifest("fmstune", made["name"], None)
+        for entry in (manifest or {})["manifest"]:
+            data = cas.blob_path("fmstune", entry["digest"]).read_bytes()
+            found[f"{made['name']}/{entry['path']}"] = data.decode("latin-1")
     return found
 
 

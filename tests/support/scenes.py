@@ -23,9 +23,17 @@ from fmstune.delivery.report import report
 from fmstune.testing.compare import as_single
 from tests.sample_trackers import collected
 from tests.support.aim_servers import aim_server, empty_repository, free_port
-from tests.support.end_to_end import Points, aim_points, journal_points, mlflow_points, tensorboard_points
+from tests.support.end_to_end import (
+    Points,
+    aim_points,
+    journal_points,
+    mlflow_points,
+    tensorboard_points,
+    trackio_points,
+)
 from tests.support.mlflow_servers import mlflow_server
 from tests.support.no_room import NoRoom
+from tests.support.trackio_servers import TOKEN, trackio_server
 from tests.support.waiting import wait_for
 from tests.support.wandb_cloud import Answer, WandbCloud
 
@@ -152,6 +160,34 @@ def mlflow(what: str, at_step: int = STEP) -> Play:
             scene = Scene(
                 "mlflow", {"tracking_uri": f"http://127.0.0.1:{port}"},
                 functools.partial(mlflow_points, home / "mlflow.db"), at_step=at_step, heal=start,
+            )  # fmt: skip
+            if server is not None:
+                scene.strike = kill
+            yield scene
+
+    return play
+
+
+def trackio(what: str) -> Play:
+    """A real server of trackio's that is not there at the start, or is killed after a step."""
+
+    @contextlib.contextmanager
+    def play(folder: Path) -> Iterator[Scene]:
+        port, home = free_port(), folder / "server"
+        with contextlib.ExitStack() as servers:
+            server = None if what == "refused" else servers.enter_context(trackio_server(home, port))
+
+            def kill() -> None:
+                assert server is not None
+                os.killpg(server.pid, signal.SIGKILL)
+
+            def start() -> None:
+                servers.enter_context(trackio_server(home, port))
+
+            scene = Scene(
+                "trackio", {"server_url": f"http://127.0.0.1:{port}"},
+                functools.partial(trackio_points, home / "fmstune.db"), heal=start,
+                environment={"TRACKIO_WRITE_TOKEN": TOKEN},
             )  # fmt: skip
             if server is not None:
                 scene.strike = kill
@@ -334,6 +370,8 @@ SCENES: dict[str, tuple[str, Play]] = {
     "server killed at its end": ("mlflow", mlflow("killed", LAST)),
     "disk of the folder full in mid-run": ("tensorboard", tensorboard_on_a_disk_that_fills),
     "its process killed ever again": ("tensorboard", tensorboard_whose_shipper_is_killed),
+    "its server is not there from the start": ("trackio", trackio("refused")),
+    "its server is killed after some steps": ("trackio", trackio("killed")),
     "disk full from the start": ("file", full_disk),
     "disk full in mid-run": ("file", file_on_a_disk_that_fills),
 }

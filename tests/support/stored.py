@@ -9,6 +9,7 @@ A key is `stage/name`, or the name where there is no stage.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,32 @@ def from_tensorboard(folder: Path) -> Stored:
             else:
                 params[tag] = json.loads(texts[0].removeprefix("```json\n").removesuffix("\n```"))
     return {"points": points, "params": params, "tables": tables, "status": status}
+
+
+def from_trackio(folder: Path) -> Stored:
+    """The one run of the project `fmstune` in the folder `trackio`."""
+    from trackio.sqlite_storage import SQLiteStorage
+
+    from fmstune.trackers.continued import MARK
+
+    os.chdir(folder)  # the SDK knows its folder by a relative name
+    project = "fmstune"
+    (record,) = SQLiteStorage.get_run_records(project)
+    config = SQLiteStorage.get_run_config(project, run_id=record["id"]) or {}
+    points, tables = [], []
+    for row in SQLiteStorage.get_logs(project, run_id=record["id"]):
+        step = row.pop("step")
+        for own in ("timestamp", "train/global_step", "train/epoch"):
+            row.pop(own, None)
+        for key, value in row.items():
+            if not isinstance(value, dict):
+                points.append([key, step, value])
+            elif value["_type"] == "trackio.table":
+                rows = [_row(list(each), list(each.values())) for each in value["_value"]]
+                tables.append([key, step, rows])
+    own_keys = {"_Username", "_Created", "_Group", "status", "error", "tags", "notes", MARK}
+    params = {name: value for name, value in config.items() if name not in own_keys}
+    return {"points": points, "params": params, "tables": tables, "status": config.get("status")}
 
 
 class Naive(Tracker):

@@ -38,6 +38,7 @@ def closed() -> str:
         OMP_NUM_THREADS="1",
         HF_HUB_OFFLINE="1",
         HF_HUB_DISABLE_TELEMETRY="1",
+        TRACKIO_DIR="trackio",  # each test's own, below its current folder
     )
     ENVIRONMENT.update(os.environ)
     os.umask(0o022)

@@ -15,6 +15,7 @@ from fmstune.trackers.file_tracker import FileTracker
 from fmstune.trackers.mlflow_tracker import MlflowTracker
 from fmstune.trackers.records import MetricPoint
 from fmstune.trackers.tensorboard_tracker import TensorBoardTracker
+from fmstune.trackers.trackio_tracker import TrackioTracker
 from fmstune.trackers.wandb_tracker import WandbTracker
 
 COPIED_AT, STRUCK_AT = 5, 8
@@ -68,10 +69,19 @@ class VanishingTensorboard(_Vanishing, TensorBoardTracker):
     storage = "tensorboard"
 
 
+class VanishingTrackio(_Vanishing, TrackioTracker):
+    storage = "trackio"
+
+    def track_point(self, point: MetricPoint) -> None:
+        super().track_point(point)
+        self.flush()  # there is nothing before
+
+
 def options(kind: str) -> dict[str, Any]:
     """The options of one of them."""
     found: dict[str, dict[str, Any]] = {
         "File": {"path": "stored.jsonl"}, "Aim": {"repo": "."}, "Wandb": {"mode": "offline", "dir": "."},
         "Mlflow": {"tracking_uri": "sqlite:///mlflow.db"}, "Tensorboard": {"dir": "tensorboard"},
+        "Trackio": {},
     }  # fmt: skip
     return found[kind]

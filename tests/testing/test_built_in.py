@@ -69,6 +69,12 @@ class TestTensorBoard(BuiltIn):
     reader = "from_tensorboard"
 
 
+class TestTrackio(BuiltIn):
+    tracker = "trackio"
+    modules = ("trackio", "trackio.sqlite_storage")
+    reader = "from_trackio"
+
+
 class TestFile(BuiltIn):
     tracker = "file"
     options: ClassVar = {"path": "stored.jsonl"}

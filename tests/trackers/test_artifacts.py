@@ -29,6 +29,7 @@ PLACES = {
         "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"},
         ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
     ),
+    "trackio": ("trackio_tracker:TrackioTracker", {}, ("trackio", "trackio.sqlite_storage")),
     "file": ("file_tracker:FileTracker", {"path": "stored.jsonl"}, ()),
 }  # fmt: skip
 
@@ -80,7 +81,7 @@ def test_files_arrive_as_they_were(
     data = bytes(range(256)).decode("latin-1")
     ledger = load_ledger(run_directory, "t")
     assert ledger is not None
-    end = f"-{ledger.run_id}" if name == "wandb" else ""
+    end = f"-{ledger.run_id}" if name in ("wandb", "trackio") else ""
     assert found == {
         f"things{end}/a.bin": data, f"things{end}/deep/ü b.txt": "text", f"a.bin{end}/a.bin": data,
     }  # fmt: skip

@@ -44,6 +44,9 @@ PLACES = {
         "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"},
         ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "PIL.Image"), ("text", "image"), False,
     ),
+    "trackio": Place(
+        "trackio_tracker:TrackioTracker", {}, ("trackio", "trackio.sqlite_storage", "PIL.Image"),
+    ),
     "file": Place("file_tracker:FileTracker", {"path": "stored.jsonl"}, ("PIL.Image",)),
 }  # fmt: skip
 

@@ -78,6 +78,10 @@ BACKS = {
         ),
         "from_tensorboard", forgets=True, single=True,
     ),
+    "trackio": Back(
+        f"{TRACKERS}.trackio_tracker:TrackioTracker", {}, ("trackio", "trackio.sqlite_storage"),
+        "from_trackio",
+    ),
     "plug-in": Back("tests.support.stored:Naive", {}, (), "from_naive", kill_repeats=True),
 }  # fmt: skip
 
@@ -165,7 +169,15 @@ def nurseries() -> Iterator[Callable[[Back], Nursery]]:
 
 @pytest.mark.parametrize(
     ("name", "examples"),
-    [("aim", 5), ("wandb", 3), ("mlflow", 4), ("tensorboard", 15), ("file", 25), ("plug-in", 25)],
+    [
+        ("aim", 5),
+        ("wandb", 3),
+        ("mlflow", 4),
+        ("tensorboard", 15),
+        ("trackio", 8),
+        ("file", 25),
+        ("plug-in", 25),
+    ],
 )
 def test_what_counts_as_delivered_can_be_read_back_or_is_named(
     name: str, examples: int, nurseries: Callable[[Back], Nursery]

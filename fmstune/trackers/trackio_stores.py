@@ -1,0 +1,220 @@
+"""Where a trackio run is kept: a database on this machine, or a server of trackio's, a Space included.
+
+`trackio.init` and `trackio.log` are not used: they collect for half a second, number events by chance, take
+no time, ask the hub who the user is, and turn each failure into a warning, after which nobody knows what
+arrived. What is used is what they, trackio's own importers and its server write through, which keeps an event
+of one `log_id` once. What is said of trackio was seen with 0.43.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from fmstune.trackers.records import Artifact
+
+_TIMEOUT = 20.0
+"""Seconds of a request; a shipper that is silent for a minute counts as one that hangs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is logged at once: values, a step, the time as trackio writes it, and an id that is there once."""
+
+    values: Mapping[str, Any]
+    step: int
+    time: str
+    log_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What trackio has of a run: its name, and its config."""
+
+    name: str
+    config: dict[str, Any]
+
+
+class Store(Protocol):
+    """Where runs of one project are kept. All methods raise what trackio raises."""
+
+    def held(self, run_id: str) -> Held | None:
+        """The run of this id; `None` when there is none."""
+
+    def write(self, run_id: str, name: str, rows: Sequence[Row], config: Mapping[str, Any]) -> None:
+        """Add those of the rows that are not there, and replace the config, all of it or nothing."""
+
+    def put_image(self, name: str, step: int, file: Path, called: str) -> str:
+        """Keep a file of a run under a name of ours, and say where."""
+
+    def put_files(self, run_id: str, name: str, artifact: Artifact) -> None:
+        """Keep files; the same content is the same version."""
+
+    def rename(self, run_id: str, before: str, name: str) -> None:
+        """Give a run another name."""
+
+
+class LocalStore:
+    """The database of a project below TRACKIO_DIR.
+
+    On a file system of a network, where SQLite is not safe, trackio's writers leave files in its inbox, which
+    its dashboard takes into the database; so does this one.
+    """
+
+    def __init__(self, project: str) -> None:
+        from trackio import fragments
+        from trackio.utils import get_storage_mode
+
+        self._project = project
+        self._inbox = fragments.local_inbox_dir() if get_storage_mode() == "jsonl" else None
+        self._writer: fragments.FragmentWriter | None = None
+
+    def held(self, run_id: str) -> Held | None:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        records = [each for each in SQLiteStorage.get_run_records(self._project) if each["id"] == run_id]
+        found = None
+        if records:
+            config = SQLiteStorage.get_run_config(self._project, run_id=run_id)
+            found = Held(str(records[-1]["name"]), config or {})
+        return self._in_the_inbox(run_id) or found
+
+    def write(self, run_id: str, name: str, rows: Sequence[Row], config: Mapping[str, Any]) -> None:
+        from trackio import fragments
+        from trackio.sqlite_storage import SQLiteStorage
+
+        if self._inbox is None:
+            SQLiteStorage.bulk_log(
+                self._project, name, [dict(row.values) for row in rows], [row.step for row in rows],
+                [row.time for row in rows], dict(config), [row.log_id for row in rows], run_id=run_id,
+            )  # fmt: skip
+            return
+        where = {"project": self._project, "run": name, "run_id": run_id, "config": config}
+        records = []
+        for row in rows:
+            # One that only carries the config may be taken in before the row whose id it has.
+            log_id = row.log_id if row.values else uuid.uuid4().hex
+            said = {"metrics": row.values, "step": row.step, "timestamp": row.time, "log_id": log_id}
+            records.append(fragments.metric_record(where | said))
+        # The dashboard reads folders and files in the order of their names, and keeps the last config.
+        self._writer = self._writer or fragments.FragmentWriter(f"{run_id}-{time.time_ns()}")
+        self._writer.write_local(records)
+
+    def put_image(self, name: str, step: int, file: Path, called: str) -> str:
+        from trackio.media import get_project_media_path
+        from trackio.utils import MEDIA_DIR
+
+        place = Path(get_project_media_path(self._project, name, step)) / called
+        shutil.copyfile(file, place)
+        return str(place.relative_to(MEDIA_DIR))
+
+    def put_files(self, run_id: str, name: str, artifact: Artifact) -> None:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        made = _artifact(run_id, artifact)
+        manifest = made._build_manifest(self._project)
+        SQLiteStorage.commit_artifact_version(
+            self._project, made.name, made.type, None, manifest, None, [], name, run_id
+        )
+
+    def rename(self, run_id: str, before: str, name: str) -> None:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        if self._inbox is None:
+            SQLiteStorage.rename_run(self._project, before, name, run_id=run_id)
+
+    def _in_the_inbox(self, run_id: str) -> Held | None:
+        """The run as the newest file of the inbox has it."""
+        from trackio import fragments
+
+        files = list(self._inbox.glob(f"{run_id}-*/*.jsonl")) if self._inbox is not None else []
+        for file in sorted(files, key=lambda each: each.stat().st_mtime_ns, reverse=True):
+            for record in fragments.parse_fragment_bytes(file.read_bytes()):
+                if record.get("config"):
+                    return Held(str(record["run"]), record["config"])
+        return None
+
+
+class RemoteStore:
+    """A server that `trackio show` has started, or a Space. It gives points the time at which they arrive."""
+
+    def __init__(self, project: str, source: str, *, write_token: str | None, hub_token: str | None) -> None:
+        # What chooses between this client and that of older servers asks first, with a client that reports
+        # its use, and takes a server which does not answer for an old one.
+        from trackio.remote_client import _TrackioHTTPClient
+
+        self._project = project
+        self._token = hub_token
+        timeout = {"timeout": _TIMEOUT}
+        self._client = _TrackioHTTPClient(source, hub_token, write_token, timeout)
+
+    def held(self, run_id: str) -> Held | None:
+        found = self._client.predict(api_name="/get_run_summary", project=self._project, run_id=run_id)
+        return Held(str(found["run"]), found["config"] or {}) if found["num_logs"] else None
+
+    def write(self, run_id: str, name: str, rows: Sequence[Row], config: Mapping[str, Any]) -> None:
+        from trackio.utils import serialize_values
+
+        where = {"project": self._project, "run": name, "run_id": run_id}
+        logs = [
+            where | {"metrics": serialize_values(row.values), "step": row.step, "log_id": row.log_id}
+            for row in rows
+        ]
+        logs[0]["config"] = serialize_values(config)
+        self._client.predict(api_name="/bulk_log", logs=logs, hf_token=self._token)
+
+    def put_image(self, name: str, step: int, file: Path, called: str) -> str:
+        from trackio.utils import canonical_project_name
+
+        where = {"project": self._project, "run": name, "step": step, "relative_path": None}
+        upload = where | {"uploaded_file": _file(file, called)}
+        self._client.predict(api_name="/bulk_upload_media", uploads=[upload], hf_token=self._token)
+        return f"{canonical_project_name(self._project)}/{name}/{step}/{called}"
+
+    def put_files(self, run_id: str, name: str, artifact: Artifact) -> None:
+        from trackio.cas import hash_file
+
+        made = _artifact(run_id, artifact)
+        where = {"project": self._project, "hf_token": self._token}
+        manifest = []
+        for file in artifact.files:
+            digest, size = hash_file(artifact.folder / file)
+            manifest.append({"path": file, "digest": digest, "size": size})
+        digests = sorted({str(each["digest"]) for each in manifest})
+        found = self._client.predict(api_name="/check_artifact_blobs", digests=digests, **where)
+        for each in manifest:
+            if (digest := each["digest"]) not in found["present"]:
+                sent = _file(artifact.folder / str(each["path"]), str(digest))
+                upload = {"digest": digest, "uploaded_file": sent}
+                self._client.predict(api_name="/bulk_upload_artifact_blob", uploads=[upload], **where)
+        self._client.predict(
+            api_name="/artifact_log", name=made.name, type=made.type, description=None, metadata=None,
+            manifest=manifest, aliases=[], run_name=name, run_id=run_id, **where,
+        )  # fmt: skip
+
+    def rename(self, run_id: str, before: str, name: str) -> None:
+        self._client.predict(
+            api_name="/rename_run", project=self._project, old_name=before, new_name=name, run_id=run_id
+        )
+
+
+def _file(path: Path, called: str) -> dict[str, Any]:
+    """A file to be sent, as the SDK's client has it."""
+    return {"path": str(path.absolute()), "orig_name": called, "meta": {"_type": "gradio.FileData"}}
+
+
+def _artifact(run_id: str, artifact: Artifact) -> Any:
+    import re
+
+    from trackio import Artifact as TrackioArtifact
+
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", artifact.name)[:64]
+    made = TrackioArtifact(f"{name}-{run_id}", artifact.type or "file")
+    for file in artifact.files:
+        made.add_file(artifact.folder / file, file)
+    return made

@@ -1,0 +1,282 @@
+"""The tracker `trackio`: a database on this machine, a server of one's own, or a Space on the hub.
+
+trackio's own variables stay in force. What is said of trackio was seen with 0.43.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.continued import MARK, is_of_another, mark, note
+from fmstune.trackers.records import (
+    Artifact,
+    Check,
+    Limits,
+    Media,
+    MetricPoint,
+    RunStart,
+    Status,
+    Table,
+    TrackerRun,
+    merged,
+    utf8,
+)
+from fmstune.trackers.trackio_places import TrackioOptions, check_place, open_store, place_of
+from fmstune.trackers.trackio_stores import Held, Row, Store
+from fmstune.trackers.values.normalise import Normaliser
+from fmstune.trackers.values.plain import plain
+
+_AXES = ("train/global_step", "train/epoch")
+_OWN = frozenset({"_Username", "_Created", "_Group", "status", "error", "tags", "notes", MARK})
+_MOST_ROWS = 500
+_LONGEST_NAME = 100
+
+
+class TrackioTracker(Tracker):
+    """Metrics are called as transformers' own integration calls them (`train/loss`, `eval/loss`), with
+    `train/global_step` and `train/epoch`; trackio's step is the optimizer's step, too.
+
+    A row has the number of its event, and is there once. Rows wait for the end of their batch, and are
+    written at once with the run's config, which says up to which event the run is held.
+    """
+
+    registered_name = "trackio"
+    description = "trackio: a database on this machine, a server, or a Space on the hub"
+    package = "trackio"
+    install_hint = "pip install 'fmstune[trackio]'"
+    Config = TrackioOptions
+    config: TrackioOptions
+    idempotent = True
+    takes_artifacts = True
+    media = frozenset({"text", "image", "histogram"})
+    # A text under a metric's name is drawn nowhere; a row's own fields hide metrics of these names.
+    limits = Limits(
+        integer_bits=64,
+        reserved_metrics=frozenset({"project", "run", "timestamp", "step", "time", "metrics", *_AXES}),
+        reserved_params=_OWN,
+        joins=True,
+        one_series=True,
+    )
+
+    def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
+        super().__init__(name, tracker_config)
+        self._store: Store | None = None
+        self._open = self._lost = False
+        self._run_id = self._name = ""
+        self._config: dict[str, Any] = {}
+        self._mark: dict[str, Any] = {}
+        self._held = self._confirmed = 0
+        self._waiting: list[Row] = []
+        self._changed = False
+        self._last_row: str | None = None
+        self._renamed: dict[str, None] = {}
+        self._adapt = Normaliser(self.limits)
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        return tuple(self._renamed)
+
+    def open(self, start: RunStart) -> TrackerRun:
+        place = place_of(self.config)
+        if self._open:  # by `open_alone`, under a name that means nothing
+            self._called(start)
+            return TrackerRun(self._run_id, place.page, note=place.note)
+        self._store = store = open_store(place)
+        self._run_id = start.tracker_run_id or start.new_run_id or uuid.uuid4().hex
+        held, noted = store.held(self._run_id), None
+        if held is not None and is_of_another(held.config.get(MARK), start):
+            held, noted, self._run_id = None, note(start), uuid.uuid4().hex
+        self._begin(start, held)
+        self._open, self._lost = True, False
+        notes = " · ".join(part for part in (noted, place.note) if part) or None
+        return TrackerRun(self._run_id, place.page, delivered_through=self._held or None, note=notes)
+
+    def _begin(self, start: RunStart, held: Held | None) -> None:
+        self._config = {} if held is None else dict(held.config)
+        found = self._config.get(MARK)
+        found = found if isinstance(found, Mapping) else {}
+        own = found.get("run_id") == start.run_id
+        self._held = self._confirmed = int(found.get("last_event", 0)) if own else 0
+        self._last_row = found.get("last_row")
+        self._mark = mark(start) if start.run_id is not None else {}
+        for ended in ("status", "error"):
+            self._config.pop(ended, None)
+        self._config.setdefault("_Created", _stamp(time.time()))
+        self._config.setdefault("_Username", None)
+        self._name = held.name if held is not None else ""
+        self._called(start)
+
+    def _called(self, start: RunStart) -> None:
+        """What the run is called and sorted by; a run that is there may be called otherwise by now."""
+        assert self._store is not None
+        given = self.config.name or start.name
+        # It is a part of paths.
+        name = re.sub(r"[/\\\0]", "_", utf8(given))[:_LONGEST_NAME].strip(" .") or "run"
+        if name != given:
+            self._renamed[f"the run is called {name}, as its name is a part of paths there"] = None
+        if self._name and self._name != name and self._store.held(self._run_id) is not None:
+            self._store.rename(self._run_id, self._name, name)
+        self._name = name
+        self._config["_Group"] = utf8(self.config.group or start.group or "") or None
+        tags = list(dict.fromkeys(utf8(tag) for tag in start.tags if tag))
+        said = {"tags": tags, "notes": utf8(start.notes or "")}
+        self._config = {key: value for key, value in self._config.items() if key not in said}
+        self._config |= {key: value for key, value in said.items() if value}
+        self._changed = self._changed or self._open
+
+    def holds(self, last: int) -> bool:
+        if self._lost or self._store is None or not self._mark:
+            return not self._lost
+        return self._stored_to(self._store) >= last
+
+    def is_stored(self, start: RunStart, last: int) -> bool | None:
+        place = place_of(self.config)
+        if place.remote or start.tracker_run_id is None:
+            return None
+        held = open_store(place).held(start.tracker_run_id)
+        found = held.config.get(MARK) if held is not None else None
+        if not isinstance(found, Mapping):
+            return False
+        return found.get("run_id") != start.run_id or found.get("last_event", 0) >= last
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        super().track(metric, name, stage)
+        self.track_point(MetricPoint({name: metric}, stage, step))
+        if self.seq is None:
+            self.flush()
+
+    def track_point(self, point: MetricPoint) -> None:
+        values, stage = point.values, point.stage
+        if self.seq is None:  # used alone: by somebody who has adapted nothing
+            stage = self._adapt.stage(stage)
+            values = self._adapt.metrics(plain(dict(values)), stage)
+        self._add({self.limits.prefix(stage) + name: value for name, value in values.items()}, point)
+
+    def track_table(self, table: Table) -> None:
+        from trackio import Table as TrackioTable
+
+        rows = [{column: row.get(column) for column in table.columns} for row in table.rows]
+        self._add_shown(TrackioTable(data=rows)._to_dict(self._name, "", 0), table)
+
+    def track_media(self, media: Media) -> None:
+        from trackio import Histogram, Image, Markdown
+
+        if media.kind == "text":
+            shown = Markdown(media.text)._to_dict()
+        elif media.kind == "histogram":
+            width = (media.high - media.low) / len(media.counts)
+            edges = [media.low + width * number for number in range(len(media.counts))]
+            shown = Histogram(np_histogram=(list(media.counts), [*edges, media.high]))._to_dict()
+        else:
+            assert media.file is not None
+            store = self._opened()
+            own = uuid.uuid5(uuid.NAMESPACE_OID, f"{self._run_id} {self._log_id()}")
+            path = store.put_image(self._name, media.step or 0, media.file, f"{own}{media.file.suffix}")
+            shown = {"_type": Image.TYPE, "file_path": path, "caption": media.text or None}
+        self._add_shown(shown, media)
+
+    def track_artifact(self, artifact: Artifact) -> None:
+        self._opened().put_files(self._run_id, self._name, artifact)
+        self._note_held()
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        super().set_params(params, name)
+        if params is None:
+            return
+        self._opened()
+        namespace: str | None = name or "params"
+        given: dict[str, Any] = dict(params)
+        if self.seq is None:
+            given, namespace = self._adapt.params(plain(given)), self._adapt.namespace(namespace)
+            given = merged(self._config.get(namespace or "params", {}), given)
+        self._config[namespace or "params"] = given
+        self._note_held()
+        if self.seq is None:
+            self.flush()
+
+    def flush(self) -> None:
+        if not (self._open and (self._waiting or self._changed)):
+            return
+        store = self._opened()
+        if self._mark and self._stored_to(store) < self._confirmed:
+            # Somebody has removed the storage, or restored an older state of it. What is written now would
+            # hide that.
+            self._lost, self._waiting = True, []
+            return
+        # A config arrives with rows alone: one that is there already changes nothing else, and of a run that
+        # has none it is one without values.
+        rows = self._waiting or [Row({}, 0, self._config["_Created"], self._last_row or self._run_id)]
+        self._last_row = rows[-1].log_id
+        said = {"last_event": self._held} if self._mark else {}
+        self._config[MARK] = self._mark | said | {"last_row": self._last_row}
+        store.write(self._run_id, self._name, rows, self._config)
+        self._waiting, self._changed, self._confirmed = [], False, self._held
+
+    def appear(self) -> None:
+        self._opened()
+        self._changed = True
+        self.flush()
+
+    def train_ended(self, status: Status) -> None:
+        self._config["status"] = status
+        self.appear()
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        if not self._open:
+            return
+        self._config |= {"status": status} | ({"error": utf8(error)} if error else {})
+        self._changed = True
+        self.flush()
+        self._open = False
+
+    def check(self, timeout: float) -> Check:
+        return check_place(self.config, timeout, self.name)
+
+    # -- the rest -----------------------------------------------------------------------------
+
+    def _opened(self) -> Store:
+        if not self._open:
+            self.open_alone()
+        assert self._store is not None
+        return self._store
+
+    def _stored_to(self, store: Store) -> int:
+        """Up to which event of this run the storage has it; further than any, where another run goes on."""
+        held = store.held(self._run_id)
+        found = held.config.get(MARK) if held is not None else None
+        if not isinstance(found, Mapping):
+            return 0
+        return int(found.get("last_event", 0)) if found.get("run_id") == self._mark["run_id"] else 1 << 62
+
+    def _log_id(self) -> str:
+        if self.seq is None:
+            return uuid.uuid4().hex
+        return f"{self._run_id}-{self._mark.get('run_id')}-{self.seq}"
+
+    def _add_shown(self, shown: Mapping[str, Any], what: Table | Media) -> None:
+        self._add({self.limits.prefix(what.stage) + what.name: shown}, what)
+        if self.seq is None:
+            self.flush()
+
+    def _add(self, values: dict[str, Any], where: MetricPoint | Table | Media) -> None:
+        self._opened()
+        axes = dict(zip(_AXES, (where.step, where.epoch), strict=True))
+        values |= {name: value for name, value in axes.items() if value is not None}
+        moment = where.time or self.event_time or time.time()
+        self._waiting.append(Row(values, where.step or 0, _stamp(moment), self._log_id()))
+        self._note_held()
+
+    def _note_held(self) -> None:
+        self._held, self._changed = max(self._held, self.seq or 0), True
+        if len(self._waiting) > _MOST_ROWS:
+            self.flush()
+
+
+def _stamp(moment: float) -> str:
+    return datetime.fromtimestamp(moment, timezone.utc).isoformat()

@@ -1,0 +1,351 @@
+"""trackio's tracker on this machine and against a real server, read back through trackio's own storage."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from PIL import Image
+
+import fmstune
+from fmstune.delivery.ledger import Ledger
+from fmstune.delivery.recorder import Recorder, active
+from fmstune.delivery.sync import sync
+from fmstune.testing.lives import Nursery, nursery
+from fmstune.testing.runs import events_of
+from fmstune.trackers.records import MetricPoint, RunStart, TrackerOptionError
+from fmstune.trackers.registry import get_tracker, reference
+from fmstune.trackers.trackio_tracker import TrackioTracker
+from tests.support.aim_servers import free_port
+from tests.support.shipping import delivered_by
+from tests.support.trackio_servers import TOKEN, trackio_server
+
+
+@pytest.fixture(scope="module")
+def readers() -> Iterator[Nursery]:
+    with nursery(
+        "tests.support.stored", "tests.support.media", "trackio.sqlite_storage", "PIL.Image"
+    ) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a server, and the folder in which its folder `trackio` is."""
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    with trackio_server(folder / "trackio", port):
+        yield f"http://127.0.0.1:{port}", folder
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def delivered(directory: Path, **options: Any) -> Ledger:
+    """What the ledger says after a delivery in this process."""
+    return delivered_by(TrackioTracker("trackio", options), directory)
+
+
+def rows(project: str = "fmstune") -> list[dict[str, Any]]:
+    """The rows of the one run of a project here."""
+    from trackio.sqlite_storage import SQLiteStorage
+
+    (run,) = SQLiteStorage.get_run_records(project)
+    return SQLiteStorage.get_logs(project, run_id=run["id"])
+
+
+def config(project: str = "fmstune") -> dict[str, Any]:
+    """The config of the one run of a project here."""
+    from trackio.sqlite_storage import SQLiteStorage
+
+    (run,) = SQLiteStorage.get_run_records(project)
+    return SQLiteStorage.get_run_config(project, run_id=run["id"]) or {}
+
+
+@pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
+def test_a_run_is_there_as_users_of_trackio_expect_it(
+    status: Any, recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def asked(*_: Any, **__: Any) -> None:
+        raise AssertionError("the hub was asked who the user is")
+
+    monkeypatch.setattr(huggingface_hub, "whoami", asked)
+    recorder.set_params({"team": "nlp", "a": {"b": 1e-4}}, "params")
+    recorder.track_point(MetricPoint({"loss": 2.0}, "train", 7, 0.5, 1_790_000_000.25))
+    recorder.track_point(MetricPoint({"loss": 3.0}, "eval", 7))
+    recorder.close(status, "ValueError: no" if status == "failed" else None)
+    ledger = delivered(run_directory, project="p")
+    assert ledger.note == "`trackio show --project p` shows it"
+    first, second = rows("p")
+    moments = [event.time for event in events_of(run_directory) if event.kind == "metrics"]
+    assert datetime.fromisoformat(first.pop("timestamp")).timestamp() == pytest.approx(
+        moments[0], abs=1e-5, rel=0
+    )
+    assert first == {"step": 7, "train/loss": 2.0, "train/global_step": 7, "train/epoch": 0.5}
+    assert (second["eval/loss"], second["step"]) == (3.0, 7)
+    held = config("p")
+    assert held["params"] == {"team": "nlp", "a": {"b": 1e-4}}
+    assert (held["status"], held.get("error")) == (status, "ValueError: no" if status == "failed" else None)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_of_params_alone_is_there(recorder: Recorder, run_directory: Path) -> None:
+    recorder.set_params({"team": "nlp"}, "params")
+    recorder.close("finished")
+    delivered(run_directory)
+    assert config()["params"] == {"team": "nlp"}
+
+
+def test_a_resumed_run_goes_on_in_its_run_and_keeps_its_params(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    recorder.set_params({"a": {"x": 1}}, "params")
+    recorder.set_params({"rows": 4}, "data")
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
+    recorder.close("interrupted")
+    first = delivered(run_directory)
+    recorder.resumed(1)
+    recorder.set_params({"a": {"y": 2}}, "params")
+    recorder.track_point(MetricPoint({"loss": 0.5}, "train", 2))
+    recorder.close("finished")
+    assert delivered(run_directory).run_id == first.run_id
+    assert [row["train/loss"] for row in rows()] == [1.0, 0.5]
+    held = config()
+    assert (held["params"], held["data"]) == ({"a": {"x": 1, "y": 2}}, {"rows": 4})
+    assert held["status"] == "finished"
+
+
+def test_two_futures_of_a_run_are_two_runs(recorder: Recorder, run_directory: Path) -> None:
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
+    recorder.close("interrupted")
+    first = delivered(run_directory)
+
+    def resume(run_id: str) -> tuple[str | None, str | None]:
+        tracker = get_tracker("trackio")
+        found = tracker.open(RunStart("run", ".", first.run_id, run_id=run_id, after=first.delivered))
+        tracker.seq = first.delivered + 1
+        tracker.track(0.5, "loss", "train", step=2)
+        tracker.close("finished")
+        return found.id, found.note
+
+    assert resume("id-2")[0] == first.run_id
+    other, noted = resume("id-3")
+    assert other != first.run_id
+    assert noted is not None
+    assert noted.startswith("a run of its own there")
+
+
+def test_a_run_that_was_deleted_there_is_delivered_again(recorder: Recorder, run_directory: Path) -> None:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
+    recorder.close("finished")
+    recorder.journal.close()
+    (first,) = sync(run_directory, "trackio", {}, reference, check_within=300)
+    SQLiteStorage.delete_run("fmstune", "run", run_id=first.run_id)
+    (again,) = sync(run_directory, None, {}, reference, check_within=300)
+    assert again.state == "complete"
+    assert [row["train/loss"] for row in rows()] == [1.0]
+    assert config()["status"] == "finished"
+
+
+def test_a_name_stays_below_trackios_folder(recorder: Recorder, run_directory: Path, tmp_path: Path) -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(data, "png")
+    with active(recorder):
+        fmstune.track_image(data.getvalue(), "i", "eval", step=1)
+    recorder.close("finished")
+    ledger = delivered(run_directory, name="../../../x")
+    assert "the run is called _.._.._x, as its name is a part of paths there" in ledger.changes
+    pictures = {path.parent for path in tmp_path.rglob("*.png")}
+    assert tmp_path / "trackio" / "media" / "fmstune" / "_.._.._x" / "1" in pictures
+    assert len(pictures) == 2  # with that beside the journal
+
+
+def test_on_a_file_system_of_a_network_its_inbox_is_used(
+    recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trackio.fragments import import_inbox_dir
+
+    monkeypatch.setenv("TRACKIO_STORAGE_MODE", "jsonl")
+    recorder.set_params({"a": 1}, "params")
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
+    recorder.close("interrupted")
+    first = delivered(run_directory)
+    recorder.resumed(1)
+    recorder.set_params({"b": 2}, "data")
+    recorder.track_point(MetricPoint({"loss": 0.5}, "train", 2))
+    recorder.close("finished")
+    assert delivered(run_directory).run_id == first.run_id
+    assert not list(Path("trackio").glob("*.db"))
+    import_inbox_dir()
+    assert [row["train/loss"] for row in rows() if "train/loss" in row] == [1.0, 0.5]
+    held = config()
+    assert (held["params"], held["data"], held["status"]) == ({"a": 1}, {"b": 2}, "finished")
+
+
+def test_used_alone_it_needs_no_journal() -> None:
+    tracker = get_tracker("trackio", project="alone")
+    tracker.track(0.5, "f1(macro)", "eval", step=1)
+    tracker.set_params({"a": {"b": None}})
+    tracker.set_params({"c": 1})
+    tracker.open(RunStart("named", "."))
+    tracker.track(0.25, "f1(macro)", "eval", step=2)
+    tracker.close("finished")
+    assert [row.get("eval/f1(macro)") for row in rows("alone")] == [0.5, 0.25]
+    assert config("alone")["params"] == {"a": {"b": None}, "c": 1}
+
+
+# -- a server ---------------------------------------------------------------------------------
+
+
+def test_a_server_has_all_of_it_once_also_when_it_comes_twice(
+    server: tuple[str, Path], readers: Nursery, recorder: Recorder, run_directory: Path,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    address, folder = server
+    monkeypatch.setenv("TRACKIO_SERVER_URL", f"{address}/?write_token={TOKEN}")
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "ü.bin").write_bytes(bytes(range(256)))
+    picture = io.BytesIO()
+    Image.new("RGB", (2, 1), (255, 0, 0)).save(picture, "png")
+    with active(recorder):
+        fmstune.set_params({"a": {"b": [1, float("nan")]}})
+        fmstune.track(1.0, "loss", "train", step=1)
+        fmstune.track(float("inf"), "loss", "train", step=2)
+        fmstune.track_table([{"prompt": "hi", "n": 1}], "samples", stage="eval")
+        fmstune.track_text("text", "answer", "eval", step=1)
+        fmstune.track_image(picture.getvalue(), "sample", "eval", step=1, caption="red")
+        fmstune.track_histogram([0.0, 1.0, 1.0], "weights", "train", step=1, bins=2)
+        fmstune.track_artifact(given, "things", type="dataset")
+    recorder.close("failed", "RuntimeError: it had to be")
+    ledger = delivered(run_directory)
+    assert ledger.url == f"{address}/?project=fmstune"
+    assert TOKEN not in (run_directory / "tracking" / "trackio.json").read_text()
+    Ledger("trackio", run_id=ledger.run_id).save(run_directory)  # as one that was restored from a backup
+    delivered(run_directory)
+
+    stored = readers.read("tests.support.stored:from_trackio", folder)
+    assert sorted(map(repr, stored["points"])) == ["['train/loss', 1, 1.0]", "['train/loss', 2, inf]"]
+    assert stored["params"]["params"] == {"a": {"b": [1, "NaN"]}}
+    assert (stored["tables"], stored["status"]) == ([["eval/samples", 0, ["prompt: hi\nn: 1"]]], "failed")
+    assert readers.read("tests.support.media:from_trackio", folder) == [
+        ["text", "eval/answer", 1, "text"],
+        ["image", "eval/sample", 1, [[[[255, 0, 0], [255, 0, 0]]], "red"]],
+        ["histogram", "train/weights", 1, [[1, 2], 0.0, 1.0]],
+    ]
+    files = readers.read("tests.support.media:files_from_trackio", folder)
+    assert files == {f"things-{ledger.run_id}/ü.bin": bytes(range(256)).decode("latin-1")}
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    """The address of a web server that is none of trackio's."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        do_POST = do_GET
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+GOOD, BAD = {"TRACKIO_WRITE_TOKEN": TOKEN}, {"TRACKIO_WRITE_TOKEN": "no"}
+
+
+@pytest.mark.parametrize(
+    ("where", "options", "variables", "state", "said"),
+    [
+        ("server", {}, GOOD, "ok", "a server of trackio's"),
+        ("server", {}, {}, "no_credentials", "wants a token"),
+        ("server", {}, BAD, "rejected_credentials", "rejects the token"),
+        ("refused", {}, GOOD, "unreachable", "connection refused"),
+        ("silent", {}, GOOD, "unreachable", "timed out"),
+        ("web", {}, GOOD, "bad_option", "not as a server of trackio's"),
+        ("http://h/?write_token=x", {}, {}, "bad_option", "no place in server_url"),
+        ("ftp://h", {}, {}, "bad_option", "is no address"),
+        ("", {}, {}, "ok", "a database on this machine, will be created"),
+        ("", {"project": "registry-x"}, {}, "bad_option", "registry-"),
+        ("", {"space_id": "x"}, {}, "bad_option", "has no owner"),
+        ("", {"space_id": "o/x"}, {}, "no_credentials", "no token of the hub"),
+        ("", {"space_id": "o/x"}, {"HF_TOKEN": "hf_x"}, "unreachable", ""),
+    ],
+)
+def test_the_check_tells_causes_apart_and_makes_nothing(
+    where: str, options: Mapping[str, str], variables: Mapping[str, str], state: str, said: str,
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    address = where
+    if where == "server":
+        address = request.getfixturevalue(where)[0]
+    elif where == "refused":
+        address = f"http://127.0.0.1:{free_port()}"
+    elif where in ("silent", "web"):
+        address = request.getfixturevalue(where)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    tracker = get_tracker("trackio", **options, **({"server_url": address} if address else {}))
+    found = tracker.check(3.0)
+    assert (found.state, said in found.detail) == (state, True), found
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_takes_no_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import trackio.sqlite_storage
+
+    monkeypatch.setattr(trackio.sqlite_storage, "TRACKIO_DIR", Path("/proc/x"))
+    found = get_tracker("trackio").check(3.0)
+    assert found.state == "no_permission", found
+
+
+def test_an_unknown_option_is_an_error() -> None:
+    with pytest.raises(TrackerOptionError, match="has no option 'api_key'"):
+        get_tracker("trackio", api_key="x")
+
+
+def test_a_delivery_that_a_server_refused_arrives_when_it_is_back(
+    recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: Nursery
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("TRACKIO_WRITE_TOKEN", TOKEN)
+    options = {"trackio": {"server_url": f"http://127.0.0.1:{port}"}}
+    for step in (1, 2, 3):
+        recorder.track_point(MetricPoint({"loss": 1 / step}, "train", step))
+    recorder.close("finished")
+    recorder.journal.close()
+    (line,) = sync(run_directory, "trackio", options, reference, check_within=300)
+    assert (line.state, line.delivered) == ("behind", 0)
+    with trackio_server(tmp_path / "s" / "trackio", port):
+        (line,) = sync(run_directory, "trackio", options, reference, check_within=300)
+    assert line.state == "complete", line
+    stored = readers.read("tests.support.stored:from_trackio", tmp_path / "s")
+    assert stored["points"] == [["train/loss", step, 1 / step] for step in (1, 2, 3)]
+    assert TOKEN not in (run_directory / "tracking" / "trackio.json").read_text()
