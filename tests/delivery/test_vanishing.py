@@ -33,7 +33,7 @@ STEPS = range(1, 13)
 @pytest.fixture(scope="module")
 def life() -> Iterator[Nursery]:
     modules = ("tests.support.vanishing", "aim", "pandas", "aim.sdk.index_manager", "wandb")
-    more = ("wandb.proto.wandb_internal_pb2", "mlflow.store.tracking.sqlalchemy_store", "trackio")
+    more = ("wandb.proto.wandb_internal_pb2", "mlflow.store.tracking.sqlalchemy_store")
     with nursery(*modules, *more) as made:
         yield made
 
