@@ -75,6 +75,14 @@ def render_chats(conversations: Sequence[Any], template: str, **kwargs: Any) -> 
     return texts, spans
 
 
+def template_environment(template: str) -> Any:
+    """The jinja environment that chat templates run in: `apply_chat_template` gives texts alone, and not
+    where each message ends in them."""
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    return _compile_jinja_template(template).environment
+
+
 # Configurations and models.
 
 OWN_KEYS = ("_name_or_path", "transformers_version")

@@ -58,6 +58,7 @@ FUNCTIONS = {
     "accelerate.state.GradientState._shared_state.copy": (),
     "accelerate.logging.MultiProcessAdapter.warning_once.cache_clear": (),
     "transformers.utils.chat_template_utils.render_jinja_template": ("conversations",),
+    "transformers.utils.chat_template_utils._compile_jinja_template": ("chat_template",),
     "transformers.integrations.sdpa_attention.sdpa_attention_forward": ("module", "query", "key", "value"),
     "transformers.masking_utils.sdpa_mask": (),
     "transformers.PreTrainedModel._can_set_attn_implementation": (),

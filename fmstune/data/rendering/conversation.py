@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from fmstune.data.rendering.dialect import Dialect, Given, as_parts, ask
 from fmstune.data.rendering.tool_words import ToolWords
+from fmstune.data.rendering.turns import Turns
 from fmstune.data.rows.messages import Message, says_something
 from fmstune.errors import DataError
 from fmstune.text import first_line
@@ -173,17 +174,34 @@ class ChatWriter:
 
         Raises `DataError` with what the template has against it.
         """
+        known = self._turns.turn(messages, prompt=prompt) if not tools else None
+        if known is not None:
+            return known
         history = len(messages) - (not prompt)
         given = [self.given(message, history=number < history) for number, message in enumerate(messages)]
         try:
-            text = self.tokenizer.apply_chat_template(
-                given, tools=tools or None, tokenize=False, add_generation_prompt=prompt
-            )
+            return self._rendered(given, prompt, tools)
         except Exception as error:  # a template may raise what it wants, as those that insist on an order do
             reason = first_line(error)
             raise DataError(
                 f"{place}: the model's chat template refuses this conversation: {reason}"
             ) from None
+
+    def begin(self, messages: Sequence[Message], tools: Any) -> None:
+        """Render a fitted conversation once, for all the turns of it that are asked for next, if the template
+        allows that."""
+        # An answer with reasoning in its text is given in another form where it is the last.
+        if not tools and not any("inline" in message for message in messages):
+            self._turns.begin(messages, [self.given(message) for message in messages])
+
+    @functools.cached_property
+    def _turns(self) -> Turns:
+        return Turns(self.tokenizer, self._rendered)
+
+    def _rendered(self, given: Sequence[Given], prompt: bool, tools: Any = None) -> str:
+        text = self.tokenizer.apply_chat_template(
+            given, tools=tools or None, tokenize=False, add_generation_prompt=prompt
+        )
         return str(text)
 
     def given(self, message: Message, *, history: bool = False) -> Given:

@@ -112,6 +112,7 @@ class Renderer:
             messages = [*prompt, *row["completion"]]
         tools = row.get("tools") or None
         fitted = self.writer.fitted(messages, tools, place)
+        self.writer.begin(fitted.messages, tools)
         self.writer.require_words(fitted.messages, tools, place)
         conversation = _Conversation(fitted.messages, tools, place, weight)
         made = self._everything(conversation) if everything else self._answers(conversation)

@@ -17,6 +17,7 @@ from fmstune.data.rendering.render import NO_WEIGHT, Rendered, Renderer
 from fmstune.data.rows.messages import says_something
 from fmstune.data.rows.reader import PREFERENCES, Placed, Reader, Row, Shape
 from fmstune.data.rows.shapes import Recognised
+from fmstune.data.tokens.marking import marked_by_offsets, quickly_marked
 from fmstune.data.tokens.table import IGNORED, LOSS_WEIGHTS, TOKENS, TokenRow, batches
 from fmstune.errors import DataError
 
@@ -246,31 +247,26 @@ def label(parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, *, will_cut
     encoded = tokenizer(
         [each.text.text for each in parts],
         add_special_tokens=parts[0].text.special,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
         return_attention_mask=False,
         verbose=not will_cut,  # else it warns of rows too long for the model, which are cut after this
     )
     found = []
-    for each, ids, offsets, added in zip(
-        parts,
-        encoded["input_ids"],
-        encoded["offset_mapping"],
-        encoded["special_tokens_mask"],
-        strict=True,
-    ):
+    for each, ids, encoding in zip(parts, encoded["input_ids"], encoded.encodings or (), strict=True):
         entry = each.text
-        if len(ids) > 1 and added[0] and ids[0] == ids[1] and offsets[1][1] < len(entry.text):
-            del ids[0], offsets[0], added[0]  # the text begins with that token already
-        if len(ids) > 1 and added[-1]:
-            if ids[-1] == ids[-2]:  # the text ends with that token already
-                del ids[-1], offsets[-1]
-            else:  # it says where to stop, as the end of the text does
-                offsets[-1] = (len(entry.text) - 1, len(entry.text))
-        marked = _marked(entry, ids, offsets)
-        if marked.torn and not entry.special:
-            ids, offsets = _in_pieces(entry, ids, offsets, tokenizer)
-            marked = _marked(entry, ids, offsets)
+        marked = None if entry.special else quickly_marked(entry, ids, encoding)
+        if marked is None:
+            offsets, added = list(encoding.offsets), encoding.special_tokens_mask
+            if len(ids) > 1 and added[0] and ids[0] == ids[1] and offsets[1][1] < len(entry.text):
+                del ids[0], offsets[0], added[0]  # the text begins with that token already
+            if len(ids) > 1 and added[-1]:
+                if ids[-1] == ids[-2]:  # the text ends with that token already
+                    del ids[-1], offsets[-1]
+                else:  # it says where to stop, as the end of the text does
+                    offsets[-1] = (len(entry.text) - 1, len(entry.text))
+            marked = marked_by_offsets(entry, ids, offsets)
+            if marked.torn and not entry.special:
+                ids, offsets = _in_pieces(entry, ids, offsets, tokenizer)
+                marked = marked_by_offsets(entry, ids, offsets)
         count, where = len(entry.spans), (each.part, each.parts)
         merged = 0 in marked.begins and entry.spans[0].start > 0
         found.append(
@@ -298,50 +294,3 @@ def _in_pieces(
         for start, end in piece
     ]
     return made, places
-
-
-@dataclass(frozen=True, slots=True)
-class _Marked:
-    """The ids of the tokens that write something of a trained span, and their weights; of each span that is
-    written the number of its first token (`begins`); and whether one of them writes something before or after
-    its span as well (`torn`)."""
-
-    labels: list[int]
-    weights: list[float] | None
-    begins: tuple[int, ...]
-    torn: bool
-
-
-def _marked(entry: Rendered, ids: list[int], offsets: Sequence[tuple[int, int]]) -> _Marked:
-    """Which tokens of a text are trained.
-
-    A token that writes the end of a prompt too (the space before an answer, say) is trained: without it
-    the beginning of the answer would never be learnt. The first token of a row never is, as nothing comes
-    before it. Special tokens that the tokenizer puts before a text write nothing, and are not trained.
-    """
-    spans = entry.spans
-    labels: list[int] = []
-    weights: list[float] = []
-    weighted = any(span.weight != 1 for span in spans)
-    begins: list[int] = []
-    span = written = 0
-    begun, torn = -1, False
-    for token, (start, end) in zip(ids, offsets, strict=True):
-        if start == end:
-            # Some tokenizers leave blanks out of their offsets: a token of blanks then begins where it ends.
-            start = min(written, start)
-        written = max(written, end)
-        while span < len(spans) and start >= spans[span].end:
-            span += 1
-        if span < len(spans) and end > spans[span].start:
-            if span != begun:
-                begun = span
-                begins.append(len(labels))
-            torn = torn or start < spans[span].start or end > spans[span].end
-            labels.append(token)
-        else:
-            labels.append(IGNORED)
-        if weighted:
-            weights.append(0.0 if labels[-1] == IGNORED else spans[span].weight)
-    labels = [IGNORED, *labels[1:]] if labels else []
-    return _Marked(labels, weights if weighted else None, tuple(begins), torn)
