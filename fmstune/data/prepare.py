@@ -24,7 +24,8 @@ from fmstune.data.stream import stream
 from fmstune.data.summary import DataSummary, SourceSummary, joined
 from fmstune.data.tokens.preferences import AnswerEncoder
 from fmstune.data.tokens.sft import Labeller
-from fmstune.data.tokens.table import IGNORED, Encoder, Integers, Tokenised, tokenise
+from fmstune.data.tokens.table import IGNORED, Encoder, Integers, Tokenised
+from fmstune.data.tokens.tokenise import tokenise
 from fmstune.errors import DataError
 from fmstune.text import counted
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from fmstune.config.schema.data import DataConfig, DataSource, handler_name
 from fmstune.config.schema.prompt_template import parse_template
 from fmstune.data.cells import kind_in_words
 from fmstune.data.columns import Row, holds, tidied, without_nan
+from fmstune.data.files.formats import Found
 from fmstune.data.files.source import Origin, Split
 from fmstune.data.rows.bad_rows import BadRows
 from fmstune.data.rows.forms import Form, filled, renamed
@@ -97,6 +98,8 @@ class Reader:
     unused: Unused = field(init=False)
     read: int = field(init=False, default=0)
     """How many rows of the source were read, bad ones too."""
+    given: Sequence[Found] | None = None
+    """Rows that were read already, in place of all of the source."""
     _handler: Handler | None = field(init=False)
     _form: Form | None = field(init=False)
     _columns: Mapping[str, str] = field(init=False)
@@ -124,11 +127,32 @@ class Reader:
             self._form = lambda row, _: (demo_pair(row), ())
         self.origin = replace(self.origin, columns=frozenset(named))
 
+    def of(self, given: Sequence[Found]) -> Reader:
+        """A reader of these rows of the source alone, which counts by itself what is not used of them."""
+        part = copy.copy(self)  # not `replace`, which looks for the files again
+        part.given, part.most, part.read = given, None, 0
+        part.unused = Unused(self.source.path)
+        return part
+
+    def take(self, part: Reader) -> None:
+        """Counts what a reader of some rows has counted, which follow those before."""
+        self.read += part.read
+        self.unused.take(part.unused)
+
+    @property
+    def handled(self) -> bool:
+        """Whether rows go through a handler of the user's."""
+        return self._handler is not None
+
+    def found(self) -> Iterator[Found]:
+        """The rows as the files have them, and in place of a damaged one its error."""
+        if self.given is not None:
+            return iter(self.given)
+        return self.origin.rows(self.config.text_rows, streaming=self.config.streaming, say=self.unused.note)
+
     def __iter__(self) -> Iterator[Placed]:
         count = 0
-        for place, found in self.origin.rows(
-            self.config.text_rows, streaming=self.config.streaming, say=self.unused.note
-        ):
+        for place, found in self.found():
             self.read += 1
             if isinstance(found, DataError):
                 self.bad.take(place, found)

@@ -58,6 +58,12 @@ class Unused:
             for (column, what), (rows, first) in self._found.items()
         )
 
+    def take(self, other: Unused) -> None:
+        """Counts what was counted of other rows of the same source, which come after these."""
+        for kind, (rows, first) in other._found.items():
+            before, earlier = self._found.get(kind, (0, first))
+            self._found[kind] = before + rows, earlier
+
     def _count(self, column: bool, what: str, place: str) -> None:
         rows, first = self._found.get((column, what), (0, place))
         self._found[column, what] = rows + 1, first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from fmstune.console import moved
 from fmstune.data.rows.reader import Placed, Reader
 from fmstune.data.rows.shapes import Recognised
 from fmstune.transformers_compat import table_in_memory
@@ -28,10 +27,10 @@ LOSS_WEIGHTS = "loss_weights"
 """The column of the weights of tokens in the loss, which only data with weights other than 0 and 1 have."""
 WEIGHTS = pa.list_(pa.float32())
 
-_PIECE = 1000
+_OF_ROWS = ("length", "longest", "trained", "cut", "part", "parts", "same", "reworded")
+FACTS = (*_OF_ROWS, "hashes")
+"""What is known of each row, eight bytes each."""
 _BATCH = 512
-_EACH = 200
-"""After so many rows it is said how many there are by now."""
 
 Integers = npt.NDArray[np.int64]
 
@@ -141,67 +140,50 @@ class Tokenised:
         return whole.select(kept[kept >= 0])
 
 
-def tokenise(reader: Reader, encoder: Encoder) -> Tokenised:
-    """Tokenise all rows of a source, at the cost of four bytes of memory for a token and its label each.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some rows of a source in their order: those of which something is trained in `table`, and of each that
+    was read the `facts`, by the names of `TokenRow`."""
 
-    Raises `DataError`, also when there are no rows.
-    """
-    index, length, longest, trained, hashes, part, parts = (array("q") for _ in range(7))  # eight bytes each
-    cut, same, reworded = (array("b") for _ in range(3))
+    table: pa.RecordBatch
+    facts: dict[str, array[int]]
+    places: list[str]
+
+
+def piece_of(rows: Iterable[TokenRow], reader: Reader, encoder: Encoder) -> Piece:
+    """A piece of the rows, which are at least one or of a shape that is known."""
+    facts = {name: array("q") for name in FACTS}
+    hashes = facts["hashes"]
     places: list[str] = []
-    pieces: list[pa.RecordBatch] = []
-    piece: list[TokenRow] = []
-    kept = 0
-    for row in encoder.rows(reader):
+    kept: list[TokenRow] = []
+    for row in rows:
         places.append(row.place)
-        index.append(kept if row.trained else -1)
-        length.append(row.length)
-        longest.append(row.longest)
-        trained.append(row.trained)
-        cut.append(row.cut)
-        part.append(row.part)
-        parts.append(row.parts)
-        same.append(row.same)
-        reworded.append(row.reworded)
+        for name in _OF_ROWS:
+            facts[name].append(getattr(row, name))
         hashes.append(_hash(row))
         if row.trained:
-            kept += 1
-            piece.append(row)
-        if len(index) % _EACH == 0:
-            moved(len(index))
-        if len(piece) == _PIECE:
-            pieces.append(_batch(piece, encoder.schema(_shape(reader))))
-            piece = []
-    if not len(index):
-        raise reader.no_rows()
-    pieces.append(_batch(piece, encoder.schema(_shape(reader))))
-    tables = [pa.Table.from_batches([each]) for each in pieces]
+            kept.append(row)
+    assert reader.recognised is not None  # by the first row
+    return Piece(_batch(kept, encoder.schema(reader.recognised)), facts, places)
+
+
+def joined(pieces: Sequence[Piece], reader: Reader) -> Tokenised:
+    """The rows of all pieces, one after another."""
+    tables = [pa.Table.from_batches([piece.table]) for piece in pieces]
     if any(LOSS_WEIGHTS in each.column_names for each in tables):
         tables = [_with_weights(each) for each in tables]
+    facts = {
+        name: np.concatenate([np.array(piece.facts[name], dtype=np.int64) for piece in pieces])
+        for name in FACTS
+    }
+    kept = facts["trained"] > 0
     return Tokenised(
         reader=reader,
         table=pa.concat_tables(tables),
-        index=_integers(index),
-        length=_integers(length),
-        longest=_integers(longest),
-        trained=_integers(trained),
-        cut=_integers(cut),
-        part=_integers(part),
-        parts=_integers(parts),
-        same=_integers(same),
-        reworded=_integers(reworded),
-        hashes=_integers(hashes),
-        places=places,
+        index=np.where(kept, np.cumsum(kept) - 1, -1),
+        places=[place for piece in pieces for place in piece.places],
+        **facts,
     )
-
-
-def _shape(reader: Reader) -> Recognised:
-    assert reader.recognised is not None  # by the first row
-    return reader.recognised
-
-
-def _integers(values: array[int]) -> Integers:
-    return np.array(values, dtype=np.int64)
 
 
 def _hash(row: TokenRow) -> int:

@@ -1,0 +1,125 @@
+"""Rows that become tokens in several processes are the rows that one process makes of them, in their order,
+and so is all that is said of them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.config.schema.data import DataConfig
+from fmstune.config.schema.tables import ModelConfig
+from fmstune.data.prepare import PreparedData, prepare
+from fmstune.data.tokens import tokenise, workers
+from fmstune.errors import DataError, RunError
+from fmstune.models.load import load_tokenizer
+from fmstune.system.threads import Processors
+
+ROWS = 90
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return load_tokenizer(ModelConfig(path="demo"))
+
+
+@pytest.fixture
+def several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first few rows on, three processes."""
+    monkeypatch.setattr(tokenise, "processors", lambda: Processors(3, "this test"))
+    monkeypatch.setattr(tokenise, "_ALONE_SECONDS", 0.0)
+    for module in (tokenise, workers):
+        monkeypatch.setattr(module, "CHUNK", 7)
+
+
+def chats(number: int, **more: Any) -> dict[str, Any]:
+    asked = {"role": "user", "content": f"What is {number}?"}
+    answer = {"role": "assistant", "content": f"It is {number % 13}."}
+    return {"messages": [asked, answer] * (1 + number % 3), **more}
+
+
+def written(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def told(data: PreparedData) -> tuple[Any, ...]:
+    return data.train[:], data.summary, data.places, data.bad.count, data.bad.first
+
+
+def alone(config: DataConfig, tokenizer: Any, listed: Path) -> PreparedData:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenise, "processors", lambda: Processors(1, "this test"))
+        return prepare(config, tokenizer, 40, 0, listed)
+
+
+@pytest.mark.parametrize("most", [None, 50])
+def test_rows_remarks_and_bad_rows_are_those_of_one_process(
+    most: int | None, tokenizer: Any, several: None, tmp_path: Path
+) -> None:
+    rows: list[Any] = [chats(number, topic="t" if number % 5 else None) for number in range(ROWS)]
+    rows[20]["messages"] = [{"role": "nobody", "content": "?"}]
+    rows[61] = {"messages": []}
+    rows[44]["messages"][1]["weight"] = 0.5
+    config = DataConfig(
+        train=str(written(tmp_path / "a.jsonl", rows)), skip_bad_rows=True, max_rows=most  # type: ignore[arg-type]
+    )  # fmt: skip
+    made = prepare(config, tokenizer, 40, 0, tmp_path / "listed.jsonl")
+    listed = (tmp_path / "listed.jsonl").read_text()
+    assert told(made) == told(alone(config, tokenizer, tmp_path / "again.jsonl"))
+    assert listed == (tmp_path / "again.jsonl").read_text()
+    assert not multiprocessing.active_children()
+
+
+def test_the_first_bad_row_ends_the_run_with_its_name(tokenizer: Any, several: None, tmp_path: Path) -> None:
+    rows = [chats(number) for number in range(ROWS)]
+    for number in (40, 70):
+        rows[number]["messages"][0]["content"] = 7
+    config = DataConfig(train=str(written(tmp_path / "a.jsonl", rows)))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="line 41"):
+        prepare(config, tokenizer, 40, 0)
+    assert not multiprocessing.active_children()
+
+
+def test_pairs_of_answers_are_those_of_one_process(tokenizer: Any, several: None, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q{n}", "chosen": f"yes {n}", "rejected": f"no {n % 4}"} for n in range(ROWS)]
+    config = DataConfig(train=str(written(tmp_path / "a.jsonl", rows)))  # type: ignore[arg-type]
+    made = prepare(config, tokenizer, 40, 0, method="dpo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenise, "processors", lambda: Processors(1, "this test"))
+        assert told(made) == told(prepare(config, tokenizer, 40, 0, method="dpo"))
+
+
+def test_a_killed_process_is_named(
+    tokenizer: Any, several: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, parent = workers._answer, os.getpid()
+
+    def dies(chunk: Any, *args: Any) -> Any:
+        if os.getpid() != parent and any("line 60" in place for place, _ in chunk):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer(chunk, *args)
+
+    monkeypatch.setattr(workers, "_answer", dies)
+    config = DataConfig(train=str(written(tmp_path / "a.jsonl", [chats(n) for n in range(ROWS)])))  # type: ignore[arg-type]
+    with pytest.raises(RunError, match=r"prepares the data \(pid \d+\) was killed by SIGKILL"):
+        prepare(config, tokenizer, 40, 0)
+    assert not multiprocessing.active_children()
+
+
+def test_a_handler_stays_in_one_process(tokenizer: Any, several: None, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def counts(row: dict[str, Any]) -> dict[str, Any]:
+        seen.append(os.getpid())
+        return row
+
+    config = DataConfig(train=str(written(tmp_path / "a.jsonl", [chats(n) for n in range(ROWS)])))  # type: ignore[arg-type]
+    prepare(replace(config, handler=counts), tokenizer, 40, 0)  # type: ignore[arg-type]
+    assert seen == [os.getpid()] * ROWS
