@@ -30,7 +30,8 @@ _VERSION = "brain.Event:2"
 _WRITER = "fmstune "
 _NEVER = -(1 << 64)
 _LONGEST_RECORD = 1 << 31  # which is what protocol buffers allow
-SCALARS, TEXT, TABLE = "a metric", "a text", "a table"
+SCALARS, TEXT, SAID, TABLE = "a metric", "a text", "a tracked text", "a table"
+IMAGE, HISTOGRAM = "an image", "a histogram"
 
 
 class EventFiles:
@@ -49,6 +50,7 @@ class EventFiles:
         self.mark: dict[str, Any] = {}
         self.held: set[int] = set()
         self.kinds = dict.fromkeys((SESSION_START_INFO_TAG, SESSION_END_INFO_TAG), "the session")
+        self.kinds["status"] = TEXT
         self.session = SessionStartInfo(start_time_secs=time.time())
         self.steps: dict[str, int] = {}
         self._run_id = run_id
@@ -220,8 +222,16 @@ def read_events(path: Path) -> Iterator[Event]:
 def _kind(value: Summary.Value) -> str:
     plugin = value.metadata.plugin_data.plugin_name
     if not plugin:
-        return SCALARS
-    return TABLE if plugin == "text" and len(value.tensor.tensor_shape.dim) == 2 else TEXT
+        return IMAGE if value.HasField("image") else SCALARS
+    if plugin != "text":
+        return HISTOGRAM if plugin == "histograms" else TEXT
+    if len(value.tensor.tensor_shape.dim) == 2:
+        return TABLE
+    # Params are texts too, as JSON; they are written once more as they grow, and so is the status.
+    own = value.tag == "status" or (
+        value.tensor.string_val[:1] and value.tensor.string_val[0][:7] == b"```json"
+    )
+    return TEXT if own else SAID
 
 
 def _record(event: Event) -> bytes:

@@ -23,6 +23,7 @@ from fmstune.trackers.continued import is_of_another, mark, note
 from fmstune.trackers.records import (
     Check,
     Limits,
+    Media,
     MetricPoint,
     RunStart,
     Status,
@@ -30,7 +31,17 @@ from fmstune.trackers.records import (
     TrackerRun,
     utf8,
 )
-from fmstune.trackers.tensorboard_files import SCALARS, TABLE, TEXT, EventFiles, event_files
+from fmstune.trackers.tensorboard_files import (
+    HISTOGRAM,
+    IMAGE,
+    SAID,
+    SCALARS,
+    TABLE,
+    TEXT,
+    EventFiles,
+    event_files,
+)
+from fmstune.trackers.tensorboard_media import fenced, histogram_value, image_summary
 from fmstune.trackers.values.normalise import Normaliser, as_text, flatten
 from fmstune.trackers.values.plain import plain
 
@@ -61,7 +72,7 @@ class TensorBoardOptions:
 
 class TensorBoardTracker(Tracker):
     """Metrics are scalars called `train/loss`; params are text, and hyperparameters with the run's status, so
-    that its HParams tab compares runs; tables are text.
+    that its HParams tab compares runs; tables are text. Files it has no place for.
 
     A resumed run is a restart to TensorBoard, which forgets what it holds of the steps that are logged again.
     Its default loader keeps the last value of each step, and drops what it has of later steps of a tag when
@@ -76,6 +87,7 @@ class TensorBoardTracker(Tracker):
     idempotent = True
     repeated_steps = "replaced"
     takes_late = False
+    media = frozenset({"text", "image", "histogram"})
     limits = Limits(single_precision=True, joins=True, reserved_params=frozenset({"status"}))
 
     def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
@@ -172,6 +184,23 @@ class TensorBoardTracker(Tracker):
         shape = (len(rows), len(columns)) if columns else (1, 1)  # which is how TensorBoard knows a table
         name = f"{table.stage}/{table.name}" if table.stage else table.name
         self._write_text(name, texts or ["(no rows)"], table.step or 0, TABLE, shape, table.time)
+
+    def track_media(self, media: Media) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        name = f"{media.stage}/{media.name}" if media.stage else media.name
+        if media.kind == "text":
+            self._write_text(name, [fenced(media.text)], media.step or 0, SAID, moment=media.time)
+            return
+        if media.kind == "image":
+            tag = self._tag(name, IMAGE)
+            found = Summary(value=[Summary.Value(tag=tag, image=image_summary(media))])
+            if media.text:
+                self._renamed[f"captions of {tag} are left out: TensorBoard has no place for them"] = None
+        else:
+            found = Summary(value=[histogram_value(media, self._tag(name, HISTOGRAM))])
+        self._write(Event(wall_time=media.time or self._moment(), step=media.step or 0, summary=found))
 
     def resumed(self, step: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog

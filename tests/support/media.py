@@ -108,6 +108,33 @@ def from_mlflow(folder: Path) -> Found:
     return found
 
 
+def from_tensorboard(folder: Path) -> Found:
+    """The run `run` in the folder of event files."""
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    read = EventAccumulator(str(folder / "run"), {"tensors": 0, "images": 0}).Reload()
+    found: Found = []
+    for tag in read.Tags()["images"]:
+        for each in read.Images(tag):
+            with Image.open(io.BytesIO(each.encoded_image_string)) as image:
+                assert image.size == (each.width, each.height)
+                found.append(["image", tag, each.step, [_pixels(image), ""]])
+    for tag in read.Tags()["tensors"]:
+        about = read.SummaryMetadata(tag).plugin_data
+        for each in read.Tensors(tag):
+            if about.plugin_name == "histograms":
+                rows = make_ndarray(each.tensor_proto).tolist()
+                counts = [int(row[2]) for row in rows]
+                found.append(["histogram", tag, each.step, [counts, rows[0][0], rows[-1][1]]])
+            elif about.plugin_name == "text" and "/" in tag:
+                (text,) = each.tensor_proto.string_val
+                fence, _, rest = text.decode().partition("\n")
+                found.append(["text", tag, each.step, rest.removesuffix(f"\n{fence}")])
+    return found
+
+
 def from_file(folder: Path) -> Found:
     """The one run in the file `stored.jsonl` of the tracker `file`."""
     from PIL import Image

@@ -145,4 +145,4 @@ def event_accumulator(folder: Path) -> EventAccumulator:
     """All that TensorBoard's own reader finds in the event files of a folder."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0, "images": 0}).Reload()

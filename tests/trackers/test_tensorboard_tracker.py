@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,14 @@ from typing import Any
 
 import pytest
 
+import fmstune
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.delivery.ledger import Ledger
-from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.recorder import Recorder, active
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.trackers.records import MetricPoint, RunStart, Status, Table
 from fmstune.trackers.registry import get_tracker
+from fmstune.trackers.tensorboard_media import unfenced
 from fmstune.trackers.tensorboard_tracker import TensorBoardTracker
 from tests.support.readers import event_accumulator
 from tests.support.shipping import delivered_by
@@ -283,3 +287,38 @@ def test_the_check_tells_causes_apart_and_makes_nothing(
     assert (found.state, said in found.detail) == (state, True), found
     assert bool(found.remedy) == (state != "ok")
     assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
+
+
+@pytest.mark.parametrize("text", ["plain", "```python\nx\n```", "a <b>tag</b>\n\n* item", "````", ""])
+def test_a_text_is_shown_as_it_is(text: str, recorder: Recorder, run_directory: Path) -> None:
+    from tensorboard.plugin_util import markdown_to_safe_html
+
+    with active(recorder):
+        fmstune.track_text(text, "answer", "eval", step=1)
+    recorder.close("finished")
+    delivered(run_directory)
+    ((shown,),) = texts(Path("tensorboard/run"), "eval/answer")
+    assert unfenced(shown) == text
+    page = markdown_to_safe_html(shown)
+    code = re.fullmatch(r"<pre><code>(.*)</code></pre>\s*", page, re.S)
+    assert code is not None, page
+    assert html.unescape(code[1]).rstrip("\n") == text
+
+
+def test_a_webp_becomes_a_png_and_files_are_named_as_left_out(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (3, 2), (1, 2, 3)).save(tmp_path / "a.webp", lossless=True)
+    with active(recorder):
+        fmstune.track_image(tmp_path / "a.webp", "a", step=1)
+        fmstune.track_artifact(tmp_path / "a.webp")
+    recorder.close("finished")
+    ledger = delivered(run_directory)
+    (image,) = event_accumulator(Path("tensorboard/run")).Images("a")
+    assert image.encoded_image_string.startswith(b"\x89PNG")
+    assert (image.width, image.height) == (3, 2)
+    assert ledger.changes == (
+        "the artifact a.webp is kept in the journal only: there is no room for files here",
+    )
