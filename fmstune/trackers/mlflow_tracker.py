@@ -108,6 +108,7 @@ class MlflowTracker(Tracker):
         infinite=False,
         integer_bits=64,
         nul=False,
+        captions=False,
         params_change=False,
         joins=True,
         prefixes={"train": "", "eval": "eval_", "test": "test_"},
@@ -222,8 +223,6 @@ class MlflowTracker(Tracker):
     def track_media(self, media: Media) -> None:
         log = log_text if media.kind == "text" else log_image
         log(self._opened(), self._run_id, media)
-        if media.kind == "image" and media.text:
-            self._changed[f"captions of {media.name} are left out: MLflow has no place for them"] = None
         self._note_held()
 
     def track_artifact(self, artifact: Artifact) -> None:

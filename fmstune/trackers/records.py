@@ -82,7 +82,8 @@ class Limits:
     `nan` and `infinite` whether metrics may be NaN or infinite, `text_metrics` whether a metric may be
     something else than a number, `nested` whether params may be nested, `text_params` whether all of them
     become texts, `params_change` whether a param can be given another value, `nul` whether a text may contain
-    the character NUL. Lone surrogates, which no UTF-8 can hold, never reach a tracker, nor do empty names.
+    the character NUL, `captions` whether an image may have one. Lone surrogates, which no UTF-8 can hold, never
+    reach a tracker, nor do empty names.
     """
 
     name_chars: str | None = None
@@ -95,6 +96,7 @@ class Limits:
     text_metrics: bool = False
     integer_bits: int | None = None
     nul: bool = True
+    captions: bool = True
     ignores_case: bool = False
     params_change: bool = True
     reserved_metrics: frozenset[str] = frozenset()

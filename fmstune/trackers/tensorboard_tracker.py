@@ -88,7 +88,7 @@ class TensorBoardTracker(Tracker):
     repeated_steps = "replaced"
     takes_late = False
     media = frozenset({"text", "image", "histogram"})
-    limits = Limits(single_precision=True, joins=True, reserved_params=frozenset({"status"}))
+    limits = Limits(single_precision=True, joins=True, captions=False, reserved_params=frozenset({"status"}))
 
     def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
         super().__init__(name, tracker_config)
@@ -196,8 +196,6 @@ class TensorBoardTracker(Tracker):
         if media.kind == "image":
             tag = self._tag(name, IMAGE)
             found = Summary(value=[Summary.Value(tag=tag, image=image_summary(media))])
-            if media.text:
-                self._renamed[f"captions of {tag} are left out: TensorBoard has no place for them"] = None
         else:
             found = Summary(value=[histogram_value(media, self._tag(name, HISTOGRAM))])
         self._write(Event(wall_time=media.time or self._moment(), step=media.step or 0, summary=found))

@@ -175,7 +175,7 @@ class _Past:
         if why := why_not(event, self._media_kinds):
             adapt.note(why)
             return None
-        for change in changed(event):
+        for change in changed(event, self._limits):
             adapt.note(change)
         stage, step = adapt.stage(event.stage), adapt.step(event.step)
         name = adapt.media(kind, event.name, stage)

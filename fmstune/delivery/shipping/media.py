@@ -9,7 +9,7 @@ from pathlib import Path
 from fmstune.delivery.journal.files import all_kept, kept
 from fmstune.delivery.journal.reader import Event
 from fmstune.secrets.redaction import beginning
-from fmstune.trackers.records import Artifact, Media, utf8
+from fmstune.trackers.records import Artifact, Limits, Media, utf8
 
 _KINDS = {"text": "texts", "image": "images", "histogram": "histograms", "artifact": "files"}
 
@@ -24,8 +24,10 @@ def why_not(event: Event, takes: Collection[str]) -> str | None:
     return None
 
 
-def changed(event: Event) -> Iterator[str]:
-    """What was left out of it when it was recorded."""
+def changed(event: Event, limits: Limits) -> Iterator[str]:
+    """What was left out of it when it was recorded, or has no place with a tracker of these limits."""
+    if event.item.get("caption") and not limits.captions:
+        yield f"captions of {_called(event)} are left out: there is no place for them here"
     if left_out := event.item.get("not_finite"):
         yield f"{_called(event)} is without numbers that are not finite ({left_out})"
     if size := event.item.get("cut"):
