@@ -82,8 +82,8 @@ class Limits:
     `nan` and `infinite` whether metrics may be NaN or infinite, `text_metrics` whether a metric may be
     something else than a number, `nested` whether params may be nested, `text_params` whether all of them
     become texts, `params_change` whether a param can be given another value, `nul` whether a text may contain
-    the character NUL, `captions` whether an image may have one. Lone surrogates, which no UTF-8 can hold, never
-    reach a tracker, nor do empty names.
+    the character NUL, `captions` whether an image may have one. Lone surrogates, which no UTF-8 can hold,
+    never reach a tracker, nor do empty names.
     """
 
     name_chars: str | None = None
