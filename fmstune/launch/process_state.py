@@ -58,7 +58,7 @@ def quiet_for_a_run() -> Iterator[None]:
     first imported within are what they are after its import."""
     environment, filters = dict(os.environ), list(warnings.filters)
     put_back = [
-        _random_numbers(), _determinism(), accelerators_kept(), *map(_setting, _SETTINGS), _verbosity(),
+        _random_numbers(), _kernels(), accelerators_kept(), *map(_setting, _SETTINGS), _verbosity(),
         background(),
     ]  # fmt: skip
     quiet_libraries()
@@ -103,22 +103,24 @@ def _verbosity() -> Callable[[], None]:
     return lambda: None if asked and not there else logger.setLevel(level)
 
 
-def _determinism() -> Callable[[], None]:
-    """What `training.full_determinism` sets in torch."""
+def _kernels() -> Callable[[], None]:
+    """What `training.full_determinism` sets in torch, and which of its kernels compute attention."""
     torch = sys.modules.get("torch")
-    modes, convolutions = (False, False), (False, False)
+    modes, convolutions, planned = (False, False), (False, False), True
     if torch is not None:
         modes = (
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
         )
         convolutions = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
+        planned = torch.backends.cuda.cudnn_sdp_enabled()
 
     def put_back() -> None:
         if "torch" in sys.modules:
             library = sys.modules["torch"]
             library.use_deterministic_algorithms(modes[0], warn_only=modes[1])
             library.backends.cudnn.deterministic, library.backends.cudnn.benchmark = convolutions
+            library.backends.cuda.enable_cudnn_sdp(planned)
 
     return put_back
 

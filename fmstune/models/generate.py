@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from fmstune.data.rendering.answer import Writer
 from fmstune.errors import DataError, ModelError
+from fmstune.models.attention_kernels import without_planned
 from fmstune.text import counted
 
 _BATCH = 8
@@ -41,7 +42,7 @@ def generate_texts(
     room = room_of(model)
     settings = _settings(model, tokenizer, special=special, temperature=temperature)
     answers = [""] * len(prompts)
-    with _as_it_was(model), torch.no_grad(), warnings.catch_warnings():
+    with _as_it_was(model), without_planned(), torch.no_grad(), warnings.catch_warnings():
         # PEFT's word for virtual tokens: positions count them, whatever `generate` says of the text's.
         warnings.filterwarnings("ignore", "Position ids are not supported")
         if seed is not None:

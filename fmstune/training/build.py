@@ -24,6 +24,7 @@ from fmstune.errors import ConfigError, ModelError
 from fmstune.layout import SKIPPED_ROWS as SKIPPED_ROWS
 from fmstune.models import adapters
 from fmstune.models.adapted_modules import unreached_experts
+from fmstune.models.attention_kernels import leave_out_planned
 from fmstune.models.context_length import require_positions
 from fmstune.models.end_tokens import learnt_ends, stop_at
 from fmstune.models.load import load_model, load_tokenizer
@@ -134,6 +135,8 @@ def build_trainer(
         "peft_config": adapters.peft_config(config, loaded.model),
     }
     args = training_arguments(config, output_dir, packing=packing, max_length=max_length)
+    if not packing or args.packing_strategy != "wrapped":  # of which all batches have the same shape
+        leave_out_planned()
     trainer: TunedTrainer
     padding: Padding | None = None
     notes = tuple(note for note in (too_long, grown) if note)
@@ -208,10 +211,19 @@ def _without_padding(trainer: TunedTrainer, asked: bool | None, seed: int) -> Pa
     rows = trainer.train_dataset
     lengths = [len(row) for row in rows["input_ids"]] if hasattr(rows, "__len__") else []
     args = trainer.args
+    autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     try:
         if args.packing:
             if args.packing_strategy != "wrapped":  # which is meant to join rows
-                decide(trainer.model, [], 1, True, compiled=bool(args.torch_compile), setting="packing")
+                decide(
+                    trainer.model,
+                    [],
+                    1,
+                    True,
+                    compiled=bool(args.torch_compile),
+                    setting="packing",
+                    autocast=autocast,
+                )
             return None
         padding = decide(
             trainer.model,
@@ -220,6 +232,7 @@ def _without_padding(trainer: TunedTrainer, asked: bool | None, seed: int) -> Pa
             asked,
             seed=seed,
             compiled=bool(args.torch_compile),
+            autocast=autocast,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -26,6 +26,7 @@ from accelerate.data_loader import DataLoaderDispatcher, SkipBatchSampler
 from accelerate.logging import MultiProcessAdapter
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel
+from transformers.utils import is_triton_available
 from trl.trainer.utils import FusedCausalLMOutput
 
 from fmstune.training.tuned_trainer import TunedTrainer
@@ -347,6 +348,11 @@ def score_by(model: PreTrainedModel, scored: Scored) -> None:
         return scored(self, plain, fused, args, kwargs, labels, shifted, items)
 
     model.forward = types.MethodType(forward, model)
+
+
+def scores_labelled_alone(device: torch.device) -> bool:
+    """Whether TRL's LM head computes no logits for positions without a label, as it does where Triton is."""
+    return device.type in ("cuda", "xpu") and is_triton_available()
 
 
 FUSED = {"fused_lm_head": True}

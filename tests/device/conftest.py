@@ -8,13 +8,14 @@ measured.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.on_device import Device, Row, make_model, write_pairs, write_rows
 
-_ROWS = pytest.StashKey[list[tuple[str, ...]]]()
+_ROW, _DEVICE = "device table's row", "device's name"
 _HEAD = ("case", "seen", "loss, first and last", "peak, GB", "estimated, GB", "seconds")
 
 
@@ -48,24 +49,33 @@ def gpu(device: Device) -> Device:
 @pytest.fixture
 def row(request: pytest.FixtureRequest, device: Device) -> Row:
     """Put a row into the table that is printed at the end."""
-    rows = request.config.stash.setdefault(_ROWS, [])
-    if not rows:
-        rows.append((f"on {device.name}",))
+    # As a property of the test: it comes to the process that prints, also from another of pytest-xdist's.
+    properties = request.node.user_properties
+    properties.append((_DEVICE, device.name))
 
     def put(case: str, seen: str, losses: tuple[float, ...] = (), *numbers: float) -> None:
         fell = f"{losses[0]:.3f} → {losses[-1]:.3f}" if losses else ""
-        rows.append((case, seen, fell, *(f"{number:.2f}" for number in numbers)))
+        properties.append((_ROW, (case, seen, fell, *(f"{number:.2f}" for number in numbers))))
 
     return put
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say at once why a case has failed: a GPU is lent for a while, and the summary may come too late."""
+    if report.failed:
+        print(f"\n{report.nodeid}: {report.longreprtext[-2000:]}", file=sys.__stdout__, flush=True)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table, as Markdown; into the file FMSTUNE_DEVICE_TABLE as well, where that is set."""
-    rows = terminalreporter.config.stash.get(_ROWS, [])
+    reports = [*terminalreporter.stats.get("passed", ()), *terminalreporter.stats.get("failed", ())]
+    found = [each for report in reports if report.when == "call" for each in report.user_properties]
+    rows = [value for name, value in found if name == _ROW]
     if not rows:
         return
-    lines = [f"Measured {rows[0][0]}:", "", f"| {' | '.join(_HEAD)} |", "|---|---|---|---:|---:|---:|"]
-    lines += [f"| {' | '.join([*row, *[''] * (len(_HEAD) - len(row))])} |" for row in rows[1:]]
+    device = next(value for name, value in found if name == _DEVICE)
+    lines = [f"Measured on {device}:", "", f"| {' | '.join(_HEAD)} |", "|---|---|---|---:|---:|---:|"]
+    lines += [f"| {' | '.join([*row, *[''] * (len(_HEAD) - len(row))])} |" for row in rows]
     terminalreporter.write_line("")
     for line in lines:
         terminalreporter.write_line(line)

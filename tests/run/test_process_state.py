@@ -64,6 +64,7 @@ def state() -> dict[str, Any]:
             torch.are_deterministic_algorithms_enabled(),
             torch.backends.cudnn.deterministic,
             torch.get_float32_matmul_precision(),
+            torch.backends.cuda.cudnn_sdp_enabled(),
         ),
         "signals": [signal.getsignal(signum) for signum in (*STOPPING, signal.SIGCHLD)],
         "threads": threading.enumerate(),

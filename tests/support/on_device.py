@@ -26,7 +26,7 @@ Row = Callable[..., None]
 
 @dataclass(frozen=True)
 class Device:
-    """Where the cases run: `cuda`, with a model of some 200 million weights, or `cpu`, with the demo's."""
+    """Where the cases run: `cuda`, with a model of some 270 million weights, or `cpu`, with the demo's."""
 
     kind: str
     name: str
@@ -65,7 +65,7 @@ class Seen:
 
 
 def make_model(folder: Path, *, large: bool) -> Path:
-    """The demo's model, or a Llama of some 200 million random weights with its tokenizer."""
+    """The demo's model, or a Llama of some 270 million random weights, with a vocabulary of a usual size."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -74,7 +74,7 @@ def make_model(folder: Path, *, large: bool) -> Path:
         torch.manual_seed(0)
         model: Any = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=len(tokenizer), hidden_size=1024, intermediate_size=2816, num_hidden_layers=16,
+                vocab_size=32768, hidden_size=1024, intermediate_size=2816, num_hidden_layers=16,
                 num_attention_heads=16, num_key_value_heads=8, max_position_embeddings=4096,
                 eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
             )
@@ -86,15 +86,18 @@ def make_model(folder: Path, *, large: bool) -> Path:
     return folder
 
 
-def write_rows(path: Path, count: int, exchanges: int) -> Path:
-    """The demo's single exchanges as prompt and completion, as many in the prompt as make it long. They are
-    plain text: of a chat, TRL would learn what the template writes after the answer's end token as well."""
+def write_rows(path: Path, count: int, exchanges: int, *, alike: bool = False) -> Path:
+    """The demo's single exchanges as prompt and completion, up to so many in the prompt, or with `alike` as
+    many in all. They are plain text: of a chat, TRL would learn what the template writes after the answer's
+    end token as well."""
     chance = random.Random(0)
     lines = [json.loads(line)["messages"] for line in demo.data_file("train").read_text().splitlines()]
     single = [messages for messages in lines if len(messages) == 2]
     with path.open("w") as file:
         for _ in range(count):
-            told = [chance.choice(single) for _ in range(chance.randint(1, exchanges))]
+            told = [
+                chance.choice(single) for _ in range(exchanges if alike else chance.randint(1, exchanges))
+            ]
             asked = [(question["content"], answer["content"]) for question, answer in told]
             text = "\n".join(f"Question: {question}\nAnswer: {answer}" for question, answer in asked)
             prompt, _, completion = text.rpartition("Answer:")

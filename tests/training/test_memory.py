@@ -240,3 +240,27 @@ def test_whatever_room_there_is_the_advice_names_settings_or_gives_up(room: int)
     told = advice(SEVEN, room)
     assert told.startswith(("It would fit with ", "Not even "))
     assert len(told) < 400
+
+
+H100 = Workload(
+    weights=1_023_545_344, trained=1_023_545_344, largest_trained=134_217_728, optimizer="adamw_torch_fused",
+    rows=16, accumulation=1, tokens=11_324, longest=717, scored=150, layers=16, hidden=1024, heads_width=1024,
+    keys_width=512, intermediate=2816, vocabulary=32768, heads=16, half=False, autocast=True,
+    checkpointing=False, eager_attention=False, on_gpu=True, tiled_head=True,
+)  # fmt: skip
+"""What `pytest tests/device` trains; the peaks were measured with torch 2.11 on an H100 of 80 GB."""
+ON_AN_H100 = {
+    "float32": (replace(H100, autocast=False), 21.04e9),
+    "bf16": (H100, 15.57e9),
+    "bf16, activations checkpointed": (replace(H100, checkpointing=True), 5.61e9),
+    "bf16, LoRA": (
+        replace(H100, weights=1_043_000_000, trained=19_000_000, largest_trained=1_000_000),
+        12.30e9,
+    ),
+}
+
+
+@pytest.mark.parametrize("way", ON_AN_H100)
+def test_the_estimate_is_within_a_tenth_of_what_was_measured_on_a_gpu(way: str) -> None:
+    work, peak = ON_AN_H100[way]
+    assert estimate(work).peak == pytest.approx(peak, rel=0.1)

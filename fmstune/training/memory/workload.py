@@ -9,6 +9,7 @@ from fmstune.data.tokens.lengths import longest_rows, scored_tokens, sequence_le
 from fmstune.training.memory.estimate import Workload
 from fmstune.training.memory.placeholder_rows import measurable_rows
 from fmstune.training.memory.sharding import sharding
+from fmstune.training.trl_compat import scores_labelled_alone
 from fmstune.training.tuned_trainer import TunedTrainer
 from fmstune.transformers_compat import attention_of
 
@@ -31,7 +32,8 @@ def workload(trainer: TunedTrainer) -> Workload | None:
         scored, vocabulary = lengths.size, 1  # one number for each sequence
     tokens = int(lengths.size * lengths.max() if padded else lengths.sum())
     head = trainer.lm_head
-    if head in ("own", "logits"):
+    tiled = args.device.type != "cpu" and head in ("tiled", None)
+    if head in ("own", "logits") or (tiled and not scores_labelled_alone(args.device)):
         scored = tokens
     reference = trainer.ref_model
     heads = getattr(settings, "num_attention_heads", None) or 1
@@ -63,7 +65,7 @@ def workload(trainer: TunedTrainer) -> Workload | None:
         checkpointing=bool(args.activation_checkpointing),
         eager_attention=attention_of(settings) == "eager",
         on_gpu=args.device.type != "cpu",
-        tiled_head=args.device.type != "cpu" and head in ("tiled", None),
+        tiled_head=tiled,
         reference=sum(w.numel() * w.element_size() for w in reference.parameters()) if reference else 0,
         compared=not getattr(args, "precompute_ref_log_probs", True),
         sharding=spread,

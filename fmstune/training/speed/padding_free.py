@@ -8,6 +8,7 @@ attention (`row_attention`, FlashAttention); a batch that is masked as one long 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import random
@@ -53,13 +54,29 @@ def decide(
     seed: int = 0,
     compiled: bool = False,
     setting: str = "padding_free",
+    autocast: torch.dtype | None = None,
 ) -> Padding:
     """Whether to train `model` without padding, on rows of these lengths (in tokens).
 
     The model is left with the attention that suits the answer. `asked` is the user's word, `None` without
-    one, and `setting` where he has given it; `compiled` says that torch is to compile the model. Raises
-    `ValueError` when it was asked for, and the model mixes the rows.
+    one, and `setting` where he has given it; `compiled` says that torch is to compile the model,
+    and `autocast` in which precision it will compute, if not in that of its weights: kernels differ by it.
+    Raises `ValueError` when it was asked for, and the model mixes the rows.
     """
+    device = next(model.parameters()).device.type
+    with torch.autocast(device, autocast) if autocast else contextlib.nullcontext():
+        return _decided(model, lengths, batch_size, asked, seed, compiled, setting)
+
+
+def _decided(
+    model: Any,
+    lengths: Sequence[int],
+    batch_size: int,
+    asked: bool | None,
+    seed: int,
+    compiled: bool,
+    setting: str,
+) -> Padding:
     drawn = _drawn(lengths, batch_size, seed)
     # Of a stream no lengths are known, and nothing is drawn.
     share = 1 - sum(map(sum, drawn)) / max(1, sum(max(rows) * len(rows) for rows in drawn)) if drawn else 0.0
