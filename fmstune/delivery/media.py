@@ -27,8 +27,12 @@ def track_text(text: Any, name: str, stage: str | None = None, *, step: int | No
     """
     if text is None or name is None:
         raise ValueError("track_text needs a text and its name")
-    if (recorder := _recorder()) is None:
-        return
+    if (recorder := _recorder()) is not None:
+        record_text(recorder, text, name, stage, step)
+
+
+def record_text(recorder: Recorder, text: Any, name: str, stage: str | None, step: int | None) -> None:
+    """Record a text; a long one is a file beside the journal."""
     written = recorder.hidden(text if type(text) is str else text_of(text))
     data = written.encode("utf-8", "backslashreplace")
     if len(data) <= _MOST_IN_LINE:

@@ -12,12 +12,19 @@ from typing import Any
 
 from fmstune.delivery.journal.reader import Header, JournalReader, Kind
 from fmstune.delivery.journal.writer import JournalWriter
+from fmstune.delivery.media import record_text
 from fmstune.delivery.recorder import Recorder
 from fmstune.errors import ConfigError, RunError
 from fmstune.report.summary import journal_of
 from fmstune.secrets.redaction import hide
 from fmstune.text import shown_path
-from fmstune.trackers.imports import aim_repository, mlflow_store, trainer_state, wandb_folder
+from fmstune.trackers.imports import (
+    aim_repository,
+    mlflow_store,
+    tensorboard_folder,
+    trainer_state,
+    wandb_folder,
+)
 from fmstune.trackers.imports.past import PastRun
 
 
@@ -42,9 +49,11 @@ def runs_at(source: str) -> Iterator[PastRun]:
         return wandb_folder.read(files)
     if (state := trainer_state.find(path)) is not None:
         return trainer_state.read(state)
+    if folders := tensorboard_folder.find(path):
+        return tensorboard_folder.read(folders, path)
     raise ConfigError(
-        f"{shown_path(path)}: there is no Aim repository, MLflow store, offline run of W&B or "
-        "trainer_state.json."
+        f"{shown_path(path)}: there is no Aim repository, MLflow store, offline run of W&B, "
+        "trainer_state.json or event file of TensorBoard."
     )
 
 
@@ -92,9 +101,15 @@ def _write(past: PastRun, path: Path, header: Header) -> None:
         for namespace, values in past.params.items():
             recorder.set_params(values, namespace)
         recorder.set_params({"source": past.source, "id": past.id}, "imported")
-        for point in past.points:
-            journal.now = point.time or journal.now
-            recorder.track_point(point)
+        texts = sorted(past.texts, key=lambda text: text.time, reverse=True)
+        for point in (*past.points, None):
+            while texts and (point is None or texts[-1].time < (point.time or 0)):
+                text = texts.pop()
+                journal.now = text.time
+                record_text(recorder, text.text, text.name, text.stage, text.step)
+            if point is not None:
+                journal.now = point.time or journal.now
+                recorder.track_point(point)
         recorder.close(past.status, past.error)
     finally:
         journal.close()

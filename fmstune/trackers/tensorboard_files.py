@@ -192,6 +192,23 @@ class EventFiles:
             self.steps[value.tag] = event.step
 
 
+def stage_and_name(tag: str) -> tuple[str | None, str]:
+    """The stage and the name of a metric or a text, of which the tag is `stage/name` (`Limits.joins`)."""
+    stage, slash, name = tag.partition("/")
+    return (stage, name) if slash and stage and name else (None, tag)
+
+
+def hparams_file(folder: Path) -> list[Path]:
+    """The file that fmstune keeps the hyperparameters of a run's folder in, if there is one."""
+    return [path] if (path := folder / _HPARAMS).is_file() else []
+
+
+def mark_of(event: Event) -> dict[str, Any]:
+    """What fmstune has written into the head of a file; nothing of other writers."""
+    writer = event.source_metadata.writer
+    return _mark(writer.removeprefix(_WRITER)) if writer.startswith(_WRITER) else {}
+
+
 def event_files(folder: Path) -> list[Path]:
     """The files of a folder that grow, in the order in which TensorBoard reads them."""
     if not folder.is_dir():

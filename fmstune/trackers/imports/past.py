@@ -15,6 +15,17 @@ class NotASource(TrackerError):
 
 
 @dataclass(frozen=True, slots=True)
+class PastText:
+    """A text that was tracked; `time` is in Unix seconds."""
+
+    text: str
+    name: str
+    stage: str | None
+    step: int | None
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
 class PastRun:
     """`source` and `id` say which run it is, for ever; `created` is in Unix seconds. `points` are in the
     order in which they were tracked. `lost` says what could not be read, a sentence each."""
@@ -30,6 +41,7 @@ class PastRun:
     group: str | None = None
     tags: tuple[str, ...] = ()
     notes: str | None = None
+    texts: tuple[PastText, ...] = ()
     lost: tuple[str, ...] = ()
 
 

@@ -1,0 +1,149 @@
+"""`fmstune runs import` of TensorBoard's event files: those of fmstune's own tracker, and of torch's
+`SummaryWriter`; damaged ones give what can be read, and say what could not."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fmstune
+from fmstune.delivery.recorder import Recorder, active
+from fmstune.report.importing import Imported, bring_in, runs_at
+from fmstune.trackers.records import MetricPoint
+from fmstune.trackers.tensorboard_tracker import TensorBoardTracker
+from tests.support.journals import events, journal_path
+from tests.support.shipping import delivered_by
+
+
+def imported(source: Path, into: Path) -> list[Imported]:
+    return [bring_in(past, into) for past in runs_at(str(source))]
+
+
+def points(directory: Path) -> list[tuple[str, int | None, Any]]:
+    return [
+        (f"{event.stage}/{name}" if event.stage else name, event.step, value)
+        for event in events(directory)
+        if event.kind == "metrics"
+        for name, value in event.values.items()
+    ]
+
+
+def params(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for event in events(directory):
+        if event.kind == "params" and event.name != "imported":
+            found[str(event.name)] = {**found.get(str(event.name), {}), **event.values}
+    return found
+
+
+def writer(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))
+
+
+def test_what_the_tracker_wrote_comes_back(recorder: Recorder, run_directory: Path, tmp_path: Path) -> None:
+    recorder.set_params({"team": "nlp", "a": {"b": 1e-4}}, "params")
+    recorder.set_params({"torch": "2.13"}, "packages")
+    recorder.track_point(MetricPoint({"loss": 2.0, "lr": 0.5}, "train", 1))
+    with active(recorder):
+        fmstune.track_text("Hello <b>\n```", "answer", "eval", step=1)
+        fmstune.track_image([[0, 255]], "picture", step=1)
+    recorder.track_point(MetricPoint({"loss": 1.0}, None, 2))
+    recorder.close("failed", "ValueError: no")
+    folder = tmp_path / "tb"
+    delivered_by(TensorBoardTracker("tensorboard", {"dir": str(folder)}), run_directory)
+
+    (made,) = imported(folder, tmp_path / "here")
+    assert points(made.directory) == [("train/loss", 1, 2.0), ("train/lr", 1, 0.5), ("loss", 2, 1.0)]
+    assert params(made.directory) == {
+        "params": {"team": "nlp", "a": {"b": 1e-4}}, "packages": {"torch": "2.13"},
+    }  # fmt: skip
+    (text,) = [event for event in events(made.directory) if event.kind == "text"]
+    assert (text.stage, text.name, text.step, text.item["text"]) == ("eval", "answer", 1, "Hello <b>\n```")
+    final = events(made.directory)[-1]
+    assert (final.status, final.error) == ("failed", "ValueError: no")
+    assert made.past.lost == ("1 image not kept, the first of them picture",)
+    assert made.past.name == "run"
+    before = journal_path(made.directory).read_bytes()
+    (again,) = imported(folder, tmp_path / "here")
+    assert again.before
+    assert journal_path(made.directory).read_bytes() == before
+    # And back again: the same tags, steps and values.
+    delivered_by(TensorBoardTracker("back", {"dir": str(tmp_path / "back")}), made.directory)
+    (back,) = imported(tmp_path / "back", tmp_path / "there")
+    assert points(back.directory) == points(made.directory)
+
+
+def test_runs_of_other_writers_come_from_all_folders_below(tmp_path: Path) -> None:
+    for name in ("a", "deep/b"):
+        for start in (0, 2):  # as a training does that goes on
+            with writer(tmp_path / name) as file:
+                for step in (start, start + 1):
+                    file.add_scalar("train/loss", 1 / (step + 1), step)
+                    file.add_scalar("plain", step, step)
+                file.add_text("args", '{"learning_rate": 0.1, "model": {"type": "x"}}')
+                file.add_text("note", "Hello", 3)
+                file.add_hparams({"lr": 0.1, "name": "x"}, {"hparam/loss": 1.0})
+    found = {made.past.name: made for made in imported(tmp_path, tmp_path / "here")}
+    assert set(found) == {"a", "deep/b"}
+    for made in found.values():
+        wanted = [
+            (("train/loss", "plain")[n], step, (1 / (step + 1), step)[n]) for step in range(4) for n in (0, 1)
+        ]
+        got = [point for point in points(made.directory) if not point[0].startswith("hparam/")]
+        assert [(key, step) for key, step, _ in got] == [(key, step) for key, step, _ in wanted]
+        assert [value for *_, value in got] == pytest.approx([value for *_, value in wanted])
+        assert params(made.directory) == {
+            "args": {"learning_rate": 0.1, "model": {"type": "x"}}, "params": {"lr": 0.1, "name": "x"},
+        }  # fmt: skip
+        texts = [event for event in events(made.directory) if event.kind == "text"]
+        assert [(each.name, each.step, each.item["text"]) for each in texts] == [("note", 3, "Hello")] * 2
+        assert made.past.lost == ()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("tb")
+    with writer(folder) as file:
+        for step in range(20):
+            file.add_scalar("train/loss", float(step), step)
+    (path,) = folder.iterdir()
+    return path.read_bytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_of_a_damaged_file_comes_what_can_be_read_and_the_rest_is_named(
+    whole: bytes, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(1, len(whole) - 1))
+    how = data.draw(st.sampled_from(["cut off", "changed", "zeros behind"]))
+    damaged = {
+        "cut off": whole[:at],
+        "changed": whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :],
+        "zeros behind": whole[:at] + bytes(len(whole) - at),
+    }[how]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "events.out.tfevents.1.x")
+        path.write_bytes(damaged)
+        (past,) = runs_at(folder)
+    assert "TensorBoard does not know how it ended: it is taken for finished" in past.lost
+    got = [(point.step, point.values["loss"]) for point in past.points]
+    assert set(got) <= {(step, float(step)) for step in range(20)}, "nothing is made up"
+    assert got == sorted(got)
+    if len(got) < 20 and not (how == "cut off" and at in _ends(whole)):
+        assert any(path.name in each for each in past.lost)
+
+
+def _ends(data: bytes) -> set[int]:
+    at, found = 0, {0}
+    while at < len(data):
+        at += 16 + int.from_bytes(data[at : at + 8], "little")
+        found.add(at)
+    return found
