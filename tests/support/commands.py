@@ -38,8 +38,15 @@ _LIGHT = (
     "pydantic.type_adapter", "rich.console",
 )  # fmt: skip
 _TRAINER = (
-    *_LIGHT, "fmstune.run.run", "fmstune.run.preflight", "fmstune.training.build",
-    "fmstune.training.methods.sft", "torch.distributed.run",
+    *_LIGHT, "fmstune.run.run", "fmstune.run.preflight", "fmstune.run.artifacts", "fmstune.run.data_rows",
+    "fmstune.run.model_card", "fmstune.run.stream_watch", "fmstune.run.tracker_runs", "fmstune.data.changed",
+    "fmstune.training.build", "fmstune.training.decided", "fmstune.training.methods.sft",
+    "fmstune.training.callbacks.progress", "fmstune.training.callbacks.samples",
+    "fmstune.training.callbacks.stopping", "fmstune.training.callbacks.timing",
+    "fmstune.config.inspect.decided",
+    "fmstune.report.ending", "fmstune.report.page", "fmstune.trackers.alone", "fmstune.trackers.hf_callback",
+    "torch.distributed.run", "torch.utils.serialization", "torch.profiler._cupti_monitor", "numpy.ctypeslib",
+    "transformers.models.llama.modeling_llama", "rich._emoji_codes",
 )  # fmt: skip
 _SDKS = (
     "aim", "aim.ext.transport.server", "pandas", "uvicorn.main", "uvicorn.protocols.http.httptools_impl",

@@ -2,8 +2,9 @@
 
 Started by `tests.support.commands`. Importing torch, TRL and the rest takes five seconds of CPU, which each
 `fmstune train` of a test would pay. A process that is forked from here has a process id, streams, working
-directory, environment, limits and signal handlers of its own, runs the module as `python -m` does, and ends
-as every interpreter does; only the imports are there before.
+directory, environment, limits and signal handlers of its own, and runs the module as `python -m` does; only
+the imports are there before. It ends as an interpreter does, with its threads, exit functions and streams,
+but does not take the imported modules down, which takes longer than a short training.
 
 A launcher of several processes that is forked from here forks its ranks, which would import the same again.
 They are its children, as torch starts them.
@@ -167,11 +168,20 @@ def _run_here(request: Request, streams: Sequence[int]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
-        with contextlib.suppress(BaseException):
-            threading._shutdown()  # type: ignore[attr-defined]
-            atexit._run_exitfuncs()
-            sys.stdout.flush()
-            sys.stderr.flush()
+        _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End this process as the interpreter does, but for its modules, which stay."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                stream.flush()
+    except BaseException:
+        code = code or 120  # the interpreter's own for a stream that takes nothing any more
+    finally:
         os._exit(code)
 
 
@@ -200,6 +210,9 @@ def _import(modules: Sequence[str]) -> None:
             except ModuleNotFoundError:  # inside a library, of another version
                 if name.startswith("fmstune"):
                     raise
+    conversions: Any = sys.modules.get("transformers.conversion_mapping")
+    if conversions is not None:  # it compiles a thousand patterns when a model is first saved
+        conversions.get_checkpoint_conversion_mapping("llama")
     # The collector writes into each object that it looks at: each process would copy all their pages.
     gc.collect()
     gc.freeze()
@@ -220,7 +233,14 @@ def _main() -> None:
     for each in (listening, owner):
         each.detach()  # `become` closes them
     become(*work)
-    _run(work[0])
+    code = 0
+    try:
+        _run(work[0])
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise
+        code = end.code or 0
+    _end(code)
 
 
 if __name__ == "__main__":

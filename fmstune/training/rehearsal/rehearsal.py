@@ -122,7 +122,7 @@ def duration(seconds: float) -> str:
 
 def _speed(device: torch.device, *, half: bool) -> float:
     """Operations a second in a multiplication of matrices. No random numbers are drawn."""
-    size = 1024 if device.type == "cpu" else 8192
+    size = 512 if device.type == "cpu" else 8192
     matrix = torch.ones(size, size, device=device, dtype=torch.bfloat16 if half else torch.float32)
     best = float("inf")
     for _ in range(3):
