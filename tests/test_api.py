@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -180,7 +179,7 @@ def test_trackers_and_functions_may_be_modules_of_the_current_directory(tmp_path
         "    def track(self, metric, name, stage=None, *, step=None):\n"
         "        print(name, file=open('tracked.txt', 'a'))\n"
     )
-    command = Path(sys.executable).with_name("fmstune")  # unlike `python -m`, it does not look here by itself
-    arguments = ["train", "--max-steps", "2", "--tracker", "mine:Mine"]
-    subprocess.run([str(command), *arguments], check=True, capture_output=True)
+    script = Path(sys.executable).with_name("fmstune")  # unlike `python -m`, it does not look here by itself
+    done = command("train", "--max-steps", "2", "--tracker", "mine:Mine", cwd=tmp_path, module=str(script))
+    assert done.returncode == 0, done.stderr
     assert "train_runtime" in Path("tracked.txt").read_text()

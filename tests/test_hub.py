@@ -18,8 +18,9 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import DataError, ModelError
 from fmstune.hub import pinned
 from fmstune.layout import CONFIG_NAME
-from tests.support.commands import fmstune
+from tests.support.commands import fmstune, warm_trainer
 from tests.support.hub import Hub
+from tests.support.surroundings import ENVIRONMENT
 
 NAMES = ("model.path=org/tiny", "data.train=org/chats")
 
@@ -41,6 +42,29 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(demo.data_file("train"), chats / "train.jsonl")
     shutil.copy(demo.data_file("eval"), chats / "validation.jsonl")
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained_from(repositories: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Path]]:
+    """A hub that a warm trainer knows, which reads its address when it imports the client; its cache."""
+    cache = tmp_path_factory.mktemp("cache")
+    with Hub(repositories) as running:
+        online = {name: value for name, value in ENVIRONMENT.items() if name != "HF_HUB_OFFLINE"}
+        with warm_trainer({**online, "HF_ENDPOINT": running.url, "HF_HOME": str(cache)}):
+            yield running, cache
+
+
+@pytest.fixture
+def served(trained_from: tuple[Hub, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """This hub, from which nothing was fetched yet."""
+    running, cache = trained_from
+    shutil.rmtree(cache)
+    running.asked.clear()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", running.url)
+    monkeypatch.setenv("HF_HOME", str(cache))
+    return running
 
 
 @pytest.fixture
@@ -66,14 +90,14 @@ def asked(*sets: str, resumed: Path | None = None) -> RunConfig:
     return config
 
 
-def test_a_run_pins_what_it_takes_from_the_hub_and_repeats_it_without_the_hub(hub: Hub) -> None:
+def test_a_run_pins_what_it_takes_from_the_hub_and_repeats_it_without_the_hub(served: Hub) -> None:
     train = ["train", "--max-steps", "1", "--output-dir"]
     done = fmstune(*train, "out", "--model", "org/tiny", "--data", "org/chats", cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
     assert "data     org/chats · 400 rows (messages)" in done.stderr
     written = load(Path("out", CONFIG_NAME), [], [])
-    assert written.model.revision == hub.commit("models", "org/tiny")
-    assert written.data.train[0].revision == hub.commit("datasets", "org/chats")
+    assert written.model.revision == served.commit("models", "org/tiny")
+    assert written.data.train[0].revision == served.commit("datasets", "org/chats")
     card = Path("out/README.md").read_text()
     assert "\nbase_model: org/tiny\ndatasets: [org/chats]\n---" in card
     assert f"`org/tiny` at `{written.model.revision[:12]}`" in card
@@ -82,12 +106,12 @@ def test_a_run_pins_what_it_takes_from_the_hub_and_repeats_it_without_the_hub(hu
     assert Path("again/model.safetensors").read_bytes() == Path("out/model.safetensors").read_bytes()
 
 
-def test_two_processes_fetch_a_model_once_and_a_stream_is_read_from_the_hub(hub: Hub) -> None:
+def test_two_processes_fetch_a_model_once_and_a_stream_is_read_from_the_hub(served: Hub) -> None:
     names = ["--model", "org/tiny", "--data", "org/chats", "--set", "data.streaming=true"]
     done = fmstune("train", "--nproc", "2", *names, "--max-steps", "1", "--output-dir", "out", cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
     assert "data     org/chats · streamed (messages)" in done.stderr
-    assert hub.downloads("model.safetensors") == 1
+    assert served.downloads("model.safetensors") == 1
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from fmstune.delivery.guarded_callback import guarded_callback
 from fmstune.delivery.guarded_model import ModelGuard
 from fmstune.trackers.records import TrackerError
+from tests.support.commands import fmstune
 
 
 def write(parameter: torch.nn.Parameter) -> None:
@@ -96,10 +95,10 @@ def test_a_callback_that_writes_to_the_model_is_called_no_more() -> None:
 SCRIPT = """
 import json
 import fmstune
-from transformers import TrainerCallback
 
 class Named(fmstune.Tracker):
     def get_hf_callback(self, *, strict=False):
+        from transformers.trainer_callback import TrainerCallback
         return TrainerCallback()
     def track(self, metric, name, stage=None, *, step=None):
         pass
@@ -116,5 +115,5 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("name", ["script.py"])
 def test_a_tracker_with_a_callback_that_a_script_registers_gets_everything(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(SCRIPT)
-    done = subprocess.run([sys.executable, name], cwd=tmp_path, capture_output=True, text=True)
+    done = fmstune(cwd=tmp_path, module=str(tmp_path / name))
     assert json.loads(done.stdout.splitlines()[-1]) == ["complete", True, None], done.stderr

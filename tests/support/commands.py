@@ -165,12 +165,12 @@ Command = Union[Process, "subprocess.Popen[str]"]
 class _Warm:
     """A warm interpreter, which has imported a set of modules and ends with the process that started it."""
 
-    def __init__(self, name: str) -> None:
-        shared = os.environ.get(SHARED)
+    def __init__(self, name: str, environment: Mapping[str, str] | None = None) -> None:
+        shared = os.environ.get(SHARED) if environment is None else None
         folder = shared or tempfile.mkdtemp(prefix="warm-")
         self._path, self._log = f"{folder}/{name}", Path(folder, f"{name}.log")
         own = {"HOME": folder, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
-        self._environment = {**(ENVIRONMENT or os.environ), **own}
+        self._environment = {**(environment or ENVIRONMENT or os.environ), **own}
         if not shared:
             self._start(_SETS[name])
 
@@ -201,6 +201,10 @@ class _Warm:
         )
         return mine == theirs and not any(map(_has_modules, environment["PYTHONPATH"].split(os.pathsep)))
 
+    def close(self) -> None:
+        """End the interpreter; nobody else may have it."""
+        self._owner.close()
+
     def connect(self) -> socket.socket:
         """A connection for one request."""
         connection = socket.socket(socket.AF_UNIX)
@@ -212,6 +216,7 @@ class _Warm:
 
 
 _warm = functools.cache(_Warm)
+_more: list[_Warm] = []
 
 
 def share() -> None:
@@ -223,6 +228,22 @@ def share() -> None:
     os.environ[SHARED] = folder
     for name, modules in _SETS.items():
         _warm(name)._start(modules)
+
+
+@contextlib.contextmanager
+def warm_trainer(environment: Mapping[str, str]) -> Iterator[None]:
+    """Have a warm trainer also for commands whose environment has what these variables say to libraries at
+    their import. It costs as much as one training in a process that is started: worth it for several."""
+    if not _FORKS:
+        yield
+        return
+    own = _Warm("trainer", environment)
+    _more.append(own)
+    try:
+        yield
+    finally:
+        _more.remove(own)
+        own.close()
 
 
 def _has_modules(entry: str) -> bool:
@@ -255,7 +276,7 @@ def start(
 ) -> Command:
     """Start `python -m MODULE ARGUMENTS`, with more variables than the test's own and limits of the kernel's.
 
-    `module` may be the path of a Python file. `stdout` and `stderr` are what `Popen` takes: a file's number,
+    `module` may be the path of a script. `stdout` and `stderr` are what `Popen` takes: a file's number,
     PIPE or DEVNULL. There is nothing to read. `light` is for a command that needs no trainer: the interpreter
     that it is forked from has none either. `sdks` is for one that needs those of trackers. With `session` it
     has one of its own, for `end_session`. A training samples the machine with `scanner` alone.
@@ -264,9 +285,10 @@ def start(
     if arguments[:1] == ("train",) and not scanner:
         arguments = ("train", "--set", "resources.interval=0", *arguments[1:])
     variables = settings(**environment)
-    command = [sys.executable, *([] if module.endswith(".py") else ["-m"]), module, *arguments]
+    command = [sys.executable, *([] if os.sep in module else ["-m"]), module, *arguments]
     if not fresh and _FORKS:
         warm = _warm("sdks" if sdks else "light" if light else "trainer")
+        warm = next((each for each in _more if each.serves(variables)), warm)
         if warm.serves(variables):
             request = {
                 "module": module, "arguments": arguments, "cwd": str(cwd), "environment": variables,

@@ -47,7 +47,7 @@ _LAUNCHERS = ("torch.distributed.run", "accelerate.commands.accelerate_cli")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A command to run: `python -m MODULE ARGUMENTS`, or `python FILE.py ARGUMENTS`."""
+    """A command to run: `python -m MODULE ARGUMENTS`, or `python FILE ARGUMENTS`."""
 
     module: str
     arguments: Sequence[str]
@@ -110,9 +110,9 @@ def become(request: Request, streams: Sequence[int]) -> None:
     more = request.environment.get("PYTHONPATH")
     sys.path[:] = [request.cwd, *(more.split(os.pathsep) if more else []), *_SITE]
     sys.argv[1:] = request.arguments  # `runpy` sets the first
-    if request.module.endswith(".py"):
+    if _is_file(request.module):
         sys.path[0] = str(Path(request.module).parent)
-    how = [request.module] if request.module.endswith(".py") else ["-m", request.module]
+    how = [request.module] if _is_file(request.module) else ["-m", request.module]
     sys.orig_argv[:] = [sys.executable, *how, *request.arguments]
     tempfile.tempdir = None
     importlib.invalidate_caches()
@@ -185,8 +185,12 @@ def _end(code: int) -> NoReturn:
         os._exit(code)
 
 
+def _is_file(module: str) -> bool:
+    return os.sep in module
+
+
 def _run(request: Request) -> None:
-    if request.module.endswith(".py"):
+    if _is_file(request.module):
         runpy.run_path(request.module, run_name="__main__")
     else:
         runpy.run_module(request.module, run_name="__main__", alter_sys=True)
@@ -201,9 +205,12 @@ def _received(connection: socket.socket) -> tuple[Request, list[int]]:
 
 def _import(modules: Sequence[str]) -> None:
     from fmstune.launch.environment import quiet_libraries
+    from fmstune.training.sdks import not_imported
 
-    with warnings.catch_warnings():
-        quiet_libraries()  # as the command does before it imports these
+    trainer = any(name.startswith("fmstune.training") for name in modules)
+    # Both as the command does when it imports these.
+    with warnings.catch_warnings(), not_imported() if trainer else contextlib.nullcontext():
+        quiet_libraries()
         for name in modules:
             try:
                 importlib.import_module(name)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -232,8 +230,9 @@ def test_the_command_prints_its_own_lines_and_nothing_else() -> None:
     assert labels == ["model", "data", "run", "step", "memory", "done", "saved", *summary]
 
 
-def test_a_trainer_of_trl_is_imported_when_it_is_used() -> None:
-    code = (
+def test_a_trainer_of_trl_is_imported_when_it_is_used(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
         "import sys\n"
         "import fmstune.training.build\n"
         "from fmstune.training.methods.trained import trained_by\n"
@@ -241,6 +240,7 @@ def test_a_trainer_of_trl_is_imported_when_it_is_used() -> None:
         "    if method: trained_by(method)\n"
         "    print([m for m in ('dpo', 'kto', 'reward') if f'trl.trainer.{m}_trainer' in sys.modules])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = fmstune(cwd=tmp_path, module=str(script))
+    assert done.returncode == 0, done.stderr
     lines = ["[]", "['reward']", "['dpo', 'reward']", "['dpo', 'kto', 'reward']"]
     assert done.stdout.splitlines() == lines

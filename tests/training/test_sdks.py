@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,8 +14,8 @@ from typing import Any
 import pytest
 
 from fmstune.training.sdks import SDKS, not_imported
+from tests.support.commands import FAST, ROOT, fmstune
 
-ROOT = Path(__file__).parents[2]
 FAULTS = ("import time; time.sleep(3600)", "raise SystemExit('good-bye')", "raise RuntimeError('broken')")
 
 LOOKS = """
@@ -49,17 +48,10 @@ class Uses(Looks):
 def train(cwd: Path, callback: str, *arguments: str, path: str = "") -> dict[str, Any]:
     """Train two steps of the demo in a process of its own; what a callback has seen at the end."""
     (cwd / "looks.py").write_text(LOOKS)
-    sets = (f'run.callbacks=["looks:{callback}"]', "training.eval_strategy=no", "training.save_strategy=no")
-    done = subprocess.run(
-        [sys.executable, "-m", "fmstune", "train", "--max-steps", "2", "--output-dir", "out", *arguments]
-        + [part for each in sets for part in ("--set", each)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [path, str(ROOT)]))},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    sets = ("--set", f'run.callbacks=["looks:{callback}"]', "--set", "training.save_strategy=no", *FAST)
+    modules = os.pathsep.join(filter(None, [path, str(ROOT)]))
+    steps = ("--max-steps", "2", "--output-dir", "out")
+    done = fmstune("train", *steps, *sets, *arguments, cwd=cwd, PYTHONPATH=modules)
     assert done.returncode == 0, done.stderr
     seen: dict[str, Any] = json.loads((cwd / "seen.json").read_text())
     return seen
