@@ -30,11 +30,10 @@ HOSTILE = {
 }  # fmt: skip
 """What somebody may have set, or a job, a container or a launcher."""
 SAMPLE = (
-    "tests/cli/test_data.py", "tests/cli/test_config.py", "tests/launch/test_environment.py",
-    "tests/trackers/test_registry.py",
+    "tests/cli/test_config.py", "tests/launch/test_environment.py", "tests/trackers/test_registry.py",
     "tests/test_suite.py::test_a_forked_command_is_one_that_was_just_started",
 )  # fmt: skip
-"""Tests that print, read the environment, and start processes."""
+"""Tests that print, read the environment, and start processes, without torch, whose import takes longest."""
 FACTS = "tests.support.facts"
 
 

@@ -30,6 +30,8 @@ from tests.support.tuned import weights
 
 STEPS, CLOSE_SECONDS, CHECK_SECONDS = LAST, 3, 2
 README = Path(__file__).parents[2] / "README.md"
+AGAIN = set({who: fault for fault, (who, _) in SCENES.items()}.values())
+"""The last fault of each tracker, after which a second sync has to change nothing."""
 
 
 def configured(output: str, trackers: tuple[str, ...], options: dict[str, Any]) -> RunConfig:
@@ -38,6 +40,9 @@ def configured(output: str, trackers: tuple[str, ...], options: dict[str, Any]) 
     sets = [
         f"training.max_steps={STEPS}", "training.logging_steps=1", "training.eval_steps=6",
         "resources.interval=0",  # the events are counted
+        # As few rows as the steps see, and few to evaluate: what happens to them is not tested here.
+        "training.per_device_train_batch_size=1", f"data.max_rows={STEPS}",
+        "model.path=demo", "data.train=demo", 'data.eval=[{path="demo", max_rows=4}]',
         f"tracking.close_timeout={CLOSE_SECONDS}", f"tracking.check_timeout={CHECK_SECONDS}",
     ]  # fmt: skip
     flags = [("training.output_dir", output, "--output-dir"), ("tracking.trackers", trackers, "--tracker")]
@@ -103,9 +108,10 @@ def test_the_training_is_untouched_and_nothing_is_lost(
         (line,) = sync(Path("out"), None, options, reference, check_within=300)
         assert line.state == "complete", line
         assert scene.points() == scene.expected(Path("out"))
-        (again,) = sync(Path("out"), None, options, reference, check_within=300)
-        assert again.state == "complete"
-        assert scene.points() == scene.expected(Path("out"))
+        if fault in AGAIN:
+            (again,) = sync(Path("out"), None, options, reference, check_within=300)
+            assert again.state == "complete"
+            assert scene.points() == scene.expected(Path("out"))
         seen.append(f"| {who} | {fault} | {at_end} | {line.delivered}/{line.total} |")
 
 
