@@ -12,6 +12,7 @@ from fmstune.config.load.load import load
 from fmstune.console import RunConsole
 from fmstune.run.run import RunResult, run
 from tests.support.journals import journal_path
+from tests.support.tuned import small
 
 SHORT = [
     "resources.interval=0",  # events are counted, and a sample comes whenever its time has come
@@ -19,7 +20,8 @@ SHORT = [
     "training.logging_steps=2",
     "training.eval_steps=6",
     "training.save_steps=6",
-    "data.max_rows=100",  # as many as twelve steps see; to prepare the others takes as long as to train
+    "training.per_device_train_batch_size=4",
+    "data.max_rows=48",  # as many as twelve steps see; to prepare the others takes as long as to train
 ]
 
 
@@ -28,7 +30,7 @@ def tune(
 ) -> tuple[RunResult, str]:
     """A short run on the demo, in this process; its result and what a person sees of it."""
     flags = [("training.output_dir", output, "--output-dir"), ("tracking.trackers", trackers, "--tracker")]
-    config = load(None, flags, [*SHORT, *sets], params)
+    config = load(None, flags, [*SHORT, *small(sets), *sets], params)
     screen = io.StringIO()
     result = run(config, RunConsole(Console(file=screen, width=200)), **how)
     return result, screen.getvalue()

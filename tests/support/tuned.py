@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,20 @@ SHORT = [
     "training.logging_steps=2",
     "training.eval_steps=6",
     "training.save_steps=3",
-    "data.max_rows=60",  # as many as six steps see; to prepare the others takes as long as to train
+    "training.per_device_train_batch_size=2",
+    "data.max_rows=12",  # as many as six steps see; to prepare the others takes as long as to train
 ]
+
+
+def small(sets: Sequence[str]) -> tuple[str, ...]:
+    """Few of the demo's rows to evaluate, unless the settings choose a model or data."""
+    own = any(each.startswith(("data.train", "data.eval", "data.stream", "model.path")) for each in sets)
+    return () if own else ("model.path=demo", "data.train=demo", 'data.eval=[{path="demo", max_rows=8}]')
 
 
 def tune(output: str, *sets: str, **how: Any) -> str:
     """A short run on the demo; what a person sees of it. Raises what the run raises."""
-    config = load(None, [("training.output_dir", output, "--output-dir")], [*SHORT, *sets])
+    config = load(None, [("training.output_dir", output, "--output-dir")], [*SHORT, *small(sets), *sets])
     screen = io.StringIO()
     run(config, RunConsole(Console(file=screen, width=200)), **how)
     return screen.getvalue()

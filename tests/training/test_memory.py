@@ -109,14 +109,14 @@ def test_the_peak_and_the_estimate_are_tracked() -> None:
 def test_a_dry_run_tells_memory_steps_and_tokens() -> None:
     shown = dry_run_shown()
     assert re.search(r"memory   about \S+ [MG]B of \S+ [MG]B \(weights 1.4 MB, gradients 1.4 MB", shown)
-    assert re.search(r"steps    6 steps of 8 rows, about [\d,]+ tokens", shown)
+    assert re.search(r"steps    6 steps of 2 rows, about [\d,]+ tokens", shown)
 
 
 def test_a_dry_run_of_what_cannot_fit_says_which_settings_would(monkeypatch: pytest.MonkeyPatch) -> None:
     # A machine with little memory left; really to fill this one's would end its other programs.
     monkeypatch.setattr(memory, "main_memory", lambda: memory.Capacity(100_000_000, "this machine"))
     with pytest.raises(RunError, match=r"this run needs about .* and this machine has") as error:
-        dry_run_shown("training.per_device_train_batch_size=256")
+        dry_run_shown("training.per_device_train_batch_size=256", "data.max_rows=60")
     assert re.search(
         r"per_device_train_batch_size = \d+ and training.gradient_accumulation_steps = \d+ \([\d.]+ [MG]B\)",
         str(error.value),

@@ -58,7 +58,7 @@ def one_bad_row(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def bad_row(*sets: str) -> list[str]:
     return ["data.train=rows.jsonl", "model.path=demo", "training.eval_strategy=no",
-            "training.per_device_train_batch_size=4", *sets]  # fmt: skip
+            "training.per_device_train_batch_size=4", f"data.max_rows={ROWS}", *sets]  # fmt: skip
 
 
 def logged(directory: str, name: str) -> list[float]:
