@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from fmstune.api import train
     from fmstune.delivery.artifacts import track_artifact
     from fmstune.delivery.media import track_histogram, track_image, track_text
-    from fmstune.delivery.recorder import set_params, track, track_table
+    from fmstune.delivery.recorder import set_params, track_table
+    from fmstune.delivery.tracked import track
     from fmstune.trackers.base import Tracker
     from fmstune.trackers.registry import get_tracker, register_tracker
 
@@ -43,7 +44,7 @@ __all__ = [
 
 _HOMES = {
     "train": "fmstune.api",
-    "track": "fmstune.delivery.recorder",
+    "track": "fmstune.delivery.tracked",
     "track_table": "fmstune.delivery.recorder",
     "track_artifact": "fmstune.delivery.artifacts",
     "track_text": "fmstune.delivery.media",

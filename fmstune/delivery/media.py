@@ -33,7 +33,7 @@ def track_text(text: Any, name: str, stage: str | None = None, *, step: int | No
 
 def record_text(recorder: Recorder, text: Any, name: str, stage: str | None, step: int | None) -> None:
     """Record a text; a long one is a file beside the journal."""
-    written = recorder.hidden(text if type(text) is str else text_of(text))
+    written = recorder.hidden(text if type(text) is str else text_of(text), name)
     data = written.encode("utf-8", "backslashreplace")
     if len(data) <= _MOST_IN_LINE:
         item: dict[str, Any] = {"text": written}

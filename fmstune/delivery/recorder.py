@@ -165,9 +165,10 @@ class Recorder(Tracker):
         if (event := self._append("artifact", fields)) is not None:
             self._samples.append(event)
 
-    def hidden(self, text: str) -> str:
-        """The text without the secrets in it."""
-        return self._redactor.text(text)
+    def hidden(self, text: str, name: Any = None) -> str:
+        """The text without the secrets in it; with the name that it is tracked under, which may be one of a
+        secret."""
+        return self._redactor.text(text) if name is None else str(self._redactor.metric(text, text_of(name)))
 
     def _plain_names(self, names: tuple[Any, ...]) -> bool:
         """Whether there is no secret in these names, which come together at each step."""
@@ -282,16 +283,6 @@ def here() -> Tracker:
                 file=sys.stderr,
             )
     return _NoRun("fmstune")
-
-
-def track(metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-    """Track a metric of the active run from anywhere in the training process, or in a child that it forks;
-    `step` defaults to the current one. Does nothing when no run is active here (another rank, another
-    program).
-
-    Raises `ValueError` when the metric or its name is `None`.
-    """
-    here().track(metric, name, stage, step=step)
 
 
 def set_params(params: Mapping[str, Any] | None, name: str | None = None) -> None:

@@ -14,6 +14,7 @@ from fmstune.user_code import is_stop
 
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif"}
 _CHANNELS = (1, 3, 4)
+_LONGEST_PATH = 1000
 _MOST_BINS = 512
 """Aim and W&B take no more."""
 
@@ -29,6 +30,21 @@ def encoded_image(image: Any) -> tuple[bytes, str]:
         if is_stop(error):
             raise
         raise ValueError(f"the image cannot be read: {type(error).__name__}: {error}") from error
+
+
+def is_image_file(given: str | bytes) -> bool:
+    """Whether bytes, or the file of this name, are an image of a known format."""
+    try:
+        data = given
+        if isinstance(given, str):
+            if not given.isprintable() or len(given) > _LONGEST_PATH or not Path(given).is_file():
+                return False
+            with Path(given).open("rb") as file:
+                data = file.read(16)
+        _known(bytes(data), "")  # type: ignore[arg-type]
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def histogram_of(values: Any, bins: int) -> dict[str, Any]:
