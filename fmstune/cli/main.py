@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,10 +44,8 @@ def _main(arguments: list[str]) -> NoReturn:
     try:
         code = _run(arguments)
         sys.stdout.flush()  # an answer that can't be written is an error of this command
-    except BrokenPipeError:  # who read the output has gone, as in `fmstune trackers list | head -1`
-        sys.exit(0)
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        _fail("interrupted", 130, as_json=_wants_json(arguments))
     except _Said:
         raise
     except SystemExit as end:  # of the user's own code, which the launcher and the other ranks cannot see
@@ -55,12 +54,33 @@ def _main(arguments: list[str]) -> NoReturn:
         ranks.report_exit(end)
         raise
     except BaseException as error:
+        # Who read the output has gone, as in `fmstune trackers list | head -1`; not in a training, which
+        # does without a reader, and whose own pipes may break.
+        if isinstance(error, BrokenPipeError) and arguments[:1] != ["train"] and _reader_has_gone():
+            sys.exit(0)
         if "--debug" in arguments:
             _print_traceback()
         from fmstune.launch.failures import in_words
 
-        _fail(in_words(error), getattr(error, "exit_code", 1), expected=hasattr(error, "exit_code"))
+        # Of a run whose summary has been answered, that says how it ended.
+        as_json = _wants_json(arguments) and not getattr(error, "answered", False)
+        code, expected = getattr(error, "exit_code", 1), hasattr(error, "exit_code")
+        _fail(in_words(error), code, expected=expected, as_json=as_json)
     sys.exit(code)
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    return "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads from standard output any more."""
+    try:
+        watched = select.poll()
+        watched.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in watched.poll(0))
+    except (OSError, ValueError):
+        return False
 
 
 def _end_in_time(how: BaseException | None) -> None:
@@ -114,11 +134,17 @@ def _run(arguments: list[str]) -> int:
             print(error.format_message(), file=sys.stderr)
             return 2
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        _fail(_usage_message(error) + where, 2)
+        _fail(_usage_message(error) + where, 2, as_json=_wants_json(arguments))
     except typer.Abort as abort:
         if isinstance(abort.__context__, EOFError):  # of a file that ended too soon, and not of a question
             raise abort.__context__ from None
         raise KeyboardInterrupt from None
+    except (
+        SystemExit
+    ) as end:  # of Typer's own, which ends a command with 1 when a pipe breaks, without a word
+        if isinstance(end.__context__, BrokenPipeError):
+            raise end.__context__ from None
+        raise
     return code if isinstance(code, int) else 0
 
 
@@ -147,7 +173,7 @@ def _print_traceback() -> None:
     print(hide(traceback.format_exc()), file=sys.stderr)
 
 
-def _fail(message: str, code: int, *, expected: bool = True) -> NoReturn:
+def _fail(message: str, code: int, *, expected: bool = True, as_json: bool = False) -> NoReturn:
     from fmstune.launch import rank as ranks
     from fmstune.secrets.redaction import hide
 
@@ -160,9 +186,22 @@ def _fail(message: str, code: int, *, expected: bool = True) -> NoReturn:
         from fmstune.launch import termination_log as termination
 
         termination.write(message, code, sys.argv)
+        if as_json:
+            _answer_with(message, code)
         with contextlib.suppress(OSError, ValueError):  # nobody reads it, but the exit code
             print(f"error: {message}", file=sys.stderr, flush=True)
     raise _Said(code)
+
+
+def _answer_with(message: str, code: int) -> None:
+    """The error as the last, and mostly the only, JSON object on standard output."""
+    import json
+
+    text = json.dumps({"kind": "error", "error": message, "exit_code": code}, ensure_ascii=False)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
+        sys.stdout.flush()
 
 
 def _with_resume_value(arguments: list[str]) -> list[str]:

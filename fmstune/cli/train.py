@@ -231,28 +231,38 @@ def train(
     ranks.follow_parent()
 
     from fmstune.launch.environment import is_main_process
+    from fmstune.launch.notices import noticed
+    from fmstune.launch.output import taken_output
     from fmstune.report.console import SummingConsole
     from fmstune.run.run import dry_run as run_dry
     from fmstune.run.run import run
 
     answer: Literal["json", "directory"] = "json" if as_json else "directory"
-    console, shown = screen(), contextlib.ExitStack()
-    if console.is_terminal and is_main_process() and not plain and not as_json:
-        from fmstune.report.live import LiveConsole
+    with contextlib.ExitStack() as shown:
+        others = None if dry_run else shown.enter_context(taken_output())
+        shown.enter_context(ranks.leaving_in_order())
+        console = screen(others.err if others else None)
+        if others is None and (as_json or not sys.stdout.isatty()):
+            # What a callback prints is not for who reads the answer.
+            shown.enter_context(contextlib.redirect_stdout(sys.stderr))
+        if console.is_terminal and is_main_process() and not plain and not as_json:
+            from fmstune.report.live import LiveConsole
 
-        out: SummingConsole = shown.enter_context(LiveConsole(console, answer=answer))
-    else:
-        out = SummingConsole(console, quiet=not is_main_process(), answer=answer)
-    if as_json or not sys.stdout.isatty():
-        # What a callback prints is not for who reads the answer.
-        shown.enter_context(contextlib.redirect_stdout(sys.stderr))
-    if found is not None:
-        unread = f"; {CONFIG_FILE} is not read" if Path(CONFIG_FILE).is_file() else ""
-        out.say("resume", f"{found}, as its {CONFIG_NAME} says{unread}")
-    elif resolved.demo and resolved.origins["model.path"] == "default":
-        out.say("demo", "no model and data given: tuning the demo model on demo data")
-    with ranks.leaving_in_order(), shown:
-        if dry_run:
-            run_dry(resolved, out, resume=resume, overwrite=overwrite)
+            out: SummingConsole = shown.enter_context(LiveConsole(console, answer=answer, others=others))
         else:
-            run(resolved, out, resume=resume, overwrite=overwrite)
+            out = SummingConsole(console, quiet=not is_main_process(), answer=answer, others=others)
+        if others is not None and is_main_process():
+            shown.enter_context(noticed(out.warn))
+        if found is not None:
+            unread = f"; {CONFIG_FILE} is not read" if Path(CONFIG_FILE).is_file() else ""
+            out.say("resume", f"{found}, as its {CONFIG_NAME} says{unread}")
+        elif resolved.demo and resolved.origins["model.path"] == "default":
+            out.say("demo", "no model and data given: tuning the demo model on demo data")
+        try:
+            if dry_run:
+                run_dry(resolved, out, resume=resume, overwrite=overwrite)
+            else:
+                run(resolved, out, resume=resume, overwrite=overwrite)
+        except BaseException as error:
+            error.__dict__["answered"] = out.answered  # to whoever prints it
+            raise

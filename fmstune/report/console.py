@@ -13,12 +13,14 @@ from typing import Any, Literal, TextIO
 from rich.console import Console
 
 from fmstune.console import LABEL, RunConsole
+from fmstune.launch.output import Output
 from fmstune.report.curves import TrackedRun, read_run
 from fmstune.report.ending import Ending, ending_of
 from fmstune.report.page import NoCharts, write_report
 from fmstune.report.show import view_of
 from fmstune.report.words import printable, strict
 from fmstune.secrets.redaction import hide, process_redactor
+from fmstune.text import counted
 
 Answer = Literal["directory", "json"]
 _TITLES = {"finished": "green", "failed": "red", "interrupted": "yellow"}
@@ -39,12 +41,26 @@ def write_bytes(file: TextIO, data: bytes) -> None:
 class SummingConsole(RunConsole):
     """Sums the run up at its end. `answer` is what standard output gets. `directory`: the run's, at the end,
     unless it is a terminal, whose reader has that in the summary. `json`: all that happens, an object a line,
-    with the whole summary in the last one."""
+    with the whole summary in the last one. `others` is the output of others, which is to be kept beside the
+    run."""
 
-    def __init__(self, console: Console, *, quiet: bool = False, answer: Answer | None = None) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        quiet: bool = False,
+        answer: Answer | None = None,
+        others: Output | None = None,
+    ) -> None:
         super().__init__(console, quiet=quiet)
-        self._answer = answer
-        self._file, self._gone = sys.stdout, False
+        self._answer, self._others = answer, others
+        self._file, self._gone = others.out if others else sys.stdout, False
+        self.answered = False
+        """Whether the summary is on standard output."""
+
+    def begin(self, directory: Path) -> None:
+        if self._others is not None:
+            self._others.keep_in(directory)
 
     def phase(self, name: str, total: int | None = None) -> None:
         if self._answer == "json":
@@ -66,8 +82,10 @@ class SummingConsole(RunConsole):
         found = ending_of(run, view_of(run))
         self._sum_up(found)
         self._report(run)
+        self._say_kept()
         if self._answer == "json":
             self._emit("end", **found.to_json())
+            self.answered = True
         elif self._answer == "directory" and not self._file.isatty():
             self._answered(hide(str(directory)))
 
@@ -98,6 +116,12 @@ class SummingConsole(RunConsole):
         # A page that cannot be made is no reason for a training that worked to have failed.
         except Exception as error:
             self.warn(f"no report could be written: {type(error).__name__}: {error}")
+
+    def _say_kept(self) -> None:
+        """Where the output of others is, if there was any."""
+        kept = self._others.kept() if self._others is not None else None
+        if self._others is not None and kept is not None and kept.lines:
+            self.say("log", f"{self._others.path}: {counted(kept.lines, 'line')} of libraries and callbacks")
 
     def _sum_up(self, found: Ending) -> None:
         if self.quiet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,35 @@ from fmstune.report.commands import following, opening
 from fmstune.report.curves import Curve, Figures, TrackedRun, read_run
 from fmstune.report.show import RESOURCES, RunView, view_of
 from fmstune.report.words import cell, duration
+from fmstune.system.memory import amount
 from fmstune.text import counted
 
 _LEAST_SHARE = 0.01
 """Of the time: what took less is not worth a word."""
+_LEAST_GAP = 0.01
 _WORKING = ("forward", "backward", "optimizer")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPart:
+    """Bytes that a part of the memory took, and what was estimated for it."""
+
+    measured: int
+    estimated: int | None
+
+    @property
+    def gap(self) -> int:
+        """By how much the estimate is off."""
+        return 0 if self.estimated is None else self.measured - self.estimated
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
     """A run at its end. `seconds` are those of its processes, with their imports, and `time` where they went,
-    the longest first; `memory` has the measured `peak` and the `estimate` in bytes, `energy` the watt-hours
-    of its GPUs. `model` is where the tuned model is, or the newest checkpoint; `opens` the command that opens
-    a tracker's run, and `next` the commands that go on from here."""
+    the longest first; `memory` has the measured `peak` and the `estimate` in bytes, `memory_parts` what took
+    it at the first update, measured and estimated, `energy` the watt-hours of its GPUs, `mfu` the share of
+    what these can compute that the model took. `model` is where the tuned model is, or the newest checkpoint;
+    `opens` the command that opens a tracker's run, and `next` the commands that go on from here."""
 
     run: str
     status: str
@@ -41,6 +58,8 @@ class Ending:
     tokens: int | None
     tokens_per_second: float | None
     memory: Mapping[str, int]
+    memory_parts: Mapping[str, MemoryPart]
+    mfu: float | None
     energy: float | None
     model: str | None
     delivery: Sequence[DeliveryReport]
@@ -57,12 +76,14 @@ class Ending:
         energy = f"{self.energy:.3g} Wh by the GPUs" if self.energy else ""
         if self.energy and self.tokens:
             energy += f" · {self.energy / self.tokens * 1e6:.3g} Wh per million tokens"
+        used = f" · {self.mfu:.1%} of what the GPUs can compute (MFU)" if self.mfu else ""
         labelled = [
             ("tuned", self.tuned),
             ("loss", _losses(self.loss)),
             ("eval", _losses(self.evaluation)),
             ("time", f"{duration(self.seconds)}{_shares(self.time, self.seconds)}"),
-            ("tokens", f"{self.tokens:,}{per_second}" if self.tokens else ""),
+            ("tokens", f"{self.tokens:,}{per_second}{used}" if self.tokens else ""),
+            ("memory", memory_line(self.memory_parts)),
             ("energy", energy),
             ("model", f"the newest checkpoint is {self.model}" if self._is_checkpoint else ""),
             *(("open", command) for command in self.opens.values()),
@@ -112,6 +133,8 @@ def ending_of(run: TrackedRun, view: RunView) -> Ending:
         tokens=None if tokens is None else int(tokens),
         tokens_per_second=tokens / working if tokens and working else None,
         memory=memory,
+        memory_parts=memory_parts(curves),
+        mfu=mfu(curves),
         energy=energy(run.curves),
         model=_model(view),
         delivery=view.delivery,
@@ -145,6 +168,40 @@ def time_spent(curves: Sequence[Curve]) -> dict[str, float]:
             if total > 0:
                 found[named[curve.name]] = total
     return found
+
+
+def memory_parts(curves: Mapping[str, Curve]) -> dict[str, MemoryPart]:
+    """What took the memory of a run's newest process, of those parts that were measured."""
+    found = {}
+    for name in ("weights", "gradients", "optimizer", "activations"):
+        measured = _last_number(curves.get(f"{RESOURCES}/memory_{name}_mb"))
+        expected = _last_number(curves.get(f"{RESOURCES}/memory_{name}_estimated_mb"))
+        if measured is not None:
+            estimated = None if expected is None else round(expected * 1e6)
+            found[name] = MemoryPart(round(measured * 1e6), estimated)
+    return found
+
+
+def memory_line(parts: Mapping[str, MemoryPart]) -> str:
+    """`weights 538 MB, gradients 538 MB, …; the largest gap to the estimate: activations, 20 MB more`."""
+    taken = ", ".join(f"{name} {amount(part.measured)}" for name, part in parts.items())
+    widest = max(parts.items(), key=lambda each: abs(each[1].gap), default=None)
+    if widest is None or abs(widest[1].gap) < _LEAST_GAP * max(1, widest[1].measured):
+        return taken
+    gap = widest[1].gap
+    return (
+        f"{taken}; the largest gap to the estimate: {widest[0]}, {amount(abs(gap))} "
+        f"{'more' if gap > 0 else 'less'}"
+    )
+
+
+def mfu(curves: Mapping[str, Curve]) -> float | None:
+    """The mean of the model FLOPs utilisation over the logs; `None` where it was not recorded."""
+    curve = curves.get(f"{RESOURCES}/mfu_percent")
+    if curve is None:
+        return None
+    shares = [float(each.value) for each in curve.numbers() if math.isfinite(each.value)]
+    return sum(shares) / len(shares) / 100 if shares else None
 
 
 def energy(curves: Sequence[Curve]) -> float | None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from fmstune.launch.output import Output
 from fmstune.report.console import Answer, SummingConsole
 from fmstune.report.live_state import Follower, LiveState
 from fmstune.report.live_view import drawn
@@ -25,8 +26,10 @@ class LiveConsole(SummingConsole):
     sets numbers.
     """
 
-    def __init__(self, console: Console, *, answer: Answer | None = None) -> None:
-        super().__init__(console, answer=answer)
+    def __init__(
+        self, console: Console, *, answer: Answer | None = None, others: Output | None = None
+    ) -> None:
+        super().__init__(console, answer=answer, others=others)
         self._state = LiveState()
         self._follower: Follower | None = None
         self._live: Live | None = None
@@ -34,7 +37,7 @@ class LiveConsole(SummingConsole):
     def __enter__(self) -> LiveConsole:
         self._live = Live(
             console=self.console, get_renderable=self._drawn, refresh_per_second=_PER_SECOND, transient=True,
-            redirect_stdout=False,
+            redirect_stdout=False, redirect_stderr=self._others is None,
         )  # fmt: skip
         self._live.start()
         return self
@@ -45,6 +48,7 @@ class LiveConsole(SummingConsole):
         self._stop()
 
     def begin(self, directory: Path) -> None:
+        super().begin(directory)
         self._follower = Follower(directory)
 
     def phase(self, name: str, total: int | None = None) -> None:

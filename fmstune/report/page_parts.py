@@ -10,7 +10,7 @@ from typing import Any
 from fmstune.config.inspect.compare import flat
 from fmstune.config.inspect.provenance import written_origins
 from fmstune.layout import CONFIG_NAME, DATA_ROWS
-from fmstune.report.ending import Ending
+from fmstune.report.ending import Ending, memory_line
 from fmstune.report.html import Markup, element, folded, join, table
 from fmstune.report.show import RunView, changed_settings
 from fmstune.report.words import cell, duration
@@ -73,7 +73,17 @@ def time_and_memory(end: Ending) -> Markup | None:
     bars += [
         _bar(f"memory, {name}", count / most, amount(count)) for name, count in end.memory.items() if most
     ]
-    return element("div", join(bars)) if bars else None
+    largest = max((part.measured for part in end.memory_parts.values()), default=0)
+    for name, part in end.memory_parts.items():
+        estimated = "" if part.estimated is None else f" · estimated {amount(part.estimated)}"
+        bars.append(_bar(name, part.measured / (most or largest or 1), amount(part.measured) + estimated))
+    said = [memory_line(end.memory_parts)] if end.memory_parts else []
+    if end.tokens and end.mfu is None:
+        said.append("model FLOPs utilisation: not known, as the peak of the device, or of the method, is not")
+    elif end.mfu is not None:
+        said.append(f"model FLOPs utilisation: {end.mfu:.1%}")
+    notes = [element("p", _text(each), cls="quiet") for each in said]
+    return element("div", join([*bars, *notes])) if bars else None
 
 
 def tables(view: RunView) -> Markup | None:

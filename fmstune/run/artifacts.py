@@ -15,13 +15,12 @@ from fmstune.delivery.artifacts import record
 from fmstune.delivery.checkpoints import HandedCheckpoints
 from fmstune.delivery.recorder import Recorder
 from fmstune.launch.environment import is_main_process
-from fmstune.layout import ERROR_LOG
 from fmstune.models.checkpoints import checkpoints, step_of
 from fmstune.run.directory import RunDirectory, written
 from fmstune.text import counted
 from fmstune.training.build import BuiltTrainer
 
-_LEFT_OUT = (ERROR_LOG, "training_args.bin", "report.html", "skipped_rows.jsonl", "stream_counts")
+_LEFT_OUT = ("training_args.bin", "report.html", "skipped_rows.jsonl", "stream_counts")
 """Of this machine alone; and the report, which is written when the trackers have all else."""
 _WEIGHTS = (".safetensors", ".bin")
 
@@ -105,4 +104,4 @@ def part(directory: Path, step: int) -> None:
 
 def _files(folder: Path) -> dict[str, Path]:
     found = [each for each in written(folder) if each.is_file() and each.name not in _LEFT_OUT]
-    return {each.name: each for each in found}
+    return {each.name: each for each in found if each.suffix != ".log"}

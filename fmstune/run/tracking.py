@@ -96,6 +96,7 @@ def recorded(
     """The run's journal with its Recorder active: whatever happens, it ends with the true status, and
     the shippers get their time to deliver it. `lock` is the journal's, if this process has it already."""
     if not is_main_process():
+        out.begin(directory.path)
         yield Recorder(JournalWriter(Path(os.devnull), _header(config, directory)))
         return
     from fmstune.run.tracker_runs import continue_runs

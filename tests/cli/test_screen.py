@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from fmstune.console import RunConsole
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from tests.support.commands import start
+from tests.support.made_runs import make_run
 
 TRAIN = [sys.executable, "-m", "fmstune", "train", "--max-steps", "2", "--output-dir", "out"]
 
@@ -84,3 +86,42 @@ def test_a_file_that_ends_too_soon_is_no_interruption(
         main(["train", "--output-dir", str(tmp_path / "out")])
     assert left.value.code == 1
     assert capsys.readouterr().err.endswith("error: EOFError: Ran out of input\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--learning-rate", "abc"), ("train", "--bogus"), ("runs", "show", "nope"),
+        ("trackers", "check", "nope"), ("config", "explain", "nope"), ("data", "nope.jsonl"),
+    ],
+)  # fmt: skip
+def test_an_error_is_a_json_object_too(
+    arguments: tuple[str, ...],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    from fmstune.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        main([*arguments, "--json"])
+    said = capfd.readouterr()
+    answer = json.loads(said.out)
+    assert (answer["kind"], answer["exit_code"]) == ("error", left.value.code) == ("error", 2)
+    assert said.err == f"error: {answer['error']}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("export", "run"), ("export", "run", "--to", "json"), ("show", "run", "--json"), ("list",)]
+)
+def test_a_command_whose_reader_has_had_enough_ends_in_peace(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    make_run(tmp_path / "run", dict.fromkeys(range(3_000), 1.0))
+    with start("runs", *arguments, cwd=tmp_path, light=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait() == 0

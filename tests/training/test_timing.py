@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback
 
 import fmstune
 from fmstune.resources.phases import PHASES, STEP
+from tests.support.commands import FAST
+from tests.support.commands import fmstune as fmstune_command
 from tests.support.journals import events
 from tests.support.tuned import tune
 
@@ -138,3 +142,80 @@ def test_pairs_have_samples_alone() -> None:
 def test_without_the_scanner_nothing_is_timed() -> None:
     tune("out", "training.max_steps=1", "resources.interval=0")
     assert not [event for event in events(Path("out")) if event.stage == "system"]
+
+
+def test_where_the_memory_goes_is_measured_at_the_first_update() -> None:
+    """Each part by another way: the weights' own sizes, and what a backward pass of the model finds."""
+    tune("out", "training.max_steps=2", "resources.interval=10")
+    (parts,) = (values for values in system("out") if "memory_weights_mb" in values)
+    (decided,) = (event.values for event in events(Path("out")) if event.name == "model")
+    weights = decided["parameters"] * 4 / 1e6
+    assert parts["memory_weights_mb"] == pytest.approx(weights, abs=1e-3)
+    assert parts["memory_gradients_mb"] == pytest.approx(weights, abs=1e-3)
+    assert parts["memory_optimizer_mb"] == pytest.approx(2 * weights, rel=1e-3)  # AdamW's two moments
+    for name in ("weights", "gradients", "optimizer"):
+        assert parts[f"memory_{name}_estimated_mb"] == pytest.approx(parts[f"memory_{name}_mb"], rel=0.01)
+    kept = parts["memory_activations_mb"]
+    assert parts["memory_activations_estimated_mb"] == pytest.approx(kept, rel=0.34)
+
+
+def test_activations_are_what_autograd_keeps_and_no_weight() -> None:
+    from types import SimpleNamespace
+
+    from fmstune.training.memory.parts import MemoryParts
+
+    model = torch.nn.Sequential(torch.nn.Linear(100, 50), torch.nn.ReLU(), torch.nn.Linear(50, 2))
+    args = SimpleNamespace(device=torch.device("cpu"), gradient_checkpointing=False)
+    recorded: list[dict[str, float]] = []
+    trainer: Any = SimpleNamespace(args=args, model=model, optimizer=torch.optim.SGD(model.parameters()))
+    parts = MemoryParts(trainer, recorded.append)
+    parts.arm()
+    with parts.forward(model, {}):
+        loss = model(torch.ones(7, 100)).sum()
+    assert parts._kept == 4 * (7 * 100 + 7 * 50)  # the input, and ReLU's output that the next layer shares
+    loss.backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+
+
+def test_what_processes_exchange_in_a_step_is_measured_once(tmp_path: Path) -> None:
+    done = fmstune_command(
+        "train", *FAST, "--max-steps", "4", "--output-dir", "out", "--nproc", "2",
+        "--set", "training.save_strategy=no", "--set", "resources.interval=10", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (exchanged,) = (values for values in system(tmp_path / "out") if "collectives" in values)
+    (model,) = (event.values for event in events(tmp_path / "out") if event.name == "model")
+    # All gradients, and a few numbers: the tokens of the step, the loss to be logged, whether to stop.
+    assert 0 <= exchanged["collectives_mb"] - model["parameters"] * 4 / 1e6 < 0.01
+    assert exchanged["collectives"] >= 2
+    assert exchanged["collectives_seconds"] > 0
+
+
+def test_the_share_of_a_devices_peak_is_the_operations_of_the_tokens() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from fmstune.resources.peaks import operations_per_token, peak_of
+    from fmstune.training.speed.utilisation import Utilisation, weights_of
+
+    model = LlamaForCausalLM(
+        LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, vocab_size=100,
+                    num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=False)
+    )  # fmt: skip
+    operations = operations_per_token(*weights_of(model))
+    # torch's own count of matrix products, without those between tokens, which the formula leaves out.
+    length = 8
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.arange(length)[None], labels=torch.arange(length)[None]).loss.backward()
+    matrices = {"mm", "addmm", "bmm"}
+    counted = sum(
+        number
+        for op, number in counter.get_flop_counts()["Global"].items()
+        if str(op).split(".")[1] in matrices
+    )
+    norms = sum(weight.numel() for weight in model.parameters() if weight.dim() == 1)
+    assert counted / length == pytest.approx(operations - 6 * norms, rel=0.02)
+    assert peak_of("NVIDIA H100 80GB HBM3", "half") == 989e12
+    assert peak_of("NVIDIA A100-SXM4-80GB", "float32") == 19.5e12
+    for other in ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "NVIDIA GeForce RTX 4090 Laptop GPU", "Radeon"):
+        assert peak_of(other, "half") is None
+    assert Utilisation(6e9, 1e12).share(100, 1.2) == pytest.approx(0.5)

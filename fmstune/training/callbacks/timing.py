@@ -9,7 +9,11 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fmstune.resources.phases import STEP, PhaseClock
+from fmstune.training.callbacks.collectives import Collectives
+from fmstune.training.memory.parts import MemoryParts
+from fmstune.training.speed.utilisation import Utilisation, utilisation
 from fmstune.training.trainers.timed import TimedTraining
+from fmstune.training.trl_compat import tokens_seen
 
 
 class TimingCallback(TrainerCallback):
@@ -27,10 +31,18 @@ class TimingCallback(TrainerCallback):
         self._record = record
         self._began, self._start = began, {"startup_imports_seconds": imports}
         self._trainer: TimedTraining | None = None
+        self._utilisation: Utilisation | None = None
+        self._tokens = 0
 
     def attach(self, trainer: Any, model_seconds: float, data_seconds: float) -> None:
         """Have the trainer that was built be timed, and note what its model and data took."""
         self._trainer, trainer.clock = trainer, self.clock
+        trainer.memory = MemoryParts(
+            trainer, lambda figures: self._record(figures, int(trainer.state.global_step) + 1)
+        )
+        if trainer.args.world_size > 1:
+            trainer.add_callback(Collectives(self._record))
+        self._utilisation = utilisation(trainer)
         self._start |= {"startup_model_seconds": model_seconds, "startup_data_seconds": data_seconds}
 
     def on_train_begin(
@@ -40,7 +52,16 @@ class TimingCallback(TrainerCallback):
         rest = max(0.0, whole - sum(self._start.values()))
         start = {**self._start, "startup_trainer_seconds": rest, "startup_seconds": whole}
         self._record({name: round(seconds, 3) for name, seconds in start.items()}, state.global_step)
+        if self._trainer is not None and self._trainer.memory is not None:
+            self._trainer.memory.arm()
+        self._tokens = tokens_seen(self._trainer)
         self.clock.enter("other")
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._trainer is not None and self._trainer.memory is not None:
+            self._trainer.memory.updated()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -76,4 +97,8 @@ class TimingCallback(TrainerCallback):
                 tokens *= args.world_size
             speeds = {"samples_per_second": rows / seconds, "trained_tokens_per_second": tokens / seconds}
             found |= {name: round(speed, 3) for name, speed in speeds.items() if speed}
+            before, self._tokens = self._tokens, tokens_seen(self._trainer)
+            if self._utilisation is not None and self._tokens > before:
+                share = self._utilisation.share(self._tokens - before, seconds + found["data_seconds"])
+                found["mfu_percent"] = round(100 * share, 3)
         self._record(found, state.global_step)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fmstune.resources.phases import Phase, PhaseClock
+from fmstune.training.memory.parts import MemoryParts
 from fmstune.training.trainers.row_batches import row_count, row_lengths
 from fmstune.training.tuned_trainer import as_trainer
 
@@ -17,6 +18,7 @@ class TimedTraining:
     """For a class beside a Trainer of TRL's, before all others. Without a `clock` it changes nothing."""
 
     clock: PhaseClock | None = None
+    memory: MemoryParts | None = None
     rows_seen = 0
     """Rows of the batches that were read, of this process."""
     tokens_trained: Any = 0
@@ -57,10 +59,11 @@ class TimedTraining:
             self.clock.enter("optimizer")
         return loss
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's, timed as the forward pass within a training step."""
-        with self._timed("forward", ("backward",)):
-            return as_trainer(super()).compute_loss(*args, **kwargs)
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's, timed as the forward pass within a training step, of which the first is measured."""
+        measured = self.memory.forward(model, inputs) if self.memory else contextlib.nullcontext()
+        with self._timed("forward", ("backward",)), measured:
+            return as_trainer(super()).compute_loss(model, inputs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's, timed with all that happens in it."""

@@ -1,0 +1,144 @@
+"""Where the memory of a training goes, measured once at its first update, beside what was estimated for it.
+
+Of tensors, by the storages that they share: the same on a CPU and on a GPU, without waiting for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from fmstune.resources.source import MB, Figures
+from fmstune.training.memory.estimate import Workload, estimate
+from fmstune.training.memory.workload import workload
+from fmstune.training.tuned_trainer import TunedTrainer
+
+PARTS = ("weights", "gradients", "optimizer", "activations")
+
+
+class MemoryParts:
+    """Measures the first update of a training, and records `memory_weights_mb` and the like, and
+    `memory_weights_estimated_mb` and the like, of this process.
+
+    Activations are what the first batch's forward pass keeps for its backward pass: of the autograd graph on
+    a CPU, of the allocator on a GPU; and they are estimated for a batch of that size, not for the longest.
+    With gradient checkpointing on a CPU they are not measured: what it keeps is outside the graph.
+    """
+
+    def __init__(self, trainer: TunedTrainer, record: Callable[[Figures], None]) -> None:
+        self._trainer, self._record = trainer, record
+        self._armed = False
+        self._kept: int | None = None
+        self._tokens: tuple[int, int, int] | None = None
+
+    def arm(self) -> None:
+        """The training begins: the next forward pass is that of its first batch."""
+        self._armed = True
+
+    @contextlib.contextmanager
+    def forward(self, model: torch.nn.Module, inputs: Mapping[str, Any]) -> Iterator[None]:
+        """The forward pass of a batch, with its loss; the first one is measured."""
+        if not self._armed or not model.training:
+            yield
+            return
+        self._armed = False
+        device = self._trainer.args.device
+        self._tokens = _tokens(inputs, count=device.type == "cpu")
+        if device.type == "cuda":
+            before = torch.cuda.memory_allocated(device)
+            yield
+            self._kept = max(0, torch.cuda.memory_allocated(device) - before)
+        elif device.type != "cpu" or self._trainer.args.gradient_checkpointing:
+            yield
+        else:
+            kept: dict[int, int] = {}
+            held = {_place(weight) for weight in (*model.parameters(), *model.buffers())}
+
+            def keep(tensor: torch.Tensor) -> torch.Tensor:
+                if _place(tensor) not in held:
+                    kept[_place(tensor)] = _bytes(tensor)
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                yield
+            self._kept = sum(kept.values())
+
+    def updated(self) -> None:
+        """The first update is made, and its gradients are still there."""
+        if self._tokens is None:
+            return
+        trainer, model = self._trainer, self._trainer.model
+        parameters = list(model.parameters())
+        found = {
+            "weights": _sum([*parameters, *model.buffers()]),
+            "gradients": _sum(weight.grad for weight in parameters if weight.grad is not None),
+            "optimizer": _sum(_tensors(_states(trainer.optimizer))),
+        }
+        if self._kept is not None:
+            found["activations"] = self._kept
+        figures = {f"memory_{name}_mb": _mb(size) for name, size in found.items()}
+        if (work := workload(trainer)) is not None:
+            expected = estimate(_of_batch(work, self._tokens))
+            each = work.sharding.sharing
+            for name in found:
+                figures[f"memory_{name}_estimated_mb"] = _mb(getattr(expected, name) / each)
+        self._tokens = None
+        self._record(figures)
+
+
+def _of_batch(work: Workload, tokens: tuple[int, int, int]) -> Workload:
+    """The work with a batch of so many tokens, of which so many count in the loss, the longest row."""
+    count, scored, longest = tokens
+    share = count / max(1, work.tokens)
+    all_scored = work.scored >= work.tokens
+    counted = count if all_scored else scored if scored >= 0 else int(work.scored * share)
+    return replace(work, tokens=count, scored=counted, longest=min(longest, work.longest))
+
+
+def _tokens(inputs: Mapping[str, Any], *, count: bool) -> tuple[int, int, int]:
+    """The tokens of a batch with its padding, those that count in the loss (-1: not counted, since that would
+    wait for a GPU), and the longest row."""
+    ids, labels = inputs.get("input_ids"), inputs.get("labels")
+    if not isinstance(ids, torch.Tensor):
+        return 0, 0, 0
+    scored = int((labels != -100).sum()) if count and isinstance(labels, torch.Tensor) else -1
+    return ids.numel(), scored, ids.shape[-1]
+
+
+def _states(optimizer: Any) -> Any:
+    """The state of the optimizer itself, under those that wrap it."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return getattr(optimizer, "state", {})
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _tensors(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _tensors(each)
+
+
+def _sum(tensors: Iterable[torch.Tensor]) -> int:
+    """The bytes of the tensors, which may share some: tied weights, views of a bucket."""
+    return sum({_place(tensor): _bytes(tensor) for tensor in tensors}.values())
+
+
+def _place(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() or id(tensor)
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage().nbytes())
+
+
+def _mb(size: float) -> float:
+    return round(size / MB, 3)

@@ -1,0 +1,63 @@
+"""How much of what its devices can compute a training uses: the model FLOPs utilisation (MFU)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fmstune.resources.peaks import Precision, operations_per_token, peak_of
+from fmstune.training.tuned_trainer import TunedTrainer
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+@dataclass(frozen=True, slots=True)
+class Utilisation:
+    """`operations` are those of a token, `peak` the most operations a second of all devices together."""
+
+    operations: float
+    peak: float
+
+    def share(self, tokens: int, seconds: float) -> float:
+        """The share of the peak that so many tokens in so many seconds are."""
+        return self.operations * tokens / seconds / self.peak
+
+
+def utilisation(trainer: TunedTrainer) -> Utilisation | None:
+    """That of a trainer that was built and has not begun; `None` where it can't be told: on devices whose
+    peak is not known (CPUs among them), for experts, of which a token uses some, for methods that compute
+    more than a pass for each token, and for tokens that TRL does not count."""
+    device = trainer.args.device
+    if device.type != "cuda" or trainer.method != "sft":
+        return None
+    peak = peak_of(torch.cuda.get_device_name(device), _precision(trainer))
+    model = trainer.model.get_base_model() if hasattr(trainer.model, "get_base_model") else trainer.model
+    if peak is None or any(getattr(model.config.get_text_config(), name, None) for name in _EXPERTS):
+        return None
+    operations = operations_per_token(*weights_of(model))
+    return Utilisation(operations, peak * trainer.args.world_size)
+
+
+def weights_of(model: Any) -> tuple[int, int]:
+    """The weights that each token is multiplied with, and those of them that are trained. Embeddings are
+    looked up, and count where the head has them too."""
+    into, out = model.get_input_embeddings(), model.get_output_embeddings()
+    looked_up = getattr(into, "weight", None)
+    tied = looked_up is not None and looked_up is getattr(out, "weight", None)
+    left_out = 0 if looked_up is None or tied else looked_up.numel()
+    trained = sum(
+        weight.numel()
+        for weight in model.parameters()
+        if weight.requires_grad and (tied or weight is not looked_up)
+    )
+    return int(model.num_parameters()) - left_out, trained
+
+
+def _precision(trainer: TunedTrainer) -> Precision:
+    args = trainer.args
+    sizes = {weight.element_size() for weight in trainer.model.parameters() if weight.is_floating_point()}
+    if args.bf16 or args.fp16 or sizes <= {2}:
+        return "half"
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "float32"
