@@ -28,7 +28,8 @@ def plot(
         ),
     ] = None,
     x: Annotated[
-        Literal["step", "time"], typer.Option("--x", help="What the x-axis is: steps, or seconds.")
+        Literal["step", "time", "tokens"],
+        typer.Option("--x", help="What the x-axis is: steps, seconds, or tokens seen."),
     ] = "step",
     smooth: Annotated[
         float,

@@ -66,11 +66,11 @@ def compare(
 
 def _head(run: RunView) -> Iterator[str]:
     from fmstune.report.show import changed_settings
-    from fmstune.report.words import age, cell, duration, printable
+    from fmstune.report.words import age, cell, duration, moment, printable
 
     line, detail = run.line, run.detail
     created = 0.0 if line.created is None else line.created
-    when = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(created))} ({age(time.time() - created)} ago)"
+    when = f"{moment(created)} ({age(time.time() - created)} ago)"
     settings = {key: value for key, value in changed_settings(detail.settings).items() if key not in _IN_HEAD}
     texts = [f"{key}={cell(value)}" for key, value in settings.items()]
     tables = [f"{each['name']} ({counted(len(each['rows']), 'row')})" for each in run.tables]

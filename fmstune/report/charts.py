@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import bisect
 import fnmatch
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from fmstune.config.check.suggest import hint
 from fmstune.errors import ConfigError
-from fmstune.report.curves import Curve, Point, TrackedRun
+from fmstune.report.curves import Curve, Point, TrackedRun, is_finite
 from fmstune.text import listed, shown
 
-XAxis = Literal["step", "time"]
+XAxis = Literal["step", "time", "tokens"]
+_WORDS = {"step": "step", "time": "seconds", "tokens": "tokens"}
+TOKENS = "train/num_tokens"
+"""The tokens that a run has seen by a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,9 @@ def charts(
 ) -> list[Chart]:
     """A chart for each metric that a pattern names: `eval/*`, or without a stage a name in any, as `loss`.
 
-    With `x` of `time` it is the seconds since the run was begun. `smoothing` is between 0 and 1, as in
-    TensorBoard. Raises `ConfigError` when no run has a metric of that name.
+    With `x` of `time` it is the seconds since the run was begun, with `tokens` those that it had seen by a
+    step. `smoothing` is between 0 and 1, as in TensorBoard. Raises `ConfigError` when no run has a metric of
+    that name, or has counted its tokens.
     """
     keys = dict.fromkeys(curve.key for run in runs for curve in run.curves)
     chosen: dict[str, None] = {}
@@ -57,11 +61,48 @@ def charts(
                 )
             )
         chosen |= dict.fromkeys(named)
-    words = "step" if x == "step" else "seconds"
+    seen = {id(run): tokens_by_step(run) for run in runs} if x == "tokens" else {}
+    if x == "tokens" and not any(steps for steps, _ in seen.values()):
+        raise ConfigError(f"no run here has counted its tokens ({TOKENS}); use --x step or --x time.")
     return [
-        Chart(key, words, [_line(run, curve, x, smoothing) for run in runs for curve in _of(run, key)])
+        Chart(
+            key,
+            _WORDS[x],
+            [
+                _line(run, curve, x, smoothing, seen.get(id(run), ([], [])))
+                for run in runs
+                for curve in _of(run, key)
+            ],
+        )
         for key in chosen
     ]
+
+
+Seen = tuple[Sequence[float], Sequence[float]]
+"""Steps, and the tokens that a run had seen by each of them."""
+
+
+def tokens_by_step(run: TrackedRun) -> Seen:
+    """The tokens that a run had seen by the steps that it logged them at, and that there were none at first;
+    nothing where it has not counted any."""
+    for curve in _of(run, TOKENS):
+        steps, _, tokens = curve.finite()
+        if steps:
+            begin = [0.0] if steps[0] > 0 else []
+            return [*begin, *steps], [*begin, *tokens]
+    return [], []
+
+
+def tokens_at(step: float, seen: Seen) -> float | None:
+    """The tokens by a step, in a straight line between those that were logged; `None` behind the last one."""
+    steps, tokens = seen
+    at = bisect.bisect_left(steps, step)
+    if at >= len(steps):
+        return None
+    if steps[at] == step or at == 0:
+        return tokens[at] if steps[at] == step else None
+    share = (step - steps[at - 1]) / (steps[at] - steps[at - 1])
+    return tokens[at - 1] + share * (tokens[at] - tokens[at - 1])
 
 
 def smoothed(values: Iterable[float], smoothing: float) -> list[float]:
@@ -85,11 +126,11 @@ def _of(run: TrackedRun, key: str) -> Iterator[Curve]:
     return (curve for curve in run.curves if curve.key == key)
 
 
-def _line(run: TrackedRun, curve: Curve, x: XAxis, smoothing: float) -> Line:
+def _line(run: TrackedRun, curve: Curve, x: XAxis, smoothing: float, seen: Seen) -> Line:
     drawn = [
         (at, float(point.value))
         for point in curve.points()
-        if (at := _x(point, run, x)) is not None and is_finite(point.value)
+        if (at := _x(point, run, x, seen)) is not None and is_finite(point.value)
     ]
     drawn.sort(key=lambda pair: pair[0])  # what was logged again came later
     xs, ys = [at for at, _ in drawn], [value for _, value in drawn]
@@ -97,15 +138,7 @@ def _line(run: TrackedRun, curve: Curve, x: XAxis, smoothing: float) -> Line:
     return Line(str(run.directory), xs, smoothed(ys, smoothing) if smoothing else ys, left_out)
 
 
-def _x(point: Point, run: TrackedRun, x: XAxis) -> float | None:
+def _x(point: Point, run: TrackedRun, x: XAxis, seen: Seen) -> float | None:
+    if x == "tokens":
+        return None if point.step is None else tokens_at(point.step, seen)
     return point.step if x == "step" else point.time - run.replay.header.time
-
-
-def is_finite(value: object) -> bool:
-    """Whether a value is a number that can be drawn."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
-        return False

@@ -6,8 +6,9 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+import operator
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,19 +117,35 @@ class Curve:
         for at in self._newest():
             yield self._point(at)
 
+    def finite(self) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
+        """Steps, times and values of the points that have a step and a finite number, by step."""
+        newest, steps, values = self._newest(), self._steps, self._values
+        if isinstance(newest, range) and not self._others and all(map(math.isfinite, values)):
+            return steps, self._times, values
+        kept = [at for at in newest if steps[at] == steps[at] and is_finite(self._others.get(at, values[at]))]
+        found = [float(self._others.get(at, values[at])) for at in kept]
+        return [steps[at] for at in kept], [self._times[at] for at in kept], found
+
     def figures(self) -> Figures:
         """What it comes to."""
         newest = self._newest()
         values = self._values
+        if isinstance(newest, range) and not self._others and all(map(math.isfinite, values)):
+            return self._figures(newest, values.index(min(values)), values.index(max(values)), 0)
         exact = {at: value for at, value in self._others.items() if type(value) is int}
         numbers = [at for at in newest if at in exact or values[at] == values[at]]
         others = [at for at in newest if at in self._others and at not in exact]
         infinite = sum(1 for at in numbers if at not in exact and math.isinf(values[at]))
+        lowest = min(numbers, key=lambda at: exact.get(at, values[at]), default=None)
+        highest = max(numbers, key=lambda at: exact.get(at, values[at]), default=None)
+        return self._figures(newest, lowest, highest, len(newest) - len(numbers) - len(others) + infinite)
+
+    def _figures(
+        self, newest: Sequence[int], least: int | None, most: int | None, not_finite: int
+    ) -> Figures:
         last, first = self.last, self._point(newest[0])
-        lowest = highest = None
-        if numbers:
-            lowest = self._point(min(numbers, key=lambda at: exact.get(at, values[at])))
-            highest = self._point(max(numbers, key=lambda at: exact.get(at, values[at])))
+        lowest = None if least is None else self._point(least)
+        highest = None if most is None else self._point(most)
         return Figures(
             stage=self.stage,
             name=self.name,
@@ -141,7 +158,7 @@ class Curve:
             lowest_step=lowest.step if lowest else None,
             highest=highest.value if highest else None,
             highest_step=highest.step if highest else None,
-            not_finite=len(newest) - len(numbers) - len(others) + infinite,
+            not_finite=not_finite,
         )
 
     def numbers(self) -> Iterator[Point]:
@@ -153,8 +170,10 @@ class Curve:
         """The value that was tracked last."""
         return self._point(len(self._values) - 1)
 
-    def _newest(self) -> list[int]:
+    def _newest(self) -> Sequence[int]:
         steps = self._steps
+        if all(map(operator.lt, steps, itertools.islice(steps, 1, None))) and steps[0] == steps[0]:
+            return range(len(steps))  # of a run that was never resumed, as nearly all are
         stepless = [at for at, step in enumerate(steps) if step != step]
         newest = {step: at for at, step in enumerate(steps) if step == step}
         if len(newest) + len(stepless) == len(steps):
@@ -176,6 +195,16 @@ class Curve:
             self._times[at],
             self._others[at] if at in self._others else int(value) if self._integers else value,
         )
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is a number that can be drawn."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 @dataclass(slots=True)

@@ -35,8 +35,8 @@ _OF_RUN = ("group", "tags", "notes")
 """Settings of the run that trackers may have too."""
 _TIMES = ("duration", "age")
 _CONDITION = re.compile(r"\s*(.+?)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*", re.S)
-_TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def needs_detail(key: str) -> bool:
@@ -88,6 +88,8 @@ def chosen(
     characters, and nothing after `=` for what is not there. Raises `ConfigError`."""
     key, operator, text = _condition(condition)
     seconds = _in_seconds(text) if key in _TIMES else None
+    if key in _TIMES and seconds is None and text and _number(text) is None:
+        raise ConfigError(f"--where {shown(condition)}: {key} is a time like 90s, 5m, 2h30m, 3d or 2w.")
     wanted = text if seconds is None else str(seconds)
     values = _values(runs, key, among)
     return [run for run, value in zip(runs, values, strict=True) if _holds(value, operator, wanted)]
@@ -169,7 +171,7 @@ def _number(value: Any) -> Any:
 def _in_seconds(text: str) -> float | None:
     if not _TIME.fullmatch(text):
         return None
-    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)([smhd])", text))
+    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)([smhdw])", text))
 
 
 def _rank(value: Any) -> tuple[int, Any]:

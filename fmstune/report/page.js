@@ -1,6 +1,6 @@
 // Draws the charts of a report with BokehJS, from the numbers in the page, when they come into view.
 "use strict";
-const charts = JSON.parse(document.getElementById("charts").textContent);
+const { charts, seen: tokens_seen } = JSON.parse(document.getElementById("charts").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const light_colours = ["#3b63d8", "#d9622b", "#1d8a4a", "#9a3fb5", "#b8860b", "#0f8b8d", "#c2185b", "#5d6d7e"];
 const dark_colours = ["#8aa8ff", "#ff9e64", "#7ad492", "#d79bf0", "#f0c060", "#63d2d4", "#ff8ab5", "#b0bec5"];
@@ -16,8 +16,18 @@ function smoothed(values) {
   });
 }
 
+// The tokens that the run had seen by a step: a straight line between those that were logged.
+function tokens(step) {
+  const { steps, tokens } = tokens_seen;
+  const at = steps.findIndex((each) => each >= step);
+  if (at < 0) return NaN;
+  if (at === 0) return steps[0] === step ? tokens[0] : NaN;
+  return tokens[at - 1] + (step - steps[at - 1]) / (steps[at] - steps[at - 1]) * (tokens[at] - tokens[at - 1]);
+}
+
 function numbers(line) {
-  const x = choices.x === "time" && line.t.length ? line.t : line.x;
+  let x = choices.x === "time" && line.t.length ? line.t : line.x;
+  if (choices.x === "tokens") x = line.x.map(tokens);
   return { x: x, y: choices.smoothing ? smoothed(line.y) : line.y, at: line.x, value: line.y };
 }
 
@@ -28,7 +38,7 @@ function draw(place) {
   const colours = dark.matches ? dark_colours : light_colours;
   const figure = Bokeh.Plotting.figure({
     height: 250, sizing_mode: "stretch_width", tools: "pan,box_zoom,wheel_zoom,reset,save", active_drag: "box_zoom",
-    x_axis_label: choices.x === "time" ? "seconds" : "step", background_fill_alpha: 0, border_fill_alpha: 0,
+    x_axis_label: choices.x === "time" ? "seconds" : choices.x, background_fill_alpha: 0, border_fill_alpha: 0,
     outline_line_color: null, min_border_right: 12,
   });
   figure.toolbar.logo = null;
@@ -69,12 +79,12 @@ function redraw() {
   for (const place of drawn.keys()) draw(place);
 }
 
-const seen = new IntersectionObserver((entries) => {
+const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     if (entry.isIntersecting && !drawn.has(entry.target)) draw(entry.target);
   }
 }, { rootMargin: "400px" });
-document.querySelectorAll(".plot").forEach((place) => seen.observe(place));
+document.querySelectorAll(".plot").forEach((place) => watcher.observe(place));
 addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach((place) => drawn.has(place) || draw(place)));
 dark.addEventListener("change", redraw);
 document.getElementById("x")?.addEventListener("change", (event) => { choices.x = event.target.value; redraw(); });

@@ -18,11 +18,14 @@ from typing import Any
 from fmstune._version import __version__
 from fmstune.errors import ConfigError
 from fmstune.layout import REPORT
+from fmstune.report.charts import tokens_by_step
 from fmstune.report.curves import TrackedRun, read_run
 from fmstune.report.ending import Ending, ending_of
 from fmstune.report.html import Markup, element, escaped, join
 from fmstune.report.page_charts import PageChart, page_charts
 from fmstune.report.page_parts import (
+    SIZES,
+    Size,
     commands,
     delivery,
     figures,
@@ -39,8 +42,10 @@ from fmstune.system.files import replace_text
 from fmstune.text import counted
 
 MOST_BYTES = 2_000_000
-_POINTS = 12_000
-"""So many points of all curves are drawn at first; fewer where the page would be too large."""
+_BESIDE = 4_000
+"""Bytes of the page but its scripts, its style and its body."""
+_TOKEN_POINTS = 500
+_LONGEST_TITLE = 200
 _SCRIPTS = ("bokeh.min.js", "bokeh-api.min.js")
 MISSING = 'bokeh is not installed: pip install "bokeh>=3.6,<4"'
 
@@ -64,65 +69,82 @@ def page(run: TrackedRun, scripts: str) -> str:
     """The report of a run, with the scripts of the library that draws."""
     view = view_of(run)
     end = ending_of(run, view)
-    body, most = _body(run, view, end, _POINTS), _POINTS
-    while len(scripts) + len(body.encode()) > MOST_BYTES - 20_000 and most > 1_000:
-        most //= 2
-        body = _body(run, view, end, most)
-    own = _file("page.js")
+    own, style = _file("page.js"), _file("page.css")
+    room = MOST_BYTES - _BESIDE - sum(len(text.encode()) for text in (scripts, own, style))
+    body = next((body for size in SIZES if _bytes(body := _body(run, view, end, size)) <= room), None)
+    if body is None:  # whatever it is, it is most of the page: the largest sections give way
+        body = _body(run, view, end, SIZES[-1], room)
     allowed = f"script-src {_hash(scripts)} {_hash(own)}; style-src 'unsafe-inline'; img-src data: blob:"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; {allowed}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escaped(_title(run))}</title>\n<style>\n{_file('page.css')}</style>\n</head>\n"
+        f"<title>{escaped(_title(run))}</title>\n<style>\n{style}</style>\n</head>\n"
         f"<body>\n{body}\n<script>{scripts}</script>\n<script>{own}</script>\n</body>\n</html>\n"
     )
 
 
-def _body(run: TrackedRun, view: RunView, end: Ending, most: int) -> str:
-    drawn, without = page_charts(run, most)
+def _body(run: TrackedRun, view: RunView, end: Ending, size: Size, room: int | None = None) -> str:
+    """The body of a page; where `room` is given, without the sections that have none."""
+    drawn, without = page_charts(run, size.points)
     learning = [(number, each) for number, each in enumerate(drawn) if not each.system]
     machine = [(number, each) for number, each in enumerate(drawn) if each.system]
-    parts = [
-        head(view, end),
-        *_section("Learning", _choices() if learning else None, _charts(learning), _left_out(drawn, without)),
-        *_section("Time and memory", time_and_memory(end)),
-        *_section("Samples and tables", tables(view)),
-        *_section("Data", rows_of_data(view)),
-        *_section("Settings", settings(view)),
-        *_section("Machine", _charts(machine)),
-        *_section("All metrics", figures(view)),
-        *_section("Delivery", delivery(view, end)),
-        *_section("Next", commands(end)),
-        element("p", f"Drawn from the run's journal by fmstune {__version__}.", cls="quiet"),
+    steps, tokens = tokens_by_step(run)
+    every = max(1, len(steps) // _TOKEN_POINTS)
+    seen = {"steps": [*steps[::every], *steps[-1:]], "tokens": [*tokens[::every], *tokens[-1:]]}
+    choices = _choices(tokens=bool(steps)) if learning else None
+    sections = [
+        _section("Learning", choices, _charts(learning, size), _left_out(drawn, without)),
+        _section("Time and memory", time_and_memory(end, size)),
+        _section("Samples and tables", tables(view, size)),
+        _section("Data", rows_of_data(view, size)),
+        _section("Settings", settings(view, size)),
+        _section("Machine", _charts(machine, size)),
+        _section("All metrics", figures(view, size)),
+        _section("Delivery", delivery(view, end, size)),
+        _section("Next", commands(end, size)),
     ]
-    numbers = json.dumps(strict(_hidden([each.to_json() for each in drawn])), ensure_ascii=True)
+    numbers = json.dumps(
+        strict(_hidden({"charts": [each.to_json(size.text) for each in drawn], "seen": seen}))
+    )
     safe = numbers.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    return f'{element("main", join(parts)).text}\n<script type="application/json" id="charts">{safe}</script>'
+    first = head(view, end, size)
+    last = element("p", f"Drawn from the run's journal by fmstune {__version__}.", cls="quiet")
+    while room is not None and sum(map(_bytes, [safe, first.text, *(each.text for each in sections)])) > room:
+        widest = max(range(1, len(sections)), key=lambda at: len(sections[at].text))
+        said = "A part of this page is left out: it has no room for it. `fmstune runs show` has all."
+        sections[widest] = element("p", said, cls="quiet")
+    body = element("main", join([first, *(each for each in sections if each.text), last])).text
+    return f'{body}\n<script type="application/json" id="charts">{safe}</script>'
 
 
-def _section(title: str, *parts: Markup | None) -> list[Markup]:
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8"))
+
+
+def _section(title: str, *parts: Markup | None) -> Markup:
     there = [part for part in parts if part is not None and part.text]
-    return [element("h2", title), *there] if there else []
+    return join([element("h2", title), *there] if there else [])
 
 
-def _charts(charts: Sequence[tuple[int, PageChart]]) -> Markup | None:
+def _charts(charts: Sequence[tuple[int, PageChart]], size: Size) -> Markup | None:
     if not charts:
         return None
-    return element("div", join([_chart(number, each) for number, each in charts]), cls="charts")
+    return element("div", join([_chart(number, each, size) for number, each in charts]), cls="charts")
 
 
-def _chart(number: int, chart: PageChart) -> Markup:
+def _chart(number: int, chart: PageChart, size: Size) -> Markup:
     plot = element("div", "", cls="plot", **{"data-chart": str(number)})
     return element(
         "div",
-        join([element("h3", _hidden(chart.title)), plot, element("div", "", cls="legend")]),
+        join([element("h3", size.cut(chart.title)), plot, element("div", "", cls="legend")]),
         cls="chart",
     )
 
 
-def _choices() -> Markup:
-    options = join([element("option", name, value=name) for name in ("step", "time")])
+def _choices(*, tokens: bool) -> Markup:
+    names = ("step", "time", *(["tokens"] if tokens else []))
+    options = join([element("option", name, value=name) for name in names])
     x = element("label", join([element("span", "x-axis"), element("select", options, id="x")]))
     slider = element("input", None, id="smoothing", type="range", min="0", max="0.99", step="0.01", value="0")
     return element(
@@ -147,7 +169,7 @@ def _left_out(drawn: Sequence[PageChart], without: Sequence[str]) -> Markup | No
 
 
 def _title(run: TrackedRun) -> str:
-    return str(_hidden(f"{run.replay.header.run} · fmstune"))
+    return str(_hidden(f"{run.replay.header.run} · fmstune"))[:_LONGEST_TITLE]
 
 
 def _hidden(value: Any) -> Any:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fmstune.report.charts import Line, is_finite
-from fmstune.report.curves import Curve, TrackedRun
+from fmstune.report.charts import Line
+from fmstune.report.curves import TrackedRun
 from fmstune.report.show import RESOURCES
 
 _FIRST = ("loss", "learning_rate", "grad_norm", "mean_token_accuracy", "tokens_per_second", "entropy")
@@ -37,13 +37,13 @@ class PageChart:
     times: Sequence[Sequence[float]]
     tracked: int
 
-    def to_json(self) -> dict[str, Any]:
-        """What the page's script draws."""
+    def to_json(self, longest: int = 2_000) -> dict[str, Any]:
+        """What the page's script draws, with names of so many characters at most."""
         lines = [
-            {"label": line.label, "x": list(line.xs), "t": list(times), "y": list(line.ys)}
+            {"label": line.label[:longest], "x": list(line.xs), "t": list(times), "y": list(line.ys)}
             for line, times in zip(self.lines, self.times, strict=True)
         ]
-        return {"title": self.title, "lines": lines}
+        return {"title": self.title[:longest], "lines": lines}
 
 
 def page_charts(run: TrackedRun, most: int) -> tuple[list[PageChart], list[str]]:
@@ -51,7 +51,8 @@ def page_charts(run: TrackedRun, most: int) -> tuple[list[PageChart], list[str]]
     point, which is in the tables, and those beyond what a page can hold."""
     drawn: dict[str, _Drawn] = {}
     for curve in run.curves:
-        drawn.setdefault(curve.key, _drawn(curve, run.replay.header.time))
+        if curve.key not in drawn:
+            drawn[curve.key] = _Drawn(*curve.finite())
     groups = _groups(run, drawn)
     chosen, left = groups[:_MOST_CHARTS], groups[_MOST_CHARTS:]
     lines = sum(len(keys) for _, _, keys in chosen)
@@ -63,7 +64,7 @@ def page_charts(run: TrackedRun, most: int) -> tuple[list[PageChart], list[str]]
             of = drawn[key]
             at = _kept(of.values, each)
             shown.append(Line(key, [of.steps[n] for n in at], [of.values[n] for n in at]))
-            times.append([round(of.times[n], 1) for n in at])
+            times.append([round(of.times[n] - run.replay.header.time, 1) for n in at])
             tracked += len(of.steps)
         found.append(PageChart(title, system, shown, times, tracked))
     return found, [key for _, _, keys in left for key in keys]
@@ -71,21 +72,11 @@ def page_charts(run: TrackedRun, most: int) -> tuple[list[PageChart], list[str]]
 
 @dataclass(slots=True)
 class _Drawn:
-    """The points of a curve that have a step and are finite, by step. Times are seconds of the run."""
+    """The points of a curve that have a step and are finite, by step."""
 
-    steps: list[float]
-    times: list[float]
-    values: list[float]
-
-
-def _drawn(curve: Curve, began: float) -> _Drawn:
-    found = _Drawn([], [], [])
-    for point in curve.points():
-        if point.step is not None and is_finite(point.value):
-            found.steps.append(point.step)
-            found.times.append(point.time - began)
-            found.values.append(float(point.value))
-    return found
+    steps: Sequence[float]
+    times: Sequence[float]
+    values: Sequence[float]
 
 
 def _groups(run: TrackedRun, known: dict[str, _Drawn]) -> list[tuple[str, bool, list[str]]]:
@@ -122,6 +113,6 @@ def _kept(values: Sequence[float], most: int) -> list[int]:
     kept = {0, len(values) - 1}
     for begin, end in itertools.pairwise(bounds):
         if begin < end:
-            kept.add(min(range(begin, end), key=values.__getitem__))
-            kept.add(max(range(begin, end), key=values.__getitem__))
+            part = values[begin:end]
+            kept |= {begin + part.index(min(part)), begin + part.index(max(part))}
     return sorted(kept)

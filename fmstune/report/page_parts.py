@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fmstune.config.inspect.compare import flat
@@ -13,21 +13,41 @@ from fmstune.layout import CONFIG_NAME, DATA_ROWS
 from fmstune.report.ending import Ending, memory_line
 from fmstune.report.html import Markup, element, folded, join, table
 from fmstune.report.show import RunView, changed_settings
-from fmstune.report.words import cell, duration
+from fmstune.report.words import cell, duration, moment
 from fmstune.secrets.redaction import process_redactor
 from fmstune.system.memory import amount
 
-_MOST_ROWS, _MOST_TEXT = 20, 2_000
-_NAMED = ("team", "params")
+_OF_A_TABLE, _MOST_TABLES, _MOST_COLUMNS = 20, 12, 40
 
 
-def head(view: RunView, end: Ending) -> Markup:
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much of a run a page shows: so many points of all curves, lines of each list, characters of each
+    text."""
+
+    points: int
+    rows: int
+    text: int
+
+    def cut(self, value: Any) -> str:
+        """The text of a value without secrets, cut where it is very long."""
+        text = process_redactor().text(value if isinstance(value, str) else cell(value))
+        return text if len(text) <= self.text else f"{text[: self.text]}… ({len(text):,} characters)"
+
+
+SIZES = (Size(12_000, 500, 2_000), Size(6_000, 200, 500), Size(3_000, 80, 200), Size(1_000, 20, 80))
+"""The largest of these that fits."""
+
+
+def head(view: RunView, end: Ending, size: Size) -> Markup:
     """What it is, how it ended, and the figures that people look for first."""
     line = view.line
-    created = time.strftime("%Y-%m-%d %H:%M", time.localtime(line.created or 0.0))
+    created = moment(line.created, "%Y-%m-%d %H:%M")
     title = element(
         "h1",
-        join([element("span", _text(line.name)), element("span", view.status, cls=f"status {view.status}")]),
+        join(
+            [element("span", size.cut(line.name)), element("span", view.status, cls=f"status {view.status}")]
+        ),
     )
     resumed = [f"resumed from step {each.resumed_from}" for each in view.sessions[1:]]
     about = " · ".join([str(view.directory), created, *resumed, *([line.params] if line.params else [])])
@@ -53,19 +73,19 @@ def head(view: RunView, end: Ending) -> Markup:
         for name, value, more in cards
         if value != "-"
     ]
-    error = [element("p", _text(line.error), cls="error")] if line.error else []
+    error = [element("p", size.cut(line.error), cls="error")] if line.error else []
     return join(
         [
             title,
-            element("p", _text(end.tuned)),
-            element("p", _text(about), cls="quiet"),
+            element("p", size.cut(end.tuned)),
+            element("p", size.cut(about), cls="quiet"),
             *error,
             element("div", join(shown), cls="cards"),
         ]
     )
 
 
-def time_and_memory(end: Ending) -> Markup | None:
+def time_and_memory(end: Ending, size: Size) -> Markup | None:
     """Bars of where the time went, and of the measured memory beside the estimate."""
     longest = max(end.time.values(), default=0.0)
     bars = [_bar(name, seconds / longest, duration(seconds)) for name, seconds in end.time.items() if longest]
@@ -82,31 +102,34 @@ def time_and_memory(end: Ending) -> Markup | None:
         said.append("model FLOPs utilisation: not known, as the peak of the device, or of the method, is not")
     elif end.mfu is not None:
         said.append(f"model FLOPs utilisation: {end.mfu:.1%}")
-    notes = [element("p", _text(each), cls="quiet") for each in said]
+    notes = [element("p", size.cut(each), cls="quiet") for each in said]
     return element("div", join([*bars, *notes])) if bars else None
 
 
-def tables(view: RunView) -> Markup | None:
+def tables(view: RunView, size: Size) -> Markup | None:
     """The newest table of each name, with its rows."""
     newest: dict[str, Mapping[str, Any]] = {}
     for each in view.tables:
         newest[f"{each['stage'] or ''} {each['name']}".strip()] = each
     parts = []
-    for name, each in newest.items():
-        rows = each["rows"][:_MOST_ROWS]
+    for name, each in [*newest.items()][:_MOST_TABLES]:
+        rows = each["rows"][:_OF_A_TABLE]
         columns = list(dict.fromkeys(key for row in rows for key in row))
         # Of a sample, what was asked stands for the whole prompt.
         columns = [name for name in columns if not (name == "prompt" and "question" in columns)]
         more = len(each["rows"]) - len(rows)
         caption = f"{name} at step {cell(each['step'])}" + (f", {more:,} rows more" if more else "")
-        parts.append(element("h3", _text(caption)))
+        if len(columns) > _MOST_COLUMNS:
+            caption += f", {len(columns) - _MOST_COLUMNS:,} columns more"
+            columns = columns[:_MOST_COLUMNS]
+        parts.append(element("h3", size.cut(caption)))
         parts.append(
-            table([*map(_text, columns)], [[_text(cell_of(row.get(key))) for key in columns] for row in rows])
+            table([*map(size.cut, columns)], [[size.cut(row.get(key)) for key in columns] for row in rows])
         )
-    return join(parts) if parts else None
+    return join([*parts, *_more(len(newest) - _MOST_TABLES)]) if parts else None
 
 
-def rows_of_data(view: RunView) -> Markup | None:
+def rows_of_data(view: RunView, size: Size) -> Markup | None:
     """What the data are, and a few rows as the model saw them, with what was trained of them marked."""
     data = view.detail.params.get("data", {})
     facts = {
@@ -114,88 +137,91 @@ def rows_of_data(view: RunView) -> Markup | None:
         for key, value in data.items()
         if not isinstance(value, (Mapping, list, tuple)) and value not in (0, False)
     }
-    parts = (
-        [table(["data", ""], [[_text(key), _text(cell_of(value))] for key, value in facts.items()])]
-        if facts
-        else []
-    )
+    parts = [_listed(["data", ""], [[key, value] for key, value in facts.items()], size)] if facts else []
     unused = [each for each in data.get("unused", ()) if isinstance(each, Mapping)]
     if unused:
-        columns = list(dict.fromkeys(key for each in unused for key in each))
-        rows = [[_text(cell_of(each.get(key))) for key in columns] for each in unused]
-        parts += [element("h3", "not used"), table([*map(_text, columns)], rows)]
-    for row in _seen_rows(view):
+        columns = list(dict.fromkeys(key for each in unused for key in each))[:_MOST_COLUMNS]
+        rows = [[each.get(key) for key in columns] for each in unused]
+        parts += [element("h3", "not used"), _listed([*map(size.cut, columns)], rows, size)]
+    for row in _seen_rows(view)[:_OF_A_TABLE]:
         pieces = [
-            element("mark" if piece.get("trained") else "span", _text(str(piece.get("text", "")))).text
-            for piece in row.get("pieces", ())
+            element("mark" if piece.get("trained") else "span", size.cut(str(piece.get("text", "")))).text
+            for piece in row.get("pieces", ())[: size.rows]
             if isinstance(piece, Mapping)
         ]
         counts = f"{cell(row.get('tokens'))} tokens, {cell(row.get('trained'))} trained (marked)"
         caption = f"{row.get('name')} · {counts}"
-        parts += [element("h3", _text(caption)), element("pre", Markup("".join(pieces)))]
+        parts += [element("h3", size.cut(caption)), element("pre", Markup("".join(pieces)))]
     return join(parts) if parts else None
 
 
-def settings(view: RunView) -> Markup | None:
+def settings(view: RunView, size: Size) -> Markup | None:
     """The settings that are not the defaults with where they come from, then all, versions and commit."""
     origins = written_origins(view.directory / CONFIG_NAME)
     changed = changed_settings(view.detail.settings)
-    rows = [
-        [_text(key), _text(cell_of(value)), _text(origins.get(key, "default"))]
-        for key, value in changed.items()
-    ]
-    parts = [table(["setting", "value", "from"], rows)] if rows else []
+    rows = [[key, value, origins.get(key, "default")] for key, value in changed.items()]
+    parts = [_listed(["setting", "value", "from"], rows, size)] if rows else []
     params = view.detail.params
     if params.get("params"):
-        parts += [element("h3", "params"), _pairs(params["params"])]
+        parts += [element("h3", "params"), _pairs(params["params"], size)]
     for name, title in (
         ("decided", "decided by the machine and the data"),
         ("packages", "versions"),
         ("git", "commit"),
     ):
         if params.get(name):
-            parts.append(folded(title, _pairs(params[name])))
+            parts.append(folded(title, _pairs(params[name], size)))
     every = flat(view.detail.settings)
-    return join([*parts, folded(f"all {len(every)} settings", _pairs(every))]) if parts or every else None
+    return (
+        join([*parts, folded(f"all {len(every)} settings", _pairs(every, size))]) if parts or every else None
+    )
 
 
-def figures(view: RunView) -> Markup | None:
+def figures(view: RunView, size: Size) -> Markup | None:
     """The figures of each metric."""
     names = ("metric", "points", "first", "lowest", "highest", "last")
     rows = [
-        [_text(each.key), str(each.points), *map(cell, (each.first, each.lowest, each.highest, each.last))]
+        [each.key, str(each.points), each.first, each.lowest, each.highest, each.last]
         for each in view.figures
     ]
-    whole = table(names, [[_text(text) for text in row] for row in rows], numbers=names[1:])
+    whole = _listed(names, rows, size, numbers=names[1:])
     return folded(f"{len(rows)} metrics", whole) if rows else None
 
 
-def delivery(view: RunView, end: Ending) -> Markup | None:
+def delivery(view: RunView, end: Ending, size: Size) -> Markup | None:
     """How far each tracker's delivery has come, and what opens its run."""
     rows = []
     for each in view.delivery:
         place = each.url or ""
-        shown: Markup | str = _text(place)
-        if place.startswith(("http://", "https://")):
-            shown = element("a", _text(place), href=_text(place), rel="noreferrer")
+        shown: Markup | str = size.cut(place)
+        if place.startswith(("http://", "https://")) and len(place) <= size.text:
+            shown = element("a", size.cut(place), href=size.cut(place), rel="noreferrer")
         opens = end.opens.get(each.tracker) or each.remedy or each.note or ""
-        rows.append([_text(each.tracker), f"{each.delivered}/{each.total}", each.state, shown, _text(opens)])
+        rows.append(
+            [size.cut(each.tracker), f"{each.delivered}/{each.total}", each.state, shown, size.cut(opens)]
+        )
     return table(["tracker", "events", "state", "run", "command"], rows) if rows else None
 
 
-def commands(end: Ending) -> Markup | None:
+def commands(end: Ending, size: Size) -> Markup | None:
     """What to do next, to be copied."""
-    return element("pre", _text("\n".join(end.next))) if end.next else None
+    return element("pre", size.cut("\n".join(end.next))) if end.next else None
 
 
-def cell_of(value: Any) -> str:
-    """A value of a table, cut where it is very long."""
-    text = value if isinstance(value, str) else cell(value)
-    return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…"
+def _pairs(values: Mapping[str, Any], size: Size) -> Markup:
+    rows = [[key, value] for key, value in flat(values).items()]
+    return _listed(["", ""], rows, size)
 
 
-def _pairs(values: Mapping[str, Any]) -> Markup:
-    return table(["", ""], [[_text(key), _text(cell_of(value))] for key, value in flat(values).items()])
+def _listed(head: Sequence[str], rows: Sequence[Sequence[Any]], size: Size, **how: Any) -> Markup:
+    """A table with as many rows as a page of that size has, and what it leaves out in words."""
+    shown = table(head, [[size.cut(each) for each in row] for row in rows[: size.rows]], **how)
+    return join([shown, *_more(len(rows) - size.rows)])
+
+
+def _more(left_out: int) -> list[Markup]:
+    said = f"{left_out:,} more are left out here; `fmstune runs show` has all."
+    return [element("p", said, cls="quiet")] if left_out > 0 else []
 
 
 def _bar(name: str, share: float, text: str) -> Markup:
@@ -215,7 +241,3 @@ def _seen_rows(view: RunView) -> list[Mapping[str, Any]]:
 
 def _per_second(end: Ending) -> str:
     return f"{end.tokens_per_second:,.0f} a second" if end.tokens_per_second else ""
-
-
-def _text(text: Any) -> str:
-    return process_redactor().text(str(text))

@@ -6,6 +6,8 @@ every tracker; the settings of a resumed run are those of its last session.
 
 from __future__ import annotations
 
+import bisect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,12 +51,15 @@ class Replay:
     events: int = 0
     damaged: int = 0
     _seq: int = 0
+    _numbers: int = 0
+    _gaps: list[tuple[int, int]] = field(default_factory=list)
+    _late: set[int] = field(default_factory=set)
     _new_settings: bool = False
 
     def add(self, event: Event) -> None:
         """Add the next event."""
         self.events += 1
-        self._seq = max(self._seq, event.seq)
+        self._count(event.seq)
         if event.kind == "resume" or not self.sessions:
             self.sessions.append(Session(event.time, event.time, event.step if self.sessions else None))
         self.sessions[-1].ended = event.time
@@ -75,7 +80,7 @@ class Replay:
     @property
     def missing(self) -> int:
         """How many numbers have no event."""
-        return max(0, self._seq - self.header.after - self.events)
+        return max(0, self._seq - self.header.after - self._numbers)
 
     @property
     def seconds(self) -> float:
@@ -86,6 +91,18 @@ class Replay:
     def ended(self) -> float:
         """When the last event was written."""
         return self.sessions[-1].ended if self.sessions else self.header.time
+
+    def _count(self, seq: int) -> None:
+        """Count the numbers that have an event; a line may be there twice, or later than its place."""
+        if seq > self._seq:
+            if seq > self._seq + 1:
+                self._gaps.append((self._seq + 1, seq))
+            self._seq, self._numbers = seq, self._numbers + 1
+            return
+        at = bisect.bisect_right(self._gaps, (seq, sys.maxsize)) - 1
+        if at >= 0 and seq < self._gaps[at][1] and seq not in self._late:
+            self._late.add(seq)
+            self._numbers += 1
 
     def _add_params(self, name: str, values: Mapping[str, Any]) -> None:
         if name == SETTINGS and self._new_settings:

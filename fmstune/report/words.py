@@ -7,6 +7,8 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
+from time import localtime as _localtime
+from time import strftime as _strftime
 from typing import Any
 
 MISSING = "-"
@@ -52,6 +54,14 @@ def duration(seconds: float | None) -> str:
             whole, rest = divmod(int(seconds), size)
             return f"{whole}{unit}{rest // smaller:02}{below}"
     return MISSING  # not reached: a minute has a unit
+
+
+def moment(time: float | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """Unix seconds as a date and a time of day; a dash where no calendar has such a day."""
+    try:
+        return MISSING if time is None else _strftime(form, _localtime(time))
+    except (OverflowError, ValueError, OSError):
+        return MISSING
 
 
 def age(seconds: float | None) -> str:

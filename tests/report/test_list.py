@@ -339,3 +339,17 @@ def test_listing_changes_nothing_in_a_run(here: Path) -> None:
     listed("runs")
     assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
     assert JournalReader(journal_path(directory)).header.run == "a"
+
+
+@pytest.mark.parametrize(
+    ("condition", "count"), [("age>2w", 0), ("age<2w", 1), ("duration<1h30m", 1), ("age>1", 0)]
+)
+def test_a_time_has_units_up_to_weeks(here: Path, condition: str, count: int) -> None:
+    make_run(here / "runs" / "a")
+    assert len(listed("--where", condition)) == count
+
+
+def test_a_time_that_is_none_is_an_error_and_not_a_condition_that_nothing_meets(here: Path) -> None:
+    make_run(here / "runs" / "a")
+    done = CliRunner().invoke(app, ["runs", "list", "--where", "age>2fortnights"])
+    assert "age is a time like 90s" in str(done.exception)

@@ -189,3 +189,45 @@ def test_the_comments_of_a_configuration_say_where_each_setting_is_from(tmp_path
     import tomli
 
     assert tomli.loads(path.read_text()) == tomli.loads(toml)
+
+
+HUGE = '<&">' * 300_000
+"""Which takes several times as much when it is escaped."""
+
+
+@pytest.mark.parametrize("kind", ["params", "metrics", "names", "tables", "data", "settings", "error"])
+def test_a_page_keeps_within_its_bound_whatever_a_run_holds(kind: str) -> None:
+    recorder = begin(Path("huge"))
+    if kind == "params":
+        recorder.set_params({"huge": HUGE, **{f"p{number}": "<" * 500 for number in range(5_000)}}, "params")
+    recorder.set_params(with_settings({"model.path": HUGE} if kind == "settings" else {}), "config")
+    many = [f"m{number}" for number in range(4_000)]
+    names = many if kind == "metrics" else [HUGE, HUGE + "b"] if kind == "names" else ["loss"]
+    for step in range(1, 6):
+        recorder.track_point(MetricPoint(dict.fromkeys(names, 1.0 * step), "train", step, None))
+    if kind == "tables":
+        rows = tuple({f"c{column}": "<" * 3_000 for column in range(60)} for _ in range(30))
+        for number in range(30):
+            recorder.track_table(Table(f"t{number}", rows[:3], "eval", 1, None))
+    leave(recorder, "failed", HUGE if kind == "error" else "no")
+    if kind == "data":
+        pieces = [{"text": "<" * 2_000, "trained": True}] * 3_000
+        row = {"name": "r", "tokens": 3, "trained": 1, "pieces": pieces}
+        Path("huge/data_rows.json").write_text(json.dumps([row] * 3))
+    size = write_report(Path("huge")).stat().st_size
+    assert size <= MOST_BYTES
+    text = Path("huge/report.html").read_text()
+    assert (
+        "left out here" in text or "is left out" in text or "characters)" in text or "no chart here" in text
+    )
+
+
+def test_a_journal_of_another_time_is_shown_all_the_same() -> None:
+    make_run(Path("odd"))
+    journal = Path("odd/tracking/journal.jsonl")
+    lines = [json.loads(line) | {"time": 1e30} for line in journal.read_text().splitlines()]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "finished" in write_report(Path("odd")).read_text()
+    for command in (("show", "odd"), ("list",), ("watch", "odd"), ("plot", "odd", "--x", "time")):
+        done = fmstune("runs", *command, cwd=Path.cwd(), light=True)
+        assert done.returncode == 0, done.stderr

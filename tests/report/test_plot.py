@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from fmstune.cli.app import app
-from fmstune.report.charts import Chart, Line, smoothed
+from fmstune.errors import ConfigError
+from fmstune.report.charts import Chart, Line, charts, smoothed
+from fmstune.report.curves import read_run
 from fmstune.report.table import columns
 from fmstune.report.text_chart import text_chart
 from fmstune.trackers.records import MetricPoint
@@ -140,3 +142,29 @@ def test_without_matplotlib_the_error_says_what_to_install(
 def test_a_picture_of_another_kind_is_an_error(run: Path) -> None:
     done = CliRunner().invoke(app, ["runs", "plot", str(run), "-o", "x.bmp"])
     assert "a picture is a file of .png, .svg, .pdf" in str(done.exception)
+
+
+def test_the_x_axis_may_be_the_tokens_that_were_seen(tmp_path: Path) -> None:
+    recorder = begin(tmp_path / "run")
+    for step in (0, 10, 20):
+        recorder.track_point(MetricPoint({"num_tokens": 100 * step, "loss": 1.0}, "train", step, None))
+    for step in (5, 17, 21):
+        recorder.track_point(MetricPoint({"loss": float(step)}, "eval", step, None))
+    leave(recorder)
+    (chart,) = charts([read_run(tmp_path / "run")], ["eval/loss"], x="tokens")
+    assert chart.x == "tokens"
+    (line,) = chart.lines
+    assert (list(line.xs), list(line.ys), line.left_out) == ([500, 1700], [5.0, 17.0], 1)
+    make_run(tmp_path / "none")
+    with pytest.raises(ConfigError, match="has counted its tokens"):
+        charts([read_run(tmp_path / "none")], ["loss"], x="tokens")
+
+
+def test_doubled_and_late_lines_are_no_events_more_and_missing_ones_are_counted(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", dict.fromkeys(range(20), 1.0))
+    journal = run / "tracking" / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    assert read_run(run).replay.missing == 0
+    # Three are lost, two are there twice, and one comes after its place.
+    journal.write_text("".join([*lines[:5], lines[6], lines[6], lines[5], *lines[10:], lines[12]]))
+    assert read_run(run).replay.missing == 3

@@ -23,7 +23,7 @@ from fmstune.trackers.values.plain import text_of
 VERSION = 1
 
 Kind = Literal["params", "metrics", "table", "text", "image", "histogram", "artifact", "status", "resume"]
-_KINDS = get_args(Kind)
+_KINDS = frozenset(get_args(Kind))
 
 _SECONDS_TO_REPAIR = 10.0
 """So long a reader waits for the writer of a journal that somebody has damaged."""
@@ -179,7 +179,7 @@ def lock_path(path: Path) -> Path:
 def parse(line: bytes) -> Event | None:
     """The event that a line holds; `None` when it holds none."""
     try:
-        return event_of(json.loads(line))
+        return event_of(json.loads(line.decode()))  # of bytes, json looks for their encoding first
     except (ValueError, TypeError, RecursionError):
         return None
 
@@ -190,6 +190,16 @@ def event_of(raw: Any) -> Event | None:
         if raw["kind"] not in _KINDS or not isinstance(raw["seq"], int) or raw["seq"] < 1:
             return None
         values = raw.get("values") or {}
+        if raw["kind"] == "metrics":  # nearly all of a journal of millions
+            return Event(
+                raw["seq"],
+                float(raw["time"]),
+                "metrics",
+                _name(raw.get("stage")),
+                raw.get("step"),
+                raw.get("epoch"),
+                values=_numbers(values, raw.get("texts") or ()),
+            )
         return Event(
             seq=raw["seq"],
             time=float(raw["time"]),
@@ -198,7 +208,7 @@ def event_of(raw: Any) -> Event | None:
             step=raw.get("step"),
             epoch=raw.get("epoch"),
             name=_name(raw.get("name")),
-            values=_numbers(values, raw.get("texts") or ()) if raw["kind"] == "metrics" else dict(values),
+            values=dict(values),
             rows=tuple(dict(row) for row in raw.get("rows") or ()),
             status=raw.get("status"),
             error=raw.get("error"),
@@ -270,10 +280,12 @@ def _name(name: Any) -> str | None:
 
 
 def _numbers(values: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
-    return {
-        key: NON_FINITE.get(value, value) if isinstance(value, str) and key not in texts else value
-        for key, value in values.items()
-    }
+    found = dict(values)
+    if str in map(type, found.values()):
+        for key, value in found.items():
+            if isinstance(value, str) and key not in texts:
+                found[key] = NON_FINITE.get(value, value)
+    return found
 
 
 def _read_header(line: bytes, path: Path) -> tuple[Header, int]:
