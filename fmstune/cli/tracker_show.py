@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fmstune.trackers.described import Described
+    from fmstune.trackers.described import Described, Option
     from fmstune.trackers.records import Check
 
 
-def as_json(about: Described, given: Mapping[str, Any], found: Check) -> dict[str, Any]:
-    """All of it, with the options' present values."""
+@dataclass(frozen=True, slots=True)
+class Present:
+    """The value of an option as it is now, and where that comes from: `fmstune.toml:3`, `--set`,
+    `the variable WANDB_MODE`, or `default`."""
+
+    value: Any
+    origin: str
+
+
+def present(about: Described, given: Mapping[str, Any], origins: Mapping[str, str]) -> dict[str, Present]:
+    """What holds of each option. What was given wins over the vendor's variables."""
+    return {each.name: _present(each, given, origins) for each in about.options or ()}
+
+
+def _present(option: Option, given: Mapping[str, Any], origins: Mapping[str, str]) -> Present:
+    if option.name in given:
+        return Present(given[option.name], origins.get(option.name) or "the configuration")
+    for name in option.variables:
+        if value := os.environ.get(name):
+            return Present(value, f"the variable {name}")
+    return Present(option.default, "default")
+
+
+def as_json(about: Described, now: Mapping[str, Present], found: Check) -> dict[str, Any]:
+    """All of it, with the options' present values and where these come from."""
     options = [
-        {**dataclasses.asdict(each), "value": given.get(each.name, each.default)}
-        for each in about.options or ()
+        {**dataclasses.asdict(each), **dataclasses.asdict(now[each.name])} for each in about.options or ()
     ]
     return {**dataclasses.asdict(about), "options": options, "check": dataclasses.asdict(found)}
 
 
-def lines(about: Described, given: Mapping[str, Any]) -> Iterator[str]:
+def lines(about: Described, now: Mapping[str, Present]) -> Iterator[str]:
     """All but the check, for a person."""
     yield f"{about.name}: {about.description}" if about.description else about.name
     if about.package is not None:
@@ -30,6 +54,8 @@ def lines(about: Described, given: Mapping[str, Any]) -> Iterator[str]:
         shown = [f"{key}: {value}" for key, value in said.items() if value]
         if shown:
             yield f"{word:8} {' · '.join(shown)}"
+    if about.resumed:
+        yield f"resume   {about.resumed}"
     if about.limits:
         yield "limits   " + ", ".join(f"{key} = {value!r}" for key, value in about.limits.items())
     if about.options is None:
@@ -39,5 +65,5 @@ def lines(about: Described, given: Mapping[str, Any]) -> Iterator[str]:
     for each in about.options or ():
         default = "" if each.default in (None, (), "") else f" Default: {each.default}."
         yield f"  {each.name:14} {each.help}{default}"
-        if each.name in given:
-            yield f"  {'':14} now: {given[each.name]!r}"
+        if (held := now[each.name]).origin != "default":
+            yield f"  {'':14} now: {held.value!r}, from {held.origin}"

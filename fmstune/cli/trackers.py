@@ -104,20 +104,21 @@ def show(
     Changes nothing, as its check does.
     """
     from fmstune.cli.tracker_show import as_json as described_as_json
-    from fmstune.cli.tracker_show import lines
+    from fmstune.cli.tracker_show import lines, present
     from fmstune.run.resolve import check_name, tracker_options
     from fmstune.secrets.redaction import hide
     from fmstune.trackers.described import described
     from fmstune.trackers.registry import tracker_class
 
     check_name(name)
-    given = tracker_options(config, sets or []).of(name)
+    options = tracker_options(config, sets or [])
     about = described(name, tracker_class(name))
-    found = _checked({name: given}, timeout)[name]
+    now = present(about, options.of(name), options.given(name))
+    found = _checked({name: options.of(name)}, timeout)[name]
     if as_json:
-        _print_json(described_as_json(about, given, found))
+        _print_json(described_as_json(about, now, found))
         return
-    for line in lines(about, given):
+    for line in lines(about, now):
         typer.echo(hide(line))
     _print_check("check   ", found)
 

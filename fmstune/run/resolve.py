@@ -65,14 +65,20 @@ def _require_whole(config: RunConfig) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class TrackerOptions:
-    """The trackers that are configured here, and the options of each that has any."""
+    """The trackers that are configured here, the options of each that has any, and where each option, by its
+    dotted key, was given: `fmstune.toml:3`, `--set`."""
 
     configured: tuple[str, ...]
     tables: Mapping[str, Mapping[str, Any]]
+    origins: Mapping[str, str]
 
     def of(self, name: str) -> Mapping[str, Any]:
         """The options of one tracker."""
         return self.tables.get(name, {})
+
+    def given(self, name: str) -> dict[str, str]:
+        """Where each option of one tracker that was given comes from."""
+        return {key: self.origins.get(dotted(["trackers", name, key]), "") for key in self.of(name)}
 
 
 def tracker_options(config: Path | None, sets: Sequence[str]) -> TrackerOptions:
@@ -81,7 +87,7 @@ def tracker_options(config: Path | None, sets: Sequence[str]) -> TrackerOptions:
     checked = {name: check_options(name, table, origins) for name, table in tables.items()}
     know_secrets(secret_texts(checked))
     names = [name for name in (*chosen, *tables) if name != "none"]
-    return TrackerOptions(tuple(dict.fromkeys(names)), checked)
+    return TrackerOptions(tuple(dict.fromkeys(names)), checked, origins)
 
 
 def check_name(name: str, where: str = "") -> None:

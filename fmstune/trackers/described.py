@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from fmstune.trackers.base import Tracker, installed_version
 
 KEEPS = ("metrics", "params", "tables", "media", "artifacts")
+_VARIABLE = re.compile(r"\b(?:else|or) ([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)")
+"""The help of an option names the variables that stand in for it: `else WANDB_MODE, else online`."""
 DELIVERS = ("an event twice", "steps logged again", "late events", "safe")
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option of a tracker."""
+    """An option of a tracker. `variables` are those of the environment that hold where it is not given, the
+    first one first."""
 
     name: str
     default: Any
     help: str
+    variables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A tracker as `fmstune trackers show` has it; `install` is the command for its package."""
+    """A tracker as `fmstune trackers show` has it; `install` is the command for its package, `resumed` what a
+    run that is resumed does there."""
 
     name: str
     description: str
@@ -34,6 +40,7 @@ class Described:
     keeps: dict[str, str]
     delivers: dict[str, str]
     limits: dict[str, Any]
+    resumed: str = ""
 
 
 def described(name: str, tracker: type[Any]) -> Described:
@@ -51,12 +58,14 @@ def described(name: str, tracker: type[Any]) -> Described:
     return Described(
         name, description, package, version, install, options, _keeps(tracker), _delivers(tracker),
         {key: sorted(value) if isinstance(value, frozenset) else value for key, value in special.items()},
+        _resumed(tracker),
     )  # fmt: skip
 
 
 def _option(field: dataclasses.Field[Any]) -> Option:
     default = None if field.default is dataclasses.MISSING else field.default
-    return Option(field.name, default, str(field.metadata.get("help", "")))
+    help = str(field.metadata.get("help", ""))
+    return Option(field.name, default, help, tuple(_VARIABLE.findall(help)))
 
 
 def _keeps(tracker: type[Any]) -> dict[str, str]:
@@ -75,6 +84,14 @@ def _keeps(tracker: type[Any]) -> dict[str, str]:
     media = ", ".join(f"{kind}s" for kind in sorted(getattr(tracker, "media", ()))) or "no"
     artifacts = "yes" if getattr(tracker, "takes_artifacts", False) else "no"
     return dict(zip(KEEPS, (metrics, params, tables, media, artifacts), strict=True))
+
+
+def _resumed(tracker: type[Any]) -> str:
+    if tracker is Tracker:
+        return ""
+    if not getattr(tracker, "continues", Tracker.continues):
+        return "is a further run there, with what is new"
+    return f"continues the run there; steps logged again {_delivers(tracker)['steps logged again']}"
 
 
 def _delivers(tracker: type[Any]) -> dict[str, str]:

@@ -52,7 +52,7 @@ class IntegrationTracker(Tracker):
     description = "a callback of transformers, in a process of its own"
     Config = IntegrationOptions
     config: IntegrationOptions
-    takes_late = False
+    continues = takes_late = False
     keeps_tables = False
     durable_on = "close"
     limits = Limits(joins=True, prefixes={"train": "", "eval": "eval_", "test": "test_"})

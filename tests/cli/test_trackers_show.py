@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fmstune.cli.tracker_show import Present, present
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.described import described
 from fmstune.trackers.registry import BUILT_IN, tracker_class
@@ -21,7 +22,8 @@ def test_it_shows_options_with_their_present_values_and_the_check(tmp_path: Path
     assert "tables: as tables" in done.stdout
     assert "an event twice: is there once" in done.stdout
     assert "Default: metrics-{run}.jsonl." in done.stdout
-    assert "now: '/proc/x.jsonl'" in done.stdout
+    assert "now: '/proc/x.jsonl', from fmstune.toml:2\n" in done.stdout
+    assert "resume   continues the run there; steps logged again are kept beside them\n" in done.stdout
     assert "no permission: /proc cannot be written to" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["fmstune.toml"]
 
@@ -32,6 +34,7 @@ def test_as_json_it_has_the_same(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     (option,) = found["options"]
     assert (option["name"], option["default"], option["value"]) == ("path", "metrics-{run}.jsonl", "m.jsonl")
+    assert option["origin"] == "--set"
     assert found["keeps"]["metrics"] == "numbers and texts"
     assert found["limits"] == {"text_metrics": True}
     assert found["check"]["state"] == "ok"
@@ -66,3 +69,36 @@ def test_each_built_in_says_what_installs_it_and_helps_with_each_option() -> Non
         assert about.description
         assert bool(about.package) == bool(about.install)
         assert all(option.help for option in about.options or ())
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_each_option_says_where_its_value_comes_from(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is given wins over the vendor's variables, in the order in which the help names them."""
+    about = described(name, tracker_class(name))
+    for option in about.options or ():
+        for variable in option.variables:
+            monkeypatch.delenv(variable, raising=False)
+        assert present(about, {}, {})[option.name] == Present(option.default, "default")
+        for variable in reversed(option.variables):
+            monkeypatch.setenv(variable, f"by {variable}")
+            found = present(about, {}, {})[option.name]
+            assert found == Present(f"by {variable}", f"the variable {variable}")
+        given = present(about, {option.name: "x"}, {option.name: "--set"})[option.name]
+        assert given == Present("x", "--set")
+
+
+def test_the_variables_of_an_option_are_those_that_its_help_names() -> None:
+    found = {
+        f"{name}.{option.name}": option.variables
+        for name in ("aim", "mlflow", "wandb", "tensorboard")
+        for option in described(name, tracker_class(name)).options or ()
+        if option.variables
+    }
+    assert found == {
+        "mlflow.tracking_uri": ("MLFLOW_TRACKING_URI",),
+        "mlflow.experiment": ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"),
+        "wandb.mode": ("WANDB_MODE",), "wandb.project": ("WANDB_PROJECT",), "wandb.dir": ("WANDB_DIR",),
+        "wandb.entity": ("WANDB_ENTITY",), "wandb.name": ("WANDB_NAME",), "wandb.tags": ("WANDB_TAGS",),
+        "wandb.group": ("WANDB_RUN_GROUP",), "wandb.notes": ("WANDB_NOTES",),
+        "tensorboard.dir": ("TENSORBOARD_LOGGING_DIR",),
+    }  # fmt: skip
