@@ -215,7 +215,8 @@ class OwnRunCallback(TrackerCallback):
 
     def _set_params(self, params: Mapping[str, Any], name: str) -> None:
         found = process_redactor().mapping(plain(params), name, tracked=True)
-        self.tracker.set_params(self._normaliser.params(found), self._normaliser.namespace(name))
+        namespace = self._normaliser.namespace(name)
+        self.tracker.set_params(self._normaliser.params(found, namespace), namespace)
         self._tell_changes()
 
     def _track(self, point: MetricPoint) -> None:

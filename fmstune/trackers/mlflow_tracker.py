@@ -205,7 +205,8 @@ class MlflowTracker(Tracker):
         self._opened()
         namespace: str | None = name or "params"
         if self.seq is None:
-            params, namespace = self._adapt.params(plain(dict(params))), self._adapt.namespace(namespace)
+            namespace = self._adapt.namespace(namespace)
+            params = self._adapt.params(plain(dict(params)), namespace)
         given = {f"{namespace}.{key}": value for key, value in params.items()}
         for key in given.keys() & self._params.keys():
             if self._params[key] != given[key]:  # of a run that another one continues; MLflow would raise

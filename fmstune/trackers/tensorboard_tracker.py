@@ -168,7 +168,8 @@ class TensorBoardTracker(Tracker):
         for key, value in flatten(params):
             if (name, key.partition(".")[0]) == ("model", "config"):
                 continue  # dozens of columns, the same for all runs of a model
-            found = files.session.hparams[f"{name}.{key}"]
+            # `c` of `a.b` is not `b.c` of `a`.
+            found = files.session.hparams[f"[{name}].{key}" if "." in name else f"{name}.{key}"]
             if isinstance(value, bool):
                 found.bool_value = value
             elif isinstance(value, (int, float)):

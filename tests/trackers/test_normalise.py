@@ -101,3 +101,15 @@ def test_a_table_has_not_the_name_of_a_metric_where_they_would_be_one_series() -
     ]  # fmt: skip
     assert [beside.table("samples", "eval"), beside.table("samples", "train")] == ["samples_2", "samples"]
     assert Normaliser(Limits()).table("samples", "eval") == "samples"
+
+
+def test_flat_params_of_two_namespaces_that_would_be_one_stay_two() -> None:
+    normaliser = Normaliser(Limits(nested=False, text_params=True, joins=True))
+    for _ in range(2):  # as it comes again with each further event of a namespace
+        assert normaliser.params({"b.c": 1}, "a") == {"b.c": "1"}
+        assert normaliser.params({"c": 2, "d": 3}, "a.b") == {"c_2": "2", "d": "3"}
+        assert normaliser.params({"b": {"c_2": 4}}, "a") == {"b.c_2_2": "4"}
+    assert normaliser.changes == (
+        "c of the params a.b is called c_2, as the params a have one that is written the same",
+        "b.c_2 of the params a is called b.c_2_2, as the params a.b have one that is written the same",
+    )

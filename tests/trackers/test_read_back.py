@@ -85,10 +85,10 @@ BACKS = {
     "plug-in": Back("tests.support.stored:Naive", {}, (), "from_naive", kill_repeats=True),
 }  # fmt: skip
 
-ODD_NAMES = ["f1(macro)", "a/b.c", "", "nul\0", "half\ud800", "é", "e\u0301", "x" * 300]
+ODD_NAMES = ["f1(macro)", "a/b.c", "", "nul\0", "half\ud800", "é", "e\u0301", "x" * 300, "a.loss"]
 OWN_NAMES = ["_step", "_timestamp", "global_step", "epoch", "status"]
 NAMES = st.sampled_from(["loss", "Loss", "reward", *ODD_NAMES, *OWN_NAMES])
-NAMESPACES = st.sampled_from(["data", "status", "half\ud800"])
+NAMESPACES = st.sampled_from(["data", "data.a", "status", "half\ud800"])
 STAGES = st.sampled_from(["train", "eval", None, "half\udcff", "odd (stage)"])
 STEPS = st.integers(0, 3)
 NUMBERS = st.floats() | st.integers(-(2**70), 2**70) | st.sampled_from([2**63, -(2**63), 2**63 - 1, True])

@@ -151,7 +151,8 @@ class _Past:
         return self._params_call(event, self._params.get(event.name or "params", {}))
 
     def _params_call(self, event: Event, values: Mapping[str, Any]) -> Params:
-        return Params(self._normaliser.params(values), self._normaliser.namespace(event.name))
+        namespace = self._normaliser.namespace(event.name)
+        return Params(self._normaliser.params(values, namespace or "params"), namespace)
 
     def _point(self, event: Event) -> MetricPoint | None:
         adapt = self._normaliser

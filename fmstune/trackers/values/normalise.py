@@ -34,6 +34,7 @@ class Normaliser:
         self._media_names: dict[tuple[str, str | None], _Names] = {}
         self._stages = _Names(limits)
         self._taken: dict[str | None, set[str]] = {}
+        self._owners: dict[str, tuple[str, str]] = {}
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -56,13 +57,29 @@ class Normaliser:
                 kept[self._name(name, names)] = value
         return kept
 
-    def params(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Params as the tracker takes them: nested or flat, with texts of a length it allows."""
+    def params(self, values: Mapping[str, Any], namespace: str | None = None) -> dict[str, Any]:
+        """Params as the tracker takes them: nested or flat, with texts of a length it allows. Flat ones that
+        would be called as one of another `namespace` are called otherwise: `c` of `a.b`, and `b.c` of `a`."""
         items = values.items() if self._limits.nested else flatten(values)
         found = self._renamed(items, "")
+        if self._limits.joins and not self._limits.nested and namespace is not None:
+            found = {self._apart(namespace, key): value for key, value in found.items()}
         if not self._limits.text_params:
             return found
         return {key: self._text(as_text(value), key) for key, value in found.items()}
+
+    def _apart(self, namespace: str, key: str) -> str:
+        mine, fitting, count = (namespace, key), key, 1
+        while self._owners.setdefault(f"{namespace}.{fitting}", mine) != mine:
+            count += 1
+            fitting = f"{key}_{count}"
+        if fitting != key:
+            first = self._owners[f"{namespace}.{key}"][0]
+            self.note(
+                f"{_shown(key)} of the params {_shown(namespace)} is called {_shown(fitting)}, as the params "
+                f"{_shown(first)} have one that is written the same"
+            )
+        return fitting
 
     def namespace(self, name: str | None) -> str | None:
         """The namespace of params."""
