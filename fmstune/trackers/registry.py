@@ -32,6 +32,7 @@ BUILT_IN: dict[str, str] = {
     "mlflow": "fmstune.trackers.mlflow_tracker:MlflowTracker",
     "tensorboard": "fmstune.trackers.tensorboard_tracker:TensorBoardTracker",
     "trackio": "fmstune.trackers.trackio_tracker:TrackioTracker",
+    "dvclive": "fmstune.trackers.dvclive_tracker:DvcLiveTracker",
     "file": "fmstune.trackers.file_tracker:FileTracker",
 }
 

@@ -95,7 +95,7 @@ class TrackioTracker(Tracker):
         self._begin(start, held)
         self._open, self._lost = True, False
         notes = " · ".join(part for part in (noted, place.note) if part) or None
-        return TrackerRun(self._run_id, place.page, delivered_through=self._held or None, note=notes)
+        return TrackerRun(self._run_id, place.page, note=notes)
 
     def _begin(self, start: RunStart, held: Held | None) -> None:
         self._config = {} if held is None else dict(held.config)

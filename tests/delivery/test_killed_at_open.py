@@ -21,6 +21,7 @@ from tests.support.aim_servers import aim_server, free_port
 from tests.support.end_to_end import (
     Points,
     aim_points,
+    dvclive_points,
     journal_points,
     mlflow_points,
     tensorboard_points,
@@ -125,12 +126,18 @@ def trackio_behind_a_server(folder: Path) -> Iterator[Service]:
         yield Service("trackio", options, lambda: trackio_points(folder / "fmstune.db"))
 
 
+@contextlib.contextmanager
+def dvclive_in_a_folder(folder: Path) -> Iterator[Service]:
+    yield Service("dvclive", {"dir": f"{folder}/{{run}}"}, lambda: dvclive_points(folder))
+
+
 SERVICES: dict[str, Callable[[Path], AbstractContextManager[Service]]] = {
     "aim in a folder": aim_in_a_folder,
     "aim behind a server": aim_behind_a_server,
     "mlflow behind a server": mlflow_behind_a_server,
     "wandb online": wandb_online,
     "tensorboard in a folder": tensorboard_in_a_folder,
+    "dvclive in a folder": dvclive_in_a_folder,
     "trackio in a folder": trackio_in_a_folder,
     "trackio behind a server": trackio_behind_a_server,
 }

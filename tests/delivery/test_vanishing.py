@@ -26,6 +26,7 @@ SCENES = [
     ("Wandb", "removed"), ("Wandb", "older"), ("Mlflow", "removed"), ("Mlflow", "older"),
     ("Mlflow", "overwritten"), ("Tensorboard", "removed"), ("Tensorboard", "older"),
     ("Trackio", "removed"), ("Trackio", "older"),
+    ("DvcLive", "removed"), ("DvcLive", "older"),
 ]  # fmt: skip
 STEPS = range(1, 13)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sqlite3
 from pathlib import Path
@@ -110,6 +111,21 @@ def trackio_points(database: Path) -> Points:
     ]
     assert len(points) == len({point[:3] for point in points}), "a point arrived twice"
     return {(stage, name, step): value for stage, name, step, value in points}
+
+
+def dvclive_points(folder: Path) -> Points:
+    """Every point of the one run below a folder of DVCLive's."""
+    (run,) = folder.iterdir()
+    found: Points = {}
+    for path in (run / "plots" / "metrics").rglob("*.tsv"):
+        key = str(path.relative_to(run / "plots" / "metrics")).removesuffix(".tsv")
+        stage, name = key.split("/", 1) if "/" in key else ("train", key)
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        assert len(rows) == len({row["step"] for row in rows}), "a point arrived twice"
+        if key != "epoch":
+            found |= {(stage, name, int(row["step"])): float(row[path.stem]) for row in rows}
+    return found
 
 
 def sqlite_points(database: Path) -> Points:

@@ -181,6 +181,19 @@ def from_trackio(folder: Path) -> Found:
     return found
 
 
+def from_dvclive(folder: Path) -> Found:
+    """The one run below the folder `dvclive`."""
+    from PIL import Image
+
+    (run,) = (folder / "dvclive").iterdir()
+    found: Found = []
+    for path in (run / "plots" / "images").rglob("*.*"):
+        key, step = str(path.parent.relative_to(run / "plots" / "images")), int(path.stem.partition("-")[0])
+        with Image.open(path) as image:
+            found.append(["image", key, step, [_pixels(image), ""]])
+    return found
+
+
 def files_from_aim(folder: Path) -> dict[str, str]:
     """The files of the one run of the Aim repository in `folder`, by name, as texts."""
     import tempfile

@@ -26,6 +26,7 @@ from tests.support.aim_servers import aim_server, empty_repository, free_port
 from tests.support.end_to_end import (
     Points,
     aim_points,
+    dvclive_points,
     journal_points,
     mlflow_points,
     tensorboard_points,
@@ -295,6 +296,20 @@ def tensorboard_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
 
 
 @contextlib.contextmanager
+def dvclive_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
+    """A folder of DVCLive's in which no file can grow any more."""
+    place = folder / "dvclive"
+
+    def strike() -> None:
+        wait_for(lambda: report(Path("out"), ["dvclive"])[0].delivered)
+        disk.fill(50)
+
+    with NoRoom() as disk:
+        points = functools.partial(dvclive_points, place)
+        yield Scene("dvclive", {"dir": f"{place}/{{run}}"}, points, strike, heal=disk.free)
+
+
+@contextlib.contextmanager
 def tensorboard_whose_shipper_is_killed(folder: Path) -> Iterator[Scene]:
     """Event files whose writer is killed again and again from a step on."""
     logs, before = folder / "logs", set(psutil.Process().children())
@@ -370,6 +385,7 @@ SCENES: dict[str, tuple[str, Play]] = {
     "server killed at its end": ("mlflow", mlflow("killed", LAST)),
     "disk of the folder full in mid-run": ("tensorboard", tensorboard_on_a_disk_that_fills),
     "its process killed ever again": ("tensorboard", tensorboard_whose_shipper_is_killed),
+    "disk full after some steps": ("dvclive", dvclive_on_a_disk_that_fills),
     "its server is not there from the start": ("trackio", trackio("refused")),
     "its server is killed after some steps": ("trackio", trackio("killed")),
     "disk full from the start": ("file", full_disk),

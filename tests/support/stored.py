@@ -169,6 +169,31 @@ def from_trackio(folder: Path) -> Stored:
     return {"points": points, "params": params, "tables": tables, "status": config.get("status")}
 
 
+def from_dvclive(folder: Path) -> Stored:
+    """The one run below the folder `dvclive`, read as DVC reads such a folder: `dvc.yaml` names its files."""
+    from dvclive.serialize import load_yaml
+    from dvclive.utils import parse_tsv
+
+    (run,) = (folder / "dvclive").iterdir()
+    about = load_yaml(run / "dvc.yaml")
+    points = []
+    for plots in [next(iter(each)) for each in about.get("plots", []) if isinstance(each, dict)]:
+        for path in (run / plots).rglob("*.tsv"):
+            key = str(path.relative_to(run / plots)).removesuffix(".tsv")
+            for row in parse_tsv(path) if key != "epoch" else ():
+                value = float(row[path.name.removesuffix(".tsv")])
+                points += [[each, int(row["step"]), value] for each in (key, f"train/{key}")]
+    tables = []
+    for path in (run / "tables").rglob("*.json"):
+        key, rows = str(path.parent.relative_to(run / "tables")), json.loads(path.read_text())
+        step = int(path.stem.partition("-")[0])
+        tables.append([key, step, [_row(list(each), list(each.values())) for each in rows]])
+    params = load_yaml(run / about["params"][0]) if "params" in about else {}
+    (metrics,) = about["metrics"]
+    status = json.loads((run / metrics).read_text()).get("status")
+    return {"points": points, "params": params, "tables": tables, "status": status}
+
+
 class Naive(Tracker):
     """A plug-in of the few lines that the interface asks for, on a service that replaces a namespace."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from fmstune.trackers.aimstack_tracker import AimStackTracker
 from fmstune.trackers.base import Tracker
+from fmstune.trackers.dvclive_tracker import DvcLiveTracker
 from fmstune.trackers.file_tracker import FileTracker
 from fmstune.trackers.mlflow_tracker import MlflowTracker
 from fmstune.trackers.records import MetricPoint
@@ -69,6 +70,14 @@ class VanishingTensorboard(_Vanishing, TensorBoardTracker):
     storage = "tensorboard"
 
 
+class VanishingDvcLive(_Vanishing, DvcLiveTracker):
+    storage = "dvclive"
+
+    def track_point(self, point: MetricPoint) -> None:
+        super().track_point(point)
+        self.flush()
+
+
 class VanishingTrackio(_Vanishing, TrackioTracker):
     storage = "trackio"
 
@@ -82,6 +91,6 @@ def options(kind: str) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {
         "File": {"path": "stored.jsonl"}, "Aim": {"repo": "."}, "Wandb": {"mode": "offline", "dir": "."},
         "Mlflow": {"tracking_uri": "sqlite:///mlflow.db"}, "Tensorboard": {"dir": "tensorboard"},
-        "Trackio": {},
+        "Trackio": {}, "DvcLive": {},
     }  # fmt: skip
     return found[kind]

@@ -75,6 +75,12 @@ class TestTrackio(BuiltIn):
     reader = "from_trackio"
 
 
+class TestDvcLive(BuiltIn):
+    tracker = "dvclive"
+    modules = ("dvclive",)
+    reader = "from_dvclive"
+
+
 class TestFile(BuiltIn):
     tracker = "file"
     options: ClassVar = {"path": "stored.jsonl"}

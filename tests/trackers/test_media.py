@@ -51,6 +51,9 @@ PLACES = {
         "tensorboard_tracker:TensorBoardTracker", {"dir": "."},
         ("tensorboard.backend.event_processing.event_accumulator", "PIL.Image"), captions=False,
     ),
+    "dvclive": Place(
+        "dvclive_tracker:DvcLiveTracker", {}, ("dvclive", "PIL.Image"), ("image",), False
+    ),
     "file": Place("file_tracker:FileTracker", {"path": "stored.jsonl"}, ("PIL.Image",)),
 }  # fmt: skip
 

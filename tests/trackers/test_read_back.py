@@ -82,6 +82,9 @@ BACKS = {
         f"{TRACKERS}.trackio_tracker:TrackioTracker", {}, ("trackio", "trackio.sqlite_storage"),
         "from_trackio",
     ),
+    "dvclive": Back(
+        f"{TRACKERS}.dvclive_tracker:DvcLiveTracker", {}, ("dvclive",), "from_dvclive", forgets=True,
+    ),
     "plug-in": Back("tests.support.stored:Naive", {}, (), "from_naive", kill_repeats=True),
 }  # fmt: skip
 
@@ -175,6 +178,7 @@ def nurseries() -> Iterator[Callable[[Back], Nursery]]:
         ("mlflow", 4),
         ("tensorboard", 15),
         ("trackio", 8),
+        ("dvclive", 12),
         ("file", 25),
         ("plug-in", 25),
     ],

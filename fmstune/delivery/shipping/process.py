@@ -28,6 +28,7 @@ FOREIGN = 256
 _MARK = "FMSTUNE_SHIPPER"
 _QUIET = {
     "WANDB_ERROR_REPORTING": "false",  # it reports its own errors to a server
+    "DVC_NO_ANALYTICS": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",  # by which trackio's client of older servers reports that it is used
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # for which `set_terminated` asks the server
