@@ -138,7 +138,7 @@ def from_tensorboard(folder: Path) -> Stored:
                 tables.append([tag, each.step, [_row(rows[0], cells) for cells in rows[1:]]])
             elif tag == "status":
                 status = texts[0].partition(":")[0]
-            else:
+            elif texts[0].startswith("```json\n"):  # else a text that was tracked
                 params[tag] = json.loads(texts[0].removeprefix("```json\n").removesuffix("\n```"))
     return {"points": points, "params": params, "tables": tables, "status": status}
 
