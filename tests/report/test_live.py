@@ -159,3 +159,12 @@ def test_watching_waits_for_the_end_of_a_run_that_goes(tmp_path: Path) -> None:
     leave(recorder)
     rest, _ = watching.communicate()
     assert rest.startswith("finished a\n")
+
+
+def test_the_last_evaluation_is_a_phase_of_its_own(tmp_path: Path) -> None:
+    """The Trainer announces it to no callback before it begins."""
+    done = fmstune("train", "--json", "--max-steps", "2", "--output-dir", "out", cwd=tmp_path)
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    phases = [record["phase"] for record in records if record["kind"] == "phase"]
+    assert phases.index("evaluating") > phases.index("training")
+    assert phases[-2:] == ["saving the model", "delivering"]

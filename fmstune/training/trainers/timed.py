@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from fmstune.console import phase
 from fmstune.resources.phases import Phase, PhaseClock
 from fmstune.training.memory.parts import MemoryParts
 from fmstune.training.trainers.row_batches import row_count, row_lengths
@@ -68,6 +69,8 @@ class TimedTraining:
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's, timed with all that happens in it."""
         trainer: Any = super()
+        if getattr(self, "is_in_train", False):  # the Trainer's last one is announced to no callback
+            phase("evaluating")
         with self._timed("evaluation", _BETWEEN):
             return trainer.evaluate(*args, **kwargs)
 
