@@ -22,6 +22,7 @@ from pathlib import Path
 _SECONDS_TO_SHARE = 0.3
 """Who only looks at a lock has it for microseconds; so long that is waited for."""
 _SLEEP = 0.01
+_SECONDS_FOR_FOLDER = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,30 @@ def holder(path: Path) -> Process | None:
     finally:
         os.close(file)
     return None if process.ended else process
+
+
+@contextlib.contextmanager
+def folder_held(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder itself, which leaves no file behind, while something is made in it.
+
+    After some seconds without it, go on: a user's `flock . fmstune train` holds it to the end, and a file
+    system may have no locks for folders (NFS). Then the worst is that one of two attempts fails. Raises
+    `OSError` when there is no such folder.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + _SECONDS_FOR_FOLDER
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.05)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(handle)
 
 
 def named(process: Process | None) -> str:

@@ -7,14 +7,14 @@ of Aim 2, so that two runs at once in a fresh folder accused each other of that.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from fmstune.system.locks import folder_held
 
 State = Literal["missing", "unfinished", "ready", "older", "damaged"]
 
@@ -22,7 +22,6 @@ _OF_A_NEW_ONE = {
     "locks", "meta", "progress", "run_metadata.sqlite", "run_metadata.sqlite-journal",
     "check_ins", "seqs",  # which a process makes that still writes when somebody has removed `.aim`
 }  # fmt: skip
-_LOCK_SECONDS = 20.0
 _INDEX_SECONDS = 3.0
 _LOOK_AGAIN_SECONDS = 0.5
 
@@ -40,7 +39,7 @@ def repository(folder: str) -> Any:
     from aim import Repo
 
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with _alone(Path(folder)):
+    with folder_held(Path(folder)):
         return Repo.from_path(folder, init=examine(Path(folder)).state in ("missing", "unfinished"))
 
 
@@ -133,26 +132,3 @@ def _wrong_index(path: Path) -> str:
     if not name.startswith("MANIFEST-") or not (path / name).is_file():
         return f"{path.parent.name}/{path.name} has lost its {name[:20]!r}"
     return ""
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of the folder itself, which leaves no file behind.
-
-    After some seconds without it, go on: a user's `flock . fmstune train` holds it to the end, and a file
-    system may have no locks for folders (NFS). Then the worst is what it was before: one attempt fails.
-    """
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        until = time.monotonic() + _LOCK_SECONDS
-        while time.monotonic() < until:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.05)
-            except OSError:
-                break
-        yield
-    finally:
-        os.close(handle)

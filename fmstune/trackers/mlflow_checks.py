@@ -8,11 +8,15 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from fmstune.system.files import takes_files
+from fmstune.system.locks import folder_held
 from fmstune.trackers.records import Check
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 _ENDPOINT = "/api/2.0/mlflow/experiments/get-by-name"
 _LOGIN = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -31,6 +35,19 @@ def local_path(uri: str) -> Path | None:
     if parts.scheme == "file":
         return Path(unquote(parts.path))
     return Path(uri) if not parts.scheme and uri not in _SERVICES else None
+
+
+def client_of(given: str | None) -> MlflowClient:
+    """A client of the store of a tracking URI, or of MLflow's own choice. A new store of this machine is made
+    by one process at a time: two that do so at once break off in the middle of each other's tables."""
+    from mlflow.tracking import MlflowClient, get_tracking_uri
+
+    path = local_path(given or get_tracking_uri())
+    folder = path.absolute().parent if path is not None else None
+    if folder is None or not folder.is_dir():
+        return MlflowClient(tracking_uri=given)
+    with folder_held(folder):
+        return MlflowClient(tracking_uri=given)
 
 
 def page_of(uri: str, experiment: str, run: str) -> tuple[str | None, str | None]:

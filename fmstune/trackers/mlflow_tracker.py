@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
-from fmstune.trackers.mlflow_checks import check_store, has_run, local_path, page_of
+from fmstune.trackers.mlflow_checks import check_store, client_of, has_run, local_path, page_of
 from fmstune.trackers.mlflow_labels import (
     MOST_TAG,
     experiment_name,
@@ -134,12 +134,10 @@ class MlflowTracker(Tracker):
         return tuple(self._changed)
 
     def open(self, start: RunStart) -> TrackerRun:
-        from mlflow.tracking import MlflowClient
-
         if self._client is not None:  # opened by `open_alone`
             self._client.update_run(self._run_id, name=utf8(self.config.run_name or start.name))
             return TrackerRun(self._run_id)
-        client = MlflowClient(tracking_uri=self.config.tracking_uri)
+        client = client_of(self.config.tracking_uri)
         run, noted = self._continued(client, start), None
         found = read_mark(run)
         if run is not None and start.run_id is not None and is_of_another(found, start):

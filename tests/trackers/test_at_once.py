@@ -1,0 +1,56 @@
+"""Runs that begin at the same second, where there is no storage yet, all arrive at the first try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.delivery.recorder import Recorder
+from fmstune.delivery.report import report
+from fmstune.layout import TRACKING_DIR
+from fmstune.secrets.redaction import Redactor
+from fmstune.testing.lives import Nursery
+from fmstune.trackers.records import MetricPoint
+from tests.support.journals import open_journal
+from tests.support.nurseries import nurseries
+
+NAMES = ["a", "b", "c"]
+PLACES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "aim": ("aimstack_tracker:AimStackTracker", {"repo": "."}, ("aim",)),
+    "mlflow": (
+        "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"},
+        ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
+    ),
+    "tensorboard": (
+        "tensorboard_tracker:TensorBoardTracker", {"dir": "tb"}, ("tensorboard.compat.proto.event_pb2",),
+    ),
+    "file": ("file_tracker:FileTracker", {"path": "stored.jsonl"}, ()),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lives() -> Iterator[Callable[[str], Nursery]]:
+    with nurseries({name: place[2] for name, place in PLACES.items()}) as of:
+        yield of
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_three_runs_at_once_make_one_storage(
+    name: str, lives: Callable[[str], Nursery], tmp_path: Path
+) -> None:
+    for run in NAMES:
+        (tmp_path / run / TRACKING_DIR).mkdir(parents=True)
+        recorder = Recorder(open_journal(tmp_path / run), Redactor({}))
+        recorder.set_params({"run": run}, "params")
+        recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
+        recorder.close("finished")
+        recorder.journal.close()
+    reference, options, _ = PLACES[name]
+    at_once = (f"fmstune.trackers.{reference}", options, NAMES)
+    assert lives(name).read("tests.support.at_once:deliver", tmp_path, *at_once) == [0, 0, 0]
+    for run in NAMES:
+        (line,) = report(tmp_path / run, ["t"])
+        assert (line.state, line.delivered) == ("complete", 3)
