@@ -22,6 +22,7 @@ from fmstune.trackers.imports import (
     aim_repository,
     mlflow_store,
     tensorboard_folder,
+    trackio_database,
     trainer_state,
     wandb_folder,
 )
@@ -41,6 +42,8 @@ def runs_at(source: str) -> Iterator[PastRun]:
     """The runs at a place: a path, or an address. Raises `ConfigError` where nothing is known to be, and
     `NotASource`."""
     path = Path(source).expanduser()
+    if databases := trackio_database.find(path):  # first: MLflow's store is any database
+        return trackio_database.read(databases)
     if (where := mlflow_store.address(source)) is not None:
         return mlflow_store.read(where)
     if (folder := aim_repository.find(path)) is not None:
@@ -52,8 +55,8 @@ def runs_at(source: str) -> Iterator[PastRun]:
     if folders := tensorboard_folder.find(path):
         return tensorboard_folder.read(folders, path)
     raise ConfigError(
-        f"{shown_path(path)}: there is no Aim repository, MLflow store, offline run of W&B, "
-        "trainer_state.json or event file of TensorBoard."
+        f"{shown_path(path)}: there is no Aim repository, MLflow store, offline run of W&B, database of "
+        "trackio, trainer_state.json or event file of TensorBoard."
     )
 
 

@@ -32,8 +32,10 @@ from fmstune.trackers.trackio_stores import Held, Row, Store
 from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.plain import plain
 
-_AXES = ("train/global_step", "train/epoch")
-_OWN = frozenset({"_Username", "_Created", "_Group", "status", "error", "tags", "notes", MARK})
+AXES = ("train/global_step", "train/epoch")
+"""The optimizer's step and the epoch of a row, as transformers' own integration has them."""
+OWN = frozenset({"_Username", "_Created", "_Group", "status", "error", "tags", "notes", MARK})
+"""What stands in a run's config beside the params."""
 _MOST_ROWS = 500
 _LONGEST_NAME = 100
 
@@ -58,8 +60,8 @@ class TrackioTracker(Tracker):
     # A text under a metric's name is drawn nowhere; a row's own fields hide metrics of these names.
     limits = Limits(
         integer_bits=64,
-        reserved_metrics=frozenset({"project", "run", "timestamp", "step", "time", "metrics", *_AXES}),
-        reserved_params=_OWN,
+        reserved_metrics=frozenset({"project", "run", "timestamp", "step", "time", "metrics", *AXES}),
+        reserved_params=OWN,
         joins=True,
         one_series=True,
     )
@@ -266,7 +268,7 @@ class TrackioTracker(Tracker):
 
     def _add(self, values: dict[str, Any], where: MetricPoint | Table | Media) -> None:
         self._opened()
-        axes = dict(zip(_AXES, (where.step, where.epoch), strict=True))
+        axes = dict(zip(AXES, (where.step, where.epoch), strict=True))
         values |= {name: value for name, value in axes.items() if value is not None}
         moment = where.time or self.event_time or time.time()
         self._waiting.append(Row(values, where.step or 0, _stamp(moment), self._log_id()))

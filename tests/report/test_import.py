@@ -4,6 +4,8 @@ journal; twice changes nothing, and of a damaged source comes what can be read. 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ PLACES = {
     "mlflow": Place(
         "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"}, ("mlflow.tracking",)
     ),
+    "trackio": Place("trackio_tracker:TrackioTracker", {}, ("trackio", "trackio.sqlite_storage")),
 }
 STATE = {
     "global_step": 4, "max_steps": 4, "num_train_epochs": 1, "best_metric": 1.5,
@@ -102,6 +105,30 @@ def test_what_a_tracker_got_comes_back_from_it(name: str, tmp_path: Path) -> Non
     before = journal_path(made.directory).read_bytes()
     assert imported(run.parent, tmp_path / "here").before
     assert journal_path(made.directory).read_bytes() == before
+
+
+def test_a_run_that_trackio_itself_has_logged_comes_back(tmp_path: Path) -> None:
+    run = tmp_path / "there" / "run"
+    code = (
+        "import trackio; trackio.init('p', name='own', config={'lr': 1}, group='g', auto_log_cpu=False)\n"
+        "trackio.log({'train/loss': 2.0, 'eval/loss': float('nan'), 'train/global_step': 7, 'score': 3})\n"
+        "trackio.log({'note': trackio.Markdown('text'), 'hist': trackio.Histogram([1, 2])})\n"
+        "trackio.finish()"
+    )
+    run.mkdir(parents=True)
+    subprocess.run([sys.executable, "-c", code], cwd=run, check=True, capture_output=True)
+    there = {path: path.read_bytes() for path in (run / "trackio").rglob("*") if path.is_file()}
+    (past,) = runs_at(str(run))
+    assert (past.name, past.group, past.params) == ("own", "g", {"params": {"lr": 1}})
+    assert [(point.stage, point.step, list(point.values)) for point in past.points] == [
+        ("train", 7, ["loss"]), ("eval", 7, ["loss"]), (None, 7, ["score"]),
+    ]  # fmt: skip
+    assert [(each.text, each.name) for each in past.texts] == [("text", "note")]
+    assert past.lost == (
+        "hist is not read: trackio.histogram",
+        "trackio does not say how it ended, which is taken for finished",
+    )
+    assert there == {path: path.read_bytes() for path in (run / "trackio").rglob("*") if path.is_file()}
 
 
 def test_of_a_file_that_is_cut_off_comes_what_can_be_read(tmp_path: Path) -> None:
