@@ -20,6 +20,7 @@ from fmstune.console import phase
 from fmstune.data.cache import prepare_once
 from fmstune.data.prepare import DataSummary, shuffled
 from fmstune.data.rows.bad_rows import BadRows
+from fmstune.data.tokens.lengths import are_tokenised, sequence_lengths
 from fmstune.errors import ConfigError, ModelError
 from fmstune.layout import SKIPPED_ROWS as SKIPPED_ROWS
 from fmstune.models import adapters
@@ -209,7 +210,7 @@ def _without_padding(trainer: TunedTrainer, asked: bool | None, seed: int) -> Pa
     """Let the trainer do without padding, where that is exact and pays; `None` for packed rows, which have
     none. Raises `ConfigError`."""
     rows = trainer.train_dataset
-    lengths = [len(row) for row in rows["input_ids"]] if hasattr(rows, "__len__") else []
+    lengths = sequence_lengths(rows)[:, 0].tolist() if are_tokenised(rows) else []
     args = trainer.args
     autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     try:

@@ -17,6 +17,8 @@ from fmstune.config.schema.data import DataConfig
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.data.prepare import PreparedData, prepare
 from fmstune.data.tokens import tokenise, workers
+from fmstune.data.tokens.lengths import scored_tokens, sequence_lengths
+from fmstune.data.tokens.table import IGNORED
 from fmstune.errors import DataError, RunError
 from fmstune.models.load import load_tokenizer
 from fmstune.system.threads import Processors
@@ -123,3 +125,10 @@ def test_a_handler_stays_in_one_process(tokenizer: Any, several: None, tmp_path:
     config = DataConfig(train=str(written(tmp_path / "a.jsonl", [chats(n) for n in range(ROWS)])))  # type: ignore[arg-type]
     prepare(replace(config, handler=counts), tokenizer, 40, 0)  # type: ignore[arg-type]
     assert seen == [os.getpid()] * ROWS
+
+
+def test_lengths_and_scored_tokens_of_rows_are_counted_as_by_hand(tokenizer: Any, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", [chats(number) for number in range(20)])
+    rows = prepare(DataConfig(train=str(path)), tokenizer, 40, 0).train.select([3, 1, 17])  # type: ignore[arg-type,union-attr,call-arg]
+    assert sequence_lengths(rows).tolist() == [[len(ids)] for ids in rows["input_ids"]]
+    assert scored_tokens(rows) == sum(label != IGNORED for row in rows["labels"] for label in row[1:])
