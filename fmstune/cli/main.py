@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fmstune.system.collector import look_seldom
+
 
 class _Said(SystemExit):
     """The end of a command that has said why it failed."""
@@ -21,6 +23,8 @@ class _Said(SystemExit):
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with the contract's code; the last line printed is the cause."""
     _fill_closed_streams()
+    if argv is None:  # this process is ours
+        look_seldom()
     teardown = None
     if "TORCHELASTIC_RUN_ID" in os.environ:  # one process of several
         from fmstune.launch.teardown import Teardown

@@ -1,7 +1,9 @@
-"""How long the commands take that should take no time: `python tests/benchmarks/startup.py`.
+"""How long the commands take that should take no time, and a training to its first step:
+`python tests/benchmarks/startup.py`.
 
 Prints CPU seconds (the least of several runs, which other programs on the machine do not disturb) and the
-ratio to `python -c "import typer, rich"`, which any command line built on them has to pay.
+ratio to `python -c "import typer, rich"`, which any command line built on them has to pay, and of the training
+to the import of torch and TRL's trainer alone.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-RUNS = 7
+RUNS, TRAININGS = 7, 3
 BIN = Path(sys.executable).parent
 
 
@@ -36,13 +39,25 @@ def main() -> None:
         name, *arguments = peer.split()
         if shutil.which(name, path=str(BIN)):
             commands[peer] = [str(BIN / name), *arguments]
+    show(commands, RUNS)
+    with tempfile.TemporaryDirectory() as folder:
+        train = [
+            str(BIN / "fmstune"), "train", "--max-steps", "1", "--output-dir", folder, "--overwrite",
+            "--tracker", "none", "--set", "training.save_strategy=no", "--set", "training.eval_strategy=no",
+        ]  # fmt: skip
+        bare = [sys.executable, "-c", "import torch; from trl import SFTTrainer"]
+        show({"import torch; SFTTrainer": bare, "fmstune train, one step": train}, TRAININGS)
+
+
+def show(commands: dict[str, list[str]], runs: int) -> None:
+    """The time of each, and its ratio to that of the first."""
     # In turns, so that a busy minute of the machine meets all of them alike.
     times: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(RUNS):
+    for _ in range(runs):
         for name, command in commands.items():
             times[name].append(cpu_seconds(command))
     least = {name: min(found) for name, found in times.items()}
-    unit = least['python -c "import typer, rich"']
+    unit = next(iter(least.values()))
     for name, seconds in least.items():
         print(f"{name:<32} {seconds:6.3f} s CPU   {seconds / unit:5.2f} x")
 

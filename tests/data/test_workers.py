@@ -129,6 +129,6 @@ def test_a_handler_stays_in_one_process(tokenizer: Any, several: None, tmp_path:
 
 def test_lengths_and_scored_tokens_of_rows_are_counted_as_by_hand(tokenizer: Any, tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", [chats(number) for number in range(20)])
-    rows = prepare(DataConfig(train=str(path)), tokenizer, 40, 0).train.select([3, 1, 17])  # type: ignore[arg-type,union-attr,call-arg]
+    rows = prepare(DataConfig(train=str(path)), tokenizer, 40, 0).train.select([3, 1, 17])  # type: ignore[arg-type]
     assert sequence_lengths(rows).tolist() == [[len(ids)] for ids in rows["input_ids"]]
     assert scored_tokens(rows) == sum(label != IGNORED for row in rows["labels"] for label in row[1:])

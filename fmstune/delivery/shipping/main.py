@@ -30,6 +30,7 @@ from fmstune.delivery.shipping.standing import DeliveryFailed, cause_text
 from fmstune.delivery.shipping.watch import TrainerWatch
 from fmstune.secrets.redaction import know_secrets, process_redactor
 from fmstune.system import locks
+from fmstune.system.collector import all_is_imported, look_seldom
 from fmstune.trackers.base import Tracker, installed_version
 from fmstune.trackers.compat import OldShapeTracker, build_tracker, own_callback_of
 from fmstune.trackers.records import Check, TrackerOptionError
@@ -46,6 +47,7 @@ _NICENESS = 10  # the training's own threads come first
 
 def main(trainer: TrainerWatch) -> int:
     """Do the job and the order given on standard input."""
+    look_seldom()
     answers = _take_standard_output()
     os.nice(_NICENESS)
     _first_to_go()
@@ -136,6 +138,7 @@ def _not_built(error: BaseException, name: str) -> Check:
 def _ship(
     tracker: Tracker, job: dict[str, Any], order: dict[str, Any], trainer: TrainerWatch, log: ShipperLog
 ) -> int:
+    all_is_imported()  # with the check
     directory = Path(order["directory"])
     path = ledger_path(directory, job["name"])
     path.parent.mkdir(parents=True, exist_ok=True)
