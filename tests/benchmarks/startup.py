@@ -2,8 +2,8 @@
 `python tests/benchmarks/startup.py`.
 
 Prints CPU seconds (the least of several runs, which other programs on the machine do not disturb) and the
-ratio to `python -c "import typer, rich"`, which any command line built on them has to pay, and of the training
-to the import of torch and TRL's trainer alone.
+ratio to `python -c "import typer, rich"`, which any command line built on them has to pay; that of the
+training is to the import of torch and TRL's trainer alone.
 """
 
 from __future__ import annotations
