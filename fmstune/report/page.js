@@ -49,6 +49,10 @@ function draw(place) {
       minor_tick_line_color: null, axis_label_text_font_style: "normal",
     });
   }
+  // Whole numbers as they are read aloud, and learning rates without an exponent as long as that is short.
+  const form = choices.x === "tokens" ? "0.[00]a" : "0,0.[00]";
+  figure.xaxis.formatter = new Bokeh.NumeralTickFormatter({ format: form });
+  figure.yaxis.formatter = new Bokeh.BasicTickFormatter({ power_limit_low: -5, power_limit_high: 7 });
   figure.xgrid.grid_line_color = null;
   figure.ygrid.grid_line_color = line;
   const legend = place.nextElementSibling;
