@@ -17,7 +17,9 @@ from fmstune.secrets.redaction import Redactor
 from tests.support.commands import share
 from tests.support.journals import close_journals, open_journal
 from tests.support.surroundings import ENVIRONMENT, closed, restore, usual_signals
+from tests.support.warm_shippers import install
 
+install()
 _HOME = closed()  # before test modules import torch and the hub's client, which read the environment then
 
 # The same examples every time; `HYPOTHESIS_PROFILE=search` looks for new ones.

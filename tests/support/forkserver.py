@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -40,6 +41,8 @@ _SITE = [each for each in sys.path if each not in ("", str(Path.cwd()), os.envir
 """Where the standard library and packages are."""
 _MOST = 1 << 20
 """The bytes of a request that are read at once."""
+HIGH = 512
+"""A file number above those that a test has open."""
 _OF_SERVERS = ("mlflow.server", "mlflow.server.fastapi_app")
 """Modules that make a server of the environment's variables when they are imported, in little time."""
 _LAUNCHERS = ("torch.distributed.run", "accelerate.commands.accelerate_cli")
@@ -72,7 +75,7 @@ def serve(listening: socket.socket, owner: socket.socket) -> tuple[Request, list
                     return None
                 if key.fileobj is listening:
                     connection, _ = listening.accept()
-                    request, streams = _received(connection)
+                    request, streams = received(connection)
                     pid = os.fork()
                     if pid == 0:
                         return request, streams
@@ -89,11 +92,16 @@ def serve(listening: socket.socket, owner: socket.socket) -> tuple[Request, list
                         connection.sendall(b"%d\n" % code)
 
 
-def become(request: Request, streams: Sequence[int]) -> None:
-    """Give this process, which was just forked, what `python -m` starts with."""
+def become(request: Request, streams: Sequence[int], passed: Mapping[int, int] | None = None) -> None:
+    """Give this process, which was just forked, what `python -m` starts with, and files under the numbers
+    that they are passed by."""
+    moved = {number: fcntl.fcntl(file, fcntl.F_DUPFD, HIGH) for number, file in (passed or {}).items()}
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(3, HIGH)
+    for number, file in moved.items():
+        os.dup2(file, number)
+    os.closerange(HIGH, os.sysconf("SC_OPEN_MAX"))
     if request.session:
         os.setsid()
     os.chdir(request.cwd)
@@ -185,6 +193,18 @@ def _end(code: int) -> NoReturn:
         os._exit(code)
 
 
+def run_to_end(request: Request) -> NoReturn:
+    """Run a command and end this process, as an interpreter does."""
+    code = 0
+    try:
+        _run(request)
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise
+        code = end.code or 0
+    _end(code)
+
+
 def _is_file(module: str) -> bool:
     return os.sep in module
 
@@ -196,14 +216,16 @@ def _run(request: Request) -> None:
         runpy.run_module(request.module, run_name="__main__", alter_sys=True)
 
 
-def _received(connection: socket.socket) -> tuple[Request, list[int]]:
-    head, streams, _, _ = socket.recv_fds(connection, _MOST, 3)
+def received(connection: socket.socket) -> tuple[Request, list[int]]:
+    """A request, with the files that come with it."""
+    head, streams, _, _ = socket.recv_fds(connection, _MOST, 8)
     while not head.endswith(b"\n"):
         head += connection.recv(_MOST)
     return Request(**json.loads(head)), streams
 
 
-def _import(modules: Sequence[str]) -> None:
+def warm_up(modules: Sequence[str]) -> None:
+    """Import modules, and take them out of the collector's rounds."""
     from fmstune.launch.environment import quiet_libraries
     from fmstune.training.sdks import not_imported
 
@@ -231,7 +253,7 @@ def _main() -> None:
     listening, owner = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
     owner.sendall(b"%d" % os.getpid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for pytest, which closes its end
-    _import(sys.argv[3:])
+    warm_up(sys.argv[3:])
     work = serve(listening, owner)
     if work is None:  # also when the owner was killed, or has ended without its atexit functions
         # Of those that share it each does so.
@@ -240,14 +262,7 @@ def _main() -> None:
     for each in (listening, owner):
         each.detach()  # `become` closes them
     become(*work)
-    code = 0
-    try:
-        _run(work[0])
-    except SystemExit as end:
-        if not isinstance(end.code, int | None):
-            raise
-        code = end.code or 0
-    _end(code)
+    run_to_end(work[0])
 
 
 if __name__ == "__main__":

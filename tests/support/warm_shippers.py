@@ -1,0 +1,189 @@
+"""Shippers that tests start in their own process are forked from a warm interpreter, which has their imports.
+
+Started as in a run, each imports its tracker's SDK for half a second to a second and a half of CPU, and a
+test of deliveries starts three or four. What is started is otherwise the same: a process with a supervisor,
+which is a child of the test's process as the trainer's is, and has the files, the environment and the session
+that `Popen` gives it.
+
+The warm interpreter is a child of the test's process too. It forks twice and the process between ends, so
+that what it has forked is adopted by the nearest subreaper, which the test's process is for that moment.
+
+Trainings in processes of their own start theirs as users' do, and so does a test with modules of its own that
+might hide an SDK.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fmstune.delivery.shipping import process
+from tests.support.forkserver import HIGH, become, received, run_to_end, warm_up
+from tests.support.surroundings import ENVIRONMENT
+
+_ROOT = Path(__file__).parents[2]
+_SUPERVISOR = "fmstune.delivery.shipping.supervisor"
+_PLAIN = (
+    "fmstune.delivery.shipping.main", "fmstune.delivery.sync", "fmstune.trackers.registry",
+    "fmstune.trackers.file_tracker", "tests.sample_trackers",
+)  # fmt: skip
+_SDKS = {
+    "aim": ("aim", "fmstune.trackers.aimstack_tracker"),
+    "wandb": ("wandb", "fmstune.trackers.wandb_tracker"),
+    "trackio": ("trackio", "fmstune.trackers.trackio_tracker"),
+    "mlflow": (
+        "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "fmstune.trackers.mlflow_tracker",
+    ),
+}  # fmt: skip
+_AT_IMPORT = re.compile("PYTHON(?!PATH$)|LANG|LC_|AIM_|MLFLOW_(?!TRACKING_URI$)|LD_|XDG_")
+"""Variables that Python, and the SDKs, read when they are imported."""
+_SUBREAPER = 36
+
+
+class _Warm:
+    """A warm interpreter, which ends with the process that has started it."""
+
+    def __init__(self, sdk: str) -> None:
+        modules = (*_PLAIN, *_SDKS.get(sdk, ()))
+        self.names = {name.partition(".")[0] for name in modules}
+        self.owner = os.getpid()
+        self._lock = threading.Lock()
+        self._environment = {
+            **ENVIRONMENT, **process._QUIET, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        self._mine, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.warm_shippers", str(theirs.fileno()), *modules],
+                cwd=_ROOT, env=self._environment, pass_fds=(theirs.fileno(),), start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def serves(self, environment: Mapping[str, str], cwd: str | None) -> bool:
+        """Whether a process with this environment and this one's search path would import the same."""
+        if self.owner != os.getpid():
+            return False
+        mine, theirs = (
+            {name: value for name, value in each.items() if _AT_IMPORT.match(name)}
+            for each in (self._environment, environment)
+        )
+        searched = [each for each in (*sys.path, cwd or "") if "site-packages" not in each]
+        places = {Path(each).resolve() for each in searched}
+        return mine == theirs and not any(map(self._hides, places - {_ROOT}))
+
+    def _hides(self, folder: Path) -> bool:
+        if not folder.is_dir() or folder.joinpath("os.py").exists():  # the standard library
+            return False
+        found = [path for path in folder.iterdir() if path.name.partition(".")[0] in self.names]
+        return any(path.suffix == ".py" or path.joinpath("__init__.py").exists() for path in found)
+
+    def has_ended(self) -> bool:
+        """Whether somebody has ended it, as tests do that end all their children."""
+        return self._process.poll() is not None
+
+    def fork(self, request: Mapping[str, Any], files: list[int]) -> int:
+        """The process of a request, which is a child of this one."""
+        with self._lock:
+            _prctl(1)
+            try:
+                text = json.dumps(request).encode() + b"\n"
+                sent = socket.send_fds(self._mine, [text], files)
+                self._mine.sendall(text[sent:])
+                answer = b""
+                while not answer.endswith(b"\n"):
+                    if not (part := self._mine.recv(64)):
+                        raise RuntimeError("the warm interpreter of shippers has ended")
+                    answer += part
+                return int(answer)
+            finally:
+                _prctl(0)
+
+
+class _Shipper(subprocess.Popen):  # type: ignore[type-arg]
+    """What `Popen` starts, forked where it is a supervisor whose imports are warm."""
+
+    def _execute_child(self, *all: Any) -> None:
+        command, passed, cwd, environment, session = all[0], all[4], all[5], all[6], all[21]
+        warm = _warm_for(command, environment, cwd)
+        if warm is None or any(number >= HIGH for number in passed):
+            super()._execute_child(*all)  # type: ignore[misc]
+            return
+        cwd, arguments = str(cwd or Path.cwd()), [*command[3:], *map(str, passed)]
+        request = {
+            "module": _SUPERVISOR, "arguments": arguments, "cwd": cwd, "environment": environment,
+            "session": session,
+        }  # fmt: skip
+        self.pid = warm.fork(request, [all[10], all[13], all[15], *passed])
+        self._child_created = True
+        self._close_pipe_fds(*all[10:16])  # type: ignore[attr-defined]
+
+
+def _warm_for(command: list[str], environment: Mapping[str, str], cwd: str | None) -> _Warm | None:
+    if sys.platform != "linux" or command[:3] != [sys.executable, "-m", _SUPERVISOR]:
+        return None
+    if environment.get("PYTHONPATH", str(_ROOT)) != str(_ROOT):
+        return None
+    sdk = command[3] if command[3] in _SDKS else ""
+    warm = _warm.get(sdk)
+    if warm is None or (warm.owner == os.getpid() and warm.has_ended()):
+        warm = _warm[sdk] = _Warm(sdk)
+    return warm if warm.serves(environment, cwd) else None
+
+
+_warm: dict[str, _Warm] = {}
+
+
+class _Subprocess(ModuleType):
+    """The module `subprocess`, as the file that starts shippers sees it."""
+
+    Popen = _Shipper
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
+
+
+def install() -> None:
+    """Let this process fork its shippers."""
+    process.subprocess = _Subprocess("subprocess")  # type: ignore[attr-defined]
+
+
+def _prctl(adopts: int) -> None:
+    ctypes.CDLL(None).prctl(_SUBREAPER, adopts, 0, 0, 0)
+
+
+def _serve(connection: socket.socket) -> None:
+    owner = os.getppid()
+    while connection.recv(1, socket.MSG_PEEK):
+        request, files = received(connection)
+        between = os.fork()
+        if between == 0:
+            between = os.getpid()
+            if os.fork():
+                os._exit(0)
+            while os.getppid() == between:
+                time.sleep(0.0002)
+            assert os.getppid() == owner
+            connection.sendall(b"%d\n" % os.getpid())
+            numbers = [int(number) for number in request.arguments[3:]]
+            del request.arguments[3:]  # type: ignore[attr-defined]
+            become(request, files[:3], dict(zip(numbers, files[3:], strict=True)))
+            run_to_end(request)
+        os.waitpid(between, 0)
+        for file in files:
+            os.close(file)
+
+
+if __name__ == "__main__":
+    warm_up(sys.argv[2:])
+    _serve(socket.socket(fileno=int(sys.argv[1])))
