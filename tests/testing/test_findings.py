@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ BROKEN = {
 def examined(name: str, what: str, folder: Path) -> Findings:
     made = Examination(
         f"tests.support.faulty_trackers:{name}", {}, folder, trackers.read,
-        life_timeout=1 if name.startswith("Hangs") else 120, slowest_event=0.001 if name == "Slow" else 1,
+        life_timeout=1 if name.startswith("Hangs") else 120,
+        slowest_event=0.001 if name == "Slow" else math.inf,
     )  # fmt: skip
     found: Findings = getattr(made, what)()
     return found
