@@ -72,6 +72,9 @@ class StandInTrainer:
         """The training has ended, however."""
         self._call("on_epoch_end")
         self._call("on_train_end")
+        # Comet's is left to the interpreter's end, at which its archive was empty (seen with comet-ml 3.58).
+        if (end := getattr(getattr(self._callback, "_experiment", None), "end", None)) is not None:
+            end()
 
     def _call(self, event: str, **more: Any) -> None:
         others = ("processing_class", "optimizer", "lr_scheduler", "train_dataloader", "eval_dataloader")

@@ -16,7 +16,17 @@ from typing import Any, ClassVar
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.integrations import INTEGRATIONS, PREFIX
-from fmstune.trackers.records import Check, Limits, MetricPoint, RunStart, Status, Table, TrackerRun, merged
+from fmstune.trackers.records import (
+    Check,
+    Limits,
+    MetricPoint,
+    RunStart,
+    Status,
+    Table,
+    TrackerError,
+    TrackerRun,
+    merged,
+)
 
 _NOT_GOT = (
     "its callback gets metrics, params and the end: no weights, gradients, checkpoints or tables; what its "
@@ -77,6 +87,8 @@ class IntegrationTracker(Tracker):
             if os.environ.get(variable, "false").lower() not in ("false", "0", "no", "off"):
                 self._said[f"{variable} is turned off, as there is no model here"] = None
             os.environ[variable] = "false"
+        if why := self._turned_off():
+            raise TrackerError(f"{why}; unset it.")
         self._start, self._trainer, self._held = start, None, []
         self._said[_NOT_GOT] = None
         return TrackerRun()
@@ -127,9 +139,19 @@ class IntegrationTracker(Tracker):
             atexit._run_exitfuncs()
 
     def check(self, timeout: float) -> Check:
+        if why := self._turned_off():
+            return Check("bad_option", why, "unset it")
         return Check(
             "ok", f"{INTEGRATIONS[self.integration].package} is installed; nothing more is asked of it"
         )
+
+    def _turned_off(self) -> str | None:
+        """Which variable makes the callback do nothing, in silence: what is given to it would be lost."""
+        given = os.environ | dict(self.config.environment or {})
+        for variable, values in INTEGRATIONS[self.integration].takes.items():
+            if (value := given.get(variable, "")) and value.lower() not in values:
+                return f"{variable}={value} turns its callback off, which takes {', '.join(values)}"
+        return None
 
     def _began(self) -> Any:
         if self._start is None:

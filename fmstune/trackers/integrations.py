@@ -3,26 +3,31 @@ any."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 PREFIX = "hf:"
 
 
 @dataclass(frozen=True, slots=True)
 class Integration:
-    """A callback of transformers: the package that it needs, the distribution which has it, and the variables
-    by which it would send what it has not got here (the model, checkpoints, files)."""
+    """A callback of transformers: the package that it needs, the distribution which has it, the variables by
+    which it would send what it has not got here (the model, checkpoints, files), and variables for which it
+    takes few values: at any other, it does nothing and says so in a log alone."""
 
     package: str
     distribution: str
     uploads: tuple[str, ...] = ()
+    takes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 INTEGRATIONS: dict[str, Integration] = {
     "azure_ml": Integration("azureml.core", "azureml-core"),
     "clearml": Integration("clearml", "clearml", ("CLEARML_LOG_MODEL",)),
     "codecarbon": Integration("codecarbon", "codecarbon"),
-    "comet_ml": Integration("comet_ml", "comet-ml", ("COMET_LOG_ASSETS",)),
+    "comet_ml": Integration(
+        "comet_ml", "comet-ml", ("COMET_LOG_ASSETS",), {"COMET_MODE": ("get", "get_or_create", "create")}
+    ),
     "dagshub": Integration("dagshub", "dagshub", ("HF_DAGSHUB_LOG_ARTIFACTS",)),
     "dvclive": Integration("dvclive", "dvclive", ("HF_DVCLIVE_LOG_MODEL",)),
     "flyte": Integration("flytekit", "flytekit"),

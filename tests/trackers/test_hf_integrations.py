@@ -18,7 +18,7 @@ from fmstune.errors import ConfigError
 from fmstune.run.resolve import check_name
 from fmstune.trackers.hf_tracker import _NOT_GOT, IntegrationTracker
 from fmstune.trackers.integrations import INTEGRATIONS
-from fmstune.trackers.records import MetricPoint, RunStart, Table
+from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerError
 from fmstune.trackers.registry import reference, tracker_class
 from tests.support.mlflow_servers import store_in
 from tests.support.readers import event_accumulator
@@ -99,6 +99,41 @@ def test_mlflows_callback_ends_its_run_in_the_store_that_its_variable_names(
     assert (params["learning_rate"], params["hidden_size"], params["params.team"]) == ("0.5", "64", "nlp")
     assert "HF_MLFLOW_LOG_ARTIFACTS is turned off, as there is no model here" in line.changes
     assert "its callback knows no status: the run, which failed, ends there as any" in line.changes
+
+
+def test_a_variable_that_turns_a_callback_off_is_told_before_the_run() -> None:
+    """transformers' callback for Comet warns in its log, and drops what it is given."""
+    made = tracker_class("hf:comet_ml")
+    off = made(None, {"environment": {"COMET_MODE": "offline"}})
+    found = off.check(1.0)
+    said = "COMET_MODE=offline turns its callback off, which takes get, get_or_create, create"
+    assert (found.state, found.detail) == ("bad_option", said)
+    with pytest.raises(TrackerError, match="turns its callback off"):
+        off.open(RunStart("run", "."))
+    for value in ("", "CREATE"):
+        assert made(None, {"environment": {"COMET_MODE": value}}).check(1.0).ok
+
+
+def test_an_experiment_that_its_callback_leaves_open_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Comet's callback does: at the interpreter's end its archive on this machine was empty."""
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    ended: list[str] = []
+
+    class LeavesOpen(TrainerCallback):
+        _experiment = SimpleNamespace(end=lambda: ended.append("experiment"))
+
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            ended.append("training")
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "comet_ml", LeavesOpen)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    tracker = tracker_class("hf:comet_ml")()
+    tracker.open(RunStart("run", "."))
+    tracker.track(1.0, "loss", "train", step=1)
+    tracker.close("finished")
+    assert ended == ["training", "experiment"]
 
 
 def test_a_callback_sees_the_events_of_a_training_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,14 @@ FOREIGN = 256
 _MARK = "FMSTUNE_SHIPPER"
 _QUIET = {
     "WANDB_ERROR_REPORTING": "false",  # it reports its own errors to a server
+    # Of Comet's callback in a shipper: it would be the shipper's own code, machine and output.
+    "COMET_AUTO_LOG_CODE": "false",
+    "COMET_AUTO_LOG_ENV_DETAILS": "false",
+    "COMET_AUTO_LOG_GIT_METADATA": "false",
+    "COMET_AUTO_LOG_GIT_PATCH": "false",
+    "COMET_AUTO_LOG_GRAPH": "false",
+    "COMET_AUTO_LOG_OUTPUT_LOGGER": "",
+    "COMET_ERROR_TRACKING_ENABLE": "false",  # it reports its own errors to Sentry, from some of its processes
     "DVC_NO_ANALYTICS": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",  # by which trackio's client of older servers reports that it is used
     "MLFLOW_DISABLE_TELEMETRY": "true",
