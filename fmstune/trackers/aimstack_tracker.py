@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,9 @@ _REPEAT = 2.0**-20
 _MOST_REPEATS = 2**19
 _LAST_STEP = 2**32
 _HELD = "last_event"
+_KNOWN_SECONDS = 1.2
+"""Aim 3.29.1 knows its runs from a list that is up to 0.5 s old, and its server from another one: a run that
+was made and closed just now is missing there, and would be made a second time."""
 _ARTIFACTS = "aim-artifacts"
 """The folder for files, beside `.aim`: what is in that one is Aim's alone to arrange."""
 
@@ -175,11 +179,15 @@ class AimStackTracker(Tracker):
         }
         if (wanted := start.tracker_run_id or start.new_run_id) is None:
             return Run(**options)
-        try:
-            return Run(wanted, force_resume=True, **options)
-        except MissingRunError:  # a new one; or somebody has removed it, or the whole repository
-            with _id_of_a_new_run(start.new_run_id):
-                return Run(**options)
+        for last in (start.tracker_run_id is None, True):
+            try:
+                return Run(wanted, force_resume=True, **options)
+            except MissingRunError:
+                if last:  # a new one; or somebody has removed it, or the whole repository
+                    break
+                time.sleep(_KNOWN_SECONDS)
+        with _id_of_a_new_run(start.new_run_id):
+            return Run(**options)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage)

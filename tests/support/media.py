@@ -128,7 +128,7 @@ def from_tensorboard(folder: Path) -> Found:
                 rows = make_ndarray(each.tensor_proto).tolist()
                 counts = [int(row[2]) for row in rows]
                 found.append(["histogram", tag, each.step, [counts, rows[0][0], rows[-1][1]]])
-            elif about.plugin_name == "text" and "/" in tag:
+            elif about.plugin_name == "text" and "/" in tag and not each.tensor_proto.tensor_shape.dim:
                 (text,) = each.tensor_proto.string_val
                 fence, _, rest = text.decode().partition("\n")
                 found.append(["text", tag, each.step, rest.removesuffix(f"\n{fence}")])

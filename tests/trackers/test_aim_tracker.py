@@ -290,3 +290,13 @@ def test_used_alone_a_forked_child_is_refused_by_name(tmp_path: Path) -> None:
         assert f"opened by process {os.getpid()}" in pipe.read()
     os.waitpid(child, 0)
     tracker.close("finished")
+
+
+def test_a_run_that_was_closed_just_now_is_opened_again_not_made_a_second_time(tmp_path: Path) -> None:
+    tracker = AimStackTracker("aim", {"repo": str(tmp_path)})
+    first = tracker.open(RunStart("run", ".", run_id="id-1", new_run_id="a" * 24))
+    tracker.close("finished")
+    again = tracker.open(RunStart("run", ".", run_id="id-1", tracker_run_id=first.id))
+    tracker.close("finished")
+    assert first.id == again.id == "a" * 24
+    assert [path.name for path in (tmp_path / ".aim" / "meta" / "chunks").iterdir()] == [first.id]

@@ -1,0 +1,146 @@
+"""Whatever is tracked, in any order, with kills and failures in any of its deliveries and a resume in
+between: each tracker holds it once, or the report says what it does not hold. Read back through the SDKs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import fmstune
+from fmstune.delivery.recorder import Recorder, active
+from fmstune.delivery.report import report
+from fmstune.layout import TRACKING_DIR
+from fmstune.secrets.redaction import Redactor
+from fmstune.testing.lives import Failure, Kill, Nursery
+from tests.support.journals import open_journal
+from tests.support.mlflow_servers import store_in
+from tests.support.nurseries import nurseries
+
+KINDS = ("text", "image", "histogram")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tracker, what it has room for, and how often it is tried."""
+
+    reference: str
+    options: dict[str, Any]
+    modules: tuple[str, ...]
+    kinds: tuple[str, ...] = KINDS
+    files: bool = True
+    examples: int = 3
+
+
+PLACES = {
+    "aim": Place("aimstack_tracker:AimStackTracker", {"repo": "."}, ("aim", "PIL.Image", "pandas")),
+    "wandb": Place(
+        "wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."},
+        ("wandb", "wandb.proto.wandb_internal_pb2", "PIL.Image"), examples=2,
+    ),
+    "mlflow": Place(
+        "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"},
+        ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "PIL.Image"), ("text", "image"),
+        examples=2,
+    ),
+    "tensorboard": Place(
+        "tensorboard_tracker:TensorBoardTracker", {"dir": "."},
+        ("tensorboard.backend.event_processing.event_accumulator", "PIL.Image"), files=False, examples=6,
+    ),
+    "file": Place("file_tracker:FileTracker", {"path": "stored.jsonl"}, ("PIL.Image",), examples=8),
+}  # fmt: skip
+
+EVENTS = st.lists(st.sampled_from([*KINDS, "artifact", "metric", "params", "table"]), min_size=1, max_size=8)
+# Where rows have to come in order (W&B, TensorBoard), one that fails three times is passed over, and named.
+TROUBLES = st.lists(
+    st.builds(Kill, st.integers(1, 6), st.booleans()) | st.builds(Failure, st.integers(1, 6)), max_size=2
+)
+
+
+@pytest.fixture(scope="module")
+def lives() -> Iterator[Callable[[str], Nursery]]:
+    with nurseries({name: place.modules for name, place in PLACES.items()}) as of:
+        yield of
+
+
+def track(kind: str, number: int, folder: Path) -> list[Any]:
+    """Track something of a kind that is like no other; how a reader finds it."""
+    where = {"stage": "eval", "step": number}
+    if kind == "text":
+        fmstune.track(f"text {number}", "said", **where)  # type: ignore[arg-type]
+        return ["text", "eval/said", number, f"text {number}"]
+    if kind == "image":
+        pixels = np.full((2, 2, 3), number, np.uint8)
+        fmstune.track(pixels, "seen", **where)  # type: ignore[arg-type]
+        return ["image", "eval/seen", number, [pixels.tolist(), ""]]
+    if kind == "histogram":
+        fmstune.track_histogram([0, number, number], "many", "eval", step=number, bins=2)
+        return ["histogram", "eval/many", number, [[1, 2], 0.0, float(number)]]
+    if kind == "artifact":
+        path = folder / f"file-{number}.txt"
+        path.write_text(f"content {number}")
+        fmstune.track_artifact(path)
+        path.unlink()
+        return ["artifact", f"file-{number}.txt", f"content {number}"]
+    if kind == "metric":
+        fmstune.track(float(number), "loss", **where)  # type: ignore[arg-type]
+    elif kind == "params":
+        fmstune.set_params({f"p{number}": number}, "data")
+    else:
+        fmstune.track([{"row": number}], "rows", **where)  # type: ignore[arg-type]
+    return []
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_each_is_there_once_or_named(name: str, lives: Callable[[str], Nursery]) -> None:
+    place = PLACES[name]
+
+    @settings(
+        max_examples=place.examples, deadline=None, phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck), derandomize=True,
+    )  # fmt: skip
+    @given(EVENTS, EVENTS, TROUBLES, TROUBLES)
+    def check(first: list[str], then: list[str], early: list[Any], late: list[Any]) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            root, run = Path(scratch), Path(scratch, "run")
+            (run / TRACKING_DIR).mkdir(parents=True)
+            if name == "mlflow":
+                store_in(root)
+            where = (run, f"fmstune.trackers.{place.reference}", place.options)
+            expected = []
+            recorder = Recorder(open_journal(run), Redactor({}))
+            with active(recorder):
+                for session, kinds, troubles in ((0, first, early), (1, then, late)):
+                    if session:
+                        recorder.resumed(len(first))
+                    begin = 1 + session * len(first)
+                    expected += [track(kind, number, root) for number, kind in enumerate(kinds, begin)]
+                    recorder.close("finished" if session else "interrupted")
+                    for trouble in troubles:
+                        lives(name).deliver(*where, trouble)
+                    assert lives(name).deliver(*where)
+            recorder.journal.close()
+            (line,) = report(run, ["t"])
+            assert (line.state, line.delivered) == ("complete", line.total), line
+            found = lives(name).read(f"tests.support.media:from_{name}", root)
+            found = [each for each in found if each[1] != "eval/rows"]  # Aim's tables are texts
+            wanted = [each for each in expected if each and each[0] in place.kinds]
+            assert sorted(map(repr, found)) == sorted(map(repr, wanted))
+            files = [each for each in expected if each and each[0] == "artifact"]
+            if place.files:
+                held = lives(name).read(f"tests.support.media:files_from_{name}", root) if files else {}
+                got = sorted(data for key, data in held.items() if "/file-" in f"/{key}")
+                assert got == sorted(data for _, _, data in files)
+            for kind in {each[0] for each in expected if each}:
+                room = place.files if kind == "artifact" else kind in place.kinds
+                named = any(f"the {kind} " in change and "journal only" in change for change in line.changes)
+                assert named != room
+
+    check()
