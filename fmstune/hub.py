@@ -58,8 +58,7 @@ class _Away(Exception):
 def stay_offline_without_network(config: RunConfig) -> str | None:
     """Let the hub's client use its cache alone when the hub's name cannot be resolved, and say so: it would
     try five times, for most of a minute, each file. Before its import, when it reads the setting."""
-    names = [config.model.path, *(source.path for source in (*config.data.train, *config.data.eval))]
-    if not any(map(may_be_on_the_hub, names)) or "HF_HUB_OFFLINE" in os.environ:
+    if not any(_named(config)) or "HF_HUB_OFFLINE" in os.environ:
         return None
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return None  # the proxy resolves names
@@ -80,12 +79,16 @@ def pinned(config: RunConfig, warn: Callable[[str], None], resumed: Path | None 
     repository that does not exist or may not be read.
     """
     config = _as_begun(config, resumed) if resumed is not None else config
-    if not any(_named(config)) or "HF_HUB_OFFLINE" in os.environ:
+    if not any(_named(config)):
         return config
     quiet_libraries()
+    if "HF_HUB_OFFLINE" in os.environ:
+        _require_cached_model(config, "HF_HUB_OFFLINE is set")
+        return config
     offline = stay_offline_without_network(config)
     if offline is not None:
         warn(offline)
+        _require_cached_model(config, "its address is not found")
         return config
     from huggingface_hub import HfApi
 
@@ -95,7 +98,7 @@ def pinned(config: RunConfig, warn: Callable[[str], None], resumed: Path | None 
         for each in _named(config):
             commits[each.kind, each.name, each.revision] = _commit(api, each)
     except _Away as away:
-        _require_cached_model(config, away)
+        _require_cached_model(config, str(away))
         use_caches_alone()
         warn(f"the hub cannot be asked ({away}): of it, only what is in its cache is used")
         return config
@@ -161,7 +164,8 @@ def _commit(api: HfApi, named: _Named) -> str:
     return str(info.sha)
 
 
-def _require_cached_model(config: RunConfig, away: _Away) -> None:
+def _require_cached_model(config: RunConfig, away: str) -> None:
+    """A model that is nowhere is missed now, and not when torch has been imported."""
     from huggingface_hub import try_to_load_from_cache
 
     for each in _named(config):

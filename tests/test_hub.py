@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fmstune import demo
+from fmstune.cli.main import main
 from fmstune.config.load.load import load
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import DataError, ModelError
 from fmstune.hub import pinned
 from fmstune.layout import CONFIG_NAME
+from fmstune.run.look_ahead import look_ahead
 from tests.support.commands import fmstune, warm_trainer
 from tests.support.hub import Hub
 from tests.support.surroundings import ENVIRONMENT
@@ -187,6 +190,32 @@ def test_a_hub_that_is_away_leaves_its_cache(hub: Hub, answer: int, monkeypatch:
         os.environ.pop("HF_HUB_OFFLINE")
     (said,) = warnings
     assert said.endswith(f"status {answer}): of it, only what is in its cache is used")
+
+
+@pytest.mark.parametrize("name", ["org/tiny", "gpt2-of-nobody"])
+def test_offline_a_model_that_is_nowhere_is_missed_at_once(
+    name: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match=rf"{name}.* nor in the hub's cache, .*HF_HUB_OFFLINE is set"):
+        asked(f"model.path={name}", "data.train=demo")
+    assert not hub.asked
+
+
+def test_generate_asks_the_hub_before_anything_is_loaded(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "fmstune.models.load", None)  # its import would fail
+    with pytest.raises(SystemExit) as end:
+        main(["generate", "org/nowhere", "--prompt", "hi"])
+    assert end.value.code == 2
+    assert "no such model on the hub" in capsys.readouterr().err
+
+
+def test_a_name_that_ends_with_a_slash_is_a_directory() -> None:
+    config = load(None, [], ["model.path=nowhere/", "data.train=demo"])
+    with pytest.raises(ModelError, match=r"nowhere/.*no such directory"):
+        look_ahead(config)
 
 
 def test_a_hub_that_never_answers_is_waited_for_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,9 +58,10 @@ def generate(
     import json
 
     from fmstune.cli.terminal import screen
-    from fmstune.config.schema.tables import ModelConfig
+    from fmstune.config.schema.tables import ModelConfig, RunConfig
     from fmstune.console import RunConsole
     from fmstune.errors import ConfigError, ModelError
+    from fmstune.hub import pinned
     from fmstune.launch.environment import quiet_libraries
     from fmstune.models.locate import locate
     from fmstune.system.threads import settle
@@ -77,10 +78,11 @@ def generate(
         console.say("model", f"{model} did not finish; its newest checkpoint is {place.path}")
     quiet_libraries()
     settle()
+    config = ModelConfig(path=place.path, trust_remote_code=trust_remote_code)
+    config = pinned(RunConfig(model=config), console.warn).model
     from fmstune.models.generate import generate_texts, rendered, require_room
     from fmstune.models.load import load_for_use
 
-    config = ModelConfig(path=place.path, trust_remote_code=trust_remote_code)
     loaded, tokenizer = load_for_use(config, base=base)
     chat = bool(tokenizer.chat_template) and not raw
     if schemas and not chat:

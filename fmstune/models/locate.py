@@ -42,7 +42,7 @@ def locate(named: str) -> Place:
         raise ModelError(no_such_run(path))
     if (
         not path.exists()
-        and (named.startswith((".", "/", "~")) or named.count("/") != 1)
+        and (named.startswith((".", "/", "~")) or named.endswith("/") or named.count("/") != 1)
         and not _one_word(named)
     ):
         raise ModelError(
@@ -94,7 +94,7 @@ def require_place(config: ModelConfig) -> None:
         raise ModelError(f"model.path = {path!r} holds no model: {_instead(Path(path))}.")
     if Path(path).exists():
         raise ModelError(f"model.path = {path!r} is a file; give the directory that holds the model.")
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+    if path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1:
         raise ModelError(f"model.path = {path!r}: there is no such directory (looked for from {Path.cwd()}).")
 
 

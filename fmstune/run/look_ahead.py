@@ -21,7 +21,7 @@ def look_ahead(config: RunConfig) -> None:
     """Look for a local model, and at the first row of each local source of data, as far as that takes no time
     and runs no code of the user's. Raises `ModelError` or `DataError`."""
     folder = Path(config.model.path)
-    if folder.is_dir() and not holds_adapter(folder):
+    if not folder.is_dir() or not holds_adapter(folder):
         require_place(config.model)
     if config.data.skip_bad_rows or config.data.handler is not None:
         return
