@@ -17,6 +17,7 @@ from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.testing.lives import Nursery, nursery
 from fmstune.trackers.file_tracker import FileTracker
+from tests.support.aim_servers import provide_database
 from tests.support.journals import open_journal
 from tests.support.mlflow_servers import store_in
 from tests.support.vanishing import options
@@ -34,7 +35,12 @@ STEPS = range(1, 13)
 @pytest.fixture(scope="module")
 def life() -> Iterator[Nursery]:
     modules = ("tests.support.vanishing", "aim", "pandas", "aim.sdk.index_manager", "wandb")
-    more = ("wandb.proto.wandb_internal_pb2", "mlflow.store.tracking.sqlalchemy_store")
+    more = (
+        "tests.support.aim_database",
+        "wandb.proto.wandb_internal_pb2",
+        "mlflow.store.tracking.sqlalchemy_store",
+    )
+    provide_database()
     with nursery(*modules, *more) as made:
         yield made
 

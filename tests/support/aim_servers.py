@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import shutil
 import socket
 import subprocess
@@ -34,6 +35,12 @@ def empty_repository() -> Path:
         subprocess.run([aim, "init", "--repo", str(folder), "-s"], check=True, capture_output=True)
 
     return made_once("aim-repository", make)
+
+
+def provide_database() -> None:
+    """Have a database of Aim's for `tests.support.aim_database`, here and in processes begun from now on."""
+    (database,) = (empty_repository() / ".aim").glob("*.sqlite")
+    os.environ["PYTEST_AIM_DATABASE"] = str(database)
 
 
 @contextlib.contextmanager

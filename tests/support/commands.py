@@ -49,7 +49,8 @@ _TRAINER = (
     "transformers.models.llama.modeling_llama", "rich._emoji_codes",
 )  # fmt: skip
 _SDKS = (
-    "aim", "aim.ext.transport.server", "pandas", "uvicorn.main", "uvicorn.protocols.http.httptools_impl",
+    "aim", "tests.support.aim_database", "wandb",
+    "aim.ext.transport.server", "pandas", "uvicorn.main", "uvicorn.protocols.http.httptools_impl",
     "uvicorn.loops.auto", "uvicorn.lifespan.on", "mlflow.tracking", "mlflow.server.handlers",
     "mlflow.server.fastapi_app", "mlflow.store.tracking.sqlalchemy_store",
 )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from fmstune.testing.lives import Nursery, nursery
+from tests.support.aim_servers import provide_database
 
 
 @contextmanager
@@ -16,7 +17,10 @@ def nurseries(modules: Mapping[str, Sequence[str]]) -> Iterator[Callable[[str], 
 
         def of(name: str) -> Nursery:
             if name not in made:
-                made[name] = stack.enter_context(nursery(*modules[name]))
+                more = ["tests.support.aim_database"] if "aim" in modules[name] else []
+                if more:
+                    provide_database()
+                made[name] = stack.enter_context(nursery(*modules[name], *more))
             return made[name]
 
         yield of

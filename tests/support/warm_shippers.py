@@ -29,6 +29,7 @@ from types import ModuleType
 from typing import Any
 
 from fmstune.delivery.shipping import process
+from tests.support.aim_servers import provide_database
 from tests.support.forkserver import HIGH, become, received, run_to_end, warm_up
 from tests.support.surroundings import ENVIRONMENT
 
@@ -39,7 +40,7 @@ _PLAIN = (
     "fmstune.trackers.file_tracker", "tests.sample_trackers",
 )  # fmt: skip
 _SDKS = {
-    "aim": ("aim", "fmstune.trackers.aimstack_tracker"),
+    "aim": ("aim", "tests.support.aim_database", "fmstune.trackers.aimstack_tracker"),
     "wandb": ("wandb", "fmstune.trackers.wandb_tracker"),
     "trackio": ("trackio", "fmstune.trackers.trackio_tracker"),
     "mlflow": (
@@ -56,6 +57,8 @@ class _Warm:
 
     def __init__(self, sdk: str) -> None:
         modules = (*_PLAIN, *_SDKS.get(sdk, ()))
+        if sdk == "aim":
+            provide_database()
         self.names = {name.partition(".")[0] for name in modules}
         self.owner = os.getpid()
         self._lock = threading.Lock()

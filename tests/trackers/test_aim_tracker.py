@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import socket
@@ -19,12 +20,19 @@ from fmstune.delivery.shippers import Fleet
 from fmstune.delivery.shipping.process import Job
 from fmstune.trackers.aimstack_tracker import AimStackTracker
 from fmstune.trackers.records import MetricPoint, RunStart, TrackerError
-from tests.support.aim_servers import aim_server, empty_repository, free_port
+from tests.support.aim_servers import aim_server, empty_repository, free_port, provide_database
 from tests.support.readers import read_aim
 from tests.support.shipping import record_steps
 from tests.support.waiting import wait_for
 
 AIM = "fmstune.trackers.aimstack_tracker:AimStackTracker"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _database() -> None:
+    """New repositories have a database at once; other processes of these tests let Aim make theirs."""
+    importlib.import_module("tests.support.aim_database")
+    provide_database()
 
 
 @pytest.fixture

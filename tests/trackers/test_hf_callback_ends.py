@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.commands import ROOT
+from tests.support.aim_servers import provide_database
+from tests.support.commands import fmstune, start
 from tests.support.own_trainer import TRACKERS, seen_by_aim, seen_in_file
 
 _SCRIPT = """
@@ -39,13 +38,15 @@ if how == "forks":
     child.join()
     assert child.exitcode == -signal.SIGTERM
 if how == "hangs":
-    tracker.close = lambda *_: sys.stdin.read()
+    import time
+    tracker.close = lambda *_: time.sleep(600)
     from fmstune.trackers import terminated
     terminated._SECONDS_TO_CLOSE = 0.1
 if how not in ("ends", "closed", "raises", "in a training", "forks"):
     print("waiting", flush=True)
+    import time
     while True:
-        input()
+        time.sleep(1)
 """
 
 SIGNALS = {
@@ -55,14 +56,16 @@ SIGNALS = {
 
 
 def run_script(folder: Path, name: str, how: str) -> int:
-    command = [sys.executable, "-c", _SCRIPT, name, repr(TRACKERS[name].options(folder)), how]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=folder, env=environment, **pipes) as process:  # type: ignore[call-overload]
+    script = folder / "script.py"
+    script.write_text(_SCRIPT)
+    provide_database()
+    arguments = (name, repr(TRACKERS[name].options(folder)), how)
+    with start(*arguments, cwd=folder, module=str(script), sdks=True, stderr=subprocess.DEVNULL) as process:
         if how in SIGNALS:
+            assert process.stdout is not None
             process.stdout.readline()
             process.send_signal(SIGNALS[how])
-        return int(process.wait())
+        return process.wait()
 
 
 @pytest.mark.parametrize(
@@ -122,8 +125,9 @@ callback.on_log(args, state, None, {"eval_loss": 0.25})
 callback.on_log(args, state, None, {"loss": 2.0, "eval_loss": 0.5})
 os.kill(os.getpid(), 9)
 """
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True)
+    provide_database()
+    (tmp_path / "script.py").write_text(script)
+    assert fmstune(cwd=tmp_path, module=str(tmp_path / "script.py"), sdks=True).returncode == -9
     (run,) = seen_by_aim(tmp_path)
     assert (run.name, run.status) == ("by-hand", None)
     assert sorted(run.values["train", "loss"]) == [0.5, 1.0, 1.5, 2.0]

@@ -30,6 +30,7 @@ from fmstune.testing.compare import Points, as_single, comparable, is_named, par
 from fmstune.testing.lives import Kill, Nursery, nursery
 from fmstune.trackers.records import MetricPoint, Table
 from fmstune.trackers.values.normalise import as_text
+from tests.support.aim_servers import provide_database
 from tests.support.journals import open_journal
 from tests.support.mlflow_servers import store_in
 
@@ -164,6 +165,9 @@ def nurseries() -> Iterator[Callable[[Back], Nursery]]:
         def of(back: Back) -> Nursery:
             if back.reader not in made:
                 modules = (back.reference.partition(":")[0], *back.modules)
+                if "aim" in modules:
+                    provide_database()
+                    modules += ("tests.support.aim_database",)
                 made[back.reader] = stack.enter_context(nursery(*modules))
             return made[back.reader]
 
