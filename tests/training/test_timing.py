@@ -159,13 +159,20 @@ def test_where_the_memory_goes_is_measured_at_the_first_update() -> None:
     assert parts["memory_activations_estimated_mb"] == pytest.approx(kept, rel=0.34)
 
 
+def test_with_activation_checkpointing_the_other_parts_are_measured() -> None:
+    tune("out", "training.max_steps=1", "resources.interval=10", "training.activation_checkpointing=true")
+    (parts,) = (values for values in system("out") if "memory_weights_mb" in values)
+    assert "memory_activations_mb" not in parts
+    assert parts["memory_gradients_mb"] == parts["memory_weights_mb"]
+
+
 def test_activations_are_what_autograd_keeps_and_no_weight() -> None:
     from types import SimpleNamespace
 
     from fmstune.training.memory.parts import MemoryParts
 
     model = torch.nn.Sequential(torch.nn.Linear(100, 50), torch.nn.ReLU(), torch.nn.Linear(50, 2))
-    args = SimpleNamespace(device=torch.device("cpu"), gradient_checkpointing=False)
+    args = SimpleNamespace(device=torch.device("cpu"), activation_checkpointing=False, torch_compile=False)
     recorded: list[dict[str, float]] = []
     trainer: Any = SimpleNamespace(args=args, model=model, optimizer=torch.optim.SGD(model.parameters()))
     parts = MemoryParts(trainer, recorded.append)

@@ -26,7 +26,7 @@ class MemoryParts:
 
     Activations are what the first batch's forward pass keeps for its backward pass: of the autograd graph on
     a CPU, of the allocator on a GPU; and they are estimated for a batch of that size, not for the longest.
-    With gradient checkpointing on a CPU they are not measured: what it keeps is outside the graph.
+    With activation checkpointing, and compiled, they are not measured on a CPU.
     """
 
     def __init__(self, trainer: TunedTrainer, record: Callable[[Figures], None]) -> None:
@@ -52,7 +52,7 @@ class MemoryParts:
             before = torch.cuda.memory_allocated(device)
             yield
             self._kept = max(0, torch.cuda.memory_allocated(device) - before)
-        elif device.type != "cpu" or self._trainer.args.gradient_checkpointing:
+        elif device.type != "cpu" or not self._shows_graph():
             yield
         else:
             kept: dict[int, int] = {}
@@ -66,6 +66,12 @@ class MemoryParts:
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 yield
             self._kept = sum(kept.values())
+
+    def _shows_graph(self) -> bool:
+        """Whether the graph has what is kept: checkpointing keeps it elsewhere, and compiled code would be
+        compiled again."""
+        args = self._trainer.args
+        return not args.activation_checkpointing and not args.torch_compile
 
     def updated(self) -> None:
         """The first update is made, and its gradients are still there."""
