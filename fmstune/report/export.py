@@ -124,5 +124,7 @@ def _exact(value: Any) -> float | None:
 
 
 def _cell(value: Any) -> Any:
+    if type(value) is int or type(value) is str or (type(value) is float and math.isfinite(value)):
+        return value  # nearly all of millions
     value = strict(value)
     return "" if value is None else value if isinstance(value, (str, int, float)) else json.dumps(value)
