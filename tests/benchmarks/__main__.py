@@ -1,0 +1,79 @@
+"""All benchmarks, one after another: `python -m tests.benchmarks [--model DIR] [--only NAME]… [--readme]`.
+
+Prints what each says, under the machine and the versions; with `--readme` that replaces what stands between
+the marks in README's section on speed. For wall-clock ratios the machine must have nothing else to do: how
+busy it was is written down too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("torch", "transformers", "trl", "tokenizers", "datasets")
+WITH_MODEL = ("preparing_chats", "train_speed")
+"""Those whose first argument is a model."""
+BEGIN, END = (
+    "<!-- benchmarks: written by python -m tests.benchmarks --readme -->",
+    "<!-- end of benchmarks -->",
+)
+
+
+def machine() -> str:
+    """What it was measured on and with."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    busy = os.getloadavg()[0]
+    return (
+        f"{count} processors ({(names or [platform.machine()])[0]}), load {busy:.1f} before the start; "
+        f"Python {platform.python_version()}, {versions}"
+    )
+
+
+def scripts() -> list[str]:
+    return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def measured(name: str, model: str | None) -> str:
+    """What one benchmark prints; its error, if it fails: the others go on."""
+    arguments = [model] if model and name in WITH_MODEL else []
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        return f"failed: {(done.stderr.strip() or 'no reason').splitlines()[-1]}"
+    return done.stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model")
+    parser.add_argument("--only", action="append", choices=scripts())
+    parser.add_argument("--readme", action="store_true")
+    asked = parser.parse_args()
+    model = str(Path(asked.model).resolve()) if asked.model else None
+    parts = [machine()]
+    print(parts[0], flush=True)
+    for name in asked.only or scripts():
+        parts.append(f"{name}\n{measured(name, model)}")
+        print(f"\n{parts[-1]}", flush=True)
+    if asked.readme:
+        path = ROOT / "README.md"
+        before, found, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+        if not found:
+            sys.exit(f"{path} has no line {BEGIN}")
+        text = "\n\n".join(parts)
+        path.write_text(f"{before}{BEGIN}\n```\n{text}\n```\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
