@@ -1,8 +1,8 @@
 """All benchmarks, one after another: `python -m tests.benchmarks [--model DIR] [--only NAME]… [--readme]`.
 
-Prints what each says, under the machine and the versions; with `--readme` that replaces what stands between
-the marks in README's section on speed. For wall-clock ratios the machine must have nothing else to do: how
-busy it was is written down too.
+Prints what each says, under the machine and the versions; with `--readme` that is put below the table in
+README's section on speed, or in place of what was there. For wall-clock ratios the machine must have nothing
+else to do: how busy it was is written down too.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch", "transformers", "trl", "tokenizers", "datasets")
 WITH_MODEL = ("preparing_chats", "train_speed")
 """Those whose first argument is a model."""
-BEGIN, END = (
-    "<!-- benchmarks: written by python -m tests.benchmarks --readme -->",
-    "<!-- end of benchmarks -->",
-)
+NEXT = "Threads are as many as the process may use"
+"""The paragraph below README's table."""
+BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
 
 
 def machine() -> str:
@@ -68,11 +67,19 @@ def main() -> None:
         print(f"\n{parts[-1]}", flush=True)
     if asked.readme:
         path = ROOT / "README.md"
-        before, found, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-        if not found:
-            sys.exit(f"{path} has no line {BEGIN}")
-        text = "\n\n".join(parts)
-        path.write_text(f"{before}{BEGIN}\n```\n{text}\n```\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        path.write_text(put_in(path.read_text(encoding="utf-8"), "\n\n".join(parts)), encoding="utf-8")
+
+
+def put_in(readme: str, text: str) -> str:
+    """README with these results below its table, or in place of those that were there."""
+    block = f"{BEGIN}\n```\n{text}\n```\n{END}"
+    before, there, rest = readme.partition(BEGIN)
+    if there:
+        return f"{before}{block}{rest.partition(END)[2]}"
+    before, there, rest = readme.partition(f"\n{NEXT}")
+    if not there:
+        sys.exit(f"README.md has no paragraph that begins with {NEXT!r}")
+    return f"{before}\n{block}\n{there}{rest}"
 
 
 if __name__ == "__main__":
