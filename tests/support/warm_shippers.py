@@ -29,6 +29,7 @@ from types import ModuleType
 from typing import Any
 
 from fmstune.delivery.shipping import process
+from fmstune.delivery.shipping.quiet import QUIET
 from tests.support.aim_servers import provide_database
 from tests.support.forkserver import HIGH, become, received, run_to_end, warm_up
 from tests.support.surroundings import ENVIRONMENT
@@ -63,7 +64,7 @@ class _Warm:
         self.owner = os.getpid()
         self._lock = threading.Lock()
         self._environment = {
-            **ENVIRONMENT, **process._QUIET, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1",
+            **ENVIRONMENT, **QUIET, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         self._mine, theirs = socket.socketpair()
         with theirs:

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from fmstune.delivery.shipping.main import EXIT_AGAIN, EXIT_BUSY, EXIT_DONE, EXIT_RETRY
+from fmstune.delivery.shipping.quiet import environment
 from fmstune.delivery.shipping.waiting import readable
 from fmstune.secrets.redaction import Redactor, process_secrets, secret_texts
 from fmstune.trackers.records import Check
@@ -26,25 +27,6 @@ from fmstune.trackers.records import Check
 FOREIGN = 256
 """What is added to an exit code that a tracker has chosen."""
 _MARK = "FMSTUNE_SHIPPER"
-_QUIET = {
-    "WANDB_ERROR_REPORTING": "false",  # it reports its own errors to a server
-    # Of Comet's callback in a shipper: it would be the shipper's own code, machine and output.
-    "COMET_AUTO_LOG_CODE": "false",
-    "COMET_AUTO_LOG_ENV_DETAILS": "false",
-    "COMET_AUTO_LOG_GIT_METADATA": "false",
-    "COMET_AUTO_LOG_GIT_PATCH": "false",
-    "COMET_AUTO_LOG_GRAPH": "false",
-    "COMET_AUTO_LOG_OUTPUT_LOGGER": "",
-    "COMET_ERROR_TRACKING_ENABLE": "false",  # it reports its own errors to Sentry, from some of its processes
-    "DVC_NO_ANALYTICS": "true",
-    "HF_HUB_DISABLE_TELEMETRY": "1",  # by which trackio's client of older servers reports that it is used
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # for which `set_terminated` asks the server
-    # By default MLflow tries for four minutes (seen with 3.17); the journal waits longer, and at no cost.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
-"""Of the SDKs' own variables, what holds in a shipper unless the user has set it."""
 _SECONDS_TO_END = 8.0
 """What a supervisor has to end its shipper before it is taken for one that can't."""
 _SECONDS_TO_DIE = 1.0
@@ -154,7 +136,7 @@ class ShipperProcess:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd=job.cwd,
-            env=_environment() | {_MARK: self._mark},
+            env=environment() | {_MARK: self._mark},
         )
 
     @property
@@ -350,8 +332,3 @@ def _identity(file: int) -> tuple[int, int]:
 
 def _how_it_died(code: int) -> str:
     return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code % FOREIGN}"
-
-
-def _environment() -> dict[str, str]:
-    # A shipper computes nothing: an OpenMP pool in it would only take cores from the training.
-    return {**_QUIET, **os.environ, "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,36 @@
+"""The environment of a shipper: what keeps the SDKs there from reporting that they are used, from sending
+what is the shipper's own, and from asking for too long."""
+
+from __future__ import annotations
+
+import os
+
+QUIET = {
+    # comet_ml/config/config_map.py (3.58): it would be the code, machine and output of the shipper.
+    "COMET_AUTO_LOG_CODE": "false",
+    "COMET_AUTO_LOG_ENV_DETAILS": "false",
+    "COMET_AUTO_LOG_GIT_METADATA": "false",
+    "COMET_AUTO_LOG_GIT_PATCH": "false",
+    "COMET_AUTO_LOG_GRAPH": "false",
+    "COMET_AUTO_LOG_OUTPUT_LOGGER": "",  # any other text that is no logger's is taken for the default
+    # comet_ml/error_tracking/api.py: some processes report their errors to Sentry.
+    "COMET_ERROR_TRACKING_ENABLE": "false",
+    # dvc/env.py (3.67)
+    "DVC_NO_ANALYTICS": "true",
+    # huggingface_hub/utils/_telemetry.py: trackio's client of older servers reports that it is used.
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # for which `set_terminated` asks the server
+    # By default MLflow tries for four minutes (seen with 3.17); the journal waits longer, and at no cost.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    # It reports its own errors to a server.
+    "WANDB_ERROR_REPORTING": "false",
+}
+"""Of the SDKs' own variables, what holds in a shipper unless the user has set it."""
+
+
+def environment() -> dict[str, str]:
+    """The variables of a shipper. It computes nothing: an OpenMP pool in it would only take cores from the
+    training."""
+    return {**QUIET, **os.environ, "OMP_NUM_THREADS": "1"}
