@@ -102,6 +102,7 @@ class AimStackTracker(Tracker):
         super().__init__(name, tracker_config)
         self._run: Any = None
         self._alone = Occurrences()
+        self.takes_artifacts = "://" not in (self.config.repo or "")  # its server takes no files
         self._indexes = True  # until `aim up` turns out to do it
         self._storage: tuple[Path, ...] = ()
         self._files: list[tuple[int, int] | None] = []
@@ -230,8 +231,6 @@ class AimStackTracker(Tracker):
         self._note_event()
 
     def track_artifact(self, artifact: Artifact) -> None:
-        if self._opened.repo.is_remote_repo and self._opened.artifacts_uri is None:
-            raise TrackerError("Aim's server takes no files; they are in the run's directory.")
         log_files(self._opened, artifact, Path(self._repo()) / _ARTIFACTS)
         self._note_event()
 

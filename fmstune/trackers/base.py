@@ -87,7 +87,7 @@ class Tracker:
     media: ClassVar[frozenset[MediaKind]] = frozenset()
     """Which of texts, images and histograms `track_media` takes. The others are in the run's journal only,
     and the report says so."""
-    takes_artifacts: ClassVar[bool] = False
+    takes_artifacts: bool = False
     """Whether `track_artifact` takes files. They are in the run's directory only where it does not."""
     refers_to_files: bool = False
     """Whether what `track_artifact` has taken stays where it is, and the service only says where: the files

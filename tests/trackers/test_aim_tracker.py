@@ -14,13 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from fmstune.delivery.recorder import Recorder
+import fmstune
+from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.report import report
 from fmstune.delivery.shippers import Fleet
+from fmstune.delivery.shipping.handover import HandOver
 from fmstune.delivery.shipping.process import Job
 from fmstune.trackers.aimstack_tracker import AimStackTracker
 from fmstune.trackers.records import MetricPoint, RunStart, TrackerError
 from tests.support.aim_servers import aim_server, empty_repository, free_port, provide_database
+from tests.support.journals import events
 from tests.support.readers import read_aim
 from tests.support.shipping import record_steps
 from tests.support.waiting import wait_for
@@ -308,3 +311,20 @@ def test_a_run_that_was_closed_just_now_is_opened_again_not_made_a_second_time(t
     tracker.close("finished")
     assert first.id == again.id == "a" * 24
     assert [path.name for path in (tmp_path / ".aim" / "meta" / "chunks").iterdir()] == [first.id]
+
+
+def test_a_server_which_takes_no_files_holds_nothing_up_and_that_is_named(
+    recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    tracker = AimStackTracker("aim", {"repo": "aim://127.0.0.1:1"})
+    (tmp_path / "a.txt").write_text("a")
+    with active(recorder):
+        fmstune.track_artifact(tmp_path / "a.txt")
+    recorder.close("finished")
+    handover = HandOver(recorder.journal.path, tracker, 0)
+    (event, _) = events(run_directory)
+    assert handover.give(event) is False
+    assert handover.changes == (
+        "the artifact a.txt is kept in the journal only: there is no room for files here",
+    )
+    assert AimStackTracker("aim", {"repo": "."}).takes_artifacts
