@@ -98,7 +98,9 @@ def test_a_tracker_that_fails_is_caught_up_by_sync_once_it_is_well(
     well.touch()
     (line,) = sync(run_directory, None, {}, str)
     assert line.state == "complete", line
-    assert sorted(steps_in(tmp_path / "c")) == list(range(1, 11))
+    # A process that is killed between a call and its note in the ledger makes the same call again.
+    steps = {call["seq"]: call["step"] for call in collected(tmp_path / "c") if call["call"] == "track"}
+    assert sorted(steps.values()) == list(range(1, 11))
     assert {call["status"] for call in collected(tmp_path / "c") if call["call"] == "close"} == {"finished"}
     before = (tmp_path / "c").read_bytes()
     (line,) = sync(run_directory, None, {}, str)
