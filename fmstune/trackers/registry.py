@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fmstune.trackers.base import Tracker, installed_version, vendors_callback
+from fmstune.trackers.built_in import BUILT_IN as BUILT_IN
 from fmstune.trackers.integrations import INTEGRATIONS, PREFIX, integration_names
 from fmstune.trackers.records import TrackerError, TrackerOptionError
 
@@ -24,17 +25,6 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "fmstune.trackers"
-
-BUILT_IN: dict[str, str] = {
-    "none": "fmstune.trackers.base:Tracker",
-    "aim": "fmstune.trackers.aimstack_tracker:AimStackTracker",
-    "wandb": "fmstune.trackers.wandb_tracker:WandbTracker",
-    "mlflow": "fmstune.trackers.mlflow_tracker:MlflowTracker",
-    "tensorboard": "fmstune.trackers.tensorboard_tracker:TensorBoardTracker",
-    "trackio": "fmstune.trackers.trackio_tracker:TrackioTracker",
-    "dvclive": "fmstune.trackers.dvclive_tracker:DvcLiveTracker",
-    "file": "fmstune.trackers.file_tracker:FileTracker",
-}
 
 _PROBE_SECONDS = 20.0
 _registered: dict[str, type[Tracker]] = {}
@@ -80,7 +70,7 @@ def register_tracker(name: str, tracker: type[Tracker]) -> None:
         raise ValueError(f"a tracker's name is a non-empty string, not {name!r}")
     if not (isinstance(tracker, type) and callable(getattr(tracker, "track", None))):
         raise ValueError(f"the tracker {name!r} has to be a class with a method `track`, not {tracker!r}")
-    taken = BUILT_IN.get(name) or _registered.get(name)
+    taken = BUILT_IN[name].where if name in BUILT_IN else _registered.get(name)
     if taken is not None and taken is not tracker:
         raise ValueError(f"the tracker name {name!r} is taken by {taken}; choose another")
     _registered[name] = tracker
@@ -103,7 +93,7 @@ def reference(name: str) -> str:
             return f"{Path(sys.modules['__main__'].__file__ or '').resolve()}:{tracker.__qualname__}"
         return f"{tracker.__module__}:{tracker.__qualname__}"
     if name in BUILT_IN:
-        return BUILT_IN[name]
+        return BUILT_IN[name].where
     if name.startswith(PREFIX):
         if (integration := name.removeprefix(PREFIX)) in INTEGRATIONS:
             return f"fmstune.trackers.hf_tracker:{integration}"
@@ -169,7 +159,7 @@ def get_tracker(name: str, **options: Any) -> Tracker:
 
 def list_trackers() -> list[TrackerEntry]:
     """Every tracker that can be named here, and whether it is ready to run."""
-    entries = [_entry(name, tracker_class(name), "fmstune") for name in BUILT_IN]
+    entries = [_built_in(name) for name in BUILT_IN]
     entries += [_entry(name, tracker, "registered here") for name, tracker in _registered.items()]
     plug_ins: list[TrackerEntry | tuple[str, str, str]] = []
     for name, entry_point in _entry_points().items():
@@ -183,6 +173,14 @@ def list_trackers() -> list[TrackerEntry]:
         else:
             plug_ins.append((name, entry_point.value, origin))
     return entries + _probed(plug_ins)
+
+
+def _built_in(name: str) -> TrackerEntry:
+    known = BUILT_IN[name]
+    version = installed_version(known.package, known.distributions)
+    if version is None:  # the class knows how to install it
+        return _entry(name, tracker_class(name), "fmstune")
+    return TrackerEntry(name, "ready", "fmstune", known.description, version)
 
 
 def _entry(name: str, tracker: type[Tracker], origin: str) -> TrackerEntry:

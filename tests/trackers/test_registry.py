@@ -49,6 +49,17 @@ def test_fmstunes_own_trackers_are_there_and_need_no_sdk_to_be_listed() -> None:
     assert entries["aim/fmstune"]["state"] == "ready"
 
 
+@pytest.mark.parametrize("name", registry.BUILT_IN)
+def test_what_is_listed_of_a_tracker_is_what_its_class_says(name: str) -> None:
+    known, found = registry.BUILT_IN[name], registry.tracker_class(name)
+    assert (known.description, known.package, known.distributions) == (
+        found.description,
+        found.package,
+        found.distributions,
+    )
+    assert found.registered_name == name and found.get_hf_callback is Tracker.get_hf_callback
+
+
 def test_an_installed_package_adds_a_tracker_by_its_entry_point(tmp_path: Path) -> None:
     source = "from fmstune import Tracker\nclass Mine(Tracker):\n    description = 'mine'\n"
     install(tmp_path, "mine", "mine_tracker:Mine", source)

@@ -1,0 +1,56 @@
+"""fmstune's own trackers, as `fmstune trackers list` knows them without importing one.
+
+What is said here twice, here and by each class, is compared by tests/trackers/test_registry.py: to import all of
+them takes longer than everything else that the list does, and longer with each tracker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """Where the class is (`module:Class`), and its attributes of these names."""
+
+    where: str
+    description: str
+    package: str | None = None
+    distributions: tuple[str, ...] = ()
+
+
+BUILT_IN: Mapping[str, BuiltIn] = {
+    "none": BuiltIn("fmstune.trackers.base:Tracker", "no tracking"),
+    "aim": BuiltIn(
+        "fmstune.trackers.aimstack_tracker:AimStackTracker",
+        "Aim, in a local repository or on an aim server",
+        "aim",
+    ),
+    "wandb": BuiltIn("fmstune.trackers.wandb_tracker:WandbTracker", "Weights & Biases", "wandb"),
+    "mlflow": BuiltIn(
+        "fmstune.trackers.mlflow_tracker:MlflowTracker",
+        "MLflow: a server, Databricks, or a store on this machine",
+        "mlflow",
+        ("mlflow", "mlflow-skinny"),
+    ),
+    "tensorboard": BuiltIn(
+        "fmstune.trackers.tensorboard_tracker:TensorBoardTracker",
+        "TensorBoard: event files in a folder, for `tensorboard --logdir`",
+        "tensorboard",
+    ),
+    "trackio": BuiltIn(
+        "fmstune.trackers.trackio_tracker:TrackioTracker",
+        "trackio: a database on this machine, a server, or a Space on the hub",
+        "trackio",
+    ),
+    "dvclive": BuiltIn(
+        "fmstune.trackers.dvclive_tracker:DvcLiveTracker",
+        "DVCLive: a folder for `dvc plots` and `dvc metrics`, with Git or without",
+        "dvclive",
+    ),
+    "file": BuiltIn(
+        "fmstune.trackers.file_tracker:FileTracker",
+        "every event as JSON lines or CSV, in a file of yours",
+    ),
+}
