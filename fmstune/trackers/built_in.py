@@ -1,7 +1,7 @@
 """fmstune's own trackers, as `fmstune trackers list` knows them without importing one.
 
-What is said here twice, here and by each class, is compared by tests/trackers/test_registry.py: to import all of
-them takes longer than everything else that the list does, and longer with each tracker.
+What is said twice, here and by each class, is compared by tests/trackers/test_registry.py: to import all of
+them would take longer than everything else that the list does, and longer with each tracker.
 """
 
 from __future__ import annotations

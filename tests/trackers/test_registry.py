@@ -57,7 +57,8 @@ def test_what_is_listed_of_a_tracker_is_what_its_class_says(name: str) -> None:
         found.package,
         found.distributions,
     )
-    assert found.registered_name == name and found.get_hf_callback is Tracker.get_hf_callback
+    assert found.registered_name == name
+    assert found.get_hf_callback is Tracker.get_hf_callback
 
 
 def test_an_installed_package_adds_a_tracker_by_its_entry_point(tmp_path: Path) -> None:

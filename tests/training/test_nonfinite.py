@@ -122,12 +122,16 @@ def test_a_skipped_step_is_told_as_skipped_and_has_no_loss(one_bad_row: str) -> 
     assert len(logged("out", "loss")) == len(logged("out", "grad_norm")) == 3
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    ("accumulation", "rows"),
+    [(1, ROWS), (2, ROWS), (2, 12)],  # of 12 rows the last update of an epoch has one batch alone
+)
 def test_the_logged_loss_is_the_mean_of_the_batches_that_were_learnt_from(
-    one_bad_row: str, accumulation: int
+    one_bad_row: str, accumulation: int, rows: int
 ) -> None:
-    sets = bad_row("run.on_nonfinite=skip", f"training.gradient_accumulation_steps={accumulation}",
-                   "training.learning_rate=1e-9", "training.max_steps=4")  # fmt: skip
+    accumulating = f"training.gradient_accumulation_steps={accumulation}"
+    sets = bad_row("run.on_nonfinite=skip", accumulating, "training.learning_rate=1e-9",
+                   "training.max_steps=4", f"data.max_rows={rows}")  # fmt: skip
     tune("each", *sets, "training.logging_steps=1")
     tune("all", *sets, "training.logging_steps=4")
     losses = logged("each", "loss")

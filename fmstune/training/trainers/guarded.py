@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fmstune.data.tokens.table import IGNORED
 from fmstune.training.trainers.nonfinite import COUNTER
 from fmstune.training.trainers.saved_files import SavesNoSecrets
 from fmstune.training.trl_compat import noted_figures, scales_loss
@@ -12,24 +14,25 @@ from fmstune.training.tuned_trainer import OfRun, as_trainer
 
 
 @dataclass(frozen=True, slots=True)
-class Batches:
-    """The batches since some moment, and those of them that were skipped."""
+class Updates:
+    """The updates since some moment, and how much of them was learnt: of each the share of its batches, which
+    is 1 where none was skipped."""
 
-    seen: int = 0
-    skipped: int = 0
+    count: int = 0
+    learnt: float = 0.0
 
-    def and_one(self, *, skipped: bool) -> Batches:
+    def and_one(self, share: float) -> Updates:
         """These and one more."""
-        return Batches(self.seen + 1, self.skipped + skipped)
+        return Updates(self.count + 1, self.learnt + share)
 
     @property
     def nothing_learnt(self) -> bool:
-        """Whether there were batches, and all of them were skipped."""
-        return 0 < self.seen == self.skipped
+        """Whether there were updates, and all batches of all of them were skipped."""
+        return self.count > 0 == self.learnt
 
     def mean(self, logged: float) -> float:
         """The mean of the batches that were learnt from, of one in which the skipped ones are zeros."""
-        return logged * self.seen / (self.seen - self.skipped) if self.skipped else logged
+        return logged if self.learnt == self.count else logged * self.count / self.learnt
 
 
 class GuardedTraining(OfRun, SavesNoSecrets):
@@ -39,7 +42,9 @@ class GuardedTraining(OfRun, SavesNoSecrets):
     `guard` it changes nothing.
     """
 
-    _of_update = _of_log = _of_run = Batches()
+    _of_log = _of_run = Updates()
+    _of_update: tuple[tuple[Any, bool], ...] = ()
+    """Of each batch of the update at hand what it counts in the loss, and whether it was skipped."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -56,23 +61,26 @@ class GuardedTraining(OfRun, SavesNoSecrets):
         counted = self.guard.skipped
         loss = self.guard.loss(answer, inputs, model, as_trainer(self).state.global_step + 1)
         skipped = self.guard.skipped > counted
-        self._of_update = self._of_update.and_one(skipped=skipped)
-        self._of_log = self._of_log.and_one(skipped=skipped)
-        self._of_run = self._of_run.and_one(skipped=skipped)
+        tokens = num_items_in_batch is not None and "labels" in inputs
+        counts = (inputs["labels"] != IGNORED).sum() if tokens else 1
+        self._of_update = (*self._of_update, (counts, skipped))
         if skipped:
             _forget(figures, before)
         return loss
 
     def forget_batches(self) -> None:
         """Start counting again, after batches that were only tried."""
-        self._of_update = self._of_log = self._of_run = Batches()
+        self._of_log = self._of_run = Updates()
+        self._of_update = ()
 
     def gradient_norm(self, model: Any, grad_norm: Any) -> Any:
         """The Trainer's, looked at before the weights are updated."""
         norm, this = super().gradient_norm(model, grad_norm), as_trainer(self)
         if self.guard is None:
             return norm
-        nothing_learnt, self._of_update = self._of_update.nothing_learnt, Batches()
+        share = _learnt(self._of_update)
+        nothing_learnt, self._of_update = share == 0, ()
+        self._of_log, self._of_run = self._of_log.and_one(share), self._of_run.and_one(share)
         # In fp16 infinite gradients are how the loss's scale is found; such updates are left out anyway.
         if scales_loss(this) and not nothing_learnt:
             return norm
@@ -111,10 +119,22 @@ class GuardedTraining(OfRun, SavesNoSecrets):
             elif name in logs:
                 logs[name] = batches.mean(logs[name])
         if "learning_rate" in logs:  # of a log of the training, also one without a loss
-            self._of_log = Batches()
+            self._of_log = Updates()
             if self.guard is not None and self.guard.skipped:
                 logs[COUNTER] = self.guard.skipped
         super().log(logs, start_time)
+
+
+def _learnt(batches: Sequence[tuple[Any, bool]]) -> float:
+    """The share of an update that was learnt. What was counted on a device is read where a batch was skipped
+    alone."""
+    if not any(skipped for _, skipped in batches):
+        return 1.0
+    if all(skipped for _, skipped in batches):
+        return 0.0
+    return float(sum(counts for counts, skipped in batches if not skipped)) / float(
+        sum(counts for counts, _ in batches)
+    )
 
 
 def _forget(figures: dict[str, list[Any]], before: dict[str, int]) -> None:
