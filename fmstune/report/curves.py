@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.config.paths.runs import holds_run, no_such_run
-from fmstune.delivery.journal.reader import Event
+from fmstune.delivery.journal.reader import Event, JournalError
 from fmstune.errors import ConfigError
 from fmstune.report.replay import Name, Replay, replay, step_of
 from fmstune.report.summary import joined, journal_of
@@ -221,7 +221,7 @@ class TrackedRun:
 
 def read_run(directory: Path) -> TrackedRun:
     """Read all that the run in a directory has tracked. Raises `ConfigError` when there is no run in it, and
-    `JournalError` when its journal is none."""
+    `JournalError` when its journal is none, or cannot be read."""
     require_run(directory)
     curves: dict[Name, Curve] = {}
     tables: dict[tuple[Any, ...], Event] = {}
@@ -246,7 +246,11 @@ def read_run(directory: Path) -> TrackedRun:
             where = event.seq if at is None else ("step", at)
             media[event.kind, event.stage, event.name, where] = event
 
-    run = replay(journal_of(directory), add)
+    journal = journal_of(directory)
+    try:
+        run = replay(journal, add)
+    except OSError as error:
+        raise JournalError(f"{journal} cannot be read: {error.strerror or error}.") from error
     return TrackedRun(directory, run, list(curves.values()), list(tables.values()), list(media.values()))
 
 

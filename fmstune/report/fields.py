@@ -34,6 +34,7 @@ _SHOWN: dict[str, Callable[[ListedRun], Any]] = {
 _OF_RUN = ("group", "tags", "notes")
 """Settings of the run that trackers may have too."""
 _TIMES = ("duration", "age")
+_ORDERS = ("<", "<=", ">", ">=")
 _CONDITION = re.compile(r"\s*(.+?)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*", re.S)
 _TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -91,6 +92,7 @@ def chosen(
     if key in _TIMES and seconds is None and text and _number(text) is None:
         raise ConfigError(f"--where {shown(condition)}: {key} is a time like 90s, 5m, 2h30m, 3d or 2w.")
     wanted = text if seconds is None else str(seconds)
+    _require_comparable(condition, operator, wanted, values_of(runs if among is None else among, key))
     values = _values(runs, key, among)
     return [run for run, value in zip(runs, values, strict=True) if _holds(value, operator, wanted)]
 
@@ -124,6 +126,26 @@ def _condition(text: str) -> tuple[str, str, str]:
             f"--where {shown(text)}: a condition reads like training.learning_rate>1e-4 or team=nlp."
         )
     return match[1], match[2], match[3]
+
+
+def _require_comparable(condition: str, operator: str, wanted: str, values: Sequence[Any]) -> None:
+    """Refuse what no value of a field can be compared with (`loss<1 and eval<2`). Raises `ConfigError`."""
+    if operator in _ORDERS and not wanted:
+        raise ConfigError(f"--where {shown(condition)}: there is nothing behind {operator}.")
+    there = [each for value in values for each in (value if isinstance(value, (list, tuple)) else [value])]
+    numbers = any(_number(each) is not None for each in there)
+    texts = any(isinstance(each, (str, bool)) for each in there)
+    if (
+        numbers
+        and not texts
+        and operator != "~"
+        and _number(wanted) is None
+        and not re.search("^$|[*?]", wanted)
+    ):
+        raise ConfigError(
+            f"--where {shown(condition)}: that is compared with a number, and {shown(wanted)} is none. Give "
+            "each condition a --where of its own."
+        )
 
 
 def _holds(value: Any, operator: str, wanted: str) -> bool:

@@ -349,6 +349,32 @@ def test_a_time_has_units_up_to_weeks(here: Path, condition: str, count: int) ->
     assert len(listed("--where", condition)) == count
 
 
+@pytest.mark.parametrize(
+    ("condition", "says"),
+    [
+        ("loss<1 and eval<2", "compared with a number"),
+        ("loss>1,eval>1", "a --where of its own"),
+        ("loss<abc", "'abc' is none"),
+        ("loss=<7", "'<7' is none"),
+        ("loss=lots", "compared with a number"),
+        ("loss>", "nothing behind >"),
+    ],
+)
+def test_what_no_value_can_be_compared_with_is_an_error(here: Path, condition: str, says: str) -> None:
+    make_run(here / "runs" / "a")
+    assert says in str(CliRunner().invoke(app, ["runs", "list", "--where", condition]).exception)
+
+
+def test_a_journal_that_cannot_be_read_is_named(here: Path) -> None:
+    make_run(here / "runs" / "a")
+    journal = journal_path(here / "runs" / "a")
+    journal.unlink()
+    journal.mkdir()
+    for command in (["show"], ["export"], ["report"]):
+        error = CliRunner().invoke(app, ["runs", *command, "runs/a"]).exception
+        assert "journal.jsonl cannot be read: Is a directory." in str(error)
+
+
 def test_a_time_that_is_none_is_an_error_and_not_a_condition_that_nothing_meets(here: Path) -> None:
     make_run(here / "runs" / "a")
     done = CliRunner().invoke(app, ["runs", "list", "--where", "age>2fortnights"])
