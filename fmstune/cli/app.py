@@ -1,40 +1,95 @@
-"""The command `fmstune` and the commands below it."""
+"""The command `fmstune` and the commands below it.
+
+Typer reads the options of all commands before it runs one of them, which takes longer than its own import. So
+a command line that names a command gets that one whole, and of the others what the list of commands shows.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fmstune.cli import config, runs, trackers
-from fmstune.cli.data import data
-from fmstune.cli.env import env
-from fmstune.cli.generate import generate
-from fmstune.cli.init import init
-from fmstune.cli.merge import merge
 from fmstune.cli.panels import MARKUP
-from fmstune.cli.train import train
 
-_EXAMPLE = "Example: fmstune train --model runs/a --data chats.jsonl --lora --tracker aim"
+if TYPE_CHECKING:
+    app: typer.Typer
+    """All of it, whole, built when it is asked for."""
 
-app = typer.Typer(
-    name="fmstune",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=MARKUP,
-    epilog="Example, in an empty directory: fmstune train --tracker aim",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-# The sentences of the list of commands, which cuts longer ones at 80 columns.
-app.command(short_help="Tune a model on data.", epilog=_EXAMPLE)(train)
-app.command(short_help="Write a commented fmstune.toml for a model and data.")(init)
-app.command(short_help="Show the data as the model will see them.")(data)
-app.command(short_help="Let a model answer.")(generate)
-app.command(short_help="Merge an adapter into its base model.")(merge)
-app.command(short_help="Print versions, devices and trackers, for a bug report.")(env)
-app.add_typer(runs.app, name="runs")
-app.add_typer(trackers.app, name="trackers")
-app.add_typer(config.app, name="config")
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What the list of commands `says` of one (longer sentences are cut at 80 columns), and the `module` in
+    which it is: a function of its name, or the `app` of a `group`."""
+
+    module: str
+    says: str
+    group: bool = False
+    epilog: str | None = None
+
+
+COMMANDS: Mapping[str, Command] = {
+    "train": Command(
+        "fmstune.cli.train",
+        "Tune a model on data.",
+        epilog="Example: fmstune train --model runs/a --data chats.jsonl --lora --tracker aim",
+    ),
+    "init": Command("fmstune.cli.init", "Write a commented fmstune.toml for a model and data."),
+    "data": Command("fmstune.cli.data", "Show the data as the model will see them."),
+    "generate": Command("fmstune.cli.generate", "Let a model answer."),
+    "merge": Command("fmstune.cli.merge", "Merge an adapter into its base model."),
+    "env": Command("fmstune.cli.env", "Print versions, devices and trackers, for a bug report."),
+    "runs": Command("fmstune.cli.runs", "List, watch, compare, plot, export and remove runs.", group=True),
+    "trackers": Command(
+        "fmstune.cli.trackers", "See and check trackers, and deliver runs to them.", group=True
+    ),
+    "config": Command(
+        "fmstune.cli.config", "Explain a configuration, and compare those of two runs.", group=True
+    ),
+}
+_LISTED = ({"-h"}, {"--help"}, {"--version"})
+_COMPLETING = "_FMSTUNE_COMPLETE"
+"""Set by a shell that asks for completions, of any command."""
+
+
+def app_for(arguments: Sequence[str]) -> typer.Typer:
+    """As much of the application as a command line needs."""
+    if _COMPLETING not in os.environ:
+        if arguments and arguments[0] in COMMANDS:
+            return _built({arguments[0]})
+        if set(arguments) in _LISTED:
+            return _built(set())
+    return _built(set(COMMANDS))
+
+
+def _built(whole: set[str]) -> typer.Typer:
+    made = typer.Typer(
+        name="fmstune",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=MARKUP,
+        epilog="Example, in an empty directory: fmstune train --tracker aim",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(fmstune)
+    for name, command in COMMANDS.items():
+        if name not in whole:
+            made.command(name, short_help=command.says)(_elsewhere)
+            continue
+        module = importlib.import_module(command.module)
+        if command.group:
+            made.add_typer(module.app, name=name, help=command.says)
+        else:
+            made.command(name, short_help=command.says, epilog=command.epilog)(getattr(module, name))
+    return made
+
+
+def _elsewhere() -> None:
+    raise AssertionError("a command of which only its sentence is known here")
 
 
 def _show_version(asked: bool) -> None:
@@ -45,7 +100,6 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def fmstune(
     version: Annotated[
         bool,
@@ -53,3 +107,9 @@ def fmstune(
     ] = False,
 ) -> None:
     """Tune language models, and track every run with any tracker, several, or none."""
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(name)
+    return globals().setdefault("app", _built(set(COMMANDS)))

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
     from fmstune.config.inspect.explain import Explanation
     from fmstune.config.schema.tables import RunConfig
 
-app = typer.Typer(
-    help="Explain a configuration, and compare those of two runs.",
-    no_args_is_help=True,
-    rich_markup_mode=MARKUP,
-)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=MARKUP)
 
 _RECORDED = ("packages", "git")
 

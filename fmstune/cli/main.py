@@ -126,11 +126,11 @@ def _run(arguments: list[str]) -> int:
         return 0
     import typer
 
-    from fmstune.cli.app import app
+    from fmstune.cli.app import app_for
 
     usage_error: Any = typer.BadParameter.__mro__[1]
     try:
-        code = app(
+        code = app_for(arguments)(
             args=_with_resume_value(arguments), prog_name="fmstune", standalone_mode=False, obj=arguments
         )
     except usage_error as error:

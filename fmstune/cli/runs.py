@@ -19,11 +19,7 @@ from fmstune.cli.trackers import Debug, Json
 if TYPE_CHECKING:
     from fmstune.report.listing import ListedRun
 
-app = typer.Typer(
-    help="List, watch, compare, plot, export and remove runs.",
-    no_args_is_help=True,
-    rich_markup_mode=MARKUP,
-)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=MARKUP)
 
 _HEAD = (
     "run", "status", "model", "method", "data", "step", "loss", "eval", "duration", "age", "params",

@@ -18,11 +18,7 @@ if TYPE_CHECKING:
     from fmstune.delivery.report import DeliveryReport
     from fmstune.trackers.records import Check
 
-app = typer.Typer(
-    help="See and check trackers, and deliver runs to them.",
-    no_args_is_help=True,
-    rich_markup_mode=MARKUP,
-)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=MARKUP)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
