@@ -1,13 +1,16 @@
-"""Steps per second against TRL's own command: `python tests/benchmarks/train_speed.py [MODEL] [STEPS]`.
+"""Steps per second against TRL's own command: `python tests/benchmarks/train_speed.py [MODEL] [--rows long]`.
 
 `fmstune train` and `trl sft` tune the same model on the same rows in the same order with the same settings,
-one after the other; the losses of each step are compared as well. Without MODEL, the demo's is used.
+one after the other; the losses of each step are compared as well. Without MODEL, the demo's is used. Short
+rows are of 20 to 30 tokens, eight at once; long ones of 60 to 210, most of them trained, four at once.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -19,18 +22,26 @@ from fmstune.delivery.journal.reader import JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 
 BIN = Path(sys.executable).parent
-BATCH, LENGTH, RATE = 8, 256, 1e-4
+LENGTH, RATE = 256, 1e-4
+BATCHES = {"short": 8, "long": 4}
+MOST_EXCHANGES = 8
 
 
-def write_rows(path: Path) -> None:
-    """The demo's single exchanges as prompt and completion, in plain text: of a chat, TRL would learn what
-    the template writes after the answer's end token as well."""
-    lines = []
+def write_rows(path: Path, *, long: bool) -> None:
+    """The demo's single exchanges as prompt and completion, or several in one, in plain text: of a chat, TRL
+    would learn what the template writes after the answer's end token as well."""
+    chance = random.Random(0)
+    exchanges = []
     for line in demo.data_file("train").read_text().splitlines():
         messages = json.loads(line)["messages"]
         if len(messages) == 2:
-            question, answer = (message["content"] for message in messages)
-            lines.append(json.dumps({"prompt": f"Question: {question}\nAnswer:", "completion": f" {answer}"}))
+            exchanges.append([message["content"] for message in messages])
+    lines = []
+    for question, answer in exchanges:
+        more = chance.choices(exchanges, k=chance.randint(2, MOST_EXCHANGES)) if long else []
+        text = "".join(f"\nQuestion: {asked}\nAnswer: {answered}" for asked, answered in more)
+        row = {"prompt": f"Question: {question}\nAnswer:", "completion": f" {answer}{text}"}
+        lines.append(json.dumps(row))
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -43,10 +54,10 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def ours(folder: Path, model: str, steps: int) -> tuple[float, list[float]]:
+def ours(folder: Path, model: str, steps: int, batch: int) -> tuple[float, list[float]]:
     """Steps per second and the loss of each step of `fmstune train`."""
     settings = {
-        "max_steps": steps, "per_device_train_batch_size": BATCH, "learning_rate": RATE, "logging_steps": 1,
+        "max_steps": steps, "per_device_train_batch_size": batch, "learning_rate": RATE, "logging_steps": 1,
         "save_strategy": "no", "max_length": LENGTH,
     }  # fmt: skip
     sets = [part for key, value in settings.items() for part in ("--set", f"training.{key}={value}")]
@@ -58,12 +69,12 @@ def ours(folder: Path, model: str, steps: int) -> tuple[float, list[float]]:
     return speed, losses
 
 
-def theirs(folder: Path, model: str, steps: int, *extra: str) -> tuple[float, list[float]]:
+def theirs(folder: Path, model: str, steps: int, batch: int, *extra: str) -> tuple[float, list[float]]:
     """Steps per second and the loss of each step of `trl sft`."""
     command = [
         str(BIN / "trl"), "sft", "--model_name_or_path", model, "--dataset_name", "rows",
         "--max_steps", str(steps),
-        "--per_device_train_batch_size", str(BATCH), "--learning_rate", str(RATE), "--logging_steps", "1",
+        "--per_device_train_batch_size", str(batch), "--learning_rate", str(RATE), "--logging_steps", "1",
         "--save_strategy", "no", "--max_length", str(LENGTH), "--bf16", "false", "--dtype", "float32",
         "--output_dir", "theirs", *extra,
     ]  # fmt: skip
@@ -74,26 +85,31 @@ def theirs(folder: Path, model: str, steps: int, *extra: str) -> tuple[float, li
 
 
 def main() -> None:
-    steps = int(sys.argv[2]) if len(sys.argv) > 2 else 60
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rows", choices=BATCHES, default="short")
+    asked = parser.parse_args()
+    steps, batch = asked.steps, BATCHES[asked.rows]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "rows").mkdir()
-        write_rows(folder / "rows" / "train.jsonl")
-        if len(sys.argv) > 1:
-            model = str(Path(sys.argv[1]).resolve())
+        write_rows(folder / "rows" / "train.jsonl", long=asked.rows == "long")
+        if asked.model:
+            model = str(Path(asked.model).resolve())
         else:
             model = str(folder / "model")
             demo.build_model().save_pretrained(model)
             from transformers import AutoTokenizer
 
             AutoTokenizer.from_pretrained(demo.model_dir()).save_pretrained(model)
-        speed, losses = ours(folder, model, steps)
+        speed, losses = ours(folder, model, steps, batch)
         print(f"fmstune train                            {speed:7.3f} steps/s")
         for label, extra in (
             ("trl sft", []),
             ("trl sft --gradient_checkpointing false", ["--gradient_checkpointing", "false"]),
         ):
-            peer, peer_losses = theirs(folder, model, steps, *extra)
+            peer, peer_losses = theirs(folder, model, steps, batch, *extra)
             apart = max(abs(a - b) for a, b in zip(losses, peer_losses, strict=True))
             print(
                 f"{label:<40} {peer:7.3f} steps/s   fmstune is {speed / peer:5.2f} x   "
