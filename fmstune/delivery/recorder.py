@@ -56,6 +56,7 @@ class Recorder(Tracker):
         self._names: dict[str, str] = {}  # as they are written; the same few come at each step
         self._hidden_names: set[str] = set()
         self._plain: set[tuple[Any, ...]] = set()
+        self.named: set[tuple[str, str]] = set()  # kinds and names of what was warned of
 
     @property
     def _redactor(self) -> Redactor:

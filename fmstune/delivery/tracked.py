@@ -6,17 +6,17 @@ is: one that raises when it is looked at is a metric too, whose text the journal
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from fmstune.delivery.media import track_histogram, track_image, track_text
 from fmstune.delivery.recorder import here, track_table
 from fmstune.trackers.values.media import is_image_file
-from fmstune.trackers.values.plain import is_mapping
+from fmstune.trackers.values.plain import is_mapping, text_of
 from fmstune.user_code import is_stop
 
-_CHANNELS = (1, 3, 4)
+_NUMBERS = ("int", "float", "bool")
 _PIXELS = ("uint8", "torch.uint8", "bool", "torch.bool")
 Track = Callable[..., None]
 
@@ -29,22 +29,23 @@ def track(metric: Any, name: str, stage: str | None = None, *, step: int | None 
     - a number is a metric;
     - a text is a text, as `track_text` takes it;
     - a path (`pathlib.Path`), an image of Pillow's, a figure of Matplotlib's, the bytes of an image file, and
-      an array or tensor of pixels (two dimensions of bytes or booleans; three, one of them 1, 3 or 4
-      channels) are images, as `track_image` takes them;
-    - an array, tensor or list of several numbers in one dimension is a histogram, as for `track_histogram`;
-    - a list of mappings, or a DataFrame of pandas', is a table, as `track_table` takes it.
+      an array or tensor of pixels are images, as `track_image` takes them: bytes or booleans in two
+      dimensions, or in three of which the first or last has 1, 3 or 4 channels; other numbers with 1 or 3;
+    - an array, tensor, list, tuple or range of several numbers in one dimension is a histogram, as for
+      `track_histogram`;
+    - a list of mappings, or a DataFrame of pandas', is a table, as `track_table` takes it. An index that is
+      more than the numbers of the rows is its first columns.
 
-    Raises `ValueError` when the metric or its name is `None`, and for what could be two of these.
+    Raises `ValueError` when the metric or its name is `None`, and for what could be two of these. What a
+    value holds never raises: what cannot be shown of it is named once, and the training goes on.
     """
     if metric is None or name is None or type(metric) in (int, float, bool):
         here().track(metric, name, stage, step=step)
         return
     try:
-        how, given = _taken_by(metric)
-    except ValueError:
-        raise
+        how, given = taken_by(metric)
     except BaseException as error:
-        if is_stop(error):
+        if isinstance(error, Ambiguous) or is_stop(error):
             raise
         how, given = None, metric
     if how is None:
@@ -53,13 +54,17 @@ def track(metric: Any, name: str, stage: str | None = None, *, step: int | None 
         how(given, name, stage, step=step)
 
 
-def _taken_by(value: Any) -> tuple[Track | None, Any]:
-    """The function that tracks a value, `None` for a metric; and what it is given. Raises `ValueError`, and
+class Ambiguous(ValueError):
+    """A value may be two kinds of things: a mistake of the call, where what a value raises is none."""
+
+
+def taken_by(value: Any) -> tuple[Track | None, Any]:
+    """The function that tracks a value, `None` for a metric; and what it is given. Raises `Ambiguous`, and
     whatever the value does when it is looked at."""
     cls = type(value)
     if cls is str:
         if is_image_file(value):
-            raise ValueError(
+            raise Ambiguous(
                 f"track: {value!r} is a text, and also the name of an image: give pathlib.Path(…) for the "
                 "image, or call fmstune.track_text"
             )
@@ -72,27 +77,68 @@ def _taken_by(value: Any) -> tuple[Track | None, Any]:
         return track_image, value
     if cls in (bytes, bytearray):
         return (track_image if is_image_file(bytes(value)) else None), value
-    if hasattr(cls, "to_dict") and hasattr(cls, "iterrows"):
-        return track_table, value.to_dict("records")
+    if hasattr(cls, "itertuples") and hasattr(cls, "iterrows"):
+        return track_table, _rows(value)
     if hasattr(cls, "ndim") and hasattr(cls, "shape") and hasattr(cls, "dtype"):
         return _array(value), value
     if cls in (list, tuple) and value and all(map(is_mapping, value)):
         return track_table, value
-    if cls in (list, tuple) and len(value) > 1 and all(type(each) in (int, float) for each in value):
+    if cls in (list, tuple, range) and len(value) > 1 and all(map(_is_number, value)):
         return track_histogram, value
     return None, value
 
 
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number of Python's, or one alone of NumPy's or torch's."""
+    cls = type(value)
+    if cls in (int, float, bool):
+        return True
+    of_arrays = hasattr(cls, "ndim") and hasattr(cls, "dtype")
+    return of_arrays and value.ndim == 0 and any(word in str(value.dtype) for word in _NUMBERS)
+
+
+def _rows(frame: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a DataFrame, a name to each column: that of an index, and the second of two that are called
+    alike, too. An index that only counts the rows is left out."""
+    index, names = frame.index, list[str]()
+    labels = list(index.names)
+    counts = labels == [None] and "int" in str(index.dtype) and all(at == of for at, of in enumerate(index))
+    if not counts:
+        unnamed = ["index"] if len(labels) == 1 else [f"level_{level}" for level in range(len(labels))]
+        names += [
+            other if label is None else _name(label) for label, other in zip(labels, unnamed, strict=True)
+        ]
+    names += [_name(column) for column in frame.columns]
+    unique = dict[str, None]()
+    for stem in names:
+        name, count = stem, 1
+        while name in unique:
+            count += 1
+            name = f"{stem} ({count})"
+        unique[name] = None
+    rows = frame.itertuples(index=False, name=None)
+    for place, row in zip(index, rows, strict=True):
+        first = () if counts else (place if len(labels) > 1 else (place,))
+        yield dict(zip(unique, (*first, *row), strict=True))
+
+
+def _name(label: Any) -> str:
+    # Those of columns in several levels are tuples.
+    return str(label) if type(label) in (str, tuple) else text_of(label)
+
+
 def _array(value: Any) -> Track | None:
     shape, kind = [int(size) for size in value.shape], str(value.dtype)
-    if all(size == 1 for size in shape) or not any(word in kind for word in ("int", "float", "bool")):
+    if all(size == 1 for size in shape) or not any(word in kind for word in _NUMBERS):
         return None  # one number; or no numbers
     if len(shape) == 1:
         return track_histogram
+    # Numbers in four rows are no pixels by that alone: they may be the attention of four heads.
+    channels = (1, 3, 4) if kind in _PIXELS else (1, 3)
     pixels = len(shape) == 2 and kind in _PIXELS
-    if pixels or (len(shape) == 3 and (shape[0] in _CHANNELS or shape[2] in _CHANNELS)):
+    if pixels or (len(shape) == 3 and (shape[0] in channels or shape[2] in channels)):
         return track_image
-    raise ValueError(
+    raise Ambiguous(
         f"track: an array of the shape {shape} may be an image or numbers: call fmstune.track_image or "
         "fmstune.track_histogram"
     )

@@ -123,7 +123,7 @@ def _item(kind: MediaKind, item: Mapping[str, Any]) -> Script:
 
 
 def _image(recorder: Recorder) -> None:
-    data, suffix = encoded_image(_PNG)
+    data, suffix, _ = encoded_image(_PNG)
     _item("image", keep(recorder.journal.path, data, suffix) | {"caption": "ü"})(recorder)
 
 

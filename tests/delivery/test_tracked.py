@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 import fmstune
+from fmstune.delivery.journal.files import kept
 from fmstune.delivery.recorder import Recorder, active
-from tests.support.journals import events
+from fmstune.delivery.shipping.media import changed, why_not
+from fmstune.delivery.tracked import Ambiguous, taken_by
+from fmstune.trackers.records import Limits
+from tests.support.journals import events, journal_path
 
 PICTURE = Image.new("RGB", (2, 2))
 PNG = io.BytesIO()
@@ -26,11 +35,7 @@ class Figure:
         file.write(PNG.getvalue())
 
 
-class Frame:
-    def iterrows(self) -> None: ...
-
-    def to_dict(self, orient: str) -> list[dict[str, int]]:
-        return [{"a": 1}, {"a": 2}]
+HEADS = np.zeros((4, 16, 16))
 
 
 KINDS = [
@@ -38,8 +43,12 @@ KINDS = [
     ("metrics", (b"\xff", {"a": 1}, [], ["x"])),
     ("text", ("Hello", "0.5", "NaN", "", "no/such.png")),
     ("image", (PICTURE, Figure(), PNG.getvalue(), GREY, GREY > 0, np.zeros((2, 2, 3)), torch.zeros(3, 2, 2))),
-    ("histogram", (np.arange(3), torch.randn(4).to(torch.bfloat16), [1, 2.5], (1, 2))),
-    ("table", ([{"a": 1}, {"b": 2}], ({"a": 1},), Frame())),
+    ("image", (HEADS[:1], HEADS[:3].astype(int), np.zeros((4, 16, 16), np.uint8), np.zeros((4, 4, 4), bool))),
+    ("histogram", (np.arange(3), torch.randn(4).to(torch.bfloat16), [1, 2.5], (1, 2), range(5))),
+    ("histogram", ([np.float32(1), np.int8(2)], [True, False], np.array([]), [1, 10**400, -(10**400)])),
+    ("histogram", ([torch.tensor(1.0), torch.tensor(2.0, requires_grad=True), torch.tensor(3)],)),
+    ("histogram", (pandas.Series([1, 2]),)),
+    ("table", ([{"a": 1}, {"b": 2}], ({"a": 1},), pandas.DataFrame({"a": [1, 2]}))),
 ]  # fmt: skip
 
 
@@ -55,7 +64,17 @@ def test_each_is_what_it_is(kind: str, value: Any, recorder: Recorder, run_direc
 
 
 @pytest.mark.parametrize(
-    "value", [np.zeros((3, 4)), torch.randn(8, 8), np.zeros((5, 6, 7)), np.zeros((2, 3, 4, 3))], ids=str
+    "value",
+    [
+        np.zeros((3, 4)),
+        torch.randn(8, 8),
+        np.zeros((5, 6, 7)),
+        np.zeros((2, 3, 4, 3)),
+        np.zeros((4, 4, 2)),
+        HEADS,
+        np.zeros((6, 6, 4), int),
+    ],
+    ids=str,
 )
 def test_an_array_that_may_be_two_things_is_refused_with_what_to_call(
     value: Any, recorder: Recorder, run_directory: Path
@@ -77,9 +96,10 @@ def test_a_path_is_an_image_and_its_name_as_a_text_is_refused(
         fmstune.track(path, "picture")
         with pytest.raises(ValueError, match=r"give pathlib.Path\(…\) for the image"):
             fmstune.track(str(path), "picture")
-        with pytest.raises(ValueError, match="there is no image"):
-            fmstune.track(tmp_path / "none.png", "picture")
-    assert [event.kind for event in events(run_directory)] == ["image"]
+        fmstune.track(tmp_path / "none.png", "missing")
+    there, missing = events(run_directory)
+    assert "file" in there.item
+    assert "there is no image" in missing.item["unreadable"]
 
 
 @pytest.mark.parametrize("track", [fmstune.track, fmstune.track_text])
@@ -90,3 +110,123 @@ def test_a_text_under_the_name_of_a_secret_is_redacted(
         track("hunter2", "db_password")
     (event,) = events(run_directory)
     assert event.item["text"] == "[redacted]"
+
+
+class Rude:
+    """An array whose shape raises what a mistake of the call raises."""
+
+    ndim, dtype = 1, "float64"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        raise ValueError("no")
+
+
+OTHERS = ("CMYK", "HSV", "LAB", "YCbCr")
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "I", "I;16", "F", *OTHERS)
+NOWHERE = float("nan"), float("inf"), -float("inf")
+CONTENTS: list[tuple[Any, str, str]] = [
+    (torch.full((8,), float("nan")), "unreadable", "none of these 8 is finite"),
+    (np.array(NOWHERE), "unreadable", "none of these 3 is finite"),
+    (np.array([]), "unreadable", "of no numbers"),
+    ([1e308, -1e308], "altered", "are counted in the outermost bins (2)"),
+    ([1.0, float("nan")], "not_finite", "without numbers that are not finite (1)"),
+    (np.full((2, 2, 3), 2.0), "altered", "from 0 to 2 are scaled to 8 bits"),
+    (np.linspace(-1, 1, 12).reshape(2, 2, 3), "altered", "from -1 to 1 are scaled"),
+    (np.full((2, 2, 3), np.nan), "altered", "not finite are black (12)"),
+    (np.full((2, 2, 3), 65535, np.uint16), "altered", "from 0 to 65535 are scaled to 8 bits"),
+    (np.full((2, 0, 3), 1.0), "unreadable", "is no image"),
+    *((Image.new(mode, (2, 2)), "altered", f"converted from {mode} to RGB") for mode in OTHERS),
+    (Image.fromarray(np.full((2, 2), 300, np.float32)), "altered", "from 0 to 300 are scaled"),
+    (Image.new("RGB", (0, 5)), "unreadable", "cannot write empty image"),
+    (Path("/no/such.png"), "unreadable", "there is no image"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "key", "said"), CONTENTS, ids=[said for *_, said in CONTENTS])
+def test_what_a_value_holds_is_recorded_as_well_as_it_can_be_and_named_once(
+    value: Any, key: str, said: str, recorder: Recorder, run_directory: Path, caplog: Any
+) -> None:
+    with active(recorder):
+        fmstune.track(value, "name", "stage", step=1)
+        fmstune.track(value, "name", "stage", step=2)
+    first, second = events(run_directory)
+    assert [first.step, second.step] == [1, 2]
+    assert key in first.item
+    assert ("unreadable" in first.item) != ("file" in first.item or "counts" in first.item)
+    (named,) = caplog.messages
+    assert said in named
+    # And so is what the report says of the delivery.
+    assert said in "".join((why_not(first, {first.kind}) or "", *changed(first, Limits())))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_mode_of_pillow_is_an_image(mode: str, recorder: Recorder, run_directory: Path) -> None:
+    with active(recorder):
+        fmstune.track(Image.new(mode, (3, 2)), "name")
+    (event,) = events(run_directory)
+    with Image.open(kept(journal_path(run_directory), event.item)) as image:
+        assert image.size == (3, 2)
+
+
+ANY_ARRAY = arrays.arrays(
+    st.one_of(arrays.scalar_dtypes()), st.lists(st.integers(0, 4), max_size=4).map(tuple)
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=ANY_ARRAY | st.lists(st.none() | st.floats() | st.integers() | st.text() | st.booleans()))
+def test_whatever_arrays_and_lists_hold_raises_nothing(value: Any, recorder: Recorder) -> None:
+    with active(recorder):
+        with contextlib.suppress(Ambiguous):
+            fmstune.track(value, "name")
+        fmstune.track_histogram(value, "name")
+        fmstune.track_image(value, "name")
+        fmstune.track_text(value, "name")
+
+
+def test_a_value_that_raises_as_it_is_looked_at_is_a_metric(recorder: Recorder, run_directory: Path) -> None:
+    with active(recorder):
+        fmstune.track(Rude(), "name")
+    assert [event.kind for event in events(run_directory)] == ["metrics"]
+
+
+FRAMES = [
+    (pandas.DataFrame({"a": [1, 2]}, index=["x", "y"]), [{"index": "x", "a": 1}, {"index": "y", "a": 2}]),
+    (pandas.DataFrame({"a": [1]}, index=[False]), [{"index": False, "a": 1}]),
+    (pandas.DataFrame({"a": [1]}, index=[3]), [{"index": 3, "a": 1}]),
+    (pandas.DataFrame({"a": [1]}, index=pandas.Index([0], name="row")), [{"row": 0, "a": 1}]),
+    (
+        pandas.DataFrame({"a": [1]}, index=pandas.MultiIndex.from_tuples([("x", 7)], names=["k", None])),
+        [{"k": "x", "level_1": 7, "a": 1}],
+    ),
+    (pandas.DataFrame([[1, 2, 3]], columns=["a", "a", "index"]), [{"a": 1, "a (2)": 2, "index": 3}]),
+    (pandas.DataFrame([[1, 2]], columns=[1, "1"]), [{"1": 1, "1 (2)": 2}]),
+    (
+        pandas.DataFrame([[1]], columns=["index"], index=["x"]),
+        [{"index": "x", "index (2)": 1}],
+    ),
+    (pandas.DataFrame([[1]], columns=pandas.MultiIndex.from_tuples([("a", "b")])), [{"('a', 'b')": 1}]),
+    (pandas.DataFrame({"a": [1.5, None]}), [{"a": 1.5}, {"a": "NaN"}]),
+    (pandas.DataFrame({"a": []}), []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("frame", "rows"), FRAMES, ids=str)
+def test_a_frame_keeps_its_index_and_columns_of_one_name(
+    frame: Any, rows: list[dict[str, Any]], recorder: Recorder, run_directory: Path
+) -> None:
+    with active(recorder):
+        fmstune.track(frame, "name")
+    (event,) = events(run_directory)
+    assert [dict(row) for row in event.rows] == rows
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(st.sampled_from(["a", "a (2)", "1", 1, 1.0, True, None]), min_size=1, max_size=6))
+def test_no_cell_of_a_frame_is_lost_for_what_columns_are_called(names: list[Any]) -> None:
+    frame = pandas.DataFrame(
+        [list(range(len(names)))], columns=pandas.Index(names, dtype=object), index=["x"]
+    )
+    _, rows = taken_by(frame)
+    assert [list(row.values()) for row in rows] == [["x", *range(len(names))]]

@@ -17,6 +17,8 @@ _KINDS = {"text": "texts", "image": "images", "histogram": "histograms", "artifa
 def why_not(event: Event, takes: Collection[str]) -> str | None:
     """Why a tracker that takes these kinds is not given an event; `None` when it is."""
     what = _called(event)
+    if "unreadable" in event.item:
+        return f"{what} could not be recorded: {event.item['unreadable']}"
     if "lost" in event.item:
         return f"{what} could not be written beside the journal: {event.item['lost']}"
     if event.kind not in takes:
@@ -30,6 +32,8 @@ def changed(event: Event, limits: Limits) -> Iterator[str]:
         yield f"captions of {_called(event)} are left out: there is no place for them here"
     if left_out := event.item.get("not_finite"):
         yield f"{_called(event)} is without numbers that are not finite ({left_out})"
+    if altered := event.item.get("altered"):
+        yield f"{_called(event)} was changed: {altered}"
     if size := event.item.get("cut"):
         yield f"{_called(event)} was cut: it has {size} bytes"
 

@@ -6,6 +6,7 @@ import io
 import math
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,18 @@ from fmstune.user_code import is_stop
 
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif"}
 _CHANNELS = (1, 3, 4)
+_MODES_OF_PNG = ("1", "L", "LA", "I", "I;16", "I;16B", "P", "RGB", "RGBA")
+_WITH_ALPHA = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
 _LONGEST_PATH = 1000
 _MOST_BINS = 512
 """Aim and W&B take no more."""
+_LARGEST = sys.float_info.max / 4
+"""The distance of two such numbers is one, too, as the width of a histogram has to be."""
 
 
-def encoded_image(image: Any) -> tuple[bytes, str]:
-    """The bytes of an image file, and the suffix of its format. Raises `ValueError` for what is none, and
-    whatever the object does when it is read."""
+def encoded_image(image: Any) -> tuple[bytes, str, str]:
+    """The bytes of an image file, the suffix of its format, and what had to be changed of it, if anything.
+    Raises `ValueError` for what is no image, and for what cannot be read."""
     try:
         return _encoded(image)
     except ValueError:
@@ -47,49 +52,95 @@ def is_image_file(given: str | bytes) -> bool:
     return True
 
 
+def check_bins(bins: Any) -> None:
+    """Raise `ValueError` for a number of bins that trackers cannot hold."""
+    if type(bins) is not int or not 1 <= bins <= _MOST_BINS:
+        raise ValueError(f"a histogram has 1 to {_MOST_BINS} bins, not {bins!r}")
+
+
 def histogram_of(values: Any, bins: int) -> dict[str, Any]:
     """The bins of the finite ones among numbers. Raises `ValueError` when there is none."""
     import numpy as np
 
-    if type(bins) is not int or not 1 <= bins <= _MOST_BINS:
-        raise ValueError(f"a histogram has 1 to {_MOST_BINS} bins, not {bins!r}")
+    check_bins(bins)
     try:
-        numbers = np.asarray(_on_cpu(values), dtype=np.float64).ravel()
+        numbers = _numbers(values)
     except BaseException as error:
         if is_stop(error):
             raise
         raise ValueError(f"a histogram is of numbers: {type(error).__name__}: {error}") from error
     finite = numbers[np.isfinite(numbers)]
+    if not numbers.size:
+        raise ValueError("a histogram of no numbers")
     if not finite.size:
-        raise ValueError("a histogram needs at least one finite number")
-    low, high = float(finite.min()), float(finite.max())
+        raise ValueError(f"a histogram needs a finite number, and none of these {numbers.size} is finite")
+    inside = np.clip(finite, -_LARGEST, _LARGEST)
+    low, high = float(inside.min()), float(inside.max())
     # Bins have a width: of one value, or of neighbours among large numbers, they reach beyond these.
     least = max(float(low == high), 8 * bins * math.ulp(max(abs(low), abs(high))))
     if high - low < least:
         low, high = low - least / 2, high + least / 2
-    if not math.isfinite(high - low):
-        raise ValueError("the numbers of a histogram lie too far apart for floating-point numbers")
-    counts, _ = np.histogram(finite, bins=bins, range=(low, high))
-    left_out = int(numbers.size - finite.size)
+    counts, _ = np.histogram(inside, bins=bins, range=(low, high))
+    left_out, moved = int(numbers.size - finite.size), int((inside != finite).sum())
     item: dict[str, Any] = {"counts": counts.tolist(), "low": low, "high": high}
+    if moved:
+        item["altered"] = f"numbers beyond ±{_LARGEST:.2g} are counted in the outermost bins ({moved})"
     return item | ({"not_finite": left_out} if left_out else {})
 
 
-def _encoded(image: Any) -> tuple[bytes, str]:
+def _numbers(values: Any) -> Any:
+    import numpy as np
+
+    if isinstance(values, (list, tuple)) and any(hasattr(each, "detach") for each in values):
+        values = [_on_cpu(each) for each in values]
+    values = _on_cpu(values)
+    if np.iscomplexobj(values):
+        raise TypeError("complex numbers have no order")
+    try:
+        return np.asarray(values, dtype=np.float64).ravel()
+    except OverflowError:  # an integer beyond all floats
+        return np.array([_float(each) for each in values], dtype=np.float64)
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _encoded(image: Any) -> tuple[bytes, str, str]:
     if isinstance(image, (str, os.PathLike)):
         path = Path(os.fsdecode(image))
         if not path.is_file():
             raise ValueError(f"there is no image {path}")
-        return _known(path.read_bytes(), f"{path}")
+        return *_known(path.read_bytes(), f"{path}"), ""
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return _known(bytes(image), f"what begins with {bytes(image[:8])!r}")
+        return *_known(bytes(image), f"what begins with {bytes(image[:8])!r}"), ""
+    if hasattr(image, "getbands") and hasattr(image, "mode"):
+        return _pillow(image)
     for method, how in (("save", {"format": "PNG"}), ("savefig", {"format": "png"})):
-        write = getattr(image, method, None)  # of Pillow, of Matplotlib
+        write = getattr(image, method, None)  # of others that are like Pillow's, of Matplotlib
         if callable(write):
-            file = io.BytesIO()
-            write(file, **how)
-            return _known(file.getvalue(), type(image).__name__)
-    return _png(_on_cpu(image), channels_first=hasattr(image, "detach")), ".png"
+            return *_saved(write, how, image), ""
+    return _png(_on_cpu(image), channels_first=hasattr(image, "detach"))
+
+
+def _pillow(image: Any) -> tuple[bytes, str, str]:
+    """An image of Pillow's; one of a mode that PNG does not know is converted."""
+    mode, changed = str(image.mode), ""
+    if mode == "F":  # which Pillow would cut off at 0 and 255
+        return _png(image, channels_first=False)
+    if mode not in _MODES_OF_PNG:
+        other = _WITH_ALPHA.get(mode, "RGB")
+        image, changed = image.convert(other), f"converted from {mode} to {other}"
+    return *_saved(image.save, {"format": "PNG"}, image), changed
+
+
+def _saved(write: Any, how: dict[str, str], image: Any) -> tuple[bytes, str]:
+    file = io.BytesIO()
+    write(file, **how)
+    return _known(file.getvalue(), type(image).__name__)
 
 
 def _known(data: bytes, what: str) -> tuple[bytes, str]:
@@ -109,9 +160,9 @@ def _on_cpu(values: Any) -> Any:
     return values
 
 
-def _png(values: Any, *, channels_first: bool) -> bytes:
-    """An array as a PNG, in which 8 bits are each channel's. Where either end of the shape could be the
-    channels, they come first in a tensor and last in an array."""
+def _png(values: Any, *, channels_first: bool) -> tuple[bytes, str, str]:
+    """An array as a PNG, in which 8 bits are each channel's, and what was changed of it. Where either end of
+    the shape could be the channels, they come first in a tensor and last in an array."""
     import numpy as np
 
     pixels = np.asarray(values)
@@ -122,14 +173,13 @@ def _png(values: Any, *, channels_first: bool) -> bytes:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.shape[2] not in _CHANNELS or not pixels.size:
         raise ValueError(f"an array of the shape {list(pixels.shape)} is no image")
+    changed = ""
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
-    elif np.issubdtype(pixels.dtype, np.floating):
-        if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
-            raise ValueError("an image of floating-point numbers has numbers from 0 to 1")
-        pixels = np.rint(pixels * 255)
-    elif not np.issubdtype(pixels.dtype, np.integer) or pixels.min() < 0 or pixels.max() > 255:
-        raise ValueError("an image has integers from 0 to 255, or numbers from 0 to 1")
+    elif np.issubdtype(pixels.dtype, np.integer) or np.issubdtype(pixels.dtype, np.floating):
+        pixels, changed = _as_bytes(pixels)
+    else:
+        raise ValueError(f"an image has integers from 0 to 255, or numbers from 0 to 1, not {pixels.dtype}")
     height, width, channels = pixels.shape
     rows = pixels.astype(np.uint8).reshape(height, -1)
     # Before each row stands which filter it has: none.
@@ -137,7 +187,32 @@ def _png(values: Any, *, channels_first: bool) -> bytes:
     colours = {1: 0, 3: 2, 4: 6}[channels]
     head = struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)
     chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(raw)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in chunks)
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in chunks)
+    return data, ".png", changed
+
+
+def _as_bytes(pixels: Any) -> tuple[Any, str]:
+    """Integers from 0 to 255 and numbers from 0 to 1 as bytes; what reaches beyond is scaled to fit, and
+    what is not finite is black. Also, what was done, if anything."""
+    import numpy as np
+
+    if pixels.dtype == np.uint8:
+        return pixels, ""
+    whole = bool(np.issubdtype(pixels.dtype, np.integer))
+    most = 255.0 if whole else 1.0
+    numbers, said = pixels.astype(np.float64), []
+    finite = np.isfinite(numbers)
+    if missing := int(numbers.size - finite.sum()):
+        said.append(f"pixels that are not finite are black ({missing})")
+        numbers[~finite] = min(0.0, float(numbers[finite].min(initial=0.0)))
+    numbers = np.clip(numbers, -_LARGEST, _LARGEST)
+    low, high = min(0.0, float(numbers.min())), max(most, float(numbers.max()))
+    if pixels.dtype == np.uint16 and high > most:
+        high = 65535.0  # as all programs show 16 bits: images of one name stay comparable
+    if low < 0 or high > most:
+        said.append(f"pixels from {low:g} to {high:g} are scaled to 8 bits")
+        numbers, most = (numbers - low) / (high - low), 1.0
+    return np.rint(numbers * (255 / most)), "; ".join(said)
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
