@@ -77,7 +77,7 @@ def _head(run: RunView) -> Iterator[str]:
     lost = [f"{counted(detail.missing, 'event')} missing"] if detail.missing else []
     lost += [f"{counted(detail.damaged, 'damaged line')}"] if detail.damaged else []
     resumed = [f"from step {each.resumed_from}" for each in run.sessions[1:]]
-    labelled = [
+    labelled: list[tuple[str, str | None]] = [
         ("run", printable(str(run.directory))),
         ("status", f"{run.status} · step {cell(line.step)} · {duration(line.seconds)} · {when}"),
         ("error", line.error),
@@ -90,11 +90,14 @@ def _head(run: RunView) -> Iterator[str]:
         ("tables", ", ".join(tables)),
         ("media", ", ".join(_media(run))),
         ("journal", " · ".join([counted(detail.events, "event"), *lost])),
-        *((each.tracker, each.line()) for each in run.delivery),
     ]
+    for each in run.delivery:
+        labelled.append((each.tracker, each.line()))
+        labelled += [("", change) for change in each.adapted()]
+    width = max(_LABEL, 2 + max(len(printable(each.tracker)) for each in run.delivery) if run.delivery else 0)
     for label, text in labelled:
         if text:
-            yield f"{printable(label):<{_LABEL}}{printable(text)}"
+            yield f"{printable(label):<{width}}{printable(text)}"
 
 
 def _media(run: RunView) -> Iterator[str]:

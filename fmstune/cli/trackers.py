@@ -167,6 +167,8 @@ def sync(
     else:
         for run, line in lines:
             typer.echo(hide(f"{run}  {line.tracker}  {line.line()}"))
+            for change in line.adapted():
+                typer.echo(hide(f"  {change}"))
         if not lines:
             typer.echo(
                 "nothing to deliver: these runs have no tracker; choose one with --to NAME",

@@ -11,6 +11,7 @@ from fmstune.delivery.handed_over import progress
 from fmstune.delivery.journal.reader import JournalReader, last_seq
 from fmstune.delivery.ledger import Ledger, State, damage, highest_known, load_ledger
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.trackers.values.changes import for_people
 
 DELIVERED_AGAIN = "all of it was delivered again, as the run there did not hold it"
 
@@ -43,6 +44,10 @@ class DeliveryReport:
             parts.append(f"→ {self.remedy}")
         parts += [part for part in (self.url, self.note) if part]
         return " · ".join(parts)
+
+    def adapted(self) -> list[str]:
+        """What the tracker has otherwise than the journal, or not at all, a line each."""
+        return [f"adapted: {' '.join(change.split())}" for change in for_people(self.changes)]
 
 
 def report(directory: Path, trackers: Sequence[str]) -> list[DeliveryReport]:

@@ -142,7 +142,14 @@ def _delivery(directory: Path) -> list[DeliveryReport]:
         pass
     return [
         DeliveryReport(
-            each.tracker, each.delivered, each.total, each.state, each.run_id, each.url, each.error
+            each.tracker,
+            each.delivered,
+            each.total,
+            each.state,
+            each.run_id,
+            each.url,
+            each.error,
+            changes=each.changes,
         )
         for each in ledgers
     ]

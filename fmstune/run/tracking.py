@@ -198,8 +198,8 @@ def _guarded(out: RunConsole, what: str, step: Callable[..., None], *arguments: 
 def _show(directory: Path, journal: JournalWriter, out: RunConsole, used: Collection[str]) -> None:
     for line in reports(directory, used):
         out.say(line.tracker, line.line())
-        for change in line.changes:
-            out.say("", f"adapted: {change}")
+        for change in line.adapted():
+            out.say("", change)
     if lost := journal.unrecorded - journal.late:
         out.warn(f"{counted(lost, 'event')} could not be written to the journal: lost")
     if journal.late:

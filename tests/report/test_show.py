@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from fmstune.cli.app import app
 from fmstune.delivery.journal.reader import JournalError
+from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.layout import CONFIG_NAME
 from fmstune.report.replay import replay
@@ -198,6 +199,19 @@ def test_a_run_is_shown_with_what_it_is_its_changed_settings_and_its_metrics(tmp
     assert "lora.r=8" in lines["settings"]
     assert "dtype" not in lines["settings"]
     assert lines["train/loss"].split()[1:] == ["3", "(1", "not", "finite)", "3", "1", "3", "1", "3"]
+
+
+def test_what_a_tracker_has_otherwise_is_shown_and_a_long_name_keeps_its_distance(tmp_path: Path) -> None:
+    changes = ("metric loss was not finite at times; those points are in the journal only",)
+    changes += tuple(f"a@{number} is called a_{number}" for number in range(9))
+    run = make_run(tmp_path / "run")
+    Ledger("tensorboard", delivered=2, total=2, changes=changes).save(run)
+    lines = CliRunner().invoke(app, ["runs", "show", str(run)]).stdout.splitlines()
+    (at,) = [number for number, line in enumerate(lines) if line.startswith("tensorboard  ")]
+    assert [line.strip() for line in lines[at + 1 : at + 3]] == [
+        f"adapted: {changes[0]}",
+        "adapted: 9 names are others there: a@0 (a_0), a@1 (a_1), a@2 (a_2), and 6 more names",
+    ]
 
 
 def test_damage_and_what_is_missing_are_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmstune.trackers.records import Limits
+from fmstune.trackers.values.changes import for_people
 from fmstune.trackers.values.normalise import Normaliser, flatten
 
 STRICT = Limits(name_chars=r"A-Za-z0-9_./ -", max_name=20, max_value=10, nested=False, nan=False)
@@ -39,7 +40,7 @@ def test_params_are_flattened_and_cut_where_they_must_be() -> None:
     assert normaliser.changes == ("param a.b.c was cut from 30 to 10 characters",)
 
 
-def test_a_change_is_said_once_and_the_list_of_changes_is_bounded() -> None:
+def test_a_change_is_said_once_and_renames_are_bounded() -> None:
     normaliser = Normaliser(STRICT)
     for _ in range(3):
         normaliser.metrics({"x(": 1.0})
@@ -47,7 +48,27 @@ def test_a_change_is_said_once_and_the_list_of_changes_is_bounded() -> None:
     for number in range(100):
         normaliser.metrics({f"x({number}": 1.0})
     assert len(normaliser.changes) == 51
-    assert normaliser.changes[-1] == "and more"
+    assert normaliser.changes[-1] == "and 51 more names"
+
+
+def test_what_is_not_there_is_named_first_however_many_names_were_adapted_before() -> None:
+    normaliser = Normaliser(STRICT)
+    for number in range(300):
+        normaliser.metrics({f"x({number}": 1.0})
+    normaliser.metrics({f"bad{number}": float("inf") for number in range(60)})
+    normaliser.step("last")
+    changes = normaliser.changes
+    assert all(f"metric bad{number} was not finite" in changes[number] for number in range(60))
+    assert normaliser.changes[60] == "the step last is not a 64-bit integer, and is left out"
+
+
+def test_many_renames_are_summed_up_for_people_and_losses_are_not() -> None:
+    normaliser = Normaliser(STRICT)
+    normaliser.metrics({f"x({number}": 1.0 for number in range(210)} | {"bad": float("nan")})
+    lost, summed_up = for_people(normaliser.changes)
+    assert lost == "metric bad was not finite at times; those points are in the journal only"
+    assert summed_up.startswith("210 names are others there: x(0 (x_0), x(1 (x_1), x(2 (x_2), and 207 more")
+    assert for_people(["a is called b", "c is lost"]) == ["a is called b", "c is lost"]
 
 
 values = st.recursive(

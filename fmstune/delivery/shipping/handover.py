@@ -174,10 +174,10 @@ class _Past:
     def _media(self, event: Event) -> Media | None:
         adapt, kind = self._normaliser, cast(MediaKind, event.kind)
         if why := why_not(event, self._media_kinds):
-            adapt.note(why)
+            adapt.note(why, "lost")
             return None
         for change in changed(event, self._limits):
-            adapt.note(change)
+            adapt.note(change, "lost")
         stage, step = adapt.stage(event.stage), adapt.step(event.step)
         name = adapt.media(kind, event.name, stage)
         count = self._counts.count((kind, stage, name), step or 0)
@@ -186,7 +186,7 @@ class _Past:
     def _artifact(self, event: Event) -> Artifact | None:
         adapt = self._normaliser
         if why := why_not(event, {"artifact"} if self._takes_artifacts else ()):
-            adapt.note(why)
+            adapt.note(why, "lost")
             return None
         name, kind = adapt.media("artifact", event.name), str(event.item.get("type", "file"))
         where = self._path.parent
@@ -208,7 +208,9 @@ class _Past:
             if isinstance(before, Mapping) and isinstance(value, Mapping):
                 value = self._without_changes(before, value, f"{prefix}{key}.")
             elif before != value:
-                self._normaliser.note(f"param {prefix}{key} was given another value; the first one is kept")
+                self._normaliser.note(
+                    f"param {prefix}{key} was given another value; the first one is kept", "lost"
+                )
                 value = before
             found[key] = value
         return found

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fmstune.trackers.records import Limits, utf8
+from fmstune.trackers.values.changes import Changes, Kind
 
-_MOST_CHANGES = 50
 _STEP_BITS = 64
 _MOST_SINGLE, _MOST_COUNT = 3.4028234e38, 1 << 24
 _DOTTED = re.compile(r"^(\.\.|\.?$)")
@@ -27,7 +27,7 @@ class Normaliser:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._changes: dict[str, int] = {}
+        self._changes = Changes()
         self._metric_names: dict[str | None, _Names] = {}
         self._namespaces = _Names(limits, reserved=limits.reserved_params)
         self._table_names: dict[str | None, _Names] = {}
@@ -38,10 +38,8 @@ class Normaliser:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What was changed, in the order it was met, with the number of values that were left out."""
-        return tuple(
-            f"{change} ({count} values)" if count > 1 else change for change, count in self._changes.items()
-        )
+        """What was changed: losses first, with the number of values that were left out."""
+        return self._changes.sentences
 
     def metrics(self, values: Mapping[str, Any], stage: str | None = None) -> dict[str, Any]:
         """Metrics of a stage as the tracker takes them: numbers under names it allows."""
@@ -77,7 +75,8 @@ class Normaliser:
             first = self._owners[f"{namespace}.{key}"][0]
             self.note(
                 f"{_shown(key)} of the params {_shown(namespace)} is called {_shown(fitting)}, as the params "
-                f"{_shown(first)} have one that is written the same"
+                f"{_shown(first)} have one that is written the same",
+                "renamed",
             )
         return fitting
 
@@ -138,13 +137,13 @@ class Normaliser:
         if self._limits.joins and self._limits.name_chars:
             known = self._stages.fit(str(stage))
             if known != stage:
-                self.note(f"the stage {_shown(str(stage))} is called {_shown(known)}")
+                self.note(f"the stage {_shown(str(stage))} is called {_shown(known)}", "renamed")
             return known
         fitting = utf8(str(stage))
         if not self._limits.nul:
             fitting = fitting.replace("\0", "_")
         if fitting != stage:
-            self.note(f"the stage {_shown(str(stage))} is called {_shown(fitting)}")
+            self.note(f"the stage {_shown(str(stage))} is called {_shown(fitting)}", "renamed")
         return fitting
 
     def step(self, step: Any) -> int | None:
@@ -156,7 +155,7 @@ class Normaliser:
                 self.note(f"the step {step!r} is not an integer, and became {int(step)}")
             return int(step)
         if step is not None:
-            self.note(f"the step {_shown(str(step))} is not a 64-bit integer, and is left out")
+            self.note(f"the step {_shown(str(step))} is not a 64-bit integer, and is left out", "lost")
         return None
 
     def epoch(self, epoch: Any) -> float | None:
@@ -164,7 +163,7 @@ class Normaliser:
         if isinstance(epoch, (int, float)) and -1e300 < epoch < 1e300:
             return float(epoch)
         if epoch is not None:
-            self.note(f"the epoch {_shown(str(epoch))} is not a number, and is left out")
+            self.note(f"the epoch {_shown(str(epoch))} is not a number, and is left out", "lost")
         return None
 
     def _metric(self, value: Any, name: str) -> Any:
@@ -232,7 +231,7 @@ class Normaliser:
             text = text.replace("\0", "\\0")
         most = self._limits.max_value
         if most is not None and len(text) > most:
-            self.note(f"param {_shown(key)} was cut from {len(text)} to {most} characters")
+            self.note(f"param {_shown(key)} was cut from {len(text)} to {most} characters", "lost")
             return text[:most]
         return text
 
@@ -247,20 +246,15 @@ class Normaliser:
     def _name(self, name: str, names: _Names, *, again: bool = False) -> str:
         fitting = names.fit(name, again=again)
         if fitting != name:
-            self.note(f"{_shown(name)} is called {_shown(fitting)}")
+            self.note(f"{_shown(name)} is called {_shown(fitting)}", "renamed")
         return fitting
 
     def _leave_out(self, change: str) -> None:
-        self.note(change)
-        if change in self._changes:
-            self._changes[change] += 1
+        self.note(change, "lost", values=1)
 
-    def note(self, change: str) -> None:
+    def note(self, change: str, kind: Kind = "changed", *, values: int = 0) -> None:
         """Say, once, what had to be changed."""
-        if len(self._changes) < _MOST_CHANGES or change in self._changes:
-            self._changes.setdefault(change, 0)
-        else:
-            self._changes["and more"] = 0
+        self._changes.note(change, kind, values=values)
 
 
 class _Names:
