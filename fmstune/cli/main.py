@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         raise
     finally:
         _let_go_of_streams()
-        if argv is None:  # a program that calls this with arguments of its own goes on afterwards
+        if argv is None:  # a program that calls this with arguments of its own continues afterwards
             _end_in_time(sys.exc_info()[1])
 
 

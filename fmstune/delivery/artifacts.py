@@ -44,7 +44,7 @@ def record(
     said = {"type": recorder.hidden(str(type))}
     try:
         item = said | keep_all(recorder.journal.path, files, link=link) | came_from
-    except OSError as error:  # of the run's own disk, or of a file that is gone; the training goes on
+    except OSError as error:  # of the run's own disk, or of a file that is gone; the training continues
         item = said | {"lost": error.strerror or str(error)}
     recorder.record_item("artifact", name, None, None, item)
     return item

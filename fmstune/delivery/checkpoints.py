@@ -62,7 +62,7 @@ class HandedCheckpoints:
 
     def add(self, checkpoint: Path, files: Mapping[str, Path], step: int, type: str) -> None:
         """Hand over files of a checkpoint, by the names that they are to have; returns at once. What the disk
-        does not allow is recorded and said: the training goes on."""
+        does not allow is recorded and said: the training continues."""
         try:
             made = self._linked(checkpoint.name, files, step, type)
         except OSError as error:

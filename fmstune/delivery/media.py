@@ -130,5 +130,5 @@ def _recorder() -> Recorder | None:
 def _kept(recorder: Recorder, data: bytes, suffix: str) -> dict[str, Any]:
     try:
         return keep(recorder.journal.path, data, suffix)
-    except OSError as error:  # of the run's own disk; the training goes on
+    except OSError as error:  # of the run's own disk; the training continues
         return {"lost": error.strerror or str(error), "size": len(data)}

@@ -30,7 +30,7 @@ def newest_checkpoint(path: Path) -> Path | None:
 
 
 def newest_weights(path: Path) -> Path | None:
-    """The newest checkpoint whose weights are whole, with or without what a run needs to go on."""
+    """The newest checkpoint whose weights are whole, with or without what a run needs to resume."""
     return next((entry for entry in checkpoints(path) if damage(entry) is None), None)
 
 

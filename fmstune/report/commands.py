@@ -1,4 +1,4 @@
-"""Commands that go on from a run, ready to paste: they ask its model, resume it, and open what tracked it."""
+"""The next commands after a run, ready to paste: they ask its model, resume it, and open what tracked it."""
 
 from __future__ import annotations
 

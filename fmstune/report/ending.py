@@ -44,7 +44,7 @@ class Ending:
     the longest first; `memory` has the measured `peak` and the `estimate` in bytes, `memory_parts` what took
     it at the first update, measured and estimated, `energy` the watt-hours of its GPUs, `mfu` the share of
     what these can compute that the model took. `model` is where the tuned model is, or the newest checkpoint;
-    `opens` the command that opens a tracker's run, and `next` the commands that go on from here."""
+    `opens` the command that opens a tracker's run, and `next` the next commands."""
 
     run: str
     status: str

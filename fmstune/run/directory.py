@@ -49,7 +49,7 @@ _MODEL_FILES = re.compile(
 class RunDirectory:
     """Where a run lives. `checkpoint` is what it resumes from, `step` the optimizer step of that;
     `finished` says that there is nothing left to do. `passed_over` names newer checkpoints that it
-    cannot go on from, and why. `is_new`: no run is in it yet; `named_here`: nobody has asked for its name,
+    cannot resume from, and why. `is_new`: no run is in it yet; `named_here`: nobody has asked for its name,
     so that it may get another one."""
 
     path: Path

@@ -32,7 +32,7 @@ class LedgerCallback(TrainerCallback):
 
 
 def continue_runs(checkpoint: Path, directory: Path, trackers: Collection[str]) -> int:
-    """Let the run in `directory`, which has no journal yet, go on in the runs of its `trackers` that a
+    """Let the run in `directory`, which has no journal yet, continue in the runs of its `trackers` that a
     checkpoint of another run names. Returns the number that its events are counted on from.
 
     Events keep rising numbers for each tracker run, by which W&B and others know old events from new.

@@ -147,7 +147,7 @@ def recorded(
         guests = list(recorder.guests)
         with contextlib.ExitStack() as steps:  # the last one first; whatever one does, the others follow
             steps.callback(ending.leave)
-            steps.enter_context(active(recorder))  # which counts what threads go on to track
+            steps.enter_context(active(recorder))  # which counts what threads still track
             steps.callback(_guarded, out, "summing the run up", out.end, directory.path)
             # All is done by now but the summary: a signal (of torchrun, which ends the other ranks) that came
             # within it would hide how the run ended.

@@ -119,7 +119,7 @@ def holder(path: Path) -> Process | None:
 def folder_held(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder itself, which leaves no file behind, while something is made in it.
 
-    After some seconds without it, go on: a user's `flock . fmstune train` holds it to the end, and a file
+    After some seconds without it, continue: a user's `flock . fmstune train` holds it to the end, and a file
     system may have no locks for folders (NFS). Then the worst is that one of two attempts fails. Raises
     `OSError` when there is no such folder.
     """

@@ -77,7 +77,7 @@ class Tracker:
     """What becomes of the old values when a resumed run logs steps again: the service replaces them, or
     keeps them beside the new ones."""
     continues: ClassVar[bool] = True
-    """Whether a run that is resumed goes on in the service's run of before, rather than in a further one."""
+    """Whether a resumed run continues in the service's earlier run, rather than in a new one."""
     takes_late: ClassVar[bool] = True
     """Whether metrics can be handed over after later ones; a service that cannot drops them in silence."""
     takes_params: ClassVar[Literal["merged", "given"]] = "merged"

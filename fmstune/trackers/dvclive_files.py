@@ -37,7 +37,7 @@ class Row:
 class State:
     """What is known of a folder, in a file of ours: whose it is, up to which event it holds the run, without
     which before that, how long each file of metrics is by then, and what stands in the files that are written
-    anew each time."""
+    again each time."""
 
     mark: dict[str, Any] = field(default_factory=dict)
     last_event: int = 0

@@ -249,7 +249,7 @@ class TrackioTracker(Tracker):
         return self._store
 
     def _stored_to(self, store: Store) -> int:
-        """Up to which event of this run the storage has it; further than any, where another run goes on."""
+        """Up to which event of this run the storage has it; further than any, where another run continues."""
         held = store.held(self._run_id)
         found = held.config.get(MARK) if held is not None else None
         if not isinstance(found, Mapping):

@@ -98,7 +98,7 @@ def test_the_tokens_are_those_that_trl_would_make(
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
 def test_answers_that_do_not_go_on_from_the_prompt_are_refused(method: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"line 1: .* does not go on from its own prompt"):
+    with pytest.raises(DataError, match=r"line 1: .* does not continue its own prompt"):
         encoded(method, CHATS, with_template(CLOSED), tmp_path)
 
 

@@ -109,7 +109,7 @@ def test_a_stopped_child_does_not_stop_the_training(
     recorder.journal.tend()
     assert time.monotonic() - began < 15, "all of them wait once, and not each"
     assert recorder.journal.unrecorded == 20
-    assert "a process that does not go on" in said[0]
+    assert "a stopped process holds" in said[0]
     os.kill(child, signal.SIGCONT)
     assert ended(child) == 0
     recorder.track(2.0, "afterwards")

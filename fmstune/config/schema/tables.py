@@ -92,7 +92,7 @@ class RunSettings:
     on_nonfinite: str = field(
         default="stop",
         metadata={
-            "help": "When the loss is NaN or infinite: stop, skip the batch, or go on (continue).",
+            "help": "When the loss is NaN or infinite: stop, skip the batch, or continue.",
             "choices": ("stop", "skip", "continue"),
         },
     )

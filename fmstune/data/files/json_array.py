@@ -128,7 +128,7 @@ class JsonText:
                 raise self.wrong("it is nested too deeply", self.at) from None
             except ValueError as error:  # a number of more digits than Python takes
                 raise self.wrong(str(error).partition(";")[0], self.at) from None
-            # A number near the end of the buffer may go on after it.
+            # A number near the end of the buffer may continue after it.
             if end < len(self.buffer) - _TAIL or not self._more():
                 self.at = end
                 return found

@@ -119,7 +119,7 @@ class Writer(ChatWriter):
         before it otherwise once it is there: gpt-oss drops the reasoning of calls, Gemma 4 joins turns,
         Mistral puts the system message before the last question. The prompt is what the model is given, so
         the answer stands behind it, in the words that the template has for it where there is less before.
-        Raises `DataError` where it has none that go on from a prompt."""
+        Raises `DataError` where it has none that continue a prompt."""
         for less in _less(earlier):
             try:
                 alone = self.answer(less, message, tools, place)
@@ -133,7 +133,7 @@ class Writer(ChatWriter):
         if marked is not None:
             return self._finished(prompt, prompt + text[marked:], message, [])
         raise DataError(
-            f"{place}: what this chat template writes of an answer does not go on from its own prompt "
+            f"{place}: what this chat template writes of an answer does not continue its own prompt "
             "(add_generation_prompt), so what the model has to write is unknown; train on all words "
             '(data.train_on = "all"), or give another template (model.chat_template).'
         )

@@ -10,7 +10,7 @@ from fmstune.errors import DataError
 
 Message = dict[str, Any]
 
-NO_RESULT = "calls of tools have no result, though the conversation goes on after them"
+NO_RESULT = "calls of tools have no result, though the conversation continues after them"
 OTHER_NAME = "results of tools have the name of none of the calls that they follow"
 
 

@@ -31,7 +31,7 @@ ANSWERS = ("chosen_ids", "rejected_ids", "completion_ids")
 """Columns of answers; each continues the column `prompt_ids`, where there is one."""
 
 _NO_PROMPT = (
-    "{}: an answer of several messages does not go on from its prompt, as this chat template writes it; put "
+    "{}: an answer of several messages does not continue its prompt, as this chat template writes it; put "
     "all but its last message into `prompt`, or give another template (model.chat_template)."
 )
 _LOST_REASONING = (

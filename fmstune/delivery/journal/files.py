@@ -76,7 +76,7 @@ def linked(source: Path, path: Path) -> bool:
 
 def settled(store: Path, folder: Path, go_on: Callable[[], bool] = lambda: True) -> dict[str, Any]:
     """Call a folder in the store after its content, which is read for that; what an event says of it. Raises
-    `OSError`, and `Stopped` when it is not to go on."""
+    `OSError`, and `Stopped` when it is to stop."""
     names = files_in(folder)
     size = sum((folder / name).stat().st_size for name in names)
     digest = _digest(folder, names, go_on)
@@ -129,7 +129,7 @@ def _where_they_came_from(
 
 
 def _digest(folder: Path, files: Iterable[str], go_on: Callable[[], bool] = lambda: True) -> str:
-    """The hash of the names and the contents of files. Raises `Stopped` when it is not to go on."""
+    """The hash of the names and the contents of files. Raises `Stopped` when it is to stop."""
     whole = hashlib.sha256()
     for name in files:
         with (folder / name).open("rb") as file:

@@ -223,7 +223,7 @@ class JournalWriter:
             return 0
         family = self._family
         if family.is_shared and not family.acquire():
-            self._trouble("stopped", "a process that does not go on holds the journal; events wait in memory")
+            self._trouble("stopped", "a stopped process holds the journal; events wait in memory")
             return 0
         try:
             if self._in_child and self._counters[SEALED]:

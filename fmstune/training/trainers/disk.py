@@ -1,4 +1,4 @@
-"""The disk of a run: room enough before the start, and a state to go on from when it fills up after all."""
+"""The disk of a run: room enough before the start, and a checkpoint to resume from when it fills up."""
 
 from __future__ import annotations
 
