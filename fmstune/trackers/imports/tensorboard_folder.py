@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _MOST_CHECKED = 4096
 """Bytes of a record whose checksum is looked at, which is slow in Python: points are shorter."""
+_PARAMS = ("args", "model_config")
+"""Texts of the callback of transformers."""
 _STATUSES: dict[str, Status] = {"finished": "finished", "failed": "failed", "interrupted": "interrupted"}
 _ENDS: dict[int, Status] = {1: "finished", 2: "failed"}  # STATUS_SUCCESS and STATUS_FAILURE of its hparams
 
@@ -33,28 +35,43 @@ def find(source: Path) -> list[Path]:
     """The folders with event files at a path or below it, or the one event file that it is."""
     if source.is_file():
         return [source] if "tfevents" in source.name else []
-    folders = {path.parent for path in source.rglob("*tfevents*") if path.is_file()}
-    # `SummaryWriter.add_hparams` puts its own into a folder that is called after the time.
-    return sorted(each for each in folders if not (_is_moment(each.name) and each.parent in folders))
+    return sorted({path.parent for path in source.rglob("*tfevents*") if path.is_file()})
 
 
 def read(folders: list[Path], source: Path) -> Iterator[PastRun]:
-    """The runs in these folders. Raises `NotASource` without TensorBoard."""
+    """The runs in these folders, each of which is one. Raises `NotASource` without TensorBoard.
+
+    `SummaryWriter.add_hparams` puts what it is given into a folder of its own, called after the time. That is of the run around it where it is the only one, or says the same as the others: a resumed training
+    writes it again. Otherwise each is a run, as TensorBoard shows them, such as those of a sweep.
+    """
     try:
         import tensorboard.compat.proto.event_pb2  # noqa: F401
     except ImportError:
         raise NotASource("TensorBoard's files need it: pip install 'fmstune[tensorboard]'.") from None
+    sessions: dict[Path, list[_Reading]] = {}
+    known = set(folders)
     for folder in folders:
-        files = [folder] if folder.is_file() else _files(folder)
-        read = _Reading(folder)
-        for path in files:
-            read.file(path)
-        yield read.run(source)
+        if folder.parent in known and _is_moment(folder.name) and (session := _read(folder)).is_session:
+            sessions.setdefault(folder.parent, []).append(session)
+    taken = set[Path]()
+    for folder in folders:
+        if folder in taken:
+            continue
+        run, inside = _read(folder), sessions.get(folder, [])
+        if run.owns(inside):
+            taken |= {session.folder for session in inside}
+            run.take(inside)
+        elif inside and run.is_empty:
+            continue  # the file that `SummaryWriter` begins, before it is given anything
+        yield run.run(source)
 
 
-def _files(folder: Path) -> list[Path]:
-    inner = [each for each in sorted(folder.iterdir()) if each.is_dir() and _is_moment(each.name)]
-    return [path for each in (folder, *inner) for path in (*hparams_file(each), *event_files(each))]
+def _read(folder: Path) -> _Reading:
+    """What the files of a folder, or a file, hold."""
+    read = _Reading(folder)
+    for path in [folder] if folder.is_file() else (*hparams_file(folder), *event_files(folder)):
+        read.file(path)
+    return read
 
 
 def _is_moment(name: str) -> bool:
@@ -79,6 +96,38 @@ class _Reading:
     plugins: dict[str, str] = field(default_factory=dict)  # of a tag, which its first event says alone
     others: dict[str, set[str]] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing that a run is made of."""
+        held = (self.points, self.texts, self.params, self.hparams, self.others, self.lost)
+        return not any(held) and self.id is None and self.status is None
+
+    @property
+    def is_session(self) -> bool:
+        """Whether this is what one call of `add_hparams` leaves: hyperparameters, and metrics once."""
+        tags = [(point.stage, *point.values) for point in self.points]
+        others = (self.texts, self.params, self.others, self.lost)
+        return bool(self.hparams) and self.id is None and not any(others) and len(set(tags)) == len(tags)
+
+    def owns(self, sessions: list[_Reading]) -> bool:
+        """Whether sessions in folders of this one are of this run, which says no hyperparameters itself."""
+        if not sessions or self.hparams or self.id is not None:
+            return False
+        same = all(session.hparams == sessions[0].hparams for session in sessions)
+        return len(sessions) == 1 or (same and not self.is_empty)
+
+    def take(self, sessions: list[_Reading]) -> None:
+        """Make sessions a part of this run."""
+        for session in sessions:
+            self.hparams |= session.hparams
+            self.points += session.points
+            self.status = self.status or session.status
+            if session.began is not None:
+                self.began = min(self.began or session.began, session.began)
+        if len(sessions) > 1:
+            same = f"{len(sessions)} sessions of the same hyperparameters"
+            self.lost.append(f"{same} are taken for those of this run, which was resumed")
 
     def file(self, path: Path) -> None:
         for event in _events(path, self.lost):
@@ -108,16 +157,23 @@ class _Reading:
             what = {"image": "image", "histo": "histogram", "audio": "audio"}.get(str(kind), plugin)
             self.others.setdefault("table" if what == "text" else what or "value", set()).add(value.tag)
 
-    def _text(self, tag: str, text: str, event: Event) -> None:
-        tag, text = tag.removesuffix("/text_summary"), unfenced(text)  # which `SummaryWriter` adds
+    def _text(self, tag: str, given: str, event: Event) -> None:
+        tag, text = tag.removesuffix("/text_summary"), unfenced(given)  # which `SummaryWriter` adds
         if tag == "status" and (status := _STATUSES.get(text.partition(":")[0])):
             self.status, self.error = status, text.partition(": ")[2] or None
             return
-        with contextlib.suppress(ValueError, RecursionError):
-            # Params, as fmstune writes them, and the arguments, as the callback of transformers does.
-            if event.step == 0 and isinstance(found := json.loads(text), dict):
-                self.params[tag] = found
-                return
+        # Params as fmstune's tracker marks them, and those of the callback of transformers. Any other JSON is
+        # a text.
+        if event.step == 0 and (tag in _PARAMS or (self.id is not None and given.startswith("```json\n"))):
+            with contextlib.suppress(ValueError, RecursionError):
+                if isinstance(found := json.loads(text), dict):
+                    known = self.params.setdefault(tag, {})
+                    if tag in _PARAMS and known and known != found:
+                        self.lost.append(
+                            f"{tag} was written again with other values: the last of each is kept"
+                        )
+                    known |= found
+                    return
         stage, name = stage_and_name(tag)
         self.texts.append(PastText(text, name, stage, event.step, event.wall_time))
 
@@ -132,7 +188,9 @@ class _Reading:
             return
         for key, held in said.session_start_info.hparams.items():
             kind = held.WhichOneof("kind")
-            self.hparams[key] = getattr(held, kind) if kind else None
+            value = getattr(held, kind) if kind else None
+            if self.hparams.setdefault(key, value) != value:  # TensorBoard shows the first, too
+                self.lost.append(f"the hyperparameter {key} was written again: {value!r} is not kept")
         if said.HasField("session_end_info"):
             self.status = self.status or _ENDS.get(said.session_end_info.status)
 
