@@ -107,7 +107,7 @@ def test_runs_of_other_writers_come_from_all_folders_below(tmp_path: Path) -> No
         assert (
             made.past.lost
             == (
-                "2 sessions of the same hyperparameters are taken for this run, which was resumed",
+                "2 sessions of the same hyperparameters are taken for those of this run, which was resumed",
                 "TensorBoard does not know how it ended: it is taken for finished",
             )[: len(made.past.lost)]
         )

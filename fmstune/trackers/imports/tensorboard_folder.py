@@ -41,8 +41,9 @@ def find(source: Path) -> list[Path]:
 def read(folders: list[Path], source: Path) -> Iterator[PastRun]:
     """The runs in these folders, each of which is one. Raises `NotASource` without TensorBoard.
 
-    `SummaryWriter.add_hparams` puts what it is given into a folder of its own, called after the time. That is of the run around it where it is the only one, or says the same as the others: a resumed training
-    writes it again. Otherwise each is a run, as TensorBoard shows them, such as those of a sweep.
+    `SummaryWriter.add_hparams` puts what it is given into a folder of its own, called after the time. That is
+    of the run around it where it is the only one, or says the same as the others: a resumed training writes
+    it again. Otherwise each is a run, as TensorBoard shows them, such as those of a sweep.
     """
     try:
         import tensorboard.compat.proto.event_pb2  # noqa: F401
