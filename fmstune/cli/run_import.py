@@ -29,7 +29,7 @@ def import_(
     """Make run directories of runs that something else has tracked.
 
     They can then be listed, compared, and sent on with `fmstune trackers sync RUN --to NAME`. A run that was
-    imported before is left as it is. Nothing is changed in the source.
+    imported before is left as it is, and what its source has got since is counted. The source is not changed.
     """
     from fmstune.report.importing import bring_in, runs_at
     from fmstune.secrets.redaction import hide
@@ -41,6 +41,14 @@ def import_(
         found.append(made)
         for each in past.lost:
             typer.echo(hide(f"{visible(str(made.directory))}: {each}"), err=True)
+        if made.newer:
+            where = visible(str(made.directory))
+            said = "event that is not" if made.newer == 1 else "events that are not"
+            typer.echo(
+                f"{where}: its source has {made.newer} {said} here: delete it (fmstune runs rm {where}) "
+                "and import again, or import into another folder (--output-dir)",
+                err=True,
+            )
         if not as_json:
             said = "is there already" if made.before else counted(len(past.points), "point")
             typer.echo(f"{visible(str(made.directory))}  {said}")
@@ -49,7 +57,8 @@ def import_(
             [
                 {
                     "run": str(made.directory), "source": made.past.source, "id": made.past.id,
-                    "points": len(made.past.points), "before": made.before, "lost": list(made.past.lost),
+                    "points": len(made.past.points), "before": made.before, "newer": made.newer,
+                    "lost": list(made.past.lost),
                 }
                 for made in found
             ]

@@ -4,7 +4,10 @@ compared, and sent to other trackers as any run."""
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +34,13 @@ from fmstune.trackers.imports.past import PastRun
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What became of a run: its directory, how many points it has, and whether it was there `before`."""
+    """What became of a run: its directory, and whether it was there `before`; then, how many events of its
+    source are not there."""
 
     directory: Path
     past: PastRun
     before: bool
+    newer: int = 0
 
 
 def runs_at(source: str) -> Iterator[PastRun]:
@@ -66,8 +71,7 @@ def bring_in(past: PastRun, folder: Path) -> Imported:
     name = re.sub(r"[^\w.-]+", "-", past.name).strip("-.")[:80] or past.source
     directory = folder / f"{name}-{own[:8]}"
     path = journal_of(directory)
-    if path.exists() and JournalReader(path).header.id == own:
-        return Imported(directory, past, before=True)
+    before = path.exists() and JournalReader(path).header.id == own
     # A late delivery opens its tracker's run after the events.
     began = min([past.created, *(each.time for each in past.points if each.time is not None)])
     header = Header(
@@ -76,16 +80,36 @@ def bring_in(past: PastRun, folder: Path) -> Imported:
         None if past.notes is None else hide(past.notes),
     )  # fmt: skip
     try:
+        if before:
+            with tempfile.TemporaryDirectory() as scratch:
+                _write(past, Path(scratch, "journal.jsonl"), header)
+                newer = _events(Path(scratch, "journal.jsonl")) - _events(path)
+            return Imported(directory, past, before=True, newer=newer.total())
         path.parent.mkdir(parents=True, exist_ok=True)
         # Whole or not at all: what is cut off would be taken for a run that is there.
-        scratch = path.with_name(f".{path.name}.importing")
-        scratch.unlink(missing_ok=True)
-        _write(past, scratch, header)
-        scratch.replace(path)
-        scratch.with_name(scratch.name + ".lock").unlink(missing_ok=True)
+        made = path.with_name(f".{path.name}.importing")
+        made.unlink(missing_ok=True)
+        _write(past, made, header)
+        made.replace(path)
+        made.with_name(made.name + ".lock").unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{shown_path(directory)} cannot be written: {error.strerror or error}.") from error
     return Imported(directory, past, before=False)
+
+
+def _events(path: Path) -> Counter[str]:
+    """What a journal says, but for its numbers and times, which are of no meaning where a source has none."""
+    found: Counter[str] = Counter()
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        next(lines, None)  # the header
+        for line in lines:
+            try:
+                said = json.loads(line)
+            except ValueError:  # a damaged line: whatever it was is new
+                continue
+            if isinstance(said, dict):
+                found[json.dumps({**said, "seq": 0, "time": 0}, sort_keys=True)] += 1
+    return found
 
 
 class _Past(JournalWriter):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fmstune.trackers.records import MetricPoint, Status, TrackerError
+
+_MOST_STEP = 1 << 53
+"""Whole numbers below it are exact in JSON, everywhere."""
 
 
 class NotASource(TrackerError):
@@ -54,6 +58,21 @@ def namespaces(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         else:
             found.setdefault("params", {})[str(name)] = value
     return found
+
+
+def step_of(*given: Any) -> int | None:
+    """The first of these that is a step: a whole number, which a tracker can hold."""
+    for each in given:
+        if type(each) is float and each.is_integer():
+            each = int(each)
+        if type(each) is int and abs(each) < _MOST_STEP:
+            return each
+    return None
+
+
+def epoch_of(given: Any) -> float | None:
+    """An epoch, where it is a finite number."""
+    return float(given) if type(given) in (int, float) and math.isfinite(given) else None
 
 
 def file_below(source: Path, name: str) -> Path | None:

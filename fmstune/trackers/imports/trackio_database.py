@@ -11,14 +11,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fmstune.text import counted
 from fmstune.trackers.continued import MARK
-from fmstune.trackers.imports.past import PastRun, PastText, namespaces
+from fmstune.trackers.imports.past import PastRun, PastText, epoch_of, namespaces, step_of
 from fmstune.trackers.records import MetricPoint, Status
 from fmstune.trackers.trackio_tracker import AXES, OWN
 
 _NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 """How trackio writes what JSON has no numbers for."""
-_STATUSES: dict[Any, Status] = {"failed": "failed", "interrupted": "interrupted"}
+_STATUSES: dict[str, Status] = {"finished": "finished", "failed": "failed", "interrupted": "interrupted"}
+_OF_RUNS = ("metrics", "configs", "system_metrics", "alerts", "traces", "run_artifact_links")
+"""The tables that name runs; older databases lack some."""
+_SYSTEM = "system"
 
 
 def find(source: Path) -> list[Path]:
@@ -33,11 +37,31 @@ def read(files: list[Path]) -> Iterator[PastRun]:
     """All runs of these databases."""
     for path in files:
         with closing(_opened(path)) as database:
-            asked = (
-                "SELECT run_id, MAX(run_name) FROM metrics GROUP BY run_id ORDER BY MIN(timestamp), run_id"
-            )
-            for run_id, name in database.execute(asked).fetchall():
+            for run_id, name in _runs(database):
                 yield _past(database, run_id, name)
+
+
+def _runs(database: sqlite3.Connection) -> list[tuple[str, str]]:
+    """The runs that any table names, in the order in which they began."""
+    found: dict[str, tuple[str, str]] = {}
+    for table in _OF_RUNS:
+        moment = {"configs": "created_at", "run_artifact_links": "created_at"}.get(table, "timestamp")
+        asked = f"SELECT run_id, MAX(run_name), MIN({moment}) FROM {table} GROUP BY run_id"
+        for run_id, name, began in _rows(database, asked):
+            if run_id is not None:
+                named, first = found.get(run_id, ("", "~"))
+                found[run_id] = (named or str(name or run_id), min(first, str(began or "~")))
+    return [(each, found[each][0]) for each in sorted(found, key=lambda run: (found[run][1], run))]
+
+
+def _rows(database: sqlite3.Connection, asked: str, *given: Any) -> list[Any]:
+    """The rows of a table; none where it is not there, or has not these columns."""
+    try:
+        return database.execute(asked, given).fetchall()
+    except sqlite3.OperationalError as error:
+        if str(error).startswith(("no such table", "no such column")):
+            return []
+        raise
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -64,31 +88,85 @@ def _past(database: sqlite3.Connection, run_id: str, name: str) -> PastRun:
     config: dict[str, Any] = {}
     try:
         for (held,) in database.execute("SELECT config FROM configs WHERE run_id = ?", [run_id]):
-            config = json.loads(held)
+            config = _object(held, "its config", lost)
         asked = "SELECT timestamp, step, metrics FROM metrics WHERE run_id = ? ORDER BY timestamp, id"
         for stamp, step, held in database.execute(asked, [run_id]):
-            _row(json.loads(held), step, _moment(stamp), points, texts, lost)
+            _row(_object(held, "a row of metrics", lost), step, _moment(stamp), points, texts, lost)
+        _others(database, run_id, points, texts, lost)
     except (sqlite3.Error, ValueError) as error:
         lost[f"the database is damaged ({error}); what was read before that is kept"] = None
     ours = MARK in config
-    status = config.get("status") if ours else None
-    if status is None:
-        lost["trackio does not say how it ended, which is taken for finished"] = None
     own = OWN if ours else {key for key in OWN if key.startswith("_")}
     params = {key: value for key, value in config.items() if key not in own}
-    group, notes = config.get("_Group"), config.get("notes") if ours else None
+    group, tags = config.get("_Group"), config.get("tags")
     began = min((point.time for point in points if point.time is not None), default=0.0)
     return PastRun(
-        "trackio", run_id, name, _moment(config.get("_Created")) or began, _STATUSES.get(status, "finished"),
-        tuple(points), namespaces(params), config.get("error") if ours else None,
-        group=str(group) if group else None, tags=tuple(config.get("tags", ())) if ours else (),
-        notes=notes, texts=tuple(texts), lost=tuple(lost),
+        "trackio", run_id, name, _moment(config.get("_Created")) or began,
+        _status(config.get("status") if ours else None, ours, lost),
+        tuple(points), namespaces(params), _text(config, "error") if ours else None,
+        group=str(group) if group else None,
+        tags=tuple(map(str, tags)) if ours and isinstance(tags, list) else (),
+        notes=_text(config, "notes") if ours else None, texts=tuple(texts), lost=tuple(lost),
     )  # fmt: skip
+
+
+def _text(config: Mapping[str, Any], key: str) -> str | None:
+    return None if config.get(key) is None else str(config[key])
+
+
+def _status(said: Any, ours: bool, lost: dict[str, None]) -> Status:
+    if isinstance(said, str) and said in _STATUSES:
+        return _STATUSES[said]
+    if not ours:
+        lost["trackio does not say how it ended, which is taken for finished"] = None
+        return "finished"
+    how = "it has no end" if said is None else f"its status {said!r} is unknown"
+    lost[f"{how}, which is taken for interrupted"] = None
+    return "interrupted"
+
+
+def _object(held: Any, what: str, lost: dict[str, None]) -> dict[str, Any]:
+    found = json.loads(held)
+    if isinstance(found, dict):
+        return found
+    lost[f"{what} is no object of JSON, and is not read"] = None
+    return {}
+
+
+def _others(
+    database: sqlite3.Connection,
+    run_id: str,
+    points: list[MetricPoint],
+    texts: list[PastText],
+    lost: dict[str, None],
+) -> None:
+    """What stands beside the metrics: samples of the machine, which have no step, and alerts, as texts."""
+    before = len(points)
+    asked = "SELECT timestamp, metrics FROM system_metrics WHERE run_id = ? ORDER BY timestamp, id"
+    for stamp, held in _rows(database, asked, run_id):
+        values: dict[str, Any] = {}
+        for key, value in _object(held, "a row of system metrics", lost).items():
+            number = _NUMBERS.get(value, value) if isinstance(value, str) else value
+            if isinstance(number, (int, float)):
+                values[key.removeprefix(f"{_SYSTEM}/")] = number
+            else:
+                lost[f"{key} of the system metrics is not read: no number"] = None
+        points.append(MetricPoint(values, _SYSTEM, None, None, _moment(stamp)))
+    if len(points) > before:
+        points.sort(key=lambda point: point.time or 0.0)  # stable, as those of one time are
+    asked = "SELECT timestamp, level, title, text, step FROM alerts WHERE run_id = ? ORDER BY timestamp, id"
+    for stamp, level, title, text, step in _rows(database, asked, run_id):
+        said = f"{level}: {title}" + (f"\n{text}" if text else "")
+        texts.append(PastText(said, "alert", None, step_of(step), _moment(stamp) or 0.0))
+    for table, what in (("traces", "trace"), ("run_artifact_links", "artifact")):
+        for (count,) in _rows(database, f"SELECT COUNT(*) FROM {table} WHERE run_id = ?", run_id):
+            if count:
+                lost[f"{counted(count, what)} not read"] = None
 
 
 def _row(
     row: Mapping[str, Any],
-    step: int,
+    given: Any,
     moment: float | None,
     points: list[MetricPoint],
     texts: list[PastText],
@@ -96,7 +174,13 @@ def _row(
 ) -> None:
     """What was logged at once. transformers has the optimizer's step as a metric of its own."""
     stages: dict[str | None, dict[str, Any]] = {}
-    step, epoch = row.get(AXES[0], step), row.get(AXES[1])
+    said, step, epoch = row.get(AXES[0]), step_of(row.get(AXES[0]), given), epoch_of(row.get(AXES[1]))
+    if said is not None and step_of(said) is None:
+        lost[f"{AXES[0]} {said!r} is no step: trackio's own ({given!r}) stands for it"] = None
+    if step is None:
+        lost[f"the step {given!r} is no step, and is left out"] = None
+    if epoch is None and row.get(AXES[1]) is not None:
+        lost[f"{AXES[1]} {row[AXES[1]]!r} is no epoch, and is left out"] = None
     for key, value in row.items():
         stage, slash, name = key.partition("/")
         where, called = (stage, name) if slash and stage and name else (None, key)

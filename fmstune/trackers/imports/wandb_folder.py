@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.trackers.continued import MARK
-from fmstune.trackers.imports.past import NotASource, PastRun, namespaces
+from fmstune.trackers.imports.past import NotASource, PastRun, epoch_of, namespaces, step_of
 from fmstune.trackers.records import MetricPoint, Status
 
 _STEP, _EPOCH = "train/global_step", "train/epoch"
@@ -100,7 +100,10 @@ def _read_file(path: Path, proto: Any) -> dict[str, Any]:
 
 def _points(row: dict[str, Any], others: set[str]) -> list[MetricPoint]:
     """A row as one point for each stage: what is before the first slash of a name."""
-    step, epoch, moment = row.pop(_STEP, row.get("_step")), row.pop(_EPOCH, None), row.get("_timestamp")
+    said, epoch, moment = row.pop(_STEP, None), row.pop(_EPOCH, None), row.get("_timestamp")
+    step = step_of(said, row.get("_step"))
+    if said is not None and step_of(said) is None:
+        others.add(f"{_STEP} {said!r}, which is no step: W&B's own stands for it")
     stages: dict[str | None, dict[str, Any]] = {}
     # An image or a table is many keys, some of them numbers: `eval/picture._type`, `eval/picture.width`.
     objects = tuple(f"{key.removesuffix('._type')}." for key in row if key.endswith("._type"))
@@ -113,7 +116,7 @@ def _points(row: dict[str, Any], others: set[str]) -> list[MetricPoint]:
             continue
         stage, _, name = key.rpartition("/") if key.count("/") == 1 else ("", "", key)
         stages.setdefault(stage or None, {})[name] = value
-    return [MetricPoint(values, stage, step, epoch, moment) for stage, values in stages.items()]
+    return [MetricPoint(values, stage, step, epoch_of(epoch), moment) for stage, values in stages.items()]
 
 
 def _items(items: Any) -> dict[str, Any]:
