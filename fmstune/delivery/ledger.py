@@ -49,7 +49,9 @@ class Ledger:
     files that are handed over right now; `refers` says that the tracker refers to files where they lie.
     `cwd` is the directory that relative paths in `options`, and defaults of the tracker, start from;
     `module_path` the one that its plug-in was imported from. `note` is what the tracker has to say to the
-    user. `new_run_id` is the id that the tracker is asked to give a new run, until it is known to have one.
+    user. `place` are the options and variables that said where the run went when it was opened, by name;
+    `None` where nobody knows. `moved` says that this is another place than before. `new_run_id` is the id
+    that the tracker is asked to give a new run, until it is known to have one.
     """
 
     tracker: str
@@ -61,6 +63,8 @@ class Ledger:
     new_run_id: str | None = None
     url: str | None = None
     note: str | None = None
+    place: Mapping[str, str] | None = None
+    moved: str | None = None
     delivered: int = 0
     total: int = 0
     offset: int = 0
@@ -195,7 +199,7 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
     for count in (*counts, "last_given", "begun_again", "sending"):
         if not isinstance(values.get(count, 0), int) or values.get(count, 0) < 0:
             raise ValueError(count)
-    for text in ("run_id", "new_run_id", "url", "note", "error"):
+    for text in ("run_id", "new_run_id", "url", "note", "moved", "error"):
         if not isinstance(values.get(text), (str, type(None))):
             raise ValueError(text)
     for text in ("cwd", "module_path"):
@@ -204,6 +208,9 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
     for flag in ("careful", "refers"):
         if not isinstance(values.get(flag, False), bool):
             raise ValueError(flag)
+    place = values.get("place")
+    if place is not None and not all(isinstance(value, str) for value in dict(place).values()):
+        raise ValueError("place")
     values.setdefault("last_row", values.get("delivered", 0))  # an earlier version: it may have been any
     values["missing"] = spans_from_json(values.get("missing", ()))
     known_suspicion = "suspicion" in raw

@@ -90,7 +90,7 @@ def _of(ledger: Ledger, written: int, last: int, after: int, directory: Path) ->
 
 
 def _note(ledger: Ledger) -> str | None:
-    again = DELIVERED_AGAIN if ledger.begun_again else ""
+    again = ledger.moved or (DELIVERED_AGAIN if ledger.begun_again else "")
     return " · ".join(part for part in (ledger.note, again) if part) or None
 
 

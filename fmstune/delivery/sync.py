@@ -76,12 +76,16 @@ def sync(
         where = (ledger.reference if ledger else "") or reference(name)
         # Where the run was tracked from before; a tracker that is new to it starts from here.
         cwd = _tracked_from(directory, ledger)
-        job = Job(name, where, chosen, cwd, ledger.module_path if ledger else "")
+        place = ledger.place if ledger else None
+        job = Job(name, where, chosen, cwd, ledger.module_path if ledger else "", place or {})
         noted = None
         if line.state == "complete" and line.total:
             looked = not copied and not lacking and _look(directory, job, check_within)
             (line,) = report(directory, [name])
-            noted = DELIVERED_AGAIN if line.state != "complete" else None if looked else _NOT_LOOKED
+            noted = DELIVERED_AGAIN
+            if line.state == "complete":  # and how it came there is no news
+                noted = None if looked else _NOT_LOOKED
+                line = dataclasses.replace(line, note=ledger.note if ledger else None)
         if line.state != "complete":
             if copied:
                 assert original is not None
@@ -90,6 +94,9 @@ def sync(
                 line = _lacking(line, lacking[0])
             else:
                 line = _deliver(directory, job, check_within, progress)
+        moved = (load_ledger(directory, name) or Ledger(name)).moved
+        if noted == DELIVERED_AGAIN and moved:  # nobody has looked for it where it was
+            noted = None
         if noted and line.state == "complete" and noted != line.note:
             line = dataclasses.replace(line, note=" · ".join(filter(None, (line.note, noted))))
         lines.append(line)

@@ -50,6 +50,7 @@ def continue_runs(checkpoint: Path, directory: Path, trackers: Collection[str]) 
             reference=ledger.reference,
             options=ledger.options,
             cwd=ledger.cwd,
+            place=ledger.place,
             run_id=ledger.run_id,
             url=ledger.url,
             delivered=number,

@@ -88,6 +88,7 @@ class AimStackTracker(Tracker):
     install_hint = install_hint(sys.version_info[:2])
     idempotent = True
     repeated_steps = "replaced"
+    places = (("repo",),)
     takes_artifacts = True
     media = frozenset({"text", "image", "histogram"})
     Config = AimOptions

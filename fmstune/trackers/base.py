@@ -76,6 +76,10 @@ class Tracker:
     repeated_steps: ClassVar[Literal["replaced", "kept"]] = "kept"
     """What becomes of the old values when a resumed run logs steps again: the service replaces them, or
     keeps them beside the new ones."""
+    places: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """The options, and the variables of the environment (in capitals), that say where runs go, none of them a
+    secret. Those of a group stand for one another, and the first one that is given holds. A run that is
+    synced in another shell continues at the place where it began."""
     continues: ClassVar[bool] = True
     """Whether a resumed run continues in the service's earlier run, rather than in a new one."""
     takes_late: ClassVar[bool] = True

@@ -69,6 +69,7 @@ class DvcLiveTracker(Tracker):
     config: DvcLiveOptions
     idempotent = True
     repeated_steps = "replaced"
+    places = (("dir",),)
     media = frozenset({"image"})
     # Names are files, on file systems that may ignore case and take 255 bytes.
     limits = Limits(

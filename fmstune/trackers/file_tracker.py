@@ -51,6 +51,7 @@ class FileTracker(Tracker):
     registered_name = "file"
     description = "every event as JSON lines or CSV, in a file of yours"
     idempotent = True
+    places = (("path",),)
     takes_params = "given"
     takes_artifacts = refers_to_files = True
     media = frozenset({"text", "image", "histogram"})

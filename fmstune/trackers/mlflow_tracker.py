@@ -96,6 +96,12 @@ class MlflowTracker(Tracker):
     config: MlflowOptions
     idempotent = True
     takes_artifacts = True
+    places = (
+        ("tracking_uri", "MLFLOW_TRACKING_URI"),
+        ("experiment", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"),
+        ("DATABRICKS_HOST",),
+        ("DATABRICKS_CONFIG_PROFILE",),
+    )
     media = frozenset({"text", "image"})
     # A name is limited to 250 characters, stage or namespace included. Infinity comes back as 1.8e308.
     limits = Limits(

@@ -86,6 +86,7 @@ class TensorBoardTracker(Tracker):
     config: TensorBoardOptions
     idempotent = True
     repeated_steps = "replaced"
+    places = (("dir", _VARIABLE),)
     takes_late = False
     media = frozenset({"text", "image", "histogram"})
     limits = Limits(single_precision=True, joins=True, captions=False, reserved_params=frozenset({"status"}))

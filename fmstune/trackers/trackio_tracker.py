@@ -56,6 +56,11 @@ class TrackioTracker(Tracker):
     config: TrackioOptions
     idempotent = True
     takes_artifacts = True
+    places = (
+        ("space_id", "server_url", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"),
+        ("project", "TRACKIO_PROJECT"),
+        ("TRACKIO_DIR",),
+    )
     media = frozenset({"text", "image", "histogram"})
     # A text under a metric's name is drawn nowhere; a row's own fields hide metrics of these names.
     limits = Limits(

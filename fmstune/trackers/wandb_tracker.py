@@ -107,6 +107,13 @@ class WandbTracker(Tracker):
     install_hint = "pip install wandb"
     Config = WandbOptions
     takes_artifacts = True
+    places = (
+        ("WANDB_BASE_URL",),
+        ("entity", "WANDB_ENTITY"),
+        ("project", "WANDB_PROJECT"),
+        ("mode", "WANDB_MODE", "WANDB_DISABLED"),
+        ("dir", "WANDB_DIR"),
+    )
     media = frozenset({"text", "image", "histogram"})
     # Found by throwing values at wandb 0.31.0, and reading its offline files: a larger integer than fits 64
     # bits may become `inf`; the reserved names are dropped or overwritten without a word; a table is a file.

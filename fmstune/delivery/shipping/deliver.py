@@ -13,6 +13,7 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 from fmstune.delivery.journal.labels import labels
@@ -21,6 +22,7 @@ from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.shipping.standing import Standing
 from fmstune.delivery.spans import Spans
 from fmstune.delivery.suspicion import MOST_STRIKES, Mark
+from fmstune.trackers.places import other_place, place_of
 from fmstune.trackers.records import RunStart, Status
 
 POLL_SECONDS = 0.1
@@ -240,8 +242,11 @@ class Delivery(Standing):
             if run_id is not None and len(run_id) > _LONGEST_RUN_ID:
                 raise ValueError(f"the id of the tracker's run has {len(run_id)} characters")
             opened: dict[str, Any] = {"run_id": run_id, "url": run.url, "note": run.note, "closed": False}
-            opened["new_run_id"] = None
+            opened |= {"new_run_id": None, "place": place_of(self._tracker), "cwd": str(Path.cwd())}
             self._held = self._believed(int(run.delivered_through or 0))
+            if ledger.run_id is not None and ledger.place is not None and not self._held:
+                # Where the service says that it holds the run's events, it is the same run at a new address.
+                opened["moved"] = other_place(self._tracker, ledger.place) or ledger.moved
         except BaseException as error:
             self._end(error)
         self._open, self._opened, self._ended, self._redelivery = True, True, False, False

@@ -33,6 +33,7 @@ from fmstune.system import locks
 from fmstune.system.collector import all_is_imported, look_seldom
 from fmstune.trackers.base import Tracker, installed_version
 from fmstune.trackers.compat import OldShapeTracker, build_tracker, own_callback_of
+from fmstune.trackers.places import place_of, return_to
 from fmstune.trackers.records import Check, TrackerOptionError
 from fmstune.trackers.registry import BrokenTracker
 
@@ -68,6 +69,11 @@ def main(trainer: TrainerWatch) -> int:
             know_secrets(order["secrets"])
             if not order["look"]:
                 _note(Path(order["directory"]), job["name"], found.detail)
+        return EXIT_RETRY
+    if (secret := return_to(tracker, job["place"])) is not None:
+        detail = f"its variable {secret} held a secret, which the ledger does not keep"
+        if job["check"]:
+            _answer(answers, Check("bad_option", detail, f"set {secret} again"))
         return EXIT_RETRY
     if job["check"]:
         found, in_process = _asked(tracker, check(tracker, job["timeout"]))
@@ -153,6 +159,7 @@ def _ship(
         ledger,
         reference=job["reference"],
         cwd=ledger.cwd or str(Path.cwd()),
+        place=place_of(tracker) if ledger.run_id is None else ledger.place,
         module_path=_module_path(job["reference"]),
         options=process_redactor().mapping(job["options"]),
     )

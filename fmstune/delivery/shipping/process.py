@@ -39,7 +39,7 @@ class Job:
     """Which tracker a shipper is for. `options` may hold secrets, so a job is never written to disk.
 
     `cwd` is the directory that relative paths start from, `module_path` the one where a plug-in's module was
-    found when the run was tracked; without them, it is as here.
+    found when the run was tracked; without them, it is as here. `place` is where the run went then.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Job:
     options: Mapping[str, Any] = field(default_factory=dict)
     cwd: str | None = None
     module_path: str = ""
+    place: Mapping[str, str] = field(default_factory=dict)
 
 
 class _OwnEnd:
@@ -112,6 +113,7 @@ class ShipperProcess:
                 "name": job.name,
                 "reference": job.reference,
                 "options": dict(job.options),
+                "place": dict(job.place),
                 "check": check_within is not None,
                 "timeout": check_within,
                 "parent": os.getpid(),

@@ -60,8 +60,9 @@ class Standing:
         self._redelivery = cut_off or ledger.delivered > ledger.safe_delivered
         suspicion = ledger.suspicion.forgiven(self._in_order) if forgive else ledger.suspicion
         if ledger.trying or forgive:  # should this process die, it is not of what was tried before
-            begun_again = 0 if forgive else ledger.begun_again
-            ledger = dataclasses.replace(ledger, trying=0, suspicion=suspicion, begun_again=begun_again)
+            ledger = dataclasses.replace(ledger, trying=0, suspicion=suspicion)
+            if forgive:  # what an earlier delivery did is no news
+                ledger = dataclasses.replace(ledger, begun_again=0, moved=None)
             ledger.save(directory)
         if tracker.durable_on == "close":
             ledger = dataclasses.replace(ledger, delivered=ledger.safe_delivered, offset=ledger.safe_offset)
@@ -214,7 +215,6 @@ class Standing:
             self._confirmed,
             suspicion=suspicion,
             last_row=self.ledger.last_row,
-            last_given=self.ledger.last_given,
             state="behind",
             error=text,
             error_time=time.time(),
@@ -231,7 +231,6 @@ class Standing:
             self._confirmed,
             suspicion=self.ledger.suspicion,
             last_row=self.ledger.last_row,
-            last_given=self.ledger.last_given,
             trying=trying,
         ).save(self._directory)
 
