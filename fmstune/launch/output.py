@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fcntl
 import io
-import json
 import os
+import select
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from fmstune._version import __version__
-from fmstune.launch.output_log import OutputLog, serve
+from fmstune.launch.output_keeper import serve
+from fmstune.launch.output_link import Link
+from fmstune.launch.output_log import OutputLog
 from fmstune.layout import TRAIN_LOG
 from fmstune.secrets.redaction import hide, process_redactor, process_secrets
 
-_SECONDS_TO_ANSWER = 10.0
+_PIPE_BYTES = 1 << 20
+"""What can be printed while the log's process does something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +46,18 @@ class Output:
     """The output of others, while it is taken. `out` and `err` are standard output and standard error as they
     were, for what fmstune itself says."""
 
-    def __init__(self, out: TextIO, err: TextIO, control: socket.socket) -> None:
+    def __init__(self, out: TextIO, err: TextIO, control: socket.socket, reading: int) -> None:
         self.out, self.err = out, err
         self.path: Path | None = None
-        self._control, self._process = control, os.getpid()
-        self._answers = control.makefile("rb")
+        self._process = os.getpid()
         self._known: object = None
+        self._streams = sys.stdout, sys.stderr
+        self._files = os.dup(1), os.dup(2)
+        self._taken = threading.Lock()
+        self._is_taken = True
+        self.ours: tuple[TextIO, TextIO] = _stream(1, self.tell_secrets), _stream(2, self.tell_secrets)
+        self._link = Link(control, lambda: self._log_is_gone(reading))
+        self._reading = reading
 
     def keep_in(self, directory: Path) -> None:
         """The run has a directory, in which the log is."""
@@ -65,52 +76,78 @@ class Output:
     def kept(self) -> Kept:
         """What the log has by now."""
         self._flush()
-        return self._asked("count")
+        kept = self._asked("count")
+        return replace(kept, lines=max(kept.lines, _lines_of_all(self.path)))
+
+    def put_back(self) -> None:
+        """Have standard output and standard error where they were."""
+        self._flush()
+        sys.stdout, sys.stderr = self._streams
+        with self._taken:
+            self._is_taken = False
+            for number, file in enumerate(self._files, 1):
+                os.dup2(file, number)
 
     def end(self) -> Kept:
         """Nothing is taken any more; returns what the log has in the end."""
-        self._flush()
         kept = self._asked("end")
-        self._control.close()
+        self._link.close()
+        for file in self._files:
+            os.close(file)
+        if not self._link.is_lost:
+            os.close(self._reading)
         return kept
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the log's process has died."""
+        return self._link.is_lost
 
     def _asked(self, question: str) -> Kept:
         self._send(**{question: True})
-        try:
-            return Kept(**json.loads(self._answers.readline()))
-        except (OSError, ValueError):  # its process was killed, or hangs on a file system
-            return Kept(trouble="the process that writes it does not answer")
+        answer = self._link.answer() or {"trouble": "the process that writes it does not answer"}
+        return Kept(**answer)
 
     def _send(self, **message: Any) -> None:
         if os.getpid() == self._process:
-            with contextlib.suppress(OSError):
-                self._control.sendall(json.dumps(message).encode() + b"\n")
+            self._link.send(message)
 
     def _flush(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
+        # Code of the user's may have put anything in their place, `None` too, that raises anything.
+        for stream in (*self.ours, sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
                 stream.flush()
+
+    def _log_is_gone(self, reading: int) -> None:
+        """The run goes on without its log: what is printed is seen on standard error. Not on standard output,
+        which has the run's answer."""
+        terminal = os.dup(self._files[1])
+        with self._taken:
+            if self._is_taken:
+                os.dup2(terminal, 1)
+                os.dup2(terminal, 2)
+        with contextlib.suppress(OSError, ValueError):
+            said = "the process that writes it has died; what is printed from here on is not in it, but here"
+            print(f"warning  {self.path or TRAIN_LOG}: {said}", file=self.err, flush=True)
+        # Child processes still write to the pipe: read by nobody, it would stop or end them.
+        with contextlib.suppress(OSError):
+            while select.select([reading], [], []) and (data := os.read(reading, 1 << 16)):
+                text = hide(data.decode("utf-8", "replace")).encode("utf-8", "replace")
+                while text:
+                    text = text[os.write(terminal, text) :]
 
 
 @contextlib.contextmanager
 def taken_output() -> Iterator[Output]:
     """Take the output of others in this block. An exception that leaves it is in the log as well."""
-    out, err = _beside(sys.stdout, 1), _beside(sys.stderr, 2)
-    before = [os.dup(1), os.dup(2)]
-    output, child = _begun(out, err)
-    streams = sys.stdout, sys.stderr
+    output, child = _begun(_beside(sys.stdout, 1), _beside(sys.stderr, 2))
     hook, faults = sys.breakpointhook, faulthandler.is_enabled()
-    sys.stdout, sys.stderr = _stream(1, output.tell_secrets), _stream(2, output.tell_secrets)
+    sys.stdout, sys.stderr = output.ours
     faulthandler.enable(2)
 
-    def put_back() -> None:
-        output._flush()
-        sys.stdout, sys.stderr, sys.breakpointhook = *streams, hook
-        for number, file in enumerate(before, 1):
-            os.dup2(file, number)
-
     def at_breakpoint(*arguments: Any, **named: Any) -> Any:
-        put_back()  # somebody wants to talk
+        output.put_back()  # somebody wants to talk
+        sys.breakpointhook = hook
         return hook(*arguments, **named)
 
     sys.breakpointhook = at_breakpoint
@@ -121,20 +158,19 @@ def taken_output() -> Iterator[Output]:
         of_run = output.path is not None and not hasattr(error, "signum")
         if of_run and not isinstance(error, (SystemExit, KeyboardInterrupt)):
             with contextlib.suppress(OSError, ValueError):
-                print(hide(traceback.format_exc()), end="", file=sys.stderr)
+                print(hide(traceback.format_exc()), end="", file=output.ours[1])
         raise
     finally:
         if os.getpid() == process:
-            put_back()
+            output.put_back()
+            sys.breakpointhook = hook
             faulthandler.enable(2) if faults else faulthandler.disable()
             kept = output.end()
-            for number in before:
-                os.close(number)
             _reap(child)
-            if kept.lost or kept.trouble.endswith("answer"):
-                what = f"the last {kept.lost:,} bytes of it are lost" if kept.lost else "it may lack its end"
+            if not output.is_lost and (kept.lost or kept.trouble.endswith("answer")):
+                what = f"{kept.lost:,} bytes of it are lost" if kept.lost else "it may lack its end"
                 with contextlib.suppress(OSError, ValueError):
-                    print(f"warning  {output.path}: {kept.trouble}; {what}", file=err, flush=True)
+                    print(f"warning  {output.path}: {kept.trouble}; {what}", file=output.err, flush=True)
 
 
 def log_name() -> str:
@@ -144,20 +180,36 @@ def log_name() -> str:
     return TRAIN_LOG if machine == "0" else TRAIN_LOG.replace(".", f"-machine-{machine}.")
 
 
+def _lines_of_all(path: Path | None) -> int:
+    """The lines of all ranks in the log since this process began it; of a run in one process, whose log knows
+    it without reading, none."""
+    if path is None or os.environ.get("WORLD_SIZE", "1") == "1":
+        return 0
+    with contextlib.suppress(OSError):
+        _, head, own = path.read_bytes().rpartition(_ending_of_head(os.getpid()))
+        return own.count(b"\n") if head else 0
+    return 0
+
+
+def _ending_of_head(process: int) -> bytes:
+    return f" · process {process}\n".encode()
+
+
 def _begun(out: TextIO, err: TextIO) -> tuple[Output, int]:
     """Fork the process that keeps the log, before this one has threads, and give it our streams."""
     ours, theirs = socket.socketpair()
     reading, writing = os.pipe()
+    with contextlib.suppress(OSError, AttributeError):  # a limit of this user's; not on this system
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     child = os.fork()
     if child == 0:
         _keep(reading, theirs)
-    ours.settimeout(_SECONDS_TO_ANSWER)
     theirs.close()
-    os.close(reading)
+    output = Output(out, err, ours, reading)
     for number in (1, 2):
         os.dup2(writing, number)
     os.close(writing)
-    return Output(out, err, ours), child
+    return output, child
 
 
 def _keep(reading: int, control: socket.socket) -> NoReturn:
@@ -169,8 +221,12 @@ def _keep(reading: int, control: socket.socket) -> NoReturn:
         os.closerange(last + 1, 1 << 16)
         rank = os.environ.get("RANK") if os.environ.get("WORLD_SIZE", "1") != "1" else None
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        head = f"--- {now} · fmstune {__version__} · process {os.getppid()}\n" if rank in (None, "0") else ""
-        serve(reading, control, OutputLog(head, f"[rank {rank}] " if rank else ""))
+        head = f"--- {now} · fmstune {__version__}{_ending_of_head(os.getppid()).decode()}"
+        serve(
+            reading,
+            control,
+            OutputLog(head if rank in (None, "0") else "", f"[rank {rank}] " if rank else ""),
+        )
     finally:
         os._exit(1)
 

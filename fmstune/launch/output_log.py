@@ -1,54 +1,57 @@
-"""`train.log`: what others than fmstune print during a run, written by a process beside it.
+"""`train.log` as a file: whole lines without secrets, of a bounded size, from a bounded memory.
 
-A process, and not a thread: what is printed with Python's lock held, or last before a crash, is kept as well.
+All of it works on pieces of many lines: lines may come faster than each could be looked at.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import select
-import signal
-import socket
 from collections import deque
 from pathlib import Path
-from typing import Any, NoReturn
 
-from fmstune.secrets.redaction import hide, know_secrets
+from fmstune.secrets.redaction import hide, longest_secret
 
 FIRST_BYTES, LAST_BYTES = 64 << 20, 1 << 20
 """What is kept of a process's output; of what is between them, the number of bytes."""
 _WAITING_BYTES = 16 << 20
 """What waits in memory while the disk is full."""
-_LONGEST_LINE = 1 << 20
-_SECONDS_TO_SETTLE = 0.02
-"""A secret of several lines is found where these are seen together."""
-_SECONDS_TO_RETRY = 1.0
-_CRASH, _THREAD = "Fatal Python error", "Current thread"
-"""How `faulthandler` begins, and what it says of the thread that crashed."""
-_LINES_OF_THREAD = 8
+LONGEST_LINE = 1 << 20
+_AT_ONCE = 1 << 18
+"""Characters that are searched for secrets together, if more come at once."""
+_CUTS = 16
+"""So many places are tried for a cut through no secret."""
+_RETURN = ord("\r")
+_TOO_FAST = "it was printed faster than it could be searched for secrets"
 
 
 class OutputLog:
     """The log of one process: whole lines without secrets, each after `prefix`; the first of them after
     `head`. Of a line that redraws itself, as progress bars do, its last state is kept.
 
-    Until `path` is known, and while it can't be written to, what comes waits in memory.
+    What came is held until `settle`, or until there is much of it: a secret of several lines is found where
+    these are seen together. Until `path` is known, and while it can't be written to, it waits in memory.
     """
 
     def __init__(
         self, head: str = "", prefix: str = "", *, first: int = FIRST_BYTES, last: int = LAST_BYTES,
-        waiting: int = _WAITING_BYTES,
+        waiting: int = _WAITING_BYTES, longest_line: int = LONGEST_LINE, at_once: int = _AT_ONCE,
     ) -> None:  # fmt: skip
         self.path: Path | None = None
         self._lines = 0
-        self.lost = 0
         self.trouble = ""
-        self._prefix, self._waiting_most = prefix, waiting
+        self._prefix = prefix
+        self._longest_line, self._at_once = longest_line, at_once
         self._room, self._last_most = first, last
         self._head = head.encode("utf-8", "replace")
-        self._part = self._waiting = b""
+        self._part = bytearray()
+        self._held: list[str] = []
+        self._held_length = 0
+        self._cut_beyond = self._release_beyond = 0
+        self._lost = self._passed_over = self._to_pass_over = (
+            0  # bytes of a gap, and what is not whole behind it
+        )
+        self._waiting = _Waiting(waiting)
         self._last: deque[bytes] = deque()
         self._last_bytes = self._left_out = 0
 
@@ -57,26 +60,71 @@ class OutputLog:
         """The lines that came, with one that has no end yet."""
         return self._lines + bool(self._part)
 
+    @property
+    def lost(self) -> int:
+        """The bytes that the log lacks, but for those that a long one leaves out."""
+        return self._lost + self._passed_over
+
+    @property
+    def holds(self) -> bool:
+        """Whether there are whole lines that `settle` would write."""
+        return bool(self._held)
+
+    @property
+    def waits(self) -> bool:
+        """Whether something could not be written yet."""
+        return self.path is not None and bool(self._waiting or self._head)
+
     def take(self, data: bytes) -> None:
         """The next bytes that were printed."""
-        whole, newline, self._part = (self._part + data).rpartition(b"\n")
-        self._part = self._part[self._part.rfind(b"\r", 0, -1) + 1 :]
-        if len(self._part) > _LONGEST_LINE:
-            whole, newline, self._part = whole + newline + self._part, b"\n", b""
-        if newline:
-            self._keep(whole.split(b"\n"))
+        if self._passed_over:
+            data = self._behind_gap(data)
+        searched = len(self._part.rstrip(b"\r")) if self._part.endswith(b"\r") else len(self._part)
+        self._part += data
+        if b"\n" in data:
+            whole, _, part = bytes(self._part).rpartition(b"\n")
+            self._part, searched, self._cut_beyond = bytearray(part), 0, 0
+            self._hold(whole)
+        # Not the last ones: those before a newline, as Windows has one, redraw nothing.
+        end = len(self._part)
+        while end and self._part[end - 1] == _RETURN:
+            end -= 1
+        del self._part[end + 1 :]
+        del self._part[: self._part.rfind(b"\r", searched, end) + 1]
+        # Each of these searches all of it: after one that found no place for a cut, the next one waits.
+        if len(self._part) > max(self._cut_beyond, self._longest_line + longest_secret()):
+            self._cut_line()
+            self._cut_beyond = len(self._part) + longest_secret()
+        elif self._held_length > max(self._release_beyond, longest_secret()) + self._at_once:
+            self._release()
+            self._release_beyond = self._held_length
+
+    def gap(self, count: int) -> None:
+        """Here so many bytes are missing. With them goes what may be a part of a secret that they cut."""
+        if self._held:
+            self._release()
+        self._passed_over += count + sum(len(text.encode()) + 1 for text in self._held) + len(self._part)
+        self._to_pass_over = longest_secret()
+        self._held, self._held_length, self._part = [], 0, bytearray()
+        self.trouble = self.trouble or _TOO_FAST
+
+    def settle(self) -> None:
+        """Nothing follows at once: write the whole lines that came."""
+        if self._held:
+            self._emit(hide(self._take_held()))
+        self.flush()
 
     def flush(self) -> None:
         """Try again to write what waits."""
-        if self.path is None or not (self._waiting or self._head):
+        if self.path is None or not self.waits:
             return
-        self._waiting, self._head = self._head + self._waiting, b""
         try:
             # Opened each time: somebody may have moved the file away, and the folder may be back.
             file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
-                while self._waiting:
-                    self._waiting = self._waiting[os.write(file, self._waiting) :]
+                while self._head:
+                    self._head = self._head[os.write(file, self._head) :]
+                self._waiting.write_to(file, self.trouble)
             finally:
                 os.close(file)
         except OSError as error:
@@ -85,147 +133,191 @@ class OutputLog:
     def end(self) -> None:
         """Nothing follows."""
         if self._part:
-            part, self._part = self._part, b""
-            self._keep([part])
+            part, self._part = bytes(self._part), bytearray()
+            self._hold(part)
+        self.settle()
+        if self._passed_over:
+            self._say_gap()
         if self._left_out:
             self._write(b"(fmstune: %d bytes are left out here)\n" % self._left_out)
             self._left_out = 0
-        self._write(b"".join(self._last))
+        for data in self._last:
+            self._write(data)
         self._last.clear()
+        self._last_bytes = 0
         self.flush()
-        self.lost += len(self._waiting) if self.path else 0
+        if self.path:
+            self._lost += self._waiting.drop_all()
 
     def last_lines(self) -> list[str]:
         """The newest lines that wait, or were kept; of a log that can't be read, none."""
-        text = self._waiting + b"".join(self._last)
+        text = self._waiting.text() + b"".join(self._last)
         with contextlib.suppress(OSError):
             if self.path is not None:
                 text = self.path.read_bytes()[-65_536:] + text
         return text.decode("utf-8", "replace").splitlines()
 
-    def _keep(self, lines: list[bytes]) -> None:
-        shown = [line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace") for line in lines]
-        self._lines += len(shown)
-        for line in hide("\n".join(shown)).split("\n"):
-            data = f"{self._prefix}{line}\n".encode("utf-8", "replace")
-            if self._room >= len(data):
-                self._room -= len(data)
-                self._write(data, at_once=False)
-                continue
-            self._room = 0
+    def _hold(self, lines: bytes) -> None:
+        if b"\r" in lines:
+            lines = b"\n".join(line.rstrip(b"\r").rpartition(b"\r")[2] for line in lines.split(b"\n"))
+        text = lines.decode("utf-8", "replace")
+        self._lines += text.count("\n") + 1
+        self._held.append(text)
+        self._held_length += len(text) + 1
+
+    def _take_held(self) -> str:
+        text = "\n".join(self._held)
+        self._held, self._held_length, self._release_beyond = [], 0, 0
+        return text
+
+    def _release(self) -> None:
+        """Write what no secret reaches into that may not have ended yet."""
+        text = self._take_held()
+        cut = text.rfind("\n", 0, max(0, len(text) - longest_secret())) + 1
+        most = max(self._longest_line, 4 * (self._at_once + longest_secret()))
+        hidden = hide(text)
+        for _ in range(_CUTS):
+            if cut == 0:
+                break
+            if (tail := _tail(text, cut, hidden)) is not None:
+                self._emit(hidden[: len(hidden) - tail].removesuffix("\n"))
+                self._held, self._held_length = [text[cut:]], len(text) - cut + 1
+                return
+            cut = text.rfind("\n", 0, max(0, cut - 1 - longest_secret() // 8)) + 1
+        if len(text) > most:  # one secret, or one line, of megabytes
+            self._emit(hidden)
+        else:
+            self._held, self._held_length = [text], len(text) + 1
+
+    def _cut_line(self) -> None:
+        """Write the beginning of a line that grows without an end, cut where no secret stands."""
+        end = _end_of_characters(self._part)
+        line = self._part[:end].decode("utf-8", "replace")
+        before = self._take_held()
+        text = f"{before}\n{line}" if before else line
+        hidden, margin = hide(text), longest_secret()
+        first = len(text) - len(line)
+        cut = len(text) - margin
+        for _ in range(_CUTS):
+            if cut <= first:
+                break
+            if (tail := _tail(text, cut, hidden)) is not None:
+                self._lines += 1
+                self._emit(hidden[: len(hidden) - tail])
+                self._part = bytearray(text[cut:].encode("utf-8", "replace")) + self._part[end:]
+                return
+            cut -= margin // 8 + 1
+        if before:
+            self._held, self._held_length = [before], len(before) + 1
+        if len(self._part) > 4 * (self._longest_line + margin):  # what looks like one secret of megabytes
+            self._held, self._held_length = [], 0
+            self._lines += 1
+            self._emit(hidden)
+            del self._part[:end]
+
+    def _behind_gap(self, data: bytes) -> bytes:
+        """What follows the first whole line behind a gap, at some distance."""
+        at = data.find(b"\n", self._to_pass_over) + 1 if len(data) > self._to_pass_over else 0
+        gone = at or len(data)
+        self._to_pass_over = max(0, self._to_pass_over - gone)
+        self._passed_over += gone
+        if at:
+            self._say_gap()
+        return data[gone:]
+
+    def _say_gap(self) -> None:
+        count, self._passed_over = self._passed_over, 0
+        self._lost += count
+        self._keep(b"(fmstune: %d bytes are lost here: %s)\n" % (count, _TOO_FAST.encode()))
+
+    def _emit(self, text: str) -> None:
+        lines = text.replace("\n", f"\n{self._prefix}")
+        self._keep(f"{self._prefix}{lines}\n".encode("utf-8", "replace"))
+
+    def _keep(self, data: bytes) -> None:
+        if self._room:
+            whole = len(data) if len(data) <= self._room else data.rfind(b"\n", 0, self._room) + 1
+            self._write(data[:whole])
+            self._room = self._room - whole if whole == len(data) else 0
+            data = data[whole:]
+        if data:
             self._last.append(data)
             self._last_bytes += len(data)
-            while self._last_bytes > self._last_most:
-                gone = len(self._last.popleft())
-                self._last_bytes -= gone
-                self._left_out += gone
+        while self._last_bytes > self._last_most:
+            first, more = self._last.popleft(), self._last_bytes - self._last_most
+            gone = len(first) if more >= len(first) else first.find(b"\n", more - 1) + 1
+            if gone < len(first):
+                self._last.appendleft(first[gone:])
+            self._last_bytes -= gone
+            self._left_out += gone
         self.flush()
 
-    def _write(self, data: bytes, *, at_once: bool = True) -> None:
-        if len(self._waiting) + len(data) > self._waiting_most:
+    def _write(self, data: bytes) -> None:
+        if self._waiting.would_overflow(data):
             self.flush()
-        if len(self._waiting) + len(data) > self._waiting_most:
-            self.lost += len(data)
-            return
-        self._waiting += data
-        if at_once:
-            self.flush()
+        self._lost += self._waiting.add(data)
 
 
-def serve(reading: int, control: socket.socket, log: OutputLog) -> NoReturn:
-    """Keep in the log what comes from `reading`, until nobody has its other end; `control` says where the log
-    is, which secrets are known by now, and when the run is over. For a process of its own.
+class _Waiting:
+    """What is to be written, up to `most` bytes; where more comes, a line says how much is missing."""
 
-    Standard error is the terminal's until then: a run that never got a directory has its output there, and
-    one that crashed what Python said last.
-    """
-    # Ctrl-C and a scheduler's signals reach all processes: this one ends after the others.
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(signum, signal.SIG_IGN)
-    printed, heard, over = True, True, False
-    while printed or heard:
-        watched: list[Any] = [*([reading] if printed else []), *([control] if heard else [])]
-        ready = select.select(watched, [], [], _SECONDS_TO_RETRY if log.trouble else None)[0]
-        data = _read(reading) if reading in ready else b""
-        # What was said of secrets before they were printed is there by now.
-        messages = _received(control) if heard and _is_ready(control) else []
-        for message in messages:
-            if "secrets" in message:
-                know_secrets(message["secrets"])
-            if "path" in message:
-                log.path = Path(message["path"])
-        if data:
-            log.take(data)
-        for message in messages:
-            if "count" in message or "end" in message:
-                _answer(log, control, reading, end="end" in message)
-        over = over or any("end" in message for message in messages)
-        heard = heard and not over and {"gone": True} not in messages
-        printed = printed and (reading not in ready or bool(data))
-        log.flush()
-    log.end()  # child processes of the run may have gone on
-    if not over:
-        _say_last(log)
-    os._exit(0)
+    def __init__(self, most: int) -> None:
+        self._most, self._bytes, self._missing = most, 0, 0
+        self._pieces: deque[memoryview] = deque()
 
+    def __bool__(self) -> bool:
+        return bool(self._pieces) or self._missing > 0
 
-def _answer(log: OutputLog, control: socket.socket, reading: int, *, end: bool) -> None:
-    """Say what the log has, with all that was printed until now; at the `end`, nothing more is the run's."""
-    while _is_ready(reading) and (data := _read(reading)):
-        log.take(data)
-    if end:
-        log.end()
-        if log.path is None:
-            _say(log.last_lines())
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # whose end somebody may wait for
-    answer = {"lines": log.count, "lost": log.lost, "trouble": log.trouble}
-    with contextlib.suppress(OSError):
-        control.sendall(json.dumps(answer).encode() + b"\n")
+    def would_overflow(self, data: bytes) -> bool:
+        return self._bytes + len(data) > self._most
+
+    def add(self, data: bytes) -> int:
+        """Returns how many bytes there is no room for: whole lines, and all that follow until there is."""
+        fits = len(data)
+        if self._missing:
+            fits = 0
+        elif self.would_overflow(data):
+            fits = data.rfind(b"\n", 0, max(0, self._most - self._bytes)) + 1
+        if fits:
+            self._pieces.append(memoryview(data)[:fits])
+            self._bytes += fits
+        self._missing += len(data) - fits
+        return len(data) - fits
+
+    def write_to(self, file: int, trouble: str) -> None:
+        """Write all of it; what an error leaves stays."""
+        while self._pieces:
+            done = os.write(file, self._pieces[0])
+            self._bytes -= done
+            rest = self._pieces.popleft()[done:]
+            if rest:
+                self._pieces.appendleft(rest)
+        if self._missing:
+            said = f"(fmstune: {self._missing} bytes are lost here: {trouble})\n"
+            os.write(file, said.encode("utf-8", "replace"))
+            self._missing = 0
+
+    def text(self) -> bytes:
+        return b"".join(self._pieces)
+
+    def drop_all(self) -> int:
+        """Give up; returns the bytes that were not lost before."""
+        dropped, self._bytes, self._missing = self._bytes, 0, 0
+        self._pieces.clear()
+        return dropped
 
 
-def _is_ready(file: int | socket.socket) -> bool:
-    return bool(select.select([file], [], [], 0)[0])
+def _tail(text: str, cut: int, hidden: str) -> int | None:
+    """The length of what stands behind a cut of the text, in `hidden`, which is the text without secrets;
+    `None` where the cut goes through a secret, whose half would stay."""
+    tail = hide(text[cut:])
+    return len(tail) if hidden.endswith(tail) else None
 
 
-def _received(control: socket.socket) -> list[dict[str, Any]]:
-    data = b""
-    while not data.endswith(b"\n"):
-        try:
-            more = control.recv(1 << 16)
-        except OSError:
-            more = b""
-        if not more:
-            return [*map(json.loads, data.splitlines()[: data.count(b"\n")]), {"gone": True}]
-        data += more
-    return [json.loads(line) for line in data.splitlines()]
-
-
-def _read(reading: int) -> bytes:
-    """What there is, and what comes at once behind it."""
-    data = os.read(reading, 1 << 16)
-    while data and len(data) < 1 << 18 and select.select([reading], [], [], _SECONDS_TO_SETTLE)[0]:
-        more = os.read(reading, 1 << 16)
-        if not more:
-            break
-        data += more
-    return data
-
-
-def _say_last(log: OutputLog) -> None:
-    """The process has ended without a word, so that nobody but this one can say what it crashed with."""
-    lines = log.last_lines()
-    if log.path is None:
-        _say(lines)
-        return
-    crash = next((at for at in reversed(range(len(lines))) if _CRASH in lines[at]), None)
-    if crash is not None:
-        thread = next((at for at in range(crash, len(lines)) if _THREAD in lines[at]), crash + 1)
-        shown = [lines[crash], *lines[thread : thread + _LINES_OF_THREAD]]
-        _say([*shown, f"error: the process has crashed; see {log.path}"])
-
-
-def _say(lines: list[str]) -> None:
-    with contextlib.suppress(OSError):
-        text = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
-        while text:
-            text = text[os.write(2, text) :]
+def _end_of_characters(data: bytearray) -> int:
+    """Where the last whole character ends: the rest of one that is cut may follow."""
+    for back in range(1, min(4, len(data)) + 1):
+        if data[-back] & 0xC0 != 0x80:
+            wanted = 1 + sum(data[-back] >= first for first in (0xC0, 0xE0, 0xF0))
+            return len(data) - back if wanted > back else len(data)
+    return len(data)

@@ -31,6 +31,7 @@ __all__ = [
     "hide",
     "holds_redacted",
     "know_secrets",
+    "longest_secret",
     "process_redactor",
     "process_secrets",
     "secret_texts",
@@ -235,12 +236,17 @@ def hide(text: str) -> str:
     return process_redactor().text(text)
 
 
+def longest_secret() -> int:
+    """Characters that a secret may have, in all its forms."""
+    return max(_LONGEST_SECRET, _of_process.known.longest)
+
+
 def beginning(text: str, most: int) -> str:
     """The text, or as many of its first characters, up to `most`, as hold no part of a secret that is cut
     off there: half a secret is found by nobody who redacts what is left."""
     if len(text) <= most or most <= 0:
         return text[: max(0, most)]
-    margin = max(_LONGEST_SECRET, _of_process.known.longest)
+    margin = longest_secret()
     start = max(0, most - margin)
     # What hiding makes of the first part with and without the rest differs where a secret is cut.
     cut, whole = hide(text[start:most]), hide(text[start : most + margin])

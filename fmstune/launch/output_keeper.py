@@ -1,0 +1,210 @@
+"""The process beside a run that keeps its `train.log`.
+
+A process, and not a thread: what is printed with Python's lock held, or last before a crash, is kept as well.
+Printing never waits for the log: a thread reads what was printed into memory, and what has no room there is
+counted and gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import threading
+from collections import deque
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fmstune.launch.output_log import OutputLog
+from fmstune.secrets.redaction import know_secrets
+
+BACKLOG_BYTES = 16 << 20
+_PIECE = 1 << 18
+_SECONDS_TO_SETTLE = 0.02
+"""A secret of several lines is found where these are seen together."""
+_SECONDS_TO_RETRY = 1.0
+_CRASH, _THREAD = "Fatal Python error", "Current thread"
+"""How `faulthandler` begins, and what it says of the thread that crashed."""
+_LINES_OF_THREAD = 8
+
+
+class _Backlog:
+    """What was printed and is not in the log yet: pieces of bytes, and the sizes of gaps between them."""
+
+    def __init__(self, reading: int, most: int) -> None:
+        self._reading, self._most = reading, most
+        os.set_blocking(reading, False)  # the writing end is another description, and stays as it is
+        self._pieces: deque[bytearray | int] = deque()
+        self._bytes = 0
+        self._full = False
+        self._lock = threading.Lock()
+        self.ended = False
+        self.news, self._tell = os.pipe()
+        os.set_blocking(self.news, False)
+        os.set_blocking(self._tell, False)
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def pump(self) -> None:
+        """Take what the pipe holds right now."""
+        with self._lock:
+            for _ in range(64):  # a program that prints without end must not keep us here
+                try:
+                    data = os.read(self._reading, 1 << 20)
+                except BlockingIOError:
+                    return
+                if not data:
+                    self.ended = True
+                    return
+                self._add(data)
+
+    def next(self) -> bytes | int | None:
+        """The next piece, or the size of a gap; `None` if there is nothing."""
+        with self._lock:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self.news, 1 << 16)
+            if not self._pieces:
+                return None
+            piece = self._pieces.popleft()
+            if isinstance(piece, int):
+                return piece
+            self._bytes -= len(piece)
+            return bytes(piece)
+
+    @property
+    def waiting(self) -> int:
+        """How many pieces there are."""
+        return len(self._pieces)
+
+    def _add(self, data: bytes) -> None:
+        # From full to half full all is dropped: one large gap says more than many small ones.
+        self._full = self._bytes + len(data) > (self._most // 2 if self._full else self._most)
+        last = self._pieces[-1] if self._pieces else None
+        if self._full and isinstance(last, int):
+            self._pieces[-1] = last + len(data)
+        elif self._full:
+            self._pieces.append(len(data))
+        elif isinstance(last, bytearray) and len(last) < _PIECE:
+            last += data
+        else:
+            self._pieces.append(bytearray(data))
+        self._bytes += 0 if self._full else len(data)
+        if last is None:
+            self._say_news()
+
+    def _say_news(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._tell, b".")
+
+    def _follow(self) -> None:
+        while not self.ended:
+            select.select([self._reading], [], [])
+            self.pump()
+        self._say_news()
+
+
+def serve(reading: int, control: socket.socket, log: OutputLog) -> NoReturn:
+    """Keep in the log what comes from `reading`, until nobody has its other end; `control` says where the log
+    is, which secrets are known by now, and when the run is over. For a process of its own.
+
+    Standard error is the terminal's until then: a run that never got a directory has its output there, and
+    one that crashed what Python said last.
+    """
+    # Ctrl-C and a scheduler's signals reach all processes: this one ends after the others.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(signum, signal.SIG_IGN)
+    backlog = _Backlog(reading, BACKLOG_BYTES)
+    heard, over = True, False
+    while heard or backlog.waiting or not backlog.ended:
+        piece = backlog.next()
+        if piece is None:
+            seconds = _SECONDS_TO_SETTLE if log.holds else _SECONDS_TO_RETRY if log.waits else None
+            watched: list[Any] = [backlog.news, *([control] if heard else [])]
+            if not select.select(watched, [], [], seconds)[0]:
+                log.settle()
+            piece = backlog.next()
+        # What was said of secrets before they were printed is there by now.
+        messages = _received(control) if heard and _is_ready(control) else []
+        for message in messages:
+            if "secrets" in message:
+                know_secrets(message["secrets"])
+            if "path" in message:
+                log.path = Path(message["path"])
+                log.flush()
+        _take(log, piece)
+        for message in messages:
+            if "count" in message or "end" in message:
+                _answer(log, control, backlog, end="end" in message)
+        over = over or any("end" in message for message in messages)
+        heard = heard and not over and {"gone": True} not in messages
+    log.end()  # child processes of the run may have gone on
+    if not over:
+        _say_last(log)
+    os._exit(0)
+
+
+def _take(log: OutputLog, piece: bytes | int | None) -> None:
+    if isinstance(piece, int):
+        log.gap(piece)
+    elif piece:
+        log.take(piece)
+
+
+def _answer(log: OutputLog, control: socket.socket, backlog: _Backlog, *, end: bool) -> None:
+    """Say what the log has, with all that was printed until now; at the `end`, nothing more is the run's."""
+    backlog.pump()
+    for _ in range(backlog.waiting):
+        _take(log, backlog.next())
+        _say_to(control, {})  # who asks sees that this is work, and not a file system that hangs
+    if end:
+        log.end()
+        if log.path is None:
+            _say(log.last_lines())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # whose end somebody may wait for
+    else:
+        log.settle()
+    _say_to(control, {"lines": log.count, "lost": log.lost, "trouble": log.trouble})
+
+
+def _say_to(control: socket.socket, answer: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        control.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def _is_ready(file: int | socket.socket) -> bool:
+    return bool(select.select([file], [], [], 0)[0])
+
+
+def _received(control: socket.socket) -> list[dict[str, Any]]:
+    data = b""
+    while not data.endswith(b"\n"):
+        try:
+            more = control.recv(1 << 16)
+        except OSError:
+            more = b""
+        if not more:
+            return [*map(json.loads, data.splitlines()[: data.count(b"\n")]), {"gone": True}]
+        data += more
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def _say_last(log: OutputLog) -> None:
+    """The process has ended without a word, so that nobody but this one can say what it crashed with."""
+    lines = log.last_lines()
+    if log.path is None:
+        _say(lines)
+        return
+    crash = next((at for at in reversed(range(len(lines))) if _CRASH in lines[at]), None)
+    if crash is not None:
+        thread = next((at for at in range(crash, len(lines)) if _THREAD in lines[at]), crash + 1)
+        shown = [lines[crash], *lines[thread : thread + _LINES_OF_THREAD]]
+        _say([*shown, f"error: the process has crashed; see {log.path}"])
+
+
+def _say(lines: list[str]) -> None:
+    with contextlib.suppress(OSError):
+        text = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
+        while text:
+            text = text[os.write(2, text) :]
