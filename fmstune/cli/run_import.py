@@ -15,8 +15,8 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
-            help="An Aim repository, an MLflow store or server, a folder of W&B's offline runs, a "
-            "trainer_state.json (or the directory of it), or a folder of TensorBoard's event files.",
+            help="An Aim repository, an MLflow store or server, a folder of W&B's offline runs, databases of "
+            "trackio's, a trainer_state.json (or its directory), or a folder of TensorBoard's event files.",
             metavar="SOURCE",
         ),
     ],
