@@ -53,7 +53,13 @@ KINDS = [
 
 
 @pytest.mark.parametrize(
-    ("kind", "value"), [(kind, value) for kind, values in KINDS for value in values], ids=str
+    # No ids of the values: workers have to collect the same, and addresses and random numbers differ.
+    ("kind", "value"),
+    [
+        pytest.param(kind, value, id=f"{kind} {type(value).__name__}")
+        for kind, values in KINDS
+        for value in values
+    ],
 )
 def test_each_is_what_it_is(kind: str, value: Any, recorder: Recorder, run_directory: Path) -> None:
     with active(recorder):
@@ -74,7 +80,7 @@ def test_each_is_what_it_is(kind: str, value: Any, recorder: Recorder, run_direc
         HEADS,
         np.zeros((6, 6, 4), int),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_an_array_that_may_be_two_things_is_refused_with_what_to_call(
     value: Any, recorder: Recorder, run_directory: Path
@@ -212,7 +218,7 @@ FRAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("frame", "rows"), FRAMES, ids=str)
+@pytest.mark.parametrize(("frame", "rows"), FRAMES)
 def test_a_frame_keeps_its_index_and_columns_of_one_name(
     frame: Any, rows: list[dict[str, Any]], recorder: Recorder, run_directory: Path
 ) -> None:
