@@ -252,7 +252,7 @@ def train(
         else:
             out = SummingConsole(console, quiet=not is_main_process(), answer=answer, others=others)
         if others is not None and is_main_process():
-            shown.enter_context(noticed(out.warn))
+            out.before_end = shown.enter_context(noticed(out.warn))
         if found is not None:
             unread = f"; {CONFIG_FILE} is not read" if Path(CONFIG_FILE).is_file() else ""
             out.say("resume", f"{found}, as its {CONFIG_NAME} says{unread}")

@@ -27,8 +27,9 @@ _PACKAGES = ("site-packages", "dist-packages")
 
 
 @contextlib.contextmanager
-def noticed(show: Callable[[str], None]) -> Iterator[None]:
-    """Have `show` get those of this process, within the block."""
+def noticed(show: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Have `show` get those of this process, within the block; what it yields has it get the number of the
+    others, now and not at the end of the block."""
     notices = _Notices(show)
     make, warn = logging.getLogRecordFactory(), warnings.showwarning
 
@@ -48,7 +49,7 @@ def noticed(show: Callable[[str], None]) -> Iterator[None]:
     logging.setLogRecordFactory(record)
     warnings.showwarning = warning
     try:
-        yield
+        yield notices.over
     finally:
         if logging.getLogRecordFactory() is record:  # else somebody has set one since, which calls it
             logging.setLogRecordFactory(make)
@@ -82,7 +83,8 @@ class _Notices:
     def over(self) -> None:
         """Say how many were not shown."""
         if self._more and os.getpid() == self._process:
-            self._show(f"{self._more} more of such warnings are in the log")
+            more, self._more = self._more, 0
+            self._show(f"{more} more of such warnings are in the log")
 
     def _notice(self, source: str, kind: str, text: str) -> None:
         # In a child that was forked, the screen is its parent's; and what showing it logs is not shown.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -38,6 +38,9 @@ def write_bytes(file: TextIO, data: bytes) -> None:
         data = data[os.write(number, data) :]
 
 
+def _nothing() -> None: ...
+
+
 class SummingConsole(RunConsole):
     """Sums the run up at its end. `answer` is what standard output gets. `directory`: the run's, at the end,
     unless it is a terminal, whose reader has that in the summary. `json`: all that happens, an object a line,
@@ -57,6 +60,8 @@ class SummingConsole(RunConsole):
         self._file, self._gone = others.out if others else sys.stdout, False
         self.answered = False
         """Whether the summary is on standard output."""
+        self.before_end: Callable[[], None] = _nothing
+        """Called before the last that is said."""
 
     def begin(self, directory: Path) -> None:
         if self._others is not None:
@@ -83,6 +88,7 @@ class SummingConsole(RunConsole):
         self._sum_up(found)
         self._report(run)
         self._say_kept()
+        self.before_end()
         if self._answer == "json":
             self._emit("end", **found.to_json())
             self.answered = True
@@ -90,8 +96,8 @@ class SummingConsole(RunConsole):
             self._answered(hide(str(directory)))
 
     def _emit(self, kind: str, **values: Any) -> None:
-        """A JSON object on a line of standard output."""
-        if not self.quiet:
+        """A JSON object on a line of standard output, the last of which is the summary."""
+        if not self.quiet and not self.answered:
             record = {"kind": kind, **process_redactor().value(values, tracked=True)}
             self._answered(json.dumps(strict(record), ensure_ascii=False, default=str))
 

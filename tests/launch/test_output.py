@@ -30,6 +30,8 @@ class Loud(TrainerCallback):
         print("the key is", os.environ["LATE_API_KEY"])
         os.write(1, b"fd 1 of C\\n")
         os.write(2, b"fd 2 of C, without an end")
+        for number in range(12):
+            warnings.warn(f"number {number} of many")
 """
 CRASHES = """
 import ctypes
@@ -58,6 +60,8 @@ def test_what_a_callback_prints_is_in_the_log_and_not_in_the_answer(tmp_path: Pa
         assert each not in done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert records[-1]["kind"] == "end"
+    (more,) = (each["text"] for each in records if "of such warnings" in each.get("text", ""))
+    assert done.stderr.count(more) == 1
     (said,) = (each["text"] for each in records if each.get("label") == "log")
     assert said.startswith("out/train.log: ")
 

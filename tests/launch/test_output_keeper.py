@@ -158,3 +158,19 @@ def test_whatever_stands_in_place_of_a_stream_the_run_ends_as_it_would(
         program()
     assert (sys.stdout, sys.stderr) == before
     assert (tmp_path / "train.log").read_text().endswith("ValueError: mine\n")
+
+
+def test_the_number_of_lines_is_that_of_all_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "train.log"
+    log.write_text("--- of a run before\n[rank 1] then\n")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with taken_output() as output:
+        output.keep_in(tmp_path)
+        print("one\ntwo")
+        assert output.kept().lines == 2
+        with log.open("a") as file:
+            file.write("[rank 1] three\n")
+        assert output.kept().lines == 3
