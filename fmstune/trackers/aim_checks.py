@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from fmstune.system.files import takes_files
 from fmstune.trackers.aim_repository import examine
+from fmstune.trackers.network import root_cause
 from fmstune.trackers.records import Check
 
 REMOTE = "aim://"
@@ -61,17 +62,10 @@ def check_server(url: str, timeout: float, option: str) -> Check:
     except requests.Timeout:
         return Check("unreachable", f"{address} did not answer within {timeout:g} s", remedy, url)
     except requests.RequestException as error:
-        return Check("unreachable", f"{address}: {_cause(error)}", remedy, url)
+        return Check("unreachable", f"{address}: {root_cause(error)}", remedy, url)
     latency = time.perf_counter() - began
     if answer.status_code in (401, 403):
         return Check("rejected_credentials", f"{address} answered {answer.status_code}", remedy, url)
     if answer.status_code != 200:
         return Check("unreachable", f"{address} answered {answer.status_code}", remedy, url)
     return Check("ok", "aim server", server=url, latency=latency)
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason of a network error, which requests wraps four times."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return (getattr(error, "strerror", None) or str(error)).lower()

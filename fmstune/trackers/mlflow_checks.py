@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from fmstune.system.files import takes_files
 from fmstune.system.locks import folder_held
+from fmstune.trackers.network import root_cause
 from fmstune.trackers.records import Check
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _ask(uri: str, creds: Any, experiment: str | None, timeout: float) -> Check:
             retry_timeout_seconds=max(1, int(timeout)),
         )  # fmt: skip
     except MlflowException as error:
-        return Check("unreachable", f"{server}: {_cause(error)}", _REMEDY, server)
+        return Check("unreachable", f"{server}: {root_cause(error)}", _REMEDY, server)
     latency, code = time.perf_counter() - began, answer.status_code
     login = _DATABRICKS if uri.startswith("databricks") else _LOGIN
     if code == 401:
@@ -176,11 +177,3 @@ def _address(uri: str) -> str:
 
 def _first(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason of a network error, which MLflow, requests and urllib3 wrap."""
-    root: BaseException = error
-    while (inner := root.__cause__ or root.__context__) is not None:
-        root = inner
-    return (getattr(root, "strerror", None) or _first(root)).lower()

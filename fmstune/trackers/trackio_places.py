@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fmstune.system.files import takes_files
+from fmstune.trackers.network import root_cause
 from fmstune.trackers.records import Check, TrackerError
 from fmstune.trackers.trackio_stores import LocalStore, RemoteStore, Store
 
@@ -170,7 +171,9 @@ def _check_server(place: Place, timeout: float) -> Check:
             f"{server}/api/get_run_mutation_status", json=asked, headers=headers, timeout=timeout / 3
         )
     except httpx.HTTPError as error:
-        return Check("unreachable", f"{server}: {_cause(error)}", "check the address, and start it", server)
+        return Check(
+            "unreachable", f"{server}: {root_cause(error)}", "check the address, and start it", server
+        )
     if max(version.status_code, status.status_code) >= 500:
         return Check("unreachable", f"{server} answers {version.status_code}", "try again later", server)
     data = _json(status).get("data")
@@ -198,7 +201,7 @@ def _check_space(place: Place, timeout: float) -> Check:
         latency = time.perf_counter() - began
         found = httpx.get(f"{hub}/api/spaces/{space}", headers=headers, timeout=timeout / 3)
     except httpx.HTTPError as error:
-        return Check("unreachable", f"{hub}: {_cause(error)}", "check the network and the proxy", hub)
+        return Check("unreachable", f"{hub}: {root_cause(error)}", "check the network and the proxy", hub)
     if who.status_code == 401:
         return Check("rejected_credentials", f"{hub} rejects the token (401)", _LOGIN, hub)
     if who.status_code != 200 or found.status_code >= 500:
@@ -220,10 +223,3 @@ def _json(answer: httpx.Response) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _cause(error: BaseException) -> str:
-    root = error
-    while (inner := root.__cause__ or root.__context__) is not None:
-        root = inner
-    return (getattr(root, "strerror", None) or str(error) or type(error).__name__).lower()

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
+from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.process import Job
+from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.delivery.sync import sync
 from fmstune.trackers.aimstack_tracker import AimStackTracker
+from fmstune.trackers.base import Tracker
 from fmstune.trackers.event_file import stored_in
-from fmstune.trackers.records import RunStart
+from fmstune.trackers.records import MetricPoint, RunStart, TrackerRun
 from fmstune.trackers.registry import reference
+from tests.support.journals import open_journal
 from tests.support.shipping import deliver, job
 
 REMOVED: dict[str, Callable[[Path], object]] = {
@@ -72,3 +78,47 @@ def test_what_a_storage_holds_is_told_without_making_one(tmp_path: Path) -> None
     assert tracker.is_stored(RunStart("r", ".", tracker_run_id="0" * 24), 3) is False
     tracker = AimStackTracker(tracker_config={"repo": "aim://127.0.0.1:1"})
     assert tracker.is_stored(RunStart("r", ".", tracker_run_id="0" * 24), 3) is None
+
+
+class Buffered(Tracker):
+    """Rows wait for `flush`, and the service is away at the second one."""
+
+    idempotent = True
+
+    def __init__(self, service: list[int], *, well: bool) -> None:
+        super().__init__("t")
+        self._service, self._well = service, well
+        self._waiting: list[int] = []
+
+    def open(self, start: RunStart) -> TrackerRun:
+        return TrackerRun("id", delivered_through=max(self._service, default=None))
+
+    def track_point(self, point: MetricPoint) -> None:
+        self._waiting.append(self.seq or 0)
+
+    def flush(self) -> None:
+        if self._service and not self._well:
+            raise ConnectionResetError("it has died")
+        self._service += self._waiting
+        self._waiting = []
+
+    def holds(self, last: int) -> bool:
+        return max([*self._service, *self._waiting], default=0) >= last
+
+
+def test_what_only_waited_for_a_service_that_died_was_not_lost_by_it(run_directory: Path) -> None:
+    service: list[int] = []
+    journal = open_journal(run_directory)
+    for step in (1, 2):
+        journal.append("metrics", {"step": step, "values": {"loss": 1.0}})
+        with contextlib.suppress(DeliveryFailed):
+            ledger = load_ledger(run_directory, "t") or Ledger("t")
+            Delivery(run_directory, Buffered(service, well=False), ledger).run(lambda: True)
+    journal.append("status", {"status": "finished"})
+    journal.close()
+    assert service == [1]
+    known = load_ledger(run_directory, "t")
+    assert known is not None
+    Delivery(run_directory, Buffered(service, well=True), known).run(lambda: True)
+    (line,) = report(run_directory, ["t"])
+    assert (service, line.state, line.note) == ([1, 2], "complete", None)

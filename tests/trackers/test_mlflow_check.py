@@ -14,6 +14,8 @@ from mlflow.tracking import MlflowClient
 from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shipping.deliver import Delivery
+from fmstune.delivery.shipping.standing import cause_text
+from fmstune.trackers.network import CLOSED
 from fmstune.trackers.registry import get_tracker
 from tests.support.aim_servers import free_port
 from tests.support.mlflow_servers import mlflow_server, shared_server, store_in
@@ -118,3 +120,32 @@ def test_a_store_here_is_shown_by_mlflows_own_command(
     ledger = delivered_by(tracker, run_directory)
     assert ledger.url is None
     assert ledger.note == f"`mlflow ui --backend-store-uri sqlite:///{path}` shows it"
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_server_that_dies_within_a_request_is_said_to_have_done_so(reads: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def die() -> None:
+            connection, _ = server.accept()
+            with connection:  # what is not read makes it a reset
+                if reads:
+                    connection.recv(65536)
+                else:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+        thread = threading.Thread(target=die)
+        thread.start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        found = get_tracker("mlflow", tracking_uri=address).check(5)
+        thread.join()
+    assert (found.state, found.detail) == ("unreachable", f"{address}: {CLOSED}")
+
+
+def test_the_error_of_a_delivery_has_no_tuple_in_it() -> None:
+    said = "('Connection aborted.', RemoteDisconnected('Remote end closed connection without response'))"
+    reset = "('Connection aborted.', ConnectionResetError(104, 'Connection reset by peer'))"
+    for text in (said, reset):
+        assert cause_text(ConnectionError(f"API request failed: {text}.")) == (
+            f"ConnectionError: API request failed: {CLOSED}."
+        )

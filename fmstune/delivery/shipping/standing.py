@@ -15,6 +15,7 @@ from fmstune.delivery.suspicion import How, Suspicion
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import beginning
 from fmstune.trackers.base import Tracker
+from fmstune.trackers.network import in_words
 
 _MOST_CAUSE = 500
 """Characters kept of an error's text; SDKs put whole request bodies into theirs."""
@@ -241,5 +242,6 @@ def cause_text(error: BaseException) -> str:
         text = str(error)
     except BaseException:  # a tracker's own exception may raise here too
         text = ""
+    text = in_words(text)
     text = " ".join(": ".join(part for part in (type(error).__name__, text) if part).split())
     return text if len(text) <= _MOST_CAUSE else f"{beginning(text, _MOST_CAUSE)}…"

@@ -1,0 +1,34 @@
+"""What a failed request came of, in words: SDKs wrap the reason in layers, and print some as tuples."""
+
+from __future__ import annotations
+
+import http.client
+import re
+
+CLOSED = "the server closed the connection without an answer"
+
+_ABORTED = re.compile(r"\('Connection aborted\.', \w+\((?:[^()']|'[^']*')*\)\)")
+"""How urllib3 2 says, in the texts of requests and MLflow, that a server went away within a request."""
+
+
+def root_cause(error: BaseException) -> str:
+    """The innermost reason of a network error in one line, without a capital and a full stop."""
+    root, seen = error, {id(error)}
+    while (inner := _inner(root)) is not None and id(inner) not in seen:
+        root = inner
+        seen.add(id(inner))
+    # On Linux a server that dies closes its connections in one of these ways, by what it had read.
+    if isinstance(root, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)):
+        return CLOSED
+    text = getattr(root, "strerror", None) or next(iter(str(root).splitlines()), "") or type(root).__name__
+    return f"{text[:1].lower()}{text[1:]}".rstrip(".")
+
+
+def in_words(text: str) -> str:
+    """An error's text with what stands there as a Python tuple in words."""
+    return _ABORTED.sub(CLOSED, text)
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    wrapped = [each for each in error.args if isinstance(each, BaseException)]
+    return error.__cause__ or error.__context__ or (wrapped[-1] if wrapped else None)
