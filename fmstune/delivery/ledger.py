@@ -49,9 +49,10 @@ class Ledger:
     files that are handed over right now; `refers` says that the tracker refers to files where they lie.
     `cwd` is the directory that relative paths in `options`, and defaults of the tracker, start from;
     `module_path` the one that its plug-in was imported from. `note` is what the tracker has to say to the
-    user. `place` are the options and variables that said where the run went when it was opened, by name;
-    `None` where nobody knows. `moved` says that this is another place than before. `new_run_id` is the id
-    that the tracker is asked to give a new run, until it is known to have one.
+    user. `adapted` are those of the `changes` that the tracker itself made, in any process. `place` are the
+    options and variables that said where the run went when it was opened, by name; `None` where nobody knows.
+    `moved` says that this is another place than before. `new_run_id` is the id that the tracker is asked to
+    give a new run, until it is known to have one.
     """
 
     tracker: str
@@ -74,6 +75,7 @@ class Ledger:
     suspicion: Suspicion = NOTHING_SUSPECTED
     missing: Spans = EMPTY
     changes: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
     closed: bool = False
     careful: bool = False
     trying: int = 0
@@ -218,4 +220,5 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
         suspicion_from_json(raw["suspicion"]) if known_suspicion else suspicion_of_earlier_version(raw)
     )
     values["changes"] = tuple(str(change) for change in values.get("changes", ()))
+    values["adapted"] = tuple(str(change) for change in values.get("adapted", ()))
     return Ledger(**{**values, "tracker": str(raw["tracker"]), "options": dict(raw.get("options") or {})})

@@ -122,3 +122,32 @@ def test_what_only_waited_for_a_service_that_died_was_not_lost_by_it(run_directo
     Delivery(run_directory, Buffered(service, well=True), known).run(lambda: True)
     (line,) = report(run_directory, ["t"])
     assert (service, line.state, line.note) == ([1, 2], "complete", None)
+
+
+class Frugal(Tracker):
+    """Says itself what it leaves out of the first step."""
+
+    idempotent = True
+
+    def __init__(self) -> None:
+        super().__init__("t")
+        self.said: list[str] = []
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        return tuple(self.said)
+
+    def track_point(self, point: MetricPoint) -> None:
+        if point.step == 1:
+            self.said.append("something is left out")
+
+
+def test_what_a_tracker_left_out_in_an_earlier_process_is_still_said(run_directory: Path) -> None:
+    journal = open_journal(run_directory)
+    for step in (1, 2):
+        journal.append("metrics", {"step": step, "values": {"loss": 1.0}})
+        ledger = load_ledger(run_directory, "t") or Ledger("t")
+        Delivery(run_directory, Frugal(), ledger).run(lambda: True)
+    journal.close()
+    (line,) = report(run_directory, ["t"])
+    assert line.changes == ("something is left out",)

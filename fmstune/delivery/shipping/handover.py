@@ -41,8 +41,10 @@ Call = MetricPoint | Table | Params | Resumed | Media | Artifact
 class HandOver:
     """Gives the events of the journal at `path` to a tracker that has been given the first `delivered`."""
 
-    def __init__(self, path: Path, tracker: Tracker, delivered: int) -> None:
+    def __init__(self, path: Path, tracker: Tracker, delivered: int, adapted: tuple[str, ...] = ()) -> None:
+        """`adapted` is what the tracker has said of that in an earlier process."""
         self.tracker = tracker
+        self._before = adapted
         self._path = path
         self._delivered = delivered
         self._past = _Past(path, tracker)
@@ -52,7 +54,12 @@ class HandOver:
     @property
     def changes(self) -> tuple[str, ...]:
         """What had to be adapted to what the tracker can hold."""
-        return (*self._past.changes, *self.tracker.adapted)
+        return (*self._past.changes, *self.adapted)
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """What of that the tracker itself did, in this process or before: it is not seen again."""
+        return tuple(dict.fromkeys((*self._before, *self.tracker.adapted)))
 
     def takes(self, event: Event) -> bool:
         """Whether the event hands files over that the tracker takes."""

@@ -75,7 +75,7 @@ class Standing:
             ledger = dataclasses.replace(ledger, delivered=after, safe_delivered=after)
         self.ledger = ledger
         self._confirmed = ledger  # what the tracker has said is safe; a failure falls back to it
-        self._handover = HandOver(self._reader.path, tracker, ledger.delivered)
+        self._handover = HandOver(self._reader.path, tracker, ledger.delivered, ledger.adapted)
         self._open = False
         self._opened = False  # at any time in this process: failures are the event's, or the service's
         self._held = 0  # the service says it holds the events up to this number
@@ -125,6 +125,7 @@ class Standing:
             total=max(last, self.ledger.total),
             offset=offset,
             changes=self._handover.changes,
+            adapted=self._handover.adapted,
         )
         if self.ledger.closed:
             self._confirm(proved=True)
@@ -186,6 +187,7 @@ class Standing:
             safe_offset=0,
             last_row=0,
             last_given=0,
+            adapted=(),
             missing=EMPTY,
             closed=False,
             state="behind",
