@@ -55,8 +55,14 @@ def from_wandb(folder: Path) -> Found:
     from tests.support.readers import read_wandb_offline, wandb_offline_dirs
 
     found: Found = []
+    last = -1
     for path in wandb_offline_dirs(folder):
         for row in read_wandb_offline(path).history:
+            # `wandb sync` merges the folders of a run, and W&B drops a row whose step it holds. One that is
+            # killed after it has closed a folder, and before that is noted, leaves it to be delivered again.
+            if row["_step"] <= last:
+                continue
+            last = row["_step"]
             step = row.get("train/global_step")
             for key in [name.removesuffix("._type") for name in row if name.endswith("._type")]:
                 kind = row[f"{key}._type"]
