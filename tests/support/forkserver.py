@@ -92,13 +92,21 @@ def serve(listening: socket.socket, owner: socket.socket) -> tuple[Request, list
                         connection.sendall(b"%d\n" % code)
 
 
-def become(request: Request, streams: Sequence[int], passed: Mapping[int, int] | None = None) -> None:
+def become(
+    request: Request,
+    streams: Sequence[int],
+    passed: Mapping[int, int] | None = None,
+    kept: Sequence[int] = (),
+) -> None:
     """Give this process, which was just forked, what `python -m` starts with, and files under the numbers
-    that they are passed by."""
+    that they are passed by. Those that are `kept` stay."""
     moved = {number: fcntl.fcntl(file, fcntl.F_DUPFD, HIGH) for number, file in (passed or {}).items()}
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
-    os.closerange(3, HIGH)
+    last = 2
+    for number in (*sorted(kept), HIGH):
+        os.closerange(last + 1, number)
+        last = number
     for number, file in moved.items():
         os.dup2(file, number)
     os.closerange(HIGH, os.sysconf("SC_OPEN_MAX"))
@@ -149,25 +157,37 @@ class _Rank(subprocess.Popen):  # type: ignore[type-arg]
         python, *flags, module = command[: command.index("-m") + 2]
         assert (python, flags) == (sys.executable, ["-u", "-m"]), command
         request = Request(module, command[command.index("-m") + 2 :], str(Path.cwd()), environment)
+        before = _open_files()
         self.pid = os.fork()
         if self.pid:
             self._child_created = True
             return
+        # libuv, of the launcher's store, closes a pipe by its numbers and makes it again in the child of each
+        # fork: here, and in the process that keeps the rank's log, whose files would have those numbers.
+        made = [number for number, what in _open_files().items() if before.get(number) != what]
         os.setsid()
         # What the launcher left to the collector, such as its store, has a thread that is not here.
         gc.freeze()
         with open(os.devnull, "rb") as nothing:
             streams = [number if stream < 0 else stream for number, stream in ((1, stdout), (2, stderr))]
-            _run_here(request, [nothing.fileno(), *map(os.dup, streams)])
+            _run_here(request, [nothing.fileno(), *map(os.dup, streams)], made)
 
 
-def _run_here(request: Request, streams: Sequence[int]) -> NoReturn:
+def _open_files() -> dict[int, str]:
+    found = {}
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # of the listing itself
+            found[int(path.name)] = str(path.readlink())
+    return found
+
+
+def _run_here(request: Request, streams: Sequence[int], kept: Sequence[int]) -> NoReturn:
     """Run a command in a process that was forked amid the work of another, which must not go on."""
     code = 1
     try:
         atexit._clear()
         logging.disable(logging.NOTSET)
-        become(request, streams)
+        become(request, streams, kept=kept)
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
         _run(request)
         code = 0
