@@ -239,3 +239,11 @@ def _shared_by_accelerators() -> Iterator[tuple[str, dict[str, Any]]]:
     state = sys.modules.get("accelerate.state")
     for name in ("AcceleratorState", "GradientState") if state is not None else ():
         yield name, getattr(state, name)._shared_state
+
+
+# Callbacks of integrations.
+
+
+def experiment_of(callback: Any) -> Any:
+    """The experiment of `CometCallback`, which is nowhere public; `None` of others."""
+    return getattr(callback, "_experiment", None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmstune import demo
-from fmstune.config.paths.models import AdapterFile, holds_adapter, read_adapter, scores
+from fmstune.config.paths.models import AdapterFile, holds_adapter, read_adapter, scores, split_gguf
 from fmstune.config.paths.runs import RUNS, holds_run, means_run, nearest_run, no_such_run
 from fmstune.config.rules.adapters import gguf_problem
 from fmstune.config.schema.tables import ModelConfig
@@ -83,7 +83,7 @@ def _one_word(named: str) -> bool:
 
 def require_place(config: ModelConfig) -> None:
     """A place on the disk that holds no model is reported at once, not after asking the hub for it."""
-    path, name = config.path, config.gguf_file
+    path, name = split_gguf(config.path, config.gguf_file)
     if demo.is_demo(path):
         return
     if Path(path).is_dir():

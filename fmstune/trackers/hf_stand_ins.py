@@ -12,6 +12,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from fmstune.trackers.records import RunStart
 from fmstune.trackers.values.normalise import flatten
+from fmstune.transformers_compat import experiment_of
 
 
 class StandInTrainer:
@@ -73,7 +74,7 @@ class StandInTrainer:
         self._call("on_epoch_end")
         self._call("on_train_end")
         # Comet's is left to the interpreter's end, at which its archive was empty (seen with comet-ml 3.58).
-        if (end := getattr(getattr(self._callback, "_experiment", None), "end", None)) is not None:
+        if (end := getattr(experiment_of(self._callback), "end", None)) is not None:
             end()
 
     def _call(self, event: str, **more: Any) -> None:

@@ -109,6 +109,7 @@ WORDS = {
     "trl.trainer.utils": "fused_lm_head=False",
     "transformers.modeling_utils": "model.hf_quantizer = ",
     "transformers.quantizers.base": "model.quantization_method",
+    "transformers.integrations.integration_utils": "self._experiment = ",
 }
 
 
