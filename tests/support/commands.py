@@ -122,7 +122,8 @@ class Process:
     def send_signal(self, signum: int) -> None:
         """Send a signal, if the process still runs."""
         if self.poll() is None:
-            os.kill(self.pid, signum)
+            with contextlib.suppress(ProcessLookupError):  # it has ended just now
+                os.kill(self.pid, signum)
 
     def terminate(self) -> None:
         """Send SIGTERM."""

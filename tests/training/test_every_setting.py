@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 
 from fmstune.config.load.load import load
 from fmstune.config.methods.known import METHODS
@@ -68,6 +69,7 @@ def configured(method: str, *sets: str, **training: Any) -> RunConfig:
 @pytest.fixture(autouse=True)
 def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    PartialState()  # of one process: where it is begun by arguments with a backend, it wants a group for that
 
 
 @pytest.fixture
