@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import PartialState
 
+import fmstune
 from fmstune.config.load.load import load
 from fmstune.config.methods.known import METHODS
 from fmstune.config.rules.unused import unused
@@ -45,6 +45,8 @@ OTHER_VALUES: dict[str, Any] = {
 }  # fmt: skip
 """Where a value other than the default is not made of the type alone."""
 
+OURS = str(Path(fmstune.__file__).parent)
+"""The package: the checkout that it may be in has the libraries in it too, with tox."""
 PROCESSES = {"ddp_timeout"}
 """Fields that are read by runs of several processes alone."""
 
@@ -69,7 +71,6 @@ def configured(method: str, *sets: str, **training: Any) -> RunConfig:
 @pytest.fixture(autouse=True)
 def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    PartialState()  # of one process: where it is begun by arguments with a backend, it wants a group for that
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def read(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> set
     def get(self: Any, name: str) -> Any:
         if name in names:
             code = sys._getframe(1).f_code
-            if "/fmstune/" not in code.co_filename and code.co_name not in writers:
+            if not code.co_filename.startswith(OURS) and code.co_name not in writers:
                 found.add(name)
         return object.__getattribute__(self, name)
 
