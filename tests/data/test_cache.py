@@ -1,4 +1,4 @@
-"""Prepared data are kept by all that they depend on, prepared once, and made anew when they are damaged."""
+"""Prepared data are kept by all that they depend on, prepared once, and made again when they are damaged."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_another_seed_is_another_entry_where_rows_are_held_out_by_it() -> None:
     assert not prepared(seed=2, **settings).summary.prepared_before
 
 
-def test_changed_contents_under_the_same_name_and_time_are_prepared_anew() -> None:
+def test_changed_contents_under_the_same_name_and_time_are_prepared_again() -> None:
     prepared()
     before = Path("a.jsonl").stat()
     write("a.jsonl", "one", "two", "thrEE")
@@ -95,7 +95,7 @@ def test_another_chat_template_is_another_entry() -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "emptied", "no summary", "not json"])
-def test_a_damaged_entry_is_made_anew(how: str) -> None:
+def test_a_damaged_entry_is_made_again(how: str) -> None:
     whole = rows(prepared())
     (entry,) = entries()
     if how in ("cut", "emptied"):
