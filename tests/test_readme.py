@@ -1,4 +1,5 @@
-"""What the README says is true: its commands parse, its outputs are real, its tables complete."""
+"""What README and docs/ say is true: commands parse, outputs are real, tables complete, links lead
+somewhere."""
 
 from __future__ import annotations
 
@@ -15,15 +16,17 @@ import typer
 from fmstune.cli.app import app
 from fmstune.config.load.load import load
 from fmstune.trackers.registry import BUILT_IN
+from tests.support import documents
+from tests.support.documents import ROOT
 from tests.support.readme_options import matrix, table
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = documents.README.read_text()
+ALL = documents.all_text()
 
 
 def commands() -> list[str]:
-    """Every `fmstune …` in the README's blocks of commands, without comments and what is before it."""
-    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", README, re.S)
+    """Every `fmstune …` in the documents' blocks of commands, without comments and what is before it."""
+    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", ALL, re.S)
     lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
     found = [
         re.search(
@@ -51,7 +54,7 @@ def test_each_command_has_flags_and_arguments_that_exist(command: str) -> None:
 
 
 def test_the_table_of_settings_is_that_of_the_program() -> None:
-    assert table() in README, "run `python -m tests.support.readme_options`"
+    assert table() in ALL, "run `python -m tests.support.readme_options`"
 
 
 def test_the_matrix_of_trackers_is_what_their_classes_declare() -> None:
@@ -74,7 +77,7 @@ def test_every_tracker_and_each_of_its_options_is_in_the_table_of_trackers() -> 
 def test_the_table_of_faults_is_that_of_the_suite() -> None:
     from tests.support.scenes import SCENES
 
-    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| \d+/\d+ \| (\d+)/(\d+) \|$", README, re.M)
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| \d+/\d+ \| (\d+)/(\d+) \|$", ALL, re.M)
     assert [row[:2] for row in rows] == [(who, what) for what, (who, _) in SCENES.items()]
     assert all(delivered == total for _, _, delivered, total in rows)
 
@@ -113,3 +116,20 @@ def test_the_package_and_the_readme_agree_on_what_python_is_needed() -> None:
     project = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["requires-python"] == ">=3.10"
     assert "Python 3.10 to 3.12" in README
+
+
+def test_the_readme_can_be_read_in_the_minutes_that_a_reader_has() -> None:
+    shown = re.sub(r"```.*?```|^\|.*?$", "", README, flags=re.S | re.M)
+    assert len(shown.split()) < 2500
+
+
+@pytest.mark.parametrize("document", documents.DOCUMENTS, ids=lambda path: path.name)
+def test_each_link_to_a_file_or_a_section_leads_there(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", document.read_text())
+    for path, section in links:
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        if section:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+            anchors = {re.sub(r"[^\w\- ]", "", each).lower().replace(" ", "-") for each in headings}
+            assert section[1:] in anchors, (path, section)

@@ -33,9 +33,9 @@ from tests.support.conversations import (
     text,
     thinks,
 )
+from tests.support.documents import all_text
 from tests.support.readme_templates import matrix
 
-README = Path(__file__).parents[2] / "README.md"
 ONLY_CALLS = ("llama3", "muse")
 """They write no words beside a call, which is named."""
 
@@ -227,8 +227,8 @@ def test_a_template_without_words_for_tools_refuses_them(template: str) -> None:
             learnt(messages, using, None)
 
 
-def test_the_matrix_of_the_readme_is_that_of_the_templates() -> None:
-    assert matrix() in README.read_text(), "run `python -m tests.support.readme_templates`"
+def test_the_matrix_in_the_documents_is_that_of_the_templates() -> None:
+    assert matrix() in all_text(), "run `python -m tests.support.readme_templates`"
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -1,6 +1,6 @@
 """Whatever a tracker or its service does, the training is untouched and everything is delivered in the end.
 
-Each test is a real training with a real fault. README's table of faults is what they saw:
+Each test is a real training with a real fault. the table of faults in docs/reliability.md is what they saw:
 `FMSTUNE_FAULT_TABLE=1 pytest tests/faults` writes it.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,11 +24,11 @@ from fmstune.delivery.sync import sync
 from fmstune.run.run import run
 from fmstune.run.tracking import TrackerCheckFailed
 from fmstune.trackers.registry import reference
+from tests.support.documents import put
 from tests.support.scenes import BAD_IMPORT, LAST, SCENES, Scene, wandb
 from tests.support.tuned import weights
 
 STEPS, CLOSE_SECONDS, CHECK_SECONDS = LAST, 3, 2
-README = Path(__file__).parents[2] / "README.md"
 AGAIN = set({who: fault for fault, (who, _) in SCENES.items()}.values())
 """The last fault of each tracker, after which a second sync has to change nothing."""
 
@@ -68,7 +67,7 @@ def untracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
 
 @pytest.fixture(scope="module")
 def seen() -> Iterator[list[str]]:
-    """The rows of README's table, as they are seen."""
+    """The rows of the table in docs/reliability.md, as they are seen."""
     rows: list[str] = []
     yield rows
     if os.environ.get("FMSTUNE_FAULT_TABLE") and len(rows) == len(SCENES):
@@ -77,8 +76,7 @@ def seen() -> Iterator[list[str]]:
             "|---|---|---|---|",
         ]
         text = "\n".join([*head, *rows]) + "\n"
-        between = re.compile(r"(?<=<!-- faults -->\n).*?(?=<!-- end of faults -->)", re.S)
-        README.write_text(between.sub(lambda _: text, README.read_text()))
+        put("faults", text)
 
 
 @pytest.mark.parametrize("fault", SCENES)

@@ -1,19 +1,14 @@
-"""Makes README's table of settings: `python -m tests.support.readme_options` writes it into README.md."""
+"""Makes the tables of settings and of trackers; `python -m tests.support.readme_options` writes them into
+README and docs/."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from pathlib import Path
 
 from fmstune.config.inspect.dump import option_table
 from fmstune.trackers.described import DELIVERS, KEEPS, described
 from fmstune.trackers.registry import BUILT_IN, tracker_class
-
-README = Path(__file__).parents[2] / "README.md"
-_BETWEEN = re.compile(r"(?<=tests/test_readme.py -->\n).*?(?=<!-- end of options -->)", re.S)
-
-_MATRIX = re.compile(r"(?<=<!-- matrix -->\n).*?(?=<!-- end of matrix -->)", re.S)
+from tests.support.documents import put
 
 
 def table() -> str:
@@ -53,5 +48,5 @@ def _shown(default: object) -> str:
 
 
 if __name__ == "__main__":
-    text = _BETWEEN.sub(lambda _: table(), README.read_text())
-    README.write_text(_MATRIX.sub(lambda _: matrix(), text))
+    put("options", table())
+    put("matrix", matrix())

@@ -1,9 +1,7 @@
-"""README's table of chat templates: `python -m tests.support.readme_templates` writes it into README.md."""
+"""Makes the table of chat templates; `python -m tests.support.readme_templates` writes it into docs/."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 from fmstune.data.rendering.answer import LOST_REASONING, Writer
@@ -11,9 +9,8 @@ from fmstune.data.rendering.render import Renderer, Rendering
 from fmstune.data.rows.messages import read_messages
 from fmstune.errors import DataError
 from tests.support.chat_templates import TEMPLATES, tokenizer_with
+from tests.support.documents import put
 
-README = Path(__file__).parents[2] / "README.md"
-_BETWEEN = re.compile(r"(?<=<!-- chat templates -->\n).*?(?=<!-- end of chat templates -->)", re.S)
 _TOOL = {"name": "find", "description": "d", "parameters": {"type": "object", "properties": {}}}
 TOOLS = [{"type": "function", "function": _TOOL}]
 CALL = {"id": "c12345678", "type": "function", "function": {"name": "find", "arguments": '{"what": "it"}'}}
@@ -75,4 +72,4 @@ def _in_words(made: Rendering) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(_BETWEEN.sub(lambda _: matrix(), README.read_text()))
+    put("chat templates", matrix())
