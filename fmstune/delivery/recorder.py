@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import sys
 import time
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from fmstune.delivery.in_process import GuardedTracker
 
 _MOST_NAMES = 10_000
+_NUMBERS, _TEXTS = frozenset({float, int}), frozenset({str})
+_STEPS = (float, int, type(None))
 _active: Recorder | None = None
 _RECORDS = "FMSTUNE_RECORDS"
 """Names the process that records, to those that it starts."""
@@ -85,8 +88,12 @@ class Recorder(Tracker):
 
     def track_point(self, point: MetricPoint) -> None:
         # What the Trainer logs, which the callbacks of guests get.
-        self._pass_on_samples()
-        self.journal.append("metrics", self._fields(point))
+        if self._samples:
+            self._pass_on_samples()
+        if (fields := self._plain_fields(point)) is not None:
+            self.journal.append("metrics", fields, finite=True)
+        else:
+            self.journal.append("metrics", self._fields(point))
 
     def track_sample(self, values: Mapping[str, float], stage: str, step: int) -> None:
         """Record figures that were read beside the training, in a thread of their own.
@@ -118,18 +125,28 @@ class Recorder(Tracker):
         number = seq or self.journal.last_seq + 1  # while it waits in memory
         return event_of({"seq": number, "time": time.time(), "kind": kind, **plain(fields)})
 
+    def _plain_fields(self, point: MetricPoint) -> dict[str, Any] | None:
+        """What the training's own logs are: finite numbers, which hold no secrets, under names that come
+        together at each step; `None` for anything else. On a machine with work to do, the time of an event
+        is that of the code which it needs to look at, so that these have a short way."""
+        stage = point.stage
+        if type(point.values) is not dict or not (stage is None or type(stage) is str):
+            return None
+        values = point.values.copy()  # another thread may go on with it
+        if not (_NUMBERS.issuperset(map(type, values.values())) and _TEXTS.issuperset(map(type, values))):
+            return None
+        _ = self._redactor  # which forgets names that have become secrets
+        if (stage, *values) not in self._plain and not self._plain_names(stage, values):
+            return None
+        step, epoch = point.step, point.epoch
+        if not (type(step) in _STEPS and type(epoch) in _STEPS and _is_finite(values, step, epoch)):
+            return None
+        return {"stage": stage, "step": step, "epoch": epoch, "values": values}
+
     def _fields(self, point: MetricPoint) -> dict[str, Any]:
-        values, texts = point.values, list[str]()
-        # Numbers hold no secrets: the training's own logs skip the search for them.
-        numbers = all(
-            type(name) is str and (type(value) is float or type(value) is int)
-            for name, value in values.items()
-        )
-        redactor = self._redactor
-        if not numbers or not self._plain_names(tuple(values)):
-            found = mapping_of(values)
-            texts = [self._name(key) for key in found if _is_text_of_number(values, key)]
-            values = {self._name(key): redactor.metric(item, key) for key, item in found.items()}
+        found, redactor = mapping_of(point.values), self._redactor
+        texts = [self._name(key) for key in found if _is_text_of_number(point.values, key)]
+        values = {self._name(key): redactor.metric(item, key) for key, item in found.items()}
         stage, step, epoch = self._optional(point.stage), _step(point.step), _step(point.epoch)
         fields: dict[str, Any] = {"stage": stage, "step": step, "epoch": epoch}
         fields |= {"texts": texts} if texts else {}
@@ -171,13 +188,11 @@ class Recorder(Tracker):
         secret."""
         return self._redactor.text(text) if name is None else str(self._redactor.metric(text, text_of(name)))
 
-    def _plain_names(self, names: tuple[Any, ...]) -> bool:
-        """Whether there is no secret in these names, which come together at each step."""
-        if names in self._plain:
-            return True
-        plain_ones = all(self._name(name) == name for name in names)
+    def _plain_names(self, stage: str | None, values: Mapping[str, Any]) -> bool:
+        """Whether a stage and the names in it hold no secret."""
+        plain_ones = all(self._name(name) == name for name in (*values, stage or ""))
         if plain_ones and len(self._plain) < _MOST_NAMES:
-            self._plain.add(names)
+            self._plain.add((stage, *values))
         return plain_ones
 
     def _optional(self, name: Any) -> str | None:
@@ -219,6 +234,13 @@ class Recorder(Tracker):
         guests, self._closed = self.guests, True
         for guest in guests:
             guest.close(status, fields.get("error"))
+
+
+def _is_finite(values: Mapping[str, float], step: float | None, epoch: float | None) -> bool:
+    try:
+        return all(map(math.isfinite, (*values.values(), step or 0, epoch or 0)))
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def _is_text_of_number(values: Mapping[str, Any], key: str) -> bool:

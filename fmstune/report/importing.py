@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import tempfile
 from collections import Counter
@@ -117,8 +118,8 @@ class _Past(JournalWriter):
 
     now = 0.0
 
-    def append(self, kind: Kind, fields: Mapping[str, Any]) -> int:
-        return super().append(kind, {"time": self.now, **fields})
+    def append(self, kind: Kind, fields: Mapping[str, Any], *, finite: bool = False) -> int:
+        return super().append(kind, {"time": self.now, **fields}, finite=finite and math.isfinite(self.now))
 
 
 def _write(past: PastRun, path: Path, header: Header) -> None:

@@ -1,7 +1,8 @@
-"""What one log event costs the training thread: `python tests/benchmarks/event_cost.py`.
+"""What one log event costs the training thread: `python -m tests.benchmarks.event_cost`.
 
-A run with Aim and W&B (offline) attached is compared with writing the bare JSON line to a file, in turns in
-one process. The events come with pauses, as a training's do, so that the shippers work meanwhile.
+A run with five trackers attached (Aim, W&B offline, MLflow, TensorBoard and trackio, all on this machine) is
+compared with writing the bare JSON line to a file, in turns in one process, each first as often as the other.
+The events come with pauses, as a training's do, so that the shippers work meanwhile.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
 from fmstune.delivery.journal.reader import Header
 from fmstune.delivery.journal.writer import JournalWriter
@@ -28,6 +31,23 @@ EVENTS = 3000
 PAUSE = 0.002
 
 
+def five_trackers(folder: str) -> dict[str, dict[str, str]]:
+    """Five trackers that keep what they are given below a folder, with their options."""
+    os.environ["TRACKIO_DIR"] = f"{folder}/trackio"
+    return {
+        "aim": {"repo": folder},
+        "wandb": {"mode": "offline", "dir": folder},
+        "mlflow": {"tracking_uri": f"sqlite:///{folder}/mlflow.db"},
+        "tensorboard": {"dir": f"{folder}/tensorboard"},
+        "trackio": {"project": "benchmark"},
+    }
+
+
+def write_line(file: IO[str], line: Mapping[str, Any]) -> None:
+    """What a training would do that has no tracker."""
+    file.write(json.dumps(line) + "\n")
+
+
 def microseconds(call: Callable[[], object]) -> float:
     """The time of one call."""
     began = time.perf_counter_ns()
@@ -40,10 +60,7 @@ def main() -> None:
         os.chdir(name)
         directory = Path(name) / "run"
         (directory / TRACKING_DIR).mkdir(parents=True)
-        jobs = [
-            Job("aim", reference("aim"), {"repo": name}),
-            Job("wandb", reference("wandb"), {"mode": "offline", "dir": name}),
-        ]
+        jobs = [Job(tracker, reference(tracker), options) for tracker, options in five_trackers(name).items()]
         fleet = Fleet(jobs, check_within=30, close_timeout=120)
         print({tracker: check.state for tracker, check in fleet.check().items()})
         journal = JournalWriter(
@@ -52,14 +69,18 @@ def main() -> None:
         recorder = Recorder(journal, Redactor())
         fleet.sail(directory)
         bare = (Path(name) / "bare.jsonl").open("w", buffering=1)
-        ours, plain = [], []
+        ours, plain = list[float](), list[float]()
         for step in range(1, EVENTS + 1):
             values = {"loss": 1 / step, "learning_rate": 1e-4, "grad_norm": 1.5, "mean_token_accuracy": 0.5}
             point = MetricPoint(values, "train", step, step / 100)
-            ours.append(microseconds(lambda point=point: recorder.track_point(point)))
             line = {"seq": step, "time": time.time(), "kind": "metrics", "stage": "train", "step": step}
             line |= {"epoch": step / 100, "values": values}
-            plain.append(microseconds(lambda line=line: bare.write(json.dumps(line) + "\n")))
+            turns: list[tuple[list[float], Callable[[], object]]] = [
+                (ours, partial(recorder.track_point, point)),
+                (plain, partial(write_line, bare, line)),
+            ]
+            for times, call in turns[:: 1 if step % 2 else -1]:
+                times.append(microseconds(call))
             time.sleep(PAUSE)
         recorder.close("finished")
         fleet.finish()
