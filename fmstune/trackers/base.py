@@ -73,7 +73,7 @@ class Tracker:
     limits: ClassVar[Limits] = Limits()
     idempotent: ClassVar[bool] = False
     """Whether an event that is delivered a second time changes nothing in the service."""
-    repeated_steps: ClassVar[Literal["replaced", "kept"]] = "kept"
+    repeated_steps: Literal["replaced", "kept"] = "kept"
     """What becomes of the old values when a resumed run logs steps again: the service replaces them, or
     keeps them beside the new ones."""
     places: ClassVar[tuple[tuple[str, ...], ...]] = ()
@@ -82,7 +82,7 @@ class Tracker:
     synced in another shell continues at the place where it began."""
     continues: ClassVar[bool] = True
     """Whether a resumed run continues in the service's earlier run, rather than in a new one."""
-    takes_late: ClassVar[bool] = True
+    takes_late: bool = True
     """Whether metrics can be handed over after later ones; a service that cannot drops them in silence."""
     takes_params: ClassVar[Literal["merged", "given"]] = "merged"
     """What `set_params` is called with: everything known of the namespace so far, merged deeply, with the

@@ -49,6 +49,11 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         "DVCLive: a folder for `dvc plots` and `dvc metrics`, with Git or without",
         "dvclive",
     ),
+    "swanlab": BuiltIn(
+        "fmstune.trackers.swanlab_tracker:SwanLabTracker",
+        "SwanLab: its cloud or a server of yours, or a folder for `swanlab sync`",
+        "swanlab",
+    ),
     "file": BuiltIn(
         "fmstune.trackers.file_tracker:FileTracker",
         "every event as JSON lines or CSV, in a file of yours",

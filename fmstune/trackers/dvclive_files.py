@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.system.files import replace_text
+from fmstune.trackers.numbers_held import NumbersHeld
 
 _STATE = ".fmstune.json"
 _METRICS, _IMAGES, _TABLES = Path("plots/metrics"), Path("plots/images"), Path("tables")
@@ -34,29 +35,15 @@ class Row:
 
 
 @dataclass
-class State:
+class State(NumbersHeld):
     """What is known of a folder, in a file of ours: whose it is, up to which event it holds the run, without
     which before that, how long each file of metrics is by then, and what stands in the files that are written
     again each time."""
 
     mark: dict[str, Any] = field(default_factory=dict)
-    last_event: int = 0
-    gaps: list[int] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
-
-    def has(self, seq: int) -> bool:
-        """Whether the folder has the event of this number."""
-        return seq <= self.last_event and seq not in self.gaps
-
-    def add(self, seq: int) -> None:
-        """Note that it has it."""
-        if seq > self.last_event:
-            self.gaps.extend(range(self.last_event + 1, seq))
-            self.last_event = seq
-        elif seq in self.gaps:
-            self.gaps.remove(seq)
 
 
 def read_state(folder: Path) -> State | None:
@@ -89,7 +76,7 @@ class RunFolder:
             empty(folder)
             state = State()
         if state.mark.get("run_id") != mark.get("run_id"):
-            state.last_event, state.gaps = after, []
+            state.begin_after(after)
         self.state = state
         self.state.mark = mark
         self._written: dict[str, str] = {}

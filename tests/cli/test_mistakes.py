@@ -16,7 +16,10 @@ from tests.support.mistakes import fmstune, told
     ("arguments", "says"),
     [
         ("train --tracker wandbb", "--tracker: there is no tracker 'wandbb'. Did you mean wandb?"),
-        ("train --tracker qqqq", "There are none, aim, wandb, mlflow, tensorboard, trackio, dvclive, file"),
+        (
+            "train --tracker qqqq",
+            "There are none, aim, wandb, mlflow, tensorboard, trackio, dvclive, swanlab, file",
+        ),
         ("train --tracker aim --tracker aim", "given twice"),
         (
             "train --learning-rate abc",

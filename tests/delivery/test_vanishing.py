@@ -27,14 +27,14 @@ SCENES = [
     ("Wandb", "removed"), ("Wandb", "older"), ("Mlflow", "removed"), ("Mlflow", "older"),
     ("Mlflow", "overwritten"), ("Tensorboard", "removed"), ("Tensorboard", "older"),
     ("Trackio", "removed"), ("Trackio", "older"),
-    ("DvcLive", "removed"), ("DvcLive", "older"),
+    ("DvcLive", "removed"), ("DvcLive", "older"), ("SwanLab", "removed"), ("SwanLab", "older"),
 ]  # fmt: skip
 STEPS = range(1, 13)
 
 
 @pytest.fixture(scope="module")
 def life() -> Iterator[Nursery]:
-    modules = ("tests.support.vanishing", "aim", "pandas", "aim.sdk.index_manager", "wandb")
+    modules = ("tests.support.vanishing", "aim", "pandas", "aim.sdk.index_manager", "wandb", "swanlab.sdk")
     more = (
         "tests.support.aim_database",
         "wandb.proto.wandb_internal_pb2",

@@ -40,6 +40,19 @@ def from_trackio(folder: Path) -> Labelled:
     return said | {"tags": sorted(config.get("tags", []))}
 
 
+def from_swanlab(folder: Path) -> Labelled:
+    """The one run in the folder `swanlog`, by the first record of its file."""
+    from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+    from swanlab.sdk.internal.core_python.store import DataStoreReader
+
+    (file,) = (folder / "swanlog").glob("run-*/run-*.swanlab")
+    reader = DataStoreReader()
+    reader.open(file)
+    said = Record.FromString(next(reader)).start
+    found = {"name": said.name, "group": said.group, "notes": said.description}
+    return found | {"tags": sorted(said.tags)}
+
+
 def from_mlflow(folder: Path) -> Labelled:
     """The one run in the store `mlflow.db`, whatever experiment it is in."""
     from mlflow.tracking import MlflowClient

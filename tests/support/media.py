@@ -200,6 +200,46 @@ def from_dvclive(folder: Path) -> Found:
     return found
 
 
+def from_swanlab(folder: Path) -> Found:
+    """The one run in the folder `swanlog`. A second value of a step is in a series `… (2)`."""
+    from PIL import Image
+
+    found: Found = []
+    for run, record in _swanlab_records(folder):
+        if not record.HasField("media"):
+            continue
+        (item,) = record.media.value.items
+        key, step = record.media.key.removesuffix(" (2)"), record.media.step
+        if record.media.type == 4:
+            found.append(["text", key, step, (run / "media" / "text" / item.filename).read_text("utf-8")])
+        elif record.media.type == 2:
+            with Image.open(run / "media" / "image" / item.filename) as image:
+                found.append(["image", key, step, [_pixels(image), item.caption]])
+        else:
+            chart = json.loads((run / "media" / "echarts" / item.filename).read_text("utf-8"))
+            bins = chart["xAxis"]["data"]
+            ends = [float(bins[0].split()[0]), float(bins[-1].split()[-1])]
+            found.append(["histogram", key, step, [chart["series"][0]["data"], *ends]])
+    return found
+
+
+def _swanlab_records(folder: Path) -> list[tuple[Path, Any]]:
+    from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+    from swanlab.sdk.internal.core_python.store import DataStoreReader
+
+    (file,) = (folder / "swanlog").glob("run-*/run-*.swanlab")
+    reader = DataStoreReader()
+    reader.open(file)
+    return [(file.parent, Record.FromString(data)) for data in reader]
+
+
+def files_from_swanlab(folder: Path) -> dict[str, str]:
+    """The files that the one run in the folder `swanlog` says to send, with what lies where it says."""
+    saved = [record.save for _, record in _swanlab_records(folder) if record.HasField("save")]
+    files = [save for save in saved if not save.type]
+    return {save.name: Path(save.source_path).read_bytes().decode("latin-1") for save in files}
+
+
 def files_from_aim(folder: Path) -> dict[str, str]:
     """The files of the one run of the Aim repository in `folder`, by name, as texts."""
     import tempfile

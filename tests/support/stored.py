@@ -67,6 +67,51 @@ def from_wandb(folder: Path) -> Stored:
     return {"points": points, "params": params, "tables": tables, "status": status}
 
 
+def from_swanlab(folder: Path) -> Stored:
+    """The one run in the folder `swanlog`, read as `swanlab sync` reads it. It keeps the first value of each
+    step."""
+    import yaml
+    from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+    from swanlab.sdk.internal.core_python.store import DataStoreReader
+
+    (run,) = (folder / "swanlog").glob("run-*")
+    (file,) = run.glob("run-*.swanlab")
+    reader = DataStoreReader()
+    reader.open(file)
+    first, *records = [Record.FromString(data) for data in reader]
+    assert first.HasField("start")
+    assert len({record.num for record in records}) == len(records), "`swanlab sync` sends one of these"
+    points, tables, seen, status = [], [], set(), None
+    kinds: dict[str, int] = {}
+    for record in records:
+        if record.HasField("column"):
+            kinds[record.column.column_key] = record.column.column_type
+        elif record.HasField("finish"):
+            status = {1: "finished", 2: "failed", 3: "interrupted"}[record.finish.state]
+        elif record.HasField("scalar") or record.HasField("media"):
+            each = record.scalar if record.HasField("scalar") else record.media
+            assert kinds[each.key] == each.type, "`swanlab sync` leaves it out"
+            assert (each.key, each.step) not in seen, "`swanlab sync` leaves it out"
+            seen.add((each.key, each.step))
+            if each.key in ("train/global_step", "train/epoch"):
+                continue
+            if record.HasField("scalar"):
+                points.append([each.key, each.step, each.value.number])
+                continue
+            (item,) = each.value.items
+            place = run / "media" / "echarts" / item.filename
+            saved = json.loads(place.read_text()) if place.exists() else {}
+            if "_swanLab" not in saved:  # a text, an image or a histogram
+                continue
+            columns = [column["field"] for column in saved["colDefs"]]
+            rows = [_row(columns, [row[column] for column in columns]) for row in saved["rowData"]]
+            tables.append([each.key, each.step, rows])
+    config = run / "files" / "config.yaml"
+    params = yaml.safe_load(config.read_text()) if config.exists() else {}
+    params = {name: each["value"] for name, each in params.items()}
+    return {"points": points, "params": params, "tables": tables, "status": status}
+
+
 def from_file(folder: Path) -> Stored:
     """The one run in the file `stored.jsonl` of the tracker `file`."""
     points, tables, status = [], [], None

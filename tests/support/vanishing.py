@@ -15,6 +15,7 @@ from fmstune.trackers.dvclive_tracker import DvcLiveTracker
 from fmstune.trackers.file_tracker import FileTracker
 from fmstune.trackers.mlflow_tracker import MlflowTracker
 from fmstune.trackers.records import MetricPoint
+from fmstune.trackers.swanlab_tracker import SwanLabTracker
 from fmstune.trackers.tensorboard_tracker import TensorBoardTracker
 from fmstune.trackers.trackio_tracker import TrackioTracker
 from fmstune.trackers.wandb_tracker import WandbTracker
@@ -78,6 +79,14 @@ class VanishingDvcLive(_Vanishing, DvcLiveTracker):
         self.flush()
 
 
+class VanishingSwanLab(_Vanishing, SwanLabTracker):
+    storage = "swanlog"
+
+    def track_point(self, point: MetricPoint) -> None:
+        super().track_point(point)
+        self.flush()
+
+
 class VanishingTrackio(_Vanishing, TrackioTracker):
     storage = "trackio"
 
@@ -91,6 +100,6 @@ def options(kind: str) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {
         "File": {"path": "stored.jsonl"}, "Aim": {"repo": "."}, "Wandb": {"mode": "offline", "dir": "."},
         "Mlflow": {"tracking_uri": "sqlite:///mlflow.db"}, "Tensorboard": {"dir": "tensorboard"},
-        "Trackio": {}, "DvcLive": {},
+        "Trackio": {}, "DvcLive": {}, "SwanLab": {"mode": "offline"},
     }  # fmt: skip
     return found[kind]

@@ -81,6 +81,13 @@ class TestDvcLive(BuiltIn):
     reader = "from_dvclive"
 
 
+class TestSwanLab(BuiltIn):
+    tracker = "swanlab"
+    options: ClassVar = {"mode": "offline"}
+    modules = ("swanlab.sdk", "pyroaring", "swanlab.sdk.internal.core_python.store")
+    reader = "from_swanlab"
+
+
 class TestFile(BuiltIn):
     tracker = "file"
     options: ClassVar = {"path": "stored.jsonl"}

@@ -30,6 +30,7 @@ PLACES = {
         ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
     ),
     "trackio": ("trackio_tracker:TrackioTracker", {}, ("trackio", "trackio.sqlite_storage")),
+    "swanlab": ("swanlab_tracker:SwanLabTracker", {"mode": "offline"}, ("swanlab.sdk", "pyroaring")),
     "file": ("file_tracker:FileTracker", {"path": "stored.jsonl"}, ()),
 }  # fmt: skip
 

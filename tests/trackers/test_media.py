@@ -54,6 +54,9 @@ PLACES = {
     "dvclive": Place(
         "dvclive_tracker:DvcLiveTracker", {}, ("dvclive", "PIL.Image"), ("image",), False
     ),
+    "swanlab": Place(
+        "swanlab_tracker:SwanLabTracker", {"mode": "offline"}, ("swanlab.sdk", "pyroaring", "PIL.Image")
+    ),
     "file": Place("file_tracker:FileTracker", {"path": "stored.jsonl"}, ("PIL.Image",)),
 }  # fmt: skip
 

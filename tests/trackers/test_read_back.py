@@ -86,6 +86,10 @@ BACKS = {
     "dvclive": Back(
         f"{TRACKERS}.dvclive_tracker:DvcLiveTracker", {}, ("dvclive",), "from_dvclive", forgets=True,
     ),
+    "swanlab": Back(
+        f"{TRACKERS}.swanlab_tracker:SwanLabTracker", {"mode": "offline"},
+        ("swanlab.sdk", "pyroaring", "swanlab.sdk.internal.core_python.store"), "from_swanlab", forgets=True,
+    ),
     "plug-in": Back("tests.support.stored:Naive", {}, (), "from_naive", kill_repeats=True),
 }  # fmt: skip
 
@@ -183,6 +187,7 @@ def nurseries() -> Iterator[Callable[[Back], Nursery]]:
         ("tensorboard", 15),
         ("trackio", 8),
         ("dvclive", 12),
+        ("swanlab", 12),
         ("file", 25),
         ("plug-in", 25),
     ],

@@ -1,0 +1,227 @@
+"""An experiment in SwanLab's cloud, or on a server of one's own.
+
+The records are those of its files; its SDK's own sender turns them into requests. Nothing is kept on this
+machine. What is said of SwanLab was seen with 0.10."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmstune.trackers.continued import MARK
+from fmstune.trackers.records import TrackerError
+from fmstune.trackers.swanlab_records import params_of, yaml_of
+from fmstune.trackers.swanlab_series import Series
+
+if TYPE_CHECKING:
+    import requests
+    from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+
+_SECONDS = 20.0
+_MOST_RECORDS = 1000
+_ALIVE_SECONDS = 600.0
+"""How often its SDK tells the service that the run is alive (`core_python/heartbeat`)."""
+_shared = threading.RLock()
+
+
+class Client:
+    """A session with the API: what `swanlab`'s own functions ask of their client, without its repetitions and
+    its words on the terminal. Raises what `requests` raises."""
+
+    def __init__(self, host: str, key: str, timeout: float = _SECONDS) -> None:
+        """Log in."""
+        from swanlab.sdk.internal.pkg.client import session
+
+        self._base, self._key, self._timeout = f"{host.rstrip('/')}/api", key, timeout
+        self._session: Any = session.create(default_retry=0)
+        self.username = ""
+        self.login()
+
+    def login(self) -> None:
+        """Begin a session, of some days. Raises `ValueError` for an answer that is not SwanLab's."""
+        answer = self._session.post(
+            f"{self._base}/login/api_key",
+            headers={"authorization": self._key},
+            timeout=self._timeout,
+            log_error=False,
+            allow_redirects=False,
+        )
+        found = answer.json()
+        if not isinstance(found, dict) or "sid" not in found:
+            raise ValueError("an answer that is not SwanLab's")
+        self._session.cookies.update({"sid": found["sid"]})
+        self.username = str((found.get("userInfo") or {}).get("username", ""))
+
+    def get(self, url: str, params: Any = None, retries: int | None = None, log_error: bool = True) -> Any:
+        return self._request("GET", url, params=params)
+
+    def post(self, url: str, data: Any = None, retries: int | None = None, log_error: bool = True) -> Any:
+        return self._request("POST", url, json=data)
+
+    def put(self, url: str, data: Any = None, retries: int | None = None, log_error: bool = True) -> Any:
+        return self._request("PUT", url, json=data)
+
+    def _request(self, method: str, url: str, **arguments: Any) -> Any:
+        from swanlab.exceptions import ApiError
+        from swanlab.sdk.internal.pkg.client import ApiResponse, decode_response
+
+        address = f"{self._base}/{url.lstrip('/')}"
+        arguments |= {"timeout": self._timeout, "log_error": False}
+        try:
+            answer: requests.Response = self._session.request(method, address, **arguments)
+        except ApiError as error:
+            if getattr(error.response, "status_code", None) != 401:
+                raise
+            self.login()  # the session has ended, as a long training does not
+            answer = self._session.request(method, address, **arguments)
+        return ApiResponse(data=decode_response(answer), raw=answer)
+
+
+@contextmanager
+def used_by_sdk(client: Client) -> Iterator[None]:
+    """Within this, the functions of SwanLab's SDK use this client: they have one for all of a process."""
+    from swanlab.sdk.internal.core_python import client as shared
+
+    with _shared:
+        before, shared._default_client = shared._default_client, client
+        try:
+            yield
+        finally:
+            shared._default_client = before
+
+
+class Experiment:
+    """An experiment that is sent to."""
+
+    def __init__(self, client: Client, settings: Any, start: Record) -> None:
+        """Make the experiment of `start`, or open the one that is there, with what it holds."""
+        from swanlab.sdk.internal.core_python.api.experiment import get_experiment_summary
+        from swanlab.sdk.internal.core_python.context import CoreContext
+        from swanlab.sdk.internal.core_python.transport.sender import HttpRecordSender
+        from swanlab.sdk.internal.core_python.utils import generate_run_online_path, prepare_experiment_start
+        from swanlab.sdk.internal.pkg.helper import fmt_run_path
+
+        self.series = Series()
+        self.params: dict[str, Any] = {}
+        self._client = client
+        self._alive = time.monotonic()
+        with used_by_sdk(client):
+            found = prepare_experiment_start(start.start)
+            context = CoreContext.from_proto(settings.to_core_proto(start.start.id, Path.cwd()))
+            context.set_online_params(
+                found.username, found.project, found.project_data["cuid"], found.project_data.get("version"),
+                found.experiment["cuid"],
+            )  # fmt: skip
+            self.url = f"{settings.web_host}{fmt_run_path(generate_run_online_path(found))}"
+            self._context, self._sender = context, HttpRecordSender(context)
+            if not found.new_experiment:
+                said = get_experiment_summary(
+                    context.project_id, context.experiment_id, found.experiment["createdAt"]
+                )
+                self._note(said)
+
+    def rename(self, start: Record) -> None:
+        """Say what the run is called."""
+        from swanlab.sdk.internal.core_python.utils import prepare_experiment_start
+
+        with used_by_sdk(self._client):
+            prepare_experiment_start(start.start)
+
+    def has(self, seq: int) -> bool:
+        """Whether it has the event of this number, which it does not say: it has steps."""
+        return False
+
+    def holds(self, last: int) -> bool:
+        """Whether it still has what was sent, which is not asked for."""
+        return True
+
+    def write(
+        self, records: Sequence[Record], events: Sequence[int], params: Mapping[str, Any] | None
+    ) -> None:
+        """Send the records, and all params where there are other ones. Raises `requests`' errors and
+        `TrackerError`; what has arrived by then is not sent once more."""
+        from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+        from swanlab.proto.swanlab.save.v1.save_pb2 import SaveRecord, SaveType
+
+        arrived: list[Record] = []
+        try:
+            for kind in ("column", "scalar", "media", "save"):
+                chosen = [record for record in records if record.HasField(kind)]
+                for at in range(0, len(chosen), _MOST_RECORDS):
+                    batch = chosen[at : at + _MOST_RECORDS]
+                    self._send(kind, batch)
+                    arrived += batch
+            if params is not None:
+                text = yaml_of(params).encode()
+                save = SaveRecord(name="config", type=SaveType.SAVE_TYPE_CONFIG, payload=text)
+                self._send("save", [Record(save=save)])
+        except BaseException:
+            known = set(map(id, arrived))
+            self.series.take_back([record for record in records if id(record) not in known], arrived)
+            raise
+        self._tell_alive()
+
+    def finish(self, end: Record) -> None:
+        """Say how the run ended."""
+        from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+        from swanlab.proto.swanlab.run.v1.run_pb2 import RunState
+        from swanlab.proto.swanlab.terminal.v1.log_pb2 import LogLevel, LogRecord
+        from swanlab.sdk.internal.core_python.api.experiment import stop_experiment
+
+        said, where = end.finish, self._context
+        if said.state != RunState.RUN_STATE_FINISHED and said.error:
+            # The service has an error as a line of the run's log, as its SDK does.
+            line = LogRecord(
+                line=said.error, level=LogLevel.LOG_LEVEL_ERROR, epoch=1, timestamp=said.finished_at
+            )
+            self._send("log", [Record(log=line)])
+        with used_by_sdk(self._client):
+            stop_experiment(
+                where.username, where.project, where.experiment_id, state=said.state,
+                finished_at=said.finished_at,
+            )  # fmt: skip
+
+    def _send(self, kind: str, batch: list[Record]) -> None:
+        with used_by_sdk(self._client):
+            result = getattr(self._sender, f"upload_{kind}")(batch)
+        if result.failures:
+            first = result.failures[0]
+            raise first.exception or TrackerError(f"SwanLab did not take a record: {first.message}.")
+
+    def _note(self, summary: Any) -> None:
+        for kind in ("scalar", "media"):
+            for each in (summary or {}).get(kind) or ():
+                self.series.note_before(each["key"], kind == "scalar", int(each["step"]))
+        where = self._context
+        self.params = _params_there(self._client, where.username, where.project, where.experiment_id)
+
+    def _tell_alive(self) -> None:
+        from swanlab.sdk.internal.core_python.api.experiment import send_experiment_heartbeat
+
+        if time.monotonic() - self._alive > _ALIVE_SECONDS:
+            self._alive = time.monotonic()
+            with used_by_sdk(self._client):
+                send_experiment_heartbeat(experiment_id=self._context.experiment_id)
+
+
+def mark_there(client: Client, settings: Any, swanlab_id: str) -> Any:
+    """Whose an experiment is that may be there, by its config. Changes nothing, as to open it would."""
+    from swanlab.exceptions import ApiError
+
+    owner = settings.project.workspace or client.username
+    try:
+        return _params_there(client, owner, settings.project.name, swanlab_id).get(MARK)
+    except ApiError as error:
+        if getattr(error.response, "status_code", None) == 404:
+            return None
+        raise
+
+
+def _params_there(client: Client, owner: str, project: str, swanlab_id: str) -> dict[str, Any]:
+    found = client.get(f"/project/{owner}/{project}/runs/{swanlab_id}").data
+    profile = found.get("profile") if isinstance(found, Mapping) else None
+    return params_of((profile or {}).get("config"))

@@ -1,0 +1,339 @@
+"""The tracker `swanlab`: SwanLab's cloud or a server of one's own, or a folder for `swanlab sync`.
+
+SwanLab's own ways of configuration stay in force: an option that is not given here is SwanLab's to find. What
+is said of it was seen with swanlab 0.10."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.continued import MARK, is_of_another, mark, note
+from fmstune.trackers.records import (
+    Artifact,
+    Check,
+    Limits,
+    Media,
+    MetricPoint,
+    RunStart,
+    Status,
+    Table,
+    TrackerRun,
+    merged,
+)
+from fmstune.trackers.swanlab_checks import ask_service, find_api_key
+from fmstune.trackers.swanlab_cloud import Client, Experiment, mark_there
+from fmstune.trackers.swanlab_files import RunFolder, folders_of, is_intact, new_folder, read_state
+from fmstune.trackers.swanlab_records import CHART, KINDS, end, media_item, save_record, table_item
+from fmstune.trackers.swanlab_series import Series
+from fmstune.trackers.swanlab_settings import (
+    SwanLabOptions,
+    SwanLabUnusable,
+    found_settings,
+    require_writable,
+    start_record,
+)
+from fmstune.trackers.swanlab_values import AXES, Values, Where
+from fmstune.trackers.values.normalise import Normaliser
+from fmstune.trackers.values.plain import plain
+
+if TYPE_CHECKING:
+    from swanlab.proto.swanlab.metric.data.v1.data_pb2 import MediaItem
+    from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+
+_DISABLED = "disabled: nothing is sent to SwanLab and nothing is kept for it"
+_MOST_ROWS = 2000
+
+
+class Store(Protocol):
+    """Where a run is put: a folder, or the service."""
+
+    series: Series
+    params: dict[str, Any]
+
+    def has(self, seq: int) -> bool: ...
+
+    def holds(self, last: int) -> bool: ...
+
+    def write(
+        self, records: Sequence[Record], events: Sequence[int], params: Mapping[str, Any] | None
+    ) -> None: ...
+
+    def finish(self, end: Record) -> None: ...
+
+
+class SwanLabTracker(Tracker):
+    """Metrics are called as SwanLab's own integration calls them (`train/loss`, `eval/loss`), at the
+    optimizer's steps, with `train/global_step` and `train/epoch`; samples of the machine are drawn over time.
+
+    SwanLab keeps one value of a series at a step, the first. Further ones are in series of their own. Of the
+    steps that a resumed run logs again, an offline run has the new values, and the cloud keeps the first.
+    """
+
+    registered_name = "swanlab"
+    description = "SwanLab: its cloud or a server of yours, or a folder for `swanlab sync`"
+    package = "swanlab"
+    install_hint = "pip install 'fmstune[swanlab]'"
+    Config = SwanLabOptions
+    config: SwanLabOptions
+    idempotent = True
+    repeated_steps: Literal["replaced", "kept"] = "replaced"
+    takes_late = False  # the service says of a series which step is its last, and nothing else
+    takes_artifacts = True
+    places = (
+        ("SWANLAB_API_HOST",),
+        ("workspace", "SWANLAB_WORKSPACE"),
+        ("project", "SWANLAB_PROJ_NAME", "SWANLAB_PROJECT"),
+        ("mode", "SWANLAB_MODE"),
+        ("dir", "SWANLAB_LOG_DIR", "SWANLAB_LOGDIR"),
+    )
+    media = frozenset({"text", "image", "histogram"})
+    # The service has one word for what is not finite.
+    limits = Limits(
+        name_chars=r" -~\x80-\ud7ff\ue000-\U0010ffff",
+        max_name=250,
+        infinite=False,
+        integer_bits=64,
+        paths=True,
+        reserved_metrics=frozenset(AXES),
+        reserved_params=frozenset({MARK}),
+        joins=True,
+        one_series=True,
+    )
+
+    def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
+        super().__init__(name, tracker_config)
+        self._store: Store | None = None
+        self._closed: Store | None = None
+        self._rename: Callable[[Record], object] | None = None
+        self._settings: Any = None
+        self._run_id = ""
+        self._disabled = self._lost = self._changed = False
+        self._values = Values()
+        self._events: list[int] = []
+        self._adapt = Normaliser(self.limits)
+        if (self.config.mode or os.environ.get("SWANLAB_MODE")) == "offline":
+            self.takes_late = True
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        return tuple(self._values.adapted)
+
+    def open(self, start: RunStart) -> TrackerRun:
+        notes: list[str] = []
+        if self._rename is not None:  # opened by `open_alone`, under a name that means nothing
+            self._rename(start_record(self.config, self._settings, start, self._run_id, notes))
+            return self._opened_run(notes)
+        self._settings = settings = found_settings(self.config, self.name)
+        self._disabled = settings.mode == "disabled"
+        if self._disabled:
+            return TrackerRun(start.tracker_run_id, note=_DISABLED)
+        self._run_id = start.tracker_run_id or settings.run.id or start.new_run_id or uuid.uuid4().hex
+        if settings.mode == "offline":
+            self._open_folder(start, notes)
+        else:
+            self._open_experiment(start, notes)
+        self._lost = False
+        self._values.begin(self._opened().series, settings.core.section_rule)
+        return self._opened_run(notes)
+
+    def _open_folder(self, start: RunStart, notes: list[str]) -> None:
+        log_dir = Path(self._settings.log_dir).absolute()
+        require_writable(log_dir)
+        folder = None
+        for found in folders_of(log_dir, self._run_id):
+            state = read_state(found)
+            if state is not None:
+                folder = found
+                if is_of_another(state.mark, start):
+                    notes.append(note(start))
+                    folder, self._run_id = None, uuid.uuid4().hex
+                break
+        record = start_record(self.config, self._settings, start, self._run_id, notes)
+        owner = mark(start) if start.run_id is not None else {}
+        store = RunFolder(folder or new_folder(log_dir, self._run_id), owner, start.after, record)
+        self._store, self._rename = store, store.rename
+        self._values.adapted |= dict.fromkeys(store.state.adapted)
+        self.refers_to_files = True  # `swanlab sync` reads them where they lie
+
+    def _open_experiment(self, start: RunStart, notes: list[str]) -> None:
+        settings = self._settings
+        client = Client(settings.api_host, find_api_key(settings))
+        if is_of_another(mark_there(client, settings, self._run_id), start):
+            notes.append(note(start))
+            self._run_id = uuid.uuid4().hex
+        store = Experiment(client, settings, start_record(self.config, settings, start, self._run_id, notes))
+        if start.run_id is not None and store.params.get(MARK) != mark(start):
+            store.params[MARK] = mark(start)
+            self._changed = True
+        self._store, self._rename = store, store.rename
+        self.repeated_steps = "kept"
+
+    def _opened_run(self, notes: list[str]) -> TrackerRun:
+        if isinstance(self._store, Experiment):
+            return TrackerRun(self._run_id, self._store.url, note=" · ".join(notes) or None)
+        assert isinstance(self._store, RunFolder)
+        # Without the id, `swanlab sync` makes another experiment each time.
+        send = f"swanlab sync {shlex.quote(str(self._store.path))} --id {shlex.quote(self._run_id)}"
+        return TrackerRun(self._run_id, note=" · ".join([*notes, f"offline, send it with `{send}`"]))
+
+    def holds(self, last: int) -> bool:
+        store = self._store or self._closed
+        return not self._lost and (store is None or store.holds(last))
+
+    def is_stored(self, start: RunStart, last: int) -> bool | None:
+        settings = found_settings(self.config, self.name)
+        if settings.mode != "offline" or start.tracker_run_id is None:
+            return None
+        for folder in folders_of(Path(settings.log_dir).absolute(), start.tracker_run_id):
+            if (state := read_state(folder)) is not None:
+                if state.mark.get("run_id") != start.run_id:
+                    return None  # another run has it by now
+                return state.last_event >= last and is_intact(folder, state)
+        return False
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        super().track(metric, name, stage)
+        self.track_point(MetricPoint({name: metric}, stage, step))
+
+    def track_point(self, point: MetricPoint) -> None:
+        values, stage, at = point.values, point.stage, self._moment(point)
+        if self.seq is None:  # used alone: by somebody who has adapted nothing
+            stage = self._adapt.stage(stage)
+            values = self._adapt.metrics(plain(dict(values)), stage)
+        if self._is_done():
+            return
+        where = Where(stage, point.step, at, self.seq)
+        for name, value in values.items():
+            repeats = (point.repeats or {}).get(name, 0)
+            self._values.add_number(self.limits.prefix(stage) + name, value, where, repeats)
+        if stage == "train" and point.step is not None:
+            for axis, number in zip(AXES, (point.step, point.epoch), strict=True):
+                if number is not None and self._values.is_free(axis, point.step):
+                    self._values.add_number(axis, number, where, 0)
+        self._note()
+
+    def track_table(self, table: Table) -> None:
+        self._show(table, CHART, table_item)
+
+    def track_media(self, media: Media) -> None:
+        self._show(media, KINDS[media.kind], media_item)
+
+    def track_artifact(self, artifact: Artifact) -> None:
+        if self._is_done():
+            return
+        for name in artifact.files:
+            self._values.waiting.append(save_record(f"{artifact.name}/{name}", artifact.folder / name))
+        self._note()
+        self.flush()
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        super().set_params(params, name)
+        if params is None or self._is_done():
+            return
+        held = self._opened().params
+        namespace: str | None = name or "params"
+        given: dict[str, Any] = dict(params)
+        if self.seq is None:
+            given, namespace = self._adapt.params(plain(given)), self._adapt.namespace(namespace)
+            given = merged(held.get(namespace or "params", {}), given)
+        held[namespace or "params"] = given
+        self._changed = True
+        self._note()
+
+    def resumed(self, step: int) -> None:
+        if self._is_done():
+            return
+        self.flush()
+        store = self._opened()
+        if isinstance(store, RunFolder):
+            store.forget_after(step, lambda name: name.startswith("system/"))
+            self._values.begin(store.series, self._settings.core.section_rule)
+        else:
+            self._values.log_again()
+        self._note()
+        self.flush()
+
+    def flush(self) -> None:
+        store = self._store
+        if store is None or not (self._values.waiting or self._events or self._changed):
+            return
+        records, events, changed = self._values.waiting, self._events, self._changed
+        self._values.waiting, self._events, self._changed = [], [], False
+        if isinstance(store, RunFolder) and not store.holds(store.state.last_event):
+            # Somebody has removed the folder, or restored an older state of it. What is written now would
+            # hide that.
+            self._lost = True
+            return
+        if isinstance(store, RunFolder):
+            store.state.adapted = list(self._values.adapted)
+        try:
+            store.write(records, events, store.params if changed else None)
+        except BaseException:
+            self._changed = changed
+            raise
+
+    def appear(self) -> None:
+        self._is_done()
+        self.flush()
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        store = self._store
+        if store is None:
+            return
+        self.flush()
+        if not self._lost:
+            store.finish(end(status, error))
+        self._store, self._closed, self._rename = None, store, None
+
+    def check(self, timeout: float) -> Check:
+        try:
+            settings = found_settings(self.config, self.name)
+            if settings.mode == "disabled":
+                return Check("ok", _DISABLED)
+            if settings.mode == "online":
+                self.repeated_steps = "kept"
+                return ask_service(settings, timeout)
+            folder = Path(settings.log_dir).absolute()
+            require_writable(folder)
+        except SwanLabUnusable as failed:
+            return failed.check
+        return Check("ok", f"offline, in {folder}, for `swanlab sync`", server=str(folder))
+
+    # -- the rest -----------------------------------------------------------------------------
+
+    def _show(self, shown: Any, kind: int, make: Callable[[Any], MediaItem]) -> None:
+        if self._is_done():
+            return
+        where = Where(shown.stage, shown.step, self._moment(shown), self.seq)
+        name = self.limits.prefix(shown.stage) + shown.name
+        self._values.add_shown(name, kind, make(shown), where, shown.repeats or 0)
+        self._note()
+
+    def _moment(self, of: Any) -> float:
+        return of.time or self.event_time or time.time()
+
+    def _is_done(self) -> bool:
+        """Whether nothing is to be written of the event that is being delivered."""
+        if self._store is None and not self._disabled:
+            self.open_alone()
+        if self._disabled:
+            return True
+        return self.seq is not None and (self._opened().has(self.seq) or self.seq in self._events[-1:])
+
+    def _note(self) -> None:
+        """Note what the next write is to be of."""
+        if self.seq is not None:
+            self._events.append(self.seq)
+        if len(self._values.waiting) > _MOST_ROWS or self.seq is None:
+            self.flush()
+
+    def _opened(self) -> Store:
+        assert self._store is not None
+        return self._store

@@ -1,0 +1,101 @@
+"""The values that wait to be written to SwanLab, each at its place among the run's series; what had to be
+adapted for that is said. What is said of SwanLab was seen with 0.10."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from fmstune.trackers.records import utf8
+from fmstune.trackers.swanlab_records import column, media_record, scalar
+from fmstune.trackers.swanlab_series import MOST_SERIES, MOST_STEP, SCALAR, Place, Series
+
+if TYPE_CHECKING:
+    from swanlab.proto.swanlab.metric.data.v1.data_pb2 import MediaItem
+    from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+
+AXES = ("train/global_step", "train/epoch")
+_MOST_MEDIA = 10 << 20
+"""The SDK drops media that are larger (`consumer/builder`)."""
+_SYSTEM_AXIS = "_relative_time"
+
+
+class Where(NamedTuple):
+    """Where and when a value was tracked, and the number of its event."""
+
+    stage: str | None
+    step: int | None
+    time: float
+    seq: int | None
+
+
+class Values:
+    """The records of what was tracked, and what had to be changed of it."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Record] = []
+        self.adapted: dict[str, None] = {}
+        self._series = Series()
+        self._section_rule = 0
+        self._again_until = -1
+
+    def begin(self, series: Series, section_rule: int) -> None:
+        """Add to these series from now on; new ones are in sections by the rule."""
+        self._series, self._section_rule = series, section_rule
+
+    def log_again(self) -> None:
+        """Steps that are there already are logged once more from now on."""
+        self._series.freeze()
+        self._again_until = self._series.last_before
+
+    def is_free(self, name: str, step: int) -> bool:
+        """Whether the series of this very name has no value at a step."""
+        place = self._series.place(name, SCALAR, step, 0)
+        return place is not None and place.name == name
+
+    def add_number(self, key: str, value: float, where: Where, repeats: int) -> None:
+        """Add a number; `repeats` others of its name came before at its step."""
+        if (place := self._placed(key, SCALAR, where, repeats)) is not None:
+            self.waiting.append(scalar(place.name, place.step, value, where.time))
+
+    def add_shown(self, key: str, kind: int, item: MediaItem, where: Where, repeats: int) -> None:
+        """Add a text, an image or a chart."""
+        if item.size > _MOST_MEDIA:
+            self._say(f"{key} has more than {_MOST_MEDIA >> 20} MB, and is in the journal only")
+        elif (place := self._placed(key, kind, where, repeats)) is not None:
+            self.waiting.append(media_record(place.name, place.step, kind, item, where.time))
+
+    def _placed(self, key: str, kind: int, where: Where, repeats: int) -> Place | None:
+        """Where a value goes; `None` when it is there already, or nowhere, which is said."""
+        series, axis = self._series, None
+        name, step = series.fitted(key), where.step
+        if name != key:
+            self._say(f"{key} is called {name}")
+        if where.stage == "system" and where.seq is not None:
+            # A step may take as long as a hundred samples. SwanLab's own samples have numbers, too.
+            step, repeats, axis = where.seq, 0, _SYSTEM_AXIS
+        if step is None:
+            step = series.next_step(name) if where.seq is None else 0
+        if step > MOST_STEP:
+            self._say(f"{name} has a step beyond 2^48; such values are in the journal only")
+            return None
+        if step < 0:
+            self._say(f"{name} has a step below 0, which is 0 there")
+            step = 0
+        place = series.place(name, kind, step, repeats)
+        if place is None:
+            self._say(f"{name} has over {MOST_SERIES} values at one step; the rest are in the journal only")
+            return None
+        if place.name != name:
+            self._say(f"{name} has several values at one step; further ones are in the series {name} (2) ff.")
+        if place.held:
+            if step <= self._again_until:
+                self._say(f"{name} keeps the first values of steps that were logged again")
+            return None
+        if place.name not in series:
+            self.waiting.append(column(place.name, kind, self._section_rule, axis))
+            series.define(place.name, kind)
+        series.note(place.name, place.step)
+        return place
+
+    def _say(self, change: str) -> None:
+        self.adapted[utf8(change)] = None

@@ -1,0 +1,242 @@
+"""A stand-in for SwanLab's cloud on 127.0.0.1: enough of its HTTP API for the requests of its real SDK.
+
+It is a mock, as there is only a cloud. It says what the SDK's own code (0.10) expects of the service, and
+takes each value that it is sent, also a second one of a step, so that a test sees what was sent twice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sys
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal, final
+
+Answer = Literal["ok", "black_hole"] | int
+"""What every request gets: the true answer, none at all, or this HTTP status."""
+
+
+@dataclass
+class Run:
+    """What arrived of one experiment."""
+
+    project: str
+    said: dict[str, Any]
+    series: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scalars: list[tuple[str, int, Any]] = field(default_factory=list)
+    media: list[dict[str, Any]] = field(default_factory=list)
+    logs: list[str] = field(default_factory=list)
+    profile: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    """The state of each file that was saved, by its path."""
+    state: str = "RUNNING"
+    opened: int = 1
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The params by namespace."""
+        return {name: each["value"] for name, each in self.profile.get("config", {}).items()}
+
+
+@final
+class SwanLabCloud:
+    """The server; a context manager that listens on a free port while it is open."""
+
+    key = "swanlab-key-0123456789"
+    username = "ada"
+
+    def __init__(self) -> None:
+        self.answer: Answer = "ok"
+        self.refuses: dict[str, int] = {}
+        """The HTTP status of requests whose path has such a part."""
+        self.projects: set[str] = set()
+        self.closed_projects: set[str] = set()
+        self.runs: dict[str, Run] = {}
+        self.stored: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.lock = threading.RLock()
+        self.closing = threading.Event()
+        self._server = _Server(self, 0)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> SwanLabCloud:
+        self._server.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.closing.set()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Cut every connection and stop listening: who calls is refused."""
+        self._server.stop()
+
+    def listen(self) -> None:
+        """Answer again, at the same address, after `hang_up`."""
+        self._server = _Server(self, self._server.server_address[1])
+        self._server.start()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that lead here."""
+        return {"SWANLAB_API_HOST": self.url, "SWANLAB_API_KEY": self.key}
+
+    def reply(self, method: str, parts: list[str], body: Any) -> tuple[int, Any]:
+        """The status and the answer of a request."""
+        match method, *parts:
+            case "GET", "project", owner, project:
+                return self._project(f"{owner}/{project}")
+            case "POST", "projects", owner:
+                self.projects.add(f"{owner}/{body['name']}")
+                return 201, {}
+            case "POST", "project", owner, project, "experiment":
+                return self._experiment(f"{owner}/{project}", body)
+            case "GET", "project", _, _, "runs", run:
+                return (200, self._run(run)) if run in self.runs else (404, {})
+            case "PUT", "project", _, _, "runs", run, "profile":
+                self.runs[run].profile |= body
+            case "PUT", "project", _, _, "runs", run, "state":
+                self.runs[run].state = body["state"]
+            case "POST", "projects", _, _, "series":
+                for run_ in self.runs.values():
+                    run_.series |= {each["key"]: each for each in body["series"]}
+            case "POST", "house", "metrics":
+                self._take(body)
+            case "GET", "house", "metrics", "summaries", _, run:
+                return 200, self._summary(self.runs[run])
+            case "POST", "resources", "presigned", "put":
+                return 200, {"urls": [f"{self.url}/storage/{path}" for path in body["paths"]]}
+            case "POST", "experiment", _, "files", "prepare":
+                return 200, {"urls": [f"{self.url}/storage/{each['path']}" for each in body["files"]]}
+            case "POST", "experiment", run, "files", "complete":
+                self.runs[run].files |= {each["path"]: each["state"] for each in body["files"]}
+            case "POST", "house", "experiments", _, "heartbeat":
+                pass
+            case _:
+                return 404, {}
+        return 200, {}
+
+    def _project(self, path: str) -> tuple[int, Any]:
+        if path in self.closed_projects:
+            return 403, {}
+        if path not in self.projects:
+            return 404, {}
+        owner, name = path.split("/")
+        return 200, {
+            "cuid": "p1", "name": name, "version": 1, "path": f"/{path}", "group": {"username": owner},
+            "_count": {"experiments": len(self.runs)},
+        }  # fmt: skip
+
+    def _experiment(self, project: str, body: Any) -> tuple[int, Any]:
+        new = body["cuid"] not in self.runs
+        if new:
+            self.runs[body["cuid"]] = Run(project, body)
+        else:
+            self.runs[body["cuid"]].said |= body
+            self.runs[body["cuid"]].opened += 1
+            self.runs[body["cuid"]].state = "RUNNING"
+        return (201 if new else 200), self._run(body["cuid"])
+
+    def _run(self, run: str) -> dict[str, Any]:
+        there = self.runs[run]
+        said = {"cuid": run, "slug": run, "name": there.said["name"], "createdAt": "2026-01-02T03:04:05.000Z"}
+        return said | {"profile": there.profile}
+
+    def _take(self, body: Any) -> None:
+        run = self.runs[body["experimentId"]]
+        if body["type"] == "scalar":
+            run.scalars += [(each["key"], each["index"], each["data"]) for each in body["metrics"]]
+        elif body["type"] == "media":
+            run.media += body["metrics"]
+        else:
+            run.logs += [each["message"] for each in body["metrics"]]
+
+    @staticmethod
+    def _summary(run: Run) -> dict[str, Any]:
+        last: dict[str, int] = {}
+        for key, step, _ in run.scalars:
+            last[key] = max(step, last.get(key, -1))
+        shown: dict[str, int] = {}
+        for each in run.media:
+            shown[each["key"]] = max(each["index"], shown.get(each["key"], -1))
+        found = {"scalar": last, "media": shown}
+        return {kind: [{"key": k, "step": s} for k, s in each.items()] for kind, each in found.items()}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, cloud: SwanLabCloud, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.cloud = cloud
+        self._connections: set[socket.socket] = set()
+
+    def start(self) -> None:
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):  # the client has gone already
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is part of the game; all else is printed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def _any(self) -> None:
+        cloud, path = self.server.cloud, self.path.partition("?")[0]
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        with cloud.lock:
+            cloud.requests.append(f"{self.command} {path}")
+        if cloud.answer == "black_hole":
+            cloud.closing.wait()
+        refused = [status for part, status in cloud.refuses.items() if part in path]
+        if isinstance(cloud.answer, int) or refused:
+            return self._send(refused[0] if refused else int(cloud.answer), {"message": "no"})
+        if path.startswith("/storage/"):
+            cloud.stored[path.removeprefix("/storage/")] = body
+            return self._send(200, {})
+        parts = path.removeprefix("/api/").split("/")
+        if parts == ["login", "api_key"]:
+            if self.headers.get("authorization") != cloud.key:
+                return self._send(401, {"message": "no such key"})
+            who = {"username": cloud.username, "name": "Ada"}
+            return self._send(200, {"sid": "s1", "expiredAt": "2099-01-01T00:00:00.000Z", "userInfo": who})
+        if "sid=s1" not in self.headers.get("Cookie", ""):
+            return self._send(401, {"message": "no session"})
+        with cloud.lock:
+            return self._send(*cloud.reply(self.command, parts, json.loads(body) if body else None))
+
+    do_GET = do_POST = do_PUT = _any
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep the tests' output clean."""
+
+    def _send(self, status: int, answer: Any) -> None:
+        payload = json.dumps(answer).encode()
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # the client gave up waiting
