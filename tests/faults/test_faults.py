@@ -1,6 +1,6 @@
 """Whatever a tracker or its service does, the training is untouched and everything is delivered in the end.
 
-Each test is a real training with a real fault. the table of faults in docs/reliability.md is what they saw:
+Each test is a real training with a real fault. The table of faults in docs/reliability.md is what they saw:
 `FMSTUNE_FAULT_TABLE=1 pytest tests/faults` writes it.
 """
 
