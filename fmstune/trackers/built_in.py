@@ -54,6 +54,12 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         "SwanLab: its cloud or a server of yours, or a folder for `swanlab sync`",
         "swanlab",
     ),
+    "comet": BuiltIn(
+        "fmstune.trackers.comet_tracker:CometTracker",
+        "Comet, online, or as archives for `comet upload`",
+        "comet_ml",
+        ("comet_ml", "comet-ml"),
+    ),
     "file": BuiltIn(
         "fmstune.trackers.file_tracker:FileTracker",
         "every event as JSON lines or CSV, in a file of yours",

@@ -146,7 +146,9 @@ def test_an_unknown_tracker_is_told_with_the_closest_and_where_it_was_given() ->
 def test_where_no_tracker_is_close_all_are_named() -> None:
     message = refused(DEMO, "tracking.trackers=['qqqq']")
     assert "Did you mean" not in message
-    assert "There are none, aim, wandb, mlflow, tensorboard, trackio, dvclive, swanlab, file" in message
+    assert (
+        "There are none, aim, wandb, mlflow, tensorboard, trackio, dvclive, swanlab, comet, file" in message
+    )
 
 
 def test_a_tracker_given_twice_is_refused() -> None:

@@ -18,9 +18,11 @@ from fmstune.delivery.sync import sync
 from fmstune.testing.compare import as_single
 from fmstune.trackers.registry import reference
 from tests.support.aim_servers import aim_server, free_port
+from tests.support.comet_cloud import CometCloud
 from tests.support.end_to_end import (
     Points,
     aim_points,
+    comet_points,
     dvclive_points,
     journal_points,
     mlflow_points,
@@ -127,6 +129,14 @@ def trackio_behind_a_server(folder: Path) -> Iterator[Service]:
 
 
 @contextlib.contextmanager
+def comet_online(folder: Path) -> Iterator[Service]:
+    with CometCloud() as cloud, pytest.MonkeyPatch.context() as world:
+        world.setenv("COMET_URL_OVERRIDE", cloud.url)
+        world.setenv("COMET_API_KEY", cloud.key)
+        yield Service("comet", {"mode": "online"}, lambda: comet_points(cloud.run.read()))
+
+
+@contextlib.contextmanager
 def dvclive_in_a_folder(folder: Path) -> Iterator[Service]:
     yield Service("dvclive", {"dir": f"{folder}/{{run}}"}, lambda: dvclive_points(folder))
 
@@ -138,6 +148,7 @@ SERVICES: dict[str, Callable[[Path], AbstractContextManager[Service]]] = {
     "wandb online": wandb_online,
     "tensorboard in a folder": tensorboard_in_a_folder,
     "dvclive in a folder": dvclive_in_a_folder,
+    "comet online": comet_online,
     "trackio in a folder": trackio_in_a_folder,
     "trackio behind a server": trackio_behind_a_server,
 }

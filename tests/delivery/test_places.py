@@ -150,7 +150,7 @@ def test_a_run_that_was_delivered_again_says_so_once(
     assert steps(here / "a") == ["1", "2"]
 
 
-@pytest.mark.parametrize("name", ["mlflow", "trackio", "wandb", "tensorboard", "swanlab"])
+@pytest.mark.parametrize("name", ["mlflow", "trackio", "wandb", "tensorboard", "swanlab", "comet"])
 def test_the_variables_that_stand_in_for_the_place_of_a_run_are_noted(name: str) -> None:
     tracker = tracker_class(name)
     noted = {each for group in tracker.places for each in group}

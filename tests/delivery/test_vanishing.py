@@ -28,6 +28,7 @@ SCENES = [
     ("Mlflow", "overwritten"), ("Tensorboard", "removed"), ("Tensorboard", "older"),
     ("Trackio", "removed"), ("Trackio", "older"),
     ("DvcLive", "removed"), ("DvcLive", "older"), ("SwanLab", "removed"), ("SwanLab", "older"),
+    ("Comet", "removed"), ("Comet", "older"),
 ]  # fmt: skip
 STEPS = range(1, 13)
 

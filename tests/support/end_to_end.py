@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,13 @@ def dvclive_points(folder: Path) -> Points:
         if key != "epoch":
             found |= {(stage, name, int(row["step"])): float(row[path.stem]) for row in rows}
     return found
+
+
+def comet_points(points: Iterable[tuple[str, int | None, Any]]) -> Points:
+    """Every point of one experiment of Comet's, of which name, step and value are given."""
+    found = [(*name.split("/", 1), step or 0, value) for name, step, value in points if name != "train/epoch"]
+    assert len(found) == len({point[:3] for point in found}), "a point arrived twice"
+    return {(stage, name, step): value for stage, name, step, value in found}
 
 
 def sqlite_points(database: Path) -> Points:

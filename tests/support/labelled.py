@@ -53,6 +53,17 @@ def from_swanlab(folder: Path) -> Labelled:
     return found | {"tags": sorted(said.tags)}
 
 
+def from_comet(folder: Path) -> Labelled:
+    """The one experiment in the folder of Comet's archives; each adds its tags."""
+    from tests.support.comet_archives import archives
+
+    found = archives(folder)
+    others = {key: value for archive in found for key, value in archive.others().items()}
+    tags = {tag for archive in found for tag in archive.about["tags"]}
+    said = {"name": others["Name"], "group": others.get("group"), "notes": others.get("notes")}
+    return said | {"tags": sorted(tags)}
+
+
 def from_mlflow(folder: Path) -> Labelled:
     """The one run in the store `mlflow.db`, whatever experiment it is in."""
     from mlflow.tracking import MlflowClient

@@ -240,6 +240,26 @@ def files_from_swanlab(folder: Path) -> dict[str, str]:
     return {save.name: Path(save.source_path).read_bytes().decode("latin-1") for save in files}
 
 
+def from_comet(folder: Path) -> Found:
+    """The one experiment in the folder of Comet's archives. Histograms are in Comet's own bins."""
+    from PIL import Image
+
+    from tests.support.comet_archives import archives
+
+    found: Found = []
+    for archive in archives(folder):
+        for kept in archive.assets("text-sample"):
+            found.append(["text", kept.metadata["name"], kept.said["step"], kept.data.decode()])
+        for kept in archive.assets("visualization"):
+            with Image.open(io.BytesIO(kept.data)) as image:
+                content = [_pixels(image), kept.metadata.get("caption", "")]
+            found.append(["image", kept.said["figName"], kept.said["step"], content])
+        for kept in archive.assets("histogram3d"):
+            counts = [count for _, count in json.loads(kept.data)["index_values"]]
+            found.append(["histogram", kept.metadata["name"], kept.said["step"], [counts, 0.0, 1.0]])
+    return found
+
+
 def files_from_aim(folder: Path) -> dict[str, str]:
     """The files of the one run of the Aim repository in `folder`, by name, as texts."""
     import tempfile
@@ -290,6 +310,19 @@ def files_from_file(folder: Path) -> dict[str, str]:
         for name, said in row["values"].items() if row["kind"] == "artifact" else ():
             for file in said["files"]:
                 found[f"{name}/{file}"] = Path(said["folder"], file).read_bytes().decode("latin-1")
+    return found
+
+
+def files_from_comet(folder: Path) -> dict[str, str]:
+    """The files of artifacts in the folder of Comet's archives."""
+    from tests.support.comet_archives import archives
+
+    found = {}
+    for archive in archives(folder):
+        for kept in archive.assets("asset") + archive.assets("model-element"):
+            name = kept.said["fileName"]
+            model = kept.said.get("groupingName")
+            found[f"{model}/{name}" if model else name] = kept.data.decode("latin-1")
     return found
 
 

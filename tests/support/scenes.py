@@ -23,9 +23,11 @@ from fmstune.delivery.report import report
 from fmstune.testing.compare import as_single
 from tests.sample_trackers import collected
 from tests.support.aim_servers import aim_server, empty_repository, free_port
+from tests.support.comet_cloud import CometCloud
 from tests.support.end_to_end import (
     Points,
     aim_points,
+    comet_points,
     dvclive_points,
     journal_points,
     mlflow_points,
@@ -241,6 +243,53 @@ def wandb(answer: Answer | Literal["refused"], at_step: int) -> Play:
     return play
 
 
+def comet(answer: int | Literal["refused"], at_step: int) -> Play:
+    """Comet's tracker against a server that answers like this from a step on; step 0 is the start."""
+
+    @contextlib.contextmanager
+    def play(folder: Path) -> Iterator[Scene]:
+        with CometCloud() as cloud:
+
+            def strike() -> None:
+                if answer == "refused":
+                    cloud.hang_up()
+                else:
+                    cloud.answer = answer
+
+            def heal() -> None:
+                cloud.answer = "ok"
+                if answer == "refused":
+                    cloud.listen()
+
+            if at_step == 0:
+                strike()
+            yield Scene(
+                "comet", {"mode": "online", "project": "faults"}, lambda: comet_points(cloud.run.read()),
+                strike, at_step, heal, {"COMET_URL_OVERRIDE": cloud.url, "COMET_API_KEY": cloud.key},
+            )  # fmt: skip
+
+    return play
+
+
+@contextlib.contextmanager
+def comet_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
+    """An archive of Comet's that cannot grow any more."""
+    place = folder / "archives"
+
+    def strike() -> None:
+        wait_for(lambda: report(Path("out"), ["comet"])[0].delivered)
+        disk.fill(50)
+
+    def points() -> Points:
+        from tests.support.comet_archives import archives
+
+        return comet_points(point for archive in archives(place) for point in archive.points())
+
+    with NoRoom() as disk:
+        options = {"mode": "offline", "dir": str(place)}
+        yield Scene("comet", options, points, strike, heal=disk.free)
+
+
 @contextlib.contextmanager
 def full_disk(folder: Path) -> Iterator[Scene]:
     """The tracker `file` on a device that has no room; mended by choosing another file."""
@@ -386,6 +435,9 @@ SCENES: dict[str, tuple[str, Play]] = {
     "disk of the folder full in mid-run": ("tensorboard", tensorboard_on_a_disk_that_fills),
     "its process killed ever again": ("tensorboard", tensorboard_whose_shipper_is_killed),
     "disk full after some steps": ("dvclive", dvclive_on_a_disk_that_fills),
+    "server of Comet's refuses connections from the start": ("comet", comet("refused", 0)),
+    "server of Comet's answers 429 in mid-run": ("comet", comet(429, STEP)),
+    "disk of the archives full in mid-run": ("comet", comet_on_a_disk_that_fills),
     "its server is not there from the start": ("trackio", trackio("refused")),
     "its server is killed after some steps": ("trackio", trackio("killed")),
     "disk full from the start": ("file", full_disk),

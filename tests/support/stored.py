@@ -239,6 +239,27 @@ def from_dvclive(folder: Path) -> Stored:
     return {"points": points, "params": params, "tables": tables, "status": status}
 
 
+def from_comet(folder: Path) -> Stored:
+    """The one experiment in the folder of archives, read from what `comet upload` reads. Params are texts
+    under names with `|`, as dotted ones."""
+    from tests.support.comet_archives import archives, csv_rows
+
+    points, tables, status = [], [], None
+    params: dict[str, str] = {}
+    for archive in archives(folder):
+        for name, step, value in archive.points():
+            if name != "train/epoch":
+                points.append([name, step, float(value) if isinstance(value, str) else value])
+        for asset in archive.assets("asset"):
+            if "artifact" in asset.metadata:
+                continue
+            rows = [_row(list(each), list(each.values())) for each in csv_rows(asset.data.decode())]
+            tables.append([asset.metadata["name"], asset.said["step"], rows])
+        params |= {name.replace("|", "."): value for name, value in archive.params().items()}
+        status = archive.others().get("status", status)
+    return {"points": points, "params": {"*": params}, "tables": tables, "status": status}
+
+
 class Naive(Tracker):
     """A plug-in of the few lines that the interface asks for, on a service that replaces a namespace."""
 

@@ -38,6 +38,7 @@ def closed() -> str:
         OMP_NUM_THREADS="1",
         HF_HUB_OFFLINE="1",
         HF_HUB_DISABLE_TELEMETRY="1",
+        COMET_DISABLE_AUTO_LOGGING="1",  # its import patches that of other libraries
         TRACKIO_DIR="trackio",  # each test's own, below its current folder
     )
     ENVIRONMENT.update(os.environ)

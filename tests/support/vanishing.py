@@ -11,6 +11,7 @@ from typing import Any
 
 from fmstune.trackers.aimstack_tracker import AimStackTracker
 from fmstune.trackers.base import Tracker
+from fmstune.trackers.comet_tracker import CometTracker
 from fmstune.trackers.dvclive_tracker import DvcLiveTracker
 from fmstune.trackers.file_tracker import FileTracker
 from fmstune.trackers.mlflow_tracker import MlflowTracker
@@ -95,11 +96,19 @@ class VanishingTrackio(_Vanishing, TrackioTracker):
         self.flush()  # there is nothing before
 
 
+class VanishingComet(_Vanishing, CometTracker):
+    storage = ".cometml-runs"
+
+    def track_point(self, point: MetricPoint) -> None:
+        super().track_point(point)
+        self.flush()
+
+
 def options(kind: str) -> dict[str, Any]:
     """The options of one of them."""
     found: dict[str, dict[str, Any]] = {
         "File": {"path": "stored.jsonl"}, "Aim": {"repo": "."}, "Wandb": {"mode": "offline", "dir": "."},
         "Mlflow": {"tracking_uri": "sqlite:///mlflow.db"}, "Tensorboard": {"dir": "tensorboard"},
-        "Trackio": {}, "DvcLive": {}, "SwanLab": {"mode": "offline"},
+        "Trackio": {}, "DvcLive": {}, "SwanLab": {"mode": "offline"}, "Comet": {"mode": "offline"},
     }  # fmt: skip
     return found[kind]

@@ -88,6 +88,13 @@ class TestSwanLab(BuiltIn):
     reader = "from_swanlab"
 
 
+class TestComet(BuiltIn):
+    tracker = "comet"
+    options: ClassVar = {"mode": "offline"}
+    modules = ("comet_ml",)
+    reader = "from_comet"
+
+
 class TestFile(BuiltIn):
     tracker = "file"
     options: ClassVar = {"path": "stored.jsonl"}

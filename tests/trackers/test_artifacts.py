@@ -31,6 +31,7 @@ PLACES = {
     ),
     "trackio": ("trackio_tracker:TrackioTracker", {}, ("trackio", "trackio.sqlite_storage")),
     "swanlab": ("swanlab_tracker:SwanLabTracker", {"mode": "offline"}, ("swanlab.sdk", "pyroaring")),
+    "comet": ("comet_tracker:CometTracker", {"mode": "offline"}, ("comet_ml",)),
     "file": ("file_tracker:FileTracker", {"path": "stored.jsonl"}, ()),
 }  # fmt: skip
 

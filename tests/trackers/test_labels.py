@@ -54,6 +54,10 @@ PLACES = {
         "swanlab_tracker:SwanLabTracker", {"mode": "offline"}, ("swanlab.sdk", "pyroaring"),
         {"experiment_name": "own", "group": "own group", "tags": ["own"], "description": "own notes"},
     ),
+    "comet": Place(
+        "comet_tracker:CometTracker", {"mode": "offline"}, ("comet_ml",),
+        {"experiment_name": "own", "tags": ["own"]},
+    ),
 }  # fmt: skip
 CALLED = Labels("first", "ablations", ("a", "team=nlp"), "with a\nlonger warm-up")
 RUDE = Labels("half\ud800", "g" * 300 + "\0", ("x" * 100, "ü (1)!", "", "x" * 100), "nul\0")
@@ -110,7 +114,7 @@ def test_each_tracker_has_its_own_words_for_what_a_run_is_called(name: str, said
 def test_the_options_of_a_tracker_win(name: str, said: Said) -> None:
     own = PLACES[name].own
     found, _ = said(name, CALLED, own=own)
-    assert (found["name"], found["group"]) == ("own", "own group")
+    assert (found["name"], found["group"]) == ("own", "own group" if name != "comet" else "ablations")
     assert found["tags"] == (["own"] if "tags" in own else ["a", "team=nlp"])
     assert found["notes"] == own.get("notes", own.get("description", "with a\nlonger warm-up"))
 
@@ -129,7 +133,7 @@ def test_what_a_tracker_cannot_call_a_run_is_adapted_and_named(name: str, said: 
     assert found["name"].startswith("half")
     assert len(found["tags"]) == 2
     assert (
-        name in ("aim", "trackio", "swanlab")
+        name in ("aim", "trackio", "swanlab", "comet")
         or "its tags there are cut" in noted
         or "the tag ü (1)! is called ü _1__" in noted
     )

@@ -57,6 +57,7 @@ PLACES = {
     "swanlab": Place(
         "swanlab_tracker:SwanLabTracker", {"mode": "offline"}, ("swanlab.sdk", "pyroaring", "PIL.Image")
     ),
+    "comet": Place("comet_tracker:CometTracker", {"mode": "offline"}, ("comet_ml", "PIL.Image")),
     "file": Place("file_tracker:FileTracker", {"path": "stored.jsonl"}, ("PIL.Image",)),
 }  # fmt: skip
 

@@ -90,6 +90,9 @@ BACKS = {
         f"{TRACKERS}.swanlab_tracker:SwanLabTracker", {"mode": "offline"},
         ("swanlab.sdk", "pyroaring", "swanlab.sdk.internal.core_python.store"), "from_swanlab", forgets=True,
     ),
+    "comet": Back(
+        f"{TRACKERS}.comet_tracker:CometTracker", {"mode": "offline"}, ("comet_ml",), "from_comet", flat=True,
+    ),
     "plug-in": Back("tests.support.stored:Naive", {}, (), "from_naive", kill_repeats=True),
 }  # fmt: skip
 
@@ -188,6 +191,7 @@ def nurseries() -> Iterator[Callable[[Back], Nursery]]:
         ("trackio", 8),
         ("dvclive", 12),
         ("swanlab", 12),
+        ("comet", 5),
         ("file", 25),
         ("plug-in", 25),
     ],

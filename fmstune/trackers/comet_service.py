@@ -1,0 +1,289 @@
+"""An experiment on Comet's server: what a request carried is there when it returns; else it raises.
+
+The SDK's own requests are used, without its queue and without its tries, of which the last one is followed by
+silence. What is said of the SDK was seen with comet_ml 3.58.8.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
+
+from fmstune.trackers.comet_items import Asset, Events, Item, Other, Param, Point
+from fmstune.trackers.comet_settings import Settings
+from fmstune.trackers.continued import MARK
+from fmstune.trackers.records import Status, TrackerError, utf8
+
+if TYPE_CHECKING:
+    import requests
+
+_TIMEOUT = 15.0
+"""Seconds of a request; a shipper that is silent for a minute counts as one that hangs."""
+_FILE_TIMEOUT = 300.0
+_MOST_ITEMS = 1000
+"""Points and params that the SDK sends at once."""
+_MOST_TEXT = 1000
+_FIRST_BEAT = 10
+
+
+class CometAway(OSError):
+    """The server does not take anything now: it is overloaded, or takes no more in this minute."""
+
+
+class Http:
+    """Requests to Comet's server with a key. They raise `OSError` when it does not answer or is overloaded,
+    and `TrackerError` when it refuses."""
+
+    def __init__(self, settings: Settings, key: str, timeout: float = _TIMEOUT) -> None:
+        from comet_ml.connection.connection_api import LowLevelHTTPClient
+        from comet_ml.utils import get_root_url
+
+        self._key, self._shown = key, settings.shown_server
+        self._clientlib = settings.server
+        self._rest = urljoin(get_root_url(settings.server), "/api/rest/v2/")
+        self._client = LowLevelHTTPClient(
+            api_key=key, server_address=settings.server, default_timeout=timeout, config=settings.config,
+            verify_tls=settings.config["comet.internal.check_tls_certificate"], default_retry=False,
+        )  # fmt: skip
+
+    def post(
+        self, path: str, payload: Mapping[str, Any], *, rest: bool = False, compress: bool = False
+    ) -> Any:
+        """The answer to a request of the client library's API, or of the REST API."""
+        url = urljoin(self._rest if rest else self._clientlib, path)
+        return self._judged(self._client.post(url, payload, compress=compress), path)
+
+    def get(self, path: str, **params: str) -> Any:
+        """What the REST API says."""
+        return self._judged(self._client.get(urljoin(self._rest, path), params), path)
+
+    def ask(self, path: str) -> requests.Response:
+        """The REST API's answer, whatever it is."""
+        found: requests.Response = self._client.get(urljoin(self._rest, path))
+        return found
+
+    def send(self, asset: Asset, where: Mapping[str, Any]) -> None:
+        """Send a file."""
+        from comet_ml.connection.connection_upload import send_file, send_file_like
+
+        path = "visualizations/upload" if asset.kind == "visualization" else "asset/upload"
+        rest: dict[str, Any] = {
+            "params": {**where, **{key: value for key, value in asset.params().items() if value is not None}},
+            "headers": {"Authorization": self._key}, "timeout": (_TIMEOUT, _FILE_TIMEOUT),
+            "session": self._client.session, "metadata": dict(asset.metadata),
+        }  # fmt: skip
+        url = urljoin(self._clientlib, path)
+        if isinstance(asset.content, bytes):
+            answer = send_file_like(url, asset.content, **rest)
+        else:
+            answer = send_file(url, str(asset.content), **rest)
+        self._judged(answer, asset.name)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _judged(self, answer: requests.Response, what: str) -> Any:
+        code = answer.status_code
+        if code in (200, 204):
+            return answer.json() if answer.content else {}
+        if code == 429 or code >= 500:
+            why = "more than it takes in a minute" if code == 429 else "an error of the server"
+            raise CometAway(f"{self._shown} answers {code}, {why}")
+        raise Refused(f"{self._shown} refuses {what} ({code}): {_said(answer)}", _code(answer))
+
+
+class Refused(TrackerError):
+    """The server refuses something; `code` is Comet's own for the reason."""
+
+    def __init__(self, text: str, code: int) -> None:
+        self.code = code
+        super().__init__(text)
+
+
+def _code(answer: requests.Response) -> int:
+    try:
+        return int(answer.json()["sdk_error_code"])
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
+def _said(answer: requests.Response) -> str:
+    try:
+        text = str(answer.json()["msg"])
+    except (ValueError, KeyError, TypeError):
+        text = answer.text
+    return " ".join(text.split())[:300].rstrip(".") or "it does not say why"
+
+
+class Service:
+    """One experiment on the server, which is made where there is none of this key."""
+
+    def __init__(self, settings: Settings, api_key: str, key: str) -> None:
+        from comet_ml.utils import get_comet_version
+
+        self.key, self._settings, self._api_key = key, settings, api_key
+        self._http = Http(settings, api_key)
+        made = self._http.post(
+            "logger/add/run",
+            {
+                "apiKey": api_key, "local_timestamp": _now(), "experimentKey": key, "offline": False,
+                "projectName": settings.project, "teamName": settings.workspace,
+                "libVersion": get_comet_version(), "getOrCreateEnabled": True,
+            },
+        )  # fmt: skip
+        self._run_id, self._project_id = made["runId"], made.get("project_id")
+        focus = made.get("focusUrl")
+        self.page: str | None = f"{focus}{key}" if focus else None
+        self.mark = self._read_mark()
+        self.events = Events(self.mark.get("events", ()))
+        self.params: dict[str, str] = {}
+        self.counts: dict[str, int] = {}
+        self._there: Counter[tuple[str, int | None, int]] = Counter()
+        self._assets: set[str] = set()
+        self._heart: Any = None
+        self.note: str | None = None
+
+    def begin(self, mark: Mapping[str, Any]) -> None:
+        """Begin to write to it; what a process that was killed has sent, and nobody has noted, is known."""
+        if self.mark.get("run_id") != mark.get("run_id"):
+            self.events = Events()
+        if self.mark and not self.mark.get("ended"):
+            self._look_what_is_there()
+        self._mark = dict(mark)
+        self._write_mark(ended=False)
+        self._beat()
+        self._begin_to_beat()
+
+    def write(self, items: list[Item], events: Sequence[int]) -> None:
+        """Send these, and take each out of `items` when it is there; they are of these events."""
+        while items:
+            kind, few = next(itertools.groupby(items[:_MOST_ITEMS], type))
+            some = list(few)
+            if kind is Point:
+                self._send_batch("metric", [item for item in some if not self._is_there(item)])
+            elif kind is Param:
+                self._send_batch("parameter", some)
+            else:
+                some = some[:1]
+                self._send_one(some[0])
+            del items[: len(some)]
+        for seq in events:
+            self.events.add(seq)
+
+    def holds(self, last: int) -> bool:
+        """What the server has taken is its own business: it shows some of it later."""
+        return True
+
+    def end(self, status: Status, error: str | None, others: list[Item], tags: Sequence[str]) -> None:
+        """End the experiment: Comet knows running, finished and crashed ones."""
+        self._stop_beating()
+        self.write(others, ())
+        self._write_mark(ended=True)
+        self._beat(alive=False)
+        self._http.post(
+            "write/experiment/update-status",
+            {
+                "experimentKey": self.key, "isAlive": False, "hasCrashed": status == "failed",
+                "error": None if status == "finished" else utf8(error or status)[:_MOST_TEXT],
+            },
+            rest=True,
+        )  # fmt: skip
+        self._http.close()
+
+    def add_tags(self, tags: Sequence[str]) -> None:
+        """Add tags; those that are there stay."""
+        self._http.post(
+            "write/experiment/tags", {"experimentKey": self.key, "addedTags": list(tags)}, rest=True
+        )
+
+    def abandon(self) -> None:
+        """Leave it as it is."""
+        self._http.close()
+
+    # -- the rest -----------------------------------------------------------------------------
+
+    def _send_batch(self, what: str, items: Sequence[Item]) -> None:
+        values = [item.message().to_batch_message_dict() for item in items if not isinstance(item, Asset)]
+        if values:
+            payload = {"experimentKey": self.key, "values": values}
+            self._http.post(f"batch/logger/experiment/{what}", payload, compress=True)
+
+    def _send_one(self, item: Item) -> None:
+        if isinstance(item, Other):
+            said = {"experimentKey": self.key, "key": item.key, "value": item.value}
+            self._http.post("write/experiment/log-other", said, rest=True)
+        elif isinstance(item, Asset) and item.id not in self._assets:
+            where = {"experimentId": self.key, "projectId": self._project_id, "runId": self._run_id}
+            self._http.send(item, where)
+            self._assets.add(item.id)
+
+    def _read_mark(self) -> dict[str, Any]:
+        """What fmstune has left with it: which events it holds, and whether it was ended."""
+        others = self._http.get("experiment/log-other", experimentKey=self.key).get("values") or ()
+        text = next((each.get("valueCurrent") for each in others if each.get("name") == MARK), "")
+        try:
+            found = json.loads(text)
+        except (ValueError, TypeError):  # there is none, or somebody has changed it
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _write_mark(self, *, ended: bool) -> None:
+        if not self._mark:
+            return
+        spans = self.events.spans
+        # The service takes texts of a thousand characters; of more spans, it is found out what is there.
+        whole = len(spans) <= 20
+        said = {**self._mark, "events": spans if whole else spans[:1], "ended": ended and whole}
+        self._send_one(Other(MARK, json.dumps(said)))
+
+    def _look_what_is_there(self) -> None:
+        for point in (
+            self._http.get("experiment/metrics/get-all", experimentKey=self.key).get("metrics") or ()
+        ):
+            self._there[point["metricName"], point.get("step"), int(point["timestamp"])] += 1
+        assets = self._http.get("experiment/asset/list", experimentKey=self.key, type="all")
+        self._assets = {str(each["assetId"]) for each in assets.get("assets") or () if each.get("assetId")}
+
+    def _is_there(self, item: Any) -> bool:
+        where = (item.name, item.step, item.time)
+        if not self._there[where]:
+            return False
+        self._there[where] -= 1
+        return True
+
+    def _beat(self, *, alive: bool = True) -> None:
+        """Comet takes an experiment that has been silent for some time for one that has ended."""
+        self._http.post(
+            "status-report/update",
+            {
+                "apiKey": self._api_key, "runId": self._run_id, "experimentKey": self.key,
+                "projectId": self._project_id, "is_alive": alive, "local_timestamp": _now(), "offline": False,
+            },
+        )  # fmt: skip
+
+    def _begin_to_beat(self) -> None:
+        from comet_ml.connection.connection_api import RestServerConnection
+        from comet_ml.heartbeat import HeartbeatThread
+
+        connection = RestServerConnection(
+            self._api_key, self.key, self._settings.server, _TIMEOUT, config=self._settings.config,
+            verify_tls=self._settings.config["comet.internal.check_tls_certificate"],
+        )  # fmt: skip
+        connection.run_id, connection.project_id = self._run_id, self._project_id
+        self._heart = HeartbeatThread(_FIRST_BEAT, connection.heartbeat)
+        self._heart.start()
+
+    def _stop_beating(self) -> None:
+        if self._heart is not None:
+            self._heart.close()
+            self._heart = None
+
+
+def _now() -> int:
+    return int(1000 * time.time())

@@ -1,0 +1,147 @@
+"""The options of the tracker `comet`, and what Comet's own settings say where they say nothing: variables of
+the environment, `.env` and `.comet.config` here, `~/.comet.config`.
+
+Everything here only reads. What is said of the SDK was seen with comet_ml 3.58.8.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from fmstune.secrets.redaction import hide
+from fmstune.trackers.records import Check, TrackerOptionError
+
+Mode = Literal["online", "offline", "disabled"]
+MODES: tuple[Mode, ...] = ("online", "offline", "disabled")
+_PROJECT = "fmstune"
+LOGIN = "run `comet login`, or set COMET_API_KEY"
+
+
+@dataclass(frozen=True)
+class CometOptions:
+    """Options of the tracker `comet`. One that is not given is left to Comet's own settings."""
+
+    mode: str | None = field(
+        default=None,
+        metadata={
+            "help": "online, offline or disabled; else COMET_START_ONLINE or COMET_AUTO_LOG_DISABLE, else "
+            "online."
+        },
+    )
+    project: str | None = field(
+        default=None, metadata={"help": 'The project; else COMET_PROJECT_NAME, else "fmstune".'}
+    )
+    workspace: str | None = field(
+        default=None, metadata={"help": "The workspace; else COMET_WORKSPACE, else your default one."}
+    )
+    experiment_name: str | None = field(
+        default=None,
+        metadata={"help": "The experiment's name; else COMET_START_EXPERIMENT_NAME, else the run's own."},
+    )
+    tags: tuple[str, ...] = field(
+        default=(), metadata={"help": "Tags; else COMET_START_EXPERIMENT_TAGS, else run.tags."}
+    )
+    dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where archives of offline experiments are put; else COMET_OFFLINE_DIRECTORY, else "
+            ".cometml-runs here."
+        },
+    )
+
+
+class CometUnusable(TrackerOptionError):
+    """What makes Comet unusable, as an error for `open` and as the `Check` for `check`."""
+
+    def __init__(self, state: Any, detail: str, remedy: str = "", server: str = "") -> None:
+        super().__init__(f"Comet: {detail}" + (f"; {remedy}." if remedy else "."))
+        self.check = Check(state, detail, remedy, server=server)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What Comet is used with. `server` is the address of its client library's API, `config` the SDK's own
+    configuration, `experiment` the key of the experiment that the environment asks for."""
+
+    mode: Mode
+    project: str
+    workspace: str | None
+    name: str | None
+    tags: tuple[str, ...]
+    folder: Path
+    server: str
+    experiment: str | None
+    config: Any
+
+    @property
+    def shown_server(self) -> str:
+        """The server's address without a path, a user name or a password."""
+        parts = urlsplit(self.server)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def found_settings(options: CometOptions) -> Settings:
+    """What Comet would be used with now. Raises `CometUnusable`."""
+    from comet_ml.config import get_backend_address, get_config
+
+    if options.mode is not None and options.mode not in MODES:
+        raise CometUnusable("bad_option", f"mode is {options.mode!r}", f"use {', '.join(MODES)}")
+    config = get_config()
+
+    def setting(name: str) -> Any:
+        try:
+            return config[name]
+        except Exception as error:  # whatever everett raises of a value that it cannot read
+            variable = name.replace(".", "_").upper()
+            why = " ".join(hide(str(error)).split())[:200]
+            raise CometUnusable("bad_option", f"{variable}: {why}", f"correct {variable}") from None
+
+    api_key(config)  # one that names a server is where the address comes from
+    server = get_backend_address(config)
+    if urlsplit(server).scheme not in ("http", "https"):
+        detail = f"COMET_URL_OVERRIDE is {hide(server)!r}, which is no address"
+        raise CometUnusable("bad_option", detail, "write https://HOST/clientlib/")
+    key = setting("comet.experiment_key")
+    if key is not None and not (key.isalnum() and 32 <= len(key) <= 50):
+        detail = (
+            f"COMET_EXPERIMENT_KEY is {hide(str(key)[:80])!r}, which is no key of 32 to 50 letters and digits"
+        )
+        raise CometUnusable("bad_option", detail, "correct or unset it")
+    folder = options.dir or setting("comet.offline_directory")
+    return Settings(
+        mode=_mode(options, setting),
+        project=options.project or setting("comet.project_name") or _PROJECT,
+        workspace=options.workspace or setting("comet.workspace"),
+        name=options.experiment_name or setting("comet.start.experiment_name"),
+        tags=options.tags or tuple(setting("comet.start.experiment_tags") or ()),
+        folder=Path(folder).expanduser().absolute(),
+        server=server,
+        experiment=key,
+        config=config,
+    )
+
+
+def _mode(options: CometOptions, setting: Any) -> Mode:
+    for mode in MODES:
+        if options.mode == mode:
+            return mode
+    if setting("comet.auto_log.disable"):
+        return "disabled"
+    return "offline" if setting("comet.start.online") is False else "online"
+
+
+def api_key(config: Any) -> str | None:
+    """The API key that Comet would use, which is never shown; `None` where there is none."""
+    from comet_ml.config import get_api_key
+
+    key = get_api_key(None, config)
+    return str(key) if key else None
+
+
+def disabled() -> str:
+    by = " by COMET_AUTO_LOG_DISABLE" if os.environ.get("COMET_AUTO_LOG_DISABLE") else ""
+    return f"disabled{by}: nothing is sent to Comet and nothing is kept for it"

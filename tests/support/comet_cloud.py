@@ -1,0 +1,297 @@
+"""A stand-in for Comet's server on 127.0.0.1: enough of its HTTP API for the SDK's own clients.
+
+    with CometCloud() as cloud:
+        os.environ |= {"COMET_URL_OVERRIDE": cloud.url, "COMET_API_KEY": cloud.key}
+        ...
+        assert cloud.experiments[key].points[0]["metricName"] == "train/loss"
+
+It is a mock, as no server of Comet's can be run here: what it answers is what the SDK reads, and tests let
+the SDK's own `Experiment`, `comet upload` and `APIExperiment` speak with it. It keeps what arrived, twice
+what comes twice, and misbehaves on request: set `answer` at any moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import socket
+import sys
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal, final
+from urllib.parse import parse_qs, urlsplit
+
+Answer = Literal["ok", "black_hole"] | int
+"""What every request gets: the true answer, none at all, or this HTTP status."""
+
+_BEAT = {"is_alive_beat_duration_millis": 60_000, "gpu_monitor_interval_millis": 60_000}
+
+
+@dataclass
+class CometRun:
+    """What arrived of one experiment."""
+
+    key: str
+    workspace: str
+    project: str
+    offline: bool = False
+    points: list[dict[str, Any]] = field(default_factory=list)
+    params: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, Any] = field(default_factory=dict)
+    tags: list[str] = field(default_factory=list)
+    assets: list[dict[str, Any]] = field(default_factory=list)
+    """As said in the request, with the bytes as `data` and the `metadata`."""
+    alive: bool = True
+    crashed: bool = False
+    error: str | None = None
+    opened: int = 0
+
+    def read(self) -> list[tuple[str, int | None, Any]]:
+        """Name, step and value of each point."""
+        return [(each["metricName"], each.get("step"), each["metricValue"]) for each in self.points]
+
+    def values(self, name: str) -> list[Any]:
+        """The values of a metric, in the order of arrival."""
+        return [point["metricValue"] for point in self.points if point["metricName"] == name]
+
+
+class Wrong(Exception):
+    """A request that the server answers with this status and Comet's code for the reason."""
+
+    def __init__(self, status: int, code: int, text: str) -> None:
+        self.status, self.answer = status, {"sdk_error_code": code, "msg": text, "code": status}
+        super().__init__(text)
+
+
+@final
+class CometCloud:
+    """The server; a context manager that listens on a free port while it is open."""
+
+    key = "fedcba9876543210abcdef123"
+    user = "ada"
+    workspaces = ("ada", "nlp")
+
+    def __init__(self) -> None:
+        self.answer: Answer = "ok"
+        self.experiments: dict[str, CometRun] = {}
+        self.requests: list[str] = []
+        self.refuses: str | None = None
+        """A part of the paths of requests that are refused with 400."""
+        self.lock = threading.RLock()
+        self.closing = threading.Event()
+        self._server = _Server(self, 0)
+        self.root = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"{self.root}/clientlib/"
+
+    def __enter__(self) -> CometCloud:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Cut every connection and stop listening: who calls is refused."""
+        self._server.stop()
+
+    def listen(self) -> None:
+        """Answer again, at the same address, after `hang_up`."""
+        self._server = _Server(self, self._server.server_address[1])
+        self._server.start()
+
+    @property
+    def run(self) -> CometRun:
+        """The one experiment that there is."""
+        (found,) = self.experiments.values()
+        return found
+
+    # -- the client library's API -------------------------------------------------------------
+
+    def clientlib(self, path: str, query: dict[str, str], body: Any) -> Any:
+        """The answer to a request of it, whose `body` is JSON, or a file with its metadata."""
+        if path in ("logger/add/run", "logger/get/run"):
+            return self._open(path, body)
+        if path in ("isAlive/ver", "health/ping"):
+            return {"version": "4.50.0"}
+        if path in ("asset/upload", "visualizations/upload"):
+            data, metadata = body
+            said = {**query, "kind": query.get("type", "asset"), "data": data, "metadata": metadata}
+            if path == "visualizations/upload":
+                said |= {"kind": "image", "assetId": query["imageId"], "fileName": query["figName"]}
+            self.experiments[query["experimentId"]].assets.append(said)
+            return {"assetId": said["assetId"]}
+        if path == "notification/experiment":  # a mail, which nobody gets
+            return {}
+        run = self.experiments[body["experimentKey"]]
+        if path == "status-report/update":
+            run.alive = body["is_alive"]
+            return _BEAT
+        if path == "batch/logger/experiment/metric":
+            run.points += body["values"]
+        elif path == "batch/logger/experiment/parameter":
+            run.params |= {each["parameterName"]: each["parameterValue"] for each in body["values"]}
+        elif path == "tags/add-tags-to-experiment":
+            run.tags += body["addedTags"]
+        elif path not in ("status-report/offline-metadata", "asset/3d-limits"):
+            raise Wrong(404, 0, f"no {path} here")
+        return {}
+
+    def _open(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        key = body.get("previousExperiment") or body["experimentKey"]
+        if path == "logger/get/run":
+            if key not in self.experiments:
+                raise Wrong(400, 90210, "no experiment of this key")
+        else:
+            workspace = body["teamName"] or self.user
+            if workspace not in self.workspaces:
+                raise Wrong(400, 90219, f"the workspace {workspace} does not exist")
+            if key in self.experiments and not body["getOrCreateEnabled"]:
+                raise Wrong(400, 90999, "there is an experiment of this key")
+            made = CometRun(key, workspace, body["projectName"] or "general", body["offline"])
+            self.experiments.setdefault(key, made)
+        run = self.experiments[key]
+        run.opened, run.alive = run.opened + 1, True
+        focus = f"{self.root}/{run.workspace}/{run.project}/"
+        return {"runId": f"run-{key}", "project_id": "p-1", "focusUrl": focus, "lastOffset": len(run.points)}
+
+    # -- the REST API -------------------------------------------------------------------------
+
+    def rest(self, path: str, query: dict[str, str], body: Any) -> Any:
+        """The answer to a request of it."""
+        if path == "account-details":
+            return {"userName": self.user, "defaultWorkspaceName": self.user}
+        if path == "workspaces":
+            return {"workspaceNames": list(self.workspaces)}
+        run = self.experiments[(body or query)["experimentKey"]]
+        if path == "write/experiment/log-other":
+            run.others[body["key"]] = body["value"]
+            return {}
+        if path == "write/experiment/tags":
+            run.tags += body["addedTags"]
+            return {}
+        if path == "write/experiment/update-status":
+            run.alive, run.crashed, run.error = body["isAlive"], body["hasCrashed"], body["error"]
+            return {}
+        if path == "experiment/metadata":
+            where = {"workspaceName": run.workspace, "projectName": run.project, "projectId": "p-1"}
+            return {"experimentKey": run.key, "running": run.alive, "archived": False, **where}
+        if path == "experiment/log-other":
+            return {"values": [_summary(key, value) for key, value in run.others.items()]}
+        if path == "experiment/parameters":
+            return {"values": [_summary(key, value) for key, value in run.params.items()]}
+        if path == "experiment/metrics/get-all":
+            texts = [{**point, "metricValue": str(point["metricValue"])} for point in run.points]
+            return {"metrics": texts}
+        if path == "experiment/asset/list":
+            return {"assets": [{k: v for k, v in each.items() if k != "data"} for each in run.assets]}
+        if path == "experiment/tags":
+            return {"tags": list(dict.fromkeys(run.tags))}
+        raise Wrong(404, 0, f"no {path} here")
+
+
+def _summary(name: str, value: Any) -> dict[str, Any]:
+    return {"name": name, "valueCurrent": str(value), "valueMax": str(value), "valueMin": str(value)}
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, cloud: CometCloud, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.cloud = cloud
+        self._connections: set[socket.socket] = set()
+
+    def start(self) -> None:
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):  # the client has gone already
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is part of the game; all else is printed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        if self.headers.get("Content-Type", "").startswith("multipart/"):
+            self._answer(_file(body, self.headers["Content-Type"]))
+        else:
+            self._answer(json.loads(body or b"null"))
+
+    def do_GET(self) -> None:
+        self._answer(None)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep the tests' output clean."""
+
+    def _answer(self, body: Any) -> None:
+        cloud, parts = self.server.cloud, urlsplit(self.path)
+        query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+        with cloud.lock:
+            cloud.requests.append(parts.path)
+        if cloud.answer == "black_hole":
+            cloud.closing.wait()
+        if cloud.answer != "ok":
+            self._send(503 if cloud.answer == "black_hole" else cloud.answer, {"msg": "the stand-in says so"})
+            return
+        try:
+            with cloud.lock:
+                self._send(200, self._true_answer(parts.path, query, body))
+        except Wrong as wrong:
+            self._send(wrong.status, wrong.answer)
+
+    def _true_answer(self, path: str, query: dict[str, str], body: Any) -> Any:
+        cloud = self.server.cloud
+        key = self.headers.get("Authorization") or (body or {}).get("apiKey")
+        rest = path.startswith("/api/rest/v2/")
+        if key != cloud.key and path != "/clientlib/isAlive/ver":
+            raise Wrong(401, 0, "no such key") if rest else Wrong(403, 90212, "API key is not registered")
+        if cloud.refuses is not None and cloud.refuses in path:
+            raise Wrong(400, 7000012, "you have reached the limit of text samples")
+        if rest:
+            return cloud.rest(path.removeprefix("/api/rest/v2/"), query, body)
+        return cloud.clientlib(path.removeprefix("/clientlib/"), query, body)
+
+    def _send(self, status: int, answer: Any) -> None:
+        payload = json.dumps(answer).encode()
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # the client gave up waiting, as black-hole tests want
+
+
+def _file(body: bytes, kind: str) -> tuple[bytes, Any]:
+    from requests_toolbelt.multipart.decoder import MultipartDecoder
+
+    found = {}
+    for part in MultipartDecoder(body, kind).parts:
+        name = part.headers[b"Content-Disposition"].decode().partition('name="')[2].partition('"')[0]
+        found[name] = part.content
+    return found["file"], json.loads(found.get("metadata", b"{}"))

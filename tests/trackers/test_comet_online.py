@@ -1,0 +1,269 @@
+"""Comet's tracker online, with the SDK's own requests against a stand-in for the server, which is a cloud."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fmstune
+from fmstune.delivery.ledger import Ledger, load_ledger
+from fmstune.delivery.recorder import Recorder, active
+from fmstune.delivery.report import report
+from fmstune.delivery.shipping.deliver import Delivery
+from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.trackers.comet_tracker import CometTracker
+from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerError
+from tests.support.aim_servers import free_port
+from tests.support.comet_cloud import CometCloud
+from tests.support.shipping import delivered_by
+
+START = RunStart("name", ".", run_id="id-1", new_run_id="a" * 24, sessions=("one",))
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CometCloud]:
+    monkeypatch.chdir(tmp_path)
+    with CometCloud() as cloud:
+        monkeypatch.setenv("COMET_URL_OVERRIDE", cloud.url)
+        monkeypatch.setenv("COMET_API_KEY", cloud.key)
+        yield cloud
+
+
+def opened(start: RunStart = START, **options: Any) -> tuple[CometTracker, str]:
+    tracker = CometTracker("comet", options)
+    found = tracker.open(start)
+    assert found.id is not None
+    return tracker, found.id
+
+
+def give(tracker: CometTracker, *seqs: int) -> None:
+    """Events of these numbers: a loss, and at each fourth a table too."""
+    for seq in seqs:
+        tracker.seq = seq
+        if seq % 4:
+            tracker.track_point(MetricPoint({"loss": seq / 8}, "train", seq, None, 1e9 + seq, seq, {}))
+        else:
+            tracker.track_table(Table("samples", ({"a": "x"},), "eval", seq, None, 1e9, seq))
+
+
+@pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
+def test_a_run_is_there_as_users_of_comet_expect_it_and_nothing_else_is(
+    status: Any, cloud: CometCloud, recorder: Recorder, run_directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import comet_ml
+
+    recorder.set_params({"training": {"learning_rate": 1e-4}, "names": ["a"]}, "config")
+    recorder.track_point(MetricPoint({"loss": 2.0, "grad": float("inf")}, "train", 7, 0.5))
+    recorder.track_point(MetricPoint({"loss": 3.0}, "eval", 7, 0.5))
+    recorder.close(status, "ValueError: no" if status == "failed" else None)
+    ledger = delivered_by(CometTracker("comet", {"project": "p", "workspace": "nlp"}), run_directory)
+    key = ledger.run_id
+    assert ledger.url == f"{cloud.root}/nlp/p/{key}"
+
+    read = comet_ml.APIExperiment(api_key=cloud.key, previous_experiment=key)
+    points = [(each["metricName"], each["metricValue"], each["step"]) for each in read.get_metrics()]
+    assert sorted(points) == [
+        ("eval/loss", "3.0", 7), ("train/epoch", "0.5", 7), ("train/grad", "Infinity", 7),
+        ("train/loss", "2.0", 7),
+    ]  # fmt: skip
+    params = {each["name"]: each["valueCurrent"] for each in read.get_parameters_summary()}
+    assert params == {"config|training|learning_rate": "0.0001", "config|names": '["a"]'}
+    others = {each["name"]: each["valueCurrent"] for each in read.get_others_summary()}
+    assert (others["Name"], others["status"], others.get("error")) == (
+        "run", status, "ValueError: no" if status == "failed" else None,
+    )  # fmt: skip
+    run = cloud.run
+    assert (run.alive, run.crashed, run.assets) == (False, status == "failed", [])
+    kinds = {path.rpartition("/")[2] for path in cloud.requests}
+    assert kinds == {
+        "run", "update", "metric", "parameter", "log-other", "update-status", "get-all", "ver", "parameters",
+        "metadata",
+    } - ({"metadata"} if "metadata" not in kinds else set())  # fmt: skip
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_stand_in_takes_what_the_sdks_own_experiment_sends(cloud: CometCloud) -> None:
+    """So that it is Comet's way of saying things that is compared with."""
+    import comet_ml
+
+    own = (
+        "log_code", "log_graph", "auto_param_logging", "auto_metric_logging", "parse_args",
+        "auto_output_logging", "log_env_details", "log_git_metadata", "log_git_patch",
+    )  # fmt: skip
+    quiet = dict.fromkeys(own, False)
+    theirs = comet_ml.Experiment(api_key=cloud.key, project_name="p", display_summary_level=0, **quiet)
+    theirs.log_metrics({"train/loss": 2.0, "train/bad": float("nan")}, step=7, epoch=0.5)
+    theirs.log_parameters({"lr": 1e-4}, prefix="config")
+    theirs.log_table("samples.csv", [["x", 1]], headers=["a", "b"])
+    theirs.log_text("hello", step=7, metadata={"name": "answer"})
+    theirs.end()
+    (run,) = cloud.experiments.values()
+    (loss,) = [point for point in run.points if point["metricName"] == "train/loss"]
+    assert run.values("train/bad") == ["NaN"]
+
+    tracker, key = opened(project="p")
+    tracker.seq = 1
+    point = MetricPoint({"loss": 2.0, "bad": float("nan")}, "train", 7, 0.5, 1e9, 1, {})
+    tracker.track_point(point)
+    tracker.set_params({"lr": "0.0001"}, "config")
+    tracker.close("finished")
+    ours = cloud.experiments[key]
+    assert ours.values("train/bad") == ["NaN"]
+    assert {**ours.points[0], "timestamp": 0} == {**loss, "timestamp": 0}
+    assert isinstance(loss["timestamp"], int)
+    assert run.params["config_lr"] == 0.0001
+    assert {each["kind"] for each in run.assets} == {"asset", "text-sample"}
+
+
+def test_a_process_that_was_killed_is_followed_by_one_that_sends_only_what_is_missing(
+    cloud: CometCloud,
+) -> None:
+    first, key = opened()
+    give(first, 1, 2, 3, 4)
+    first.flush()  # and killed before anybody has noted it
+    again, same = opened(dataclasses.replace(START, tracker_run_id=key, redelivery=True))
+    give(again, 1, 2, 3, 4, 5)
+    again.flush()
+    again.close("finished")
+    assert same == key
+    run = cloud.run
+    assert run.values("train/loss") == [1 / 8, 2 / 8, 3 / 8, 5 / 8]
+    assert len(run.assets) == 1
+
+
+def test_a_run_whose_ledger_is_lost_is_known_by_what_the_server_has_of_it(cloud: CometCloud) -> None:
+    for _ in range(2):
+        tracker, _ = opened()
+        give(tracker, 1, 2, 4)
+        tracker.close("finished")
+    run = cloud.run
+    assert run.values("train/loss") == [1 / 8, 2 / 8]
+    assert len(run.assets) == 1
+
+
+def test_of_two_futures_of_a_run_the_second_gets_its_own(cloud: CometCloud) -> None:
+    first, key = opened()
+    give(first, 1, 2)
+    first.close("interrupted")
+    then = dataclasses.replace(START, tracker_run_id=key, run_id="id-2", after=2)
+    child, same = opened(then)
+    give(child, 3)
+    child.close("finished")
+    assert same == key
+    other, own = opened(dataclasses.replace(then, run_id="id-3"))
+    give(other, 3)
+    other.close("finished")
+    assert own != key
+    assert cloud.experiments[key].values("train/loss") == [1 / 8, 2 / 8, 3 / 8]
+    assert cloud.experiments[own].values("train/loss") == [3 / 8]
+
+
+def test_an_experiment_of_the_environment_that_holds_other_points_is_an_error(
+    cloud: CometCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMET_EXPERIMENT_KEY", "0" * 32)
+    first, key = opened()
+    give(first, 1)
+    first.close("finished")
+    assert key == "0" * 32
+    with pytest.raises(TrackerError, match="holds other points; unset COMET_EXPERIMENT_KEY"):
+        opened(dataclasses.replace(START, run_id="another", after=1))
+
+
+def test_what_the_server_refuses_costs_its_own_event_alone_and_is_named(
+    cloud: CometCloud, recorder: Recorder, run_directory: Path
+) -> None:
+    with active(recorder):
+        fmstune.track(1.0, "loss", "train", step=1)
+        fmstune.track_text("one too many", "answer", "eval", step=1)
+        fmstune.track(0.5, "loss", "train", step=2)
+    recorder.close("finished")
+    cloud.refuses = "asset/upload"
+    for _ in range(6):
+        ledger = load_ledger(run_directory, "comet") or Ledger("comet")
+        try:
+            Delivery(run_directory, CometTracker("comet"), ledger).run(lambda: True)
+        except DeliveryFailed:
+            continue
+    (line,) = report(run_directory, ["comet"])
+    assert (line.delivered, line.total) == (3, 4)
+    assert "you have reached the limit of text samples" in str(line.error)
+    assert cloud.run.values("train/loss") == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("trouble", [429, 503, "refused"])
+def test_an_outage_is_one_and_nothing_is_lost_or_doubled(
+    trouble: Any, cloud: CometCloud, recorder: Recorder, run_directory: Path
+) -> None:
+    for step in range(1, 4):
+        recorder.track_point(MetricPoint({"loss": step / 8}, "train", step))
+    tracker = CometTracker("comet")
+    flush, calls = tracker.flush, []
+
+    def fail_once() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            cloud.hang_up() if trouble == "refused" else setattr(cloud, "answer", trouble)
+        flush()
+
+    tracker.flush = fail_once  # type: ignore[method-assign]
+    with pytest.raises(DeliveryFailed) as failed:
+        Delivery(run_directory, tracker, Ledger("comet")).run(lambda: True)
+    assert isinstance(failed.value.__cause__, OSError)
+    assert cloud.key not in str(failed.value)
+    cloud.listen() if trouble == "refused" else setattr(cloud, "answer", "ok")
+    recorder.close("finished")
+    ledger = load_ledger(run_directory, "comet")
+    assert ledger is not None
+    Delivery(run_directory, CometTracker("comet"), ledger).run(lambda: True)
+    assert cloud.run.values("train/loss") == [1 / 8, 2 / 8, 3 / 8]
+
+
+def test_the_check_tells_causes_apart_ends_in_time_and_makes_nothing(
+    cloud: CometCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def checked(timeout: float = 10, **options: Any) -> tuple[str, str]:
+        found = CometTracker("comet", options).check(timeout)
+        assert cloud.key not in f"{found}"
+        return found.state, f"{found.detail}; {found.remedy}"
+
+    assert checked(project="p") == ("ok", "ada, writes to ada/p; ")
+    state, said = checked(workspace="other")
+    assert (state, "ada is not in the workspace other" in said, "ada, nlp" in said) == (
+        "no_permission", True, True,
+    )  # fmt: skip
+    for answer, expected in ((500, "unreachable"), (429, "unreachable"), (401, "rejected_credentials")):
+        cloud.answer = answer
+        assert checked()[0] == expected
+    cloud.answer = "black_hole"
+    began = time.monotonic()
+    assert checked(timeout=0.8)[0] == "unreachable"
+    assert time.monotonic() - began < 5
+    cloud.answer = "ok"
+    with monkeypatch.context() as world:
+        world.setenv("COMET_API_KEY", "a-wrong-one")
+        assert checked()[0] == "rejected_credentials"
+        world.delenv("COMET_API_KEY")
+        assert checked()[0] == "no_credentials"
+        assert checked(mode="offline")[0] == "ok"
+        assert checked(mode="offline", dir="/proc/here")[0] == "no_permission"
+        assert checked(mode="disabled")[0] == "ok"
+        (tmp_path / ".comet.config").write_text(f"[comet]\napi_key = {cloud.key}\nproject_name = q\n")
+        assert checked() == ("ok", "ada, writes to ada/q; ")
+    with monkeypatch.context() as world:
+        world.setenv("COMET_URL_OVERRIDE", f"http://127.0.0.1:{free_port()}/clientlib/")
+        assert checked()[0] == "unreachable"
+        world.setenv("COMET_EXPERIMENT_KEY", "short")
+        assert checked() == (
+            "bad_option",
+            "COMET_EXPERIMENT_KEY is 'short', which is no key of 32 to 50 letters and digits; correct or "
+            "unset it",
+        )
+    assert checked(mode="both")[0] == "bad_option"
+    assert not cloud.experiments
+    assert [path.name for path in tmp_path.iterdir() if path.name != "run"] == [".comet.config"]
