@@ -60,6 +60,11 @@ BUILT_IN: Mapping[str, BuiltIn] = {
         "comet_ml",
         ("comet_ml", "comet-ml"),
     ),
+    "clearml": BuiltIn(
+        "fmstune.trackers.clearml_tracker:ClearmlTracker",
+        "ClearML: a server, or offline sessions",
+        "clearml",
+    ),
     "file": BuiltIn(
         "fmstune.trackers.file_tracker:FileTracker",
         "every event as JSON lines or CSV, in a file of yours",

@@ -29,6 +29,7 @@ SCENES = [
     ("Trackio", "removed"), ("Trackio", "older"),
     ("DvcLive", "removed"), ("DvcLive", "older"), ("SwanLab", "removed"), ("SwanLab", "older"),
     ("Comet", "removed"), ("Comet", "older"),
+    ("Clearml", "removed"), ("Clearml", "older"),
 ]  # fmt: skip
 STEPS = range(1, 13)
 

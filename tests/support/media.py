@@ -260,6 +260,23 @@ def from_comet(folder: Path) -> Found:
     return found
 
 
+def from_clearml(folder: Path) -> Found:
+    """The one offline session in the folder `clearml`."""
+    from tests.support.clearml_read import media, session
+
+    place, _, events = session(folder / "clearml")
+    return media(events, place / "data")
+
+
+def files_from_clearml(folder: Path) -> dict[str, str]:
+    """The artifacts of the one offline session in the folder `clearml`."""
+    from tests.support.clearml_read import session
+
+    _, task, _ = session(folder / "clearml")
+    made = task["execution"]["artifacts"]
+    return {each["key"]: Path(each["uri"]).read_bytes().decode("latin-1") for each in made}
+
+
 def files_from_aim(folder: Path) -> dict[str, str]:
     """The files of the one run of the Aim repository in `folder`, by name, as texts."""
     import tempfile

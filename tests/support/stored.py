@@ -260,6 +260,14 @@ def from_comet(folder: Path) -> Stored:
     return {"points": points, "params": {"*": params}, "tables": tables, "status": status}
 
 
+def from_clearml(folder: Path) -> Stored:
+    """The one offline session in the folder `clearml`. Params are texts under dotted names, in `*`."""
+    from tests.support.clearml_read import session, stored
+
+    _, task, events = session(folder / "clearml")
+    return stored(task, events)
+
+
 class Naive(Tracker):
     """A plug-in of the few lines that the interface asks for, on a service that replaces a namespace."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from fmstune.trackers.aimstack_tracker import AimStackTracker
 from fmstune.trackers.base import Tracker
+from fmstune.trackers.clearml_tracker import ClearmlTracker
 from fmstune.trackers.comet_tracker import CometTracker
 from fmstune.trackers.dvclive_tracker import DvcLiveTracker
 from fmstune.trackers.file_tracker import FileTracker
@@ -104,11 +105,20 @@ class VanishingComet(_Vanishing, CometTracker):
         self.flush()
 
 
+class VanishingClearml(_Vanishing, ClearmlTracker):
+    storage = "clearml"
+
+    def track_point(self, point: MetricPoint) -> None:
+        super().track_point(point)
+        self.flush()
+
+
 def options(kind: str) -> dict[str, Any]:
     """The options of one of them."""
     found: dict[str, dict[str, Any]] = {
         "File": {"path": "stored.jsonl"}, "Aim": {"repo": "."}, "Wandb": {"mode": "offline", "dir": "."},
         "Mlflow": {"tracking_uri": "sqlite:///mlflow.db"}, "Tensorboard": {"dir": "tensorboard"},
         "Trackio": {}, "DvcLive": {}, "SwanLab": {"mode": "offline"}, "Comet": {"mode": "offline"},
+        "Clearml": {"offline": True, "dir": "clearml"},
     }  # fmt: skip
     return found[kind]

@@ -95,6 +95,13 @@ class TestComet(BuiltIn):
     reader = "from_comet"
 
 
+class TestClearml(BuiltIn):
+    tracker = "clearml"
+    options: ClassVar = {"offline": True, "dir": "clearml"}
+    modules = ("tests.support.clearml_warm",)
+    reader = "from_clearml"
+
+
 class TestFile(BuiltIn):
     tracker = "file"
     options: ClassVar = {"path": "stored.jsonl"}

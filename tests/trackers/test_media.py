@@ -58,6 +58,10 @@ PLACES = {
         "swanlab_tracker:SwanLabTracker", {"mode": "offline"}, ("swanlab.sdk", "pyroaring", "PIL.Image")
     ),
     "comet": Place("comet_tracker:CometTracker", {"mode": "offline"}, ("comet_ml", "PIL.Image")),
+    "clearml": Place(
+        "clearml_tracker:ClearmlTracker", {"offline": True, "dir": "clearml"},
+        ("tests.support.clearml_warm", "PIL.Image"), captions=False,
+    ),
     "file": Place("file_tracker:FileTracker", {"path": "stored.jsonl"}, ("PIL.Image",)),
 }  # fmt: skip
 

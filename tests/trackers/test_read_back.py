@@ -7,6 +7,7 @@ by the shippers' own code to each real SDK, and compared with the journal.
 from __future__ import annotations
 
 import datetime
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -92,6 +93,11 @@ BACKS = {
     ),
     "comet": Back(
         f"{TRACKERS}.comet_tracker:CometTracker", {"mode": "offline"}, ("comet_ml",), "from_comet", flat=True,
+    ),
+    "clearml": Back(
+        f"{TRACKERS}.clearml_tracker:ClearmlTracker", {"offline": True, "dir": "clearml"},
+        ("tests.support.clearml_warm",), "from_clearml",
+        replaces=True, flat=True, single=True,
     ),
     "plug-in": Back("tests.support.stored:Naive", {}, (), "from_naive", kill_repeats=True),
 }  # fmt: skip
@@ -192,6 +198,7 @@ def nurseries() -> Iterator[Callable[[Back], Nursery]]:
         ("dvclive", 12),
         ("swanlab", 12),
         ("comet", 5),
+        ("clearml", 6),
         ("file", 25),
         ("plug-in", 25),
     ],
@@ -309,6 +316,8 @@ def compare_texts(
             continue
         if isinstance(value, Mapping) and (value or not prefix):
             compare_texts(value, found, changes, f"{prefix}{key}.")
+        elif isinstance(value, list):  # of which names in mappings may be named
+            assert same(value, json.loads(found[f"{prefix}{key}"]), changes), (key, changes)
         else:
             assert found.get(f"{prefix}{key}") == as_text(value), (key, changes)
 

@@ -1,0 +1,340 @@
+"""The tracker `clearml`: a task on a ClearML server, or an offline session.
+
+ClearML's own variables and its configuration file stay in force. What is said of it was seen with 2.1.12.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fmstune.trackers.base import Tracker
+from fmstune.trackers.clearml_events import (
+    Event,
+    histogram_plot,
+    page_of,
+    plot,
+    sample,
+    scalars,
+    series_of,
+    table_plot,
+    title_of,
+)
+from fmstune.trackers.clearml_places import ClearmlOptions, Place, check_place, place_of, require_writable
+from fmstune.trackers.clearml_server import ServerStore
+from fmstune.trackers.clearml_session import SessionStore
+from fmstune.trackers.clearml_stores import (
+    PROPERTIES,
+    Labels,
+    Store,
+    Task,
+    is_published,
+    param,
+    safe,
+    uploaded,
+)
+from fmstune.trackers.continued import MARK, is_of_another, mark, note
+from fmstune.trackers.records import (
+    Artifact,
+    Check,
+    Limits,
+    Media,
+    MetricPoint,
+    RunStart,
+    Status,
+    Table,
+    TrackerRun,
+    merged,
+    utf8,
+)
+from fmstune.trackers.values.normalise import Normaliser, as_text, flatten
+from fmstune.trackers.values.occurrences import Occurrences
+from fmstune.trackers.values.plain import plain
+
+_MOST_WAITING = 500
+_LONGEST_NAME, _SHORTEST_NAME = 250, 3
+
+
+class ClearmlTracker(Tracker):
+    """Metrics are called as transformers' own integration calls them: the title is the stage, the series the
+    metric, the iteration the optimizer's step; what it has as single values is that too. A namespace of
+    params is a section.
+
+    Events wait for the end of their batch. The server keeps one for each series and iteration, so that what
+    comes twice is there once; a property of the task has the number of the event that it holds last.
+    """
+
+    registered_name = "clearml"
+    description = "ClearML: a server, or offline sessions"
+    package = "clearml"
+    install_hint = "pip install 'fmstune[clearml]'"
+    Config = ClearmlOptions
+    config: ClearmlOptions
+    idempotent = True
+    repeated_steps = "replaced"
+    takes_artifacts = True
+    places = (
+        ("offline", "CLEARML_OFFLINE_MODE"),
+        ("project", "CLEARML_PROJECT"),
+        ("dir", "CLEARML_CACHE_DIR"),
+        ("output_uri", "CLEARML_DEFAULT_OUTPUT_URI"),
+        ("CLEARML_API_HOST",),
+        ("CLEARML_FILES_HOST",),
+        ("CLEARML_CONFIG_FILE",),
+    )
+    media = frozenset({"text", "image", "histogram"})
+    # The SDK reports NaN and infinity as 0. The server's database has floats of single precision, and MongoDB
+    # integers of 64 bits and keys without NUL; a debug sample has no caption.
+    limits = Limits(
+        max_name=1000,
+        max_value=100_000,
+        nested=False,
+        nan=False,
+        infinite=False,
+        single_precision=True,
+        integer_bits=64,
+        nul=False,
+        captions=False,
+        reserved_params=frozenset({MARK, PROPERTIES, PROPERTIES.capitalize(), PROPERTIES.upper()}),
+        joins=True,
+        one_series=True,
+    )
+
+    def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
+        super().__init__(name, tracker_config)
+        self._store: Store | None = None
+        self._closed: Store | None = None
+        self._task = Task("")
+        self._mark: dict[str, Any] = {}
+        self._held = self._seen = 0
+        self._waiting: list[Event] = []
+        self._ended = False
+        self._params: dict[str, Any] = {}
+        self._alone = Occurrences()
+        self._changed: dict[str, None] = {}
+        self._adapt = Normaliser(self.limits)
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        return tuple(self._changed)
+
+    def open(self, start: RunStart) -> TrackerRun:
+        place = place_of(self.config, self.name)
+        labels = self._labels(start, place)
+        if self._store is not None:  # opened by `open_alone`, under a name that means nothing
+            self._store.begin(self._task, labels)
+            return self._as_run(self._task)
+        store = self._new_store(place)
+        found, noted = self._continued(store, start, labels), ""
+        if found is not None and is_published(found):
+            noted = f"a run of its own there, as the task {found.id} was published"
+        elif found is not None and start.run_id is not None and is_of_another(found.mark, start):
+            noted = note(start)
+        task = found
+        if task is None or noted:
+            task = store.create(labels, None if noted else start.new_run_id)
+        own = task.mark.get("run_id") == start.run_id
+        self._held = self._seen = int(task.mark.get("last_event", 0)) if own else 0
+        self._mark = mark(start) if start.run_id is not None else {}
+        self._task = store.begin(task, labels)
+        store.write([], self._held_mark())
+        self._store, self._ended = store, False
+        return self._as_run(self._task, noted)
+
+    def holds(self, last: int) -> bool:
+        store = self._store or self._closed
+        return store is None or (store.holds() and (not self._mark or self._held >= last))
+
+    def is_stored(self, start: RunStart, last: int) -> bool | None:
+        place = place_of(self.config, self.name)
+        if not place.offline or start.tracker_run_id is None:
+            return None
+        found = SessionStore(place.folder).find(start.tracker_run_id)
+        if found is None:
+            return False
+        if found.mark.get("run_id") != start.run_id:
+            return None  # another run has it by now
+        return bool(found.mark.get("last_event", 0) >= last)
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        super().track(metric, name, stage)
+        self.track_point(MetricPoint({name: metric}, stage, step, time=self.event_time))
+
+    def track_point(self, point: MetricPoint) -> None:
+        self._opened()
+        values, stage = point.values, point.stage
+        if self.seq is None:  # used alone: by somebody who has adapted nothing
+            stage = self._adapt.stage(stage)
+            values = self._adapt.metrics(plain(dict(values)), stage)
+            point = MetricPoint(values, stage, point.step, point.epoch, point.time)
+        for name, value in values.items():
+            repeat = (point.repeats or {}).get(name, 0)
+            if point.repeats is None:
+                repeat = self._alone.count((stage, name), point.step)
+            if repeat:
+                key = self.limits.prefix(stage) + name
+                self._changed[f"further values of {key!r} at one step are series of their own"] = None
+            self._waiting += scalars(point, name, value, repeat, self._moment(point))
+        self._note()
+
+    def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
+        super().set_params(params, name)
+        if params is None:
+            return
+        store, namespace = self._opened(), name or "params"
+        given: dict[str, Any] = dict(params)
+        if self.seq is None:
+            given = self._params[namespace] = merged(self._params.get(namespace, {}), plain(given))
+            namespace = self._adapt.namespace(namespace) or "params"
+            given = self._adapt.params(given, namespace)
+        self._again()
+        store.set_params(self._stripped(namespace), self._items(self._stripped(namespace), given))
+        self._note(now=True)
+
+    def track_table(self, table: Table) -> None:
+        self._opened()
+        self._waiting.append(plot(table, table_plot(table), self._moment(table)))
+        self._note()
+
+    def track_media(self, media: Media) -> None:
+        store, moment = self._opened(), self._moment(media)
+        if media.kind == "histogram":
+            self._waiting.append(plot(media, histogram_plot(media), moment))
+            self._note()
+            return
+        title, series = title_of(media.stage), series_of(media.name, media.repeats or 0)
+        step = "none" if media.step is None else f"{media.step:08d}"
+        suffix = ".html" if media.file is None else media.file.suffix.lower()
+        path = f"metrics/{safe(title)}/{safe(series)}/{step}{suffix}"
+        if media.file is not None:
+            key, url = store.put_file(path, media.file)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                (page := Path(folder, "page.html")).write_bytes(page_of(media.text))
+                key, url = store.put_file(path, page)
+        self._waiting.append(sample(media, key, url, moment))
+        self._note(now=True)
+
+    def track_artifact(self, artifact: Artifact) -> None:
+        store, kept = self._opened(), []
+        for name in artifact.files:
+            path = "/".join(map(safe, ("artifacts", artifact.name, *Path(name).parts)))
+            _, url = store.put_file(path, artifact.folder / name)
+            kept.append(uploaded(name, url, artifact.folder / name))
+        self._again()
+        store.put_artifact(artifact, kept)
+        self._note(now=True)
+
+    def flush(self) -> None:
+        if self._store is None or not (self._waiting or self._seen > self._held):
+            return
+        # What fails is not tried again with later events, which would fail with it.
+        events, self._waiting = self._waiting, []
+        seen, self._seen = self._seen, self._held
+        self._again()
+        self._store.write(events, self._held_mark(seen))
+        if self._store.holds():
+            self._held = self._seen = max(seen, self._held)
+
+    def appear(self) -> None:
+        self._opened()
+        self.flush()
+
+    def train_ended(self, status: Status) -> None:
+        store = self._opened()
+        self.flush()
+        store.end(status, None)
+        self._ended = True
+
+    def close(self, status: Status, error: str | None = None) -> None:
+        if self._store is None:
+            return
+        self.flush()
+        self._store.end(status, None if error is None else utf8(error))
+        self._closed, self._store = self._store, None
+
+    def check(self, timeout: float) -> Check:
+        return check_place(self.config, timeout, self.name)
+
+    # -- the rest -----------------------------------------------------------------------------
+
+    def _new_store(self, place: Place) -> Store:
+        if not place.offline:
+            return ServerStore(place)
+        require_writable(place.folder, self.name)
+        return SessionStore(place.folder)
+
+    def _continued(self, store: Store, start: RunStart, labels: Labels) -> Task | None:
+        """The task that is to be continued; `None` for a new one, also when somebody has deleted it."""
+        if start.tracker_run_id is not None:
+            return store.find(start.tracker_run_id)
+        if start.new_run_id is None:
+            return None
+        # The one that a process made which was killed before anybody had noted its id.
+        found = store.made_as(labels, start.new_run_id)
+        return None if found is not None and is_of_another(found.mark, start) else found
+
+    def _labels(self, start: RunStart, place: Place) -> Labels:
+        import os
+
+        given = utf8(self.config.task_name or os.environ.get("CLEARML_TASK") or start.name).strip()
+        name = given[:_LONGEST_NAME].strip()
+        if len(name) < _SHORTEST_NAME:
+            name = f"run {name}".strip()
+        if name != given:
+            self._changed[f"the task is called {name}, as a name has 3 to {_LONGEST_NAME} characters"] = None
+        tags = self.config.tags or start.tags
+        kept = tuple(dict.fromkeys(tag for tag in (utf8(str(each)).strip() for each in tags) if tag))
+        project = utf8(place.project_of(start)).strip()
+        if len(project) < _SHORTEST_NAME:  # a group's
+            project = f"group {project}"
+        return Labels(name, project, kept, utf8(start.notes) if start.notes else None)
+
+    def _as_run(self, task: Task, noted: str = "") -> TrackerRun:
+        notes = " · ".join(part for part in (noted, task.note) if part) or None
+        return TrackerRun(task.id, task.page, delivered_through=self._held or None, note=notes)
+
+    def _items(self, section: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        items: dict[str, dict[str, Any]] = {}
+        for key, value in flatten(params):
+            name, count = self._stripped(key), 1
+            while name in items:
+                count += 1
+                name = f"{self._stripped(key)}_{count}"
+            items[name] = param(section, name, as_text(value), type(value).__name__)
+        return list(items.values())
+
+    def _stripped(self, name: str) -> str:
+        """A name without space around it, which the server would leave out: two would be one."""
+        fitting = re.sub(r"^\s+|\s+$", lambda found: "_" * len(found[0]), name)
+        if fitting != name:
+            self._changed[f"{ascii(name)[1:-1]} is called {fitting}"] = None
+        return fitting
+
+    def _moment(self, what: MetricPoint | Table | Media) -> int:
+        return int(1000 * (what.time or self.event_time or time.time()))
+
+    def _held_mark(self, seen: int = 0) -> dict[str, Any]:
+        return {**self._mark, "last_event": max(seen, self._held)} if self._mark else {}
+
+    def _again(self) -> None:
+        """Let the task run once more, where a training has ended and something follows."""
+        if self._ended and self._store is not None:
+            self._ended = False
+            self._store.resume()
+
+    def _note(self, *, now: bool = False) -> None:
+        """Note which event is to be held next."""
+        self._seen = max(self._seen, self.seq or 0)
+        if now or self.seq is None or len(self._waiting) > _MOST_WAITING:
+            self.flush()
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            self.open_alone()
+        assert self._store is not None
+        return self._store

@@ -1,0 +1,11 @@
+"""Imported, it has ClearML's SDK and its configuration in memory: a process that is forked from this one
+needs neither."""
+
+from __future__ import annotations
+
+import clearml.backend_api.session.session
+import clearml.utilities.plotly_reporter  # noqa: F401
+
+from fmstune.trackers.clearml_places import ClearmlOptions, place_of
+
+place_of(ClearmlOptions(offline=True), "clearml")
