@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import time
@@ -88,8 +89,12 @@ class SessionStore:
             about.pop(ended, None)
         about.setdefault("started", _now())
         # A process that was killed may have left half a line, at which ClearML's import would stop.
-        with (place / "metrics.jsonl").open("ab") as file:
-            self._size = min(_whole(about), file.tell())
+        with (place / "metrics.jsonl").open("a+b") as file:
+            self._size = min(_whole(about), file.seek(0, os.SEEK_END))
+            file.seek(max(self._size - 1, 0))
+            if self._size and file.read(1) != b"\n":  # somebody has cut it off
+                file.seek(0)
+                self._size = file.read(self._size).rfind(b"\n") + 1
             file.truncate(self._size)
         self._file = _identity(place)
         self._about = about

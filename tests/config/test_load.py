@@ -147,7 +147,8 @@ def test_where_no_tracker_is_close_all_are_named() -> None:
     message = refused(DEMO, "tracking.trackers=['qqqq']")
     assert "Did you mean" not in message
     assert (
-        "There are none, aim, wandb, mlflow, tensorboard, trackio, dvclive, swanlab, comet, file" in message
+        "There are none, aim, wandb, mlflow, tensorboard, trackio, dvclive, swanlab, comet, clearml, file"
+        in message
     )
 
 

@@ -85,6 +85,10 @@ class ClearmlCloud:
         """The events that are kept of a task."""
         return held(self._events.get(task_id, []))
 
+    def forget(self, task_id: str) -> None:
+        """Remove a task's events, as a reset does."""
+        self._events.pop(task_id)
+
     # -- answers ------------------------------------------------------------------------------
 
     def wait(self) -> int | None:

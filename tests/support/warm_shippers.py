@@ -43,6 +43,7 @@ _PLAIN = (
 _SDKS = {
     "aim": ("aim", "tests.support.aim_database", "fmstune.trackers.aimstack_tracker"),
     "wandb": ("wandb", "fmstune.trackers.wandb_tracker"),
+    "clearml": ("tests.support.clearml_warm", "fmstune.trackers.clearml_tracker"),
     # trackio reads TRACKIO_DIR when it is imported: not here, but in the process that has the test's.
     "mlflow": (
         "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "fmstune.trackers.mlflow_tracker",
