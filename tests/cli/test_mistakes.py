@@ -18,7 +18,8 @@ from tests.support.mistakes import fmstune, told
         ("train --tracker wandbb", "--tracker: there is no tracker 'wandbb'. Did you mean wandb?"),
         (
             "train --tracker qqqq",
-            "There are none, aim, wandb, mlflow, tensorboard, trackio, dvclive, swanlab, comet, clearml, file",
+            "There are none, aim, wandb, mlflow, tensorboard, trackio, dvclive, swanlab, comet, clearml, "
+            "file",
         ),
         ("train --tracker aim --tracker aim", "given twice"),
         (
