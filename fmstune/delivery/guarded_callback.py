@@ -42,6 +42,8 @@ def guarded_callback(callback: Any, called: Called) -> TrainerCallback:
         return call
 
     methods: dict[str, Any] = {name: event(name) for name in events if hasattr(callback, name)}
+    # Of one that does nothing then, the Trainer need not have a checkpoint ready (`WholeCheckpoints`).
+    methods["reads_checkpoints"] = getattr(type(callback), "on_save", None) is not TrainerCallback.on_save
     guarded: TrainerCallback = type("Guarded" + type(callback).__name__, (TrainerCallback,), methods)()
     return guarded
 

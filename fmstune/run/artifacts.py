@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
-from typing import Any
-
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole
@@ -25,7 +22,7 @@ _LEFT_OUT = ("training_args.bin", "report.html", "skipped_rows.jsonl", "stream_c
 _WEIGHTS = (".safetensors", ".bin")
 
 
-class ArtifactsCallback(TrainerCallback):
+class Artifacts:
     """Hands over what `tracking.artifacts` says, on rank zero: the model or adapter of each checkpoint, those
     that an earlier process of the run has not come to, and at last what the run has made."""
 
@@ -44,7 +41,6 @@ class ArtifactsCallback(TrainerCallback):
         self._each = self._wanted == "checkpoints" and bool(trackers) and is_main_process()
         self._checkpoints = HandedCheckpoints(self._directory, trackers, recorder, out.say, out.warn)
         self._begin()
-        built.trainer.add_callback(self)
 
     def _begin(self) -> None:
         """Begin with the checkpoints that are there, where the run resumes."""
@@ -53,12 +49,19 @@ class ArtifactsCallback(TrainerCallback):
         done = self._checkpoints.take_up(self._kind) if self._each else set()
         for checkpoint in reversed(checkpoints(self._directory)):
             if step_of(checkpoint) <= self._step and checkpoint.name not in done:
-                self._add(checkpoint)
+                self.add(checkpoint)
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._add(self._directory / f"checkpoint-{state.global_step}")
+    def add(self, checkpoint: Path) -> None:
+        """Hand over a checkpoint that is whole."""
+        if not self._each:
+            return
+        files = _files(checkpoint)
+        if any(name.endswith(_WEIGHTS) for name in files):
+            self._checkpoints.add(checkpoint, files, step_of(checkpoint), self._kind)
+        else:  # FSDP's and DeepSpeed's own states are of this many processes, and no model
+            self._out.warn(
+                f"{checkpoint.name} is not handed to trackers: it holds no model or adapter in one piece"
+            )
 
     def end(self, seconds: float | None = None) -> None:
         """Wait until all checkpoints are recorded: see `HandedCheckpoints`."""
@@ -77,17 +80,6 @@ class ArtifactsCallback(TrainerCallback):
             out.warn(f"the {kind} is not handed to trackers: {item['lost']}")
         else:
             out.say("artifact", f"{kind}: {counted(item['files'], 'file')}, {item['size'] / 1e6:.1f} MB")
-
-    def _add(self, checkpoint: Path) -> None:
-        if not self._each:
-            return
-        files = _files(checkpoint)
-        if any(name.endswith(_WEIGHTS) for name in files):
-            self._checkpoints.add(checkpoint, files, step_of(checkpoint), self._kind)
-        else:  # FSDP's and DeepSpeed's own states are of this many processes, and no model
-            self._out.warn(
-                f"{checkpoint.name} is not handed to trackers: it holds no model or adapter in one piece"
-            )
 
 
 def part(directory: Path, step: int) -> None:

@@ -23,7 +23,16 @@ from fmstune.delivery.journal.reader import (
     writer,
 )
 from fmstune.errors import ConfigError
-from fmstune.layout import CONFIG_NAME, DATA_ROWS, ERROR_LOG, JOURNAL_NAME, REPORT, TRACKING_DIR, TRAIN_LOG
+from fmstune.layout import (
+    CONFIG_NAME,
+    DATA_ROWS,
+    ERROR_LOG,
+    JOURNAL_NAME,
+    REPORT,
+    TRACKING_DIR,
+    TRAIN_LOG,
+    UNFINISHED,
+)
 from fmstune.models.checkpoints import (
     checkpoints,
     damage,
@@ -37,7 +46,7 @@ from fmstune.system.files import takes_files
 # What a run writes; --overwrite removes these and nothing else.
 _OURS = (
     *(TRACKING_DIR, CONFIG_NAME, ERROR_LOG, "README.md", REPORT, DATA_ROWS, "rehearsal"),
-    *("skipped_rows.jsonl", "stream_counts", TRAIN_LOG),
+    *("skipped_rows.jsonl", "stream_counts", TRAIN_LOG, UNFINISHED),
 )
 _MODEL_FILES = re.compile(
     r"(model|adapter_model|pytorch_model).*\.(safetensors|bin|json)|(adapter_|generation_)?config\.json"

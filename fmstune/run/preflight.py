@@ -10,6 +10,7 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole, phase
 from fmstune.data.tokens.lengths import are_tokenised, sequence_lengths
 from fmstune.errors import RunError
+from fmstune.layout import UNFINISHED
 from fmstune.system.memory import amount
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
@@ -30,8 +31,9 @@ def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunCo
     `RunError`.
     """
     trainer = built.trainer
-    # A rehearsal that was killed has left it; only one of this run's own is needed.
-    shutil.rmtree(Path(trainer.args.output_dir) / SCRATCH, ignore_errors=True)
+    # What a run that was killed has left: a rehearsal, and a checkpoint that never was.
+    for name in (SCRATCH, UNFINISHED):
+        shutil.rmtree(Path(trainer.args.output_dir) / name, ignore_errors=True)
     require_room(trainer, built.steps, Path(trainer.args.output_dir))
     if config.run.auto_batch:
         phase("finding the batch size")
@@ -41,7 +43,7 @@ def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunCo
         )
         found = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
         tracker.set_params(found, "auto_batch")
-    expected = outlook(trainer)
+    expected = outlook(trainer, built.steps)
     if expected is not None and expected.hopeless:
         raise RunError(expected.trouble())
     if expected is not None and not expected.fits:
@@ -71,7 +73,7 @@ def compare(built: BuiltTrainer, expected: Outlook | None, tracker: Tracker, out
 def report_plan(built: BuiltTrainer, directory: Path, out: RunConsole) -> None:
     """What a dry run says of the run to come: memory, disk, steps and tokens. Raises `RunError`."""
     trainer = built.trainer
-    expected = outlook(trainer)
+    expected = outlook(trainer, built.steps)
     if expected is not None:
         streamed = not are_tokenised(trainer.train_dataset)
         rows = f" for rows of {expected.work.longest:,} tokens, the longest that may come" if streamed else ""

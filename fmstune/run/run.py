@@ -165,18 +165,19 @@ def _train(
 ) -> Mapping[str, float]:
     from fmstune.data.changed import changed_data, recorded_data
     from fmstune.models.end_tokens import save_settings
-    from fmstune.run.artifacts import ArtifactsCallback
+    from fmstune.run.artifacts import Artifacts
     from fmstune.run.data_rows import write_data_rows
     from fmstune.run.model_card import write_card
     from fmstune.run.preflight import compare, prepare
     from fmstune.run.stream_watch import StreamWatch, stream_ended
-    from fmstune.run.tracker_runs import LedgerCallback
+    from fmstune.run.tracker_runs import ledgers_kept
     from fmstune.training.build import build_trainer
     from fmstune.training.callbacks.progress import LastStepCallback, ProgressCallback
     from fmstune.training.callbacks.stopping import StopCallback, stopping
     from fmstune.training.extensions import Extensions
     from fmstune.training.memory.outlook import explained
     from fmstune.training.trainers.nonfinite import guard
+    from fmstune.training.tuned_trainer import Saving, save_with
 
     extensions = (given or Extensions()).with_configured(config.run)
     progress, stop = ProgressCallback(out, METHODS[config.run.method].shown), StopCallback()
@@ -186,12 +187,10 @@ def _train(
         *in_process_callbacks(recorder, guests, directory.path, config.tracking.in_process_timeout, out),
         LastStepCallback(),
         progress,
-        LedgerCallback(directory.path),
     ]
     extensions = dataclasses.replace(extensions, callbacks=(*callbacks, *extensions.callbacks, stop))
     stops = stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process())
-    with stops, contextlib.ExitStack() as after:
-        # Before the trainer is built, which records its own data.
+    with stops, contextlib.ExitStack() as after:  # its own data are recorded while the trainer is built
         before = recorded_data(directory.checkpoint.parent) if directory.checkpoint else {}
         built = build_trainer(config, recorder, directory.path, extensions)
         after.callback(built.trainer.end_workers)
@@ -209,8 +208,9 @@ def _train(
         _add_samples(config, built, recorder, out)
         if built.data.streaming and is_main_process():
             built.trainer.add_callback(StreamWatch(directory.path, built.data.unused, out))
-        handed = ArtifactsCallback(config, directory, recorder, out, built)
+        handed = Artifacts(config, directory, recorder, out, built)
         after.callback(handed.end, config.tracking.close_timeout)
+        save_with(built.trainer, Saving(ledgers_kept(directory.path, recorder), handed.add, out.warn), after)
         expected = prepare(built, config, recorder, out)
         checkpoint = directory.checkpoint
         args = built.trainer.args

@@ -5,30 +5,28 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
-
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fmstune.delivery.journal.reader import last_seq
 from fmstune.delivery.ledger import Ledger, all_ledgers
+from fmstune.delivery.recorder import Recorder
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 
 _GAP = 1_000_000
 
 
-class LedgerCallback(TrainerCallback):
-    """Copies the ledgers of the run in `directory` into each checkpoint."""
+def ledgers_kept(directory: Path, recorder: Recorder) -> Callable[[Path], None]:
+    """What copies the ledgers of the run in `directory` into a checkpoint, those of the trackers that work in
+    this process as they are by now."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def copy(checkpoint: Path) -> None:
+        for guest in recorder.guests:
+            with contextlib.suppress(OSError):  # as below
+                guest.settle()
+        copy_ledgers(directory, checkpoint)
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            copy_ledgers(self._directory, self._directory / f"checkpoint-{state.global_step}")
+    return copy
 
 
 def continue_runs(checkpoint: Path, directory: Path, trackers: Collection[str]) -> int:

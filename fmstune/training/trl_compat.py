@@ -13,6 +13,7 @@ import functools
 import logging
 import os
 import re
+import threading
 import types
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -21,11 +22,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
+import peft.peft_model
+import safetensors.torch
 import torch
+import transformers.modeling_utils
 from accelerate.data_loader import DataLoaderDispatcher, SkipBatchSampler
 from accelerate.logging import MultiProcessAdapter
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
 from transformers.utils import is_triton_available
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -62,6 +68,14 @@ class PrivateHooks:
     def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
         """Save the model: of a checkpoint, or `at_end` of the run."""
         _trainer(super()).save_model(output_dir, _internal_call=not at_end)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        self.steps_are_over()
+        return _trainer(super())._finalize_training(*args, **kwargs)
+
+    def steps_are_over(self) -> None:
+        """The last step is made, and the best checkpoint is not loaded yet, nor are others removed: no
+        callback is called then."""
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         return self.gradient_norm(model, grad_norm)
@@ -196,6 +210,126 @@ def save_for_checkpoint(trainer: TunedTrainer, folder: Path) -> None:
     """Save the model as a checkpoint has it; plain `save_model` is the end of the run."""
     this: Any = trainer
     this.save_model(str(folder), _internal_call=True)
+
+
+def write_parts(trainer: TunedTrainer, folder: Path, named: Path) -> None:
+    """Write into a folder what `_save_checkpoint` puts into the checkpoint `named`, which it writes in place,
+    file by file. Of one process, without sharding; older checkpoints stay, and nothing goes to the hub."""
+    this: Any = trainer
+    state, args = this.state, this.args
+    this.store_flos()
+    this.save_model(str(folder), _internal_call=True)
+    if args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH, SaveStrategy.BEST):
+        best = named.with_name(f"checkpoint-{state.best_global_step}")
+        if state.best_global_step and (best == named or best.exists()):
+            state.best_model_checkpoint = str(best)
+    if not args.save_only_model:
+        this._save_optimizer_and_scheduler(str(folder))
+        this._save_scaler(str(folder))
+        this._save_rng_state(str(folder))
+    kept = state.stateful_callbacks
+    for each in [*this.callback_handler.callbacks, this.control]:
+        if isinstance(each, ExportableState):
+            name = type(each).__name__
+            if isinstance(kept[name], list):
+                kept[name].append(each.state())
+            else:
+                kept[name] = each.state()
+    state.save_to_json(str(folder / "trainer_state.json"))
+
+
+def remove_old_checkpoints(trainer: TunedTrainer, best: str | None) -> None:
+    """Remove those that `save_total_limit` has no place for, as the Trainer does after each new one."""
+    args = trainer.args
+    rotate_checkpoints(
+        output_dir=args.output_dir, save_total_limit=args.save_total_limit, best_model_checkpoint=best,
+        use_mtime=True,
+    )  # fmt: skip
+
+
+_LARGE = 1 << 20
+_SAVERS: tuple[tuple[Any, str], ...] = (
+    (transformers.modeling_utils, "safe_save_file"),
+    (peft.peft_model, "safe_save_file"),
+    (torch, "save"),
+)
+
+
+@contextlib.contextmanager
+def large_files_later() -> Iterator[list[Callable[[], None]]]:
+    """What the libraries write in this thread within is written, but for large tensors: these are copied, and
+    what is yielded writes their files from the copies. `save_pretrained` has no way to be asked for that.
+
+    An object that holds anything but tensors, numbers and texts in plain containers is written at once.
+    """
+    later: list[Callable[[], None]] = []
+    thread = threading.get_ident()
+    given = [getattr(module, name) for module, name in _SAVERS]
+
+    def save_file(tensors: Any, filename: Any, metadata: Any = None) -> None:
+        try:
+            copy = _copied(dict(tensors), {}) if threading.get_ident() == thread else None
+        except TypeError:
+            copy = None
+        if copy is None:
+            safetensors.torch.save_file(tensors, filename, metadata=metadata)
+        else:
+            later.append(lambda: safetensors.torch.save_file(copy, filename, metadata=metadata))
+
+    def save(value: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        copy = None
+        if threading.get_ident() == thread and isinstance(f, str) and not args and not kwargs:
+            with contextlib.suppress(TypeError):
+                copy = _copied(value, {}) if _size_of(value) >= _LARGE else None
+        if copy is None:
+            given[-1](value, f, *args, **kwargs)
+        else:
+            later.append(lambda: given[-1](copy, f))
+
+    try:
+        for (module, name), mine in zip(_SAVERS, (save_file, save_file, save), strict=True):
+            setattr(module, name, mine)
+        yield later
+    finally:
+        for (module, name), before in zip(_SAVERS, given, strict=True):
+            setattr(module, name, before)
+
+
+def _size_of(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return int(value.numel() * value.element_size())
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return sum(_size_of(each) for each in parts)
+
+
+def _copied(value: Any, known: dict[int, tuple[Any, Any]]) -> Any:
+    """A copy in main memory of all that is in plain containers. Raises `TypeError` for other things, such as
+    tensors of other classes, or of a part of their storage, which `torch.save` writes as what they are."""
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str, torch.dtype):
+        return value
+    if id(value) in known:
+        return known[id(value)][1]
+    if kind is dict:
+        made: Any = {key: _copied(item, known) for key, item in value.items()}
+    elif kind in (list, tuple):
+        made = kind(_copied(item, known) for item in value)
+    elif kind is torch.Tensor and value.layout == torch.strided:
+        made = _copied_tensor(value, known)
+    else:
+        raise TypeError(kind)
+    known[id(value)] = value, made  # with the value, whose number another would get
+    return made
+
+
+def _copied_tensor(value: torch.Tensor, known: dict[int, tuple[Any, Any]]) -> torch.Tensor:
+    storage = value.untyped_storage()
+    place = -storage.data_ptr()
+    whole = storage.nbytes() == value.numel() * value.element_size()
+    if value.is_meta or value.requires_grad or not whole or (place and place in known):
+        raise TypeError(value)
+    known[place] = storage, None
+    return torch.empty_like(value, device="cpu").copy_(value)
 
 
 def load_checkpoint(trainer: TunedTrainer, folder: str) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -35,6 +38,21 @@ class Guard(Protocol):
         """Refuse to save a model that is broken."""
 
 
+def _nothing(what: Any) -> None:
+    """Without a run there is nothing to be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """What a run does with a checkpoint: `complete` puts files of its own into the folder in which it is
+    being written, `written` gets the whole one, in a thread beside the training, before older ones are
+    removed; `warn` gets what the training continues in spite of."""
+
+    complete: Callable[[Path], None] = _nothing
+    written: Callable[[Path], None] = _nothing
+    warn: Callable[[str], None] = _nothing
+
+
 class OfRun:
     """For a class beside a Trainer: what only fmstune knows of it. `build_trainer` and the run set it."""
 
@@ -42,6 +60,7 @@ class OfRun:
     longest_row: int | None = None
     """`training.max_length`, which TRL is not always given."""
     guard: Guard | None = None
+    saving = Saving()
     own_files = OwnFiles()
     save_dtype: str = "auto"
     lm_head: Head | None = None
@@ -73,6 +92,7 @@ class TunedTrainer(Protocol):
     method: str
     longest_row: int | None
     guard: Guard | None
+    saving: Saving
     own_files: OwnFiles
     save_dtype: str
     lm_head: Head | None
@@ -132,11 +152,20 @@ class TunedTrainer(Protocol):
     def end_workers(self) -> None:
         """End the processes that load data."""
 
+    def leave_writing(self, error: BaseException | None) -> None:
+        """Wait for a checkpoint that is being written, after an error that has ended the training."""
+
     def forget_batches(self) -> None:
         """Begin to count batches again."""
 
     def batch_size_changed(self) -> None:
         """See `OfRun`."""
+
+
+def save_with(trainer: TunedTrainer, saving: Saving, after: contextlib.ExitStack) -> None:
+    """Have checkpoints saved in this way, and none be under way after `after`."""
+    trainer.saving = saving
+    after.push(lambda kind, error, trace: trainer.leave_writing(error))
 
 
 def as_trainer(part: object) -> TunedTrainer:

@@ -32,6 +32,8 @@ class ProgressCallback(TrainerCallback):
     """Shows what is logged and how far it is, and keeps the last values. `shown` are
     the method's figures in these lines, each with its short name."""
 
+    reads_checkpoints = False
+
     def __init__(self, out: RunConsole, shown: Sequence[tuple[str, str]]) -> None:
         self._out = out
         self._shown = (*_BEFORE, *shown, *_AFTER)

@@ -79,6 +79,8 @@ class Workload:
     compared: bool = False
     """Whether each batch is scored by a reference too."""
     sharding: Sharding = ALONE
+    copied: int = 0
+    """The copy of a checkpoint that is written while the training goes on, in main memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Estimate:
     peak: int
     program: int = 0
     offloaded: int = 0
+    copied: int = 0
 
     def line(self) -> str:
         """For people: `weights 538 MB, gradients 538 MB, …`."""
@@ -103,6 +106,7 @@ class Estimate:
             ("optimizer", self.optimizer),
             ("activations", self.activations),
             ("the program itself", self.program),
+            ("a checkpoint's copy", self.copied),
             ("in main memory", self.offloaded),
         ]
         return ", ".join(f"{name} {amount(size)}" for name, size in parts if size)
@@ -148,7 +152,8 @@ def estimate(work: Workload, program: int = 0) -> Estimate:
     )
     by_adapters = _SCATTERED_ON_GPU if work.on_gpu else _SCATTERED_BY_ADAPTERS
     most = int(most * (_SCATTERED if trains_all else by_adapters)) + _STARTED
-    peak = weights + buckets + states + most
+    copied = 0 if work.on_gpu else work.copied
+    peak = weights + buckets + states + most + copied
     if not work.on_gpu:
         peak = max(peak, work.weights + work.reference)  # before they are divided each process loads them
     alike = sharding.sharing
@@ -160,6 +165,7 @@ def estimate(work: Workload, program: int = 0) -> Estimate:
         peak=alike * (program + peak),
         program=alike * program,
         offloaded=sum(parts[name] for name in moved),
+        copied=copied,
     )
 
 

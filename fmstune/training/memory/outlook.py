@@ -18,6 +18,7 @@ from fmstune.system.memory import Capacity, amount
 from fmstune.training.memory.estimate import Estimate, Workload, estimate
 from fmstune.training.memory.remedies import advice, measures
 from fmstune.training.memory.workload import workload
+from fmstune.training.trainers.checkpoints import copied_beside
 from fmstune.training.trl_compat import is_device_out_of_memory
 from fmstune.training.tuned_trainer import TunedTrainer
 
@@ -68,8 +69,9 @@ class Outlook:
         )
 
 
-def outlook(trainer: TunedTrainer) -> Outlook | None:
-    """What the training will need; `None` where that is not known: other devices, other shapes of data."""
+def outlook(trainer: TunedTrainer, steps: int = 0) -> Outlook | None:
+    """What a training of so many steps will need; `None` where that is not known: other devices, other shapes
+    of data. Checkpoints are copied where there is room for that."""
     work, device = workload(trainer), trainer.args.device
     if work is None or device.type not in ("cpu", "cuda"):
         return None
@@ -82,7 +84,9 @@ def outlook(trainer: TunedTrainer) -> Outlook | None:
     free_together = free_here.available * (processes if free_here.of_process else 1)
     room = replace(free_here, available=processes * taken + free_together)
     program = max(0, taken - work.weights - work.reference)
-    return Outlook(work, estimate(work, program=program), room)
+    copying = replace(work, copied=copied_beside(trainer, steps))
+    found = Outlook(copying, estimate(copying, program=program), room)
+    return found if found.fits else Outlook(work, estimate(work, program=program), room)
 
 
 def peak_together(trainer: TunedTrainer) -> int:

@@ -82,7 +82,7 @@ class MemoryParts:
         found = {
             "weights": _sum([*parameters, *model.buffers()]),
             "gradients": _sum(weight.grad for weight in parameters if weight.grad is not None),
-            "optimizer": _sum(_tensors(_states(trainer.optimizer))),
+            "optimizer": _sum(optimizer_tensors(trainer.optimizer)),
         }
         if self._kept is not None:
             found["activations"] = self._kept
@@ -115,11 +115,11 @@ def _tokens(inputs: Mapping[str, Any], *, count: bool) -> tuple[int, int, int]:
     return ids.numel(), scored, ids.shape[-1]
 
 
-def _states(optimizer: Any) -> Any:
+def optimizer_tensors(optimizer: Any) -> Iterator[torch.Tensor]:
     """The state of the optimizer itself, under those that wrap it."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
-    return getattr(optimizer, "state", {})
+    return _tensors(getattr(optimizer, "state", {}))
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

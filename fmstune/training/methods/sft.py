@@ -12,6 +12,7 @@ from fmstune.models.saving import SavesAsItWas
 from fmstune.training.methods.trained import Trained
 from fmstune.training.speed.lm_head import balances_experts, fit_lm_head
 from fmstune.training.trainers.all_rows import EvaluatesAllRows
+from fmstune.training.trainers.checkpoints import WholeCheckpoints
 from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
@@ -24,6 +25,7 @@ from fmstune.training.trainers.workers import EndsWorkers
 
 class FineTuner(
     TimedTraining,
+    WholeCheckpoints,
     SavesAsItWas,
     GuardedSaving,
     TokenWeightedEvaluation,

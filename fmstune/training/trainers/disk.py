@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +21,20 @@ _CERTAINTY = 0.9
 
 
 class GuardedSaving(PrivateHooks):
-    """For a class beside a Trainer of TRL's, before it: on a full disk nothing half-written is left."""
-
-    def write_checkpoint(self, model: Any, trial: Any) -> None:
-        """The Trainer's; one that could not be written to its end is removed."""
-        this = as_trainer(self)
-        target = Path(this.args.output_dir) / f"checkpoint-{this.state.global_step}"
-        try:
-            super().write_checkpoint(model, trial)
-        except RunError:
-            raise
-        except Exception as error:  # safetensors, torch and the file system each have errors of their own
-            if not is_full(error, target):
-                raise
-            left = amount(free(target))
-            shutil.rmtree(target, ignore_errors=True)
-            raise RunError(_full(target, left, this)) from error
+    """For a class beside a Trainer of TRL's, before it: when the disk is full it says what to do."""
 
     def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
-        """The Trainer's; at the end of the run it says what to do when the disk is full."""
+        """The Trainer's. Of checkpoints, `WholeCheckpoints` says it."""
         this = as_trainer(self)
         try:
             super().store_model(output_dir, at_end=at_end)
         except RunError:
             raise
-        except Exception as error:  # as above
+        except Exception as error:  # safetensors, torch and the file system each have errors of their own
             target = Path(output_dir or this.args.output_dir)
             if not at_end or not is_full(error, target):
                 raise
-            raise RunError(_full(target, amount(free(target)), this)) from error
+            raise disk_full(target, amount(free(target)), this) from error
 
 
 def require_room(trainer: TunedTrainer, steps: int, path: Path) -> None:
@@ -79,15 +63,18 @@ def require_room(trainer: TunedTrainer, steps: int, path: Path) -> None:
 
 def sizes(trainer: TunedTrainer) -> tuple[int, int]:
     """The bytes of the saved model, and of a checkpoint with all that it is resumed from."""
-    weights = list(trainer.model.parameters())
-    adapter = hasattr(trainer.model, "peft_config")
-    saved = [weight for weight in weights if weight.requires_grad or not adapter]
-    model = sum(weight.numel() * weight.element_size() for weight in saved)
+    model = sum(weight.numel() * weight.element_size() for weight in saved_weights(trainer))
     if trainer.args.save_only_model:
         return model, model
     work = workload(trainer)
-    trained = sum(w.numel() * w.element_size() for w in weights if w.requires_grad)
+    trained = sum(w.numel() * w.element_size() for w in trainer.model.parameters() if w.requires_grad)
     return model, model + (optimizer_size(work) if work is not None else 2 * trained)
+
+
+def saved_weights(trainer: TunedTrainer) -> list[Any]:
+    """The weights that a checkpoint has: all, or an adapter's."""
+    adapter = hasattr(trainer.model, "peft_config")
+    return [weight for weight in trainer.model.parameters() if weight.requires_grad or not adapter]
 
 
 def _saves(args: Any, steps: int) -> int:
@@ -104,14 +91,15 @@ def _saves(args: Any, steps: int) -> int:
     return 1
 
 
-def _full(target: Path, left: str, trainer: TunedTrainer) -> str:
+def disk_full(target: Path, left: str, trainer: TunedTrainer) -> RunError:
+    """The error of a disk that filled up while `target` was written, with so much `left` on it."""
     kept = newest_checkpoint(Path(trainer.args.output_dir))
     if target.name.startswith("checkpoint-"):
         what = f"{target.name} was not written to its end and is removed"
     else:
         what = f"the model could not be written to {target}"
     go_on = f"{kept} is complete: free some space, and resume with --resume" if kept else "free some space"
-    return (
+    return RunError(
         f"the disk is full ({left} left, a checkpoint needs {amount(sizes(trainer)[1])}): {what}. {go_on}; "
         "training.save_total_limit = 1 or training.save_only_model = true need less."
     )

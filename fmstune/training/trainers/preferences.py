@@ -20,6 +20,7 @@ from fmstune.training.methods.trained import Trained
 from fmstune.training.sdks import not_imported
 from fmstune.training.speed.lm_head import fit_lm_head
 from fmstune.training.trainers.all_rows import EvaluatesAllRows
+from fmstune.training.trainers.checkpoints import WholeCheckpoints
 from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.guarded import GuardedTraining
@@ -32,6 +33,7 @@ from fmstune.training.tuned_trainer import TunedTrainer
 
 class PreferenceTuner(
     TimedTraining,
+    WholeCheckpoints,
     SavesAsItWas,
     GuardedSaving,
     RowWeightedEvaluation,

@@ -1,0 +1,239 @@
+"""Checkpoints that are whole or not there, written beside the training.
+
+What a checkpoint holds is copied between two steps, and a thread writes the copy while the training goes on:
+the training waits for the copy alone. The files get their place by one rename, when all of them are there.
+The next checkpoint and the end of the training wait for it, and what goes wrong with it ends the training at
+its next step. The last checkpoint, that of a signal too, is written in the training's own path: nothing goes
+on beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from fmstune.errors import Interrupted, RunError
+from fmstune.layout import UNFINISHED
+from fmstune.system import memory
+from fmstune.system.disk import free, is_full
+from fmstune.system.memory import amount
+from fmstune.training.memory.parts import optimizer_tensors
+from fmstune.training.trainers.disk import disk_full, saved_weights, sizes
+from fmstune.training.trl_compat import (
+    PrivateHooks,
+    large_files_later,
+    remove_old_checkpoints,
+    write_parts,
+)
+from fmstune.training.tuned_trainer import OfRun, TunedTrainer, as_trainer
+
+
+class _Writing(threading.Thread):
+    """A checkpoint that is being written; `failure` is what became of it, once it is set."""
+
+    def __init__(self, name: str, write: Callable[[], None], place: Callable[[], None]) -> None:
+        super().__init__(daemon=True, name=f"writing {name}")
+        self.checkpoint = name
+        self.failure: BaseException | None = None
+        self._write, self._place = write, place
+        self._placing = threading.Lock()
+        self._given_up = self._placed = False
+
+    def run(self) -> None:
+        """Write it, and give it its place."""
+        try:
+            self._write()
+            with self._placing:
+                if not self._given_up:
+                    self._place()
+                    self._placed = True
+        except BaseException as error:  # for the training's thread to raise
+            self.failure = error
+
+    def give_up(self) -> bool:
+        """Let it not get its place any more; whether it has none."""
+        if not self._placing.acquire(blocking=False):
+            self.join()
+            return False
+        self._given_up = True
+        self._placing.release()
+        return not self._placed and self.failure is None
+
+
+class WholeCheckpoints(OfRun, PrivateHooks):
+    """For a class beside a Trainer of TRL's, before it."""
+
+    _writing: _Writing | None = None
+    _told = False
+    _copied = 0
+    """What the last copy took of the memory, in bytes."""
+
+    def write_checkpoint(self, model: Any, trial: Any) -> None:
+        """The Trainer's: all of it or nothing."""
+        self.finish_writing()
+        this = as_trainer(self)
+        target = Path(this.args.output_dir) / f"checkpoint-{this.state.global_step}"
+        if not in_one_piece(this):
+            with _removed_at_failure(this, target, target):
+                super().write_checkpoint(model, trial)
+            if this.args.should_save:
+                self.saving.complete(target)
+            self.saving.written(target)
+            return
+        folder, beside = target.with_name(UNFINISHED), self._goes_beside()
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        later: list[Callable[[], None]] = []
+        with _removed_at_failure(this, target, folder):
+            if beside:
+                with large_files_later() as later:
+                    write_parts(this, folder, target)
+            else:
+                write_parts(this, folder, target)
+            self.saving.complete(folder)
+        best = this.state.best_model_checkpoint
+
+        def write() -> None:
+            with _removed_at_failure(this, target, folder):
+                while later:
+                    later.pop(0)()  # and its copy is not held any longer
+
+        def place() -> None:
+            shutil.rmtree(target, ignore_errors=True)  # of the run as it was before it was resumed
+            folder.rename(target)
+            self.saving.written(target)
+            remove_old_checkpoints(this, best)
+
+        self._writing = _Writing(target.name, write, place)
+        if beside:
+            self._writing.start()
+        else:
+            self._writing.run()
+            self.finish_writing()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's; none is made when a checkpoint could not be written."""
+        if self._writing is not None and self._writing.failure is not None:
+            self.finish_writing()
+        trainer: Any = super()
+        return trainer.training_step(*args, **kwargs)
+
+    def steps_are_over(self) -> None:
+        """Wait for the checkpoint that is being written."""
+        self.finish_writing()
+        super().steps_are_over()
+
+    def finish_writing(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one. Raises what kept it from that."""
+        if (writing := self._writing) is None:
+            return
+        if writing.is_alive():
+            writing.join()
+        self._writing = None
+        if writing.failure is not None:
+            raise writing.failure
+
+    def leave_writing(self, error: BaseException | None) -> None:
+        """Wait for it when the training has ended by an error: it is what the run resumes from. One who
+        leaves at once, by a second Ctrl-C, does not wait."""
+        if (writing := self._writing) is None:
+            return
+        if isinstance(error, Interrupted) and writing.give_up():
+            self._writing = None
+            self.saving.warn(f"{writing.checkpoint} was being written, and is left out")
+            return
+        try:
+            self.finish_writing()
+        except Exception as failure:  # beside what has ended the training
+            self.saving.warn(str(failure))
+
+    def _goes_beside(self) -> bool:
+        """Whether the checkpoint at hand can be written while the training goes on. Says why not, once."""
+        this = as_trainer(self)
+        if not goes_on(this):
+            return False
+        size = held(this)
+        # What the steps have taken at their most is taken again beside the copy.
+        steps = max(0, memory.peak() - self._copied - memory.taken())
+        why = _obstacle(this, size, steps)
+        if why is not None and not self._told:
+            self._told = True
+            self.saving.warn(f"the training waits until each checkpoint is written: {why}")
+        if why is None:
+            self._copied = size
+        return why is None
+
+
+def in_one_piece(trainer: TunedTrainer) -> bool:
+    """Whether this process alone writes the checkpoints, and none of them is sent anywhere by the Trainer."""
+    args = trainer.args
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    return args.world_size == 1 and not sharded and not args.push_to_hub
+
+
+def goes_on(trainer: Any) -> bool:
+    """Whether there are steps to be made after this one."""
+    left: bool = trainer.state.global_step < trainer.state.max_steps
+    return left and not trainer.control.should_training_stop
+
+
+def readers(trainer: Any) -> list[str]:
+    """The callbacks that may read a checkpoint in `on_save`, by when it has to be written: all that have one,
+    but for those whose attribute `reads_checkpoints` says that they do not."""
+    return [
+        type(each).__name__
+        for each in trainer.callback_handler.callbacks
+        if getattr(each, "reads_checkpoints", type(each).on_save is not TrainerCallback.on_save)
+    ]
+
+
+def copied_beside(trainer: TunedTrainer, steps: int) -> int:
+    """The bytes of main memory that the copy of a checkpoint takes while the training goes on; none where no
+    checkpoint is written beside it in so many steps."""
+    args = trainer.args
+    strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
+    every = args.save_steps * (steps if args.save_steps < 1 else 1)
+    none = strategy == "no" or (strategy == "steps" and every >= steps)
+    if none or (strategy == "epoch" and args.max_steps <= 0 and args.num_train_epochs <= 1):
+        return 0
+    return sizes(trainer)[1] if in_one_piece(trainer) and not readers(trainer) else 0
+
+
+def held(trainer: TunedTrainer) -> int:
+    """The bytes of what a checkpoint holds: the weights that are saved, and what the optimizer remembers."""
+    weights = saved_weights(trainer)
+    states = [] if trainer.args.save_only_model else optimizer_tensors(trainer.optimizer)
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*weights, *states))
+
+
+def _obstacle(trainer: TunedTrainer, size: int, steps: int) -> str | None:
+    if found := readers(trainer):
+        return f"{found[0]} is called when it is (on_save)"
+    room = memory.main_memory()
+    if size + steps <= room.available:
+        return None
+    beside = f", and the steps beside it {amount(steps)}" if steps else ""
+    return f"a copy needs {amount(size)} of memory{beside}; {room.limit} has {amount(room.available)}"
+
+
+@contextlib.contextmanager
+def _removed_at_failure(trainer: TunedTrainer, target: Path, written: Path) -> Iterator[None]:
+    """Leave nothing half-written of the checkpoint `target`, and say what to do when the disk is full."""
+    try:
+        yield
+    except BaseException as error:
+        full = None
+        # safetensors, torch and the file system each have errors of their own.
+        if isinstance(error, Exception) and not isinstance(error, RunError) and is_full(error, target):
+            full = disk_full(target, amount(free(target)), trainer)
+        if full is not None or written != target:
+            shutil.rmtree(written, ignore_errors=True)
+        if full is None:
+            raise
+        raise full from error
