@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tests.support.journals import close_journals, open_journal
 from tests.support.surroundings import ENVIRONMENT, closed, restore, usual_signals
 from tests.support.warm_shippers import install
 
+gc.disable()  # a fifth of the time of imports, after which nearly all stays
 install()
 _HOME = closed()  # before test modules import torch and the hub's client, which read the environment then
 
@@ -31,6 +33,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 def pytest_configure(config: pytest.Config) -> None:
     """Of a session of several workers, this process is the one that starts them."""
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        gc.enable()  # it collects no tests
         share()
 
 
@@ -40,33 +43,44 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Take what the tests have imported out of the garbage collector's rounds: accelerate starts one at each
-    training, which takes 0.6 s for torch and its like."""
-    gc.collect()
+    """Take what the test modules have imported out of the garbage collector's rounds, which begin here."""
     gc.freeze()
+    gc.enable()
+
+
+_rounds = 0
+
+
+def _keep_rounds_short() -> None:
+    """Take what an earlier test has left, such as more modules, out of the garbage collector's rounds.
+
+    accelerate starts one at each training, which takes as long as the training of a small model when it looks
+    at all of torch, transformers and the trackers' SDKs. Without one nothing is taken out: what a test leaves
+    may be in cycles, whose memory nobody would give back."""
+    global _rounds
+    if _rounds != gc.get_stats()[2]["collections"]:
+        gc.collect()
+        gc.freeze()
+        _rounds = gc.get_stats()[2]["collections"]
+
+
+_homes = itertools.count()
 
 
 @pytest.fixture(autouse=True)
-def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Each test has a home directory of its own, and nothing that imports and other tests have set."""
+def _environment() -> Iterator[None]:
+    """Each test begins with a home directory of its own, the environment of the suite, without what imports
+    and other tests have set, and the signal handlers of a new process; it leaves no file open."""
+    _keep_rounds_short()
     restore(ENVIRONMENT)
-    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
-    yield
-    restore(ENVIRONMENT)
-
-
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """Each test begins with the handlers of a process that was just started."""
+    # Not with `tmp_path_factory`, which looks at all folders that it has made for a new one's number.
+    home = Path(_HOME, str(next(_homes)))
+    home.mkdir()
+    os.environ["HOME"] = str(home)
     usual_signals()
     yield
+    restore(ENVIRONMENT)
     usual_signals()
-
-
-@pytest.fixture(autouse=True)
-def _journals() -> Iterator[None]:
-    """No test leaves open files to the next ones."""
-    yield
     close_journals()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,7 +68,10 @@ def imports(module: str) -> set[str]:
     return {each for each in found if each in FILES} - {module}
 
 
-GRAPH = {module: imports(module) for module in FILES}
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    """The modules that each module imports."""
+    return {module: imports(module) for module in FILES}
 
 
 def room(module: str) -> str:
@@ -84,7 +88,7 @@ def test_every_folder_says_in_a_sentence_what_it_is() -> None:
 def test_imports_only_go_down_the_list_of_rooms() -> None:
     wrong = [
         f"{module} → {needed}"
-        for module, all_needed in GRAPH.items()
+        for module, all_needed in graph().items()
         for needed in all_needed
         if ROOMS.index(room(needed)) > ROOMS.index(room(module))
     ]
@@ -94,7 +98,7 @@ def test_imports_only_go_down_the_list_of_rooms() -> None:
 def test_imports_go_down_inside_the_rooms_too() -> None:
     wrong = []
     for of, order in INSIDE.items():
-        for module, all_needed in GRAPH.items():
+        for module, all_needed in graph().items():
             for needed in all_needed:
                 ours, theirs = ([*name.split("."), "", ""][2] for name in (module, needed))
                 if room(module) == room(needed) == of and ours in order and theirs in order:
@@ -133,15 +137,15 @@ def test_readme_has_the_map_of_the_rooms() -> None:
 def knots() -> Iterator[list[str]]:
     """Modules that need each other, directly or by way of others."""
     reached: dict[str, set[str]] = {}
-    for module in GRAPH:
+    for module in graph():
         seen: set[str] = set()
         left = [module]
         while left:
-            new = GRAPH[left.pop()] - seen
+            new = graph()[left.pop()] - seen
             seen |= new
             left += new
         reached[module] = seen
-    for module in GRAPH:
+    for module in graph():
         if module in reached[module]:
             yield sorted(each for each in reached[module] if module in reached[each])
 

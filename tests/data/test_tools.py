@@ -20,6 +20,7 @@ from fmstune.data.rendering.tool_words import DESCRIPTIONS, NAMES, NO_NAME, NOT_
 from fmstune.data.rows.tools import read_tools
 from fmstune.errors import DataError
 from tests.support.chat_templates import TEMPLATES, tokenizer_with
+from tests.support.conversations import WITHOUT_TOOLS
 
 ASKED = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "GOOD"}]
 CITY = {"type": "object", "properties": {"qzcity": {"type": "string"}}}
@@ -42,7 +43,12 @@ def writer(template: str) -> Writer:
     return Writer(tokenizer_with(template))
 
 
-WITH_TOOLS = tuple(template for template in TEMPLATES if writer(template).dialect.tools)
+WITH_TOOLS = tuple(template for template in TEMPLATES if template not in WITHOUT_TOOLS - {"lfm2"})
+"""Those that write the tools that there are; that of lfm2 has no words for their calls."""
+
+
+def test_a_template_is_known_to_write_tools_or_not() -> None:
+    assert tuple(template for template in TEMPLATES if writer(template).dialect.tools) == WITH_TOOLS
 
 
 @pytest.mark.parametrize("form", FORMS)
