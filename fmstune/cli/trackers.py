@@ -205,7 +205,8 @@ def _print_check(name: str, result: Check) -> None:
     where = " · ".join(part for part in (result.server, result.account) if part)
     speed = f" · {result.latency * 1000:.0f} ms" if result.latency is not None else ""
     state = result.state.replace("_", " ")
-    typer.echo(hide(f"{name}  {state}: {result.detail}" + (f" · {where}" if where else "") + speed))
+    # Apart: what follows "credentials: " would be taken for one.
+    typer.echo(f"{name}  {state}: " + hide(result.detail + (f" · {where}" if where else "") + speed))
     if result.remedy:
         typer.echo(hide(f"{'':{len(name)}}  → {result.remedy}"))
 

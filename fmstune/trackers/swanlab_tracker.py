@@ -123,7 +123,7 @@ class SwanLabTracker(Tracker):
 
     @property
     def adapted(self) -> tuple[str, ...]:
-        return tuple(self._values.adapted)
+        return self._values.adapted
 
     def open(self, start: RunStart) -> TrackerRun:
         notes: list[str] = []
@@ -159,7 +159,7 @@ class SwanLabTracker(Tracker):
         owner = mark(start) if start.run_id is not None else {}
         store = RunFolder(folder or new_folder(log_dir, self._run_id), owner, start.after, record)
         self._store, self._rename = store, store.rename
-        self._values.adapted |= dict.fromkeys(store.state.adapted)
+        self._values.said |= dict.fromkeys(store.state.adapted)
         self.refers_to_files = True  # `swanlab sync` reads them where they lie
 
     def _open_experiment(self, start: RunStart, notes: list[str]) -> None:
@@ -272,7 +272,7 @@ class SwanLabTracker(Tracker):
             self._lost = True
             return
         if isinstance(store, RunFolder):
-            store.state.adapted = list(self._values.adapted)
+            store.state.adapted = list(self._values.said)
         try:
             store.write(records, events, store.params if changed else None)
         except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from fmstune.text import counted
 from fmstune.trackers.records import utf8
 from fmstune.trackers.swanlab_records import column, media_record, scalar
 from fmstune.trackers.swanlab_series import MOST_SERIES, MOST_STEP, SCALAR, Place, Series
@@ -33,10 +34,20 @@ class Values:
 
     def __init__(self) -> None:
         self.waiting: list[Record] = []
-        self.adapted: dict[str, None] = {}
+        self.said: dict[str, None] = {}
         self._series = Series()
         self._section_rule = 0
+        self._again: dict[str, None] = {}
         self._again_until = -1
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """What had to be changed, or is not kept."""
+        if not self._again:
+            return tuple(self.said)
+        first, more = next(iter(self._again)), len(self._again) - 1
+        which = f"{first} and {counted(more, 'other')}" if more else first
+        return (*self.said, f"of steps that were logged again, SwanLab keeps the first values: of {which}")
 
     def begin(self, series: Series, section_rule: int) -> None:
         """Add to these series from now on; new ones are in sections by the rule."""
@@ -86,10 +97,12 @@ class Values:
             self._say(f"{name} has over {MOST_SERIES} values at one step; the rest are in the journal only")
             return None
         if place.name != name:
-            self._say(f"{name} has several values at one step; further ones are in the series {name} (2) ff.")
+            self._say(
+                f"{name} has several values at one step; further ones are in the series {name} (2) and so on"
+            )
         if place.held:
-            if step <= self._again_until:
-                self._say(f"{name} keeps the first values of steps that were logged again")
+            if step <= self._again_until and name not in AXES:
+                self._again[name] = None
             return None
         if place.name not in series:
             self.waiting.append(column(place.name, kind, self._section_rule, axis))
@@ -98,4 +111,4 @@ class Values:
         return place
 
     def _say(self, change: str) -> None:
-        self.adapted[utf8(change)] = None
+        self.said[utf8(change)] = None

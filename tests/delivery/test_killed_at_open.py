@@ -26,11 +26,14 @@ from tests.support.end_to_end import (
     dvclive_points,
     journal_points,
     mlflow_points,
+    swanlab_points,
+    swanlab_scalars,
     tensorboard_points,
     trackio_points,
 )
 from tests.support.made_runs import make_run
 from tests.support.mlflow_servers import mlflow_server
+from tests.support.swanlab_cloud import SwanLabCloud
 from tests.support.trackio_servers import TOKEN, trackio_server
 from tests.support.wandb_cloud import WandbCloud
 from tests.support.wandb_world import enter_world
@@ -141,6 +144,25 @@ def dvclive_in_a_folder(folder: Path) -> Iterator[Service]:
     yield Service("dvclive", {"dir": f"{folder}/{{run}}"}, lambda: dvclive_points(folder))
 
 
+@contextlib.contextmanager
+def swanlab_in_a_folder(folder: Path) -> Iterator[Service]:
+    options = {"mode": "offline", "dir": str(folder)}
+    yield Service("swanlab", options, lambda: swanlab_points(swanlab_scalars(folder)))
+
+
+@contextlib.contextmanager
+def swanlab_online(folder: Path) -> Iterator[Service]:
+    with SwanLabCloud() as cloud, pytest.MonkeyPatch.context() as world:
+        for name, value in cloud.environment.items():
+            world.setenv(name, value)
+
+        def points() -> Points:
+            (run,) = cloud.runs.values()
+            return swanlab_points(run.scalars)
+
+        yield Service("swanlab", {}, points)
+
+
 SERVICES: dict[str, Callable[[Path], AbstractContextManager[Service]]] = {
     "aim in a folder": aim_in_a_folder,
     "aim behind a server": aim_behind_a_server,
@@ -150,6 +172,8 @@ SERVICES: dict[str, Callable[[Path], AbstractContextManager[Service]]] = {
     "dvclive in a folder": dvclive_in_a_folder,
     "comet online": comet_online,
     "trackio in a folder": trackio_in_a_folder,
+    "swanlab in a folder": swanlab_in_a_folder,
+    "swanlab online": swanlab_online,
     "trackio behind a server": trackio_behind_a_server,
 }
 

@@ -12,6 +12,7 @@ from typing import Any
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.trackers.records import merged
+from fmstune.trackers.swanlab_values import AXES
 from tests.support.readers import event_accumulator, read_aim, read_wandb_offline, wandb_offline_dirs
 
 Points = dict[tuple[str, str, int], float]
@@ -134,6 +135,28 @@ def comet_points(points: Iterable[tuple[str, int | None, Any]]) -> Points:
     found = [(*name.split("/", 1), step or 0, value) for name, step, value in points if name != "train/epoch"]
     assert len(found) == len({point[:3] for point in found}), "a point arrived twice"
     return {(stage, name, step): value for stage, name, step, value in found}
+
+
+def swanlab_points(scalars: Iterable[tuple[str, int, Any]]) -> Points:
+    """Every point among the values of a run of SwanLab's, given as series, step and value."""
+    found: Points = {}
+    for key, step, value in scalars:
+        stage, name = key.split("/", 1)
+        assert (stage, name, step) not in found, "a point arrived twice"
+        found[stage, name, step] = value
+    return {point: value for point, value in found.items() if f"{point[0]}/{point[1]}" not in AXES}
+
+
+def swanlab_scalars(log_dir: Path) -> list[tuple[str, int, Any]]:
+    """The values in the file of the one offline run in a folder of SwanLab's."""
+    from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+    from swanlab.sdk.internal.core_python.store import DataStoreReader
+
+    (file,) = log_dir.glob("run-*/run-*.swanlab")
+    reader = DataStoreReader()
+    reader.open(file)
+    scalars = [Record.FromString(data).scalar for data in reader]
+    return [(each.key, each.step, each.value.number) for each in scalars if each.key]
 
 
 def sqlite_points(database: Path) -> Points:

@@ -31,11 +31,14 @@ from tests.support.end_to_end import (
     dvclive_points,
     journal_points,
     mlflow_points,
+    swanlab_points,
+    swanlab_scalars,
     tensorboard_points,
     trackio_points,
 )
 from tests.support.mlflow_servers import mlflow_server
 from tests.support.no_room import NoRoom
+from tests.support.swanlab_cloud import SwanLabCloud
 from tests.support.trackio_servers import TOKEN, trackio_server
 from tests.support.waiting import wait_for
 from tests.support.wandb_cloud import Answer, WandbCloud
@@ -271,6 +274,26 @@ def comet(answer: int | Literal["refused"], at_step: int) -> Play:
     return play
 
 
+def swanlab(at_step: int) -> Play:
+    """SwanLab's cloud, which refuses connections from a step on; step 0 is the start."""
+
+    @contextlib.contextmanager
+    def play(folder: Path) -> Iterator[Scene]:
+        with SwanLabCloud() as cloud:
+
+            def points() -> Points:
+                (run,) = cloud.runs.values()
+                return swanlab_points(run.scalars)
+
+            if at_step == 0:
+                cloud.hang_up()
+            strike = nothing if at_step == 0 else cloud.hang_up
+            environment = cloud.environment
+            yield Scene("swanlab", {}, points, strike, at_step, cloud.listen, environment)
+
+    return play
+
+
 @contextlib.contextmanager
 def comet_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
     """An archive of Comet's that cannot grow any more."""
@@ -288,6 +311,21 @@ def comet_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
     with NoRoom() as disk:
         options = {"mode": "offline", "dir": str(place)}
         yield Scene("comet", options, points, strike, heal=disk.free)
+
+
+@contextlib.contextmanager
+def swanlab_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
+    """SwanLab's file of an offline run, which cannot grow any more in the middle of a record."""
+    place = folder / "swanlog"
+
+    def strike() -> None:
+        wait_for(lambda: report(Path("out"), ["swanlab"])[0].delivered)
+        disk.fill(50)
+
+    with NoRoom() as disk:
+        options = {"mode": "offline", "dir": str(place)}
+        points = lambda: swanlab_points(swanlab_scalars(place))  # noqa: E731
+        yield Scene("swanlab", options, points, strike, heal=disk.free)
 
 
 @contextlib.contextmanager
@@ -440,6 +478,9 @@ SCENES: dict[str, tuple[str, Play]] = {
     "disk of the archives full in mid-run": ("comet", comet_on_a_disk_that_fills),
     "its server is not there from the start": ("trackio", trackio("refused")),
     "its server is killed after some steps": ("trackio", trackio("killed")),
+    "its cloud is not there from the start": ("swanlab", swanlab(0)),
+    "its cloud refuses connections in mid-run": ("swanlab", swanlab(STEP)),
+    "no room for its file in mid-run": ("swanlab", swanlab_on_a_disk_that_fills),
     "disk full from the start": ("file", full_disk),
     "disk full in mid-run": ("file", file_on_a_disk_that_fills),
 }

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import fmstune
+from fmstune.cli.trackers import _print_check
 from fmstune.delivery.journal.reader import Header
 from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import Ledger
@@ -93,7 +94,7 @@ def test_a_run_that_is_resumed_continues_and_says_what_the_cloud_keeps(
     assert (ledger.run_id, ledger.state, run.state) == (first.run_id, "complete", "FINISHED")
     assert scalars(cloud) == [("train/loss", 1, 0.125), ("train/loss", 2, 0.25), ("train/loss", 3, 0.375),
                               ("train/loss", 4, 1.0)]  # fmt: skip
-    assert "train/loss keeps the first values of steps that were logged again" in ledger.changes
+    assert "of steps that were logged again, SwanLab keeps the first values: of train/loss" in ledger.changes
 
 
 def test_what_comes_again_is_there_once_whatever_the_ledger_has_forgotten(
@@ -266,3 +267,12 @@ def test_a_delivery_to_a_service_that_is_not_there_fails_as_an_outage(
         delivered(run_directory)
     cloud.listen()
     assert delivered(run_directory).state == "complete"
+
+
+def test_the_check_of_a_wrong_key_says_where_in_full(
+    cloud: SwanLabCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SWANLAB_API_KEY", "wrong-0123456789")
+    _print_check("swanlab", SwanLabTracker("swanlab").check(5))
+    said = capsys.readouterr().out
+    assert said.startswith(f"swanlab  rejected credentials: {cloud.url} rejects the API key (401)")
