@@ -324,7 +324,7 @@ def swanlab_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
 
     with NoRoom() as disk:
         options = {"mode": "offline", "dir": str(place)}
-        points = lambda: swanlab_points(swanlab_scalars(place))  # noqa: E731
+        points = functools.partial(_swanlab_points_in, place)
         yield Scene("swanlab", options, points, strike, heal=disk.free)
 
 
@@ -417,6 +417,10 @@ def tensorboard_whose_shipper_is_killed(folder: Path) -> Iterator[Scene]:
 
     points = functools.partial(tensorboard_points, logs)
     yield Scene("tensorboard", {"dir": str(logs)}, points, killer.start, heal=heal)
+
+
+def _swanlab_points_in(folder: Path) -> Points:
+    return swanlab_points(swanlab_scalars(folder))
 
 
 def file_points(path: Path) -> Points:
