@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib.metadata
 import itertools
 import os
 import shutil
@@ -20,6 +22,8 @@ from tests.support.journals import close_journals, open_journal
 from tests.support.surroundings import ENVIRONMENT, closed, restore, usual_signals
 from tests.support.warm_shippers import install
 
+# accelerate parses the metadata of PEFT and others some 25 times for each training, a few milliseconds each.
+importlib.metadata.metadata = functools.cache(importlib.metadata.metadata)
 gc.disable()  # a fifth of the time of imports, after which nearly all stays
 install()
 _HOME = closed()  # before test modules import torch and the hub's client, which read the environment then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,8 +143,24 @@ def first_speaker(messages: list[dict[str, Any]]) -> str:
 
 def thinks(using: Any, *, calls: bool = False) -> bool:
     """Whether a template writes the reasoning of an answer, or opens it; of Gemma 4 that of `calls`."""
+    known = _THINKS.setdefault(using, {})
+    how = (using.chat_template, calls)
+    if how not in known:
+        known[how] = _thinks(using, calls)
+    return known[how]
+
+
+_THINKS: weakref.WeakKeyDictionary[Any, dict[tuple[str, bool], bool]] = weakref.WeakKeyDictionary()
+
+
+def _thinks(using: Any, calls: bool) -> bool:
     user = {"role": "user", "content": "a"}
-    answer = {"role": "assistant", "content": "b", "reasoning_content": "THOUGHT", "thinking": "THOUGHT"}
+    answer: dict[str, Any] = {
+        "role": "assistant",
+        "content": "b",
+        "reasoning_content": "THOUGHT",
+        "thinking": "THOUGHT",
+    }
     if calls:
         answer |= {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": "b"}}}]}
     try:

@@ -69,6 +69,8 @@ ROWS = [
     {"prompt": "Where is the chair?", "completion": "Here."},
 ]
 """Of several lengths, so that batches are padded; few and short, as a hundred architectures are built."""
+SHORTEST = 2
+"""The row that shows whether weights are others."""
 LOST_BY_PEFT = {"laguna"}  # PEFT 0.21 renames its shared experts at loading, and does not find them then
 
 
@@ -99,25 +101,27 @@ def own_loss(model: Any, rows: Any) -> float:
 @pytest.mark.parametrize("kind", [kind for kind in ALL if kind not in NOT_BUILT | SEE_AHEAD])
 def test_it_trains_with_its_own_loss_and_comes_back(kind: str, tmp_path: Path) -> None:
     place = saved(kind, tmp_path)
-    expected = None
+    expected = untrained = None
     for lora in (False, True):
         trainer = built(place, lora=lora)
+        row = trainer.train_dataset.select([SHORTEST])
         if expected is None:  # a new adapter adds nothing
             expected = own_loss(trainer.model, trainer.train_dataset)
+            untrained = own_loss(trainer.model, row)
             trainer.model.train()
         trainer.train()
         first = trainer.state.log_history[0]
         balancing = first.get("aux_loss", 0.0) * (trainer.router_aux_loss_coef or 0.0)
         assert first["loss"] - balancing == pytest.approx(expected, rel=1e-3)
-        learnt = own_loss(trainer.model, trainer.train_dataset)
-        assert learnt != expected
+        learnt = own_loss(trainer.model, row)
+        assert learnt != untrained
         trainer.save_model(str(place / "out"))
         if lora and kind in LOST_BY_PEFT:
             continue
         again = AutoModelForCausalLM.from_pretrained(place if lora else place / "out", dtype=torch.float32)
         if lora:
             again = PeftModel.from_pretrained(again, str(place / "out"))
-        assert own_loss(again, trainer.train_dataset) == pytest.approx(learnt, rel=1e-5)
+        assert own_loss(again, row) == pytest.approx(learnt, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])

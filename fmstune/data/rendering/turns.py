@@ -10,6 +10,7 @@ itself. The first conversations are rendered both ways.
 
 from __future__ import annotations
 
+import functools
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
@@ -28,6 +29,8 @@ _MISSES = 3
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 """Fields that transformers gives the template under other names too."""
 _CHANGING = {"messages", "strftime_now"}
+_MARK = secrets.token_hex(16)
+"""No text of any conversation."""
 
 Render = Callable[[Sequence[Given], bool], str]
 _Cut = tuple[str, list[int | None]]
@@ -41,10 +44,9 @@ class Turns:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, render: Render) -> None:
         self._render = render
         self._special = dict(tokenizer.special_tokens_map)
-        self._mark = secrets.token_hex(16)  # no text of any conversation
         source = tokenizer.chat_template
         own = type(tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template
-        self._template = _marked(source, self._mark) if isinstance(source, str) and not own else None
+        self._template = _marked(source) if isinstance(source, str) and not own else None
         self._prompt: str | None = None
         self._compared = self._missed = 0
         self._messages: Sequence[Any] = ()
@@ -111,7 +113,7 @@ class Turns:
         length = 0
         try:
             for piece in self._template.root_render_func(context):
-                if piece == self._mark:
+                if piece == _MARK:
                     seen.done = seen.now
                     ends.append(length)
                 else:
@@ -193,7 +195,9 @@ def _is_plain(message: Given) -> bool:
     )
 
 
-def _marked(source: str, mark: str) -> jinja2.Template | None:
+# It takes as long as to render a hundred conversations, and a template has several writers.
+@functools.lru_cache(maxsize=16)
+def _marked(source: str) -> jinja2.Template | None:
     """The template with a mark at the end of its last loop; `None` where what stands behind that may depend
     on the conversation, or what stands before it on whether there is a prompt."""
     environment = template_environment(source)
@@ -209,7 +213,7 @@ def _marked(source: str, mark: str) -> jinja2.Template | None:
     stored |= {reference.name for reference in tree.find_all(nodes.NSRef)}
     if _read(after) & (stored | _CHANGING) or "add_generation_prompt" in _read(before) | stored:
         return None
-    loop.body.append(nodes.Output([nodes.TemplateData(mark)], lineno=loop.lineno))
+    loop.body.append(nodes.Output([nodes.TemplateData(_MARK)], lineno=loop.lineno))
     compiled = environment.compile(tree)
     return environment.template_class.from_code(environment, compiled, environment.make_globals(None))
 
