@@ -53,7 +53,7 @@ def check_account(options: CometOptions, timeout: float) -> Check:
 
 def _ask(settings: Settings, key: str, timeout: float) -> Check:
     server = settings.shown_server
-    http = Http(settings, key, timeout / 4)
+    http = Http(settings, key, timeout / 6)  # for three connections and answers
     began = time.perf_counter()
     try:
         answer = http.ask("account-details")
@@ -71,7 +71,12 @@ def _ask(settings: Settings, key: str, timeout: float) -> Check:
             detail = f"{user} is not in the workspace {settings.workspace}"
             remedy = f"choose among {', '.join(map(str, workspaces)) or 'those of another account'}"
             return Check("no_permission", detail, remedy, server, user, latency)
-        return Check("ok", f"{user}, writes to {workspace}/{settings.project}", "", server, user, latency)
+        projects = _json(http.ask("projects", workspaceName=workspace)).get("projects") or []
+        there = any(each.get("projectName") == settings.project for each in projects)
+        detail = (
+            f"{user}, writes to {workspace}/{settings.project}{'' if there else ', which will be created'}"
+        )
+        return Check("ok", detail, "", server, user, latency)
     except OSError as error:
         remedy = "check the network, the proxy and COMET_URL_OVERRIDE; or use mode=offline"
         return Check("unreachable", f"{server}: {_cause(error, timeout)}", remedy, server)
@@ -104,7 +109,7 @@ def _cause(error: OSError, timeout: float) -> str:
     import requests
 
     if isinstance(error, requests.Timeout):
-        return f"no answer in {timeout / 4:g} s"
+        return f"no answer in {timeout / 6:.1f} s"
     if isinstance(error, requests.exceptions.SSLError):
         return "its TLS certificate is not trusted, or it does not speak TLS"
     return root_cause(error)

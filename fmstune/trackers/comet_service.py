@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _TIMEOUT = 15.0
 """Seconds of a request; a shipper that is silent for a minute counts as one that hangs."""
 _FILE_TIMEOUT = 300.0
+_LONGEST_PAUSE = 25.0
 _MOST_ITEMS = 1000
 """Points and params that the SDK sends at once."""
 _MOST_TEXT = 1000
@@ -56,15 +57,20 @@ class Http:
     ) -> Any:
         """The answer to a request of the client library's API, or of the REST API."""
         url = urljoin(self._rest if rest else self._clientlib, path)
-        return self._judged(self._client.post(url, payload, compress=compress), path)
+        answer = self._client.post(url, payload, compress=compress)
+        if answer.status_code == 429 and (pause := answer.headers.get("Retry-After-Custom")):
+            # So many points are taken in a minute. A new process could do no better, and reads all again.
+            time.sleep(min(float(pause) + 0.5, _LONGEST_PAUSE))
+            answer = self._client.post(url, payload, compress=compress)
+        return self._judged(answer, path)
 
     def get(self, path: str, **params: str) -> Any:
         """What the REST API says."""
         return self._judged(self._client.get(urljoin(self._rest, path), params), path)
 
-    def ask(self, path: str) -> requests.Response:
+    def ask(self, path: str, **params: str) -> requests.Response:
         """The REST API's answer, whatever it is."""
-        found: requests.Response = self._client.get(urljoin(self._rest, path))
+        found: requests.Response = self._client.get(urljoin(self._rest, path), params)
         return found
 
     def send(self, asset: Asset, where: Mapping[str, Any]) -> None:
@@ -146,15 +152,18 @@ class Service:
         self.counts: dict[str, int] = {}
         self._there: Counter[tuple[str, int | None, int]] = Counter()
         self._assets: set[str] = set()
+        self._all_known = True
         self._heart: Any = None
         self.note: str | None = None
 
     def begin(self, mark: Mapping[str, Any]) -> None:
         """Begin to write to it; what a process that was killed has sent, and nobody has noted, is known."""
-        if self.mark.get("run_id") != mark.get("run_id"):
+        own = self.mark.get("run_id") == mark.get("run_id")
+        if not own:
             self.events = Events()
         if self.mark and not self.mark.get("ended"):
             self._look_what_is_there()
+            self._all_known = not own
         self._mark = dict(mark)
         self._write_mark(ended=False)
         self._beat()
@@ -198,9 +207,11 @@ class Service:
 
     def add_tags(self, tags: Sequence[str]) -> None:
         """Add tags; those that are there stay."""
-        self._http.post(
-            "write/experiment/tags", {"experimentKey": self.key, "addedTags": list(tags)}, rest=True
-        )
+        there = self._http.get("experiment/tags", experimentKey=self.key).get("tags") if self.mark else None
+        tags = [tag for tag in tags if tag not in (there or ())]
+        if tags:
+            said = {"experimentKey": self.key, "addedTags": tags}
+            self._http.post("write/experiment/tags", said, rest=True)
 
     def abandon(self) -> None:
         """Leave it as it is."""
@@ -237,8 +248,9 @@ class Service:
         if not self._mark:
             return
         spans = self.events.spans
-        # The service takes texts of a thousand characters; of more spans, it is found out what is there.
-        whole = len(spans) <= 20
+        # The service takes texts of a thousand characters. Of more spans, and where a killed process has noted
+        # none, the next one finds out what is there.
+        whole = self._all_known and len(spans) <= 20
         said = {**self._mark, "events": spans if whole else spans[:1], "ended": ended and whole}
         self._send_one(Other(MARK, json.dumps(said)))
 

@@ -18,6 +18,7 @@ import json
 import socket
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, final
@@ -77,6 +78,8 @@ class CometCloud:
         self.answer: Answer = "ok"
         self.experiments: dict[str, CometRun] = {}
         self.requests: list[str] = []
+        self.throttled = 0
+        """So many requests with points to come are answered 429, with the time after which to try again."""
         self.refuses: str | None = None
         """A part of the paths of requests that are refused with 400."""
         self.lock = threading.RLock()
@@ -165,6 +168,9 @@ class CometCloud:
             return {"userName": self.user, "defaultWorkspaceName": self.user}
         if path == "workspaces":
             return {"workspaceNames": list(self.workspaces)}
+        if path == "projects":
+            mine = [run for run in self.experiments.values() if run.workspace == query["workspaceName"]]
+            return {"projects": [{"projectName": run.project} for run in mine]}
         run = self.experiments[(body or query)["experimentKey"]]
         if path == "write/experiment/log-other":
             run.others[body["key"]] = body["value"]
@@ -254,6 +260,10 @@ class _Handler(BaseHTTPRequestHandler):
             cloud.requests.append(parts.path)
         if cloud.answer == "black_hole":
             cloud.closing.wait()
+        if cloud.throttled and parts.path.endswith("experiment/metric"):
+            cloud.throttled -= 1
+            self._send(429, {"msg": "too many"}, {"Retry-After-Custom": "0.01"})
+            return
         if cloud.answer != "ok":
             self._send(503 if cloud.answer == "black_hole" else cloud.answer, {"msg": "the stand-in says so"})
             return
@@ -275,12 +285,14 @@ class _Handler(BaseHTTPRequestHandler):
             return cloud.rest(path.removeprefix("/api/rest/v2/"), query, body)
         return cloud.clientlib(path.removeprefix("/clientlib/"), query, body)
 
-    def _send(self, status: int, answer: Any) -> None:
+    def _send(self, status: int, answer: Any, headers: Mapping[str, str] | None = None) -> None:
         payload = json.dumps(answer).encode()
         try:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(payload)))
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(payload)
         except (BrokenPipeError, ConnectionResetError):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fmstune
@@ -19,7 +20,7 @@ from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.trackers.comet_tracker import CometTracker
 from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerError
 from tests.support.aim_servers import free_port
-from tests.support.comet_cloud import CometCloud
+from tests.support.comet_cloud import CometCloud, CometRun
 from tests.support.shipping import delivered_by
 
 START = RunStart("name", ".", run_id="id-1", new_run_id="a" * 24, sessions=("one",))
@@ -120,6 +121,45 @@ def test_the_stand_in_takes_what_the_sdks_own_experiment_sends(cloud: CometCloud
     assert {each["kind"] for each in run.assets} == {"asset", "text-sample"}
 
 
+def test_what_is_sent_of_a_run_is_what_comet_upload_sends_of_its_archive(
+    cloud: CometCloud, recorder: Recorder, run_directory: Path, tmp_path: Path
+) -> None:
+    from comet_ml.offline import upload_single_offline_experiment
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.bin").write_bytes(b"weights")
+    pixels = np.array([[[255, 0, 0]]], np.uint8)
+    recorder.set_params({"lr": 1e-4}, "config")
+    with active(recorder):
+        fmstune.track(1.0, "loss", "train", step=1)
+        fmstune.track_text("an ünïcode text", "answer", "eval", step=1)
+        fmstune.track_image(pixels, "sample", "eval", step=1, caption="a cap")
+        fmstune.track_histogram([0.0, 1.0, 1.0], "weights", "train", step=1, bins=2)
+        fmstune.track_table([{"a": "x", "b": 1}], "samples", "eval", step=1)
+        fmstune.track_artifact(tmp_path / "model", "tuned", type="model")
+        fmstune.track_artifact(tmp_path / "model" / "model.bin", "things")
+    recorder.close("finished")
+    sent = delivered_by(CometTracker("comet"), run_directory).run_id
+    kept = delivered_by(CometTracker("other", {"mode": "offline"}), run_directory).run_id
+    archive = tmp_path / ".cometml-runs" / f"{kept}-1.zip"
+    assert upload_single_offline_experiment(str(archive), cloud.key, force_upload=False)
+    ours, theirs = cloud.experiments[sent or ""], cloud.experiments[kept or ""]
+
+    def assets(run: CometRun) -> list[str]:
+        own = ("experimentId", "runId")
+        return sorted(repr({k: v for k, v in sorted(each.items()) if k not in own}) for each in run.assets)
+
+    assert (ours.points, ours.params) == (theirs.points, theirs.params)
+    assert {key: value for key, value in ours.others.items() if key != "fmstune"} == theirs.others
+    assert assets(ours) == assets(theirs)
+    named = {each["fileName"]: each for each in ours.assets}
+    assert sorted(named) == [
+        "eval/sample", "eval/samples.step1.csv", "model.bin", "text", "things/model.bin",
+        "train/weights.json",
+    ]  # fmt: skip
+    assert (named["model.bin"]["data"], named["model.bin"]["groupingName"]) == (b"weights", "tuned")
+
+
 def test_a_process_that_was_killed_is_followed_by_one_that_sends_only_what_is_missing(
     cloud: CometCloud,
 ) -> None:
@@ -144,6 +184,19 @@ def test_a_run_whose_ledger_is_lost_is_known_by_what_the_server_has_of_it(cloud:
     run = cloud.run
     assert run.values("train/loss") == [1 / 8, 2 / 8]
     assert len(run.assets) == 1
+
+
+def test_a_killed_process_and_a_lost_ledger_too_leave_each_point_there_once(cloud: CometCloud) -> None:
+    first, key = opened(dataclasses.replace(START, tags=("a",)))
+    give(first, 1, 2)
+    first.flush()  # and killed
+    then = dataclasses.replace(START, tracker_run_id=key, tags=("a", "b"))
+    opened(then)[0].close("interrupted")  # all had been delivered
+    last, _ = opened(then)
+    give(last, 1, 2, 3)
+    last.close("finished")
+    assert cloud.run.values("train/loss") == [1 / 8, 2 / 8, 3 / 8]
+    assert cloud.run.tags == ["a", "b"]
 
 
 def test_of_two_futures_of_a_run_the_second_gets_its_own(cloud: CometCloud) -> None:
@@ -196,6 +249,16 @@ def test_what_the_server_refuses_costs_its_own_event_alone_and_is_named(
     assert cloud.run.values("train/loss") == [1.0, 0.5]
 
 
+def test_a_server_that_takes_no_more_in_this_minute_is_waited_for_as_long_as_it_says(
+    cloud: CometCloud,
+) -> None:
+    tracker, _ = opened()
+    cloud.throttled = 1
+    give(tracker, 1, 2)
+    tracker.close("finished")
+    assert cloud.run.values("train/loss") == [1 / 8, 2 / 8]
+
+
 @pytest.mark.parametrize("trouble", [429, 503, "refused"])
 def test_an_outage_is_one_and_nothing_is_lost_or_doubled(
     trouble: Any, cloud: CometCloud, recorder: Recorder, run_directory: Path
@@ -232,7 +295,10 @@ def test_the_check_tells_causes_apart_ends_in_time_and_makes_nothing(
         assert cloud.key not in f"{found}"
         return found.state, f"{found.detail}; {found.remedy}"
 
-    assert checked(project="p") == ("ok", "ada, writes to ada/p; ")
+    assert checked(project="p") == ("ok", "ada, writes to ada/p, which will be created; ")
+    with monkeypatch.context() as world:
+        world.setattr(cloud, "experiments", {"k": CometRun("k", "nlp", "p")})
+        assert checked(project="p", workspace="nlp") == ("ok", "ada, writes to nlp/p; ")
     state, said = checked(workspace="other")
     assert (state, "ada is not in the workspace other" in said, "ada, nlp" in said) == (
         "no_permission", True, True,
@@ -254,7 +320,7 @@ def test_the_check_tells_causes_apart_ends_in_time_and_makes_nothing(
         assert checked(mode="offline", dir="/proc/here")[0] == "no_permission"
         assert checked(mode="disabled")[0] == "ok"
         (tmp_path / ".comet.config").write_text(f"[comet]\napi_key = {cloud.key}\nproject_name = q\n")
-        assert checked() == ("ok", "ada, writes to ada/q; ")
+        assert checked() == ("ok", "ada, writes to ada/q, which will be created; ")
     with monkeypatch.context() as world:
         world.setenv("COMET_URL_OVERRIDE", f"http://127.0.0.1:{free_port()}/clientlib/")
         assert checked()[0] == "unreachable"
