@@ -30,6 +30,8 @@ _MOST_ITEMS = 1000
 """Points and params that the SDK sends at once."""
 _MOST_TEXT = 1000
 _FIRST_BEAT = 10
+_EXISTS = 90999
+"""Comet's code for an experiment that there is already."""
 
 
 class CometAway(OSError):
@@ -135,14 +137,17 @@ class Service:
 
         self.key, self._settings, self._api_key = key, settings, api_key
         self._http = Http(settings, api_key)
-        made = self._http.post(
-            "logger/add/run",
-            {
-                "apiKey": api_key, "local_timestamp": _now(), "experimentKey": key, "offline": False,
-                "projectName": settings.project, "teamName": settings.workspace,
-                "libVersion": get_comet_version(), "getOrCreateEnabled": True,
-            },
-        )  # fmt: skip
+        said = {"apiKey": api_key, "local_timestamp": _now(), "libVersion": get_comet_version()}
+        where = {"projectName": settings.project, "teamName": settings.workspace, "offline": False}
+        try:
+            made = self._http.post(
+                "logger/add/run", {**said, **where, "experimentKey": key, "getOrCreateEnabled": True}
+            )
+        except Refused as refused:
+            if refused.code != _EXISTS:
+                raise
+            # A server of one's own that is too old to know the last of these.
+            made = self._http.post("logger/get/run", {**said, "previousExperiment": key})
         self._run_id, self._project_id = made["runId"], made.get("project_id")
         focus = made.get("focusUrl")
         self.page: str | None = f"{focus}{key}" if focus else None
@@ -248,8 +253,8 @@ class Service:
         if not self._mark:
             return
         spans = self.events.spans
-        # The service takes texts of a thousand characters. Of more spans, and where a killed process has noted
-        # none, the next one finds out what is there.
+        # The service takes texts of a thousand characters. Of more spans, or where a killed process left none, the
+        # next one finds out what is there.
         whole = self._all_known and len(spans) <= 20
         said = {**self._mark, "events": spans if whole else spans[:1], "ended": ended and whole}
         self._send_one(Other(MARK, json.dumps(said)))

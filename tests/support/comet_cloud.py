@@ -80,6 +80,8 @@ class CometCloud:
         self.requests: list[str] = []
         self.throttled = 0
         """So many requests with points to come are answered 429, with the time after which to try again."""
+        self.old = False
+        """Whether it is of the time before an experiment could be made or taken in one request."""
         self.refuses: str | None = None
         """A part of the paths of requests that are refused with 400."""
         self.lock = threading.RLock()
@@ -151,7 +153,7 @@ class CometCloud:
             workspace = body["teamName"] or self.user
             if workspace not in self.workspaces:
                 raise Wrong(400, 90219, f"the workspace {workspace} does not exist")
-            if key in self.experiments and not body["getOrCreateEnabled"]:
+            if key in self.experiments and (self.old or not body["getOrCreateEnabled"]):
                 raise Wrong(400, 90999, "there is an experiment of this key")
             made = CometRun(key, workspace, body["projectName"] or "general", body["offline"])
             self.experiments.setdefault(key, made)

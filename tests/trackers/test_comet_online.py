@@ -177,7 +177,7 @@ def test_a_process_that_was_killed_is_followed_by_one_that_sends_only_what_is_mi
 
 
 def test_a_run_whose_ledger_is_lost_is_known_by_what_the_server_has_of_it(cloud: CometCloud) -> None:
-    for _ in range(2):
+    for cloud.old in (False, True):
         tracker, _ = opened()
         give(tracker, 1, 2, 4)
         tracker.close("finished")
