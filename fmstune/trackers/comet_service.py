@@ -253,8 +253,8 @@ class Service:
         if not self._mark:
             return
         spans = self.events.spans
-        # The service takes texts of a thousand characters. Of more spans, or where a killed process left none, the
-        # next one finds out what is there.
+        # The service takes texts of a thousand characters. Of more spans, and after a kill, the
+        # next process finds out what is there.
         whole = self._all_known and len(spans) <= 20
         said = {**self._mark, "events": spans if whole else spans[:1], "ended": ended and whole}
         self._send_one(Other(MARK, json.dumps(said)))
