@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import ROOT, fmstune, start
+from tests.support.durations import RANKS
 from tests.support.surroundings import ENVIRONMENT, restore
 from tests.support.waiting import wait_for
 
@@ -55,6 +56,10 @@ def test_no_test_imports_another_test() -> None:
         if module.startswith("tests.") and module.rpartition(".")[2].startswith(("test_", "conftest"))
     }
     assert not found, "what two tests need is at home in tests/support"
+
+
+def test_the_files_that_are_begun_first_are_there() -> None:
+    assert [name for name in RANKS if not (ROOT / name).exists()] == []
 
 
 def test_nobodys_settings_have_a_say_in_the_tests() -> None:
