@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fmstune.system.files import takes_files
 from fmstune.trackers.continued import is_of_another, mark
@@ -21,15 +21,36 @@ if TYPE_CHECKING:
 # Files of ours in an offline run's folder: the first from `open` to the end of `close`, the second for good.
 _LOST = ("filestream: fatal error", "runupserter: failed to upload")
 _OPEN, _OWNER = "fmstune-open", "fmstune-run.json"
+_FIRST = "first_event"
 
 
 class OfflineRun:
     """The file of an offline run: W&B's process writes to it for ever, whatever becomes of its name."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, again: list[tuple[Path, int]]) -> None:
+        """`again` are folders that are whole, of which it is not known whether their events come once more,
+        and the first event of each."""
         self._place = place
+        self._again = again
+        self._first: int | None = None
         self._file: tuple[int, int] | None = None
         self.is_there()
+
+    def note(self, seq: int | None) -> None:
+        """Note the event that is written next. With the first one it is known what comes once more."""
+        if seq is None or self._first is not None:
+            return
+        self._first = seq
+        for folder, first in self._again:
+            if seq <= first:
+                shutil.rmtree(folder)
+
+    def end(self) -> None:
+        """Note that the file is whole, and with which event it begins."""
+        owner = self._place / _OWNER
+        said = json.loads(owner.read_text(encoding="utf-8")) | {_FIRST: self._first}
+        owner.write_text(json.dumps(said), encoding="utf-8")
+        (self._place / _OPEN).unlink(missing_ok=True)
 
     def is_there(self) -> bool:
         """Whether the folder still has the file that it had in the beginning."""
@@ -53,12 +74,27 @@ def begin_offline(run: wandb.Run, start: RunStart, folder: Path) -> OfflineRun:
         )
     (place / _OPEN).write_text(f"{run.id}\n{start.run_id or ''}", encoding="utf-8")
     (place / _OWNER).write_text(json.dumps(mark(start)), encoding="utf-8")
-    return OfflineRun(place)
+    return OfflineRun(place, _whole(folder, run.id, start) if start.redelivery else [])
 
 
-def end_offline(run: wandb.Run) -> None:
-    """Note that the run's file is whole."""
-    (Path(run.dir).parent / _OPEN).unlink(missing_ok=True)
+def _whole(folder: Path, wandb_id: str, start: RunStart) -> list[tuple[Path, int]]:
+    """The folders of a run that are whole, and the first event of each. A process that was killed before its
+    end was noted is followed by one to which the events of its folder come again."""
+    found = []
+    for place in _places(folder, wandb_id):
+        said = _owner(place)
+        if said.get("run_id") == start.run_id and isinstance(first := said.get(_FIRST), int):
+            found.append((place, first))
+    return found
+
+
+def _owner(place: Path) -> dict[str, Any]:
+    """What a folder says of its run; nothing when it is of an earlier version or of W&B alone."""
+    try:
+        said = json.loads((place / _OWNER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def remove_cut_off(folder: Path, start: RunStart) -> None:
@@ -71,14 +107,7 @@ def remove_cut_off(folder: Path, start: RunStart) -> None:
 
 def continued_by_another(folder: Path, start: RunStart) -> bool:
     """Whether another run has continued the W&B run offline: `wandb sync` would drop the rows of one."""
-    for place in _places(folder, start.tracker_run_id or ""):
-        try:
-            found = json.loads((place / _OWNER).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # not marked, by an earlier version or by W&B alone
-            continue
-        if is_of_another(found, start):
-            return True
-    return False
+    return any(is_of_another(_owner(place), start) for place in _places(folder, start.tracker_run_id or ""))
 
 
 def to_sync(run: wandb.Run) -> str:

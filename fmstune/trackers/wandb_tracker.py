@@ -32,7 +32,6 @@ from fmstune.trackers.wandb_files import (
     OfflineRun,
     begin_offline,
     continued_by_another,
-    end_offline,
     lost_upload,
     remove_cut_off,
     require_writable,
@@ -312,8 +311,8 @@ class WandbTracker(Tracker):
             return
         log = Path(run.settings.log_internal)
         wait_for_core()
-        if run.offline:
-            end_offline(run)
+        if run.offline and self._offline is not None:
+            self._offline.end()
         elif lost := lost_upload(log):
             raise TrackerError(f"W&B did not take the whole run: {lost}.")
 
@@ -340,4 +339,6 @@ class WandbTracker(Tracker):
         if self._run is None:
             self.open_alone()
         assert self._run is not None
+        if self._offline is not None:
+            self._offline.note(self.seq)
         return self._run

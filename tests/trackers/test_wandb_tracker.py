@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import wandb
 
+from fmstune.delivery.recorder import Recorder
 from fmstune.trackers import wandb_tracker
 from fmstune.trackers.records import MetricPoint, RunStart, TrackerError
 from fmstune.trackers.wandb_tracker import WandbTracker
 from tests.support.readers import WandbRun, read_wandb_offline, wandb_offline_dirs
+from tests.support.shipping import delivered_by
 from tests.support.wandb_world import FAKE_KEY, SECRET, enter_world, point, start
 
 pytestmark = pytest.mark.usefixtures("own_world")
@@ -149,6 +151,49 @@ def test_a_delivery_that_was_killed_and_comes_again_leaves_one_folder_with_each_
     assert kept == foreign
     assert [row["_step"] for row in read_wandb_offline(whole).history] == list(range(1, 401))
     assert read_wandb_offline(whole).exit_code == 0
+
+
+_KILLED_AFTER_ITS_END = """
+import os, sys
+from pathlib import Path
+from fmstune.delivery.ledger import Ledger, load_ledger
+from fmstune.delivery.shipping.deliver import Delivery
+from fmstune.trackers.wandb_tracker import WandbTracker
+
+directory = Path(sys.argv[1])
+tracker = WandbTracker("wandb", {"mode": "offline"})
+close = tracker.close
+
+def close_and_die(*how):
+    close(*how)
+    os._exit(9)
+
+tracker.close = close_and_die
+Delivery(directory, tracker, load_ledger(directory, "wandb") or Ledger("wandb")).run(lambda: True)
+"""
+
+
+def test_a_kill_between_the_end_of_a_run_and_the_note_of_it_leaves_one_folder(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", _KILLED_AFTER_ITS_END, str(run_directory)]
+    recorder.set_params({"a": 1}, "params")
+    recorder.track(1.0, "loss", "train", step=1)
+    recorder.close("interrupted")
+    assert subprocess.run(command, env=environment, check=False).returncode == 9
+    assert len(wandb_offline_dirs(Path())) == 1
+    delivered_by(WandbTracker("wandb", {"mode": "offline"}), run_directory)
+    (first,) = wandb_offline_dirs(Path())
+    recorder.resumed(1)  # which is a second folder, and that one alone comes again
+    recorder.track(0.5, "loss", "train", step=2)
+    recorder.close("finished")
+    assert subprocess.run(command, env=environment, check=False).returncode == 9
+    delivered_by(WandbTracker("wandb", {"mode": "offline"}), run_directory)
+    folders = wandb_offline_dirs(Path())
+    assert folders[0] == first
+    losses = [[row["train/loss"] for row in read_wandb_offline(each).history] for each in folders]
+    assert losses == [[1.0], [0.5]]
 
 
 def test_a_resumed_offline_run_goes_on_in_a_second_folder_of_the_same_id() -> None:
