@@ -11,6 +11,7 @@ from transformers import PretrainedConfig, TrainerControl, TrainerState, Trainin
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from fmstune.trackers.records import RunStart
+from fmstune.trackers.swanlab_settings import project_variable
 from fmstune.trackers.values.normalise import flatten
 from fmstune.transformers_compat import experiment_of
 
@@ -42,7 +43,11 @@ class StandInTrainer:
         )
         self.control = TrainerControl()
         self.model = StandInModel(params.get("model", {}))
-        self._callback = INTEGRATION_TO_CALLBACK[integration]()
+        self._callback: Any = INTEGRATION_TO_CALLBACK[integration]()
+        if integration == "swanlab":
+            self._callback._swanlab = _SwanLab(self._callback._swanlab)
+            # SWANLAB_LOG_MODEL has no effect but to ask a run for what it has not got.
+            self._callback._log_model = None
         for event in ("on_init_end", "on_train_begin", "on_epoch_begin"):
             self._call(event)
 
@@ -81,6 +86,24 @@ class StandInTrainer:
         others = ("processing_class", "optimizer", "lr_scheduler", "train_dataloader", "eval_dataloader")
         rest = {"model": self.model, **dict.fromkeys(others), **more}
         getattr(self._callback, event)(self.args, self.state, self.control, **rest)
+
+
+class _SwanLab:
+    """The package as transformers' callback (5.23) expects it: without a run, `get_run` is to give none,
+    and since swanlab 0.8 it raises, so that no run ever begins."""
+
+    def __init__(self, package: Any) -> None:
+        self._package = package
+
+    def init(self, **given: Any) -> Any:
+        with project_variable():  # which the callback has read, and at which the package fails
+            return self._package.init(**given)
+
+    def get_run(self) -> Any:
+        return self._package.get_run() if self._package.has_run() else None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._package, name)
 
 
 class StandInModel:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
+from fmstune.trackers.built_in import BUILT_IN
 from fmstune.trackers.integrations import INTEGRATIONS, PREFIX
 from fmstune.trackers.records import (
     Check,
@@ -32,6 +33,10 @@ _NOT_GOT = (
     "its callback gets metrics, params and the end: no weights, gradients, checkpoints or tables; what its "
     "SDK measures of a process is that of this one, not of the training"
 )
+
+
+_OWN = {each.package: name for name, each in BUILT_IN.items() if each.package is not None}
+"""fmstune's own trackers, by the package that they need, too."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +146,9 @@ class IntegrationTracker(Tracker):
     def check(self, timeout: float) -> Check:
         if why := self._turned_off():
             return Check("bad_option", why, "unset it")
-        return Check(
-            "ok", f"{INTEGRATIONS[self.integration].package} is installed; nothing more is asked of it"
-        )
+        package = INTEGRATIONS[self.integration].package
+        more = f"; the tracker {_OWN[package]} asks, and keeps more of a run" if package in _OWN else ""
+        return Check("ok", f"{package} is installed; nothing more is asked of it{more}")
 
     def _turned_off(self) -> str | None:
         """Which variable makes the callback do nothing, in silence: what is given to it would be lost."""
@@ -175,11 +180,12 @@ def __getattr__(name: str) -> type[IntegrationTracker]:
     if name not in INTEGRATIONS:
         raise AttributeError(f"transformers integrates no {name}")
     found = INTEGRATIONS[name]
+    more = f" (the tracker {_OWN[found.package]} keeps more of a run)" if found.package in _OWN else ""
     own = {
         "__module__": __name__, "__qualname__": name, "integration": name, "registered_name": PREFIX + name,
         "package": found.package, "distributions": (found.distribution, f"{found.distribution}-skinny"),
         "install_hint": f"pip install {found.distribution}",
-        "description": f"transformers' own callback for {name}, in a process of its own",
+        "description": f"transformers' own callback for {name}, in a process of its own{more}",
     }  # fmt: skip
     made = type(name, (IntegrationTracker,), own)
     globals()[name] = made

@@ -34,7 +34,7 @@ INTEGRATIONS: dict[str, Integration] = {
     "kubeflow": Integration("kubeflow", "kubeflow"),
     "mlflow": Integration("mlflow", "mlflow", ("HF_MLFLOW_LOG_ARTIFACTS",)),
     "neptune": Integration("neptune", "neptune"),
-    "swanlab": Integration("swanlab", "swanlab", ("SWANLAB_LOG_MODEL",)),
+    "swanlab": Integration("swanlab", "swanlab"),
     "tensorboard": Integration("tensorboard", "tensorboard"),
     "trackio": Integration("trackio", "trackio"),
     "wandb": Integration("wandb", "wandb", ("WANDB_LOG_MODEL", "WANDB_WATCH")),

@@ -85,7 +85,7 @@ def found_settings(options: SwanLabOptions, name: str) -> Any:
     }
     where = "SwanLab's variables and files"
     try:
-        with _transformers_variable() as project:
+        with project_variable() as project:
             settings = Settings()
             own = settings.project.name or project or "fmstune"
             where = _PROJECT if own == project else where
@@ -102,7 +102,7 @@ def found_settings(options: SwanLabOptions, name: str) -> Any:
 
 
 @contextmanager
-def _transformers_variable() -> Iterator[str | None]:
+def project_variable() -> Iterator[str | None]:
     """The project that transformers' own callback takes from SWANLAB_PROJECT. The SDK takes it for JSON of
     its settings of a project, and fails at a name."""
     value = os.environ.get(_PROJECT)

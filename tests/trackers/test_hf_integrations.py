@@ -20,6 +20,7 @@ from fmstune.trackers.hf_tracker import _NOT_GOT, IntegrationTracker
 from fmstune.trackers.integrations import INTEGRATIONS
 from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerError
 from fmstune.trackers.registry import reference, tracker_class
+from tests.support.end_to_end import swanlab_scalars
 from tests.support.mlflow_servers import store_in
 from tests.support.readers import event_accumulator
 
@@ -183,3 +184,27 @@ def test_a_callback_sees_the_events_of_a_training_in_their_order(monkeypatch: py
         ("step_end", 4, None), ("epoch_end", 4, None), ("epoch_begin", 4, None),
         ("log", 4, {"loss": 1.5, "epoch": 1.0}), ("epoch_end", 4, None), ("train_end", 4, None),
     ]  # fmt: skip
+
+
+def test_swanlabs_callback_begins_a_run_with_nothing_of_the_shipper_in_it(
+    recorder: Recorder, run_directory: Path
+) -> None:
+    """That of transformers 5.23 asks for a run that is not there yet, at which swanlab 0.10 raises."""
+    journalled(recorder)
+    place = run_directory.parent / "swanlog"
+    variables = {"SWANLAB_MODE": "offline", "SWANLAB_LOG_DIR": str(place), "SWANLAB_PROJECT": "p"}
+    delivered(run_directory, "hf:swanlab", environment=variables)
+    losses = [each for each in swanlab_scalars(place) if each[0] == "train/loss"]
+    assert losses == [("train/loss", 1, 1.0), ("train/loss", 2, 0.5)]
+    (run,) = place.glob("run-*")
+    assert {path.name for path in (run / "files").iterdir()} == {"config.yaml", "swanlab-metadata.json"}
+    about = json.loads((run / "files" / "swanlab-metadata.json").read_text())
+    assert set(about.pop("_version") and about.values()) == {None}
+    assert not any(key.startswith("__swanlab__") for key, _, _ in swanlab_scalars(place))
+
+
+def test_a_callback_for_which_there_is_a_tracker_says_so() -> None:
+    for name, own in (("swanlab", "swanlab"), ("comet_ml", "comet"), ("clearml", "clearml")):
+        assert f"the tracker {own} keeps more" in tracker_class(f"hf:{name}").description
+    assert "keeps more" not in tracker_class("hf:codecarbon").description
+    assert "the tracker swanlab asks" in tracker_class("hf:swanlab")().check(1.0).detail

@@ -24,6 +24,16 @@ QUIET = {
     # By default MLflow tries for four minutes (seen with 3.17); the journal waits longer, and at no cost.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    # swanlab/sdk/internal/settings (0.10): it would be the machine, packages, Git and output of the shipper;
+    # and it would ask for a key at a terminal.
+    "SWANLAB_INTERACTIVE": "false",
+    "SWANLAB_PROBE_GIT": "false",
+    "SWANLAB_PROBE_HARDWARE": "false",
+    "SWANLAB_PROBE_MONITOR": "false",
+    "SWANLAB_PROBE_REQUIREMENTS": "false",
+    "SWANLAB_PROBE_RUNTIME": "false",
+    "SWANLAB_PROBE_SWANLAB": "false",
+    "SWANLAB_TERMINAL_PROXY_TYPE": "none",
     # It reports its own errors to a server.
     "WANDB_ERROR_REPORTING": "false",
 }
