@@ -47,6 +47,7 @@ from fmstune.run.tracking import (
     say_resumed,
 )
 from fmstune.secrets.redaction import Redactor, process_redactor
+from fmstune.system.allocator import freed_is_kept
 from fmstune.system.files import replace_text
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
@@ -212,13 +213,12 @@ def _train(
         after.callback(handed.end, config.tracking.close_timeout)
         save_with(built.trainer, Saving(ledgers_kept(directory.path, recorder), handed.add, out.warn), after)
         expected = prepare(built, config, recorder, out)
-        checkpoint = directory.checkpoint
-        args = built.trainer.args
+        checkpoint, args = directory.checkpoint, built.trainer.args
         if checkpoint is not None and directory.step >= built.steps and not (args.fsdp or args.deepspeed):
             out.say("resume", f"step {built.steps} was the last; what is left is to save the model")
             finish(built.trainer, checkpoint)
         else:
-            with explained(built.trainer):
+            with explained(built.trainer), freed_is_kept():
                 built.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         built = stream_ended(built, directory.path, recorder, out)
         if stop.signum is not None:

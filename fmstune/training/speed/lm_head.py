@@ -24,6 +24,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from fmstune.data.tokens.table import IGNORED
+from fmstune.training.speed.log_probs import scores
 from fmstune.training.trl_compat import FUSED, FusedCausalLMOutput, score_by
 from fmstune.training.tuned_trainer import Head
 
@@ -239,28 +240,22 @@ def _figures(
     """Log-probability, entropy, mean logit and correctness of each labelled position; zero elsewhere.
 
     `logits` is (labelled positions, vocabulary); `labels` and `mask`, (batch, length), are already shifted.
+    The logits are overwritten.
     """
-    logits = logits.float()
-    targets = labels[mask]
-    log_probs = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    with torch.no_grad():
-        normal = torch.log_softmax(logits, dim=-1)
-        entropy = -(normal.exp() * normal).sum(-1)
-        is_top1 = logits.argmax(-1) == targets
-        mean_logits = logits.mean(-1)
+    found = scores(logits.float(), labels[mask])
 
     def spread(values: torch.Tensor) -> torch.Tensor:
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
-    scattered = spread(log_probs)
+    scattered = spread(found.log_probs)
     count = mask.sum().clamp(min=1) if items is None else items
     return FusedCausalLMOutput(
         loss=-scattered.sum() / count,
         log_probs=scattered,
-        entropy=spread(entropy),
+        entropy=spread(found.entropy),
         log_sum_sq_probs=None,
-        mean_logits=spread(mean_logits),
-        is_top1=spread(is_top1),
+        mean_logits=spread(found.mean_logits),
+        is_top1=spread(found.is_top1),
         label_mask=mask,
         aux_loss=None,
     )

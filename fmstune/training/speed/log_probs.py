@@ -1,0 +1,71 @@
+"""Log-probabilities of targets, and what TRL logs beside them, in one walk over the logits.
+
+torch's own functions make a tensor of the size of the logits for each of softmax, log-softmax, entropy and
+gradient: with the vocabularies of today those are the largest tensors of a step. Here the logits become their
+softmax in place, a few rows at a time, which stay in the processor's cache, and that becomes the gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_BYTES_AT_ONCE = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Of each row: the log-probability of its target, entropy, mean logit, and whether the target is the
+    likeliest. The first alone has a gradient."""
+
+    log_probs: torch.Tensor
+    entropy: torch.Tensor
+    mean_logits: torch.Tensor
+    is_top1: torch.Tensor
+
+
+def scores(logits: torch.Tensor, targets: torch.Tensor) -> Scores:
+    """Of `logits` (rows, vocabulary) in float32, which nobody needs any more: they are overwritten."""
+    return Scores(*_Scores.apply(logits, targets))
+
+
+class _Scores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """See `scores`."""
+        held, (rows, vocabulary) = logits.detach(), logits.shape
+        at_once = max(1, _BYTES_AT_ONCE // (4 * max(1, vocabulary)))
+        log_probs, entropy, means, sums = (held.new_empty(rows) for _ in range(4))
+        top = targets.new_empty(rows)
+        for begin in range(0, rows, at_once):
+            part = slice(begin, begin + at_once)
+            block, wanted = held[part], targets[part, None]
+            most, top[part] = block.max(-1)
+            means[part] = block.mean(-1)
+            block.sub_(most[:, None])
+            target = block.gather(-1, wanted)[:, 0]
+            powers = block.exp()
+            total = powers.sum(-1)
+            logarithm = total.log()
+            log_probs[part] = target - logarithm
+            entropy[part] = logarithm - block.mul_(powers).sum(-1) / total
+            block.copy_(powers)
+            sums[part] = total
+        ctx.save_for_backward(targets, sums)
+        ctx.powers = held
+        correct = top == targets
+        ctx.mark_non_differentiable(entropy, means, correct)
+        return log_probs, entropy, means, correct
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """In place again, so once."""
+        if ctx.powers is None:
+            raise RuntimeError("the backward pass of the loss was made already: its logits are overwritten")
+        (targets, sums), given = ctx.saved_tensors, gradients[0]
+        made, ctx.powers = ctx.powers, None
+        made.mul_((-given / sums)[:, None])
+        made.scatter_add_(-1, targets[:, None], given[:, None])
+        return made, None
