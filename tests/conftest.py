@@ -23,8 +23,10 @@ from tests.support.journals import close_journals, open_journal
 from tests.support.surroundings import ENVIRONMENT, closed, restore, usual_signals
 from tests.support.warm_shippers import install
 
-# accelerate parses the metadata of PEFT and others some 25 times for each training, a few milliseconds each.
-importlib.metadata.metadata = functools.cache(importlib.metadata.metadata)
+# Parsed at each call, in a millisecond: accelerate asks for PEFT's 25 times for each training, and a run for
+# the versions of what it runs with.
+for _asked in ("metadata", "version"):
+    setattr(importlib.metadata, _asked, functools.cache(getattr(importlib.metadata, _asked)))
 gc.disable()  # a fifth of the time of imports, after which nearly all stays
 install()
 _HOME = closed()  # before test modules import torch and the hub's client, which read the environment then
