@@ -90,3 +90,19 @@ def read_mark(run: Run | None) -> dict[str, Any]:
     except ValueError:  # somebody's own
         return {}
     return found if isinstance(found, dict) and isinstance(found.get("last_event", 0), int) else {}
+
+
+def mark_text(held: dict[str, Any], changes: Sequence[str]) -> str:
+    """The tag that says which run of fmstune the MLflow run holds and up to which event, and what was adapted
+    for that: events that are there do not come again, so that nobody else would know after a kill."""
+    kept = list(changes)
+    while len(text := json.dumps({**held, "changes": kept} if kept else held)) > MOST_TAG:
+        kept = kept[: len(kept) // 2]
+        kept += [f"{len(changes) - len(kept)} more were adapted, as the process that was killed knew"]
+    return text
+
+
+def changes_of(found: dict[str, Any]) -> dict[str, None]:
+    """What was adapted, as a mark says it."""
+    said = found.get("changes")
+    return {str(each): None for each in said} if isinstance(said, list) else {}

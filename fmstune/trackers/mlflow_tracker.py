@@ -5,7 +5,6 @@ MLflow's own variables stay in force. What is said of the SDK was seen with mlfl
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -18,8 +17,10 @@ from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.mlflow_checks import check_store, client_of, has_run, local_path, page_of
 from fmstune.trackers.mlflow_labels import (
     MOST_TAG,
+    changes_of,
     experiment_name,
     experiment_of,
+    mark_text,
     note_of,
     own_tags,
     read_mark,
@@ -154,6 +155,7 @@ class MlflowTracker(Tracker):
             self._continue_run(client, run, start)
         own = found.get("run_id") == start.run_id
         self._run_id, self._held = run.info.run_id, found.get("last_event", 0) if own else 0
+        self._changed |= changes_of(found) if own else {}
         self._params = dict(run.data.params)
         self._mark = mark(start) if start.run_id is not None else {}
         uri = client.tracking_uri
@@ -285,7 +287,7 @@ class MlflowTracker(Tracker):
         from mlflow.entities import RunTag
 
         held = {**self._mark, "last_event": self._held}
-        return [RunTag(MARK, json.dumps(held))] if self._mark else []
+        return [RunTag(MARK, mark_text(held, list(self._changed)))] if self._mark else []
 
     def _opened(self) -> MlflowClient:
         if self._client is None:

@@ -18,7 +18,7 @@ from fmstune.delivery.sync import sync
 from fmstune.trackers.mlflow_tracker import MlflowTracker
 from fmstune.trackers.records import MetricPoint, RunStart, Status, Table
 from fmstune.trackers.registry import get_tracker, reference
-from tests.support.mlflow_servers import shared_server
+from tests.support.mlflow_servers import shared_server, store_in
 from tests.support.shipping import delivered_by
 
 
@@ -248,3 +248,31 @@ def test_it_is_delivered_to_by_a_shipper_with_mlflows_own_variable(
 
 
 # -- the check --------------------------------------------------------------------------------
+
+
+def test_what_was_adapted_outlives_a_kill_before_the_ledger_has_noted_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store_in(tmp_path)
+    uri, said = "sqlite:///mlflow.db", "metric big has integers beyond 53 bits, which are rounded"
+    killed = MlflowTracker("mlflow", {"tracking_uri": uri})
+    start = RunStart("run", ".", run_id="id-1", new_run_id="0" * 24)
+    there = killed.open(start)
+    killed.seq = 1
+    killed.track_point(MetricPoint({"big": 2**60 + 1}, "train", 1, seq=1))
+    killed.seq = 2
+    for number in range(200):
+        killed.track_point(MetricPoint({f"bigger_{number}": 2**60 + 1}, "train", 1, seq=2))
+    killed.flush()
+
+    after = MlflowTracker("mlflow", {"tracking_uri": uri})
+    opened = after.open(dataclasses.replace(start, tracker_run_id=there.id))
+    assert opened.delivered_through == 2  # so that these events do not come again
+    assert after.adapted[0] == said
+    assert len(after.adapted) < 201  # of a tag, MLflow takes 5,000 characters
+    assert after.adapted[-1].endswith("more were adapted, as the process that was killed knew")
+    of_another = dataclasses.replace(start, run_id="id-2", after=3, tracker_run_id=there.id)
+    another = MlflowTracker("mlflow", {"tracking_uri": uri})
+    another.open(of_another)
+    assert another.adapted == ()
