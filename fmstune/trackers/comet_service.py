@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -60,9 +61,9 @@ class Http:
         """The answer to a request of the client library's API, or of the REST API."""
         url = urljoin(self._rest if rest else self._clientlib, path)
         answer = self._client.post(url, payload, compress=compress)
-        if answer.status_code == 429 and (pause := answer.headers.get("Retry-After-Custom")):
+        if (pause := _pause(answer)) is not None:
             # So many points are taken in a minute. A new process could do no better, and reads all again.
-            time.sleep(min(float(pause) + 0.5, _LONGEST_PAUSE))
+            time.sleep(pause)
             answer = self._client.post(url, payload, compress=compress)
         return self._judged(answer, path)
 
@@ -98,8 +99,8 @@ class Http:
 
     def _judged(self, answer: requests.Response, what: str) -> Any:
         code = answer.status_code
-        if code in (200, 204):
-            return answer.json() if answer.content else {}
+        if code < 300:
+            return _json(answer)
         if code == 429 or code >= 500:
             why = "more than it takes in a minute" if code == 429 else "an error of the server"
             raise CometAway(f"{self._shown} answers {code}, {why}")
@@ -114,18 +115,28 @@ class Refused(TrackerError):
         super().__init__(text)
 
 
-def _code(answer: requests.Response) -> int:
+def _json(answer: requests.Response) -> dict[str, Any]:
+    """What the answer says, where it says anything: many do not."""
     try:
-        return int(answer.json()["sdk_error_code"])
-    except (ValueError, KeyError, TypeError):
-        return 0
+        found = answer.json()
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _code(answer: requests.Response) -> int:
+    found = _json(answer).get("sdk_error_code")
+    return found if isinstance(found, int) else 0
+
+
+def _pause(answer: requests.Response) -> float | None:
+    """After how many seconds the server takes more, where it says so."""
+    said = answer.headers.get("Retry-After-Custom", "") if answer.status_code == 429 else ""
+    return min(float(said) + 0.5, _LONGEST_PAUSE) if re.fullmatch(r"\d+(\.\d*)?", said) else None
 
 
 def _said(answer: requests.Response) -> str:
-    try:
-        text = str(answer.json()["msg"])
-    except (ValueError, KeyError, TypeError):
-        text = answer.text
+    text = str(_json(answer).get("msg") or answer.text)
     return " ".join(text.split())[:300].rstrip(".") or "it does not say why"
 
 
@@ -148,6 +159,9 @@ class Service:
                 raise
             # A server of one's own that is too old to know the last of these.
             made = self._http.post("logger/get/run", {**said, "previousExperiment": key})
+        if "runId" not in made:
+            shown = settings.shown_server
+            raise TrackerError(f"{shown} does not answer as Comet's server; correct COMET_URL_OVERRIDE.")
         self._run_id, self._project_id = made["runId"], made.get("project_id")
         focus = made.get("focusUrl")
         self.page: str | None = f"{focus}{key}" if focus else None
@@ -263,7 +277,7 @@ class Service:
         for point in (
             self._http.get("experiment/metrics/get-all", experimentKey=self.key).get("metrics") or ()
         ):
-            self._there[point["metricName"], point.get("step"), int(point["timestamp"])] += 1
+            self._there[point["metricName"], point.get("step"), int(point.get("timestamp") or 0)] += 1
         assets = self._http.get("experiment/asset/list", experimentKey=self.key, type="all")
         self._assets = {str(each["assetId"]) for each in assets.get("assets") or () if each.get("assetId")}
 
@@ -299,6 +313,7 @@ class Service:
     def _stop_beating(self) -> None:
         if self._heart is not None:
             self._heart.close()
+            self._heart.join(_TIMEOUT)  # else a beat that is on its way could say that it is alive again
             self._heart = None
 
 

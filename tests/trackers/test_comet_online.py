@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerError
 from tests.support.aim_servers import free_port
 from tests.support.comet_cloud import CometCloud, CometRun
 from tests.support.shipping import delivered_by
+from tests.support.waiting import wait_for
 
 START = RunStart("name", ".", run_id="id-1", new_run_id="a" * 24, sessions=("one",))
 
@@ -257,6 +259,20 @@ def test_a_server_that_takes_no_more_in_this_minute_is_waited_for_as_long_as_it_
     give(tracker, 1, 2)
     tracker.close("finished")
     assert cloud.run.values("train/loss") == [1 / 8, 2 / 8]
+
+
+def test_an_experiment_is_alive_while_its_run_is_silent_and_not_after_its_end(
+    cloud: CometCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmstune.trackers.comet_service._FIRST_BEAT", 0.05)
+    before = set(threading.enumerate())
+    tracker, _ = opened()
+    wait_for(lambda: sum("status-report" in path for path in cloud.requests) > 1)
+    assert cloud.run.alive
+    tracker.close("finished")
+    assert not cloud.run.alive
+    begun = set(threading.enumerate()) - before
+    assert not [thread for thread in begun if "Heartbeat" in type(thread).__name__]
 
 
 @pytest.mark.parametrize("trouble", [429, 503, "refused"])
