@@ -48,8 +48,6 @@ def plot(
 
     A chart for each metric, with a line for each run. Pictures (--output) need matplotlib, the extra `plot`.
     """
-    import dataclasses
-
     from fmstune.report.charts import charts
     from fmstune.report.curves import read_run
     from fmstune.report.text_chart import text_chart
@@ -61,7 +59,7 @@ def plot(
 
         save_picture(found, output)
     if as_json:
-        print_json([dataclasses.asdict(chart) for chart in found])
+        print_json([chart.to_json() for chart in found])
     elif output is None:
         width = terminal_width() or _WIDTH
         for number, chart in enumerate(found):

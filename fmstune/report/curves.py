@@ -3,25 +3,29 @@ tracked again, those of the last time count."""
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import math
-import operator
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fmstune.config.paths.runs import holds_run, no_such_run
 from fmstune.delivery.journal.reader import Event, JournalError
 from fmstune.errors import ConfigError
-from fmstune.report.replay import Name, Replay, replay, step_of
+from fmstune.report.batches import Batch, Column, Logged
+from fmstune.report.columns import Numbers, Room
+from fmstune.report.newest import newest
+from fmstune.report.replay import Name, Replay, as_step, replay, step_of
 from fmstune.report.summary import joined, journal_of
 from fmstune.text import shown_path
 
 _EXACT = 2**53
 _NO_STEP = math.nan
+
+Block = tuple["array[float]", ...]
+"""Steps, epochs, times and values of some points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +70,25 @@ class Curve:
 
     stage: str | None
     name: str
-    _steps: array[float] = field(default_factory=lambda: array("d"))
-    _epochs: array[float] = field(default_factory=lambda: array("d"))
-    _times: array[float] = field(default_factory=lambda: array("d"))
-    _values: array[float] = field(default_factory=lambda: array("d"))
+    room: InitVar[Room | None] = None
+    _steps: Numbers = field(init=False)
+    _epochs: Numbers = field(init=False)
+    _times: Numbers = field(init=False)
+    _values: Numbers = field(init=False)
     _others: dict[int, Any] = field(default_factory=dict)
     _integers: bool = True
     _resumed: list[int] = field(default_factory=list)
     """How many values there were at each resumption of the run."""
+    _plain: bool = True
+    """Whether all values are finite numbers, and each step is beyond the one before, as in nearly all runs
+    that were never resumed; `_lowest` and `_highest` are the places of these then, with their values."""
+    _lowest: tuple[float, int] = (math.inf, 0)
+    _highest: tuple[float, int] = (-math.inf, 0)
+    _last_step: float = -math.inf
+
+    def __post_init__(self, room: Room | None) -> None:
+        room = room or Room()
+        self._steps, self._epochs, self._times, self._values = (Numbers(room) for _ in range(4))
 
     @property
     def key(self) -> str:
@@ -87,10 +102,34 @@ class Curve:
         elif type(value) is not int or abs(value) > _EXACT:
             self._others[len(self._values)] = value
             value = math.nan
-        self._steps.append(_NO_STEP if step is None else step)
+        step = _NO_STEP if step is None else step
+        self._plain = self._plain and math.isfinite(value) and step > self._last_step
+        if self._plain:
+            self._note(step, value, value, len(self._values), len(self._values))
+        self._steps.append(step)
         self._epochs.append(epoch if type(epoch) in (int, float) else math.nan)
         self._times.append(time)
         self._values.append(value)
+
+    def extend(self, logged: Logged, column: Column) -> None:
+        """Add the values of a column."""
+        at = len(self._values)
+        self._integers = self._integers and column.integers
+        self._plain = self._plain and logged.increasing and logged.steps[0] > self._last_step
+        if self._plain:
+            lowest, highest = column.values[column.lowest], column.values[column.highest]
+            self._note(logged.steps[-1], lowest, highest, at + column.lowest, at + column.highest)
+        self._steps.extend(logged.steps)
+        self._epochs.extend(logged.epochs)
+        self._times.extend(logged.times)
+        self._values.extend(column.values)
+
+    def _note(self, step: float, lowest: float, highest: float, at_lowest: int, at_highest: int) -> None:
+        self._last_step = step
+        if lowest < self._lowest[0]:
+            self._lowest = lowest, at_lowest
+        if highest > self._highest[0]:
+            self._highest = highest, at_highest
 
     def resume(self) -> None:
         """What is added from here on is of a further process of the run."""
@@ -107,49 +146,78 @@ class Curve:
 
     def by_process(self) -> Iterator[list[tuple[float, float]]]:
         """The time and the value of each number that a process of the run has tracked, for each of them."""
+        both = zip(self._times, self._values, strict=True)
         for begin, end in itertools.pairwise([0, *self._resumed, len(self._values)]):
-            pairs = zip(self._times[begin:end], self._values[begin:end], strict=True)
+            pairs = itertools.islice(both, end - begin)
             yield [(time, value) for time, value in pairs if math.isfinite(value)]
 
     def points(self) -> Iterator[Point]:
         """The values of each step, by step, from the last process of the run that has any there; then those
         without a step, in their order."""
-        for at in self._newest():
-            yield self._point(at)
+        if (blocks := self.plain_blocks()) is None:
+            yield from map(self._point, self._newest())
+            return
+        for block in blocks:
+            for step, epoch, time, value in zip(*block, strict=True):
+                yield Point(
+                    as_step(step),
+                    None if epoch != epoch else epoch,
+                    time,
+                    int(value) if self._integers else value,
+                )
+
+    @property
+    def integers(self) -> bool:
+        """Whether all numbers are integers."""
+        return self._integers
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each value is a finite number and has a step beyond the one before."""
+        return self._plain
+
+    def plain_blocks(self) -> Iterator[Block] | None:
+        """The points of a curve that is plain, some thousands at once; `None` for any other. An epoch that is
+        not there is NaN."""
+        columns = self._steps, self._epochs, self._times, self._values
+        return zip(*(each.blocks() for each in columns), strict=True) if self._plain else None
 
     def finite(self) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
         """Steps, times and values of the points that have a step and a finite number, by step."""
-        newest, steps, values = self._newest(), self._steps, self._values
-        if isinstance(newest, range) and not self._others and all(map(math.isfinite, values)):
-            return steps, self._times, values
-        kept = [at for at in newest if steps[at] == steps[at] and is_finite(self._others.get(at, values[at]))]
-        found = [float(self._others.get(at, values[at])) for at in kept]
-        return [steps[at] for at in kept], [self._times[at] for at in kept], found
+        steps, times, values = self._steps.whole(), self._times.whole(), self._values.whole()
+        if self._plain:
+            return steps, times, values
+        others = self._others
+        kept = array("q")
+        for at in self._newest():
+            if steps[at] == steps[at] and is_finite(others.get(at, values[at])):
+                kept.append(at)
+        found = array("d", (float(others.get(at, values[at])) for at in kept))
+        return array("d", map(steps.__getitem__, kept)), array("d", map(times.__getitem__, kept)), found
 
     def figures(self) -> Figures:
         """What it comes to."""
-        newest = self._newest()
-        values = self._values
-        if isinstance(newest, range) and not self._others and all(map(math.isfinite, values)):
-            return self._figures(newest, values.index(min(values)), values.index(max(values)), 0)
+        if self._plain:
+            return self._figures(range(len(self._values)), self._lowest[1], self._highest[1], 0)
+        places, values = self._newest(), self._values.whole()
         exact = {at: value for at, value in self._others.items() if type(value) is int}
-        numbers = [at for at in newest if at in exact or values[at] == values[at]]
-        others = [at for at in newest if at in self._others and at not in exact]
+        numbers = [at for at in places if at in exact or values[at] == values[at]]
+        others = [at for at in places if at in self._others and at not in exact]
         infinite = sum(1 for at in numbers if at not in exact and math.isinf(values[at]))
         lowest = min(numbers, key=lambda at: exact.get(at, values[at]), default=None)
         highest = max(numbers, key=lambda at: exact.get(at, values[at]), default=None)
-        return self._figures(newest, lowest, highest, len(newest) - len(numbers) - len(others) + infinite)
+        return self._figures(places, lowest, highest, len(places) - len(numbers) - len(others) + infinite)
 
     def _figures(
-        self, newest: Sequence[int], least: int | None, most: int | None, not_finite: int
+        self, places: Sequence[int], least: int | None, most: int | None, not_finite: int
     ) -> Figures:
-        last, first = self.last, self._point(newest[0])
+        last, first = self.last, self._point(places[0])
         lowest = None if least is None else self._point(least)
         highest = None if most is None else self._point(most)
         return Figures(
             stage=self.stage,
             name=self.name,
-            points=len(newest),
+            points=len(places),
             tracked=self.tracked,
             first=first.value,
             last=last.value,
@@ -171,26 +239,12 @@ class Curve:
         return self._point(len(self._values) - 1)
 
     def _newest(self) -> Sequence[int]:
-        steps = self._steps
-        if all(map(operator.lt, steps, itertools.islice(steps, 1, None))) and steps[0] == steps[0]:
-            return range(len(steps))  # of a run that was never resumed, as nearly all are
-        stepless = [at for at, step in enumerate(steps) if step != step]
-        newest = {step: at for at, step in enumerate(steps) if step == step}
-        if len(newest) + len(stepless) == len(steps):
-            return [newest[step] for step in sorted(newest)] + stepless
-        # Where the process begins that has tracked the last value of a step.
-        begun = {step: self._process(at) for step, at in newest.items()}
-        kept = [at for at, step in enumerate(steps) if step == step and at >= begun[step]]
-        return sorted(kept, key=steps.__getitem__) + stepless
-
-    def _process(self, at: int) -> int:
-        before = bisect.bisect_right(self._resumed, at)
-        return self._resumed[before - 1] if before else 0
+        return range(len(self._steps)) if self._plain else newest(self._steps.whole(), self._resumed)
 
     def _point(self, at: int) -> Point:
         step, epoch, value = self._steps[at], self._epochs[at], self._values[at]
         return Point(
-            None if step != step else int(step) if step.is_integer() else step,
+            as_step(step),
             None if epoch != epoch else epoch,
             self._times[at],
             self._others[at] if at in self._others else int(value) if self._integers else value,
@@ -224,6 +278,7 @@ def read_run(directory: Path) -> TrackedRun:
     `JournalError` when its journal is none, or cannot be read."""
     require_run(directory)
     curves: dict[Name, Curve] = {}
+    room = Room()
     tables: dict[tuple[Any, ...], Event] = {}
     media: dict[tuple[Any, ...], Event] = {}
 
@@ -236,7 +291,7 @@ def read_run(directory: Path) -> TrackedRun:
             for name, value in event.values.items():
                 curve = curves.get((event.stage, name))
                 if curve is None:
-                    curve = curves[event.stage, name] = Curve(event.stage, name)
+                    curve = curves[event.stage, name] = Curve(event.stage, name, room)
                 curve.add(step, event.epoch, event.time, value)
         elif event.kind == "table":
             step = step_of(event)
@@ -246,9 +301,17 @@ def read_run(directory: Path) -> TrackedRun:
             where = event.seq if at is None else ("step", at)
             media[event.kind, event.stage, event.name, where] = event
 
+    def add_batch(batch: Batch) -> None:
+        for each in batch.logged:
+            for name, column in each.columns.items():
+                curve = curves.get((each.stage, name))
+                if curve is None:
+                    curve = curves[each.stage, name] = Curve(each.stage, name, room)
+                curve.extend(each, column)
+
     journal = journal_of(directory)
     try:
-        run = replay(journal, add)
+        run = replay(journal, add, add_batch)
     except OSError as error:
         raise JournalError(f"{journal} cannot be read: {error.strerror or error}.") from error
     return TrackedRun(directory, run, list(curves.values()), list(tables.values()), list(media.values()))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from fmstune.report.curves import TrackedRun, read_run
+import orjson
+
+from fmstune.report.curves import Block, Curve, read_run
+from fmstune.report.replay import as_step
 from fmstune.report.show import ordered, view_of
 from fmstune.report.words import strict
 from fmstune.secrets.redaction import process_redactor
@@ -28,8 +33,37 @@ def write_csv(directory: Path, file: IO[str]) -> None:
     run = read_run(directory)
     rows = csv.writer(_Lines(file))  # which quotes a text with \r in it only where \r\n ends a line
     rows.writerow(COLUMNS)
-    for row in _points(run):
-        rows.writerow([_cell(each) for each in row])
+    for curve in ordered(run.curves):
+        if (blocks := curve.plain_blocks()) is None:
+            for row in _points([curve]):
+                rows.writerow([_cell(each) for each in row])
+            continue
+        named = _named(curve)
+        for block in blocks:
+            file.write(_lines(named, block, integers=curve.integers))
+
+
+def _named(curve: Curve) -> str:
+    """The first two cells of a curve's rows."""
+    found = io.StringIO()
+    csv.writer(_Lines(found)).writerow(
+        [_cell(each) for each in (curve.stage and _hide(curve.stage), _hide(curve.name))]
+    )
+    return found.getvalue().removesuffix("\n")
+
+
+def _lines(named: str, block: Block, *, integers: bool) -> str:
+    """Rows of finite numbers, which `orjson` writes in a tenth of Python's time: the shortest texts that are
+    these floats."""
+    steps, epochs, times, values = block
+    columns = (
+        [as_step(step) for step in steps],
+        ["" if epoch != epoch else epoch for epoch in epochs],
+        times.tolist(),
+        list(map(int, values)) if integers else values.tolist(),
+    )
+    texts = (orjson.dumps(column)[1:-1].decode().replace('""', "").split(",") for column in columns)
+    return "\n".join(map(",".join, zip(itertools.repeat(named), *texts, strict=False))) + "\n"
 
 
 class _Lines:
@@ -70,21 +104,20 @@ def write_parquet(directory: Path, path: Path) -> None:
     )
     run = read_run(directory)
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-        for rows in _batches(_points(run)):
+        for rows in _batches(_points(ordered(run.curves))):
             columns = [list(each) for each in zip(*(_typed(row) for row in rows), strict=True)]
             writer.write_table(pyarrow.table(columns, schema=schema))
 
 
-def _points(run: TrackedRun) -> Iterator[Cells]:
-    redactor = process_redactor()
+def _hide(text: str) -> str:
+    return utf8(process_redactor().text(text))
 
-    def hide(text: str) -> str:
-        return utf8(redactor.text(text))
 
-    for curve in ordered(run.curves):
-        stage, name = curve.stage and hide(curve.stage), hide(curve.name)
+def _points(curves: Iterable[Curve]) -> Iterator[Cells]:
+    for curve in curves:
+        stage, name = curve.stage and _hide(curve.stage), _hide(curve.name)
         for each in curve.points():
-            value = hide(each.value) if isinstance(each.value, str) else each.value
+            value = _hide(each.value) if isinstance(each.value, str) else each.value
             yield stage, name, each.step, each.epoch, each.time, value
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.delivery.journal.reader import Event, Header, JournalError, JournalReader
+from fmstune.report.batches import Batch, batches
 from fmstune.trackers.records import merged
 
 SETTINGS = "config"
@@ -77,6 +78,25 @@ class Replay:
             self.status = self.error = None
             self._new_settings = True
 
+    def add_batch(self, batch: Batch) -> None:
+        """Add metrics that follow one another."""
+        self.events += len(batch.seqs)
+        first = self._seq + 1
+        if batch.seqs == list(range(first, first + len(batch.seqs))):
+            self._seq += len(batch.seqs)
+            self._numbers += len(batch.seqs)
+        else:
+            for seq in batch.seqs:
+                self._count(seq)
+        if not self.sessions:
+            self.sessions.append(Session(batch.began, batch.began))
+        self.sessions[-1].ended = batch.ended
+        self.step = self.step if batch.step is None else batch.step
+        for each in batch.logged:
+            step = as_step(each.steps[-1])
+            for name, column in each.columns.items():
+                self.last[each.stage, name] = column.last, step
+
     @property
     def missing(self) -> int:
         """How many numbers have no event."""
@@ -120,20 +140,34 @@ def step_of(event: Event) -> int | float | None:
     return step if abs(step) < _MOST_STEP else None  # not NaN either
 
 
-def replay(path: Path, *also: Callable[[Event], None]) -> Replay:
-    """Read a journal from its beginning; each of `also` is called with each event.
+def as_step(step: float) -> int | float | None:
+    """The step that a column holds, where one that is not there is NaN."""
+    return None if step != step else int(step) if step.is_integer() else step
+
+
+def replay(
+    path: Path,
+    also: Callable[[Event], None] = lambda event: None,
+    also_batch: Callable[[Batch], None] = lambda batch: None,
+) -> Replay:
+    """Read a journal from its beginning; `also` is called with each event, but for those metrics that
+    `also_batch` is called with.
 
     Raises `JournalError` and `OSError`.
     """
     reader = JournalReader(path)
     run, at = Replay(reader.header), 0
-    while found := reader.read(_AT_ONCE):
-        if found[0][1] <= at:  # what was read so far would count twice
+    while lines := reader.read_lines(_AT_ONCE):
+        if reader.offset - sum(map(len, lines)) < at:  # what was read so far would count twice
             raise JournalError(f"{path} was written again while it was read; look again.")
-        at = found[-1][1]
-        for event, _ in found:
-            run.add(event)
-            for each in also:
-                each(event)
-    run.damaged = reader.damaged
+        at = reader.offset
+        for found in batches(lines):
+            if isinstance(found, Batch):
+                run.add_batch(found)
+                also_batch(found)
+            elif found is not None:
+                run.add(found)
+                also(found)
+            else:
+                run.damaged += 1
     return run

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from fmstune.report.charts import Chart
+from fmstune.report.charts import Chart, Line
 from fmstune.report.words import cell, printable
 from fmstune.text import counted
 
@@ -22,13 +23,12 @@ Cell = tuple[int, int]
 
 def text_chart(chart: Chart, width: int = 80, height: int = 12) -> list[str]:
     """The lines of a chart, so many columns wide; `height` is that of the plot alone."""
-    xs = [x for line in chart.lines for x in line.xs]
-    ys = [y for line in chart.lines for y in line.ys]
+    drawn = [line for line in chart.lines if line.xs]
     head = [printable(chart.key), *_legend(chart)]
-    if not xs:
+    if not drawn:
         return [*head, "nothing of it can be drawn"]
-    low, high = _range(ys)
-    first, last = _range(xs)
+    low, high = _range([end(line.ys) for line in drawn for end in (min, max)])
+    first, last = _range([end(line.xs) for line in drawn for end in (min, max)])
     labels = [cell(float(value)) for value in (high, low / 2 + high / 2, low)]
     margin = max(map(len, labels)) + 1
     columns = max(_NARROWEST, min(width, _WIDEST) - margin - 1)
@@ -39,7 +39,7 @@ def text_chart(chart: Chart, width: int = 80, height: int = 12) -> list[str]:
     for line in chart.lines:
         places = [
             (_place(x, first, last, across), down - 1 - _place(y, low, high, down))
-            for x, y in zip(line.xs, line.ys, strict=True)
+            for x, y in _extremes(line, lambda x: _place(x, first, last, across), across)
         ]
         marks.append(set(_drawn(places)))
     rows = _braille(marks[0], columns, height) if alone else _symbols(marks, columns, height)
@@ -48,6 +48,21 @@ def text_chart(chart: Chart, width: int = 80, height: int = 12) -> list[str]:
     begin, end = cell(first), cell(last)
     name = chart.x.center(max(0, columns - len(begin) - len(end)))
     return [*head, *plot, f"{'':{margin}}└{'─' * columns}", f"{'':{margin + 1}}{begin}{name}{end}".rstrip()]
+
+
+def _extremes(line: Line, column: Callable[[float], int], across: int) -> Iterator[tuple[float, float]]:
+    """The points of a line; of a long one those through which the same line is drawn: in each column the
+    first, the lowest, the highest and the last."""
+    if len(line.xs) <= 8 * across:
+        yield from zip(line.xs, line.ys, strict=True)
+        return
+    begin = 0
+    while begin < len(line.xs):
+        here = column(line.xs[begin])
+        end = bisect.bisect_right(line.xs, here, begin, key=column)
+        x, ys = line.xs[begin], line.ys[begin:end]
+        yield from ((x, ys[0]), (x, min(ys)), (x, max(ys)), (x, ys[-1]))
+        begin = end
 
 
 def _legend(chart: Chart) -> Iterator[str]:

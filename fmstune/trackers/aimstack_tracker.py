@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fmstune.trackers.aim_checks import check_folder, check_server
 from fmstune.trackers.aim_media import aim_object, log_files
-from fmstune.trackers.aim_repository import index, repository, storage_of, stored_at
+from fmstune.trackers.aim_repository import id_of_a_new_run, index, repository, storage_of, stored_at
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.records import (
@@ -107,7 +106,7 @@ class AimStackTracker(Tracker):
         self._indexes = True  # until `aim up` turns out to do it
         self._storage: tuple[Path, ...] = ()
         self._files: list[tuple[int, int] | None] = []
-        self._held = 0
+        self._held = self._last = 0  # the last event that the run says it holds, and that it does
         self._pid = os.getpid()
         self._adapt = Normaliser(self.limits)
 
@@ -132,7 +131,7 @@ class AimStackTracker(Tracker):
                 )
             held = (self._run.get(MARK, None) or {}).get(_HELD)
             self._run[MARK] = mark(start) | ({} if held is None else {_HELD: held})
-            self._held = held or 0
+            self._held = self._last = held or 0
         self._run.name = utf8(self.config.run_name or start.name)
         if start.notes:
             self._run.description = utf8(start.notes)
@@ -162,9 +161,9 @@ class AimStackTracker(Tracker):
         return all(path.exists() for path in storage)
 
     def _note_event(self) -> None:
-        """Note in the run which event it holds last, by which an older state of it is recognised."""
-        if self.seq is not None and self.seq > self._held and self._storage:
-            self._opened[MARK, _HELD] = self._held = self.seq
+        """Note which event the run holds last, by which an older state of it is recognised. `flush` writes it
+        into the run: as much work for Aim as a metric."""
+        self._last = max(self._last, self.seq or 0)
 
     def _opened_run(self, repo: Any, start: RunStart) -> Any:
         from aim import Run
@@ -188,7 +187,7 @@ class AimStackTracker(Tracker):
                 if last:  # a new one; or somebody has removed it, or the whole repository
                     break
                 time.sleep(_KNOWN_SECONDS)
-        with _id_of_a_new_run(start.new_run_id):
+        with id_of_a_new_run(start.new_run_id):
             return Run(**options)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
@@ -197,6 +196,11 @@ class AimStackTracker(Tracker):
 
     def track_point(self, point: MetricPoint) -> None:
         context = _context(point.stage)
+        if point.repeats is not None and not point.repeats:  # a call for each takes Aim longer
+            step = _key(point.step, 0)
+            self._opened.track(dict(point.values), step=step, epoch=point.epoch, context=context)
+            self._note_event()
+            return
         for name, value in point.values.items():
             if point.repeats is None:
                 # Used alone, it gets what nobody has adapted: an empty name makes a run that can't be read.
@@ -250,6 +254,8 @@ class AimStackTracker(Tracker):
         self._note_event()
 
     def flush(self) -> None:
+        if self._last > self._held and self._storage:
+            self._opened[MARK, _HELD] = self._held = self._last
         # To a server Aim sends from a queue in the background; its own wait is the only sign that
         # the server has it all. A local repository writes through.
         if self._opened.repo.is_remote_repo:
@@ -269,6 +275,7 @@ class AimStackTracker(Tracker):
     def close(self, status: Status, error: str | None = None) -> None:
         if self._run is None:
             return
+        self.flush()
         self._run["status"] = status
         if error is not None:
             self._run["error"] = utf8(error)
@@ -302,23 +309,6 @@ class AimStackTracker(Tracker):
                 "track in that process."
             )
         return self._run
-
-
-@contextlib.contextmanager
-def _id_of_a_new_run(wanted: str | None) -> Iterator[None]:
-    """Let Aim give a new run this id: its `Run` takes only that of a run which is there. With a version of
-    Aim that draws ids elsewhere, a process that is killed while it opens a run may leave an empty one."""
-    from aim.sdk import base_run
-
-    drawn = getattr(base_run, "generate_run_hash", None)
-    if wanted is None or drawn is None:
-        yield
-        return
-    base_run.generate_run_hash = lambda: wanted
-    try:
-        yield
-    finally:
-        base_run.generate_run_hash = drawn
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ from fmstune.trackers.held_lines import Held
 from fmstune.trackers.records import TrackerError
 
 _LONGEST_TAIL = 4096
+_MOST_WAITING = 256
 
 
 class EventFile:
@@ -39,6 +40,8 @@ class EventFile:
         self._identity = _identity(os.fstat(self._file))
         self._tail, self._end = b"", 0  # what was written last, and where it ends
         self._closed = self._was_cut = False
+        self._waiting: list[tuple[bytes, Line]] = []
+        self._waiting_for: set[int | None] = set()
         if self._regular:
             with self._locked(self._file):
                 self._remove_torn_line(run_id)
@@ -61,16 +64,29 @@ class EventFile:
         return os.pread(self._file, len(self._tail), self._end - len(self._tail)) == self._tail
 
     def append(self, record: Record) -> None:
-        """Write what the file does not hold yet of an event, with one call. Raises `OSError`."""
+        """Take what the file does not hold yet of an event; `flush` writes it."""
+        if record.seq in self._waiting_for:
+            self.flush()
         lines = self._format.lines(record)
         said = [Line(record.seq, record.kind, float(record.time))] * len(lines)
         if record.kind not in ROWS:
             said = [self._format.of_run(each, record.run_id) or said[0] for each in lines]
-        if not (left := lines[(held := self.held.count(said, timed=record.timed)) :]):
+        held = self.held.count(said, timed=record.timed)
+        if lines[held:]:
+            self._waiting += zip(lines[held:], said[held:], strict=True)
+            self._waiting_for.add(record.seq)
+        # Whoever reads a pipe gets lines that no other writer's are in.
+        if not self._regular or len(self._waiting) >= _MOST_WAITING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, with one call. Raises `OSError`, after which nothing of it is there."""
+        if not self._waiting:
             return
-        data = b"".join(left)
+        waiting, self._waiting, self._waiting_for = self._waiting, [], set()
+        data = b"".join(line for line, _ in waiting)
         with self._locked(self._file):
-            size = self._remove_torn_line(record.run_id) if self._regular else 0
+            size = self._remove_torn_line(self._run_id) if self._regular else 0
             self._was_cut = self._was_cut or size < self._end
             written = os.write(self._file, data)
             if written != len(data):
@@ -79,11 +95,12 @@ class EventFile:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             if self._regular:
                 self._tail, self._end = data[-_LONGEST_TAIL:], size + len(data)
-        for line in said[held:]:
+        for _, line in waiting:
             self.held.note(line)
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what waits, and close the file."""
+        self.flush()
         os.close(self._file)
         self._closed = True
 

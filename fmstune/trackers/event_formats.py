@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import operator
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+import orjson
 
 from fmstune.trackers.values.plain import plain
 
@@ -17,6 +22,7 @@ CSV_COLUMNS = ("run", "seq", "time", "kind", "stage", "step", "epoch", "name", "
 """`run_id` came last: rows of a file that was begun without it are still good rows, which lack it."""
 ROWS = ("metrics", "table", "text", "image", "histogram", "artifact")
 """Kinds of events of which there may be millions; the others are params and statuses."""
+_NUMBERS, _LARGEST = frozenset({int, float}), sys.float_info.max
 HEADER_BEFORE = ",".join(CSV_COLUMNS[:-1]).encode()
 
 # What would end a line, for a program or for an eye, and what UTF-8 cannot hold.
@@ -81,12 +87,19 @@ class JsonLines:
         stem = {"run": record.run, "run_id": record.run_id, "seq": record.seq, "time": record.time}
         stem |= {"kind": record.kind, "stage": record.stage, "step": record.step, "epoch": record.epoch}
         kept = {key: value for key, value in stem.items() if value is not None}
+        if record.kind == "metrics" and _are_finite(
+            (record.time, *record.values.values())
+        ):  # nearly all, in a tenth of the time
+            with contextlib.suppress(TypeError):  # an integer beyond 64 bits, a surrogate
+                line = orjson.dumps(kept | {"values": record.values}, option=orjson.OPT_APPEND_NEWLINE)
+                if line.isascii():
+                    return [line]
         return [json.dumps(plain(kept | {"values": record.values}), allow_nan=False).encode() + b"\n"]
 
     def of_run(self, line: bytes, run_id: str) -> Line | None:
         if json.dumps(run_id).encode() not in line:  # 20 times as fast as to read every line
             return None
-        row = _json_object(line)
+        row = _row_object(line)
         if row is None or row.get("run_id") != run_id:
             return None
         seq, moment = row.get("seq"), row.get("time")
@@ -148,6 +161,23 @@ class CsvRows:
 def format_of(path: Path) -> Format:
     """The format that a file's name asks for."""
     return CsvRows() if path.suffix == ".csv" else JsonLines()
+
+
+def _are_finite(values: tuple[Any, ...]) -> bool:
+    if not _NUMBERS.issuperset(map(type, values)):
+        return False
+    return min(values) >= -_LARGEST and max(values) <= _LARGEST and not any(map(operator.ne, values, values))
+
+
+def _row_object(line: bytes) -> dict[str, Any] | None:
+    """The object in a line, in which long integers of a row may be floats: nobody asks for its values."""
+    try:
+        row = orjson.loads(line)
+        if row["kind"] in ROWS and type(row["seq"]) is int:
+            return dict(row)
+    except (ValueError, TypeError, KeyError):  # none, or one that `json` reads otherwise
+        pass
+    return _json_object(line)
 
 
 def _json_object(line: bytes) -> dict[str, Any] | None:

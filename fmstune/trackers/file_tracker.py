@@ -139,6 +139,7 @@ class FileTracker(Tracker):
     def close(self, status: Status, error: str | None = None) -> None:
         if self._file is None:
             return
+        self._file.flush()  # and what it holds is known
         # A run whose end is not in the journal is closed under the number of the event before: that one is
         # not this line's. And a run that is closed again needs no second line.
         seq = None if self.seq == self._seq_written else self.seq
@@ -177,3 +178,9 @@ class FileTracker(Tracker):
             Record(self._run, self._run_id, kind, moment, values, self.seq, timed=timed, **where)
         )
         self._seq_written = self.seq
+        if self.seq is None:
+            self._file.flush()
+
+    def flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()

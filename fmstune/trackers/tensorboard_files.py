@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import json
 import os
 import socket
@@ -17,6 +16,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fmstune.trackers.records import Status
+from fmstune.trackers.tensorboard_records import framed, scalars_event
+from fmstune.trackers.values.progressions import Progressions
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event
@@ -29,6 +32,7 @@ this file is replaced, where others grow."""
 _VERSION = "brain.Event:2"
 _WRITER = "fmstune "
 _NEVER = -(1 << 64)
+_DIGITS = 19  # of a number beyond 64 bits
 _LONGEST_RECORD = 1 << 31  # which is what protocol buffers allow
 SCALARS, TEXT, SAID, TABLE = "a metric", "a text", "a tracked text", "a table"
 IMAGE, HISTOGRAM = "an image", "a histogram"
@@ -48,7 +52,7 @@ class EventFiles:
 
         self.folder = folder
         self.mark: dict[str, Any] = {}
-        self.held: set[int] = set()
+        self.held = Progressions()
         self.kinds = dict.fromkeys((SESSION_START_INFO_TAG, SESSION_END_INFO_TAG), "the session")
         self.kinds["status"] = TEXT
         self.session = SessionStartInfo(start_time_secs=time.time())
@@ -56,6 +60,7 @@ class EventFiles:
         self._run_id = run_id
         self._sizes: dict[Path, tuple[int, int]] = {}  # inode and size of each file
         self._file: int | None = None
+        self._waiting: dict[int | None, list[bytes]] = {}
         self._path = folder
         for path in event_files(folder):
             self._read(path)
@@ -75,9 +80,9 @@ class EventFiles:
         head.source_metadata.writer = f"{_WRITER}{json.dumps(mark)}"
         # Of a folder, the first start is none that makes TensorBoard forget what lies before it.
         start = Event(wall_time=time.time(), session_log=SessionLog(status=SessionLog.START))
-        first = not self.held and not self.steps
+        first = self.held.last is None and not self.steps
         try:
-            self._write([head, start] if first else [head])
+            self._write([each.SerializeToString() for each in ([head, start] if first else [head])])
         except OSError:
             self._path.unlink(missing_ok=True)  # else each process would leave one while a disk is full
             raise
@@ -89,18 +94,41 @@ class EventFiles:
         self.folder, self._path = folder, folder / self._path.name
 
     def append(self, event: Event, seq: int | None) -> set[str]:
-        """Write an event of this number, and say of which metrics and tables it has a step that is not beyond
-        the last one. Raises `OSError`, after which nothing of it is there."""
+        """Take an event of this number, which `flush` writes, and say of which metrics and tables it has a
+        step that is not beyond the last one."""
         if seq is not None:
             event.source_metadata.writer = f"{_WRITER}{seq}"
-        self._write([event])
-        if seq is not None:
-            self.held.add(seq)
-        before = {
-            value.tag for value in event.summary.value if event.step <= self.steps.get(value.tag, _NEVER)
-        }
+        self._waiting.setdefault(seq, []).append(event.SerializeToString())
+        step, steps = event.step, self.steps
+        before = {value.tag for value in event.summary.value if step <= steps.get(value.tag, _NEVER)}
         self._note(event)
         return {tag for tag in before if self.kinds[tag] != TEXT}
+
+    def append_scalars(
+        self, values: Sequence[tuple[str, float]], step: int, moment: float, seq: int | None
+    ) -> set[str]:
+        """As `append`, of metrics by their tags, which `kinds` has as such."""
+        writer = "" if seq is None else f"{_WRITER}{seq}"
+        self._waiting.setdefault(seq, []).append(scalars_event(values, step, moment, writer))
+        again, steps = set[str](), self.steps
+        for tag, _ in values:
+            if step <= steps.get(tag, _NEVER):
+                again.add(tag)
+            steps[tag] = step
+        return again
+
+    def has(self, seq: int) -> bool:
+        """Whether an event of this number is there, or waits to be written."""
+        return seq in self._waiting or seq in self.held
+
+    def flush(self) -> None:
+        """Write the events that wait. Raises `OSError`, after which nothing of them is there."""
+        waiting, self._waiting = self._waiting, {}
+        if waiting:
+            self._write([data for each in waiting.values() for data in each])
+            for seq in waiting:
+                if seq is not None:
+                    self.held.add(seq)
 
     def write_session(self, status: int | None = None) -> None:
         """Put what is known of the session, and with which of TensorBoard's words it ended, into its file, in
@@ -125,7 +153,7 @@ class EventFiles:
             self.folder / f".hparams.{os.getpid()}.tmp"
         )  # which TensorBoard takes for no file of events
         try:
-            temporary.write_bytes(b"".join(map(_record, events)))
+            temporary.write_bytes(framed([each.SerializeToString() for each in events]))
             temporary.replace(self.folder / _HPARAMS)
         except OSError:
             with contextlib.suppress(OSError):  # a full disk leaves an empty file
@@ -142,17 +170,18 @@ class EventFiles:
                 return False
             if found.st_ino != inode or found.st_size < size:
                 return False
-        return last <= max(self.held, default=0)
+        return last <= (self.held.last or 0)
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what waits, and close the file."""
         if self._file is not None:
+            self.flush()
             os.close(self._file)
             self._file = None
 
-    def _write(self, events: Sequence[Event]) -> None:
+    def _write(self, records: Sequence[bytes]) -> None:
         assert self._file is not None
-        data = b"".join(map(_record, events))
+        data = framed(records)
         size = self._sizes[self._path][1]
         written = os.write(self._file, data)
         if written != len(data):
@@ -170,7 +199,7 @@ class EventFiles:
             if event.file_version:
                 self.mark = _mark(said) or self.mark
                 own = self.mark.get("run_id") == self._run_id
-            elif own and said.isdecimal():
+            elif own and said.isdecimal() and len(said) < _DIGITS:
                 self.held.add(int(said))
             self._note(event)
 
@@ -236,6 +265,13 @@ def read_events(path: Path) -> Iterator[Event]:
                 return
 
 
+def session_status(status: Status) -> int:
+    """TensorBoard's word for how a run ended."""
+    from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
+
+    return int(STATUS_SUCCESS if status == "finished" else STATUS_FAILURE)
+
+
 def _kind(value: Summary.Value) -> str:
     plugin = value.metadata.plugin_data.plugin_name
     if not plugin:
@@ -249,14 +285,6 @@ def _kind(value: Summary.Value) -> str:
         value.tensor.string_val[:1] and value.tensor.string_val[0][:7] == b"```json"
     )
     return TEXT if own else SAID
-
-
-def _record(event: Event) -> bytes:
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    found = io.BytesIO()
-    RecordWriter(found).write(event.SerializeToString())
-    return found.getvalue()
 
 
 def _mark(said: str) -> dict[str, Any]:

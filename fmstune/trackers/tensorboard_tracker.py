@@ -1,7 +1,7 @@
 """The tracker `tensorboard`: event files in a folder, one folder for each run.
 
 It writes the records itself, through the protocol buffers and the framing of the package `tensorboard`:
-without torch or TensorFlow, and without a thread that writes later, so that what was called is on the disk.
+without torch or TensorFlow, and without a thread that writes later: what was flushed is on the disk.
 What is said of TensorBoard was seen with 2.21."""
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from fmstune.trackers.tensorboard_files import (
     TEXT,
     EventFiles,
     event_files,
+    session_status,
 )
 from fmstune.trackers.tensorboard_media import fenced, histogram_value, image_summary
 from fmstune.trackers.values.normalise import Normaliser, as_text, flatten
@@ -131,25 +132,28 @@ class TensorBoardTracker(Tracker):
 
     def is_stored(self, start: RunStart, last: int) -> bool | None:
         found = [EventFiles(folder, start.run_id or "") for folder in self._folders(start)]
-        return any(last <= max(files.held, default=-1) for files in found)
+        return any(files.held.last is not None and last <= files.held.last for files in found)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
         super().track(metric, name, stage)
         self.track_point(MetricPoint({name: metric}, stage, step))
 
     def track_point(self, point: MetricPoint) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         values, stage = point.values, point.stage
         if self.seq is None:  # used alone: by somebody who has adapted nothing
             stage = self._adapt.stage(stage)
             values = self._adapt.metrics(plain(dict(values)), stage)
-        found = Summary()
+        files, prefix = self._files_opened(), self.limits.prefix(stage)
+        found = list[tuple[str, float]]()
         for name, value in values.items():
-            tag = self._tag(self.limits.prefix(stage) + name, SCALARS)
-            found.value.add(tag=tag, simple_value=float(value))
-        self._write(Event(wall_time=point.time or time.time(), step=point.step or 0, summary=found))
+            tag = prefix + name
+            if files.kinds.get(tag) != SCALARS:
+                tag = self._tag(tag, SCALARS)
+                files.kinds.setdefault(tag, SCALARS)
+            found.append((tag, value))
+        if self.seq is None or not files.has(self.seq):
+            moment = point.time or time.time()
+            self._note_again(files.append_scalars(found, point.step or 0, moment, self.seq))
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
         super().set_params(params, name)
@@ -210,12 +214,12 @@ class TensorBoardTracker(Tracker):
         self._write(Event(wall_time=self._moment(), step=step + 1, session_log=log))
 
     def train_ended(self, status: Status) -> None:
-        self._files_opened().write_session(_status(status))
+        self._files_opened().write_session(session_status(status))
 
     def close(self, status: Status, error: str | None = None) -> None:
         if self._files is None:
             return
-        self._files.write_session(_status(status))
+        self._files.write_session(session_status(status))
         self._write_text("status", [f"{status}: {utf8(error)}" if error else status], self.step or 0, TEXT)
         self._files.close()
         self._files, self._closed = None, self._files
@@ -291,10 +295,18 @@ class TensorBoardTracker(Tracker):
 
     def _write(self, event: Event) -> None:
         files = self._files_opened()
-        if self.seq is None or self.seq not in files.held:
-            again = files.append(event, self.seq)
-            # Samples of the machine are taken while a step lasts, which README says once for all runs.
-            self._backwards |= {tag for tag in again if not tag.startswith("system/")}
+        if self.seq is None or not files.has(self.seq):
+            self._note_again(files.append(event, self.seq))
+
+    def _note_again(self, tags: set[str]) -> None:
+        if self.seq is None:
+            self.flush()
+        # Samples of the machine are taken while a step lasts, which README says once for all runs.
+        self._backwards |= {tag for tag in tags if not tag.startswith("system/")}
+
+    def flush(self) -> None:
+        if self._files is not None:
+            self._files.flush()
 
     def _write_text(
         self,
@@ -332,12 +344,6 @@ class TensorBoardTracker(Tracker):
         if found != tag:
             self._renamed[f"{tag} is called {found}, as there is {kinds[tag]} of that name"] = None
         return found
-
-
-def _status(status: Status) -> int:
-    from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
-
-    return int(STATUS_SUCCESS if status == "finished" else STATUS_FAILURE)
 
 
 def _cell(value: Any) -> str:

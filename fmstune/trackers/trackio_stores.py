@@ -46,6 +46,9 @@ class Store(Protocol):
     def held(self, run_id: str) -> Held | None:
         """The run of this id; `None` when there is none."""
 
+    def config(self, run_id: str) -> Mapping[str, Any] | None:
+        """The config of the run of this id, which is found sooner than its name."""
+
     def write(self, run_id: str, name: str, rows: Sequence[Row], config: Mapping[str, Any]) -> None:
         """Add those of the rows that are not there, and replace the config, all of it or nothing."""
 
@@ -83,6 +86,14 @@ class LocalStore:
             config = SQLiteStorage.get_run_config(self._project, run_id=run_id)
             found = Held(str(records[-1]["name"]), config or {})
         return self._in_the_inbox(run_id) or found
+
+    def config(self, run_id: str) -> Mapping[str, Any] | None:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        if self._inbox is not None:
+            return found.config if (found := self.held(run_id)) is not None else None
+        config: Mapping[str, Any] | None = SQLiteStorage.get_run_config(self._project, run_id=run_id)
+        return config
 
     def write(self, run_id: str, name: str, rows: Sequence[Row], config: Mapping[str, Any]) -> None:
         from trackio import fragments
@@ -156,6 +167,9 @@ class RemoteStore:
     def held(self, run_id: str) -> Held | None:
         found = self._client.predict(api_name="/get_run_summary", project=self._project, run_id=run_id)
         return Held(str(found["run"]), found["config"] or {}) if found["num_logs"] else None
+
+    def config(self, run_id: str) -> Mapping[str, Any] | None:
+        return found.config if (found := self.held(run_id)) is not None else None
 
     def write(self, run_id: str, name: str, rows: Sequence[Row], config: Mapping[str, Any]) -> None:
         from trackio.utils import serialize_values

@@ -36,7 +36,7 @@ AXES = ("train/global_step", "train/epoch")
 """The optimizer's step and the epoch of a row, as transformers' own integration has them."""
 OWN = frozenset({"_Username", "_Created", "_Group", "status", "error", "tags", "notes", MARK})
 """What stands in a run's config beside the params."""
-_MOST_ROWS = 500
+_MOST_ROWS = 5000
 _LONGEST_NAME = 100
 
 
@@ -163,7 +163,8 @@ class TrackioTracker(Tracker):
         if self.seq is None:  # used alone: by somebody who has adapted nothing
             stage = self._adapt.stage(stage)
             values = self._adapt.metrics(plain(dict(values)), stage)
-        self._add({self.limits.prefix(stage) + name: value for name, value in values.items()}, point)
+        prefix = self.limits.prefix(stage)
+        self._add({prefix + name: value for name, value in values.items()}, point)
 
     def track_table(self, table: Table) -> None:
         from trackio import Table as TrackioTable
@@ -255,8 +256,7 @@ class TrackioTracker(Tracker):
 
     def _stored_to(self, store: Store) -> int:
         """Up to which event of this run the storage has it; further than any, where another run continues."""
-        held = store.held(self._run_id)
-        found = held.config.get(MARK) if held is not None else None
+        found = (store.config(self._run_id) or {}).get(MARK)
         if not isinstance(found, Mapping):
             return 0
         return int(found.get("last_event", 0)) if found.get("run_id") == self._mark["run_id"] else 1 << 62
@@ -273,8 +273,10 @@ class TrackioTracker(Tracker):
 
     def _add(self, values: dict[str, Any], where: MetricPoint | Table | Media) -> None:
         self._opened()
-        axes = dict(zip(AXES, (where.step, where.epoch), strict=True))
-        values |= {name: value for name, value in axes.items() if value is not None}
+        if where.step is not None:
+            values[AXES[0]] = where.step
+        if where.epoch is not None:
+            values[AXES[1]] = where.epoch
         moment = where.time or self.event_time or time.time()
         self._waiting.append(Row(values, where.step or 0, _stamp(moment), self._log_id()))
         self._note_held()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import random
 import re
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -168,3 +171,16 @@ def test_doubled_and_late_lines_are_no_events_more_and_missing_ones_are_counted(
     # Three are lost, two are there twice, and one comes after its place.
     journal.write_text("".join([*lines[:5], lines[6], lines[6], lines[5], *lines[10:], lines[12]]))
     assert read_run(run).replay.missing == 3
+
+
+@given(st.lists(st.integers(0, 40), min_size=600, max_size=700), st.integers(0, 2**32))
+@settings(max_examples=10)
+def test_a_long_line_is_drawn_through_each_of_its_points(gaps: list[int], seed: int) -> None:
+    xs = list(map(float, itertools.accumulate(gaps)))
+    ys = [random.Random(seed + at).gauss(0, 1) for at in range(len(xs))]
+    chart = Chart("m", "step", [Line("r", xs, ys)])
+    with mock.patch(
+        "fmstune.report.text_chart._extremes", lambda line, *_: zip(line.xs, line.ys, strict=True)
+    ):
+        every = text_chart(chart, 30)
+    assert text_chart(chart, 30) == every

@@ -77,6 +77,7 @@ def test_the_next_run_of_the_same_name_is_another_run(tmp_path: Path, name: str)
     for seq in (1, 2):
         tracker.seq = seq
         tracker.track_point(MetricPoint({"loss": seq}, "train", seq))
+        tracker.flush()
     deliver(path, upto=3)  # resumed
     read = read_json if name.endswith("jsonl") else read_csv
     steps = [row["seq"] for row in read(path) if row["run_id"] == ID and row["kind"] == "metrics"]
@@ -91,6 +92,7 @@ def test_the_delivery_of_a_run_knows_its_events_by_its_own_id_though_another_had
     for seq in range(1, 9):
         before.seq = seq
         before.track(0.0, "loss", step=seq)
+        before.flush()
     for step in (1, 2, 3):
         recorder.track(1.0, "loss", step=step)
     recorder.close("finished")
@@ -122,6 +124,7 @@ def test_an_event_refused_at_first_is_written_after_later_ones(tmp_path: Path) -
         tracker = opened(path)
         tracker.seq, tracker.event_time = seq, 1e9 + seq
         tracker.track(seq, "loss")
+        tracker.flush()
     assert [row["seq"] for row in read_json(path)] == [1, 3, 2]
 
 
@@ -145,12 +148,14 @@ def test_several_runs_share_a_file_and_each_knows_its_own(tmp_path: Path) -> Non
         for tracker in (one, two):
             tracker.seq, tracker.event_time = seq, 1e9 + seq
             tracker.track(math.pi, "loss")
+            tracker.flush()
     with path.open("a") as file:
         file.write('{"run": "one", "run_id": "')  # a third one was killed here
     for run_id, name in ((ID, "one"), (OTHER, "two")):
         again = opened(path, run_id, name)
         again.seq, again.event_time = 2, 1e9 + 2
         again.track(math.pi, "loss")
+        again.flush()
     assert [(row["run"], row["seq"]) for row in read_json(path)] == [
         ("one", 1), ("two", 1), ("one", 2), ("two", 2),
     ]  # fmt: skip
@@ -243,6 +248,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
         tracker.seq = 7
         try:
             tracker.track_point(MetricPoint({"loss": 1.0, "lr": 2.0}, "train", 1))
+            tracker.flush()
         except OSError:
             os._exit(42)
         os._exit(0)
@@ -275,6 +281,7 @@ def test_params_and_statuses_of_a_second_future_are_written_though_the_clock_was
         tracker = opened(tmp_path / name)
         tracker.seq, tracker.event_time = 5, moment
         tracker.set_params({"kept": 1, "who": who}, "params")
+        tracker.flush()
         tracker.seq, tracker.event_time = 6, moment + 1
         tracker.close(status)  # type: ignore[arg-type]
 

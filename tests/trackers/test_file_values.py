@@ -48,6 +48,7 @@ def test_a_cell_longer_than_pythons_reader_takes_is_read_back_and_the_reader_lef
         tracker = opened(path)
         tracker.seq = 1
         tracker.set_params({"long": "x" * 200_000}, "p")
+        tracker.flush()
     assert [len(row["value"]) for row in read_csv(path)] == [200_000]
     assert csv.field_size_limit() == limit
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fmstune.trackers.aimstack_tracker import _key
 from fmstune.trackers.values.occurrences import Occurrences
+from fmstune.trackers.values.progressions import Progressions
 
 steps = st.none() | st.integers(-2, 4)
 values = st.tuples(st.sampled_from(["loss", "reward"]), steps)
@@ -38,3 +39,20 @@ def test_two_values_of_a_metric_never_share_a_key_in_aim(
 ) -> None:
     same = (step, repeat) == (other, repeat_there)
     assert (_key(step, repeat) == _key(other, repeat_there)) == same
+
+
+numbers = st.integers(-6, 30) | st.sampled_from([-(2**63), 2**63 - 1, 2**62, 0])
+
+
+@given(st.lists(st.tuples(numbers, st.booleans()), max_size=60))
+def test_a_set_of_progressions_holds_what_a_set_would_hold(script: list[tuple[int, bool]]) -> None:
+    found, wanted = Progressions(), set[int]()
+    for number, cut in script:
+        if cut and number % 4 == 0:
+            found.cut(number)
+            wanted = {each for each in wanted if each <= number}
+        else:
+            assert found.add(number) == (number not in wanted)
+            wanted.add(number)
+        assert found.last == max(wanted, default=None)
+        assert {each for each in (*range(-8, 33), *wanted, 2**63 - 1) if each in found} == wanted

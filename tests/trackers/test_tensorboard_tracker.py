@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import re
 import subprocess
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 import fmstune
 from fmstune.delivery.journal.reader import JournalReader
@@ -20,6 +24,7 @@ from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.trackers.records import MetricPoint, RunStart, Status, Table
 from fmstune.trackers.registry import get_tracker
 from fmstune.trackers.tensorboard_media import unfenced
+from fmstune.trackers.tensorboard_records import framed
 from fmstune.trackers.tensorboard_tracker import TensorBoardTracker
 from tests.support.readers import event_accumulator
 from tests.support.shipping import delivered_by
@@ -177,6 +182,7 @@ def test_of_two_runs_resumed_from_one_checkpoint_the_second_gets_a_run_of_its_ow
         opened = tracker.open(start("run", run_id, first, 5))
         tracker.seq = 6
         tracker.track_point(MetricPoint({"loss": 2.0}, "train", 6))
+        tracker.flush()
         notes.append(str(opened.note))
         return tracker
 
@@ -322,3 +328,13 @@ def test_a_webp_becomes_a_png_and_files_are_named_as_left_out(
     assert ledger.changes == (
         "the artifact a.webp is kept in the journal only: there is no room for files here",
     )
+
+
+@given(st.lists(st.binary(max_size=60) | st.binary(min_size=1000, max_size=1100), max_size=40))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_records_have_the_checksums_that_tensorboard_gives_them(records: list[bytes]) -> None:
+    written = io.BytesIO()
+    writer = RecordWriter(written)
+    for data in records:
+        writer.write(data)
+    assert framed(records) == written.getvalue()

@@ -8,12 +8,15 @@ numbers that are not finite, and reads integers beyond 64 bits as floats: such l
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from fmstune.trackers.values.plain import plain
+
+NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+"""Metrics that are not finite, in the journal; `texts` names those that are texts with these words."""
 
 _METRICS = b'"kind":"metrics"'
 _BITS_63 = float(1 << 63)
@@ -69,3 +72,13 @@ def is_exact(raw: Any) -> bool:
         return True
     except (TypeError, KeyError, AttributeError):
         return False
+
+
+def numbers(values: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """The values of metrics, with the numbers that the journal has words for; `texts` are no such numbers."""
+    found = dict(values)
+    if str in map(type, found.values()):
+        for key, value in found.items():
+            if isinstance(value, str) and key not in texts:
+                found[key] = NON_FINITE.get(value, value)
+    return found

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, get_args
 
-from fmstune.delivery.journal.encoding import loads
+from fmstune.delivery.journal.encoding import NON_FINITE as NON_FINITE
+from fmstune.delivery.journal.encoding import loads, numbers
 from fmstune.system import locks
 from fmstune.system.files import open_file
 from fmstune.trackers.values.plain import plain as plain
@@ -29,11 +30,10 @@ _KINDS = frozenset(get_args(Kind))
 _SECONDS_TO_REPAIR = 10.0
 """So long a reader waits for the writer of a journal that somebody has damaged."""
 
+_MOST_BYTES = 8 << 20
+"""Of the lines that are read at once: a table may be a megabyte."""
 _FIRST_WINDOW, _LARGEST_WINDOW = 1 << 16, 16 << 20
 """Bytes that are read at once from the end of a journal."""
-
-NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
-"""Metrics that are not finite, in the journal; `texts` names those that are texts with these words."""
 
 
 class JournalError(Exception):
@@ -112,25 +112,23 @@ class JournalReader:
                 self.offset = self._first
 
     def read(self, most: int = 256, *, patient: bool = False) -> list[tuple[Event, int]]:
-        """The next events, at most `most`, each with the offset behind it; empty when there is none.
+        """The next events, at most `most` or some megabytes, each with the offset behind it; empty when there
+        is none.
 
         With `patient`, a journal that can't be read counts as empty for some seconds, in which its writer may
         repair it; `is_readable` distinguishes them.
         """
         found: list[tuple[Event, int]] = []
         try:
-            with open_file(self.path) as file:
-                if _identity(file) != self._file or os.fstat(file.fileno()).st_size < self.offset:
-                    self.header, self._first = _read_header(file.readline(), self.path)
-                    self._file, self.offset = _identity(file), self._first
-                file.seek(self.offset)
+            with self._opened() as file:
+                begin = file.seek(self.offset)
                 for line in file:
                     if not line.endswith(b"\n"):
                         break
                     self.offset += len(line)
                     if (event := parse(line)) is not None:
                         found.append((event, self.offset))
-                        if len(found) >= most:
+                        if len(found) >= most or self.offset - begin > _MOST_BYTES:
                             break
                     elif line.strip():
                         self.damaged += 1
@@ -144,6 +142,33 @@ class JournalReader:
             return []
         self._unreadable_since = None
         return found
+
+    def read_lines(self, most: int) -> list[bytes]:
+        """The next complete lines, at most `most` or some megabytes; none at the end. A journal that was
+        written again is read from its beginning: `offset` is no longer behind what was read before."""
+        with self._opened() as file:
+            begin = file.seek(self.offset)
+            lines = list[bytes]()
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                lines.append(line)
+                self.offset += len(line)
+                if len(lines) >= most or self.offset - begin > _MOST_BYTES:
+                    break
+        return lines
+
+    def _opened(self) -> IO[bytes]:
+        """The journal, with `offset` at its beginning if it is another file now."""
+        file = open_file(self.path)
+        try:
+            if _identity(file) != self._file or os.fstat(file.fileno()).st_size < self.offset:
+                self.header, self._first = _read_header(file.readline(), self.path)
+                self._file, self.offset = _identity(file), self._first
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     @property
     def at_end(self) -> bool:
@@ -201,7 +226,7 @@ def event_of(raw: Any) -> Event | None:
                 _name(raw.get("stage")),
                 raw.get("step"),
                 raw.get("epoch"),
-                values=_numbers(values, raw.get("texts") or ()),
+                values=numbers(values, raw.get("texts") or ()),
             )
         return Event(
             seq=raw["seq"],
@@ -280,15 +305,6 @@ def sorted_by(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _name(name: Any) -> str | None:
     """A name as text: the journals of earlier versions have lists and mappings as names, too."""
     return name if name is None or type(name) is str else text_of(name)
-
-
-def _numbers(values: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
-    found = dict(values)
-    if str in map(type, found.values()):
-        for key, value in found.items():
-            if isinstance(value, str) and key not in texts:
-                found[key] = NON_FINITE.get(value, value)
-    return found
 
 
 def _read_header(line: bytes, path: Path) -> tuple[Header, int]:

@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from fmstune.delivery.journal.labels import labels
-from fmstune.delivery.journal.reader import Event, JournalReader, final_status, last_seq, sessions
+from fmstune.delivery.journal.reader import Event, JournalReader, final_status, sessions
 from fmstune.delivery.ledger import Ledger
-from fmstune.delivery.shipping.standing import Standing
+from fmstune.delivery.shipping.giving_on import GivingOn
 from fmstune.delivery.spans import Spans
 from fmstune.delivery.suspicion import MOST_STRIKES, Mark
 from fmstune.trackers.places import other_place, place_of
 from fmstune.trackers.records import RunStart, Status
 
 POLL_SECONDS = 0.1
+_AT_ONCE = 256
 
 _ROWS = ("metrics", "table", "text", "image", "histogram")
 _LONGEST_RUN_ID = 10_000
@@ -35,7 +36,7 @@ _MOST_PROBES = 16
 """Suspects that a process tries in a row with nothing taken, so that attempts in an outage stay few."""
 
 
-class Delivery(Standing):
+class Delivery(GivingOn):
     """The delivery of the journal in `directory` to one tracker, from where `ledger` says it stands."""
 
     def run(self, writer_gone: Callable[[], bool]) -> Ledger:
@@ -47,17 +48,27 @@ class Delivery(Standing):
         self._try_first()
         while True:
             gone = writer_gone()  # asked before the read: what was written before the end is read
-            start = self._reader.offset
-            batch = self._reader.read(patient=True)
-            for index, (event, offset) in enumerate(batch):
-                self._next(event, start, offset, last=index == len(batch) - 1)
-                start = offset
+            start, at = self._reader.offset, 0
+            batch = self._reader.read(_AT_ONCE, patient=True)
+            while at < len(batch):
+                if given := self._give_on(batch, at):
+                    at += given
+                else:
+                    event, offset = batch[at]
+                    self._next(event, start, offset, last=at == len(batch) - 1)
+                    at += 1
+                start = batch[at - 1][1]
+                if self._is_due:
+                    self._flush()
             if batch:
-                self._flush()
+                if len(batch) < _AT_ONCE or self._is_due or self._reader.at_end:
+                    self._flush()
             elif (gone or self._ended) and self._reader.is_readable:
                 return self._finish()
             elif len(self._failing) > 1 and any(self._failing.values()):
                 self._end(None)  # nothing has been taken for a while: a new process may find the SDK whole
+            elif self.ledger is not self._confirmed:
+                self._flush()
             else:
                 time.sleep(POLL_SECONDS)
             if not self._ended:
@@ -136,6 +147,8 @@ class Delivery(Standing):
         return True
 
     def _hand_over(self, event: Event) -> bool:
+        if (raised := self._take_raised(event)) is not None:
+            raise raised
         called = self._handover.give(event)
         if event.kind != "status":
             return called
@@ -258,15 +271,6 @@ class Delivery(Standing):
         another = ledger.run_id is not None and run_id not in (None, ledger.run_id)
         if self.ledger.delivered > header.after and (another or not self._holds()):
             self._begin_again()
-
-    def _believed(self, held: int) -> int:
-        """What the service says it holds, unless that is more than there is: the events to come would be
-        passed over as delivered."""
-        if held > self.ledger.delivered and held > (last := last_seq(self._reader.path)):
-            raise ValueError(
-                f"it says that it holds the events up to {held}, but the journal ends with event {last}"
-            )
-        return held
 
     def look(self) -> bool:
         """Whether the tracker's storage was seen to hold the run, which is complete. Where it does not, the

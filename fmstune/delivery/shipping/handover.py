@@ -88,9 +88,11 @@ class HandOver:
         return call is not None
 
     def _call(self, event: Event) -> Call | None:
-        self._past.advance(max(event.seq, self._delivered + 1))
-        if event.seq > self._past.seq:
-            return self._past.take(event)
+        past = self._past
+        if event.seq != past.seq + 1 or event.seq <= self._delivered:
+            past.advance(max(event.seq, self._delivered + 1))
+        if event.seq > past.seq:
+            return past.take(event)
         if self._again is None or event.seq <= self._again.seq:
             self._again = _Past(self._path, self.tracker)
         self._again.advance(event.seq)
@@ -134,14 +136,14 @@ class _Past:
     def take(self, event: Event) -> Call | None:
         """The call that the event is, in its turn."""
         self.seq = event.seq
+        if event.kind == "metrics":
+            return self._point(event)
         adapt = self._normaliser
         if event.kind == "resume":
             step = adapt.step(event.step)
             if step is not None:
                 self._counts.resume(step)
                 return Resumed(step)
-        elif event.kind == "metrics":
-            return self._point(event)
         elif event.kind == "table":
             return self._table(event)
         elif event.kind in ("text", "image", "histogram"):
@@ -165,8 +167,8 @@ class _Past:
         adapt = self._normaliser
         stage, step = adapt.stage(event.stage), adapt.step(event.step)
         values = adapt.metrics(event.values, stage)
-        counts = {name: self._counts.count((stage, name), step) for name in values}
-        repeats = {name: count for name, count in counts.items() if count}
+        count = self._counts.count
+        repeats = {name: before for name in values if (before := count((stage, name), step))}
         where = (stage, step, adapt.epoch(event.epoch), event.time, event.seq)
         return MetricPoint(values, *where, repeats) if values else None
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from fmstune.delivery.journal.reader import Event, JournalReader
+from fmstune.delivery.journal.reader import Event, JournalReader, last_seq
 from fmstune.delivery.ledger import Ledger, State
 from fmstune.delivery.shipping.handover import HandOver
 from fmstune.delivery.spans import EMPTY
@@ -75,6 +75,7 @@ class Standing:
             ledger = dataclasses.replace(ledger, delivered=after, safe_delivered=after)
         self.ledger = ledger
         self._confirmed = ledger  # what the tracker has said is safe; a failure falls back to it
+        self._confirmed_at = time.monotonic()
         self._handover = HandOver(self._reader.path, tracker, ledger.delivered, ledger.adapted)
         self._open = False
         self._opened = False  # at any time in this process: failures are the event's, or the service's
@@ -107,6 +108,15 @@ class Standing:
         self._failing[event.seq] = fresh
         self.ledger = self._with_suspicion(suspicion)
         self._save()
+
+    def _believed(self, held: int) -> int:
+        """What the service says it holds, unless that is more than there is: the events to come would be
+        passed over as delivered."""
+        if held > self.ledger.delivered and held > (last := last_seq(self._reader.path)):
+            raise ValueError(
+                f"it says that it holds the events up to {held}, but the journal ends with event {last}"
+            )
+        return held
 
     def _note_gap(self, seq: int) -> None:
         """Numbers between the last event and this one are missing: their lines are damaged, or come later
@@ -157,7 +167,7 @@ class Standing:
                 safe_offset=self.ledger.offset,
                 sending=0,
             )
-        self._confirmed = self.ledger
+        self._confirmed, self._confirmed_at = self.ledger, time.monotonic()
         self.ledger.save(self._directory)
 
     def _complete(self) -> Ledger:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fmstune.trackers.records import Limits, utf8
 from fmstune.trackers.values.changes import Changes, Kind
+from fmstune.trackers.values.names import Names
 
 _STEP_BITS = 64
 _MOST_SINGLE, _MOST_COUNT = 3.4028234e38, 1 << 24
-_DOTTED = re.compile(r"^(\.\.|\.?$)")
-"""What a part of a path begins with, or is, and must not."""
+_MOST_STAGES = 1000
 
 
 class Normaliser:
@@ -28,11 +27,14 @@ class Normaliser:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._changes = Changes()
-        self._metric_names: dict[str | None, _Names] = {}
-        self._namespaces = _Names(limits, reserved=limits.reserved_params)
-        self._table_names: dict[str | None, _Names] = {}
-        self._media_names: dict[tuple[str, str | None], _Names] = {}
-        self._stages = _Names(limits)
+        self._metric_names: dict[str | None, Names] = {}
+        self._namespaces = Names(limits, reserved=limits.reserved_params)
+        self._table_names: dict[str | None, Names] = {}
+        self._media_names: dict[tuple[str, str | None], Names] = {}
+        self._stages = Names(limits)
+        self._known_stages: dict[str, str | None] = {}
+        bits = limits.integer_bits
+        self._any_holds = _MOST_COUNT if bits is None or bits > _MOST_COUNT.bit_length() else 0
         self._taken: dict[str | None, set[str]] = {}
         self._owners: dict[str, tuple[str, str]] = {}
 
@@ -45,14 +47,18 @@ class Normaliser:
         """Metrics of a stage as the tracker takes them: numbers under names it allows."""
         names = self._metric_names.get(stage)
         if names is None:
-            names = self._metric_names[stage] = _Names(
+            names = self._metric_names[stage] = Names(
                 self._limits, taken=self._taken_in(stage), prefix=self._prefix(stage)
             )
         kept: dict[str, Any] = {}
+        fitting, most = names.known, self._any_holds
         for name, value in values.items():
-            value = self._metric(value, name)
-            if value is not None:
-                kept[self._name(name, names)] = value
+            # Nearly all are numbers of this size, which any service holds as they are.
+            if not ((type(value) is float or type(value) is int) and -most <= value <= most):
+                value = self._metric(value, name)
+                if value is None:
+                    continue
+            kept[fitting.get(name) or self._name(name, names)] = value
         return kept
 
     def params(self, values: Mapping[str, Any], namespace: str | None = None) -> dict[str, Any]:
@@ -90,7 +96,7 @@ class Normaliser:
         if names is None:
             limits = self._limits
             taken = self._taken_in(stage) if limits.one_series else None
-            names = self._table_names[stage] = _Names(
+            names = self._table_names[stage] = Names(
                 limits, chars=limits.table_chars, most=limits.max_table, taken=taken
             )
         return self._name("table" if name is None else str(name), names)
@@ -101,7 +107,7 @@ class Normaliser:
         if names is None:
             limits, prefix = self._limits, self._prefix(stage)
             taken = self._taken_in(stage) if limits.one_series else None
-            names = self._media_names[kind, stage] = _Names(
+            names = self._media_names[kind, stage] = Names(
                 limits, chars=limits.table_chars, most=limits.max_table, taken=taken, prefix=prefix
             )
         return self._name(kind if name is None else str(name), names)
@@ -121,7 +127,7 @@ class Normaliser:
 
     def rows(self, rows: tuple[Mapping[str, Any], ...], table: str) -> tuple[dict[str, Any], ...]:
         """The rows of a table, whose columns have one name in all of them."""
-        columns = _Names(self._limits)
+        columns = Names(self._limits)
         return tuple(
             {
                 self._name(str(column), columns): self._value(value, f"{table}.{column}")
@@ -134,6 +140,14 @@ class Normaliser:
         """The stage, as text that any service can hold; where it is a part of names, as they allow."""
         if stage is None:
             return None
+        if type(stage) is str and stage in self._known_stages:
+            return self._known_stages[stage]
+        known = self._stage(stage)
+        if type(stage) is str and len(self._known_stages) < _MOST_STAGES:
+            self._known_stages[stage] = known
+        return known
+
+    def _stage(self, stage: Any) -> str | None:
         if self._limits.joins and self._limits.name_chars:
             known = self._stages.fit(str(stage))
             if known != stage:
@@ -236,14 +250,14 @@ class Normaliser:
         return text
 
     def _renamed(self, items: Any, prefix: str) -> dict[str, Any]:
-        names = _Names(self._limits)
+        names = Names(self._limits)
         found: dict[str, Any] = {}
         for key, value in items:
             fitting = self._name(str(key), names, again=True)
             found[fitting] = self._value(value, f"{prefix}{key}")
         return found
 
-    def _name(self, name: str, names: _Names, *, again: bool = False) -> str:
+    def _name(self, name: str, names: Names, *, again: bool = False) -> str:
         fitting = names.fit(name, again=again)
         if fitting != name:
             self.note(f"{_shown(name)} is called {_shown(fitting)}", "renamed")
@@ -255,52 +269,6 @@ class Normaliser:
     def note(self, change: str, kind: Kind = "changed", *, values: int = 0) -> None:
         """Say, once, what had to be changed."""
         self._changes.note(change, kind, values=values)
-
-
-class _Names:
-    """The names of one scope as a service can have them. Two that would become the same stay two."""
-
-    def __init__(
-        self,
-        limits: Limits,
-        *,
-        chars: str | None = None,
-        most: int | None = None,
-        reserved: frozenset[str] = frozenset(),
-        taken: set[str] | None = None,
-        prefix: str = "",
-    ) -> None:
-        """`taken` are names, with their `prefix`, that others may take too."""
-        chars = chars or limits.name_chars
-        self._bad = re.compile(f"[^{chars}]") if chars else None
-        self._most = limits.max_name if most is None else most
-        self._nul = limits.nul
-        self._paths = limits.paths
-        self._fold = str.casefold if limits.ignores_case else str
-        self._taken = {self._fold(name) for name in reserved} if taken is None else taken
-        self._prefix = prefix
-        self._fitting: dict[str, str] = {}
-
-    def fit(self, name: str, *, again: bool = False) -> str:
-        """What `name` is called; with `again`, a name that comes a second time is another one."""
-        if name in self._fitting and not again:
-            return self._fitting[name]
-        stem = self._bad.sub("_", name) if self._bad else utf8(name)
-        if not self._nul:
-            stem = stem.replace("\0", "_")
-        if self._paths:
-            parts = stem[: self._most].split("/")
-            stem = "/".join(_DOTTED.sub("_", part) for part in parts)[: self._most]
-            stem = f"{stem[:-1]}_" if stem.endswith("/") else stem
-        fitting = stem = stem[: self._most] or "_"
-        count = 1
-        while self._fold(self._prefix + fitting) in self._taken:
-            count += 1
-            suffix = f"_{count}"
-            fitting = stem[: (self._most or len(stem) + 9) - len(suffix)] + suffix
-        self._taken.add(self._fold(self._prefix + fitting))
-        self._fitting[name] = fitting
-        return fitting
 
 
 def as_text(value: Any) -> str:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import bisect
-from array import array
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+
+from fmstune.trackers.values.progressions import Progressions
 
 
 @dataclass(slots=True)
 class _Steps:
-    """The steps that have a value, in order, and how many they have where it is not one.
+    """The steps that have a value, and how many they have where it is not one: a run of a million logs, with
+    twenty metrics each, has to fit beside an SDK."""
 
-    Eight bytes a step: a run of a million logs, with twenty metrics each, has to fit beside an SDK.
-    """
-
-    once: array[int] = field(default_factory=lambda: array("q"))
+    once: Progressions = field(default_factory=Progressions)
     more: dict[int, int] = field(default_factory=dict)
     stepless: int = 0
 
@@ -28,13 +26,13 @@ class Occurrences:
 
     def count(self, key: Hashable, step: int | None) -> int:
         """How many values `key` has had at `step` (64 bits, or `None`) before this one, which is counted."""
-        found = self._keys.setdefault(key, _Steps())
+        found = self._keys.get(key)
+        if found is None:
+            found = self._keys[key] = _Steps()
         if step is None:
             found.stepless += 1
             return found.stepless - 1
-        at = bisect.bisect_left(found.once, step)
-        if at == len(found.once) or found.once[at] != step:
-            found.once.insert(at, step)
+        if found.once.add(step):
             return 0
         before = found.more.get(step, 1)
         found.more[step] = before + 1
@@ -46,5 +44,5 @@ class Occurrences:
         Values at `step` itself are kept, those before the training included: a resumed run adds to them.
         """
         for found in self._keys.values():
-            del found.once[bisect.bisect_right(found.once, step) :]
+            found.once.cut(step)
             found.more = {each: count for each, count in found.more.items() if each <= step}

@@ -1,0 +1,182 @@
+"""Lines of a journal as columns: metrics that were logged alike, a column for each of their names.
+
+Journals of ten million lines are read in this way, a few thousand lines at once. What is not like that is
+given as events, in its place: whatever is odd in a line means what it means to `JournalReader`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from fmstune.delivery.journal.reader import Event, parse
+
+_EXACT, _LONG = 2**53, float(2**63)
+_NUMBERS, _OR_NOTHING = frozenset({int, float}), frozenset({int, float, type(None)})
+_KEYS = 7
+"""What metrics have in a line: seq, time, kind, stage, step, epoch and values."""
+
+Raw = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The values of a metric, all finite; `lowest` and `highest` are at these places of it."""
+
+    values: array[float]
+    integers: bool
+    lowest: int
+    highest: int
+    last: int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """Metrics of a stage that were logged together, more than once. A step or an epoch that is not there is
+    NaN; `increasing` says that each step is beyond the one before."""
+
+    stage: str | None
+    steps: array[float]
+    epochs: array[float]
+    times: array[float]
+    increasing: bool
+    columns: Mapping[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Metrics that stand one after another in the journal. No metric is in two of `logged`. `seqs` are their
+    numbers; `step` is the last one that has any, of the steps in their order."""
+
+    logged: Sequence[Logged]
+    seqs: Sequence[int]
+    began: float
+    ended: float
+    step: int | float | None
+
+
+def batches(lines: Sequence[bytes]) -> Iterator[Batch | Event | None]:
+    """What lines hold; `None` for one that holds no event."""
+    waiting: list[bytes] = []
+    raws: list[Raw] = []
+    for line, raw in zip(lines, _loaded(lines), strict=True):
+        if raw is not None and _is_plain(raw):
+            waiting.append(line)
+            raws.append(raw)
+            continue
+        if raws:
+            yield from _batch(waiting, raws)
+            waiting, raws = [], []
+        if line.strip():
+            yield parse(line)
+    if raws:
+        yield from _batch(waiting, raws)
+
+
+def _loaded(lines: Sequence[bytes]) -> list[Any]:
+    try:
+        return list(map(orjson.loads, lines))
+    except ValueError:
+        return [_load(line) for line in lines]
+
+
+def _load(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except ValueError:  # which `json` may read
+        return None
+
+
+def _is_plain(raw: Any) -> bool:
+    try:
+        return len(raw) == _KEYS and raw["kind"] == "metrics" and type(raw["values"]) is dict
+    except (TypeError, KeyError):
+        return False
+
+
+def _batch(lines: Sequence[bytes], raws: Sequence[Raw]) -> Iterator[Batch | Event | None]:
+    found = _columns(raws)
+    if found is not None:
+        yield found
+    else:
+        yield from map(parse, lines)
+
+
+def _columns(raws: Sequence[Raw]) -> Batch | None:
+    """The metrics in columns; `None` where that would say something else than the lines do."""
+    groups: dict[tuple[Any, ...], list[Raw]] = {}
+    try:
+        for raw in raws:
+            key = (raw["stage"], *raw["values"])
+            group = groups.get(key)
+            if group is None:
+                groups[key] = [raw]
+            else:
+                group.append(raw)
+        seqs, steps = [raw["seq"] for raw in raws], [raw["step"] for raw in raws]
+        names = [(key[0], name) for key in groups for name in key[1:]]
+        if len(set(names)) < len(names) or set(map(type, seqs)) != {int} or min(seqs) < 1:
+            return None
+        logged = [_logged(key, group) for key, group in groups.items()]
+    except (TypeError, KeyError, OverflowError):
+        return None
+    if None in logged:
+        return None
+    step = next((each for each in reversed(steps) if each is not None), None)
+    began, ended = float(raws[0]["time"]), float(raws[-1]["time"])
+    return Batch([each for each in logged if each is not None], seqs, began, ended, step)
+
+
+def _logged(key: tuple[Any, ...], group: Sequence[Raw]) -> Logged | None:
+    stage, names = key[0], key[1:]
+    if not (stage is None or type(stage) is str):
+        return None
+    times = [raw["time"] for raw in group]
+    steps = _numbers([raw["step"] for raw in group], _EXACT)
+    epochs = _numbers([raw["epoch"] for raw in group], _LONG)
+    if not _NUMBERS.issuperset(map(type, times)) or steps is None or epochs is None:
+        return None
+    columns = dict[str, Column]()
+    for name, values in zip(names, zip(*(raw["values"].values() for raw in group), strict=True), strict=True):
+        column = _column(values)
+        if column is None:
+            return None
+        columns[name] = column
+    increasing = all(map(operator.lt, steps, itertools.islice(steps, 1, None))) and steps[0] == steps[0]
+    return Logged(stage, steps, epochs, array("d", times), increasing, columns)
+
+
+def _numbers(found: list[Any], below: float) -> array[float] | None:
+    kinds = set(map(type, found))
+    if not _OR_NOTHING.issuperset(kinds):
+        return None
+    there = [each for each in found if each is not None] if type(None) in kinds else found
+    if there and not (-below < min(there) and max(there) < below):
+        return None
+    return array("d", found if there is found else [math.nan if each is None else each for each in found])
+
+
+def _column(values: tuple[Any, ...]) -> Column | None:
+    kinds = set(map(type, values))
+    if not _NUMBERS.issuperset(kinds):
+        return None
+    lowest, highest = min(values), max(values)
+    if float in kinds:
+        # A float as large may have been an integer, which `json` reads as it is. JSON has no others that are
+        # not finite.
+        if not (lowest > -_LONG and highest < _LONG):
+            return None
+        whole = [each for each in values if type(each) is int] if len(kinds) > 1 else []
+    else:
+        whole = [lowest, highest]
+    if whole and not (min(whole) >= -_EXACT and max(whole) <= _EXACT):
+        return None
+    places = values.index(lowest), values.index(highest)
+    return Column(array("d", values), float not in kinds, *places, values[-1])

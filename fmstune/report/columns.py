@@ -1,0 +1,102 @@
+"""Numbers of a run, by the million: the first of them in memory, the others in a file without a name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from array import array
+from collections.abc import Iterator
+from typing import IO
+
+_AT_ONCE = 8192
+_BYTES = 8
+_MOST_IN_MEMORY = 64 << 20
+_MOST_LOADED = 8
+
+
+class Room:
+    """Where the columns of a run are kept."""
+
+    def __init__(self) -> None:
+        self._used = 0
+        self._file: IO[bytes] | None = None
+        self._end = 0
+        self._loaded: dict[int, array[float]] = {}
+
+    def keep(self, numbers: array[float]) -> array[float] | int:
+        """Keep numbers: themselves, or where they are in the file."""
+        size = len(numbers) * _BYTES
+        if self._used + size > _MOST_IN_MEMORY:
+            with contextlib.suppress(OSError):  # no room there either: memory it is
+                if self._file is None:
+                    self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (it ends with the run)
+                if os.pwrite(self._file.fileno(), numbers, self._end) == size:
+                    self._end += size
+                    return self._end - size
+        self._used += size
+        return numbers
+
+    def get(self, kept: array[float] | int) -> array[float]:
+        """The numbers that were kept."""
+        if not isinstance(kept, int):
+            return kept
+        found = self._loaded.get(kept)
+        if found is None:
+            assert self._file is not None
+            found = array("d", os.pread(self._file.fileno(), _AT_ONCE * _BYTES, kept))
+            if len(self._loaded) >= _MOST_LOADED:
+                del self._loaded[next(iter(self._loaded))]
+            self._loaded[kept] = found
+        return found
+
+
+class Numbers:
+    """A sequence of floats that grows at its end."""
+
+    __slots__ = ("_kept", "_room", "_tail")
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._kept: list[array[float] | int] = []
+        self._tail = array("d")
+
+    def append(self, number: float) -> None:
+        """Add a number."""
+        self._tail.append(number)
+        self._keep_on()
+
+    def extend(self, numbers: array[float]) -> None:
+        """Add numbers."""
+        self._tail.extend(numbers)
+        self._keep_on()
+
+    def blocks(self) -> Iterator[array[float]]:
+        """All of them, some thousands at once; those of two columns are of equal lengths."""
+        yield from map(self._room.get, self._kept)
+        if self._tail:
+            yield self._tail
+
+    def whole(self) -> array[float]:
+        """All of them at once, in memory."""
+        found = array("d")
+        for block in self.blocks():
+            found.extend(block)
+        return found
+
+    def __len__(self) -> int:
+        return len(self._kept) * _AT_ONCE + len(self._tail)
+
+    def __iter__(self) -> Iterator[float]:
+        for block in self.blocks():
+            yield from block
+
+    def __getitem__(self, at: int) -> float:
+        block, place = divmod(at, _AT_ONCE)
+        return self._tail[place] if block == len(self._kept) else self._room.get(self._kept[block])[place]
+
+    def _keep_on(self) -> None:
+        tail = self._tail
+        while len(tail) >= _AT_ONCE:
+            self._kept.append(self._room.keep(tail[:_AT_ONCE]))
+            del tail[:_AT_ONCE]

@@ -1,0 +1,57 @@
+"""Names as a service can have them."""
+
+from __future__ import annotations
+
+import re
+
+from fmstune.trackers.records import Limits, utf8
+
+_DOTTED = re.compile(r"^(\.\.|\.?$)")
+"""What a part of a path begins with, or is, and must not."""
+
+
+class Names:
+    """The names of one scope as a service can have them. Two that would become the same stay two."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        chars: str | None = None,
+        most: int | None = None,
+        reserved: frozenset[str] = frozenset(),
+        taken: set[str] | None = None,
+        prefix: str = "",
+    ) -> None:
+        """`taken` are names, with their `prefix`, that others may take too."""
+        chars = chars or limits.name_chars
+        self._bad = re.compile(f"[^{chars}]") if chars else None
+        self._most = limits.max_name if most is None else most
+        self._nul = limits.nul
+        self._paths = limits.paths
+        self._fold = str.casefold if limits.ignores_case else str
+        self._taken = {self._fold(name) for name in reserved} if taken is None else taken
+        self._prefix = prefix
+        self.known: dict[str, str] = {}
+        """What each name is called."""
+
+    def fit(self, name: str, *, again: bool = False) -> str:
+        """What `name` is called; with `again`, a name that comes a second time is another one."""
+        if name in self.known and not again:
+            return self.known[name]
+        stem = self._bad.sub("_", name) if self._bad else utf8(name)
+        if not self._nul:
+            stem = stem.replace("\0", "_")
+        if self._paths:
+            parts = stem[: self._most].split("/")
+            stem = "/".join(_DOTTED.sub("_", part) for part in parts)[: self._most]
+            stem = f"{stem[:-1]}_" if stem.endswith("/") else stem
+        fitting = stem = stem[: self._most] or "_"
+        count = 1
+        while self._fold(self._prefix + fitting) in self._taken:
+            count += 1
+            suffix = f"_{count}"
+            fitting = stem[: (self._most or len(stem) + 9) - len(suffix)] + suffix
+        self._taken.add(self._fold(self._prefix + fitting))
+        self.known[name] = fitting
+        return fitting

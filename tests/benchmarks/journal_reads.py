@@ -1,0 +1,76 @@
+"""Looking at a long journal, against pandas: `python -m tests.benchmarks.journal_reads [LINES [TURNS]]`.
+
+`runs show`, `runs plot` and `runs export` of a run with so many lines of four metrics (200,000, or as given),
+each in a process of its own, in turns with `pandas.read_json(lines=True)` of the same file, which only reads.
+Printed are the seconds of the processor, start included, the ratios, and the most memory that each had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+
+LINES, TURNS = 200_000, 3
+PANDAS = "import sys, pandas; pandas.read_json(sys.argv[1], lines=True)"
+
+
+def write_journal(path: Path, lines: int) -> None:
+    """A journal as a training writes it."""
+    path.parent.mkdir(parents=True)
+    header = {"seq": 0, "kind": "header", "version": 1, "run": "run", "id": "id", "time": 1.8e9, "cwd": "/"}
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(header) + "\n")
+        for step in range(1, lines):
+            loss = 2 + 1 / step
+            file.write(
+                f'{{"seq":{step},"time":{1.8e9 + step / 7},"kind":"metrics","stage":"train","step":{step},'
+                f'"epoch":{step / 1000},"values":{{"loss":{loss},"learning_rate":{1e-4 / step},'
+                f'"grad_norm":{loss / 3},"mean_token_accuracy":{1 / loss}}}}}\n'
+            )
+        file.write(f'{{"seq":{lines},"time":1.9e9,"kind":"status","status":"finished"}}\n')
+
+
+def measured(command: list[str]) -> tuple[float, float, float]:
+    """The seconds of the processor and of the clock that a process takes, and its memory in MB."""
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        assert process.stderr is not None
+        sys.exit(process.stderr.read().decode())
+    cpu = usage.ru_utime + usage.ru_stime
+    return cpu, time.perf_counter() - began, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    lines = int(sys.argv[1]) if len(sys.argv) > 1 else LINES
+    most = int(sys.argv[2]) if len(sys.argv) > 2 else TURNS
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        run = Path(folder).resolve() / "run"
+        path = run / TRACKING_DIR / JOURNAL_NAME
+        write_journal(path, lines)
+        fmstune = [sys.executable, "-m", "fmstune", "runs"]
+        commands = {
+            "pandas": [sys.executable, "-c", PANDAS, str(path)],
+            "show": [*fmstune, "show", str(run)],
+            "plot": [*fmstune, "plot", str(run)],
+            "export": [*fmstune, "export", str(run), "-o", f"{folder}/run.csv"],
+        }
+        turns = [{name: measured(command) for name, command in commands.items()} for _ in range(most)]
+    print(f"{lines:,} lines")
+    for name in commands:
+        cpu, wall, memory = (statistics.median(turn[name][at] for turn in turns) for at in range(3))
+        ratio = statistics.median(turn[name][0] / turn["pandas"][0] for turn in turns)
+        print(f"{name:<8} {cpu:7.1f} s   {ratio:5.2f} x   wall {wall:7.1f} s   {memory:6.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

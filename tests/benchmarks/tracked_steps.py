@@ -1,0 +1,74 @@
+"""What five trackers cost each step of a training: `python -m tests.benchmarks.tracked_steps [MODEL]`.
+
+The demo, or a training of MODEL, is run with five trackers (Aim, W&B offline, MLflow, TensorBoard, trackio)
+and with none, in turns, and logs at each step. Printed are the median times of a step, their ratio, the
+seconds of the processor that the shippers took beside it, and whether the weights are the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+
+from fmstune.delivery.journal.reader import JournalReader
+from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from tests.benchmarks.event_cost import five_trackers
+
+TURNS, STEPS, STEPS_OF_MODEL = 3, 400, 12
+_FIRST = 3
+"""Steps that are left out: what is done once is none of a step's."""
+
+
+def trained(run: Path, model: list[str], trackers: list[str]) -> tuple[float, float, str]:
+    """The median time of a step, the seconds of all processors, and what the weights hash to."""
+    steps = STEPS_OF_MODEL if model else STEPS
+    settings = {"training.max_steps": steps, "training.logging_steps": 1, "training.save_strategy": "no"}
+    command = [sys.executable, "-m", "fmstune", "train", "--output-dir", str(run), *model, *trackers]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={value}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=run.parent)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(said.decode())
+    events = JournalReader(run / TRACKING_DIR / JOURNAL_NAME)
+    times = [event.time for event in events if event.stage == "train" and "loss" in event.values]
+    between = [later - time for time, later in pairwise(times[_FIRST:])]
+    weights = hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    return statistics.median(between), usage.ru_utime + usage.ru_stime, weights
+
+
+def main() -> None:
+    model = ["--model", str(Path(sys.argv[1]).resolve())] if len(sys.argv) > 1 else []
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        folder = Path(name).resolve()
+        options = five_trackers(str(folder))
+        five = [part for tracker in options for part in ("--tracker", tracker)]
+        for tracker, said in options.items():
+            for key, value in said.items():
+                five += ["--set", f"trackers.{tracker}.{key}={value}"]
+        sides = {"none": ["--tracker", "none"], "five": five}
+        turns = [
+            {side: trained(folder / f"{side}-{turn}", model, flags) for side, flags in order}
+            for turn in range(TURNS)
+            for order in [list(sides.items())[:: 1 if turn % 2 else -1]]
+        ]
+    step = {side: statistics.median(turn[side][0] for turn in turns) for side in sides}
+    ratio = statistics.median(turn["five"][0] / turn["none"][0] for turn in turns)
+    beside = statistics.median(turn["five"][1] - turn["none"][1] for turn in turns)
+    same = len({turn[side][2] for turn in turns for side in sides}) == 1
+    print(f"a step without trackers {1000 * step['none']:8.2f} ms")
+    print(f"with five of them       {1000 * step['five']:8.2f} ms   {ratio:6.4f} x")
+    bits = "the same" if same else "not the same"
+    print(f"their shippers took {beside:.1f} s of the processor; the weights are {bits}")
+
+
+if __name__ == "__main__":
+    main()
