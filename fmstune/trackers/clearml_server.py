@@ -102,7 +102,9 @@ class ServerStore:
                 name = f"{line['metric']}/{line['variant']}"
                 raise ValueError(f"{name} has {size / 1e6:.0f} MB; the server takes 15 MB at once")
         if lines:
-            answers = self._session.send_request_batch("events", "add_batch", version=_VERSION, json=lines)
+            answers = self._session.send_request_batch(
+                "events", "add_batch", version=_VERSION, json=lines, method="post"
+            )
             for answer in answers:
                 said = _said(answer, "events.add_batch")
                 if said.get("errors"):

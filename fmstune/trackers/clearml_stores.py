@@ -22,7 +22,7 @@ from fmstune.trackers.records import Artifact, Status
 STATUSES: Mapping[Status, str] = {"finished": "completed", "failed": "failed", "interrupted": "stopped"}
 PROPERTIES = "properties"
 """The section of params that ClearML shows as a task's properties, which can be written in any status."""
-MADE_AS = f"{MARK} made as"
+MADE_AS = f"{MARK}_made_as"
 Params = dict[str, dict[str, dict[str, Any]]]
 """Of each section and name, what ClearML has of a param."""
 

@@ -116,11 +116,12 @@ class ClearmlTracker(Tracker):
         self._params: dict[str, Any] = {}
         self._alone = Occurrences()
         self._changed: dict[str, None] = {}
+        self._repeated = ""
         self._adapt = Normaliser(self.limits)
 
     @property
     def adapted(self) -> tuple[str, ...]:
-        return tuple(self._changed)
+        return (*self._changed, *filter(None, [self._repeated]))
 
     def open(self, start: RunStart) -> TrackerRun:
         place = place_of(self.config, self.name)
@@ -175,9 +176,9 @@ class ClearmlTracker(Tracker):
             repeat = (point.repeats or {}).get(name, 0)
             if point.repeats is None:
                 repeat = self._alone.count((stage, name), point.step)
-            if repeat:
-                key = self.limits.prefix(stage) + name
-                self._changed[f"further values of {key!r} at one step are series of their own"] = None
+            if repeat and not self._repeated:
+                key = series_of(self.limits.prefix(stage) + name, repeat)
+                self._repeated = f"further values of a metric at one step are series of their own, as {key!r}"
             self._waiting += scalars(point, name, value, repeat, self._moment(point))
         self._note()
 
@@ -281,18 +282,21 @@ class ClearmlTracker(Tracker):
     def _labels(self, start: RunStart, place: Place) -> Labels:
         import os
 
-        given = utf8(self.config.task_name or os.environ.get("CLEARML_TASK") or start.name).strip()
-        name = given[:_LONGEST_NAME].strip()
-        if len(name) < _SHORTEST_NAME:
-            name = f"run {name}".strip()
-        if name != given:
-            self._changed[f"the task is called {name}, as a name has 3 to {_LONGEST_NAME} characters"] = None
+        given = self.config.task_name or os.environ.get("CLEARML_TASK") or start.name
         tags = self.config.tags or start.tags
         kept = tuple(dict.fromkeys(tag for tag in (utf8(str(each)).strip() for each in tags) if tag))
-        project = utf8(place.project_of(start)).strip()
-        if len(project) < _SHORTEST_NAME:  # a group's
-            project = f"group {project}"
-        return Labels(name, project, kept, utf8(start.notes) if start.notes else None)
+        project = self._fitted(place.project_of(start), "project")
+        comment = utf8(start.notes) if start.notes else None
+        return Labels(self._fitted(given, "task"), project, kept, comment)
+
+    def _fitted(self, given: str, what: str) -> str:
+        """A name of 3 to 250 characters without space around it, as the server wants it."""
+        name = utf8(given).replace("\0", "_").strip()[:_LONGEST_NAME].strip()
+        if len(name) < _SHORTEST_NAME:
+            name = f"{'run' if what == 'task' else 'project'} {name}".strip()
+        if name != given:
+            self._changed[f"the {what} is called {name}, as ClearML's names have 3 to 250 characters"] = None
+        return name
 
     def _as_run(self, task: Task, noted: str = "") -> TrackerRun:
         notes = " · ".join(part for part in (noted, task.note) if part) or None

@@ -18,10 +18,12 @@ from fmstune.delivery.sync import sync
 from fmstune.testing.compare import as_single
 from fmstune.trackers.registry import reference
 from tests.support.aim_servers import aim_server, free_port
+from tests.support.clearml_cloud import ClearmlCloud
 from tests.support.comet_cloud import CometCloud
 from tests.support.end_to_end import (
     Points,
     aim_points,
+    clearml_points,
     comet_points,
     dvclive_points,
     journal_points,
@@ -140,6 +142,19 @@ def comet_online(folder: Path) -> Iterator[Service]:
 
 
 @contextlib.contextmanager
+def clearml_online(folder: Path) -> Iterator[Service]:
+    with ClearmlCloud() as cloud, pytest.MonkeyPatch.context() as world:
+        for name, value in cloud.environment.items():
+            world.setenv(name, value)
+
+        def points() -> Points:
+            (task,) = cloud.tasks
+            return clearml_points(cloud.events(task))
+
+        yield Service("clearml", {}, points)
+
+
+@contextlib.contextmanager
 def dvclive_in_a_folder(folder: Path) -> Iterator[Service]:
     yield Service("dvclive", {"dir": f"{folder}/{{run}}"}, lambda: dvclive_points(folder))
 
@@ -171,6 +186,7 @@ SERVICES: dict[str, Callable[[Path], AbstractContextManager[Service]]] = {
     "tensorboard in a folder": tensorboard_in_a_folder,
     "dvclive in a folder": dvclive_in_a_folder,
     "comet online": comet_online,
+    "clearml online": clearml_online,
     "trackio in a folder": trackio_in_a_folder,
     "swanlab in a folder": swanlab_in_a_folder,
     "swanlab online": swanlab_online,
@@ -190,6 +206,6 @@ def test_the_next_process_opens_the_run_that_is_there_and_makes_no_second_one(
         (line,) = sync(run, None, {found.tracker: found.options}, reference, check_within=300)
         assert line.state == "complete", line
         there, wanted = found.points(), journal_points(run)
-        if found.tracker == "tensorboard":
+        if found.tracker in ("tensorboard", "clearml"):
             wanted = {key: as_single(value) for key, value in wanted.items()}
         assert there == wanted

@@ -150,12 +150,13 @@ def test_a_run_that_was_delivered_again_says_so_once(
     assert steps(here / "a") == ["1", "2"]
 
 
-@pytest.mark.parametrize("name", ["mlflow", "trackio", "wandb", "tensorboard", "swanlab", "comet"])
+@pytest.mark.parametrize("name", ["mlflow", "trackio", "wandb", "tensorboard", "swanlab", "comet", "clearml"])
 def test_the_variables_that_stand_in_for_the_place_of_a_run_are_noted(name: str) -> None:
     tracker = tracker_class(name)
     noted = {each for group in tracker.places for each in group}
     named = {each.name: each.variables for each in described(name, tracker).options or ()}
-    others = {"run_name", "name", "experiment_name", "group", "tags", "notes", "description", "private"}
+    others = {"run_name", "name", "experiment_name", "task_name", "group", "tags", "notes", "description"}
+    others |= {"private"}
     assert {variable for option in named.keys() - others for variable in named[option]} <= noted
     assert named.keys() - others <= noted
 

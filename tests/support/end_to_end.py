@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,16 @@ def swanlab_scalars(log_dir: Path) -> list[tuple[str, int, Any]]:
     reader.open(file)
     scalars = [Record.FromString(data).scalar for data in reader]
     return [(each.key, each.step, each.value.number) for each in scalars if each.key]
+
+
+def clearml_points(events: Iterable[Mapping[str, Any]]) -> Points:
+    """Every point of one task of ClearML's, whose server has the events; not its single values, which are
+    points, too."""
+    from tests.support.clearml_read import NONE, stored
+
+    scalars = [event for event in events if event["iter"] != NONE]
+    points = stored({"hyperparams": {}, "status": ""}, scalars)["points"]
+    return {(*key.split("/", 1), step): value for key, step, value in points}
 
 
 def sqlite_points(database: Path) -> Points:

@@ -53,6 +53,15 @@ def from_swanlab(folder: Path) -> Labelled:
     return found | {"tags": sorted(said.tags)}
 
 
+def from_clearml(folder: Path) -> Labelled:
+    """The one offline session in the folder `clearml`; a group is a project."""
+    from tests.support.clearml_read import session
+
+    _, task, _ = session(folder / "clearml")
+    group = task["project_name"] if task["project_name"] != "fmstune" else None
+    return {"name": task["name"], "group": group, "notes": task.get("comment"), "tags": task["tags"]}
+
+
 def from_comet(folder: Path) -> Labelled:
     """The one experiment in the folder of Comet's archives; each adds its tags."""
     from tests.support.comet_archives import archives

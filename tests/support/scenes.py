@@ -23,10 +23,12 @@ from fmstune.delivery.report import report
 from fmstune.testing.compare import as_single
 from tests.sample_trackers import collected
 from tests.support.aim_servers import aim_server, empty_repository, free_port
+from tests.support.clearml_cloud import ClearmlCloud
 from tests.support.comet_cloud import CometCloud
 from tests.support.end_to_end import (
     Points,
     aim_points,
+    clearml_points,
     comet_points,
     dvclive_points,
     journal_points,
@@ -70,7 +72,7 @@ class Scene:
     def expected(self, directory: Path) -> Points:
         """The points of the run's journal, as the service can hold them."""
         points = journal_points(directory)
-        single = self.tracker == "tensorboard"
+        single = self.tracker in ("tensorboard", "clearml")
         return {key: as_single(value) for key, value in points.items()} if single else points
 
 
@@ -294,6 +296,35 @@ def swanlab(at_step: int) -> Play:
     return play
 
 
+def clearml(answer: int | Literal["refused"], at_step: int) -> Play:
+    """ClearML's tracker against a server that answers like this from a step on; step 0 is the start."""
+
+    @contextlib.contextmanager
+    def play(folder: Path) -> Iterator[Scene]:
+        with ClearmlCloud() as cloud:
+
+            def strike() -> None:
+                if answer == "refused":
+                    cloud.hang_up()
+                else:
+                    cloud.answer = answer
+
+            def heal() -> None:
+                cloud.answer = "ok"
+                if answer == "refused":
+                    cloud.listen()
+
+            def points() -> Points:
+                (task,) = cloud.tasks
+                return clearml_points(cloud.events(task))
+
+            if at_step == 0:
+                strike()
+            yield Scene("clearml", {"project": "faults"}, points, strike, at_step, heal, cloud.environment)
+
+    return play
+
+
 @contextlib.contextmanager
 def comet_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
     """An archive of Comet's that cannot grow any more."""
@@ -480,6 +511,8 @@ SCENES: dict[str, tuple[str, Play]] = {
     "server of Comet's refuses connections from the start": ("comet", comet("refused", 0)),
     "server of Comet's answers 429 in mid-run": ("comet", comet(429, STEP)),
     "disk of the archives full in mid-run": ("comet", comet_on_a_disk_that_fills),
+    "server of ClearML's refuses connections from the start": ("clearml", clearml("refused", 0)),
+    "server of ClearML's answers 503 in mid-run": ("clearml", clearml(503, STEP)),
     "its server is not there from the start": ("trackio", trackio("refused")),
     "its server is killed after some steps": ("trackio", trackio("killed")),
     "its cloud is not there from the start": ("swanlab", swanlab(0)),

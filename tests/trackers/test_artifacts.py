@@ -32,6 +32,10 @@ PLACES = {
     "trackio": ("trackio_tracker:TrackioTracker", {}, ("trackio", "trackio.sqlite_storage")),
     "swanlab": ("swanlab_tracker:SwanLabTracker", {"mode": "offline"}, ("swanlab.sdk", "pyroaring")),
     "comet": ("comet_tracker:CometTracker", {"mode": "offline"}, ("comet_ml",)),
+    "clearml": (
+        "clearml_tracker:ClearmlTracker", {"offline": True, "dir": "clearml"},
+        ("tests.support.clearml_warm",),
+    ),
     "file": ("file_tracker:FileTracker", {"path": "stored.jsonl"}, ()),
 }  # fmt: skip
 

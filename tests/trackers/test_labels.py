@@ -58,6 +58,10 @@ PLACES = {
         "comet_tracker:CometTracker", {"mode": "offline"}, ("comet_ml",),
         {"experiment_name": "own", "tags": ["own"]},
     ),
+    "clearml": Place(
+        "clearml_tracker:ClearmlTracker", {"offline": True, "dir": "clearml"},
+        ("tests.support.clearml_warm",), {"task_name": "own", "project": "own group", "tags": ["own"]},
+    ),
 }  # fmt: skip
 CALLED = Labels("first", "ablations", ("a", "team=nlp"), "with a\nlonger warm-up")
 RUDE = Labels("half\ud800", "g" * 300 + "\0", ("x" * 100, "ü (1)!", "", "x" * 100), "nul\0")
@@ -133,7 +137,7 @@ def test_what_a_tracker_cannot_call_a_run_is_adapted_and_named(name: str, said: 
     assert found["name"].startswith("half")
     assert len(found["tags"]) == 2
     assert (
-        name in ("aim", "trackio", "swanlab", "comet")
+        name in ("aim", "trackio", "swanlab", "comet", "clearml")
         or "its tags there are cut" in noted
         or "the tag ü (1)! is called ü _1__" in noted
     )
