@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import requests
 
 _LOGIN = "run `clearml-init`, or set CLEARML_API_ACCESS_KEY and CLEARML_API_SECRET_KEY"
+_NAMED = ("CLEARML_CONFIG_PATH", "CLEARML_ENV", "TRAINS_CONFIG_PATH", "TRAINS_ENV")
+"""The variables that say which of ClearML's own files are read."""
 _SHORTEST_NAME = 3  # of a project and of a task; the server refuses shorter ones
 
 
@@ -133,7 +135,9 @@ def _configuration() -> Any:
     file = get_active_config_file()
     try:
         changed = Path(file).expanduser().stat().st_mtime_ns if file else 0
-        return _read_configuration(file, changed, tuple(sorted(os.environ.items())))
+        # A file of the user's may have any variable in it.
+        named = os.environ.items() if file else ((name, os.environ.get(name, "")) for name in _NAMED)
+        return _read_configuration(file, changed, tuple(sorted(named)))
     except Exception as error:  # of its parser, of several kinds
         raise ClearmlUnusable("bad_option", f"{file} cannot be read", f"correct {file}") from error
 

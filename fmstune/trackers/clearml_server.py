@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -170,13 +171,14 @@ class ServerStore:
         from clearml.backend_api.session.session import Session
 
         found = mark_of(task.get("hyperparams"))
-        if task["status"] == "created" and found.get("last_event"):
+        if task["status"] in ("created", "queued") and found.get("last_event"):
             found["last_event"] = 0  # somebody has reset it, which removes its events alone
         try:
             web = Session.get_app_server_host(self._place.config)
         except ValueError:  # which it cannot guess from the address of the server
             web = ""
-        page = f"{web.rstrip('/')}/projects/{task.get('project') or '*'}/experiments/{task['id']}/output/log"
+        kind = "tasks" if self._session.check_min_api_server_version("2.31") else "experiments"
+        page = f"{web.rstrip('/')}/projects/{task.get('project') or '*'}/{kind}/{task['id']}/output/log"
         return Task(task["id"], task["status"], found, page if web else None)
 
     def _project(self, name: str) -> str:
@@ -267,7 +269,9 @@ def _session_class() -> type[Session]:
 def _connected(place: Place) -> Session:
     # Of a request that was sent and not answered nobody knows what became: it is not sent twice.
     retries = {"total": 2, "connect": 2, "read": 0, "status": 1, "redirect": 2, "backoff_factor": 0.2}
+    # Each event has the name of its worker, which is the machine's by default.
     return _session_class()(
-        host=place.api, api_key=place.access_key or None, secret_key=place.secret_key or None,
+        worker=os.environ.get("CLEARML_WORKER_NAME") or "fmstune", host=place.api,
+        api_key=place.access_key or None, secret_key=place.secret_key or None,
         config=_Patient(place.config), http_retries_config=retries,
     )  # fmt: skip

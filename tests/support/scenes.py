@@ -296,30 +296,23 @@ def swanlab(at_step: int) -> Play:
     return play
 
 
-def clearml(answer: int | Literal["refused"], at_step: int) -> Play:
-    """ClearML's tracker against a server that answers like this from a step on; step 0 is the start."""
+def clearml(answer: int, at_step: int) -> Play:
+    """ClearML's tracker against a server that answers like this from a step on."""
 
     @contextlib.contextmanager
     def play(folder: Path) -> Iterator[Scene]:
         with ClearmlCloud() as cloud:
 
             def strike() -> None:
-                if answer == "refused":
-                    cloud.hang_up()
-                else:
-                    cloud.answer = answer
+                cloud.answer = answer
 
             def heal() -> None:
                 cloud.answer = "ok"
-                if answer == "refused":
-                    cloud.listen()
 
             def points() -> Points:
                 (task,) = cloud.tasks
                 return clearml_points(cloud.events(task))
 
-            if at_step == 0:
-                strike()
             yield Scene("clearml", {"project": "faults"}, points, strike, at_step, heal, cloud.environment)
 
     return play
@@ -511,7 +504,6 @@ SCENES: dict[str, tuple[str, Play]] = {
     "server of Comet's refuses connections from the start": ("comet", comet("refused", 0)),
     "server of Comet's answers 429 in mid-run": ("comet", comet(429, STEP)),
     "disk of the archives full in mid-run": ("comet", comet_on_a_disk_that_fills),
-    "server of ClearML's refuses connections from the start": ("clearml", clearml("refused", 0)),
     "server of ClearML's answers 503 in mid-run": ("clearml", clearml(503, STEP)),
     "its server is not there from the start": ("trackio", trackio("refused")),
     "its server is killed after some steps": ("trackio", trackio("killed")),

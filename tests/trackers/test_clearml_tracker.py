@@ -4,12 +4,8 @@ its own SDK reads."""
 from __future__ import annotations
 
 import contextlib
-import http.server
-import json
 import os
-import socket
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +20,8 @@ from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.testing.lives import nursery
 from fmstune.trackers import clearml_server
 from fmstune.trackers.clearml_tracker import ClearmlTracker
-from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerOptionError
+from fmstune.trackers.records import MetricPoint, RunStart, Table
 from fmstune.trackers.registry import get_tracker
-from tests.support.aim_servers import free_port
 from tests.support.clearml_cloud import ClearmlCloud
 from tests.support.clearml_read import media, session, stored
 from tests.support.shipping import delivered_by
@@ -258,6 +253,32 @@ def test_used_alone_it_needs_no_journal(cloud: ClearmlCloud) -> None:
     assert (task["name"], task["status"]) == ("named", "completed")
 
 
+@pytest.mark.parametrize("answer", [500, 503, "black_hole"])
+def test_an_outage_ends_in_time_and_what_it_held_up_arrives_later(
+    answer: Any, cloud: ClearmlCloud, recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clearml_server._session_class(), "_session_timeout", (0.3, 0.3))
+    monkeypatch.setattr(clearml_server._session_class(), "_write_session_timeout", (0.3, 0.3))
+    tracker = ClearmlTracker("clearml", {})
+    track_point = tracker.track_point
+
+    def struck(point: MetricPoint) -> None:
+        track_point(point)
+        cloud.answer = answer
+
+    tracker.track_point = struck  # type: ignore[method-assign]
+    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
+    recorder.close("finished")
+    with pytest.raises(DeliveryFailed):
+        Delivery(run_directory, tracker, load_ledger(run_directory, "clearml") or Ledger("clearml")).run(
+            lambda: True
+        )
+    cloud.answer = "ok"
+    delivered_in_the_end(run_directory)
+    (task,) = cloud.tasks.values()
+    assert stored(task, cloud.events(task["id"]))["points"] == [["train/loss", 1, 1.0]]
+
+
 # -- offline ----------------------------------------------------------------------------------
 
 
@@ -323,112 +344,3 @@ def test_a_session_that_was_cut_off_is_delivered_again(
     delivered_in_the_end(run_directory, **OFFLINE)
     _, task, events = session(tmp_path / "sessions")
     assert sorted(stored(task, events)["points"]) == [["train/loss", 1, 1.0], ["train/loss", 2, 2.0]]
-
-
-# -- the check --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def web() -> Iterator[str]:
-    """The address of a web server that is none of ClearML's."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"hello")
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def silent() -> Iterator[str]:
-    """The address of a server that never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-@pytest.mark.parametrize(
-    ("where", "options", "variables", "state", "said"),
-    [
-        ("cloud", {}, {}, "ok", "ada of ClearML"),
-        ("cloud", {}, {"CLEARML_API_SECRET_KEY": "no"}, "rejected_credentials", "rejects the credentials"),
-        ("cloud", {}, {"CLEARML_API_SECRET_KEY": ""}, "no_credentials", "no credentials"),
-        ("refused", {}, {}, "unreachable", "connection refused"),
-        ("silent", {}, {}, "unreachable", "timed out"),
-        ("web", {}, {}, "bad_option", "not as a ClearML API server"),
-        ("ftp://h", {}, {}, "bad_option", "is no address"),
-        ("cloud", {"project": "x"}, {}, "bad_option", "too short"),
-        ("cloud", {}, {"CLEARML_CONFIG_FILE": "broken.conf"}, "bad_option", "broken.conf cannot be read"),
-        ("refused", {"offline": True, "dir": "new"}, {}, "ok", "will be created"),
-        ("refused", {"dir": "new"}, {"CLEARML_OFFLINE_MODE": "1"}, "ok", "will be created"),
-        ("refused", {"offline": False}, {"CLEARML_OFFLINE_MODE": "1"}, "unreachable", "refused"),
-        ("refused", {"offline": True, "dir": "/proc/x"}, {}, "no_permission", "cannot be written to"),
-        ("refused", {"offline": True, "dir": "broken.conf/x"}, {}, "bad_option", "is no folder"),
-    ],
-)
-def test_the_check_tells_causes_apart_and_makes_nothing(
-    where: str, options: Mapping[str, Any], variables: Mapping[str, str], state: str, said: str,
-    cloud: ClearmlCloud, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-) -> None:  # fmt: skip
-    (tmp_path / "broken.conf").write_text("api { credentials {")
-    if where == "refused":
-        where = f"http://127.0.0.1:{free_port()}"
-    elif where in ("silent", "web"):
-        where = request.getfixturevalue(where)
-    if where != "cloud":
-        monkeypatch.setenv("CLEARML_API_HOST", where)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    found = get_tracker("clearml", **options).check(3.0)
-    assert (found.state, said in found.detail) == (state, True), found
-    assert cloud.secret_key not in repr(found)
-    assert not cloud.tasks
-    assert not cloud.projects
-    assert list(tmp_path.iterdir()) == [tmp_path / "broken.conf"]
-
-
-def test_the_file_of_clearml_names_server_and_account(
-    cloud: ClearmlCloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for name in cloud.environment:
-        monkeypatch.delenv(name)
-    keys = {"access_key": cloud.access_key, "secret_key": cloud.secret_key}
-    (tmp_path / "my.conf").write_text(json.dumps({"api": {"api_server": cloud.url, "credentials": keys}}))
-    monkeypatch.setenv("CLEARML_CONFIG_FILE", str(tmp_path / "my.conf"))
-    assert get_tracker("clearml").check(3.0).ok
-
-
-def test_an_unknown_option_is_an_error() -> None:
-    with pytest.raises(TrackerOptionError, match="has no option 'api_key'"):
-        get_tracker("clearml", api_key="x")
-
-
-@pytest.mark.parametrize("answer", [500, 503, "black_hole"])
-def test_an_outage_ends_in_time_and_what_it_held_up_arrives_later(
-    answer: Any, cloud: ClearmlCloud, recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(clearml_server._session_class(), "_session_timeout", (0.3, 0.3))
-    monkeypatch.setattr(clearml_server._session_class(), "_write_session_timeout", (0.3, 0.3))
-    tracker = ClearmlTracker("clearml", {})
-    track_point = tracker.track_point
-
-    def struck(point: MetricPoint) -> None:
-        track_point(point)
-        cloud.answer = answer
-
-    tracker.track_point = struck  # type: ignore[method-assign]
-    recorder.track_point(MetricPoint({"loss": 1.0}, "train", 1))
-    recorder.close("finished")
-    with pytest.raises(DeliveryFailed):
-        Delivery(run_directory, tracker, load_ledger(run_directory, "clearml") or Ledger("clearml")).run(
-            lambda: True
-        )
-    cloud.answer = "ok"
-    delivered_in_the_end(run_directory)
-    (task,) = cloud.tasks.values()
-    assert stored(task, cloud.events(task["id"]))["points"] == [["train/loss", 1, 1.0]]

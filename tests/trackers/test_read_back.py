@@ -198,7 +198,7 @@ def nurseries() -> Iterator[Callable[[Back], Nursery]]:
         ("dvclive", 12),
         ("swanlab", 12),
         ("comet", 5),
-        ("clearml", 6),
+        ("clearml", 4),
         ("file", 25),
         ("plug-in", 25),
     ],
