@@ -16,11 +16,14 @@ class BuiltIn(TrackerConformance):
     """Read back in processes of their own: an SDK caches what it has seen."""
 
     reader: ClassVar[str]
+    reads_with: ClassVar[tuple[str, ...] | None] = None
+    """What the reader imports, where that is not all of `modules`."""
     readers: ClassVar[Nursery]
 
     @pytest.fixture(scope="class", autouse=True)
     def _readers(self, request: pytest.FixtureRequest):
-        with nursery("tests.support.stored", *request.cls.modules) as made:
+        modules = request.cls.modules if request.cls.reads_with is None else request.cls.reads_with
+        with nursery("tests.support.stored", *modules) as made:
             request.cls.readers = made
             yield
 
@@ -99,6 +102,7 @@ class TestClearml(BuiltIn):
     tracker = "clearml"
     options: ClassVar = {"offline": True, "dir": "clearml"}
     modules = ("tests.support.clearml_warm",)
+    reads_with = ()
     reader = "from_clearml"
 
 
