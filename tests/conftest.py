@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import gc
-import importlib.metadata
 import itertools
 import os
 import shutil
@@ -20,13 +18,11 @@ from fmstune.secrets.redaction import Redactor
 from tests.support.commands import share
 from tests.support.durations import RANKS
 from tests.support.journals import close_journals, open_journal
+from tests.support.metadata import read_once
 from tests.support.surroundings import ENVIRONMENT, closed, restore, usual_signals
 from tests.support.warm_shippers import install
 
-# Parsed at each call, in a millisecond: accelerate asks for PEFT's 25 times for each training, and a run for
-# the versions of what it runs with.
-for _asked in ("metadata", "version"):
-    setattr(importlib.metadata, _asked, functools.cache(getattr(importlib.metadata, _asked)))
+read_once()
 gc.disable()  # a fifth of the time of imports, after which nearly all stays
 install()
 _HOME = closed()  # before test modules import torch and the hub's client, which read the environment then

@@ -37,6 +37,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.support.metadata import forget, read_once
+
 _SITE = [each for each in sys.path if each not in ("", str(Path.cwd()), os.environ.get("PYTHONPATH"))]
 """Where the standard library and packages are."""
 _MOST = 1 << 20
@@ -132,6 +134,7 @@ def become(
     sys.orig_argv[:] = [sys.executable, *how, *request.arguments]
     tempfile.tempdir = None
     importlib.invalidate_caches()
+    forget()
     if any(Path(each, "sitecustomize.py").exists() for each in (more or "").split(os.pathsep)):
         sys.modules.pop("sitecustomize", None)
         importlib.import_module("sitecustomize")
@@ -249,6 +252,7 @@ def warm_up(modules: Sequence[str]) -> None:
     from fmstune.launch.environment import quiet_libraries
     from fmstune.training.sdks import not_imported
 
+    read_once()
     trainer = any(name.startswith("fmstune.training") for name in modules)
     # Both as the command does when it imports these.
     with warnings.catch_warnings(), not_imported() if trainer else contextlib.nullcontext():
