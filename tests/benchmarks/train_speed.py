@@ -1,7 +1,9 @@
-"""Steps per second against TRL's own command: `python tests/benchmarks/train_speed.py [MODEL] [--rows long]`.
+"""Steps per second against TRL's own command and a bare padded PyTorch loop:
+`python -m tests.benchmarks.train_speed [MODEL] [--rows long]`.
 
 `fmstune train` and `trl sft` tune the same model on the same rows in the same order with the same settings,
-one after the other; the losses of each step are compared as well. Without MODEL, the demo's is used. Short
+one after the other, and so does a loop of forward, backward, clipping and AdamW on padded batches; the losses
+of each step are compared as well. Without MODEL, the demo's is used. Short
 rows are of 20 to 30 tokens, eight at once; long ones of 60 to 210, most of them trained, four at once.
 """
 
@@ -15,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from fmstune import demo
@@ -22,6 +25,7 @@ from fmstune.delivery.journal.reader import JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 
 BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
 LENGTH, RATE = 256, 1e-4
 BATCHES = {"short": 8, "long": 4}
 MOST_EXCHANGES = 8
@@ -45,9 +49,9 @@ def write_rows(path: Path, *, long: bool) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def run(command: list[str], folder: Path) -> str:
+def run(command: list[str], folder: Path, **variables: str) -> str:
     """What a command prints; ends the benchmark when it fails."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    environment = {**variables, **os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
@@ -84,6 +88,15 @@ def theirs(folder: Path, model: str, steps: int, batch: int, *extra: str) -> tup
     return float(speed), losses
 
 
+def bare(folder: Path, model: str, steps: int, batch: int, *extra: str) -> tuple[float, list[float]]:
+    """Steps per second and the loss of each step of a bare loop, whose threads wait as fmstune's do."""
+    numbers = {"steps": steps, "batch": batch, "rate": RATE, "length": LENGTH}
+    given = [part for name, value in numbers.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "tests.support.bare_loop", model, str(folder / "rows" / "train.jsonl")]
+    found = json.loads(run([*command, *given, *extra], ROOT, GOMP_SPINCOUNT="20000").splitlines()[-1])
+    return found["steps_per_second"], found["losses"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?")
@@ -105,15 +118,19 @@ def main() -> None:
             AutoTokenizer.from_pretrained(demo.model_dir()).save_pretrained(model)
         speed, losses = ours(folder, model, steps, batch)
         print(f"fmstune train                            {speed:7.3f} steps/s")
-        for label, extra in (
-            ("trl sft", []),
-            ("trl sft --gradient_checkpointing false", ["--gradient_checkpointing", "false"]),
-        ):
-            peer, peer_losses = theirs(folder, model, steps, batch, *extra)
+        peers: list[tuple[str, Callable[..., tuple[float, list[float]]], list[str]]] = [
+            ("trl sft", theirs, []),
+            ("trl sft --gradient_checkpointing false", theirs, ["--gradient_checkpointing", "false"]),
+            ("a bare padded loop", bare, []),
+            ("a bare padded loop, AdamW(fused=True)", bare, ["--fused"]),
+        ]
+        for label, peer_runs, extra in peers:
+            peer, peer_losses = peer_runs(folder, model, steps, batch, *extra)
             apart = max(abs(a - b) for a, b in zip(losses, peer_losses, strict=True))
             print(
                 f"{label:<40} {peer:7.3f} steps/s   fmstune is {speed / peer:5.2f} x   "
-                f"losses at most {apart:.0e} apart (printed with 4 digits)"
+                f"losses at most {apart:.0e} apart (printed with 4 digits)",
+                flush=True,
             )
 
 
