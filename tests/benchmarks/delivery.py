@@ -1,6 +1,6 @@
 """Delivering a run to each tracker, against a bare loop on its SDK.
 
-`python -m tests.benchmarks.delivery [N] [TRACKER]…`: N events of four metrics (20,000, or as given) are
+`python -m tests.benchmarks.delivery [N] [TRACKER]…`: N events of four metrics (10,000, or as given) are
 delivered from a journal as a shipper does it, and logged by a loop on the fastest call that the SDK has for
 them, in processes of their own, in turns. Printed are the medians of the seconds of the processor, without
 the import of the SDK, and the most memory that a process had. `reader` is the journal read alone.
@@ -28,7 +28,7 @@ from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.trackers.records import MetricPoint
 from fmstune.trackers.registry import get_tracker
 
-EVENTS, TURNS = 20_000, 3
+EVENTS, TURNS = 10_000, 3
 OPTIONS = {
     "aim": {"repo": "aim"},
     "mlflow": {"tracking_uri": "sqlite:///mlflow.db"},

@@ -20,7 +20,7 @@ from fmstune.delivery.journal.reader import JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from tests.benchmarks.event_cost import five_trackers
 
-TURNS, STEPS, STEPS_OF_MODEL = 3, 400, 12
+TURNS, STEPS, STEPS_OF_MODEL = 2, 150, 12
 _FIRST = 3
 """Steps that are left out: what is done once is none of a step's."""
 
