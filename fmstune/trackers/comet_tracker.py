@@ -167,12 +167,13 @@ class CometTracker(Tracker):
         if self.seq is None:  # used alone: by somebody who has adapted nothing
             stage = self._adapt.stage(stage)
             values = self._adapt.metrics(plain(dict(values)), stage)
+        # What it is called otherwise is said again of an event that comes again: a kill may have lost that.
+        keys = {name: self._fitted(self.limits.prefix(stage) + name) for name in values}
         if self._is_held():
             return
         moment = int(1000 * (point.time or time.time()))
         for name, value in values.items():
-            repeat = (point.repeats or {}).get(name, 0)
-            key = self._fitted(self.limits.prefix(stage) + name)
+            repeat, key = (point.repeats or {}).get(name, 0), keys[name]
             if point.repeats is None:
                 repeat = self._alone.count(key, point.step)
             self._add_point(key, value, point, moment + repeat)
@@ -184,30 +185,33 @@ class CometTracker(Tracker):
     def _add_point(self, key: str, value: Any, point: MetricPoint, moment: int) -> None:
         self._waiting.append(Point(key, value, point.step, point.epoch, moment))
         self._counts[key] = count = self._counts.get(key, 0) + 1
-        if count == _MOST_KEPT + 1:
+        if count > _MOST_KEPT:
             self._changed[
                 f"metric {key} has more than {_MOST_KEPT} points, of which Comet keeps a sample"
             ] = None
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
         super().set_params(params, name)
-        if params is None or self._is_held():
+        if params is None:
             return
         namespace: str | None = name or "params"
         if self.seq is None:
             namespace = self._adapt.namespace(namespace)
             params = self._adapt.params(plain(dict(params)), namespace)
+        given = {self._fitted(f"{namespace}.{key}".replace(".", "|")): each for key, each in params.items()}
+        if self._is_held():
+            return
         moment = int(1000 * (self.event_time or time.time()))
-        for key, value in params.items():
-            fitted = self._fitted(f"{namespace}.{key}".replace(".", "|"))
+        for fitted, value in given.items():
             if self._params.get(fitted) != value:
                 self._params[fitted] = value
                 self._waiting.append(Param(fitted, value, moment))
         self._note()
 
     def track_table(self, table: Table) -> None:
+        key = self._key_of(table)
         if not self._is_held():
-            self._waiting.append(table_asset(table, self._key_of(table), self._asset_id()))
+            self._waiting.append(table_asset(table, key, self._asset_id()))
             self._note()
 
     def track_media(self, media: Media) -> None:
@@ -215,8 +219,9 @@ class CometTracker(Tracker):
             self._changed["histograms are counted in Comet's own bins, each a tenth wider than the last"] = (
                 None
             )
+        key = self._key_of(media)
         if not self._is_held():
-            self._waiting.append(media_asset(media, self._key_of(media), self._asset_id()))
+            self._waiting.append(media_asset(media, key, self._asset_id()))
             self._note()
 
     def track_artifact(self, artifact: Artifact) -> None:

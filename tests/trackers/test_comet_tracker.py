@@ -150,6 +150,19 @@ def test_archives_that_were_sent_and_removed_do_not_come_again_and_the_report_sa
     )
 
 
+def test_what_is_called_otherwise_is_said_again_of_an_event_that_comes_again() -> None:
+    event = MetricPoint({"n" * 80: 1.0}, "s" * 80, 1, None, 1e9, 1, {})
+    said = []
+    for _ in range(2):
+        tracker, _ = opened(START)
+        tracker.seq = 1
+        tracker.track_point(event)
+        tracker.flush()  # and killed before anybody has noted what was said
+        said.append(tracker.adapted)
+    assert said[0] == said[1]
+    assert "is called" in said[0][0]
+
+
 def test_of_two_futures_of_a_run_the_second_gets_its_own(tmp_path: Path) -> None:
     first, key = opened()
     give(first, 1, 2)
