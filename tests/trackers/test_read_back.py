@@ -196,7 +196,7 @@ def nurseries() -> Iterator[Callable[[Back], Nursery]]:
         ("tensorboard", 15),
         ("trackio", 8),
         ("dvclive", 12),
-        ("swanlab", 12),
+        ("swanlab", 6),
         ("comet", 5),
         ("clearml", 4),
         ("file", 25),
