@@ -204,6 +204,11 @@ def ask_server(place: Place, timeout: float) -> Check:
     if not token or who is None:
         detail = f"{server} answers ({answer.status_code}), but not as a ClearML API server does"
         return Check("bad_option", detail, "correct CLEARML_API_HOST or clearml.conf", server)
+    if who.status_code in (401, 403):
+        detail = f"{server} gives a session, and refuses it ({who.status_code})"
+        return Check("rejected_credentials", detail, f"{_LOGIN} again", server, latency=latency)
+    if who.status_code != 200:
+        return Check("unreachable", f"{server} answers {who.status_code}", "try again later", server)
     user = _data(who).get("user")
     account = str(user.get("name") or user.get("id") or "") if isinstance(user, dict) else ""
     return Check("ok", f"{account or 'an account'} of ClearML", "", server, account, latency)

@@ -5,7 +5,6 @@ ClearML's own variables and its configuration file stay in force. What is said o
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.clearml_events import (
+    SINGLE_VALUES,
     Event,
     histogram_plot,
     page_of,
@@ -99,7 +99,9 @@ class ClearmlTracker(Tracker):
         integer_bits=64,
         nul=False,
         captions=False,
+        reserved_metrics=SINGLE_VALUES,
         reserved_params=frozenset({MARK, PROPERTIES, PROPERTIES.capitalize(), PROPERTIES.upper()}),
+        strips_params=True,
         joins=True,
         one_series=True,
     )
@@ -193,7 +195,8 @@ class ClearmlTracker(Tracker):
             namespace = self._adapt.namespace(namespace) or "params"
             given = self._adapt.params(given, namespace)
         self._again()
-        store.set_params(self._stripped(namespace), self._items(self._stripped(namespace), given))
+        items = [param(namespace, key, as_text(value), type(value).__name__) for key, value in flatten(given)]
+        store.set_params(namespace, items)
         self._note(now=True)
 
     def track_table(self, table: Table) -> None:
@@ -301,23 +304,6 @@ class ClearmlTracker(Tracker):
     def _as_run(self, task: Task, noted: str = "") -> TrackerRun:
         notes = " · ".join(part for part in (noted, task.note) if part) or None
         return TrackerRun(task.id, task.page, delivered_through=self._held or None, note=notes)
-
-    def _items(self, section: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
-        items: dict[str, dict[str, Any]] = {}
-        for key, value in flatten(params):
-            name, count = self._stripped(key), 1
-            while name in items:
-                count += 1
-                name = f"{self._stripped(key)}_{count}"
-            items[name] = param(section, name, as_text(value), type(value).__name__)
-        return list(items.values())
-
-    def _stripped(self, name: str) -> str:
-        """A name without space around it, which the server would leave out: two would be one."""
-        fitting = re.sub(r"^\s+|\s+$", lambda found: "_" * len(found[0]), name)
-        if fitting != name:
-            self._changed[f"{ascii(name)[1:-1]} is called {fitting}"] = None
-        return fitting
 
     def _moment(self, what: MetricPoint | Table | Media) -> int:
         return int(1000 * (what.time or self.event_time or time.time()))

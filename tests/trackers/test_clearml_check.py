@@ -105,3 +105,15 @@ def test_the_file_of_clearml_names_server_and_account(
 def test_an_unknown_option_is_an_error() -> None:
     with pytest.raises(TrackerOptionError, match="has no option 'api_key'"):
         get_tracker("clearml", api_key="x")
+
+
+@pytest.mark.parametrize(("code", "state"), [(401, "rejected_credentials"), (500, "unreachable")])
+def test_a_session_that_is_refused_after_its_login_is_not_taken_for_an_account(
+    code: int, state: str, cloud: ClearmlCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def login(of: ClearmlCloud, _: Any) -> dict[str, Any]:
+        of.answer = code  # from now on
+        return {"token": of.token()}
+
+    monkeypatch.setattr(ClearmlCloud, "_auth_login", login)
+    assert get_tracker("clearml").check(3.0).state == state

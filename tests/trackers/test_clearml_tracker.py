@@ -235,6 +235,24 @@ def test_two_futures_of_a_run_are_two_tasks(
     assert str(noted).startswith("a run of its own there")
 
 
+def test_what_the_service_would_take_for_one_is_two_and_is_named(
+    cloud: ClearmlCloud, recorder: Recorder, run_directory: Path
+) -> None:
+    recorder.set_params({"x": 1}, "_a")
+    recorder.set_params({"y": 2}, " a")
+    recorder.track_point(MetricPoint({"train_loss": 7.0}))
+    recorder.track_point(MetricPoint({"train_loss": 0.5}, "train", 5))
+    recorder.close("finished")
+    ledger = delivered(run_directory)
+    (task,) = cloud.tasks.values()
+    params = [set(section) for section in task["hyperparams"].values()]
+    assert {"x"} in params
+    assert {"y"} in params
+    single = {event["variant"]: event["value"] for event in cloud.events(task["id"]) if event["iter"] < 0}
+    assert single == {"train_loss_2": 7.0, "train_loss": 0.5}
+    assert {" a is called _a_2", "train_loss is called train_loss_2"} <= set(ledger.changes)
+
+
 def test_used_alone_it_needs_no_journal(cloud: ClearmlCloud) -> None:
     tracker = get_tracker("clearml", project="alone")
     tracker.track(0.5, "f1(macro)", "eval", step=1)

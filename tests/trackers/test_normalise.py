@@ -28,6 +28,18 @@ def test_names_are_spelt_as_the_tracker_can_and_stay_apart() -> None:
     assert normaliser.changes == ("f1(macro) is called f1_macro_", "f1[macro] is called f1_macro__2")
 
 
+@given(st.lists(st.text(" ab_\t", max_size=4), unique=True, max_size=8))
+def test_params_stay_apart_where_a_service_takes_white_space_off_their_names(names: list[str]) -> None:
+    normaliser = Normaliser(Limits(strips_params=True))
+    spaces = [normaliser.namespace(name) for name in names]
+    keys = list(normaliser.params(dict.fromkeys(names, 1)))
+    for found in (spaces, keys):
+        assert len({str(name).strip() for name in found}) == len(names)
+        assert [name for name in found if name != str(name).strip()] == []
+    changed = sum(name != name.strip() or not name for name in names)
+    assert len(normaliser.changes) >= bool(changed)
+
+
 def test_what_is_not_finite_or_not_a_number_is_left_out_with_a_word() -> None:
     normaliser = Normaliser(STRICT)
     assert normaliser.metrics({"a": math.nan, "b": "text", "c": True, "d": 2}) == {"c": 1, "d": 2}

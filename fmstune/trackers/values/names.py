@@ -8,6 +8,7 @@ from fmstune.trackers.records import Limits, utf8
 
 _DOTTED = re.compile(r"^(\.\.|\.?$)")
 """What a part of a path begins with, or is, and must not."""
+_AROUND = re.compile(r"^\s+|\s+$")
 
 
 class Names:
@@ -22,8 +23,10 @@ class Names:
         reserved: frozenset[str] = frozenset(),
         taken: set[str] | None = None,
         prefix: str = "",
+        stripped: bool = False,
     ) -> None:
-        """`taken` are names, with their `prefix`, that others may take too."""
+        """`taken` are names, with their `prefix`, that others may take too. With `stripped`, white space at
+        both ends of a name would be lost."""
         chars = chars or limits.name_chars
         self._bad = re.compile(f"[^{chars}]") if chars else None
         self._most = limits.max_name if most is None else most
@@ -32,6 +35,7 @@ class Names:
         self._fold = str.casefold if limits.ignores_case else str
         self._taken = {self._fold(name) for name in reserved} if taken is None else taken
         self._prefix = prefix
+        self._stripped = stripped
         self.known: dict[str, str] = {}
         """What each name is called."""
 
@@ -46,7 +50,10 @@ class Names:
             parts = stem[: self._most].split("/")
             stem = "/".join(_DOTTED.sub("_", part) for part in parts)[: self._most]
             stem = f"{stem[:-1]}_" if stem.endswith("/") else stem
-        fitting = stem = stem[: self._most] or "_"
+        stem = stem[: self._most] or "_"
+        if self._stripped:
+            stem = _AROUND.sub(lambda found: "_" * len(found[0]), stem)
+        fitting = stem
         count = 1
         while self._fold(self._prefix + fitting) in self._taken:
             count += 1

@@ -28,7 +28,7 @@ class Normaliser:
         self._limits = limits
         self._changes = Changes()
         self._metric_names: dict[str | None, Names] = {}
-        self._namespaces = Names(limits, reserved=limits.reserved_params)
+        self._namespaces = Names(limits, reserved=limits.reserved_params, stripped=limits.strips_params)
         self._table_names: dict[str | None, Names] = {}
         self._media_names: dict[tuple[str, str | None], Names] = {}
         self._stages = Names(limits)
@@ -65,7 +65,7 @@ class Normaliser:
         """Params as the tracker takes them: nested or flat, with texts of a length it allows. Flat ones that
         would be called as one of another `namespace` are called otherwise: `c` of `a.b`, and `b.c` of `a`."""
         items = values.items() if self._limits.nested else flatten(values)
-        found = self._renamed(items, "")
+        found = self._renamed(items, "", stripped=self._limits.strips_params)
         if self._limits.joins and not self._limits.nested and namespace is not None:
             found = {self._apart(namespace, key): value for key, value in found.items()}
         if not self._limits.text_params:
@@ -249,8 +249,8 @@ class Normaliser:
             return text[:most]
         return text
 
-    def _renamed(self, items: Any, prefix: str) -> dict[str, Any]:
-        names = Names(self._limits)
+    def _renamed(self, items: Any, prefix: str, stripped: bool = False) -> dict[str, Any]:
+        names = Names(self._limits, stripped=stripped)
         found: dict[str, Any] = {}
         for key, value in items:
             fitting = self._name(str(key), names, again=True)
