@@ -61,18 +61,29 @@ def _ask(settings: Settings, key: str, timeout: float) -> Check:
         if (check := _refused(answer, server)) is not None:
             return check
         account = _json(answer)
-        if "userName" not in account:
-            detail = f"{server} answers ({answer.status_code}), but not as Comet's server does"
-            return Check("bad_option", detail, "correct COMET_URL_OVERRIDE", server)
-        workspaces = _json(http.ask("workspaces")).get("workspaceNames") or []
+        if not isinstance(account.get("userName"), str):
+            return _another(answer, server)
+        answer = http.ask("workspaces")
+        if (check := _refused(answer, server)) is not None:
+            return check
+        workspaces = _json(answer).get("workspaceNames")
+        if not isinstance(workspaces, list):
+            return _another(answer, server)
         workspace = settings.workspace or str(account.get("defaultWorkspaceName") or "")
-        user = str(account["userName"])
+        user = account["userName"]
         if settings.workspace and settings.workspace not in workspaces:
             detail = f"{user} is not in the workspace {settings.workspace}"
             remedy = f"choose among {', '.join(map(str, workspaces)) or 'those of another account'}"
             return Check("no_permission", detail, remedy, server, user, latency)
-        projects = _json(http.ask("projects", workspaceName=workspace)).get("projects") or []
-        there = any(each.get("projectName") == settings.project for each in projects)
+        answer = http.ask("projects", workspaceName=workspace)
+        if (check := _refused(answer, server)) is not None:
+            return check
+        projects = _json(answer).get("projects") or []
+        if not isinstance(projects, list):
+            return _another(answer, server)
+        there = any(
+            isinstance(each, dict) and each.get("projectName") == settings.project for each in projects
+        )
         detail = (
             f"{user}, writes to {workspace}/{settings.project}{'' if there else ', which will be created'}"
         )
@@ -82,6 +93,11 @@ def _ask(settings: Settings, key: str, timeout: float) -> Check:
         return Check("unreachable", f"{server}: {_cause(error, timeout)}", remedy, server)
     finally:
         http.close()
+
+
+def _another(answer: requests.Response, server: str) -> Check:
+    detail = f"{server} answers ({answer.status_code}), but not as Comet's server does"
+    return Check("bad_option", detail, "correct COMET_URL_OVERRIDE", server)
 
 
 def _refused(answer: requests.Response, server: str) -> Check | None:

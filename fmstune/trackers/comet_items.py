@@ -18,6 +18,8 @@ from typing import Any
 from fmstune.trackers.records import Artifact, Media, Table
 
 MODELS = ("model", "adapter")
+_MOST_BINNED = 1e20
+"""Where the outermost bins of Comet's histograms end."""
 """The types of artifacts that Comet shows as models, which its registry takes."""
 
 
@@ -146,13 +148,21 @@ def media_asset(media: Media, key: str, of: str) -> Asset:
     return Asset(of, "visualization", key, media.file, media.step, said, extension=suffix)
 
 
+def is_beyond_bins(media: Media) -> bool:
+    """Whether a histogram has bins beyond Comet's outermost ones."""
+    return max(abs(media.low), abs(media.high)) > _MOST_BINNED
+
+
 def _histogram(media: Media) -> Any:
     """In Comet's own bins, each of which is a tenth wider than the one before: there are no others."""
     from comet_ml import Histogram
 
     width = (media.high - media.low) / len(media.counts)
-    middles = [media.low + width * (number + 0.5) for number in range(len(media.counts))]
     made = Histogram()
+    most = 0.99 * made.stop  # of what is beyond, it would keep nothing
+    middles = [
+        max(-most, min(most, media.low + width * (number + 0.5))) for number in range(len(media.counts))
+    ]
     made.add(middles, counts=list(media.counts))
     return made.to_json()
 

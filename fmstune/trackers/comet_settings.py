@@ -28,8 +28,8 @@ class CometOptions:
     mode: str | None = field(
         default=None,
         metadata={
-            "help": "online, offline or disabled; else COMET_START_ONLINE or COMET_AUTO_LOG_DISABLE, else "
-            "online."
+            "help": "online, offline or disabled; else COMET_START_ONLINE, COMET_AUTO_LOG_DISABLE or "
+            "COMET_MODE, else online."
         },
     )
     project: str | None = field(
@@ -40,7 +40,10 @@ class CometOptions:
     )
     experiment_name: str | None = field(
         default=None,
-        metadata={"help": "The experiment's name; else COMET_START_EXPERIMENT_NAME, else the run's own."},
+        metadata={
+            "help": "The experiment's name; else COMET_START_EXPERIMENT_NAME or COMET_EXPERIMENT_NAME, "
+            "else the run's own."
+        },
     )
     tags: tuple[str, ...] = field(
         default=(), metadata={"help": "Tags; else COMET_START_EXPERIMENT_TAGS, else run.tags."}
@@ -95,10 +98,13 @@ def found_settings(options: CometOptions) -> Settings:
     def setting(name: str) -> Any:
         try:
             return config[name]
-        except Exception as error:  # whatever everett raises of a value that it cannot read
+        except Exception:  # whatever everett raises of a value that it cannot read, in words of its own
             variable = name.replace(".", "_").upper()
-            why = " ".join(hide(str(error)).split())[:200]
-            raise CometUnusable("bad_option", f"{variable}: {why}", f"correct {variable}") from None
+            given = os.environ.get(variable)
+            said = "in Comet's settings" if given is None else f"is {hide(given[:80])!r}, which"
+            raise CometUnusable(
+                "bad_option", f"{variable} {said} cannot be read", f"correct or unset {variable}"
+            ) from None
 
     api_key(config)  # one that names a server is where the address comes from
     server = get_backend_address(config)
@@ -116,7 +122,8 @@ def found_settings(options: CometOptions) -> Settings:
         mode=_mode(options, setting),
         project=options.project or setting("comet.project_name") or _PROJECT,
         workspace=options.workspace or setting("comet.workspace"),
-        name=options.experiment_name or setting("comet.start.experiment_name"),
+        name=options.experiment_name
+        or (setting("comet.start.experiment_name") or setting("comet.experiment_name")),
         tags=options.tags or tuple(setting("comet.start.experiment_tags") or ()),
         folder=Path(folder).expanduser().absolute(),
         server=server,
@@ -131,6 +138,14 @@ def _mode(options: CometOptions, setting: Any) -> Mode:
             return mode
     if setting("comet.auto_log.disable"):
         return "disabled"
+    # Of transformers' integration: which experiment is opened, or a word by which people turn Comet off.
+    named = os.environ.get("COMET_MODE", "").strip().lower()
+    if named not in ("", "get", "get_or_create", "create"):
+        for mode in MODES:
+            if named == mode:
+                return mode
+        said = f"COMET_MODE is {hide(named[:80])!r}"
+        raise CometUnusable("bad_option", said, f"use {', '.join(MODES)}, or unset COMET_MODE")
     return "offline" if setting("comet.start.online") is False else "online"
 
 
@@ -143,5 +158,7 @@ def api_key(config: Any) -> str | None:
 
 
 def disabled() -> str:
-    by = " by COMET_AUTO_LOG_DISABLE" if os.environ.get("COMET_AUTO_LOG_DISABLE") else ""
+    by = next(
+        (f" by {name}" for name in ("COMET_AUTO_LOG_DISABLE", "COMET_MODE") if os.environ.get(name)), ""
+    )
     return f"disabled{by}: nothing is sent to Comet and nothing is kept for it"

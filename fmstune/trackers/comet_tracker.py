@@ -21,6 +21,7 @@ from fmstune.trackers.comet_items import (
     Point,
     artifact_assets,
     asset_id,
+    is_beyond_bins,
     media_asset,
     table_asset,
 )
@@ -220,6 +221,10 @@ class CometTracker(Tracker):
                 None
             )
         key = self._key_of(media)
+        if media.kind == "histogram" and is_beyond_bins(media):
+            self._changed[f"histogram {key} has values beyond 1e20, which are in Comet's outermost bins"] = (
+                None
+            )
         if not self._is_held():
             self._waiting.append(media_asset(media, key, self._asset_id()))
             self._note()

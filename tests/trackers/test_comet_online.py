@@ -18,6 +18,7 @@ from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.standing import DeliveryFailed
+from fmstune.trackers.comet_service import Http
 from fmstune.trackers.comet_tracker import CometTracker
 from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerError
 from tests.support.aim_servers import free_port
@@ -349,3 +350,45 @@ def test_the_check_tells_causes_apart_ends_in_time_and_makes_nothing(
     assert checked(mode="both")[0] == "bad_option"
     assert not cloud.experiments
     assert [path.name for path in tmp_path.iterdir() if path.name != "run"] == [".comet.config"]
+
+
+@pytest.mark.parametrize("at", ["workspaces", "projects"])
+@pytest.mark.parametrize(("answer", "state"), [(429, "unreachable"), (500, "unreachable"), (5, "bad_option")])
+def test_each_answer_of_the_check_is_looked_at(
+    at: str, answer: int, state: str, cloud: CometCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Http.ask
+
+    def answered(self: Http, path: str, **query: Any) -> Any:
+        found = ask(self, path, **query)
+        if path == at and answer == 5:
+            found._content = b'{"workspaceNames": 5, "projects": 5}'
+        elif path == at:
+            found.status_code = answer
+        return found
+
+    monkeypatch.setattr(Http, "ask", answered)
+    assert CometTracker("comet", {"workspace": "nlp"}).check(10).state == state
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "state", "said"),
+    [
+        ("COMET_MODE", "DISABLED", "ok", "disabled by COMET_MODE"),
+        ("COMET_MODE", "offline", "ok", "offline, in"),
+        ("COMET_MODE", "get_or_create", "ok", "ada, writes to"),
+        ("COMET_MODE", "banana", "bad_option", "COMET_MODE is 'banana'"),
+        (
+            "COMET_START_ONLINE",
+            "banana",
+            "bad_option",
+            "COMET_START_ONLINE is 'banana', which cannot be read",
+        ),
+    ],
+)
+def test_variables_of_comet_are_obeyed_or_refused(
+    variable: str, value: str, state: str, said: str, cloud: CometCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    found = CometTracker("comet").check(10)
+    assert (found.state, said in found.detail) == (state, True), found

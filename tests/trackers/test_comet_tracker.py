@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
 from fmstune.trackers.comet_items import Events
 from fmstune.trackers.comet_tracker import CometTracker
-from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerOptionError
+from fmstune.trackers.records import Media, MetricPoint, RunStart, Table, TrackerOptionError
 from tests.support.comet_archives import archives
 from tests.support.comet_cloud import CometCloud
 from tests.support.shipping import delivered_by
@@ -188,6 +189,16 @@ def test_what_comet_would_sample_and_names_that_it_would_cut_are_named(tmp_path:
     assert sampled == "metric train/loss has more than 15000 points, of which Comet keeps a sample"
     assert renamed.startswith(f"{'s' * 80}/{long} is called {'s' * 80}/nnn")
     assert max(len(name) for archive in archives(tmp_path) for name, _, _ in archive.points()) == 100
+
+
+def test_values_beyond_comets_bins_are_counted_in_the_outermost_ones_and_named(tmp_path: Path) -> None:
+    tracker, _ = opened()
+    tracker.seq = 1
+    tracker.track_media(Media("histogram", "h", counts=(4, 0, 1), low=-1e23, high=1e23, step=1))
+    tracker.close("finished")
+    assert "histogram h has values beyond 1e20, which are in Comet's outermost bins" in tracker.adapted
+    (asset,) = archives(tmp_path)[0].assets("histogram3d")
+    assert sum(count for _, count in json.loads(asset.data)["index_values"]) == 5
 
 
 def test_a_run_that_is_disabled_leaves_nothing_and_says_so(
