@@ -189,7 +189,7 @@ def main() -> None:
         turn(sys.argv[2], sys.argv[3], Path(sys.argv[4]))
         return
     events = int(sys.argv[1]) if len(sys.argv) > 1 else EVENTS
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         run = Path(folder).resolve()
         path = write_journal(run, events)
         began = time.process_time()

@@ -53,7 +53,7 @@ def measured(command: list[str]) -> tuple[float, float, float]:
 def main() -> None:
     lines = int(sys.argv[1]) if len(sys.argv) > 1 else LINES
     most = int(sys.argv[2]) if len(sys.argv) > 2 else TURNS
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         run = Path(folder).resolve() / "run"
         path = run / TRACKING_DIR / JOURNAL_NAME
         write_journal(path, lines)

@@ -47,7 +47,7 @@ def trained(run: Path, model: list[str], trackers: list[str]) -> tuple[float, fl
 
 def main() -> None:
     model = ["--model", str(Path(sys.argv[1]).resolve())] if len(sys.argv) > 1 else []
-    with tempfile.TemporaryDirectory(dir=".") as name:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         options = five_trackers(str(folder))
         five = [part for tracker in options for part in ("--tracker", tracker)]

@@ -18,7 +18,7 @@ from tests.support.tuned import weights
 
 # A rate at which the demo model learns at first, and then gets worse.
 SETS = ["training.eval_steps=2", "training.max_steps=40", "training.lr_scheduler_type=constant",
-        "training.learning_rate=0.08", "training.warmup_steps=0"]  # fmt: skip
+        "training.learning_rate=0.15", "training.warmup_steps=0"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
