@@ -38,8 +38,8 @@ SHORT = {
     "fmstune.delivery.journal.damaged": "of the journal and the ledgers",
     "fmstune.delivery.shipping.waiting": "of two files that need nothing else of each other",
     "fmstune.system.files": "of many rooms",
-    "fmstune.trackers.aim_media": "what Aim shows besides numbers",
-    "fmstune.trackers.wandb_media": "what W&B shows besides numbers",
+    "fmstune.trackers.aim.media": "what Aim shows besides numbers",
+    "fmstune.trackers.wandb.media": "what W&B shows besides numbers",
     "fmstune.models.gguf": "one kind of file",
     "fmstune.training.trainers.all_rows": "one mixin of a trainer a file",
 }

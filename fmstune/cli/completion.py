@@ -11,7 +11,7 @@ from pathlib import Path
 
 def complete_tracker(incomplete: str) -> list[str]:
     """Trackers that can be named."""
-    from fmstune.trackers.integrations import integration_names
+    from fmstune.trackers.hf.integrations import integration_names
     from fmstune.trackers.registry import known_names
 
     return [name for name in (*known_names(), *integration_names()) if name.startswith(incomplete)]

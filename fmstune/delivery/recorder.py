@@ -75,7 +75,7 @@ class Recorder(Tracker):
         return self._guests if os.getpid() == self._pid and not self._closed else []
 
     def get_hf_callback(self, *, strict: bool = False) -> TrainerCallback:
-        from fmstune.trackers.hf_callback import TrackerCallback
+        from fmstune.trackers.hf.callback import TrackerCallback
 
         return TrackerCallback(self)
 

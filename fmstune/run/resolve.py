@@ -16,7 +16,7 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
 from fmstune.secrets.redaction import REDACTED, config_secrets, holds_redacted, know_secrets, secret_texts
 from fmstune.text import shown
-from fmstune.trackers.integrations import PREFIX
+from fmstune.trackers.hf.integrations import PREFIX
 from fmstune.trackers.registry import (
     BUILT_IN,
     UnknownTracker,

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fmstune.trackers.aim_checks import check_folder, check_server
-from fmstune.trackers.aim_media import aim_object, log_files
-from fmstune.trackers.aim_repository import id_of_a_new_run, index, repository, storage_of, stored_at
+from fmstune.trackers.aim.checks import check_folder, check_server
+from fmstune.trackers.aim.media import aim_object, log_files
+from fmstune.trackers.aim.repository import id_of_a_new_run, index, repository, storage_of, stored_at
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
 from fmstune.trackers.records import (

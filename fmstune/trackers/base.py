@@ -143,7 +143,7 @@ class Tracker:
 
         What the tracker raises is logged and never reaches the training, unless `strict`.
         """
-        from fmstune.trackers.hf_callback import own_callback
+        from fmstune.trackers.hf.callback import own_callback
 
         return own_callback(self, strict=strict)
 

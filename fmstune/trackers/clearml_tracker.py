@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.clearml_events import (
+from fmstune.trackers.clearml.events import (
     SINGLE_VALUES,
     Event,
     histogram_plot,
@@ -24,10 +24,10 @@ from fmstune.trackers.clearml_events import (
     table_plot,
     title_of,
 )
-from fmstune.trackers.clearml_places import ClearmlOptions, Place, check_place, place_of, require_writable
-from fmstune.trackers.clearml_server import ServerStore
-from fmstune.trackers.clearml_session import SessionStore
-from fmstune.trackers.clearml_stores import (
+from fmstune.trackers.clearml.places import ClearmlOptions, Place, check_place, place_of, require_writable
+from fmstune.trackers.clearml.server import ServerStore
+from fmstune.trackers.clearml.session import SessionStore
+from fmstune.trackers.clearml.stores import (
     PROPERTIES,
     Labels,
     Store,

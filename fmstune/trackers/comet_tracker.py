@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.comet_account import check_account
-from fmstune.trackers.comet_archive import is_stored
-from fmstune.trackers.comet_items import (
+from fmstune.trackers.comet.account import check_account
+from fmstune.trackers.comet.archive import is_stored
+from fmstune.trackers.comet.items import (
     Item,
     Other,
     Param,
@@ -25,9 +25,9 @@ from fmstune.trackers.comet_items import (
     media_asset,
     table_asset,
 )
-from fmstune.trackers.comet_service import Service
-from fmstune.trackers.comet_settings import CometOptions, Settings, found_settings
-from fmstune.trackers.comet_stores import Store, open_store
+from fmstune.trackers.comet.service import Service
+from fmstune.trackers.comet.settings import CometOptions, Settings, found_settings
+from fmstune.trackers.comet.stores import Store, open_store
 from fmstune.trackers.records import (
     Artifact,
     Check,

@@ -16,7 +16,7 @@ from typing import Any
 from fmstune.system.files import takes_files
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import is_of_another, mark, note
-from fmstune.trackers.dvclive_files import Row, RunFolder, State, is_intact, read_state
+from fmstune.trackers.dvclive.files import Row, RunFolder, State, is_intact, read_state
 from fmstune.trackers.records import (
     Check,
     Limits,

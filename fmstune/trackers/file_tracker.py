@@ -13,8 +13,8 @@ from typing import Any
 
 from fmstune.system.files import takes_files
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.event_file import EventFile, stored_in, why_not_appended_to
-from fmstune.trackers.event_formats import Record
+from fmstune.trackers.file.event_file import EventFile, stored_in, why_not_appended_to
+from fmstune.trackers.file.formats import Record
 from fmstune.trackers.records import (
     Artifact,
     Check,

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fmstune.trackers.event_formats import ROWS, Line
+from fmstune.trackers.file.formats import ROWS, Line
 
 _MOST_GAP = 1000
 """So many numbers without a line are skipped at no cost; a line whose number is far off is kept by itself."""

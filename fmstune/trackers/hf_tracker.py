@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.built_in import BUILT_IN
-from fmstune.trackers.integrations import INTEGRATIONS, PREFIX
+from fmstune.trackers.hf.integrations import INTEGRATIONS, PREFIX
 from fmstune.trackers.records import (
     Check,
     Limits,
@@ -162,7 +162,7 @@ class IntegrationTracker(Tracker):
         if self._start is None:
             self.open_alone()
         if self._trainer is None:
-            from fmstune.trackers.hf_stand_ins import StandInTrainer
+            from fmstune.trackers.hf.stand_ins import StandInTrainer
 
             arguments = dict(self.config.arguments or {})
             self._trainer = StandInTrainer(self.integration, self._start, self._params, arguments)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.continued import MARK, is_of_another, mark, note
-from fmstune.trackers.mlflow_checks import check_store, client_of, has_run, local_path, page_of
-from fmstune.trackers.mlflow_labels import (
+from fmstune.trackers.mlflow.checks import check_store, client_of, has_run, local_path, page_of
+from fmstune.trackers.mlflow.labels import (
     MOST_TAG,
     changes_of,
     experiment_name,
@@ -26,7 +26,7 @@ from fmstune.trackers.mlflow_labels import (
     read_mark,
     tags_of,
 )
-from fmstune.trackers.mlflow_media import log_files, log_image, log_table, log_text
+from fmstune.trackers.mlflow.media import log_files, log_image, log_table, log_text
 from fmstune.trackers.records import (
     Artifact,
     Check,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fmstune.trackers.base import Tracker, installed_version, vendors_callback
 from fmstune.trackers.built_in import BUILT_IN as BUILT_IN
-from fmstune.trackers.integrations import INTEGRATIONS, PREFIX, integration_names
+from fmstune.trackers.hf.integrations import INTEGRATIONS, PREFIX, integration_names
 from fmstune.trackers.records import TrackerError, TrackerOptionError
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from fmstune.trackers.records import (
     TrackerRun,
     utf8,
 )
-from fmstune.trackers.tensorboard_files import (
+from fmstune.trackers.tensorboard.files import (
     HISTOGRAM,
     IMAGE,
     SAID,
@@ -42,7 +42,7 @@ from fmstune.trackers.tensorboard_files import (
     event_files,
     session_status,
 )
-from fmstune.trackers.tensorboard_media import fenced, histogram_value, image_summary
+from fmstune.trackers.tensorboard.media import fenced, histogram_value, image_summary
 from fmstune.trackers.values.normalise import Normaliser, as_text, flatten
 from fmstune.trackers.values.plain import plain
 

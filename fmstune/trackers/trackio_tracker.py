@@ -27,8 +27,8 @@ from fmstune.trackers.records import (
     merged,
     utf8,
 )
-from fmstune.trackers.trackio_places import TrackioOptions, check_place, open_store, place_of
-from fmstune.trackers.trackio_stores import Held, Row, Store
+from fmstune.trackers.trackio.places import TrackioOptions, check_place, open_store, place_of
+from fmstune.trackers.trackio.stores import Held, Row, Store
 from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.plain import plain
 

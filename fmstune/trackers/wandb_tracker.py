@@ -27,8 +27,8 @@ from fmstune.trackers.records import (
     TrackerRun,
     merged,
 )
-from fmstune.trackers.wandb_account import WandbUnusable, ask_server, find_api_key, server_address
-from fmstune.trackers.wandb_files import (
+from fmstune.trackers.wandb.account import WandbUnusable, ask_server, find_api_key, server_address
+from fmstune.trackers.wandb.files import (
     OfflineRun,
     begin_offline,
     continued_by_another,
@@ -38,8 +38,8 @@ from fmstune.trackers.wandb_files import (
     to_sync,
     wait_for_core,
 )
-from fmstune.trackers.wandb_media import wandb_artifact, wandb_object
-from fmstune.trackers.wandb_settings import (
+from fmstune.trackers.wandb.media import wandb_artifact, wandb_object
+from fmstune.trackers.wandb.settings import (
     disabled,
     fitted,
     found_settings,

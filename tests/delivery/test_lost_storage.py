@@ -17,7 +17,7 @@ from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.delivery.sync import sync
 from fmstune.trackers.aimstack_tracker import AimStackTracker
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.event_file import stored_in
+from fmstune.trackers.file.event_file import stored_in
 from fmstune.trackers.records import MetricPoint, RunStart, TrackerRun
 from fmstune.trackers.registry import reference
 from tests.support.journals import open_journal

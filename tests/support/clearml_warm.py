@@ -6,6 +6,6 @@ from __future__ import annotations
 import clearml.backend_api.session.session
 import clearml.utilities.plotly_reporter  # noqa: F401
 
-from fmstune.trackers.clearml_places import ClearmlOptions, place_of
+from fmstune.trackers.clearml.places import ClearmlOptions, place_of
 
 place_of(ClearmlOptions(offline=True), "clearml")

@@ -44,7 +44,7 @@ _TRAINER = (
     "fmstune.training.callbacks.progress", "fmstune.training.callbacks.samples",
     "fmstune.training.callbacks.stopping", "fmstune.training.callbacks.timing",
     "fmstune.config.inspect.decided",
-    "fmstune.report.ending", "fmstune.report.page", "fmstune.trackers.alone", "fmstune.trackers.hf_callback",
+    "fmstune.report.ending", "fmstune.report.page", "fmstune.trackers.alone", "fmstune.trackers.hf.callback",
     "torch.distributed.run", "torch.utils.serialization", "torch.profiler._cupti_monitor", "numpy.ctypeslib",
     "transformers.models.llama.modeling_llama", "rich._emoji_codes",
 )  # fmt: skip

@@ -17,7 +17,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArgum
 
 from fmstune import demo
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.hf_callback import OwnRunCallback
+from fmstune.trackers.hf.callback import OwnRunCallback
 from fmstune.trackers.records import Limits, RunStart, Status, TrackerRun
 from tests.support.mlflow_servers import store_in
 from tests.support.readers import event_accumulator, read_aim, read_wandb_offline, wandb_offline_dirs

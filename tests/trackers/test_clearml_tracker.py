@@ -18,7 +18,7 @@ from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.testing.lives import nursery
-from fmstune.trackers import clearml_server
+from fmstune.trackers.clearml import server as clearml_server
 from fmstune.trackers.clearml_tracker import ClearmlTracker
 from fmstune.trackers.records import MetricPoint, RunStart, Table
 from fmstune.trackers.registry import get_tracker

@@ -18,7 +18,7 @@ from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.standing import DeliveryFailed
-from fmstune.trackers.comet_service import Http
+from fmstune.trackers.comet.service import Http
 from fmstune.trackers.comet_tracker import CometTracker
 from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerError
 from tests.support.aim_servers import free_port
@@ -265,7 +265,7 @@ def test_a_server_that_takes_no_more_in_this_minute_is_waited_for_as_long_as_it_
 def test_an_experiment_is_alive_while_its_run_is_silent_and_not_after_its_end(
     cloud: CometCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmstune.trackers.comet_service._FIRST_BEAT", 0.05)
+    monkeypatch.setattr("fmstune.trackers.comet.service._FIRST_BEAT", 0.05)
     before = set(threading.enumerate())
     tracker, _ = opened()
     wait_for(lambda: sum("status-report" in path for path in cloud.requests) > 1)

@@ -13,7 +13,7 @@ import pytest
 from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report
-from fmstune.trackers.comet_items import Events
+from fmstune.trackers.comet.items import Events
 from fmstune.trackers.comet_tracker import CometTracker
 from fmstune.trackers.records import Media, MetricPoint, RunStart, Table, TrackerOptionError
 from tests.support.comet_archives import archives

@@ -11,7 +11,7 @@ import pytest
 from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shipping.deliver import Delivery
-from fmstune.trackers.event_formats import CSV_COLUMNS
+from fmstune.trackers.file.formats import CSV_COLUMNS
 from fmstune.trackers.file_tracker import FileTracker
 from fmstune.trackers.records import MetricPoint, TrackerError
 from tests.support.tracked_files import ID, OTHER, deliver, opened, read_csv, read_json

@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fmstune.trackers.event_formats import Line
+from fmstune.trackers.file.formats import Line
 from fmstune.trackers.held_lines import Held
 
 SEQS = st.integers(1, 30) | st.integers(1000, 1100) | st.integers(10**6, 10**18)

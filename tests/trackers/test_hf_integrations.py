@@ -16,8 +16,8 @@ from fmstune.delivery.report import DeliveryReport
 from fmstune.delivery.sync import sync
 from fmstune.errors import ConfigError
 from fmstune.run.resolve import check_name
+from fmstune.trackers.hf.integrations import INTEGRATIONS
 from fmstune.trackers.hf_tracker import _NOT_GOT, IntegrationTracker
-from fmstune.trackers.integrations import INTEGRATIONS
 from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerError
 from fmstune.trackers.registry import reference, tracker_class
 from tests.support.end_to_end import swanlab_scalars

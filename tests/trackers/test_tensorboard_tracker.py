@@ -23,8 +23,8 @@ from fmstune.delivery.recorder import Recorder, active
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.trackers.records import MetricPoint, RunStart, Status, Table
 from fmstune.trackers.registry import get_tracker
-from fmstune.trackers.tensorboard_media import unfenced
-from fmstune.trackers.tensorboard_records import framed
+from fmstune.trackers.tensorboard.media import unfenced
+from fmstune.trackers.tensorboard.records import framed
 from fmstune.trackers.tensorboard_tracker import TensorBoardTracker
 from tests.support.readers import event_accumulator
 from tests.support.shipping import delivered_by

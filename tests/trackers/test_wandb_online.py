@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import wandb
 
-from fmstune.trackers import wandb_files
 from fmstune.trackers.records import RunStart, TrackerError, TrackerRun
+from fmstune.trackers.wandb import files as wandb_files
 from fmstune.trackers.wandb_tracker import WandbTracker
 from tests.support.readers import read_wandb_offline, wandb_offline_dirs
 from tests.support.wandb_cloud import WandbCloud

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from fmstune.text import counted
 from fmstune.trackers.imports.past import NotASource, PastRun, PastText
 from fmstune.trackers.records import MetricPoint, Status
-from fmstune.trackers.tensorboard_files import event_files, hparams_file, mark_of, stage_and_name
-from fmstune.trackers.tensorboard_media import unfenced
+from fmstune.trackers.tensorboard.files import event_files, hparams_file, mark_of, stage_and_name
+from fmstune.trackers.tensorboard.media import unfenced
 
 if TYPE_CHECKING:
     from tensorboard.compat.proto.event_pb2 import Event

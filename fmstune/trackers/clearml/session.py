@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.system.files import replace_text
-from fmstune.trackers.clearml_events import Event
-from fmstune.trackers.clearml_stores import (
+from fmstune.trackers.clearml.events import Event
+from fmstune.trackers.clearml.stores import (
     PROPERTIES,
     STATUSES,
     Labels,

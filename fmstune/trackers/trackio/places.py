@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fmstune.system.files import takes_files
 from fmstune.trackers.network import root_cause
 from fmstune.trackers.records import Check, TrackerError
-from fmstune.trackers.trackio_stores import LocalStore, RemoteStore, Store
+from fmstune.trackers.trackio.stores import LocalStore, RemoteStore, Store
 
 if TYPE_CHECKING:
     import httpx

@@ -14,7 +14,7 @@ from fmstune.secrets.forms import REDACTED
 from fmstune.secrets.names import is_secret_name
 from fmstune.secrets.redaction import hide
 from fmstune.trackers.records import RunStart, utf8
-from fmstune.trackers.wandb_account import WandbUnusable, reason
+from fmstune.trackers.wandb.account import WandbUnusable, reason
 
 if TYPE_CHECKING:
     import wandb

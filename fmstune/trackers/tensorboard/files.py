@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmstune.trackers.records import Status
-from fmstune.trackers.tensorboard_records import framed, scalars_event
+from fmstune.trackers.tensorboard.records import framed, scalars_event
 from fmstune.trackers.values.progressions import Progressions
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmstune.trackers.clearml_events import Event
-from fmstune.trackers.clearml_places import ClearmlUnusable, Place, ask_server
-from fmstune.trackers.clearml_stores import (
+from fmstune.trackers.clearml.events import Event
+from fmstune.trackers.clearml.places import ClearmlUnusable, Place, ask_server
+from fmstune.trackers.clearml.stores import (
     MADE_AS,
     PROPERTIES,
     STATUSES,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fmstune.system.files import takes_files
 from fmstune.trackers.continued import is_of_another, mark
 from fmstune.trackers.records import RunStart, TrackerError
-from fmstune.trackers.wandb_account import WandbUnusable
+from fmstune.trackers.wandb.account import WandbUnusable
 
 if TYPE_CHECKING:
     import wandb

@@ -15,7 +15,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fmstune.trackers.mlflow_labels import MOST_TAG
+from fmstune.trackers.mlflow.labels import MOST_TAG
 from fmstune.trackers.records import Artifact, Media, Table
 
 if TYPE_CHECKING:

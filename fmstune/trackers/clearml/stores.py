@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from fmstune.trackers.clearml_events import Event
+from fmstune.trackers.clearml.events import Event
 from fmstune.trackers.continued import MARK
 from fmstune.trackers.records import Artifact, Status
 

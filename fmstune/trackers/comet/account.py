@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from fmstune.trackers.comet_archive import require_writable
-from fmstune.trackers.comet_service import Http
-from fmstune.trackers.comet_settings import (
+from fmstune.trackers.comet.archive import require_writable
+from fmstune.trackers.comet.service import Http
+from fmstune.trackers.comet.settings import (
     LOGIN,
     CometOptions,
     CometUnusable,

@@ -8,11 +8,11 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from fmstune.trackers.comet_account import required_key
-from fmstune.trackers.comet_archive import Archive, newest_state
-from fmstune.trackers.comet_items import Events, Item
-from fmstune.trackers.comet_service import Service
-from fmstune.trackers.comet_settings import Settings, disabled
+from fmstune.trackers.comet.account import required_key
+from fmstune.trackers.comet.archive import Archive, newest_state
+from fmstune.trackers.comet.items import Events, Item
+from fmstune.trackers.comet.service import Service
+from fmstune.trackers.comet.settings import Settings, disabled
 from fmstune.trackers.continued import is_of_another, mark, note
 from fmstune.trackers.records import RunStart, Status, TrackerError
 

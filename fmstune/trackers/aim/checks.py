@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fmstune.system.files import takes_files
-from fmstune.trackers.aim_repository import examine
+from fmstune.trackers.aim.repository import examine
 from fmstune.trackers.network import root_cause
 from fmstune.trackers.records import Check
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from fmstune.system.files import NotAFile, open_file
-from fmstune.trackers.event_formats import HEADER_BEFORE, ROWS, CsvRows, Line, Record, format_of
+from fmstune.trackers.file.formats import HEADER_BEFORE, ROWS, CsvRows, Line, Record, format_of
 from fmstune.trackers.held_lines import Held
 from fmstune.trackers.records import TrackerError
 

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.system.files import replace_text, takes_files
-from fmstune.trackers.comet_items import Asset, Events, Item, Other, Point
-from fmstune.trackers.comet_settings import CometUnusable, Settings
+from fmstune.trackers.comet.items import Asset, Events, Item, Other, Point
+from fmstune.trackers.comet.settings import CometUnusable, Settings
 from fmstune.trackers.records import RunStart, Status
 
 _STATE, _MESSAGES = "fmstune.json", "messages.json"

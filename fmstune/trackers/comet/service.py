@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
-from fmstune.trackers.comet_items import Asset, Events, Item, Other, Param, Point
-from fmstune.trackers.comet_settings import Settings
+from fmstune.trackers.comet.items import Asset, Events, Item, Other, Param, Point
+from fmstune.trackers.comet.settings import Settings
 from fmstune.trackers.continued import MARK
 from fmstune.trackers.records import Status, TrackerError, utf8
 

@@ -1,0 +1,1 @@
+"""Beneath the tracker `comet`: its settings, its service and its archives, and what both take."""

@@ -1,0 +1,1 @@
+"""Beneath the tracker `dvclive`: the files of a run."""

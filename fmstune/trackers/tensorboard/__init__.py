@@ -1,0 +1,1 @@
+"""Beneath the tracker `tensorboard`: event files, written and read."""
