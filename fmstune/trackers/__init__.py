@@ -1,1 +1,1 @@
-"""The tracker interface, the registry of trackers, and one file for each tracker, over a folder of its name."""
+"""The tracker interface, the registry of trackers, and a file for each tracker, over a folder of its name."""
