@@ -43,9 +43,17 @@ def guarded_callback(callback: Any, called: Called) -> TrainerCallback:
 
     methods: dict[str, Any] = {name: event(name) for name in events if hasattr(callback, name)}
     # Of one that does nothing then, the Trainer need not have a checkpoint ready (`WholeCheckpoints`).
-    methods["reads_checkpoints"] = getattr(type(callback), "on_save", None) is not TrainerCallback.on_save
+    methods["reads_checkpoints"] = acts_on_save(callback)
+    methods["known_as"] = type(callback).__name__
     guarded: TrainerCallback = type("Guarded" + type(callback).__name__, (TrainerCallback,), methods)()
     return guarded
+
+
+def acts_on_save(callback: Any) -> bool:
+    """Whether a callback has an `on_save` of its own: its class, or it alone; one of a vendor's need not be a
+    `TrainerCallback`."""
+    found = getattr(callback, "on_save", None)
+    return found is not None and getattr(found, "__func__", found) is not TrainerCallback.on_save
 
 
 def _own_state(state: Any) -> Any:

@@ -69,7 +69,7 @@ class SavesAsItWas:
             saver.write_model(output_dir, state_dict)
         if trainer.args.should_save:
             folder = Path(output_dir or trainer.args.output_dir)
-            share_weights(folder)
+            share_weights(folder)  # those that `large_files_later` puts off get it when they are written
             if dtype is not None:
                 _name_dtype(folder / "config.json", dtype)
 
@@ -80,8 +80,8 @@ def share_weights(folder: Path) -> None:
     safetensors writes them for one user alone, whatever the umask says (seen with 0.8.0): colleagues on a
     cluster could not load the model.
     """
-    beside = next(folder.glob("*config.json"), None)
-    for file in folder.glob("*.safetensors"):
+    for file in folder.rglob("*.safetensors"):  # several adapters have folders of their own
+        beside = next(file.parent.glob("*config.json"), None)
         if beside is not None and os.access(file, os.W_OK):
             shutil.copymode(beside, file)
 

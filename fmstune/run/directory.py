@@ -41,6 +41,7 @@ from fmstune.models.checkpoints import (
     obstacle,
     step_of,
 )
+from fmstune.models.unfinished import put_back
 from fmstune.system.files import takes_files
 
 # What a run writes; --overwrite removes these and nothing else.
@@ -107,7 +108,7 @@ def _found(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool
     if resume == "auto" and state == "finished":
         return RunDirectory(path, finished=True)
     if resume == "auto" and state is not None:
-        newest = newest_checkpoint(path)
+        newest = _newest(path)
         return RunDirectory(path, newest, step_of(newest), passed_over=_passed_over(path, newest))
     if not main:
         return RunDirectory(path)
@@ -194,6 +195,8 @@ def _remove(entry: Path) -> None:
 
 
 def _given_checkpoint(path: Path) -> Path:
+    if is_checkpoint(path) and not path.exists():
+        _newest(path.parent)  # it may wait for its name
     if not path.exists():
         raise ConfigError(f"--resume {path}: there is no such checkpoint or run.{nearest_run(path)}")
     if is_checkpoint(path.resolve()):
@@ -204,11 +207,17 @@ def _given_checkpoint(path: Path) -> Path:
                 f"--resume {path}: a run cannot resume from this checkpoint: {why_not}.{weights}"
             )
         return path
-    newest = newest_checkpoint(path)
+    newest = _newest(path)
     if newest is None:
         found = [f": of {each.name}, {obstacle(each)}" for each in checkpoints(path)[:1]]
         raise ConfigError(f"--resume {path}: it holds no checkpoint to resume from{''.join(found)}.")
     return newest
+
+
+def _newest(path: Path) -> Path | None:
+    if not is_being_written(path / TRACKING_DIR / JOURNAL_NAME):
+        put_back(path)
+    return newest_checkpoint(path)
 
 
 def _passed_over(path: Path, newest: Path | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole, phase
 from fmstune.data.tokens.lengths import are_tokenised, sequence_lengths
 from fmstune.errors import RunError
-from fmstune.layout import UNFINISHED
+from fmstune.models import unfinished
 from fmstune.system.memory import amount
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
@@ -32,8 +32,8 @@ def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunCo
     """
     trainer = built.trainer
     # What a run that was killed has left: a rehearsal, and a checkpoint that never was.
-    for name in (SCRATCH, UNFINISHED):
-        shutil.rmtree(Path(trainer.args.output_dir) / name, ignore_errors=True)
+    shutil.rmtree(Path(trainer.args.output_dir) / SCRATCH, ignore_errors=True)
+    unfinished.clear(Path(trainer.args.output_dir))
     require_room(trainer, built.steps, Path(trainer.args.output_dir))
     if config.run.auto_batch:
         phase("finding the batch size")

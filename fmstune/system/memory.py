@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 from dataclasses import dataclass
@@ -47,16 +48,37 @@ def taken() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+_earlier_peak = 0
+"""The largest that `recent_peak` has found since `forget_peak`."""
+
+
 def forget_peak() -> None:
     """Let `peak` start again where the kernel can; elsewhere it counts from the start of the process."""
-    try:
-        _CLEAR.write_text("5")  # proc(5): resets the peak resident set size to the current one
-    except OSError:
-        return
+    global _earlier_peak
+    _earlier_peak = 0
+    _let_start_again()
 
 
 def peak() -> int:
     """The most main memory that this process has held, in bytes, since `forget_peak`."""
+    return max(_earlier_peak, _kernels_peak())
+
+
+def recent_peak() -> int:
+    """As `peak`, since the last call of this where the kernel can start again."""
+    global _earlier_peak
+    found = _kernels_peak()
+    _earlier_peak = max(_earlier_peak, found)
+    _let_start_again()
+    return found
+
+
+def _let_start_again() -> None:
+    with contextlib.suppress(OSError):
+        _CLEAR.write_text("5")  # proc(5): resets the peak resident set size to the current one
+
+
+def _kernels_peak() -> int:
     status = _field(_STATUS, "VmHWM:")
     if status is not None:
         return status

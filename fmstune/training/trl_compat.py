@@ -255,36 +255,58 @@ _SAVERS: tuple[tuple[Any, str], ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class FileLater:
+    """A file that is to be written from a copy of so many bytes."""
+
+    size: int
+    write: Callable[[], None]
+
+
 @contextlib.contextmanager
-def large_files_later() -> Iterator[list[Callable[[], None]]]:
+def large_files_later(short: Callable[[], None] | None = None) -> Iterator[list[FileLater]]:
     """What the libraries write in this thread within is written, but for large tensors: these are copied, and
     what is yielded writes their files from the copies. `save_pretrained` has no way to be asked for that.
 
-    An object that holds anything but tensors, numbers and texts in plain containers is written at once.
+    An object that holds anything but tensors, numbers and texts in plain containers is written at once. Where
+    there is no memory for a copy, `short` is called, and all that was put off is written first: its copies
+    take what writing needs.
     """
-    later: list[Callable[[], None]] = []
+    later: list[FileLater] = []
     thread = threading.get_ident()
     given = [getattr(module, name) for module, name in _SAVERS]
 
-    def save_file(tensors: Any, filename: Any, metadata: Any = None) -> None:
+    def copied(value: Any) -> Any:
         try:
-            copy = _copied(dict(tensors), {}) if threading.get_ident() == thread else None
+            return _copied(value, {}) if threading.get_ident() == thread else None
         except TypeError:
-            copy = None
-        if copy is None:
+            return None
+        except MemoryError:
+            pass  # what was copied of the value is free only when its frames are
+        while later:
+            later.pop(0).write()
+        if short is not None:
+            short()
+        return None
+
+    def save_file(tensors: Any, filename: Any, metadata: Any = None) -> None:
+        def write(tensors: Any) -> None:
             safetensors.torch.save_file(tensors, filename, metadata=metadata)
-        else:
-            later.append(lambda: safetensors.torch.save_file(copy, filename, metadata=metadata))
+
+        put_off(copied(dict(tensors)), tensors, write)
 
     def save(value: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-        copy = None
-        if threading.get_ident() == thread and isinstance(f, str) and not args and not kwargs:
-            with contextlib.suppress(TypeError):
-                copy = _copied(value, {}) if _size_of(value) >= _LARGE else None
-        if copy is None:
+        def write(value: Any) -> None:
             given[-1](value, f, *args, **kwargs)
+
+        plain = isinstance(f, str) and not args and not kwargs and _size_of(value) >= _LARGE
+        put_off(copied(value) if plain else None, value, write)
+
+    def put_off(copy: Any, value: Any, write: Callable[[Any], None]) -> None:
+        if copy is None:
+            write(value)
         else:
-            later.append(lambda: given[-1](copy, f))
+            later.append(FileLater(_size_of(copy), functools.partial(write, copy)))
 
     try:
         for (module, name), mine in zip(_SAVERS, (save_file, save_file, save), strict=True):
@@ -304,7 +326,8 @@ def _size_of(value: Any) -> int:
 
 def _copied(value: Any, known: dict[int, tuple[Any, Any]]) -> Any:
     """A copy in main memory of all that is in plain containers. Raises `TypeError` for other things, such as
-    tensors of other classes, or of a part of their storage, which `torch.save` writes as what they are."""
+    tensors of other classes, or of a part of their storage, which `torch.save` writes as what they are; and
+    `MemoryError`."""
     kind = type(value)
     if value is None or kind in (bool, int, float, str, torch.dtype):
         return value
@@ -329,7 +352,11 @@ def _copied_tensor(value: torch.Tensor, known: dict[int, tuple[Any, Any]]) -> to
     if value.is_meta or value.requires_grad or not whole or (place and place in known):
         raise TypeError(value)
     known[place] = storage, None
-    return torch.empty_like(value, device="cpu").copy_(value)
+    try:
+        made = torch.empty_like(value, device="cpu")
+    except RuntimeError as error:  # torch has no class of its own for main memory
+        raise MemoryError(str(error)) from error
+    return made.copy_(value)
 
 
 def load_checkpoint(trainer: TunedTrainer, folder: str) -> None:

@@ -3,6 +3,7 @@ all, and what goes wrong with one ends the run."""
 
 from __future__ import annotations
 
+import random
 import shutil
 import signal
 import threading
@@ -13,19 +14,28 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Trainer, TrainerCallback
 
+from fmstune.delivery.guarded_callback import guarded_callback
+from fmstune.errors import Interrupted
 from fmstune.layout import UNFINISHED
+from fmstune.models import unfinished
+from fmstune.models.checkpoints import newest_checkpoint, obstacle, step_of
+from fmstune.system import memory
 from fmstune.system.memory import Capacity
 from fmstune.training.extensions import Extensions
 from fmstune.training.trainers import checkpoints as beside
+from fmstune.training.trainers import copy_room
+from fmstune.training.trainers.copy_room import CopyRoom
 from fmstune.training.trl_compat import large_files_later
 from tests.support.tuned import fmstune, tune, weights
 
 SETS = ["training.eval_strategy=no", "training.save_steps=2", "training.logging_steps=1"]
+ALL_KEPT = "training.save_total_limit=5"
 OF_THE_RUN = {"training_args.bin", "trainer_state.json"}
 """They hold objects and times."""
 
@@ -74,6 +84,8 @@ def test_it_holds_what_the_trainer_writes_itself_though_the_training_goes_on_mea
     files = {path.name for path in reference.iterdir()}
     assert {path.name for path in found.iterdir() if path.is_file()} == files
     assert "optimizer.pt" in files
+    for name in files:
+        assert (found / name).stat().st_mode == (reference / name).stat().st_mode, name
     for name in files - OF_THE_RUN:
         assert (found / name).read_bytes() == (reference / name).read_bytes(), name
     assert weights(found) != weights("out")
@@ -161,23 +173,268 @@ class Reading(TrainerCallback):
         self.seen.append(Path(args.output_dir, f"checkpoint-{state.global_step}", "optimizer.pt").exists())
 
 
-def test_one_who_reads_checkpoints_when_they_are_saved_finds_them_and_the_training_waits() -> None:
-    reading = Reading()
-    shown = tune("out", *SETS, extensions=Extensions((reading,)))
-    assert reading.seen == [True, True, True]
-    assert shown.count("the training waits until each checkpoint is written: Reading is called") == 1
+class Given(TrainerCallback):
+    """Its `on_save` is given to it alone, as notebooks do."""
+
+
+class Asking(TrainerCallback):
+    """It looks at checkpoints at another moment, and says so."""
+
+    reads_checkpoints = True
+
+    def __init__(self) -> None:
+        self.seen: list[bool] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in (2, 4):
+            Reading.on_save(self, args, state, control)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [Reading, Given, Asking])
+def test_one_who_reads_checkpoints_when_they_are_saved_finds_them_and_the_training_waits(kind: type) -> None:
+    reading = callback = kind()
+    if isinstance(callback, Given):
+        reading = Reading()
+        callback.on_save = reading.on_save  # type: ignore[method-assign]
+    shown = tune("out", *SETS, extensions=Extensions((callback,)))
+    assert reading.seen == [True] * len(reading.seen)
+    assert len(reading.seen) >= 2
+    assert shown.count(f"until each checkpoint is written: the callback {kind.__name__} may read it") == 1
+
+
+class Vendors:
+    """Has what it needs of a callback, without being one."""
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+class VendorsWithSave(Vendors):
+    def on_save(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+def test_of_a_vendors_callbacks_those_with_an_on_save_are_waited_for_by_their_own_names() -> None:
+    alone = TrainerCallback()
+    alone.on_save = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    callbacks = [
+        guarded_callback(each, lambda name, call: call())
+        for each in (Vendors(), VendorsWithSave(), TrainerCallback(), alone)
+    ]
+    trainer = SimpleNamespace(callback_handler=SimpleNamespace(callbacks=callbacks))
+    assert beside.readers(trainer) == ["VendorsWithSave", "TrainerCallback"]
+
+
+class Memory:
+    """A machine's, in GB, of which the program holds 2; the kernel's peak starts again when it is asked."""
+
+    def __init__(self, available: int) -> None:
+        self.available, self.recent = available, 2
+
+    def taken(self) -> int:
+        return 2 * 10**9
+
+    def recent_peak(self) -> int:
+        found, self.recent = self.recent, 2
+        return found * 10**9
+
+    def main_memory(self) -> Capacity:
+        return Capacity(self.available * 10**9, "this machine")
+
+
+def room_beside(
+    monkeypatch: pytest.MonkeyPatch, available: int, estimated: int = 0
+) -> tuple[CopyRoom, Memory]:
+    found = Memory(available)
+    monkeypatch.setattr(copy_room, "memory", found)
+    work = SimpleNamespace(tokens=100) if estimated else None
+    monkeypatch.setattr(copy_room, "workload", lambda trainer: work)
+    monkeypatch.setattr(copy_room, "estimate", lambda work, program: SimpleNamespace(peak=estimated * 10**9))
+    nothing = SimpleNamespace(parameters=list)
+    args = SimpleNamespace(device=torch.device("cpu"))
+    trainer: Any = SimpleNamespace(model=nothing, ref_model=None, optimizer=None, args=args)
+    return CopyRoom(trainer), found
+
+
+def test_steps_that_take_more_after_a_copy_was_freed_are_counted_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    room, machine = room_beside(monkeypatch, available=6)
+    machine.recent = 3
+    room.held_copy(0)
+    assert room.obstacle(4 * 10**9) is None  # 4 and the step's 1 fit into 6
+    machine.recent = 7
+    room.held_copy(4 * 10**9)
+    assert room.obstacle(4 * 10**9) is None
+    machine.recent = 5  # less than the peak that the copy had a part in
+    room.held_copy(0)
+    assert room.obstacle(4 * 10**9) == (
+        "a copy needs 4 GB of memory, and the steps beside it 3 GB; this machine has 6 GB"
+    )
+
+
+def test_while_batches_are_short_the_longest_one_counts_by_its_estimate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    room, _ = room_beside(monkeypatch, available=6, estimated=5)
+    room.saw({"input_ids": torch.ones(2, 20)})
+    assert "the steps beside it 3 GB" in (room.obstacle(4 * 10**9) or "")
+    room.saw({"chosen_input_ids": torch.ones(2, 25), "rejected_input_ids": torch.ones(2, 25)})
+    assert room.obstacle(4 * 10**9) is None
+
+
+def test_the_peak_of_the_run_is_that_of_all_its_parts() -> None:
+    memory.forget_peak()
+    before = memory.recent_peak()
+    large = torch.ones(50_000_000, dtype=torch.uint8)
+    high = memory.recent_peak()
+    del large
+    assert high > before + 40_000_000
+    assert memory.recent_peak() <= high
+    assert memory.peak() >= high
 
 
 def test_without_memory_for_a_copy_the_training_waits_and_that_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     little = SimpleNamespace(
-        main_memory=lambda: Capacity(1_000, "the container (its cgroup)"), peak=lambda: 0, taken=lambda: 0
+        main_memory=lambda: Capacity(1_000, "the container (its cgroup)"),
+        recent_peak=lambda: 0,
+        taken=lambda: 0,
     )
-    monkeypatch.setattr(beside, "memory", little)
+    monkeypatch.setattr(copy_room, "memory", little)
+    monkeypatch.setattr(copy_room, "workload", lambda trainer: None)
     shown = tune("out", *SETS)
     assert shown.count("the training waits until each checkpoint is written: a copy needs 4.2 MB") == 1
     assert Path("out/checkpoint-4/optimizer.pt").exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+def test_where_a_copy_cannot_be_allocated_after_all_it_is_written_at_once_which_is_said(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty, made = torch.empty_like, 0
+
+    def limited(value: Any, **how: Any) -> Any:
+        nonlocal made
+        if how.get("device") == "cpu" and value.numel() > 1_000:
+            made += value.numel() * 4
+            if made > 1_500_000:  # the weights, and a part of the optimizer's state
+                raise error("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+        return empty(value, **how)
+
+    monkeypatch.setattr(torch, "empty_like", limited)
+    shown = tune("out", *SETS, ALL_KEPT)
+    assert made > 1_500_000
+    assert shown.count("the training waits until each checkpoint is written: there was no memory") == 1
+    assert [obstacle(Path("out", f"checkpoint-{step}")) for step in (2, 4, 6)] == [None] * 3
+
+
+class AlsoAtEpochs(TrainerCallback):
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = True
+
+
+TWICE = ["training.max_steps=-1", "training.num_train_epochs=2", "training.save_total_limit=1"]
+"""Epochs of six steps: the steps 6 and 12 are saved twice."""
+
+
+def test_a_step_that_is_saved_twice_has_the_second_checkpoint(tmp_path: Path) -> None:
+    found = []
+
+    class Between(AlsoAtEpochs):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            super().on_epoch_end(args, state, control)
+            with torch.no_grad():
+                next(kwargs["model"].parameters()).zero_()
+            found.append(state.global_step)
+
+    tune("out", *SETS, *TWICE, extensions=Extensions((Between(),)))
+    assert found == [6, 12]
+    assert [path.name for path in Path("out").glob("checkpoint-*")] == ["checkpoint-12"]
+    saved = safetensors.torch.load_file("out/checkpoint-12/model.safetensors")
+    assert any(not bool(each.any()) for each in saved.values())
+
+
+RANDOM_KILL = """
+import os, random, signal, sys
+from pathlib import Path
+from transformers import TrainerCallback
+
+SEED = {seed}
+left = random.Random(SEED).randrange(150)
+
+def count(event, args):
+    global left
+    if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "open"):
+        if "checkpoint" in str(args[0]):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+class Killing(TrainerCallback):
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_save = True
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 4:
+            sys.addaudithook(count)
+"""
+
+
+@pytest.mark.parametrize("seed", random.Random().sample(range(10_000), 3))
+def test_a_run_killed_at_a_random_change_of_its_files_has_a_checkpoint_to_resume_from(
+    seed: int, tmp_path: Path
+) -> None:
+    (tmp_path / "killing.py").write_text(RANDOM_KILL.format(seed=seed))
+    sets = [part for setting in (*SETS, *TWICE) for part in ("--set", setting)]
+    extra = ["--set", 'run.callbacks=["killing:Killing"]']
+    killed = fmstune("--output-dir", "out", *sets, *extra, cwd=tmp_path)
+    assert killed.returncode in (0, -signal.SIGKILL), killed.stderr
+    unfinished.put_back(Path("out"))
+    found = newest_checkpoint(Path("out"))
+    assert found is not None, seed
+    assert step_of(found) >= 2, seed
+
+
+def test_what_was_left_behind_by_a_second_interrupt_is_no_part_of_the_next_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save_file, reached, go_on = safetensors.torch.save_file, threading.Event(), threading.Event()
+    left: list[threading.Thread] = []
+
+    def held(*args: Any, **kwargs: Any) -> None:
+        if not left and threading.current_thread() is not threading.main_thread():
+            left.append(threading.current_thread())
+            reached.set()
+            assert go_on.wait(60)
+        save_file(*args, **kwargs)
+
+    class Leaving(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                assert reached.wait(60)
+                raise Interrupted(signal.SIGINT)
+
+    class Writing(TrainerCallback):
+        """Lets the thread go on while another checkpoint of this name is written."""
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                go_on.set()
+                left[0].join(60)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", held)
+    with pytest.raises(Interrupted):
+        tune("out", *SETS, extensions=Extensions((Leaving(),)))
+    shown = tune(
+        "out", *SETS, ALL_KEPT, "training.seed=7", "training.learning_rate=1e-5", overwrite=True,
+        extensions=Extensions((Writing(),)),
+    )  # fmt: skip
+    assert not left[0].is_alive()
+    assert "was not written" not in shown
+    assert not Path("out", UNFINISHED).exists()
+    for step in (2, 4):
+        assert obstacle(Path("out", f"checkpoint-{step}")) is None
+    tune("alone", *SETS, ALL_KEPT, "training.seed=7", "training.learning_rate=1e-5")
+    assert weights("out/checkpoint-2") == weights("alone/checkpoint-2")
 
 
 VALUES = st.recursive(
@@ -213,10 +470,10 @@ def test_a_copy_is_saved_as_what_was_copied_whatever_becomes_of_that(value: Any,
         with large_files_later() as later:
             torch.save(state, f"{folder}/then.pt")
         assert len(later) == (shared in ("nothing", "a tensor"))
-        for each in tensors(state):
-            each.zero_()
-        for write in later:
-            write()
+        for tensor in tensors(state):
+            tensor.zero_()
+        for each in later:
+            each.write()
         # Of the names in it, the archive's own is the file's.
         saved = [torch.load(f"{folder}/{name}.pt", weights_only=False) for name in ("now", "then")]
         assert repr(saved[0]) == repr(saved[1])

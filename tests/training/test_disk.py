@@ -98,8 +98,10 @@ def test_a_file_larger_than_is_allowed_ends_the_run_in_the_same_way(tmp_path: Pa
     # The weights may be written, the optimizer's state may not.
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, allowed[1]))
     try:
-        with pytest.raises(RunError, match="checkpoint-3 was not written to its end and is removed"):
+        with pytest.raises(RunError, match="checkpoint-3 was not written to its end and is removed") as error:
             tune("out", *SETS)
+        assert "a file may not be larger than 2 MB here (ulimit -f)" in str(error.value)
+        assert "disk" not in str(error.value)
         assert not list((tmp_path / "out").glob("checkpoint-*"))
         with pytest.raises(RunError, match="the rehearsal's checkpoint could not be written"):
             tune("out", *SETS, "run.rehearse=always", overwrite=True)

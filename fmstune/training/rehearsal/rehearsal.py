@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from fmstune.data.tokens.lengths import are_tokenised, sequence_lengths
 from fmstune.errors import RunError
-from fmstune.system.disk import free, is_full
+from fmstune.system.disk import shortage
 from fmstune.system.memory import amount
 from fmstune.text import in_series
 from fmstune.training.memory.outlook import forget_peak, peak
@@ -87,11 +87,11 @@ def rehearse(trainer: TunedTrainer, steps: int) -> Rehearsal:
                 _write_and_read(trainer, scratch, steps)
                 parts.append("a checkpoint")
     except (OSError, RuntimeError) as error:
-        if not is_full(error, scratch):
+        if (short := shortage(error, scratch)) is None:
             raise
         raise RunError(
-            f"the rehearsal's checkpoint could not be written to {scratch}: the disk is full "
-            f"({amount(free(scratch))} left). Free some space, or give another --output-dir."
+            f"the rehearsal's checkpoint could not be written to {scratch}: {short.what}. "
+            f"{short.remedy.capitalize()}."
         ) from error
     lengths = sequence_lengths(measurable_rows(trainer), args.max_length).sum(axis=1)
     longest = sorted(lengths)[-args.per_device_train_batch_size :]

@@ -16,22 +16,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-
+from fmstune.delivery.guarded_callback import acts_on_save
 from fmstune.errors import Interrupted, RunError
-from fmstune.layout import UNFINISHED
-from fmstune.system import memory
-from fmstune.system.disk import free, is_full
-from fmstune.system.memory import amount
-from fmstune.training.memory.parts import optimizer_tensors
-from fmstune.training.trainers.disk import disk_full, saved_weights, sizes
+from fmstune.models import unfinished
+from fmstune.models.saving import share_weights
+from fmstune.system.disk import shortage
+from fmstune.training.trainers.copy_room import CopyRoom, held
+from fmstune.training.trainers.disk import disk_full, sizes
 from fmstune.training.trl_compat import (
+    FileLater,
     PrivateHooks,
     large_files_later,
     remove_old_checkpoints,
     write_parts,
 )
 from fmstune.training.tuned_trainer import OfRun, TunedTrainer, as_trainer
+
+
+class _LeftOut(Exception):
+    """Nobody waits for a checkpoint any more."""
 
 
 class _Writing(threading.Thread):
@@ -43,25 +46,27 @@ class _Writing(threading.Thread):
         self.failure: BaseException | None = None
         self._write, self._place = write, place
         self._placing = threading.Lock()
-        self._given_up = self._placed = False
+        self.given_up = self._placed = False
 
     def run(self) -> None:
         """Write it, and give it its place."""
         try:
             self._write()
             with self._placing:
-                if not self._given_up:
-                    self._place()
-                    self._placed = True
+                if self.given_up:
+                    raise _LeftOut
+                self._place()
+                self._placed = True
         except BaseException as error:  # for the training's thread to raise
             self.failure = error
 
     def give_up(self) -> bool:
-        """Let it not get its place any more; whether it has none."""
+        """Let it not get its place any more, and end with the file that is being written; whether it has
+        none."""
         if not self._placing.acquire(blocking=False):
             self.join()
             return False
-        self._given_up = True
+        self.given_up = True
         self._placing.release()
         return not self._placed and self.failure is None
 
@@ -71,8 +76,7 @@ class WholeCheckpoints(OfRun, PrivateHooks):
 
     _writing: _Writing | None = None
     _told = False
-    _copied = 0
-    """What the last copy took of the memory, in bytes."""
+    _room: CopyRoom | None = None
 
     def write_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's: all of it or nothing."""
@@ -86,41 +90,53 @@ class WholeCheckpoints(OfRun, PrivateHooks):
                 self.saving.complete(target)
             self.saving.written(target)
             return
-        folder, beside = target.with_name(UNFINISHED), self._goes_beside()
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        later: list[Callable[[], None]] = []
+        beside = self._goes_beside()
+        folder = unfinished.begin(target.parent)
+        later: list[FileLater] = []
         with _removed_at_failure(this, target, folder):
             if beside:
-                with large_files_later() as later:
+                with large_files_later(self._no_memory) as later:
                     write_parts(this, folder, target)
             else:
                 write_parts(this, folder, target)
             self.saving.complete(folder)
-        best = this.state.best_model_checkpoint
+        best, room = this.state.best_model_checkpoint, self._room
 
         def write() -> None:
             with _removed_at_failure(this, target, folder):
                 while later:
-                    later.pop(0)()  # and its copy is not held any longer
+                    copied = sum(each.size for each in later)
+                    later.pop(0).write()  # and its copy is not held any longer
+                    if room is not None:
+                        room.held_copy(copied)
+                    if writing.given_up:
+                        raise _LeftOut
+                share_weights(folder)
+                if beside:  # elsewhere the training would wait for the disk
+                    unfinished.settle(folder)
 
         def place() -> None:
-            shutil.rmtree(target, ignore_errors=True)  # of the run as it was before it was resumed
-            folder.rename(target)
+            with _removed_at_failure(this, target, folder):
+                unfinished.take_place(folder, target)
+            if beside:
+                unfinished.settle_name(target)
             self.saving.written(target)
             remove_old_checkpoints(this, best)
 
-        self._writing = _Writing(target.name, write, place)
+        writing = self._writing = _Writing(target.name, write, place)
         if beside:
-            self._writing.start()
+            writing.start()
         else:
-            self._writing.run()
+            writing.run()
             self.finish_writing()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's; none is made when a checkpoint could not be written."""
         if self._writing is not None and self._writing.failure is not None:
             self.finish_writing()
+        if self._room is None:
+            self._room = CopyRoom(as_trainer(self))
+        self._room.saw(kwargs.get("inputs", args[1] if len(args) > 1 else None))
         trainer: Any = super()
         return trainer.training_step(*args, **kwargs)
 
@@ -158,16 +174,24 @@ class WholeCheckpoints(OfRun, PrivateHooks):
         this = as_trainer(self)
         if not goes_on(this):
             return False
-        size = held(this)
-        # What the steps have taken at their most is taken again beside the copy.
-        steps = max(0, memory.peak() - self._copied - memory.taken())
-        why = _obstacle(this, size, steps)
-        if why is not None and not self._told:
+        if found := readers(this):
+            why: str | None = f"the callback {found[0]} may read it"
+        elif self._room is None:
+            why = None
+        else:
+            self._room.held_copy(0)
+            why = self._room.obstacle(held(this))
+        if why is not None:
+            self._tell(why)
+        return why is None
+
+    def _no_memory(self) -> None:
+        self._tell("there was no memory for a copy")
+
+    def _tell(self, why: str) -> None:
+        if not self._told:
             self._told = True
             self.saving.warn(f"the training waits until each checkpoint is written: {why}")
-        if why is None:
-            self._copied = size
-        return why is None
 
 
 def in_one_piece(trainer: TunedTrainer) -> bool:
@@ -185,11 +209,11 @@ def goes_on(trainer: Any) -> bool:
 
 def readers(trainer: Any) -> list[str]:
     """The callbacks that may read a checkpoint in `on_save`, by when it has to be written: all that have one,
-    but for those whose attribute `reads_checkpoints` says that they do not."""
+    and those that an attribute `reads_checkpoints` says it of; one that says no, does not."""
     return [
-        type(each).__name__
+        getattr(each, "known_as", type(each).__name__)
         for each in trainer.callback_handler.callbacks
-        if getattr(each, "reads_checkpoints", type(each).on_save is not TrainerCallback.on_save)
+        if getattr(each, "reads_checkpoints", acts_on_save(each))
     ]
 
 
@@ -205,35 +229,20 @@ def copied_beside(trainer: TunedTrainer, steps: int) -> int:
     return sizes(trainer)[1] if in_one_piece(trainer) and not readers(trainer) else 0
 
 
-def held(trainer: TunedTrainer) -> int:
-    """The bytes of what a checkpoint holds: the weights that are saved, and what the optimizer remembers."""
-    weights = saved_weights(trainer)
-    states = [] if trainer.args.save_only_model else optimizer_tensors(trainer.optimizer)
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*weights, *states))
-
-
-def _obstacle(trainer: TunedTrainer, size: int, steps: int) -> str | None:
-    if found := readers(trainer):
-        return f"{found[0]} is called when it is (on_save)"
-    room = memory.main_memory()
-    if size + steps <= room.available:
-        return None
-    beside = f", and the steps beside it {amount(steps)}" if steps else ""
-    return f"a copy needs {amount(size)} of memory{beside}; {room.limit} has {amount(room.available)}"
-
-
 @contextlib.contextmanager
 def _removed_at_failure(trainer: TunedTrainer, target: Path, written: Path) -> Iterator[None]:
     """Leave nothing half-written of the checkpoint `target`, and say what to do when the disk is full."""
     try:
         yield
     except BaseException as error:
-        full = None
+        short = None
         # safetensors, torch and the file system each have errors of their own.
-        if isinstance(error, Exception) and not isinstance(error, RunError) and is_full(error, target):
-            full = disk_full(target, amount(free(target)), trainer)
-        if full is not None or written != target:
+        if isinstance(error, Exception) and not isinstance(error, (RunError, _LeftOut)):
+            short = shortage(error, target)
+        if written != target:
+            unfinished.discard(written)
+        elif short is not None:
             shutil.rmtree(written, ignore_errors=True)
-        if full is None:
+        if short is None:
             raise
-        raise full from error
+        raise disk_full(target, short, trainer) from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from fmstune.errors import RunError
 from fmstune.models.checkpoints import newest_checkpoint
-from fmstune.system.disk import free, is_full
+from fmstune.system.disk import Shortage, free, shortage
 from fmstune.system.memory import amount
 from fmstune.text import counted
 from fmstune.training.memory.estimate import optimizer_size
@@ -32,9 +32,10 @@ class GuardedSaving(PrivateHooks):
             raise
         except Exception as error:  # safetensors, torch and the file system each have errors of their own
             target = Path(output_dir or this.args.output_dir)
-            if not at_end or not is_full(error, target):
+            short = shortage(error, target) if at_end else None
+            if short is None:
                 raise
-            raise disk_full(target, amount(free(target)), this) from error
+            raise disk_full(target, short, this) from error
 
 
 def require_room(trainer: TunedTrainer, steps: int, path: Path) -> None:
@@ -91,15 +92,17 @@ def _saves(args: Any, steps: int) -> int:
     return 1
 
 
-def disk_full(target: Path, left: str, trainer: TunedTrainer) -> RunError:
-    """The error of a disk that filled up while `target` was written, with so much `left` on it."""
+def disk_full(target: Path, short: Shortage, trainer: TunedTrainer) -> RunError:
+    """The error of a `shortage` that kept `target` from being written."""
     kept = newest_checkpoint(Path(trainer.args.output_dir))
-    if target.name.startswith("checkpoint-"):
+    if kept == target:
+        what = f"{target.name} could not be written once more"
+    elif target.name.startswith("checkpoint-"):
         what = f"{target.name} was not written to its end and is removed"
     else:
         what = f"the model could not be written to {target}"
-    go_on = f"{kept} is complete: free some space, and resume with --resume" if kept else "free some space"
+    go_on = f"{kept} is complete: {short.remedy}, and resume with --resume" if kept else short.remedy
     return RunError(
-        f"the disk is full ({left} left, a checkpoint needs {amount(sizes(trainer)[1])}): {what}. {go_on}; "
+        f"{short.what}, and a checkpoint needs {amount(sizes(trainer)[1])}: {what}. {go_on}; "
         "training.save_total_limit = 1 or training.save_only_model = true need less."
     )

@@ -1,0 +1,69 @@
+"""Whether there is main memory for the copy of a checkpoint beside the steps of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fmstune.system import memory
+from fmstune.system.memory import amount
+from fmstune.training.memory.estimate import estimate
+from fmstune.training.memory.parts import optimizer_tensors
+from fmstune.training.memory.workload import workload
+from fmstune.training.trainers.disk import saved_weights
+from fmstune.training.tuned_trainer import TunedTrainer
+
+_AS_LONG = 0.9
+"""The share of the longest batch that a batch has to have, for the steps to have taken what they will."""
+
+
+class CopyRoom:
+    """What the steps of a training hold at their most without a copy: measured, and estimated as long as the
+    batches were short."""
+
+    def __init__(self, trainer: TunedTrainer) -> None:
+        self._trainer = trainer
+        self._measured = self._tokens = 0
+        held = sum(each.numel() * each.element_size() for each in trainer.model.parameters())
+        reference = trainer.ref_model.parameters() if trainer.ref_model is not None else ()
+        held += sum(each.numel() * each.element_size() for each in reference)
+        states = sum(each.numel() * each.element_size() for each in optimizer_tensors(trainer.optimizer))
+        on_cpu = trainer.args.device.type == "cpu"
+        self._program = max(0, memory.taken() - held - states) if on_cpu else 0
+        memory.recent_peak()
+
+    def saw(self, inputs: Any) -> None:
+        """Count the tokens of a batch."""
+        if isinstance(inputs, Mapping):
+            ids = [value for name, value in inputs.items() if str(name).endswith("input_ids")]
+            tokens = sum(value.numel() for value in ids if isinstance(value, torch.Tensor))
+            self._tokens = max(self._tokens, tokens)
+
+    def held_copy(self, size: int) -> None:
+        """Note that so much of what was held since the last note was a copy. Peaks are taken apart: a copy
+        that is freed before the steps are at their most is no part of that."""
+        self._measured = max(self._measured, memory.recent_peak() - size)
+
+    def obstacle(self, size: int) -> str | None:
+        """Why a copy of so many bytes cannot be held beside the steps; `None` for nothing."""
+        steps = max(0, max(self._measured, self._estimated()) - memory.taken())
+        room = memory.main_memory()
+        if size + steps <= room.available:
+            return None
+        beside = f", and the steps beside it {amount(steps)}" if steps else ""
+        return f"a copy needs {amount(size)} of memory{beside}; {room.limit} has {amount(room.available)}"
+
+    def _estimated(self) -> int:
+        work = workload(self._trainer) if self._trainer.args.device.type == "cpu" else None
+        if work is None or self._tokens >= _AS_LONG * work.tokens:
+            return 0
+        return estimate(work, self._program).peak
+
+
+def held(trainer: TunedTrainer) -> int:
+    """The bytes of what a checkpoint holds: the weights that are saved, and what the optimizer remembers."""
+    weights = saved_weights(trainer)
+    states = [] if trainer.args.save_only_model else optimizer_tensors(trainer.optimizer)
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*weights, *states))

@@ -1,0 +1,114 @@
+"""Whenever a run is killed while a checkpoint gets its name, one that is whole is there at the next start."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fmstune.layout import UNFINISHED
+from fmstune.models import unfinished
+from fmstune.models.checkpoints import damage
+
+WRITES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """A checkpoint whose optimizer's state is `old`."""
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    (folder / "trainer_state.json").write_text('{"global_step": 4}')
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (folder / "name").write_text("old")
+    return folder
+
+
+def saved_again(run: Path, whole: Path) -> Path:
+    """Another checkpoint of a step that has one, ready for its place."""
+    shutil.copytree(whole, run / "checkpoint-4")
+    folder = unfinished.begin(run)
+    shutil.copytree(whole, folder, dirs_exist_ok=True)
+    (folder / "name").write_text("new")
+    return folder
+
+
+def killed_at(number: int, call: Callable[[], Any]) -> bool:
+    """Whether a process was killed right before its change of this number in the file system, in `call`."""
+    child = os.fork()
+    if child == 0:
+        left = number
+
+        def count(event: str, args: Any) -> None:
+            nonlocal left
+            if event in WRITES:
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        call()
+        os._exit(0)
+    return os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+def test_a_kill_at_any_change_of_the_files_leaves_one_that_is_whole(tmp_path: Path, whole: Path) -> None:
+    found = []
+    for number in range(100):
+        run = tmp_path / str(number)
+        folder = saved_again(run, whole)
+        killed = killed_at(number, lambda: unfinished.take_place(folder, run / "checkpoint-4"))  # noqa: B023
+        again = 0
+        # The next start is killed as well, at each of its changes.
+        while killed_at(again, lambda: unfinished.clear(run)):  # noqa: B023
+            again += 1
+            both = (run / "checkpoint-4", run / UNFINISHED / "checkpoint-4")
+            assert None in map(damage, both), (number, again)
+        assert damage(run / "checkpoint-4") is None, number
+        assert sorted(path.name for path in run.iterdir()) == ["checkpoint-4"]
+        found.append((run / "checkpoint-4" / "name").read_text())
+        if not killed:
+            break
+    assert len(found) > 6
+    assert found == sorted(found, reverse=True), "the new one, once it has its name"
+    assert {"old", "new"} == set(found)
+
+
+def test_one_that_cannot_get_its_name_leaves_it_to_the_one_before(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename = saved_again(tmp_path / "run", whole), Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if self == folder:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="Input/output"):
+        unfinished.take_place(folder, tmp_path / "run" / "checkpoint-4")
+    assert (tmp_path / "run" / "checkpoint-4" / "name").read_text() == "old"
+
+
+def test_what_waits_and_is_not_whole_gets_no_name(tmp_path: Path, whole: Path) -> None:
+    waiting = tmp_path / UNFINISHED / "checkpoint-4"
+    shutil.copytree(whole, waiting)
+    (waiting / "trainer_state.json").unlink()
+    unfinished.clear(tmp_path)
+    assert not (tmp_path / "checkpoint-4").exists()
+
+
+def test_each_writing_has_a_folder_of_its_own_and_takes_no_other_with_it(tmp_path: Path) -> None:
+    one, other = unfinished.begin(tmp_path), unfinished.begin(tmp_path)
+    (other / "file").touch()
+    unfinished.discard(one)
+    assert (other / "file").exists()
+    unfinished.discard(other)
+    assert not (tmp_path / UNFINISHED).exists()
