@@ -264,3 +264,27 @@ ON_AN_H100 = {
 def test_the_estimate_is_within_a_tenth_of_what_was_measured_on_a_gpu(way: str) -> None:
     work, peak = ON_AN_H100[way]
     assert estimate(work).peak == pytest.approx(peak, rel=0.1)
+
+
+SMOLLM2 = Workload(
+    weights=538_060_032, trained=538_060_032, largest_trained=113_246_208, optimizer="adamw_torch_fused",
+    rows=4, accumulation=1, tokens=808, longest=202, scored=724, layers=30, hidden=576, heads_width=576,
+    keys_width=192, intermediate=1536, vocabulary=49152, heads=9, half=False, autocast=False,
+    checkpointing=False, eager_attention=False, on_gpu=False, direct_head=True,
+)  # fmt: skip
+"""SmolLM2-135M on rows of one length: then each batch is the longest."""
+ON_A_CPU = {
+    "rows of 202": (SMOLLM2, 3.967e9),
+    "prompts of 150": (replace(SMOLLM2, scored=204), 3.744e9),
+    "one row of 902": (replace(SMOLLM2, rows=1, tokens=902, longest=902, scored=881), 3.985e9),
+    "rows of 32": (replace(SMOLLM2, rows=8, tokens=256, longest=32, scored=128), 3.054e9),
+    "activations checkpointed": (replace(SMOLLM2, checkpointing=True), 3.182e9),
+    "LoRA": (replace(SMOLLM2, weights=557_597_952, trained=19_537_920, largest_trained=98_304), 3.341e9),
+}
+PROGRAM = 617_000_000
+
+
+@pytest.mark.parametrize("way", ON_A_CPU)
+def test_the_estimate_is_within_a_tenth_of_what_was_measured_on_a_cpu(way: str) -> None:
+    work, peak = ON_A_CPU[way]
+    assert estimate(work, PROGRAM).peak == pytest.approx(peak, rel=0.1)

@@ -1,8 +1,8 @@
 """How much memory a training will need at most: an estimate from the model's shape and the longest batch.
 
 The figures of the activations were found by counting what autograd keeps of Llama-like models in torch 2.13
-(float32, and bf16 under autocast); against the measured peak of runs on a CPU the whole is within a third, on
-an H100 within a tenth (tests/training/test_memory.py).
+(float32, and bf16 under autocast). The whole is within a tenth of the measured peak of runs on a CPU and on
+an H100 (tests/training/test_memory.py).
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from fmstune.system.memory import amount
 from fmstune.training.memory.sharding import ALONE, Sharding
 
 _LOGITS_FORWARD = 5
-"""Tensors of the size of the logits while the loss is computed: they, their log-softmax twice, its
-exponential and the product of the two for the entropy (see `lm_head`)."""
+"""Tensors of the size of the logits while torch's own functions compute the loss: they, their log-softmax
+twice, its exponential and the product of the two for the entropy. The direct head has one (`log_probs`)."""
 _LOGITS_BACKWARD = 3
 _LOGITS_KEPT = 2
-"""Those of the trained model that wait for its backward pass while the reference computes its own."""
+"""Those of the trained model that wait for its backward pass, also while the reference computes its own."""
 _TILE = (4096, 32768)
 """TRL's own LM head holds the logits of so many positions and tokens of the vocabulary at once."""
 
-_STARTED = 60_000_000
+_STARTED = 40_000_000
 """What libraries load and set aside at the first step."""
-_SCATTERED, _SCATTERED_BY_ADAPTERS, _SCATTERED_ON_GPU = 1.15, 1.25, 1.08
-"""Memory between tensors that no other fits into. Adapters add many small tensors: 1.0 to 1.4 on a CPU, where
-CUDA's allocator has pools of their own for them."""
+_SCATTERED, _SCATTERED_BY_ADAPTERS, _SCATTERED_ON_GPU = 1.15, 1.55, 1.08
+"""Memory between tensors that no other fits into. Adapters add many small tensors: 1.4 to 1.7 on a CPU
+(SmolLM2), where CUDA's allocator has pools of their own for them."""
 
 _STATES = {
     **dict.fromkeys(("sgd", "lomo", "adafactor", "adalomo"), 0.0),
@@ -74,6 +74,8 @@ class Workload:
     on_gpu: bool
     tiled_head: bool = False
     """Whether the logits are computed in TRL's tiles, never all at once."""
+    direct_head: bool = False
+    """Whether one tensor is the logits, their softmax and their gradient in turn."""
     reference: int = 0
     """The weights of a model that the trained one is compared with, in bytes; an adapter needs none."""
     compared: bool = False
@@ -86,8 +88,9 @@ class Workload:
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """The memory of a training in bytes, by what takes it, of all processes in the same memory. Not all of it
-    is held at once: `peak` is less than the sum. `program` is Python and its libraries, where they are in the
-    same memory, and `offloaded` what a GPU's process holds in main memory instead."""
+    is held at once, and for moments there is more: `peak` is not the sum. `activations` wait for the backward
+    pass, `program` is Python and its libraries, where they are in the same memory, and `offloaded` what a
+    GPU's process holds in main memory instead."""
 
     weights: int
     gradients: int
@@ -125,16 +128,10 @@ def estimate(work: Workload, program: int = 0) -> Estimate:
     copies = (work.weights - _head_weights(work)) // 2 if work.autocast and sharding.weights == 1 else 0
     kept = int(kept + copies)
     trains_all = work.trained > work.weights // 2
-    if work.tiled_head:
-        value = 2 if work.half or work.autocast else 4
-        tile = min(work.scored, _TILE[0]) * min(work.vocabulary, _TILE[1]) * value
-        forward, backward = (tile + work.scored * work.hidden * each for each in (value, 4))
-    else:
-        forward = work.scored * work.vocabulary * 4 * _LOGITS_FORWARD
-        backward = work.scored * work.vocabulary * 4 * _LOGITS_BACKWARD
+    loss, forward, backward = _loss(work)
     backward += _head_weights(work) if trains_all else 0
     if work.compared:
-        forward = forward * (_LOGITS_FORWARD + _LOGITS_KEPT) // _LOGITS_FORWARD
+        forward += loss
     parts = {
         "weights": (work.weights + work.reference) // sharding.weights,
         "gradients": work.trained // sharding.gradients,
@@ -161,12 +158,28 @@ def estimate(work: Workload, program: int = 0) -> Estimate:
         weights=alike * weights,
         gradients=alike * (gradients + buckets),
         optimizer=alike * states,
-        activations=alike * (kept + max(forward, backward)),
+        activations=alike * (kept + loss),
         peak=alike * (program + peak),
         program=alike * program,
         offloaded=sum(parts[name] for name in moved),
         copied=copied,
     )
+
+
+def _loss(work: Workload) -> tuple[int, int, int]:
+    """Bytes that the LM head and the loss keep for the backward pass, and that they take with it in the
+    forward and in the backward pass."""
+    value = 2 if work.half or work.autocast else 4
+    inputs = work.scored * work.hidden
+    if work.tiled_head:
+        tile = min(work.scored, _TILE[0]) * min(work.vocabulary, _TILE[1]) * value
+        return inputs * value, tile + inputs * value, tile + inputs * 4
+    logits = work.scored * work.vocabulary * 4
+    if work.direct_head:
+        kept = logits + inputs * value
+        most = kept + (logits // 2 if value == 2 else 0)  # the head's own, and their gradient, are of 16 bits
+        return kept, most, most
+    return logits * _LOGITS_KEPT, logits * _LOGITS_FORWARD, logits * _LOGITS_BACKWARD
 
 
 def optimizer_size(work: Workload) -> int:

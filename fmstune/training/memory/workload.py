@@ -66,6 +66,7 @@ def workload(trainer: TunedTrainer) -> Workload | None:
         eager_attention=attention_of(settings) == "eager",
         on_gpu=args.device.type != "cpu",
         tiled_head=tiled,
+        direct_head=head == "direct",
         reference=sum(w.numel() * w.element_size() for w in reference.parameters()) if reference else 0,
         compared=not getattr(args, "precompute_ref_log_probs", True),
         sharding=spread,

@@ -53,8 +53,9 @@ class _Scores(torch.autograd.Function):
             entropy[part] = logarithm - block.mul_(powers).sum(-1) / total
             block.copy_(powers)
             sums[part] = total
-        ctx.save_for_backward(targets, sums)
-        ctx.powers = held
+        # Saved, and not held by `ctx` alone, so that who counts what is saved finds the largest of it.
+        ctx.save_for_backward(targets, sums, held)
+        ctx.made = False
         correct = top == targets
         ctx.mark_non_differentiable(entropy, means, correct)
         return log_probs, entropy, means, correct
@@ -62,10 +63,10 @@ class _Scores(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         """In place again, so once."""
-        if ctx.powers is None:
+        if ctx.made:
             raise RuntimeError("the backward pass of the loss was made already: its logits are overwritten")
-        (targets, sums), given = ctx.saved_tensors, gradients[0]
-        made, ctx.powers = ctx.powers, None
+        (targets, sums, made), given = ctx.saved_tensors, gradients[0]
+        ctx.made = True
         made.mul_((-given / sums)[:, None])
         made.scatter_add_(-1, targets[:, None], given[:, None])
         return made, None
