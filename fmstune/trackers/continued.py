@@ -30,6 +30,14 @@ def is_of_another(found: Any, start: RunStart) -> bool:
     return isinstance(session, str) and bool(start.sessions) and session not in start.sessions
 
 
+def is_another_runs(found: Any, start: RunStart) -> bool:
+    """Whether a mark says that a tracker's run is not this one's to write to. One that the environment asks
+    for, rather than the run's own past, may belong to any run."""
+    owner = found.get("run_id") if isinstance(found, Mapping) else None
+    asked = start.tracker_run_id is None and owner not in (None, start.run_id)
+    return asked or is_of_another(found, start)
+
+
 def note(start: RunStart) -> str:
     """The message for a run that does not continue the tracker's run."""
     return f"a run of its own there, as another run continues {start.tracker_run_id or start.new_run_id}"

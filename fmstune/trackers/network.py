@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import http.client
 import re
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+_Found = TypeVar("_Found")
 
 CLOSED = "the server closed the connection without an answer"
 
@@ -22,6 +27,28 @@ def root_cause(error: BaseException) -> str:
         return CLOSED
     text = getattr(root, "strerror", None) or next(iter(str(root).splitlines()), "") or type(root).__name__
     return f"{text[:1].lower()}{text[1:]}".rstrip(".")
+
+
+def within(seconds: float, ask: Callable[[], _Found]) -> _Found:
+    """What `ask` returns or raises. Raises `TimeoutError` where it takes longer, and leaves it alone: a time
+    limit of requests is for each piece of an answer, and a server may send a byte at a time."""
+    found: list[_Found] = []
+    raised: list[BaseException] = []
+
+    def answer() -> None:
+        try:
+            found.append(ask())
+        except BaseException as error:  # it is raised below
+            raised.append(error)
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if raised:
+        raise raised[0]
+    if not found:
+        raise TimeoutError(f"no answer in {seconds:g} s")
+    return found[0]
 
 
 def in_words(text: str) -> str:

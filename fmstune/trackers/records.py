@@ -76,7 +76,8 @@ class Limits:
     (`stage/name`), so that the metric `b/c` of the stage `a` would be `c` of `a/b`; `prefixes` are those of
     stages that are joined otherwise. With `one_series`, a metric and a table of one name would be one. With
     `paths`, names are relative paths without empty or dotted parts. With `strips_params`, the service takes
-    white space from both ends of the names of params and of their namespaces.
+    white space from both ends of the names of params and of their namespaces. It takes the characters
+    `strips` from both ends of other names, and drops what has a name that begins with `drops`.
 
     Values: `max_value` is the length of a text, `integer_bits` the size of a signed integer,
     `single_precision` whether metrics are kept with 24 bits and up to 3.4e38,
@@ -105,6 +106,8 @@ class Limits:
     text_params: bool = False
     paths: bool = False
     strips_params: bool = False
+    strips: str = ""
+    drops: str = ""
     joins: bool = False
     prefixes: Mapping[str, str] = field(default_factory=dict)
     one_series: bool = False

@@ -6,7 +6,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from fmstune.trackers.network import root_cause
+from fmstune.trackers.network import root_cause, within
 from fmstune.trackers.records import Check
 from fmstune.trackers.swanlab_cloud import Client
 from fmstune.trackers.swanlab_settings import SwanLabUnusable
@@ -32,9 +32,16 @@ def server_of(settings: Any) -> str:
 
 def ask_service(settings: Any, timeout: float) -> Check:
     """Ask who we are, and whether we may see the project."""
+    server, key = server_of(settings), find_api_key(settings)
+    try:
+        return within(0.9 * timeout, lambda: _ask(settings, server, key, timeout))
+    except TimeoutError:
+        return Check("unreachable", f"{server}: no whole answer in {0.9 * timeout:g} s", _OFFLINE, server)
+
+
+def _ask(settings: Any, server: str, key: str, timeout: float) -> Check:
     import requests
 
-    server, key = server_of(settings), find_api_key(settings)
     began = time.perf_counter()
     try:
         client = Client(settings.api_host, key, timeout / 4)  # for a connection and an answer, twice

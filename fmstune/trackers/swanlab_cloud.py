@@ -1,21 +1,23 @@
 """An experiment in SwanLab's cloud, or on a server of one's own.
 
 The records are those of its files; its SDK's own sender turns them into requests. Nothing is kept on this
-machine. What is said of SwanLab was seen with 0.10."""
+machine: what was sent is noted in the experiment's config, under `fmstune`. What is said of SwanLab was seen
+with 0.10."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmstune.trackers.continued import MARK
 from fmstune.trackers.records import TrackerError
+from fmstune.trackers.swanlab_account import Account, account_of
 from fmstune.trackers.swanlab_records import params_of, yaml_of
-from fmstune.trackers.swanlab_series import Series
+from fmstune.trackers.swanlab_series import Batch, Series
 
 if TYPE_CHECKING:
     import requests
@@ -108,6 +110,7 @@ class Experiment:
         self.series = Series()
         self.params: dict[str, Any] = {}
         self._client = client
+        self._mark: dict[str, Any] = {}
         self._alive = time.monotonic()
         with used_by_sdk(client):
             found = prepare_experiment_start(start.start)
@@ -124,6 +127,14 @@ class Experiment:
                 )
                 self._note(said)
 
+    def begin(self, mark: dict[str, Any], after: int) -> None:
+        """Write the events of the run of this mark, which come after that number."""
+        there = self.params.pop(MARK, None)
+        account = account_of(there, mark.get("run_id"), after)
+        self._mark, self.series.account = mark, account or Account(after, until=after)
+        if account is None:  # what there is was logged by others
+            self.series.freeze(after)
+
     def rename(self, start: Record) -> None:
         """Say what the run is called."""
         from swanlab.sdk.internal.core_python.utils import prepare_experiment_start
@@ -139,30 +150,32 @@ class Experiment:
         """Whether it still has what was sent, which is not asked for."""
         return True
 
-    def write(
-        self, records: Sequence[Record], events: Sequence[int], params: Mapping[str, Any] | None
-    ) -> None:
+    def write(self, batch: Batch) -> None:
         """Send the records, and all params where there are other ones. Raises `requests`' errors and
         `TrackerError`; what has arrived by then is not sent once more."""
-        from swanlab.proto.swanlab.record.v1.record_pb2 import Record
-        from swanlab.proto.swanlab.save.v1.save_pb2 import SaveRecord, SaveType
-
+        account = self.series.account
+        account.announce(batch.events, batch.late)
         arrived: list[Record] = []
         try:
+            if batch.params is not None:
+                self.params = dict(batch.params)
+            if batch.params is not None or (self._mark and batch.events):
+                self._send_config()  # first of all, that the next process knows what may have arrived
             for kind in ("column", "scalar", "media", "save"):
-                chosen = [record for record in records if record.HasField(kind)]
+                chosen = [record for record in batch.records if record.HasField(kind)]
                 for at in range(0, len(chosen), _MOST_RECORDS):
-                    batch = chosen[at : at + _MOST_RECORDS]
-                    self._send(kind, batch)
-                    arrived += batch
-            if params is not None:
-                text = yaml_of(params).encode()
-                save = SaveRecord(name="config", type=SaveType.SAVE_TYPE_CONFIG, payload=text)
-                self._send("save", [Record(save=save)])
+                    few = chosen[at : at + _MOST_RECORDS]
+                    if kind == "media":
+                        self._send_media(few, arrived)
+                    else:
+                        self._send(kind, few)
+                        arrived += few
         except BaseException:
             known = set(map(id, arrived))
-            self.series.take_back([record for record in records if id(record) not in known], arrived)
+            self.series.take_back([record for record in batch.records if id(record) not in known], arrived)
             raise
+        for seq in batch.events:
+            account.add(seq)
         self._tell_alive()
 
     def finish(self, end: Record) -> None:
@@ -173,6 +186,9 @@ class Experiment:
         from swanlab.sdk.internal.core_python.api.experiment import stop_experiment
 
         said, where = end.finish, self._context
+        if self.series.account.late:
+            self.series.account.announce([], [])
+            self._send_config()
         if said.state != RunState.RUN_STATE_FINISHED and said.error:
             # The service has an error as a line of the run's log, as its SDK does.
             line = LogRecord(
@@ -192,6 +208,41 @@ class Experiment:
             first = result.failures[0]
             raise first.exception or TrackerError(f"SwanLab did not take a record: {first.message}.")
 
+    def _send_media(self, batch: list[Record], arrived: list[Record]) -> None:
+        """Send media in their order, up to the first one whose file is not taken. The SDK would send all
+        others, and the next process, which learns the last step of a series, could not see what lacks."""
+        from swanlab.sdk.internal.core_python.api.upload import upload_media
+        from swanlab.sdk.internal.core_python.transport.sender.media import (
+            collect_media_tasks,
+            put_media_resources,
+        )
+        from swanlab.sdk.internal.pkg.client import session
+
+        where, tasks = self._context, collect_media_tasks(self._context, batch)
+        failures: dict[int, BaseException] = {
+            task.index: TrackerError(f"SwanLab did not take a record: {task.failure.message}.")
+            for task in tasks
+            if task.failure is not None
+        }
+        payloads = [payload for task in tasks for payload in task.payloads]
+        with used_by_sdk(self._client), session.create(default_retry=0) as storage:
+            failed = put_media_resources(storage, where.experiment_id, payloads)
+            failures |= {payloads[number].task_index: error for number, error in failed.items()}
+            ready = tasks[: min(failures, default=len(tasks))]
+            upload_media(where.project_id, where.experiment_id, metrics=[task.metric for task in ready])
+        arrived += batch[: len(ready)]
+        if failures:
+            raise failures[len(ready)]
+
+    def _send_config(self) -> None:
+        from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+        from swanlab.proto.swanlab.save.v1.save_pb2 import SaveRecord, SaveType
+
+        marked = {MARK: self.series.account.within(self._mark)} if self._mark else {}
+        text = yaml_of({**self.params, **marked}).encode()
+        save = SaveRecord(name="config", type=SaveType.SAVE_TYPE_CONFIG, payload=text)
+        self._send("save", [Record(save=save)])
+
     def _note(self, summary: Any) -> None:
         for kind in ("scalar", "media"):
             for each in (summary or {}).get(kind) or ():
@@ -208,17 +259,19 @@ class Experiment:
                 send_experiment_heartbeat(experiment_id=self._context.experiment_id)
 
 
-def mark_there(client: Client, settings: Any, swanlab_id: str) -> Any:
-    """Whose an experiment is that may be there, by its config. Changes nothing, as to open it would."""
+def mark_there(client: Client, settings: Any, swanlab_id: str) -> Mapping[str, Any] | None:
+    """Whose an experiment is, by its config: empty where that does not say so, `None` where there is no
+    experiment. Changes nothing, as to open it would."""
     from swanlab.exceptions import ApiError
 
     owner = settings.project.workspace or client.username
     try:
-        return _params_there(client, owner, settings.project.name, swanlab_id).get(MARK)
+        found = _params_there(client, owner, settings.project.name, swanlab_id).get(MARK)
     except ApiError as error:
         if getattr(error.response, "status_code", None) == 404:
             return None
         raise
+    return found if isinstance(found, Mapping) else {}
 
 
 def _params_there(client: Client, owner: str, project: str, swanlab_id: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from fmstune.system.files import replace_text
 from fmstune.trackers.numbers_held import NumbersHeld
 from fmstune.trackers.swanlab_frames import HEAD, framed, read_frames
 from fmstune.trackers.swanlab_records import params_of, yaml_of
-from fmstune.trackers.swanlab_series import Series
+from fmstune.trackers.swanlab_series import Batch, Series
 
 if TYPE_CHECKING:
     from swanlab.proto.swanlab.record.v1.record_pb2 import Record
@@ -103,11 +103,9 @@ class RunFolder:
         found = read_state(self.path)
         return found is not None and found.last_event >= last and is_intact(self.path, found)
 
-    def write(
-        self, records: Sequence[Record], events: Sequence[int], params: Mapping[str, Any] | None
-    ) -> None:
-        """Add the records of these events. Raises `OSError`, after which none is there."""
-        records = list(records)
+    def write(self, batch: Batch) -> None:
+        """Add the records. Raises `OSError`, after which none is there."""
+        records, params = list(batch.records), batch.params
         try:
             if params is not None:
                 self._write_config(params)
@@ -119,7 +117,7 @@ class RunFolder:
         except OSError:
             self.series.take_back(records)
             raise
-        for seq in events:
+        for seq in batch.events:
             self.state.add(seq)
         self.state.size, self.state.records = size, count
         self.state.configured = self.state.configured or params is not None

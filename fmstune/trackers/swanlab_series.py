@@ -5,8 +5,11 @@ of it was seen with swanlab 0.10."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fmstune.trackers.swanlab_account import Account
 
 if TYPE_CHECKING:
     from pyroaring import BitMap64
@@ -18,17 +21,29 @@ MOST_SERIES = 100
 """So many values of a name at one step are kept, in a series each."""
 SCALAR = 1
 _UNKNOWN = 0  # of media that the service has, it does not say what they are
-_SYSTEM = "__swanlab__."
-_EDGES = " ./"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records that are written together, and the events that they are of. Those of the events `late` came
+    after later steps of their series. `params` are all params, where there are other ones than before."""
+
+    records: list[Record]
+    events: list[int]
+    late: list[int]
+    params: Mapping[str, Any] | None = None
 
 
 class Place(NamedTuple):
     """Where a value goes: the name of the series, and the step there. `held`: SwanLab has that step already,
-    since before this process or since an attempt of it that failed in part."""
+    since before this process or since an attempt of it that failed in part. `again`: it has an earlier value
+    there, of a run that was resumed since. `doubtful`: it may have the value, or not."""
 
     name: str
     step: int
     held: bool = False
+    again: bool = False
+    doubtful: bool = False
 
 
 class Series:
@@ -39,15 +54,10 @@ class Series:
         self._steps: dict[str, BitMap64] = {}
         self._before: dict[str, int] = {}
         self._arrived: set[tuple[str, int]] = set()
-        self._fitted: dict[str, str] = {}
+        self.account = Account()
 
     def __contains__(self, name: str) -> bool:
         return name in self._kinds
-
-    @property
-    def last_before(self) -> int:
-        """The last step that the service had a value of, when the run was opened; -1 for none."""
-        return max(self._before.values(), default=-1)
 
     def define(self, name: str, kind: int) -> None:
         """Note that there is such a series."""
@@ -64,11 +74,13 @@ class Series:
         self.define(name, SCALAR if scalar else _UNKNOWN)
         self._before[name] = max(last, self._before.get(name, -1))
 
-    def freeze(self) -> None:
-        """Take what there is now for what was there before: the steps that come are logged again."""
+    def freeze(self, seq: int) -> None:
+        """Take what there is now for what was there before: the steps that come after the event `seq` are
+        logged again."""
         for name, steps in self._steps.items():
             if steps:
                 self._before[name] = max(steps.max(), self._before.get(name, -1))
+        self.account.again, self.account.again_after = max(self._before.values(), default=-1), seq
 
     def take_back(self, records: Iterable[Record], arrived: Iterable[Record] = ()) -> None:
         """Forget records that did not arrive, of an attempt of which others may have `arrived`."""
@@ -79,38 +91,47 @@ class Series:
                 self._steps[value[0]].discard(value[1])
         self._arrived |= {value for record in arrived if (value := _value(record)) is not None}
 
-    def place(self, name: str, kind: int, step: int, repeats: int) -> Place | None:
-        """The place of a value that came after so many others of the same name and step; `None` when there
-        are too many."""
+    def place(self, name: str, kind: int, step: int, repeats: int, seq: int | None = None) -> Place | None:
+        """The place of a value that came after so many others of the same name and step, with the event
+        `seq`; `None` when there are too many."""
         for number in range(repeats + 1, MOST_SERIES + 1):
             found = name if number == 1 else f"{name} ({number})"
             if not self._fits(found, kind):
                 continue
-            if step <= self._before.get(found, -1) or (found, step) in self._arrived:
-                return Place(found, step, held=True)
+            if (place := self._held(found, step, seq)) is not None:
+                return place
             if step not in self._steps.get(found, ()):
                 return Place(found, step)
         return None
 
+    def _held(self, name: str, step: int, seq: int | None) -> Place | None:
+        """The place where SwanLab has the value of a step, or may have it."""
+        account = self.account
+        if (name, step) in self._arrived or (seq is not None and account.has(seq)):
+            return Place(name, step, held=True)
+        last = self._before.get(name, -1)
+        if step > last:
+            return None
+        if (seq is None or seq > account.again_after) and step <= account.again:
+            return Place(name, step, held=True, again=True)
+        if seq is not None and seq > account.until:
+            return None  # it comes late: what SwanLab has there are later steps
+        return Place(name, step, held=True, doubtful=seq in account.late)
+
+    def is_free(self, name: str, step: int) -> bool:
+        """Whether a series has no value at a step, and none at a later one since before this process."""
+        there = step <= self._before.get(name, -1) or step in self._steps.get(name, ())
+        return self._fits(name, SCALAR) and not there
+
+    def is_late(self, name: str, step: int) -> bool:
+        """Whether a series has later steps."""
+        steps = self._steps.get(name)
+        return step < max(steps.max() if steps else -1, self._before.get(name, -1))
+
     def next_step(self, name: str) -> int:
         """A step behind all others, as SwanLab counts what is logged without one."""
         steps = self._steps.get(name)
-        return steps.max() + 1 if steps else 0
-
-    def fitted(self, key: str) -> str:
-        """What a metric is called: SwanLab cuts some characters off both ends, and drops names of its own."""
-        known = self._fitted.get(key)
-        if known is not None:
-            return known
-        core = key.strip(_EDGES)
-        left = len(key) - len(key.lstrip(_EDGES))
-        name = "_" * left + core + "_" * (len(key) - left - len(core))
-        name = ("_" + name if name.startswith(_SYSTEM) else name)[:500]
-        names = set(self._fitted.values())
-        while name != key and name in names:
-            name += "_"
-        self._fitted[key] = name
-        return name
+        return max(steps.max() if steps else -1, self._before.get(name, -1)) + 1
 
     def _fits(self, name: str, kind: int) -> bool:
         there = self._kinds.get(name, kind)

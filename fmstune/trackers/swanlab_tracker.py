@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import shlex
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.continued import MARK, is_of_another, mark, note
+from fmstune.trackers.continued import MARK
 from fmstune.trackers.records import (
     Artifact,
     Check,
@@ -27,11 +26,10 @@ from fmstune.trackers.records import (
     TrackerRun,
     merged,
 )
-from fmstune.trackers.swanlab_checks import ask_service, find_api_key
-from fmstune.trackers.swanlab_cloud import Client, Experiment, mark_there
-from fmstune.trackers.swanlab_files import RunFolder, folders_of, is_intact, new_folder, read_state
+from fmstune.trackers.swanlab_checks import ask_service
+from fmstune.trackers.swanlab_cloud import Experiment
+from fmstune.trackers.swanlab_files import RunFolder, folders_of, is_intact, read_state
 from fmstune.trackers.swanlab_records import CHART, KINDS, end, media_item, save_record, table_item
-from fmstune.trackers.swanlab_series import Series
 from fmstune.trackers.swanlab_settings import (
     SwanLabOptions,
     SwanLabUnusable,
@@ -39,6 +37,7 @@ from fmstune.trackers.swanlab_settings import (
     require_writable,
     start_record,
 )
+from fmstune.trackers.swanlab_stores import Store, open_store
 from fmstune.trackers.swanlab_values import AXES, Values, Where
 from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.plain import plain
@@ -49,23 +48,6 @@ if TYPE_CHECKING:
 
 _DISABLED = "disabled: nothing is sent to SwanLab and nothing is kept for it"
 _MOST_ROWS = 2000
-
-
-class Store(Protocol):
-    """Where a run is put: a folder, or the service."""
-
-    series: Series
-    params: dict[str, Any]
-
-    def has(self, seq: int) -> bool: ...
-
-    def holds(self, last: int) -> bool: ...
-
-    def write(
-        self, records: Sequence[Record], events: Sequence[int], params: Mapping[str, Any] | None
-    ) -> None: ...
-
-    def finish(self, end: Record) -> None: ...
 
 
 class SwanLabTracker(Tracker):
@@ -97,9 +79,11 @@ class SwanLabTracker(Tracker):
     # The service has one word for what is not finite.
     limits = Limits(
         name_chars=r" -~\x80-\ud7ff\ue000-\U0010ffff",
-        max_name=250,
+        max_name=245,  # of 500 for stage, name and number
+        strips=" ./",
+        drops="__swanlab__.",
         infinite=False,
-        integer_bits=64,
+        integer_bits=54,  # each number becomes a double
         paths=True,
         reserved_metrics=frozenset(AXES),
         reserved_params=frozenset({MARK}),
@@ -134,46 +118,15 @@ class SwanLabTracker(Tracker):
         self._disabled = settings.mode == "disabled"
         if self._disabled:
             return TrackerRun(start.tracker_run_id, note=_DISABLED)
-        self._run_id = start.tracker_run_id or settings.run.id or start.new_run_id or uuid.uuid4().hex
-        if settings.mode == "offline":
-            self._open_folder(start, notes)
+        store, self._run_id = open_store(self.config, settings, start, notes)
+        self._store, self._rename, self._lost = store, store.rename, False
+        if isinstance(store, RunFolder):
+            self._values.said |= dict.fromkeys(store.state.adapted)
+            self.refers_to_files = True  # `swanlab sync` reads them where they lie
         else:
-            self._open_experiment(start, notes)
-        self._lost = False
-        self._values.begin(self._opened().series, settings.core.section_rule)
+            self.repeated_steps = "kept"
+        self._values.begin(store.series, settings.core.section_rule)
         return self._opened_run(notes)
-
-    def _open_folder(self, start: RunStart, notes: list[str]) -> None:
-        log_dir = Path(self._settings.log_dir).absolute()
-        require_writable(log_dir)
-        folder = None
-        for found in folders_of(log_dir, self._run_id):
-            state = read_state(found)
-            if state is not None:
-                folder = found
-                if is_of_another(state.mark, start):
-                    notes.append(note(start))
-                    folder, self._run_id = None, uuid.uuid4().hex
-                break
-        record = start_record(self.config, self._settings, start, self._run_id, notes)
-        owner = mark(start) if start.run_id is not None else {}
-        store = RunFolder(folder or new_folder(log_dir, self._run_id), owner, start.after, record)
-        self._store, self._rename = store, store.rename
-        self._values.said |= dict.fromkeys(store.state.adapted)
-        self.refers_to_files = True  # `swanlab sync` reads them where they lie
-
-    def _open_experiment(self, start: RunStart, notes: list[str]) -> None:
-        settings = self._settings
-        client = Client(settings.api_host, find_api_key(settings))
-        if is_of_another(mark_there(client, settings, self._run_id), start):
-            notes.append(note(start))
-            self._run_id = uuid.uuid4().hex
-        store = Experiment(client, settings, start_record(self.config, settings, start, self._run_id, notes))
-        if start.run_id is not None and store.params.get(MARK) != mark(start):
-            store.params[MARK] = mark(start)
-            self._changed = True
-        self._store, self._rename = store, store.rename
-        self.repeated_steps = "kept"
 
     def _opened_run(self, notes: list[str]) -> TrackerRun:
         if isinstance(self._store, Experiment):
@@ -213,10 +166,8 @@ class SwanLabTracker(Tracker):
         for name, value in values.items():
             repeats = (point.repeats or {}).get(name, 0)
             self._values.add_number(self.limits.prefix(stage) + name, value, where, repeats)
-        if stage == "train" and point.step is not None:
-            for axis, number in zip(AXES, (point.step, point.epoch), strict=True):
-                if number is not None and self._values.is_free(axis, point.step):
-                    self._values.add_number(axis, number, where, 0)
+        if stage == "train":
+            self._values.add_axes(where, point.epoch)
         self._note()
 
     def track_table(self, table: Table) -> None:
@@ -256,7 +207,7 @@ class SwanLabTracker(Tracker):
             store.forget_after(step, lambda name: name.startswith("system/"))
             self._values.begin(store.series, self._settings.core.section_rule)
         else:
-            self._values.log_again()
+            self._values.log_again(self.seq or 0)
         self._note()
         self.flush()
 
@@ -264,8 +215,9 @@ class SwanLabTracker(Tracker):
         store = self._store
         if store is None or not (self._values.waiting or self._events or self._changed):
             return
-        records, events, changed = self._values.waiting, self._events, self._changed
-        self._values.waiting, self._events, self._changed = [], [], False
+        changed = self._changed
+        batch = self._values.taken(self._events, store.params if changed else None)
+        self._events, self._changed = [], False
         if isinstance(store, RunFolder) and not store.holds(store.state.last_event):
             # Somebody has removed the folder, or restored an older state of it. What is written now would
             # hide that.
@@ -274,7 +226,7 @@ class SwanLabTracker(Tracker):
         if isinstance(store, RunFolder):
             store.state.adapted = list(self._values.said)
         try:
-            store.write(records, events, store.params if changed else None)
+            store.write(batch)
         except BaseException:
             self._changed = changed
             raise

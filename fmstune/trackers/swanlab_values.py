@@ -3,12 +3,13 @@ adapted for that is said. What is said of SwanLab was seen with 0.10."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fmstune.text import counted
 from fmstune.trackers.records import utf8
 from fmstune.trackers.swanlab_records import column, media_record, scalar
-from fmstune.trackers.swanlab_series import MOST_SERIES, MOST_STEP, SCALAR, Place, Series
+from fmstune.trackers.swanlab_series import MOST_SERIES, MOST_STEP, SCALAR, Batch, Place, Series
 
 if TYPE_CHECKING:
     from swanlab.proto.swanlab.metric.data.v1.data_pb2 import MediaItem
@@ -37,8 +38,8 @@ class Values:
         self.said: dict[str, None] = {}
         self._series = Series()
         self._section_rule = 0
+        self.late: list[int] = []
         self._again: dict[str, None] = {}
-        self._again_until = -1
 
     @property
     def adapted(self) -> tuple[str, ...]:
@@ -53,15 +54,23 @@ class Values:
         """Add to these series from now on; new ones are in sections by the rule."""
         self._series, self._section_rule = series, section_rule
 
-    def log_again(self) -> None:
-        """Steps that are there already are logged once more from now on."""
-        self._series.freeze()
-        self._again_until = self._series.last_before
+    def log_again(self, seq: int) -> None:
+        """Steps that are there already are logged once more after this event."""
+        if not self._series.account.has(seq):
+            self._series.freeze(seq)
 
-    def is_free(self, name: str, step: int) -> bool:
-        """Whether the series of this very name has no value at a step."""
-        place = self._series.place(name, SCALAR, step, 0)
-        return place is not None and place.name == name
+    def add_axes(self, where: Where, epoch: float | None) -> None:
+        """Add what a training's steps are drawn over, once a step."""
+        step = where.step
+        for axis, number in zip(AXES, (step, epoch), strict=True):
+            if step is not None and number is not None and self._series.is_free(axis, step):
+                self.add_number(axis, number, where, 0)
+
+    def taken(self, events: list[int], params: Mapping[str, Any] | None) -> Batch:
+        """What waits, which is written next."""
+        batch = Batch(self.waiting, events, self.late, params)
+        self.waiting, self.late = [], []
+        return batch
 
     def add_number(self, key: str, value: float, where: Where, repeats: int) -> None:
         """Add a number; `repeats` others of its name came before at its step."""
@@ -77,10 +86,7 @@ class Values:
 
     def _placed(self, key: str, kind: int, where: Where, repeats: int) -> Place | None:
         """Where a value goes; `None` when it is there already, or nowhere, which is said."""
-        series, axis = self._series, None
-        name, step = series.fitted(key), where.step
-        if name != key:
-            self._say(f"{key} is called {name}")
+        series, axis, name, step = self._series, None, key, where.step
         if where.stage == "system" and where.seq is not None:
             # A step may take as long as a hundred samples. SwanLab's own samples have numbers, too.
             step, repeats, axis = where.seq, 0, _SYSTEM_AXIS
@@ -92,7 +98,7 @@ class Values:
         if step < 0:
             self._say(f"{name} has a step below 0, which is 0 there")
             step = 0
-        place = series.place(name, kind, step, repeats)
+        place = series.place(name, kind, step, repeats, where.seq)
         if place is None:
             self._say(f"{name} has over {MOST_SERIES} values at one step; the rest are in the journal only")
             return None
@@ -101,12 +107,19 @@ class Values:
                 f"{name} has several values at one step; further ones are in the series {name} (2) and so on"
             )
         if place.held:
-            if step <= self._again_until and name not in AXES:
+            if place.again and name not in AXES:
                 self._again[name] = None
+            if place.doubtful:
+                self._say(
+                    f"{name} may lack values that came after later steps, as a process ended while they were "
+                    "sent; the journal has them"
+                )
             return None
         if place.name not in series:
             self.waiting.append(column(place.name, kind, self._section_rule, axis))
             series.define(place.name, kind)
+        if where.seq is not None and series.is_late(place.name, place.step):
+            self.late.append(where.seq)
         series.note(place.name, place.step)
         return place
 

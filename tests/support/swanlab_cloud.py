@@ -16,6 +16,8 @@ from typing import Any, Literal, final
 
 Answer = Literal["ok", "black_hole"] | int
 """What every request gets: the true answer, none at all, or this HTTP status."""
+Fault = Literal["refused", "unanswered"]
+"""A request is not taken, or it is, and its answer is lost."""
 
 
 @dataclass
@@ -51,6 +53,8 @@ class SwanLabCloud:
         self.answer: Answer = "ok"
         self.refuses: dict[str, int] = {}
         """The HTTP status of requests whose path has such a part."""
+        self.fault: tuple[int, Fault] | None = None
+        """What becomes of the request that comes after so many others."""
         self.projects: set[str] = set()
         self.closed_projects: set[str] = set()
         self.runs: dict[str, Run] = {}
@@ -82,6 +86,15 @@ class SwanLabCloud:
     def environment(self) -> dict[str, str]:
         """The variables that lead here."""
         return {"SWANLAB_API_HOST": self.url, "SWANLAB_API_KEY": self.key}
+
+    def next_fault(self) -> Fault | None:
+        """What becomes of the request that has just come."""
+        with self.lock:
+            if self.fault is None:
+                return None
+            others, kind = self.fault
+            self.fault = (others - 1, kind) if others else None
+            return None if others else kind
 
     def reply(self, method: str, parts: list[str], body: Any) -> tuple[int, Any]:
         """The status and the answer of a request."""
@@ -200,6 +213,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
+    _is_unanswered = False
 
     def _any(self) -> None:
         cloud, path = self.server.cloud, self.path.partition("?")[0]
@@ -208,6 +222,10 @@ class _Handler(BaseHTTPRequestHandler):
             cloud.requests.append(f"{self.command} {path}")
         if cloud.answer == "black_hole":
             cloud.closing.wait()
+        fault = cloud.next_fault()
+        if fault == "refused":
+            return self._send(503, {"message": "not now"})
+        self._is_unanswered = fault == "unanswered"
         refused = [status for part, status in cloud.refuses.items() if part in path]
         if isinstance(cloud.answer, int) or refused:
             return self._send(refused[0] if refused else int(cloud.answer), {"message": "no"})
@@ -231,6 +249,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep the tests' output clean."""
 
     def _send(self, status: int, answer: Any) -> None:
+        if self._is_unanswered:
+            self.close_connection = True
+            return
         payload = json.dumps(answer).encode()
         try:
             self.send_response(status)

@@ -240,6 +240,29 @@ def test_a_check_of_a_server_in_trouble_ends_in_time(
         cloud.listen()
 
 
+def test_a_check_of_a_server_that_sends_a_byte_at_a_time_ends_in_time(
+    monkeypatch: pytest.MonkeyPatch, cloud: SwanLabCloud
+) -> None:
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as slow:
+        monkeypatch.setenv("SWANLAB_API_HOST", f"http://127.0.0.1:{slow.getsockname()[1]}")
+
+        def answer() -> None:
+            caller, _ = slow.accept()
+            with caller:
+                caller.recv(10_000)
+                caller.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+                while not done.wait(0.05):
+                    caller.sendall(b" ")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        found = SwanLabTracker("swanlab").check(1)
+        done.set()
+        thread.join()
+    assert (found.state, "no whole answer in 0.9 s" in found.detail) == ("unreachable", True), found
+
+
 def test_a_check_of_something_else_says_so(monkeypatch: pytest.MonkeyPatch, cloud: SwanLabCloud) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setenv("SWANLAB_API_HOST", f"http://127.0.0.1:{other.getsockname()[1]}")

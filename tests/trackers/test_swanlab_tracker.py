@@ -94,10 +94,11 @@ def test_names_that_swanlab_would_cut_or_drop_are_others_and_that_is_said(
         recorder.track(1.0, name, None if "swanlab" in name else "train", step=1)
     recorder.track(1.0, "deep", "train", step=1 << 50)
     recorder.track(float("inf"), "worst", "train", step=1)
+    recorder.track((1 << 53) + 1, "count", "train", step=1)
     recorder.close("finished")
     ledger = delivered(run_directory)
     keys = {key for key, _, _ in from_swanlab(tmp_path)["points"]}
-    assert keys == {"train/.edge", "train/edge_", "___swanlab__.cpu", "train/global_step_2"}
+    assert keys == {"train/.edge", "train/edge_", "___swanlab__.cpu", "train/global_step_2", "train/count"}
     said = " ".join(ledger.changes)
     for words in (
         "edge_",
@@ -105,6 +106,7 @@ def test_names_that_swanlab_would_cut_or_drop_are_others_and_that_is_said(
         "global_step_2",
         "train/deep has a step beyond",
         "worst was not",
+        "count has integers beyond 54 bits, which are rounded",
     ):
         assert words in said
 

@@ -13,7 +13,7 @@ from fmstune.trackers.comet.archive import Archive, newest_state
 from fmstune.trackers.comet.items import Events, Item
 from fmstune.trackers.comet.service import Service
 from fmstune.trackers.comet.settings import Settings, disabled
-from fmstune.trackers.continued import is_of_another, mark, note
+from fmstune.trackers.continued import is_another_runs, mark, note
 from fmstune.trackers.records import RunStart, Status, TrackerError
 
 
@@ -104,11 +104,7 @@ def _key(new_run_id: str | None) -> str:
 
 
 def _is_of_another(found: dict[str, Any], start: RunStart) -> bool:
-    if start.run_id is None:
-        return False
-    # Of an experiment that the environment asks for, another run may be the owner.
-    new = start.tracker_run_id is None and found.get("run_id") not in (None, start.run_id)
-    return new or is_of_another(found, start)
+    return start.run_id is not None and is_another_runs(found, start)
 
 
 def _of_its_own(settings: Settings, start: RunStart, key: str) -> str:

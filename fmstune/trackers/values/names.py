@@ -24,9 +24,11 @@ class Names:
         taken: set[str] | None = None,
         prefix: str = "",
         stripped: bool = False,
+        series: bool = False,
     ) -> None:
         """`taken` are names, with their `prefix`, that others may take too. With `stripped`, white space at
-        both ends of a name would be lost."""
+        both ends of a name would be lost. With `series`, the names are those of metrics, tables and media, or
+        what these begin with."""
         chars = chars or limits.name_chars
         self._bad = re.compile(f"[^{chars}]") if chars else None
         self._most = limits.max_name if most is None else most
@@ -36,6 +38,7 @@ class Names:
         self._taken = {self._fold(name) for name in reserved} if taken is None else taken
         self._prefix = prefix
         self._stripped = stripped
+        self._strips, self._drops = (limits.strips, limits.drops) if series else ("", "")
         self.known: dict[str, str] = {}
         """What each name is called."""
 
@@ -53,6 +56,7 @@ class Names:
         stem = stem[: self._most] or "_"
         if self._stripped:
             stem = _AROUND.sub(lambda found: "_" * len(found[0]), stem)
+        stem = self._held(stem)
         fitting = stem
         count = 1
         while self._fold(self._prefix + fitting) in self._taken:
@@ -62,3 +66,15 @@ class Names:
         self._taken.add(self._fold(self._prefix + fitting))
         self.known[name] = fitting
         return fitting
+
+    def _held(self, stem: str) -> str:
+        """A name of which the service cuts nothing off, and which it does not drop."""
+        begins = not self._prefix  # else it is the prefix that is cut
+        if self._drops and begins and stem.startswith(self._drops):
+            stem = f"_{stem}"[: self._most]
+        if self._strips:
+            core = stem.rstrip(self._strips)
+            stem = core.ljust(len(stem), "_")
+            if begins:
+                stem = stem.lstrip(self._strips).rjust(len(stem), "_")
+        return stem

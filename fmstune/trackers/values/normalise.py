@@ -31,7 +31,7 @@ class Normaliser:
         self._namespaces = Names(limits, reserved=limits.reserved_params, stripped=limits.strips_params)
         self._table_names: dict[str | None, Names] = {}
         self._media_names: dict[tuple[str, str | None], Names] = {}
-        self._stages = Names(limits)
+        self._stages = Names(limits, series=True)
         self._known_stages: dict[str, str | None] = {}
         bits = limits.integer_bits
         self._any_holds = _MOST_COUNT if bits is None or bits > _MOST_COUNT.bit_length() else 0
@@ -48,7 +48,7 @@ class Normaliser:
         names = self._metric_names.get(stage)
         if names is None:
             names = self._metric_names[stage] = Names(
-                self._limits, taken=self._taken_in(stage), prefix=self._prefix(stage)
+                self._limits, taken=self._taken_in(stage), prefix=self._prefix(stage), series=True
             )
         kept: dict[str, Any] = {}
         fitting, most = names.known, self._any_holds
@@ -97,7 +97,7 @@ class Normaliser:
             limits = self._limits
             taken = self._taken_in(stage) if limits.one_series else None
             names = self._table_names[stage] = Names(
-                limits, chars=limits.table_chars, most=limits.max_table, taken=taken
+                limits, chars=limits.table_chars, most=limits.max_table, taken=taken, series=True
             )
         return self._name("table" if name is None else str(name), names)
 
@@ -108,7 +108,12 @@ class Normaliser:
             limits, prefix = self._limits, self._prefix(stage)
             taken = self._taken_in(stage) if limits.one_series else None
             names = self._media_names[kind, stage] = Names(
-                limits, chars=limits.table_chars, most=limits.max_table, taken=taken, prefix=prefix
+                limits,
+                chars=limits.table_chars,
+                most=limits.max_table,
+                taken=taken,
+                prefix=prefix,
+                series=True,
             )
         return self._name(kind if name is None else str(name), names)
 
