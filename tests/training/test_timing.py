@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 import fmstune
 from fmstune.resources.phases import PHASES, STEP
+from fmstune.training.trainers.timed import TimedTraining
 from tests.support.commands import FAST
 from tests.support.commands import fmstune as fmstune_command
 from tests.support.journals import events
@@ -226,3 +227,35 @@ def test_the_share_of_a_devices_peak_is_the_operations_of_the_tokens() -> None:
     for other in ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "NVIDIA GeForce RTX 4090 Laptop GPU", "Radeon"):
         assert peak_of(other, "half") is None
     assert Utilisation(6e9, 1e12).share(100, 1.2) == pytest.approx(0.5)
+
+
+class _Counted(torch.nn.Linear):
+    """A model that notes how often its weights are counted."""
+
+    asked = 0
+
+    def num_parameters(self, *, exclude_embeddings: bool) -> int:
+        self.asked += 1
+        return sum(weight.numel() for weight in self.parameters())
+
+
+class _Plain:
+    floating_point_ops = Trainer.floating_point_ops
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+
+class _Timed(TimedTraining, _Plain):
+    """As fmstune's trainers have it."""
+
+
+def test_the_work_of_batches_is_the_trainer_s_and_the_weights_are_counted_once() -> None:
+    timed, plain = _Timed(_Counted(3, 5)), _Plain(_Counted(3, 5))
+    batches = [{"input_ids": torch.zeros(1, size)} for size in (7, 0, 12, 1)]
+    expected = [plain.floating_point_ops(batch) for batch in batches]
+    assert [timed.floating_point_ops(batch) for batch in batches] == expected
+    assert timed.floating_point_ops({}) == 0
+    assert timed.model.asked == 2  # also for the empty one
+    timed.model = _Counted(4, 5)
+    assert timed.floating_point_ops(batches[0]) == 6 * 7 * 25

@@ -25,6 +25,8 @@ class TimedTraining:
     tokens_trained: Any = 0
     """What the losses were divided by: trained tokens, where the method counts them. It may be a tensor on a
     device, which nobody waits for before there is a log."""
+    _operations: tuple[Any, int] | None = None
+    """A model, and what is counted of it for each value of its input."""
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
         """The Trainer's, timed as waiting for data."""
@@ -36,6 +38,19 @@ class TimedTraining:
             if items is not None:
                 self.tokens_trained = self.tokens_trained + items
         return batches, items
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """The Trainer's, which is in proportion to the tokens, but walks over all modules of the model at
+        each batch to count its weights: 1.2 ms of the training thread for SmolLM2, 0.1 ms for the demo."""
+        trainer: Any = super()
+        model = as_trainer(self).model
+        name = getattr(model, "main_input_name", "input_ids")
+        size = inputs[name].numel() if name in inputs else 0
+        if not size:
+            return int(trainer.floating_point_ops(inputs))
+        if self._operations is None or self._operations[0] is not model:
+            self._operations = model, trainer.floating_point_ops(inputs) // size
+        return self._operations[1] * size
 
     def _rows_of(self, batch: Any) -> int:
         args = as_trainer(self).args
