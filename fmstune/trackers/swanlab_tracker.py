@@ -26,19 +26,19 @@ from fmstune.trackers.records import (
     TrackerRun,
     merged,
 )
-from fmstune.trackers.swanlab_checks import ask_service
-from fmstune.trackers.swanlab_cloud import Experiment
-from fmstune.trackers.swanlab_files import RunFolder, folders_of, is_intact, read_state
-from fmstune.trackers.swanlab_records import CHART, KINDS, end, media_item, save_record, table_item
-from fmstune.trackers.swanlab_settings import (
+from fmstune.trackers.swanlab.checks import ask_service
+from fmstune.trackers.swanlab.cloud import Experiment
+from fmstune.trackers.swanlab.files import RunFolder, folders_of, is_intact, read_state
+from fmstune.trackers.swanlab.records import CHART, KINDS, end, media_item, save_record, table_item
+from fmstune.trackers.swanlab.settings import (
     SwanLabOptions,
     SwanLabUnusable,
     found_settings,
     require_writable,
     start_record,
 )
-from fmstune.trackers.swanlab_stores import Store, open_store
-from fmstune.trackers.swanlab_values import AXES, Values, Where
+from fmstune.trackers.swanlab.stores import Store, open_store
+from fmstune.trackers.swanlab.values import AXES, Values, Where
 from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.plain import plain
 

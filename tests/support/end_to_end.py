@@ -12,7 +12,7 @@ from typing import Any
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.trackers.records import merged
-from fmstune.trackers.swanlab_values import AXES
+from fmstune.trackers.swanlab.values import AXES
 from tests.support.readers import event_accumulator, read_aim, read_wandb_offline, wandb_offline_dirs
 
 Points = dict[tuple[str, str, int], float]

@@ -140,7 +140,7 @@ def test_what_fails_in_the_middle_of_a_batch_arrives_once_later(
 def test_a_session_that_has_ended_is_begun_again(
     cloud: SwanLabCloud, run_directory: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fmstune.trackers.swanlab_cloud import Client
+    from fmstune.trackers.swanlab.cloud import Client
 
     login = Client.login
 

@@ -14,7 +14,7 @@ import fmstune
 from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.trackers.records import MetricPoint, RunStart
-from fmstune.trackers.swanlab_frames import HEAD, framed, read_frames
+from fmstune.trackers.swanlab.frames import HEAD, framed, read_frames
 from fmstune.trackers.swanlab_tracker import SwanLabTracker
 from tests.support.shipping import delivered_by
 from tests.support.stored import from_swanlab

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, TrainerControl, TrainerState, Trainin
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from fmstune.trackers.records import RunStart
-from fmstune.trackers.swanlab_settings import project_variable
+from fmstune.trackers.swanlab.settings import project_variable
 from fmstune.trackers.values.normalise import flatten
 from fmstune.transformers_compat import experiment_of
 

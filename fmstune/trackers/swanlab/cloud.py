@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from fmstune.trackers.continued import MARK
 from fmstune.trackers.records import TrackerError
-from fmstune.trackers.swanlab_account import Account, account_of
-from fmstune.trackers.swanlab_records import params_of, yaml_of
-from fmstune.trackers.swanlab_series import Batch, Series
+from fmstune.trackers.swanlab.account import Account, account_of
+from fmstune.trackers.swanlab.records import params_of, yaml_of
+from fmstune.trackers.swanlab.series import Batch, Series
 
 if TYPE_CHECKING:
     import requests

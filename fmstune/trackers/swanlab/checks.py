@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from fmstune.trackers.network import root_cause, within
 from fmstune.trackers.records import Check
-from fmstune.trackers.swanlab_cloud import Client
-from fmstune.trackers.swanlab_settings import SwanLabUnusable
+from fmstune.trackers.swanlab.cloud import Client
+from fmstune.trackers.swanlab.settings import SwanLabUnusable
 
 LOGIN = "run `swanlab login`, or set SWANLAB_API_KEY"
 _OFFLINE = "try again later; or use SWANLAB_MODE=offline"

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from fmstune.system.files import replace_text
 from fmstune.trackers.numbers_held import NumbersHeld
-from fmstune.trackers.swanlab_frames import HEAD, framed, read_frames
-from fmstune.trackers.swanlab_records import params_of, yaml_of
-from fmstune.trackers.swanlab_series import Batch, Series
+from fmstune.trackers.swanlab.frames import HEAD, framed, read_frames
+from fmstune.trackers.swanlab.records import params_of, yaml_of
+from fmstune.trackers.swanlab.series import Batch, Series
 
 if TYPE_CHECKING:
     from swanlab.proto.swanlab.record.v1.record_pb2 import Record

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fmstune.trackers.swanlab_account import Account
+from fmstune.trackers.swanlab.account import Account
 
 if TYPE_CHECKING:
     from pyroaring import BitMap64

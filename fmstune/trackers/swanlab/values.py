@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fmstune.text import counted
 from fmstune.trackers.records import utf8
-from fmstune.trackers.swanlab_records import column, media_record, scalar
-from fmstune.trackers.swanlab_series import MOST_SERIES, MOST_STEP, SCALAR, Batch, Place, Series
+from fmstune.trackers.swanlab.records import column, media_record, scalar
+from fmstune.trackers.swanlab.series import MOST_SERIES, MOST_STEP, SCALAR, Batch, Place, Series
 
 if TYPE_CHECKING:
     from swanlab.proto.swanlab.metric.data.v1.data_pb2 import MediaItem

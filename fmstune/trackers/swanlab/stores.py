@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fmstune.trackers.continued import is_another_runs, mark, note
 from fmstune.trackers.records import RunStart
-from fmstune.trackers.swanlab_checks import find_api_key
-from fmstune.trackers.swanlab_cloud import Client, Experiment, mark_there
-from fmstune.trackers.swanlab_files import RunFolder, folders_of, new_folder, read_state
-from fmstune.trackers.swanlab_series import Batch, Series
-from fmstune.trackers.swanlab_settings import (
+from fmstune.trackers.swanlab.checks import find_api_key
+from fmstune.trackers.swanlab.cloud import Client, Experiment, mark_there
+from fmstune.trackers.swanlab.files import RunFolder, folders_of, new_folder, read_state
+from fmstune.trackers.swanlab.series import Batch, Series
+from fmstune.trackers.swanlab.settings import (
     SwanLabOptions,
     SwanLabUnusable,
     require_writable,
