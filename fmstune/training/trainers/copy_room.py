@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from fmstune.system import memory
 from fmstune.system.memory import amount
-from fmstune.training.memory.estimate import estimate
+from fmstune.training.memory.estimate import Workload, estimate
 from fmstune.training.memory.parts import optimizer_tensors
 from fmstune.training.memory.workload import workload
 from fmstune.training.trainers.disk import saved_weights
@@ -55,8 +56,13 @@ class CopyRoom:
         beside = f", and the steps beside it {amount(steps)}" if steps else ""
         return f"a copy needs {amount(size)} of memory{beside}; {room.limit} has {amount(room.available)}"
 
+    @functools.cached_property
+    def _work(self) -> Workload | None:
+        """Once: the lengths of all rows are asked for."""
+        return workload(self._trainer) if self._trainer.args.device.type == "cpu" else None
+
     def _estimated(self) -> int:
-        work = workload(self._trainer) if self._trainer.args.device.type == "cpu" else None
+        work = self._work
         if work is None or self._tokens >= _AS_LONG * work.tokens:
             return 0
         return estimate(work, self._program).peak
