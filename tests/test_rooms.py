@@ -25,7 +25,7 @@ INSIDE = {
 """As far as the folders of a room have an order."""
 
 MOST_LINES, FEWEST_LINES = 350, 30
-LONG = {"fmstune.training.trl_compat": "the one place that knows what is private: one entry after another"}
+LONG: dict[str, str] = {}
 """Files of more lines, and why a reader would accept that."""
 SHORT = {
     "fmstune.__main__": "what `python -m` wants",

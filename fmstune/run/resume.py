@@ -177,7 +177,7 @@ def finish(trainer: TunedTrainer, checkpoint: Path) -> None:
     make one more. With the best weights where those are to be kept."""
     from transformers import TrainerState
 
-    from fmstune.training.trl_compat import load_checkpoint
+    from fmstune.training.trl_compat.saving import load_checkpoint
 
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None

@@ -43,7 +43,7 @@ from fmstune.training.methods.trained import trained_by
 from fmstune.training.speed.lm_head import sees_ahead
 from fmstune.training.speed.padding_free import Padding, decide
 from fmstune.training.trainers.preferences import build_tuner, refused_by_trl
-from fmstune.training.trl_compat import set_padding_free
+from fmstune.training.trl_compat.steps import set_padding_free
 from fmstune.training.tuned_trainer import TunedTrainer
 
 

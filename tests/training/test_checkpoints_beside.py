@@ -31,7 +31,7 @@ from fmstune.training.extensions import Extensions
 from fmstune.training.trainers import checkpoints as beside
 from fmstune.training.trainers import copy_room
 from fmstune.training.trainers.copy_room import CopyRoom
-from fmstune.training.trl_compat import large_files_later
+from fmstune.training.trl_compat.saving import large_files_later
 from tests.support.tuned import fmstune, tune, weights
 
 SETS = ["training.eval_strategy=no", "training.save_steps=2", "training.logging_steps=1"]

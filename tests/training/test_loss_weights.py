@@ -23,7 +23,7 @@ from fmstune.trackers.base import Tracker
 from fmstune.training.build import BuiltTrainer, build_trainer
 from fmstune.training.methods import sft as building
 from fmstune.training.speed.lm_head import _own, fit_lm_head
-from fmstune.training.trl_compat import score_by
+from fmstune.training.trl_compat.head import score_by
 from fmstune.training.tuned_trainer import Head
 
 TOKENIZER = load_tokenizer(ModelConfig(path="demo"))

@@ -1,5 +1,5 @@
 """What fmstune uses of TRL, transformers, accelerate, PEFT and datasets though it is private: all of it is
-there in the installed versions, and nothing outside of the two files that know it uses any."""
+there in the installed versions, and nothing outside of the files that know it uses any."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pytest
 
 from fmstune import transformers_compat
 from fmstune.config.schema.training import METHODS
-from fmstune.training.trl_compat import PrivateHooks
+from fmstune.training.trl_compat.hooks import PrivateHooks
 
 PACKAGE = Path(__file__).parents[2] / "fmstune"
-KNOW = {PACKAGE / "training/trl_compat.py", PACKAGE / "transformers_compat.py"}
+KNOW = {*PACKAGE.glob("training/trl_compat/*.py"), PACKAGE / "transformers_compat.py"}
 LIBRARIES = ("trl", "transformers", "accelerate", "peft", "datasets", "huggingface_hub")
 
 

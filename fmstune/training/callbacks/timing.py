@@ -13,7 +13,7 @@ from fmstune.training.callbacks.collectives import Collectives
 from fmstune.training.memory.parts import MemoryParts
 from fmstune.training.speed.utilisation import Utilisation, utilisation
 from fmstune.training.trainers.timed import TimedTraining
-from fmstune.training.trl_compat import tokens_seen
+from fmstune.training.trl_compat.figures import tokens_seen
 
 
 class TimingCallback(TrainerCallback):

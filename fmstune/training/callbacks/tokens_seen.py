@@ -7,7 +7,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from fmstune.training.trl_compat import count_tokens, tokens_seen
+from fmstune.training.trl_compat.figures import count_tokens, tokens_seen
 from fmstune.training.tuned_trainer import TunedTrainer
 
 _TOKENS = "tokens"

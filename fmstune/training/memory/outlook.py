@@ -19,7 +19,7 @@ from fmstune.training.memory.estimate import Estimate, Workload, estimate
 from fmstune.training.memory.remedies import advice, measures
 from fmstune.training.memory.workload import workload
 from fmstune.training.trainers.checkpoints import copied_beside
-from fmstune.training.trl_compat import is_device_out_of_memory
+from fmstune.training.trl_compat.steps import is_device_out_of_memory
 from fmstune.training.tuned_trainer import TunedTrainer
 
 _FAILED = ("std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory", "can't allocate memory")

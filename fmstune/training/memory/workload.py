@@ -9,7 +9,7 @@ from fmstune.data.tokens.lengths import longest_rows, scored_tokens, sequence_le
 from fmstune.training.memory.estimate import Workload
 from fmstune.training.memory.placeholder_rows import measurable_rows
 from fmstune.training.memory.sharding import sharding
-from fmstune.training.trl_compat import scores_labelled_alone
+from fmstune.training.trl_compat.head import scores_labelled_alone
 from fmstune.training.tuned_trainer import TunedTrainer
 from fmstune.transformers_compat import attention_of
 

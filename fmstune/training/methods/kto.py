@@ -11,7 +11,7 @@ from trl import KTOConfig, KTOTrainer
 from fmstune.data.prepare import PreparedData
 from fmstune.training.methods.trained import Trained
 from fmstune.training.trainers.preferences import PreferenceTuner
-from fmstune.training.trl_compat import compares_within_batch
+from fmstune.training.trl_compat.steps import compares_within_batch
 
 
 class KtoTuner(PreferenceTuner, KTOTrainer):

@@ -15,7 +15,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from fmstune.data.tokens.table import IGNORED
 from fmstune.training.methods.trained import Trained
 from fmstune.training.trainers.preferences import PreferenceTuner
-from fmstune.training.trl_compat import count_tokens
+from fmstune.training.trl_compat.figures import count_tokens
 from fmstune.training.tuned_trainer import as_trainer
 
 with warnings.catch_warnings():

@@ -12,7 +12,7 @@ from fmstune.errors import RunError
 from fmstune.training.memory.outlook import Outlook, is_out_of_memory, out_of_memory, outlook
 from fmstune.training.rehearsal.rehearsal import SCRATCH
 from fmstune.training.rehearsal.trial_step import try_batch, unchanged
-from fmstune.training.trl_compat import compares_within_batch, set_batch
+from fmstune.training.trl_compat.steps import compares_within_batch, set_batch
 from fmstune.training.tuned_trainer import TunedTrainer
 
 

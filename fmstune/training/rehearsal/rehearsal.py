@@ -22,7 +22,7 @@ from fmstune.text import in_series
 from fmstune.training.memory.outlook import forget_peak, peak
 from fmstune.training.memory.placeholder_rows import measurable_rows
 from fmstune.training.rehearsal.trial_step import batch, try_batch, unchanged
-from fmstune.training.trl_compat import save_for_checkpoint, write_optimizer
+from fmstune.training.trl_compat.saving import save_for_checkpoint, write_optimizer
 from fmstune.training.tuned_trainer import TunedTrainer
 
 SCRATCH = "rehearsal"

@@ -17,7 +17,8 @@ import torch
 from fmstune.data.tokens.lengths import longest_rows
 from fmstune.data.tokens.table import IGNORED
 from fmstune.training.memory.placeholder_rows import measurable_rows
-from fmstune.training.trl_compat import figures_restored, forget_optimizer, offloading, on_device
+from fmstune.training.trl_compat.figures import figures_restored
+from fmstune.training.trl_compat.steps import forget_optimizer, offloading, on_device
 from fmstune.training.tuned_trainer import TunedTrainer
 
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from fmstune.data.tokens.table import IGNORED
 from fmstune.training.speed.log_probs import scores
-from fmstune.training.trl_compat import FUSED, FusedCausalLMOutput, score_by
+from fmstune.training.trl_compat.head import FUSED, FusedCausalLMOutput, score_by
 from fmstune.training.tuned_trainer import Head
 
 _PROBE = 12

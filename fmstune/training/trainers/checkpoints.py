@@ -23,9 +23,9 @@ from fmstune.models.saving import share_weights
 from fmstune.system.disk import shortage
 from fmstune.training.trainers.copy_room import CopyRoom, held
 from fmstune.training.trainers.disk import disk_full, sizes
-from fmstune.training.trl_compat import (
+from fmstune.training.trl_compat.hooks import PrivateHooks
+from fmstune.training.trl_compat.saving import (
     FileLater,
-    PrivateHooks,
     large_files_later,
     remove_old_checkpoints,
     write_parts,

@@ -13,7 +13,7 @@ from fmstune.system.memory import amount
 from fmstune.text import counted
 from fmstune.training.memory.estimate import optimizer_size
 from fmstune.training.memory.workload import workload
-from fmstune.training.trl_compat import PrivateHooks
+from fmstune.training.trl_compat.hooks import PrivateHooks
 from fmstune.training.tuned_trainer import TunedTrainer, as_trainer
 
 _CERTAINTY = 0.9

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from fmstune.training.trainers.row_batches import RowLengths, first_rows, row_lengths
-from fmstune.training.trl_compat import gathering, last_batch
+from fmstune.training.trl_compat.steps import gathering, last_batch
 from fmstune.training.tuned_trainer import TunedTrainer, as_trainer
 
 _SHARES = "shares_of_rows"

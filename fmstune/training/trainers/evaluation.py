@@ -14,7 +14,9 @@ import torch
 
 from fmstune.data.tokens.table import LOSS_WEIGHTS
 from fmstune.training.trainers.loss_weights import of_targets
-from fmstune.training.trl_compat import gathered, is_fused, noted_figures, smooths_labels
+from fmstune.training.trl_compat.figures import noted_figures
+from fmstune.training.trl_compat.head import is_fused
+from fmstune.training.trl_compat.steps import gathered, smooths_labels
 from fmstune.training.tuned_trainer import as_trainer
 
 BATCH_MEAN = "loss_batch_mean"

@@ -9,7 +9,8 @@ from typing import Any
 from fmstune.data.tokens.table import IGNORED
 from fmstune.training.trainers.nonfinite import COUNTER
 from fmstune.training.trainers.saved_files import SavesNoSecrets
-from fmstune.training.trl_compat import noted_figures, scales_loss
+from fmstune.training.trl_compat.figures import noted_figures
+from fmstune.training.trl_compat.steps import scales_loss
 from fmstune.training.tuned_trainer import OfRun, as_trainer
 
 

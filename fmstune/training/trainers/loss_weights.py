@@ -17,7 +17,8 @@ from trl.data_utils import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from fmstune.data.tokens.table import IGNORED, LOSS_WEIGHTS
-from fmstune.training.trl_compat import FusedCausalLMOutput, PrivateHooks
+from fmstune.training.trl_compat.head import FusedCausalLMOutput
+from fmstune.training.trl_compat.hooks import PrivateHooks
 from fmstune.training.tuned_trainer import as_trainer
 
 

@@ -16,7 +16,7 @@ from accelerate.utils import recursively_apply
 from fmstune.data.tokens.table import IGNORED
 from fmstune.training.trainers.each_row_once import Shares, gather_own, gathered_once, shares_of_last
 from fmstune.training.trainers.row_batches import first_rows, row_count, row_lengths
-from fmstune.training.trl_compat import evaluation_gathers
+from fmstune.training.trl_compat.steps import evaluation_gathers
 from fmstune.training.tuned_trainer import as_trainer
 
 

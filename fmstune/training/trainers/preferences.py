@@ -27,7 +27,7 @@ from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.pair_evaluation import RowWeightedEvaluation
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
-from fmstune.training.trl_compat import said_by_trl
+from fmstune.training.trl_compat.figures import said_by_trl
 from fmstune.training.tuned_trainer import TunedTrainer
 
 

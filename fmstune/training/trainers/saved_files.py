@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from fmstune.secrets.redaction import process_redactor
-from fmstune.training.trl_compat import PrivateHooks
+from fmstune.training.trl_compat.hooks import PrivateHooks
 from fmstune.training.tuned_trainer import as_trainer
 
 

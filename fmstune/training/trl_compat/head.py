@@ -1,0 +1,66 @@
+"""TRL's fused LM head. `add_fused_lm_head` is public; that a trainer's model has it is not."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import is_triton_available
+from trl.trainer.utils import FusedCausalLMOutput
+
+__all__ = ["FusedCausalLMOutput"]  # of this file; all else is defined here
+
+Plain = Callable[..., Any]
+
+
+class Scored(Protocol):
+    """A way to score labels: from the model's forward without the head, or TRL's `fused` one."""
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        plain: Plain,
+        fused: Callable[..., FusedCausalLMOutput],
+        args: Any,
+        kwargs: Any,
+        labels: Any,
+        shifted: Any,
+        items: Any,
+    ) -> FusedCausalLMOutput:
+        """The figures of each labelled position."""
+
+
+def score_by(model: PreTrainedModel, scored: Scored) -> None:
+    """Have `model`, which has TRL's fused LM head already, score labels in another way."""
+    through_trl = model.forward
+    plain = functools.partial(through_trl, fused_lm_head=False)
+    fused = functools.partial(through_trl, fused_lm_head=True)
+
+    @functools.wraps(through_trl)  # its signature is asked which arguments the model takes, by `generate` too
+    def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+        if not fused_lm_head:
+            return plain(*args, **kwargs)
+        labels, shifted = kwargs.pop("labels", None), kwargs.pop("shift_labels", None)
+        items = kwargs.pop("num_items_in_batch", None)
+        kwargs["use_cache"] = False
+        return scored(self, plain, fused, args, kwargs, labels, shifted, items)
+
+    model.forward = types.MethodType(forward, model)
+
+
+def scores_labelled_alone(device: torch.device) -> bool:
+    """Whether TRL's LM head computes no logits for positions without a label, as it does where Triton is."""
+    return device.type in ("cuda", "xpu") and is_triton_available()
+
+
+FUSED = {"fused_lm_head": True}
+"""The keyword by which a model's forward is asked for `FusedCausalLMOutput`."""
+
+
+def is_fused(output: Any) -> bool:
+    """Whether an output is the fused head's, and not the logits that `compute_metrics` gets."""
+    return hasattr(output, "label_mask")

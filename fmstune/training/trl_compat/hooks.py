@@ -1,0 +1,100 @@
+"""Private methods of a Trainer of TRL's, under names that classes before it override."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+class PrivateHooks:
+    """For a class right before a Trainer of TRL's: its private methods under names that classes before it
+    override. A callback comes too late for each of them, and cannot change what they do."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.write_checkpoint(model, trial)
+
+    def write_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint. `on_save` comes after it, and not at all where writing fails."""
+        _trainer(super())._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        self.write_model(output_dir, state_dict)
+
+    def write_model(self, output_dir: str | None, state_dict: Any) -> None:
+        """Write the weights with their settings, the tokenizer and the Trainer's arguments. `save_model` is
+        public, and gathers the weights of FSDP and DeepSpeed before it comes here."""
+        _trainer(super())._save(output_dir, state_dict)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The Trainer's. It says by a private keyword that it is its own call, of a checkpoint."""
+        self.store_model(output_dir, at_end=not _internal_call)
+
+    def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
+        """Save the model: of a checkpoint, or `at_end` of the run."""
+        _trainer(super()).save_model(output_dir, _internal_call=not at_end)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        self.steps_are_over()
+        return _trainer(super())._finalize_training(*args, **kwargs)
+
+    def steps_are_over(self) -> None:
+        """The last step is made, and the best checkpoint is not loaded yet, nor are others removed: no
+        callback is called then."""
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        return self.gradient_norm(model, grad_norm)
+
+    def gradient_norm(self, model: Any, grad_norm: Any) -> Any:
+        """The norm of the clipped gradient, the last that happens before the optimizer's step with the norm
+        known. `on_pre_optimizer_step` does not get the norm, and cannot leave it out of the log."""
+        return _trainer(super())._get_grad_norm(model, grad_norm=grad_norm)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        self.report_loaded(load_result)
+
+    def report_loaded(self, load_result: Any) -> None:
+        """Warn of weights that a checkpoint lacks or has too many of, which nothing public filters."""
+        _trainer(super())._issue_warnings_after_load(load_result)
+
+    def _load_callback_state(self) -> None:
+        # It makes new callbacks of what a checkpoint has of them, which one that knows its trainer cannot be.
+        trainer = _trainer(self)
+        known = trainer.state.stateful_callbacks
+        own = {type(each).__name__ for each in trainer.callback_handler.callbacks if hasattr(each, "resumes")}
+        kept = {name: known.pop(name) for name in own & known.keys()}
+        _trainer(super())._load_callback_state()
+        known.update(kept)
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any) -> Any:
+        trainer = _trainer(super())
+        packing = rest[0] is True  # sft's; the other trainers have a name there
+        return self.prepare_rows(
+            dataset, args, packing, lambda rows: trainer._prepare_dataset(rows, processing_class, args, *rest)
+        )
+
+    def prepare_rows(self, rows: Any, args: Any, packing: bool, prepared: Callable[[Any], Any]) -> Any:
+        """The rows as the trainer takes them, by its arguments `args`; `prepared` makes what TRL does.
+        `skip_prepare_dataset` is sft's alone, and then there is no packing."""
+        return prepared(rows)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+        return self.count_items(batch_samples, device)
+
+    def count_items(self, batches: list[Any], device: Any) -> Any:
+        """The number of trained tokens in the batches of an update. `get_batch_samples`, which is public, has
+        put the batches together by then, and moves none of them."""
+        return _trainer(super())._get_num_items_in_batch(batches, device)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        _trainer(super())._set_signature_columns_if_needed()
+        trainer = _trainer(self)
+        missing = [name for name in self.more_columns if name not in trainer._signature_columns]
+        trainer._signature_columns = [*trainer._signature_columns, *missing]
+
+    more_columns: tuple[str, ...] = ()
+    """Columns of the rows that are to reach the collator in addition to those of the model's forward.
+    `remove_unused_columns = False` lets all others through as well."""
+
+
+def _trainer(super_: Any) -> Any:
+    return super_

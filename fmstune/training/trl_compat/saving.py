@@ -1,0 +1,179 @@
+"""How transformers writes and reads the parts of a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
+
+from fmstune.training.trl_compat.steps import _SAVERS
+from fmstune.training.tuned_trainer import TunedTrainer
+
+
+def write_optimizer(trainer: TunedTrainer, folder: Path) -> None:
+    """Write the state of the optimizer as a checkpoint has it; `save_state` does not."""
+    this: Any = trainer
+    this._save_optimizer_and_scheduler(str(folder))
+
+
+def save_for_checkpoint(trainer: TunedTrainer, folder: Path) -> None:
+    """Save the model as a checkpoint has it; plain `save_model` is the end of the run."""
+    this: Any = trainer
+    this.save_model(str(folder), _internal_call=True)
+
+
+def write_parts(trainer: TunedTrainer, folder: Path, named: Path) -> None:
+    """Write into a folder what `_save_checkpoint` puts into the checkpoint `named`, which it writes in place,
+    file by file. Of one process, without sharding; older checkpoints stay, and nothing goes to the hub."""
+    this: Any = trainer
+    state, args = this.state, this.args
+    this.store_flos()
+    this.save_model(str(folder), _internal_call=True)
+    if args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH, SaveStrategy.BEST):
+        best = named.with_name(f"checkpoint-{state.best_global_step}")
+        if state.best_global_step and (best == named or best.exists()):
+            state.best_model_checkpoint = str(best)
+    if not args.save_only_model:
+        this._save_optimizer_and_scheduler(str(folder))
+        this._save_scaler(str(folder))
+        this._save_rng_state(str(folder))
+    kept = state.stateful_callbacks
+    for each in [*this.callback_handler.callbacks, this.control]:
+        if isinstance(each, ExportableState):
+            name = type(each).__name__
+            if isinstance(kept[name], list):
+                kept[name].append(each.state())
+            else:
+                kept[name] = each.state()
+    state.save_to_json(str(folder / "trainer_state.json"))
+
+
+def remove_old_checkpoints(trainer: TunedTrainer, best: str | None) -> None:
+    """Remove those that `save_total_limit` has no place for, as the Trainer does after each new one."""
+    args = trainer.args
+    rotate_checkpoints(
+        output_dir=args.output_dir, save_total_limit=args.save_total_limit, best_model_checkpoint=best,
+        use_mtime=True,
+    )  # fmt: skip
+
+
+_LARGE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileLater:
+    """A file that is to be written from a copy of so many bytes."""
+
+    size: int
+    write: Callable[[], None]
+
+
+@contextlib.contextmanager
+def large_files_later(short: Callable[[], None] | None = None) -> Iterator[list[FileLater]]:
+    """What the libraries write in this thread within is written, but for large tensors: these are copied, and
+    what is yielded writes their files from the copies. `save_pretrained` has no way to be asked for that.
+
+    An object that holds anything but tensors, numbers and texts in plain containers is written at once. Where
+    there is no memory for a copy, `short` is called, and all that was put off is written first: its copies
+    take what writing needs.
+    """
+    later: list[FileLater] = []
+    thread = threading.get_ident()
+    given = [getattr(module, name) for module, name in _SAVERS]
+
+    def copied(value: Any) -> Any:
+        try:
+            return _copied(value, {}) if threading.get_ident() == thread else None
+        except TypeError:
+            return None
+        except MemoryError:
+            pass  # what was copied of the value is free only when its frames are
+        while later:
+            later.pop(0).write()
+        if short is not None:
+            short()
+        return None
+
+    def save_file(tensors: Any, filename: Any, metadata: Any = None) -> None:
+        def write(tensors: Any) -> None:
+            safetensors.torch.save_file(tensors, filename, metadata=metadata)
+
+        put_off(copied(dict(tensors)), tensors, write)
+
+    def save(value: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        def write(value: Any) -> None:
+            given[-1](value, f, *args, **kwargs)
+
+        plain = isinstance(f, str) and not args and not kwargs and _size_of(value) >= _LARGE
+        put_off(copied(value) if plain else None, value, write)
+
+    def put_off(copy: Any, value: Any, write: Callable[[Any], None]) -> None:
+        if copy is None:
+            write(value)
+        else:
+            later.append(FileLater(_size_of(copy), functools.partial(write, copy)))
+
+    try:
+        for (module, name), mine in zip(_SAVERS, (save_file, save_file, save), strict=True):
+            setattr(module, name, mine)
+        yield later
+    finally:
+        for (module, name), before in zip(_SAVERS, given, strict=True):
+            setattr(module, name, before)
+
+
+def _size_of(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return int(value.numel() * value.element_size())
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return sum(_size_of(each) for each in parts)
+
+
+def _copied(value: Any, known: dict[int, tuple[Any, Any]]) -> Any:
+    """A copy in main memory of all that is in plain containers. Raises `TypeError` for other things, such as
+    tensors of other classes, or of a part of their storage, which `torch.save` writes as what they are; and
+    `MemoryError`."""
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str, torch.dtype):
+        return value
+    if id(value) in known:
+        return known[id(value)][1]
+    if kind is dict:
+        made: Any = {key: _copied(item, known) for key, item in value.items()}
+    elif kind in (list, tuple):
+        made = kind(_copied(item, known) for item in value)
+    elif kind is torch.Tensor and value.layout == torch.strided:
+        made = _copied_tensor(value, known)
+    else:
+        raise TypeError(kind)
+    known[id(value)] = value, made  # with the value, whose number another would get
+    return made
+
+
+def _copied_tensor(value: torch.Tensor, known: dict[int, tuple[Any, Any]]) -> torch.Tensor:
+    storage = value.untyped_storage()
+    place = -storage.data_ptr()
+    whole = storage.nbytes() == value.numel() * value.element_size()
+    if value.is_meta or value.requires_grad or not whole or (place and place in known):
+        raise TypeError(value)
+    known[place] = storage, None
+    try:
+        made = torch.empty_like(value, device="cpu")
+    except RuntimeError as error:  # torch has no class of its own for main memory
+        raise MemoryError(str(error)) from error
+    return made.copy_(value)
+
+
+def load_checkpoint(trainer: TunedTrainer, folder: str) -> None:
+    """Load the weights of a checkpoint. `train(resume_from_checkpoint=…)` would make one more step."""
+    this: Any = trainer
+    this._load_from_checkpoint(folder)
