@@ -11,7 +11,6 @@ from trl import SFTConfig, SFTTrainer
 from fmstune.models.saving import SavesAsItWas
 from fmstune.training.methods.trained import Trained
 from fmstune.training.speed.lm_head import balances_experts, fit_lm_head
-from fmstune.training.speed.tied_embeddings import share_gradient
 from fmstune.training.trainers.all_rows import EvaluatesAllRows
 from fmstune.training.trainers.checkpoints import WholeCheckpoints
 from fmstune.training.trainers.disk import GuardedSaving
@@ -56,8 +55,6 @@ class FineTuner(
                     "its experts; leave it out."
                 )
             self.aux_loss_enabled = bare.config.get_text_config().output_router_logits = False
-        if self.lm_head == "direct" and self.args.world_size == 1 and not self.args.torch_compile:
-            share_gradient(bare)
         # Not the Trainer's own noise, which goes by the width of the batch.
         alpha, self.neftune_noise_alpha = self.neftune_noise_alpha, None
         self._noise = None if alpha is None else RowNoise(alpha)
