@@ -54,7 +54,9 @@ class GuardedTracker:
         self._journal: JournalWriter | None = None
         self._handover: HandOver | None = None
         self._closed = self._ended = False
-        self._tracker: Tracker | None = self._call(build)
+        self._given = 0  # the last event that it has got, which it may hold until `flush`
+        self._tracker: Tracker | None = None
+        self._tracker = self._call(build)
 
     def attach(self, directory: Path, journal: JournalWriter) -> TrainerCallback:
         """Open its run, give it all that it has not got of the journal, and return its callback, guarded: one
@@ -129,9 +131,14 @@ class GuardedTracker:
             return None
         if reached is None:
             reached = self._journal.last_seq if self._journal else 0
-        if reached > self._ledger.delivered:
-            self._ledger = dataclasses.replace(self._ledger, delivered=reached)
+        self._given = max(self._given, reached)
+        if self._tracker is None or type(self._tracker).flush is Tracker.flush:  # nothing is held back
+            self._note_delivered()
         return result
+
+    def _note_delivered(self) -> None:
+        if self._given > self._ledger.delivered:
+            self._ledger = dataclasses.replace(self._ledger, delivered=self._given)
 
     def _fail(self, error: BaseException) -> None:
         self.trouble = f"{type(error).__name__}: {text_of(error)}"
@@ -172,6 +179,10 @@ class GuardedTracker:
     def _save(self) -> None:
         if self._directory is None or self._journal is None:
             return
+        if not self._closed and self._given > self._ledger.delivered and self._tracker is not None:
+            self._call(self._tracker.flush, reached=0)
+        if self.trouble is None:
+            self._note_delivered()
         ledger, last = self._ledger, self._journal.last_seq
         complete = self._closed and ledger.delivered == last
         self._ledger = dataclasses.replace(

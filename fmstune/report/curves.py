@@ -107,7 +107,7 @@ class Curve:
         if self._plain:
             self._note(step, value, value, len(self._values), len(self._values))
         self._steps.append(step)
-        self._epochs.append(epoch if type(epoch) in (int, float) else math.nan)
+        self._epochs.append(_as_float(epoch) if type(epoch) in (int, float) else math.nan)
         self._times.append(time)
         self._values.append(value)
 
@@ -323,3 +323,10 @@ def require_run(directory: Path) -> None:
         raise ConfigError(no_such_run(directory))
     if not holds_run(directory):
         raise ConfigError(f"{shown_path(directory)} holds no run: there is no journal in it.")
+
+
+def _as_float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # an integer beyond all floats, in a line that somebody has written
+        return math.inf if number > 0 else -math.inf

@@ -40,7 +40,14 @@ def write_csv(directory: Path, file: IO[str]) -> None:
             continue
         named = _named(curve)
         for block in blocks:
-            file.write(_lines(named, block, integers=curve.integers))
+            _, epochs, times, _ = block
+            if all(map(math.isfinite, times)) and not any(map(math.isinf, epochs)):
+                file.write(_lines(named, block, integers=curve.integers))
+                continue
+            for step, epoch, time, value in zip(*block, strict=True):
+                number = int(value) if curve.integers else value
+                cells = (as_step(step), None if epoch != epoch else epoch, time, number)
+                file.write(",".join([named, *map(str, map(_cell, cells))]) + "\n")
 
 
 def _named(curve: Curve) -> str:

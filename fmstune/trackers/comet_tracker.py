@@ -73,7 +73,7 @@ class CometTracker(Tracker):
         ("COMET_URL_OVERRIDE",),
         ("workspace", "COMET_WORKSPACE"),
         ("project", "COMET_PROJECT_NAME"),
-        ("mode", "COMET_START_ONLINE", "COMET_AUTO_LOG_DISABLE"),
+        ("mode", "COMET_START_ONLINE", "COMET_AUTO_LOG_DISABLE", "COMET_MODE"),
         ("dir", "COMET_OFFLINE_DIRECTORY"),
     )
     media = frozenset({"text", "image", "histogram"})

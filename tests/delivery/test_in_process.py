@@ -250,6 +250,28 @@ def test_besides_its_events_it_gets_all_that_is_recorded_from_the_first_to_the_e
     assert there.state == "complete"
 
 
+def test_what_it_holds_until_flush_counts_as_delivered_from_then_on(recorder: Recorder) -> None:
+    held: list[float] = []
+    stored: list[float] = []
+
+    class Buffering(Vendor):
+        def track_point(self, point: MetricPoint) -> None:
+            held.extend(point.values.values())
+
+        def flush(self) -> None:
+            stored.extend(held)
+            held.clear()
+
+    guest = guest_of(Buffering(lambda *_: None))
+    attached(guest, recorder)
+    for step in range(1, 6):
+        recorder.track(float(step), "mine", "eval", step=step)
+    assert guest._ledger.delivered <= len(stored)
+    guest.settle()
+    assert stored == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert guest._ledger.safe_delivered == recorder.journal.last_seq
+
+
 def test_a_resumed_run_goes_on_in_its_run_and_gets_nothing_twice(
     recorder: Recorder, run_directory: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,6 +40,9 @@ def metrics(draw: st.DrawFn) -> dict[str, Any]:
     line["values"] = {name: draw(ODD if odd else st.sampled_from([0.5, 1.5, 2, 1e-5])) for name in names}
     if odd and draw(st.booleans()):
         line["more"] = 1
+    if odd:
+        line["time"] = draw(st.sampled_from([1.5, math.inf, "Infinity", 10**400]))
+        line["epoch"] = draw(st.sampled_from([line["epoch"], math.inf, -(10**400)]))
     return line
 
 
@@ -93,3 +97,26 @@ def test_columns_say_what_the_lines_say(lines: list[str], in_file: bool, at_once
             found = said(Path(name))
         with mock.patch.object(replay, "batches", one_by_one):
             assert repr(found) == repr(said(Path(name)))
+
+
+def test_csv_has_each_number_of_a_point_as_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / TRACKING_DIR / JOURNAL_NAME
+    path.parent.mkdir()
+    line = '{"seq":%d,"time":%s,"kind":"metrics","stage":"train","step":%d,"epoch":%s,"values":{"loss":0.5}}'
+    numbers = [
+        ("1.5", "1e999"),
+        ("2.5", "null"),
+        ('"Infinity"', "0.25"),
+        ("1" * 400, "0.5"),
+        ("4.5", "1" * 400),
+    ]
+    lines = [line % (seq, time, seq, epoch) for seq, (time, epoch) in enumerate(numbers, 1)]
+    path.write_text("\n".join([json.dumps(HEADER), *lines, ""]))
+    text = io.StringIO()
+    write_csv(tmp_path, text)
+    _, *rows = [row.split(",")[2:] for row in text.getvalue().splitlines()]
+    assert rows == [
+        ["1", "Infinity", "1.5", "0.5"], ["2", "", "2.5", "0.5"], ["3", "0.25", "Infinity", "0.5"],
+        ["5", "Infinity", "4.5", "0.5"],
+    ]  # fmt: skip
+    assert read_run(tmp_path).replay.damaged == 1  # a time beyond all numbers is no event's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import io
 import json
@@ -18,14 +19,18 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 import fmstune
 from fmstune.delivery.journal.reader import JournalReader
-from fmstune.delivery.ledger import Ledger
+from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder, active
+from fmstune.delivery.shipping.deliver import Delivery
+from fmstune.delivery.shipping.standing import DeliveryFailed
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.records import MetricPoint, RunStart, Status, Table
 from fmstune.trackers.registry import get_tracker
 from fmstune.trackers.tensorboard.media import unfenced
 from fmstune.trackers.tensorboard.records import framed
 from fmstune.trackers.tensorboard_tracker import TensorBoardTracker
+from tests.support.journals import open_journal
 from tests.support.readers import event_accumulator
 from tests.support.shipping import delivered_by
 
@@ -338,3 +343,40 @@ def test_records_have_the_checksums_that_tensorboard_gives_them(records: list[by
     for data in records:
         writer.write(data)
     assert framed(records) == written.getvalue()
+
+
+@given(failures=st.lists(st.tuples(st.sampled_from(["point", "flush"]), st.integers(1, 30)), max_size=4))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_fails_for_a_while_arrives_in_the_end_wherever_it_failed(
+    failures: list[tuple[str, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run = tmp_path_factory.mktemp("run")
+    (run / TRACKING_DIR).mkdir()
+    recorder = Recorder(open_journal(run), Redactor({}))
+    for step in range(1, 31):
+        recorder.track_point(MetricPoint({"loss": float(step)}, "train", step))
+    recorder.close("finished")
+    for fails, at in [*failures, ("never", 0), ("never", 0)]:  # a process each, one after another
+        tracker = TensorBoardTracker("tensorboard", {"dir": str(run / "tb")})
+        point, flush = tracker.track_point, tracker.flush
+
+        def track_point(given: MetricPoint, of: str = fails, seq: int = at, to: Any = point) -> None:
+            if of == "point" and given.seq == seq:
+                raise MemoryError("once")
+            to(given)
+
+        def flushed(of: str = fails, to: Any = flush) -> None:
+            if of == "flush":
+                raise OSError("No space left on device")
+            to()
+
+        tracker.track_point, tracker.flush = track_point, flushed  # type: ignore[method-assign]
+        ledger = load_ledger(run, "tensorboard") or Ledger("tensorboard")
+        with contextlib.suppress(DeliveryFailed):
+            Delivery(run, tracker, ledger).run(lambda: True)
+    recorder.journal.close()
+    ledger = load_ledger(run, "tensorboard")
+    assert ledger is not None
+    assert ledger.state == "complete", ledger.error
+    (folder,) = (run / "tb").iterdir()
+    assert sorted(scalars(folder)["train/loss"]) == [(step, float(step)) for step in range(1, 31)]

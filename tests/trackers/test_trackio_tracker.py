@@ -56,11 +56,12 @@ def delivered(directory: Path, **options: Any) -> Ledger:
 
 
 def rows(project: str = "fmstune") -> list[dict[str, Any]]:
-    """The rows of the one run of a project here."""
+    """The rows of the one run of a project here, without those that only carry its config."""
     from trackio.sqlite_storage import SQLiteStorage
 
     (run,) = SQLiteStorage.get_run_records(project)
-    return SQLiteStorage.get_logs(project, run_id=run["id"])
+    found = SQLiteStorage.get_logs(project, run_id=run["id"])
+    return [row for row in found if row.keys() - {"step", "timestamp"}]
 
 
 def config(project: str = "fmstune") -> dict[str, Any]:

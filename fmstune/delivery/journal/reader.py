@@ -243,7 +243,7 @@ def event_of(raw: Any) -> Event | None:
             session=_name(raw.get("session")),
             item=dict(raw.get("item") or {}),
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return None
 
 

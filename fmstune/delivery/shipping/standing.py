@@ -227,13 +227,23 @@ class Standing:
         self.ledger = dataclasses.replace(
             self._confirmed,
             suspicion=suspicion,
-            last_row=self.ledger.last_row,
+            last_row=self._last_row,
             state="behind",
             error=text,
             error_time=time.time(),
         )
         self.ledger.save(self._directory)
         raise DeliveryFailed(text, again=self._opened and hope) from self._error
+
+    @property
+    def _last_row(self) -> int:
+        """The last row that the service may hold when this process ends now.
+
+        A tracker that holds rows until `flush` takes them along. Should the service have them all the same,
+        it knows them when they come again; a row that is taken for late would be refused for good.
+        """
+        holds_back = self._tracker.idempotent and self._tracker.durable_on == "call"
+        return (self._confirmed if holds_back else self.ledger).last_row
 
     def _with_suspicion(self, suspicion: Suspicion) -> Ledger:
         return dataclasses.replace(self.ledger, suspicion=suspicion)
@@ -243,7 +253,7 @@ class Standing:
         dataclasses.replace(
             self._confirmed,
             suspicion=self.ledger.suspicion,
-            last_row=self.ledger.last_row,
+            last_row=self._last_row,
             trying=trying,
         ).save(self._directory)
 
