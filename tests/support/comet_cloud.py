@@ -96,6 +96,10 @@ class CometCloud:
 
     def __exit__(self, *_: object) -> None:
         self.closing.set()
+        for thread in threading.enumerate():  # of runs that a test has left open, as a kill does
+            if type(thread).__name__ == "HeartbeatThread":
+                thread.close()  # type: ignore[attr-defined]
+                thread.join()
         self.hang_up()
 
     def hang_up(self) -> None:

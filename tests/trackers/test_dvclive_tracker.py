@@ -199,7 +199,7 @@ def test_a_write_that_fails_leaves_no_half_of_an_event(
         Delivery(run_directory, tracker, load_ledger(run_directory, "dvclive") or Ledger("dvclive")).run(
             lambda: True
         )
-    assert not list(RUN.rglob("*.tsv"))
+    assert len({path.read_text().count("\n") for path in RUN.rglob("*.tsv")}) <= 1
     delivered(run_directory)
     assert lines("loss") == ["step\tloss", "1\t1.0", "2\t2.0", "3\t3.0"]
     assert lines("full") == ["step\tfull", "1\t1.0", "2\t1.0", "3\t1.0"]
