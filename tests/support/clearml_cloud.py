@@ -14,21 +14,19 @@ metric, variant and key; floats of single precision; params in tasks that run al
 from __future__ import annotations
 
 import base64
-import contextlib
 import email.parser
 import itertools
 import json
 import math
 import re
-import socket
-import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any, Literal, final
 
 from tests.support.clearml_read import held
+from tests.support.stand_in import StandInServer
 
 Answer = Literal["ok", "black_hole"] | int
 _MOST_SINGLE = 3.4028235e38
@@ -55,7 +53,7 @@ class ClearmlCloud:
         self._events: dict[str, list[dict[str, Any]]] = {}
         self._ids = (f"{number:032x}" for number in itertools.count(1))
         self._closing = threading.Event()
-        self._server = _Server(self, 0)
+        self._server = StandInServer(self, 0, _Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.environment = {
             "CLEARML_API_HOST": self.url, "CLEARML_WEB_HOST": self.url, "CLEARML_FILES_HOST": self.url,
@@ -78,7 +76,7 @@ class ClearmlCloud:
 
     def listen(self) -> None:
         """Answer again, at the same address, after `hang_up`."""
-        self._server = _Server(self, self._server.server_address[1])
+        self._server = StandInServer(self, self._server.server_address[1], _Handler)
         self._server.start()
 
     def events(self, task_id: str) -> list[Any]:
@@ -249,41 +247,9 @@ class ClearmlCloud:
             raise Refused("invalid task status")
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, cloud: ClearmlCloud, port: int) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
-        self.cloud = cloud
-        self._connections: set[socket.socket] = set()
-
-    def start(self) -> None:
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-    def stop(self) -> None:
-        self.shutdown()
-        self.server_close()
-        for connection in list(self._connections):
-            with contextlib.suppress(OSError):  # the client has gone already
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is part of the game; all else is printed."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: StandInServer[ClearmlCloud]
 
     def do_POST(self) -> None:
         cloud, body = self.server.cloud, self.rfile.read(int(self.headers.get("Content-Length") or 0))

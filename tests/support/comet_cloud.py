@@ -12,17 +12,16 @@ what comes twice, and misbehaves on request: set `answer` at any moment.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
-import socket
-import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Literal, final
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.stand_in import StandInServer
 
 Answer = Literal["ok", "black_hole"] | int
 """What every request gets: the true answer, none at all, or this HTTP status."""
@@ -86,7 +85,7 @@ class CometCloud:
         """A part of the paths of requests that are refused with 400."""
         self.lock = threading.RLock()
         self.closing = threading.Event()
-        self._server = _Server(self, 0)
+        self._server = StandInServer(self, 0, _Handler)
         self.root = f"http://127.0.0.1:{self._server.server_address[1]}"
         self.url = f"{self.root}/clientlib/"
 
@@ -108,7 +107,7 @@ class CometCloud:
 
     def listen(self) -> None:
         """Answer again, at the same address, after `hang_up`."""
-        self._server = _Server(self, self._server.server_address[1])
+        self._server = StandInServer(self, self._server.server_address[1], _Handler)
         self._server.start()
 
     @property
@@ -208,41 +207,9 @@ def _summary(name: str, value: Any) -> dict[str, Any]:
     return {"name": name, "valueCurrent": str(value), "valueMax": str(value), "valueMin": str(value)}
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, cloud: CometCloud, port: int) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
-        self.cloud = cloud
-        self._connections: set[socket.socket] = set()
-
-    def start(self) -> None:
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-    def stop(self) -> None:
-        self.shutdown()
-        self.server_close()
-        for connection in list(self._connections):
-            with contextlib.suppress(OSError):  # the client has gone already
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is part of the game; all else is printed."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: StandInServer[CometCloud]
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

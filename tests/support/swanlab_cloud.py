@@ -5,14 +5,13 @@ takes each value that it is sent, also a second one of a step, so that a test se
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
-import sys
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Literal, final
+
+from tests.support.stand_in import StandInServer
 
 Answer = Literal["ok", "black_hole"] | int
 """What every request gets: the true answer, none at all, or this HTTP status."""
@@ -62,7 +61,7 @@ class SwanLabCloud:
         self.requests: list[str] = []
         self.lock = threading.RLock()
         self.closing = threading.Event()
-        self._server = _Server(self, 0)
+        self._server = StandInServer(self, 0, _Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> SwanLabCloud:
@@ -79,7 +78,7 @@ class SwanLabCloud:
 
     def listen(self) -> None:
         """Answer again, at the same address, after `hang_up`."""
-        self._server = _Server(self, self._server.server_address[1])
+        self._server = StandInServer(self, self._server.server_address[1], _Handler)
         self._server.start()
 
     @property
@@ -178,41 +177,9 @@ class SwanLabCloud:
         return {kind: [{"key": k, "step": s} for k, s in each.items()] for kind, each in found.items()}
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, cloud: SwanLabCloud, port: int) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
-        self.cloud = cloud
-        self._connections: set[socket.socket] = set()
-
-    def start(self) -> None:
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-    def stop(self) -> None:
-        self.shutdown()
-        self.server_close()
-        for connection in list(self._connections):
-            with contextlib.suppress(OSError):  # the client has gone already
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is part of the game; all else is printed."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: StandInServer[SwanLabCloud]
     _is_unanswered = False
 
     def _any(self) -> None:

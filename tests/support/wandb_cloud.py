@@ -13,16 +13,15 @@ refuses connections until `listen`.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
-import socket
-import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any, Literal, final
+
+from tests.support.stand_in import StandInServer
 
 Answer = Literal["ok", "no_viewer", "black_hole", "slow"] | int
 """What every request gets: the true answer (`ok`; `slow`: after `delay` seconds), a viewer that is
@@ -83,7 +82,7 @@ class WandbCloud:
         """Each request's path, and its GraphQL operation (or an empty string)."""
         self.lock = threading.RLock()
         self._closing = threading.Event()
-        self._server = _Server(self, 0)
+        self._server = StandInServer(self, 0, _Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> WandbCloud:
@@ -105,7 +104,7 @@ class WandbCloud:
 
     def listen(self) -> None:
         """Answer again, at the same address, after `hang_up`."""
-        self._server = _Server(self, self._server.server_address[1])
+        self._server = StandInServer(self, self._server.server_address[1], _Handler)
         self._server.start()
 
     # -- answers ------------------------------------------------------------------------------
@@ -219,41 +218,9 @@ class WandbCloud:
         return {"limits": {}}
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, cloud: WandbCloud, port: int) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
-        self.cloud = cloud
-        self._connections: set[socket.socket] = set()
-
-    def start(self) -> None:
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-    def stop(self) -> None:
-        self.shutdown()
-        self.server_close()
-        for connection in list(self._connections):
-            with contextlib.suppress(OSError):  # the client has gone already
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is part of the game; all else is printed."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: StandInServer[WandbCloud]
 
     @property
     def cloud(self) -> WandbCloud:

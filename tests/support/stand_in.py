@@ -1,0 +1,51 @@
+"""A web server that stands in for a vendor's cloud: on a free port of this machine, and gone at once when it
+is told so, with all its connections."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Generic, TypeVar
+
+Cloud = TypeVar("Cloud")
+
+
+class StandInServer(ThreadingHTTPServer, Generic[Cloud]):
+    """Answers with what `handler` finds in `cloud`."""
+
+    daemon_threads = True
+
+    def __init__(self, cloud: Cloud, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", port), handler)
+        self.cloud = cloud
+        self._connections: set[socket.socket] = set()
+
+    def start(self) -> None:
+        """Answer, in threads of its own."""
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Listen no more, and cut every connection."""
+        self.shutdown()
+        self.server_close()
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):  # the client has gone already
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a client, whose connection is known until it ends."""
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Its end."""
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is part of the game; all else is printed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
