@@ -379,7 +379,7 @@ class Killing(TrainerCallback):
 """
 
 
-@pytest.mark.parametrize("seed", random.Random().sample(range(10_000), 3))
+@pytest.mark.parametrize("seed", random.Random(7).sample(range(10_000), 3))
 def test_a_run_killed_at_a_random_change_of_its_files_has_a_checkpoint_to_resume_from(
     seed: int, tmp_path: Path
 ) -> None:
