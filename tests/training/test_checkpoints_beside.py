@@ -25,12 +25,10 @@ from fmstune.errors import Interrupted
 from fmstune.layout import UNFINISHED
 from fmstune.models import unfinished
 from fmstune.models.checkpoints import newest_checkpoint, obstacle, step_of
-from fmstune.system import memory
 from fmstune.system.memory import Capacity
 from fmstune.training.extensions import Extensions
 from fmstune.training.trainers import checkpoints as beside
 from fmstune.training.trainers import copy_room
-from fmstune.training.trainers.copy_room import CopyRoom
 from fmstune.training.trl_compat.saving import large_files_later
 from tests.support.tuned import fmstune, tune, weights
 
@@ -221,75 +219,6 @@ def test_of_a_vendors_callbacks_those_with_an_on_save_are_waited_for_by_their_ow
     ]
     trainer = SimpleNamespace(callback_handler=SimpleNamespace(callbacks=callbacks))
     assert beside.readers(trainer) == ["VendorsWithSave", "TrainerCallback"]
-
-
-class Memory:
-    """A machine's, in GB, of which the program holds 2; the kernel's peak starts again when it is asked."""
-
-    def __init__(self, available: int) -> None:
-        self.available, self.recent = available, 2
-
-    def taken(self) -> int:
-        return 2 * 10**9
-
-    def recent_peak(self) -> int:
-        found, self.recent = self.recent, 2
-        return found * 10**9
-
-    def main_memory(self) -> Capacity:
-        return Capacity(self.available * 10**9, "this machine")
-
-
-def room_beside(
-    monkeypatch: pytest.MonkeyPatch, available: int, estimated: int = 0
-) -> tuple[CopyRoom, Memory]:
-    found = Memory(available)
-    monkeypatch.setattr(copy_room, "memory", found)
-    work = SimpleNamespace(tokens=100) if estimated else None
-    monkeypatch.setattr(copy_room, "workload", lambda trainer: work)
-    monkeypatch.setattr(copy_room, "estimate", lambda work, program: SimpleNamespace(peak=estimated * 10**9))
-    nothing = SimpleNamespace(parameters=list)
-    args = SimpleNamespace(device=torch.device("cpu"))
-    trainer: Any = SimpleNamespace(model=nothing, ref_model=None, optimizer=None, args=args)
-    return CopyRoom(trainer), found
-
-
-def test_steps_that_take_more_after_a_copy_was_freed_are_counted_whole(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    room, machine = room_beside(monkeypatch, available=6)
-    machine.recent = 3
-    room.held_copy(0)
-    assert room.obstacle(4 * 10**9) is None  # 4 and the step's 1 fit into 6
-    machine.recent = 7
-    room.held_copy(4 * 10**9)
-    assert room.obstacle(4 * 10**9) is None
-    machine.recent = 5  # less than the peak that the copy had a part in
-    room.held_copy(0)
-    assert room.obstacle(4 * 10**9) == (
-        "a copy needs 4 GB of memory, and the steps beside it 3 GB; this machine has 6 GB"
-    )
-
-
-def test_while_batches_are_short_the_longest_one_counts_by_its_estimate(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    room, _ = room_beside(monkeypatch, available=6, estimated=5)
-    room.saw({"input_ids": torch.ones(2, 20)})
-    assert "the steps beside it 3 GB" in (room.obstacle(4 * 10**9) or "")
-    room.saw({"chosen_input_ids": torch.ones(2, 25), "rejected_input_ids": torch.ones(2, 25)})
-    assert room.obstacle(4 * 10**9) is None
-
-
-def test_the_peak_of_the_run_is_that_of_all_its_parts() -> None:
-    memory.forget_peak()
-    before = memory.recent_peak()
-    large = torch.ones(50_000_000, dtype=torch.uint8)
-    high = memory.recent_peak()
-    del large
-    assert high > before + 40_000_000
-    assert memory.recent_peak() <= high
-    assert memory.peak() >= high
 
 
 def test_without_memory_for_a_copy_the_training_waits_and_that_is_said(
