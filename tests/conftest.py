@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -15,7 +16,7 @@ from hypothesis import settings
 from fmstune.delivery.recorder import Recorder
 from fmstune.layout import TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
-from tests.support.commands import share
+from tests.support.commands import share, share_more, worker
 from tests.support.durations import RANKS
 from tests.support.journals import close_journals, open_journal
 from tests.support.metadata import read_once
@@ -38,6 +39,20 @@ def pytest_configure(config: pytest.Config) -> None:
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         gc.enable()  # it collects no tests
         share()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodeready() -> None:
+    """A worker was forked, and looks for its tests."""
+    share_more()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Have the workers forked from an interpreter that has their imports."""
+    for spec in specs:
+        if spec.popen and not spec.python:
+            spec.python = worker()
 
 
 def pytest_unconfigure() -> None:

@@ -14,6 +14,7 @@ import os
 import re
 import resource
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -55,8 +56,14 @@ _SDKS = (
     "mlflow.server.fastapi_app", "mlflow.store.tracking.sqlalchemy_store",
 )  # fmt: skip
 """What a server of Aim's or MLflow's imports, and a reader of their storage."""
+_WORKERS = (
+    "pytest", *_TRAINER, "matplotlib.pyplot", "pandas", "gguf", "mlflow.tracking",
+    "mlflow.store.tracking.sqlalchemy_store", "aim", "tests.support.aim_database", "wandb", "comet_ml",
+    "clearml", "swanlab", "tensorboard.backend.event_processing.event_accumulator",
+)  # fmt: skip
+"""What test modules import, but for trackio, which reads each test's variables at its import."""
 _FORKS = sys.platform == "linux"
-_SETS = {"light": _LIGHT, "trainer": _TRAINER, "sdks": _SDKS}
+_SETS = {"workers": _WORKERS, "light": _LIGHT, "trainer": _TRAINER, "sdks": _SDKS}
 _AT_IMPORT = re.compile(
     "PYTHON(?!PATH$)|LANG|LC_|OMP_|MKL_|KMP_|OPENBLAS|HF_|HUGGINGFACE|TRANSFORMERS|DATASETS|TOKENIZERS|TRL_|"
     "ACCELERATE|TORCH(?!ELASTIC)|PYTORCH|CUDA|XDG_|GITHUB_|NO_COLOR|FORCE_COLOR|PY_COLORS|TERMINAL_WIDTH|LD_"
@@ -170,22 +177,27 @@ class _Warm:
     def __init__(self, name: str, environment: Mapping[str, str] | None = None) -> None:
         shared = os.environ.get(SHARED) if environment is None else None
         folder = shared or tempfile.mkdtemp(prefix="warm-")
-        self._path, self._log = f"{folder}/{name}", Path(folder, f"{name}.log")
+        self.path, self._log = f"{folder}/{name}", Path(folder, f"{name}.log")
         own = {"HOME": folder, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
         self._environment = {**(environment or ENVIRONMENT or os.environ), **own}
+        self._modules = _SETS[name]
+        self._owner: socket.socket | None = None
         if not shared:
-            self._start(_SETS[name])
+            self.begin()
 
-    def _start(self, modules: Sequence[str]) -> None:
+    def begin(self) -> None:
+        """Start the interpreter, unless it is."""
+        if self._owner:
+            return
         # Its end tells the interpreter that this process has ended, which then takes the folder away.
         self._owner, theirs = socket.socketpair()
         with socket.socket(socket.AF_UNIX) as listening, theirs, open(self._log, "wb") as log:
-            listening.bind(self._path)
+            listening.bind(self.path)
             listening.listen()
             numbers = (listening.fileno(), theirs.fileno())
             # It leaves this process at once: tests look at its children, and some end them all.
             subprocess.run(
-                [sys.executable, "-m", "tests.support.forkserver", *map(str, numbers), *modules],
+                [sys.executable, "-m", "tests.support.forkserver", *map(str, numbers), *self._modules],
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -205,13 +217,14 @@ class _Warm:
 
     def close(self) -> None:
         """End the interpreter; nobody else may have it."""
+        assert self._owner is not None
         self._owner.close()
 
     def connect(self) -> socket.socket:
         """A connection for one request."""
         connection = socket.socket(socket.AF_UNIX)
         try:
-            connection.connect(self._path)
+            connection.connect(self.path)
         except OSError:
             raise RuntimeError(f"the warm interpreter has ended: {self._log.read_text()}") from None
         return connection
@@ -223,13 +236,28 @@ _more: list[_Warm] = []
 
 def share() -> None:
     """Have this process and those that it starts, which are several workers of xdist's, share their
-    interpreters: each would import the same otherwise."""
+    interpreters: each would import the same otherwise. That of the workers is started at once."""
     if not _FORKS:
         return
     folder = tempfile.mkdtemp(prefix="warm-")
     os.environ[SHARED] = folder
-    for name, modules in _SETS.items():
-        _warm(name)._start(modules)
+    _warm("workers").begin()
+
+
+def share_more() -> None:
+    """Start the interpreters of commands, once there are workers, who would wait for them."""
+    if _FORKS:
+        for name in _SETS:
+            _warm(name).begin()
+
+
+def worker() -> str | None:
+    """The command that starts a worker of xdist's in place of `python`; `None` where nothing is forked."""
+    if not _FORKS:
+        return None
+    return shlex.join(
+        [sys.executable, "-S", "-E", str(ROOT / "tests/support/worker.py"), str(_warm("workers").path)]
+    )
 
 
 @contextlib.contextmanager

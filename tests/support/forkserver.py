@@ -254,9 +254,11 @@ def warm_up(modules: Sequence[str]) -> None:
 
     read_once()
     trainer = any(name.startswith("fmstune.training") for name in modules)
+    command = "pytest" not in modules
     # Both as the command does when it imports these.
-    with warnings.catch_warnings(), not_imported() if trainer else contextlib.nullcontext():
-        quiet_libraries()
+    with warnings.catch_warnings(), not_imported() if trainer and command else contextlib.nullcontext():
+        if command:
+            quiet_libraries()
         for name in modules:
             try:
                 importlib.import_module(name)
