@@ -13,7 +13,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 ALL = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
-_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers")
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers",
+           "num_decoder_layers", "num_encoder_layers", "num_layers_per_stack")  # fmt: skip
 _INNER = ("intermediate_size", "n_inner", "ffn_dim", "decoder_ffn_dim", "d_ff", "ffn_hidden_size")
 _SMALL: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim"), 32),
@@ -27,6 +28,11 @@ _SMALL: dict[str, Any] = {
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 512),
     **dict.fromkeys(("mamba_n_heads", "n_mamba_heads", "index_n_heads", "num_heads"), 4),
     **dict.fromkeys(("mamba_d_state", "state_size", "ssm_state_size"), 8),
+    **dict.fromkeys(("num_decoder_attention_heads", "num_encoder_attention_heads"), 2),
+    **dict.fromkeys(("linear_num_key_heads", "swa_num_key_value_heads"), 2),
+    **dict.fromkeys(("linear_num_value_heads", "mamba_num_heads", "swa_num_attention_heads"), 4),
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 16),
+    **dict.fromkeys(("chunk_size", "mamba_chunk_size"), 16),
     "num_key_value_heads": 1,
     "head_dim": 16,
 }  # fmt: skip
@@ -34,6 +40,7 @@ _LATENT: dict[str, Any] = {  # of attention through a latent space, whose heads 
     "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 16, "kv_lora_rank": 16, "q_lora_rank": 16,
     "num_key_value_heads": 2, "n_group": 1, "topk_group": 1, "index_head_dim": 16,
 }  # fmt: skip
+_BOTH = {"layer_types": ["linear_attention", "full_attention"]}
 _BESIDES: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_d_head": 16},
     "codegen": {"rotary_dim": 16, "n_ctx": 512, "n_head": 4, "n_embd": 64},
@@ -48,8 +55,10 @@ _BESIDES: dict[str, dict[str, Any]] = {
     "gptj": {"rotary_dim": 16},
     "granitemoehybrid": {"mamba_d_head": 16, "layer_types": ["mamba", "attention"]},
     "kimi_linear": {"num_experts_per_token": 2, "linear_num_heads": 2, "linear_head_dim": 16},
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "bailing_hybrid"), _BOTH),
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"head_dim": 16, "expand": 2, "n_groups": 1},
+    "nemotron_h": {"n_groups": 2, "mamba_head_dim": 16},
     "zaya": {"num_experts_per_tok": 1},
     "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
 }  # fmt: skip
