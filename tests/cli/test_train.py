@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from fmstune.layout import TRACKING_DIR
+from tests.support.aim_servers import begin_repository
 from tests.support.commands import FAST, fmstune, start
 from tests.support.end_to_end import aim_points, journal_points
 from tests.support.journals import events, last_step
-from tests.support.ranks import TORCHRUN
+from tests.support.ranks import together
 from tests.support.readers import read_aim
 from tests.support.waiting import wait_for
 
@@ -67,8 +68,9 @@ def test_without_a_name_the_configured_trackers_are_checked(tmp_path: Path) -> N
     ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
 )
 def test_a_signal_saves_a_checkpoint_and_the_run_can_go_on(signum: int, code: int, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    arguments = ["--tracker", "aim", "--output-dir", "out", "--max-steps", "400", *FAST]
+    out, tracker = tmp_path / "out", "aim" if signum == signal.SIGTERM else "file"
+    begin_repository(tmp_path)
+    arguments = ["--tracker", tracker, "--output-dir", "out", "--max-steps", "400", *FAST]
     trainer = start("train", *arguments, "--set", "training.save_strategy=no", cwd=tmp_path)
     wait_for(lambda: last_step(out) >= 5)
     trainer.send_signal(signum)
@@ -77,10 +79,11 @@ def test_a_signal_saves_a_checkpoint_and_the_run_can_go_on(signum: int, code: in
     assert shown.splitlines()[-1].startswith("error: interrupted by SIG")
     (checkpoint,) = out.glob("checkpoint-*")
     assert events(out)[-1].status == "interrupted"
+    assert json.loads((out / TRACKING_DIR / f"{tracker}.json").read_text())["closed"]
+    if tracker == "file":
+        return
     (run,) = read_aim(tmp_path)
     assert run.params["status"] == "interrupted"
-    if signum != signal.SIGTERM:
-        return
     step = int(checkpoint.name.partition("-")[2])
     steps = ["--max-steps", str(step + 5), "--set", "training.save_strategy=no"]
     done = fmstune(
@@ -96,6 +99,7 @@ def test_a_signal_saves_a_checkpoint_and_the_run_can_go_on(signum: int, code: in
 
 def test_a_killed_trainer_loses_nothing_and_its_run_is_closed_as_interrupted(tmp_path: Path) -> None:
     out = tmp_path / "out"
+    begin_repository(tmp_path)
     trainer = start(
         "train", "--tracker", "aim", "--output-dir", "out", "--max-steps", "400", *FAST, cwd=tmp_path
     )
@@ -113,6 +117,7 @@ def test_a_killed_trainer_loses_nothing_and_its_run_is_closed_as_interrupted(tmp
 
 
 def test_what_an_outage_left_behind_is_delivered_by_sync_and_moved_by_sync_to(tmp_path: Path) -> None:
+    begin_repository(tmp_path)
     options = ["--set", "trackers.aim.repo=aim://127.0.0.1:9", "--set", "tracking.close_timeout=1"]
     arguments = ["--tracker", "aim", "--output-dir", "out", "--max-steps", "3", *FAST, *options]
     done = fmstune("train", *arguments, cwd=tmp_path)
@@ -156,8 +161,9 @@ def test_syncing_what_is_no_run_is_said_in_one_sentence(tmp_path: Path) -> None:
 
 def test_two_ranks_make_one_journal_and_one_run_of_each_tracker(tmp_path: Path) -> None:
     arguments = ["train", "--tracker", "aim", "--output-dir", "out", "--max-steps", "4", *FAST]
-    done = fmstune(*TORCHRUN, "-m", "fmstune", *arguments, cwd=tmp_path, module="torch.distributed.run")
-    assert done.returncode == 0, done.stderr
+    begin_repository(tmp_path)
+    done, other = together(2, *arguments, cwd=tmp_path)
+    assert (done.returncode, other.returncode) == (0, 0), done.stderr
     (run,) = read_aim(tmp_path)
     assert [step for step, _ in run.points["loss", "train"]] == [1, 2, 3, 4]
     assert aim_points(tmp_path) == journal_points(tmp_path / "out")

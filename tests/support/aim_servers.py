@@ -37,6 +37,11 @@ def empty_repository() -> Path:
     return made_once("aim-repository", make)
 
 
+def begin_repository(folder: Path) -> None:
+    """Have a folder with a new Aim repository, as a run finds it that is not the first there."""
+    shutil.copytree(empty_repository(), folder, dirs_exist_ok=True)
+
+
 def provide_database() -> None:
     """Have a database of Aim's for `tests.support.aim_database`, here and in processes begun from now on."""
     (database,) = (empty_repository() / ".aim").glob("*.sqlite")

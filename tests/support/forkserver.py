@@ -148,8 +148,11 @@ def become(
             request.module if request.module in _LAUNCHERS else "", None
         )  # it is run as `__main__`
         from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+        from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
         subprocess_handler.Popen = _Rank
+        # Nobody reads the names in its events, and each takes the sources of all modules that are imported.
+        dynamic_rendezvous.get_method_name = lambda depth=2: "a method"
 
 
 class _Rank(subprocess.Popen):  # type: ignore[type-arg]
