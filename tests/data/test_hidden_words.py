@@ -15,7 +15,7 @@ from fmstune.config.schema.tables import DataConfig
 from fmstune.data.prepare import prepare
 from fmstune.data.rendering.answer import LOST_REASONING
 from fmstune.data.rendering.render import NO_WORDS, NOT_READ, NOT_WRITTEN
-from fmstune.data.tokens.sft import NO_FIRST
+from fmstune.data.tokens.labels import NO_FIRST
 from tests.support.chat_templates import tokenizer_with
 from tests.support.rendered import tokenizer
 

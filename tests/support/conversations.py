@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fmstune.data.rendering.answer import Writer
 from fmstune.data.rendering.render import Renderer
 from fmstune.data.rows.messages import read_messages
-from fmstune.data.tokens.sft import Part, label
+from fmstune.data.tokens.labels import Part, label
 from fmstune.data.tokens.table import IGNORED
 
 TOOLS = [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fmstune.data.rendering.render import Rendered
 from fmstune.data.tokens.table import IGNORED
+
+_IGNORED = array("i", [IGNORED]).tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,35 @@ def quickly_marked(entry: Rendered, ids: list[int], encoding: Any) -> Marked | N
     if labels:
         labels[0] = IGNORED
     return Marked(labels, None, tuple(begins), torn=False)
+
+
+def bounds_of(entry: Rendered) -> list[int]:
+    """Where the spans of a text begin and end, one after another, if each token between is trained as it is;
+    none where it has no spans, or one that has a weight or is empty."""
+    spans = entry.spans
+    if any(span.weight != 1 or span.end <= span.start for span in spans):
+        return []
+    return [place for span in spans for place in (span.start, span.end)]
+
+
+def marked_in_pieces(pieces: Sequence[bytes]) -> tuple[list[int], Marked] | None:
+    """The ids of a text, and which of them are trained, from the tokens before, in and after each span (as
+    32-bit integers). `None` where nothing is written of a span."""
+    labels: list[bytes] = []
+    begins: list[int] = []
+    count = 0
+    for number, piece in enumerate(pieces):
+        if number % 2:
+            begins.append(count)
+            if not piece:
+                return None
+        tokens = len(piece) // 4
+        labels.append(piece if number % 2 else _IGNORED * tokens)
+        count += tokens
+    ids, marked = array("i", b"".join(pieces)).tolist(), array("i", b"".join(labels)).tolist()
+    if marked:
+        marked[0] = IGNORED
+    return ids, Marked(marked, None, tuple(begins), torn=False)
 
 
 def _first(encoding: Any, place: int) -> int | None:

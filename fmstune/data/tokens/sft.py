@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,27 +13,22 @@ from transformers import PreTrainedTokenizerBase
 from fmstune.config.methods.known import methods_for
 from fmstune.config.methods.record import Form
 from fmstune.data.rendering.answer import Writer
-from fmstune.data.rendering.render import NO_WEIGHT, Rendered, Renderer
+from fmstune.data.rendering.render import NO_WEIGHT, Renderer
 from fmstune.data.rows.messages import says_something
 from fmstune.data.rows.reader import PREFERENCES, Placed, Reader, Row, Shape
 from fmstune.data.rows.shapes import Recognised
-from fmstune.data.tokens.marking import marked_by_offsets, quickly_marked
+from fmstune.data.tokens.labels import Labelled, Part, label
 from fmstune.data.tokens.table import IGNORED, LOSS_WEIGHTS, TOKENS, TokenRow, batches
+from fmstune.data.tokens.words import Words
 from fmstune.errors import DataError
 
 if TYPE_CHECKING:
     from fmstune.config.schema.data import DataConfig
 
-CUT_OFF = "answers are cut off: they do not begin within training.max_length"
 DIVIDED = "rows are divided at training.max_length ({}): what follows is learnt without the words before it"
 JOINED = (
     "rows are joined and divided at every training.max_length tokens ({}): most answers are learnt after "
     "other rows, some without their own beginning"
-)
-NO_TOKENS = "answers are not trained: the chat template writes nothing of them"
-NO_FIRST = (
-    "the beginning of an answer is not trained: it is one token with all of its prompt, and nothing comes "
-    "before that (end the prompt with a line end)"
 )
 _BATCH = 512
 _SCHEMA = pa.schema([("input_ids", TOKENS), ("labels", TOKENS)])
@@ -69,6 +64,11 @@ class Labeller:
         renderer = Renderer(writer, config.train_on == "all", config.history, unweighted)
         return cls(tokenizer, max_length, renderer, keep_end, divided_by)
 
+    @functools.cached_property
+    def words(self) -> Words | None:
+        """The words that were tokenised before, for a tokenizer that has such."""
+        return Words.of(self.tokenizer)
+
     def schema(self, recognised: Recognised) -> pa.Schema:
         """`input_ids` and `labels`, for rows of any shape."""
         return _SCHEMA
@@ -87,7 +87,7 @@ class Labeller:
         else:
             rendered = self._rendered(part, shape, reader)
             will_cut = self.max_length is not None
-            labelled = label(rendered, self.tokenizer, will_cut=will_cut) if rendered else []
+            labelled = label(rendered, self.tokenizer, self.words, will_cut=will_cut) if rendered else []
         most = None if self.divided_by else self.max_length
         if self.divided_by.endswith("wrapped"):
             reader.unused.note(JOINED.format(self.divided_by))
@@ -204,93 +204,3 @@ def _require_response(row: Row, shape: Shape, place: str) -> None:
         raise DataError(
             f"{place}: {what} is empty; take the row out, or leave such rows out with --skip-bad-rows."
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A text of a row: which one of how many, where the row is a conversation that was split."""
-
-    place: str
-    text: Rendered
-    part: int = 1
-    parts: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """A text as tokens. `begins` has the number of the first token of each of its `answers`."""
-
-    place: str
-    ids: list[int]
-    labels: list[int]
-    begins: tuple[int, ...] = ()
-    answers: int = 0
-    part: int = 1
-    parts: int = 1
-    weights: list[float] | None = None
-    """Of each token in the loss, where they are not all 1."""
-    merged: bool = False
-    """Whether its first token writes all of a prompt and the beginning of its answer."""
-
-    def remarks(self, first: int, end: int) -> Iterator[str]:
-        """What is to be said when it is cut to these tokens: each answer should have some to train on."""
-        if any(not first <= begin < end for begin in self.begins):
-            yield CUT_OFF
-        if len(self.begins) < self.answers:
-            yield NO_TOKENS
-        if self.merged:
-            yield NO_FIRST
-
-
-def label(parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, *, will_cut: bool) -> list[Labelled]:
-    """The ids and labels of rendered rows; `will_cut` says that they are cut after this."""
-    encoded = tokenizer(
-        [each.text.text for each in parts],
-        add_special_tokens=parts[0].text.special,
-        return_attention_mask=False,
-        verbose=not will_cut,  # else it warns of rows too long for the model, which are cut after this
-    )
-    found = []
-    for each, ids, encoding in zip(parts, encoded["input_ids"], encoded.encodings or (), strict=True):
-        entry = each.text
-        marked = None if entry.special else quickly_marked(entry, ids, encoding)
-        if marked is None:
-            offsets, added = list(encoding.offsets), encoding.special_tokens_mask
-            if len(ids) > 1 and added[0] and ids[0] == ids[1] and offsets[1][1] < len(entry.text):
-                del ids[0], offsets[0], added[0]  # the text begins with that token already
-            if len(ids) > 1 and added[-1]:
-                if ids[-1] == ids[-2]:  # the text ends with that token already
-                    del ids[-1], offsets[-1]
-                else:  # it says where to stop, as the end of the text does
-                    offsets[-1] = (len(entry.text) - 1, len(entry.text))
-            marked = marked_by_offsets(entry, ids, offsets)
-            if marked.torn and not entry.special:
-                ids, offsets = _in_pieces(entry, ids, offsets, tokenizer)
-                marked = marked_by_offsets(entry, ids, offsets)
-        count, where = len(entry.spans), (each.part, each.parts)
-        merged = 0 in marked.begins and entry.spans[0].start > 0
-        found.append(
-            Labelled(each.place, ids, marked.labels, marked.begins, count, *where, marked.weights, merged)
-        )
-    return found
-
-
-def _in_pieces(
-    entry: Rendered, ids: list[int], offsets: list[tuple[int, int]], tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """The tokens of a conversation whose prompts and answers are tokens of their own, as the model will be
-    given them: the line end that closes a prompt and one that begins its answer would else be one token."""
-    ends = (place for span in entry.spans for place in (span.start, span.end))
-    bounds = sorted({0, *ends, len(entry.text)})
-    texts = [entry.text[start:end] for start, end in itertools.pairwise(bounds)]
-    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    made = [token for piece in encoded["input_ids"] for token in piece]
-    # A tokenizer that puts a blank before each text would write one into the middle.
-    if tokenizer.decode(made) != tokenizer.decode(ids):
-        return ids, offsets
-    places = [
-        (begin + start, begin + end)
-        for begin, piece in zip(bounds, encoded["offset_mapping"], strict=False)
-        for start, end in piece
-    ]
-    return made, places

@@ -1,0 +1,162 @@
+"""Rendered texts as tokens, with labels where the loss counts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from fmstune.data.rendering.render import Rendered
+from fmstune.data.tokens.marking import (
+    Marked,
+    bounds_of,
+    marked_by_offsets,
+    marked_in_pieces,
+    quickly_marked,
+)
+from fmstune.data.tokens.words import Words
+
+CUT_OFF = "answers are cut off: they do not begin within training.max_length"
+NO_TOKENS = "answers are not trained: the chat template writes nothing of them"
+NO_FIRST = (
+    "the beginning of an answer is not trained: it is one token with all of its prompt, and nothing comes "
+    "before that (end the prompt with a line end)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A text of a row: which one of how many, where the row is a conversation that was split."""
+
+    place: str
+    text: Rendered
+    part: int = 1
+    parts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text as tokens. `begins` has the number of the first token of each of its `answers`."""
+
+    place: str
+    ids: list[int]
+    labels: list[int]
+    begins: tuple[int, ...] = ()
+    answers: int = 0
+    part: int = 1
+    parts: int = 1
+    weights: list[float] | None = None
+    """Of each token in the loss, where they are not all 1."""
+    merged: bool = False
+    """Whether its first token writes all of a prompt and the beginning of its answer."""
+
+    def remarks(self, first: int, end: int) -> Iterator[str]:
+        """What is to be said when it is cut to these tokens: each answer should have some to train on."""
+        if any(not first <= begin < end for begin in self.begins):
+            yield CUT_OFF
+        if len(self.begins) < self.answers:
+            yield NO_TOKENS
+        if self.merged:
+            yield NO_FIRST
+
+
+def label(
+    parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, words: Words | None = None, *, will_cut: bool
+) -> list[Labelled]:
+    """The ids and labels of rendered rows, by way of their `words` where that is the same; `will_cut` says
+    that they are cut after this."""
+    quickly = _by_words(parts, words, None if will_cut else tokenizer.model_max_length)
+    left = iter(
+        _as_a_whole(
+            [part for part, found in zip(parts, quickly, strict=True) if found is None],
+            tokenizer,
+            will_cut=will_cut,
+        )
+    )
+    return [found or next(left) for found in quickly]
+
+
+def _by_words(parts: Sequence[Part], words: Words | None, most: int | None) -> list[Labelled | None]:
+    """The parts that can be tokenised word by word; not those of more than `most` tokens, of which the
+    tokenizer warns."""
+    if words is None or parts[0].text.special:
+        return [None] * len(parts)
+    bounds = [bounds_of(part.text) for part in parts]
+    pieces = words.tokens([part.text.text for part in parts], bounds)
+    found: list[Labelled | None] = []
+    for part, of_part, bounded in zip(parts, pieces, bounds, strict=True):
+        made = marked_in_pieces(of_part) if of_part is not None and bounded else None
+        if made is None or (most is not None and len(made[0]) > most):
+            found.append(None)
+        else:
+            found.append(_labelled(part, *made))
+    return found
+
+
+def _as_a_whole(
+    parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, *, will_cut: bool
+) -> Iterator[Labelled]:
+    if not parts:
+        return
+    encoded = tokenizer(
+        [each.text.text for each in parts],
+        add_special_tokens=parts[0].text.special,
+        return_attention_mask=False,
+        verbose=not will_cut,  # else it warns of rows too long for the model, which are cut after this
+    )
+    for each, ids, encoding in zip(parts, encoded["input_ids"], encoded.encodings or (), strict=True):
+        entry = each.text
+        marked = None if entry.special else quickly_marked(entry, ids, encoding)
+        if marked is None:
+            offsets, added = list(encoding.offsets), encoding.special_tokens_mask
+            if len(ids) > 1 and added[0] and ids[0] == ids[1] and offsets[1][1] < len(entry.text):
+                del ids[0], offsets[0], added[0]  # the text begins with that token already
+            if len(ids) > 1 and added[-1]:
+                if ids[-1] == ids[-2]:  # the text ends with that token already
+                    del ids[-1], offsets[-1]
+                else:  # it says where to stop, as the end of the text does
+                    offsets[-1] = (len(entry.text) - 1, len(entry.text))
+            marked = marked_by_offsets(entry, ids, offsets)
+            if marked.torn and not entry.special:
+                ids, offsets = _in_pieces(entry, ids, offsets, tokenizer)
+                marked = marked_by_offsets(entry, ids, offsets)
+        yield _labelled(each, ids, marked)
+
+
+def _labelled(part: Part, ids: list[int], marked: Marked) -> Labelled:
+    spans = part.text.spans
+    merged = 0 in marked.begins and spans[0].start > 0
+    return Labelled(
+        part.place,
+        ids,
+        marked.labels,
+        marked.begins,
+        len(spans),
+        part.part,
+        part.parts,
+        marked.weights,
+        merged,
+    )
+
+
+def _in_pieces(
+    entry: Rendered, ids: list[int], offsets: list[tuple[int, int]], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """The tokens of a conversation whose prompts and answers are tokens of their own, as the model will be
+    given them: the line end that closes a prompt and one that begins its answer would else be one token."""
+    ends = (place for span in entry.spans for place in (span.start, span.end))
+    bounds = sorted({0, *ends, len(entry.text)})
+    texts = [entry.text[start:end] for start, end in itertools.pairwise(bounds)]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    made = [token for piece in encoded["input_ids"] for token in piece]
+    # A tokenizer that puts a blank before each text would write one into the middle.
+    if tokenizer.decode(made) != tokenizer.decode(ids):
+        return ids, offsets
+    places = [
+        (begin + start, begin + end)
+        for begin, piece in zip(bounds, encoded["offset_mapping"], strict=False)
+        for start, end in piece
+    ]
+    return made, places
