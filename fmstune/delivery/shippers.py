@@ -62,7 +62,8 @@ class Fleet:
         self._directory: Path | None = None
         self._tend: Callable[[], None] = lambda: None
         self._secrets: tuple[str, ...] = ()
-        self._ships = [_Ship(ShipperProcess(job, check_within=check_within)) for job in jobs]
+        processes = [ShipperProcess(job, check_within=check_within, steps_back=True) for job in jobs]
+        self._ships = [_Ship(process) for process in processes]
         self._ending = threading.Event()
         self._abandoned = False
         self._watcher: threading.Thread | None = None
@@ -77,6 +78,7 @@ class Fleet:
 
     def check(self) -> dict[str, Check]:
         """What each tracker's check found, by name."""
+        self._bring_forward()  # nothing else is to be done until they answer
         return {ship.process.job.name: ship.process.check() for ship in self._ships}
 
     def dismiss_in_process(self) -> list[Job]:
@@ -112,8 +114,11 @@ class Fleet:
             return
         deadline = time.monotonic() + self._close_timeout
         self._ending.set()
+        for ship in self._ships if self._directory is not None else ():
+            ship.process.end_of_training()
         if self._watcher is not None and self._watcher.is_alive():
             self._watcher.join(max(0.0, deadline - time.monotonic()))
+        forward = self._bring_forward()
         for ship in self._ships:
             if ship.process.exit_code not in (None, EXIT_DONE, EXIT_BUSY):
                 if ship.again_at is None:
@@ -122,12 +127,17 @@ class Fleet:
         tended = time.monotonic()
         while time.monotonic() < deadline and any(self._works_on(ship) for ship in self._ships):
             time.sleep(_POLL_SECONDS)
+            forward = forward or self._bring_forward()
             if time.monotonic() - tended > _TEND_SECONDS:
                 tended = time.monotonic()
                 self._tend()
         for ship in self._ships:
             self._note_death(ship)
         self.abandon()
+
+    def _bring_forward(self) -> bool:
+        settled = [ship.process.come_forward() for ship in self._ships]
+        return all(settled)
 
     def _works_on(self, ship: _Ship) -> bool:
         """Whether the shipper still delivers at the end of the run, in a new process if need be."""
@@ -257,5 +267,9 @@ class Fleet:
     def _order(self, ship: _Ship) -> None:
         assert self._directory is not None
         ship.process.ship(
-            self._directory, follow=True, close_timeout=self._close_timeout, secrets=self._secrets
+            self._directory,
+            follow=True,
+            close_timeout=self._close_timeout,
+            secrets=self._secrets,
+            beside=not self._ending.is_set(),
         )

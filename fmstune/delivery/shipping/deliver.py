@@ -25,7 +25,9 @@ from fmstune.delivery.suspicion import MOST_STRIKES, Mark
 from fmstune.trackers.places import other_place, place_of
 from fmstune.trackers.records import RunStart, Status
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 1.0
+"""Each look takes the processor from a training, and more events at once cost less."""
+_FIRST_POLL_SECONDS = 0.1
 _AT_ONCE = 256
 
 _ROWS = ("metrics", "table", "text", "image", "histogram")
@@ -39,11 +41,11 @@ _MOST_PROBES = 16
 class Delivery(GivingOn):
     """The delivery of the journal in `directory` to one tracker, from where `ledger` says it stands."""
 
-    def run(self, writer_gone: Callable[[], bool]) -> Ledger:
+    def run(self, writer_gone: Callable[[], bool], pause: Callable[[float], None] = time.sleep) -> Ledger:
         """Deliver until the run's status has been delivered, or until no more can come.
 
-        `writer_gone` says whether the process that writes the journal has ended; a run that ended
-        without a status is closed as interrupted. Raises `DeliveryFailed`.
+        `writer_gone` says whether the process that writes the journal has ended; a run that ended without a
+        status is closed as interrupted. `pause` waits so many seconds for more. Raises `DeliveryFailed`.
         """
         self._try_first()
         while True:
@@ -70,7 +72,7 @@ class Delivery(GivingOn):
             elif self.ledger is not self._confirmed:
                 self._flush()
             else:
-                time.sleep(POLL_SECONDS)
+                pause(POLL_SECONDS if self._opened else min(POLL_SECONDS, _FIRST_POLL_SECONDS))
             if not self._ended:
                 self._try_again(self.ledger.suspicion.confirmed)
 

@@ -4,7 +4,8 @@ Started by the supervisor beside it, which watches it and ends it in time. What 
 lines on its standard input, so that no option ever shows in the process list:
 
 1. a job (which tracker, with which options); it checks the tracker and answers one line;
-2. an order (which run); it delivers, and its exit code says how that ended.
+2. an order (which run); it delivers, and its exit code says how that ended;
+3. when it follows a training, a line at the end of that.
 
 It is in a session of its own, so the signals of a terminal or a batch system pass it by, and when the
 trainer is killed it still drains the journal and gives the run its true status. Threads would not do:
@@ -26,6 +27,8 @@ from typing import IO, Any, NoReturn
 from fmstune.delivery.ledger import Ledger, ledger_path, load_ledger
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.log import ShipperLog
+from fmstune.delivery.shipping.orders import Orders, Pauses
+from fmstune.delivery.shipping.priority import step_back
 from fmstune.delivery.shipping.standing import DeliveryFailed, cause_text
 from fmstune.delivery.shipping.watch import TrainerWatch
 from fmstune.secrets.redaction import know_secrets, process_redactor
@@ -43,27 +46,27 @@ EXIT_RETRY = 75  # EX_TEMPFAIL: the ledger says how far it came, and why not fur
 EXIT_AGAIN = 74  # as that, and a new process may get further at once
 EXIT_BUSY = 76  # another shipper delivers this run to this tracker
 
-_NICENESS = 10  # the training's own threads come first
-
 
 def main(trainer: TrainerWatch) -> int:
     """Do the job and the order given on standard input."""
     look_seldom()
+    orders = Orders(sys.stdin.fileno())
     answers = _take_standard_output()
-    os.nice(_NICENESS)
     _first_to_go()
     log = ShipperLog()  # before anything else is imported or started: it forks
     trainer.note_log(log.reader)
-    if not (line := _line()):
+    if not (line := orders.line()):
         return EXIT_DONE
     job = json.loads(line)
+    if job["steps_back"]:
+        step_back()
     sys.path[:] = job["sys_path"]
     try:
         tracker = build_tracker(job["reference"], job["name"], job["options"])
     except BaseException as error:
         found = _not_built(error, job["name"])
         _answer(answers, found)
-        line = "" if job["check"] else _line()
+        line = "" if job["check"] else orders.line()
         if line:
             order = json.loads(line)
             know_secrets(order["secrets"])
@@ -79,8 +82,8 @@ def main(trainer: TrainerWatch) -> int:
         found, in_process = _asked(tracker, check(tracker, job["timeout"]))
         _answer(answers, found, in_process=in_process, repeated=tracker.repeated_steps)
     answers.close()
-    line = _line()
-    return _ship(tracker, job, json.loads(line), trainer, log) if line else EXIT_DONE
+    line = orders.line()
+    return _ship(tracker, job, json.loads(line), orders, trainer, log) if line else EXIT_DONE
 
 
 def check(tracker: Tracker, timeout: float) -> Check:
@@ -142,7 +145,12 @@ def _not_built(error: BaseException, name: str) -> Check:
 
 
 def _ship(
-    tracker: Tracker, job: dict[str, Any], order: dict[str, Any], trainer: TrainerWatch, log: ShipperLog
+    tracker: Tracker,
+    job: dict[str, Any],
+    order: dict[str, Any],
+    orders: Orders,
+    trainer: TrainerWatch,
+    log: ShipperLog,
 ) -> int:
     all_is_imported()  # with the check
     directory = Path(order["directory"])
@@ -167,7 +175,7 @@ def _ship(
         delivery = Delivery(directory, tracker, ledger, parent if follow else None, forgive=order["forgive"])
         if order["look"]:
             _leave(EXIT_DONE if delivery.look() else EXIT_RETRY, log, trainer)
-        delivery.run(lambda: not follow or trainer.gone)
+        delivery.run(lambda: not follow or trainer.gone, Pauses(orders, beside=order["beside"]))
     except DeliveryFailed as error:
         print(f"{time.strftime('%F %T')} {error}", file=sys.stderr)
         # Not through the interpreter's exit: Aim and others join their queues there, for ever.
@@ -211,12 +219,6 @@ def _first_to_go() -> None:
     """When memory runs out, let Linux end this process rather than the training."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def _line() -> str:
-    """The next line of the standard input; none when the trainer has ended before it had sent all of it."""
-    line = sys.stdin.readline()
-    return line if line.endswith("\n") else ""
 
 
 def _take_standard_output() -> IO[str]:

@@ -19,9 +19,11 @@ from typing import Any
 import psutil
 
 from fmstune.delivery.shipping.main import EXIT_AGAIN, EXIT_BUSY, EXIT_DONE, EXIT_RETRY
+from fmstune.delivery.shipping.priority import come_forward
 from fmstune.delivery.shipping.quiet import environment
 from fmstune.delivery.shipping.waiting import readable
 from fmstune.secrets.redaction import Redactor, process_secrets, secret_texts
+from fmstune.system.descendants import descendants
 from fmstune.trackers.records import Check
 
 FOREIGN = 256
@@ -89,8 +91,9 @@ class ShipperProcess:
     it reads. What the pipe does not take waits here, and follows whenever it is asked how the process does.
     """
 
-    def __init__(self, job: Job, *, check_within: float | None) -> None:
-        """Start the process; with `check_within` (seconds) it begins by checking the tracker."""
+    def __init__(self, job: Job, *, check_within: float | None, steps_back: bool = False) -> None:
+        """Start the process; with `check_within` (seconds) it begins by checking the tracker. With
+        `steps_back`, it does so beside something more urgent."""
         self.job = job
         self.in_process = False
         self.repeated_steps = "kept"
@@ -114,6 +117,7 @@ class ShipperProcess:
                 "reference": job.reference,
                 "options": dict(job.options),
                 "place": dict(job.place),
+                "steps_back": steps_back,
                 "check": check_within is not None,
                 "timeout": check_within,
                 "parent": os.getpid(),
@@ -169,9 +173,9 @@ class ShipperProcess:
     def memory(self) -> int:
         """The bytes of memory that the process and those of its SDK hold; 0 when it has ended."""
         held = 0
-        for process in self._descendants():
+        for process in descendants(self.pid):
             with contextlib.suppress(psutil.Error):
-                held += int(process.memory_info().rss)
+                held += int(psutil.Process(process).memory_info().rss)
         return held
 
     def check(self) -> Check:
@@ -209,20 +213,30 @@ class ShipperProcess:
         secrets: Sequence[str] = (),
         forgive: bool = False,
         look: bool = False,
+        beside: bool = False,
     ) -> None:
         """Order the delivery of the run in `directory`; with `follow`, until its writer has ended. `secrets`
         are hidden in all that it writes, as are those of its options and those that this process knows.
         For `forgive` see `Delivery`. With `look`, it delivers nothing, and only sees whether a run that is
-        complete is still there."""
+        complete is still there. `beside` says that a training goes on meanwhile, to which it gives way."""
         order = {
             "directory": str(directory.resolve()),
             "follow": follow,
             "close_timeout": close_timeout,
             "forgive": forgive,
             "look": look,
+            "beside": beside,
         }
         known = [*secrets, *process_secrets(), *secret_texts(self.job.options)]
         self._send({**order, "secrets": list(dict.fromkeys(known))})
+
+    def end_of_training(self) -> None:
+        """Tell one that has its order that the journal gets no more: what is left is to be delivered."""
+        self._send({"training": "ended"})
+
+    def come_forward(self) -> bool:
+        """Have it run at the priority of this process; `False`: call this again a moment later."""
+        return come_forward(descendants(self.pid))
 
     def wait(self, seconds: float) -> int | None:
         """The exit code, waited for at most so long; `None` if it still lives then."""

@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from fmstune.delivery.shipping.priority import come_forward
 from fmstune.delivery.shipping.watch import TrainerWatch
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -95,6 +96,8 @@ def _supervise(
         if gone_at is None and os.getppid() != trainer:
             gone_at = time.monotonic()
             watch.note_gone()
+        if gone_at is not None:  # the shipper gave way to a training that has ended, or does so just now
+            come_forward(_descendants())
         if ordered or (gone_at is not None and time.monotonic() >= watch.ends_at(gone_at)):
             _end_all(shipper, watch.log_reader)
             _end_as(signal.SIGTERM)

@@ -1,0 +1,81 @@
+"""What a shipper is told on its standard input, and its pauses, in which it waits for more of that."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from fmstune.delivery.shipping.priority import come_forward, give_way
+from fmstune.delivery.shipping.waiting import readable
+from fmstune.system.descendants import descendants
+
+_LAST_SECONDS = 0.1
+"""The longest pause when nothing else is to come."""
+
+
+class Orders:
+    """The lines that come from the one who has started this process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = os.dup(descriptor)  # there are SDKs that close 0, 1 and 2
+        self._identity = self._found()
+        self._rest = b""
+        self._lost = False
+
+    def line(self) -> str:
+        """The next line, waited for; none when its writer has ended before it had sent all of it."""
+        while b"\n" not in self._rest:
+            if not (data := os.read(self._descriptor, 1 << 16)):
+                self._lost = True
+                return ""
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode()
+
+    @property
+    def last(self) -> bool:
+        """Whether the training has ended: that was said, or nobody is left to say it."""
+        return self._lost or bool(self._rest)
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long at most for the next line."""
+        if self.last or self._found() != self._identity:  # an SDK has closed it, and it may be another's
+            time.sleep(min(seconds, _LAST_SECONDS) if self.last else seconds)
+        elif readable([self._descriptor], seconds):
+            data = os.read(self._descriptor, 1 << 16)
+            self._rest += data
+            self._lost = not data
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            found = os.fstat(self._descriptor)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+class Pauses:
+    """The pauses of a shipper that has delivered all there is. `beside` a training it gives way until that
+    has ended, with what its SDK has started."""
+
+    def __init__(self, orders: Orders, *, beside: bool) -> None:
+        orders.wait(0)
+        self._orders = orders
+        self._beside = beside and not orders.last  # it may have ended before this process was ready
+        self._settled = True
+        self._count, self._next = 0, 1
+        if self._beside:
+            self._settled = give_way([os.getpid(), *descendants(os.getpid())])
+
+    def __call__(self, seconds: float) -> None:
+        """Pause, not longer than to the end of the training."""
+        self._orders.wait(seconds)
+        if not self._beside:
+            return
+        self._count += 1
+        if self._orders.last:
+            self._beside = not come_forward([os.getpid(), *descendants(os.getpid())])
+        elif not self._settled or self._count >= self._next:
+            # An SDK starts processes of its own as it goes, in sessions of their own (W&B's core).
+            self._settled = give_way([os.getpid(), *descendants(os.getpid())])
+            self._next = 2 * self._count
