@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.shipping.crashes import note_death
@@ -164,26 +164,35 @@ def _in_a_child(request: Mapping[str, Any]) -> dict[str, Any]:
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
-        code = 2
-        try:
-            # The kernel ends what hangs, even inside an extension that holds Python's lock.
-            signal.alarm(request.get("seconds", 600))
-            if request["do"] == "deliver":
-                code = _live(request)
-            else:
-                answer = _called(request)
-                with os.fdopen(writes, "w") as pipe:
-                    json.dump(answer, pipe, default=str)
-                code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)  # as a shipper ends: Aim's own end would wait in its finalizers
+        live(request, writes)
     os.close(writes)
     with os.fdopen(reads) as pipe:
         text = pipe.read()
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return answer_of(request, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text)
+
+
+def live(request: Mapping[str, Any], answers: int) -> NoReturn:
+    """Do in this process what is asked for, write what was read to a file, and end."""
+    code = 2
+    try:
+        # The kernel ends what hangs, even inside an extension that holds Python's lock.
+        signal.alarm(request.get("seconds", 600))
+        if request["do"] == "deliver":
+            code = _live(request)
+        else:
+            answer = _called(request)
+            with os.fdopen(answers, "w") as pipe:
+                json.dump(answer, pipe, default=str)
+            code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)  # as a shipper ends: Aim's own end would wait in its finalizers
+
+
+def answer_of(request: Mapping[str, Any], code: int, text: str) -> dict[str, Any]:
+    """What a life that ended with this exit code, and has written this, answers to its request."""
     if request["do"] == "read":
         return {"answer": json.loads(text)} if code == 0 else {"error": f"its process {ended_by(code)}"}
     return {"code": code}

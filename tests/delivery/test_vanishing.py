@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,10 @@ from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.report import report
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.standing import DeliveryFailed
-from fmstune.testing.lives import Nursery, nursery
 from fmstune.trackers.file_tracker import FileTracker
-from tests.support.aim_servers import provide_database
 from tests.support.journals import open_journal
 from tests.support.mlflow_servers import store_in
+from tests.support.nurseries import lives
 from tests.support.vanishing import options
 
 SCENES = [
@@ -34,22 +33,9 @@ SCENES = [
 STEPS = range(1, 13)
 
 
-@pytest.fixture(scope="module")
-def life() -> Iterator[Nursery]:
-    modules = ("tests.support.vanishing", "aim", "pandas", "aim.sdk.index_manager", "wandb", "swanlab.sdk")
-    more = (
-        "tests.support.aim_database",
-        "wandb.proto.wandb_internal_pb2",
-        "mlflow.store.tracking.sqlalchemy_store",
-    )
-    provide_database()
-    with nursery(*modules, *more) as made:
-        yield made
-
-
 @pytest.mark.parametrize(("kind", "how"), SCENES)
 def test_a_storage_that_is_lost_in_mid_run_has_all_in_the_end(
-    kind: str, how: str, life: Nursery, run_directory: Path
+    kind: str, how: str, run_directory: Path
 ) -> None:
     journal = open_journal(run_directory)
     for step in STEPS:
@@ -60,6 +46,7 @@ def test_a_storage_that_is_lost_in_mid_run_has_all_in_the_end(
     if kind == "Mlflow":
         store_in(run_directory.parent)
     reference = f"tests.support.vanishing:Vanishing{kind}"
+    life = lives(kind.lower())
     deliver = functools.partial(life.deliver, run_directory, reference, options(kind))
     # MLflow's SQLite raises before the loss is seen, which takes a process more.
     assert [deliver() for _ in range(3 if kind == "Mlflow" else 2)][-1]

@@ -21,28 +21,25 @@ from fmstune.report.importing import Imported, bring_in, runs_at
 from fmstune.testing import runs
 from fmstune.testing.compare import differences, params_of
 from fmstune.testing.findings import Stored
-from fmstune.testing.lives import nursery
 from fmstune.trackers.continued import MARK
 from fmstune.trackers.imports.past import NotASource
 from tests.support.commands import fmstune as command
 from tests.support.journals import events, journal_path
 from tests.support.mlflow_servers import store_in
+from tests.support.nurseries import lives
 
 
 @dataclass(frozen=True)
 class Place:
     reference: str
     options: dict[str, Any]
-    modules: tuple[str, ...]
 
 
 PLACES = {
-    "aim": Place("aimstack_tracker:AimStackTracker", {"repo": "."}, ("aim",)),
-    "wandb": Place("wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."}, ("wandb",)),
-    "mlflow": Place(
-        "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"}, ("mlflow.tracking",)
-    ),
-    "trackio": Place("trackio_tracker:TrackioTracker", {}, ("trackio", "trackio.sqlite_storage")),
+    "aim": Place("aimstack_tracker:AimStackTracker", {"repo": "."}),
+    "wandb": Place("wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."}),
+    "mlflow": Place("mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"}),
+    "trackio": Place("trackio_tracker:TrackioTracker", {}),
 }
 STATE = {
     "global_step": 4, "max_steps": 4, "num_train_epochs": 1, "best_metric": 1.5,
@@ -62,8 +59,7 @@ def delivered(name: str, run: Path) -> list[Event]:
     place = PLACES[name]
     if name == "mlflow":
         store_in(run.parent)
-    with nursery(*place.modules) as lives:
-        assert lives.deliver(run, f"fmstune.trackers.{place.reference}", place.options)
+    assert lives(name).deliver(run, f"fmstune.trackers.{place.reference}", place.options)
     return events(run)
 
 

@@ -8,6 +8,7 @@ with `fresh=True`.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -26,6 +27,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Union
 
+from fmstune.delivery.shipping.quiet import QUIET
+from tests.support import sdks as of_sdks
 from tests.support.once import SHARED
 from tests.support.surroundings import ENVIRONMENT
 
@@ -62,8 +65,20 @@ _WORKERS = (
     "clearml", "swanlab", "tensorboard.backend.event_processing.event_accumulator",
 )  # fmt: skip
 """What test modules import, but for trackio, which reads each test's variables at its import."""
+_LIVES = (
+    "fmstune.testing.inside", "fmstune.testing.lives", "fmstune.trackers.file_tracker",
+    "tests.support.a_life", "tests.support.labelled", "tests.support.media", "tests.support.stored",
+)  # fmt: skip
+"""What a shipper's life imports, and what reads a storage, besides an SDK."""
 _FORKS = sys.platform == "linux"
 _SETS = {"workers": _WORKERS, "light": _LIGHT, "trainer": _TRAINER, "sdks": _SDKS}
+_SESSION = "PYTEST_SESSION_PROCESS"
+"""Names the process with which a session of several workers ends."""
+_OF = "lives-"
+_ALL_SETS = _SETS | {
+    f"{_OF}{name}": (*modules, *_LIVES) for name, modules in {"": (), **of_sdks.MODULES}.items()
+}
+"""With those of the lives of each tracker, of which most sessions need some."""
 _AT_IMPORT = re.compile(
     "PYTHON(?!PATH$)|LANG|LC_|OMP_|MKL_|KMP_|OPENBLAS|HF_|HUGGINGFACE|TRANSFORMERS|DATASETS|TOKENIZERS|TRL_|"
     "ACCELERATE|TORCH(?!ELASTIC)|PYTORCH|CUDA|XDG_|GITHUB_|NO_COLOR|FORCE_COLOR|PY_COLORS|TERMINAL_WIDTH|LD_"
@@ -176,14 +191,18 @@ class _Warm:
 
     def __init__(self, name: str, environment: Mapping[str, str] | None = None) -> None:
         shared = os.environ.get(SHARED) if environment is None else None
-        folder = shared or tempfile.mkdtemp(prefix="warm-")
-        self.path, self._log = f"{folder}/{name}", Path(folder, f"{name}.log")
-        own = {"HOME": folder, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
-        self._environment = {**(environment or ENVIRONMENT or os.environ), **own}
-        self._modules = _SETS[name]
+        folder = Path(shared or tempfile.mkdtemp(prefix="warm-"))
+        self.path, self._log = folder / name, folder / f"{name}.log"
+        own = {"HOME": str(folder), "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+        quiet = QUIET if name.startswith(_OF) else {}
+        self._environment = {**quiet, **(environment or ENVIRONMENT or os.environ), **own}
+        self._modules = _ALL_SETS[name]
+        self._reads = of_sdks.AT_IMPORT if name.startswith(_OF) else None
         self._owner: socket.socket | None = None
         if not shared:
             self.begin()
+        elif name.startswith(_OF):
+            self._begin_once()
 
     def begin(self) -> None:
         """Start the interpreter, unless it is."""
@@ -191,10 +210,23 @@ class _Warm:
             return
         # Its end tells the interpreter that this process has ended, which then takes the folder away.
         self._owner, theirs = socket.socketpair()
-        with socket.socket(socket.AF_UNIX) as listening, theirs, open(self._log, "wb") as log:
-            listening.bind(self.path)
+        with theirs:
+            self._start(theirs.fileno())
+
+    def _begin_once(self) -> None:
+        """Start the interpreter, unless a worker has; it ends with the session, not with this worker."""
+        with open(self.path.with_suffix(".lock"), "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.path.exists():
+                owner = os.pidfd_open(int(os.environ[_SESSION]))
+                self._start(owner)
+                os.close(owner)
+
+    def _start(self, owner: int) -> None:
+        with socket.socket(socket.AF_UNIX) as listening, open(self._log, "wb") as log:
+            listening.bind(str(self.path))
             listening.listen()
-            numbers = (listening.fileno(), theirs.fileno())
+            numbers = (listening.fileno(), owner)
             # It leaves this process at once: tests look at its children, and some end them all.
             subprocess.run(
                 [sys.executable, "-m", "tests.support.forkserver", *map(str, numbers), *self._modules],
@@ -210,7 +242,11 @@ class _Warm:
     def serves(self, environment: Mapping[str, str]) -> bool:
         """Whether a process with this environment would import the same modules, to the same effect."""
         mine, theirs = (
-            {name: value for name, value in {**_QUIET, **each}.items() if _AT_IMPORT.match(name)}
+            {
+                name: value
+                for name, value in {**_QUIET, **each}.items()
+                if _AT_IMPORT.match(name) or (self._reads is not None and self._reads.match(name))
+            }
             for each in (self._environment, environment)
         )
         return mine == theirs and not any(map(_has_modules, environment["PYTHONPATH"].split(os.pathsep)))
@@ -224,7 +260,7 @@ class _Warm:
         """A connection for one request."""
         connection = socket.socket(socket.AF_UNIX)
         try:
-            connection.connect(self.path)
+            connection.connect(str(self.path))
         except OSError:
             raise RuntimeError(f"the warm interpreter has ended: {self._log.read_text()}") from None
         return connection
@@ -241,6 +277,7 @@ def share() -> None:
         return
     folder = tempfile.mkdtemp(prefix="warm-")
     os.environ[SHARED] = folder
+    os.environ[_SESSION] = str(os.getpid())
     _warm("workers").begin()
 
 
@@ -300,6 +337,7 @@ def start(
     fresh: bool = False,
     light: bool = False,
     sdks: bool = False,
+    life: str | None = None,
     session: bool = False,
     scanner: bool = False,
     **environment: str,
@@ -308,8 +346,9 @@ def start(
 
     `module` may be the path of a script. `stdout` and `stderr` are what `Popen` takes: a file's number,
     PIPE or DEVNULL. There is nothing to read. `light` is for a command that needs no trainer: the interpreter
-    that it is forked from has none either. `sdks` is for one that needs those of trackers. With `session` it
-    has one of its own, for `end_session`. A training samples the machine with `scanner` alone.
+    that it is forked from has none either. `sdks` is for one that needs those of trackers, `life` for one
+    that needs a tracker's (`""`: none). With `session` it has one of its own, for `end_session`. A training
+    samples the machine with `scanner` alone.
     """
     # Tests count events, and a sample comes whenever its time has come.
     if arguments[:1] == ("train",) and not scanner:
@@ -317,7 +356,8 @@ def start(
     variables = settings(**environment)
     command = [sys.executable, *([] if os.sep in module else ["-m"]), module, *arguments]
     if not fresh and _FORKS:
-        warm = _warm("sdks" if sdks else "light" if light else "trainer")
+        of_life = None if life is None else f"{_OF}{life}"
+        warm = _warm(of_life or ("sdks" if sdks else "light" if light else "trainer"))
         warm = next((each for each in _more if each.serves(variables)), warm)
         if warm.serves(variables):
             request = {

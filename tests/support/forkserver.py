@@ -62,18 +62,18 @@ class Request:
     session: bool = False
 
 
-def serve(listening: socket.socket, owner: socket.socket) -> tuple[Request, list[int]] | None:
+def serve(listening: socket.socket, owner: int) -> tuple[Request, list[int]] | None:
     """Fork for each request, and report how each process ended.
 
     Returns in each of these processes, with its request and its streams; and in this one when the owner has
-    closed its end, with `None`.
+    ended, or has closed its end, with `None`.
     """
     with selectors.DefaultSelector() as waiting:
         waiting.register(listening, selectors.EVENT_READ)
         waiting.register(owner, selectors.EVENT_READ)
         while True:
             for key, _ in waiting.select():
-                if key.fileobj is owner:
+                if key.fileobj == owner:
                     return None
                 if key.fileobj is listening:
                     connection, _ = listening.accept()
@@ -279,8 +279,7 @@ def warm_up(modules: Sequence[str]) -> None:
 def _main() -> None:
     if os.fork():
         os._exit(0)
-    listening, owner = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
-    owner.sendall(b"%d" % os.getpid())
+    listening, owner = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for pytest, which closes its end
     warm_up(sys.argv[3:])
     work = serve(listening, owner)
@@ -288,8 +287,7 @@ def _main() -> None:
         # Of those that share it each does so.
         shutil.rmtree(Path(listening.getsockname()).parent, ignore_errors=True)
         return
-    for each in (listening, owner):
-        each.detach()  # `become` closes them
+    listening.detach()  # `become` closes it
     become(*work)
     run_to_end(work[0])
 

@@ -1,26 +1,49 @@
-"""Interpreters that have imported trackers' SDKs, one for each tracker that a module tests."""
+"""Lives of shippers, forked from interpreters that have imported trackers' SDKs for the whole session."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from fmstune.testing.lives import Nursery, nursery
+from fmstune.delivery.shipping.quiet import QUIET
+from fmstune.testing.lives import SECRET, LifeError, Nursery, answer_of
 from tests.support.aim_servers import provide_database
+from tests.support.commands import start
+from tests.support.sdks import MODULES
 
 
-@contextmanager
-def nurseries(modules: Mapping[str, Sequence[str]]) -> Iterator[Callable[[str], Nursery]]:
-    """What gives a tracker's nursery by its name, made at the first call; `modules` are what each imports."""
-    with ExitStack() as stack:
-        made: dict[str, Nursery] = {}
+class SharedNursery(Nursery):
+    """The lives of one tracker, `""` for what needs no SDK, each with the test's environment.
 
-        def of(name: str) -> Nursery:
-            if name not in made:
-                more = ["tests.support.aim_database"] if "aim" in modules[name] else []
-                if more:
-                    provide_database()
-                made[name] = stack.enter_context(nursery(*modules[name], *more))
-            return made[name]
+    A `Nursery` imports the SDK for a second or two; each file of tests, in each worker, would have one."""
 
-        yield of
+    def __init__(self, tracker: str = "") -> None:
+        self._tracker = tracker
+        if tracker == "aim":
+            provide_database()
+
+    def close(self) -> None:
+        """Nothing ends: others need the interpreter."""
+
+    def _ask(self, request: Mapping[str, Any]) -> Any:
+        quiet = {name: value for name, value in QUIET.items() if name not in os.environ}
+        life = start(
+            json.dumps(request), cwd=Path.cwd(), module="tests.support.a_life", life=self._tracker, stderr=2,
+            FMSTUNE_CONFORMANCE_SECRET=SECRET, **quiet,
+        )  # fmt: skip
+        with life:
+            assert life.stdout is not None
+            text = life.stdout.read()
+            code = life.wait()
+        answer = answer_of(request, code, text)
+        if "error" in answer:
+            raise LifeError(answer["error"])
+        return answer
+
+
+def lives(tracker: str) -> Nursery:
+    """The lives of a tracker; one without an SDK shares those of all such."""
+    return SharedNursery(tracker if tracker in MODULES else "")

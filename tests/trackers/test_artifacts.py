@@ -4,7 +4,6 @@ handed over, whatever kills the delivery. Read back through the real SDKs."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,36 +13,27 @@ from fmstune.delivery.artifacts import record
 from fmstune.delivery.ledger import load_ledger
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.report import report
-from fmstune.testing.lives import Kill, Nursery
+from fmstune.testing.lives import Kill
 from tests.support.journals import events, journal_path
 from tests.support.mlflow_servers import store_in
-from tests.support.nurseries import nurseries
+from tests.support.nurseries import lives
 
 PLACES = {
-    "aim": ("aimstack_tracker:AimStackTracker", {"repo": "."}, ("aim",)),
+    "aim": ("aimstack_tracker:AimStackTracker", {"repo": "."}),
     "wandb": (
         "wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."},
-        ("wandb", "wandb.proto.wandb_internal_pb2"),
     ),
     "mlflow": (
         "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"},
-        ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
     ),
-    "trackio": ("trackio_tracker:TrackioTracker", {}, ("trackio", "trackio.sqlite_storage")),
-    "swanlab": ("swanlab_tracker:SwanLabTracker", {"mode": "offline"}, ("swanlab.sdk", "pyroaring")),
-    "comet": ("comet_tracker:CometTracker", {"mode": "offline"}, ("comet_ml",)),
+    "trackio": ("trackio_tracker:TrackioTracker", {}),
+    "swanlab": ("swanlab_tracker:SwanLabTracker", {"mode": "offline"}),
+    "comet": ("comet_tracker:CometTracker", {"mode": "offline"}),
     "clearml": (
         "clearml_tracker:ClearmlTracker", {"offline": True, "dir": "clearml"},
-        ("tests.support.clearml_warm",),
     ),
-    "file": ("file_tracker:FileTracker", {"path": "stored.jsonl"}, ()),
+    "file": ("file_tracker:FileTracker", {"path": "stored.jsonl"}),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def lives() -> Iterator[Callable[[str], Nursery]]:
-    with nurseries({name: place[2] for name, place in PLACES.items()}) as of:
-        yield of
 
 
 @pytest.fixture
@@ -61,7 +51,6 @@ def given(tmp_path: Path) -> Path:
 def test_files_arrive_as_they_were(
     name: str,
     kills: tuple[Kill, ...],
-    lives: Callable[[str], Nursery],
     run_directory: Path,
     recorder: Recorder,
     given: Path,
@@ -75,7 +64,7 @@ def test_files_arrive_as_they_were(
     shutil.rmtree(given / "deep")
     if name == "mlflow":
         store_in(run_directory.parent)
-    reference, options, _ = PLACES[name]
+    reference, options = PLACES[name]
     where = (run_directory, f"fmstune.trackers.{reference}", options)
     for kill in kills:
         lives(name).deliver(*where, kill)
@@ -94,7 +83,7 @@ def test_files_arrive_as_they_were(
 
 
 def test_a_plug_in_without_room_for_files_says_so(
-    lives: Callable[[str], Nursery], run_directory: Path, recorder: Recorder, given: Path
+    run_directory: Path, recorder: Recorder, given: Path
 ) -> None:
     with active(recorder):
         fmstune.track_artifact(given)
@@ -107,7 +96,7 @@ def test_a_plug_in_without_room_for_files_says_so(
 
 
 def test_files_of_the_run_are_linked_not_copied_and_a_change_is_found(
-    lives: Callable[[str], Nursery], run_directory: Path, recorder: Recorder, given: Path
+    run_directory: Path, recorder: Recorder, given: Path
 ) -> None:
     record(recorder, {"model.bin": given / "a.bin"}, "model", "model", link=True)
     recorder.close("finished")

@@ -17,13 +17,13 @@ from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.shipping.deliver import Delivery
 from fmstune.delivery.shipping.standing import DeliveryFailed
-from fmstune.testing.lives import nursery
 from fmstune.trackers.clearml import server as clearml_server
 from fmstune.trackers.clearml_tracker import ClearmlTracker
 from fmstune.trackers.records import MetricPoint, RunStart, Table
 from fmstune.trackers.registry import get_tracker
 from tests.support.clearml_cloud import ClearmlCloud
 from tests.support.clearml_read import media, session, stored
+from tests.support.nurseries import lives
 from tests.support.shipping import delivered_by
 
 OFFLINE = {"offline": True, "dir": "sessions"}
@@ -316,8 +316,7 @@ def test_clearmls_own_import_has_all_of_an_offline_session(
     place, _, _ = session(tmp_path / "sessions")
     assert f"`clearml-task --import-offline-session {place}`" in str(ledger.note)
     assert not cloud.requests
-    with nursery("tests.support.clearml_warm") as life:
-        task = cloud.tasks[life.read(f"{__name__}:imported", place)]
+    task = cloud.tasks[lives("clearml").read(f"{__name__}:imported", place)]
     events = cloud.events(task["id"])
     found = stored(task, events)
     assert sorted(found["points"], key=repr) == sorted(POINTS, key=repr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,51 +16,47 @@ from fmstune.delivery.journal.writer import JournalWriter
 from fmstune.delivery.ledger import load_ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.secrets.redaction import Redactor
-from fmstune.testing.lives import Nursery
 from tests.support.journals import journal_path
 from tests.support.mlflow_servers import store_in
-from tests.support.nurseries import nurseries
+from tests.support.nurseries import lives
 
 
 @dataclass(frozen=True)
 class Place:
     reference: str
     options: dict[str, Any]
-    modules: tuple[str, ...]
     own: dict[str, Any]
     """Options of the tracker's own, for `OWN`."""
 
 
 PLACES = {
     "aim": Place(
-        "aimstack_tracker:AimStackTracker", {"repo": "."}, ("aim",),
+        "aimstack_tracker:AimStackTracker", {"repo": "."},
         {"run_name": "own", "experiment": "own group", "tags": ["own"]},
     ),
     "wandb": Place(
         "wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."},
-        ("wandb", "wandb.proto.wandb_internal_pb2"),
         {"name": "own", "group": "own group", "tags": ["own"], "notes": "own notes"},
     ),
     "mlflow": Place(
         "mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"},
-        ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
         {"run_name": "own", "experiment": "own group", "tags": {"own": ""}},
     ),
     "trackio": Place(
-        "trackio_tracker:TrackioTracker", {}, ("trackio", "trackio.sqlite_storage"),
+        "trackio_tracker:TrackioTracker", {},
         {"name": "own", "group": "own group"},
     ),
     "swanlab": Place(
-        "swanlab_tracker:SwanLabTracker", {"mode": "offline"}, ("swanlab.sdk", "pyroaring"),
+        "swanlab_tracker:SwanLabTracker", {"mode": "offline"},
         {"experiment_name": "own", "group": "own group", "tags": ["own"], "description": "own notes"},
     ),
     "comet": Place(
-        "comet_tracker:CometTracker", {"mode": "offline"}, ("comet_ml",),
+        "comet_tracker:CometTracker", {"mode": "offline"},
         {"experiment_name": "own", "tags": ["own"]},
     ),
     "clearml": Place(
         "clearml_tracker:ClearmlTracker", {"offline": True, "dir": "clearml"},
-        ("tests.support.clearml_warm",), {"task_name": "own", "project": "own group", "tags": ["own"]},
+        {"task_name": "own", "project": "own group", "tags": ["own"]},
     ),
 }  # fmt: skip
 CALLED = Labels("first", "ablations", ("a", "team=nlp"), "with a\nlonger warm-up")
@@ -69,14 +65,8 @@ RUDE = Labels("half\ud800", "g" * 300 + "\0", ("x" * 100, "ü (1)!", "", "x" * 1
 Said = Callable[..., tuple[dict[str, Any], str]]
 
 
-@pytest.fixture(scope="module")
-def lives() -> Iterator[Callable[[str], Nursery]]:
-    with nurseries({name: place.modules for name, place in PLACES.items()}) as of:
-        yield of
-
-
 @pytest.fixture
-def said(lives: Callable[[str], Nursery], run_directory: Path) -> Said:
+def said(run_directory: Path) -> Said:
     """What a tracker calls a run with these labels, and what the report says to it."""
 
     def find(name: str, called: Labels, again: Labels | None = None, own: Any = None) -> tuple[Any, str]:

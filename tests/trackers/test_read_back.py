@@ -9,8 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,12 @@ from fmstune.delivery.report import report
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
 from fmstune.testing.compare import Points, as_single, comparable, is_named, params_of, points_of
-from fmstune.testing.lives import Kill, Nursery, nursery
+from fmstune.testing.lives import Kill, Nursery
 from fmstune.trackers.records import MetricPoint, Table
 from fmstune.trackers.values.normalise import as_text
-from tests.support.aim_servers import provide_database
 from tests.support.journals import open_journal
 from tests.support.mlflow_servers import store_in
+from tests.support.nurseries import lives
 
 TRACKERS = "fmstune.trackers"
 
@@ -44,7 +43,6 @@ class Back:
 
     reference: str
     options: Mapping[str, Any]
-    modules: tuple[str, ...]
     reader: str
     replaces: bool = False
     kill_repeats: bool = False
@@ -57,49 +55,32 @@ class Back:
 
 BACKS = {
     "aim": Back(
-        f"{TRACKERS}.aimstack_tracker:AimStackTracker", {"repo": "."},
-        ("aim", "pandas", "aim.sdk.index_manager"), "from_aim", replaces=True, numbered=True,
+        f"{TRACKERS}.aimstack_tracker:AimStackTracker", {"repo": "."}, "from_aim", replaces=True,
+        numbered=True,
     ),
     "wandb": Back(
-        f"{TRACKERS}.wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."},
-        ("wandb", "wandb.proto.wandb_internal_pb2"), "from_wandb",
+        f"{TRACKERS}.wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."}, "from_wandb",
     ),
-    "file": Back(
-        f"{TRACKERS}.file_tracker:FileTracker", {"path": "stored.jsonl"}, (), "from_file"
-    ),
+    "file": Back(f"{TRACKERS}.file_tracker:FileTracker", {"path": "stored.jsonl"}, "from_file"),
     "mlflow": Back(
-        f"{TRACKERS}.mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"},
-        ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"), "from_mlflow", flat=True, store=True,
+        f"{TRACKERS}.mlflow_tracker:MlflowTracker", {"tracking_uri": "sqlite:///mlflow.db"}, "from_mlflow",
+        flat=True, store=True,
     ),
     "tensorboard": Back(
-        f"{TRACKERS}.tensorboard_tracker:TensorBoardTracker", {"dir": "tensorboard"},
-        (
-            "tensorboard.summary.writer.record_writer", "tensorboard.compat.proto.event_pb2",
-            "tensorboard.plugins.hparams.plugin_data_pb2", "tensorboard.plugins.text.metadata",
-            "tensorboard.backend.event_processing.event_accumulator",
-        ),
-        "from_tensorboard", forgets=True, single=True,
+        f"{TRACKERS}.tensorboard_tracker:TensorBoardTracker", {"dir": "tensorboard"}, "from_tensorboard",
+        forgets=True, single=True,
     ),
-    "trackio": Back(
-        f"{TRACKERS}.trackio_tracker:TrackioTracker", {}, ("trackio", "trackio.sqlite_storage"),
-        "from_trackio",
-    ),
-    "dvclive": Back(
-        f"{TRACKERS}.dvclive_tracker:DvcLiveTracker", {}, ("dvclive",), "from_dvclive", forgets=True,
-    ),
+    "trackio": Back(f"{TRACKERS}.trackio_tracker:TrackioTracker", {}, "from_trackio"),
+    "dvclive": Back(f"{TRACKERS}.dvclive_tracker:DvcLiveTracker", {}, "from_dvclive", forgets=True),
     "swanlab": Back(
-        f"{TRACKERS}.swanlab_tracker:SwanLabTracker", {"mode": "offline"},
-        ("swanlab.sdk", "pyroaring", "swanlab.sdk.internal.core_python.store"), "from_swanlab", forgets=True,
+        f"{TRACKERS}.swanlab_tracker:SwanLabTracker", {"mode": "offline"}, "from_swanlab", forgets=True,
     ),
-    "comet": Back(
-        f"{TRACKERS}.comet_tracker:CometTracker", {"mode": "offline"}, ("comet_ml",), "from_comet", flat=True,
-    ),
+    "comet": Back(f"{TRACKERS}.comet_tracker:CometTracker", {"mode": "offline"}, "from_comet", flat=True),
     "clearml": Back(
-        f"{TRACKERS}.clearml_tracker:ClearmlTracker", {"offline": True, "dir": "clearml"},
-        ("tests.support.clearml_warm",), "from_clearml",
+        f"{TRACKERS}.clearml_tracker:ClearmlTracker", {"offline": True, "dir": "clearml"}, "from_clearml",
         replaces=True, flat=True, single=True,
     ),
-    "plug-in": Back("tests.support.stored:Naive", {}, (), "from_naive", kill_repeats=True),
+    "plug-in": Back("tests.support.stored:Naive", {}, "from_naive", kill_repeats=True),
 }  # fmt: skip
 
 ODD_NAMES = ["f1(macro)", "a/b.c", "", "nul\0", "half\ud800", "é", "e\u0301", "x" * 300, "a.loss"]
@@ -122,7 +103,7 @@ FOREIGN = st.sampled_from(
         {1, 2},
         np.eye(2),
         torch.ones(3),
-        Back("r", {}, (), "r"),
+        Back("r", {}, "r"),
     ]
 )
 PARAMS = st.recursive(
@@ -169,24 +150,6 @@ PHASES = [Phase.explicit, Phase.generate]
 KILLS = st.none() | st.builds(Kill, st.integers(1, 12), st.booleans())
 
 
-@pytest.fixture(scope="module")
-def nurseries() -> Iterator[Callable[[Back], Nursery]]:
-    """The process of each tracker that has its SDK imported, for all tests here."""
-    with ExitStack() as stack:
-        made: dict[str, Nursery] = {}
-
-        def of(back: Back) -> Nursery:
-            if back.reader not in made:
-                modules = (back.reference.partition(":")[0], *back.modules)
-                if "aim" in modules:
-                    provide_database()
-                    modules += ("tests.support.aim_database",)
-                made[back.reader] = stack.enter_context(nursery(*modules))
-            return made[back.reader]
-
-        yield of
-
-
 @pytest.mark.parametrize(
     ("name", "examples"),
     [
@@ -203,9 +166,7 @@ def nurseries() -> Iterator[Callable[[Back], Nursery]]:
         ("plug-in", 25),
     ],
 )
-def test_what_counts_as_delivered_can_be_read_back_or_is_named(
-    name: str, examples: int, nurseries: Callable[[Back], Nursery]
-) -> None:
+def test_what_counts_as_delivered_can_be_read_back_or_is_named(name: str, examples: int) -> None:
     back = BACKS[name]
 
     @given(
@@ -215,13 +176,13 @@ def test_what_counts_as_delivered_can_be_read_back_or_is_named(
     @settings(max_examples=examples, phases=PHASES, database=None, suppress_health_check=list(HealthCheck))
     def check(script: list[Action | str], kills: list[Kill | None]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            read_back(back, nurseries(back), Path(folder) / "run", script, kills)
+            read_back(back, lives(name), Path(folder) / "run", script, kills)
 
     check()
 
 
 def read_back(
-    back: Back, lives: Nursery, directory: Path, script: list[Action | str], kills: list[Kill | None]
+    back: Back, life: Nursery, directory: Path, script: list[Action | str], kills: list[Kill | None]
 ) -> None:
     """Journal a script, deliver it with these kills, and compare what is stored with the journal."""
     (directory / TRACKING_DIR).mkdir(parents=True)
@@ -231,7 +192,7 @@ def read_back(
     left = list(kills)
 
     def deliver() -> bool:
-        return lives.deliver(directory, back.reference, back.options, left.pop() if left else None)
+        return life.deliver(directory, back.reference, back.options, left.pop() if left else None)
 
     plain_metric("train", 1, 1.0)(recorder)  # there is something to read back
     for action in script:
@@ -250,7 +211,7 @@ def read_back(
     events = list(JournalReader(directory / TRACKING_DIR / JOURNAL_NAME))
     if back.forgets:
         events = without_forgotten(events)
-    stored = lives.read(f"tests.support.stored:{back.reader}", directory.parent)
+    stored = life.read(f"tests.support.stored:{back.reader}", directory.parent)
     repeats = len(kills) if back.kill_repeats else 0
     expected = points_of(events, back.replaces)
     if back.single:

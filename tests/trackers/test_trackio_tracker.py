@@ -19,22 +19,14 @@ import fmstune
 from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.sync import sync
-from fmstune.testing.lives import Nursery, nursery
 from fmstune.testing.runs import events_of
 from fmstune.trackers.records import MetricPoint, RunStart, TrackerOptionError
 from fmstune.trackers.registry import get_tracker, reference
 from fmstune.trackers.trackio_tracker import TrackioTracker
 from tests.support.aim_servers import free_port
+from tests.support.nurseries import lives
 from tests.support.shipping import delivered_by
 from tests.support.trackio_servers import TOKEN, trackio_server
-
-
-@pytest.fixture(scope="module")
-def readers() -> Iterator[Nursery]:
-    with nursery(
-        "tests.support.stored", "tests.support.media", "trackio.sqlite_storage", "PIL.Image"
-    ) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +203,7 @@ def test_used_alone_it_needs_no_journal() -> None:
 
 
 def test_a_server_has_all_of_it_once_also_when_it_comes_twice(
-    server: tuple[str, Path], readers: Nursery, recorder: Recorder, run_directory: Path,
+    server: tuple[str, Path], recorder: Recorder, run_directory: Path,
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
     address, folder = server
@@ -237,16 +229,16 @@ def test_a_server_has_all_of_it_once_also_when_it_comes_twice(
     Ledger("trackio", run_id=ledger.run_id).save(run_directory)  # as one that was restored from a backup
     delivered(run_directory)
 
-    stored = readers.read("tests.support.stored:from_trackio", folder)
+    stored = lives("trackio").read("tests.support.stored:from_trackio", folder)
     assert sorted(map(repr, stored["points"])) == ["['train/loss', 1, 1.0]", "['train/loss', 2, inf]"]
     assert stored["params"]["params"] == {"a": {"b": [1, "NaN"]}}
     assert (stored["tables"], stored["status"]) == ([["eval/samples", 0, ["prompt: hi\nn: 1"]]], "failed")
-    assert readers.read("tests.support.media:from_trackio", folder) == [
+    assert lives("trackio").read("tests.support.media:from_trackio", folder) == [
         ["text", "eval/answer", 1, "text"],
         ["image", "eval/sample", 1, [[[[255, 0, 0], [255, 0, 0]]], "red"]],
         ["histogram", "train/weights", 1, [[1, 2], 0.0, 1.0]],
     ]
-    files = readers.read("tests.support.media:files_from_trackio", folder)
+    files = lives("trackio").read("tests.support.media:files_from_trackio", folder)
     assert files == {f"things-{ledger.run_id}/ü.bin": bytes(range(256)).decode("latin-1")}
 
 
@@ -333,7 +325,7 @@ def test_an_unknown_option_is_an_error() -> None:
 
 
 def test_a_delivery_that_a_server_refused_arrives_when_it_is_back(
-    recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: Nursery
+    recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
     monkeypatch.setenv("TRACKIO_WRITE_TOKEN", TOKEN)
@@ -347,6 +339,6 @@ def test_a_delivery_that_a_server_refused_arrives_when_it_is_back(
     with trackio_server(tmp_path / "s" / "trackio", port):
         (line,) = sync(run_directory, "trackio", options, reference, check_within=300)
     assert line.state == "complete", line
-    stored = readers.read("tests.support.stored:from_trackio", tmp_path / "s")
+    stored = lives("trackio").read("tests.support.stored:from_trackio", tmp_path / "s")
     assert stored["points"] == [["train/loss", step, 1 / step] for step in (1, 2, 3)]
     assert TOKEN not in (run_directory / "tracking" / "trackio.json").read_text()

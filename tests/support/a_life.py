@@ -1,0 +1,14 @@
+"""One life of a shipper, for `tests.support.nurseries`: its request is its argument."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from fmstune.testing.lives import live
+
+if __name__ == "__main__":
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what SDKs print is no answer
+    live(json.loads(sys.argv[1]), answers)
