@@ -101,7 +101,8 @@ class Recorder(Tracker):
         Guests get them later, in the training's thread: a guard puts random numbers back to where they were,
         which must not happen in the middle of a step.
         """
-        if (event := self._append("metrics", self._fields(MetricPoint(values, stage, step)))) is not None:
+        found = self._plain_fields(point := MetricPoint(values, stage, step))
+        if (event := self._append("metrics", found or self._fields(point), finite=bool(found))) is not None:
             self._samples.append(event)
 
     def _pass_on_samples(self) -> None:
@@ -117,9 +118,9 @@ class Recorder(Tracker):
             for guest in self.guests:
                 guest.give(event)
 
-    def _append(self, kind: Kind, fields: Mapping[str, Any]) -> Event | None:
+    def _append(self, kind: Kind, fields: Mapping[str, Any], *, finite: bool = False) -> Event | None:
         """Write an event, and return it where there are guests to be given it."""
-        seq = self.journal.append(kind, fields)
+        seq = self.journal.append(kind, fields, finite=finite)
         if not self.guests:
             return None
         number = seq or self.journal.last_seq + 1  # while it waits in memory

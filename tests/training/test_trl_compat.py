@@ -58,6 +58,8 @@ FUNCTIONS = {
     **{f"{name}._prepare_dataset": ("self", "dataset", "processing_class", "args") for name in TRAINERS},
     "trl.experimental.orpo.ORPOTrainer.concatenated_forward": ("self", "model", "batch"),
     "accelerate.utils.memory.should_reduce_batch_size": ("exception",),
+    "accelerate.optimizer.is_lomo_available": (),
+    "transformers.trainer.is_sagemaker_mp_enabled": (),
     "accelerate.state.AcceleratorState._shared_state.copy": (),
     "accelerate.state.GradientState._shared_state.copy": (),
     "accelerate.logging.MultiProcessAdapter.warning_once.cache_clear": (),

@@ -19,6 +19,7 @@ from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLoss
 from fmstune.training.trainers.neftune import RowNoise
+from fmstune.training.trainers.quick_loop import QuickLoop
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
 
@@ -34,6 +35,7 @@ class FineTuner(
     WeightedLoss,
     EndsWorkers,
     EvaluatesAllRows,
+    QuickLoop,
     SFTTrainer,
 ):
     """TRL's trainer, without the work that it does for cases other than ours."""

@@ -17,6 +17,7 @@ from trl.data_utils import pack_dataset
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from fmstune.data.tokens.table import IGNORED, LOSS_WEIGHTS
+from fmstune.training.speed.flat_batches import flat_batch
 from fmstune.training.trl_compat.head import FusedCausalLMOutput
 from fmstune.training.trl_compat.hooks import PrivateHooks
 from fmstune.training.tuned_trainer import as_trainer
@@ -34,7 +35,9 @@ class WeightedCollator(DataCollatorForLanguageModeling):
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """The batch of some rows; weights are those of all or of none, so that no process is left waiting
         for another's sum of them."""
-        batch: dict[str, Any] = super().torch_call(examples)
+        # Of packed rows, `seq_lengths` says where each begins.
+        plain = self.padding_free and not self.pad_to_multiple_of and "seq_lengths" not in examples[0]
+        batch: dict[str, Any] = flat_batch(examples) if plain else super().torch_call(examples)
         if LOSS_WEIGHTS in examples[0]:
             given = [each[LOSS_WEIGHTS] or [1.0] * len(each["input_ids"]) for each in examples]
             rows = [torch.tensor(each, dtype=torch.float32) for each in given]

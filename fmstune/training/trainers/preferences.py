@@ -25,6 +25,7 @@ from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.pair_evaluation import RowWeightedEvaluation
+from fmstune.training.trainers.quick_loop import QuickLoop
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
 from fmstune.training.trl_compat.figures import said_by_trl
@@ -41,6 +42,7 @@ class PreferenceTuner(
     EachRowOnce,
     EndsWorkers,
     EvaluatesAllRows,
+    QuickLoop,
 ):
     """What the trainers of TRL are also given, as `FineTuner` has it for sft."""
 

@@ -1,0 +1,88 @@
+"""What is left out of a step changes nothing: batches, modes and gradients are those of TRL and torch."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import accelerate.optimizer
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from fmstune.console import RunConsole
+from fmstune.training.speed.flat_batches import flat_batch
+from fmstune.training.trainers.quick_loop import walked_once
+from fmstune.training.trl_compat.loop import asked_once
+
+TOKENS = st.integers(0, 50_000)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> list[dict[str, list[int]]]:
+    """Rows of a table, all with labels or none."""
+    labelled = draw(st.booleans())
+    found = []
+    for ids in draw(st.lists(st.lists(TOKENS, min_size=1, max_size=9), min_size=1, max_size=6)):
+        labels = [each if draw(st.booleans()) else -100 for each in ids]
+        found.append({"input_ids": ids, "labels": labels} if labelled else {"input_ids": ids})
+    return found
+
+
+@given(rows())
+def test_a_batch_without_padding_is_that_of_trl_to_the_last_type(
+    given_rows: list[dict[str, list[int]]],
+) -> None:
+    theirs = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)(given_rows)
+    ours = flat_batch(given_rows)
+    assert list(ours) == list(theirs)
+    for name, value in theirs.items():
+        if isinstance(value, torch.Tensor):
+            assert ours[name].dtype == value.dtype
+            assert torch.equal(ours[name], value), name
+        else:
+            assert ours[name] == value
+            assert type(ours[name]) is type(value)
+
+
+def test_modes_and_gradients_are_those_of_the_modules_themselves() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 1))
+    )
+    with walked_once(model):
+        model[1].eval()  # as somebody does who tries a part of it between two steps
+        assert model.train() is model
+        assert all(module.training for module in model.modules())
+        assert not any(module.training for module in model.eval().modules())
+        model.train()
+        model(torch.ones(1, 2)).sum().backward()
+        twin = copy.deepcopy(model)
+        twin[0].eval()
+        twin.train()
+        assert twin[0].training
+        twin.zero_grad()
+        assert all(weight.grad is not None for weight in model.parameters())
+        assert all(weight.grad is None for weight in twin.parameters())
+        pickle.loads(pickle.dumps(model)).train().zero_grad()
+        model.zero_grad()
+        assert all(weight.grad is None for weight in model.parameters())
+    assert not {"train", "zero_grad", "walked"} & vars(model).keys()
+
+
+def test_whether_a_package_is_there_is_asked_once_and_again_after_the_training() -> None:
+    before = accelerate.optimizer.is_lomo_available
+    with asked_once():
+        assert accelerate.optimizer.is_lomo_available() == before()
+        assert accelerate.optimizer.is_lomo_available is not before
+    assert accelerate.optimizer.is_lomo_available is before
+
+
+@given(st.text(st.characters(max_codepoint=0x2FF) | st.sampled_from(":\t\r\x07 "), max_size=40))
+def test_a_line_in_a_file_is_what_rich_makes_of_it(text: str) -> None:
+    ours, theirs = io.StringIO(), io.StringIO()
+    RunConsole(Console(file=ours)).say("step", text)
+    Console(file=theirs).print(f"{'step':<8} {text}", highlight=False, markup=False, soft_wrap=True)
+    assert ours.getvalue() == theirs.getvalue()
