@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from fmstune.config.schema.tables import DataConfig
 from fmstune.data.prepare import prepare
-from fmstune.data.rendering.answer import LOST_REASONING
-from fmstune.data.rendering.render import NO_WORDS, NOT_READ, NOT_WRITTEN
+from fmstune.data.rendering.answer import LOST_REASONING, Writer
+from fmstune.data.rendering.render import NO_WORDS, NOT_READ, NOT_WRITTEN, Renderer
+from fmstune.data.rows.messages import read_messages
 from fmstune.data.tokens.labels import NO_FIRST
 from tests.support.chat_templates import tokenizer_with
 from tests.support.rendered import tokenizer
@@ -154,3 +155,29 @@ def test_an_answer_that_is_one_token_with_its_prompt_is_named(tmp_path: Path) ->
     for other in ({"prompt": f"{pair[0]}\n", "completion": pair[1]}, {"text": pair}, row):
         assert NO_FIRST not in said(tmp_path, other, using, train_on="all")
         assert other is row or NO_FIRST not in said(tmp_path, other, using)
+
+
+@pytest.mark.parametrize("template", ["gemma", "lfm2", "qwen3", "phi3_5"])
+def test_what_is_plainly_written_would_not_be_missed_otherwise(template: str) -> None:
+    few = st.text(st.sampled_from("ab. \n"), max_size=6)
+    words = st.one_of(few, st.sampled_from(["user", "system", "</think> a", "<think>"]))
+    turns = st.lists(words, min_size=2, max_size=6)
+    using = tokenizer_with(template)
+
+    @given(turns=turns, everything=st.booleans())
+    @settings(max_examples=10, deadline=None, derandomize=True)
+    def holds(turns: list[str], everything: bool) -> None:
+        roles = [user, answer]
+        messages = [roles[number % 2](said) for number, said in enumerate(turns)]
+        found = []
+        for quickly in (True, False):
+            with pytest.MonkeyPatch.context() as patch:
+                if not quickly:
+                    patch.setattr("fmstune.data.rendering.render.plainly_written", lambda *_: False)
+                    patch.setattr("fmstune.data.rows.messages._all_plain", lambda _: [])
+                renderer = Renderer(Writer(using), everything)
+                row = {"messages": read_messages(messages, "here", "messages")}
+                found.append(renderer.render(row, "messages", "here"))
+        assert found[0] == found[1]
+
+    holds()

@@ -3,6 +3,8 @@ and so is all that is said of them."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -125,6 +127,25 @@ def test_a_handler_stays_in_one_process(tokenizer: Any, several: None, tmp_path:
     config = DataConfig(train=str(written(tmp_path / "a.jsonl", [chats(n) for n in range(ROWS)])))  # type: ignore[arg-type]
     prepare(replace(config, handler=counts), tokenizer, 40, 0)  # type: ignore[arg-type]
     assert seen == [os.getpid()] * ROWS
+
+
+def test_collections_of_garbage_are_rare_only_while_rows_are_tokenised(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    seen: set[int] = set()
+    before = gc.get_threshold()
+
+    def looks(row: dict[str, Any]) -> dict[str, Any]:
+        seen.add(gc.get_threshold()[0])
+        return row
+
+    path = written(tmp_path / "a.jsonl", [chats(1), {"messages": []}])
+    for skip in (True, False):
+        config = replace(DataConfig(train=str(path), skip_bad_rows=skip), handler=looks)  # type: ignore[arg-type]
+        with contextlib.suppress(DataError):
+            prepare(config, tokenizer, 40, 0)
+        assert gc.get_threshold() == before
+    assert min(seen) > before[0]
 
 
 def test_lengths_and_scored_tokens_of_rows_are_counted_as_by_hand(tokenizer: Any, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ NO_REASONING = (
 )
 NO_END = "the chat template writes nothing that ends an answer, so the model does not learn to stop"
 
+_CLOSINGS = tuple(closes.strip() for _, _, closes in THINKING)
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -54,7 +56,7 @@ class Writer(ChatWriter):
         opens, closes = self.dialect.thinking
         if text.startswith(prompt):
             start = len(prompt)
-            shut = next((c.strip() for _, _, c in THINKING if prompt.endswith(c.strip())), "")
+            shut = next(filter(prompt.endswith, _CLOSINGS), "")
             if shut and reasoning and self.keep_reasoning and not _reasons(text, message, start):
                 # The prompt closes a block that it never opens: DeepSeek V3.1's, for answers without any.
                 opens = next(o.strip() for o, _, c in THINKING if c.strip() == shut)

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from fmstune.data.rendering.dialect import Dialect, Given, as_parts, ask
 from fmstune.data.rendering.tool_words import ToolWords
 from fmstune.data.rendering.turns import Turns
-from fmstune.data.rows.messages import Message, says_something
+from fmstune.data.rows.messages import ROLES, Message, says_something
 from fmstune.errors import DataError
 from fmstune.text import first_line
 
@@ -57,6 +57,11 @@ class ChatWriter:
     def dialect(self) -> Dialect:
         """What the template has words for; asked at the first conversation."""
         return ask(self.tokenizer)
+
+    @functools.cached_property
+    def own_words(self) -> str:
+        """What the template may write that is of no message: its own words, and who speaks."""
+        return "\0".join([self._source(), *ROLES])
 
     @functools.cached_property
     def tool_words(self) -> ToolWords:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fmstune.data.rendering.conversation import ChatWriter
 from fmstune.data.rendering.words import TAGS, Missing, kind_of_words
-from fmstune.data.rows.messages import ROLES, Message
+from fmstune.data.rows.messages import Message
 from fmstune.errors import DataError
 
 _MARK = "qzvfmsqx"
@@ -55,12 +55,7 @@ class HiddenWords:
         if not words:
             return False
         there = max((text.count(words) for text in self.texts), default=0)
-        return there < self._row.count(words) or words in self._own_words
-
-    @property
-    def _own_words(self) -> str:
-        """What a template may write that is of no message: its own words, and who speaks."""
-        return "\0".join([str(self.writer.tokenizer.chat_template), *ROLES])
+        return there < self._row.count(words) or words in self.writer.own_words
 
     @functools.cached_property
     def _row(self) -> str:

@@ -7,16 +7,17 @@ conversation: one for each run of answers that agree.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from fmstune.data.rendering.answer import LOST_REASONING, Writer, Written
 from fmstune.data.rendering.hidden import HiddenWords
-from fmstune.data.rendering.words import missing_reasoning, missing_words
+from fmstune.data.rendering.words import missing_reasoning, missing_words, plainly_written
 from fmstune.data.rows.messages import Message, says_something
 from fmstune.data.rows.reader import Row, Shape
 from fmstune.errors import DataError
@@ -116,31 +117,40 @@ class Renderer:
         self.writer.require_words(fitted.messages, tools, place)
         conversation = _Conversation(fitted.messages, tools, place, weight)
         made = self._everything(conversation) if everything else self._answers(conversation)
-        lost = []
         texts = [part.text for part in made.parts]
-        numbers = conversation.trained()
+        numbers = conversation.trained
         # What follows the last answer that is learnt is not asked for.
         until = fitted.messages[: numbers[-1] + 1] if numbers and not everything else fitted.messages
+        lost: list[str] = []
+        if texts and not plainly_written(until, tools, texts, self.writer.own_words):
+            lost = list(self._lost(conversation, until, made, everything=everything))
+        return Rendering(made.parts, tuple(dict.fromkeys([*fitted.remarks, *made.remarks, *lost])))
+
+    def _lost(
+        self, conversation: _Conversation, until: Sequence[Message], made: Rendering, *, everything: bool
+    ) -> Iterator[str]:
+        """What of the messages up to the last one that is learnt is not written. Raises `DataError` for what
+        the conversation needs."""
+        tools, place, numbers = conversation.tools, conversation.place, conversation.trained
+        texts = [part.text for part in made.parts]
         hidden = HiddenWords(self.writer, until, tools, place, texts)
-        missing = itertools.chain(missing_words(until, tools, texts), hidden.contents())
-        for what, words in missing if texts else ():
+        for what, words in itertools.chain(missing_words(until, tools, texts), hidden.contents()):
             if what in _NEEDED:
                 raise DataError(
                     f"{place}: the model's chat template leaves out {what} of this conversation "
                     f"({_short(words)}); give another one (model.chat_template), or take the row out."
                 )
-            lost.append(NO_WORDS.format(what))
-        if texts and LOST_REASONING not in made.remarks:
+            yield NO_WORDS.format(what)
+        if LOST_REASONING not in made.remarks:
             speakers = [at for at, message in enumerate(until) if message["role"] == "assistant"]
             learnt = speakers if everything else numbers[-1:] if self.history == "last" else numbers
             # Of answers with a text of their own it is known already.
             whole = speakers if everything else learnt[:-1] if self.history == "template" else []
             before = list(conversation.given_before())
             if missing_reasoning((until[at] for at in learnt), texts) or hidden.reasoning(whole, whole=True):
-                lost.append(NOT_WRITTEN)
+                yield NOT_WRITTEN
             elif missing_reasoning((until[at] for at in before), texts) or hidden.reasoning(before):
-                lost.append(NOT_READ)
-        return replace(made, remarks=tuple(dict.fromkeys([*fitted.remarks, *made.remarks, *lost])))
+                yield NOT_READ
 
     def require_weights(self, weights: Iterable[float], place: str) -> None:
         """Raises `DataError` for weights that the loss does not obey."""
@@ -198,7 +208,7 @@ class Renderer:
 
     def _answers(self, conversation: _Conversation) -> Rendering:
         remarks = list(conversation.remarks())
-        numbers = conversation.trained()
+        numbers = conversation.trained
         if not numbers:
             return Rendering((), (*remarks, NO_WEIGHT))
         if self.history == "last" and len(numbers) > 1:
@@ -221,7 +231,7 @@ class Renderer:
         return self.writer.answer(messages[:number], messages[number], conversation.tools, conversation.place)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Conversation:
     """A conversation that fits the template, with what the row says of its part in the loss."""
 
@@ -233,6 +243,7 @@ class _Conversation:
     def weight_of(self, number: int) -> float:
         return self.weight * float(self.messages[number].get("weight", 1.0))
 
+    @functools.cached_property
     def trained(self) -> list[int]:
         """The numbers of the answers that are learnt."""
         return [
@@ -243,7 +254,7 @@ class _Conversation:
 
     def given_before(self) -> Iterator[int]:
         """The numbers of the answers that are not learnt, and that those that are have before them."""
-        for number in range(max(self.trained(), default=0)):
+        for number in range(max(self.trained, default=0)):
             message = self.messages[number]
             if message["role"] == "assistant" and not self.weight_of(number):
                 yield number

@@ -18,6 +18,7 @@ _BLANKS = re.compile(r"[\s\\]+")
 
 TAGS = "answers that speak of <think> or </think>, as they are,"
 """Templates split them there, as if reasoning ended: words without blanks would not show it."""
+_PLAIN = {"role", "content", "weight"}
 Missing = tuple[str, str]
 """What is missing, as `calls of tools`, and its words."""
 
@@ -29,6 +30,25 @@ def missing_words(messages: Sequence[Message], tools: Any, texts: Sequence[str])
     blank = any("inline" in each and not each.get("reasoning_content", "").strip() for each in messages)
     if blank and not any(EMPTY_BLOCK.search(text) for text in texts):
         yield "empty blocks of reasoning", ""
+
+
+def plainly_written(messages: Sequence[Message], tools: Any, texts: Sequence[str], others: str) -> bool:
+    """Whether it is plain that no words are missing or hidden, as in nearly all conversations: there is one
+    text, with the words of each message after those of the message before it, and the words of the template
+    (`others`) have none of them."""
+    if tools or len(texts) != 1:
+        return False
+    (text,) = texts
+    end = 0
+    for message in messages:
+        if not message.keys() <= _PLAIN or kind_of_words(message) == TAGS:
+            return False
+        words = message["content"].strip()
+        begin = text.find(words, end)
+        if begin < 0 or (words and words in others):
+            return False
+        end = begin + len(words)
+    return True
 
 
 def missing_reasoning(answers: Iterable[Message], texts: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ that only a chat template may know.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fmstune.data.cells import loaded, parsed, true_or_false
@@ -38,6 +38,8 @@ def read_messages(value: Any, place: str, key: str, unused: Unused | None = None
 
     Raises `DataError` for anything else, and for messages with an image, audio or video in them.
     """
+    if type(value) is list and (said := _all_plain(value)):
+        return said
     value = listed(parsed(loaded(value, f"{place}: `{key}`")))
     if isinstance(value, Mapping) and ("role" in value or "from" in value):
         value = [value]
@@ -102,6 +104,18 @@ def _message(given: Any, where: str, key: str, lost: Lost) -> Message:
         message["weight"] = weight
     extra = {name: given[name] for name in fields.rest()}
     return message | ({"extra": extra} if extra else {})
+
+
+def _all_plain(value: Sequence[Any]) -> list[Message]:
+    """The messages of a conversation in which all are plain; none of any other. Results of tools have an
+    order."""
+    made: list[Message] = []
+    for given in value:
+        plain = _plain(given) if type(given) is dict and len(given) == 2 else None
+        if plain is None or plain["role"] == "tool":
+            return []
+        made.append(plain)
+    return made
 
 
 def _plain(given: Mapping[str, Any]) -> Message | None:

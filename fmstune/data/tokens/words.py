@@ -25,6 +25,8 @@ from transformers import PreTrainedTokenizerBase
 
 _COMPARED = 2
 """So many texts of each batch are tokenised as a whole as well."""
+_SHORT = 12
+"""A part between added tokens that is shorter is one word: the line end between two messages."""
 _KEPT = 1 << 17
 """So many words are known at most, at some 200 bytes each; then they are learnt from the beginning."""
 _JUDGED = 1 << 20
@@ -152,7 +154,10 @@ class Words:
                 pieces[-1] += words(part[at:inside])
                 pieces.append([])
                 at, bound = inside, next(waiting)
-            pieces[-1] += [part] if is_token else words(part[at:] if at else part)
+            if is_token or len(part) < _SHORT:
+                pieces[-1].append(part[at:])
+            else:
+                pieces[-1] += words(part[at:])
             begin = end
         return pieces + [[]] * (len(bounds) + 1 - len(pieces))  # bounds at the end of the text
 
