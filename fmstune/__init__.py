@@ -1,4 +1,4 @@
-"""fmstune tunes language models and tracks every run with the tracker the user chose.
+"""Fine-tune language models, and track every run with the trackers of your choice.
 
     import fmstune
 
@@ -6,9 +6,9 @@
     fmstune.track(0.93, "exact_match", stage="eval")    # a metric of the active run, from anywhere
     fmstune.set_params({"team": "nlp"}, "data")          # metadata of the active run
     fmstune.track_table([{"q": "…", "a": "…"}], "samples")  # rows that belong together
-    fmstune.get_tracker("aim").get_hf_callback()         # any tracker in a Trainer of your own
+    fmstune.get_tracker("aim").get_hf_callback()         # any tracker, in your own Trainer
 
-Importing this package imports nothing else: each name below is loaded when it is first used.
+Importing this package imports nothing else: each name below is loaded on first use.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
+_MODULES = {
     "train": "fmstune.api",
     "track": "fmstune.delivery.tracked",
     "track_table": "fmstune.delivery.recorder",
@@ -58,11 +58,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'fmstune' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

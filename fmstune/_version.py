@@ -1,3 +1,3 @@
-"""The version of fmstune, which the build reads from here."""
+"""The version of fmstune; the build reads it from here."""
 
 __version__ = "0.1.0"

@@ -39,23 +39,23 @@ def train(
     data_handler: Callable[[dict[str, Any]], Any] | None = None,
     quiet: bool = False,
 ) -> RunResult:
-    """Tune a model, and say how that ended: its directory, its last metrics, the state of each delivery.
+    """Tune a model, and return the result: the run's directory, its last metrics, the state of each delivery.
 
         result = fmstune.train(settings={"model.path": "demo", "data.train": "demo", "training.max_steps": 20,
                                          "tracking.trackers": ["aim"], "params": {"team": "nlp"}})
         result.metrics["eval/loss"], result.directory
 
-    `config` is a TOML file; without one `fmstune.toml` is read when it is here, as the command does.
-    `settings` go over it: dotted keys, or tables within tables; paths and NumPy's numbers are taken too.
-    `resume` is `auto`, or the path of a
-    checkpoint or run. `callbacks` and `compute_metrics` are handed to the Trainer; what they raise ends the
-    run. `data_handler` makes of each row another, several, or `None` to leave it out. `quiet` prints nothing.
+    `config` is a TOML file. Like the command, it defaults to `fmstune.toml` in the current directory, if
+    there is one. `settings` override it: dotted keys or nested tables, whose values may also be paths or
+    NumPy scalars. `resume` is `auto`, or the path of a checkpoint or run. `callbacks` and `compute_metrics`
+    are passed to the Trainer; an exception that they raise ends the run. `data_handler` maps each row to a
+    row, to several, or to `None`, which drops it. `quiet` prints nothing.
 
-    Raises what the command prints, as exceptions with the `exit_code` that it would have: `ConfigError`,
-    `DataError`, `ModelError`, `RunError`, and `TrackerCheckFailed`. A stop by SIGTERM, SIGINT or SIGHUP,
-    after the checkpoint has been saved, raises `fmstune.errors.Interrupted`.
+    Raises the errors that the command prints, with its exit code as `exit_code`: `ConfigError`, `DataError`,
+    `ModelError`, `RunError`, and `TrackerCheckFailed`. After SIGTERM, SIGINT or SIGHUP, it saves a checkpoint
+    and raises `fmstune.errors.Interrupted`.
     """
-    drawn = random.getstate()  # rich draws from it when it is imported
+    drawn = random.getstate()  # importing rich draws from it
     try:
         return _train(
             config, settings, resume, overwrite, callbacks, compute_metrics, data_handler, quiet=quiet
@@ -99,7 +99,7 @@ def _train(
             if data_handler is not None:
                 data = dataclasses.replace(resolved.data, handler=cast(Any, data_handler))
                 resolved = dataclasses.replace(resolved, data=data)
-            settle()  # before the import below, with which torch decides how many threads it has
+            settle()  # before the import below, at which torch fixes its number of threads
             from fmstune.training.extensions import Extensions
 
             return begun(
@@ -112,8 +112,8 @@ def _train(
 
 
 def _require_given_once(config: RunConfig, compute_metrics: Any, data_handler: Any) -> None:
-    """Raise `ConfigError` for a function that is given and another one that the configuration names: one of
-    them would not be used. The `config.toml` of a run names those that it was given from Python."""
+    """Raise `ConfigError` if a function is passed and the configuration names a different one: one of the two
+    would not be used. The same function is fine: a run's `config.toml` names those passed from Python."""
     for argument, key, named, given in (
         ("compute_metrics", "run.compute_metrics", config.run.compute_metrics, compute_metrics),
         ("data_handler", "data.handler", config.data.handler, data_handler),
@@ -121,34 +121,35 @@ def _require_given_once(config: RunConfig, compute_metrics: Any, data_handler: A
         if given is not None and named is not None and named != handler_name(given):
             raise ConfigError(
                 f"{config.at(key)}{key} = {shown(named)} and {argument} = {handler_name(given)} are two "
-                f"functions for one thing; leave one of them out."
+                f"different functions for the same purpose; leave one of them out."
             )
 
 
 def _require_kinds(**functions: Any) -> None:
     for name, given in functions.items():
         if given is not None and not callable(given):
-            raise ConfigError(f"{_WHERE}: {name} = {shown(given)} is no function.")
+            raise ConfigError(f"{_WHERE}: {name} = {shown(given)} is not a function.")
 
 
 def _path(name: str, given: Any) -> str:
     try:
         path = os.fspath(given)
     except TypeError:
-        raise ConfigError(f"{_WHERE}: {name} = {shown(given)} is no path.") from None
+        raise ConfigError(f"{_WHERE}: {name} = {shown(given)} is not a path.") from None
     return os.fsdecode(path)
 
 
 def _flags(settings: Mapping[str, Any]) -> list[Flag]:
-    """The settings as dotted keys with their values, as a file would have them."""
+    """The settings as dotted keys and values, as a file would give them."""
     if not isinstance(settings, Mapping):
         raise ConfigError(
-            f"{_WHERE}: settings = {shown(settings)} is no mapping; give {{'training.max_steps': 20}}."
+            f"{_WHERE}: settings = {shown(settings)} is not a mapping; "
+            "pass one such as {'training.max_steps': 20}."
         )
     flags: list[Flag] = []
     for key, value in settings.items():
         if not isinstance(key, str):
-            raise ConfigError(f"{_WHERE}: {key!r} is no key; keys read like training.learning_rate.")
+            raise ConfigError(f"{_WHERE}: {key!r} is not a key; use one such as training.learning_rate.")
         plain = from_python(value, _WHERE, *key.split("."))
         if isinstance(plain, Mapping) and "." not in key:
             flags += [(dotted([key, name]), item, _WHERE) for name, item in plain.items()]

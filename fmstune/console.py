@@ -1,4 +1,4 @@
-"""What a person sees of a run, on standard error: labelled lines, plain where it is no terminal."""
+"""The console of a run, on standard error: labelled lines, without colour unless it is a terminal."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rich.console import Console
 from fmstune.secrets.redaction import hide
 
 LABEL = 8
-"""So wide are the labels."""
+"""The width of the labels, in columns."""
 
 
 class RunConsole:
-    """Prints labelled lines, without secrets; nothing on ranks other than zero.
+    """Prints labelled lines with secrets hidden; nothing on ranks other than zero.
 
-    A screen that is gone (a full disk under a log file, a pipe that nobody reads) ends no training.
+    Output that cannot be written (a full disk under a log file, a closed pipe) does not end the training.
     """
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
@@ -26,28 +26,29 @@ class RunConsole:
         self.quiet = quiet
 
     def say(self, label: str, text: str) -> None:
-        """One line: a label, padded, and a text."""
+        """Print one line: a padded label and a text."""
         self._print(f"{label:<{LABEL}} {text}")
 
     def warn(self, text: str) -> None:
-        """One line that should be seen."""
+        """Print one line as a warning."""
         self._print(f"{'warning':<{LABEL}} {text}", style="yellow")
 
     def phase(self, name: str, total: int | None = None) -> None:
-        """From here on the run does this, in `total` parts where that is known: for consoles that show it."""
+        """Start a phase, of `total` parts if known: for consoles that show progress."""
 
     def moved(self, done: int, total: int | None = None) -> None:
-        """So many parts of it are done."""
+        """Report that `done` parts of the current phase are complete."""
 
     def logged(self, stage: str, step: int, steps: int, values: Mapping[str, float], line: str) -> None:
-        """Figures of a stage were logged; `line` has the most important ones, for people."""
+        """Report logged metrics of a stage; `line` shows the most important ones."""
         self.say("eval" if stage == "eval" else "step", f"{step}/{steps}  {line}")
 
     def begin(self, directory: Path) -> None:
-        """The journal of the run in a directory has been begun: for consoles that follow it."""
+        """Report that a run's journal was created in `directory`: for consoles that follow it."""
 
     def end(self, directory: Path) -> None:
-        """The run in a directory has ended, and its journal is whole: for consoles that sum it up."""
+        """Report that the run in `directory` has ended and its journal is complete: for consoles that
+        summarise it."""
 
     def _print(self, line: str, style: str | None = None) -> None:
         if not self.quiet:
@@ -77,7 +78,8 @@ def _is_bare(console: Console) -> bool:
 
 
 def _holds_command(text: str) -> bool:
-    """Whether somebody may paste a part of it: what a terminal itself has broken, it gives back as one."""
+    """Whether a user may copy a command from it: text wrapped by the terminal itself is copied as one
+    line."""
     return "`" in text or "fmstune " in text or text.startswith("open ")
 
 
@@ -86,7 +88,7 @@ _watching: RunConsole | None = None
 
 @contextlib.contextmanager
 def watched_by(out: RunConsole) -> Iterator[None]:
-    """What is done in this block is shown on a console: `phase` and `moved` get there from any depth."""
+    """Show the progress of this block on a console: `phase` and `moved` reach it from any depth."""
     global _watching
     before, _watching = _watching, out
     try:
@@ -96,12 +98,12 @@ def watched_by(out: RunConsole) -> Iterator[None]:
 
 
 def phase(name: str, total: int | None = None) -> None:
-    """What the run in this process does from here on, if anybody watches it."""
+    """Start a phase of this process's run, for the console that watches it, if any."""
     if _watching is not None:
         _watching.phase(name, total)
 
 
 def moved(done: int, total: int | None = None) -> None:
-    """So many parts of it are done."""
+    """Report that `done` parts of the current phase are complete."""
     if _watching is not None:
         _watching.moved(done, total)

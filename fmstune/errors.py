@@ -1,6 +1,6 @@
 """The exceptions that end a command, each with its exit code.
 
-A message is one short paragraph: what is wrong, where, and what to do.
+A message is one short paragraph: what is wrong, where, and how to fix it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 
-_MOST_PROBLEMS = 3  # more are no short paragraph
+_MOST_PROBLEMS = 3  # to keep it a short paragraph
 
 
 class ConfigError(Exception):
@@ -17,12 +17,12 @@ class ConfigError(Exception):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        # Keys and file names may hold anything; a line break or an escape sequence is shown, not obeyed.
+        # Keys and file names may hold anything: line breaks and escape sequences are shown escaped.
         super().__init__("".join(char if char.isprintable() else repr(char)[1:-1] for char in message))
 
 
 class DataError(Exception):
-    """The data is missing, damaged, or of a shape that cannot be trained on."""
+    """The data is missing, damaged, or in a format that cannot be trained on."""
 
     exit_code = 2
 
@@ -40,8 +40,8 @@ class RunError(Exception):
 
 
 class Interrupted(BaseException):
-    """The run was stopped by a signal, and ends where the program is. Not an `Exception`, so that nothing on
-    the way takes it for one: no guard may swallow it."""
+    """A signal stopped the run. Not an `Exception`, so that no `except Exception` on the way up swallows
+    it."""
 
     def __init__(self, signum: int) -> None:
         self.signum = signum
@@ -52,5 +52,5 @@ class Interrupted(BaseException):
 def combined(problems: Sequence[str]) -> ConfigError:
     """One error for several problems: the first of them, and how many more there are."""
     more = len(problems) - _MOST_PROBLEMS
-    rest = [f"There {'is 1 problem' if more == 1 else f'are {more} problems'} more."] * (more > 0)
+    rest = [f"There {'is 1 more problem' if more == 1 else f'are {more} more problems'}."] * (more > 0)
     return ConfigError(" ".join([*problems[:_MOST_PROBLEMS], *rest]))

@@ -1,8 +1,8 @@
-"""Names on the hub become commits, before anything heavy is loaded.
+"""Resolve names on the hub to commits, before anything heavy is loaded.
 
-So that a wrong name, a missing permission or a hub that is away costs a second, and not the minutes that
-torch, the data and a large model take to load; that all processes and a resumed run read the same version;
-and that the run's configuration says which one that was.
+A wrong name, a missing permission or an unreachable hub then costs a second instead of the minutes that
+torch, the data and a large model take to load. All processes and a resumed run read the same version, and the
+run's configuration records which one.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from fmstune.errors import ConfigError, DataError, ModelError
 from fmstune.launch.environment import quiet_libraries
 from fmstune.layout import CONFIG_NAME
 from fmstune.text import first_line
-from fmstune.transformers_compat import use_caches_alone
+from fmstune.transformers_compat import use_only_caches
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _SECONDS = 10.0
-"""For the hub to answer; it is asked once."""
+"""The timeout of a request to the hub; there is no retry."""
 
 _Kind = Literal["model", "dataset"]
 _Key = tuple[_Kind, str, str | None]
-"""A repository's kind and name, and the revision that was asked for."""
+"""A repository's kind and name, and the requested revision."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A repository as the configuration names it: `key` says where."""
+    """A repository named by the configuration, in the setting `key`."""
 
     kind: _Kind
     key: str
@@ -51,13 +51,14 @@ class _Named:
         return ModelError(message) if self.kind == "model" else DataError(message)
 
 
-class _Away(Exception):
+class _Unreachable(Exception):
     """The hub does not answer."""
 
 
 def stay_offline_without_network(config: RunConfig) -> str | None:
-    """Let the hub's client use its cache alone when the hub's name cannot be resolved, and say so: it would
-    try five times, for most of a minute, each file. Before its import, when it reads the setting."""
+    """If the hub's host name cannot be resolved, restrict the hub's client to its cache, and return a
+    warning: it would try five times, for most of a minute, for each file. Call it before the client is
+    imported, which is when the client reads the setting."""
     if not any(_named(config)) or "HF_HUB_OFFLINE" in os.environ:
         return None
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
@@ -67,16 +68,16 @@ def stay_offline_without_network(config: RunConfig) -> str | None:
         socket.getaddrinfo(host, 443)
     except OSError:
         os.environ["HF_HUB_OFFLINE"] = "1"
-        return f"{host} cannot be found from here: of the hub, only what is in its cache is used"
+        return f"{host} cannot be resolved: using only the local cache of the hub"
     return None
 
 
 def pinned(config: RunConfig, warn: Callable[[str], None], resumed: Path | None = None) -> RunConfig:
-    """The configuration with the commit of each repository of the hub that it names.
+    """Return the configuration with the commit of each hub repository that it names.
 
-    Those that the run in the directory `resumed` was begun with are kept. When the hub cannot be reached, its
-    cache alone is used from here on, and `warn` gets a message. Raises `ModelError` or `DataError` for a
-    repository that does not exist or may not be read.
+    The commits that the run in the directory `resumed` started with are kept. If the hub cannot be reached,
+    only its cache is used from here on, and `warn` gets a message. Raises `ModelError` or `DataError` for a
+    repository that does not exist or that the account may not read.
     """
     config = _as_begun(config, resumed) if resumed is not None else config
     if not any(_named(config)):
@@ -88,7 +89,7 @@ def pinned(config: RunConfig, warn: Callable[[str], None], resumed: Path | None 
     offline = stay_offline_without_network(config)
     if offline is not None:
         warn(offline)
-        _require_cached_model(config, "its address is not found")
+        _require_cached_model(config, "its address cannot be resolved")
         return config
     from huggingface_hub import HfApi
 
@@ -97,10 +98,10 @@ def pinned(config: RunConfig, warn: Callable[[str], None], resumed: Path | None 
     try:
         for each in _named(config):
             commits[each.kind, each.name, each.revision] = _commit(api, each)
-    except _Away as away:
+    except _Unreachable as away:
         _require_cached_model(config, str(away))
-        use_caches_alone()
-        warn(f"the hub cannot be asked ({away}): of it, only what is in its cache is used")
+        use_only_caches()
+        warn(f"the hub cannot be reached ({away}): using only its local cache")
         return config
     return _with_commits(config, commits)
 
@@ -131,41 +132,41 @@ def _commit(api: HfApi, named: _Named) -> str:
     except GatedRepoError:
         page = f"{api.endpoint}/{'datasets/' if named.kind == 'dataset' else ''}{named.name}"
         raise named.error(
-            f"who wants it has to accept its terms first, at {page}; then log in with `hf auth login`, or "
-            "set HF_TOKEN."
+            f"this repository is gated. Accept its terms at {page}, then log in with `hf auth login` or set "
+            "HF_TOKEN."
         ) from None
     except RepositoryNotFoundError:
         what = "model" if named.kind == "model" else "data set"
         raise named.error(
-            f"there is nothing of that name here, and no such {what} on the hub that this account may see. "
-            "Check the name (owner/name); a private one needs `hf auth login`, or HF_TOKEN."
+            f"no such local path, and no such {what} on the hub that this account can access. Check the name "
+            "(owner/name); a private one needs `hf auth login` or HF_TOKEN."
         ) from None
     except RevisionNotFoundError:
-        raise named.error(f"it has no branch, tag or commit {named.revision!r} on the hub.") from None
+        raise named.error(f"no branch, tag or commit {named.revision!r} on the hub.") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
             raise named.error(
-                f"the hub refuses the token ({status}): log in again with `hf auth login`, or set another "
+                f"the hub rejects the token ({status}). Log in again with `hf auth login`, or set another "
                 "HF_TOKEN."
             ) from None
-        many = "it allows no more requests for now, "
-        raise _Away(f"{many if status == 429 else ''}status {status}") from None
-    except ValueError as error:  # a name that cannot be one on the hub
-        raise named.error(next(iter(str(error).splitlines()), "it is no name on the hub")) from None
-    except Exception as error:  # the errors of its HTTP client, which is not the same in all versions
-        raise _Away(first_line(error)) from None
+        limited = "rate limit exceeded, "
+        raise _Unreachable(f"{limited if status == 429 else ''}status {status}") from None
+    except ValueError as error:  # not a valid name on the hub
+        raise named.error(next(iter(str(error).splitlines()), "not a valid name on the hub")) from None
+    except Exception as error:  # errors of its HTTP client, which differs between versions
+        raise _Unreachable(first_line(error)) from None
     files = {entry.rfilename for entry in info.siblings or ()}
     if named.kind == "model" and ADAPTER_CONFIG in files and "config.json" not in files:
         raise named.error(
-            "it holds an adapter. Fetch it, and give the directory: "
+            "it is an adapter. Download it, and pass the directory: "
             f"hf download {named.name} --local-dir {named.name.rpartition('/')[2]}"
         )
     return str(info.sha)
 
 
 def _require_cached_model(config: RunConfig, away: str) -> None:
-    """A model that is nowhere is missed now, and not when torch has been imported."""
+    """Raise `ModelError` for a model that is not in the cache: now rather than after torch is imported."""
     from huggingface_hub import try_to_load_from_cache
 
     for each in _named(config):
@@ -173,8 +174,8 @@ def _require_cached_model(config: RunConfig, away: str) -> None:
             file = split_gguf(config.model.path, config.model.gguf_file)[1] or "config.json"
             if not isinstance(try_to_load_from_cache(each.name, file, revision=each.revision), str):
                 raise each.error(
-                    "there is nothing of that name here, nor in the hub's cache, and the hub cannot be "
-                    f"asked ({away}). Try again later, or give a local directory."
+                    "it is neither a local path nor in the hub's cache, and the hub cannot be reached "
+                    f"({away}). Try again later, or use a local directory."
                 )
 
 
@@ -196,7 +197,8 @@ def _with_commits(config: RunConfig, commits: Mapping[_Key, str]) -> RunConfig:
 
 
 def _as_begun(config: RunConfig, directory: Path) -> RunConfig:
-    """With the commits that a run was begun with, where none are given and the names are the same."""
+    """Return the configuration with the commits that a run started with, for unchanged names without a
+    revision."""
     try:
         tables = read_tables(directory, CONFIG_NAME)
     except ConfigError:

@@ -1,15 +1,15 @@
-"""The names of the files of a run, and of the configuration."""
+"""The file names of a run and of the configuration."""
 
 from __future__ import annotations
 
 CONFIG_FILE = "fmstune.toml"
-"""What `fmstune train` reads when no file is named."""
+"""Read by `fmstune train` when no file is given."""
 
 CONFIG_NAME = "config.toml"
-"""In a run's directory: its configuration, as it ran."""
+"""In a run's directory: the configuration that it ran with."""
 ERROR_LOG = "error.log"
 TRAIN_LOG = "train.log"
-"""What others than fmstune printed."""
+"""Everything printed by libraries and user code, not by fmstune."""
 SKIPPED_ROWS = "skipped_rows.jsonl"
 REPORT = "report.html"
 DATA_ROWS = "data_rows.json"
@@ -18,6 +18,6 @@ TRACKING_DIR = "tracking"
 JOURNAL_NAME = "journal.jsonl"
 """In `TRACKING_DIR`."""
 FILES_DIR = "files"
-"""In `TRACKING_DIR`: what is too large for a line of the journal, by content."""
+"""In `TRACKING_DIR`: values too large for a line of the journal, addressed by content."""
 UNFINISHED = "checkpoint.unfinished"
-"""A checkpoint that is being written: it gets its name when it is whole."""
+"""A checkpoint that is being written; it is renamed once complete."""

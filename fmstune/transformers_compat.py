@@ -1,9 +1,9 @@
-"""What is private to transformers, PEFT and datasets, and is used all the same: each with the public way that
-was not enough.
+"""The private parts of transformers, PEFT and datasets that fmstune uses, each with the reason why the public
+API is not enough.
 
 The rest of fmstune calls these functions. `tests/training/test_trl_compat.py` checks each name against the
-installed packages, so that an upgrade fails there and says what moved. What is private to the trainers is in
-`fmstune.training.trl_compat`. The libraries are imported where they are used: `config` reads their source
+installed packages, so that an upgrade fails there and shows what moved. Private parts of the trainers are in
+`fmstune.training.trl_compat`. The libraries are imported inside the functions: `config` reads their source
 without importing them.
 """
 
@@ -24,23 +24,23 @@ from fmstune.errors import ConfigError
 _REMEDY = "install versions that fmstune supports with `pip install --upgrade fmstune`"
 
 
-# Source that is read, since importing it takes seconds: `dataclasses.fields` of the real class would be the
-# public way. tests/config compares what is read with the real classes.
+# Read from source, since importing takes seconds: `dataclasses.fields` of the real class would be the public
+# way. tests/config compares the result with the real classes.
 
 TRAINING_ARGUMENTS = ("transformers", "training_args.py", "TrainingArguments")
 TRL_BASE_CONFIG = ("trl", "trainer/base_config.py", "_BaseConfig")
-"""The classes that the configuration class of each method is made of: package, file, class."""
+"""The base classes of each method's configuration class: package, file, class."""
 ENUM_FILES = ("trainer_utils.py", "training_args.py")
-"""Files of transformers with the `ExplicitEnum`s that annotations name."""
+"""Files of transformers that define the `ExplicitEnum`s used in annotations."""
 SCHEDULES_FILE, SCHEDULES_TABLE = "optimization.py", "TYPE_TO_SCHEDULER_FUNCTION"
-"""Where transformers says which function each schedule is; `get_scheduler` takes a name and an optimizer."""
+"""Where transformers maps schedules to functions; `get_scheduler` takes a name and an optimizer."""
 FSDP_OPTION = "FSDPOption"
-"""The class of transformers whose values are the words of `training.fsdp`."""
+"""The class of transformers whose values are the options of `training.fsdp`."""
 
 
 def library_source(package: str, file: str) -> str:
-    """The source of a file of an installed package, which is not imported. Raises `ConfigError`."""
-    # `find_spec` of a package at the top imports nothing; of one below, it would import its parents.
+    """The source of a file of an installed package, without importing it. Raises `ConfigError`."""
+    # `find_spec` of a top-level package imports nothing; for a subpackage it would import the parents.
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ConfigError(f"the package {package} is not installed: {_REMEDY}.")
@@ -51,8 +51,8 @@ def library_source(package: str, file: str) -> str:
 
 
 def class_source(package: str, file: str, name: str) -> tuple[str, str]:
-    """The source of a class up to its first method, and that of its whole file: of 3,000 lines these are
-    1,000. Raises `ConfigError`."""
+    """The source of a class up to its first method (1,000 of 3,000 lines), and that of its whole file. Raises
+    `ConfigError`."""
     source = library_source(package, file)
     match = re.search(rf"^class {name}\b.*?(?=^    (?:async )?def |^    @|^class |\Z)", source, re.M | re.S)
     if match is None:
@@ -64,10 +64,10 @@ def class_source(package: str, file: str, name: str) -> tuple[str, str]:
 
 
 def render_chats(conversations: Sequence[Any], template: str, **kwargs: Any) -> tuple[list[str], list[Any]]:
-    """What a template writes of conversations, and the spans that it marks with `{% generation %}`.
+    """Render conversations with a template; return the texts and the spans marked with `{% generation %}`.
 
-    `tokenizer.apply_chat_template` gives a mask of tokens where these are characters, and takes a template
-    that is no tokenizer's only together with one.
+    The spans are in characters. `tokenizer.apply_chat_template` returns a mask of tokens instead, and needs a
+    tokenizer.
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -76,8 +76,8 @@ def render_chats(conversations: Sequence[Any], template: str, **kwargs: Any) -> 
 
 
 def template_environment(template: str) -> Any:
-    """The jinja environment that chat templates run in: `apply_chat_template` gives texts alone, and not
-    where each message ends in them."""
+    """The jinja environment of chat templates: `apply_chat_template` returns only the text, not where each
+    message ends in it."""
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     return _compile_jinja_template(template).environment
@@ -86,30 +86,29 @@ def template_environment(template: str) -> Any:
 # Configurations and models.
 
 OWN_KEYS = ("_name_or_path", "transformers_version")
-"""Keys of `PretrainedConfig.to_dict()` of where it was loaded from and by what, not of which model it is."""
+"""Keys of `PretrainedConfig.to_dict()` that describe how it was loaded rather than which model it is."""
 
 
 def hub_commit(config: Any) -> str | None:
-    """The commit of the hub that a configuration was loaded from; no public attribute says it."""
+    """The hub commit that a configuration was loaded from; no public attribute has it."""
     found: str | None = getattr(config, "_commit_hash", None)
     return found
 
 
 def attention_of(config: Any) -> str:
-    """The attention that a model of this configuration uses. `config.attn_implementation` can be set and is
-    not there to be read."""
+    """The attention implementation of a model with this configuration. `config.attn_implementation` is
+    write-only."""
     return str(getattr(config, "_attn_implementation", "sdpa"))
 
 
 def can_set_attention(model: Any) -> bool:
-    """Whether `set_attn_implementation` changes what a model does: on some it raises, on others it is without
-    effect."""
+    """Whether `set_attn_implementation` works on a model: on some it raises, on others it has no effect."""
     return bool(model._can_set_attn_implementation())
 
 
 def sdpa() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """transformers' attention by torch's kernel, and the mask for it. `AttentionInterface` and
-    `AttentionMaskInterface` take a custom attention; these let one continue from the usual one."""
+    """transformers' attention with torch's kernel, and its mask function. `AttentionInterface` and
+    `AttentionMaskInterface` register a custom attention; these let it fall back to the usual one."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
 
@@ -117,8 +116,8 @@ def sdpa() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def kept_in_float32(model: Any) -> list[str]:
-    """Parts of the names of weights that the model's class wants in float32 whatever is loaded or saved;
-    `from_pretrained` obeys them, and nothing reports them."""
+    """Name fragments of the weights that the model's class keeps in float32 at any dtype; `from_pretrained`
+    honours them, but no public attribute lists them."""
     return [
         *(getattr(model, "_keep_in_fp32_modules", None) or ()),
         *(getattr(model, "_keep_in_fp32_modules_strict", None) or ()),
@@ -127,7 +126,7 @@ def kept_in_float32(model: Any) -> list[str]:
 
 @functools.cache
 def linear_like() -> type[Any]:
-    """The class of GPT-2's linear layers, whose weights are transposed. PEFT's `all-linear` knows it too."""
+    """The class of GPT-2's linear layers, whose weights are transposed. PEFT's `all-linear` includes it."""
     from transformers.pytorch_utils import Conv1D
 
     found: type[Any] = Conv1D
@@ -135,8 +134,8 @@ def linear_like() -> type[Any]:
 
 
 def forget_quantization(model: Any) -> None:
-    """Let a model from a GGUF file, whose weights are plain ones now, be trained and saved like any other:
-    transformers keeps calling it quantised, and would refuse both. `model.dequantize()` is for weights that
+    """Let a model from a GGUF file be trained and saved like any other. Its weights are no longer quantized,
+    but transformers still marks it as such, and would refuse both. `model.dequantize()` is for weights that
     still are."""
     model.hf_quantizer = None
     for owner in (model.config, model.config.get_text_config()):
@@ -148,8 +147,8 @@ def forget_quantization(model: Any) -> None:
 
 @contextmanager
 def no_gguf_bar() -> Iterator[None]:
-    """Without the bar of the unpacking of a GGUF file, which is drawn also where no setting of transformers
-    (`disable_progress_bar`, `TQDM_DISABLE`) wants one."""
+    """Hide the progress bar of unpacking a GGUF file, which ignores transformers' settings
+    (`disable_progress_bar`, `TQDM_DISABLE`)."""
     from transformers import modeling_gguf_pytorch_utils
 
     drawn = modeling_gguf_pytorch_utils.tqdm
@@ -163,18 +162,18 @@ def no_gguf_bar() -> Iterator[None]:
 # PEFT.
 
 MISSING_ADAPTER_KEYS = "missing adapter keys"
-"""What PEFT warns of with weights that it did not find: `PeftModel.from_pretrained` does not return them."""
+"""In PEFT's warning about weights that it did not find: `PeftModel.from_pretrained` does not return them."""
 
 
 def refused_on_mamba(model: Any, name: str) -> bool:
-    """Whether PEFT refuses LoRA on a module with this name, as on the projections of Mamba that kernels read
-    past an adapter. Its public way is to fail at the whole adapter."""
+    """Whether PEFT refuses LoRA on a module with this name, such as the projections of Mamba whose weights
+    kernels read directly, bypassing an adapter. The public API fails for the adapter as a whole."""
     from peft import LoraConfig
     from peft.tuners import tuners_utils
 
     check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
     try:
-        if check is not None:  # where PEFT has it under another name, it says itself what it refuses
+        if check is not None:  # if PEFT renames it, PEFT itself reports what it refuses
             check(LoraConfig(), model, name)
     except ValueError:
         return True
@@ -182,15 +181,15 @@ def refused_on_mamba(model: Any, name: str) -> bool:
 
 
 def save_without_question(model: Any, *, embeddings: bool) -> None:
-    """Let a `PeftModel` be saved without a question to the hub: by default PEFT asks at each checkpoint
-    whether the base model's vocabulary was of another size, unless the base has a config.json here. The
-    Trainer calls `save_pretrained`, and has no argument for what it is given."""
+    """Save a `PeftModel` without a request to the hub. By default PEFT asks the hub at each checkpoint
+    whether the base model's vocabulary size differs, unless the base has a local config.json. The Trainer
+    calls `save_pretrained` without a way to pass arguments."""
     model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=embeddings)
 
 
 def resume_virtual_tokens(model: Any) -> None:
-    """Let the virtual tokens of a `PeftModel` be resumed: PEFT's `load_adapter`, which the Trainer calls,
-    loads them for use only."""
+    """Make the virtual tokens of a `PeftModel` resumable: PEFT's `load_adapter`, which the Trainer calls,
+    loads them only for inference."""
     from peft import load_peft_weights, set_peft_model_state_dict
 
     def load_adapter(directory: str, *args: Any, **kwargs: Any) -> Any:
@@ -202,9 +201,9 @@ def resume_virtual_tokens(model: Any) -> None:
 # huggingface_hub.
 
 
-def use_caches_alone() -> None:
-    """Let the libraries not ask the hub. `HF_HUB_OFFLINE` is the public way, which what is imported already
-    has read."""
+def use_only_caches() -> None:
+    """Keep the libraries from contacting the hub. `HF_HUB_OFFLINE` is the public way, but imported libraries
+    have read it already."""
     from huggingface_hub import constants
 
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -215,16 +214,16 @@ def use_caches_alone() -> None:
 
 
 def table_in_memory(table: Any) -> Any:
-    """An Arrow table as `datasets.Dataset` takes it, with a fingerprint of ours. `Dataset.from_dict` and its
-    like copy the rows, and hash all of them."""
+    """Wrap an Arrow table for `datasets.Dataset`, which takes it with our own fingerprint.
+    `Dataset.from_dict` and the like copy and hash all rows."""
     import datasets
 
     return datasets.table.InMemoryTable(table)
 
 
 def accelerators_kept() -> Callable[[], None]:
-    """What puts back the settings that all `Accelerator`s of a process share: a Trainer
-    resets them for its own, and accelerate has no public way to have two."""
+    """Return a function that restores the state shared by all `Accelerator`s of the process: a Trainer resets
+    it for its own, and accelerate has no public way to have two."""
     before = {name: dict(found) for name, found in _shared_by_accelerators()}
 
     def put_back() -> None:
@@ -245,5 +244,5 @@ def _shared_by_accelerators() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def experiment_of(callback: Any) -> Any:
-    """The experiment of `CometCallback`, which is nowhere public; `None` of others."""
+    """The experiment of a `CometCallback`, which no public attribute has; `None` for other callbacks."""
     return getattr(callback, "_experiment", None)

@@ -1,4 +1,4 @@
-"""Code that is not fmstune's own: finding it by its name, and what it may raise during a run."""
+"""User code: load it by name, and tell its exceptions from a request to stop."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from fmstune.text import shown
 
 
 def is_stop(error: BaseException) -> bool:
-    """Whether the error is the user's wish to stop. A `KeyboardInterrupt` is one only where Python's own
-    handler would raise it: during a training the run has its own handler, and the error is the foreign
-    code's. So are `SystemExit`, `asyncio.CancelledError` and the panics of Rust extensions, none of which is
-    an `Exception`."""
+    """Whether the error means that the user wants to stop. A `KeyboardInterrupt` does only while Python's own
+    handler is installed: during training the run has its own handler, so user code must have raised it. The
+    same holds for `SystemExit`, `asyncio.CancelledError` and panics of Rust extensions, none of which is an
+    `Exception`."""
     if isinstance(error, KeyboardInterrupt):
         return signal.getsignal(signal.SIGINT) is signal.default_int_handler
     return isinstance(error, Interrupted)
 
 
 def load_object(where: str, key: str) -> Any:
-    """What `package.module:name` stands for. Raises `ConfigError` that names the setting `key`."""
+    """Load the object at `package.module:name`. Raises a `ConfigError` that names the setting `key`."""
     module_name, colon, name = where.partition(":")
     if not colon or not module_name or not name:
         raise ConfigError(f"{key} = {shown(where)} is not of the form module:name, such as my_code:score.")
@@ -30,12 +30,12 @@ def load_object(where: str, key: str) -> Any:
     except Exception as error:  # the user's module may raise anything while it is imported
         raise ConfigError(
             f"{key} = {shown(where)}: the module cannot be imported: {type(error).__name__}: {error}. "
-            "It is looked for where Python looks, and in the current directory."
+            "It is searched for on Python's path and in the current directory."
         ) from error
     own = module_name == "__main__" or "<" in name  # a script's, or one inside a function
     for part in name.split("."):
         if not hasattr(found, part):
-            given = "It was given from Python: put it into a module, and name that." if own else ""
-            raise ConfigError(f"{key} = {shown(where)}: there is no {part} in {module_name}. {given}".strip())
+            given = "It was passed from Python: move it into a module, and name that." if own else ""
+            raise ConfigError(f"{key} = {shown(where)}: {module_name} has no {part}. {given}".strip())
         found = getattr(found, part)
     return found

@@ -66,19 +66,19 @@ def test_paths_numbers_of_numpy_and_members_are_settings_as_others_are(tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"settings": {"params": {"tags": {"a"}}}}, "params.tags is of the type set: give a list"),
+        ({"settings": {"params": {"tags": {"a"}}}}, "params.tags is of the type set: use a list"),
         ({"settings": {"params": {"deep": [{"x": object()}]}}}, "params.deep.x is of the type object"),
         ({"settings": {"params": {"raw": b"x"}}}, "params.raw is of the type bytes"),
         ({"settings": {"params": {5: 1}}}, "params has the key 5; keys are strings"),
         ({"settings": {"run.callbacks": [TrainerCallback]}}, "run.callbacks is of the type type"),
-        ({"settings": "a=b"}, "settings = 'a=b' is no mapping"),
-        ({"settings": ["a"]}, "is no mapping"),
-        ({"data_handler": 5}, "data_handler = 5 is no function"),
-        ({"compute_metrics": 5}, "compute_metrics = 5 is no function"),
+        ({"settings": "a=b"}, "settings = 'a=b' is not a mapping"),
+        ({"settings": ["a"]}, "is not a mapping"),
+        ({"data_handler": 5}, "data_handler = 5 is not a function"),
+        ({"compute_metrics": 5}, "compute_metrics = 5 is not a function"),
         ({"callbacks": 5}, "5 is no transformers.TrainerCallback"),
         ({"callbacks": [int]}, "is no transformers.TrainerCallback"),
-        ({"config": 5}, "config = 5 is no path"),
-        ({"resume": 5}, "resume = 5 is no path"),
+        ({"config": 5}, "config = 5 is not a path"),
+        ({"resume": 5}, "resume = 5 is not a path"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(

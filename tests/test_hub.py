@@ -122,31 +122,31 @@ def test_two_processes_fetch_a_model_once_and_a_stream_is_read_from_the_hub(serv
     [
         (
             ["model.path=org/none"],
-            "model.path = 'org/none': there is nothing of that name here, and no such model",
+            "model.path = 'org/none': no such local path, and no such model",
         ),
         (
             ["model.path=oneword"],
-            "model.path = 'oneword': there is nothing of that name here, and no such model",
+            "model.path = 'oneword': no such local path, and no such model",
         ),
         (
             ["model.path=org/secret"],
-            "no such model on the hub that this account may see. .* needs `hf auth login`",
+            "no such model on the hub that this account can access. .* needs `hf auth login`",
         ),
         (
             ["model.path=org/terms"],
-            "who wants it has to accept its terms first, at http://127.0.0.1:.*/org/terms;",
+            "this repository is gated. Accept its terms at http://127.0.0.1:.*/org/terms,",
         ),
         (
             ["model.path=org/adapter"],
-            "it holds an adapter. Fetch it.*: hf download org/adapter --local-dir adapter",
+            "it is an adapter. Download it.*: hf download org/adapter --local-dir adapter",
         ),
         (["model.path=org/a--b"], "Cannot have -- or .. in repo_id"),
-        (["model.revision=v9"], "model.path = 'org/tiny': it has no branch, tag or commit 'v9' on the hub."),
+        (["model.revision=v9"], "model.path = 'org/tiny': no branch, tag or commit 'v9' on the hub."),
         (
             ["data.train=org/none"],
-            "data.train = 'org/none': there is nothing of that name .* no such data set",
+            "data.train = 'org/none': no such local path, .* no such data set",
         ),
-        (["data.eval=org/none"], "data.eval = 'org/none': there is nothing of that name"),
+        (["data.eval=org/none"], "data.eval = 'org/none': no such local path"),
     ],
 )
 def test_what_is_not_to_be_had_is_told_with_what_to_do(hub: Hub, sets: list[str], message: str) -> None:
@@ -164,7 +164,7 @@ def test_a_token_opens_what_is_private_and_is_written_nowhere(
         assert config.model.revision == hub.commit("models", name)
         assert Hub.token not in repr(config)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(ModelError, match=r"the hub refuses the token \(401\)") as error:
+    with pytest.raises(ModelError, match=r"the hub rejects the token \(401\)") as error:
         asked(*NAMES)
     assert "hf_wrong" not in str(error.value)
 
@@ -175,7 +175,7 @@ def test_a_hub_that_is_away_leaves_its_cache(hub: Hub, answer: int, monkeypatch:
 
     hub.answer = answer
     with pytest.raises(
-        ModelError, match=rf"nor in the hub's cache, .* cannot be asked \(.*status {answer}\)"
+        ModelError, match=rf"nor in the hub's cache, .* cannot be reached \(.*status {answer}\)"
     ):
         asked(*NAMES)
     hub.answer = "ok"
@@ -189,7 +189,7 @@ def test_a_hub_that_is_away_leaves_its_cache(hub: Hub, answer: int, monkeypatch:
     finally:
         os.environ.pop("HF_HUB_OFFLINE")
     (said,) = warnings
-    assert said.endswith(f"status {answer}): of it, only what is in its cache is used")
+    assert said.endswith(f"status {answer}): using only its local cache")
 
 
 @pytest.mark.parametrize("name", ["org/tiny", "gpt2-of-nobody"])
@@ -221,7 +221,7 @@ def test_a_name_that_ends_with_a_slash_is_a_directory() -> None:
 def test_a_hub_that_never_answers_is_waited_for_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fmstune.hub._SECONDS", 0.2)
     hub.answer = "stall"
-    with pytest.raises(ModelError, match="the hub cannot be asked"):
+    with pytest.raises(ModelError, match="the hub cannot be reached"):
         asked(*NAMES)
     assert len(hub.asked) == 1
 

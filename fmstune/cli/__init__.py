@@ -1,4 +1,4 @@
-"""The commands: they parse, call, and print.
+"""The commands: parse arguments, call the rest of fmstune, print.
 
-Heavy imports happen inside the commands that need them.
+Heavy imports are inside the commands that need them.
 """

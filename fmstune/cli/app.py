@@ -1,7 +1,8 @@
-"""The command `fmstune` and the commands below it.
+"""The command `fmstune` and its subcommands.
 
-Typer reads the options of all commands before it runs one of them, which takes longer than its own import. So
-a command line that names a command gets that one whole, and of the others what the list of commands shows.
+Typer reads the options of all commands before it runs one, which takes longer than its own import. So only
+the command named on the command line is built in full; the others are built as placeholders for the list of
+commands.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from fmstune.cli.panels import MARKUP
 
 if TYPE_CHECKING:
     app: typer.Typer
-    """All of it, whole, built when it is asked for."""
+    """The complete application, built on first access."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What the list of commands `says` of one (longer sentences are cut at 80 columns), and the `module` in
-    which it is: a function of its name, or the `app` of a `group`."""
+    """A command: its `summary` in the list of commands (cut at 80 columns), and the `module` that defines it,
+    as a function of its name or, for a `group`, as `app`."""
 
     module: str
-    says: str
+    summary: str
     group: bool = False
     epilog: str | None = None
 
@@ -39,25 +40,25 @@ COMMANDS: Mapping[str, Command] = {
         epilog="Example: fmstune train --model runs/a --data chats.jsonl --lora --tracker aim",
     ),
     "init": Command("fmstune.cli.init", "Write a commented fmstune.toml for a model and data."),
-    "data": Command("fmstune.cli.data", "Show the data as the model will see them."),
-    "generate": Command("fmstune.cli.generate", "Let a model answer."),
+    "data": Command("fmstune.cli.data", "Show the data as the model will see it."),
+    "generate": Command("fmstune.cli.generate", "Generate a model's answers to prompts."),
     "merge": Command("fmstune.cli.merge", "Merge an adapter into its base model."),
     "env": Command("fmstune.cli.env", "Print versions, devices and trackers, for a bug report."),
     "runs": Command("fmstune.cli.runs", "List, watch, compare, plot, export and remove runs.", group=True),
     "trackers": Command(
-        "fmstune.cli.trackers", "See and check trackers, and deliver runs to them.", group=True
+        "fmstune.cli.trackers", "List and check trackers, and deliver runs to them.", group=True
     ),
     "config": Command(
-        "fmstune.cli.config", "Explain a configuration, and compare those of two runs.", group=True
+        "fmstune.cli.config", "Explain a configuration, or compare those of two runs.", group=True
     ),
 }
 _LISTED = ({"-h"}, {"--help"}, {"--version"})
 _COMPLETING = "_FMSTUNE_COMPLETE"
-"""Set by a shell that asks for completions, of any command."""
+"""Set by a shell that requests completions, of any command."""
 
 
 def app_for(arguments: Sequence[str]) -> typer.Typer:
-    """As much of the application as a command line needs."""
+    """The part of the application that a command line needs."""
     if _COMPLETING not in os.environ:
         if arguments and arguments[0] in COMMANDS:
             return _built({arguments[0]})
@@ -78,18 +79,18 @@ def _built(whole: set[str]) -> typer.Typer:
     made.callback()(fmstune)
     for name, command in COMMANDS.items():
         if name not in whole:
-            made.command(name, short_help=command.says)(_elsewhere)
+            made.command(name, short_help=command.summary)(_placeholder)
             continue
         module = importlib.import_module(command.module)
         if command.group:
-            made.add_typer(module.app, name=name, help=command.says)
+            made.add_typer(module.app, name=name, help=command.summary)
         else:
-            made.command(name, short_help=command.says, epilog=command.epilog)(getattr(module, name))
+            made.command(name, short_help=command.summary, epilog=command.epilog)(getattr(module, name))
     return made
 
 
-def _elsewhere() -> None:
-    raise AssertionError("a command of which only its sentence is known here")
+def _placeholder() -> None:
+    raise AssertionError("this command was built only for the list of commands")
 
 
 def _show_version(asked: bool) -> None:
@@ -106,7 +107,7 @@ def fmstune(
         typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Tune language models, and track every run with any tracker, several, or none."""
+    """Fine-tune language models, and track every run with one tracker, several, or none."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
-"""What a shell completes, where `fmstune --install-completion` was run: trackers, methods, settings and runs.
+"""Shell completion (after `fmstune --install-completion`) of trackers, methods, settings and runs.
 
-Each function gets the beginning of a word. A shell waits for the answer, so that nothing heavy is imported.
+Each function gets the start of a word. The shell waits for the answer, so nothing heavy is imported.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def complete_tracker(incomplete: str) -> list[str]:
-    """Trackers that can be named."""
+    """Complete the name of a tracker."""
     from fmstune.trackers.hf.integrations import integration_names
     from fmstune.trackers.registry import known_names
 
@@ -18,14 +18,14 @@ def complete_tracker(incomplete: str) -> list[str]:
 
 
 def complete_method(incomplete: str) -> list[str]:
-    """Methods of training."""
+    """Complete a training method."""
     from fmstune.config.methods.known import METHODS
 
     return [name for name in METHODS if name.startswith(incomplete)]
 
 
 def complete_key(incomplete: str) -> list[str]:
-    """Settings, by their dotted keys: Typer drops what does not begin as the word does."""
+    """Complete the dotted key of a setting."""
     from fmstune.config.load.load import known_keys
 
     keys = sorted({*known_keys(), *_options()})
@@ -33,18 +33,19 @@ def complete_key(incomplete: str) -> list[str]:
 
 
 def complete_setting(incomplete: str) -> list[str]:
-    """The same, as `--set` takes them."""
+    """Complete a setting in the form of `--set`."""
     if "=" in incomplete:
         return []
     return [f"{key}=" for key in complete_key(incomplete)]
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Directories of runs: in `runs/`, and in the directory that is being named. Others lead there."""
+    """Complete a run's directory: in `runs/`, and in the directory typed so far. Directories that contain
+    runs are offered with a trailing slash."""
     from fmstune.config.paths.runs import RUNS, holds_run
 
     folders = [RUNS] if not incomplete else []
-    folders += [Path(os.path.dirname(incomplete) or ".")]  # noqa: PTH120  (a `/` at the end counts)
+    folders += [Path(os.path.dirname(incomplete) or ".")]  # noqa: PTH120  (a trailing `/` matters)
     found: list[str] = []
     for folder in folders:
         for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -57,12 +58,12 @@ def complete_run(incomplete: str) -> list[str]:
 def _inside(folder: Path) -> list[Path]:
     try:
         return [each for each in folder.iterdir() if each.is_dir()]
-    except OSError:  # nobody may look into it
+    except OSError:  # not readable
         return []
 
 
 def _options() -> list[str]:
-    """The options of trackers that are built in, which declare them."""
+    """The options of the built-in trackers, which declare them."""
     import dataclasses
 
     from fmstune.trackers.registry import BUILT_IN, tracker_class

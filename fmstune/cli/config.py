@@ -37,7 +37,7 @@ def explain(
     keys: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Settings or tables; without one, all that is set. And a TOML configuration, as for train.",
+            help="Settings or tables (default: all that are set), and a TOML configuration, as for train.",
             metavar="[KEY]... [CONFIG.toml]",
             autocompletion=complete_key,
         ),
@@ -48,27 +48,27 @@ def explain(
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Say which value a setting has, where it comes from, what it won over, and what it may be.
+    """Show a setting's value, where it comes from, which values it overrides, and what it accepts.
 
-    With the flags of `fmstune train`, it is what that would do with them.
+    Takes the flags of `fmstune train`, and shows what that would run with.
     """
     from fmstune.config.inspect.explain import chosen, explain_all
 
     files = [key for key in keys or () if key.lower().endswith(".toml")]
     if len(files) + (config is not None) > 1:
-        raise typer.BadParameter(f"one configuration can be explained, and {files[-1]} is another one.")
+        raise typer.BadParameter(f"only one configuration can be explained; {files[-1]} is a second one.")
     resolved = _resolved(Path(files[0]) if files else config, sets, flags)
     names = [key for key in keys or () if key not in files]
     explained = [each for name in names for each in explain_all(resolved, name)]
     found = [_visible(each) for each in (explained if names else chosen(resolved))]
-    typer.echo(f"of       {_subject(resolved)}", err=True)
+    typer.echo(f"for      {_subject(resolved)}", err=True)
     if as_json:
         _print_json([dataclasses.asdict(each) for each in found])
         return
     for each in found:
         typer.echo("\n".join(each.lines()))
     if not found:
-        typer.echo("nothing is set here: all settings have their defaults", err=True)
+        typer.echo("nothing is set: all settings have their defaults", err=True)
 
 
 @app.command()
@@ -81,7 +81,7 @@ def diff(
     second: Annotated[
         Path | None,
         typer.Argument(
-            help="Another one. Without it, or with flags, what `fmstune train` would run.",
+            help="Another one. Default, and with flags: what `fmstune train` would run.",
             metavar="[RUN]",
             autocompletion=complete_run,
         ),
@@ -91,9 +91,9 @@ def diff(
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Show what differs between two runs: their settings, and the versions and commits they ran with.
+    """Show how two runs differ: in their settings, and in the versions and commits they ran with.
 
-    With the flags of `fmstune train`, or without a second run, the second one is what that would run.
+    With the flags of `fmstune train`, or without a second run, the second is what that would run.
     """
     from fmstune.config.inspect.compare import differences
     from fmstune.layout import CONFIG_FILE
@@ -101,14 +101,14 @@ def diff(
 
     flagged = bool(sets) or any(value not in (None, [], ()) for value in flags.values())
     if second is None or flagged:
-        # A file says what was written, a run's what it was resolved to, which is what is compared here.
+        # A file holds what the user wrote, a run's directory what that resolved to: compare the latter.
         ours = _of_run(first, versions=False) if first.is_dir() else _of_run_to_come(first)[0]
-        # With flags alone, where no file says what would run, they are laid on the first run's own settings.
+        # With only flags, and no file to define what would run, apply them to the first run's settings.
         base = second or (first if flagged and not Path(CONFIG_FILE).is_file() else None)
         theirs, subject = _of_run_to_come(base, sets, flags)
         found = differences(ours, theirs)
-        laid = f"{base} with the flags" if base and flagged else str(base or "fmstune train")
-        subject = f"{laid}: {subject}"
+        command = f"{base} with the flags" if base and flagged else str(base or "fmstune train")
+        subject = f"{command}: {subject}"
     else:
         found, subject = differences(_of_run(first), _of_run(second)), str(second)
     typer.echo(f"from     {hide(str(first))}\nto       {hide(subject)}", err=True)
@@ -118,11 +118,11 @@ def diff(
     for each in found:
         typer.echo(f"{each.key}  {_shown(each.first)} → {_shown(each.second)}")
     if not found:
-        typer.echo("no difference", err=True)
+        typer.echo("no differences", err=True)
 
 
 def _visible(explained: Explanation) -> Explanation:
-    """The explanation without the secrets that stand deeper in its values, or are known by their text."""
+    """The explanation without secrets that are nested in its values, or recognised by their text."""
     from fmstune.secrets.redaction import process_redactor
 
     hide = process_redactor()
@@ -142,7 +142,7 @@ def _resolved(config: Path | None, sets: Sequence[str] | None, flags: Mapping[st
 
 
 def _of_run(path: Path, *, versions: bool = True) -> Mapping[str, Any]:
-    """What a run's directory or a file has written, and the versions and the commit that it ran with."""
+    """The configuration in a run's directory or a file, with the versions and the commit that it ran with."""
     from fmstune.config.inspect.compare import read_tables
     from fmstune.layout import CONFIG_NAME
 
@@ -152,7 +152,7 @@ def _of_run(path: Path, *, versions: bool = True) -> Mapping[str, Any]:
 def _of_run_to_come(
     path: Path | None, sets: Sequence[str] | None = None, flags: Mapping[str, Any] | None = None
 ) -> tuple[Mapping[str, Any], str]:
-    """What `fmstune train` would write into its run's directory, and which model and data that are."""
+    """The configuration that `fmstune train` would write into its run's directory, and its model and data."""
     from fmstune.config.inspect.compare import config_file
     from fmstune.config.inspect.dump import to_mapping
     from fmstune.layout import CONFIG_NAME
@@ -163,7 +163,7 @@ def _of_run_to_come(
 
 
 def _subject(config: RunConfig) -> str:
-    """Which model and data a configuration is of, and where they were given."""
+    """The model and data of a configuration, and where they are set."""
     from fmstune.config.schema.data import written_sources
     from fmstune.secrets.redaction import hide
 
@@ -171,7 +171,7 @@ def _subject(config: RunConfig) -> str:
     data = ", ".join(each if isinstance(each, str) else str(each.get("path")) for each in _each(sources))
     origins = [config.origins.get(key, "default") for key in ("model.path", "data.train")]
     if config.demo and origins == ["default", "default"]:
-        return "the demo: no model and data are given, and there is no fmstune.toml here"
+        return "the demo: no model and data given, and no fmstune.toml here"
     model, where = config.model.path, [f" ({each})" if each != "default" else "" for each in origins]
     return hide(f"model {model}{where[0]} · data {data}{where[1]}")
 
@@ -181,7 +181,7 @@ def _each(sources: Any) -> list[Any]:
 
 
 def _recorded(run: Path) -> Mapping[str, Any]:
-    """The versions and the commit that a run has recorded in its journal."""
+    """The versions and the commit recorded in a run's journal."""
     from fmstune.delivery.journal.reader import JournalReader
     from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 

@@ -1,4 +1,4 @@
-"""`fmstune data`: the training data as the model will see them, before any of it is trained on."""
+"""`fmstune data`: the training data as the model will see it, before training."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ def data(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Data, as for `fmstune train --data`; without, those of fmstune.toml.", metavar="[DATA]..."
+            help="Data, as for `fmstune train --data`. Default: that of fmstune.toml.", metavar="[DATA]..."
         ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="The model whose tokenizer and chat template are used.", metavar="M")
     ] = None,
-    rows: Annotated[int, typer.Option(help="Show so many rows.", metavar="N", min=0)] = 3,
+    rows: Annotated[int, typer.Option(help="The number of rows to show.", metavar="N", min=0)] = 3,
     template: Annotated[
         str | None,
-        typer.Option(help="A row's text: '### Q: {question}\\n### A: {answer}'.", metavar="TEXT"),
+        typer.Option(
+            help="The text of a row, such as '### Q: {question}\\n### A: {answer}'.", metavar="TEXT"
+        ),
     ] = None,
     skip_bad_rows: Annotated[
-        bool | None, typer.Option("--skip-bad-rows", help="Leave damaged rows out, and name them.")
+        bool | None, typer.Option("--skip-bad-rows", help="Leave out damaged rows, and list them.")
     ] = None,
     strict_chat: Annotated[
         bool | None,
-        typer.Option(
-            "--strict-chat", help="Refuse chats that would have to be changed to fit the chat template."
-        ),
+        typer.Option("--strict-chat", help="Refuse chats that must be changed to fit the chat template."),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help=f"What the data are for: {in_help()}.", metavar="NAME")
+        str | None, typer.Option(help=f"The method that the data is for: {in_help()}.", metavar="NAME")
     ] = None,
     as_json: Json = False,
     config: Config = None,
@@ -66,15 +66,15 @@ def data(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Show the data as the model will see them: what is trained, how long rows are, what is wrong.
+    """Show the data as the model will see it: which text is trained, how long rows are, which are damaged.
 
-    Trained text is in colour on a terminal, and between ⟦ and ⟧ elsewhere. Nothing is written.
+    Trained text is in colour on a terminal, and between ⟦ and ⟧ elsewhere. Writes no files.
     """
     from fmstune.run.resolve import load_config
 
     given = (tuple(sources) if sources else None, model, template, skip_bad_rows, strict_chat, method)
     flags = [(key, value, flag) for (flag, key), value in zip(_FLAGS.items(), given, strict=True)]
-    # The number of steps, which a stream needs for a training, does not matter here.
+    # Training on a stream requires a number of steps, which does not matter here.
     resolved = load_config(config, [*flags, ("training.max_steps", 1, "fmstune data")], sets or [], [], None)
 
     from fmstune.config.rules.methods import divided_by, unweighted_by
@@ -130,7 +130,7 @@ def data(
 def _print(prepared: PreparedData, views: Sequence[RowView], bins: Sequence[Bin], padding: str) -> None:
     from rich.console import Console
 
-    # The answer that was asked for: on standard output, in colour where that is a terminal.
+    # The command's answer goes to standard output, in colour if that is a terminal.
     console = Console(soft_wrap=True, highlight=False)
     for view in views:
         console.print(
@@ -146,7 +146,7 @@ def _print(prepared: PreparedData, views: Sequence[RowView], bins: Sequence[Bin]
     for line in prepared.summary.unused_lines():
         console.print(f"unused   {line}", markup=False)
     if padding:
-        console.print(f"padding  {padding} of rows drawn at random, where batches are padded", markup=False)
+        console.print(f"padding  {padding} of rows drawn at random, if batches are padded", markup=False)
     for line in prepared.bad.lines():
         console.print(f"skipped  {line}", markup=False)
 

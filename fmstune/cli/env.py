@@ -1,4 +1,4 @@
-"""`fmstune env`: what a bug report needs of this machine."""
+"""`fmstune env`: the facts about this machine that a bug report needs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fmstune.cli.trackers import Debug, Json
 def env(
     as_json: Json = False,
     torch: Annotated[
-        bool, typer.Option("--torch", help="Import torch too, and say what it can use; takes seconds.")
+        bool, typer.Option("--torch", help="Also import torch, and show what it can use; takes seconds.")
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Print versions, devices, memory, disk, trackers and libraries' settings, without secrets."""
+    """Print versions, devices, memory, disk, trackers and settings of libraries, without secrets."""
     import dataclasses
     import json
 
@@ -31,4 +31,4 @@ def env(
     for label, text in found.lines():
         print(f"{label:<8} {hidden.text(text)}")
     if not torch:
-        print("(add --torch to see what torch can use; its import takes seconds)")
+        print("(add --torch to see what torch can use; importing it takes seconds)")

@@ -1,4 +1,4 @@
-"""The flags of `fmstune train` that are settings, for the other commands that take them too."""
+"""The flags of `fmstune train` that are settings, shared with the other commands that take them."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ FLAGS = {
     "--auto-batch": "run.auto_batch",
     "--rehearse": "run.rehearse",
 }
-"""The flags that are settings, and the settings that they are."""
+"""Flags, and the settings that they set."""
 
-_BESIDES = ("param", "params_file")
-"""Options of `train` that are no flags of one setting each, but belong to a configuration as well."""
+_FURTHER = ("param", "params_file")
+"""Options of `train` that belong to a configuration, but do not map to one setting each."""
 
 
 _NUMBERS = ("--epochs", "--max-steps", "--learning-rate", "--batch-size", "--seed")
-"""Texts to Typer, so that a wrong number is reported as everywhere else, with its value and its setting."""
+"""Strings to Typer, so that a wrong number is reported as it is elsewhere, with its value and its setting."""
 
 
 def given_flags(values: Mapping[str, Any]) -> list[Flag]:
-    """The settings among a command's arguments, by the names of its parameters; those that were given."""
-    from fmstune.config.load.values import toml_value  # `fmstune --help` does without the configuration
+    """The settings that were given among a command's arguments, which are keyed by parameter name."""
+    from fmstune.config.load.values import toml_value  # `fmstune --help` does not need the configuration
 
     found = []
     for flag, key in FLAGS.items():
@@ -61,7 +61,8 @@ def given_flags(values: Mapping[str, Any]) -> list[Flag]:
 
 
 def with_flags_of(train: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator: the command with the flags of `fmstune train`, which reach it as `**flags`."""
+    """Return a decorator that adds the flags of `fmstune train` to a command, which gets them as
+    `**flags`."""
     return functools.partial(_with_flags_of, train)
 
 
@@ -69,7 +70,7 @@ def _with_flags_of(train: Callable[..., None], command: Callable[..., None]) -> 
     parameters, hints = inspect.signature(train).parameters, get_type_hints(train, include_extras=True)
     added = [
         parameters[name].replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for name in (*map(_parameter, FLAGS), *_BESIDES)
+        for name in (*map(_parameter, FLAGS), *_FURTHER)
     ]
     own, own_hints = inspect.signature(command).parameters, get_type_hints(command, include_extras=True)
     kept = [
@@ -82,7 +83,7 @@ def _with_flags_of(train: Callable[..., None], command: Callable[..., None]) -> 
     def taking(**arguments: Any) -> None:
         command(**arguments)
 
-    # What Typer reads: the parameters and, for its own reasons, the annotations too.
+    # Typer reads both the signature and the annotations.
     taking.__signature__ = inspect.Signature([*kept, *added])  # type: ignore[attr-defined]
     taking.__annotations__ = {each.name: each.annotation for each in (*kept, *added)}
     return taking

@@ -24,21 +24,21 @@ def generate(
         list[str],
         typer.Option(
             "--prompt",
-            help="What to answer; may be given several times; - reads standard input.",
+            help="A prompt; may be given several times; - reads standard input.",
             metavar="P",
         ),
     ],
     max_new_tokens: Annotated[
-        int, typer.Option(help="The longest answer, in tokens.", min=1, metavar="N")
+        int, typer.Option(help="The maximum length of an answer, in tokens.", min=1, metavar="N")
     ] = 200,
     temperature: Annotated[
-        float, typer.Option(help="How freely words are drawn; 0 takes the likeliest.", min=0, metavar="T")
+        float, typer.Option(help="The sampling temperature; 0 takes the likeliest token.", min=0, metavar="T")
     ] = 0.0,
     seed: Annotated[
-        int, typer.Option(help="The seed of what is drawn.", min=0, max=2**32 - 1, metavar="S")
+        int, typer.Option(help="The seed of the sampling.", min=0, max=2**32 - 1, metavar="S")
     ] = 42,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Go on with the prompt as it is, without a chat template.")
+        bool, typer.Option("--raw", help="Continue the prompt as it stands, without a chat template.")
     ] = False,
     tools: Annotated[
         Path | None,
@@ -47,14 +47,15 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     base: Annotated[
         str | None,
-        typer.Option(help="An adapter's base model, if it is not where the adapter says.", metavar="MODEL"),
+        typer.Option(help="An adapter's base model, if it has moved.", metavar="MODEL"),
     ] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the Python code that a model on the hub brings.")
+        bool,
+        typer.Option("--trust-remote-code", help="Run the Python code that comes with a model on the hub."),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Let a model answer: a first look at what it has learnt."""
+    """Generate a model's answers to prompts: a first look at what it has learnt."""
     import json
 
     from fmstune.cli.terminal import screen
@@ -69,13 +70,13 @@ def generate(
     console = RunConsole(screen())
     place = locate(model)
     if prompts.count("-") > 1:
-        raise ConfigError("--prompt - reads all of standard input, which is there once; give it once.")
+        raise ConfigError("--prompt - reads all of standard input, so it can be given only once.")
     if place.scores:
-        raise ModelError(f"{place.path} is a reward model: it gives texts numbers, and writes none.")
+        raise ModelError(f"{place.path} is a reward model: it scores text, and cannot generate any.")
     texts = [_standard_input() if prompt == "-" else prompt for prompt in prompts]
     schemas = _tools(tools) if tools is not None else None
     if place.checkpoint:
-        console.say("model", f"{model} did not finish; its newest checkpoint is {place.path}")
+        console.say("model", f"{model} did not finish; using its newest checkpoint, {place.path}")
     quiet_libraries()
     settle()
     config = ModelConfig(path=place.path, trust_remote_code=trust_remote_code)
@@ -86,7 +87,7 @@ def generate(
     loaded, tokenizer = load_for_use(config, base=base)
     chat = bool(tokenizer.chat_template) and not raw
     if schemas and not chat:
-        raise ModelError("--tools needs a chat template, which writes the tools; leave it out.")
+        raise ModelError("--tools needs a chat template to write the tools into the prompt; leave it out.")
     read = [rendered(tokenizer, text, schemas) if chat else text for text in texts]
     require_room(loaded, tokenizer, read, special=not chat)
     answers = generate_texts(
@@ -112,7 +113,7 @@ def _tools(path: Path) -> list[dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--tools: {path} cannot be read: {error}.") from None
     except DataError:
-        raise ConfigError(f"--tools: {path} holds no list of JSON schemas.") from None
+        raise ConfigError(f"--tools: {path} does not contain a list of JSON schemas.") from None
 
 
 def _standard_input() -> str:
@@ -121,7 +122,7 @@ def _standard_input() -> str:
     try:
         text = sys.stdin.read()
     except UnicodeDecodeError:
-        raise ConfigError("--prompt -: standard input is not text in UTF-8.") from None
+        raise ConfigError("--prompt -: standard input is not valid UTF-8.") from None
     if not text.strip():
-        raise ConfigError("--prompt -: there is nothing on standard input.")
+        raise ConfigError("--prompt -: standard input is empty.")
     return text

@@ -24,12 +24,12 @@ def init(
     ] = None,
     eval_data: Annotated[
         list[str] | None,
-        typer.Option(help="The evaluation data. Default: a part of the others.", metavar="D"),
+        typer.Option(help="The evaluation data. Default: a part of the training data.", metavar="D"),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help=f"What is learnt; {in_help()}. Default: what the data are for.",
+            help=f"The training method: {in_help()}. Default: the one that fits the data.",
             metavar="NAME",
             autocompletion=complete_method,
         ),
@@ -40,20 +40,22 @@ def init(
     tracker: Annotated[
         list[str] | None,
         typer.Option(
-            help="Track runs there; may be given several times.", metavar="T", autocompletion=complete_tracker
+            help="A tracker for the runs; may be given several times.",
+            metavar="T",
+            autocompletion=complete_tracker,
         ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.", metavar="FILE")] = Path(
         CONFIG_FILE
     ),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing, and take what is proposed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept all proposals without asking.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Write a commented fmstune.toml for a model and data.
 
-    Looks at the first rows of the data, and proposes what fits them. Asks for what no flag says, where there
-    is a terminal to ask; elsewhere it takes what is proposed.
+    Reads the first rows of the data, and proposes settings that fit them. On a terminal, asks for what the
+    flags leave open; elsewhere, takes the proposals.
     """
     from fmstune.cli.terminal import screen
     from fmstune.console import RunConsole
@@ -64,17 +66,19 @@ def init(
     from fmstune.text import shown
 
     if output.exists() and not overwrite:
-        raise ConfigError(f"{output} is here already; give another --output, or --overwrite.")
+        raise ConfigError(f"{output} already exists; use another --output, or --overwrite.")
     asks = not yes and sys.stdin.isatty() and sys.stderr.isatty()
     found = found_data()
     if model is None:
         if not asks and (data or found):
-            raise ConfigError(f"name the model for {shown(data[0] if data else found)}: --model MODEL.")
+            raise ConfigError(
+                f"no model is given for {shown(data[0] if data else found)}; add --model MODEL."
+            )
         model = _asked("model (a directory, a hub name, or demo)", "demo", asks)
     if not data:
         proposed = found or ("demo" if model == "demo" else None)
         if proposed is None and not asks:
-            raise ConfigError("there are no data here that init could propose; name them: --data FILE.")
+            raise ConfigError("no training data is given, and none was found here; add --data FILE.")
         data = shlex.split(
             _asked("training data (files, or hub names)", proposed and shlex.quote(proposed), asks)
         )
@@ -110,7 +114,7 @@ def _asked(what: str, proposed: str | None, asks: bool) -> str:
 
 
 def _require_right(text: str) -> None:
-    """Raise `ConfigError` for what a training with this file would refuse at once."""
+    """Raise `ConfigError` for a file that `fmstune train` would refuse."""
     import tempfile
 
     from fmstune.run.resolve import load_config as load

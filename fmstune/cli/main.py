@@ -1,4 +1,4 @@
-"""Where the command `fmstune` begins and ends: the one place where errors are printed.
+"""The entry point of the command `fmstune`, and the only place where errors are printed.
 
 Exit codes: 0 done; 1 failed at run time; 2 wrong command line, configuration or data; 3 a tracker's check
 failed; 129, 130 and 143 interrupted by SIGHUP, SIGINT and SIGTERM.
@@ -16,14 +16,14 @@ from typing import Any, NoReturn
 from fmstune.system.collector import look_seldom
 
 
-class _Said(SystemExit):
-    """The end of a command that has said why it failed."""
+class _Reported(SystemExit):
+    """The exit of a command whose error has been printed."""
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit with the contract's code; the last line printed is the cause."""
+    """Run the command line, and exit with the documented code; the last line printed is the cause."""
     _fill_closed_streams()
-    if argv is None:  # this process is ours
+    if argv is None:  # the process belongs to us
         look_seldom()
     teardown = None
     if "TORCHELASTIC_RUN_ID" in os.environ:  # one process of several
@@ -37,36 +37,36 @@ def main(argv: list[str] | None = None) -> NoReturn:
             teardown.skip_with(end.code)
         raise
     finally:
-        _let_go_of_streams()
-        if argv is None:  # a program that calls this with arguments of its own continues afterwards
+        _drop_unwritable_output()
+        if argv is None:  # a program that calls this with its own arguments continues afterwards
             _end_in_time(sys.exc_info()[1])
 
 
 def _main(arguments: list[str]) -> NoReturn:
-    # Trackers and functions of the user's own may be modules here; last, so that they hide no package.
+    # The user's trackers and functions may be modules here; last, so that they do not shadow packages.
     sys.path.append(str(Path.cwd()))
     try:
         code = _run(arguments)
-        sys.stdout.flush()  # an answer that can't be written is an error of this command
+        sys.stdout.flush()  # an answer that cannot be written is an error
     except KeyboardInterrupt:
         _fail("interrupted", 130, as_json=_wants_json(arguments))
-    except _Said:
+    except _Reported:
         raise
-    except SystemExit as end:  # of the user's own code, which the launcher and the other ranks cannot see
+    except SystemExit as end:  # from user code; the launcher and the other ranks cannot see it
         from fmstune.launch import rank as ranks
 
         ranks.report_exit(end)
         raise
     except BaseException as error:
-        # Who read the output has gone, as in `fmstune trackers list | head -1`; not in a training, which
-        # does without a reader, and whose own pipes may break.
+        # The reader of the output has gone, as in `fmstune trackers list | head -1`. Not for `train`, which
+        # does not need a reader, and whose own pipes may break.
         if isinstance(error, BrokenPipeError) and arguments[:1] != ["train"] and _reader_has_gone():
             sys.exit(0)
         if "--debug" in arguments:
             _print_traceback()
         from fmstune.launch.failures import in_words
 
-        # Of a run whose summary has been answered, that says how it ended.
+        # If a run's summary has been printed, that reports how it ended.
         as_json = _wants_json(arguments) and not getattr(error, "answered", False)
         code, expected = getattr(error, "exit_code", 1), hasattr(error, "exit_code")
         _fail(in_words(error), code, expected=expected, as_json=as_json)
@@ -78,7 +78,7 @@ def _wants_json(arguments: list[str]) -> bool:
 
 
 def _reader_has_gone() -> bool:
-    """Whether nobody reads from standard output any more."""
+    """Whether the reader of standard output has closed its end."""
     try:
         watched = select.poll()
         watched.register(sys.stdout.fileno(), 0)
@@ -88,26 +88,26 @@ def _reader_has_gone() -> bool:
 
 
 def _end_in_time(how: BaseException | None) -> None:
-    """Trackers that worked in this process may have left what would keep it from its end."""
+    """Exit even if trackers that ran in this process left threads or handlers that would block the exit."""
     deadline = sys.modules.get("fmstune.system.deadline")  # imported where foreign code was called
     if deadline is not None and isinstance(how, SystemExit):
         deadline.end_in_time(how.code if isinstance(how.code, int) else int(how.code is not None))
 
 
 def _fill_closed_streams() -> None:
-    """Where a standard stream is closed, the next file that is opened would get its number, and with it what
-    libraries write there."""
+    """Open /dev/null for closed standard streams: the next file opened would get the stream's number, and
+    with it whatever libraries write there."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115  (open until the end)
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
-def _let_go_of_streams() -> None:
-    """What a stream can't take at the end is dropped: Python would complain, and exit with 120."""
+def _drop_unwritable_output() -> None:
+    """Drop output that a stream cannot take at exit: Python would complain, and exit with 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -118,8 +118,8 @@ def _let_go_of_streams() -> None:
 
 def _run(arguments: list[str]) -> int:
     if arguments[:2] == ["trackers", "list"] and set(arguments[2:]) <= {"--json"}:
-        # Typer imports pydantic as soon as a command has a parameter: 0.09 s of the 0.16 that this takes
-        # with it. Scripts and shells ask this one question often.
+        # Typer imports pydantic as soon as a command has a parameter, which would be 0.09 s of 0.16. Scripts
+        # and shells call this command often.
         from fmstune.cli.tracker_table import print_trackers
 
         print_trackers(as_json="--json" in arguments)
@@ -134,18 +134,16 @@ def _run(arguments: list[str]) -> int:
             args=_with_resume_value(arguments), prog_name="fmstune", standalone_mode=False, obj=arguments
         )
     except usage_error as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # the help is what it has to say
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
             print(error.format_message(), file=sys.stderr)
             return 2
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
         _fail(_usage_message(error) + where, 2, as_json=_wants_json(arguments))
     except typer.Abort as abort:
-        if isinstance(abort.__context__, EOFError):  # of a file that ended too soon, and not of a question
+        if isinstance(abort.__context__, EOFError):  # a truncated file, rather than an unanswered prompt
             raise abort.__context__ from None
         raise KeyboardInterrupt from None
-    except (
-        SystemExit
-    ) as end:  # of Typer's own, which ends a command with 1 when a pipe breaks, without a word
+    except SystemExit as end:  # Typer exits with 1, without a message, when a pipe breaks
         if isinstance(end.__context__, BrokenPipeError):
             raise end.__context__ from None
         raise
@@ -153,8 +151,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _usage_message(error: Any) -> str:
-    """What is wrong with the command line. For an unknown flag, the flag or setting that is meant, whatever
-    it is called elsewhere: Typer compares the letters alone, and offers `--lora` for `--lr`."""
+    """The message about a wrong command line. For an unknown flag, it suggests the flag or setting that other
+    tools call so: Typer compares only the letters, and suggests `--lora` for `--lr`."""
     option = getattr(error, "option_name", None)
     if option is None or not str(error.message).startswith("No such option"):
         return str(error.format_message()).rstrip(".")
@@ -183,22 +181,22 @@ def _fail(message: str, code: int, *, expected: bool = True, as_json: bool = Fal
 
     message = hide(message)
     reported = bool(message) and ranks.report_cause(message, code, expected=expected)
-    # What a rank sees of the failure of another comes later, and would hide the cause.
+    # A failure that follows from another rank's comes later, and would hide the cause.
     consequence = ranks.follows_another()
-    # Of several processes their launcher prints the cause, last and once.
+    # With several processes, the launcher prints the cause, once and last.
     if message and not consequence and not (reported and ranks.is_launched()):
         from fmstune.launch import termination_log as termination
 
         termination.write(message, code, sys.argv)
         if as_json:
             _answer_with(message, code)
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it, but the exit code
+        with contextlib.suppress(OSError, ValueError):  # without a reader, the exit code has to do
             print(f"error: {message}", file=sys.stderr, flush=True)
-    raise _Said(code)
+    raise _Reported(code)
 
 
 def _answer_with(message: str, code: int) -> None:
-    """The error as the last, and mostly the only, JSON object on standard output."""
+    """Print the error as the last, usually the only, JSON object on standard output."""
     import json
 
     text = json.dumps({"kind": "error", "error": message, "exit_code": code}, ensure_ascii=False)
@@ -209,7 +207,7 @@ def _answer_with(message: str, code: int) -> None:
 
 
 def _with_resume_value(arguments: list[str]) -> list[str]:
-    """`--resume` alone means `--resume auto`; Typer has no options whose value may be left out."""
+    """Replace a bare `--resume` by `--resume auto`; Typer has no options with an optional value."""
     completed = []
     for index, argument in enumerate(arguments):
         completed.append(argument)

@@ -22,18 +22,19 @@ def merge(
     out: Annotated[Path, typer.Argument(help="The directory to write the model to.", metavar="OUT")],
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="What the weights are written in; auto: as those of the base model."),
+        typer.Option(help="The dtype of the written weights; auto: that of the base model."),
     ] = "auto",
     base: Annotated[
         str | None,
-        typer.Option(help="The base model, if it is not where the adapter says.", metavar="MODEL"),
+        typer.Option(help="The base model, if it has moved.", metavar="MODEL"),
     ] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the Python code that a base on the hub brings.")
+        bool,
+        typer.Option("--trust-remote-code", help="Run the Python code that comes with a base on the hub."),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Merge an adapter into its base model: a plain model with its tokenizer, as safetensors."""
+    """Merge an adapter into its base model, and write a plain model with its tokenizer, as safetensors."""
     from fmstune.cli.terminal import screen
     from fmstune.console import RunConsole
     from fmstune.launch.environment import quiet_libraries
@@ -45,7 +46,7 @@ def merge(
     place = locate(run)
     merging.check(place, out)
     if place.checkpoint:
-        console.say("adapter", f"{run} did not finish; its newest checkpoint is {place.path}")
+        console.say("adapter", f"{run} did not finish; using its newest checkpoint, {place.path}")
     quiet_libraries()
     settle()
     done = merging.merge(place, out, dtype=dtype, base=base, trust_remote_code=trust_remote_code)

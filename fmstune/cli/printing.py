@@ -1,4 +1,4 @@
-"""What the commands about runs print: without secrets, and with nothing that a terminal would obey."""
+"""Printing for the commands about runs: without secrets and terminal escape sequences."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import typer
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines, each of which is printable."""
+    """Print lines, which must be printable."""
     from fmstune.secrets.redaction import hide
 
     typer.echo(hide("\n".join(lines)))
 
 
 def print_json(value: Any) -> None:
-    """Print strict JSON: numbers that are not finite are texts, as in the journal."""
+    """Print strict JSON: non-finite numbers are strings, as in the journal."""
     from fmstune.report.words import strict
     from fmstune.secrets.redaction import process_redactor
 
@@ -27,7 +27,7 @@ def print_json(value: Any) -> None:
 
 
 def visible(text: str) -> str:
-    """A text that somebody has chosen, as it may be printed."""
+    """Make a user-chosen string safe to print."""
     from fmstune.report.words import printable
     from fmstune.secrets.redaction import hide
 
@@ -35,5 +35,5 @@ def visible(text: str) -> str:
 
 
 def terminal_width() -> int | None:
-    """The width of the terminal that standard output is; `None` when it is none."""
+    """The width of the terminal on standard output, in columns; `None` if it is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fmstune.report.remove import Removal
 
 _NAMED = 8
-"""So many files of a run are named before it is removed."""
+"""The number of a run's files to list before it is removed."""
 
 
 def export(
@@ -27,7 +27,7 @@ def export(
     ],
     to: Annotated[
         Literal["csv", "parquet", "json"],
-        typer.Option(help="csv and parquet: a row for each value of a metric; json: all of the run."),
+        typer.Option(help="csv and parquet: a row for each value of a metric; json: the whole run."),
     ] = "csv",
     output: Annotated[
         Path | None,
@@ -35,16 +35,16 @@ def export(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Export what a run has tracked.
+    """Export a run's tracked data.
 
-    Of a step that was logged again, the newest value counts.
+    For a step that was logged repeatedly, the newest value is exported.
     """
     from fmstune.errors import ConfigError
     from fmstune.report.export import write_csv, write_json, write_parquet
 
     if to == "parquet":
         if output is None:
-            raise ConfigError("--to parquet needs a file: give it with --output.")
+            raise ConfigError("--to parquet needs a file; add --output FILE.")
         with _whole(output) as scratch:
             write_parquet(run, scratch)
         return
@@ -62,9 +62,9 @@ def report(
     ],
     debug: Debug = False,
 ) -> None:
-    """Write the run's report.html again, and print where it is.
+    """Write the run's report.html again, and print its path.
 
-    One file, which opens in a browser offline: curves, settings, data, time and memory, delivery.
+    A single file for a browser, which works offline: curves, settings, data, time and memory, delivery.
     """
     from fmstune.errors import RunError
     from fmstune.report.page import write_report
@@ -86,11 +86,10 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Remove runs: says what it would delete, and asks.
+    """Remove runs, after listing what would be deleted and asking.
 
-    That is journal, checkpoints, model and configuration; checkpoints and `tracking` with all that is in
-    them. Other files in the directories stay, and so does what trackers hold. A run that is going is never
-    removed.
+    Deletes the journal, checkpoints, model and configuration; `tracking` and checkpoints with everything in
+    them. Other files in the directories stay, as does the data in trackers. A running run is never removed.
     """
     from fmstune.errors import ConfigError
     from fmstune.report.remove import planned, remove
@@ -101,13 +100,13 @@ def rm(
             typer.echo(visible(line), err=True)
     if not yes:
         if not sys.stdin.isatty():
-            raise ConfigError("nobody can be asked here, and nothing was deleted; to delete it, give --yes.")
+            raise ConfigError("nothing was deleted: there is no terminal to ask on. To delete it, add --yes.")
         if not typer.confirm("Delete this?", err=True):
             typer.echo("nothing was deleted", err=True)
             return
     for plan in plans:
         remove(plan)
-        kept = ", but what was not of the run" if plan.others else ""
+        kept = ", except files that are not the run's" if plan.others else ""
         typer.echo(visible(f"deleted  {plan.directory}{kept}"), err=True)
 
 
@@ -125,7 +124,7 @@ def _lines(plan: Removal) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _whole(output: Path) -> Iterator[Path]:
-    """A file beside `output`, which takes its name when it is whole."""
+    """A temporary file next to `output`, renamed to it once complete."""
     from fmstune.errors import RunError
     from fmstune.text import shown_path
 

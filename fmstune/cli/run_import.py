@@ -15,21 +15,22 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
-            help="An Aim repository, an MLflow store or server, a folder of W&B's offline runs, databases of "
-            "trackio's, a trainer_state.json (or its directory), or a folder of TensorBoard's event files.",
+            help="An Aim repository, an MLflow store or server, a folder of W&B offline runs, trackio "
+            "databases, a trainer_state.json (or its directory), or a folder of TensorBoard event files.",
             metavar="SOURCE",
         ),
     ],
     output_dir: Annotated[
-        Path, typer.Option("--output-dir", help="Where the directories of the runs are made.", metavar="O")
+        Path, typer.Option("--output-dir", help="Where to create the run directories.", metavar="O")
     ] = Path("runs"),
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make run directories of runs that something else has tracked.
+    """Create run directories from runs that another tool has tracked.
 
-    They can then be listed, compared, and sent on with `fmstune trackers sync RUN --to NAME`. A run that was
-    imported before is left as it is, and what its source has got since is counted. The source is not changed.
+    They can then be listed, compared, and delivered with `fmstune trackers sync RUN --to NAME`. A run that
+    was imported before is left unchanged, and events added to its source since are counted. The source is not
+    changed.
     """
     from fmstune.report.importing import bring_in, runs_at
     from fmstune.secrets.redaction import hide
@@ -43,15 +44,15 @@ def import_(
             typer.echo(hide(f"{visible(str(made.directory))}: {each}"), err=True)
         if made.newer:
             where = visible(str(made.directory))
-            said = "event that is not" if made.newer == 1 else "events that are not"
+            events = "event that is" if made.newer == 1 else "events that are"
             typer.echo(
-                f"{where}: its source has {made.newer} {said} here: delete it (fmstune runs rm {where}) "
-                "and import again, or import into another folder (--output-dir)",
+                f"{where}: its source has {made.newer} {events} not here: delete it "
+                f"(fmstune runs rm {where}) and import again, or import into another folder (--output-dir)",
                 err=True,
             )
         if not as_json:
-            said = "is there already" if made.before else counted(len(past.points), "point")
-            typer.echo(f"{visible(str(made.directory))}  {said}")
+            result = "already exists" if made.before else counted(len(past.points), "point")
+            typer.echo(f"{visible(str(made.directory))}  {result}")
     if as_json:
         print_json(
             [
@@ -64,4 +65,4 @@ def import_(
             ]
         )  # fmt: skip
     elif not found:
-        typer.echo(f"there is no run in {source}", err=True)
+        typer.echo(f"no runs in {source}", err=True)

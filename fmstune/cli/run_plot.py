@@ -29,12 +29,12 @@ def plot(
     ] = None,
     x: Annotated[
         Literal["step", "time", "tokens"],
-        typer.Option("--x", help="What the x-axis is: steps, seconds, or tokens seen."),
+        typer.Option("--x", help="The x-axis: steps, seconds, or tokens seen."),
     ] = "step",
     smooth: Annotated[
         float,
         typer.Option(
-            help="Smooth the values, from 0 (not) to 1, as TensorBoard does.", metavar="S", min=0, max=0.999
+            help="Smooth the values as TensorBoard does: 0 (off) to 1.", metavar="S", min=0, max=0.999
         ),
     ] = 0.0,
     output: Annotated[
@@ -46,7 +46,8 @@ def plot(
 ) -> None:
     """Plot metrics of runs, in the terminal or as a picture.
 
-    A chart for each metric, with a line for each run. Pictures (--output) need matplotlib, the extra `plot`.
+    Draws a chart for each metric, with a line for each run. Pictures (--output) need matplotlib, from the
+    extra `plot`.
     """
     from fmstune.report.charts import charts
     from fmstune.report.curves import read_run

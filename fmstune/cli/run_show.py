@@ -31,7 +31,7 @@ def show(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show a run: its end, its settings, and its metrics."""
+    """Show a run: how it ended, its settings, and its metrics."""
     from fmstune.report.show import view
 
     found = view(run)
@@ -51,12 +51,12 @@ def compare(
 ) -> None:
     """Compare runs: first the settings that differ.
 
-    Then the last value of each metric, and what the runs took of their machines.
+    Then the last value of each metric, and the resources that the runs used.
     """
     from fmstune.report.compare import compared
 
     if len(runs) < 2:
-        raise typer.BadParameter("a comparison needs two runs; `fmstune runs show` shows one.")
+        raise typer.BadParameter("a comparison needs at least two runs; `fmstune runs show` shows one.")
     found = compared(runs)
     if as_json:
         print_json(found.to_json())
@@ -101,7 +101,7 @@ def _head(run: RunView) -> Iterator[str]:
 
 
 def _media(run: RunView) -> Iterator[str]:
-    """How many texts, images, histograms and artifacts of each name there are."""
+    """The number of texts, images, histograms and artifacts of each name."""
     counts = Counter(
         (each["kind"], "/".join(filter(None, (each["stage"], each["name"])))) for each in run.media
     )
@@ -159,5 +159,5 @@ def _last(rows: Sequence[Row]) -> list[list[str]]:
 def _setting(value: Any) -> str:
     from fmstune.report.words import MISSING, cell
 
-    # Numbers of settings are what somebody wrote: 5e-05 and 5.0001e-05 are two.
+    # Settings are shown exactly as the user wrote them: 5e-05 and 5.0001e-05 differ.
     return MISSING if value is None else repr(value) if isinstance(value, float) else cell(value)

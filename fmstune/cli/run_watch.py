@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _SECONDS = 0.5
 _QUIET_SECONDS = 60.0
-"""A run on another machine holds no lock that is seen here: while its journal grows, it is going. That
-machine's clock may be ahead."""
+"""The lock of a run on another machine is not visible here: it is taken as running while its journal grows.
+That machine's clock may be ahead."""
 
 
 def watch(
@@ -30,9 +30,10 @@ def watch(
     ],
     debug: Debug = False,
 ) -> None:
-    """Watch a run until it ends, from its journal: also one in another terminal or on another machine.
+    """Watch a run until it ends, from its journal, also in another terminal or on another machine.
 
-    Of a run that has ended, show how that was. Where standard output is no terminal, each log is a line.
+    For a run that has ended, show how it ended. If standard output is not a terminal, print a line for each
+    log.
     """
     from fmstune.report.curves import require_run
     from fmstune.report.ending import ending
@@ -91,7 +92,7 @@ def _lines(run: Path, state: LiveState, follower: Follower) -> Iterator[str]:
 
 
 def _take(state: LiveState, events: list[Event]) -> None:
-    """Where the training is, as far as its journal says that: at the steps that were logged."""
+    """Update the training's position from its journal, which has only the logged steps."""
     for event in events:
         if event.kind == "metrics" and event.stage == "train" and isinstance(event.step, int) and event.step:
             if state.phase != "training":
@@ -100,7 +101,7 @@ def _take(state: LiveState, events: list[Event]) -> None:
 
 
 def _goes(run: Path) -> bool:
-    """Whether more may come. Asked before the journal is read: what came until then is read."""
+    """Whether more events may follow. Call it before reading the journal, so that no event is missed."""
     from fmstune.delivery.journal.reader import final_status, is_being_written
     from fmstune.report.summary import journal_of
 

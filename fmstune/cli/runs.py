@@ -1,4 +1,4 @@
-"""`fmstune runs list`, and the commands beside it: runs, from their journals alone."""
+"""`fmstune runs list`, and the group of commands about runs, which read only journals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HEAD = (
 )  # fmt: skip
 _NUMBERS = ("step", "loss", "eval", "duration", "age")
 _OPTIONAL = ("method", "data", "age", "duration", "model", "params", "step")
-"""Left out, in this order, where the terminal is too narrow."""
+"""Columns to drop, in this order, if the terminal is too narrow."""
 
 
 @app.command("list")
@@ -34,14 +34,14 @@ def list_(
     directories: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Where to look; without one, in runs/ and three levels below the current directory.",
+            help="Where to search. Default: runs/, and three levels below the current directory.",
             metavar="[DIR]...",
         ),
     ] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(
-            help="Runs of which this holds, such as `training.learning_rate>1e-4`, `team=nlp` or "
+            help="Only runs that match, such as `training.learning_rate>1e-4`, `team=nlp` or "
             "`eval/loss<2`; may be given several times.",
             metavar="KEY=VALUE",
         ),
@@ -49,19 +49,21 @@ def list_(
     sort: Annotated[
         str | None,
         typer.Option(
-            help="By a column, a setting, a param or a metric, the smallest first. Default: the newest.",
+            help="Sort by a column, setting, param or metric, smallest first. Default: newest first.",
             metavar="KEY",
         ),
     ] = None,
-    reverse: Annotated[bool, typer.Option("--reverse", help="In the opposite order.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Show so many runs.", metavar="N", min=1)] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(help="The maximum number of runs to show.", metavar="N", min=1)
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List runs, with how they ended and how well they learnt.
+    """List runs, with their status and results.
 
-    A run without an end whose process is gone is `killed`. Columns that the terminal has no room for are
-    left out.
+    A run that has no end and whose process is gone is `killed`. Columns that do not fit the terminal are left
+    out.
     """
     from fmstune.cli.terminal import progress, screen
     from fmstune.report.fields import chosen, condition_key, needs_detail, ordered
@@ -113,15 +115,15 @@ def _as_json(run: ListedRun) -> dict[str, Any]:
 
 
 def _short(model: str | None) -> str | None:
-    """The last part of a model's name or path: the rest is in `runs show`."""
+    """The last part of a model's name or path; `runs show` has all of it."""
     return model and (model.rstrip("/").rpartition("/")[2] or model)
 
 
 def _nothing(directories: list[Path] | None, found: int) -> str:
     if found:
-        return f"none of the {found:,} runs here is one of those"
+        return f"none of the {found:,} runs here matches"
     where = ", ".join(map(str, directories)) if directories else "runs/ and below the current directory"
-    return f"no runs in {visible(where)}; `fmstune train` makes one"
+    return f"no runs in {visible(where)}; start one with `fmstune train`"
 
 
 for _command in (show, watch, compare, plot, report, export):  # in the order of the help, after `list`

@@ -1,4 +1,4 @@
-"""The terminal that people read: standard error, plain where it is not a terminal."""
+"""The console on standard error: with colour and progress bars only on a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleDimensions
 class _Screen(Console):
     @property
     def size(self) -> ConsoleDimensions:
-        """Of the terminal that is written to: rich asks the standard streams, which may be others by now."""
+        """The size of the terminal written to: rich queries the standard streams, which may be redirected."""
         try:
             width, height = os.get_terminal_size(self.file.fileno())
         except (OSError, ValueError, AttributeError):
@@ -28,20 +28,21 @@ class _Screen(Console):
         self._width, self._height = new
 
     def on_broken_pipe(self) -> None:
-        """Rich would end the process; the reader has gone, and the command continues."""
+        """Continue without the reader; rich would end the process."""
         self.quiet = True
 
 
 def screen(file: TextIO | None = None) -> Console:
-    """A console on standard error, or on that as it was before it was taken. Honours NO_COLOR (rich does) and
-    CI: no colour, nothing animated."""
+    """A console on standard error, or on `file`: the original stream after a redirect. Honours NO_COLOR (rich
+    does) and CI: no colour, no animation."""
     plain = bool(os.environ.get("CI")) or not (file or sys.stderr).isatty()
     return _Screen(file=file, stderr=True, force_terminal=False if plain else None, no_color=plain or None)
 
 
 @contextmanager
 def progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A function `moved(label, done, total)` that shows bars on a terminal, and nothing elsewhere."""
+    """Yield a function `moved(label, done, total)` that draws progress bars on a terminal, and is a no-op
+    elsewhere."""
     if not console.is_terminal:
         yield lambda label, done, total: None
         return

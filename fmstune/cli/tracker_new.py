@@ -1,6 +1,6 @@
-"""`fmstune trackers new`: the package of a tracker of one's own.
+"""`fmstune trackers new`: a package for a custom tracker.
 
-What is written, and what is refused, is `fmstune.testing.new_tracker`'s to say.
+`fmstune.testing.new_tracker` defines the contents and checks the arguments.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from typing import Annotated
 
 import typer
 
-Name = Annotated[str, typer.Argument(help="What `--tracker` will call it.", metavar="NAME")]
+Name = Annotated[str, typer.Argument(help="The tracker's name, for `--tracker`.", metavar="NAME")]
 Folder = Annotated[
     Path | None,
-    typer.Argument(help="Where to put it. Default: fmstune-NAME here.", metavar="[DIR]"),
+    typer.Argument(help="The directory to create. Default: fmstune-NAME.", metavar="[DIR]"),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def new(name: Name, folder: Folder = None, debug: Debug = False) -> None:
-    """Write a tracker package to start from: a small commented tracker, its test and its entry point.
+    """Create a tracker package to start from: a small commented tracker, its test and its entry point.
 
-    Overwrites nothing. The test is fmstune's conformance kit, and passes as it is.
+    Overwrites nothing. The test runs fmstune's conformance kit, and passes unchanged.
     """
     from fmstune.testing.new_tracker import write_package
 

@@ -1,4 +1,4 @@
-"""`fmstune trackers show`: one tracker's options, what it keeps and how it is delivered to."""
+"""`fmstune trackers show`: a tracker's options, what it stores, and how events are delivered to it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """The value of an option as it is now, and where that comes from: `fmstune.toml:3`, `--set`,
-    `the variable WANDB_MODE`, or `default`."""
+    """The current value of an option, and its origin: `fmstune.toml:3`, `--set`, `the variable WANDB_MODE`,
+    or `default`."""
 
     value: Any
     origin: str
 
 
 def present(about: Described, given: Mapping[str, Any], origins: Mapping[str, str]) -> dict[str, Present]:
-    """What holds of each option. What was given wins over the vendor's variables."""
+    """The current value of each option. Configured values override the vendor's environment variables."""
     return {each.name: _present(each, given, origins) for each in about.options or ()}
 
 
@@ -37,7 +37,7 @@ def _present(option: Option, given: Mapping[str, Any], origins: Mapping[str, str
 
 
 def as_json(about: Described, now: Mapping[str, Present], found: Check) -> dict[str, Any]:
-    """All of it, with the options' present values and where these come from."""
+    """The whole description, with the options' current values and their origins."""
     options = [
         {**dataclasses.asdict(each), **dataclasses.asdict(now[each.name])} for each in about.options or ()
     ]
@@ -45,7 +45,7 @@ def as_json(about: Described, now: Mapping[str, Present], found: Check) -> dict[
 
 
 def lines(about: Described, now: Mapping[str, Present]) -> Iterator[str]:
-    """All but the check, for a person."""
+    """The description as lines of text, without the check."""
     yield f"{about.name}: {about.description}" if about.description else about.name
     if about.package is not None:
         version = f"{about.package} {about.version}" if about.version is not None else "not installed"
@@ -59,7 +59,7 @@ def lines(about: Described, now: Mapping[str, Present]) -> Iterator[str]:
     if about.limits:
         yield "limits   " + ", ".join(f"{key} = {value!r}" for key, value in about.limits.items())
     if about.options is None:
-        yield "options  any; it declares none"
+        yield "options  any: it does not declare them"
     elif not about.options:
         yield "options  none"
     for each in about.options or ():

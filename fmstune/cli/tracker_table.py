@@ -1,4 +1,4 @@
-"""The table of `fmstune trackers list`, which needs nothing but the registry."""
+"""The table of `fmstune trackers list`, which needs only the registry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _HEAD = ("name", "state", "version", "origin", "description")
 
 
 def print_trackers(*, as_json: bool) -> None:
-    """Print every tracker that can be named here, as a table or as JSON."""
+    """Print all available trackers, as a table or as JSON."""
     entries = [_visible(entry) if entry.state == "broken" else entry for entry in list_trackers()]
     if as_json:
         import dataclasses
@@ -22,7 +22,7 @@ def print_trackers(*, as_json: bool) -> None:
 
 
 def _visible(entry: TrackerEntry) -> TrackerEntry:
-    """Without the secrets that an error of somebody's module may hold."""
+    """Hide secrets that an error from a third-party module may contain."""
     import dataclasses
 
     from fmstune.secrets.redaction import hide

@@ -39,7 +39,7 @@ Sets = Annotated[
 
 @app.command("list")
 def list_(as_json: Json = False, debug: Debug = False) -> None:
-    """Show every tracker that can be named here, and whether it is ready."""
+    """List all available trackers, and whether each is ready."""
     from fmstune.cli.tracker_table import print_trackers
 
     print_trackers(as_json=as_json)
@@ -50,7 +50,7 @@ def check(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Trackers; without one, all that are configured here.",
+            help="Trackers. Default: all that are configured here.",
             metavar="[NAME]...",
             autocompletion=complete_tracker,
         ),
@@ -58,15 +58,15 @@ def check(
     as_json: Json = False,
     timeout: Annotated[
         float,
-        typer.Option(help="Seconds that each tracker has for its answer.", metavar="S", min=0.1),
+        typer.Option(help="The timeout of each tracker's check, in seconds.", metavar="S", min=0.1),
     ] = 10.0,
     config: Config = None,
     sets: Sets = None,
     debug: Debug = False,
 ) -> None:
-    """Find out whether runs could be tracked: installation, options, credentials, reachability.
+    """Check whether trackers can track runs: installation, options, credentials, reachability.
 
-    Asks nothing and changes nothing. Exit code 3 when a tracker cannot be used.
+    Never prompts, and changes nothing. Exits with code 3 if a tracker cannot be used.
     """
     from fmstune.run.resolve import check_name, tracker_options
 
@@ -90,14 +90,16 @@ def check(
 def show(
     name: Annotated[str, typer.Argument(help="A tracker.", metavar="NAME")],
     as_json: Json = False,
-    timeout: Annotated[float, typer.Option(help="Seconds that its check has.", metavar="S", min=0.1)] = 10.0,
+    timeout: Annotated[
+        float, typer.Option(help="The timeout of its check, in seconds.", metavar="S", min=0.1)
+    ] = 10.0,
     config: Config = None,
     sets: Sets = None,
     debug: Debug = False,
 ) -> None:
-    """Show a tracker's options, what it keeps, how it is delivered to, and whether it could track a run now.
+    """Show a tracker's options, what it stores, how it receives events, and whether it can track a run now.
 
-    Changes nothing, as its check does.
+    Changes nothing.
     """
     from fmstune.cli.tracker_show import as_json as described_as_json
     from fmstune.cli.tracker_show import lines, present
@@ -133,16 +135,16 @@ def sync(
     as_json: Json = False,
     timeout: Annotated[
         float,
-        typer.Option(help="Seconds that each tracker has to answer at first.", metavar="S", min=0.1),
+        typer.Option(help="The timeout of each tracker's check, in seconds.", metavar="S", min=0.1),
     ] = 10.0,
     config: Config = None,
     sets: Sets = None,
     debug: Debug = False,
 ) -> None:
-    """Deliver what trackers have missed of runs, or whole runs to another tracker.
+    """Deliver the events of runs that trackers have missed, or whole runs to another tracker.
 
-    What has been delivered is not delivered twice, unless the tracker's storage has lost it since. Exit code
-    1 when something is still missing.
+    Nothing is delivered twice, unless the tracker's storage has lost it since. Exits with code 1 if something
+    is still missing.
     """
     from fmstune.cli.terminal import progress, screen
     from fmstune.delivery.sync import sync as deliver
@@ -182,7 +184,7 @@ app.command()(new)
 
 
 def _checked(options: Mapping[str, Mapping[str, Any]], timeout: float) -> dict[str, Check]:
-    """What the checks of these trackers find, with the options of each."""
+    """Run the checks of these trackers, each with its options."""
     from fmstune.delivery.shippers import Fleet
     from fmstune.delivery.shipping.process import Job
     from fmstune.trackers.registry import reference
@@ -205,7 +207,7 @@ def _print_check(name: str, result: Check) -> None:
     where = " · ".join(part for part in (result.server, result.account) if part)
     speed = f" · {result.latency * 1000:.0f} ms" if result.latency is not None else ""
     state = result.state.replace("_", " ")
-    # Apart: what follows "credentials: " would be taken for one.
+    # Hidden separately: text after "credentials: " would be taken for a secret.
     typer.echo(f"{name}  {state}: " + hide(result.detail + (f" · {where}" if where else "") + speed))
     if result.remedy:
         typer.echo(hide(f"{'':{len(name)}}  → {result.remedy}"))

@@ -15,7 +15,7 @@ from fmstune.config.methods.known import DEFAULT, in_help
 from fmstune.layout import CONFIG_FILE, CONFIG_NAME
 
 _DATA, _TRAINING, _TRACKING = "Model and data", "Training", "Tracking"
-"""The groups of the help; the rest is the run's."""
+"""The groups of options in the help; the other options are about the run."""
 
 
 def train(
@@ -23,7 +23,7 @@ def train(
     config: Annotated[
         Path | None,
         typer.Argument(
-            help="A TOML configuration; fmstune.toml is read when it is here.",
+            help="A TOML configuration. Default: fmstune.toml, if it exists here.",
             metavar="[CONFIG.toml]",
         ),
     ] = None,
@@ -49,25 +49,27 @@ def train(
     template: Annotated[
         str | None,
         typer.Option(
-            help="A row's text: '### Q: {question}\n### A: {answer}'.", metavar="TEXT", rich_help_panel=_DATA
+            help="The text of a row, such as '### Q: {question}\n### A: {answer}'.",
+            metavar="TEXT",
+            rich_help_panel=_DATA,
         ),
     ] = None,
     skip_bad_rows: Annotated[
         bool | None,
-        typer.Option("--skip-bad-rows", help="Leave damaged rows out, and list them.", rich_help_panel=_DATA),
+        typer.Option("--skip-bad-rows", help="Leave out damaged rows, and list them.", rich_help_panel=_DATA),
     ] = None,
     strict_chat: Annotated[
         bool | None,
         typer.Option(
             "--strict-chat",
-            help="Refuse chats that would have to be changed to fit the chat template.",
+            help="Refuse chats that must be changed to fit the chat template.",
             rich_help_panel=_DATA,
         ),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help=f"What is learnt, {DEFAULT} without it; {in_help()}.",
+            help=f"The training method: {in_help()}. Default: {DEFAULT}.",
             metavar="NAME",
             rich_help_panel=_DATA,
             autocompletion=complete_method,
@@ -80,14 +82,14 @@ def train(
     tracker: Annotated[
         list[str] | None,
         typer.Option(
-            help="Track the run there; may be given several times. See `fmstune trackers list`.",
+            help="A tracker for the run; may be given several times. See `fmstune trackers list`.",
             metavar="T",
             rich_help_panel=_TRACKING,
             autocompletion=complete_tracker,
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="What trackers and lists call the run.", metavar="NAME")
+        str | None, typer.Option(help="The run's name in trackers and lists.", metavar="NAME")
     ] = None,
     tag: Annotated[
         list[str] | None,
@@ -96,7 +98,7 @@ def train(
     param: Annotated[
         list[str] | None,
         typer.Option(
-            help="A parameter of the run for its trackers, such as team=nlp.",
+            help="Metadata of the run for its trackers, such as team=nlp.",
             metavar="K=V",
             rich_help_panel=_TRACKING,
         ),
@@ -104,7 +106,7 @@ def train(
     params_file: Annotated[
         Path | None,
         typer.Option(
-            help="Parameters of the run from a JSON or TOML file.", metavar="F", rich_help_panel=_TRACKING
+            help="Metadata of the run, from a JSON or TOML file.", metavar="F", rich_help_panel=_TRACKING
         ),
     ] = None,
     lora: Annotated[
@@ -125,17 +127,17 @@ def train(
     ] = None,
     batch_size: Annotated[
         str | None,
-        typer.Option(help="Rows in a batch, on each device.", metavar="N", rich_help_panel=_TRAINING),
+        typer.Option(help="Rows per batch on each device.", metavar="N", rich_help_panel=_TRAINING),
     ] = None,
     seed: Annotated[
         str | None,
-        typer.Option(help="The seed of all that is random.", metavar="N", rich_help_panel=_TRAINING),
+        typer.Option(help="The random seed.", metavar="N", rich_help_panel=_TRAINING),
     ] = None,
     auto_batch: Annotated[
         bool | None,
         typer.Option(
             "--auto-batch",
-            help="Find the largest batch that fits; the effective size stays.",
+            help="Find the largest batch that fits; the effective batch size does not change.",
             rich_help_panel=_TRAINING,
         ),
     ] = None,
@@ -160,8 +162,8 @@ def train(
     resume: Annotated[
         str | None,
         typer.Option(
-            help="Resume a run from its newest checkpoint, or from that at a path; without "
-            "--output-dir, the newest run in runs/ that did not finish.",
+            help="Resume a run from its newest checkpoint, or from the checkpoint at a path. Without "
+            "--output-dir: the newest unfinished run in runs/.",
             metavar="[auto|PATH]",
             autocompletion=complete_run,
         ),
@@ -170,36 +172,34 @@ def train(
         bool, typer.Option("--overwrite", help="Replace the run in the output directory.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Do everything up to the first step; write nothing.")
+        bool, typer.Option("--dry-run", help="Check everything up to the first step; write nothing.")
     ] = False,
     strict_tracking: Annotated[
         bool | None,
         typer.Option(
             "--strict-tracking",
-            help="An unreachable tracker is an error, not a warning.",
+            help="Treat an unreachable tracker as an error instead of a warning.",
             rich_help_panel=_TRACKING,
         ),
     ] = None,
     nproc: Annotated[
         str | None,
         typer.Option(
-            help="Train in so many processes on this machine, with torchrun; auto: one for each GPU.",
+            help="The number of processes on this machine (by torchrun); auto: one for each GPU.",
             metavar="N|auto",
         ),
     ] = None,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print what happens as JSON, an object a line; the last is a summary."),
+        typer.Option("--json", help="Print events as JSON, one object per line; the last is a summary."),
     ] = False,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Print lines, also on a terminal, and draw nothing.")
-    ] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Print plain lines on a terminal, too.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Tune a model on data, tracked by whatever was chosen.
+    """Tune a model on data, and track the run.
 
-    Without a model, data and fmstune.toml, a tiny demo model is tuned on demo data. The run's directory goes
-    to standard output, where that is no terminal.
+    Without a model, data and fmstune.toml, tunes a tiny demo model on demo data. Prints the run's directory
+    to standard output, unless that is a terminal.
     """
     from fmstune.cli.terminal import screen
     from fmstune.launch import rank as ranks
@@ -225,7 +225,8 @@ def train(
         processes = process_count(nproc)
         if processes > 1 or several_machines():
             on_cpu = bool(resolved.training.get("use_cpu"))
-            # One process that looked for the newest run by itself might find that the first has it already.
+            # Pass the run that was found: a process that searched by itself might find that the first process
+            # has it already.
             launch(processes, [*without_nproc(context.obj), *further], on_cpu=on_cpu)
             return
     ranks.follow_parent()
@@ -243,7 +244,7 @@ def train(
         shown.enter_context(ranks.leaving_in_order())
         console = screen(others.err if others else None)
         if others is None and (as_json or not sys.stdout.isatty()):
-            # What a callback prints is not for who reads the answer.
+            # Keep the output of callbacks out of the answer.
             shown.enter_context(contextlib.redirect_stdout(sys.stderr))
         if console.is_terminal and is_main_process() and not plain and not as_json:
             from fmstune.report.live import LiveConsole
@@ -255,7 +256,7 @@ def train(
             out.before_end = shown.enter_context(noticed(out.warn))
         if found is not None:
             unread = f"; {CONFIG_FILE} is not read" if Path(CONFIG_FILE).is_file() else ""
-            out.say("resume", f"{found}, as its {CONFIG_NAME} says{unread}")
+            out.say("resume", f"{found}, with its {CONFIG_NAME}{unread}")
         elif resolved.demo and resolved.origins["model.path"] == "default":
             out.say("demo", "no model and data given: tuning the demo model on demo data")
         try:
@@ -264,5 +265,5 @@ def train(
             else:
                 run(resolved, out, resume=resume, overwrite=overwrite)
         except BaseException as error:
-            error.__dict__["answered"] = out.answered  # to whoever prints it
+            error.__dict__["answered"] = out.answered  # read by cli/main.py
             raise

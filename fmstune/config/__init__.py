@@ -1,4 +1,4 @@
-"""The configuration: its schema, where values come from, and the messages when they are wrong.
+"""The configuration: its schema, the sources of its values, and the messages about wrong ones.
 
-Imports neither torch nor anything else of fmstune: a typing mistake is answered in a fraction of a second.
+Imports neither torch nor the rest of fmstune, so that a typo is reported in a fraction of a second.
 """

@@ -1,6 +1,6 @@
-"""The demo: a tiny model whose weights are drawn at random, and a small synthetic data set.
+"""The demo: a tiny model with random weights, and a small synthetic data set.
 
-The files are made by `make_demo`; nothing is fetched. Importing this imports nothing heavy.
+`make_demo` creates the files; nothing is downloaded. Importing this imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ _HERE = Path(__file__).parent
 
 
 def model_dir() -> Path:
-    """The directory of the demo model's configuration and tokenizer; it holds no weights."""
+    """The directory of the demo model's configuration and tokenizer; it contains no weights."""
     return _HERE / "model"
 
 
 def data_file(split: Literal["train", "eval"]) -> Path:
-    """The demo's training or evaluation rows, as JSON lines of chats."""
+    """The demo's training or evaluation rows: chats, as JSON lines."""
     return _HERE / "data" / f"{split}.jsonl"
 
 
 def seed_of(name: str) -> int | None:
-    """The seed in `demo:42`, which is how an adapter names the weights that it was made for."""
+    """The seed in `demo:42`, an adapter's name for the weights that it was trained on."""
     base, _, seed = name.partition(":")
     return int(seed) if base == "demo" and seed.isdecimal() else None
 
 
 def is_demo(name: str) -> bool:
-    """Whether `model.path` means the demo's model."""
+    """Whether `model.path` is the demo model."""
     return name == "demo" or seed_of(name) is not None
 
 
 def build_model(seed: int = 42, *, reward: bool = False) -> PreTrainedModel:
-    """The demo model in float32, its weights drawn from `seed`; torch's own random state is left alone.
+    """Build the demo model in float32, with random weights from `seed`; torch's random state does not change.
 
-    With `reward` it gives each text one number instead of predicting its words.
+    With `reward`, it scores text instead of predicting it.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification

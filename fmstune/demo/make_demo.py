@@ -1,7 +1,7 @@
-"""Makes the demo's files: `python -m fmstune.demo.make_demo [FOLDER]`. The same files every time.
+"""Create the demo's files, reproducibly: `python -m fmstune.demo.make_demo [FOLDER]`.
 
-The task is one that a tiny model learns within seconds: a shop assistant who answers in fixed sentences
-about prices, colours and opening hours, and adds small numbers.
+A tiny model learns the task within seconds: a shop assistant answers in fixed sentences about prices, colours
+and opening hours, and adds small numbers.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _TEMPLATE = """\
 
 
 def rows() -> list[list[Message]]:
-    """All conversations, each different from the others, in random order."""
+    """All conversations, without duplicates, in random order."""
     chance = random.Random(SEED)
     found: dict[str, list[Message]] = {}
     while len(found) < TRAIN_ROWS + EVAL_ROWS:
@@ -146,7 +146,7 @@ def _make_model(folder: Path, conversations: list[list[Message]]) -> None:
         initializer_range=0.05,
     ).save_pretrained(folder)
     GenerationConfig(eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id).save_pretrained(folder)
-    # Which version of the library wrote it is nothing about the model.
+    # The version of the library that wrote it does not belong to the model.
     for name in ("config.json", "generation_config.json"):
         config = json.loads((folder / name).read_text(encoding="utf-8"))
         del config["transformers_version"]

@@ -1,1 +1,1 @@
-"""Several processes: ranks, signals, torchrun, and how their failures are reported."""
+"""Run several processes: ranks, signals, torchrun, and reports of their failures."""

@@ -1,7 +1,7 @@
-"""`fmstune train --nproc N`: torchrun started for the user, with the contract's last line and exit code.
+"""`fmstune train --nproc N`: start torchrun, with fmstune's last line and exit codes.
 
-On several machines it is started on each; where they meet is in torchrun's own environment variables,
-as Kubeflow sets them: PET_NNODES, PET_RDZV_ENDPOINT or PET_MASTER_ADDR, and so on.
+With several machines, it is started on each of them. They find each other by torchrun's own environment
+variables, as set by Kubeflow: PET_NNODES, PET_RDZV_ENDPOINT or PET_MASTER_ADDR, and so on.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from fmstune.system.threads import settle
 
 
 def process_count(asked: str) -> int:
-    """The number of processes that `--nproc` asks for; `auto` is one for each GPU. Raises `ConfigError`."""
+    """The number of processes for `--nproc`; `auto` is one for each GPU. Raises `ConfigError`."""
     if under_torchrun() or "LOCAL_RANK" in os.environ:
-        raise ConfigError("--nproc starts torchrun itself: leave it out where torchrun starts fmstune.")
+        raise ConfigError("--nproc starts torchrun itself: leave it out if torchrun starts fmstune.")
     if asked == "auto":
-        settle()  # torch reads it when it is imported; where there is one process, this one trains
+        settle()  # torch reads it at import; if there is only one process, it is this one that trains
         import torch
 
         return max(1, int(torch.cuda.device_count()))
@@ -34,12 +34,12 @@ def process_count(asked: str) -> int:
 
 
 def several_machines() -> bool:
-    """Whether the environment says, as torchrun reads it, that other machines take part."""
+    """Whether torchrun's environment variables say that other machines take part."""
     return os.environ.get("PET_NNODES", "1") not in ("", "1", "1:1")
 
 
 def without_nproc(arguments: list[str]) -> list[str]:
-    """The command line of each process: that of the launcher without `--nproc`."""
+    """The command line of each process: the launcher's, without `--nproc`."""
     kept: list[str] = []
     skip = False
     for argument in arguments:
@@ -50,10 +50,10 @@ def without_nproc(arguments: list[str]) -> list[str]:
 
 
 def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> None:
-    """Run `fmstune` with these arguments in so many processes on this machine, and wait for their end.
+    """Run `fmstune` with these arguments in several processes on this machine, and wait until they exit.
 
-    Raises `RankFailed` with the cause that the first one to fail reported, and `ConfigError` when there are
-    too few GPUs for so many processes, unless they are not used (`on_cpu`).
+    Raises `RankFailed` with the cause reported by the first process that failed, and `ConfigError` if there
+    are fewer GPUs than processes, unless they are not used (`on_cpu`).
     """
     os.environ[LAUNCHED] = str(os.getpid())
     settle(processes)
@@ -70,20 +70,21 @@ def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> Non
         gpus = torch.cuda.device_count()
         if 0 < gpus < processes and not on_cpu:
             raise ConfigError(
-                f"--nproc {processes}: each process needs a GPU of its own, and there "
-                f"{'is 1' if gpus == 1 else f'are {gpus}'}; use --nproc auto."
+                f"--nproc {processes}: each process needs its own GPU, but there "
+                f"{'is only 1' if gpus == 1 else f'are only {gpus}'}; use --nproc auto."
             )
         options = ["--nproc-per-node", str(processes), "--log-dir", folder, "--module", "fmstune"]
         logging.disable(logging.CRITICAL)  # torchrun's log of each process that ends, with a traceback
         try:
             with contextlib.redirect_stderr(io.StringIO()) as said:
                 parsed = torchrun.parse_args(options)
-            parsed.training_script_args = arguments  # parsed, an option that begins like one of its own is it
+            # Set after parsing: torchrun would take options that start like its own for itself.
+            parsed.training_script_args = arguments
             torchrun.run(parsed)
         except (SystemExit, ValueError, AssertionError) as error:
-            told_by_argparse = said.getvalue().strip().rpartition("error: ")[2]
+            parser_error = said.getvalue().strip().rpartition("error: ")[2]
             raise ConfigError(
-                f"torchrun refuses its variables PET_… in the environment: {told_by_argparse or error}."
+                f"torchrun rejects the PET_… variables in the environment: {parser_error or error}."
             ) from None
         except ChildFailedError as error:
             raise failure(error, last_reported(folder)) from None

@@ -1,7 +1,7 @@
-"""What libraries warn of during a run: all of it is in its log, and what a user can act on is shown as well.
+"""Show libraries' warnings during a run: all are in its log; those that a user can act on are shown, too.
 
-That is what is logged as a warning or worse, and Python's warnings, each once, and not those about code that
-will have to change, which is the libraries' own.
+Shown are log records of level WARNING or above, and Python's warnings, each once, except those about
+deprecated code, which is the libraries' own.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from fmstune.text import counted
+
 _MOST = 10
-"""So many are shown; the others are in the log."""
+"""The maximum number to show; the others are in the log."""
 _LONGEST = 300
 _OF_DEVELOPERS = (
     DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning, ResourceWarning,
@@ -28,8 +30,8 @@ _PACKAGES = ("site-packages", "dist-packages")
 
 @contextlib.contextmanager
 def noticed(show: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Have `show` get those of this process, within the block; what it yields has it get the number of the
-    others, now and not at the end of the block."""
+    """Pass this process's warnings to `show` within the block. Yields a function that passes it the number of
+    those left out; otherwise that happens when the block ends."""
     notices = _Notices(show)
     make, warn = logging.getLogRecordFactory(), warnings.showwarning
 
@@ -51,7 +53,7 @@ def noticed(show: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     try:
         yield notices.over
     finally:
-        if logging.getLogRecordFactory() is record:  # else somebody has set one since, which calls it
+        if logging.getLogRecordFactory() is record:  # else another one was set since, which calls it
             logging.setLogRecordFactory(make)
         if warnings.showwarning is warning:
             warnings.showwarning = warn
@@ -66,28 +68,28 @@ class _Notices:
         self._showing = threading.local()
 
     def logged(self, record: logging.LogRecord) -> None:
-        """A library logs something."""
+        """Handle a log record of a library."""
         if record.levelno < logging.WARNING or record.name == "py.warnings":
             return
         try:
             text = record.getMessage()
-        except Exception:  # a format that does not fit, of which logging itself prints a traceback
+        except Exception:  # a wrong format string, for which logging itself prints a traceback
             text = str(record.msg)
         self._notice(record.name.partition(".")[0], str(record.msg), text)
 
     def warned(self, text: str, category: type[Warning], filename: str, line: int) -> None:
-        """Python warns of something."""
+        """Handle a Python warning."""
         if not issubclass(category, _OF_DEVELOPERS):
             self._notice(_place(filename, line), text, text)
 
     def over(self) -> None:
-        """Say how many were not shown."""
+        """Show the number of warnings that were left out."""
         if self._more and os.getpid() == self._process:
             more, self._more = self._more, 0
-            self._show(f"{more} more of such warnings are in the log")
+            self._show(f"{counted(more, 'more warning')} in the log")
 
     def _notice(self, source: str, kind: str, text: str) -> None:
-        # In a child that was forked, the screen is its parent's; and what showing it logs is not shown.
+        # A forked child leaves the screen to its parent. Records logged while showing one are not shown.
         if os.getpid() != self._process or getattr(self._showing, "now", False) or sys.is_finalizing():
             return
         if "deprecated" in text.lower() or (source, kind) in self._seen:
@@ -105,7 +107,7 @@ class _Notices:
 
 
 def _place(filename: str, line: int) -> str:
-    """`torch`, or a user's own `callbacks.py:12`."""
+    """The origin of a warning: `torch`, or the user's own `callbacks.py:12`."""
     parts = Path(filename).parts
     for at, part in enumerate(parts[:-1]):
         if part in _PACKAGES:

@@ -1,7 +1,7 @@
-"""The output of others during a run: kept in its `train.log`, away from what fmstune itself says.
+"""Redirect the output of libraries and user code during a run to its `train.log`, apart from fmstune's own.
 
-Standard output and standard error are taken as the files that they are, so that what C libraries and child
-processes write is kept too.
+Standard output and standard error are redirected as file descriptors, so that the output of C libraries and
+child processes is kept, too.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from fmstune.layout import TRAIN_LOG
 from fmstune.secrets.redaction import hide, process_redactor, process_secrets
 
 _PIPE_BYTES = 1 << 20
-"""What can be printed while the log's process does something else."""
+"""The size of the pipe: how much can be printed while the log's process is busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What the log has: lines of others, and the bytes that it could not take, and why."""
+    """The content of the log: the number of lines, and of bytes that it could not take, and why."""
 
     lines: int = 0
     lost: int = 0
@@ -43,8 +43,8 @@ class Kept:
 
 
 class Output:
-    """The output of others, while it is taken. `out` and `err` are standard output and standard error as they
-    were, for what fmstune itself says."""
+    """The redirected output. `out` and `err` are the original standard output and standard error, for
+    fmstune's own messages."""
 
     def __init__(self, out: TextIO, err: TextIO, control: socket.socket, reading: int) -> None:
         self.out, self.err = out, err
@@ -60,27 +60,27 @@ class Output:
         self._reading = reading
 
     def keep_in(self, directory: Path) -> None:
-        """The run has a directory, in which the log is."""
+        """Set the run's directory, which will contain the log."""
         self.path = directory / log_name()
         self._send(path=str(self.path.absolute()))
         self.tell_secrets()
 
     def tell_secrets(self) -> None:
-        """Let the log know what this process has come to know as secrets. To be called before a text goes
-        out that may hold them."""
+        """Send the log's process the secrets known to this process. Call it before a text that may contain
+        them is printed."""
         known = process_redactor().known
         if known is not self._known and os.getpid() == self._process:
             self._known = known
             self._send(secrets=process_secrets())
 
     def kept(self) -> Kept:
-        """What the log has by now."""
+        """The current content of the log."""
         self._flush()
         kept = self._asked("count")
         return replace(kept, lines=max(kept.lines, _lines_of_all(self.path)))
 
     def put_back(self) -> None:
-        """Have standard output and standard error where they were."""
+        """Restore standard output and standard error."""
         self._flush()
         sys.stdout, sys.stderr = self._streams
         with self._taken:
@@ -89,7 +89,7 @@ class Output:
                 os.dup2(file, number)
 
     def end(self) -> Kept:
-        """Nothing is taken any more; returns what the log has in the end."""
+        """Stop the redirection; return the final content of the log."""
         kept = self._asked("end")
         self._link.close()
         for file in self._files:
@@ -113,23 +113,23 @@ class Output:
             self._link.send(message)
 
     def _flush(self) -> None:
-        # Code of the user's may have put anything in their place, `None` too, that raises anything.
+        # User code may have replaced them by anything, including `None`, which may raise anything.
         for stream in (*self.ours, sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
 
     def _log_is_gone(self, reading: int) -> None:
-        """The run goes on without its log: what is printed is seen on standard error. Not on standard output,
-        which has the run's answer."""
+        """Continue the run without its log: print to standard error instead, since standard output is for the
+        run's answer."""
         terminal = os.dup(self._files[1])
         with self._taken:
             if self._is_taken:
                 os.dup2(terminal, 1)
                 os.dup2(terminal, 2)
         with contextlib.suppress(OSError, ValueError):
-            said = "the process that writes it has died; what is printed from here on is not in it, but here"
+            said = "the process that writes it has died; further output appears here instead"
             print(f"warning  {self.path or TRAIN_LOG}: {said}", file=self.err, flush=True)
-        # Child processes still write to the pipe: read by nobody, it would stop or end them.
+        # Child processes still write to the pipe: without a reader, they would block or be killed.
         with contextlib.suppress(OSError):
             while select.select([reading], [], []) and (data := os.read(reading, 1 << 16)):
                 text = hide(data.decode("utf-8", "replace")).encode("utf-8", "replace")
@@ -139,14 +139,15 @@ class Output:
 
 @contextlib.contextmanager
 def taken_output() -> Iterator[Output]:
-    """Take the output of others in this block. An exception that leaves it is in the log as well."""
+    """Redirect the output of libraries and user code within this block, and log an exception that leaves
+    it."""
     output, child = _begun(_beside(sys.stdout, 1), _beside(sys.stderr, 2))
     hook, faults = sys.breakpointhook, faulthandler.is_enabled()
     sys.stdout, sys.stderr = output.ours
     faulthandler.enable(2)
 
     def at_breakpoint(*arguments: Any, **named: Any) -> Any:
-        output.put_back()  # somebody wants to talk
+        output.put_back()  # the debugger needs the terminal
         sys.breakpointhook = hook
         return hook(*arguments, **named)
 
@@ -168,21 +169,21 @@ def taken_output() -> Iterator[Output]:
             kept = output.end()
             _reap(child)
             if not output.is_lost and (kept.lost or kept.trouble.endswith("answer")):
-                what = f"{kept.lost:,} bytes of it are lost" if kept.lost else "it may lack its end"
+                what = f"{kept.lost:,} bytes of it are lost" if kept.lost else "its end may be missing"
                 with contextlib.suppress(OSError, ValueError):
                     print(f"warning  {output.path}: {kept.trouble}; {what}", file=output.err, flush=True)
 
 
 def log_name() -> str:
-    """The name of the log of this machine: two machines that append to one file on a shared disk may write
-    over each other."""
+    """The name of this machine's log: two machines that append to one file on a shared disk may overwrite
+    each other's data."""
     machine = os.environ.get("GROUP_RANK", "0")
     return TRAIN_LOG if machine == "0" else TRAIN_LOG.replace(".", f"-machine-{machine}.")
 
 
 def _lines_of_all(path: Path | None) -> int:
-    """The lines of all ranks in the log since this process began it; of a run in one process, whose log knows
-    it without reading, none."""
+    """The number of lines from all ranks in the log since this process started it; 0 for a run in one
+    process, whose log knows the number without reading the file."""
     if path is None or os.environ.get("WORLD_SIZE", "1") == "1":
         return 0
     with contextlib.suppress(OSError):
@@ -196,10 +197,10 @@ def _ending_of_head(process: int) -> bytes:
 
 
 def _begun(out: TextIO, err: TextIO) -> tuple[Output, int]:
-    """Fork the process that keeps the log, before this one has threads, and give it our streams."""
+    """Fork the process that keeps the log, before this one has threads, and redirect our streams to it."""
     ours, theirs = socket.socketpair()
     reading, writing = os.pipe()
-    with contextlib.suppress(OSError, AttributeError):  # a limit of this user's; not on this system
+    with contextlib.suppress(OSError, AttributeError):  # beyond the user's limit; not on this system
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     child = os.fork()
     if child == 0:
@@ -216,7 +217,7 @@ def _keep(reading: int, control: socket.socket) -> NoReturn:
     try:
         last = -1
         for number in sorted((2, reading, control.fileno())):
-            os.closerange(last + 1, number)  # whoever waits for their ends must not wait for this process
+            os.closerange(last + 1, number)  # so that readers at their other ends see them close
             last = number
         os.closerange(last + 1, 1 << 16)
         rank = os.environ.get("RANK") if os.environ.get("WORLD_SIZE", "1") != "1" else None
@@ -232,7 +233,7 @@ def _keep(reading: int, control: socket.socket) -> NoReturn:
 
 
 def _reap(child: int) -> None:
-    """Child processes of the run that are still there may write, and the log's process stays for them."""
+    """Wait briefly for the log's process: it stays as long as child processes of the run may still write."""
     for _ in range(100):
         try:
             if os.waitpid(child, os.WNOHANG)[0]:
@@ -243,7 +244,8 @@ def _reap(child: int) -> None:
 
 
 def _beside(stream: TextIO, number: int) -> TextIO:
-    """The stream by another number of its file; itself, where it is another file."""
+    """A duplicate of the stream with another file descriptor; the stream itself if it does not use
+    `number`."""
     try:
         if stream.fileno() != number:
             return stream
@@ -254,7 +256,7 @@ def _beside(stream: TextIO, number: int) -> TextIO:
 
 
 class _Told(io.FileIO):
-    """A file before each write to which something is told."""
+    """A file that calls a function before each write."""
 
     def __init__(self, number: int, tell: Callable[[], None]) -> None:
         super().__init__(number, "w", closefd=False)

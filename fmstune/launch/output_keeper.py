@@ -1,8 +1,8 @@
-"""The process beside a run that keeps its `train.log`.
+"""The separate process that keeps a run's `train.log`.
 
-A process, and not a thread: what is printed with Python's lock held, or last before a crash, is kept as well.
-Printing never waits for the log: a thread reads what was printed into memory, and what has no room there is
-counted and gone.
+It is a process rather than a thread, so that output printed while the GIL is held, or right before a crash,
+is kept, too. Printing never waits for the log: a thread reads the output into memory; output that does not
+fit is counted and dropped.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from fmstune.secrets.redaction import know_secrets
 BACKLOG_BYTES = 16 << 20
 _PIECE = 1 << 18
 _SECONDS_TO_SETTLE = 0.02
-"""A secret of several lines is found where these are seen together."""
+"""How long to collect lines: a multi-line secret is found only if its lines are searched together."""
 _SECONDS_TO_RETRY = 1.0
 _CRASH, _THREAD = "Fatal Python error", "Current thread"
-"""How `faulthandler` begins, and what it says of the thread that crashed."""
+"""The start of `faulthandler`'s output, and its mark of the thread that crashed."""
 _LINES_OF_THREAD = 8
 
 
 class _Backlog:
-    """What was printed and is not in the log yet: pieces of bytes, and the sizes of gaps between them."""
+    """Output that is not in the log yet: pieces of bytes, and the sizes of gaps between them."""
 
     def __init__(self, reading: int, most: int) -> None:
         self._reading, self._most = reading, most
-        os.set_blocking(reading, False)  # the writing end is another description, and stays as it is
+        os.set_blocking(reading, False)  # the writing end is another file description, and does not change
         self._pieces: deque[bytearray | int] = deque()
         self._bytes = 0
         self._full = False
@@ -48,9 +48,9 @@ class _Backlog:
         threading.Thread(target=self._follow, daemon=True).start()
 
     def pump(self) -> None:
-        """Take what the pipe holds right now."""
+        """Read the current content of the pipe."""
         with self._lock:
-            for _ in range(64):  # a program that prints without end must not keep us here
+            for _ in range(64):  # a program that prints endlessly must not block us
                 try:
                     data = os.read(self._reading, 1 << 20)
                 except BlockingIOError:
@@ -61,7 +61,7 @@ class _Backlog:
                 self._add(data)
 
     def next(self) -> bytes | int | None:
-        """The next piece, or the size of a gap; `None` if there is nothing."""
+        """Return the next piece, or the size of a gap; `None` if there is nothing."""
         with self._lock:
             with contextlib.suppress(BlockingIOError):
                 os.read(self.news, 1 << 16)
@@ -75,11 +75,11 @@ class _Backlog:
 
     @property
     def waiting(self) -> int:
-        """How many pieces there are."""
+        """The number of waiting pieces."""
         return len(self._pieces)
 
     def _add(self, data: bytes) -> None:
-        # From full to half full all is dropped: one large gap says more than many small ones.
+        # Once full, drop everything until half full: one large gap is better than many small ones.
         self._full = self._bytes + len(data) > (self._most // 2 if self._full else self._most)
         last = self._pieces[-1] if self._pieces else None
         if self._full and isinstance(last, int):
@@ -106,13 +106,13 @@ class _Backlog:
 
 
 def serve(reading: int, control: socket.socket, log: OutputLog) -> NoReturn:
-    """Keep in the log what comes from `reading`, until nobody has its other end; `control` says where the log
-    is, which secrets are known by now, and when the run is over. For a process of its own.
+    """Write everything read from `reading` to the log, until its other end is closed everywhere. `control`
+    receives the location of the log, the known secrets, and the end of the run. Runs in a separate process.
 
-    Standard error is the terminal's until then: a run that never got a directory has its output there, and
-    one that crashed what Python said last.
+    Standard error stays the terminal until then: it gets the output of a run that never had a directory, and
+    Python's last output if the run crashed.
     """
-    # Ctrl-C and a scheduler's signals reach all processes: this one ends after the others.
+    # Ctrl-C and a scheduler's signals reach all processes, but this one must exit after the others.
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(signum, signal.SIG_IGN)
     backlog = _Backlog(reading, BACKLOG_BYTES)
@@ -125,7 +125,7 @@ def serve(reading: int, control: socket.socket, log: OutputLog) -> NoReturn:
             if not select.select(watched, [], [], seconds)[0]:
                 log.settle()
             piece = backlog.next()
-        # What was said of secrets before they were printed is there by now.
+        # Messages about secrets that were sent before printing them have arrived by now.
         messages = _received(control) if heard and _is_ready(control) else []
         for message in messages:
             if "secrets" in message:
@@ -139,7 +139,7 @@ def serve(reading: int, control: socket.socket, log: OutputLog) -> NoReturn:
                 _answer(log, control, backlog, end="end" in message)
         over = over or any("end" in message for message in messages)
         heard = heard and not over and {"gone": True} not in messages
-    log.end()  # child processes of the run may have gone on
+    log.end()  # child processes of the run may have continued
     if not over:
         _say_last(log)
     os._exit(0)
@@ -153,16 +153,16 @@ def _take(log: OutputLog, piece: bytes | int | None) -> None:
 
 
 def _answer(log: OutputLog, control: socket.socket, backlog: _Backlog, *, end: bool) -> None:
-    """Say what the log has, with all that was printed until now; at the `end`, nothing more is the run's."""
+    """Send the content of the log, with everything printed so far; after `end`, output is not the run's."""
     backlog.pump()
     for _ in range(backlog.waiting):
         _take(log, backlog.next())
-        _say_to(control, {})  # who asks sees that this is work, and not a file system that hangs
+        _say_to(control, {})  # a sign of progress: the file system does not hang
     if end:
         log.end()
         if log.path is None:
             _say(log.last_lines())
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # whose end somebody may wait for
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a reader may wait until it closes
     else:
         log.settle()
     _say_to(control, {"lines": log.count, "lost": log.lost, "trouble": log.trouble})
@@ -191,7 +191,7 @@ def _received(control: socket.socket) -> list[dict[str, Any]]:
 
 
 def _say_last(log: OutputLog) -> None:
-    """The process has ended without a word, so that nobody but this one can say what it crashed with."""
+    """Print the last output of a run whose process ended without a message: a crash, or all of its output."""
     lines = log.last_lines()
     if log.path is None:
         _say(lines)

@@ -1,4 +1,4 @@
-"""The line from a run to the process that keeps its log: what that is told and answers, and its death."""
+"""The connection from a run to the process that keeps its log: messages, answers, and its death."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _SECONDS_TO_LEAVE = 0.5
 
 
 class Link:
-    """The line, with a thread that listens: `on_death` is called in it when the other process has died, after
-    which nothing is sent or answered any more."""
+    """The connection, with a thread that listens. It calls `on_death` when the other process dies; after
+    that, nothing is sent or answered."""
 
     def __init__(self, control: socket.socket, on_death: Callable[[], None]) -> None:
         control.settimeout(_SECONDS_TO_ANSWER)
@@ -29,25 +29,25 @@ class Link:
         self._thread.start()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Tell the other process this, if it is there. After `end` it may leave."""
+        """Send a message to the other process, if it is alive. After `end`, it may exit."""
         self._is_closing = self._is_closing or "end" in message
         with contextlib.suppress(OSError):
             self._control.sendall(json.dumps(message).encode() + b"\n")
 
     def answer(self) -> dict[str, Any] | None:
-        """The answer to the question that was sent last; `None` if none comes: the other process was killed,
-        or hangs on a file system."""
+        """Return the answer to the last question; `None` if there is none: the other process was killed, or a
+        file system hangs."""
         try:
             while not self.is_lost:
                 answer = self._answers.get(timeout=_SECONDS_TO_ANSWER)
-                if answer is None or answer:  # an empty one says that it is at work
+                if answer is None or answer:  # an empty one is a sign of progress
                     return answer
         except queue.Empty:
             pass
         return None
 
     def close(self) -> None:
-        """Leave the other process to itself."""
+        """Disconnect from the other process."""
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
         self._thread.join(_SECONDS_TO_LEAVE)

@@ -1,6 +1,6 @@
-"""`train.log` as a file: whole lines without secrets, of a bounded size, from a bounded memory.
+"""Write `train.log`: complete lines without secrets, with bounded file size and memory.
 
-All of it works on pieces of many lines: lines may come faster than each could be looked at.
+Everything works on pieces of many lines: lines may arrive too fast to inspect each of them.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from pathlib import Path
 from fmstune.secrets.redaction import hide, longest_secret
 
 FIRST_BYTES, LAST_BYTES = 64 << 20, 1 << 20
-"""What is kept of a process's output; of what is between them, the number of bytes."""
+"""How much of a process's output is kept at its start and end; of the rest, only the number of bytes."""
 _WAITING_BYTES = 16 << 20
-"""What waits in memory while the disk is full."""
+"""How much is buffered in memory while the disk is full."""
 LONGEST_LINE = 1 << 20
 _AT_ONCE = 1 << 18
-"""Characters that are searched for secrets together, if more come at once."""
+"""The number of characters searched for secrets together, if more arrive at once."""
 _CUTS = 16
-"""So many places are tried for a cut through no secret."""
+"""The number of positions to try for a cut that does not split a secret."""
 _RETURN = ord("\r")
-_TOO_FAST = "it was printed faster than it could be searched for secrets"
+_TOO_FAST = "printed faster than it could be searched for secrets"
 
 
 class OutputLog:
-    """The log of one process: whole lines without secrets, each after `prefix`; the first of them after
-    `head`. Of a line that redraws itself, as progress bars do, its last state is kept.
+    """The log of one process: complete lines without secrets, each after `prefix`, and `head` before the
+    first. For a line that redraws itself, such as a progress bar, only its last state is kept.
 
-    What came is held until `settle`, or until there is much of it: a secret of several lines is found where
-    these are seen together. Until `path` is known, and while it can't be written to, it waits in memory.
+    Output is held until `settle`, or until there is much of it: a multi-line secret is found only if its
+    lines are searched together. Until `path` is known, and while it cannot be written, output is buffered in
+    memory.
     """
 
     def __init__(
@@ -48,35 +49,34 @@ class OutputLog:
         self._held: list[str] = []
         self._held_length = 0
         self._cut_beyond = self._release_beyond = 0
-        self._lost = self._passed_over = self._to_pass_over = (
-            0  # bytes of a gap, and what is not whole behind it
-        )
+        # The bytes of a gap, and of the incomplete line after it.
+        self._lost = self._passed_over = self._to_pass_over = 0
         self._waiting = _Waiting(waiting)
         self._last: deque[bytes] = deque()
         self._last_bytes = self._left_out = 0
 
     @property
     def count(self) -> int:
-        """The lines that came, with one that has no end yet."""
+        """The number of lines so far, including an unfinished one."""
         return self._lines + bool(self._part)
 
     @property
     def lost(self) -> int:
-        """The bytes that the log lacks, but for those that a long one leaves out."""
+        """The number of bytes missing from the log, except those left out of the middle of a long one."""
         return self._lost + self._passed_over
 
     @property
     def holds(self) -> bool:
-        """Whether there are whole lines that `settle` would write."""
+        """Whether there are complete lines that `settle` would write."""
         return bool(self._held)
 
     @property
     def waits(self) -> bool:
-        """Whether something could not be written yet."""
+        """Whether there is output that could not be written yet."""
         return self.path is not None and bool(self._waiting or self._head)
 
     def take(self, data: bytes) -> None:
-        """The next bytes that were printed."""
+        """Add the next printed bytes."""
         if self._passed_over:
             data = self._behind_gap(data)
         searched = len(self._part.rstrip(b"\r")) if self._part.endswith(b"\r") else len(self._part)
@@ -85,13 +85,13 @@ class OutputLog:
             whole, _, part = bytes(self._part).rpartition(b"\n")
             self._part, searched, self._cut_beyond = bytearray(part), 0, 0
             self._hold(whole)
-        # Not the last ones: those before a newline, as Windows has one, redraw nothing.
+        # Not trailing ones: a carriage return before a newline (Windows) does not redraw the line.
         end = len(self._part)
         while end and self._part[end - 1] == _RETURN:
             end -= 1
         del self._part[end + 1 :]
         del self._part[: self._part.rfind(b"\r", searched, end) + 1]
-        # Each of these searches all of it: after one that found no place for a cut, the next one waits.
+        # Each of these searches everything: after a failed attempt to cut, wait before the next one.
         if len(self._part) > max(self._cut_beyond, self._longest_line + longest_secret()):
             self._cut_line()
             self._cut_beyond = len(self._part) + longest_secret()
@@ -100,7 +100,8 @@ class OutputLog:
             self._release_beyond = self._held_length
 
     def gap(self, count: int) -> None:
-        """Here so many bytes are missing. With them goes what may be a part of a secret that they cut."""
+        """Record that bytes are missing here. Also drops text that may be part of a secret split by the
+        gap."""
         if self._held:
             self._release()
         self._passed_over += count + sum(len(text.encode()) + 1 for text in self._held) + len(self._part)
@@ -109,17 +110,17 @@ class OutputLog:
         self.trouble = self.trouble or _TOO_FAST
 
     def settle(self) -> None:
-        """Nothing follows at once: write the whole lines that came."""
+        """Write the complete lines so far: no more output is expected soon."""
         if self._held:
             self._emit(hide(self._take_held()))
         self.flush()
 
     def flush(self) -> None:
-        """Try again to write what waits."""
+        """Try again to write the buffered output."""
         if self.path is None or not self.waits:
             return
         try:
-            # Opened each time: somebody may have moved the file away, and the folder may be back.
+            # Opened each time: the file may have been moved, and a missing folder may be back.
             file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
                 while self._head:
@@ -131,7 +132,7 @@ class OutputLog:
             self.trouble = error.strerror or str(error)
 
     def end(self) -> None:
-        """Nothing follows."""
+        """Finish the log."""
         if self._part:
             part, self._part = bytes(self._part), bytearray()
             self._hold(part)
@@ -139,7 +140,7 @@ class OutputLog:
         if self._passed_over:
             self._say_gap()
         if self._left_out:
-            self._write(b"(fmstune: %d bytes are left out here)\n" % self._left_out)
+            self._write(b"(fmstune: %d bytes left out here)\n" % self._left_out)
             self._left_out = 0
         for data in self._last:
             self._write(data)
@@ -150,7 +151,7 @@ class OutputLog:
             self._lost += self._waiting.drop_all()
 
     def last_lines(self) -> list[str]:
-        """The newest lines that wait, or were kept; of a log that can't be read, none."""
+        """The newest lines, buffered or written; without the written ones if the log cannot be read."""
         text = self._waiting.text() + b"".join(self._last)
         with contextlib.suppress(OSError):
             if self.path is not None:
@@ -171,7 +172,7 @@ class OutputLog:
         return text
 
     def _release(self) -> None:
-        """Write what no secret reaches into that may not have ended yet."""
+        """Write the part of the text that cannot contain the start of an incomplete secret."""
         text = self._take_held()
         cut = text.rfind("\n", 0, max(0, len(text) - longest_secret())) + 1
         most = max(self._longest_line, 4 * (self._at_once + longest_secret()))
@@ -190,7 +191,7 @@ class OutputLog:
             self._held, self._held_length = [text], len(text) + 1
 
     def _cut_line(self) -> None:
-        """Write the beginning of a line that grows without an end, cut where no secret stands."""
+        """Write the start of a line that grows endlessly, cut at a position outside of secrets."""
         end = _end_of_characters(self._part)
         line = self._part[:end].decode("utf-8", "replace")
         before = self._take_held()
@@ -209,14 +210,14 @@ class OutputLog:
             cut -= margin // 8 + 1
         if before:
             self._held, self._held_length = [before], len(before) + 1
-        if len(self._part) > 4 * (self._longest_line + margin):  # what looks like one secret of megabytes
+        if len(self._part) > 4 * (self._longest_line + margin):  # looks like one secret of megabytes
             self._held, self._held_length = [], 0
             self._lines += 1
             self._emit(hidden)
             del self._part[:end]
 
     def _behind_gap(self, data: bytes) -> bytes:
-        """What follows the first whole line behind a gap, at some distance."""
+        """The data from the first complete line after a gap, at some distance."""
         at = data.find(b"\n", self._to_pass_over) + 1 if len(data) > self._to_pass_over else 0
         gone = at or len(data)
         self._to_pass_over = max(0, self._to_pass_over - gone)
@@ -228,7 +229,7 @@ class OutputLog:
     def _say_gap(self) -> None:
         count, self._passed_over = self._passed_over, 0
         self._lost += count
-        self._keep(b"(fmstune: %d bytes are lost here: %s)\n" % (count, _TOO_FAST.encode()))
+        self._keep(b"(fmstune: %d bytes lost here: %s)\n" % (count, _TOO_FAST.encode()))
 
     def _emit(self, text: str) -> None:
         lines = text.replace("\n", f"\n{self._prefix}")
@@ -259,7 +260,7 @@ class OutputLog:
 
 
 class _Waiting:
-    """What is to be written, up to `most` bytes; where more comes, a line says how much is missing."""
+    """A buffer of up to `most` bytes to write; a line reports how many more bytes are missing."""
 
     def __init__(self, most: int) -> None:
         self._most, self._bytes, self._missing = most, 0, 0
@@ -272,7 +273,8 @@ class _Waiting:
         return self._bytes + len(data) > self._most
 
     def add(self, data: bytes) -> int:
-        """Returns how many bytes there is no room for: whole lines, and all that follow until there is."""
+        """Add data; return the number of bytes that did not fit: complete lines, and all data until there is
+        room again."""
         fits = len(data)
         if self._missing:
             fits = 0
@@ -285,7 +287,7 @@ class _Waiting:
         return len(data) - fits
 
     def write_to(self, file: int, trouble: str) -> None:
-        """Write all of it; what an error leaves stays."""
+        """Write everything; data that an error leaves unwritten stays."""
         while self._pieces:
             done = os.write(file, self._pieces[0])
             self._bytes -= done
@@ -293,7 +295,7 @@ class _Waiting:
             if rest:
                 self._pieces.appendleft(rest)
         if self._missing:
-            said = f"(fmstune: {self._missing} bytes are lost here: {trouble})\n"
+            said = f"(fmstune: {self._missing} bytes lost here: {trouble})\n"
             os.write(file, said.encode("utf-8", "replace"))
             self._missing = 0
 
@@ -301,21 +303,21 @@ class _Waiting:
         return b"".join(self._pieces)
 
     def drop_all(self) -> int:
-        """Give up; returns the bytes that were not lost before."""
+        """Drop the buffer; return the number of newly lost bytes."""
         dropped, self._bytes, self._missing = self._bytes, 0, 0
         self._pieces.clear()
         return dropped
 
 
 def _tail(text: str, cut: int, hidden: str) -> int | None:
-    """The length of what stands behind a cut of the text, in `hidden`, which is the text without secrets;
-    `None` where the cut goes through a secret, whose half would stay."""
+    """The length of the text after a cut, in `hidden`, the text without secrets; `None` if the cut splits a
+    secret, half of which would remain."""
     tail = hide(text[cut:])
     return len(tail) if hidden.endswith(tail) else None
 
 
 def _end_of_characters(data: bytearray) -> int:
-    """Where the last whole character ends: the rest of one that is cut may follow."""
+    """The end of the last complete UTF-8 character: the rest of a split one may follow."""
     for back in range(1, min(4, len(data)) + 1):
         if data[-back] & 0xC0 != 0x80:
             wanted = 1 + sum(data[-back] >= first for first in (0xC0, 0xE0, 0xF0))

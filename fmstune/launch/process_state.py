@@ -1,4 +1,4 @@
-"""What a run changes in its process is put back after it: in a program of the user's, it is a guest."""
+"""Restore the process's state after a run, which is a guest in the user's program."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FRESH_SEED = 67280421310721
 
 @dataclass(frozen=True)
 class _ReadOnce:
-    """A setting that a library reads from the environment when it is imported, and keeps in its module."""
+    """A setting that a library reads from the environment at import, and stores in its module."""
 
     variable: str
     module: str
@@ -47,16 +47,17 @@ _LIBRARIES = re.compile(
     "|(CUDA|ASCEND)_LAUNCH_BLOCKING$|CUBLAS_WORKSPACE_CONFIG$|(HCCL|FLASH_ATTENTION)_DETERMINISTIC$"
     "|(LOCAL_)?(RANK|WORLD_SIZE)$|MASTER_(ADDR|PORT)$|OMP_(NUM_THREADS|WAIT_POLICY)$|GOMP_SPINCOUNT$"
 )
-"""The environment variables by which fmstune, transformers, accelerate and TRL hand their settings on. What
-else appears during a run was set by a callback of the user's, or another function of theirs."""
+"""The environment variables by which fmstune, transformers, accelerate and TRL pass on their settings. Any
+other change during a run comes from the user's callbacks or functions."""
 
 
 @contextlib.contextmanager
 def quiet_for_a_run() -> Iterator[None]:
-    """Within this, libraries are quiet, as `quiet_libraries` has it, also those that are imported already.
-    After it, the environment, the filters of warnings, the random numbers and the libraries' own settings are
-    as they were, but for what code of the user's has set in the environment; those of a library that was
-    first imported within are what they are after its import."""
+    """Silence the libraries within the block (see `quiet_libraries`), including those already imported.
+
+    Afterwards, restores the environment, the warning filters, the random states and the libraries' settings.
+    Environment variables set by user code stay. Settings of a library that was first imported within the
+    block become those after its import."""
     environment, filters = dict(os.environ), list(warnings.filters)
     put_back = [
         _random_numbers(), _kernels(), accelerators_kept(), *map(_setting, _SETTINGS), _verbosity(),
@@ -72,7 +73,7 @@ def quiet_for_a_run() -> Iterator[None]:
                 os.environ[name] = environment[name]
             else:
                 del os.environ[name]
-        # Those that libraries have added for their own messages, when they were imported, are theirs.
+        # Keep the filters that libraries added for their own messages at import.
         theirs = [each for each in warnings.filters if each not in ours and each not in filters]
         warnings.resetwarnings()
         listed: Any = warnings.filters
@@ -84,7 +85,7 @@ def quiet_for_a_run() -> Iterator[None]:
 def _setting(setting: _ReadOnce) -> Callable[[], None]:
     module = sys.modules.get(setting.module)
     before = setting.usually if module is None else getattr(module, setting.attribute)
-    if setting.variable in os.environ:  # the user has decided
+    if setting.variable in os.environ:  # set by the user
         return lambda: None
     if module is not None:
         setattr(module, setting.attribute, setting.in_a_run)
@@ -97,7 +98,8 @@ def _setting(setting: _ReadOnce) -> Callable[[], None]:
 
 
 def _verbosity() -> Callable[[], None]:
-    """Of transformers, which sets it at its import, and a Trainer by its arguments."""
+    """Restore the log level of transformers, which sets it at import; a Trainer sets it from its
+    arguments."""
     logger, there = logging.getLogger("transformers"), "transformers" in sys.modules
     asked = "TRANSFORMERS_VERBOSITY" in os.environ
     level = logger.level if there else logging.WARNING
@@ -105,7 +107,7 @@ def _verbosity() -> Callable[[], None]:
 
 
 def _kernels() -> Callable[[], None]:
-    """What `training.full_determinism` sets in torch, and which of its kernels compute attention."""
+    """Restore what `training.full_determinism` sets in torch, and torch's choice of attention kernels."""
     torch = sys.modules.get("torch")
     modes, convolutions, planned = (False, False), (False, False), True
     if torch is not None:

@@ -1,5 +1,4 @@
-"""What a process of torchrun's does in addition to its work: it reports to torchrun why it failed, and does
-not outlive it."""
+"""The duties of a process started by torchrun: report to it why it failed, and do not outlive it."""
 
 from __future__ import annotations
 
@@ -17,19 +16,19 @@ from pathlib import Path
 from fmstune.system.files import replace_text
 
 LAUNCHED = "FMSTUNE_LAUNCHED"
-"""Set by a launcher that prints the cause, last and once, to its process id: its ranks leave that to it."""
+"""Set to its process id by a launcher that prints the cause, once and last; its ranks leave that to it."""
 SECONDS_TO_STOP = 24 * 3600
-"""A rank that is asked to stop saves a checkpoint first, however long that takes; torchrun gives it 30 s."""
+"""A rank asked to stop first saves a checkpoint, however long that takes; torchrun's default is 30 s."""
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 _PR_SET_PDEATHSIG = 1
 _LARGEST_OF_FAILURES = 127
-"""Exit codes above it are of signals."""
+"""Higher exit codes are those of signals."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why a rank of this machine has ended; `expected`: with an error that some part of fmstune raises."""
+    """Why a rank on this machine ended; `expected`: with one of fmstune's own errors."""
 
     message: str
     exit_code: int
@@ -39,22 +38,22 @@ class Cause:
 
 
 def is_launched() -> bool:
-    """Whether a launcher that prints the cause has started this process, and not one of its ranks."""
+    """Whether a launcher that prints the cause started this process, directly rather than by a rank."""
     return os.environ.get(LAUNCHED) == str(os.getppid())
 
 
 def under_torchrun() -> bool:
-    """Whether torchrun has started this process, as accelerate does too."""
+    """Whether torchrun, which accelerate also uses, started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextlib.contextmanager
 def leaving_in_order() -> Iterator[None]:
-    """Take this process out of torch's group of processes when its work is done, or was stopped by a signal.
+    """Leave torch's process group when the work is done, or was stopped by a signal.
 
-    Left to the end of the process, threads of the group now and then abort it with SIGABRT, which torchrun
-    takes for a failure of a run that has succeeded (https://github.com/pytorch/pytorch/issues/190489). After
-    an error other processes may wait in an operation, and the group is left as it is.
+    Otherwise threads of the group sometimes abort the process with SIGABRT at exit, so that torchrun reports
+    a successful run as failed (https://github.com/pytorch/pytorch/issues/190489). After an error, other
+    processes may be waiting in an operation, so the group is not destroyed.
     """
     try:
         yield
@@ -72,9 +71,9 @@ def _leave_group() -> None:
 
 
 def follow_parent() -> None:
-    """Have this rank asked to stop when torchrun dies, which cannot do so when it is killed itself.
+    """Get SIGTERM when torchrun dies, since it cannot stop this rank when it is killed itself.
 
-    On Linux alone; elsewhere a rank works until the others are missed.
+    Only on Linux; elsewhere, a rank works until it notices that the others are gone.
     """
     if not sys.platform.startswith("linux") or not under_torchrun():
         return
@@ -88,7 +87,7 @@ def follow_parent() -> None:
 
 
 def report_cause(message: str, exit_code: int, *, expected: bool) -> bool:
-    """Report the cause to torchrun, whose own table then ends with it, where it would name a web page.
+    """Report the cause to torchrun, whose table then ends with it instead of with the address of a web page.
 
     Returns whether torchrun is there and could be reached.
     """
@@ -96,11 +95,11 @@ def report_cause(message: str, exit_code: int, *, expected: bool) -> bool:
     if not path:
         return False
     cause = Cause(message, exit_code, expected, time.time(), _local_rank())
-    # torchrun compares whole seconds, and takes the lowest rank of equal ones: a consequence comes later.
+    # torchrun compares whole seconds, and takes the lowest rank of equal ones: date a consequence later.
     noted = int(cause.time) + follows_another()
     more = {"py_callstack": message, "timestamp": str(noted), "fmstune": asdict(cause)}
     try:
-        # Whole or not at all: torchrun and the other ranks read it at any moment.
+        # Atomically: torchrun and the other ranks may read it at any time.
         replace_text(Path(path), json.dumps({"message": {"message": message, "extraInfo": more}}))
     except OSError:
         return False
@@ -108,8 +107,7 @@ def report_cause(message: str, exit_code: int, *, expected: bool) -> bool:
 
 
 def report_exit(end: SystemExit) -> None:
-    """Report that code of the user's own has ended this rank: without its process the run fails, whatever the
-    exit code."""
+    """Report that user code ended this rank: without its process, the run fails, whatever the exit code."""
     code = end.code if isinstance(end.code, int) else int(end.code is not None)
     said = f": {end.code}" if isinstance(end.code, str) else ""
     rank = os.environ.get("RANK", "0")
@@ -117,7 +115,7 @@ def report_exit(end: SystemExit) -> None:
 
 
 def reported_causes(directory: Path) -> list[Cause]:
-    """What the ranks have reported, the first to fail first; `directory` holds torchrun's folder of each."""
+    """The reports of the ranks, the first to fail first; `directory` contains torchrun's folder for each."""
     found = []
     for path in directory.glob("*/error.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -127,28 +125,28 @@ def reported_causes(directory: Path) -> list[Cause]:
 
 
 def is_lost_peer(message: str) -> bool:
-    """Whether an error of gloo's or NCCL's says no more than that another process has ended."""
+    """Whether an error of gloo or NCCL only says that another process has ended."""
     words = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
     return under_torchrun() and any(word in message for word in words)
 
 
 def cause_of_lost_peer(message: str) -> str | None:
-    """Why another rank has ended, of which an error of gloo's or NCCL's says only that it has; `None` for
-    other errors. A rank says it before its connections close; one that is killed, or that is on another
-    machine, says nothing here."""
+    """Why another rank ended, if this is an error of gloo or NCCL that only says that it has; `None` for
+    other errors. A rank reports the cause before its connections close, unless it is killed or on another
+    machine."""
     if not is_lost_peer(message):
         return None
-    return failure_of_another() or "another process of this run has ended, without a word on this machine"
+    return failure_of_another() or "another process of this run exited, without a report on this machine"
 
 
 def failure_of_another() -> str | None:
-    """What another rank of this machine has reported first of a failure; an interruption is none."""
+    """The first failure reported by another rank on this machine; interruptions do not count."""
     causes = [cause for cause in _causes_here() if cause.exit_code <= _LARGEST_OF_FAILURES]
     return next((cause.message for cause in causes if cause.local_rank != _local_rank()), None)
 
 
 def follows_another() -> bool:
-    """Whether another rank of this machine has failed before: then what this one sees of it is no cause."""
+    """Whether another rank on this machine failed first: an error here is then a consequence."""
     causes = _causes_here()
     return bool(causes) and causes[0].local_rank != _local_rank()
 

@@ -1,4 +1,4 @@
-"""Signals to the launcher of several processes: the ranks get them, who know what they mean."""
+"""Pass signals from the launcher of several processes on to the ranks, which handle them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fmstune.errors import Interrupted
 
 _SECONDS_TO_TAKE = 5
 _SECONDS_TO_HANDLE = 0.05
-"""From the kernel's handler to Python's, which runs between two instructions."""
+"""From the kernel's handler to Python's, which runs between two bytecode instructions."""
 _SECONDS_TO_LEAVE = 60
-"""What processes have that are left when torchrun is done: their trackers get their time."""
+"""For processes that remain after torchrun, so that their trackers can finish."""
 
 
 @contextlib.contextmanager
@@ -34,11 +34,11 @@ def passed_on() -> Iterator[None]:
 
 
 def listen() -> dict[signal.Signals, Any]:
-    """Pass SIGINT, SIGTERM and SIGHUP on to the ranks: the first through torchrun, which waits for their end.
+    """Pass SIGINT, SIGTERM and SIGHUP on to the ranks: the first through torchrun, which waits for them to
+    exit.
 
-    The second SIGINT goes to them at once, who know what it means; the third kills them. Before there are
-    ranks a signal ends this process, as the first process of a container has no default for it. Returns the
-    handlers that there were.
+    The second SIGINT goes to them directly; the third kills them. Before there are ranks, a signal ends this
+    process: the first process of a container has no default handlers. Returns the previous handlers.
     """
     came = 0
 
@@ -65,21 +65,21 @@ def left_to_torchrun() -> str:
 
 
 def _passed_on() -> list[signal.Signals]:
-    # After `nohup` the end of the terminal is nobody's concern.
+    # After `nohup`, the end of the terminal does not matter.
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]
 
 
 def end_those_left() -> None:
-    """End the ranks that torchrun does not know: they were started while a signal came."""
+    """End ranks that torchrun does not know: those that were being started when a signal arrived."""
     left = psutil.Process().children()
     _send(signal.SIGTERM, left)
     _send(signal.SIGKILL, psutil.wait_procs(left, timeout=_SECONDS_TO_LEAVE)[1])
 
 
 def _wait_until_taken(signum: int, processes: Sequence[psutil.Process]) -> None:
-    """Wait until the processes have taken a signal that they got before: two that wait are one to the kernel,
-    and a rank would miss the second. Elsewhere than on Linux nothing is known of it."""
+    """Wait until the processes have handled an earlier signal: the kernel merges two pending ones, and a rank
+    would miss the second. Only Linux tells."""
     until = time.monotonic() + _SECONDS_TO_TAKE
     for process in processes:
         while time.monotonic() < until and _is_pending(signum, process.pid):

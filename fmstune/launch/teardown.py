@@ -1,4 +1,4 @@
-"""The end of a process of several, without the interpreter's teardown."""
+"""Exit one of several processes without the interpreter's teardown."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ import sys
 
 
 class Teardown:
-    """Once this process has ended its work, and all that is registered with `atexit` later than this is done,
-    leave at once.
+    """Exit immediately once the work is done and all `atexit` functions registered after this one have run.
 
-    Threads of gloo hold tensors, as long as a model's `DistributedDataParallel` is there also after
-    `destroy_process_group`. Where the interpreter is taken apart under them, they now and then abort the
-    process, and torchrun takes a run that has succeeded for a failure
-    (https://github.com/pytorch/pytorch/pull/179291).
+    Threads of gloo hold tensors as long as a model's `DistributedDataParallel` exists, even after
+    `destroy_process_group`. If the interpreter is torn down meanwhile, they sometimes abort the process, and
+    torchrun reports a successful run as failed (https://github.com/pytorch/pytorch/pull/179291).
     """
 
     def __init__(self) -> None:
         self._code: int | None = None
-        atexit.register(self._leave)  # the first to be registered is the last to be called
+        atexit.register(self._leave)  # the first one registered is called last
 
     def skip_with(self, code: object) -> None:
-        """Leave with this exit code, as `sys.exit` takes it."""
+        """Exit with this code, in the form that `sys.exit` takes."""
         self._code = code if isinstance(code, int) else int(code is not None)
 
     def _leave(self) -> None:

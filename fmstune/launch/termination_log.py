@@ -1,4 +1,5 @@
-"""The termination log: the cause of a failure in a file, as Kubernetes reads it from /dev/termination-log."""
+"""The termination log: the cause of a failure in a file, such as /dev/termination-log, which Kubernetes
+reads."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from fmstune.layout import CONFIG_FILE
 from fmstune.secrets.redaction import hide
 
 MOST_BYTES = 4096
-"""All that Kubernetes reads of it (https://kubernetes.io/docs/tasks/debug/debug-application/
+"""The limit up to which Kubernetes reads it (https://kubernetes.io/docs/tasks/debug/debug-application/
 determine-reason-pod-failure/)."""
 
 _SETTING = "run.termination_log"
@@ -21,24 +22,24 @@ _resolved: str | None = None
 
 
 def use(path: str | None) -> None:
-    """Write to this file, as the configuration says."""
+    """Set the file, from the configuration."""
     global _resolved
     _resolved = path
 
 
 def write(message: str, code: int, arguments: Sequence[str]) -> None:
-    """Write the cause and the exit code of a command, when there is a termination log."""
+    """Write the cause and the exit code of a command, if there is a termination log."""
     write_to(_resolved or asked_for(arguments), message, code)
 
 
 def asked_for(arguments: Sequence[str]) -> str | None:
-    """Where it is by a command line or a configuration that is wrong, which may still say so: `arguments` are
-    looked through for it, and then the file that they name."""
+    """The path in a command line or configuration that may otherwise be wrong: searches `arguments`, and then
+    the file that they name."""
     return _given(arguments) or _in_file(arguments)
 
 
 def write_to(path: str | None, message: str, code: int) -> None:
-    """Write the cause and the exit code to this file, when there is one."""
+    """Write the cause and the exit code to this file, if there is one."""
     if not path:
         return
     end = f"\nexit code {code}\n".encode()
@@ -50,13 +51,13 @@ def write_to(path: str | None, message: str, code: int) -> None:
 
 @contextlib.contextmanager
 def written_from_python(path: str | None) -> Iterator[None]:
-    """Write the cause of an error that leaves this, and that a program of the user's may catch."""
+    """Write the cause of an error that leaves this block; the user's program may catch it."""
     try:
         yield
-    except SystemExit:  # of the user's own code: as the command does, it says nothing of it
+    except SystemExit:  # from user code: not reported, as in the command
         raise
     except BaseException as error:
-        if not follows_another():  # what a rank sees of the failure of another would hide the cause
+        if not follows_another():  # a consequence of another rank's failure would hide the cause
             code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
             write_to(path, hide(in_words(error)), code)
         raise

@@ -1,1 +1,1 @@
-"""A run, from its configuration to its end: its directory, tracking, card and resume."""
+"""A run, from its configuration to its end: directory, tracking, resume and model card."""

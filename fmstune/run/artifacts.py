@@ -1,4 +1,4 @@
-"""What a run has made, handed to the trackers that hold files: `tracking.artifacts`."""
+"""Upload the files of a run to the trackers that store files: `tracking.artifacts`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from fmstune.text import counted
 from fmstune.training.build import BuiltTrainer
 
 _LEFT_OUT = ("training_args.bin", "report.html", "skipped_rows.jsonl", "stream_counts")
-"""Of this machine alone; and the report, which is written when the trackers have all else."""
+"""Files that only matter on this machine, and the report, which is written after everything is delivered."""
 _WEIGHTS = (".safetensors", ".bin")
 
 
 class Artifacts:
-    """Hands over what `tracking.artifacts` says, on rank zero: the model or adapter of each checkpoint, those
-    that an earlier process of the run has not come to, and at last what the run has made."""
+    """Uploads the files chosen by `tracking.artifacts`, on rank zero: the model or adapter of each
+    checkpoint, including those that an earlier process of the run did not reach, and finally the results of
+    the run."""
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class Artifacts:
         self._begin()
 
     def _begin(self) -> None:
-        """Begin with the checkpoints that are there, where the run resumes."""
+        """Start with the existing checkpoints, if the run resumes."""
         if is_main_process():
             part(self._directory, self._step)
         done = self._checkpoints.take_up(self._kind) if self._each else set()
@@ -52,15 +53,15 @@ class Artifacts:
                 self.add(checkpoint)
 
     def add(self, checkpoint: Path) -> None:
-        """Hand over a checkpoint that is whole."""
+        """Upload a complete checkpoint."""
         if not self._each:
             return
         files = _files(checkpoint)
         if any(name.endswith(_WEIGHTS) for name in files):
             self._checkpoints.add(checkpoint, files, step_of(checkpoint), self._kind)
-        else:  # FSDP's and DeepSpeed's own states are of this many processes, and no model
+        else:  # the states of FSDP and DeepSpeed fit this number of processes, and are not a model
             self._out.warn(
-                f"{checkpoint.name} is not handed to trackers: it holds no model or adapter in one piece"
+                f"{checkpoint.name} is not uploaded to trackers: it has no complete model or adapter"
             )
 
     def end(self, seconds: float | None = None) -> None:
@@ -68,26 +69,25 @@ class Artifacts:
         self._checkpoints.end(seconds)
 
     def finish(self) -> None:
-        """Give the model or adapter, with its configuration and its card, to the trackers that are to hold
-        it. The files are linked, not copied: a later run in this directory deletes them before it writes its
-        own."""
+        """Upload the model or adapter, with its configuration and its card. The files are linked, not copied:
+        a later run in this directory deletes them before it writes its own."""
         self.end()
         if self._wanted == "none":
             return
         kind, out = self._kind, self._out
         item = record(self._recorder, _files(self._directory), kind, kind, link=True)
         if "lost" in item:
-            out.warn(f"the {kind} is not handed to trackers: {item['lost']}")
+            out.warn(f"the {kind} is not uploaded to trackers: {item['lost']}")
         else:
             out.say("artifact", f"{kind}: {counted(item['files'], 'file')}, {item['size'] / 1e6:.1f} MB")
 
 
 def part(directory: Path, step: int) -> None:
-    """Make files of their own of those that have a second name where they were handed over, in a run that
-    resumes at a step: the Trainer writes into the files of a model or checkpoint that it saves once more."""
+    """Replace hard links to uploaded files by copies, in a run that resumes at a step: the Trainer writes
+    into the existing files when it saves a model or checkpoint again."""
     later = [each for each in checkpoints(directory) if step_of(each) > step]
     for name, path in (pair for folder in (directory, *later) for pair in _files(folder).items()):
-        with contextlib.suppress(OSError):  # what was handed over is hashed again before it is delivered
+        with contextlib.suppress(OSError):  # files are hashed again before they are delivered
             if path.stat().st_nlink > 1:
                 copy = path.with_name(f".{name}.parted")
                 shutil.copy2(path, copy)

@@ -1,4 +1,4 @@
-"""A run's directory and what holds in it, for a run and for a dry run alike: found, and nothing is made."""
+"""Determine a run's directory and the configuration that applies there, without creating anything."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fmstune.run.resume import changed_settings, require_fitting, resumed
 def claimed(
     config: RunConfig, out: RunConsole, resume: str | None, *, overwrite: bool
 ) -> tuple[RunConfig, RunDirectory]:
-    """The run's directory, and the configuration that holds there: that of a checkpoint decides a part of
-    it. Says what differs from what is asked for."""
+    """Return the configuration and the run's directory. A checkpoint to resume from determines part of the
+    configuration; differences from the given settings are reported."""
     require_whole_launch()
     directory = claim(config, resume, overwrite=overwrite, main=is_main_process())
     if directory.finished:
-        out.say("done", f"the run in {directory.path} is finished already; there is nothing left to do")
+        out.say("done", f"the run in {directory.path} is already finished; there is nothing left to do")
         if changed := changed_settings(directory.path, config):
-            out.warn(f"not applied: {changed}. To train on with it: --resume {directory.path}")
+            out.warn(f"not applied: {changed}. To train further with it, use --resume {directory.path}")
     if directory.checkpoint is not None:
         require_fitting(directory.checkpoint, config)
         now = resumed(directory.checkpoint, config)
@@ -28,7 +28,7 @@ def claimed(
             out.warn(f"changed since the run was started: {now.changed}")
         if now.held:
             out.warn(
-                f"not applied, since the checkpoint holds the value before: {now.held}. To train with it, "
-                f"begin a run of its own with --model {directory.checkpoint}"
+                f"not applied, since the checkpoint determines the value: {now.held}. To train with it, "
+                f"start a new run with --model {directory.checkpoint}"
             )
     return config, directory

@@ -1,4 +1,4 @@
-"""A few rows as the model saw them, kept beside the run for its report."""
+"""Keep a few rows as the model saw them, for the run's report."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 _ROWS = 3
 _MOST_TEXT = 4_000
-"""Of one piece of a row."""
+"""The maximum length of a piece of a row, in characters."""
 
 
 def write_data_rows(built: BuiltTrainer, directory: Path) -> None:
-    """Write the first rows of the training, in their order, with what is trained of each.
+    """Write the first training rows, in order, with the trained part of each.
 
-    A stream is left alone, which would be read twice. Raises `OSError`.
+    Skips streams, which would be read twice. Raises `OSError`.
     """
     if built.data.streaming:
         return
     rows = built.trainer.train_dataset
     if not {"input_ids", "labels"} <= {*rows.column_names} and "prompt_ids" not in rows.column_names:
-        return  # packed by TRL, whose rows are parts of several
+        return  # packed by TRL: rows consist of parts of several
     views = view_rows(rows, built.tokenizer, _ROWS, built.places)
     found = [
         {

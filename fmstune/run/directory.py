@@ -1,4 +1,4 @@
-"""The run's directory: claiming it, never over a finished run, and what is written into it."""
+"""The run's directory: choose it without overwriting a finished run, and list or remove a run's files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from fmstune.models.checkpoints import (
 from fmstune.models.unfinished import put_back
 from fmstune.system.files import takes_files
 
-# What a run writes; --overwrite removes these and nothing else.
+# The files of a run; --overwrite removes only these.
 _OURS = (
     *(TRACKING_DIR, CONFIG_NAME, ERROR_LOG, "README.md", REPORT, DATA_ROWS, "rehearsal"),
     *("skipped_rows.jsonl", "stream_counts", TRAIN_LOG, UNFINISHED),
@@ -57,10 +57,10 @@ _MODEL_FILES = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """Where a run lives. `checkpoint` is what it resumes from, `step` the optimizer step of that;
-    `finished` says that there is nothing left to do. `passed_over` names newer checkpoints that it
-    cannot resume from, and why. `is_new`: no run is in it yet; `named_here`: nobody has asked for its name,
-    so that it may get another one."""
+    """A run's directory. `checkpoint` is the one to resume from, `step` its optimizer step; `finished` means
+    that there is nothing left to do. `passed_over` lists newer checkpoints that cannot be resumed from, and
+    why. `is_new`: it contains no run yet; `named_here`: the user did not choose its name, so it may
+    change."""
 
     path: Path
     checkpoint: Path | None = None
@@ -72,11 +72,11 @@ class RunDirectory:
 
 
 def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool = True) -> RunDirectory:
-    """Find, or name, the directory of this run; creates nothing yet.
+    """Find or choose the directory of this run, without creating it.
 
-    `resume` is `auto`, or the path of a checkpoint or of a run. `main` says that this is rank zero; others
-    take what is in the directory for its work. Raises `ConfigError` when the directory holds a run that
-    would be overwritten, or no checkpoint can be resumed from.
+    `resume` is `auto`, or the path of a checkpoint or of a run. `main` means rank zero; the other ranks
+    assume that files in the directory are from rank zero. Raises `ConfigError` if the directory holds a run
+    that would be overwritten, or if no checkpoint can be resumed from.
     """
     found = _found(config, resume, overwrite=overwrite, main=main)
     if main and not found.finished:
@@ -96,7 +96,7 @@ def _found(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool
     if path is None:
         if resume == "auto":
             raise ConfigError(
-                "--resume auto needs to know which run to resume: give its directory with --output-dir."
+                "--resume auto does not know which run to resume: add its directory with --output-dir."
             )
         return RunDirectory(_new_name(config), is_new=True, named_here=_world_size() == 1)
     _nearest(path)
@@ -113,61 +113,59 @@ def _found(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool
     if not main:
         return RunDirectory(path)
     if state is None:
-        raise ConfigError(f"{path} is not empty, and holds no run of fmstune; give another --output-dir.")
+        raise ConfigError(f"{path} is not empty, and is not a run of fmstune; use another --output-dir.")
     how = "a finished run" if state == "finished" else f"a run that is {state}"
     go_on = "" if state == "finished" else " resume it (--resume),"
-    raise ConfigError(
-        f"{path} holds {how}: give another --output-dir,{go_on} or replace it with --overwrite."
-    )
+    raise ConfigError(f"{path} holds {how}: use another --output-dir,{go_on} or replace it with --overwrite.")
 
 
 def _require_place(path: Path) -> None:
-    """Raise `ConfigError` when the directory cannot be made, or nothing can be written into it."""
+    """Raise `ConfigError` if the directory cannot be created or written to."""
     nearest = _nearest(path)
     if not takes_files(nearest):
         raise ConfigError(
-            f"training.output_dir = {str(path)!r}: nothing can be written into {nearest}; give another "
-            "directory."
+            f"training.output_dir = {str(path)!r}: {nearest} is not writable; use another directory."
         )
 
 
 def _nearest(path: Path) -> Path:
-    """The directory itself, or that in which it can be made. Raises `ConfigError` where something else is."""
+    """The directory itself, or the existing one in which it can be created. Raises `ConfigError` if there is
+    something else."""
     where = f"training.output_dir = {str(path)!r}"
     nearest = next(each for each in (path, *path.parents) if os.path.lexists(each))
     if not nearest.exists():
         target = nearest.readlink()
-        raise ConfigError(f"{where}: {nearest} is a link to {target}, which is not there; make that first.")
+        raise ConfigError(f"{where}: {nearest} is a link to {target}, which does not exist; create it first.")
     if not nearest.is_dir():
         it = "this" if nearest == path else nearest
-        raise ConfigError(f"{where}: {it} is a file; give a directory.")
+        raise ConfigError(f"{where}: {it} is a file; use a directory.")
     return nearest
 
 
 def _require_nobody(path: Path) -> None:
-    """Raise `ConfigError` when a process is still at the run in `path`."""
+    """Raise `ConfigError` if a process is still running the run in `path`."""
     journal = path / TRACKING_DIR / JOURNAL_NAME
     if is_being_written(journal):
         raise ConfigError(
-            f"{path}: {writer(journal)} is at this run; wait for its end, or give another --output-dir."
+            f"{path}: {writer(journal)} is running this run; wait until it ends, or use another --output-dir."
         )
 
 
 def run_state(path: Path) -> Literal["finished", "failed", "interrupted"] | None:
-    """How the run in a directory ended; `None` when the directory holds none."""
+    """How the run in a directory ended; `None` if the directory holds no run."""
     journal = path / TRACKING_DIR / JOURNAL_NAME
     try:
         JournalReader(journal)
         final = final_status(journal)
     except (OSError, JournalError):
-        # One that was emptied or damaged is begun again from what its trackers know.
+        # An emptied or damaged journal is restored from what its trackers know.
         return "interrupted" if os.path.lexists(journal) else None
     status = final.status if final is not None else None
     return status if status in ("finished", "failed") else "interrupted"  # type: ignore[return-value]
 
 
 def written(path: Path) -> list[Path]:
-    """What a run has written into its directory, or may have: by its names, so that nothing else is taken."""
+    """The files in a directory that a run writes, recognised by their names."""
     entries = path.iterdir() if path.exists() else ()
     return [
         entry
@@ -177,8 +175,8 @@ def written(path: Path) -> list[Path]:
 
 
 def clear(path: Path) -> None:
-    """Remove what an earlier run wrote into the directory, and nothing else: the lock, which this run holds,
-    stays."""
+    """Remove the files of an earlier run from the directory, and nothing else. The lock stays: this run holds
+    it."""
     tracking = path / TRACKING_DIR
     kept = lock_path(tracking / JOURNAL_NAME)
     if kept.exists() and not tracking.is_symlink():
@@ -196,21 +194,19 @@ def _remove(entry: Path) -> None:
 
 def _given_checkpoint(path: Path) -> Path:
     if is_checkpoint(path) and not path.exists():
-        _newest(path.parent)  # it may wait for its name
+        _newest(path.parent)  # it may not have been renamed yet
     if not path.exists():
         raise ConfigError(f"--resume {path}: there is no such checkpoint or run.{nearest_run(path)}")
     if is_checkpoint(path.resolve()):
         why_not = obstacle(path)
         if why_not is not None:
-            weights = "" if damage(path) else f" To begin with its weights, give it as --model {path}."
-            raise ConfigError(
-                f"--resume {path}: a run cannot resume from this checkpoint: {why_not}.{weights}"
-            )
+            weights = "" if damage(path) else f" To start from its weights, use --model {path}."
+            raise ConfigError(f"--resume {path}: cannot resume from this checkpoint: {why_not}.{weights}")
         return path
     newest = _newest(path)
     if newest is None:
         found = [f": of {each.name}, {obstacle(each)}" for each in checkpoints(path)[:1]]
-        raise ConfigError(f"--resume {path}: it holds no checkpoint to resume from{''.join(found)}.")
+        raise ConfigError(f"--resume {path}: it has no checkpoint to resume from{''.join(found)}.")
     return newest
 
 
@@ -222,7 +218,7 @@ def _newest(path: Path) -> Path | None:
 
 def _passed_over(path: Path, newest: Path | None) -> tuple[str, ...]:
     newer = [each for each in checkpoints(path) if step_of(each) > step_of(newest)]
-    return tuple(f"{each} is passed over: {obstacle(each)}" for each in newer)
+    return tuple(f"{each} is skipped: {obstacle(each)}" for each in newer)
 
 
 def _new_name(config: RunConfig) -> Path:
@@ -239,11 +235,11 @@ def _world_size() -> int:
 
 
 def _launch_time() -> str:
-    """When the launcher of this machine's ranks was started, and its process: the same for all of them, and
-    for no other launcher of this second."""
+    """The start time and process id of this machine's launcher: the same for all of its ranks, and different
+    from another launcher in the same second."""
     if int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
         raise ConfigError(
-            "a run on several machines needs one directory that all of them see: give it with --output-dir."
+            "a run on several machines needs a directory that all of them share: add --output-dir."
         )
     launcher = psutil.Process(os.getppid())
     began = time.strftime("%Y%m%d-%H%M%S", time.localtime(launcher.create_time()))

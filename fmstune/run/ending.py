@@ -1,4 +1,4 @@
-"""The signals that stop a run, from the first line of its journal to the last."""
+"""Handle the signals that stop a run, from the first line of its journal to the last."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fmstune.system.handlers import Handlers
 
 
 class Ending:
-    """A signal raises `Interrupted` where the program is: by default it would end the process, and the
-    journal would have no end. While the end is written, a signal is held back until `release`.
+    """Raises `Interrupted` on a signal: by default, it would end the process, and the journal would have no
+    end. While the end is written, a signal is held back until `release`.
 
-    torchrun sends SIGTERM to the ranks when one has failed; what they find themselves comes at the same time.
-    Does nothing in a thread, where Python can set no handler.
+    torchrun sends SIGTERM to the ranks when one has failed, at the same time as they find their own errors. A
+    no-op in a thread, where Python cannot set handlers.
     """
 
     def __init__(self) -> None:
@@ -23,23 +23,23 @@ class Ending:
         self._came: int | None = None
 
     def watch(self) -> None:
-        """Begin to handle signals."""
+        """Start handling signals."""
         if threading.current_thread() is threading.main_thread():
             self._handlers.install()
 
     def hold(self) -> None:
-        """Hold back what comes from here on."""
+        """Hold back signals from here on."""
         self._holds = True
 
     def release(self) -> None:
-        """Raise `Interrupted` if a signal was held back, and at each that comes."""
+        """Raise `Interrupted` if a signal was held back, and on further signals."""
         self._holds = False
         if self._came is not None:
             came, self._came = self._came, None
             raise Interrupted(came)
 
     def leave(self) -> None:
-        """Put back the handlers that were there; a SIGHUP that has come already stays ignored."""
+        """Restore the previous handlers; an ignored SIGHUP stays ignored."""
         ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._handlers.remove(ignore=[signal.SIGHUP] if ignored else [])
 

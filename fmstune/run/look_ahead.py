@@ -1,4 +1,4 @@
-"""What can be seen to be wrong before torch is imported, and before a run's directory is made."""
+"""Check the model and data before torch is imported and the run's directory is created."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fmstune.data.rows.reader import Reader
 from fmstune.models.locate import require_place
 
 _LARGEST_FILE = 1_000_000
-"""Of files whose rows do not come one by one. These many bytes take some hundredths of a second."""
+"""For files that cannot be read row by row. This size takes some hundredths of a second."""
 _ROW_BY_ROW = (".jsonl", ".csv", ".tsv", ".txt")
 
 
 def look_ahead(config: RunConfig) -> None:
-    """Look for a local model, and at the first row of each local source of data, as far as that takes no time
-    and runs no code of the user's. Raises `ModelError` or `DataError`."""
+    """Check that a local model exists, and read the first row of each local data source, if that is fast and
+    runs no user code. Raises `ModelError` or `DataError`."""
     folder = Path(config.model.path)
     if not folder.is_dir() or not holds_adapter(folder):
         require_place(config.model)
@@ -28,7 +28,7 @@ def look_ahead(config: RunConfig) -> None:
     by_split: dict[Split, tuple[DataSource, ...]] = {"train": config.data.train, "eval": config.data.eval}
     for split, sources in by_split.items():
         for source in sources:
-            # Whether the model can be given conversations is not known yet.
+            # It is not known yet whether the model takes conversations.
             reader = Reader(source, split, config.data, BadRows(), most=1, method=config.run.method)
             if all(_is_cheap(file) for file in reader.origin.files[:1]) and reader.origin.files:
                 next(iter(reader), None)

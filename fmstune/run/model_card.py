@@ -1,4 +1,4 @@
-"""The model card: what was tuned on what, with which result, and how to do it again."""
+"""The model card: the model, the data, the results, and how to repeat the run."""
 
 from __future__ import annotations
 
@@ -66,16 +66,16 @@ def write_card(directory: Path, config: RunConfig, built: BuiltTrainer, metrics:
 
 
 def _command(handler: Any) -> str:
-    """What repeats the run. A function that Python code gave is not found by its name where that was a script
-    or a notebook."""
+    """The command that repeats the run. A function passed from a script or notebook cannot be found by
+    name."""
     if not callable(handler):
         return "fmstune train config.toml"
     name = getattr(handler, "__name__", type(handler).__name__)
-    return f'fmstune.train("config.toml", data_handler={name})  # in Python, with the function that was given'
+    return f'fmstune.train("config.toml", data_handler={name})  # in Python, with the same function'
 
 
 def _on_the_hub(config: RunConfig) -> str:
-    """The lines of the header by which the hub links a model to what it is made of."""
+    """The header lines by which the hub links a model to its base model and data."""
     data = dict.fromkeys(source.path for source in config.data.train if source.revision)
     lines = [f"base_model: {config.model.path}"] if config.model.revision else []
     lines += [f"datasets: [{', '.join(data)}]"] if data else []

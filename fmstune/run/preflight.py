@@ -1,4 +1,4 @@
-"""The last checks between a built trainer and its first step, and what they are compared with at the end."""
+"""The last checks before the first step, and the comparison of estimate and measurement after the last."""
 
 from __future__ import annotations
 
@@ -24,23 +24,20 @@ if TYPE_CHECKING:
 
 
 def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunConsole) -> Outlook | None:
-    """Find the batch size if that is asked for, see that memory and disk will do, and rehearse.
+    """Find the batch size if requested, check that memory and disk suffice, and rehearse.
 
-    An estimate that is too large is a warning, since it is one; the rehearsal shows the truth. Only one that
-    is far too large, where the kernel would end the process, is an error. Returns the estimate. Raises
-    `RunError`.
+    An estimate above the memory is only a warning, since the rehearsal measures. Only one far above it, at
+    which the kernel would kill the process, is an error. Returns the estimate. Raises `RunError`.
     """
     trainer = built.trainer
-    # What a run that was killed has left: a rehearsal, and a checkpoint that never was.
+    # Left over from a killed run: a rehearsal, and an incomplete checkpoint.
     shutil.rmtree(Path(trainer.args.output_dir) / SCRATCH, ignore_errors=True)
     unfinished.clear(Path(trainer.args.output_dir))
     require_room(trainer, built.steps, Path(trainer.args.output_dir))
     if config.run.auto_batch:
         phase("finding the batch size")
         size, accumulation = find_batch(trainer)
-        out.say(
-            "batch", f"{counted(size, 'row')} at once, {counted(accumulation, 'time')} before each update"
-        )
+        out.say("batch", f"{counted(size, 'row')} at once, {counted(accumulation, 'time')} per update")
         found = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
         tracker.set_params(found, "auto_batch")
     expected = outlook(trainer, built.steps)
@@ -57,7 +54,7 @@ def prepare(built: BuiltTrainer, config: RunConfig, tracker: Tracker, out: RunCo
 
 
 def compare(built: BuiltTrainer, expected: Outlook | None, tracker: Tracker, out: RunConsole) -> None:
-    """Say and track the measured peak beside the estimate, in bytes."""
+    """Print and track the measured peak and the estimate, in bytes."""
     device, step = built.trainer.args.device, built.trainer.state.global_step
     if device.type not in ("cpu", "cuda"):
         return
@@ -71,12 +68,12 @@ def compare(built: BuiltTrainer, expected: Outlook | None, tracker: Tracker, out
 
 
 def report_plan(built: BuiltTrainer, directory: Path, out: RunConsole) -> None:
-    """What a dry run says of the run to come: memory, disk, steps and tokens. Raises `RunError`."""
+    """Report a dry run's estimates: memory, disk, steps and tokens. Raises `RunError`."""
     trainer = built.trainer
     expected = outlook(trainer, built.steps)
     if expected is not None:
         streamed = not are_tokenised(trainer.train_dataset)
-        rows = f" for rows of {expected.work.longest:,} tokens, the longest that may come" if streamed else ""
+        rows = f" for rows of {expected.work.longest:,} tokens, the longest possible" if streamed else ""
         out.say("memory", f"{expected.line()}, an estimate{rows}")
         if not expected.fits:
             raise RunError(expected.trouble())

@@ -1,4 +1,5 @@
-"""A first configuration for data that were looked at: their shape gives the method, their number the rest."""
+"""Propose a first configuration from the data: the format of the rows gives the method, their number the
+rest."""
 
 from __future__ import annotations
 
@@ -17,26 +18,25 @@ from fmstune.data.rows.reader import Reader
 from fmstune.text import counted
 
 _LOOKED_AT = 2_000
-"""So many rows are read; of a larger file the number is not known."""
+"""The maximum number of rows to read; the number of rows of a larger file stays unknown."""
 _HELD_OUT = 50
-"""With fewer rows nothing is held out: an evaluation of so few says nothing."""
+"""With fewer rows, nothing is held out: an evaluation on so few is meaningless."""
 _ONE_EPOCH = 20_000
 _CHARACTERS = 3
-"""Of a token, at least, in most languages: lengths are judged on the safe side."""
+"""A lower bound of characters per token in most languages, so that lengths are estimated on the safe side."""
 _LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 _SMALL_BYTES = 1_000_000_000
-"""A model below that is tuned in full: it fits, and learns more."""
+"""Smaller models are tuned in full: they fit, and learn more."""
 _METHODS = {"preference": "dpo", "preference with margin": "reward", "labelled": "kto"}
-"""What rows of a kind are for; of all others, to be learnt as they are."""
+"""The method for each kind of rows; all others are for sft."""
 _DATA_FILES = ("*.jsonl", "*.json", "*.csv", "*.parquet", "*.jsonl.gz", "*.tsv")
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What was seen of the training data: the name of their shape and its `kind`, the method that can
-    learn from it, the rows that were read (`whole`: these are all), and the characters that 95 of 100 rows
-    have at most.
-    `known` is false for data that cannot be read before the run, such as those of the hub."""
+    """Facts about the training data: the name and `kind` of the row format, the method that fits it, the
+    number of rows read (`whole`: all of them), and the 95th percentile of their characters. `known` is false
+    for data that cannot be read before the run, such as on the hub."""
 
     shape: str = ""
     method: str = DEFAULT
@@ -47,9 +47,9 @@ class Looked:
     kind: str = ""
 
     def line(self) -> str:
-        """For people."""
+        """The facts as a line of text."""
         if not self.known:
-            return "not looked at: they are not on this disk"
+            return "not inspected: it is not on this disk"
         more = "" if self.whole else "at least "
         return (
             f"{more}{counted(self.rows, 'row')} ({self.shape}), 95% of at most {self.characters:,} characters"
@@ -58,7 +58,7 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What goes into the file."""
+    """The contents of the file."""
 
     model: str
     data: Sequence[str]
@@ -70,7 +70,7 @@ class Proposal:
 
 
 def found_data() -> str | None:
-    """A file here that may be the training data: one that is called so, else the largest."""
+    """A file here that may be the training data: one named so, or else the largest."""
     files = [
         file for pattern in _DATA_FILES for folder in (Path(), Path("data")) for file in folder.glob(pattern)
     ]
@@ -80,8 +80,8 @@ def found_data() -> str | None:
 
 
 def look(paths: Sequence[str], method: str | None) -> Looked:
-    """Look at the first rows of the data, whose shape says by which method they are learnt from where none is
-    given. Raises `DataError` for those that cannot be read, in the words that the training would use."""
+    """Inspect the first rows of the data, which determine the method if none is given. Raises the same
+    `DataError` as training for data that cannot be read."""
     found = _looked([DataSource(path) for path in paths], method or DEFAULT)
     return found if method else replace(found, method=_METHODS.get(found.kind, DEFAULT))
 
@@ -108,7 +108,7 @@ def _looked(sources: Sequence[DataSource], method: str) -> Looked:
 
 
 def wants_lora(model: str) -> bool:
-    """Whether an adapter is what to begin with: of a model that is large, or whose size is not known here."""
+    """Whether to propose an adapter: for a model that is large, or whose size is not known here."""
     if model == DEMO:
         return False
     weights = (
@@ -130,7 +130,7 @@ def as_toml(proposal: Proposal) -> str:
     epochs = 1 if not looked.whole or looked.rows > _ONE_EPOCH else 3
     lines = [
         "# Written by `fmstune init`. `fmstune train --dry-run` checks it, `fmstune train` runs it;",
-        "# `fmstune config explain KEY` says what a setting is, and flags go over what stands here.",
+        "# `fmstune config explain KEY` explains a setting. Flags override the values here.",
         "",
         "[model]",
         f"path = {_text(proposal.model)}  # a directory, a name on the hub, or the demo",
@@ -142,19 +142,19 @@ def as_toml(proposal: Proposal) -> str:
             [f"eval = {_texts(eval_data)}"]
             if eval_data
             else [
-                f"{'' if held_out else '# '}eval_fraction = 0.1  # so much of it is held out, to evaluate on"
-                + ("" if held_out else ("; these are few rows" if looked.known else ""))
+                f"{'' if held_out else '# '}eval_fraction = 0.1  # the fraction held out for evaluation"
+                + ("" if held_out else ("; off, since there are few rows" if looked.known else ""))
             ]
         ),
-        '# train_on = "responses"  # the loss counts the answers; "all" counts every token',
+        '# train_on = "responses"  # tokens in the loss: only the answers; "all" for every token',
         "",
         "[run]",
         f"method = {_text(proposal.method)}",
         "",
-        "[training]  # every field of TRL's configuration",
+        "[training]  # any field of TRL's configuration",
         f"num_train_epochs = {epochs}  # passes over the data",
         f"learning_rate = {rate:g}  # {usual}",
-        f"{'' if looked.known else '# '}max_length = {longest}  # tokens; longer rows are cut, which is said",
+        f"{'' if looked.known else '# '}max_length = {longest}  # tokens; longer rows are truncated",
         "# per_device_train_batch_size = 8  # `fmstune train --auto-batch` finds the largest that fits",
         "# gradient_accumulation_steps = 1",
         "",
@@ -165,7 +165,7 @@ def as_toml(proposal: Proposal) -> str:
         "[tracking]",
         f"trackers = {_texts(proposal.trackers, always=True)}  # see `fmstune trackers list`",
         "",
-        "[params]  # what every tracker gets, for finding the run again",
+        "[params]  # metadata for all trackers, to find the run by",
         '# team = "nlp"',
         "",
     ]
@@ -173,7 +173,7 @@ def as_toml(proposal: Proposal) -> str:
 
 
 def _text(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # a string of JSON is one of TOML
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # a JSON string is a TOML string
 
 
 def _texts(texts: Sequence[str], *, always: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""What a run's result depends on other than its configuration: package versions, the code, the hardware."""
+"""What a run's result depends on besides its configuration: package versions and the commit of the code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = (
 
 
 def packages() -> dict[str, str]:
-    """The versions of Python and of the packages that compute."""
+    """The versions of Python and of the packages that affect the result."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -31,9 +31,9 @@ def packages() -> dict[str, str]:
 
 
 def git(directory: Path) -> dict[str, str | bool]:
-    """The commit and branch of the repository that `directory` is in; empty when it is in none.
+    """The commit and branch of the repository that contains `directory`; empty if there is none.
 
-    The remote's address is left out: it may hold a token.
+    The remote's address is left out: it may contain a token.
     """
     try:
         commit = _git(directory, "rev-parse", "HEAD")

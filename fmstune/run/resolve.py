@@ -1,4 +1,4 @@
-"""From the command line to a checked configuration, without importing torch."""
+"""Turn the command line into a checked configuration, without importing torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load_config(
     params: Sequence[str],
     params_file: Path | None,
 ) -> RunConfig:
-    """The run's configuration, with the trackers' names and options checked as well.
+    """Return the run's configuration; the trackers' names and options are checked, too.
 
     Raises `ConfigError`.
     """
@@ -44,29 +44,29 @@ def load_config(
         check_name(name, origins.get("tracking.trackers", ""))
     twice = {name for name in resolved.tracking.trackers if resolved.tracking.trackers.count(name) > 1}
     if twice:
-        raise ConfigError(f"the tracker {shown(min(twice))} is given twice; once is enough.")
+        raise ConfigError(f"the tracker {shown(min(twice))} is given twice; remove one.")
     resolved = dataclasses.replace(resolved, trackers=options)
     _require_whole(resolved)
-    know_secrets(config_secrets(to_mapping(resolved)))  # for whatever this command says from here on
+    know_secrets(config_secrets(to_mapping(resolved)))  # hide them in all later output of this command
     return resolved
 
 
 def _require_whole(config: RunConfig) -> None:
-    """Raise `ConfigError` when a tracker's option lacks a secret, as in the `config.toml` of a run. What a
-    param lacks, nobody needs; `load` asks for the settings."""
+    """Raise `ConfigError` if a tracker's option has a redacted secret, as in the `config.toml` of a run.
+    Params are not needed; `load` checks the settings."""
     for name, options in config.trackers.items():
         for key, value in options.items():
             if holds_redacted(value):
-                where, how = f"trackers.{name}.{key}", "is" if value == REDACTED else "holds"
+                where, how = f"trackers.{name}.{key}", "is" if value == REDACTED else "contains"
                 raise ConfigError(
-                    f"{where} {how} {REDACTED} in the file, as a secret; give it again: --set {where}=…"
+                    f"{where} {how} {REDACTED} in place of a secret; set it again: --set {where}=…"
                 )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrackerOptions:
-    """The trackers that are configured here, the options of each that has any, and where each option, by its
-    dotted key, was given: `fmstune.toml:3`, `--set`."""
+    """The configured trackers, their options, and the origin of each option by dotted key: `fmstune.toml:3`,
+    `--set`."""
 
     configured: tuple[str, ...]
     tables: Mapping[str, Mapping[str, Any]]
@@ -77,12 +77,12 @@ class TrackerOptions:
         return self.tables.get(name, {})
 
     def given(self, name: str) -> dict[str, str]:
-        """Where each option of one tracker that was given comes from."""
+        """The origin of each given option of one tracker."""
         return {key: self.origins.get(dotted(["trackers", name, key]), "") for key in self.of(name)}
 
 
 def tracker_options(config: Path | None, sets: Sequence[str]) -> TrackerOptions:
-    """What fmstune.toml here (or `config`) and `--set` say of trackers. Raises `ConfigError`."""
+    """The settings of trackers in fmstune.toml (or `config`) and `--set`. Raises `ConfigError`."""
     chosen, tables, origins = load_trackers(config, sets)
     checked = {name: check_options(name, table, origins) for name, table in tables.items()}
     know_secrets(secret_texts(checked))
@@ -91,20 +91,20 @@ def tracker_options(config: Path | None, sets: Sequence[str]) -> TrackerOptions:
 
 
 def check_name(name: str, where: str = "") -> None:
-    """Raises `ConfigError` when no tracker is called `name`; `where` it was given begins the message."""
+    """Raise `ConfigError` if there is no tracker `name`; `where` it was given starts the message."""
     try:
         reference(name)
     except UnknownTracker as error:
         close = closest(name, error.known)
         raise ConfigError(
             f"{where}{': ' * bool(where)}there is no tracker {shown(name)}."
-            + (f" Did you mean {close}?" if close else f" There are {', '.join(error.known)}.")
+            + (f" Did you mean {close}?" if close else f" Available: {', '.join(error.known)}.")
         ) from None
 
 
 def check_options(name: str, options: Mapping[str, Any], origins: Mapping[str, str]) -> Mapping[str, Any]:
-    """The options with their types checked, for trackers that declare them; fmstune's own do, and to
-    know those of others would mean importing them here."""
+    """Check the options' types, for fmstune's own trackers, which declare them; third-party trackers would
+    have to be imported here."""
     place = origins.get(dotted(["trackers", name]), "")
     check_name(name, place)
     if name not in BUILT_IN and not name.startswith(PREFIX):
@@ -112,7 +112,7 @@ def check_options(name: str, options: Mapping[str, Any], origins: Mapping[str, s
     declared = tracker_class(name).Config
     if declared is None:
         if options:
-            raise ConfigError(f"{place}: the tracker {name} has no options; leave [trackers.{name}] out.")
+            raise ConfigError(f"{place}: the tracker {name} has no options; leave out [trackers.{name}].")
         return options
     for key, value in options.items():
         where = origins.get(dotted(["trackers", name, key]), place)

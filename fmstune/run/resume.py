@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: whether it fits the run, and what is left to do when all steps are made."""
+"""Resume from a checkpoint: check that it fits the run, and finish a run that has no steps left."""
 
 from __future__ import annotations
 
@@ -27,49 +27,50 @@ _SHAPES = {
     "lora": ("lora.target_modules", "lora.bias", "lora.dora", "lora.modules_to_save"),
     "prompt tuning": ("prompt_tuning.tokens",),
 }
-"""Settings of adapters that a checkpoint's weights fit alone."""
+"""Settings of adapters that must match a checkpoint's weights."""
 _HELD = (
     "training.learning_rate", "training.weight_decay", "training.adam_beta1", "training.adam_beta2",
     "training.adam_epsilon", "training.optim_args", "prompt_tuning.text",
     "run.early_stopping_patience", "run.early_stopping_threshold",
 )  # fmt: skip
-"""Settings that a checkpoint holds: in its optimizer, in its weights, and in what its callbacks keep."""
+"""Settings that a checkpoint determines: by its optimizer, its weights, and the state of its callbacks."""
 _DECIDING = ("model", "data", "training", "lora", "prompt_tuning")
 _OF_RUN = ("method", "on_nonfinite", "save_dtype", "early_stopping_patience", "early_stopping_threshold")
 _NAMED = 5
-"""So many changed settings are named."""
+"""The maximum number of changed settings to list."""
 
 
 def require_fitting(checkpoint: Path, config: RunConfig) -> None:
-    """Raise `ConfigError` when the checkpoint is of another kind of training than `config` describes: its
-    weights would not fit, which the libraries report in a line for each of them."""
+    """Raise `ConfigError` if the checkpoint is from another kind of training than `config` describes: its
+    weights would not fit, which the libraries report with a line for each of them."""
     where = f"--resume {checkpoint}"
     adapter = _adapter(checkpoint)
     there = _KINDS.get(str(adapter.get("peft_type"))) if adapter else None
     if there != config.adapter:
         trained, asked = _HOW.get(there or "", _WHOLE), _HOW.get(config.adapter or "", _WHOLE)
-        raise ConfigError(f"{where}: this checkpoint is of a run that trains {trained}, not {asked}.")
+        raise ConfigError(f"{where}: this checkpoint is from a run that trains {trained}, not {asked}.")
     if there == "lora" and adapter.get("r") not in (None, config.lora.r):
         raise ConfigError(
-            f"{where}: its adapter has lora.r = {adapter['r']}, this run {config.lora.r}; make them the same."
+            f"{where}: its adapter has lora.r = {adapter['r']}, this run {config.lora.r}; make them equal."
         )
     method = _tables(checkpoint.parent).get("run", {}).get("method", config.run.method)
     if method != config.run.method:
         raise ConfigError(
-            f"{where}: it is of a run with --method {method}, this one is {config.run.method}; to begin with "
-            f"its weights, give it as --model {checkpoint}."
+            f"{where}: it is from a run with --method {method}, but this one uses {config.run.method}; to "
+            f"start from its weights, use --model {checkpoint}."
         )
     _require_same_shape(checkpoint, config, where)
     before, now = _optimizer(_tables(checkpoint.parent)), _optimizer(to_mapping(config))
     if before is not None and before != now:
         raise ConfigError(
-            f"{where}: its optimizer's state is of {before}, and does not fit training.optim = {now!r}. Keep "
-            f"that setting; or to start over with its weights, give it as --model {checkpoint}."
+            f"{where}: its optimizer state is that of {before}, and does not fit training.optim = {now!r}. "
+            f"Keep that setting, or start from its weights with --model {checkpoint}."
         )
 
 
 def _require_same_shape(checkpoint: Path, config: RunConfig, where: str) -> None:
-    """Raise `ConfigError` for settings that say which weights are trained, or what the schedule keeps."""
+    """Raise `ConfigError` for changed settings that determine the trained weights, or the schedule's
+    state."""
     before, now = _tables(checkpoint.parent), to_mapping(config)
     keys = _SHAPES.get(config.adapter or "", ())
     for key in (*keys, "training.lr_scheduler_type"):
@@ -81,32 +82,33 @@ def _require_same_shape(checkpoint: Path, config: RunConfig, where: str) -> None
             continue
         if old != new and REDACTED not in str(old):
             raise ConfigError(
-                f"{where}: it is of a run with {key} = {shown(old)}, and what it holds does not fit "
-                f"{shown(new)}. Keep that setting; or begin a run of its own with --model."
+                f"{where}: it is from a run with {key} = {shown(old)}, and its state does not fit "
+                f"{shown(new)}. Keep that setting, or start a new run with --model."
             )
 
 
 def _keeps_figures(schedule: str) -> str:
-    """The schedules that keep figures of the evaluations, each in its way; the others count steps."""
+    """The schedule, if it keeps metrics of evaluations, which each does in its own way; the others count
+    steps."""
     return schedule if schedule in ("reduce_lr_on_plateau", "greedy") else ""
 
 
 def _optimizer(tables: Mapping[str, Any]) -> str | None:
-    """The optimizer of a configuration, by the name of the kind of state that it keeps."""
+    """The optimizer of a configuration, by the kind of its state."""
     name = str(tables.get("training", {}).get("optim", "adamw_torch"))
     return (name.removesuffix("_fused") if name.startswith("adamw_torch") else name) if tables else None
 
 
 def changed_settings(run: Path, config: RunConfig) -> str:
-    """The settings that differ from those with which the run in a directory was begun, of those that decide
-    what is learnt and where it is tracked: `training.max_steps (4 → 6), lora.r (not set → 8)`; or nothing."""
+    """The settings that affect training or tracking and differ from those that the run in a directory started
+    with: `training.max_steps (4 → 6), lora.r (not set → 8)`; or an empty string."""
     return _in_words(_changes(run, config))
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The configuration of a run that resumes from a checkpoint: `changed` names the settings that differ
-    from those before, `held` those that are asked for and stay what they were."""
+    """The configuration of a run that resumes from a checkpoint: `changed` lists the settings that differ
+    from before, `held` the requested changes that do not apply."""
 
     config: RunConfig
     changed: str
@@ -114,8 +116,8 @@ class Resumed:
 
 
 def resumed(checkpoint: Path, config: RunConfig) -> Resumed:
-    """What holds in a run that resumes from a checkpoint: some values are those of the run that wrote it,
-    whatever is asked for now, and are to be recorded as what they are."""
+    """The configuration that applies when resuming from a checkpoint: some values are those of the run that
+    wrote it, whatever is requested now, and are recorded as such."""
     found = _changes(checkpoint.parent, config)
     held = [each for each in found if _is_held(each, config)]
     for each in held:
@@ -131,7 +133,7 @@ def resumed(checkpoint: Path, config: RunConfig) -> Resumed:
 
 
 def _is_held(change: Difference, config: RunConfig) -> bool:
-    if change.key.startswith("run.early_stopping"):  # without the callback nothing is kept of it
+    if change.key.startswith("run.early_stopping"):  # without the callback, none of its state is kept
         return change.first is not None and config.run.early_stopping_patience is not None
     return change.key in _HELD
 
@@ -167,14 +169,14 @@ def _deciding(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _source(table: Mapping[str, Any]) -> Any:
-    """A source without its revision (see above), as short as it may be written."""
+    """A source without its revision (see above), in its shortest form."""
     given = {name: value for name, value in table.items() if name != "revision" and value is not None}
     return given["path"] if given.keys() == {"path"} else given
 
 
 def finish(trainer: TunedTrainer, checkpoint: Path) -> None:
-    """Bring the trainer to where it was at the checkpoint, after which no step is left: transformers would
-    make one more. With the best weights where those are to be kept."""
+    """Load a checkpoint after which no step is left: transformers would make one more. Loads the best weights
+    if those are to be kept."""
     from transformers import TrainerState
 
     from fmstune.training.trl_compat.saving import load_checkpoint
@@ -194,5 +196,5 @@ def _adapter(checkpoint: Path) -> dict[str, Any]:
 
 
 def _tables(run: Path) -> dict[str, Any]:
-    """The configuration of the run in a directory; nothing when it holds none."""
+    """The configuration of the run in a directory; empty if there is none."""
     return read_tables(run, CONFIG_NAME) if (run / CONFIG_NAME).exists() else {}

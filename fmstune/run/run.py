@@ -1,7 +1,7 @@
-"""A run, from its configuration to its tuned model: `run` reads top to bottom as what happens.
+"""A run, from its configuration to its tuned model; `run` reads top to bottom in the order of events.
 
-Nothing here imports torch until the shippers have been started, so that the trackers are checked while it
-loads, and nothing at all is imported or created when the configuration is wrong.
+torch is imported only after the shippers have started, so that trackers are checked while it loads. With a
+wrong configuration, nothing is imported or created.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How a run ended: its directory, the last value of each metric by `stage/name`, the deliveries."""
+    """The result of a run: its directory, the last value of each metric by `stage/name`, the deliveries."""
 
     directory: Path
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -75,11 +75,11 @@ def run(
     overwrite: bool = False,
     extensions: Extensions | None = None,
 ) -> RunResult:
-    """Tune the model that `config` describes, with `extensions` in addition to those that it names.
+    """Tune a model as described by `config`, with `extensions` in addition to those that it names.
 
-    Raises what its steps raise: `ConfigError`, `DataError`, `ModelError`, `TrackerCheckFailed`, and
-    `Interrupted` after a signal; each has the exit code that it means. Raises `RunError` when this process is
-    at another run.
+    Raises the errors of its steps, each with its exit code: `ConfigError`, `DataError`, `ModelError`,
+    `TrackerCheckFailed`, and `Interrupted` after a signal. Raises `RunError` if another run is active in this
+    process.
     """
     with alone(), watched_by(out):
         return begun(config, out, resume, overwrite, extensions)
@@ -87,12 +87,12 @@ def run(
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Only one run at a time is in this process: what is tracked from anywhere belongs to it, and signals,
-    random numbers and the libraries' state are the process's."""
+    """Allow only one run at a time in this process: metrics tracked from anywhere belong to it, and signals,
+    random states and the libraries' state are shared by the process."""
     if not _under_way.acquire(blocking=False):
         raise RunError(
-            "another run is under way in this process, which has one at a time: wait for its end, or start a "
-            "process for each."
+            "another run is active in this process, which can have only one at a time: wait until it ends, "
+            "or start a process for each."
         )
     try:
         yield
@@ -101,14 +101,14 @@ def alone() -> Iterator[None]:
 
 
 _under_way = threading.Lock()
-# A process that is forked within a run is not at it; it may have a run of its own.
+# A process forked during a run does not take part in it, and may have its own.
 os.register_at_fork(after_in_child=lambda: _under_way.release() if _under_way.locked() else None)
 
 
 def begun(
     config: RunConfig, out: RunConsole, resume: str | None, overwrite: bool, extensions: Extensions | None
 ) -> RunResult:
-    """The run, for a caller who holds `alone`."""
+    """Execute a run, for a caller that holds `alone`."""
     began = time.perf_counter()
     config, directory = claimed(config, out, resume, overwrite=overwrite)
     if directory.finished:
@@ -136,7 +136,7 @@ def begun(
 def dry_run(
     config: RunConfig, out: RunConsole, *, resume: str | None = None, overwrite: bool = False
 ) -> None:
-    """Do everything up to the first step, and leave nothing behind. Raises what `run` would."""
+    """Do everything up to the first step, and leave no files. Raises the same errors as `run`."""
     config, directory = claimed(config, out, resume, overwrite=overwrite)
     if directory.finished:
         return
@@ -152,7 +152,7 @@ def dry_run(
         _describe(built, out)
         report_plan(built, directory.path, out)
     left = max(0, built.steps - directory.step)
-    out.say("dry run", f"all is ready for {counted(left, 'step')}; nothing was written")
+    out.say("dry run", f"ready for {counted(left, 'step')}; nothing was written")
 
 
 def _train(
@@ -191,7 +191,7 @@ def _train(
     ]
     extensions = dataclasses.replace(extensions, callbacks=(*callbacks, *extensions.callbacks, stop))
     stops = stopping(stop, lambda text: out.say("stopping", text), main_process=is_main_process())
-    with stops, contextlib.ExitStack() as after:  # its own data are recorded while the trainer is built
+    with stops, contextlib.ExitStack() as after:  # building the trainer records the data
         before = recorded_data(directory.checkpoint.parent) if directory.checkpoint else {}
         built = build_trainer(config, recorder, directory.path, extensions)
         after.callback(built.trainer.end_workers)
@@ -200,11 +200,11 @@ def _train(
         _describe(built, out)
         _record_decided(config, built, directory.path, recorder)
         if changed := changed_data(before, built.data):
-            out.warn(f"the data have changed since the run was started; it resumes with these: {changed}")
+            out.warn(f"the data has changed since the run was started, and is used as it is now: {changed}")
         guard(built.trainer, config, directory.path, out, places=built.places, decode=built.tokenizer.decode)
         out.say("run", str(directory.path))
         if is_main_process():
-            with contextlib.suppress(OSError):  # of the report alone; a disk that is full is met elsewhere
+            with contextlib.suppress(OSError):  # only for the report; a full disk is handled elsewhere
                 write_data_rows(built, directory.path)
         _add_samples(config, built, recorder, out)
         if built.data.streaming and is_main_process():
@@ -215,7 +215,7 @@ def _train(
         expected = prepare(built, config, recorder, out)
         checkpoint, args = directory.checkpoint, built.trainer.args
         if checkpoint is not None and directory.step >= built.steps and not (args.fsdp or args.deepspeed):
-            out.say("resume", f"step {built.steps} was the last; what is left is to save the model")
+            out.say("resume", f"step {built.steps} was the last; only saving the model is left")
             finish(built.trainer, checkpoint)
         else:
             with explained(built.trainer), freed_is_kept():
@@ -244,7 +244,8 @@ def _train(
 
 
 def _timing(config: RunConfig, recorder: Recorder, began: float, imported: float) -> TimingCallback | None:
-    """What records where the time goes, on rank zero; `imported` is when imports and checks were over."""
+    """The callback that records the time of each phase, on rank zero; `imported` is when imports and checks
+    were done."""
     if config.resources.interval <= 0 or not is_main_process():
         return None
     from fmstune.training.callbacks.timing import TimingCallback
@@ -255,7 +256,7 @@ def _timing(config: RunConfig, recorder: Recorder, began: float, imported: float
 
 
 def _say_unused(config: RunConfig, out: RunConsole, extensions: Extensions | None = None) -> None:
-    """Say which settings do nothing in this run."""
+    """Warn about settings that have no effect in this run."""
     computes = extensions is not None and extensions.compute_metrics is not None
     for key, why in unused(config, computes_metrics=computes).items():
         out.warn(f"{config.at(key)}{key} has no effect in this run: {why}")
@@ -280,14 +281,17 @@ def _add_samples(config: RunConfig, built: BuiltTrainer, recorder: Recorder, out
 
 
 def _say_best(config: RunConfig, built: BuiltTrainer, out: RunConsole) -> None:
-    """Which weights are kept, where the best evaluation decides that."""
+    """Report which weights are kept, if the best evaluation decides that."""
     state, args = built.trainer.state, built.trainer.args
     if config.run.early_stopping_patience is not None and state.global_step < state.max_steps:
-        no_better = counted(config.run.early_stopping_patience, "evaluation was", "evaluations were")
-        out.say("stopped", f"early, at step {state.global_step} of {state.max_steps}: {no_better} no better")
+        evaluations = counted(config.run.early_stopping_patience, "evaluation")
+        out.say(
+            "stopped",
+            f"early, at step {state.global_step} of {state.max_steps}: no improvement in {evaluations}",
+        )
     if args.load_best_model_at_end and state.best_metric is not None:
         name = str(args.metric_for_best_model).removeprefix("eval_")
-        kept = "kept" if state.best_model_checkpoint else "not kept: there is no checkpoint of it"
+        kept = "kept" if state.best_model_checkpoint else "not kept: it has no checkpoint"
         out.say("best", f"eval {name} {state.best_metric:.4g} at step {state.best_global_step}; {kept}")
 
 
@@ -317,17 +321,17 @@ def _count(number: int) -> str:
 
 
 def _record_decided(config: RunConfig, built: BuiltTrainer, directory: Path, recorder: Recorder) -> None:
-    """Record the settings that only this run could decide, as params and in the comment of `config.toml`: a
-    repetition decides them by its own machine."""
+    """Record the settings that this run decided, as params and in a comment in `config.toml`: a repetition on
+    another machine may decide differently."""
     from fmstune.training.decided import decided
 
     found = decided(config, built)
     if int(config.training.get("max_steps", -1)) <= 0:
-        found["max_steps"] = built.steps  # whoever follows the run learns how far it is
+        found["max_steps"] = built.steps  # so that followers of the run know its progress
     recorder.set_params(found, "decided")
     lines = "".join(f"training.{name} = {json.dumps(value, default=str)}\n" for name, value in found.items())
     _write_config(
-        config, directory, process_redactor(), f"{HEADER}Decided by the machine and the data:\n{lines}"
+        config, directory, process_redactor(), f"{HEADER}Decided from the machine and the data:\n{lines}"
     )
 
 
@@ -338,13 +342,13 @@ def _write_config(config: RunConfig, directory: Path, redactor: Redactor, header
         directory.mkdir(parents=True, exist_ok=True)
         text = to_toml(config, redactor.configuration(to_mapping(config)), header=redactor.text(header))
         known = written_origins(directory / CONFIG_NAME)
-        # What a resumed run has from its own file was given by something else before.
+        # Settings that a resumed run reads from its own file keep their original origin.
         own = {str(directory / CONFIG_NAME), CONFIG_NAME}
         origins = {
             key: known.get(key, "default") if origin in own else origin
             for key, origin in config.origins.items()
         }
         text = with_origins(text, {key: redactor.text(origin) for key, origin in origins.items()})
-        replace_text(directory / CONFIG_NAME, text)  # a resumed run reads it: never half of one
+        replace_text(directory / CONFIG_NAME, text)  # atomically, since a resumed run reads it
     except OSError as error:
         raise RunError(f"{directory} cannot be written to: {error.strerror or error}.") from error

@@ -1,5 +1,5 @@
-"""What is not used of a stream, said while it is read: each kind at its first row, all with their numbers at
-the end."""
+"""Report unused parts of a stream while it is read: each kind at its first row, and the counts when it
+ends."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from fmstune.training.build import BuiltTrainer
 
 
 class StreamWatch(TrainerCallback):
-    """Says of the stream of the run in `directory` what is not used, as soon as a row with it was read; all
-    that was `said` before is passed over."""
+    """Reports what is not used of the stream of the run in `directory`, as soon as a row with it is read,
+    except for what was `said` before."""
 
     def __init__(self, directory: Path, said: Sequence[NotUsed], out: RunConsole) -> None:
         self._directory, self._out = directory, out
@@ -32,7 +32,7 @@ class StreamWatch(TrainerCallback):
         self.say_new(read_counts(self._directory))
 
     def say_new(self, parts: Sequence[StreamCounts]) -> None:
-        """Name the kinds that have not been named."""
+        """Report the kinds that have not been reported yet."""
         for entry in (entry for part in parts for entry in (*part.unused, *part.lost)):
             if _kind(entry) not in self._said:
                 self._said.add(_kind(entry))
@@ -47,7 +47,7 @@ def _kind(entry: NotUsed) -> tuple[str, bool, str]:
 
 
 def stream_ended(built: BuiltTrainer, directory: Path, recorder: Recorder, out: RunConsole) -> BuiltTrainer:
-    """Say what was read of a stream, and what of it was not used, and record it. What is built, with that."""
+    """Report and record the counts of a stream, with what was not used. Returns `built` with these counts."""
     if not is_main_process() or not (parts := read_counts(directory)):
         return built
     remove_counts(directory)

@@ -1,4 +1,4 @@
-"""Taking a run's directory: of two runs that want the same one, one gets it before either writes into it."""
+"""Lock a run's directory, so that of two runs that want the same one, only one writes into it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fmstune.system import locks
 
 @contextlib.contextmanager
 def taken(directory: RunDirectory, *, overwrite: bool) -> Iterator[tuple[RunDirectory, locks.Lock | None]]:
-    """The directory, which no other run has, and the lock that the journal's writer then holds; with
-    `overwrite`, what an earlier run wrote into it is gone.
+    """Lock the directory for this run, and yield it with the lock, which the journal's writer then holds;
+    with `overwrite`, remove the files of an earlier run.
 
-    A directory whose name was made up here gets the next one when another run has it. What was made for a run
-    that doesn't begin is removed again. Raises `ConfigError` when another run has the directory.
+    If another run has the directory, one with a generated name gets another name; otherwise raises
+    `ConfigError`. A directory created for a run that does not start is removed again.
     """
     if not is_main_process():
         yield directory, None
@@ -44,7 +44,7 @@ def taken(directory: RunDirectory, *, overwrite: bool) -> Iterator[tuple[RunDire
 
 
 def _made(directory: RunDirectory) -> tuple[RunDirectory, bool]:
-    """The directory, and whether it was made here."""
+    """Create the directory; return it, and whether it is new."""
     path = directory.path
     if not directory.named_here:
         existed = path.exists()
@@ -54,9 +54,9 @@ def _made(directory: RunDirectory) -> tuple[RunDirectory, bool]:
     for number in itertools.count(1):
         name = path if number == 1 else path.with_name(f"{path.name}-{number}")
         with contextlib.suppress(FileExistsError):
-            name.mkdir()  # one of two processes at the same second makes it
+            name.mkdir()  # of two processes in the same second, only one succeeds
             return dataclasses.replace(directory, path=name), True
-    raise AssertionError  # the numbers have no end
+    raise AssertionError  # the loop is infinite
 
 
 def _lock(directory: RunDirectory) -> locks.Lock:
@@ -65,16 +65,16 @@ def _lock(directory: RunDirectory) -> locks.Lock:
     lock = locks.take(lock_path(journal))
     if lock is None:
         raise ConfigError(
-            f"{path}: {writer(journal)} is at this run; wait for its end, or give another --output-dir."
+            f"{path}: {writer(journal)} is running this run; wait until it ends, or use another --output-dir."
         )
-    if directory.is_new and journal.exists():  # and has ended, by now
+    if directory.is_new and journal.exists():  # the other run has ended already
         lock.release()
-        raise ConfigError(f"{path}: another run was started there meanwhile; give another --output-dir.")
+        raise ConfigError(f"{path}: another run was started there meanwhile; use another --output-dir.")
     return lock
 
 
 def _remove_if_unused(path: Path, lock: Path) -> None:
-    """Remove the directory when nothing was written into it."""
+    """Remove the directory if nothing was written into it."""
     tracking = path / TRACKING_DIR
     with contextlib.suppress(OSError):
         if {*path.iterdir()} <= {tracking} and {*tracking.iterdir()} <= {lock}:

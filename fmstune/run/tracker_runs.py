@@ -1,5 +1,4 @@
-"""What a checkpoint holds in addition to the Trainer's own: the ledgers, so that a run resumed from it
-continues the same run of each tracker."""
+"""Store the ledgers in checkpoints, so that a run resumed from one continues the same run of each tracker."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ _GAP = 1_000_000
 
 
 def ledgers_kept(directory: Path, recorder: Recorder) -> Callable[[Path], None]:
-    """What copies the ledgers of the run in `directory` into a checkpoint, those of the trackers that work in
-    this process as they are by now."""
+    """Return a function that copies the ledgers of the run in `directory` into a checkpoint; those of
+    in-process trackers are brought up to date first."""
 
     def copy(checkpoint: Path) -> None:
         for guest in recorder.guests:
@@ -30,17 +29,18 @@ def ledgers_kept(directory: Path, recorder: Recorder) -> Callable[[Path], None]:
 
 
 def continue_runs(checkpoint: Path, directory: Path, trackers: Collection[str]) -> int:
-    """Let the run in `directory`, which has no journal yet, continue in the runs of its `trackers` that a
-    checkpoint of another run names. Returns the number that its events are counted on from.
+    """Let a new run in `directory` continue the tracker runs of its `trackers` that are recorded in another
+    run's checkpoint. Returns the number from which its events are counted.
 
-    Events keep rising numbers for each tracker run, by which W&B and others know old events from new.
+    The numbers of events keep rising within each tracker run: W&B and others tell new events from old ones by
+    them.
     """
     journal = checkpoint.parent / TRACKING_DIR / JOURNAL_NAME
-    # The other run's own ledgers know more: a tracker may have been opened after the checkpoint only.
+    # Prefer the other run's own ledgers: a tracker may have been opened only after the checkpoint.
     ledgers = all_ledgers(checkpoint.parent if journal.exists() else checkpoint)
     if not ledgers:
         return 0
-    # Without the other run's journal nobody knows how much came after the checkpoint: then a wide gap.
+    # Without the other run's journal, the number of events after the checkpoint is unknown: leave a wide gap.
     number = last_seq(journal) if journal.exists() else max(each.delivered for each in ledgers) + _GAP
     for ledger in (each for each in ledgers if each.tracker in trackers):
         Ledger(
@@ -60,8 +60,8 @@ def continue_runs(checkpoint: Path, directory: Path, trackers: Collection[str]) 
 
 
 def copy_ledgers(source: Path, target: Path) -> None:
-    """Copy the ledgers of a run, or of a checkpoint, to another. What cannot be copied is left out:
-    tracking never fails a checkpoint, and the run's own ledgers stay."""
+    """Copy the ledgers of a run or checkpoint to another. Ignores those that cannot be copied: tracking never
+    fails a checkpoint, and the run's own ledgers stay."""
     for ledger in (source / TRACKING_DIR).glob("*.json"):
         with contextlib.suppress(OSError):
             (target / TRACKING_DIR).mkdir(exist_ok=True)

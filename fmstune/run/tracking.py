@@ -1,4 +1,4 @@
-"""The run's tracking: the trackers are checked before it, and the journal is with it to its true end."""
+"""The run's tracking: check the trackers before the run, and keep its journal until the end."""
 
 from __future__ import annotations
 
@@ -45,14 +45,15 @@ from fmstune.training.sdks import not_imported
 
 
 class TrackerCheckFailed(TrackerError):
-    """A chosen tracker cannot be used, found before the model was loaded."""
+    """A chosen tracker cannot be used; raised before the model is loaded."""
 
     exit_code = 3
 
 
 @contextlib.contextmanager
 def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet, list[Job]]]:
-    """Start a shipper for each tracker and import torch while they check theirs; end them at the end."""
+    """Start a shipper for each tracker, import torch while they run their checks, and end them with the
+    block."""
     names = [name for name in config.tracking.trackers if name != "none"] if is_main_process() else []
     jobs = [Job(name, reference(name), config.trackers.get(name, {})) for name in names]
     limits = config.tracking
@@ -75,7 +76,7 @@ def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet
 
 
 def _judge(name: str, check: Check, config: RunConfig, out: RunConsole) -> None:
-    """A misconfiguration is an error now; an outage is a warning, since the journal keeps everything."""
+    """Raise for a misconfiguration; warn about an outage, since the journal keeps everything."""
     if check.ok:
         return
     found = f"{check.detail}. {check.remedy[:1].upper()}{check.remedy[1:]}".strip().rstrip(".")
@@ -93,8 +94,8 @@ def recorded(
     out: RunConsole,
     lock: Lock | None = None,
 ) -> Iterator[Recorder]:
-    """The run's journal with its Recorder active: whatever happens, it ends with the true status, and
-    the shippers get their time to deliver it. `lock` is the journal's, if this process has it already."""
+    """Keep the run's journal, with an active Recorder: whatever happens, it ends with the true status, and
+    the shippers get time to deliver it. `lock` is the journal's, if this process already holds it."""
     if not is_main_process():
         out.begin(directory.path)
         yield Recorder(JournalWriter(Path(os.devnull), _header(config, directory)))
@@ -109,11 +110,11 @@ def recorded(
     header, known = _header(config, directory, earlier), highest_known(directory.path)
     if original := original_of(directory.path):
         become_own_run(directory.path, header)
-        out.say("copy", f"of {original}, which is still there: a run of its own, also in its trackers")
+        out.say("copy", f"of {original}, which still exists: continues as a separate run, also in trackers")
     process = os.getpid()
     ending = Ending()
     ending.watch()
-    ending.hold()  # a journal that is begun gets an end as well
+    ending.hold()  # a journal that was started also gets an end
     try:
         journal = JournalWriter(tracking / JOURNAL_NAME, header, on_trouble=out.warn, known=known, lock=lock)
     except BaseException:
@@ -128,7 +129,7 @@ def recorded(
         fleet.sail(directory.path, tend=journal.tend)
         ending.release()
         with active(recorder):
-            # Before anything else: what follows a status without this mark, that run has left behind.
+            # Before anything else: without this mark, events after a status are leftovers of that run.
             if directory.checkpoint is not None or journal.last_seq > journal.header.after:
                 recorder.resumed(directory.step, labels_of(header))
             _track_identity(recorder, config)
@@ -145,26 +146,26 @@ def recorded(
         if os.getpid() != process:
             _leave_child()
         guests = list(recorder.guests)
-        with contextlib.ExitStack() as steps:  # the last one first; whatever one does, the others follow
+        with contextlib.ExitStack() as steps:  # in reverse order; a failing step does not stop the others
             steps.callback(ending.leave)
-            steps.enter_context(active(recorder))  # which counts what threads still track
-            steps.callback(_guarded, out, "summing the run up", out.end, directory.path)
-            # All is done by now but the summary: a signal (of torchrun, which ends the other ranks) that came
-            # within it would hide how the run ended.
+            steps.enter_context(active(recorder))  # to count metrics that threads still track
+            steps.callback(_guarded, out, "summarising the run", out.end, directory.path)
+            # Only the summary is left: a signal during it (from torchrun, which ends the other ranks) would
+            # hide how the run ended.
             steps.callback(ending.hold)
             steps.callback(
                 _guarded,
                 out,
-                "reporting what the trackers got",
+                "reporting the deliveries",
                 _show,
                 directory.path,
                 journal,
                 out,
                 config.tracking.trackers,
             )
-            steps.callback(_guarded, out, "giving back links", give_back, directory.path, fleet.trackers)
+            steps.callback(_guarded, out, "releasing links", give_back, directory.path, fleet.trackers)
             for guest in guests:
-                steps.callback(_guarded, out, "noting what a tracker has got", guest.settle)
+                steps.callback(_guarded, out, "saving a tracker's state", guest.settle)
             steps.callback(_guarded, out, "closing the journal", journal.close)
             steps.callback(_guarded, out, "closing the trackers", fleet.finish)
             steps.callback(out.phase, "delivering")
@@ -176,11 +177,11 @@ def recorded(
 def sampled(
     config: RunConfig, directory: RunDirectory, recorder: Recorder, out: RunConsole
 ) -> Iterator[None]:
-    """Sample the machine within the run, on rank zero alone: it is the machine of other ranks as well."""
+    """Sample the machine during the run, only on rank zero: other ranks may share the machine."""
     interval = config.resources.interval if is_main_process() else 0
 
     def record(figures: Mapping[str, float]) -> None:
-        # Before the training has begun, and says its own step, the run is where its checkpoint was.
+        # Until the training reports its step, use that of the checkpoint.
         recorder.track_sample(figures, SYSTEM, directory.step if recorder.step is None else recorder.step)
 
     with scanned(record, interval, directory.path, out.warn):
@@ -188,7 +189,7 @@ def sampled(
 
 
 def _guarded(out: RunConsole, what: str, step: Callable[..., None], *arguments: Any) -> None:
-    """One step of a run's end: what it raises is no reason for a training that worked to have failed."""
+    """Run one step of a run's end: its errors must not fail a training that succeeded."""
     try:
         step(*arguments)
     except Exception as error:
@@ -201,18 +202,20 @@ def _show(directory: Path, journal: JournalWriter, out: RunConsole, used: Collec
         for change in line.adapted():
             out.say("", change)
     if lost := journal.unrecorded - journal.late:
-        out.warn(f"{counted(lost, 'event')} could not be written to the journal: lost")
+        out.warn(f"{counted(lost, 'event')} could not be written to the journal, and are lost")
     if journal.late:
         out.warn(
-            f"{counted(journal.late, 'event')} came after the end of the training, from a thread or a child "
-            "that went on: not recorded. End it in on_train_end"
+            f"{counted(journal.late, 'event')} arrived after the end of the training, from a thread or child "
+            "process that was still running: not recorded. End it in on_train_end"
         )
     if journal.lost:
-        out.warn(f"{counted(journal.lost, 'event')} of the damaged journal could not be recovered: lost")
+        out.warn(
+            f"{counted(journal.lost, 'event')} of the damaged journal could not be recovered, and are lost"
+        )
 
 
 def _leave_child() -> NoReturn:
-    """End a forked child that comes out of the training: what follows is its parent's to do, once."""
+    """Exit a forked child that leaves the training: only its parent does the rest."""
     error = sys.exc_info()[1]
     code = 0 if error is None else 1
     if isinstance(error, SystemExit):
@@ -226,7 +229,7 @@ def _leave_child() -> NoReturn:
 
 
 def say_resumed(directory: RunDirectory, fleet: Fleet, out: RunConsole) -> None:
-    """Say that the run is resumed, and what becomes of steps that were logged before."""
+    """Report that the run is resumed, and how trackers handle steps that were logged before."""
     for why in directory.passed_over:
         out.warn(why)
     if directory.checkpoint is None:
@@ -250,7 +253,7 @@ def _how_it_ended(stopped: BaseException) -> tuple[Status, str | None]:
 
 
 def _track_identity(recorder: Recorder, config: RunConfig) -> None:
-    """What the run is: the user's params, the resolved configuration, the versions, the commit."""
+    """Track the run's identity: the user's params, the resolved configuration, the versions, the commit."""
     if config.params:
         recorder.set_params(config.params, "params")
     recorder.set_params({k: v for k, v in to_mapping(config).items() if k != "params"}, "config")
@@ -263,8 +266,8 @@ def _track_identity(recorder: Recorder, config: RunConfig) -> None:
 def in_process_callbacks(
     recorder: Recorder, guests: list[Job], directory: Path, seconds: float, out: RunConsole
 ) -> list[Any]:
-    """The callbacks of trackers that have to work in this process, each in a guard; a call of one may take so
-    many seconds. All that was recorded before is given to them."""
+    """The callbacks of trackers that must run in this process, each in a guard with a timeout of `seconds`
+    per call. They also receive everything recorded before."""
     if not guests:
         return []
     from fmstune.delivery.in_process import GuardedTracker
@@ -280,9 +283,9 @@ def in_process_callbacks(
 
 
 def reports(directory: Path, used: Collection[str] | None = None) -> list[DeliveryReport]:
-    """The state of each delivery of a run, also where its files are damaged; trackers that work in this
-    process have none. `used` are the trackers that this process delivers to: the others have got nothing
-    of it, and no time was too short for them."""
+    """The state of each delivery of a run, even if its files are damaged; in-process trackers have none.
+    `used` are the trackers that this process delivers to: the others got nothing from it, and did not run out
+    of time."""
     if not is_main_process():
         return []
     lines = []
@@ -303,7 +306,7 @@ def reports(directory: Path, used: Collection[str] | None = None) -> list[Delive
 
 
 def redactor_of(config: RunConfig) -> Redactor:
-    """The redactor that knows the secrets of this configuration too; and so does all of this process."""
+    """The process's redactor, after adding the secrets of this configuration."""
     know_secrets(config_secrets(to_mapping(config)))
     return process_redactor()
 
@@ -323,5 +326,5 @@ def _header(config: RunConfig, directory: RunDirectory, after: int = 0) -> Heade
 
 
 def _write_error_log(directory: Path, redactor: Redactor) -> None:
-    with contextlib.suppress(OSError):  # the disk may be what failed; the error itself is on the screen
+    with contextlib.suppress(OSError):  # the disk may have failed; the error itself is printed
         (directory / ERROR_LOG).write_text(redactor.text(traceback.format_exc()), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Which run `--resume` means when nobody names one: the newest that did not finish, with its own settings."""
+"""Choose the run for a bare `--resume`: the newest unfinished one, with its own settings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fmstune.run.directory import run_state
 
 
 def to_resume(config: Path | None) -> Path:
-    """The directory of the run that is to be resumed: the one whose `config.toml` is given, or the newest in
-    `runs/` that did not finish and has no process. Raises `ConfigError` when there is none."""
+    """The directory of the run to resume: the one whose `config.toml` is given, or the newest in `runs/` that
+    did not finish and has no process. Raises `ConfigError` if there is none."""
     if config is not None:
         if config.name == CONFIG_NAME and holds_run(config.parent):
             return config.parent
         raise ConfigError(
-            f"--resume needs to know which run of {config} to resume: give its directory with --output-dir, "
-            "or the config.toml in it instead."
+            f"--resume does not know which run of {config} to resume: add its directory with --output-dir, "
+            "or pass the config.toml in it instead."
         )
     journals = sorted(RUNS.glob(f"*/{TRACKING_DIR}/{JOURNAL_NAME}"), key=_changed, reverse=True)
     runs = (journal.parent.parent for journal in journals if not is_being_written(journal))
@@ -27,7 +27,7 @@ def to_resume(config: Path | None) -> Path:
         if run_state(run) != "finished" and (run / CONFIG_NAME).is_file():
             return run
     raise ConfigError(
-        f"--resume finds no unfinished run in {RUNS}/ (`fmstune runs list` shows all); give a run's "
+        f"--resume finds no unfinished run in {RUNS}/ (`fmstune runs list` shows all); add a run's "
         "directory with --output-dir."
     )
 
@@ -35,5 +35,5 @@ def to_resume(config: Path | None) -> Path:
 def _changed(journal: Path) -> float:
     try:
         return journal.stat().st_mtime
-    except OSError:  # it has been removed since it was found
+    except OSError:  # removed meanwhile
         return 0.0

@@ -16,7 +16,7 @@ def test_a_command_that_is_named_is_whole_and_the_list_is_the_same(name: str) ->
     assert list(listed.commands) == list(COMMANDS)  # type: ignore[attr-defined]
     for other in COMMANDS:
         ours, theirs = alone.commands[other], listed.commands[other]  # type: ignore[attr-defined]
-        assert ours.get_short_help_str(200) == theirs.get_short_help_str(200) == COMMANDS[other].says
+        assert ours.get_short_help_str(200) == theirs.get_short_help_str(200) == COMMANDS[other].summary
         if other == name:
             assert [each.name for each in ours.params] == [each.name for each in theirs.params]
             assert list(getattr(ours, "commands", ())) == list(getattr(theirs, "commands", ()))

@@ -55,7 +55,7 @@ def test_a_value_is_explained_with_its_place_and_what_it_won_over(fmstune: Any) 
     assert code == 0
     assert out.splitlines() == [
         "training.learning_rate = 0.0002",
-        "  from --set, over 0.001 from fmstune.toml:6 (default: 0.005)",
+        "  from --set, overriding 0.001 from fmstune.toml:6 (default: 0.005)",
         "  The initial learning rate for AdamW.",
         "  takes a number, more than 0",
     ]
@@ -89,7 +89,7 @@ def test_data_are_explained_as_they_are_written(fmstune: Any) -> None:
     path.touch()
     first, second, *_ = fmstune("explain", "data.train", "--set", f"data.train={path}")[1].splitlines()
     assert first == f"data.train = '{path}'"
-    assert second == "  from --set, over 'demo' from fmstune.toml:4 (default: nothing)"
+    assert second == "  from --set, overriding 'demo' from fmstune.toml:4 (default: nothing)"
     sources = [{"path": str(path), "weight": 2.0}, {"path": "demo", "weight": 1.0}]
     tables = [f'[[data.train]]\npath = "{each["path"]}"\nweight = {each["weight"]}\n' for each in sources]
     Path("mixed.toml").write_text('[model]\npath = "demo"\n' + "".join(tables))
@@ -105,7 +105,7 @@ def test_a_configuration_is_named_as_for_train(fmstune: Any) -> None:
     ]
     code, _, err = fmstune("explain", "other.toml", "--config", "fmstune.toml")
     assert code == 2
-    assert "one configuration can be explained, and other.toml is another one" in err
+    assert "only one configuration can be explained; other.toml is a second one" in err
 
 
 def test_the_flags_of_train_are_explained_by_their_names(fmstune: Any) -> None:
@@ -170,7 +170,7 @@ def test_two_runs_differ_in_settings_versions_and_commits(fmstune: Any) -> None:
     code, out, _ = fmstune("diff", "a", "b")
     assert code == 0
     assert out == 'packages.torch  "2.12.0" → "2.13.0"\ntraining.learning_rate  0.001 → 0.002\n'
-    assert fmstune("diff", "a", "a")[1:] == ("", "from     a\nto       a\nno difference\n")
+    assert fmstune("diff", "a", "a")[1:] == ("", "from     a\nto       a\nno differences\n")
     _, out, _ = fmstune("diff", "a/config.toml", "b", "--json")
     assert {each["key"]: each["first"] for each in json.loads(out)}["packages.trl"] is None
 
@@ -181,7 +181,7 @@ def test_a_run_is_compared_with_what_the_same_flags_would_run_now(fmstune: Any) 
     tables = Redactor(secrets=("s3cret",)).mapping(to_mapping(config))
     Path("a", "config.toml").write_text(to_toml(config, tables))
     code, out, err = fmstune("diff", "a")
-    assert (code, out, err.splitlines()[-1]) == (0, "", "no difference")
+    assert (code, out, err.splitlines()[-1]) == (0, "", "no differences")
     assert "to       fmstune train: model demo (fmstune.toml:" in err
     _, out, _ = fmstune("diff", "a", "--seed", "7", "--set", "lora.r=4", "--param", "team=nlp")
     assert out.splitlines() == [
@@ -202,9 +202,9 @@ def test_flags_are_laid_on_the_second_of_two_runs(fmstune: Any) -> None:
 
 def test_what_is_spoken_of_is_named_and_flags_alone_are_laid_on_the_run(fmstune: Any) -> None:
     Path("fmstune.toml").unlink()
-    assert "no model and data are given" in fmstune("explain", "lora.r")[2]
+    assert "no model and data given" in fmstune("explain", "lora.r")[2]
     assert fmstune("explain", "lora.r", "--model", "m", "--data", "o/d")[2] == (
-        "of       model m (--model) · data o/d (--data)\n"
+        "for      model m (--model) · data o/d (--data)\n"
     )
     Path("a").mkdir()
     flags = [("model.path", "org/m", "--model"), ("data.train", "demo", "--data")]
@@ -217,7 +217,7 @@ def test_what_is_spoken_of_is_named_and_flags_alone_are_laid_on_the_run(fmstune:
 def test_what_holds_no_run_is_told(fmstune: Any) -> None:
     Path("empty").mkdir()
     code, _, err = fmstune("diff", "empty", "fmstune.toml")
-    assert (code, err) == (2, "error: empty holds no run: there is no config.toml in it.\n")
+    assert (code, err) == (2, "error: empty is not a run: it has no config.toml.\n")
 
 
 def test_neither_loads_torch(fmstune: Any) -> None:

@@ -98,7 +98,7 @@ def test_a_bad_row_is_an_error_that_names_it(fmstune: Any) -> None:
 def test_without_a_model_it_asks_for_one(fmstune: Any) -> None:
     code, _, err = fmstune(write({"text": "fine"}))
     assert code == 2
-    assert "there is no model: give --model" in err
+    assert "no model is given: use --model" in err
 
 
 def test_what_a_configuration_names_is_shown_without_an_argument(fmstune: Any) -> None:

@@ -49,7 +49,7 @@ def test_the_shape_of_the_data_gives_the_method_and_the_file_passes_a_dry_run(
     assert (config.run.method, config.data.train[0].path, config.data.eval_fraction) == (
         method, "train.jsonl", 0.1,
     )  # fmt: skip
-    assert "all is ready for" in dry_run_file("fmstune.toml")
+    assert "ready for" in dry_run_file("fmstune.toml")
 
 
 def test_without_a_terminal_nothing_is_asked_and_nothing_is_guessed_in_silence(
@@ -63,10 +63,10 @@ def test_without_a_terminal_nothing_is_asked_and_nothing_is_guessed_in_silence(
         "demo",
     )
     assert fmstune("init") == 2
-    assert "fmstune.toml is here already" in capsys.readouterr().err
+    assert "fmstune.toml already exists" in capsys.readouterr().err
     write("chats.jsonl", ROWS["sft"])
     assert fmstune("init", "--overwrite") == 2
-    assert "name the model for 'chats.jsonl': --model MODEL" in capsys.readouterr().err
+    assert "no model is given for 'chats.jsonl'; add --model MODEL" in capsys.readouterr().err
     assert fmstune("init", "--overwrite", "--model", "demo", "--data", "nope.jsonl") == 2
     assert "nope.jsonl" in capsys.readouterr().err
     assert fmstune("init", "--overwrite", "--model", "demo", "--tracker", "aimm") == 2
@@ -89,7 +89,9 @@ def test_few_rows_are_not_held_out_and_long_ones_get_room() -> None:
     write("train.jsonl", row, count=20)
     looked = look(["train.jsonl"], None)
     text = as_toml(Proposal("m", ["train.jsonl"], [], looked.method, True, [], looked))
-    assert "# eval_fraction = 0.1  # so much of it is held out, to evaluate on; these are few rows" in text
+    assert (
+        "# eval_fraction = 0.1  # the fraction held out for evaluation; off, since there are few rows" in text
+    )
     assert tomli.loads(text)["training"]["max_length"] == 4096
     assert tomli.loads(text)["training"]["learning_rate"] == 2e-4
 

@@ -40,8 +40,8 @@ def test_help_imports_nothing_heavy(command: str, here: Path) -> None:
         ("merge whole", "Missing argument 'OUT'"),
         ("generate ./nothing --prompt a", "./nothing: there is no such directory"),
         ("generate empty --prompt a", "empty holds no model, no adapter and no checkpoint"),
-        ("generate notes.gguf --prompt a", "this is no GGUF file, whatever its name says"),
-        ("generate demo --prompt -", "there is nothing on standard input"),
+        ("generate notes.gguf --prompt a", "this is not a GGUF file, despite its name"),
+        ("generate demo --prompt -", "standard input is empty"),
         ("train --model prompt --data demo --lora", "exclude each other"),
         (
             "train --model adapter --data demo --set lora.alpha=7",
@@ -49,11 +49,11 @@ def test_help_imports_nothing_heavy(command: str, here: Path) -> None:
         ),
         (
             "train --model other --data demo",
-            "other' holds an adapter of the kind IA3; only LoRA and prompt tuning",
+            "other' is an adapter of the type IA3; only LoRA and prompt tuning",
         ),
         ("train --set model.quantization=4bit", "add --lora"),
         ("train --set model.quantization=3bit", "'3bit' is not one of 4bit, 8bit"),
-        ("train --model whole --data demo --output-dir whole", "is where the model to be trained is"),
+        ("train --model whole --data demo --output-dir whole", "holds the model to be trained"),
     ],
 )
 def test_what_is_wrong_is_told_at_once(arguments: str, says: str, here: Path) -> None:

@@ -150,7 +150,7 @@ def test_a_secret_that_was_hidden_in_a_configuration_has_to_be_given_again(tmp_p
     (tmp_path / "config.toml").write_text(f'[model]\npath = "demo"\n[data]\ntrain = "demo"\n{text}')
     done = fmstune("train", "config.toml", cwd=tmp_path)
     assert done.returncode == 2
-    assert "api_key is [redacted] in the file, as a secret; give it again" in done.stderr
+    assert "api_key is [redacted] in place of a secret; set it again" in done.stderr
 
 
 def test_syncing_what_is_no_run_is_said_in_one_sentence(tmp_path: Path) -> None:

@@ -95,33 +95,48 @@ def test_sources_may_be_given_in_python_as_they_are_written() -> None:
             "fmstune.toml:4: data.train = 7 is an integer; it takes a string, a list of strings, or",
         ),
         ("train = [7]", "data.train is an integer; a source is a string, or a table with a path"),
-        ('train = ["org/a", ""]', "data.train[2] names no data"),
+        ('train = ["org/a", ""]', "data.train[2] is empty"),
         ('train = {pth = "org/a"}', "there is no setting data.train.pth. Did you mean path?"),
         ("train = {weight = 1}", "data.train.path is missing"),
-        ('train = {path = "org/a", weight = 0}', "data.train.weight = 0 is out of range; it is more than 0"),
-        ('train = [{path = "org/a", weight = 1}, "org/b"]', "data.train[2] has no weight, and others have"),
-        ('train = "org/a"\neval = {path = "org/b", weight = 1}', "data.eval: evaluation data have no weight"),
-        ('train = "*.jsonl"', "data.train = '*.jsonl': no file fits it"),
-        ('train = "empty"', "data.train = 'empty': the directory holds no file that can be read"),
+        (
+            'train = {path = "org/a", weight = 0}',
+            "data.train.weight = 0 is out of range; it must be more than 0",
+        ),
+        (
+            'train = [{path = "org/a", weight = 1}, "org/b"]',
+            "data.train[2] has no weight, but other sources have",
+        ),
+        (
+            'train = "org/a"\neval = {path = "org/b", weight = 1}',
+            "data.eval: evaluation data does not take a weight",
+        ),
+        ('train = "*.jsonl"', "data.train = '*.jsonl': no file matches it"),
+        ('train = "empty"', "data.train = 'empty': the directory has no file in a supported format"),
         ('train = ["org/a", "b.jsonl"]', "data.train[2] = 'b.jsonl': there is no such file"),
-        ('train = "notes.docx"', "notes.docx is of a kind that cannot be read (.docx)"),
-        ('train = "org/a"\ntemplate = "Q A"', "fmstune.toml:5: data.template = 'Q A': it names no column"),
-        ('train = "org/a"\ntemplate = "{q} {a"', "and a brace of the text is doubled"),
-        ('train = "org/a"\ntemplate = "{q:3}"', "{q:3} names no column; columns read like {question}"),
-        ('train = "org/a"\ntemplate = "{}"', "{} names no column"),
-        ('train = "org/a"\ncolumns = {promt = "q"}', "no column promt of ours; it reads ours = theirs"),
+        ('train = "notes.docx"', "notes.docx has an unsupported format (.docx)"),
+        ('train = "org/a"\ntemplate = "Q A"', "fmstune.toml:5: data.template = 'Q A': it has no columns"),
+        ('train = "org/a"\ntemplate = "{q} {a"', "and double the braces of the text"),
+        ('train = "org/a"\ntemplate = "{q:3}"', "{q:3} is not a column; write columns as {question}"),
+        ('train = "org/a"\ntemplate = "{}"', "{} is not a column"),
+        (
+            'train = "org/a"\ncolumns = {promt = "q"}',
+            "fmstune has no column promt; write fmstune's name = the name",
+        ),
         ('train = "org/a"\ncolumns = {promt = "q"}', "Did you mean prompt?"),
         ('train = "org/a"\ncolumns = {prompt = 7}', "it takes a table"),
         ('train = "org/a"\ntemplate = "{q}"\ncolumns = {prompt = "q"}', "set data.template or data.columns"),
-        ('train = {path = "org/a", template = "x"}', "data.train.template = 'x': it names no column"),
+        ('train = {path = "org/a", template = "x"}', "data.train.template = 'x': it has no columns"),
         (
             'train = "org/a"\nhandler = "my_code"',
             "data.handler = 'my_code' is not of the form module:function",
         ),
-        ('train = "org/a"\nstreaming = true', "needs a number of steps, since nobody knows how many rows"),
+        (
+            'train = "org/a"\nstreaming = true',
+            "needs a number of steps, since the number of rows is not known",
+        ),
         (
             'train = "org/a"\nstreaming = true\neval_fraction = 0.1\n[training]\nmax_steps = 3',
-            "data.eval_fraction needs the number of rows, which data.streaming does not know",
+            "data.eval_fraction needs the number of rows, which is not known with data.streaming",
         ),
         ('train = "org/a"\nshuffle_buffer = 0', "data.shuffle_buffer = 0 is out of range"),
         ('train = "org/a"\ntext_rows = "lines"', "is not one of line, paragraph, file. Did you mean line?"),
@@ -136,14 +151,14 @@ def test_what_is_wrong_is_told_with_its_key(tmp_path: Path, text: str, says: str
 def test_a_pattern_that_the_shell_has_spread_out_is_recognised(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text('{"text": "a"}')
     told = refusal(tmp_path, config_path=tmp_path / "b.jsonl")
-    assert told.endswith("a pattern of their names in quotes: --data '*.jsonl'.")
+    assert told.endswith("a glob in quotes: --data '*.jsonl'.")
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("chatm", "there is no such template. Did you mean chatml? There are alpaca, chatml, gemma"),
-        ("vicuna", "there is no such template. There are alpaca, chatml"),
+        ("chatm", "there is no such template. Did you mean chatml? Available: alpaca, chatml, gemma"),
+        ("vicuna", "there is no such template. Available: alpaca, chatml"),
     ],
 )
 def test_a_chat_template_by_a_name_that_there_is_not_lists_those_there_are(

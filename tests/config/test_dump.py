@@ -147,7 +147,7 @@ class TestOptionTable:
         found = {option.key: option for option in option_table()}
         assert found["training.save_strategy"].default == "epoch"
         assert found["training.num_train_epochs"].default == 3.0
-        assert found["lora.r"] == Option("lora.r", "int", 16, "Rank of the adapter's matrices.")
+        assert found["lora.r"] == Option("lora.r", "int", 16, "The rank of the adapter's matrices.")
 
     @pytest.mark.parametrize("name", ["report_to", "resume_from_checkpoint", "local_rank"])
     def test_what_cannot_be_set_is_not_in_it(self, name: str) -> None:

@@ -78,7 +78,7 @@ def test_the_demo_can_go_without_evaluation() -> None:
 
 @pytest.mark.parametrize("text", ["", "\n", "[training]\nseed = 1", "[model]\npath = ''"])
 def test_a_file_without_a_model_is_not_the_demo(text: str) -> None:
-    assert "there is no model: give --model, or `path` under [model] in fmstune.toml" in refused(text)
+    assert "no model is given: use --model, or set `path` under [model] in fmstune.toml" in refused(text)
 
 
 # Names that do not exist
@@ -113,11 +113,11 @@ def test_nothing_is_suggested_where_nothing_is_close(text: str) -> None:
     [
         ("lr=3", "there is no setting lr. Did you mean training.learning_rate?"),
         ("a.b.c=3", "there is no setting a.b.c."),
-        ("training=3", "training is a table; set what is in it, as in training.learning_rate=VALUE."),
-        ("params=3", "params is a table; set what is in it, as in params.NAME=VALUE."),
-        ("trackers=aim", "Trackers are chosen with --tracker, or [tracking] trackers."),
+        ("training=3", "training is a table; set one of its settings, as in training.learning_rate=VALUE."),
+        ("params=3", "params is a table; set one of its settings, as in params.NAME=VALUE."),
+        ("trackers=aim", "Choose trackers with --tracker, or [tracking] trackers."),
         ("trackers.aim=3", "trackers.aim is a table of options"),
-        ("training..seed=3", "is not a key; keys read like training.learning_rate."),
+        ("training..seed=3", "is not a key; use one such as training.learning_rate."),
         ('trackers."x=3', "is not a key"),
         ("params." + ".".join("a" * 5000) + "=3", "nested too deeply"),
     ],
@@ -147,7 +147,7 @@ def test_where_no_tracker_is_close_all_are_named() -> None:
     message = refused(DEMO, "tracking.trackers=['qqqq']")
     assert "Did you mean" not in message
     assert (
-        "There are none, aim, wandb, mlflow, tensorboard, trackio, dvclive, swanlab, comet, clearml, file"
+        "Available: none, aim, wandb, mlflow, tensorboard, trackio, dvclive, swanlab, comet, clearml, file"
         in message
     )
 
@@ -185,12 +185,12 @@ def test_the_tracker_none_has_no_options() -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"[model]\npath = demo\n", "fmstune.toml:2: this is no TOML: "),
-        (b"[model\n", "fmstune.toml:1: this is no TOML: "),
-        (b"a = 1\na = 2\n", "fmstune.toml:2: this is no TOML: "),
+        (b"[model]\npath = demo\n", "fmstune.toml:2: invalid TOML: "),
+        (b"[model\n", "fmstune.toml:1: invalid TOML: "),
+        (b"a = 1\na = 2\n", "fmstune.toml:2: invalid TOML: "),
         (b"# \xe9\n", "fmstune.toml is not UTF-8 text (byte 2); save it as UTF-8."),
         (DEMO.encode("utf-16"), "is not UTF-8 text (byte 0)"),
-        (b"\0", "fmstune.toml:1: this is no TOML: "),
+        (b"\0", "fmstune.toml:1: invalid TOML: "),
         (b"a = " + b"[" * 5000, "nested too deeply"),
         (b"[params]\na" + b".a" * 200 + b" = 1\n", "nested too deeply"),
         (b"[params]\na = " + b"9" * 5000, "a number in it is too large"),
@@ -210,7 +210,7 @@ def test_a_missing_file_is_told_with_the_closest_name() -> None:
         load(Path("fmstun.toml"))
     with pytest.raises(ConfigError, match=r"^there is no file qq.toml.$"):
         load(Path("qq.toml"))
-    with pytest.raises(ConfigError, match="There is no directory no/where either"):
+    with pytest.raises(ConfigError, match="Its directory no/where does not exist, either"):
         load(Path("no/where/x.toml"))
 
 
@@ -228,7 +228,7 @@ def test_a_path_that_cannot_be_read_is_told(name: str) -> None:
 @pytest.mark.parametrize("value", ["0", "-1"])
 def test_what_must_be_positive_is(key: str, value: str) -> None:
     assert refused(DEMO, f"training.{key}={value}") == (
-        f"--set: training.{key} = {value} is out of range; it is more than 0."
+        f"--set: training.{key} = {value} is out of range; it must be more than 0."
     )
 
 
@@ -242,7 +242,7 @@ def test_many_problems_are_told_at_once_but_in_one_short_paragraph() -> None:
     keys = ("learning_rate", "num_train_epochs", "max_length", "logging_steps", "gradient_accumulation_steps")
     message = refused(DEMO + "[training]\n" + "\n".join(f"{key} = -1" for key in keys))
     assert message.count("out of range") == 3
-    assert message.endswith("There are 2 problems more.")
+    assert message.endswith("There are 2 more problems.")
     assert is_short_paragraph(message)
 
 
@@ -251,9 +251,9 @@ def test_many_problems_are_told_at_once_but_in_one_short_paragraph() -> None:
     [
         ("train.jsonl", "there is no such file. Did you mean trains.jsonl?"),
         ("qq.csv", "there is no such file."),
-        ("no/where.jsonl", "there is no such file. There is no directory no either."),
-        ("squad", "there is no such file here, and names on the hub read owner/name."),
-        ("x" * 3000, "there is no such file here"),
+        ("no/where.jsonl", "there is no such file. Its directory no does not exist, either."),
+        ("squad", "there is no such file, and names on the hub have the form owner/name."),
+        ("x" * 3000, "there is no such file"),
         ("a\0.jsonl", "there is no such file."),
     ],
 )

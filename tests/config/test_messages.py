@@ -51,15 +51,16 @@ from tests.support.loading import DEMO_FILE, refusal
         ),
         (
             "[training]\nlearning_rate = 0.0",
-            "fmstune.toml:6: training.learning_rate = 0.0 is out of range; it is more than 0.",
+            "fmstune.toml:6: training.learning_rate = 0.0 is out of range; it must be more than 0.",
         ),
         (
             "[training]\nper_device_train_batch_size = -1",
-            "fmstune.toml:6: training.per_device_train_batch_size = -1 is out of range; it is at least 1.",
+            "fmstune.toml:6: training.per_device_train_batch_size = -1 is out of range; "
+            "it must be at least 1.",
         ),
         (
             "[training]\nmax_length = 1",
-            "fmstune.toml:6: training.max_length = 1 is out of range; it is at least 2.",
+            "fmstune.toml:6: training.max_length = 1 is out of range; it must be at least 2.",
         ),
         (
             "[training]\nsave_strategy = 'epochs'",
@@ -77,7 +78,7 @@ from tests.support.loading import DEMO_FILE, refusal
         ),
         (
             "[lora]\ndropout = 1.0",
-            "fmstune.toml:6: lora.dropout = 1.0 is out of range; it is at least 0 and below 1.",
+            "fmstune.toml:6: lora.dropout = 1.0 is out of range; it must be at least 0 and below 1.",
         ),
         (
             "[model.x]\ny = 1",
@@ -91,17 +92,17 @@ from tests.support.loading import DEMO_FILE, refusal
         (
             "[trackers]\naim = true",
             "fmstune.toml:6: trackers.aim is a table of options; write it as [trackers.aim]. "
-            "Trackers are chosen with --tracker, or [tracking] trackers.",
+            "Choose trackers with --tracker, or [tracking] trackers.",
         ),
         (
             "[training]\nmax_steps = 0",
-            "fmstune.toml:6: training.max_steps = 0 is out of range; it is more than 0, "
+            "fmstune.toml:6: training.max_steps = 0 is out of range; it must be more than 0, "
             "or -1 for whole epochs.",
         ),
         (
             "[training]\nsave_steps = 2.5",
             "fmstune.toml:6: training.save_steps = 2.5 is not a number of steps: "
-            "above 1 it is whole, below 1 a part of all steps.",
+            "use an integer, or a fraction of all steps below 1.",
         ),
         (
             "[training]\nfp16 = true\nbf16 = true",
@@ -114,12 +115,12 @@ from tests.support.loading import DEMO_FILE, refusal
         ),
         (
             "[training]\nload_best_model_at_end = true\nsave_strategy = 'epoch'",
-            "fmstune.toml:6: training.load_best_model_at_end needs a checkpoint of each evaluation, but "
+            "fmstune.toml:6: training.load_best_model_at_end needs a checkpoint for each evaluation, but "
             "training.eval_strategy = 'steps' and training.save_strategy = 'epoch': make them the same.",
         ),
         (
             "[training]\nload_best_model_at_end = true\nsave_steps = 30",
-            "fmstune.toml:6: training.load_best_model_at_end needs a checkpoint of evaluated steps: make "
+            "fmstune.toml:6: training.load_best_model_at_end needs checkpoints at evaluated steps: make "
             "training.save_steps = 30 a multiple of the steps between evaluations, 20.",
         ),
     ],
@@ -135,27 +136,26 @@ def test_a_wrong_line_of_the_file_is_named_with_its_remedy(tmp_path: Path, table
         ("lora = 3\n", "fmstune.toml:1: lora is a table; write it as [lora] with its settings below."),
         (
             "[model]\npath = demo\n",
-            'fmstune.toml:2: this is no TOML: Invalid value. Did you mean "demo"?',
+            'fmstune.toml:2: invalid TOML: Invalid value. Did you mean "demo"?',
         ),
         (
             "[training]\npacking = True\n",
-            "fmstune.toml:2: this is no TOML: Invalid value. Did you mean true?",
+            "fmstune.toml:2: invalid TOML: Invalid value. Did you mean true?",
         ),
         (
             "model:\n  path: demo\n",
-            "fmstune.toml:1: this is no TOML: Expected '=' after a key in a key/value pair. "
-            "Write key = value.",
+            "fmstune.toml:1: invalid TOML: Expected '=' after a key in a key/value pair. Write key = value.",
         ),
         (
             "[trackers.x]\napi_key = hunter2\n",
-            "fmstune.toml:2: this is no TOML: Invalid value. Put a string in quotes.",
+            "fmstune.toml:2: invalid TOML: Invalid value. Put a string in quotes.",
         ),
-        ("a = 1\na = 2\n", "fmstune.toml:2: this is no TOML: Cannot overwrite a value."),
+        ("a = 1\na = 2\n", "fmstune.toml:2: invalid TOML: Cannot overwrite a value."),
         (
             "# \u2028\n\nlora = 3\n",
             "fmstune.toml:3: lora is a table; write it as [lora] with its settings below.",
         ),
-        ("a = " + "[" * 5000, "fmstune.toml: it is nested too deeply."),
+        ("a = " + "[" * 5000, "fmstune.toml: nested too deeply."),
     ],
 )
 def test_a_file_that_is_no_configuration_is_answered_with_its_line(
@@ -172,11 +172,14 @@ def test_a_file_that_is_no_configuration_is_answered_with_its_line(
             "--set: there is no setting training.lerning_rate. Did you mean training.learning_rate?",
         ),
         ("epochs=1", "--set: there is no setting epochs. Did you mean training.num_train_epochs?"),
-        ("training=1", "--set: training is a table; set what is in it, as in training.learning_rate=VALUE."),
+        (
+            "training=1",
+            "--set: training is a table; set one of its settings, as in training.learning_rate=VALUE.",
+        ),
         ("training.seed.x=1", "--set: there is no setting training.seed.x."),
         ("a", "--set 'a' is not of the form KEY=VALUE, such as training.learning_rate=2e-5."),
         ("=1", "--set '=1' is not of the form KEY=VALUE, such as training.learning_rate=2e-5."),
-        ("a..b=1", "--set: 'a..b' is not a key; keys read like training.learning_rate."),
+        ("a..b=1", "--set: 'a..b' is not a key; use one such as training.learning_rate."),
         (
             "training.run_name=7",
             "--set: training.run_name = 7 is an integer; it takes a string. Write 'training.run_name=\"7\"'.",
@@ -195,7 +198,7 @@ def test_a_wrong_set_says_so(tmp_path: Path, assignment: str, message: str) -> N
 def test_a_wrong_flag_is_named_as_it_was_typed(tmp_path: Path) -> None:
     flags = [("training.learning_rate", -1.0, "--learning-rate")]
     assert refusal(tmp_path, flags=flags) == (
-        "--learning-rate: training.learning_rate = -1.0 is out of range; it is more than 0."
+        "--learning-rate: training.learning_rate = -1.0 is out of range; it must be more than 0."
     )
 
 
@@ -209,12 +212,12 @@ def test_a_missing_config_is_answered_with_the_closest_file(tmp_path: Path) -> N
 
 def test_a_config_in_a_missing_directory_says_that_the_directory_is_missing(tmp_path: Path) -> None:
     assert refusal(tmp_path, config_path=tmp_path / "x" / "y.toml").endswith(
-        f"There is no directory {shown_path(tmp_path / 'x')} either."
+        f"Its directory {shown_path(tmp_path / 'x')} does not exist, either."
     )
 
 
 def test_a_directory_as_config_is_refused(tmp_path: Path) -> None:
-    assert refusal(tmp_path, config_path=tmp_path) == f"{shown_path(tmp_path)} is a directory; give a file."
+    assert refusal(tmp_path, config_path=tmp_path) == f"{shown_path(tmp_path)} is a directory; use a file."
 
 
 def test_a_config_that_is_not_utf_8_says_so(tmp_path: Path) -> None:
@@ -229,18 +232,19 @@ def test_a_config_that_is_not_utf_8_says_so(tmp_path: Path) -> None:
 def test_yaml_is_told_that_the_configuration_is_toml(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("model: x")
-    assert "The configuration is a TOML file" in refusal(tmp_path, config_path=path)
+    assert "Write the configuration as TOML" in refusal(tmp_path, config_path=path)
 
 
 def test_a_missing_model_and_missing_data_are_told_together_with_their_flags(tmp_path: Path) -> None:
     assert refusal(tmp_path, "") == (
-        "there is no model: give --model, or `path` under [model] in fmstune.toml. "
-        "there is no data: give --data, or `train` under [data] in fmstune.toml. `demo` is a tiny one."
+        "no model is given: use --model, or set `path` under [model] in fmstune.toml. "
+        "no data is given: use --data, or set `train` under [data] in fmstune.toml. "
+        "To try fmstune, use the built-in `demo`."
     )
 
 
 @pytest.mark.parametrize(
-    ("flag", "missing"), [("--model", "there is no data"), ("--data", "there is no model")]
+    ("flag", "missing"), [("--model", "no data is given"), ("--data", "no model is given")]
 )
 def test_half_of_what_is_needed_is_refused(tmp_path: Path, flag: str, missing: str) -> None:
     key = {"--model": "model.path", "--data": "data.train"}[flag]
@@ -248,7 +252,7 @@ def test_half_of_what_is_needed_is_refused(tmp_path: Path, flag: str, missing: s
 
 
 def test_evaluation_data_without_a_model_is_no_demo(tmp_path: Path) -> None:
-    assert "there is no model" in refusal(tmp_path, flags=[("data.eval", "x.jsonl", "--eval-data")])
+    assert "no model is given" in refusal(tmp_path, flags=[("data.eval", "x.jsonl", "--eval-data")])
 
 
 OWN = '[model]\npath = "org/model"\n[data]\ntrain = "org/data"\n'
@@ -278,7 +282,7 @@ def test_two_sources_of_evaluation_data_are_refused(tmp_path: Path) -> None:
 def test_wrong_values_of_several_settings_are_told_at_once(tmp_path: Path) -> None:
     assert refusal(tmp_path, sets=["training.seed=x", "lora.r=0"]) == (
         "--set: training.seed = 'x' is a string; it takes an integer. "
-        "--set: lora.r = 0 is out of range; it is at least 1."
+        "--set: lora.r = 0 is out of range; it must be at least 1."
     )
 
 

@@ -83,12 +83,16 @@ def test_the_table_of_options_is_that_of_the_method(method: str) -> None:
         ("dpo", "loss_type=['sigmoid','sfft']", "Did you mean sft?"),
         ("kto", "loss_type='kta'", "training.loss_type = 'kta' is not one of kto, apo_zero_unpaired."),
         ("dpo", "f_divergence_type=forward", "is not one of reverse_kl, forward_kl, js_divergence"),
-        ("dpo", "beta=0", "training.beta = 0 is out of range; it is more than 0."),
-        ("dpo", "loss_type=exo_pair", "needs smoothed labels: set training.label_smoothing = 1e-3."),
+        ("dpo", "beta=0", "training.beta = 0 is out of range; it must be more than 0."),
+        ("dpo", "loss_type=exo_pair", "needs label smoothing: set training.label_smoothing = 1e-3."),
         ("dpo", "loss_weights=[1,2]", "training.loss_weights has 2 weights for 1 loss "),
         ("dpo", "loss_type=[]", "names no loss; leave it out for sigmoid."),
         ("kto", "per_device_train_batch_size=1", "is too small: kto compares each row with the others"),
-        ("kto", "train_sampling_strategy=random", "does not fit kto, whose batches are made in advance"),
+        (
+            "kto",
+            "train_sampling_strategy=random",
+            "does not work with kto, which builds its batches in advance",
+        ),
     ],
 )
 def test_a_setting_that_does_not_fit_the_method_is_told(
@@ -144,10 +148,10 @@ def test_an_adapter_takes_ten_times_the_rate_that_trl_gives_all_weights(method: 
 @pytest.mark.parametrize(
     ("method", "setting", "message"),
     [
-        ("reward", "samples.rows=2", "samples.rows are answered by models that write"),
-        ("dpo", "data.train_on=all", 'data.train_on = "all" is for sft alone'),
-        ("kto", "training.precompute_ref_log_probs=true", "leave out one."),
-        ("dpo", "lora.enabled=true", "needs a reference model of its own, which an adapter does without"),
+        ("reward", "samples.rows=2", "samples.rows need a model that generates text"),
+        ("dpo", "data.train_on=all", 'data.train_on = "all" is only for sft'),
+        ("kto", "training.precompute_ref_log_probs=true", "leave one"),
+        ("dpo", "lora.enabled=true", "needs a separate reference model, which an adapter run does not have"),
     ],
 )
 def test_settings_that_exclude_each_other_are_told(

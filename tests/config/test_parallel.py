@@ -47,14 +47,14 @@ def test_fsdp_is_a_truth_value_or_words_of_old(written: str, tmp_path: Path) -> 
         ([FSDP, "training.fsdp_config={versoin=2}"], "no setting 'versoin'. Did you mean version?"),
         ([FSDP, "training.fsdp_config={fsdp_offload_param=true}"], "no setting 'fsdp_offload_param'."),
         ([FSDP, "training.fsdp_config=fdsp.json"], "there is no such file. Did you mean fsdp.json?"),
-        ([FSDP, "training.fsdp_config=torn.json"], "torn.json:1: this is no JSON"),
-        ([FSDP, "training.fsdp_config=list.json"], "list.json has to hold one object"),
+        ([FSDP, "training.fsdp_config=torn.json"], "torn.json:1: invalid JSON"),
+        ([FSDP, "training.fsdp_config=list.json"], "list.json must contain one object"),
         ([FSDP, "training.fsdp_config=."], "cannot be read: Is a directory"),
         ([FSDP, "training.fsdp_config=wrong.json"], "no setting 'stage'"),
-        (["training.fsdp_config={version=2}"], "does nothing without training.fsdp = true"),
+        (["training.fsdp_config={version=2}"], "has no effect without training.fsdp = true"),
         ([FSDP, "training.deepspeed={}", "training.deepspeed={a=1}"], "or training.deepspeed, not both"),
         (["training.deepspeed=zero3.json"], "training.deepspeed = 'zero3.json': there is no such file."),
-        (["training.deepspeed=list.json"], "list.json has to hold one object"),
+        (["training.deepspeed=list.json"], "list.json must contain one object"),
     ],
 )
 def test_what_is_wrong_is_told_with_where_it_was_set(sets: list[str], said: str, tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("lr_scheduler_kwargs=foo", "= 'foo' is a string; it takes a table, written as {name = value}."),
+        ("lr_scheduler_kwargs=foo", "= 'foo' is a string; it takes a table: write {name = value}."),
         ("lr_scheduler_kwargs='[1]'", "= '[1]' is a string; it takes a table"),
         ("lr_scheduler_kwargs={num_cycle = 2}", "no argument num_cycle. Did you mean num_cycles?"),
-        ("lr_scheduler_kwargs={zzz = 2}", "the schedule cosine has no argument zzz. There are num_cycles."),
+        ("lr_scheduler_kwargs={zzz = 2}", "the schedule cosine has no argument zzz. Available: num_cycles."),
         ("lr_scheduler_kwargs='{\"zzz\": 2}'", "the schedule cosine has no argument zzz."),
         ("lr_scheduler_kwargs={num_training_steps = 2}", "has no argument num_training_steps."),
         ("lr_scheduler_type=warmup_stable_decay", "training.lr_scheduler_kwargs = {num_decay_steps = 100}."),
@@ -43,13 +43,13 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("save_strategy=best", 'set training.metric_for_best_model = "loss".'),
         ("log_level=DEBUG", "Did you mean debug?"),
         *((f"save_total_limit={count}", "Leave it out to keep all checkpoints.") for count in (0, -3)),
-        ("dataloader_prefetch_factor=0", "is out of range; it is at least 1."),
-        ("ddp_bucket_cap_mb=0", "is out of range; it is at least 1."),
-        ("pad_to_multiple_of=0", "is out of range; it is at least 1."),
+        ("dataloader_prefetch_factor=0", "is out of range; it must be at least 1."),
+        ("ddp_bucket_cap_mb=0", "is out of range; it must be at least 1."),
+        ("pad_to_multiple_of=0", "is out of range; it must be at least 1."),
         ("pad_to_multiple_of=x", "= 'x' is neither a number of tokens nor auto."),
-        ("router_aux_loss_coef=-1", "is out of range; it is at least 0."),
-        ("warmup_steps=1.5", "is not a number of steps: above 1 it is whole"),
-        ("neftune_noise_alpha=-1", "is out of range; it is at least 0."),
+        ("router_aux_loss_coef=-1", "is out of range; it must be at least 0."),
+        ("warmup_steps=1.5", "is not a number of steps: use an integer"),
+        ("neftune_noise_alpha=-1", "is out of range; it must be at least 0."),
     ],
 )
 def test_what_transformers_would_refuse_late_is_told_at_once(setting: str, says: str) -> None:

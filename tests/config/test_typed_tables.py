@@ -72,11 +72,11 @@ def test_real_types_are_understood_as_well_as_written_ones() -> None:
         ),
         (
             {"url": "x", "foo": 1},
-            "[trackers.t]: there is no setting trackers.t.foo. There are url, retries, tags, mode.",
+            "[trackers.t]: there is no setting trackers.t.foo. Available: url, retries, tags, mode.",
         ),
         (
             {"url": "x", "retries": 10},
-            "[trackers.t]: trackers.t.retries = 10 is out of range; it is at least 0 and at most 9.",
+            "[trackers.t]: trackers.t.retries = 10 is out of range; it must be at least 0 and at most 9.",
         ),
         ({"url": "x", "mode": "onn"}, "[trackers.t]: trackers.t.mode = 'onn' is not one of on, off."),
         ({"url": "a b"}, "[trackers.t]: trackers.t: url has a space in it"),
@@ -98,12 +98,12 @@ class Options:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"size": 0}, "f: t.size = 0 is out of range; it is at least 1 and below 9."),
-        ({"size": 9}, "f: t.size = 9 is out of range; it is at least 1 and below 9."),
-        ({"ratio": -1}, "f: t.ratio = -1 is out of range; it is at least 0."),
+        ({"size": 0}, "f: t.size = 0 is out of range; it must be at least 1 and below 9."),
+        ({"size": 9}, "f: t.size = 9 is out of range; it must be at least 1 and below 9."),
+        ({"ratio": -1}, "f: t.ratio = -1 is out of range; it must be at least 0."),
         ({"siz": 2}, "f: there is no setting t.siz. Did you mean size?"),
-        ({"qqqqq": 2}, "f: there is no setting t.qqqqq. There are size, names, ratio."),
-        ({"a\nb": 2}, 'f: there is no setting t."a\\nb". There are size, names, ratio.'),
+        ({"qqqqq": 2}, "f: there is no setting t.qqqqq. Available: size, names, ratio."),
+        ({"a\nb": 2}, 'f: there is no setting t."a\\nb". Available: size, names, ratio.'),
     ],
 )
 def test_a_table_that_does_not_fit_is_told(given: dict[str, Any], says: str) -> None:

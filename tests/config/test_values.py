@@ -50,8 +50,8 @@ def test_params_nest_at_dots_and_the_later_wins() -> None:
 @pytest.mark.parametrize(
     ("assignments", "says"),
     [
-        (["a=1", "a.b=2"], "a is a value already, not a table"),
-        (["a.b=1", "a=2"], "a is a table already, not a value"),
+        (["a=1", "a.b=2"], "a is already a value, not a table"),
+        (["a.b=1", "a=2"], "a is already a table, not a value"),
         (["team"], "--param 'team' is not of the form NAME=VALUE"),
         (["=1"], "is not of the form"),
         (["a..b=1"], "is not of the form"),
@@ -113,18 +113,18 @@ def test_params_are_read_from_json_and_toml(tmp_path: Path, name: str, text: str
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("p.yaml", b"a: 1", "give a .json or a .toml file"),
-        ("p", b"{}", "give a .json or a .toml file"),
-        ("p.json", b"", "p.json:1: this is no JSON: Expecting value."),
-        ("p.json", b'{\n"a": }', "p.json:2: this is no JSON: Expecting value."),
-        ("p.json", b"[1]", "it has to hold one object with the names of the parameters: {...}."),
+        ("p.yaml", b"a: 1", "use a .json or .toml file"),
+        ("p", b"{}", "use a .json or .toml file"),
+        ("p.json", b"", "p.json:1: invalid JSON: Expecting value."),
+        ("p.json", b'{\n"a": }', "p.json:2: invalid JSON: Expecting value."),
+        ("p.json", b"[1]", "it must contain one object, with the names of the parameters: {...}."),
         ("p.json", b'"\xe9"', "is not UTF-8 text"),
         ("p.json", b"[" * 100_000, "nested too deeply"),
         ("p.json", b'{"a": ' * 50 + b"1" + b"}" * 50, "nested too deeply"),
         ("p.json", b'{"a": ' + b"9" * 5000 + b"}", "a number in it is too large"),
         ("p.json", b'{"a": ' + b"9" * 50 + b"}", "more than 64 bits"),
         ("p.json", b'{"a": "\\ud800"}', "is not UTF-8 text"),
-        ("p.toml", b"a: 1", "p.toml:1: this is no TOML: "),
+        ("p.toml", b"a: 1", "p.toml:1: invalid TOML: "),
     ],
 )
 def test_a_damaged_params_file_is_told_with_its_name(

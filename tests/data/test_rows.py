@@ -178,7 +178,7 @@ def test_the_demo_has_rows_for_training_and_for_evaluation() -> None:
         ("x.parquet", b"no parquet", "is no parquet file that can be read"),
         ("x.parquet", b"PAR1" + b"\0" * 50 + b"PAR1", "is no parquet file that can be read"),
         ("x.parquet", b"", "is no parquet file that can be read"),
-        ("x.docx", "a", "cannot be read (.docx); give a file of the kind .jsonl"),
+        ("x.docx", "a", "has an unsupported format (.docx); the supported ones are .jsonl"),
         ("x", "a", "cannot be read (no suffix)"),
     ],
 )

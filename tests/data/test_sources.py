@@ -38,7 +38,7 @@ def test_a_glob_is_its_files_in_the_order_of_their_names(tmp_path: Path) -> None
     write(tmp_path / "deep" / "er" / "d.jsonl", "d.jsonl")
     assert texts(load_rows(f"{tmp_path}/*.jsonl")) == ["a.jsonl", "b.jsonl"]
     assert texts(load_rows(f"{tmp_path}/**/[b-d].jsonl")) == ["b.jsonl", "d.jsonl"]
-    assert "no file fits it" in refused(f"{tmp_path}/*.parquet")
+    assert "no file matches it" in refused(f"{tmp_path}/*.parquet")
 
 
 def test_a_file_with_the_signs_of_a_glob_in_its_name_is_that_file(tmp_path: Path) -> None:
@@ -76,14 +76,14 @@ def test_of_a_directory_with_splits_the_one_that_is_meant_is_taken(
 
 def test_a_split_that_there_is_not_is_told_with_those_there_are(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", "a")
-    assert "its files are named after train; there is none of the split validation" in refused(
+    assert "its files are named after train; none is of the split validation" in refused(
         str(tmp_path), "eval"
     )
 
 
 @pytest.mark.parametrize(
     ("names", "says"),
-    [((), "holds no file that can be read"), (("a.jsonl", "b.csv"), "name those you mean, as in")],
+    [((), "has no file in a supported format"), (("a.jsonl", "b.csv"), "choose one kind, as in")],
 )
 def test_a_directory_that_is_not_clear_is_refused(tmp_path: Path, names: tuple[str, ...], says: str) -> None:
     for name in names:

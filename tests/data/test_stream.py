@@ -253,13 +253,13 @@ def test_a_stream_is_rehearsed_and_its_batch_found_with_rows_as_long_as_may_come
     stream += ["training.max_length=64", "training.eval_strategy=no", "training.max_steps=2"]
     batch = ["training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=2"]
     shown = tune("found", *stream, *batch, "run.auto_batch=true", "run.rehearse=always")
-    assert "batch    4 rows at once, 1 time before each update" in shown
+    assert "batch    4 rows at once, 1 time per update" in shown
     assert "rehearse a batch of the longest rows that may come" in shown
     assert "the run will take at most" in shown
     assert re.search(r"memory   peak .* [MG]B, estimated .* [MG]B", shown)
     tune("plain", *stream, "training.per_device_train_batch_size=4")
     assert weights("found") == weights("plain")
-    assert "for rows of 64 tokens, the longest that may come" in dry_run_shown(*stream)
+    assert "for rows of 64 tokens, the longest possible" in dry_run_shown(*stream)
 
 
 def test_of_several_processes_the_main_one_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def asked(model: str) -> str | None:
 
 def test_a_hub_that_cannot_be_found_is_not_asked_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     said = asked("owner/name")
-    assert said == "hub.invalid cannot be found from here: of the hub, only what is in its cache is used"
+    assert said == "hub.invalid cannot be resolved: using only the local cache of the hub"
     assert os.environ.pop("HF_HUB_OFFLINE") == "1"
 
 

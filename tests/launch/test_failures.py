@@ -51,7 +51,7 @@ def test_a_rank_that_ended_without_a_word_is_the_cause_though_torchrun_has_stopp
     found = failure(error, causes)
     assert found.exit_code == 1
     assert str(found) == (
-        f"the process of rank {len(others)} ended with exit code {code}, and did not say why."
+        f"the process of rank {len(others)} exited with code {code}, without reporting a cause."
     )
 
 

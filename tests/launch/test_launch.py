@@ -84,7 +84,7 @@ def test_a_wrong_number_of_processes_is_told(asked: str) -> None:
 
 def test_the_flag_is_refused_where_torchrun_has_started_fmstune(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
-    with pytest.raises(ConfigError, match="leave it out where torchrun starts fmstune"):
+    with pytest.raises(ConfigError, match="leave it out if torchrun starts fmstune"):
         process_count("2")
 
 
@@ -95,7 +95,8 @@ def test_too_few_gpus_are_told_before_any_process_is_started(monkeypatch: pytest
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("PET_SIGNALS_TO_HANDLE", "")
     with pytest.raises(
-        ConfigError, match=r"--nproc 3: each process needs a GPU .* there are 2; use --nproc auto"
+        ConfigError,
+        match=r"--nproc 3: each process needs its own GPU, but there are only 2; use --nproc auto",
     ):
         launch(3, ["train"])
 
@@ -107,7 +108,7 @@ def test_too_few_gpus_are_told_before_any_process_is_started(monkeypatch: pytest
 def test_wrong_variables_of_torchrun_are_told(name: str, value: str, said: str, tmp_path: Path) -> None:
     done = fmstune("train", *TWO, cwd=tmp_path, **{name: value})
     assert done.returncode == 2
-    assert done.stderr.startswith("error: torchrun refuses its variables PET_… in the environment: ")
+    assert done.stderr.startswith("error: torchrun rejects the PET_… variables in the environment: ")
     assert said in done.stderr.splitlines()[-1]
 
 

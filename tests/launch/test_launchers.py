@@ -37,8 +37,8 @@ def test_machines_meet_by_torchruns_variables_and_the_one_that_fails_names_the_c
     assert [machine.returncode for machine in machines] == [1, 1]
     assert shown[1].splitlines()[-1] == f"error: {CURSED}"
     assert (tmp_path / "why-1").read_text() == f"{CURSED}\nexit code 1\n"
-    assert "another process of this run has ended" in shown[0].splitlines()[-1]
-    assert (tmp_path / "why-0").read_text().startswith("another process of this run has ended")
+    assert "another process of this run exited" in shown[0].splitlines()[-1]
+    assert (tmp_path / "why-0").read_text().startswith("another process of this run exited")
 
 
 def test_a_machine_that_waits_for_another_can_be_told_to_stop(tmp_path: Path) -> None:

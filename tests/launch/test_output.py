@@ -60,7 +60,7 @@ def test_what_a_callback_prints_is_in_the_log_and_not_in_the_answer(tmp_path: Pa
         assert each not in done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert records[-1]["kind"] == "end"
-    (more,) = (each["text"] for each in records if "of such warnings" in each.get("text", ""))
+    (more,) = (each["text"] for each in records if "in the log" in each.get("text", ""))
     assert done.stderr.count(more) == 1
     (said,) = (each["text"] for each in records if each.get("label") == "log")
     assert said.startswith("out/train.log: ")
@@ -150,7 +150,7 @@ def test_what_a_full_disk_cannot_take_waits_and_is_counted_in_the_end(tmp_path: 
     *kept, gap = log.path.read_text().splitlines()
     assert kept[0] == "line 000"
     assert 9 * len(kept) + log.lost == 8 * 9
-    assert gap == f"(fmstune: {log.lost} bytes are lost here: No space left on device)"
+    assert gap == f"(fmstune: {log.lost} bytes lost here: No space left on device)"
 
 
 def test_a_program_that_calls_the_command_has_its_streams_back(

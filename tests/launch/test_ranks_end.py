@@ -43,13 +43,13 @@ def test_the_cause_of_a_rank_is_the_last_line_and_its_code_the_exit_code(tmp_pat
 def test_a_rank_that_is_killed_is_named(tmp_path: Path) -> None:
     done = fmstune("train", *TWO, *with_callback("Dies"), cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: the process of rank 1 was ended by SIGKILL.")
+    assert done.stderr.splitlines()[-1].startswith("error: the process of rank 1 was killed by SIGKILL.")
 
 
 def test_a_rank_that_ends_without_a_word_is_named_with_its_exit_code(tmp_path: Path) -> None:
     done = fmstune("train", *TWO, *with_callback("Exits"), cwd=tmp_path)
     assert done.returncode == 1
-    last = "error: the process of rank 1 ended with exit code 7, and did not say why."
+    last = "error: the process of rank 1 exited with code 7, without reporting a cause."
     assert done.stderr.splitlines()[-1] == last
 
 

@@ -131,7 +131,7 @@ def test_settings_that_differ_from_those_of_the_adapter_are_told(plain: Path) ->
     for sets, message in (
         (["lora.r=8"], r"--set: lora.r = 8, but the adapter in run has 4; leave it out"),
         (["lora.rslora=true"], "lora.rslora = true, but the adapter in run has false"),
-        (["lora.enabled=false"], "holds an adapter, and lora.enabled is false; .* fmstune merge run OUT"),
+        (["lora.enabled=false"], "is an adapter, but lora.enabled is false. .* fmstune merge run OUT"),
         (["prompt_tuning.enabled=true"], "exclude each other"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -238,7 +238,7 @@ def test_a_damaged_adapter_is_told(plain: Path) -> None:
     with pytest.raises(ModelError, match=r"run/adapter_config.json cannot be read"):
         locate("run")
     Path("run/adapter_config.json").write_text("[]")
-    with pytest.raises(ConfigError, match="is no adapter's configuration"):
+    with pytest.raises(ConfigError, match="is not the configuration of an adapter"):
         load(None, [("model.path", "run", "--model"), ("data.train", "demo", "--data")])
 
 
@@ -246,7 +246,7 @@ def test_a_damaged_adapter_is_told(plain: Path) -> None:
     ("sets", "message"),
     [
         (["lora.enabled=true"], "exclude each other"),
-        (["training.packing=true"], "training.packing puts several rows into one"),
+        (["training.packing=true"], "training.packing joins several rows"),
         (["prompt_tuning.text="], "prompt_tuning.text is empty"),
     ],
 )

@@ -113,7 +113,7 @@ def test_the_newest_that_is_whole_is_taken_and_the_others_are_named(
         assert found.step == resumed
         left = (run / "checkpoint-4").exists()
         assert [told.split(": its ")[0] for told in found.passed_over] == (
-            ["out/checkpoint-4 is passed over"] if left else []
+            ["out/checkpoint-4 is skipped"] if left else []
         )
 
 
@@ -122,7 +122,7 @@ def test_a_checkpoint_of_weights_alone_is_a_model_and_nothing_to_go_on_with(tmp_
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         (checkpoint / name).unlink()
     assert damage(checkpoint) is None
-    with pytest.raises(ConfigError, match=r"no state of the optimizer.*give it as --model .*checkpoint-4"):
+    with pytest.raises(ConfigError, match=r"no state of the optimizer.*use --model .*checkpoint-4"):
         claim(load(None), str(checkpoint), overwrite=False)
-    with pytest.raises(ConfigError, match="holds no checkpoint to resume from: of checkpoint-4, it holds no"):
+    with pytest.raises(ConfigError, match="has no checkpoint to resume from: of checkpoint-4, it holds no"):
         claim(load(None), str(tmp_path), overwrite=False)

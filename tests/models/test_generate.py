@@ -171,7 +171,7 @@ def test_of_a_run_without_an_end_the_newest_checkpoint_answers(
     code, out, err = command(capsys, "run", "--prompt", "Hello", "--prompt", "Bye", "--max-new-tokens", "4")
     assert code == 0
     assert err == (
-        "model    run did not finish; its newest checkpoint is run/checkpoint-30\n"
+        "model    run did not finish; using its newest checkpoint, run/checkpoint-30\n"
         "prompt   Hello\nprompt   Bye\n"
     )
     assert len(out.splitlines()) == 2
@@ -186,7 +186,7 @@ def test_standard_input_is_a_prompt(
     assert command(capsys, *arguments, "-")[1] == expected
     monkeypatch.setattr(sys, "stdin", io.StringIO(" \n"))
     code, _, err = command(capsys, *arguments, "-")
-    assert (code, err) == (2, "error: --prompt -: there is nothing on standard input.\n")
+    assert (code, err) == (2, "error: --prompt -: standard input is empty.\n")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_standard_input_is_a_prompt(
         (["x.gguf", "--prompt", "a"], "x.gguf: there is no such file."),
         (["demo"], "Missing option '--prompt'"),
         (["demo", "--prompt", "a", "--max-new-tokens", "0"], "should be greater than or equal to 1"),
-        (["demo", "--prompt", "-", "--prompt", "-"], "give it once"),
+        (["demo", "--prompt", "-", "--prompt", "-"], "given only once"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(

@@ -89,14 +89,14 @@ def test_one_without_a_template_is_told_where_chats_are_to_be_learnt() -> None:
             {"model.path": "demo.ggfu.gguf"},
             r"demo.ggfu.gguf'?: there is no such file. Did you mean demo.gguf\?",
         ),
-        ({"model.path": "./no/demo.gguf"}, "there is no such file. There is no directory no either"),
-        ({"model.path": "false.gguf"}, "this is no GGUF file, whatever its name says"),
+        ({"model.path": "./no/demo.gguf"}, "there is no such file. Its directory no does not exist, either"),
+        ({"model.path": "false.gguf"}, "this is not a GGUF file, despite its name"),
         (
             {"model.path": ".", "model.gguf_file": "x.gguf"},
             r"model.gguf_file = 'x.gguf': there is no such file",
         ),
-        ({"model.path": "demo.gguf", "model.gguf_file": "x.gguf"}, "is a GGUF file already; leave it out"),
-        ({"model.path": "demo.gguf", "model.quantization": "4bit"}, "only a LoRA adapter over them can"),
+        ({"model.path": "demo.gguf", "model.gguf_file": "x.gguf"}, "is already a GGUF file; leave it out"),
+        ({"model.path": "demo.gguf", "model.quantization": "4bit"}, "only a LoRA adapter can be trained"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told_at_configuration(settings: dict[str, Any], message: str) -> None:

@@ -92,7 +92,7 @@ def test_an_empty_directory_is_no_model(tmp_path: Path) -> None:
 
 def test_an_adapter_that_does_not_say_what_it_is_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    assert "is no adapter's configuration: it has no peft_type" in refused(tmp_path)
+    assert "is not the configuration of an adapter: it has no peft_type" in refused(tmp_path)
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     assert "does not say what model it was made for" in refused(tmp_path)
 

@@ -47,7 +47,7 @@ def test_files_of_others_stay_and_are_named(run: Path) -> None:
 def test_without_a_terminal_nothing_is_asked_and_nothing_deleted(run: Path) -> None:
     before = tree(run)
     done = rm(run)
-    assert "give --yes" in str(done.exception)
+    assert "add --yes" in str(done.exception)
     assert tree(run) == before
 
 

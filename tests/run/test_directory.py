@@ -52,13 +52,13 @@ def test_a_run_that_is_still_going_is_left_alone(overwrite: bool, resume: str | 
 @pytest.mark.parametrize(
     ("output", "said"),
     [
-        ("link", "link is a link to nowhere, which is not there"),
-        ("link/out", "link is a link to nowhere, which is not there"),
-        ("circle/out", "circle is a link to circle, which is not there"),
+        ("link", "link is a link to nowhere, which does not exist"),
+        ("link/out", "link is a link to nowhere, which does not exist"),
+        ("circle/out", "circle is a link to circle, which does not exist"),
         ("file", "is a file"),
         ("file/a/b", "file is a file"),
-        ("/proc/foo", "nothing can be written into /proc"),
-        ("/sys/a/b", "nothing can be written into /sys"),
+        ("/proc/foo", "/proc is not writable"),
+        ("/sys/a/b", "/sys is not writable"),
     ],
 )
 def test_a_directory_that_cannot_be_made_is_refused_at_once(output: str, said: str, overwrite: bool) -> None:

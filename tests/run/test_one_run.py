@@ -43,7 +43,7 @@ def test_a_second_run_in_a_process_is_refused_and_the_first_one_keeps_its_points
 
     fmstune.train(settings=DEMO | {"training.output_dir": "first"}, callbacks=[StartsAnother()], quiet=True)
 
-    assert "another run is under way in this process" in str(refused[0])
+    assert "another run is active in this process" in str(refused[0])
     assert not Path("second").exists()
     steps = [
         step for stage, name, step in journal_points(Path("first")) if (stage, name) == ("train", "loss")

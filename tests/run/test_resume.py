@@ -37,7 +37,7 @@ def test_a_run_that_was_killed_before_its_model_was_saved_only_saves_it(best: st
     *events, _ = journal.read_text().splitlines(keepends=True)  # the status, which it had no time to write
     journal.write_text("".join(events))
     _, shown = tune("killed", *sets, resume="auto")
-    assert "resume   step 12 was the last; what is left is to save the model" in shown
+    assert "resume   step 12 was the last; only saving the model is left" in shown
     assert "done     0 steps in 0.0 s" in shown
     assert weights("killed") == weights("whole")
 
@@ -68,17 +68,17 @@ def test_the_number_of_tokens_seen_goes_on(older: bool) -> None:
         (["lora.enabled=true"], [], "of a run that trains a LoRA adapter (--lora), not all weights"),
         ([], ["lora.enabled=true"], "of a run that trains all weights, not a LoRA adapter (--lora)"),
         (["lora.enabled=true"], ["lora.enabled=true", "lora.r=4"], "lora.r = 16, this run 4"),
-        ([], ["training.optim=sgd"], "state is of adamw_torch, and does not fit training.optim = 'sgd'"),
+        ([], ["training.optim=sgd"], "state is that of adamw_torch, and does not fit training.optim = 'sgd'"),
         (["lora.enabled=true"], ["prompt_tuning.enabled=true"], "not a tuned prompt"),
         (
             ["lora.enabled=true"],
             ["lora.enabled=true", "lora.dora=true"],
-            "lora.dora = false, and what it holds",
+            "lora.dora = false, and its state",
         ),
         (
             ["lora.enabled=true"],
             ["lora.enabled=true", "lora.target_modules=q_proj"],
-            "lora.target_modules = 'all-linear', and what it holds does not fit 'q_proj'",
+            "lora.target_modules = 'all-linear', and its state does not fit 'q_proj'",
         ),
         (
             ["prompt_tuning.enabled=true"],
@@ -88,12 +88,12 @@ def test_the_number_of_tokens_seen_goes_on(older: bool) -> None:
         (
             [],
             ["training.lr_scheduler_type=reduce_lr_on_plateau", "training.eval_strategy=epoch"],
-            "lr_scheduler_type = 'cosine', and what it holds does not fit 'reduce_lr_on_plateau'",
+            "lr_scheduler_type = 'cosine', and its state does not fit 'reduce_lr_on_plateau'",
         ),
         (
             ["run.method=dpo"],
             [],
-            "--method dpo, this one is sft; to begin with its weights, give it as --model",
+            "--method dpo, but this one uses sft; to start from its weights, use --model",
         ),
     ],
 )
@@ -144,7 +144,7 @@ def test_what_a_checkpoint_holds_is_said_not_to_be_applied_and_recorded_as_it_is
     _, shown = tune("second", *more, resume="first/checkpoint-1", extensions=Extensions((sees,)))
     assert sees.seen == (0.004, 0.1, (0.8, 0.999), 1e-8)
     assert "warning  changed since the run was started: training.max_steps (2 → 3)\n" in shown
-    held = " ".join(shown.split()).partition("not applied, since the checkpoint holds the value before: ")[2]
+    held = " ".join(shown.split()).partition("not applied, since the checkpoint determines the value: ")[2]
     for said in ("learning_rate (0.004 → 0.05)", "weight_decay (0.1 → 0.2)", "adam_beta1 (0.8 → 0.7)"):
         assert said in held
     recorded = tomli.loads(Path("second/config.toml").read_text())["training"]

@@ -119,9 +119,9 @@ def test_a_resumed_run_ends_with_bitwise_the_weights_of_an_unbroken_one(tmp_path
     assert "resume   from parts/checkpoint-6" in shown
     assert "changed since" not in shown
     finished, shown = tune("parts", 'training.save_strategy="no"', "training.weight_decay=0.1", resume="auto")
-    assert "is finished already" in shown
+    assert "is already finished" in shown
     changed = "training.save_strategy ('steps' → 'no'), training.weight_decay (not set → 0.1)"
-    assert f"not applied: {changed}. To train on with it: --resume parts" in shown
+    assert f"not applied: {changed}. To train further with it, use --resume parts" in shown
     assert finished.directory == Path("parts")
     assert weights("parts") == weights("whole")
     kinds = [event.kind for event in JournalReader(Path("parts", TRACKING_DIR, JOURNAL_NAME))]
@@ -230,7 +230,7 @@ def test_a_full_disk_under_the_journal_is_said_loudly_once_and_the_run_goes_on(
         )
         == 1
     )
-    assert "could not be written to the journal: lost" in shown
+    assert "could not be written to the journal, and are lost" in shown
     assert Path("out/model.safetensors").exists()
 
 
@@ -263,7 +263,7 @@ def test_repeating_the_resolved_configuration_gives_the_same_weights() -> None:
         ("finished", None, "holds a finished run"),
         ("failed", None, "holds a run that is failed"),
         (None, "nowhere", "there is no such checkpoint or run"),
-        (None, "out", "it holds no checkpoint to resume from"),
+        (None, "out", "it has no checkpoint to resume from"),
     ],
 )
 def test_a_dry_run_refuses_what_the_run_would(
@@ -285,7 +285,7 @@ def test_a_dry_run_checks_everything_and_leaves_nothing(tmp_path: Path) -> None:
     config = load(None, [("tracking.trackers", ("aim",), "--tracker")], SHORT)
     shown = io.StringIO()
     dry_run(config, RunConsole(Console(file=shown, width=200)))
-    assert "all is ready for 12 steps" in shown.getvalue()
+    assert "ready for 12 steps" in shown.getvalue()
     assert list(tmp_path.iterdir()) == []
 
 

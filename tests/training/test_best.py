@@ -43,7 +43,7 @@ def test_training_stops_when_evaluations_get_no_better_and_keeps_the_best_weight
     losses = evaluations("out")
     best = min(losses, key=losses.__getitem__)
     assert max(losses) == best + 4 < 40
-    assert f"stopped  early, at step {best + 4} of 40: 2 evaluations were no better" in shown
+    assert f"stopped  early, at step {best + 4} of 40: no improvement in 2 evaluations" in shown
     assert f"best     eval loss {losses[best]:.4g} at step {best}; kept" in shown
     assert weights("out") == weights(f"out/checkpoint-{best}")
 

@@ -260,7 +260,7 @@ def test_what_is_unused_is_said_with_its_place_and_the_reason() -> None:
         ("length_column_name=n", "fmstune knows the lengths"),
         ("dataset_num_proc=4", "fmstune prepares the data itself"),
         ("bf16_full_eval=true", "use training.bf16"),
-        ("enable_jit_checkpoint=true", "save a checkpoint in any case"),
+        ("enable_jit_checkpoint=true", "always save a checkpoint"),
         ("project=mine", "trackers.wandb.project"),
         ("eval_packing=true", "set training.packing = true"),
         ("optim_args='momentun=0.5' training.optim=sgd", "Did you mean momentum?"),
@@ -275,7 +275,7 @@ def test_what_cannot_be_obeyed_is_refused_with_our_own_setting(setting: str, sai
 @pytest.mark.parametrize("method", ["dpo", "reward"])
 def test_what_trl_has_for_sft_alone_is_refused(method: str) -> None:
     for setting in ("label_smoothing_factor=0.1", "train_sampling_strategy=group_by_length"):
-        with pytest.raises(ConfigError, match="is for sft alone"):
+        with pytest.raises(ConfigError, match="is only for sft"):
             load(None, sets=[f"run.method={method}", f"training.{setting}"])
 
 

@@ -151,7 +151,7 @@ def test_auto_batch_finds_what_fits_and_learns_the_same(expected: Expected, tmp_
     limits = expected.too_little()
     done = fmstune(*LARGE, "--auto-batch", "--output-dir", "out", cwd=tmp_path, limits=limits)
     assert done.returncode == 0, done.stderr
-    found = re.search(r"batch    (\d+) rows at once, (\d+) times before each update", done.stderr)
+    found = re.search(r"batch    (\d+) rows at once, (\d+) times per update", done.stderr)
     assert found is not None
     size, times = int(found.group(1)), int(found.group(2))
     assert size * times == 400
@@ -165,7 +165,7 @@ def test_auto_batch_compares_the_answers_of_kto_within_the_batches_that_it_finds
     sets = ("run.method=kto", "training.max_steps=2")
     shown = tune("out", *sets, "run.auto_batch=true", "training.gradient_accumulation_steps=2",
                  "training.per_device_train_batch_size=4")  # fmt: skip
-    assert "batch    8 rows at once, 1 time before each update" in shown
+    assert "batch    8 rows at once, 1 time per update" in shown
     tune("same", *sets, "training.per_device_train_batch_size=8")
     assert weights("out") == weights("same")
 

@@ -1,1 +1,1 @@
-"""Checking a value against its type, and the words of the messages when it is wrong."""
+"""Check values against their types, and word the error messages."""

@@ -1,4 +1,4 @@
-"""What to write instead of a value of the wrong kind, as far as its meaning can be guessed."""
+"""Suggest what to write instead of a value of the wrong type, if its meaning can be guessed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fmstune.secrets.names import is_secret_name
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 _NOTHING = ("none", "null", "nil")
-_CHOICES_THAT_SAY = {True: ("yes", "always"), False: ("no", "none", "never")}
+_CHOICES_FOR = {True: ("yes", "always"), False: ("no", "none", "never")}
 
-# What the same choices are called elsewhere.
+# Names of the same choices in other tools.
 _CHOICE_ALIASES = {
     **dict.fromkeys(("4", "int4", "nf4", "fp4"), "4bit"),
     **dict.fromkeys(("8", "int8"), "8bit"),
@@ -29,13 +29,13 @@ _CHOICE_ALIASES = {
     **dict.fromkeys(("assistant", "completion", "completions", "answers"), "responses"),
     **dict.fromkeys(("rm", "reward_model"), "reward"),
 }
-_LONGEST = 30  # what is longer was never meant as a number or a name
+_LONGEST = 30  # anything longer was not meant as a number or a name
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 
 
 def meant(value: Any, choices: Sequence[str]) -> str:
-    """` Did you mean never?`, of a value that is none of the choices; nothing where none is close."""
+    """` Did you mean never?`, for a value that is not one of the choices; empty if none is close."""
     if isinstance(value, (list, tuple)) and len(value) == 1:
         value = value[0]
     if not isinstance(value, (str, int, float)) or len(text := shown_for("", value).strip("'\"")) > _LONGEST:
@@ -45,12 +45,12 @@ def meant(value: Any, choices: Sequence[str]) -> str:
     close = known or closest(text, choices, {})
     for says, words in ((True, _TRUE), (False, (*_FALSE, *_NOTHING))):
         if close is None and text.lower() in words:
-            close = next((word for word in _CHOICES_THAT_SAY[says] if word in choices), None)
+            close = next((word for word in _CHOICES_FOR[says] if word in choices), None)
     return f" Did you mean {close}?" if close else ""
 
 
 def advice(value: Any, annotation: str, where: str, key: str) -> str:
-    """How to write a value that is nearly right, as a sentence with a space before it, or nothing."""
+    """How to write a value that is nearly right: a sentence after a space, or an empty string."""
     wanted = in_words(annotation)
     if isinstance(value, str):
         return _for_text(value.strip(), wanted, where, key)
@@ -58,7 +58,7 @@ def advice(value: Any, annotation: str, where: str, key: str) -> str:
         fits = len(value) == 1 and "a list" not in wanted and kind_of(value[0]) in wanted
         return " Write it without [ ]." if fits else ""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        # Nobody names a model `true`: quotes would only hide that something else was meant.
+        # `true` is hardly the name of a model: quotes would only hide that something else was meant.
         quotable = wanted == "a string" and not isinstance(value, (bool, Mapping)) and value is not None
         return _quoted(value, where, key) if quotable else ""
     if "true or false" in wanted and value in (0, 1):
@@ -72,17 +72,17 @@ def _for_text(text: str, wanted: str, where: str, key: str) -> str:
     if "true or false" in wanted and text.lower() in (*_TRUE, *_FALSE):
         return f" Write {'true' if text.lower() in _TRUE else 'false'}."
     if text.lower() in _NOTHING:
-        return " To have the default, leave it out."
+        return " Leave it out for the default."
     numeric = "number" in wanted or "integer" in wanted
     if numeric and len(text) < _LONGEST and (number := _number(text, "a number" in wanted)):
         return " Write it without quotes." if number == text else f" Write {number}."
     if "a list of" in wanted:
         return _as_list(text, where, key)
-    return " A table is written as {name = value}." if wanted.startswith("a table") else ""
+    return " Write a table as {name = value}." if wanted.startswith("a table") else ""
 
 
 def _number(text: str, broken: bool) -> str | None:
-    """The number that a text is nearly, as TOML has it; with a fraction only where that is wanted."""
+    """The number that a string probably means, in TOML's notation; a fraction only if `broken`."""
     plain = text.replace("\N{MINUS SIGN}", "-")
     if _THOUSANDS.fullmatch(plain):
         plain = plain.replace(",", "")
@@ -103,7 +103,7 @@ def _number(text: str, broken: bool) -> str | None:
 def _as_list(text: str, where: str, key: str) -> str:
     bracketed = text.startswith("[") and text.endswith("]")
     inside = text[1:-1] if bracketed else text
-    # A text with a comma and a space after it is a sentence, unless somebody has put it in brackets.
+    # A string with commas and spaces is a sentence, unless it is in brackets.
     parts = inside.split(",") if bracketed or " " not in inside else [inside]
     names = [part.strip().strip("'") for part in parts]
     plain = len(text) < 2 * _LONGEST and text.isprintable() and not set(inside) & {'"', "\\", "'"}
@@ -116,7 +116,7 @@ def _as_list(text: str, where: str, key: str) -> str:
 def _quoted(value: Any, where: str, key: str) -> str:
     if where != "--set":
         return " Put it in quotes."
-    # The shell takes the outer quotes away.
+    # The shell removes the outer quotes.
     return f""" Write '{key}="{"…" if is_secret_name(key) else shown_for(key, value)}"'."""
 
 

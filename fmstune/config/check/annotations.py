@@ -1,4 +1,4 @@
-"""Annotations of types as texts, since those of `SFTConfig` are read and not imported."""
+"""Type annotations as strings, since those of `SFTConfig` are read from source rather than imported."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 
 def written(field: dataclasses.Field[Any]) -> str:
-    """The annotation as a text, whether or not the module of the class postpones its annotations."""
+    """The annotation as a string, whether or not the class's module postpones annotations."""
     annotation: Any = field.type
     if isinstance(annotation, str):
         return annotation
-    # A class is its name; `list[str]` is a class to Python 3.10, but only its text holds all of it.
+    # A class has its name; Python 3.10 takes `list[str]` for a class too, but its name lacks the `[str]`.
     plain = isinstance(annotation, type) and "[" not in str(annotation)
     return annotation.__name__ if plain else str(annotation)
 
 
 def options_of(annotation: str) -> list[str]:
-    """The alternatives of an annotation: `Optional[int]` and `int | None` are `int` and `None`."""
+    """The alternatives of an annotation: `int` and `None` for `Optional[int]` and `int | None`."""
     text = annotation.replace("typing.", "").strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return options_of(text[1:-1])
@@ -37,7 +37,7 @@ def literal_values(option: str) -> tuple[Any, ...]:
 
 
 def split(text: str, separator: str) -> list[str]:
-    """The parts between separators that stand in no bracket."""
+    """Split at separators outside of brackets."""
     parts, depth, start = [], 0, 0
     for index, char in enumerate(text):
         depth += (char in "[(") - (char in "])")

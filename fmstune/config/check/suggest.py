@@ -1,4 +1,4 @@
-"""The closest known name to one that is not known; nothing where nothing is close."""
+"""Suggest the known name closest to an unknown one, if any is close."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fmstune.text import shown_path
 
-# What the same things are called elsewhere (TRL, transformers, axolotl, LLaMA-Factory, everyday speech).
+# Names of the same settings elsewhere (TRL, transformers, axolotl, LLaMA-Factory, everyday speech).
 ALIASES = {
     "lr": "training.learning_rate",
     "epochs": "training.num_train_epochs",
@@ -95,15 +95,15 @@ ALIASES = {
 }
 _CLOSE = 0.8
 _VERY_CLOSE = 0.85
-# Measured on 38 typing mistakes and 40 foreign names: at 0.6 `sweep` meant seed, `quantization` validation.
-# Who mistypes a word seldom mistypes its first letter, so a name with another one has to be closer.
+# Measured on 38 typos and 40 unrelated names: at 0.6, `sweep` gave seed, and `quantization` gave validation.
+# Typos rarely affect the first letter, so a name with a different one must be closer.
 
 
 def closest(name: str, known: Iterable[str], aliases: Mapping[str, str] = ALIASES) -> str | None:
     """The known name that `name` most likely means, or `None`.
 
-    Compared are the last parts of dotted keys, so that a key right in another table is found, and what
-    the same things are called elsewhere (`aliases`: another name → the dotted key).
+    Compares the last parts of dotted keys, so that a correct key in the wrong table is found, and the names
+    of the same settings elsewhere (`aliases`: other name → dotted key).
     """
     names = list(known)
     last = _plain(name.rpartition(".")[2])
@@ -113,7 +113,7 @@ def closest(name: str, known: Iterable[str], aliases: Mapping[str, str] = ALIASE
     for asked in (_plain(name), last):
         if asked in means:
             return means[asked]
-    import difflib  # only when something is wrong
+    import difflib  # only for errors
 
     for candidate in difflib.get_close_matches(last, means, n=3, cutoff=_CLOSE):
         ratio = difflib.SequenceMatcher(None, candidate, last).ratio()
@@ -123,7 +123,7 @@ def closest(name: str, known: Iterable[str], aliases: Mapping[str, str] = ALIASE
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """` Did you mean x?`, or nothing."""
+    """` Did you mean x?`, or an empty string."""
     close = closest(name, known)
     return f" Did you mean {close}?" if close else ""
 
@@ -133,15 +133,16 @@ def _plain(name: str) -> str:
 
 
 def similar_file(path: Path, base: Path | None = None) -> str:
-    """` Did you mean x?`, for a path (from `base`) that does not exist; or that its directory does not
-    exist either; or nothing."""
-    import difflib  # only when something is wrong
+    """` Did you mean x?`, for a path (relative to `base`) that does not exist; or a note that its directory
+    does not exist either; or an empty string."""
+    import difflib  # only for errors
 
     try:
         names = [
             entry.name for entry in ((base or Path()) / path.parent).iterdir() if entry.name != path.name
         ]
     except (OSError, ValueError):
-        return f" There is no directory {shown_path(path.parent)} either." if path.parent != Path() else ""
+        parent = f" Its directory {shown_path(path.parent)} does not exist, either."
+        return parent if path.parent != Path() else ""
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     return f" Did you mean {shown_path(path.parent / close[0])}?" if close else ""

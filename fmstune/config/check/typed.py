@@ -1,4 +1,4 @@
-"""Checking values against types: of the tables, of `SFTConfig`'s fields, of trackers' options."""
+"""Check values against types: in the tables, `SFTConfig`'s fields and trackers' options."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ T = TypeVar("T")
 
 
 def read_dataclass(cls: type[T], given: Mapping[str, Any], *, where: str, prefix: str) -> T:
-    """An instance of the dataclass `cls` from a table of the configuration.
+    """Build an instance of the dataclass `cls` from a table of the configuration.
 
-    `where` is the place named in messages (`fmstune.toml`), `prefix` that of the keys (`lora`).
-    Raises `ConfigError` for an unknown or missing key, a wrong type, or a value out of bounds.
+    `where` is the location for messages (`fmstune.toml`), `prefix` that of the keys (`lora`). Raises
+    `ConfigError` for an unknown or missing key, a wrong type, or a value out of bounds.
     """
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     values = {}
     for key, value in given.items():
         if key not in fields:
             close = hint(key, fields)
-            there = "" if close else f" There are {', '.join(fields) or 'none'}."
+            there = "" if close else f" Available: {', '.join(fields) or 'none'}."
             raise ConfigError(f"{where}: there is no setting {prefix}.{shown_key(key)}.{close}{there}")
         values[key] = check_field(value, fields[key], where=where, key=f"{prefix}.{key}")
     for name, field in fields.items():
@@ -42,8 +42,8 @@ def read_dataclass(cls: type[T], given: Mapping[str, Any], *, where: str, prefix
 
 
 def check_field(value: Any, field: dataclasses.Field[Any], *, where: str, key: str) -> Any:
-    """The value as the field takes it (a list for a tuple becomes one). Raises `ConfigError`."""
-    if read := field.metadata.get("read"):  # a setting that is more than a value of a type
+    """The value, converted to the field's type (a list to a tuple). Raises `ConfigError`."""
+    if read := field.metadata.get("read"):  # a setting with its own reader
         return read(value, where=where, key=key)
     choices = field.metadata.get("choices")
     checked = check_value(value, written(field), where=where, key=key, choices=choices)
@@ -52,7 +52,7 @@ def check_field(value: Any, field: dataclasses.Field[Any], *, where: str, key: s
 
 
 def check_bounds(value: Any, bounds: Mapping[str, Any], *, where: str, key: str) -> None:
-    """Raises `ConfigError` for a number outside of `min`, `max`, `above` or `below`."""
+    """Raise `ConfigError` for a number outside of `min`, `max`, `above` or `below`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
     outside = (
@@ -64,15 +64,15 @@ def check_bounds(value: Any, bounds: Mapping[str, Any], *, where: str, key: str)
     if outside:
         words = {"min": "at least", "above": "more than", "max": "at most", "below": "below"}
         allowed = " and ".join(f"{words[name]} {bounds[name]}" for name in words if name in bounds)
-        raise ConfigError(f"{where}: {key} = {shown_for(key, value)} is out of range; it is {allowed}.")
+        raise ConfigError(f"{where}: {key} = {shown_for(key, value)} is out of range; it must be {allowed}.")
 
 
 def check_value(
     value: Any, annotation: str, *, where: str, key: str, choices: Sequence[str] | None = None
 ) -> Any:
-    """The value, when it is one of the annotation's types. Raises `ConfigError` otherwise.
+    """The value, if it has one of the annotation's types. Raises `ConfigError` otherwise.
 
-    A bool is no int, an int is a float, and no number is NaN or infinite.
+    A bool is not an int, an int is a float, and numbers must be finite.
     """
     for option in options_of(annotation):
         fits, converted = _fit(value, option)
@@ -109,7 +109,7 @@ def _fit(value: Any, option: str) -> tuple[bool, Any]:
     if base == "Any":
         return True, value
     if base == "Literal":
-        # Compared with their types: False is no 0 here.
+        # Types are compared too: False is not 0 here.
         return any(type(value) is type(one) and value == one for one in literal_values(option)), value
     if base in ("dict", "Mapping"):
         values = inner[1:] or ["Any"]
@@ -119,7 +119,7 @@ def _fit(value: Any, option: str) -> tuple[bool, Any]:
             return False, value
         converted = tuple(value) if base == "tuple" else list(value)
         return all(_fits(item, inner or ["Any"]) for item in value), converted
-    # `str`, an enum's name, a class of TRL's: in a file all of these are texts.
+    # `str`, an enum's name, a class of TRL's: all of these are strings in a file.
     return isinstance(value, str), value
 
 
@@ -134,5 +134,5 @@ def _is_number(value: Any) -> bool:
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer that no float can hold
+    except OverflowError:  # an integer too large for a float
         return False

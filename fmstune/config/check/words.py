@@ -1,4 +1,4 @@
-"""How messages speak of values and types, in the words of somebody who writes TOML."""
+"""Describe values and types in messages, in TOML's terms."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 
 
 def kind_of(value: Any, *, inside: bool = False) -> str:
-    """What a value is: `an integer`, `a string`; with what is `inside`, `a list of integers`."""
+    """The kind of a value: `an integer`, `a string`; with `inside`, `a list of integers`."""
     word = next((word for kind, word in _KINDS if isinstance(value, kind)), "nothing")
     if not inside or not isinstance(value, (Mapping, list, tuple)) or not value:
         return word
@@ -43,7 +43,7 @@ def kind_of(value: Any, *, inside: bool = False) -> str:
 
 
 def in_words(annotation: str) -> str:
-    """What an annotation takes: `an integer or a string`."""
+    """The kinds of values that an annotation accepts: `an integer or a string`."""
     words = []
     for option in options_of(annotation):
         base, _, inside = option.partition("[")
@@ -59,10 +59,10 @@ def in_words(annotation: str) -> str:
 
 
 def shown_for(key: str, value: Any) -> str:
-    """A value in a message: hidden when its key says that it is a secret."""
+    """Format a value for a message; hidden if its key is that of a secret."""
     if is_secret_name(key):
         return REDACTED
     try:
         return shown(value)
-    except ValueError:  # Python refuses to write integers of thousands of digits
+    except ValueError:  # Python refuses to format integers with thousands of digits
         return "a huge number"

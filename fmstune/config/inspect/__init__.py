@@ -1,1 +1,1 @@
-"""Looking at a resolved configuration: explaining, comparing and writing it."""
+"""Inspect a resolved configuration: explain, compare and write it."""

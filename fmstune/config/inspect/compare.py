@@ -1,4 +1,4 @@
-"""Comparing two configurations: what differs, by dotted key."""
+"""Compare two configurations by dotted key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fmstune.text import shown_path
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A key whose values differ; `None` where it is not set."""
+    """A key whose values differ; `None` if it is not set."""
 
     key: str
     first: Any
@@ -24,13 +24,14 @@ class Difference:
 
 
 def config_file(path: Path, file_name: str) -> Path:
-    """The path itself, or in a directory its `file_name`. Raises `ConfigError` when that is not there."""
+    """The path itself, or for a directory the file `file_name` in it. Raises `ConfigError` if that is
+    missing."""
     if not path.exists() and not path.suffix:
         raise ConfigError(no_such_run(path))
     if not path.is_dir():
         return path
     if not (path / file_name).exists():
-        raise ConfigError(f"{shown_path(path)} holds no run: there is no {file_name} in it.")
+        raise ConfigError(f"{shown_path(path)} is not a run: it has no {file_name}.")
     return path / file_name
 
 
@@ -41,7 +42,7 @@ def read_tables(path: Path, file_name: str) -> dict[str, Any]:
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
-    """What differs between nested tables, in the order of their keys."""
+    """The differences between nested tables, sorted by key."""
     ours, theirs = flat(first), flat(second)
     return [
         Difference(key, ours.get(key), theirs.get(key))
@@ -51,7 +52,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Dif
 
 
 def flat(tables: Mapping[str, Any], above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Nested tables as one, by dotted key."""
+    """Flatten nested tables, by dotted key."""
     found: dict[str, Any] = {}
     for name, value in tables.items():
         key = (*above, str(name))

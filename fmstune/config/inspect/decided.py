@@ -1,4 +1,4 @@
-"""Settings whose value is known only when a run has its machine, its model and its data."""
+"""Settings whose value a run decides, from its machine, model and data."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from fmstune.config.methods.known import METHODS
 from fmstune.config.schema.tables import RunConfig
 
 _BY = {
-    "optim": "adamw_torch_fused, or adamw_torch with a torch before 2.8",
-    "bf16": "true where the device computes in it",
-    "fp16": "true on a GPU that does not compute in bf16",
-    "use_cpu": "true where there is no GPU",
-    "dataloader_pin_memory": "true where there is a GPU",
-    "pad_to_multiple_of": "by what the device is fastest with",
-    "padding_free": "true where the model keeps rows apart, and it pays",
+    "optim": "adamw_torch_fused, or adamw_torch before torch 2.8",
+    "bf16": "true if the device supports it",
+    "fp16": "true on a GPU without bf16",
+    "use_cpu": "true if there is no GPU",
+    "dataloader_pin_memory": "true if there is a GPU",
+    "pad_to_multiple_of": "the multiple that is fastest on the device",
+    "padding_free": "true if the model keeps rows apart, and it is faster",
 }
-"""Fields of `[training]` that nobody has set, and by what they are decided."""
+"""Fields of `[training]` that are decided by the run unless they are set, and how."""
 
 
 def decided_by(config: RunConfig, name: str) -> str:
-    """By what a run decides a field of `[training]`; empty for one that is known before."""
+    """How a run decides a field of `[training]`; empty for one that is known in advance."""
     training = config.training
     given = {key for key in _BY if config.origins.get(f"training.{key}", "default") != "default"}
     if name in given or (name in ("bf16", "fp16") and given & {"bf16", "fp16"}):
@@ -29,7 +29,7 @@ def decided_by(config: RunConfig, name: str) -> str:
         "reduce_lr_on_plateau",
     )
     if name == "metric_for_best_model" and training.get(name) is None and keeps_best:
-        return "loss, for which the best weights are kept"
+        return "loss, since the best weights are kept"
     if (
         name == "greater_is_better"
         and training.get(name) is None

@@ -1,4 +1,4 @@
-"""Writing a resolved configuration, so that `fmstune train <run>/config.toml` repeats the run."""
+"""Write a resolved configuration, so that `fmstune train <run>/config.toml` repeats the run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from fmstune.config.schema.tables import TABLES, RunConfig
 from fmstune.config.schema.training import training_fields
 
 HEADER = """\
-What ran, resolved: defaults, file, flags and --set. Repeat it with `fmstune train config.toml`.
-The output directory is left out, so that a repetition gets a new one; secrets are [redacted].
+The resolved configuration of this run: defaults, file, flags and --set. Repeat it with
+`fmstune train config.toml`. The output directory is left out, so that each run gets a new one;
+secrets are [redacted].
 """
 
 
 def to_mapping(config: RunConfig) -> dict[str, Any]:
-    """The configuration as nested tables, without what is not set and without the output directory."""
+    """The configuration as nested tables, without unset values and the output directory."""
     tables: dict[str, Any] = {}
     for name in ("model", "data"):
         tables[name] = dataclasses.asdict(getattr(config, name))
@@ -43,15 +44,15 @@ def to_mapping(config: RunConfig) -> dict[str, Any]:
 def to_toml(config: RunConfig, tables: Mapping[str, Any] | None = None, *, header: str = HEADER) -> str:
     """The configuration as TOML that `load` reads back to the same values.
 
-    `tables` replaces what `to_mapping` gives, for a caller that has redacted it. `header` is what the
-    comment at the top says.
+    `tables` replaces the result of `to_mapping`, for a caller that has redacted it. `header` is the text of
+    the comment at the top.
     """
     comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
     return f"{comment}\n{tomli_w.dumps(tables if tables is not None else to_mapping(config))}"
 
 
 def _without_none(value: Any) -> Any:
-    """TOML has no word for `None`: such keys are left out, which means the same here."""
+    """Leave out `None`, which TOML cannot express; a missing key means the same here."""
     if isinstance(value, Mapping):
         return {str(k): _without_none(v) for k, v in value.items() if v is not None}
     if isinstance(value, (list, tuple)):
@@ -61,7 +62,7 @@ def _without_none(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting, for tables of them."""
+    """A setting, as a row of a table."""
 
     key: str
     type: str
@@ -70,7 +71,7 @@ class Option:
 
 
 def option_table(method: str = DEFAULT) -> list[Option]:
-    """Every setting there is for a method, but for the trackers' own options."""
+    """All settings of a method, except for the trackers' own options."""
     options = []
     for table, cls in TABLES.items():
         for field in dataclasses.fields(cls):

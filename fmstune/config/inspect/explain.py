@@ -1,4 +1,4 @@
-"""Explaining a configuration: which value holds, where it comes from, what it won over, what it may be."""
+"""Explain a configuration: the value of a setting, its origin, what it overrides, and what it accepts."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from fmstune.text import shown, shown_key
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One setting: its value, where that comes from, and what it won over as (value, origin), the latest
-    first. `default` is what holds when nobody says anything; `takes` says in words what it may be. `decided`
-    says by what a run decides the value, when that is not known before; `note` what else there is to say."""
+    """A setting: its value, the value's origin, and the overridden values as (value, origin), latest first.
+    `takes` describes the accepted values. `decided` describes how a run decides the value, if it is not known
+    in advance; `note` is a further remark."""
 
     key: str
     value: Any
@@ -43,12 +43,12 @@ class Explanation:
     note: str = ""
 
     def lines(self) -> Iterator[str]:
-        """The explanation as a few lines for people."""
+        """The explanation as lines of text."""
         if self.decided:
-            yield f"{self.key} = auto, decided at the run: {self.decided}"
+            yield f"{self.key} = auto, decided by the run: {self.decided}"
         else:
             yield f"{self.key} = {_value(self.value)}"
-        won = "".join(f", over {_value(value)} from {origin}" for value, origin in self.over)
+        won = "".join(f", overriding {_value(value)} from {origin}" for value, origin in self.over)
         if self.origin == "default":
             if not self.decided:
                 yield "  by default"
@@ -63,7 +63,7 @@ class Explanation:
 
 
 def explain(config: RunConfig, key: str) -> Explanation:
-    """The explanation of one dotted key. Raises `ConfigError` for a key that there is not."""
+    """Explain one dotted key. Raises `ConfigError` for an unknown key."""
     table, *names = split_key(key, "explain")
     name = ".".join(names)
     if table in ("trackers", "params"):
@@ -90,8 +90,8 @@ def explain(config: RunConfig, key: str) -> Explanation:
             takes = _takes(written(own), own.metadata.get("choices"), own.metadata)
             value = getattr(getattr(config, table), name)
             default = own.default
-            if "read" in own.metadata:  # data.train and data.eval, shown as they are written
-                value, default, takes = written_sources(value), "", "a text, a list of strings, or tables"
+            if "read" in own.metadata:  # data.train and data.eval, shown as written
+                value, default, takes = written_sources(value), "", "a string, a list of strings, or tables"
             found = _explanation(config, key, value, default, takes, own.metadata["help"])
             return dataclasses.replace(found, note=_idle(config, key))
     others = of_other_methods(key, method)
@@ -101,11 +101,11 @@ def explain(config: RunConfig, key: str) -> Explanation:
 
 def _idle(config: RunConfig, key: str) -> str:
     why = unused(config).get(key)
-    return f"without effect in this run: {why}" if why else ""
+    return f"has no effect in this run: {why}" if why else ""
 
 
 def explain_all(config: RunConfig, key: str) -> list[Explanation]:
-    """The explanation of a key, or of all keys of a table. Raises `ConfigError`."""
+    """Explain a key, or all keys of a table. Raises `ConfigError`."""
     if key in ("trackers", "params"):
         return [each for each in chosen(config) if each.key.startswith(f"{key}.")]
     if key in (*TABLES, "training"):
@@ -116,7 +116,7 @@ def explain_all(config: RunConfig, key: str) -> list[Explanation]:
 
 
 def chosen(config: RunConfig) -> list[Explanation]:
-    """The settings that somebody has set, in the order of the configuration."""
+    """The settings that were set, in the order of the configuration."""
     keys = known_keys(config.run.method)
     found = [key for key in keys if config.origins.get(key, "default") != "default"]
     options = [("trackers", name, option) for name, table in config.trackers.items() for option in table]
@@ -132,7 +132,7 @@ def _explanation(config: RunConfig, key: str, value: Any, default: Any, takes: s
 
 
 def _free(config: RunConfig, table: str, names: Sequence[str], key: str) -> Explanation:
-    """A tracker's option or a param, which the trackers and the user declare themselves."""
+    """Explain a tracker's option, or a param: the keys are the tracker's or the user's own."""
     values: Any = getattr(config, table)
     for part in names:
         if not isinstance(values, Mapping) or part not in values:

@@ -1,4 +1,4 @@
-"""Where each setting of a run comes from, as comments in its `config.toml`, and read from there again."""
+"""Write the origin of each setting as comments in a run's `config.toml`, and read them back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MARK = "  # from "
 
 
 def with_origins(toml: str, origins: Mapping[str, str]) -> str:
-    """The TOML with a comment at each setting that is no default: `seed = 1  # from --seed`."""
+    """Add a comment to each setting that is not a default: `seed = 1  # from --seed`."""
     lines, table = [], ""
     depth = 0
     for line in toml.splitlines():
@@ -26,10 +26,10 @@ def with_origins(toml: str, origins: Mapping[str, str]) -> str:
 
 
 def written_origins(path: Path) -> dict[str, str]:
-    """Where the settings of a `config.toml` come from, by dotted key, as far as its comments say that."""
+    """The origins of the settings of a `config.toml`, by dotted key, from its comments."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):  # nothing is known then
+    except (OSError, UnicodeDecodeError):  # no origins are known
         return {}
     found, table = {}, ""
     for line in text.splitlines():
@@ -41,6 +41,6 @@ def written_origins(path: Path) -> dict[str, str]:
 
 
 def _opened(line: str) -> int:
-    """How many arrays a line opens more than it ends, as `tomli_w` breaks them: an item a line."""
+    """How many more arrays a line opens than it closes, in `tomli_w`'s layout: one item per line."""
     end = line.rstrip()
     return end.endswith(("[", "{")) - end.strip().startswith(("]", "}"))

@@ -1,1 +1,1 @@
-"""Defaults, the TOML file, flags and `--set`, laid on one another to one checked configuration."""
+"""Merge defaults, the TOML file, flags and `--set` into one checked configuration."""

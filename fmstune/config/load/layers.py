@@ -1,4 +1,4 @@
-"""The file, the flags and `--set`, laid on one another: each key with the value that wins and its origin."""
+"""Merge the file, the flags and `--set`: each key with the winning value and its origin."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from fmstune.layout import CONFIG_FILE
 from fmstune.text import in_series, shortened, shown_key, shown_path
 
 FREE_TABLES = ("trackers", "params")
-"""Tables whose keys are known elsewhere: trackers declare their options, params are the user's own."""
+"""Tables with free keys: trackers declare their options, params are the user's own."""
 
-_CHOSEN = " Trackers are chosen with --tracker, or [tracking] trackers."
+_CHOSEN = " Choose trackers with --tracker, or [tracking] trackers."
 _EXAMPLES = {
     "model": "path",
     "data": "train",
@@ -33,7 +33,7 @@ _EXAMPLES = {
     "samples": "prompts",
     "training": "learning_rate",
 }
-"""A setting of each table, for messages: the one that is meant by who sets the table to a value."""
+"""For messages: the setting that is probably meant if a table is set to a value."""
 
 Flag = tuple[str, Any, str]
 """A dotted key, its value, and the flag it was given with."""
@@ -41,7 +41,7 @@ Flag = tuple[str, Any, str]
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value as it was written, and where."""
+    """A value as written, and its origin."""
 
     value: Any
     origin: str
@@ -49,10 +49,10 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What was given: `given` by dotted key, the free tables, and the configuration file if there is one.
+    """The given values: `given` by dotted key, the free tables, and the configuration file, if there is one.
 
-    `origins` says where each key of the free tables came from; `over` has, for each key that was given
-    several times, what the last one won over, the latest first.
+    `origins` has the origins of the keys of the free tables; `over`, for each key that was given several
+    times, the overridden values, latest first.
     """
 
     given: dict[str, Given] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Sources:
 
 
 def gather(config_path: Path | None, flags: Sequence[Flag], sets: Sequence[str], cwd: Path) -> Sources:
-    """All that was given; later wins. Values are not checked yet. Raises `ConfigError`."""
+    """Gather all given values; later ones win. Values are not checked yet. Raises `ConfigError`."""
     path = config_path or (cwd / CONFIG_FILE if os.path.lexists(cwd / CONFIG_FILE) else None)
     sources = Sources(file=(shown_path(path) if config_path else CONFIG_FILE) if path else None)
     if path is not None and sources.file is not None:
@@ -77,18 +77,18 @@ def gather(config_path: Path | None, flags: Sequence[Flag], sets: Sequence[str],
 
 
 def table_keys() -> list[str]:
-    """The dotted keys of fmstune's own tables, all but `[training]`."""
+    """The dotted keys of fmstune's own tables, except `[training]`."""
     return [f"{table}.{field.name}" for table, cls in TABLES.items() for field in fields(cls)]
 
 
 def known_keys(method: str = DEFAULT) -> list[str]:
-    """Every dotted key that can be set for a method, but for the trackers' own options and params."""
+    """All dotted keys that can be set for a method, except for trackers' options and params."""
     fields_ = (name for name in training_fields(method) if name not in OWNED_TRAINING)
     return [*table_keys(), *(f"training.{name}" for name in fields_)]
 
 
 def of_other_methods(key: str, method: str) -> str | None:
-    """That a key is a setting of other methods than this one, in words; `None` when it is not."""
+    """A message that a key is a setting of other methods, or `None` if it is not."""
     table, _, name = key.partition(".")
     others = methods_with(name) if table == "training" and name not in OWNED_TRAINING else []
     if not others or method in others:
@@ -107,7 +107,7 @@ def _take_file(sources: Sources, text: str, name: str) -> None:
             close = difflib.get_close_matches(table, _tables(), n=1, cutoff=0.6)
             as_table, as_key = f" Did you mean [{close[0]}]?" if close else "", hint(table, known_keys())
             meant = (as_table or as_key) if isinstance(content, dict) else (as_key or as_table)
-            there = "" if meant else f" There are {', '.join(f'[{known}]' for known in _tables())}."
+            there = "" if meant else f" Available: {', '.join(f'[{known}]' for known in _tables())}."
             raise ConfigError(
                 f"{place(table)}: there is no table or setting {shown_key(table)}.{meant}{there}"
             )
@@ -156,13 +156,15 @@ def _take(sources: Sources, parts: Sequence[str], value: Any, origin: str) -> No
     elif len(parts) == 1 and table in _tables():
         chosen = _CHOSEN * (table == "trackers")
         one = f"{table}.{_EXAMPLES.get(table, 'NAME')}"
-        raise ConfigError(f"{origin}: {table} is a table; set what is in it, as in {one}=VALUE.{chosen}")
+        raise ConfigError(
+            f"{origin}: {table} is a table; set one of its settings, as in {one}=VALUE.{chosen}"
+        )
     else:
         raise ConfigError(f"{origin}: there is no setting {shortened(key)}.{hint(key, known_keys())}")
 
 
 def _at(table: Mapping[str, Any], parts: Sequence[str]) -> Any:
-    """What is under a key in nested tables; `None` for nothing."""
+    """The value of a key in nested tables, or `None`."""
     found: Any = table
     for part in parts:
         found = found.get(part) if isinstance(found, Mapping) else None

@@ -1,4 +1,4 @@
-"""Loading: defaults, then the TOML file, then flags, then `--set`; later wins. Then it is all checked."""
+"""Load and check the configuration: defaults, the TOML file, flags, then `--set`; later values win."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def load(
     params_file: Path | None = None,
     cwd: Path | None = None,
 ) -> RunConfig:
-    """The resolved configuration of a run. Raises `ConfigError`, and nothing else, whatever it is given.
+    """Return the resolved configuration of a run. Raises only `ConfigError`, whatever the input.
 
-    Relative paths stay as they are written, relative to the current directory (`cwd`), also those in a
-    file elsewhere: what was written is what messages, trackers and `config.toml` show.
+    Relative paths stay as written, so that messages, trackers and `config.toml` show them unchanged. They are
+    relative to the current directory (`cwd`), also in a file elsewhere.
     """
     cwd = cwd or Path()
     sources = gather(config_path, flags, sets, cwd)
@@ -80,8 +80,8 @@ def load(
 def load_trackers(
     config_path: Path | None, sets: Sequence[str], cwd: Path | None = None
 ) -> tuple[tuple[str, ...], Mapping[str, Mapping[str, Any]], Mapping[str, str]]:
-    """The trackers that are configured here, the options of each, and the origins of what was set; for
-    commands that run nothing."""
+    """The configured trackers, the options of each, and the origins of all settings; for commands that do not
+    run anything."""
     sources = gather(config_path, (), sets, cwd or Path())
     chosen = _check_all({key: given for key, given in sources.given.items() if key.startswith("tracking.")})
     origins = {key: given.origin for key, given in sources.given.items()}
@@ -89,15 +89,14 @@ def load_trackers(
 
 
 def _check_all(given: Mapping[str, Given]) -> dict[str, Any]:
-    """The values of all keys. Raises one `ConfigError` for all that are wrong."""
+    """Check the values of all keys. Raises one `ConfigError` for all wrong ones."""
     checked, problems = {}, []
     method = _method(given)
     for key, entry in given.items():
         if holds_redacted(entry.value):
-            how = "is" if entry.value == REDACTED else "holds"
+            how = "is" if entry.value == REDACTED else "contains"
             problems.append(
-                f"{entry.origin}: {key} {how} {REDACTED}, where a secret was taken out; give it again: "
-                f"--set {key}=…"
+                f"{entry.origin}: {key} {how} {REDACTED} in place of a secret; set it again: --set {key}=…"
             )
             continue
         try:
@@ -110,13 +109,13 @@ def _check_all(given: Mapping[str, Given]) -> dict[str, Any]:
 
 
 def _method(given: Mapping[str, Given]) -> str:
-    """The method, on which the fields of `[training]` depend. Raises `ConfigError` when there is no such."""
+    """The method, which determines the fields of `[training]`. Raises `ConfigError` for an unknown one."""
     method: str = _check("run.method", given["run.method"], "") if "run.method" in given else DEFAULT
     return method
 
 
 def _check(key: str, given: Given, method: str) -> Any:
-    """The value of one key, as its field takes it. Raises `ConfigError`."""
+    """The value of one key, converted to its field's type. Raises `ConfigError`."""
     table, _, name = key.partition(".")
     where = given.origin
     if table in TABLES:
@@ -137,7 +136,7 @@ def _check(key: str, given: Given, method: str) -> Any:
 
 
 def _newer_names(entries: dict[str, T]) -> dict[str, T]:
-    """The entries by dotted key, those of `RENAMED_TRAINING` under the newer name, unless that is given."""
+    """Rename the keys in `RENAMED_TRAINING` to their newer names, unless those are given."""
     renamed = {
         f"training.{old}": f"training.{new}"
         for old, new in RENAMED_TRAINING.items()
@@ -154,20 +153,19 @@ def _instance(table: str, checked: Mapping[str, Any]) -> Any:
 
 
 def _choose_demo(checked: dict[str, Any], file: str | None) -> None:
-    """The demo, when nobody has said what to tune; raises when somebody has said half of it."""
-    # Said to be empty is said: an unset variable of a job script should not tune the demo.
-    said = checked.keys() & {"model.path", "data.train"} or checked.get("data.eval")
-    nothing_said = not said and file is None
-    if nothing_said:
+    """Choose the demo if neither model nor data is given; raise if only one is."""
+    # An empty value counts as given: an unset variable in a job script should not tune the demo.
+    given = checked.keys() & {"model.path", "data.train"} or checked.get("data.eval")
+    if not given and file is None:
         checked |= {"model.path": DEMO, "data.train": (DataSource(DEMO),)}
     where = f"in {file or CONFIG_FILE}"
     missing = []
     if not checked.get("model.path"):
-        missing.append(f"there is no model: give --model, or `path` under [model] {where}.")
+        missing.append(f"no model is given: use --model, or set `path` under [model] {where}.")
     if not checked.get("data.train"):
-        missing.append(f"there is no data: give --data, or `train` under [data] {where}.")
+        missing.append(f"no data is given: use --data, or set `train` under [data] {where}.")
     if missing:
-        raise ConfigError(f"{' '.join(missing)} `{DEMO}` is a tiny one.")
+        raise ConfigError(f"{' '.join(missing)} To try fmstune, use the built-in `{DEMO}`.")
     if _is_demo(checked["data.train"]) and not checked.keys() & {"data.eval", "data.eval_fraction"}:
         checked["data.eval"] = (DataSource(DEMO),)
 
@@ -177,8 +175,8 @@ def _is_demo(sources: Sequence[DataSource]) -> bool:
 
 
 def _training_defaults(checked: Mapping[str, Any], *, demo: bool) -> dict[str, Any]:
-    """What holds in `[training]` where the user says nothing, as far as that is not TRL's own default."""
-    older = {new: old for old, new in RENAMED_TRAINING.items()}  # all that an older transformers has
+    """The defaults of `[training]` that differ from TRL's."""
+    older = {new: old for old, new in RENAMED_TRAINING.items()}  # the only names in an older transformers
     known = training_fields()
     defaults = {name if name in known else older[name]: value for name, value in TRAINING_DEFAULTS.items()}
     method = METHODS[checked.get("run.method", DEFAULT)]
@@ -194,17 +192,17 @@ def _training_defaults(checked: Mapping[str, Any], *, demo: bool) -> dict[str, A
         if not evaluates:
             del defaults["eval_strategy"], defaults["eval_steps"]
         if "training.num_train_epochs" in checked:
-            del defaults["max_steps"]  # it would win over the epochs that were asked for
+            del defaults["max_steps"]  # it would override the requested epochs
     if checked.get("prompt_tuning.enabled"):
         defaults["learning_rate"] = PROMPT_TUNING_LEARNING_RATE
     return defaults | _keep_best(checked, defaults)
 
 
 def _keep_best(checked: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What follows from keeping the best evaluation's weights: each evaluation has its checkpoint."""
+    """The settings implied by keeping the best evaluation's weights: a checkpoint for each evaluation."""
     found: dict[str, Any] = {}
     if checked.get("run.early_stopping_patience"):
-        # With its state from the checkpoint, a resumed run stops where an unbroken one would have.
+        # With its state from the checkpoint, a resumed run stops where an uninterrupted one would.
         found = {"load_best_model_at_end": True, "metric_for_best_model": "loss"}
         found["restore_callback_states_from_checkpoint"] = True
     best = checked.get("training.load_best_model_at_end", found.get("load_best_model_at_end"))
@@ -220,7 +218,7 @@ def _keep_best(checked: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[
 def _params(
     sources: Sources, assignments: Sequence[str], file: Path | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The user's own parameters, `[params]`, --params-file and --param; and where each came from."""
+    """The user's metadata from `[params]`, --params-file and --param, and the origin of each."""
     layers = []
     if file is not None:
         layers.append((read_params_file(file), shown_path(file)))

@@ -1,4 +1,4 @@
-"""Values that come from Python rather than from a file: made into those that a file could hold."""
+"""Convert values passed from Python to those that a TOML file can hold."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fmstune.config.schema.data import DataSource
 from fmstune.errors import ConfigError
 from fmstune.text import shown, shown_key
 
-_AS_THEY_ARE = (type(None), bool, int, float, str, datetime.date, datetime.time, DataSource)
+_UNCHANGED = (type(None), bool, int, float, str, datetime.date, datetime.time, DataSource)
 
 
 def from_python(value: Any, where: str, *parts: str) -> Any:
-    """The value as TOML has it: paths are strings, members of an enumeration their values, scalars and arrays
-    of NumPy's and torch's numbers and lists. Raises `ConfigError` for what no file could hold; `parts` are
-    those of its key."""
-    if type(value) in _AS_THEY_ARE:
+    """Convert a value for TOML: paths to strings, enum members to their values, scalars and arrays of NumPy
+    and torch to numbers and lists. Raises `ConfigError` for a value that no file could hold; `parts` are the
+    parts of its key."""
+    if type(value) in _UNCHANGED:
         return value
     if isinstance(value, os.PathLike):
         return from_python(os.fspath(value), where, *parts)
@@ -34,10 +34,10 @@ def from_python(value: Any, where: str, *parts: str) -> Any:
         return [from_python(item, where, *parts) for item in value]
     if hasattr(value, "tolist") and hasattr(value, "dtype"):
         return from_python(value.tolist(), where, *parts)
-    for kind in (bool, int, float, str):  # of a class that is derived from one of these
+    for kind in (bool, int, float, str):  # a subclass of one of these
         if isinstance(value, kind):
             return kind(value)
-    hint = "a setting is a string, a number, true or false, or a list or table of them"
+    hint = "use a string, a number, a boolean, or a list or table of them"
     if isinstance(value, (set, frozenset)):
-        hint = "give a list, which has an order"
+        hint = "use a list, which has an order"
     raise ConfigError(f"{where}: {shown_key(*parts)} is of the type {type(value).__name__}: {hint}.")

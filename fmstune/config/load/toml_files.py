@@ -1,4 +1,4 @@
-"""Reading files of the configuration, with messages that name the file and the line."""
+"""Read configuration files, with error messages that name the file and the line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_text(path: Path) -> str:
             raise ConfigError(f"{name} is a link to {path.readlink()}, which does not exist.") from None
         raise ConfigError(f"there is no file {name}.{similar_file(path)}") from None
     except IsADirectoryError:
-        raise ConfigError(f"{name} is a directory; give a file.") from None
+        raise ConfigError(f"{name} is a directory; use a file.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name} is not UTF-8 text (byte {error.start}); save it as UTF-8.") from None
     except (OSError, ValueError) as error:
@@ -37,32 +37,31 @@ def parse_toml(text: str, name: str) -> dict[str, Any]:
     try:
         return tomli.loads(text)
     except RecursionError:
-        raise ConfigError(f"{name}: it is nested too deeply.") from None
+        raise ConfigError(f"{name}: nested too deeply.") from None
     except tomli.TOMLDecodeError as error:
         message = str(error).rstrip(".")
         at = re.search(r" \(at line (\d+), column \d+\)$", message)
         if at is None:
-            raise ConfigError(f"{name}: this is no TOML: {message}.{_other_format(name)}") from None
+            raise ConfigError(f"{name}: invalid TOML: {message}.{_other_format(name)}") from None
         number, what = int(at[1]), message[: at.start()]
         line = _lines(text)[number - 1]
         instead = _other_format(name, line, value=what == "Invalid value")
-        raise ConfigError(f"{name}:{number}: this is no TOML: {what}.{instead}") from None
-    except ValueError:  # of Python, not of TOML: a number of thousands of digits
+        raise ConfigError(f"{name}:{number}: invalid TOML: {what}.{instead}") from None
+    except ValueError:  # Python's limit, not TOML's: a number with thousands of digits
         raise ConfigError(f"{name}: a number in it is too large.") from None
 
 
 def _lines(text: str) -> list[str]:
-    """The lines as TOML counts them: `str.splitlines` knows more ends of lines."""
+    """The lines as TOML counts them: `str.splitlines` splits at more characters."""
     return text.split("\n")
 
 
 def _other_format(name: str, line: str = "", *, value: bool = False) -> str:
-    """What to write instead, when the file is written as something else than TOML; `value` when it is the
-    line's value that is none."""
+    """The remedy for a file that is not TOML; `value` if it is the line's value that is invalid."""
     if name.lower().endswith((".yaml", ".yml", ".json")):
-        return " The configuration is a TOML file: tables in [brackets], and lines of key = value."
-    if name.lower().endswith((".jsonl", ".csv", ".tsv", ".txt")):  # the shell has spread a pattern out
-        return " Data are given with --data, and a pattern of their names in quotes: --data '*.jsonl'."
+        return " Write the configuration as TOML: tables in [brackets], and lines of key = value."
+    if name.lower().endswith((".jsonl", ".csv", ".tsv", ".txt")):  # the shell has expanded a glob
+        return " Pass data with --data, and a glob in quotes: --data '*.jsonl'."
     if re.match(r"\s*[\w.-]+\s*:", line):
         return " Write key = value."
     written = re.match(r"\s*([\w.-]+)\s*=\s*([^\"'\[{\s][^#]*)", line)
@@ -80,15 +79,15 @@ _LINE = re.compile(rf"\s*(?:\[+\s*({_KEY})\s*\]|({_KEY})\s*=)")
 
 
 def key_lines(text: str) -> dict[tuple[str, ...], int]:
-    """The line of each key of a TOML text, by the parts of the key.
+    """The line number of each key in a TOML text, by the parts of the key.
 
-    A scan, and not a parser: keys within inline tables are not found.
+    A scan rather than a parser: it does not find keys within inline tables.
     """
     found: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
     open_quote = ""
     for number, line in enumerate(_lines(text), start=1):
-        if open_quote:  # within a text of several lines nothing is a key
+        if open_quote:  # a multi-line string has no keys
             open_quote = "" if open_quote in line else open_quote
             continue
         match = _LINE.match(line)
@@ -105,9 +104,9 @@ _QUOTED = re.compile(r"""#|"{3}|'{3}|"(?:\\.|[^"\\])*"|'[^']*'""")
 
 
 def _opened(line: str) -> str:
-    """The quotes of a text of several lines that begins in this line and does not end there."""
+    """The quotes of a multi-line string that starts in this line and does not end in it."""
     match = _QUOTED.search(line)
-    while match is not None and match[0] != "#":  # after which quotes are those of a comment
+    while match is not None and match[0] != "#":  # ignore quotes in a comment
         end = match.end()
         if match[0] in ('"""', "'''"):
             end = line.find(match[0], end) + 3

@@ -1,4 +1,4 @@
-"""What is written on the command line: `--set KEY=VALUE`, `--param K=V`, `--params-file F`."""
+"""Parse values on the command line: `--set KEY=VALUE`, `--param K=V`, `--params-file F`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def parse_sets(assignments: Sequence[str]) -> list[tuple[list[str], Any]]:
-    """`--set` as (parts of the key, value): the value as TOML has it, or else a text."""
+    """Parse `--set` into (parts of the key, value): a TOML value, or else a string."""
     found = []
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
@@ -37,7 +37,7 @@ def parse_sets(assignments: Sequence[str]) -> list[tuple[list[str], Any]]:
 
 
 def toml_value(text: str) -> Any:
-    """The value that a text is in TOML, or else the text itself."""
+    """Parse a TOML value; anything else is the string itself."""
     try:
         parsed = tomli.loads(f"value = {text}")
     except (ValueError, RecursionError):
@@ -46,22 +46,22 @@ def toml_value(text: str) -> Any:
 
 
 def split_key(key: str, where: str) -> list[str]:
-    """The parts of a dotted key; a part with dots in it is quoted: `trackers."a.b:C".url`."""
+    """Split a dotted key; a part that contains dots is quoted: `trackers."a.b:C".url`."""
     parts, position = [], 0
     while True:
         match = _PART.match(key, position)
         if match is None:
-            raise ConfigError(f"{where}: {shown(key)} is not a key; keys read like training.learning_rate.")
+            raise ConfigError(f"{where}: {shown(key)} is not a key; use one such as training.learning_rate.")
         parts.append(match[1] or match[2] or match[3])
         position = match.end()
         if len(parts) > _DEEPEST:
-            raise ConfigError(f"{where}: {shown(key)} is nested too deeply; {_DEEPEST} levels are the most.")
+            raise ConfigError(f"{where}: {shown(key)} is nested too deeply; the limit is {_DEEPEST} levels.")
         if not match[4]:
             return parts
 
 
 def dotted(parts: Sequence[str]) -> str:
-    """The key with these parts, as `split_key` reads it."""
+    """Join the parts of a key, in the form that `split_key` reads."""
     return ".".join(part if _BARE.fullmatch(part) else _quoted(part) for part in parts)
 
 
@@ -70,7 +70,8 @@ def _quoted(part: str) -> str:
 
 
 def parse_params(assignments: Sequence[str]) -> dict[str, Any]:
-    """`--param` as a nested mapping: JSON scalars are typed, anything else is a text; later wins."""
+    """Parse `--param` into a nested mapping: JSON scalars are typed, anything else is a string; later
+    wins."""
     found: dict[str, Any] = {}
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
@@ -80,18 +81,18 @@ def parse_params(assignments: Sequence[str]) -> dict[str, Any]:
         check_storable(assignment, "--param")
         if len(names) > _DEEPEST:
             raise ConfigError(
-                f"--param {shown(assignment)} is nested too deeply; {_DEEPEST} levels are the most."
+                f"--param {shown(assignment)} is nested too deeply; the limit is {_DEEPEST} levels."
             )
         table = found
         for name in names[:-1]:
             table = table.setdefault(name, {})
             if not isinstance(table, dict):
                 raise ConfigError(
-                    f"--param {shown(assignment)}: {shortened(name)} is a value already, not a table."
+                    f"--param {shown(assignment)}: {shortened(name)} is already a value, not a table."
                 )
         if isinstance(table.get(names[-1]), dict):
             raise ConfigError(
-                f"--param {shown(assignment)}: {shortened(names[-1])} is a table already, not a value."
+                f"--param {shown(assignment)}: {shortened(names[-1])} is already a table, not a value."
             )
         table[names[-1]] = _json_scalar(text)
     return found
@@ -99,7 +100,7 @@ def parse_params(assignments: Sequence[str]) -> dict[str, Any]:
 
 def _json_scalar(text: str) -> Any:
     try:
-        # JSON knows no NaN and no Infinity; Python reads them by default.
+        # JSON has no NaN or Infinity, but Python reads them by default.
         value = json.loads(text, parse_constant=lambda word: word)
     except (ValueError, RecursionError):
         return text
@@ -107,7 +108,7 @@ def _json_scalar(text: str) -> Any:
         return text
     try:
         check_storable(value, "--param")
-    except ConfigError:  # "\\ud800" is JSON, but no text that could be stored; nor could 10**30
+    except ConfigError:  # "\\ud800" and 10**30 are JSON, but cannot be stored
         return text
     return value
 
@@ -116,11 +117,11 @@ def read_params_file(path: Path) -> dict[str, Any]:
     """The parameters in a JSON or TOML file. Raises `ConfigError`."""
     name, suffix = shown_path(path), path.suffix.lower()
     if suffix not in (".json", ".toml"):
-        raise ConfigError(f"--params-file {name}: give a .json or a .toml file.")
+        raise ConfigError(f"--params-file {name}: use a .json or .toml file.")
     text = read_text(path)
     found = parse_toml(text, name) if suffix == ".toml" else _parse_json(text, name)
     if not isinstance(found, dict):
-        raise ConfigError(f"{name}: it has to hold one object with the names of the parameters: {{...}}.")
+        raise ConfigError(f"{name}: it must contain one object, with the names of the parameters: {{...}}.")
     check_storable(found, name)
     return found
 
@@ -129,18 +130,18 @@ def _parse_json(text: str, name: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{name}:{error.lineno}: this is no JSON: {error.msg}.") from None
+        raise ConfigError(f"{name}:{error.lineno}: invalid JSON: {error.msg}.") from None
     except RecursionError:
-        raise ConfigError(f"{name}: it is nested too deeply.") from None
-    except ValueError:  # of Python, not of JSON: a number of thousands of digits
+        raise ConfigError(f"{name}: nested too deeply.") from None
+    except ValueError:  # Python's limit, not JSON's: a number with thousands of digits
         raise ConfigError(f"{name}: a number in it is too large.") from None
 
 
 def check_storable(value: Any, where: str, depth: int = 0) -> None:
-    """Raises `ConfigError` for what `config.toml` could not hold: a text that is not UTF-8, as a command
-    line may have, and tables so deep that nothing could read them again."""
+    """Raise `ConfigError` for a value that `config.toml` cannot hold: a string that is not UTF-8, which a
+    command line may contain, or tables nested too deeply to be read back."""
     if depth > _DEEPEST:
-        raise ConfigError(f"{where}: it is nested too deeply; {_DEEPEST} levels are the most.")
+        raise ConfigError(f"{where}: nested too deeply; the limit is {_DEEPEST} levels.")
     if isinstance(value, str):
         try:
             value.encode("utf-8")
@@ -158,7 +159,7 @@ def check_storable(value: Any, where: str, depth: int = 0) -> None:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid on it, table by table."""
+    """Merge `over` into `base`, table by table."""
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)

@@ -1,1 +1,1 @@
-"""The methods of training, a record each: what its rows need, what it is done with, what is shown of it."""
+"""The training methods, one record each: the rows it needs, its configuration class, its metrics."""

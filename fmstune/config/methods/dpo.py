@@ -1,4 +1,4 @@
-"""dpo: preferring the better of two answers (Rafailov et al. 2023, https://huggingface.co/papers/2305.18290)."""
+"""dpo: prefer the better of two answers (Rafailov et al. 2023, https://huggingface.co/papers/2305.18290)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fmstune.config.methods.record import REWARDS, REWARDS_RESULTS, Method, Prob
 from fmstune.text import counted, listed
 
 _SMOOTHED = {"aot", "aot_unpaired", "exo_pair", "robust"}
-"""The losses that smooth labels."""
+"""Losses with label smoothing."""
 
 
 def _problems(training: Mapping[str, Any]) -> Iterator[Problem]:
@@ -23,18 +23,18 @@ def _problems(training: Mapping[str, Any]) -> Iterator[Problem]:
         yield (
             "training.loss_weights",
             f"training.loss_weights has {counted(len(weights), 'weight')} for "
-            f"{counted(len(losses), 'loss', 'losses')} (training.loss_type); give one for each.",
+            f"{counted(len(losses), 'loss', 'losses')} (training.loss_type); set one for each.",
         )
     if "exo_pair" in losses and smoothing == 0:
         yield (
             "training.loss_type",
-            'training.loss_type = "exo_pair" needs smoothed labels: set training.label_smoothing = 1e-3.',
+            'training.loss_type = "exo_pair" needs label smoothing: set training.label_smoothing = 1e-3.',
         )
     if "robust" in losses and smoothing >= 0.5:
         yield (
             "training.label_smoothing",
-            f"training.label_smoothing = {smoothing} is out of range; it is the part of the pairs whose "
-            'order is wrong, below 0.5 for the loss "robust".',
+            f"training.label_smoothing = {smoothing} is out of range; it is the share of pairs in the wrong "
+            'order, and must be below 0.5 for the loss "robust".',
         )
 
 

@@ -1,4 +1,4 @@
-"""kto: learning from answers that are good or bad, each by itself (Ethayarajh et al. 2024,
+"""kto: learn from unpaired answers that are labelled good or bad (Ethayarajh et al. 2024,
 https://huggingface.co/papers/2402.01306)."""
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ def _problems(training: Mapping[str, Any]) -> Iterator[Problem]:
     if training.get("per_device_train_batch_size", 8) == 1:
         yield (
             "training.per_device_train_batch_size",
-            "training.per_device_train_batch_size = 1 is too small: kto compares each row with the others of "
-            f"its batch. Give 2 or more, {instead}.",
+            "training.per_device_train_batch_size = 1 is too small: kto compares each row with the others in "
+            f"its batch. Set it to 2 or more, {instead}.",
         )
     if training.get("train_sampling_strategy", "sequential") != "sequential":
         yield (
             "training.train_sampling_strategy",
-            f"training.train_sampling_strategy = {training['train_sampling_strategy']!r} does not fit kto, "
-            f"whose batches are made in advance: leave it out, {instead}. The rows are shuffled once.",
+            f"training.train_sampling_strategy = {training['train_sampling_strategy']!r} does not work with "
+            f"kto, which builds its batches in advance and shuffles once: leave it out, {instead}.",
         )
 
 

@@ -1,8 +1,8 @@
-"""orpo: preferring the better of two answers while learning it, without a reference model (Hong et al. 2024,
+"""orpo: learn the better of two answers and prefer it, without a reference model (Hong et al. 2024,
 https://huggingface.co/papers/2403.07691).
 
-TRL 1.16 has no stable trainer beside dpo's for pairs; this one is in `trl.experimental`, and may change or
-be removed in any release of TRL.
+TRL 1.16 has no stable trainer for pairs except dpo's. This one is in `trl.experimental`, and may change or be
+removed in any release of TRL.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""`Method`: all that the rest of fmstune has to know of a method of training, but for torch's part of it.
+"""`Method`: the description of a training method for the rest of fmstune, except for the part that needs
+torch.
 
 That part is the file of the same name in `fmstune/training/methods`.
 """
@@ -10,15 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Form = Literal["tokens", "pair", "judged pair", "labelled"]
-"""What the trainer of a method takes of a row: `tokens`, a sequence with labels; `pair`, a prompt with a
+"""The form of row that a method's trainer takes: `tokens`, a sequence with labels; `pair`, a prompt with a
 better and a worse answer; `judged pair`, the same as two whole conversations; `labelled`, a prompt with one
 answer that is good or bad. `fmstune.data.tokens` encodes them, and `fmstune.training.memory` has placeholder
-rows of each for streams."""
+rows of each form for streams."""
 
 Problem = tuple[str, str]
 """A key of the configuration, and what is wrong with it."""
 Rules = Callable[[Mapping[str, Any]], Iterator[Problem]]
-"""From `[training]` to what of it does not fit."""
+"""Yields the problems in `[training]`."""
 
 
 def _nothing(training: Mapping[str, Any]) -> Iterator[Problem]:
@@ -31,31 +32,32 @@ class Method:
 
     name: str
     learns: str
-    """From what, for helps: `examples`, `preferences`."""
+    """The kind of data, for help texts: `examples`, `preferences`."""
     form: Form
     config: tuple[str, str, str]
-    """The class of `[training]`, which is read as source: package, file, name."""
+    """The class that defines `[training]`, read from source: package, file, name."""
     lora_learning_rate: float
-    """Of an adapter, which starts from zero and takes ten times the rate of full weights (TRL's advice)."""
+    """The default for an adapter, which starts from zero and needs ten times the rate of full weights (TRL's
+    advice)."""
     demo_learning_rate: float | None = None
-    """For the demo's model, where it is not that of sft: a model which is compared with its own beginning
-    runs away from it at that rate."""
+    """The default for the demo model, if sft's does not work: a model that is compared with its initial state
+    diverges from it at that rate."""
     reference: bool = False
-    """Whether the model is compared with what it was at the beginning."""
+    """Whether the model is compared with its initial state."""
     scores: bool = False
-    """Whether the model gives texts a number instead of writing them."""
+    """Whether the model scores text instead of generating it."""
     in_order: bool = False
-    """Whether its trainer takes the rows in their order, so that they are shuffled in advance."""
+    """Whether its trainer takes the rows in order, so that they must be shuffled in advance."""
     smooths_by: str = ""
-    """What to use instead of `training.label_smoothing_factor`, which is sft's."""
+    """The replacement for `training.label_smoothing_factor`, which is sft's."""
     shown: tuple[tuple[str, str], ...] = ()
-    """Figures in the lines of the progress, each with its short name."""
+    """The metrics in progress lines, each with its short name."""
     results: tuple[str, ...] = ()
-    """Figures in the model card."""
+    """The metrics in the model card."""
     problems: Rules = _nothing
-    """What of `[training]` TRL refuses, late, or uses wrongly."""
+    """Settings in `[training]` that TRL rejects late, or uses wrongly."""
     unused: Rules = _nothing
-    """Fields of `[training]` (without the table's name) that do nothing, each with the reason."""
+    """Fields of `[training]` (without the table's name) that have no effect, each with the reason."""
     experimental: bool = False
     """Whether TRL may change or remove its trainer in any release."""
 
@@ -66,16 +68,16 @@ class Method:
 
     @property
     def needs(self) -> str:
-        """What its rows have, for messages."""
+        """The columns of its rows, for messages."""
         return NEEDS[self.form]
 
     @property
     def title(self) -> str:
-        """Its name, marked where it is experimental."""
+        """Its name, marked if it is experimental."""
         return f"{self.name} (experimental)" if self.experimental else self.name
 
 
-_PAIRS = "learns from pairs of answers: rows have `chosen` and `rejected`, and mostly a `prompt`"
+_PAIRS = "learns from pairs of answers: rows have `chosen` and `rejected`, and usually a `prompt`"
 NEEDS: Mapping[Form, str] = {
     "tokens": "learns from examples: rows have messages, or a prompt and a completion, or a text",
     "pair": _PAIRS,
@@ -83,8 +85,8 @@ NEEDS: Mapping[Form, str] = {
     "labelled": "learns from good and bad answers: rows have `prompt`, `completion` and `label` (true or "
     "false), or `chosen` and `rejected`",
 }
-"""What rows of each form have, for messages."""
+"""The columns of rows of each form, for messages."""
 
 REWARDS = (("rewards/accuracies", "reward accuracy"), ("rewards/margins", "margin"))
-"""Whether it is the better answer that is preferred, which says more than how well it is predicted."""
+"""How often, and by how much, the better answer is preferred: more telling than how well it is predicted."""
 REWARDS_RESULTS = ("eval/rewards/accuracies", "eval/rewards/margins")

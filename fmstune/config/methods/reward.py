@@ -1,4 +1,4 @@
-"""reward: a model that gives each conversation a number, higher for the better of two (Bradley and Terry)."""
+"""reward: train a model that scores conversations, higher for the better of two (Bradley and Terry)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""sft: learning from examples (supervised fine-tuning)."""
+"""sft: learn from examples (supervised fine-tuning)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a name of data or of a model stands for, found out without importing anything heavy."""
+"""Resolve the names of data and models, without heavy imports."""

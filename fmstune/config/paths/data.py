@@ -1,6 +1,6 @@
-"""Which files a data source stands for: one, those of a directory, or those that fit a glob.
+"""Find the files of a data source: one file, those in a directory, or those that match a glob.
 
-Here and not where they are read, so that a wrong name is reported before torch is imported.
+Separate from reading them, so that a wrong name is reported before torch is imported.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from fmstune.config.check.suggest import similar_file
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
-"""The suffixes of files that can be read."""
+"""The suffixes of supported files."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-"""The suffixes after those of `KINDS` that are unpacked while they are read."""
+"""Suffixes after those of `KINDS`: the files are decompressed while being read."""
 
 _SPLITS = {
     "train": ("train", "training"),
@@ -26,18 +26,18 @@ _WORD = r"(?:^|[-._ /0-9])(?:{})(?:[-._ /0-9]|$)"
 
 
 _ABOUT = ("readme", "license", "licence", "citation", "changelog")
-"""Files of a directory that are about its data, by the beginnings of their names."""
+"""Prefixes of the names of files that describe a directory's data."""
 
 
 class NoFiles(Exception):
-    """A name that reads like files, and is none that could be read."""
+    """A name looks like files, but none of them can be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundFiles:
-    """The files that a name stands for. Files beside them that hold data too, by their names, are in
-    `unreadable`, where they are of a kind that cannot be read, and in `of_no_split`, where they are not named
-    after a split and others are; `other_splits` are those of files that are read neither."""
+    """The files of a data source. Other data files in the directory are listed in `unreadable`, if their
+    format is not supported, or in `of_no_split`, if only they are not named after a split; `other_splits` are
+    the splits of further files that are not read."""
 
     files: tuple[Path, ...]
     unreadable: tuple[Path, ...] = ()
@@ -46,7 +46,7 @@ class FoundFiles:
 
 
 def kind_of(path: Path) -> str:
-    """The suffix that says how a file is read: `.jsonl` for `a.JSONL.gz`."""
+    """The suffix that determines how a file is read: `.jsonl` for `a.JSONL.gz`."""
     name = path.name.lower()
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
@@ -54,16 +54,16 @@ def kind_of(path: Path) -> str:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or directory."""
+    """Whether the file or directory exists."""
     try:
         return path.exists()
-    except (OSError, ValueError):  # too long, with a NUL, or in a folder that may not be looked into
+    except (OSError, ValueError):  # too long, with a NUL, or in an unreadable folder
         return False
 
 
 def is_local(name: str) -> bool:
-    """Whether a name can only be a path: `./x`, `a/b/c`. `owner/name` may be on the hub, which only the
-    hub knows: a folder called like the owner proves nothing."""
+    """Whether a name can only be a path: `./x`, `a/b/c`. Only the hub knows whether it has `owner/name`: a
+    local folder with the owner's name proves nothing."""
     first, slash, rest = name.partition("/")
     return bool(slash) and (first in ("", ".", "..") or first.startswith("~") or "/" in rest)
 
@@ -76,19 +76,19 @@ def is_saved(path: Path) -> bool:
 
 
 def local_path(name: str, base: Path | None = None) -> Path:
-    """The path that a name stands for, from the directory `base`; `~` is the home directory."""
+    """The path of a name, relative to the directory `base`; `~` is the home directory."""
     try:
         path = Path(name).expanduser()
-    except RuntimeError:  # of a user that there is not
+    except RuntimeError:  # an unknown user
         path = Path(name)
     return (base or Path()) / path
 
 
 def find_files(name: str, split: str, *, chosen: bool = False, base: Path | None = None) -> FoundFiles | None:
-    """The files that `name` stands for, in the order of their names; `None` for a name on the hub.
+    """The files of a data source, sorted by name; `None` for a name on the hub.
 
-    Of a directory whose files are named after splits (`train.jsonl`, `test/a.csv`) those of `split` are
-    taken; `chosen` says that the user has named the split. Raises `NoFiles`.
+    In a directory whose files are named after splits (`train.jsonl`, `test/a.csv`), only those of `split` are
+    used; `chosen` means that the user chose the split. Raises `NoFiles`.
     """
     path = local_path(name, base)
     if exists(path):
@@ -107,8 +107,8 @@ def _fitting(name: str, base: Path | None) -> FoundFiles:
         found = []
     files = [entry for entry in found if entry.is_file()]
     if not files:
-        raise NoFiles("no file fits it.")
-    # `**` fits the folders on the way to its files, too.
+        raise NoFiles("no file matches it.")
+    # `**` also matches the folders on the way to its files.
     folders = () if "**" in name else tuple(entry for entry in found if entry.is_dir())
     return FoundFiles(tuple(_readable(entry) for entry in files), unreadable=folders)
 
@@ -116,8 +116,8 @@ def _fitting(name: str, base: Path | None) -> FoundFiles:
 def _readable(path: Path) -> Path:
     if kind_of(path) not in KINDS:
         raise NoFiles(
-            f"{path.name} is of a kind that cannot be read ({kind_of(path) or 'no suffix'}); give a file of "
-            f"the kind {', '.join(KINDS)}."
+            f"{path.name} has an unsupported format ({kind_of(path) or 'no suffix'}); the supported ones are "
+            f"{', '.join(KINDS)}."
         )
     return path
 
@@ -133,7 +133,7 @@ def _in_directory(path: Path, name: str, split: str, chosen: bool) -> FoundFiles
     files = [each for each in inside if kind_of(each) in KINDS]
     others = tuple(each for each in inside if each not in files and not _is_about(each))
     if not files:
-        raise NoFiles(f"the directory holds no file that can be read ({', '.join(KINDS)}).")
+        raise NoFiles(f"the directory has no file in a supported format ({', '.join(KINDS)}).")
     by_split: dict[str | None, list[Path]] = {}
     for each in files:
         by_split.setdefault(_split_of(each.relative_to(path)), []).append(each)
@@ -143,31 +143,31 @@ def _in_directory(path: Path, name: str, split: str, chosen: bool) -> FoundFiles
         wanted = _split_called(split)
         if wanted not in by_split:
             there = ", ".join(sorted(key for key in by_split if key)) or "no splits"
-            raise NoFiles(f"its files are named after {there}; there is none of the split {split}.")
+            raise NoFiles(f"its files are named after {there}; none is of the split {split}.")
         files = by_split[wanted]
         other_splits = sorted(key for key in by_split if key not in (None, wanted))
         of_no_split = [] if chosen else by_split.get(None, [])
     kinds = sorted({kind_of(each) for each in files})
     if len(kinds) > 1:
         raise NoFiles(
-            f"the directory holds {' and '.join(kinds)} files; name those you mean, as in {name.rstrip('/')}"
+            f"the directory has {' and '.join(kinds)} files; choose one kind, as in {name.rstrip('/')}"
             f"/*{kinds[0]}."
         )
     return FoundFiles(tuple(files), others, tuple(of_no_split), tuple(other_splits))
 
 
 def _is_about(path: Path) -> bool:
-    """Whether a file is about data, or what a program left behind (Spark's `_SUCCESS`)."""
+    """Whether a file describes data, or is left over from a program (Spark's `_SUCCESS`)."""
     return path.name.lower().startswith((*_ABOUT, "_"))
 
 
 def split_named(name: str) -> str | None:
-    """The split that a name stands for: `train` for `train_sft`; `None` for what is called like none."""
+    """The split that a name refers to: `train` for `train_sft`; `None` if there is none."""
     return _split_of(Path(name))
 
 
 def _split_of(path: Path) -> str | None:
-    """The split that a file is named after, by its folders or its own name, as on the hub."""
+    """The split that a file is named after, in its folders or its own name, as on the hub."""
     text = path.as_posix().lower()
     for split, words in _SPLITS.items():
         if re.search(_WORD.format("|".join(words)), text):

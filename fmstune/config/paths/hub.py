@@ -1,4 +1,4 @@
-"""Names that may be those of the hub."""
+"""Recognise names that may be on the hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 
 def may_be_on_the_hub(name: str, *, one_word: bool = False) -> bool:
-    """Whether a name of a model or of data is one of the hub; some old models have no owner in theirs."""
+    """Whether the name of a model or of data may be on the hub; some old models (`one_word`) have no
+    owner."""
     if not name or name == "demo" or name.startswith(("/", ".", "~")) or name.endswith("/"):
         return False
     if Path(name).exists():

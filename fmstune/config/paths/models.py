@@ -1,4 +1,4 @@
-"""What a directory or file with a model holds, found out without importing anything heavy."""
+"""Inspect a model's directory or file, without heavy imports."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.safetensors.index.jso
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """An adapter on disk. `kind` is PEFT's name of it (`LORA`); `base` the model that it was made for, as it
-    names that, and `revision` the model's branch or commit on the hub."""
+    """An adapter on disk. `kind` is PEFT's type (`LORA`); `base` the base model that the adapter names, and
+    `revision` that model's branch or commit on the hub."""
 
     directory: Path
     kind: str
@@ -28,11 +28,11 @@ class AdapterFile:
 
     @property
     def scores(self) -> bool:
-        """Whether it is of a reward model, which gives each text a number, and not of a language model."""
+        """Whether it is for a reward model, which scores text, rather than a language model."""
         return self.settings.get("task_type") == "SEQ_CLS"
 
     def as_settings(self) -> dict[str, Any]:
-        """Its own values of the settings of `[lora]` or `[prompt_tuning]`; empty for other kinds."""
+        """Its values for the settings of `[lora]` or `[prompt_tuning]`; empty for other kinds."""
         own = self.settings
         if self.kind == "PROMPT_TUNING":
             return {
@@ -58,23 +58,23 @@ class AdapterFile:
 
 
 def holds_adapter(directory: Path) -> bool:
-    """Whether a directory holds an adapter, and not the weights of a whole model."""
+    """Whether a directory holds an adapter rather than the weights of a full model."""
     return (directory / ADAPTER_CONFIG).is_file() and not any(
         next(directory.glob(pattern), None) for pattern in _WEIGHTS
     )
 
 
 def scores(directory: Path) -> bool:
-    """Whether a directory with a whole model holds a reward model, or another classifier."""
+    """Whether a directory with a full model holds a reward model, or another classifier."""
     try:
         settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         return any("Classification" in name for name in settings.get("architectures") or ())
     except (OSError, ValueError, AttributeError, TypeError):
-        return False  # whoever loads it says what is wrong with it
+        return False  # loading it reports what is wrong
 
 
 def read_adapter(directory: Path) -> AdapterFile:
-    """The adapter in a directory. Raises `ConfigError`."""
+    """Read the adapter in a directory. Raises `ConfigError`."""
     path = directory / ADAPTER_CONFIG
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -82,16 +82,16 @@ def read_adapter(directory: Path) -> AdapterFile:
         raise ConfigError(f"{shown_path(path)} cannot be read: {error}.") from error
     kind = settings.get("peft_type") if isinstance(settings, dict) else None
     if not isinstance(kind, str):
-        raise ConfigError(f"{shown_path(path)} is no adapter's configuration: it has no peft_type.")
+        raise ConfigError(f"{shown_path(path)} is not the configuration of an adapter: it has no peft_type.")
     base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     return AdapterFile(directory, kind, base if isinstance(base, str) else "", revision or None, settings)
 
 
 def with_adapter(checked: dict[str, Any], origins: Mapping[str, str], cwd: Path) -> dict[str, str]:
-    """Put the settings of the adapter that `model.path` holds, if it holds one, into the checked settings.
+    """If `model.path` is an adapter, add its settings to the checked settings.
 
-    Returns where each came from. Raises `ConfigError` when a setting was given that differs: an adapter
-    keeps its shape while it is trained on.
+    Returns the origin of each. Raises `ConfigError` if a given setting differs: an adapter keeps its shape
+    when training continues.
     """
     path = str(checked.get("model.path", ""))
     if path in ("", "demo") or not holds_adapter(cwd / path):
@@ -101,29 +101,29 @@ def with_adapter(checked: dict[str, Any], origins: Mapping[str, str], cwd: Path)
     where = shown_path(Path(path))
     if not own:
         raise ConfigError(
-            f"model.path = {shown(path)} holds an adapter of the kind {adapter.kind}; only LoRA and prompt "
-            "tuning can be resumed."
+            f"model.path = {shown(path)} is an adapter of the type {adapter.kind}; only LoRA and prompt "
+            "tuning can be trained further."
         )
     enabled = next(iter(own))
     if checked.get(enabled) is False:
         raise ConfigError(
-            f"{origins[enabled]}: model.path = {shown(path)} holds an adapter, and {enabled} is false; to "
-            f"train all weights, merge it first: fmstune merge {where} OUT."
+            f"{origins[enabled]}: model.path = {shown(path)} is an adapter, but {enabled} is false. To train "
+            f"all weights, merge it first: fmstune merge {where} OUT."
         )
     for key, value in own.items():
         given = checked.get(key)
         if key in origins and given is not None and _comparable(given) != _comparable(value):
             raise ConfigError(
                 f"{origins[key]}: {key} = {shown(given)}, but the adapter in {where} has {shown(value)}; "
-                "leave it out: an adapter that is trained on keeps its own settings."
+                "leave it out: an adapter keeps its settings when it is trained further."
             )
     checked |= own
     return dict.fromkeys(own, str(Path(path) / ADAPTER_CONFIG))
 
 
 def split_gguf(path: str, gguf_file: str | None, base: Path = Path()) -> tuple[str, str | None]:
-    """Where a model is, and its GGUF file there if it is one: `a/b.gguf` is `b.gguf` in `a`, and
-    `owner/name/b.gguf`, unless that is here, in a repository of the hub."""
+    """Split a model's path into its location and its GGUF file, if it is one: `a/b.gguf` is `b.gguf` in `a`,
+    and `owner/name/b.gguf` is in a repository of the hub, unless it exists locally."""
     if gguf_file is not None or not path.lower().endswith(".gguf"):
         return path, gguf_file
     parts = path.split("/")

@@ -1,4 +1,4 @@
-"""What somebody may have meant who names a run that is not there."""
+"""Find runs by name, and suggest one for a name that does not exist."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.text import shown_path
 
 RUNS = Path("runs")
-"""Where a run goes that nobody has named a directory for."""
+"""The parent of run directories that the user did not name."""
 
 
 def holds_run(directory: Path) -> bool:
-    """Whether a directory holds a run, readable or not."""
+    """Whether a directory holds a run, even if it is not readable."""
     return os.path.lexists(directory / TRACKING_DIR / JOURNAL_NAME)
 
 
 def means_run(named: str, base: Path = Path()) -> bool:
-    """Whether a name (from `base`) that is no directory is one of a run, and no name on the hub: it begins
-    with `runs/`, or the directory that it names holds runs."""
+    """Whether a name (relative to `base`) that does not exist means a run rather than a name on the hub: it
+    starts with `runs/`, or its parent directory holds runs."""
     path = Path(named)
     if path.parent == Path():
         return False
@@ -28,14 +28,14 @@ def means_run(named: str, base: Path = Path()) -> bool:
 
 
 def no_such_run(path: Path) -> str:
-    """That there is no such directory, and which run is the nearest one."""
+    """A message that a directory does not exist, with the nearest run."""
     return f"there is no directory {shown_path(path)}.{nearest_run(path)}"
 
 
 def nearest_run(path: Path) -> str:
-    """` Did you mean runs/x?`: the run whose name is close, beside the one that is named and in `runs/`; else
-    the newest one of these; or nothing."""
-    import difflib  # only when something is wrong
+    """` Did you mean runs/x?`: the run with the closest name, in the same directory or in `runs/`; else the
+    newest of these; or an empty string."""
+    import difflib  # only for errors
 
     found = {
         directory.name: directory
@@ -44,7 +44,7 @@ def nearest_run(path: Path) -> str:
         if directory != path and holds_run(directory)
     }
     close = difflib.get_close_matches(path.name, found, n=1, cutoff=0.6)
-    if not close and len(path.name) > 3:  # the beginning, or the end, of a long name
+    if not close and len(path.name) > 3:  # a part of a long name
         close = sorted(name for name in found if path.name in name)[-1:]
     if close:
         return f" Did you mean {shown_path(found[close[0]])}?"
@@ -55,7 +55,7 @@ def nearest_run(path: Path) -> str:
 
 
 def _inside(folder: Path) -> list[Path]:
-    with contextlib.suppress(OSError, ValueError):  # it does not exist, or is no folder, or no path
+    with contextlib.suppress(OSError, ValueError):  # it does not exist, or is not a folder, or not a path
         return [folder / entry.name for entry in os.scandir(folder) if entry.is_dir()]
     return []
 

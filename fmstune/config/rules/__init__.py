@@ -1,1 +1,1 @@
-"""Rules over several settings, and over what is installed, that need no data and no model."""
+"""Checks across settings and of installed packages that need neither data nor model."""

@@ -1,4 +1,4 @@
-"""What can be said of adapters, quantised weights and GGUF files before anything heavy is imported."""
+"""Check adapters, quantized weights and GGUF files, before heavy imports."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.text import shown
 
 Problem = tuple[str, str]
-"""The dotted key that a problem is about, and what is wrong."""
+"""The dotted key and the message of a problem."""
 
 
 def adapter_problems(config: RunConfig) -> Iterator[Problem]:
-    """What does not fit together in `[model]`, `[lora]` and `[prompt_tuning]`, or is not installed."""
+    """Settings of `[model]`, `[lora]` and `[prompt_tuning]` that conflict, or need a missing package."""
     if config.prompt_tuning.enabled:
         yield from _prompt_tuning(config)
     quantization = config.model.quantization
@@ -25,8 +25,8 @@ def adapter_problems(config: RunConfig) -> Iterator[Problem]:
     if quantization and not config.lora.enabled:
         yield (
             key,
-            f"{key} = {shown(quantization)} holds weights that cannot be trained, only a LoRA adapter over "
-            "them can: add --lora.",
+            f"{key} = {shown(quantization)} freezes the weights, so that only a LoRA adapter can be trained: "
+            "add --lora.",
         )
     elif quantization and not _installed("bitsandbytes"):
         yield (
@@ -38,7 +38,7 @@ def adapter_problems(config: RunConfig) -> Iterator[Problem]:
 
 
 def gguf_problem(path: str, gguf_file: str | None, base: Path = Path()) -> str | None:
-    """Why a GGUF file cannot be read, if the model is one and that can be seen from here."""
+    """Why a GGUF file cannot be read, as far as that can be checked here; `None` if the model is not one."""
     if gguf_file is None and not path.lower().endswith(".gguf"):
         return None
     place, name = split_gguf(path, gguf_file, base)
@@ -53,7 +53,7 @@ def gguf_problem(path: str, gguf_file: str | None, base: Path = Path()) -> str |
         except OSError as error:
             return f"it cannot be read: {error.strerror or error}."
         if magic != b"GGUF":
-            return "this is no GGUF file, whatever its name says."
+            return "this is not a GGUF file, despite its name."
     if not _installed("gguf"):
         return 'reading GGUF files needs a package: pip install "fmstune[gguf]".'
     return None
@@ -65,7 +65,7 @@ def _gguf(config: RunConfig) -> Iterator[Problem]:
     if name is not None and path.lower().endswith(".gguf"):
         yield (
             key,
-            f"{key} = {shown(name)}, but model.path = {shown(path)} is a GGUF file already; leave it out.",
+            f"{key} = {shown(name)}, but model.path = {shown(path)} is already a GGUF file; leave it out.",
         )
         return
     problem = gguf_problem(path, name, config.base_dir)
@@ -74,13 +74,13 @@ def _gguf(config: RunConfig) -> Iterator[Problem]:
     elif split_gguf(path, name)[1] and config.model.quantization:
         yield (
             "model.quantization",
-            "model.quantization is for weights of full precision, and those of a GGUF file are quantised in "
-            "another way; leave it out.",
+            "model.quantization is for full-precision weights, but those of a GGUF file are already "
+            "quantized, in another way; leave it out.",
         )
 
 
 def _overwritten(config: RunConfig) -> Iterator[Problem]:
-    """A run into the directory that its own model is in would overwrite it, or clear it unread."""
+    """Refuse a run in the directory of its own model, which it would overwrite, or delete unread."""
     model, out = config.base_dir / config.model.path, config.output_dir
     if config.model.path == "demo" or out is None or not model.is_dir():
         return
@@ -88,8 +88,7 @@ def _overwritten(config: RunConfig) -> Iterator[Problem]:
     if model == run or (model.parent == run and model.name.startswith("checkpoint-")):
         yield (
             "training.output_dir",
-            f"training.output_dir = {shown(out)} is where the model to be trained is; give "
-            "another directory.",
+            f"training.output_dir = {shown(out)} holds the model to be trained; use another directory.",
         )
 
 
@@ -103,11 +102,11 @@ def _prompt_tuning(config: RunConfig) -> Iterator[Problem]:
         if config.training.get(name):
             yield (
                 f"training.{name}",
-                f"training.{name} puts several rows into one, of which only the first would have the virtual "
-                "tokens of prompt_tuning before it; leave it out.",
+                f"training.{name} joins several rows, and only the first would get the virtual tokens of "
+                "prompt_tuning; leave it out.",
             )
     if config.prompt_tuning.text is not None and not config.prompt_tuning.text.strip():
-        yield "prompt_tuning.text", "prompt_tuning.text is empty; leave it out to begin with random tokens."
+        yield "prompt_tuning.text", "prompt_tuning.text is empty; leave it out to start from random tokens."
 
 
 def _installed(module: str) -> bool:

@@ -1,4 +1,4 @@
-"""Checks of the table `[data]` that need no data: names of files, templates, mixtures, streaming."""
+"""Check the table `[data]`, without reading data: file names, templates, mixtures, streaming."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fmstune.text import shown, shown_key
 
 
 def data_problems(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """What is wrong, as (key, message)."""
+    """The problems, as (key, message)."""
     data = config.data
     for key, sources in (("data.train", data.train), ("data.eval", data.eval)):
         split = "train" if key == "data.train" else "validation"
@@ -39,7 +39,7 @@ def data_problems(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _missing(source: DataSource, split: str, base: Path) -> str | None:
-    """Why a data source that reads like files is none; names on the hub and `demo` are left alone."""
+    """Why a data source that looks like files has none; names on the hub and `demo` are not checked."""
     name = source.path
     if name == "demo":
         return None
@@ -52,9 +52,10 @@ def _missing(source: DataSource, split: str, base: Path) -> str | None:
         if exists(base / (name + suffix)):
             return f"there is no such file. Did you mean {name}{suffix}?"
     if "/" in name:
-        return None  # owner/name, perhaps: the hub will say
+        return None  # may be owner/name on the hub
     return (
-        f"there is no such file here, and names on the hub read owner/name.{similar_file(Path(name), base)}"
+        f"there is no such file, and names on the hub have the form owner/name."
+        f"{similar_file(Path(name), base)}"
     )
 
 
@@ -66,10 +67,10 @@ def _form(template: str | None, columns: Mapping[str, str] | None, name: str) ->
             yield f"{name}.template = {shown(template)}: {error}."
     for column in columns or ():
         if column not in MAPPED_COLUMNS:
-            close = hint(column, MAPPED_COLUMNS) or f" There are {', '.join(MAPPED_COLUMNS)}."
+            close = hint(column, MAPPED_COLUMNS) or f" Available: {', '.join(MAPPED_COLUMNS)}."
             yield (
-                f"{name}.columns: there is no column {shown_key(column)} of ours; it reads ours = theirs, as "
-                f'in {{prompt = "question"}}.{close}'
+                f"{name}.columns: fmstune has no column {shown_key(column)}; write fmstune's name = the name "
+                f'in the data, as in {{prompt = "question"}}.{close}'
             )
     if template is not None and columns:
         yield f"{name}: set a template or columns, not both."
@@ -84,10 +85,10 @@ def _mixture(config: RunConfig) -> Iterator[tuple[str, str]]:
         number = weighted.index(False) + 1
         yield (
             "data.train",
-            f"data.train[{number}] has no weight, and others have: give each source a weight, or none.",
+            f"data.train[{number}] has no weight, but other sources have: set a weight for all, or for none.",
         )
     if any(source.weight is not None for source in data.eval):
-        yield "data.eval", "data.eval: evaluation data have no weight; leave it out."
+        yield "data.eval", "data.eval: evaluation data does not take a weight; leave it out."
 
 
 def _streaming(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -97,18 +98,18 @@ def _streaming(config: RunConfig) -> Iterator[tuple[str, str]]:
     if training.get("max_steps", -1) <= 0:
         yield (
             "data.streaming",
-            "data.streaming = true needs a number of steps, since nobody knows how many rows there are: set "
+            "data.streaming = true needs a number of steps, since the number of rows is not known: set "
             "training.max_steps (--max-steps).",
         )
     if data.eval_fraction:
         yield (
             "data.eval_fraction",
-            "data.eval_fraction needs the number of rows, which data.streaming does not know: give "
+            "data.eval_fraction needs the number of rows, which is not known with data.streaming: add "
             "evaluation data (--eval-data).",
         )
     if training.get("precompute_ref_log_probs"):
         yield (
             "training.precompute_ref_log_probs",
-            "training.precompute_ref_log_probs needs all rows in advance, which data.streaming does not "
-            "have: leave out one.",
+            "training.precompute_ref_log_probs needs all rows in advance, so it does not work with "
+            "data.streaming: leave one of them out.",
         )

@@ -1,4 +1,4 @@
-"""What can only be checked when the whole configuration is known; several problems are reported at once."""
+"""Check the configuration as a whole; several problems are reported at once."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _NEED_EVALUATION = {
     "save_strategy": ("best",),
     "lr_scheduler_type": ("reduce_lr_on_plateau", "greedy"),
 }
-"""Settings of `[training]`, with the values for which TRL wants evaluations."""
+"""Settings of `[training]`, with the values that require evaluations."""
 _STEPS = ("logging_steps", "eval_steps", "save_steps", "warmup_steps")
 
 
 def check_together(config: RunConfig) -> RunConfig:
-    """The configuration, when its parts fit together. Raises `ConfigError` with all that does not."""
+    """Return the configuration if it is consistent. Raises a `ConfigError` that lists the problems."""
     problems = [*_evaluation(config), *_training(config), *_paths(config), *missing(config)]
     found = (
         *method_problems(config),
@@ -45,7 +45,7 @@ def check_together(config: RunConfig) -> RunConfig:
 
 
 def _at(config: RunConfig, key: str) -> str:
-    """`fmstune.toml:14: `, the place that a message begins with."""
+    """`fmstune.toml:14: `, the location at the start of a message."""
     return config.at(key)
 
 
@@ -57,32 +57,32 @@ def _evaluation(config: RunConfig) -> Iterator[str]:
     if strategy != "no" and not (data.eval or data.eval_fraction):
         yield (
             f"{_at(config, 'training.eval_strategy')}training.eval_strategy = {strategy!r} needs evaluation "
-            "data: give --eval-data, or set data.eval_fraction = 0.1."
+            "data: add --eval-data, or set data.eval_fraction = 0.1."
         )
     for key, wanted in (("samples.rows", config.samples.rows), ("samples.prompts", config.samples.prompts)):
         if wanted and strategy == "no":
             yield (
-                f"{_at(config, key)}{key} are answered at evaluations: give --eval-data or set "
+                f"{_at(config, key)}{key} are answered at evaluations: add --eval-data, or set "
                 "data.eval_fraction = 0.1."
             )
     patience = config.run.early_stopping_patience
     if patience is not None and strategy == "no":
         yield (
             f"{_at(config, 'run.early_stopping_patience')}run.early_stopping_patience needs evaluations: "
-            "give --eval-data or set data.eval_fraction = 0.1."
+            "add --eval-data, or set data.eval_fraction = 0.1."
         )
         return
     if patience is not None and not training.get("load_best_model_at_end"):
         yield (
             f"{_at(config, 'training.load_best_model_at_end')}run.early_stopping_patience keeps the weights "
-            "of the best evaluation; leave training.load_best_model_at_end out."
+            "of the best evaluation; leave out training.load_best_model_at_end."
         )
     for name, values in _NEED_EVALUATION.items():
         value = training.get(name)
         if value in values and strategy == "no":
             yield (
-                f"{_at(config, f'training.{name}')}training.{name} = {shown(value)} needs evaluations: give "
-                '--eval-data or set data.eval_fraction = 0.1, with training.eval_strategy = "epoch".'
+                f"{_at(config, f'training.{name}')}training.{name} = {shown(value)} needs evaluations: add "
+                '--eval-data, or set data.eval_fraction = 0.1, with training.eval_strategy = "epoch".'
             )
 
 
@@ -93,7 +93,7 @@ def _training(config: RunConfig) -> Iterator[str]:
     key = "training.load_best_model_at_end"
     if best and evaluated != saved:
         yield (
-            f"{_at(config, key)}{key} needs a checkpoint of each evaluation, but training.eval_strategy = "
+            f"{_at(config, key)}{key} needs a checkpoint for each evaluation, but training.eval_strategy = "
             f"{evaluated!r} and training.save_strategy = {saved!r}: make them the same."
         )
     evaluate_every = training.get("eval_steps") or training.get("logging_steps", 10)
@@ -101,7 +101,7 @@ def _training(config: RunConfig) -> Iterator[str]:
     counted = evaluated == saved == "steps" and min(evaluate_every, save_every) >= 1
     if best and counted and save_every % evaluate_every:
         yield (
-            f"{_at(config, key)}{key} needs a checkpoint of evaluated steps: make training.save_steps "
+            f"{_at(config, key)}{key} needs checkpoints at evaluated steps: make training.save_steps "
             f"= {save_every} a multiple of the steps between evaluations, {evaluate_every}."
         )
     for name in _STEPS:
@@ -109,13 +109,13 @@ def _training(config: RunConfig) -> Iterator[str]:
         if isinstance(value, float) and value > 1 and value != int(value):
             yield (
                 f"{_at(config, f'training.{name}')}training.{name} = {value} is not a number of steps: "
-                "above 1 it is whole, below 1 a part of all steps."
+                "use an integer, or a fraction of all steps below 1."
             )
     steps = training.get("max_steps", -1)
-    if steps != -1 and steps <= 0:  # transformers would train whole epochs instead, without a word
+    if steps != -1 and steps <= 0:  # transformers would silently train whole epochs instead
         yield (
-            f"{_at(config, 'training.max_steps')}training.max_steps = {steps} is out of range; it is more "
-            "than 0, or -1 for whole epochs."
+            f"{_at(config, 'training.max_steps')}training.max_steps = {steps} is out of range; it must be "
+            "more than 0, or -1 for whole epochs."
         )
     if training.get("fp16") and training.get("bf16"):
         yield f"{_at(config, 'training.fp16')}set training.fp16 or training.bf16, not both."
@@ -139,5 +139,5 @@ def _paths(config: RunConfig) -> Iterator[str]:
             if named
             else (f"there is no such file.{similar_file(Path(template), config.base_dir)}")
         )
-        known = f" There are {', '.join(CHAT_TEMPLATES)}, and Jinja files." if named else ""
+        known = f" Available: {', '.join(CHAT_TEMPLATES)}, and Jinja files." if named else ""
         yield f"{_at(config, 'model.chat_template')}model.chat_template = {shown(template)}: {what}{known}"

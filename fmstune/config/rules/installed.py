@@ -1,4 +1,4 @@
-"""Settings that need a package or a program which is not installed here. Nothing is imported to find out."""
+"""Find settings that need a package or program that is not installed, without importing anything."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _OPTIMIZERS: dict[str, tuple[str, str]] = {
     "apollo_adamw_layerwise": ("apollo_torch", "apollo-torch"),
     "stable_adamw": ("optimi", "torch-optimi"),
 }  # fmt: skip
-"""Of each optimizer that neither torch nor transformers brings: the module it is in, and its package."""
+"""For each optimizer that comes with neither torch nor transformers: its module and its package."""
 
 _FLASH_MODULES = {
     "flash_attention_2": ("flash_attn", "flash-attn"),
@@ -51,14 +51,14 @@ _FLASH_MODULES = {
 
 
 def missing(config: RunConfig) -> Iterator[str]:
-    """What is asked for and cannot be had here, each as one sentence or two with the remedy."""
+    """Messages about settings that need missing packages or programs, each with the remedy."""
     training = config.training
     name = str(training.get("optim", ""))
     module, package = _OPTIMIZERS.get(name, ("", ""))
     if module and not _there(module):
         yield (
             f"{config.at('training.optim')}training.optim = {name!r} needs {package}: `pip install "
-            f"{package}`, or use adamw_torch, or adafactor, which remembers less."
+            f"{package}`, or use adamw_torch, or adafactor, which has a smaller state."
         )
     for key, module, package in (
         ("use_liger_kernel", "liger_kernel", "liger-kernel"),
@@ -71,7 +71,7 @@ def missing(config: RunConfig) -> Iterator[str]:
             )
     attention = config.model.attn_implementation or ""
     module, package = _FLASH_MODULES.get(attention, ("", ""))
-    # transformers takes a kernel of the hub's instead, with the package `kernels`.
+    # With the package `kernels`, transformers uses a kernel from the hub instead.
     if module and not _there(module) and not _there("kernels"):
         yield (
             f"{config.at('model.attn_implementation')}model.attn_implementation = {attention!r} needs "
@@ -82,7 +82,8 @@ def missing(config: RunConfig) -> Iterator[str]:
 
 
 def compiles_with_inductor(training: Mapping[str, Any]) -> bool:
-    """Whether the model is to be compiled by torch's own backend; its other settings turn it on as well."""
+    """Whether the model will be compiled with torch's own backend; the mode or the backend also turns it
+    on."""
     backend = training.get("torch_compile_backend")
     wanted = training.get("torch_compile") or training.get("torch_compile_mode") or backend
     return bool(wanted) and (backend or "inductor") == "inductor"
@@ -97,7 +98,7 @@ def _compiler(config: RunConfig) -> Iterator[str]:
     elif not header.exists():
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         yield (
-            f"{config.at(key)}{key} compiles code against Python's header files, which are not here: install "
+            f"{config.at(key)}{key} needs Python's header files, which are not installed: install "
             f"python{version}-dev, or leave it out."
         )
 
@@ -105,5 +106,5 @@ def _compiler(config: RunConfig) -> Iterator[str]:
 def _there(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # a package above it is missing, or is no package
+    except (ImportError, ValueError):  # a parent package is missing, or is not a package
         return False

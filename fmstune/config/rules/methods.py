@@ -1,4 +1,4 @@
-"""What can only be checked once the method is known: settings that TRL refuses, late, or uses wrongly."""
+"""Checks that depend on the method: settings that TRL rejects late, or uses wrongly."""
 
 from __future__ import annotations
 
@@ -11,37 +11,36 @@ from fmstune.config.schema.tables import RunConfig
 
 
 def method_problems(config: RunConfig) -> Iterator[Problem]:
-    """What does not fit the method of the run."""
+    """Settings that do not fit the run's method."""
     method, training, others = METHODS[config.run.method], config.training, methods_for("tokens")
     if method.compares and config.data.train_on == "all":
         yield (
             "data.train_on",
-            f'data.train_on = "all" is for {others} alone; {method.name} always trains the responses.',
+            f'data.train_on = "all" is only for {others}; {method.name} always trains the responses.',
         )
     for key, wanted in (("samples.rows", config.samples.rows), ("samples.prompts", config.samples.prompts)):
         if method.scores and wanted:
-            yield key, f"{key} are answered by models that write; a reward model writes none: leave it out."
+            yield key, f"{key} need a model that generates text, and a reward model does not: leave it out."
     if method.compares and training.get("label_smoothing_factor"):
         key = "training.label_smoothing_factor"
         instead = f"; use {method.smooths_by}" if method.smooths_by else ""
         yield (
             key,
-            f"{key} is for {others} alone: the loss of {method.name} does not smooth labels so{instead}.",
+            f"{key} is only for {others}: the loss of {method.name} ignores it{instead}.",
         )
     pairs = method.form in ("pair", "judged pair")
     if pairs and training.get("train_sampling_strategy") == "group_by_length":
         key = "training.train_sampling_strategy"
         yield (
             key,
-            f'{key} = "group_by_length" is for {others} alone: rows of {method.name} are pairs. '
-            "Leave it out.",
+            f'{key} = "group_by_length" is only for {others}: rows of {method.name} are pairs. Leave it out.',
         )
     yield from method.problems(training)
     if method.in_order and config.run.auto_batch and training.get("precompute_ref_log_probs"):
         yield (
             "run.auto_batch",
             "run.auto_batch changes the batches that training.precompute_ref_log_probs computes "
-            "in advance: leave out one.",
+            "in advance: leave one of them out.",
         )
     if method.reference:
         yield from _reference(config)
@@ -50,22 +49,25 @@ def method_problems(config: RunConfig) -> Iterator[Problem]:
 def _reference(config: RunConfig) -> Iterator[Problem]:
     key, training = "training.sync_ref_model", config.training
     if training.get("sync_ref_model") and config.lora.enabled:
-        yield key, f"{key} needs a reference model of its own, which an adapter does without: leave out one."
+        yield (
+            key,
+            f"{key} needs a separate reference model, which an adapter run does not have: leave one out.",
+        )
     if training.get("sync_ref_model") and training.get("precompute_ref_log_probs"):
-        yield key, f"{key} changes what training.precompute_ref_log_probs computes in advance: leave out one."
+        yield key, f"{key} changes what training.precompute_ref_log_probs computes in advance: leave one out."
 
 
 def unweighted_by(training: Mapping[str, Any]) -> str:
-    """The setting under which the loss of sft obeys no weights of answers but 0 and 1, "" without one."""
-    if training.get("loss_type", "nll") != "nll":  # it weights the tokens itself
+    """The setting that limits weights of answers in the loss of sft to 0 and 1; "" if there is none."""
+    if training.get("loss_type", "nll") != "nll":  # it has its own weights for tokens
         return f"training.loss_type = {training['loss_type']}"
-    # TRL sums the smoothed loss over whole batches of logits before it returns it.
+    # TRL sums the smoothed loss over the whole batch before it returns it.
     return "training.label_smoothing_factor" if training.get("label_smoothing_factor") else ""
 
 
 def divided_by(training: Mapping[str, Any]) -> tuple[str, str]:
-    """The setting under which rows of more than `max_length` tokens are divided, not cut: that of rows to
-    train on, and that of rows to evaluate on; "" where they are cut."""
+    """The settings by which training and evaluation rows longer than `max_length` tokens are split rather
+    than truncated; "" if they are truncated."""
     strategy = training.get("packing_strategy", "bfd")
     if not training.get("packing") or strategy == "bfd":
         return "", ""

@@ -1,4 +1,4 @@
-"""Settings of FSDP and DeepSpeed, which transformers and accelerate check late, or not at all."""
+"""Check settings of FSDP and DeepSpeed, which transformers and accelerate check late, or not at all."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fmstune.text import listed, shown, shown_path
 from fmstune.transformers_compat import ENUM_FILES, FSDP_OPTION, library_source
 
 Problem = tuple[str, str]
-"""The dotted key that a problem is about, and what is wrong."""
+"""The dotted key and the message of a problem."""
 
 
 def parallel_problems(config: RunConfig) -> Iterator[Problem]:
-    """What is wrong with how the model is spread over processes."""
+    """Problems with the distribution of the model over processes."""
     training = config.training
     fsdp, deepspeed = training.get("fsdp"), training.get("deepspeed")
     if fsdp and deepspeed:
@@ -30,7 +30,7 @@ def parallel_problems(config: RunConfig) -> Iterator[Problem]:
         if not fsdp:
             yield (
                 "training.fsdp_config",
-                "training.fsdp_config does nothing without training.fsdp = true: set that too.",
+                "training.fsdp_config has no effect without training.fsdp = true: set that too.",
             )
         yield from _fsdp_config(training["fsdp_config"], config.base_dir)
     if isinstance(deepspeed, str) and deepspeed:
@@ -39,9 +39,9 @@ def parallel_problems(config: RunConfig) -> Iterator[Problem]:
 
 def _words(fsdp: str) -> Iterator[Problem]:
     known = fsdp_words()
-    for word in [word for word in fsdp.split() if word not in known][:1]:  # of others there is no more to say
+    for word in [word for word in fsdp.split() if word not in known][:1]:  # one suffices
         close = closest(word, known, {})
-        meant = f" Did you mean {close}?" if close else f" There are {listed(known)}."
+        meant = f" Did you mean {close}?" if close else f" Available: {listed(known)}."
         yield "training.fsdp", f"training.fsdp = {shown(fsdp)}: {word} is unknown; true is enough.{meant}"
 
 
@@ -54,7 +54,7 @@ def _fsdp_config(given: Any, base: Path) -> Iterator[Problem]:
         plain = str(name).removeprefix("fsdp_")
         if plain not in fsdp_keys():
             close = closest(plain, fsdp_keys(), {})
-            meant = f" Did you mean {close}?" if close else f" There are {listed(sorted(fsdp_keys()))}."
+            meant = f" Did you mean {close}?" if close else f" Available: {listed(sorted(fsdp_keys()))}."
             yield key, f"{key} has no setting {shown(name)}.{meant}"
 
 
@@ -76,22 +76,22 @@ def _object(key: str, written: str, base: Path) -> tuple[Mapping[str, Any], str 
     except (ValueError, RecursionError) as error:
         at = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         why = getattr(error, "msg", None) or "it is not UTF-8 text"
-        return {}, f"{key}: {shown_path(path)}{at}: this is no JSON: {why}."
+        return {}, f"{key}: {shown_path(path)}{at}: invalid JSON: {why}."
     if not isinstance(found, dict):
-        return {}, f"{key}: {shown_path(path)} has to hold one object: {{...}}."
+        return {}, f"{key}: {shown_path(path)} must contain one object: {{...}}."
     return found, None
 
 
 @functools.cache
 def fsdp_words() -> tuple[str, ...]:
-    """The words that `training.fsdp` is made of, where it is a text."""
+    """The options in `training.fsdp`, if it is a string."""
     body = re.search(rf"class {FSDP_OPTION}\(.*?\n\n\n", library_source("transformers", ENUM_FILES[0]), re.S)
     return tuple(re.findall(r'= "(\w+)"', body.group())) if body else ()
 
 
 @functools.cache
 def fsdp_keys() -> frozenset[str]:
-    """The settings that the installed transformers looks for in `fsdp_config`, found by reading it."""
+    """The settings that the installed transformers reads from `fsdp_config`, according to its source."""
     source = library_source("transformers", "training_args.py") + library_source("transformers", "trainer.py")
     used = re.findall(r"(?<!xla_)fsdp_config(?:\.get|\.setdefault|\.pop)?[\[(]\s*[\"'](\w+)[\"']", source)
     return frozenset([*used, *re.findall(r"[\"'](\w+)[\"'] in (?:self\.|args\.)*fsdp_config", source)])

@@ -1,5 +1,5 @@
-"""Settings that do nothing in a run, because of another one. They are no mistakes: a file may serve several
-runs. But nothing that is set is ignored in silence.
+"""Find settings that have no effect in a run, because of another one. They are not errors, since a file may
+serve several runs; but no setting is ignored silently.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _METRICS = (
     "include_for_metrics",
     "prediction_loss_only",
 )
-"""For `run.compute_metrics`: without it the logits of an evaluation are not kept."""
+"""For `run.compute_metrics`: without it, the logits of an evaluation are not kept."""
 _HUB = ("hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "hub_token")
-_WORKERS = ("dataloader_in_order",)  # with the others torch refuses to work: see `checks`
+_WORKERS = ("dataloader_in_order",)  # torch rejects the others: see `rules.training`
 _WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 _ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 _TAKE_NOTHING = ("adamw_torch", "adamw_torch_fused", "adafactor", "lomo", "adalomo")
-"""Optimizers for which transformers does not look at `optim_args`."""
+"""Optimizers for which transformers ignores `optim_args`."""
 _NEEDS = {
     "activation_checkpointing_kwargs": "activation_checkpointing",
     "liger_kernel_config": "use_liger_kernel",
@@ -36,13 +36,13 @@ _NEEDS = {
     "ref_model_sync_steps": "sync_ref_model",
     **dict.fromkeys(_HUB, "push_to_hub"),
 }
-"""Fields of `[training]`, each with the switch that it needs."""
+"""Fields of `[training]`, each with the setting that turns it on."""
 
 
 def unused(config: RunConfig, *, computes_metrics: bool = False) -> dict[str, str]:
-    """The settings that somebody has set and that this run does not use, by dotted key, each with the reason.
+    """The settings that were set but that this run does not use, by dotted key, each with the reason.
 
-    `computes_metrics` says that a function for it was given from Python.
+    `computes_metrics`: a function to compute metrics was passed from Python.
     """
     computes = computes_metrics or config.run.compute_metrics is not None
     fields = training_fields(config.run.method)
@@ -56,7 +56,7 @@ def unused(config: RunConfig, *, computes_metrics: bool = False) -> dict[str, st
 
 
 def _reasons(config: RunConfig, *, computes: bool) -> Iterator[tuple[str, str]]:
-    """Fields of `[training]` that are not used, whether they are set or not."""
+    """Fields of `[training]` that are not used, whether or not they are set."""
     training = config.training
     for name, switch in _NEEDS.items():
         if not training.get(switch):
@@ -72,7 +72,7 @@ def _reasons(config: RunConfig, *, computes: bool) -> Iterator[tuple[str, str]]:
 def _schedule(config: RunConfig) -> Iterator[tuple[str, str]]:
     training = config.training
     if training.get("max_steps", -1) > 0:
-        yield "num_train_epochs", f"training.max_steps = {training['max_steps']} wins over it"
+        yield "num_train_epochs", f"training.max_steps = {training['max_steps']} overrides it"
     schedule = str(training.get("lr_scheduler_type", "linear"))
     if schedule in _WITHOUT_WARMUP:
         yield "warmup_steps", f"the schedule {schedule} has no warmup"
@@ -82,7 +82,7 @@ def _schedule(config: RunConfig) -> Iterator[tuple[str, str]]:
     if optimizer in _TAKE_NOTHING:
         yield "optim_args", f"the optimizer {optimizer} takes none"
     if not optimizer.startswith(("galore", "apollo")):
-        yield "optim_target_modules", f"the optimizer {optimizer} trains all modules alike"
+        yield "optim_target_modules", f"the optimizer {optimizer} treats all modules alike"
     saved = training.get("save_strategy", "steps")
     if saved != "steps":
         yield "save_steps", f'training.save_strategy = "{saved}"'
@@ -111,7 +111,7 @@ def _data(config: RunConfig) -> Iterator[tuple[str, str]]:
     if not training.get("dataloader_num_workers"):
         yield from ((name, "training.dataloader_num_workers is 0") for name in _WORKERS)
     if training.get("packing"):
-        yield "truncation_mode", "with training.packing, training.packing_strategy says what is cut"
+        yield "truncation_mode", "with training.packing, training.packing_strategy decides what is truncated"
     if config.data.streaming:
-        why = "data.streaming draws rows from a buffer, data.shuffle_buffer"
+        why = "data.streaming draws rows from a buffer (data.shuffle_buffer)"
         yield from ((name, why) for name in ("shuffle_dataset", "train_sampling_strategy", "data_seed"))

@@ -1,4 +1,4 @@
-"""Settings of fmstune's own tables that do nothing in a run, because of another one; see `unused`."""
+"""Find settings of fmstune's own tables that have no effect in a run; see `unused`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fmstune.text import shown_key
 
 
 def unused_of_tables(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """What somebody has set to another value than the default, by dotted key, with the reason."""
+    """The unused settings that were set to a value other than the default, by dotted key, with the reason."""
     for key, why in _reasons(config):
         table, _, name = key.partition(".")
         if table == "trackers":
@@ -50,7 +50,7 @@ def _names(table: Any) -> list[str]:
 def _model(config: RunConfig) -> Iterator[tuple[str, str]]:
     path = config.model.path
     if path == "demo" or exists(config.base_dir / path):
-        yield "model.revision", "the model is not one on the hub"
+        yield "model.revision", "the model is not from the hub"
 
 
 def _data(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -58,7 +58,7 @@ def _data(config: RunConfig) -> Iterator[tuple[str, str]]:
     if not data.streaming:
         yield "data.shuffle_buffer", "data.streaming is not set"
     if METHODS[config.run.method].compares:
-        yield "data.history", f"{config.run.method} learns the last answer of each row"
+        yield "data.history", f"{config.run.method} learns only the last answer of each row"
     for name in ("max_rows", "template", "columns"):
         sources = data.train if name == "max_rows" else (*data.train, *data.eval)
         if sources and all(getattr(source, name) is not None for source in sources):
@@ -73,8 +73,8 @@ def _may_hold_texts(sources: Sequence[DataSource], config: RunConfig) -> bool:
             continue
         try:
             found = find_files(source.path, source.split or "train", base=config.base_dir)
-        except NoFiles:  # which is said when the data are read
+        except NoFiles:  # reported when the data is read
             return True
         if found is None or any(kind_of(file) == ".txt" for file in found.files):
-            return True  # names on the hub may stand for texts
+            return True  # a name on the hub may hold text files
     return False

@@ -1,1 +1,1 @@
-"""The tables of the configuration, and what TRL's installed classes add to them."""
+"""The tables of the configuration, and the fields that TRL's installed classes add."""

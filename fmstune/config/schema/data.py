@@ -1,4 +1,4 @@
-"""The table `[data]`, and the sources of data that it names."""
+"""The table `[data]` and its data sources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAPPED_COLUMNS = (
     "answer", "query", "response", "context", "history", "system", "system_prompt", "tools", "text",
     "input_ids", "labels", "chosen", "rejected", "label", "margin", "weight", "train_on_input",
 )  # fmt: skip
-"""The columns that `columns` can say the names of."""
+"""The columns that `columns` can map."""
 
 
 @dataclass(frozen=True)
@@ -26,28 +26,30 @@ class DataSource:
         metadata={"help": "A file, a glob, a directory (also of save_to_disk), a hub name, `demo`."}
     )
     split: str | None = field(
-        default=None, metadata={"help": "The split to take; else train, and validation to evaluate on."}
+        default=None,
+        metadata={"help": "The split to use. Default: train, and validation for evaluation data."},
     )
     subset: str | None = field(
-        default=None, metadata={"help": "The configuration of a data set on the hub that has several."}
+        default=None, metadata={"help": "The configuration, for a data set on the hub that has several."}
     )
     revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of a data set on the hub; a run pins it."}
+        default=None, metadata={"help": "The branch, tag or commit of a data set on the hub; a run pins it."}
     )
     weight: float | None = field(
-        default=None, metadata={"help": "Its part of the mixture, relative to the other sources.", "above": 0}
+        default=None, metadata={"help": "Its share of the mixture, relative to other sources.", "above": 0}
     )
     max_rows: int | None = field(
-        default=None, metadata={"help": "Use at most so many of its rows; else data.max_rows.", "min": 1}
+        default=None,
+        metadata={"help": "The maximum number of rows to use. Default: data.max_rows.", "min": 1},
     )
     columns: Mapping[str, str] | None = field(
-        default=None, metadata={"help": "The names of its columns; else data.columns."}
+        default=None, metadata={"help": "The names of its columns. Default: data.columns."}
     )
-    template: str | None = field(default=None, metadata={"help": "Its template; else data.template."})
+    template: str | None = field(default=None, metadata={"help": "Its template. Default: data.template."})
 
 
 def read_sources(value: Any, *, where: str, key: str) -> tuple[DataSource, ...]:
-    """Sources as they are written: a text, a list of strings, or tables. Raises `ConfigError`."""
+    """Read sources: a string, a list of strings, or tables. Raises `ConfigError`."""
     if isinstance(value, str):
         return (DataSource(value),) if value else ()
     if isinstance(value, Mapping):
@@ -64,19 +66,19 @@ def read_sources(value: Any, *, where: str, key: str) -> tuple[DataSource, ...]:
 
 
 def _read_source(item: Any, where: str, key: str) -> DataSource:
-    if isinstance(item, DataSource):  # of Python code, where nothing has checked it
+    if isinstance(item, DataSource):  # from Python code, not checked yet
         item = {name: value for name, value in asdict(item).items() if value is not None}
     table = {"path": item} if isinstance(item, str) else item
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where}: {key} is {kind_of(item)}; a source is a string, or a table with a path.")
     source = read_dataclass(DataSource, table, where=where, prefix=key)
     if not source.path:
-        raise ConfigError(f"{where}: {key} names no data; give a file, a directory, a glob or a hub name.")
+        raise ConfigError(f"{where}: {key} is empty; set a file, a directory, a glob or a hub name.")
     return source
 
 
 def written_sources(sources: tuple[DataSource, ...]) -> Any:
-    """The sources as they would be written: as short as `read_sources` reads back to the same."""
+    """The sources in the shortest form that `read_sources` reads back unchanged."""
     tables = [{k: v for k, v in asdict(source).items() if v is not None} for source in sources]
     paths = [table["path"] for table in tables]
     if any(len(table) > 1 for table in tables):
@@ -85,7 +87,7 @@ def written_sources(sources: tuple[DataSource, ...]) -> Any:
 
 
 def handler_name(handler: Any) -> str | None:
-    """What a handler is called: `module:function`, also one that was given from Python as a function."""
+    """The name of a handler: `module:function`, also for a function passed from Python."""
     if handler is None or isinstance(handler, str):
         return handler
     name = getattr(handler, "__qualname__", type(handler).__qualname__)
@@ -94,13 +96,13 @@ def handler_name(handler: Any) -> str | None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The table `[data]`. Sources may be given as a file has them: `DataConfig(train="a.jsonl")`."""
+    """The table `[data]`. Sources may be written as in a file: `DataConfig(train="a.jsonl")`."""
 
     train: tuple[DataSource, ...] = field(
         default=(),
         metadata={
-            "help": "Training data: files, directories, globs, hub names or `demo`; tables [[data.train]] "
-            "with path, split, subset, weight, max_rows, columns and template mix several.",
+            "help": "Training data: files, directories, globs, hub names or `demo`. To mix several, use "
+            "tables [[data.train]] with path, split, subset, weight, max_rows, columns and template.",
             "read": read_sources,
         },
     )
@@ -109,50 +111,50 @@ class DataConfig:
     )
     eval_fraction: float = field(
         default=0.0,
-        metadata={"help": "Part of the training rows to hold out for evaluation.", "min": 0, "below": 1},
+        metadata={"help": "The fraction of training rows to hold out for evaluation.", "min": 0, "below": 1},
     )
     train_on: str = field(
         default="responses",
         metadata={
-            "help": "Which tokens the loss counts: the assistant's responses, or all.",
+            "help": "The tokens in the loss: the assistant's responses, or all.",
             "choices": ("responses", "all"),
         },
     )
     history: str = field(
         default="split",
         metadata={
-            "help": "Where a chat template writes earlier answers in other words: split the conversation, so "
-            "that each answer is learnt as the model will write it; learn the last one alone; or learn "
-            "history as the template writes it.",
+            "help": "If a chat template renders earlier answers differently: split the conversation, so "
+            "that each answer is learnt as the model will write it; learn only the last answer; or learn "
+            "the history as the template renders it.",
             "choices": ("split", "last", "template"),
         },
     )
     reasoning: str = field(
         default="template",
         metadata={
-            "help": "Reasoning that the chat template has no words for: left out, as the template does, or "
-            "kept, as its family writes it.",
+            "help": "Reasoning that the chat template does not render: left out, as in the template, or "
+            "kept, in the format of its model family.",
             "choices": ("template", "keep"),
         },
     )
     strict_chat: bool = field(
         default=False,
         metadata={
-            "help": "Refuse conversations that would have to be changed to fit the chat template (questions "
-            "in a row, a system message that it has no place for)."
+            "help": "Refuse conversations that must be changed to fit the chat template (consecutive "
+            "questions, a system message that it does not support)."
         },
     )
     max_rows: int | None = field(
         default=None,
-        metadata={"help": "Use at most so many rows of each source of the training data.", "min": 1},
+        metadata={"help": "The maximum number of rows to use from each source of training data.", "min": 1},
     )
     template: str | None = field(
         default=None,
-        metadata={"help": "A row's text, with its columns in braces; the last of them is what is learnt."},
+        metadata={"help": "The text of a row, with columns in braces; the last column is learnt."},
     )
     columns: Mapping[str, str] | None = field(
         default=None,
-        metadata={"help": 'What the data call our columns: {prompt = "question", completion = "answer"}.'},
+        metadata={"help": 'The names of columns in the data: {prompt = "question", completion = "answer"}.'},
     )
     handler: str | None = field(
         default=None,
@@ -160,11 +162,11 @@ class DataConfig:
     )
     text_rows: str = field(
         default="line",
-        metadata={"help": "What a row of a .txt file is.", "choices": ("line", "paragraph", "file")},
+        metadata={"help": "The unit of a row in a .txt file.", "choices": ("line", "paragraph", "file")},
     )
     skip_bad_rows: bool = field(
         default=False,
-        metadata={"help": "Leave damaged rows out, and list them in skipped_rows.jsonl of the run."},
+        metadata={"help": "Leave out damaged rows, and list them in the run's skipped_rows.jsonl."},
     )
     cache: bool = field(
         default=True,
@@ -172,10 +174,10 @@ class DataConfig:
     )
     streaming: bool = field(
         default=False,
-        metadata={"help": "Read the training data while training, for what does not fit into memory."},
+        metadata={"help": "Read the training data during training, for data that does not fit into memory."},
     )
     shuffle_buffer: int = field(
-        default=1000, metadata={"help": "Of how many rows each next one is drawn when streaming.", "min": 1}
+        default=1000, metadata={"help": "The size of the shuffle buffer for streaming, in rows.", "min": 1}
     )
 
     def __post_init__(self) -> None:

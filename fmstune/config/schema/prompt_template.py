@@ -1,4 +1,4 @@
-"""Templates of rows: a text with columns in braces, such as `### Q: {question}\\n### A: {answer}`."""
+"""Row templates: text with columns in braces, such as `### Q: {question}\\n### A: {answer}`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """A template, as (the text before a column, the column) pairs and the text at its end.
+    """A template: pairs of (the text before a column, the column), and the text after the last one.
 
-    What is learnt is the value of the last column and the text after it; all before it is the prompt.
+    The value of the last column and the text after it are learnt; everything before is the prompt.
     """
 
     parts: tuple[tuple[str, str], ...]
@@ -19,18 +19,19 @@ class PromptTemplate:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it names, each once."""
+        """The columns in the template, without repetitions."""
         return tuple(dict.fromkeys(column for _, column in self.parts))
 
     def fill(self, values: Mapping[str, str]) -> tuple[str, str]:
-        """The prompt and the response of a row, whose columns are all texts."""
+        """The prompt and the response of a row, whose columns are all strings."""
         *before, (opening, last) = self.parts
         prompt = "".join(text + values[column] for text, column in before) + opening
         return prompt, values[last] + self.end
 
 
 def parse_template(text: str) -> PromptTemplate:
-    """Read a template. `\\n` and `\\t`, as a shell leaves them, are line ends and tabs; `{{` is a brace.
+    """Parse a template. `\\n` and `\\t`, which a shell does not convert, are newlines and tabs; `{{` is a
+    brace.
 
     Raises `ValueError` with what is wrong.
     """
@@ -39,7 +40,7 @@ def parse_template(text: str) -> PromptTemplate:
     try:
         found = list(string.Formatter().parse(text.replace("\\n", "\n").replace("\\t", "\t")))
     except ValueError as error:
-        raise ValueError(f"{error}; columns stand in braces, and a brace of the text is doubled") from None
+        raise ValueError(f"{error}; write columns in braces, and double the braces of the text") from None
     for literal, name, options, conversion in found:
         if name is None:
             end += literal
@@ -48,9 +49,9 @@ def parse_template(text: str) -> PromptTemplate:
             shown = (
                 f"{{{name}{'!' * bool(conversion)}{conversion or ''}{':' * bool(options)}{options or ''}}}"
             )
-            raise ValueError(f"{shown} names no column; columns read like {{question}}")
+            raise ValueError(f"{shown} is not a column; write columns as {{question}}")
         parts.append((end + literal, name))
         end = ""
     if not parts:
-        raise ValueError("it names no column; columns stand in braces, as in Q: {question} A: {answer}")
+        raise ValueError("it has no columns; write them in braces, as in Q: {question} A: {answer}")
     return PromptTemplate(tuple(parts), end)

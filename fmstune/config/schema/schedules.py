@@ -1,6 +1,6 @@
-"""The learning rate's schedules and the arguments that each takes, `training.lr_scheduler_kwargs`.
+"""Check the arguments of the learning rate schedule, `training.lr_scheduler_kwargs`.
 
-They are read in transformers' source, which takes seconds to import.
+They are read from transformers' source, since importing it takes seconds.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from fmstune.text import shown, shown_key
 from fmstune.transformers_compat import ENUM_FILES, SCHEDULES_FILE, SCHEDULES_TABLE, library_source
 
 _GIVEN = ("optimizer", "num_warmup_steps", "num_training_steps", "last_epoch")
-"""What transformers gives to each schedule itself."""
+"""The arguments that transformers passes itself."""
 _PLAIN = ("linear", "cosine", "constant", "constant_with_warmup")
-"""Schedules that need nothing, so that there is nothing to read when nothing is given to them."""
+"""Schedules without required arguments: no need to read the source if none are given."""
 _ONE_OF = {
     "cosine_with_min_lr": ("min_lr_rate", "min_lr"),
     "cosine_warmup_with_min_lr": ("min_lr_rate", "min_lr"),
 }
-"""Schedules that need one of several arguments, the handiest of which is first."""
+"""Schedules that need one of several arguments, the most convenient one first."""
 _EXAMPLES = {"min_lr_rate": 0.1, "num_decay_steps": 100}
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What the function of a schedule takes from the user, and what of that it needs."""
+    """The arguments that a schedule takes from the user, and those that it requires."""
 
     takes: tuple[str, ...]
     needs: tuple[str, ...]
 
 
 def schedule_problems(training: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is wrong with the arguments of the schedule, as (key, message)."""
+    """The problems with the schedule's arguments, as (key, message)."""
     key, name = "training.lr_scheduler_kwargs", str(training.get("lr_scheduler_type", "linear"))
     given = training.get("lr_scheduler_kwargs") or {}
     table = _table(given)
     if table is None:
-        yield key, f"{key} = {shown(given)} is a string; it takes a table, written as {{name = value}}."
+        yield key, f"{key} = {shown(given)} is a string; it takes a table: write {{name = value}}."
         return
     known = _arguments(name) if table or name not in _PLAIN else None
     if known is None:
@@ -51,7 +51,7 @@ def schedule_problems(training: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for argument in table:
         if argument not in known.takes:
             close = closest(argument, known.takes, {})
-            there = f"There are {', '.join(known.takes)}." if known.takes else "It takes none."
+            there = f"Available: {', '.join(known.takes)}." if known.takes else "It takes none."
             what = f"Did you mean {close}?" if close else there
             yield key, f"{key}: the schedule {name} has no argument {shown_key(argument)}. {what}"
     one_of = _ONE_OF.get(name, ())
@@ -75,11 +75,11 @@ def _table(given: Any) -> Mapping[str, Any] | None:
 
 
 def _arguments(schedule: str) -> Arguments | None:
-    """The arguments of a schedule; `None` where that is not known, or where it takes any."""
+    """The arguments of a schedule; `None` if they are not known, or if it takes any."""
     try:
         tree = ast.parse(library_source("transformers", SCHEDULES_FILE))
         enum_source = library_source("transformers", ENUM_FILES[0])
-    except (ConfigError, SyntaxError):  # an unusual installation is for transformers to judge
+    except (ConfigError, SyntaxError):  # an unusual installation: let transformers check them
         return None
     enum = dict(re.findall(r"^    (\w+) = \"([^\"]+)\"", enum_source, re.M))
     functions = {node.name: node.args for node in tree.body if isinstance(node, ast.FunctionDef)}

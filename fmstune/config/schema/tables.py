@@ -1,7 +1,7 @@
-"""The schema: every table of the configuration, each field with its bounds and its sentence of help.
+"""The schema: all tables of the configuration, each field with its bounds and its help text.
 
-The fields of `[training]` are those of TRL's installed class for the method (see `training`); what fmstune
-does differently there is in `managed`.
+The fields of `[training]` are those of TRL's installed class for the method (see `training`); fmstune's
+deviations are in `managed`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from fmstune.config.methods.known import DEFAULT, METHODS, in_help
 from fmstune.config.schema.data import DataConfig, DataSource
 
-__all__ = ["DataConfig", "DataSource"]  # of this room, and of this table; all else is defined here
+__all__ = ["DataConfig", "DataSource"]  # re-exported; everything else is defined here
 
 
 CHAT_TEMPLATES = ("alpaca", "chatml", "gemma", "llama2", "llama3", "mistral", "plain", "zephyr")
@@ -28,40 +28,40 @@ class ModelConfig:
     path: str = field(
         default="",
         metadata={
-            "help": "The model: a directory, a .gguf file, a name on the hub, or `demo`. A directory with an "
-            "adapter is trained on."
+            "help": "The model: a directory, a .gguf file, a name on the hub, or `demo`. An adapter in a "
+            "directory is trained further."
         },
     )
     gguf_file: str | None = field(
-        default=None, metadata={"help": "The .gguf file to take, of a directory or hub name that has some."}
+        default=None, metadata={"help": "The .gguf file to use, for a directory or hub name with several."}
     )
     revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of a model on the hub; a run pins it."}
+        default=None, metadata={"help": "The branch, tag or commit of a model on the hub; a run pins it."}
     )
     dtype: str = field(
         default="auto",
         metadata={
-            "help": "What the weights are held in; auto: float32 for weights that are trained.",
+            "help": "The dtype of the weights in memory; auto: float32 for trained weights.",
             "choices": ("auto", "float32", "bfloat16", "float16"),
         },
     )
     quantization: str | None = field(
         default=None,
         metadata={
-            "help": "Hold the frozen weights under a LoRA adapter in so many bits (QLoRA); needs a GPU.",
+            "help": "Quantize the frozen weights under a LoRA adapter (QLoRA); needs a GPU.",
             "choices": ("4bit", "8bit"),
         },
     )
     attn_implementation: str | None = field(
-        default=None, metadata={"help": "sdpa, eager, flash_attention_2, …; else the model's own."}
+        default=None, metadata={"help": "sdpa, eager, flash_attention_2, …. Default: the model's own."}
     )
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run the Python code that a model on the hub brings."}
+        default=False, metadata={"help": "Run the Python code that comes with a model on the hub."}
     )
     chat_template: str | None = field(
         default=None,
         metadata={
-            "help": "The chat template, instead of the model's own: a Jinja file, or one by its name: "
+            "help": "The chat template to use instead of the model's own: a Jinja file, or one of "
             f"{', '.join(CHAT_TEMPLATES)}."
         },
     )
@@ -69,17 +69,17 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The table `[run]`: how the run as a whole is done, and what it is called."""
+    """The table `[run]`: settings of the run as a whole, and its name."""
 
     name: str | None = field(
         default=None,
         metadata={
-            "help": "What trackers and lists call the run; else training.run_name, else its directory."
+            "help": "The run's name in trackers and lists. Default: training.run_name, or its directory."
         },
     )
     group: str | None = field(
         default=None,
-        metadata={"help": "The runs that it belongs to: W&B's group, the experiment in Aim and MLflow."},
+        metadata={"help": "The group of the run: W&B's group, the experiment in Aim and MLflow."},
     )
     tags: tuple[str, ...] = field(default=(), metadata={"help": "Tags of the run, in each tracker."})
     notes: str | None = field(
@@ -87,12 +87,12 @@ class RunSettings:
     )
     method: str = field(
         default=DEFAULT,
-        metadata={"help": f"What is learnt: {in_help()}.", "choices": tuple(METHODS)},
+        metadata={"help": f"The training method: {in_help()}.", "choices": tuple(METHODS)},
     )
     on_nonfinite: str = field(
         default="stop",
         metadata={
-            "help": "When the loss is NaN or infinite: stop, skip the batch, or continue.",
+            "help": "If the loss is NaN or infinite: stop, skip the batch, or continue.",
             "choices": ("stop", "skip", "continue"),
         },
     )
@@ -107,53 +107,54 @@ class RunSettings:
     save_dtype: str = field(
         default="auto",
         metadata={
-            "help": "What the tuned weights are saved in at the end; auto: as the model's own were, and an "
-            "adapter's as they are trained.",
+            "help": "The dtype of the saved weights; auto: that of the original model, or for an adapter "
+            "that of the training.",
             "choices": ("auto", "float32", "bfloat16", "float16"),
         },
     )
     auto_batch: bool = field(
         default=False,
-        metadata={"help": "Find the largest batch that fits into memory, and keep the effective batch size."},
+        metadata={
+            "help": "Find the largest batch that fits into memory; the effective batch size does not change."
+        },
     )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
-            "help": "Stop when so many evaluations in a row were no better than the best one, whose weights "
-            "are kept.",
+            "help": "Stop after so many evaluations without an improvement, and keep the best weights.",
             "min": 1,
         },
     )
     early_stopping_threshold: float = field(
         default=0.0,
-        metadata={"help": "By how much an evaluation has to be better to count as better.", "min": 0},
+        metadata={"help": "The minimum change that counts as an improvement.", "min": 0},
     )
     callbacks: tuple[str, ...] = field(
         default=(),
-        metadata={"help": "Callbacks of the Trainer, as `module:Class`; they run in the training process."},
+        metadata={"help": "Callbacks for the Trainer, as `module:Class`; they run in the training process."},
     )
     compute_metrics: str | None = field(
         default=None,
-        metadata={"help": "A function of an EvalPrediction that returns metrics, as `module:function`."},
+        metadata={"help": "A function from an EvalPrediction to metrics, as `module:function`."},
     )
     termination_log: str | None = field(
         default=None,
-        metadata={"help": "Where the cause of a failure is written as well, such as /dev/termination-log."},
+        metadata={"help": "A file for the cause of a failure, such as /dev/termination-log."},
     )
 
 
 @dataclass(frozen=True)
 class SamplesConfig:
-    """The table `[samples]`: what the model writes, at each evaluation, as a table for the trackers."""
+    """The table `[samples]`: the model's answers at each evaluation, tracked as a table."""
 
-    prompts: tuple[str, ...] = field(
-        default=(), metadata={"help": "Prompts that are answered at each evaluation."}
-    )
+    prompts: tuple[str, ...] = field(default=(), metadata={"help": "Prompts to answer at each evaluation."})
     rows: int = field(
         default=0,
-        metadata={"help": "So many rows of the evaluation data are answered too.", "min": 0},
+        metadata={"help": "The number of rows of the evaluation data to answer, too.", "min": 0},
     )
-    max_new_tokens: int = field(default=64, metadata={"help": "The longest answer, in tokens.", "min": 1})
+    max_new_tokens: int = field(
+        default=64, metadata={"help": "The maximum length of an answer, in tokens.", "min": 1}
+    )
 
 
 @dataclass(frozen=True)
@@ -161,44 +162,44 @@ class LoraConfig:
     """The table `[lora]`."""
 
     enabled: bool = field(default=False, metadata={"help": "Train an adapter instead of all weights."})
-    r: int = field(default=16, metadata={"help": "Rank of the adapter's matrices.", "min": 1})
-    alpha: int = field(default=32, metadata={"help": "Scale of the adapter: alpha / r.", "min": 1})
+    r: int = field(default=16, metadata={"help": "The rank of the adapter's matrices.", "min": 1})
+    alpha: int = field(default=32, metadata={"help": "The scale of the adapter is alpha / r.", "min": 1})
     dropout: float = field(
-        default=0.0, metadata={"help": "Dropout before the adapter.", "min": 0, "below": 1}
+        default=0.0, metadata={"help": "The dropout before the adapter.", "min": 0, "below": 1}
     )
     target_modules: str | tuple[str, ...] = field(
         default="all-linear",
-        metadata={"help": "Modules that get an adapter: names, a regular expression, or all-linear."},
+        metadata={"help": "The modules to adapt: names, a regular expression, or all-linear."},
     )
     bias: str = field(
         default="none",
         metadata={
-            "help": "Which biases are trained as well.",
+            "help": "The biases to train, too.",
             "choices": ("none", "all", "lora_only"),
         },
     )
     rslora: bool = field(
-        default=False, metadata={"help": "Scale by alpha / √r instead (rsLoRA), which suits large ranks."}
+        default=False, metadata={"help": "Scale by alpha / √r instead (rsLoRA), for large ranks."}
     )
     dora: bool = field(
-        default=False, metadata={"help": "Learn the size of each weight apart from its direction (DoRA)."}
+        default=False, metadata={"help": "Learn magnitude and direction of the weights separately (DoRA)."}
     )
     modules_to_save: tuple[str, ...] = field(
         default=(),
-        metadata={"help": "Other modules to train in full, saved with the adapter."},
+        metadata={"help": "Further modules to train in full, saved with the adapter."},
     )
 
 
 @dataclass(frozen=True)
 class PromptTuningConfig:
-    """The table `[prompt_tuning]`: words before each text that are learnt, for a model that stays frozen."""
+    """The table `[prompt_tuning]`: learnt virtual tokens before each text, for a frozen model."""
 
     enabled: bool = field(
         default=False, metadata={"help": "Train virtual tokens before each text instead of weights."}
     )
-    tokens: int = field(default=20, metadata={"help": "How many virtual tokens are learnt.", "min": 1})
+    tokens: int = field(default=20, metadata={"help": "The number of virtual tokens.", "min": 1})
     text: str | None = field(
-        default=None, metadata={"help": "The text whose embeddings they begin as; else random ones."}
+        default=None, metadata={"help": "The text to initialise them from. Default: random tokens."}
     )
 
 
@@ -211,38 +212,38 @@ class TrackingConfig:
     )
     close_timeout: float = field(
         default=30.0,
-        metadata={"help": "Seconds that trackers have to catch up when the run has ended.", "min": 0},
+        metadata={"help": "Seconds to wait for trackers to catch up when the run ends.", "min": 0},
     )
     check_timeout: float = field(
-        default=10.0, metadata={"help": "Seconds that each tracker's check may take.", "min": 0.1}
+        default=10.0, metadata={"help": "The timeout of each tracker's check, in seconds.", "min": 0.1}
     )
     in_process_timeout: float = field(
         default=10.0,
         metadata={
-            "help": "Seconds that a call of a tracker which works in the training process may take.",
+            "help": "The timeout of a call to a tracker in the training process, in seconds.",
             "min": 0.1,
         },
     )
     artifacts: str = field(
         default="none",
         metadata={
-            "help": "What is handed to trackers that hold files: none; final: the model or adapter, its "
-            "configuration and its card; or checkpoints: also the model or adapter of each checkpoint.",
+            "help": "The files to upload to trackers that store files: none; final: the model or adapter, "
+            "its configuration and its card; or checkpoints: also the model or adapter of each checkpoint.",
             "choices": ("none", "final", "checkpoints"),
         },
     )
-    strict: bool = field(default=False, metadata={"help": "An unreachable tracker at the start is an error."})
+    strict: bool = field(default=False, metadata={"help": "Treat an unreachable tracker as an error."})
 
 
 @dataclass(frozen=True)
 class ResourcesConfig:
-    """The table `[resources]`: what is tracked of the machine, in the stage `system`."""
+    """The table `[resources]`: tracking of the machine, in the stage `system`."""
 
     interval: float = field(
         default=10.0,
         metadata={
-            "help": "Seconds between samples of processor, memory, disk, network and GPUs; 0 tracks nothing "
-            "of the stage `system`.",
+            "help": "Seconds between samples of CPU, memory, disk, network and GPUs, in the stage `system`; "
+            "0 turns them off.",
             "min": 0,
         },
     )
@@ -252,12 +253,12 @@ class ResourcesConfig:
 class RunConfig:
     """A resolved configuration.
 
-    `training` holds what is handed to the method's class of TRL; `trackers` the options of each tracker;
-    `params` what the user wants the run to be found by. `origins` says of each dotted key where its value
-    came from: `fmstune.toml:14`, `--set`, the flag, or `default`; `over`, which values (and their origins) it
-    won over; `defaults`, what holds in `[training]` of such a run when nobody sets it. Relative
-    paths are kept as they were written, also those of a file in another directory, and mean what they mean
-    from `base_dir`, the current directory. `demo` says that the packaged model is tuned on the packaged data.
+    `training` holds the arguments of TRL's class for the method; `trackers` the options of each tracker;
+    `params` the user's metadata. `origins` maps each dotted key to the origin of its value:
+    `fmstune.toml:14`, `--set`, the flag, or `default`; `over`, to the values that it overrides, with their
+    origins; `defaults` are the defaults of `[training]` for this run. Relative paths stay as written, and are
+    relative to `base_dir`, the current directory, also in a file elsewhere. `demo` means that the packaged
+    model is tuned on the packaged data.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -278,20 +279,21 @@ class RunConfig:
     demo: bool = False
 
     def at(self, key: str) -> str:
-        """`fmstune.toml:14: `, the place that a message about a setting begins with; empty for a default."""
+        """`fmstune.toml:14: `, the location at the start of a message about a setting; empty for a
+        default."""
         origin = self.origins.get(key, "default")
         return "" if origin == "default" else f"{origin}: "
 
     @property
     def adapter(self) -> str | None:
-        """What is trained instead of all weights: `lora`, `prompt tuning`, or nothing else."""
+        """The kind of adapter: `lora`, `prompt tuning`, or `None` if all weights are trained."""
         if self.prompt_tuning.enabled:
             return "prompt tuning"
         return "lora" if self.lora.enabled else None
 
     @property
     def output_dir(self) -> str | None:
-        """The run's directory, when one was chosen."""
+        """The run's directory, if the user chose one."""
         chosen: str | None = self.training.get("output_dir")
         return chosen
 
@@ -309,7 +311,8 @@ TABLES: dict[str, type[Any]] = {
 
 
 PROMPT_TUNING_LEARNING_RATE = 3e-2
-"""Embeddings of a few tokens have to go far, and nothing else moves (PEFT's own example)."""
+"""High, since the embeddings of a few tokens have to move far, and nothing else moves (PEFT's own
+example)."""
 
 DEMO_TRAINING: dict[str, Any] = {
     "max_steps": 60,
@@ -321,11 +324,11 @@ DEMO_TRAINING: dict[str, Any] = {
     "eval_strategy": "steps",
     "eval_steps": 20,
     "save_strategy": "steps",
-    # As often as it is evaluated: load_best_model_at_end wants a checkpoint of each evaluated step.
+    # Equal to eval_steps: load_best_model_at_end needs a checkpoint at each evaluated step.
     "save_steps": 20,
     "max_length": 256,
 }
-"""What tunes the demo model within seconds on two cores."""
+"""Settings that tune the demo model within seconds on two cores."""
 
 DEMO = "demo"
-"""The name of the packaged model, and of the packaged data."""
+"""The name of the packaged model and of the packaged data."""

@@ -1,9 +1,9 @@
-"""The fields of TRL's installed configuration classes, found by reading: importing them takes seconds.
+"""Read the fields of TRL's installed configuration classes from source, since importing them takes seconds.
 
-Each method has a class of its own, as its record in `fmstune.config.methods` says.
+Each method has its own class, given by its record in `fmstune.config.methods`.
 
-So `[training]` always accepts what the installed versions accept, and a table that grows stale is not
-needed. `tests/config` compares the result with the real classes.
+So `[training]` always accepts what the installed versions accept, without a table that becomes outdated.
+`tests/config` compares the result with the real classes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fmstune.transformers_compat import (
 
 @dataclass(frozen=True, slots=True)
 class TrainingField:
-    """One field: its annotation as written, its default, its help, and the values it is limited to."""
+    """A field: its annotation as written, its default, its help, and its choices, if it has any."""
 
     name: str
     annotation: str
@@ -35,25 +35,25 @@ class TrainingField:
     choices: tuple[str, ...] | None = None
 
 
-_BASES = (TRAINING_ARGUMENTS, TRL_BASE_CONFIG)  # from the most general
+_BASES = (TRAINING_ARGUMENTS, TRL_BASE_CONFIG)  # the most general first
 _LOG_LEVELS = ("detail", "debug", "info", "warning", "error", "critical", "passive")
 _COMPUTED_CHOICES = {
     "log_level": _LOG_LEVELS,
     "log_level_replica": _LOG_LEVELS,
-    # torch's own modes; a backend that is not torch's would refuse them all.
+    # torch's own modes; other backends would reject them all.
     "torch_compile_mode": ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
 }
-"""Choices that are no literals in the source, or not there at all."""
+"""Choices that are not literals in the source, or missing from it."""
 
 
 @functools.cache
 def training_fields(method: str = DEFAULT) -> dict[str, TrainingField]:
-    """Every field of the installed class of a method, by name. Raises `ConfigError` when TRL is not there."""
+    """All fields of a method's installed class, by name. Raises `ConfigError` if TRL is not installed."""
     return _common_fields() | _fields_of(METHODS[method].config)
 
 
 def methods_with(name: str) -> list[str]:
-    """The methods that have a field of this name."""
+    """The methods that have a field with this name."""
     return [method for method in METHODS if name in training_fields(method)]
 
 
@@ -97,11 +97,11 @@ def _field(node: ast.AnnAssign, enums: dict[str, tuple[str, ...]]) -> TrainingFi
     elif node.value is not None:
         default = _literal(node.value)
     if choices is None:
-        choices = _choices_told(text)
+        choices = _choices_in_help(text)
     if name == "loss_type" and annotation == "list[str]":
-        annotation = "str | list[str]"  # DPOConfig makes a list of a text
+        annotation = "str | list[str]"  # DPOConfig converts a string to a list
     if name == "fsdp":
-        annotation = "bool | str | None"  # annotated as a text alone, for argparse
+        annotation = "bool | str | None"  # annotated as just a string, for argparse
     choices = choices or _COMPUTED_CHOICES.get(name)
     named = set(re.findall(r"\w+", annotation))
     if "list" not in named:
@@ -110,16 +110,16 @@ def _field(node: ast.AnnAssign, enums: dict[str, tuple[str, ...]]) -> TrainingFi
 
 
 def _literal(node: ast.expr | None) -> Any:
-    """The value of an expression, or `None` where it has to be run to be known, as that of `optim`,
-    whose default depends on the version of torch."""
+    """The value of an expression, or `None` if it must be evaluated, such as the default of `optim`, which
+    depends on the version of torch."""
     try:
         return ast.literal_eval(node) if node is not None else None
     except ValueError:
         return None
 
 
-def _choices_told(text: str) -> tuple[str, ...] | None:
-    """The values that a help names as all there are, where they are not declared as choices."""
+def _choices_in_help(text: str) -> tuple[str, ...] | None:
+    """The values listed in a help text, for fields that do not declare choices."""
     listed = re.search(r"Possible values are: (.*?)\.(?: |$)", text)
     names = re.findall(r"`'?(\w+)'?`", listed.group(1)) if listed else []
     return tuple(names) or None
@@ -127,7 +127,7 @@ def _choices_told(text: str) -> tuple[str, ...] | None:
 
 @functools.cache
 def _enums() -> dict[str, tuple[str, ...]]:
-    """The values of each `ExplicitEnum` that an annotation may name."""
+    """The values of each `ExplicitEnum` that an annotation may refer to."""
     found: dict[str, tuple[str, ...]] = {}
     for file in ENUM_FILES:
         source = library_source("transformers", file)
@@ -139,11 +139,11 @@ def _enums() -> dict[str, tuple[str, ...]]:
 
 
 def _class_body(package: str, file: str, name: str) -> list[ast.stmt]:
-    """The statements of a class, as far as they are parsed: see `class_source`."""
+    """The statements of a class that `class_source` returns."""
     head, whole = class_source(package, file, name)
     try:
         tree = ast.parse(head)
-    except SyntaxError:  # cut in the wrong place: the slow way is sure
+    except SyntaxError:  # cut in the wrong place: parse the whole file, which is slower
         tree = ast.parse(whole)
     definitions = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
     return next(definitions).body
