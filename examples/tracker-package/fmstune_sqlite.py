@@ -1,7 +1,7 @@
-"""A whole tracker for fmstune: runs in an SQLite database. Put the calls of your service in its place.
+"""A complete tracker for fmstune: runs in an SQLite database. Replace the SQLite calls with your service's.
 
-It may raise wherever SQLite does: it runs in a process of its own, and fmstune calls it again with what
-it has missed. So it catches nothing, retries nothing and prints nothing.
+It may raise any error of SQLite's: it runs in its own process, and fmstune calls it again with the events
+that it missed. So it does not catch, retry or print anything.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ class SqliteOptions:
 
 
 class SqliteTracker(Tracker):
-    """Three tables: runs, params, metrics. An event that comes twice replaces itself.
+    """Three tables: runs, params, metrics. An event that is delivered twice replaces itself.
 
-    It is known by its number and the id of fmstune's run (`source`). A run in the database holds the events
-    of several of those when one was resumed from a checkpoint of another.
+    It is identified by its number and the id of fmstune's run (`source`). A run in the database can have
+    events of several of fmstune's runs, if one was resumed from a checkpoint of another.
     """
 
     registered_name = "sqlite"
     description = "runs in an SQLite database"
-    # package = "sdk"; install_hint = "pip install sdk"   # said where it is not installed
+    # package = "sdk"; install_hint = "pip install sdk"   # shown if it is not installed
     Config = SqliteOptions
     config: SqliteOptions
-    # What fmstune may rely on; test_fmstune_sqlite.py finds out whether it is true.
-    idempotent = True  # an event that is delivered a second time changes nothing
-    # SQLite keeps no NaN, and integers of 64 bits: fmstune adapts values to that, and the report says so.
+    # What fmstune may rely on; checked by test_fmstune_sqlite.py.
+    idempotent = True  # an event that is delivered twice changes nothing
+    # SQLite has no NaN, and only 64-bit integers: fmstune adapts values to that, and reports it.
     limits = Limits(nan=False, integer_bits=64)
 
     def open(self, start: RunStart) -> TrackerRun:
-        self.run = start.tracker_run_id or uuid.uuid4().hex  # a resumed run continues the run of before
+        self.run = start.tracker_run_id or uuid.uuid4().hex  # a resumed run continues the earlier one
         self.source = start.run_id or self.run
         self.database = sqlite3.connect(self.config.path)
         self.database.executescript(_TABLES)
@@ -64,13 +64,13 @@ class SqliteTracker(Tracker):
         self.database.executemany("REPLACE INTO metrics VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def set_params(self, params: Mapping[str, Any] | None, name: str | None = None) -> None:
-        super().set_params(params, name)  # refuses what is no mapping
+        super().set_params(params, name)  # raises if it is not a mapping
         for key, value in (params or {}).items():
             row = (self.run, f"{name}.{key}", json.dumps(value))
             self.database.execute("REPLACE INTO params VALUES (?, ?, ?)", row)
 
     def flush(self) -> None:
-        self.database.commit()  # before this, fmstune counts nothing as delivered
+        self.database.commit()  # fmstune counts events as delivered only after this
 
     def close(self, status: Status, error: str | None = None) -> None:
         self.database.execute("UPDATE runs SET status = ?, error = ? WHERE id = ?", (status, error, self.run))

@@ -1,4 +1,4 @@
-"""Does the tracker keep what it declares? fmstune's conformance kit delivers runs to it and finds out.
+"""Check that the tracker does what it declares: fmstune's conformance kit delivers runs to it.
 
 python -m pytest -s
 """
@@ -17,7 +17,7 @@ class TestSqlite(TrackerConformance):
     options: ClassVar = {"path": "runs.db"}  # in a new folder for each run
 
     def read(self, delivered: Delivered) -> Stored:
-        """What the database holds; without this, what arrives is not compared with what was tracked."""
+        """Read a run from the database. Without this, stored and tracked data are not compared."""
         with sqlite3.connect(delivered.folder / "runs.db") as database:
             points = [
                 (f"{stage}/{name}" if stage else name, step, value)

@@ -1,1 +1,1 @@
-"""What people look at after a run: lists, comparisons, curves and exports, from journals alone."""
+"""Reports about runs: lists, comparisons, curves and exports, read only from journals."""

@@ -1,7 +1,7 @@
-"""Lines of a journal as columns: metrics that were logged alike, a column for each of their names.
+"""Read lines of a journal into columns: metrics that were logged together, with a column for each name.
 
-Journals of ten million lines are read in this way, a few thousand lines at once. What is not like that is
-given as events, in its place: whatever is odd in a line means what it means to `JournalReader`.
+This reads journals of ten million lines, a few thousand lines at a time. Any other line is returned as an
+event, in order, parsed by `JournalReader`'s parser.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from fmstune.delivery.journal.reader import Event, parse
 _EXACT, _LONG = 2**53, float(2**63)
 _NUMBERS, _OR_NOTHING = frozenset({int, float}), frozenset({int, float, type(None)})
 _KEYS = 7
-"""What metrics have in a line: seq, time, kind, stage, step, epoch and values."""
+"""The number of keys in a line of metrics: seq, time, kind, stage, step, epoch and values."""
 
 Raw = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """The values of a metric, all finite; `lowest` and `highest` are at these places of it."""
+    """The values of a metric, all finite; `lowest` and `highest` are indices into them."""
 
     values: array[float]
     integers: bool
@@ -39,8 +39,8 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """Metrics of a stage that were logged together, more than once. A step or an epoch that is not there is
-    NaN; `increasing` says that each step is beyond the one before."""
+    """Metrics of a stage that were repeatedly logged together. A missing step or epoch is NaN; `increasing`
+    means that each step is larger than the one before."""
 
     stage: str | None
     steps: array[float]
@@ -52,8 +52,8 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Metrics that stand one after another in the journal. No metric is in two of `logged`. `seqs` are their
-    numbers; `step` is the last one that has any, of the steps in their order."""
+    """Consecutive metrics in the journal. No metric is in two of `logged`. `seqs` are their sequence numbers;
+    `step` is the last step that is not missing."""
 
     logged: Sequence[Logged]
     seqs: Sequence[int]
@@ -63,7 +63,7 @@ class Batch:
 
 
 def batches(lines: Sequence[bytes]) -> Iterator[Batch | Event | None]:
-    """What lines hold; `None` for one that holds no event."""
+    """Parse lines; `None` stands for a line without an event."""
     waiting: list[bytes] = []
     raws: list[Raw] = []
     for line, raw in zip(lines, _loaded(lines), strict=True):
@@ -90,7 +90,7 @@ def _loaded(lines: Sequence[bytes]) -> list[Any]:
 def _load(line: bytes) -> Any:
     try:
         return orjson.loads(line)
-    except ValueError:  # which `json` may read
+    except ValueError:  # `json` may still read it
         return None
 
 
@@ -110,7 +110,7 @@ def _batch(lines: Sequence[bytes], raws: Sequence[Raw]) -> Iterator[Batch | Even
 
 
 def _columns(raws: Sequence[Raw]) -> Batch | None:
-    """The metrics in columns; `None` where that would say something else than the lines do."""
+    """The metrics as columns; `None` if columns cannot represent the lines exactly."""
     groups: dict[tuple[Any, ...], list[Raw]] = {}
     try:
         for raw in raws:
@@ -169,8 +169,8 @@ def _column(values: tuple[Any, ...]) -> Column | None:
         return None
     lowest, highest = min(values), max(values)
     if float in kinds:
-        # A float as large may have been an integer, which `json` reads as it is. JSON has no others that are
-        # not finite.
+        # A larger float may be an integer in the file, which `json` reads exactly. JSON has no other
+        # non-finite numbers.
         if not (lowest > -_LONG and highest < _LONG):
             return None
         whole = [each for each in values if type(each) is int] if len(kinds) > 1 else []

@@ -1,4 +1,4 @@
-"""What is to be drawn: for each metric that was asked for a chart, with a line for each run."""
+"""The data of charts: a chart for each requested metric, with a line for each run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fmstune.text import listed, shown
 XAxis = Literal["step", "time", "tokens"]
 _WORDS = {"step": "step", "time": "seconds", "tokens": "tokens"}
 TOKENS = "train/num_tokens"
-"""The tokens that a run has seen by a step."""
+"""The number of tokens that a run has seen by a step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One run's values, by x, all finite. `left_out` counts those that cannot be drawn: they are not finite,
-    no numbers, or have no step."""
+    """A run's finite values, sorted by x. `left_out` counts values that cannot be drawn: non-finite ones,
+    strings, and those without a step."""
 
     label: str
     xs: Sequence[float]
@@ -34,14 +34,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A metric in one or more runs. `x` says in words what its x is."""
+    """A metric in one or more runs. `x` is the label of the x-axis."""
 
     key: str
     x: str
     lines: Sequence[Line]
 
     def to_json(self) -> dict[str, Any]:
-        """The chart as JSON has it."""
+        """The chart as JSON-compatible values."""
         lines = [
             {
                 "label": line.label,
@@ -57,11 +57,12 @@ class Chart:
 def charts(
     runs: Sequence[TrackedRun], patterns: Sequence[str], *, x: XAxis = "step", smoothing: float = 0.0
 ) -> list[Chart]:
-    """A chart for each metric that a pattern names: `eval/*`, or without a stage a name in any, as `loss`.
+    """Return a chart for each metric that matches a pattern: `eval/*`, or a name in any stage, such as
+    `loss`.
 
-    With `x` of `time` it is the seconds since the run was begun, with `tokens` those that it had seen by a
-    step. `smoothing` is between 0 and 1, as in TensorBoard. Raises `ConfigError` when no run has a metric of
-    that name, or has counted its tokens.
+    With `x` = `time`, x is the seconds since the start of the run; with `tokens`, the number of tokens seen.
+    `smoothing` is between 0 and 1, as in TensorBoard. Raises `ConfigError` if no run has a matching metric,
+    or none has counted its tokens.
     """
     keys = dict.fromkeys(curve.key for run in runs for curve in run.curves)
     chosen: dict[str, None] = {}
@@ -72,7 +73,7 @@ def charts(
                 f"no run here has the metric {shown(pattern)}."
                 + (
                     hint(pattern, [*keys, *(key.rpartition("/")[2] for key in keys)])
-                    or f" There are {listed(sorted(keys))}."
+                    or f" Available: {listed(sorted(keys))}."
                 )
             )
         chosen |= dict.fromkeys(named)
@@ -94,12 +95,12 @@ def charts(
 
 
 Seen = tuple[Sequence[float], Sequence[float]]
-"""Steps, and the tokens that a run had seen by each of them."""
+"""Steps, and the number of tokens that a run had seen by each."""
 
 
 def tokens_by_step(run: TrackedRun) -> Seen:
-    """The tokens that a run had seen by the steps that it logged them at, and that there were none at first;
-    nothing where it has not counted any."""
+    """The number of tokens that a run had seen by each step that logged it, starting at 0; empty if it did
+    not count them."""
     for curve in _of(run, TOKENS):
         steps, _, tokens = curve.finite()
         if steps:
@@ -109,7 +110,7 @@ def tokens_by_step(run: TrackedRun) -> Seen:
 
 
 def tokens_at(step: float, seen: Seen) -> float | None:
-    """The tokens by a step, in a straight line between those that were logged; `None` behind the last one."""
+    """The number of tokens seen by a step, interpolated linearly; `None` after the last logged step."""
     steps, tokens = seen
     at = bisect.bisect_left(steps, step)
     if at >= len(steps):
@@ -121,7 +122,7 @@ def tokens_at(step: float, seen: Seen) -> float | None:
 
 
 def smoothed(values: Iterable[float], smoothing: float) -> Sequence[float]:
-    """The exponential moving average of values, in which the first ones have their full weight."""
+    """The exponential moving average of values, with bias correction for the first ones."""
     average = weight = 0.0
     found = array("d")
     for value in values:
@@ -142,7 +143,7 @@ def _of(run: TrackedRun, key: str) -> Iterator[Curve]:
 
 
 def _line(run: TrackedRun, curve: Curve, x: XAxis, smoothing: float, seen: Seen) -> Line:
-    if x == "step" and curve.is_plain:  # by the million
+    if x == "step" and curve.is_plain:  # fast enough for millions
         steps, _, values = curve.finite()
         return Line(str(run.directory), steps, smoothed(values, smoothing) if smoothing else values)
     drawn = [
@@ -150,7 +151,7 @@ def _line(run: TrackedRun, curve: Curve, x: XAxis, smoothing: float, seen: Seen)
         for point in curve.points()
         if (at := _x(point, run, x, seen)) is not None and is_finite(point.value)
     ]
-    drawn.sort(key=lambda pair: pair[0])  # what was logged again came later
+    drawn.sort(key=lambda pair: pair[0])  # steps that were logged again are out of order
     xs, ys = [at for at, _ in drawn], [value for _, value in drawn]
     left_out = sum(1 for _ in curve.points()) - len(drawn)
     return Line(str(run.directory), xs, smoothed(ys, smoothing) if smoothing else ys, left_out)

@@ -1,4 +1,4 @@
-"""Numbers of a run, by the million: the first of them in memory, the others in a file without a name."""
+"""Store a run's numbers, by the million: the first ones in memory, the others in an anonymous file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_LOADED = 8
 
 
 class Room:
-    """Where the columns of a run are kept."""
+    """The storage of a run's columns."""
 
     def __init__(self) -> None:
         self._used = 0
@@ -25,12 +25,12 @@ class Room:
         self._loaded: dict[int, array[float]] = {}
 
     def keep(self, numbers: array[float]) -> array[float] | int:
-        """Keep numbers: themselves, or where they are in the file."""
+        """Store numbers; return them, or their position in the file."""
         size = len(numbers) * _BYTES
         if self._used + size > _MOST_IN_MEMORY:
-            with contextlib.suppress(OSError):  # no room there either: memory it is
+            with contextlib.suppress(OSError):  # no room on disk, either: use memory
                 if self._file is None:
-                    self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (it ends with the run)
+                    self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (as long-lived as this)
                 if os.pwrite(self._file.fileno(), numbers, self._end) == size:
                     self._end += size
                     return self._end - size
@@ -38,7 +38,7 @@ class Room:
         return numbers
 
     def get(self, kept: array[float] | int) -> array[float]:
-        """The numbers that were kept."""
+        """Return stored numbers."""
         if not isinstance(kept, int):
             return kept
         found = self._loaded.get(kept)
@@ -52,7 +52,7 @@ class Room:
 
 
 class Numbers:
-    """A sequence of floats that grows at its end."""
+    """An append-only sequence of floats."""
 
     __slots__ = ("_kept", "_room", "_tail")
 
@@ -72,13 +72,13 @@ class Numbers:
         self._keep_on()
 
     def blocks(self) -> Iterator[array[float]]:
-        """All of them, some thousands at once; those of two columns are of equal lengths."""
+        """Yield blocks of some thousands of numbers; blocks of two columns have equal lengths."""
         yield from map(self._room.get, self._kept)
         if self._tail:
             yield self._tail
 
     def whole(self) -> array[float]:
-        """All of them at once, in memory."""
+        """All numbers as one array in memory."""
         found = array("d")
         for block in self.blocks():
             found.extend(block)

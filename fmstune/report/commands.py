@@ -1,4 +1,4 @@
-"""The next commands after a run, ready to paste: they ask its model, resume it, and open what tracked it."""
+"""The next commands after a run, ready to paste: prompt its model, resume it, open its trackers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _ASKS = "What can you do?"
 
 
 def resuming(directory: Path) -> str | None:
-    """What resumes a run that did not finish, with all its settings; `None` where there is nothing to resume
-    from. Of several processes that fmstune or torchrun has started here it starts as many."""
+    """The command that resumes an unfinished run, with all its settings; `None` if it has no checkpoint. It
+    starts as many processes as fmstune or torchrun started here."""
     if newest_checkpoint(directory) is None or not (directory / CONFIG_NAME).exists():
         return None
     count = os.environ.get("LOCAL_WORLD_SIZE", "1") if "TORCHELASTIC_RUN_ID" in os.environ else "1"
@@ -26,13 +26,13 @@ def resuming(directory: Path) -> str | None:
 
 
 def following(run: RunView, question: str | None = None) -> list[str]:
-    """What people do next with a run: with its model when it has finished, and else to finish it."""
+    """The next commands for a run: to use its model if it has finished, otherwise to finish it."""
     directory, settings = _place(run.directory), run.detail.settings
     if run.status != "finished":
         again = resuming(run.directory)
         return [*([again] if again else []), _command("runs", "show", directory)]
     found = []
-    if run.line.method != "reward":  # which writes no text
+    if run.line.method != "reward":  # a reward model does not generate text
         found.append(_command("generate", directory, "--prompt", question or _ASKS))
     if _enabled(settings.get("lora")):
         found.append(_command("merge", directory, f"{directory}-merged"))
@@ -40,7 +40,7 @@ def following(run: RunView, question: str | None = None) -> list[str]:
 
 
 def opening(delivery: DeliveryReport) -> str | None:
-    """What opens a tracker's run, where neither its URL nor its note says that."""
+    """The command that opens a tracker's run, if neither its URL nor its note does."""
     place = delivery.url or ""
     if not place or place.startswith(("http://", "https://")):
         return None
@@ -58,7 +58,7 @@ def _command(*arguments: str) -> str:
 
 
 def _quoted(argument: str) -> str:
-    """For a shell, and on one line: what a terminal would obey is written as bash and zsh read it."""
+    """Quote an argument for a shell, on one line: control characters are escaped as in bash and zsh."""
     if printable(argument) == argument:
         return shlex.quote(argument)
     escaped = argument.replace("\\", "\\\\").replace("'", "\\'")
@@ -66,6 +66,6 @@ def _quoted(argument: str) -> str:
 
 
 def _place(directory: Path) -> str:
-    """A directory as an argument, which no option looks like."""
+    """A directory as an argument that does not look like an option."""
     text = str(directory)
     return f"./{text}" if text.startswith("-") else text

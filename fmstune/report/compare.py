@@ -1,4 +1,4 @@
-"""Runs side by side: the settings that differ first, then what came of them, then what it took."""
+"""Compare runs: first the settings that differ, then the results, then the resources used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fmstune.report.show import RESOURCES, RunView, view
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A setting or a metric, with what each of the runs has of it; `None` where one has none."""
+    """A setting or metric, with its value in each run; `None` if a run does not have it."""
 
     key: str
     values: Sequence[Any]
@@ -22,8 +22,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Some runs, in the order in which they were named. `settings` are those that differ, with the params,
-    versions and commits; `metrics` and `resources` have the figures of all runs."""
+    """Runs, in the given order. `settings` are those that differ, including params, versions and commits;
+    `metrics` and `resources` are the figures of all runs."""
 
     runs: Sequence[RunView]
     settings: Sequence[Row]
@@ -31,7 +31,7 @@ class Comparison:
     resources: Sequence[Row]
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison as JSON has it: for each key what each run has, in the order of the runs."""
+        """The comparison as JSON-compatible values: for each key, the values in the order of the runs."""
         runs = [
             {
                 "run": str(run.directory),
@@ -50,7 +50,7 @@ class Comparison:
 
 
 def compared(directories: Sequence[Path]) -> Comparison:
-    """The runs in some directories side by side. Raises what `view` does."""
+    """Compare the runs in some directories. Raises the errors of `view`."""
     runs = [view(directory) for directory in directories]
     recorded = [_recorded(run) for run in runs]
     figures = [{each.key: each for each in run.figures} for run in runs]
@@ -66,7 +66,7 @@ def compared(directories: Sequence[Path]) -> Comparison:
 
 
 def _recorded(run: RunView) -> dict[str, Any]:
-    """All that decides a result, and what its user noted, by dotted key."""
+    """Everything that determines a result, and the user's metadata, by dotted key."""
     found = flat(run.detail.settings)
     for name, values in run.detail.params.items():
         found |= flat(values, (name,))

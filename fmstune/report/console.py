@@ -1,5 +1,5 @@
-"""The console of a run that sums it up at its end: for people on standard error, for scripts on standard
-output."""
+"""The console of a run that summarises it when it ends: on standard error for people, on standard output for
+scripts."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _TITLES = {"finished": "green", "failed": "red", "interrupted": "yellow"}
 
 
 def write_bytes(file: TextIO, data: bytes) -> None:
-    """Write to the file itself: what a buffer holds of a failed write, Python would try again at its end.
+    """Write to the file descriptor directly: Python would retry buffered data of a failed write at exit.
     Raises `OSError` and `ValueError`."""
     try:
         number = file.fileno()
-    except (OSError, ValueError, AttributeError):  # one in memory that a program has put there
+    except (OSError, ValueError, AttributeError):  # replaced by an in-memory stream
         print(data.decode("utf-8", "replace"), end="", file=file, flush=True)
         return
     while data:
@@ -42,10 +42,10 @@ def _nothing() -> None: ...
 
 
 class SummingConsole(RunConsole):
-    """Sums the run up at its end. `answer` is what standard output gets. `directory`: the run's, at the end,
-    unless it is a terminal, whose reader has that in the summary. `json`: all that happens, an object a line,
-    with the whole summary in the last one. `others` is the output of others, which is to be kept beside the
-    run."""
+    """Summarises the run when it ends. `answer` selects the content of standard output. `directory`: the
+    run's directory when it ends, unless it is a terminal, which has it in the summary. `json`: all events,
+    one object per line, with the summary as the last one. `others` is the redirected output of libraries and
+    user code."""
 
     def __init__(
         self,
@@ -59,9 +59,9 @@ class SummingConsole(RunConsole):
         self._answer, self._others = answer, others
         self._file, self._gone = others.out if others else sys.stdout, False
         self.answered = False
-        """Whether the summary is on standard output."""
+        """Whether the summary was printed to standard output."""
         self.before_end: Callable[[], None] = _nothing
-        """Called before the last that is said."""
+        """Called before the last line."""
 
     def begin(self, directory: Path) -> None:
         if self._others is not None:
@@ -96,14 +96,14 @@ class SummingConsole(RunConsole):
             self._answered(hide(str(directory)))
 
     def _emit(self, kind: str, **values: Any) -> None:
-        """A JSON object on a line of standard output, the last of which is the summary."""
+        """Print a JSON object as a line of standard output; the last one is the summary."""
         if not self.quiet and not self.answered:
             record = {"kind": kind, **process_redactor().value(values, tracked=True)}
             self._answered(json.dumps(strict(record), ensure_ascii=False, default=str))
 
     def _answered(self, line: str) -> None:
-        """A line of standard output, in UTF-8 and with the bytes that a path has. One that is gone (a full
-        disk, a pipe that nobody reads) ends no training: that is said once."""
+        """Print a line to standard output, in UTF-8, with the original bytes of a path. If it is not writable
+        (a full disk, a closed pipe), the training continues, after one warning."""
         if self._gone:
             return
         try:
@@ -112,19 +112,19 @@ class SummingConsole(RunConsole):
         except (OSError, ValueError) as error:
             self._gone = True
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            self.warn(f"standard output cannot be written to ({reason}): it lacks the rest")
+            self.warn(f"standard output cannot be written to ({reason}); the rest of it is lost")
 
     def _report(self, run: TrackedRun) -> None:
         try:
             self.say("report", str(write_report(run.directory, run)))
         except NoCharts as error:
             self.say("report", str(error))
-        # A page that cannot be made is no reason for a training that worked to have failed.
+        # A failed report must not fail a training that succeeded.
         except Exception as error:
-            self.warn(f"no report could be written: {type(error).__name__}: {error}")
+            self.warn(f"the report could not be written: {type(error).__name__}: {error}")
 
     def _say_kept(self) -> None:
-        """Where the output of others is, if there was any."""
+        """Report where the output of libraries and user code is, if there was any."""
         kept = self._others.kept() if self._others is not None else None
         if self._others is not None and kept is not None and kept.lines:
             self.say("log", f"{self._others.path}: {counted(kept.lines, 'line')} of libraries and callbacks")

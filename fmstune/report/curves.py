@@ -1,5 +1,5 @@
-"""All that a run has tracked: the points of each metric, and its tables. Of a step that a resumed run has
-tracked again, those of the last time count."""
+"""Read a run's tracked data: the points of each metric, and its tables. For steps that a resumed run tracked
+again, the newest values are used."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _EXACT = 2**53
 _NO_STEP = math.nan
 
 Block = tuple["array[float]", ...]
-"""Steps, epochs, times and values of some points."""
+"""Steps, epochs, times and values of points."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One value of a metric. `step` and `epoch` are `None` where it has none; `time` is Unix seconds."""
+    """A value of a metric. `step` and `epoch` are `None` if missing; `time` is in Unix seconds."""
 
     step: int | float | None
     epoch: float | None
@@ -40,9 +40,8 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a curve comes to. `points` are those that count, of the `tracked` values; `lowest` and `highest`
-    are of its numbers but NaN, of which there are none in a metric of texts. `not_finite` counts NaN and
-    infinite values."""
+    """Summary figures of a curve. `points` is the number of values used, out of the `tracked` ones; `lowest`
+    and `highest` ignore NaN and strings. `not_finite` counts NaN and infinite values."""
 
     stage: str | None
     name: str
@@ -59,14 +58,14 @@ class Figures:
 
     @property
     def key(self) -> str:
-        """The stage and the name as one."""
+        """The stage and the name, joined."""
         return joined(self.stage, self.name)
 
 
 @dataclass(slots=True)
 class Curve:
-    """The values of a metric, in the order in which they were tracked. A journal may have millions: they are
-    numbers in arrays, and the few that no float holds (texts, long integers) in a mapping."""
+    """The values of a metric, in the order of tracking. There may be millions, so numbers are in arrays, and
+    the few that a float cannot hold (strings, long integers) in a mapping."""
 
     stage: str | None
     name: str
@@ -78,10 +77,10 @@ class Curve:
     _others: dict[int, Any] = field(default_factory=dict)
     _integers: bool = True
     _resumed: list[int] = field(default_factory=list)
-    """How many values there were at each resumption of the run."""
+    """The number of values at each resume of the run."""
     _plain: bool = True
-    """Whether all values are finite numbers, and each step is beyond the one before, as in nearly all runs
-    that were never resumed; `_lowest` and `_highest` are the places of these then, with their values."""
+    """Whether all values are finite numbers and the steps increase, as in nearly all runs that were never
+    resumed; `_lowest` and `_highest` are then these values and their indices."""
     _lowest: tuple[float, int] = (math.inf, 0)
     _highest: tuple[float, int] = (-math.inf, 0)
     _last_step: float = -math.inf
@@ -92,7 +91,7 @@ class Curve:
 
     @property
     def key(self) -> str:
-        """The stage and the name as one."""
+        """The stage and the name, joined."""
         return joined(self.stage, self.name)
 
     def add(self, step: int | float | None, epoch: Any, time: float, value: Any) -> None:
@@ -132,28 +131,28 @@ class Curve:
             self._highest = highest, at_highest
 
     def resume(self) -> None:
-        """What is added from here on is of a further process of the run."""
+        """Mark the start of another process of the run."""
         self._resumed.append(len(self._values))
 
     @property
     def tracked(self) -> int:
-        """How many values were tracked."""
+        """The number of tracked values."""
         return len(self._values)
 
     def total(self) -> float:
-        """The sum of all numbers that were tracked, those that were tracked again included."""
+        """The sum of all tracked numbers, including those tracked again."""
         return math.fsum(value for value in self._values if math.isfinite(value))
 
     def by_process(self) -> Iterator[list[tuple[float, float]]]:
-        """The time and the value of each number that a process of the run has tracked, for each of them."""
+        """For each process of the run, the time and value of each number that it tracked."""
         both = zip(self._times, self._values, strict=True)
         for begin, end in itertools.pairwise([0, *self._resumed, len(self._values)]):
             pairs = itertools.islice(both, end - begin)
             yield [(time, value) for time, value in pairs if math.isfinite(value)]
 
     def points(self) -> Iterator[Point]:
-        """The values of each step, by step, from the last process of the run that has any there; then those
-        without a step, in their order."""
+        """The values sorted by step, for each step from the last process that tracked it; then those without
+        a step, in order."""
         if (blocks := self.plain_blocks()) is None:
             yield from map(self._point, self._newest())
             return
@@ -173,17 +172,17 @@ class Curve:
 
     @property
     def is_plain(self) -> bool:
-        """Whether each value is a finite number and has a step beyond the one before."""
+        """Whether all values are finite numbers and the steps increase."""
         return self._plain
 
     def plain_blocks(self) -> Iterator[Block] | None:
-        """The points of a curve that is plain, some thousands at once; `None` for any other. An epoch that is
-        not there is NaN."""
+        """The points of a plain curve, in blocks of some thousands; `None` for any other curve. A missing
+        epoch is NaN."""
         columns = self._steps, self._epochs, self._times, self._values
         return zip(*(each.blocks() for each in columns), strict=True) if self._plain else None
 
     def finite(self) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
-        """Steps, times and values of the points that have a step and a finite number, by step."""
+        """Steps, times and values of the points with a step and a finite value, sorted by step."""
         steps, times, values = self._steps.whole(), self._times.whole(), self._values.whole()
         if self._plain:
             return steps, times, values
@@ -196,7 +195,7 @@ class Curve:
         return array("d", map(steps.__getitem__, kept)), array("d", map(times.__getitem__, kept)), found
 
     def figures(self) -> Figures:
-        """What it comes to."""
+        """The summary figures."""
         if self._plain:
             return self._figures(range(len(self._values)), self._lowest[1], self._highest[1], 0)
         places, values = self._newest(), self._values.whole()
@@ -230,12 +229,12 @@ class Curve:
         )
 
     def numbers(self) -> Iterator[Point]:
-        """Those of the points that are numbers, NaN and infinite ones included."""
+        """The points whose values are numbers, including NaN and infinite ones."""
         return (point for point in self.points() if not isinstance(point.value, (str, bool, type(None))))
 
     @property
     def last(self) -> Point:
-        """The value that was tracked last."""
+        """The last tracked value."""
         return self._point(len(self._values) - 1)
 
     def _newest(self) -> Sequence[int]:
@@ -252,19 +251,19 @@ class Curve:
 
 
 def is_finite(value: object) -> bool:
-    """Whether a value is a number that can be drawn."""
+    """Whether a value is a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer too large for a float
         return False
 
 
 @dataclass(slots=True)
 class TrackedRun:
-    """A run with its curves, in the order in which they began, and its tables, texts, images, histograms and
-    artifacts: the newest of a name at a step."""
+    """A run with its curves, in the order of their first values, and its tables, texts, images, histograms
+    and artifacts: the newest for each name and step."""
 
     directory: Path
     replay: Replay
@@ -274,8 +273,8 @@ class TrackedRun:
 
 
 def read_run(directory: Path) -> TrackedRun:
-    """Read all that the run in a directory has tracked. Raises `ConfigError` when there is no run in it, and
-    `JournalError` when its journal is none, or cannot be read."""
+    """Read all tracked data of the run in a directory. Raises `ConfigError` if there is no run, and
+    `JournalError` if its journal is invalid or cannot be read."""
     require_run(directory)
     curves: dict[Name, Curve] = {}
     room = Room()
@@ -318,15 +317,15 @@ def read_run(directory: Path) -> TrackedRun:
 
 
 def require_run(directory: Path) -> None:
-    """Raise `ConfigError`, which names the nearest run, when there is no run in a directory."""
+    """Raise `ConfigError`, with the nearest run, if there is no run in a directory."""
     if not directory.exists():
         raise ConfigError(no_such_run(directory))
     if not holds_run(directory):
-        raise ConfigError(f"{shown_path(directory)} holds no run: there is no journal in it.")
+        raise ConfigError(f"{shown_path(directory)} is not a run: it has no journal.")
 
 
 def _as_float(number: float) -> float:
     try:
         return float(number)
-    except OverflowError:  # an integer beyond all floats, in a line that somebody has written
+    except OverflowError:  # an integer too large for a float, in a line not written by fmstune
         return math.inf if number > 0 else -math.inf

@@ -1,4 +1,5 @@
-"""How a run ended, in a few lines: what was tuned, what came of it, where the time went, and what is next."""
+"""The summary of a run, in a few lines: what was tuned, the results, the use of time, and the next
+commands."""
 
 from __future__ import annotations
 
@@ -20,31 +21,32 @@ from fmstune.system.memory import amount
 from fmstune.text import counted
 
 _LEAST_SHARE = 0.01
-"""Of the time: what took less is not worth a word."""
+"""The smallest share of the time to report."""
 _LEAST_GAP = 0.01
 _WORKING = ("forward", "backward", "optimizer")
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPart:
-    """Bytes that a part of the memory took, and what was estimated for it."""
+    """The measured and the estimated bytes of a part of the memory."""
 
     measured: int
     estimated: int | None
 
     @property
     def gap(self) -> int:
-        """By how much the estimate is off."""
+        """The error of the estimate."""
         return 0 if self.estimated is None else self.measured - self.estimated
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """A run at its end. `seconds` are those of its processes, with their imports, and `time` where they went,
-    the longest first; `memory` has the measured `peak` and the `estimate` in bytes, `memory_parts` what took
-    it at the first update, measured and estimated, `energy` the watt-hours of its GPUs, `mfu` the share of
-    what these can compute that the model took. `model` is where the tuned model is, or the newest checkpoint;
-    `opens` the command that opens a tracker's run, and `next` the next commands."""
+    """The summary of a run. `seconds` is the time of its processes, including imports, and `time` its
+    division into phases, longest first; `memory` has the measured `peak` and the `estimate` in bytes;
+    `memory_parts` its parts at the first update, measured and estimated; `energy` is in watt-hours of the
+    GPUs; `mfu` is the share of their peak FLOPs used by the model. `model` is the path of the tuned model, or
+    of the newest checkpoint; `opens` has the commands that open trackers' runs, and `next` the next
+    commands."""
 
     run: str
     status: str
@@ -67,16 +69,16 @@ class Ending:
     next: Sequence[str]
 
     def to_json(self) -> dict[str, Any]:
-        """The whole of it as JSON has it."""
+        """The summary as JSON-compatible values."""
         return dataclasses.asdict(self)
 
     def lines(self) -> list[tuple[str, str]]:
-        """For people: labels and texts; the deliveries have lines of their own."""
-        per_second = f" · {self.tokens_per_second:,.0f} a second" if self.tokens_per_second else ""
+        """The summary as labels and texts; the deliveries are reported separately."""
+        per_second = f" · {self.tokens_per_second:,.0f} per second" if self.tokens_per_second else ""
         energy = f"{self.energy:.3g} Wh by the GPUs" if self.energy else ""
         if self.energy and self.tokens:
             energy += f" · {self.energy / self.tokens * 1e6:.3g} Wh per million tokens"
-        used = f" · {self.mfu:.1%} of what the GPUs can compute (MFU)" if self.mfu else ""
+        used = f" · {self.mfu:.1%} of the GPUs' peak FLOPs (MFU)" if self.mfu else ""
         labelled = [
             ("tuned", self.tuned),
             ("loss", _losses(self.loss)),
@@ -97,19 +99,19 @@ class Ending:
 
 
 def ending(directory: Path) -> Ending:
-    """How the run in a directory ended. Raises what `read_run` does."""
+    """Summarise the run in a directory. Raises the errors of `read_run`."""
     run = read_run(directory)
     return ending_of(run, view_of(run))
 
 
 def ending_of(run: TrackedRun, view: RunView) -> Ending:
-    """How a run that has been read ended, or how it is going."""
+    """Summarise a run that has been read, whether or not it has ended."""
     curves = {curve.key: curve for curve in run.curves}
     figures = {each.key: each for each in view.figures}
     spent = time_spent(run.curves)
     startup = sum(seconds for name, seconds in spent.items() if name in _START)
     imports = spent.get("imports", 0.0)
-    seconds = run.replay.seconds + imports  # the journal is begun when they are over
+    seconds = run.replay.seconds + imports  # the journal starts after the imports
     if startup:
         rest = seconds - sum(spent.values())
         spent = {**spent, "start and end": max(0.0, rest)}
@@ -147,8 +149,8 @@ _START = ("imports", "model", "data preparation", "trainer")
 
 
 def time_spent(curves: Sequence[Curve]) -> dict[str, float]:
-    """The seconds of each phase of all of a run's processes, of those that have any: of the start, and of the
-    training."""
+    """The seconds that a run's processes spent in each phase of the start and of the training, without empty
+    phases."""
     named = {
         "startup_imports_seconds": "imports",
         "startup_model_seconds": "model",
@@ -163,7 +165,7 @@ def time_spent(curves: Sequence[Curve]) -> dict[str, float]:
     found: dict[str, float] = {}
     for curve in curves:
         if curve.stage == RESOURCES and curve.name in named:
-            # What a resumed run did again took its time again.
+            # Steps that a resumed run repeated count again.
             total = curve.total()
             if total > 0:
                 found[named[curve.name]] = total
@@ -171,7 +173,7 @@ def time_spent(curves: Sequence[Curve]) -> dict[str, float]:
 
 
 def memory_parts(curves: Mapping[str, Curve]) -> dict[str, MemoryPart]:
-    """What took the memory of a run's newest process, of those parts that were measured."""
+    """The measured parts of the memory of a run's newest process."""
     found = {}
     for name in ("weights", "gradients", "optimizer", "activations"):
         measured = _last_number(curves.get(f"{RESOURCES}/memory_{name}_mb"))
@@ -196,7 +198,7 @@ def memory_line(parts: Mapping[str, MemoryPart]) -> str:
 
 
 def mfu(curves: Mapping[str, Curve]) -> float | None:
-    """The mean of the model FLOPs utilisation over the logs; `None` where it was not recorded."""
+    """The mean of the logged model FLOPs utilisation; `None` if it was not recorded."""
     curve = curves.get(f"{RESOURCES}/mfu_percent")
     if curve is None:
         return None
@@ -205,13 +207,13 @@ def mfu(curves: Mapping[str, Curve]) -> float | None:
 
 
 def energy(curves: Sequence[Curve]) -> float | None:
-    """The watt-hours that a run's GPUs took between their samples; `None` where none reports its power."""
+    """The watt-hours used by a run's GPUs, integrated over the samples; `None` if none reports its power."""
     hours = [_hours(curve) for curve in curves if curve.stage == RESOURCES and curve.name.endswith("_watts")]
     return sum(hours) if hours else None
 
 
 def question_of(run: TrackedRun) -> str | None:
-    """A question that the model was asked at an evaluation."""
+    """A question that the model answered at an evaluation."""
     for table in reversed(run.tables):
         asked = [row.get("question", row.get("prompt")) for row in table.rows]
         if table.name == "samples" and asked and isinstance(asked[0], str):
@@ -220,7 +222,7 @@ def question_of(run: TrackedRun) -> str | None:
 
 
 def _hours(curve: Curve) -> float:
-    """Between the samples of each process; a clock that was set back between two of them tells nothing."""
+    """Integrate over the samples of each process, ignoring intervals in which the clock was set back."""
     seconds = 0.0
     for samples in curve.by_process():
         for (time, watts), (later, watts_later) in itertools.pairwise(samples):

@@ -1,4 +1,4 @@
-"""A run as a file for other programs: one point a row as CSV or Parquet, or all of it as JSON."""
+"""Export a run for other programs: one point per row as CSV or Parquet, or the whole run as JSON."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from fmstune.secrets.redaction import process_redactor
 from fmstune.trackers.records import utf8
 
 COLUMNS = ("stage", "name", "step", "epoch", "time", "value")
-"""Of CSV; Parquet has the values that are no numbers in a column of their own, `text`."""
+"""The columns of CSV; Parquet has an additional column `text` for values that are not numbers."""
 _AT_ONCE = 65_536
 
 Cells = tuple[Any, ...]
 
 
 def write_csv(directory: Path, file: IO[str]) -> None:
-    """Write each point of each metric as a row of CSV. Numbers that are not finite are NaN, Infinity and
-    -Infinity, as spreadsheets and pandas know them."""
+    """Write each point of each metric as a row of CSV. Non-finite numbers are NaN, Infinity and -Infinity, as
+    in spreadsheets and pandas."""
     run = read_run(directory)
-    rows = csv.writer(_Lines(file))  # which quotes a text with \r in it only where \r\n ends a line
+    rows = csv.writer(_Lines(file))  # it quotes a string with \r only if \r\n ends lines
     rows.writerow(COLUMNS)
     for curve in ordered(run.curves):
         if (blocks := curve.plain_blocks()) is None:
@@ -60,8 +60,8 @@ def _named(curve: Curve) -> str:
 
 
 def _lines(named: str, block: Block, *, integers: bool) -> str:
-    """Rows of finite numbers, which `orjson` writes in a tenth of Python's time: the shortest texts that are
-    these floats."""
+    """Rows of finite numbers, formatted by `orjson` in a tenth of Python's time: the shortest strings that
+    round-trip."""
     steps, epochs, times, values = block
     columns = (
         [as_step(step) for step in steps],
@@ -74,7 +74,7 @@ def _lines(named: str, block: Block, *, integers: bool) -> str:
 
 
 class _Lines:
-    """Rows of `csv.writer`, which ends each with \\r\\n, as lines."""
+    """Converts the line ends of `csv.writer` from \\r\\n to \\n."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -85,7 +85,8 @@ class _Lines:
 
 
 def write_json(directory: Path, file: IO[str]) -> None:
-    """Write all of a run as one JSON object: what `runs show --json` has, and the points of each metric."""
+    """Write a whole run as one JSON object: the output of `runs show --json`, and the points of each
+    metric."""
     run = read_run(directory)
     seen = view_of(run).to_json()
     for metric, curve in zip(seen["metrics"], ordered(run.curves), strict=True):
@@ -154,7 +155,7 @@ def _typed(row: Cells) -> Cells:
 
 
 def _exact(value: Any) -> float | None:
-    """The value as the float that it is, or `None`: a longer integer stays a text."""
+    """The value as a float if that is exact, otherwise `None`: a longer integer is exported as text."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -165,6 +166,6 @@ def _exact(value: Any) -> float | None:
 
 def _cell(value: Any) -> Any:
     if type(value) is int or type(value) is str or (type(value) is float and math.isfinite(value)):
-        return value  # nearly all of millions
+        return value  # the common case, for millions of values
     value = strict(value)
     return "" if value is None else value if isinstance(value, (str, int, float)) else json.dumps(value)

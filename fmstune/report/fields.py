@@ -1,4 +1,4 @@
-"""What a run may be filtered and sorted by: what the table shows, each setting, param and metric."""
+"""The fields to filter and sort runs by: columns of the table, settings, params and metrics."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _SHOWN: dict[str, Callable[[ListedRun], Any]] = {
     "duration": lambda run: run.line.seconds,
     "age": lambda run: None if run.line.created is None else time.time() - run.line.created,
 }
-"""Those of the table."""
+"""The fields in the table."""
 _OF_RUN = ("group", "tags", "notes")
-"""Settings of the run that trackers may have too."""
+"""Settings of the run whose names trackers' options may share."""
 _TIMES = ("duration", "age")
 _ORDERS = ("<", "<=", ">", ">=")
 _CONDITION = re.compile(r"\s*(.+?)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*", re.S)
@@ -41,7 +41,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def needs_detail(key: str) -> bool:
-    """Whether more than the lines of a table is needed to know a field."""
+    """Whether a field needs more than the columns of the table."""
     return key not in _SHOWN
 
 
@@ -51,11 +51,11 @@ def condition_key(text: str) -> str:
 
 
 def values_of(runs: Sequence[ListedRun], key: str) -> list[Any]:
-    """The value of a field in each run; `None` where a run has none.
+    """The value of a field in each run; `None` if a run does not have it.
 
-    A name is looked for among what the table shows, the metrics (`eval/loss`), the settings
-    (`training.learning_rate`), the params (`params.team`, or `team`) and the last parts of all these. Raises
-    `ConfigError` when no run has it.
+    A name is searched for in the columns of the table, the metrics (`eval/loss`), the settings
+    (`training.learning_rate`), the params (`params.team`, or `team`) and the last parts of all of these.
+    Raises `ConfigError` if no run has it.
     """
     if key in _SHOWN:
         return [_SHOWN[key](run) for run in runs]
@@ -73,10 +73,10 @@ def values_of(runs: Sequence[ListedRun], key: str) -> list[Any]:
     if alias in known or len(named) == 1:
         return values_of(runs, str(alias) if alias in known else named[0])
     if named:
-        raise ConfigError(f"{shown(key)} may be {' or '.join(sorted(named)[:4])}: say which.")
+        raise ConfigError(f"{shown(key)} is ambiguous: use {' or '.join(sorted(named)[:4])}.")
     close = closest(key, [*_SHOWN, *known])
     raise ConfigError(
-        f"no run here has {shown(key)}, as a setting, a param or a metric."
+        f"no run here has {shown(key)} as a setting, a param or a metric."
         + (f" Did you mean {close}?" if close else "")
     )
 
@@ -84,13 +84,13 @@ def values_of(runs: Sequence[ListedRun], key: str) -> list[Any]:
 def chosen(
     runs: Sequence[ListedRun], condition: str, among: Sequence[ListedRun] | None = None
 ) -> list[ListedRun]:
-    """The runs that a condition holds for; it may name a field of any run `among` which they are: `=`, `!=`,
-    `<`, `<=`, `>`, `>=`, or `~` for a text that contains another. `*` and `?` in a text stand for any
-    characters, and nothing after `=` for what is not there. Raises `ConfigError`."""
+    """The runs that match a condition on a field of any of the runs in `among`: `=`, `!=`, `<`, `<=`, `>`,
+    `>=`, or `~` for "contains". `*` and `?` are wildcards, and an empty value after `=` matches missing
+    fields. Raises `ConfigError`."""
     key, operator, text = _condition(condition)
     seconds = _in_seconds(text) if key in _TIMES else None
     if key in _TIMES and seconds is None and text and _number(text) is None:
-        raise ConfigError(f"--where {shown(condition)}: {key} is a time like 90s, 5m, 2h30m, 3d or 2w.")
+        raise ConfigError(f"--where {shown(condition)}: {key} takes a time such as 90s, 5m, 2h30m, 3d or 2w.")
     wanted = text if seconds is None else str(seconds)
     _require_comparable(condition, operator, wanted, values_of(runs if among is None else among, key))
     values = _values(runs, key, among)
@@ -110,8 +110,8 @@ def ordered(
     reverse: bool = False,
     among: Sequence[ListedRun] | None = None,
 ) -> list[ListedRun]:
-    """The runs, which are `among` these, by a field, the smallest first; those that lack it, or have NaN, at
-    the end. Raises `ConfigError`."""
+    """Sort the runs by a field of any of the runs in `among`, smallest first; those without it, or with NaN,
+    come last. Raises `ConfigError`."""
     pairs = list(zip(runs, _values(runs, key, among), strict=True))
     there = [pair for pair in pairs if not _is_missing(pair[1])]
     lacking = [run for run, value in pairs if _is_missing(value)]
@@ -122,16 +122,14 @@ def ordered(
 def _condition(text: str) -> tuple[str, str, str]:
     match = _CONDITION.fullmatch(text)
     if match is None:
-        raise ConfigError(
-            f"--where {shown(text)}: a condition reads like training.learning_rate>1e-4 or team=nlp."
-        )
+        raise ConfigError(f"--where {shown(text)} is not a condition; use one such as loss<1.5 or team=nlp.")
     return match[1], match[2], match[3]
 
 
 def _require_comparable(condition: str, operator: str, wanted: str, values: Sequence[Any]) -> None:
-    """Refuse what no value of a field can be compared with (`loss<1 and eval<2`). Raises `ConfigError`."""
+    """Raise `ConfigError` for a value that the field cannot be compared with (`loss<1 and eval<2`)."""
     if operator in _ORDERS and not wanted:
-        raise ConfigError(f"--where {shown(condition)}: there is nothing behind {operator}.")
+        raise ConfigError(f"--where {shown(condition)}: there is no value after {operator}.")
     there = [each for value in values for each in (value if isinstance(value, (list, tuple)) else [value])]
     numbers = any(_number(each) is not None for each in there)
     texts = any(isinstance(each, (str, bool)) for each in there)
@@ -143,8 +141,8 @@ def _require_comparable(condition: str, operator: str, wanted: str, values: Sequ
         and not re.search("^$|[*?]", wanted)
     ):
         raise ConfigError(
-            f"--where {shown(condition)}: that is compared with a number, and {shown(wanted)} is none. Give "
-            "each condition a --where of its own."
+            f"--where {shown(condition)}: the field is a number, but {shown(wanted)} is not. Use a separate "
+            "--where for each condition."
         )
 
 
@@ -202,7 +200,7 @@ def _rank(value: Any) -> tuple[int, Any]:
 
 
 def _is_missing(value: Any) -> bool:
-    number = _number(value)  # of a param, NaN may be a text
+    number = _number(value)  # NaN may be a string in a param
     return value is None or (isinstance(number, float) and math.isnan(number))
 
 
@@ -232,7 +230,7 @@ def _within(tables: Mapping[str, Any], key: str) -> Any:
     else:
         try:
             parts = split_key(key, "")
-        except ConfigError:  # a metric may be called anything
+        except ConfigError:  # a metric may have any name
             return None
         found = tables
         for part in parts:
@@ -241,7 +239,7 @@ def _within(tables: Mapping[str, Any], key: str) -> Any:
 
 
 def _known(runs: Sequence[ListedRun]) -> list[str]:
-    """Each field that any run has, once."""
+    """The fields of all runs, without duplicates."""
     known: dict[str, None] = {}
     for run in runs:
         known |= dict.fromkeys(run.detail.metrics)

@@ -1,4 +1,4 @@
-"""Markup that cannot be broken out of: a text becomes a part of it by being escaped, and in no other way."""
+"""Safe HTML: text becomes part of markup only by being escaped."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Markup:
-    """HTML that was made here, of escaped texts."""
+    """HTML built here from escaped text."""
 
     text: str
 
 
 def element(name: str, content: Markup | str | None, *, cls: str = "", **attributes: str) -> Markup:
-    """An element with a content, which is escaped where it is a text, or with none and no end, for `None`."""
+    """An element with a content; strings are escaped. With `None`, a void element without an end tag."""
     given = {**({"class": cls} if cls else {}), **attributes}
     written = "".join(f' {key}="{escaped(value)}"' for key, value in given.items())
     if content is None:
@@ -25,14 +25,14 @@ def element(name: str, content: Markup | str | None, *, cls: str = "", **attribu
 
 
 def join(parts: Iterable[Markup]) -> Markup:
-    """Pieces of markup after one another."""
+    """Concatenate pieces of markup."""
     return Markup("\n".join(part.text for part in parts))
 
 
 def table(
     head: Sequence[str], rows: Iterable[Sequence[Markup | str]], *, numbers: Sequence[str] = ()
 ) -> Markup:
-    """A table that scrolls sideways where it is too wide; the columns named by `numbers` are numbers."""
+    """A table that scrolls sideways if it is too wide; the columns named by `numbers` are numeric."""
     classes = ["number" if name in numbers else "" for name in head]
     cells = zip(head, classes, strict=True)
     top = element("tr", join([element("th", name, cls=cls) for name, cls in cells]))
@@ -45,11 +45,11 @@ def table(
 
 
 def folded(title: str, content: Markup) -> Markup:
-    """Content that is seen when somebody asks for it."""
+    """Collapsible content."""
     return element("details", join([element("summary", title), content]))
 
 
 def escaped(text: str) -> str:
-    """The text without what HTML would obey. Half a character, which no file can hold, is shown."""
+    """Escape a string for HTML. Lone surrogates, which cannot be encoded, are shown as escapes."""
     whole = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return html.escape(whole.replace("\0", "\\x00"), quote=True)

@@ -1,5 +1,5 @@
-"""Runs that something else has tracked, as run directories with journals: from then on they are looked at,
-compared, and sent to other trackers as any run."""
+"""Import runs that another tool has tracked into run directories with journals, so that they can be shown,
+compared and delivered like any other run."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from fmstune.trackers.imports.past import PastRun
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What became of a run: its directory, and whether it was there `before`; then, how many events of its
-    source are not there."""
+    """An imported run: its directory, whether it existed `before`, and if so, how many events of its source
+    are `newer`."""
 
     directory: Path
     past: PastRun
@@ -45,10 +45,10 @@ class Imported:
 
 
 def runs_at(source: str) -> Iterator[PastRun]:
-    """The runs at a place: a path, or an address. Raises `ConfigError` where nothing is known to be, and
+    """The runs at a path or address. Raises `ConfigError` if nothing is recognised there, and
     `NotASource`."""
     path = Path(source).expanduser()
-    if databases := trackio_database.find(path):  # first: MLflow's store is any database
+    if databases := trackio_database.find(path):  # first, since any database may be an MLflow store
         return trackio_database.read(databases)
     if (where := mlflow_store.address(source)) is not None:
         return mlflow_store.read(where)
@@ -61,19 +61,19 @@ def runs_at(source: str) -> Iterator[PastRun]:
     if folders := tensorboard_folder.find(path):
         return tensorboard_folder.read(folders, path)
     raise ConfigError(
-        f"{shown_path(path)}: there is no Aim repository, MLflow store, offline run of W&B, database of "
-        "trackio, trainer_state.json or event file of TensorBoard."
+        f"{shown_path(path)}: found no Aim repository, MLflow store, W&B offline run, trackio database, "
+        "trainer_state.json or TensorBoard event file."
     )
 
 
 def bring_in(past: PastRun, folder: Path) -> Imported:
-    """Make a run directory of a run, unless there is one. Raises `RunError` where it cannot be written."""
+    """Create a run directory from a run, unless it exists. Raises `RunError` if it cannot be written."""
     own = hashlib.sha256(f"{past.source} {past.id}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
     name = re.sub(r"[^\w.-]+", "-", past.name).strip("-.")[:80] or past.source
     directory = folder / f"{name}-{own[:8]}"
     path = journal_of(directory)
     before = path.exists() and JournalReader(path).header.id == own
-    # A late delivery opens its tracker's run after the events.
+    # With a late delivery, the tracker's run was created after its events.
     began = min([past.created, *(each.time for each in past.points if each.time is not None)])
     header = Header(
         own, hide(past.name), began, str(Path.cwd()), 0,
@@ -87,7 +87,7 @@ def bring_in(past: PastRun, folder: Path) -> Imported:
                 newer = _events(Path(scratch, "journal.jsonl")) - _events(path)
             return Imported(directory, past, before=True, newer=newer.total())
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Whole or not at all: what is cut off would be taken for a run that is there.
+        # Atomically: a truncated journal would be taken for an imported run.
         made = path.with_name(f".{path.name}.importing")
         made.unlink(missing_ok=True)
         _write(past, made, header)
@@ -99,14 +99,15 @@ def bring_in(past: PastRun, folder: Path) -> Imported:
 
 
 def _events(path: Path) -> Counter[str]:
-    """What a journal says, but for its numbers and times, which are of no meaning where a source has none."""
+    """The contents of a journal without sequence numbers and times, which are meaningless if the source has
+    none."""
     found: Counter[str] = Counter()
     with path.open(encoding="utf-8", errors="replace") as lines:
         next(lines, None)  # the header
         for line in lines:
             try:
                 said = json.loads(line)
-            except ValueError:  # a damaged line: whatever it was is new
+            except ValueError:  # a damaged line counts as missing
                 continue
             if isinstance(said, dict):
                 found[json.dumps({**said, "seq": 0, "time": 0}, sort_keys=True)] += 1
@@ -114,7 +115,7 @@ def _events(path: Path) -> Counter[str]:
 
 
 class _Past(JournalWriter):
-    """A journal whose events have happened before, at the time `now`."""
+    """A journal for past events, at the time `now`."""
 
     now = 0.0
 

@@ -1,8 +1,8 @@
-"""An index of what the journals of runs say, so that thousands of runs are listed in a second.
+"""An index of the journals of runs, so that thousands of runs are listed in a second.
 
-It holds nothing of its own: what is found under the state of a run's files is what reading them would give,
-or it is not used. Each value carries a checksum that covers what it belongs to; an index that is damaged, of
-another version, or deleted is made again, and without a folder that it can be written to there is none.
+It is only a cache: an entry is used only if the state of the run's files has not changed, and then equals the
+result of reading them. Each value has a checksum that includes its key. An index that is damaged, of another
+version, or deleted is rebuilt; without a writable folder, there is none.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from fmstune.report.summary import RunDetail, RunLine
 from fmstune.report.walk import FoundRun
 from fmstune.system.files import cache_folder
 
-_READING = 1  # to be raised when the same journal is read differently
+_READING = 1  # increase it when the same journal is interpreted differently
 _AT_REST = 2_000_000_000
-"""Nanoseconds that a run's files must not have changed for, to be kept: within one tick of a file system's
-clock, of up to 2 s, a second change would look like the first one."""
+"""The minimum age of the last change to a run's files in nanoseconds: within one tick of a file system's
+clock, which may take 2 s, a second change would look like the first one."""
 _SECONDS_TO_WAIT = 1.0
 _CHECKSUM = 4
 _LINE = tuple(each.name for each in dataclasses.fields(RunLine))
 _DETAIL = tuple(each.name for each in dataclasses.fields(RunDetail))
 _VERSION = zlib.crc32(repr((_READING, __version__, _LINE, _DETAIL)).encode()) & 0x7FFFFFFF
-# The line is before the detail, which is on pages of its own that a plain list never reads.
+# The line comes before the detail, whose pages a plain list never reads.
 _TABLE = "CREATE TABLE runs (path BLOB PRIMARY KEY, state TEXT, line BLOB, detail BLOB)"
 
 
 def index_path() -> Path:
-    """Where the index is."""
+    """The path of the index."""
     return cache_folder() / "runs.sqlite"
 
 
@@ -49,15 +49,16 @@ class RunIndex:
         self._database = self._open()
 
     def lines(self, runs: Sequence[FoundRun]) -> dict[str, RunLine]:
-        """The lines of those of the runs that are known as their files are now, by their real path."""
+        """The lines of the runs whose entries are up to date, by real path."""
         return {path: RunLine(*values) for path, values in self._known("line", _LINE, runs)}
 
     def details(self, runs: Sequence[FoundRun]) -> dict[str, RunDetail]:
-        """As `lines`, the details."""
+        """The details of the runs whose entries are up to date, by real path."""
         return {path: RunDetail(*values) for path, values in self._known("detail", _DETAIL, runs)}
 
     def add(self, found: Iterable[tuple[FoundRun, RunLine, RunDetail]], *, read_at: int) -> None:
-        """Keep what was read, after `read_at` (in nanoseconds), of runs whose files were at rest by then."""
+        """Store what was read after `read_at` (in nanoseconds), for runs whose files were unchanged for long
+        enough."""
         rows = []
         for run, line, detail in found:
             if run.state and not line.problem and run.changed + _AT_REST < read_at:
@@ -66,11 +67,11 @@ class RunIndex:
         self._change("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)", rows)
 
     def forget(self, paths: Iterable[str]) -> None:
-        """Remove what is known of runs, by their real path: of one that is deleted nothing stays."""
+        """Remove the entries of runs, by real path, so that nothing remains of deleted runs."""
         self._change("DELETE FROM runs WHERE path = ?", [(os.fsencode(path),) for path in paths])
 
     def below(self, folder: str) -> list[str]:
-        """The real paths of the runs that are known in and below a folder."""
+        """The real paths of the indexed runs in and below a folder."""
         start = os.fsencode(folder.rstrip("/"))
         within = "path = ? OR (path >= ? AND path < ?)"
         rows = self._rows(f"SELECT path FROM runs WHERE {within}", (start, start + b"/", start + b"0"))
@@ -101,9 +102,9 @@ class RunIndex:
             database = None
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._path.touch(0o600)  # it holds what runs hold
+                self._path.touch(0o600)  # it contains data of runs
                 database = sqlite3.connect(self._path, timeout=_SECONDS_TO_WAIT, isolation_level=None)
-                # Nothing in it has to outlive a crash: checksums find what did not.
+                # It does not have to survive a crash: checksums detect damage.
                 database.executescript(
                     "PRAGMA journal_mode=MEMORY; PRAGMA synchronous=OFF; PRAGMA secure_delete=ON"
                 )
@@ -114,7 +115,7 @@ class RunIndex:
                         f"PRAGMA user_version={_VERSION}; COMMIT"
                     )
                 database.execute("SELECT path, state, line, detail FROM runs LIMIT 1")
-            except sqlite3.OperationalError as error:  # locked, or a file that can't be opened
+            except sqlite3.OperationalError as error:  # locked, or cannot be opened
                 _close(database)
                 if "no such" not in str(error):
                     return None
@@ -148,10 +149,10 @@ class RunIndex:
             self._give_up(error)
 
     def _give_up(self, error: sqlite3.Error) -> None:
-        """Do without the index from here on; one that is damaged is made again by the next command."""
+        """Continue without the index; the next command rebuilds a damaged one."""
         self.close()
         self._database = None
-        if not isinstance(error, sqlite3.OperationalError):  # which says: locked, no room, not writable
+        if not isinstance(error, sqlite3.OperationalError):  # locked, disk full, or not writable
             self._remove()
 
     def _remove(self) -> None:
@@ -160,7 +161,7 @@ class RunIndex:
 
 
 def now() -> int:
-    """The time in the nanoseconds of files."""
+    """The current time in nanoseconds, as in file timestamps."""
     return time.time_ns()
 
 

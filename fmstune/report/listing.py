@@ -1,4 +1,4 @@
-"""The runs below directories, from the index as far as it knows them."""
+"""List the runs below directories, using the index."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from fmstune.report.summary import RunDetail, RunLine, current_status, journal_o
 from fmstune.report.walk import FoundRun, Walk
 
 _AT_ONCE = 500
-"""Runs that are read before the index is written to: an interrupted command need not begin again."""
+"""The number of runs to read before writing to the index, so that an interrupted command does not lose
+all."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedRun:
-    """A run of a list. `detail` is there when it was asked for."""
+    """A run in a list. `detail` is filled only on request."""
 
     path: str
     status: str
@@ -31,10 +32,10 @@ def list_runs(
     detailed: bool = False,
     moved: Callable[[str, int, int], None] = lambda label, done, total: None,
 ) -> tuple[list[ListedRun], list[str]]:
-    """The runs in and below directories, the newest first, and the directories that could not be read.
+    """Return the runs in and below directories, newest first, and the directories that could not be read.
 
-    `moved` is called with what is done and how much of it, as long as journals have to be read. Raises
-    `ConfigError` when a directory that was named is none.
+    `moved` is called with the progress of reading journals. Raises `ConfigError` if a given path is not a
+    directory.
     """
     walk = Walk()
     runs = walk.below(named)
@@ -70,14 +71,14 @@ def _read(
             moved("reading journals", number, len(unknown))
             line, detail = read_summary(Path(run.real))
             if line.problem and not journal_of(Path(run.real)).exists():
-                continue  # it was removed or moved since it was found
+                continue  # removed or moved meanwhile
             lines[run.real], details[run.real] = line, detail
             read.append((run, line, detail))
         index.add(read, read_at=read_at)
 
 
 def _forget(named: Sequence[Path], runs: Sequence[FoundRun], index: RunIndex) -> None:
-    """Remove from the index what is not there any more."""
+    """Remove deleted runs from the index."""
     found = {run.real for run in runs}
     for folder in named or [Path("runs")]:
         index.forget(path for path in index.below(os.path.realpath(folder)) if path not in found)

@@ -1,4 +1,4 @@
-"""The console of a run on a terminal: lines that stay, above a display of what the run does right now."""
+"""The console of a run on a terminal: permanent lines above a live display of its current phase."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _PER_SECOND = 4
 
 
 class LiveConsole(SummingConsole):
-    """Shows the run while it is entered. The lines of steps are not printed: the display has their figures.
+    """Shows the run while it is entered. Lines of steps are not printed, since the display has their metrics.
 
-    The display is drawn by a thread of its own, which reads the journal as anybody could; the training only
-    sets numbers.
+    A separate thread draws the display from the journal, like any other reader; the training only sets
+    numbers.
     """
 
     def __init__(
@@ -80,5 +80,5 @@ class LiveConsole(SummingConsole):
             if self._follower is not None:
                 self._follower.look(self._state)
             return drawn(self._state, self.console.width)
-        except Exception as error:  # a display that cannot be drawn is no reason to end anything
+        except Exception as error:  # a display that cannot be drawn must not stop the run
             return Text(f"{type(error).__name__}: {error}", style="dim")

@@ -1,5 +1,5 @@
-"""What a display of a run knows at a moment: from the journal, as it grows, and from the run itself where
-that is in this process."""
+"""The state of the live display of a run: from its growing journal, and from the run itself if it is in this
+process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHOWN = {
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """How far one tracker has come, and its trouble."""
+    """The progress of delivery to one tracker, and its error."""
 
     tracker: str
     delivered: int
@@ -35,8 +35,9 @@ class Delivered:
 
 @dataclass(slots=True)
 class LiveState:
-    """A run as it goes. `phase` is what it does, `done` of `total` of that, which is `None` where nobody
-    knows; `steps` are all that it will make. `losses` are steps with their losses, at most some thousands."""
+    """A running run. `phase` is its current phase, of which `done` of `total` parts (`None` if unknown) are
+    complete; `steps` is the total number of steps. `losses` are pairs of step and loss, at most some
+    thousands."""
 
     title: str = ""
     phase: str = "starting"
@@ -47,7 +48,7 @@ class LiveState:
     steps: int | None = None
     epoch: float | None = None
     first: tuple[float, int] | None = None
-    """When the training began, and at which step: from them the time that is left is estimated."""
+    """When the training started, and at which step, to estimate the remaining time."""
     now: float | None = None
     losses: list[tuple[float, float]] = field(default_factory=list)
     eval_loss: float | None = None
@@ -57,13 +58,13 @@ class LiveState:
     status: str | None = None
 
     def begin(self, phase: str, total: int | None = None) -> None:
-        """From here on the run does something else."""
+        """Start another phase."""
         if phase != self.phase:
             self.phase, self.phase_began = phase, time.monotonic()
         self.done, self.total = 0, total
 
     def at_step(self, step: int, steps: int | None, now: float) -> None:
-        """The training has made so many steps, at this time in seconds."""
+        """Report that the training has completed `step` steps at time `now`, in seconds."""
         if self.first is None or step < self.first[1]:
             self.first = now, step
         self.step, self.now = step, now
@@ -71,13 +72,13 @@ class LiveState:
 
     @property
     def left(self) -> float | None:
-        """The seconds that the steps that are left will take, at the speed of those that were made."""
+        """The estimated seconds for the remaining steps, at the speed so far."""
         if self.first is None or self.now is None or not self.steps or self.step <= self.first[1]:
             return None
         return (self.now - self.first[0]) / (self.step - self.first[1]) * max(0, self.steps - self.step)
 
     def add(self, event: Event) -> None:
-        """The next event of the journal."""
+        """Add the next event of the journal."""
         if event.kind == "metrics":
             self._add_metrics(event)
         elif event.kind == "params" and event.name == SETTINGS:
@@ -86,7 +87,7 @@ class LiveState:
             self._take_steps(event.values.get("max_steps"))
         elif event.kind == "resume":
             self.status, self.first = None, None
-            if (step := step_of(event)) is not None:  # what was logged after it is logged again
+            if (step := step_of(event)) is not None:  # later steps will be logged again
                 self.losses = [point for point in self.losses if point[0] <= step]
         elif event.kind == "status":
             self.status = event.status
@@ -123,14 +124,14 @@ class LiveState:
 
 
 class Follower:
-    """Reads what a run's journal and ledgers have got since the last look."""
+    """Reads the additions to a run's journal and ledgers since the last call."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._reader: JournalReader | None = None
 
     def look(self, state: LiveState, *, most: int = 20_000) -> list[Event]:
-        """Add what is new to the state, at most so many events, and return them."""
+        """Add new events, at most `most`, to the state, and return them."""
         found: list[Event] = []
         try:
             self._reader = self._reader or JournalReader(journal_of(self._directory))
@@ -149,9 +150,6 @@ class Follower:
                 )
                 for each in load_ledgers(self._directory)
             ]
-        except (
-            OSError,
-            JournalError,
-        ):  # it is not there yet, or is just being repaired: the next look sees
+        except (OSError, JournalError):  # missing, or being repaired: try again next time
             pass
         return found

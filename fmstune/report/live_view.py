@@ -1,4 +1,4 @@
-"""A run as it goes, drawn for a terminal of any width: what it does, how far it is, how well it learns."""
+"""Draw a running run on a terminal of any width: its phase, its progress, and its metrics."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _deliveries(state: LiveState, width: int) -> list[Text]:
 
 
 def _wrapped(words: list[str], width: int) -> list[str]:
-    """The words in as few lines as they fit into, none broken."""
+    """Wrap the words into as few lines as possible, without breaking any."""
     lines: list[list[str]] = [[]]
     for word in words:
         if lines[-1] and len("   ".join([*lines[-1], word])) > width:

@@ -1,4 +1,4 @@
-"""Which values of a metric count, where a resumed run has tracked steps again."""
+"""Select the newest values of a metric, if a resumed run tracked steps again."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 
 def newest(steps: array[float], resumed: Sequence[int]) -> Sequence[int]:
-    """The places of the values of each step, by step, from the last process of the run that has any there;
-    then of those without a step (NaN), in their order. `resumed` is where each process begins but the first.
+    """The indices of the values, sorted by step, for each step from the last process that tracked it; then of
+    those without a step (NaN), in order. `resumed` has the start of each process except the first.
     """
     if _increase(steps):
         return range(len(steps))
@@ -23,7 +23,7 @@ def newest(steps: array[float], resumed: Sequence[int]) -> Sequence[int]:
     last = {step: at for at, step in enumerate(steps) if step == step}
     if len(last) + len(stepless) == len(steps):
         return [last[step] for step in sorted(last)] + stepless
-    # Where the process begins that has tracked the last value of a step.
+    # The start of the process that tracked the last value of a step.
     begun = {step: _begin(at, resumed) for step, at in last.items()}
     kept = [at for at, step in enumerate(steps) if step == step and at >= begun[step]]
     return sorted(kept, key=steps.__getitem__) + stepless
@@ -34,7 +34,8 @@ def _increase(steps: array[float]) -> bool:
 
 
 def _merged(steps: array[float], parts: Sequence[range]) -> Sequence[int]:
-    """Those of processes that each have increasing steps, in eight bytes each, as there may be millions."""
+    """Merge processes that each have increasing steps, in eight bytes per index, since there may be
+    millions."""
     found: Sequence[int] = parts[-1]
     for part in reversed(parts[:-1]):
         both, later, end = array("q"), 0, len(found)

@@ -1,7 +1,7 @@
-"""`report.html`: a run as one file that opens offline, in a browser, without a request to anywhere.
+"""`report.html`: a run as a single file for a browser, which works offline and makes no requests.
 
-All that comes from data, params and settings is text there, and never markup: it is escaped where it is
-written, and the page's own policy lets no script run but its own two, known by their hashes.
+Everything from data, params and settings is escaped when it is written, so that it is text rather than
+markup. The page's content security policy allows only its own two scripts, by their hashes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from fmstune.text import counted
 
 MOST_BYTES = 2_000_000
 _BESIDE = 4_000
-"""Bytes of the page but its scripts, its style and its body."""
+"""The size of the page without its scripts, style and body, in bytes."""
 _TOKEN_POINTS = 500
 _LONGEST_TITLE = 200
 _SCRIPTS = ("bokeh.min.js", "bokeh-api.min.js")
@@ -55,9 +55,10 @@ class NoCharts(ConfigError):
 
 
 def write_report(directory: Path, run: TrackedRun | None = None) -> Path:
-    """Write the report of the run in a directory, and say where it is; `run` is what was read of it.
+    """Write the report of the run in a directory, and return its path; `run` is the run, if it is already
+    read.
 
-    Raises `NoCharts`, `OSError`, and what `read_run` does.
+    Raises `NoCharts`, `OSError`, and the errors of `read_run`.
     """
     scripts = _bokeh()
     path = directory / REPORT
@@ -66,13 +67,13 @@ def write_report(directory: Path, run: TrackedRun | None = None) -> Path:
 
 
 def page(run: TrackedRun, scripts: str) -> str:
-    """The report of a run, with the scripts of the library that draws."""
+    """The report of a run, with the scripts of the chart library."""
     view = view_of(run)
     end = ending_of(run, view)
     own, style = _file("page.js"), _file("page.css")
     room = MOST_BYTES - _BESIDE - sum(len(text.encode()) for text in (scripts, own, style))
     body = next((body for size in SIZES if _bytes(body := _body(run, view, end, size)) <= room), None)
-    if body is None:  # whatever it is, it is most of the page: the largest sections give way
+    if body is None:  # leave out the largest sections
         body = _body(run, view, end, SIZES[-1], room)
     allowed = f"script-src {_hash(scripts)} {_hash(own)}; style-src 'unsafe-inline'; img-src data: blob:"
     return (
@@ -85,7 +86,7 @@ def page(run: TrackedRun, scripts: str) -> str:
 
 
 def _body(run: TrackedRun, view: RunView, end: Ending, size: Size, room: int | None = None) -> str:
-    """The body of a page; where `room` is given, without the sections that have none."""
+    """The body of a page; with `room`, without the sections that do not fit."""
     drawn, without = page_charts(run, size.points)
     learning = [(number, each) for number, each in enumerate(drawn) if not each.system]
     machine = [(number, each) for number, each in enumerate(drawn) if each.system]
@@ -109,10 +110,10 @@ def _body(run: TrackedRun, view: RunView, end: Ending, size: Size, room: int | N
     )
     safe = numbers.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     first = head(view, end, size)
-    last = element("p", f"Drawn from the run's journal by fmstune {__version__}.", cls="quiet")
+    last = element("p", f"Generated from the run's journal by fmstune {__version__}.", cls="quiet")
     while room is not None and sum(map(_bytes, [safe, first.text, *(each.text for each in sections)])) > room:
         widest = max(range(1, len(sections)), key=lambda at: len(sections[at].text))
-        said = "A part of this page is left out: it has no room for it. `fmstune runs show` has all."
+        said = "This section is left out, since it is too large; see `fmstune runs show`."
         sections[widest] = element("p", said, cls="quiet")
     body = element("main", join([first, *(each for each in sections if each.text), last])).text
     return f'{body}\n<script type="application/json" id="charts">{safe}</script>'
@@ -158,12 +159,12 @@ def _left_out(drawn: Sequence[PageChart], without: Sequence[str]) -> Markup | No
     said = []
     if shown < tracked:
         said.append(
-            f"{shown:,} of {counted(tracked, 'point')} are drawn, with the lowest and highest of each part; "
-            "`fmstune runs export` has all."
+            f"{shown:,} of {counted(tracked, 'point')} are drawn, including the lowest and highest of each "
+            "part; `fmstune runs export` has all."
         )
     if without:
         said.append(
-            f"{counted(len(without), 'metric')} more have no chart here; `fmstune runs plot` draws them."
+            f"{counted(len(without), 'more metric')} without a chart here; `fmstune runs plot` draws them."
         )
     return element("p", " ".join(said), cls="quiet") if said else None
 
@@ -186,7 +187,8 @@ def _file(name: str) -> str:
 
 @functools.cache
 def _bokeh() -> str:
-    """BokehJS, from the installed package, whose import would take a second. Raises `NoCharts`."""
+    """BokehJS from the installed package, without importing it, which would take a second. Raises
+    `NoCharts`."""
     spec = importlib.util.find_spec("bokeh")
     if spec is None or spec.origin is None:
         raise NoCharts(f"no {REPORT}: {MISSING}.")
@@ -194,4 +196,4 @@ def _bokeh() -> str:
     try:
         return "\n".join((folder / name).read_text(encoding="utf-8").strip() for name in _SCRIPTS)
     except OSError as error:
-        raise NoCharts(f"no {REPORT}: {error.strerror}: {error.filename}; install bokeh again.") from error
+        raise NoCharts(f"no {REPORT}: {error.strerror}: {error.filename}; reinstall bokeh.") from error

@@ -1,4 +1,4 @@
-"""The charts of a report: which curves stand in one chart, and which of their points are drawn."""
+"""The charts of a report: group curves into charts, and select the points to draw."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fmstune.report.curves import TrackedRun
 from fmstune.report.show import RESOURCES
 
 _FIRST = ("loss", "learning_rate", "grad_norm", "mean_token_accuracy", "tokens_per_second", "entropy")
-"""What people look at first; the others follow in the order in which they began."""
+"""The most important metrics; the others follow in the order of their first values."""
 _SPEED = ("num_tokens", "runtime", "samples_per_second", "steps_per_second")
-"""What says nothing of how well it learns stands with the machine."""
+"""Metrics about speed rather than learning, shown with those of the machine."""
 _MOST_CHARTS = 24
 _LEAST_POINTS = 40
 _MACHINE = (
-    ("processor, in percent", ("cpu_percent", "process_cpu_percent")),
+    ("CPU, in percent", ("cpu_percent", "process_cpu_percent")),
     ("memory of the machine, in MB", ("memory_available_mb",)),
     ("memory of the run, in MB", ("process_memory_mb",)),
     ("disk, in MB", ("disk_read_mb", "disk_written_mb")),
@@ -29,7 +29,7 @@ _GPU = ("percent", "memory_mb", "power_watts", "temperature_celsius", "clock_mhz
 
 @dataclass(frozen=True, slots=True)
 class PageChart:
-    """A chart of the page: `tracked` points in all, of which those of `lines` are drawn."""
+    """A chart of the page: `tracked` is the total number of points; `lines` are those drawn."""
 
     title: str
     system: bool
@@ -38,7 +38,7 @@ class PageChart:
     tracked: int
 
     def to_json(self, longest: int = 2_000) -> dict[str, Any]:
-        """What the page's script draws, with names of so many characters at most."""
+        """The data for the page's script, with names shortened to `longest` characters."""
         lines = [
             {"label": line.label[:longest], "x": list(line.xs), "t": list(times), "y": list(line.ys)}
             for line, times in zip(self.lines, self.times, strict=True)
@@ -47,8 +47,8 @@ class PageChart:
 
 
 def page_charts(run: TrackedRun, most: int) -> tuple[list[PageChart], list[str]]:
-    """The charts of a run, with about `most` points in all, and the metrics that got none: those with one
-    point, which is in the tables, and those beyond what a page can hold."""
+    """The charts of a run, with about `most` points in total, and the metrics that do not fit on the page.
+    Metrics with only one point have no chart: they are in the tables."""
     drawn: dict[str, _Drawn] = {}
     for curve in run.curves:
         if curve.key not in drawn:
@@ -72,7 +72,7 @@ def page_charts(run: TrackedRun, most: int) -> tuple[list[PageChart], list[str]]
 
 @dataclass(slots=True)
 class _Drawn:
-    """The points of a curve that have a step and are finite, by step."""
+    """The finite points of a curve that have a step, sorted by step."""
 
     steps: Sequence[float]
     times: Sequence[float]
@@ -80,7 +80,8 @@ class _Drawn:
 
 
 def _groups(run: TrackedRun, known: dict[str, _Drawn]) -> list[tuple[str, bool, list[str]]]:
-    """Title, whether it is of the machine, and the metrics of each chart. One name of all stages is one."""
+    """The title of each chart, whether it is about the machine, and its metrics: the same name in all
+    stages."""
     several = {key for key, chart in known.items() if len(chart.steps) > 1}
     names: dict[str, list[str]] = {}
     for curve in run.curves:
@@ -104,8 +105,8 @@ def _is_of_gpu(name: str, figure: str) -> bool:
 
 
 def _kept(values: Sequence[float], most: int) -> list[int]:
-    """The places of about so many values at most: the first, the last, and the lowest and highest of each
-    part between, so that a peak is seen in any width."""
+    """The indices of about `most` values: the first, the last, and the lowest and highest of each part, so
+    that peaks are visible at any width."""
     if len(values) <= most:
         return list(range(len(values)))
     parts = max(1, (most - 2) // 2)

@@ -1,4 +1,4 @@
-"""The sections of a report but its charts: the head, where time and memory went, tables, data, settings."""
+"""The sections of a report except its charts: the head, time and memory, tables, data, settings."""
 
 from __future__ import annotations
 
@@ -22,25 +22,24 @@ _OF_A_TABLE, _MOST_TABLES, _MOST_COLUMNS = 20, 12, 40
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of a run a page shows: so many points of all curves, lines of each list, characters of each
-    text."""
+    """The limits of a page: the number of points in total, of rows per list, and of characters per string."""
 
     points: int
     rows: int
     text: int
 
     def cut(self, value: Any) -> str:
-        """The text of a value without secrets, cut where it is very long."""
+        """Format a value, with secrets hidden, truncated if it is very long."""
         text = process_redactor().text(value if isinstance(value, str) else cell(value))
         return text if len(text) <= self.text else f"{text[: self.text]}… ({len(text):,} characters)"
 
 
 SIZES = (Size(12_000, 500, 2_000), Size(6_000, 200, 500), Size(3_000, 80, 200), Size(1_000, 20, 80))
-"""The largest of these that fits."""
+"""The largest size that fits is used."""
 
 
 def head(view: RunView, end: Ending, size: Size) -> Markup:
-    """What it is, how it ended, and the figures that people look for first."""
+    """The name of the run, how it ended, and the most important figures."""
     line = view.line
     created = moment(line.created, "%Y-%m-%d %H:%M")
     title = element(
@@ -86,7 +85,7 @@ def head(view: RunView, end: Ending, size: Size) -> Markup:
 
 
 def time_and_memory(end: Ending, size: Size) -> Markup | None:
-    """Bars of where the time went, and of the measured memory beside the estimate."""
+    """Bars of the time of each phase, and of the measured and estimated memory."""
     longest = max(end.time.values(), default=0.0)
     bars = [_bar(name, seconds / longest, duration(seconds)) for name, seconds in end.time.items() if longest]
     most = max(end.memory.values(), default=0)
@@ -99,7 +98,7 @@ def time_and_memory(end: Ending, size: Size) -> Markup | None:
         bars.append(_bar(name, part.measured / (most or largest or 1), amount(part.measured) + estimated))
     said = [memory_line(end.memory_parts)] if end.memory_parts else []
     if end.tokens and end.mfu is None:
-        said.append("model FLOPs utilisation: not known, as the peak of the device, or of the method, is not")
+        said.append("model FLOPs utilisation: unknown for this device or method")
     elif end.mfu is not None:
         said.append(f"model FLOPs utilisation: {end.mfu:.1%}")
     notes = [element("p", size.cut(each), cls="quiet") for each in said]
@@ -115,12 +114,12 @@ def tables(view: RunView, size: Size) -> Markup | None:
     for name, each in [*newest.items()][:_MOST_TABLES]:
         rows = each["rows"][:_OF_A_TABLE]
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        # Of a sample, what was asked stands for the whole prompt.
+        # For samples, the question is shown instead of the whole prompt.
         columns = [name for name in columns if not (name == "prompt" and "question" in columns)]
         more = len(each["rows"]) - len(rows)
-        caption = f"{name} at step {cell(each['step'])}" + (f", {more:,} rows more" if more else "")
+        caption = f"{name} at step {cell(each['step'])}" + (f", {more:,} more rows" if more else "")
         if len(columns) > _MOST_COLUMNS:
-            caption += f", {len(columns) - _MOST_COLUMNS:,} columns more"
+            caption += f", {len(columns) - _MOST_COLUMNS:,} more columns"
             columns = columns[:_MOST_COLUMNS]
         parts.append(element("h3", size.cut(caption)))
         parts.append(
@@ -130,7 +129,7 @@ def tables(view: RunView, size: Size) -> Markup | None:
 
 
 def rows_of_data(view: RunView, size: Size) -> Markup | None:
-    """What the data are, and a few rows as the model saw them, with what was trained of them marked."""
+    """The data, and a few rows as the model saw them, with the trained parts marked."""
     data = view.detail.params.get("data", {})
     facts = {
         key: value
@@ -156,7 +155,8 @@ def rows_of_data(view: RunView, size: Size) -> Markup | None:
 
 
 def settings(view: RunView, size: Size) -> Markup | None:
-    """The settings that are not the defaults with where they come from, then all, versions and commit."""
+    """The settings that differ from the defaults, with their origins; then all settings, versions and
+    commit."""
     origins = written_origins(view.directory / CONFIG_NAME)
     changed = changed_settings(view.detail.settings)
     rows = [[key, value, origins.get(key, "default")] for key, value in changed.items()]
@@ -165,7 +165,7 @@ def settings(view: RunView, size: Size) -> Markup | None:
     if params.get("params"):
         parts += [element("h3", "params"), _pairs(params["params"], size)]
     for name, title in (
-        ("decided", "decided by the machine and the data"),
+        ("decided", "decided from the machine and the data"),
         ("packages", "versions"),
         ("git", "commit"),
     ):
@@ -189,7 +189,7 @@ def figures(view: RunView, size: Size) -> Markup | None:
 
 
 def delivery(view: RunView, end: Ending, size: Size) -> Markup | None:
-    """How far each tracker's delivery has come, and what opens its run."""
+    """The progress of each tracker's delivery, and the command that opens its run."""
     rows = []
     for each in view.delivery:
         place = each.url or ""
@@ -204,7 +204,7 @@ def delivery(view: RunView, end: Ending, size: Size) -> Markup | None:
 
 
 def commands(end: Ending, size: Size) -> Markup | None:
-    """What to do next, to be copied."""
+    """The next commands, to copy."""
     return element("pre", size.cut("\n".join(end.next))) if end.next else None
 
 
@@ -214,13 +214,13 @@ def _pairs(values: Mapping[str, Any], size: Size) -> Markup:
 
 
 def _listed(head: Sequence[str], rows: Sequence[Sequence[Any]], size: Size, **how: Any) -> Markup:
-    """A table with as many rows as a page of that size has, and what it leaves out in words."""
+    """A table with the rows that fit, and a note about those left out."""
     shown = table(head, [[size.cut(each) for each in row] for row in rows[: size.rows]], **how)
     return join([shown, *_more(len(rows) - size.rows)])
 
 
 def _more(left_out: int) -> list[Markup]:
-    said = f"{left_out:,} more are left out here; `fmstune runs show` has all."
+    said = f"{left_out:,} more; `fmstune runs show` has all."
     return [element("p", said, cls="quiet")] if left_out > 0 else []
 
 
@@ -234,10 +234,10 @@ def _bar(name: str, share: float, text: str) -> Markup:
 def _seen_rows(view: RunView) -> list[Mapping[str, Any]]:
     try:
         rows = json.loads((view.directory / DATA_ROWS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a run of before, of a stream, or a file that somebody has changed
+    except (OSError, ValueError):  # an older run, a stream, or a file edited by the user
         return []
     return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
 
 
 def _per_second(end: Ending) -> str:
-    return f"{end.tokens_per_second:,.0f} a second" if end.tokens_per_second else ""
+    return f"{end.tokens_per_second:,.0f} per second" if end.tokens_per_second else ""

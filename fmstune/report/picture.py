@@ -1,4 +1,4 @@
-"""Charts as a picture: PNG, SVG or PDF, by matplotlib."""
+"""Save charts as a picture with matplotlib: PNG, SVG or PDF."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fmstune.text import shown_path
 KINDS = (".png", ".svg", ".pdf")
 _WIDTH, _HEIGHT = 8.0, 3.6
 _MOST_NAMED = 10
-"""So many runs fit into a legend."""
+"""The maximum number of runs in a legend."""
 
 
 def save_picture(charts: Sequence[Chart], path: Path) -> None:
-    """Draw charts below one another, and save them as what the file's name says. Raises `ConfigError` when
-    that is none of `KINDS` or matplotlib is not installed, `RunError` when the file cannot be written."""
+    """Draw charts below each other, and save them in the format of the file's suffix. Raises `ConfigError` if
+    the suffix is not in `KINDS` or matplotlib is not installed, `RunError` if the file cannot be written."""
     if path.suffix.lower() not in KINDS:
-        raise ConfigError(f"--output {shown_path(path)}: a picture is a file of {', '.join(KINDS)}.")
+        raise ConfigError(f"--output {shown_path(path)}: use one of the suffixes {', '.join(KINDS)}.")
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -28,14 +28,14 @@ def save_picture(charts: Sequence[Chart], path: Path) -> None:
         raise ConfigError(
             "a picture needs matplotlib, which is not installed: pip install 'fmstune[plot]'."
         ) from None
-    # Names are text: a `$` in one begins no formula. Texts stay texts in an SVG.
+    # Names are plain text: a `$` does not start a formula. Text stays text in an SVG.
     with matplotlib.rc_context({"svg.fonttype": "none", "text.parse_math": False}):
         figure = Figure(figsize=(_WIDTH, _HEIGHT * len(charts)), layout="constrained")
         for axes, chart in zip(figure.subplots(len(charts), squeeze=False).flat, charts, strict=True):
             for line in chart.lines:
                 dot = "." if len(line.xs) < 30 else ""
                 label = printable(line.label)
-                # matplotlib leaves out what begins with an underscore.
+                # matplotlib leaves out labels that start with an underscore.
                 label = f" {label}" if label.startswith("_") else label
                 axes.plot(line.xs, line.ys, label=label, linewidth=1.4, marker=dot)
             axes.set_title(printable(chart.key), loc="left", fontsize=11)

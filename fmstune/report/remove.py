@@ -1,4 +1,4 @@
-"""Removing runs: what a run has written, and nothing that it has not."""
+"""Remove runs: only the files that a run has written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fmstune.text import shown_path
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A run that is to be removed: the files and folders that it wrote, their bytes, and the `others` in its
+    """A run to remove: the files and folders that it wrote, their total bytes, and the `others` in its
     directory, which stay."""
 
     directory: Path
@@ -30,12 +30,12 @@ class Removal:
 
 
 def planned(directory: Path) -> Removal:
-    """What removing the run in a directory would delete. Raises `ConfigError` when it is no run, or one that
-    a process is at."""
+    """The files that removing a run would delete. Raises `ConfigError` if the directory is not a run, or a
+    process is running it."""
     require_run(directory)
     if directory.is_symlink():
         raise ConfigError(
-            f"{shown_path(directory)} is a link to {shown_path(directory.resolve())}; give that directory."
+            f"{shown_path(directory)} is a link to {shown_path(directory.resolve())}; use that directory."
         )
     _require_nobody(directory)
     entries = sorted(written(directory))
@@ -44,13 +44,13 @@ def planned(directory: Path) -> Removal:
 
 
 def remove(removal: Removal) -> None:
-    """Delete what a run has written, and its directory when nothing else is in it. Nobody can resume the run
-    meanwhile. Raises `ConfigError` when a process has begun to, `RunError` when something stays."""
+    """Delete the files of a run, and its directory if nothing else is in it. The run cannot be resumed
+    meanwhile. Raises `ConfigError` if a process is running it, `RunError` if something cannot be deleted."""
     directory = removal.directory
     lock = locks.take(lock_path(journal_of(directory)))
     if lock is None:
         _require_nobody(directory)
-        raise ConfigError(f"{shown_path(directory)}: another process is at this run; wait for its end.")
+        raise ConfigError(f"{shown_path(directory)}: another process is using this run; wait until it ends.")
     try:
         clear(directory)
         lock_path(journal_of(directory)).unlink(missing_ok=True)
@@ -71,11 +71,11 @@ def _require_nobody(directory: Path) -> None:
     journal = journal_of(directory)
     if is_being_written(journal):
         raise ConfigError(
-            f"{shown_path(directory)}: {writer(journal)} is at this run; wait for its end, or end it first."
+            f"{shown_path(directory)}: {writer(journal)} is running this run; wait until it ends, or stop it."
         )
 
 
 def _size(path: Path) -> int:
-    """The bytes of a file, or of all files in a folder."""
+    """The size of a file, or of all files in a folder, in bytes."""
     files = [path] if path.is_symlink() or not path.is_dir() else list(path.rglob("*"))
     return sum(each.lstat().st_size for each in files if each.is_symlink() or each.is_file())

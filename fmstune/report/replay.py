@@ -1,7 +1,7 @@
-"""A run as its journal has it: one pass over the events, in which what comes later counts.
+"""Reconstruct a run from its journal, in one pass over the events; later ones win.
 
-A resumed run logs steps again, and the newest value of a step counts. Params of one namespace add up, as in
-every tracker; the settings of a resumed run are those of its last session.
+A resumed run logs steps again; the newest value of a step is used. Params of a namespace are merged, as in
+all trackers; the settings of a resumed run are those of its last session.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fmstune.report.batches import Batch, batches
 from fmstune.trackers.records import merged
 
 SETTINGS = "config"
-"""The namespace of params in which a run records its own configuration."""
+"""The namespace of params for a run's configuration."""
 _AT_ONCE = 4096
 _MOST_STEP = 2**53
 
@@ -28,8 +28,8 @@ Name = tuple[str | None, str]
 
 @dataclass(slots=True)
 class Session:
-    """One process's part of a run: when it wrote its first event and its last one, and the step that it was
-    resumed from."""
+    """One process's part of a run: the times of its first and last events, and the step that it resumed
+    from."""
 
     began: float
     ended: float
@@ -38,9 +38,9 @@ class Session:
 
 @dataclass(slots=True)
 class Replay:
-    """What has happened up to the last event that was added. `last` is the newest value of each metric, with
-    its step; `status` and `error` those of the run's end, as long as no resumption follows; `missing` counts
-    events whose lines are not there, or are damaged."""
+    """The state of a run after the events added so far. `last` has the newest value of each metric, with its
+    step; `status` and `error` are those of the run's end, unless it was resumed; `missing` counts events
+    whose lines are missing or damaged."""
 
     header: Header
     params: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Replay:
             self._new_settings = True
 
     def add_batch(self, batch: Batch) -> None:
-        """Add metrics that follow one another."""
+        """Add a batch of consecutive metrics."""
         self.events += len(batch.seqs)
         first = self._seq + 1
         if batch.seqs == list(range(first, first + len(batch.seqs))):
@@ -99,21 +99,21 @@ class Replay:
 
     @property
     def missing(self) -> int:
-        """How many numbers have no event."""
+        """The number of sequence numbers without an event."""
         return max(0, self._seq - self.header.after - self._numbers)
 
     @property
     def seconds(self) -> float:
-        """How long its processes were at it, without the pauses between them."""
+        """The total running time of its processes, without the pauses between them."""
         return sum(max(0.0, each.ended - each.began) for each in self.sessions)
 
     @property
     def ended(self) -> float:
-        """When the last event was written."""
+        """The time of the last event."""
         return self.sessions[-1].ended if self.sessions else self.header.time
 
     def _count(self, seq: int) -> None:
-        """Count the numbers that have an event; a line may be there twice, or later than its place."""
+        """Count the sequence numbers that have an event; lines may be duplicated or out of order."""
         if seq > self._seq:
             if seq > self._seq + 1:
                 self._gaps.append((self._seq + 1, seq))
@@ -126,14 +126,14 @@ class Replay:
 
     def _add_params(self, name: str, values: Mapping[str, Any]) -> None:
         if name == SETTINGS and self._new_settings:
-            # A setting that a resumed run no longer has is not in what it records.
+            # Settings that a resumed run no longer has must not remain.
             self.params.pop(SETTINGS, None)
             self._new_settings = False
         self.params[name] = merged(self.params.get(name, {}), values)
 
 
 def step_of(event: Event) -> int | float | None:
-    """The step of an event; `None` where it has none, or one that is no number."""
+    """The step of an event; `None` if it is missing or not a number."""
     step: Any = event.step
     if isinstance(step, bool) or not isinstance(step, (int, float)):
         return None
@@ -141,7 +141,7 @@ def step_of(event: Event) -> int | float | None:
 
 
 def as_step(step: float) -> int | float | None:
-    """The step that a column holds, where one that is not there is NaN."""
+    """The step in a column, where NaN means missing."""
     return None if step != step else int(step) if step.is_integer() else step
 
 
@@ -150,16 +150,16 @@ def replay(
     also: Callable[[Event], None] = lambda event: None,
     also_batch: Callable[[Batch], None] = lambda batch: None,
 ) -> Replay:
-    """Read a journal from its beginning; `also` is called with each event, but for those metrics that
-    `also_batch` is called with.
+    """Read a journal from its start; `also` is called with each event, except for metrics that are passed to
+    `also_batch`.
 
     Raises `JournalError` and `OSError`.
     """
     reader = JournalReader(path)
     run, at = Replay(reader.header), 0
     while lines := reader.read_lines(_AT_ONCE):
-        if reader.offset - sum(map(len, lines)) < at:  # what was read so far would count twice
-            raise JournalError(f"{path} was written again while it was read; look again.")
+        if reader.offset - sum(map(len, lines)) < at:  # events read so far would count twice
+            raise JournalError(f"{path} was rewritten while it was being read; try again.")
         at = reader.offset
         for found in batches(lines):
             if isinstance(found, Batch):

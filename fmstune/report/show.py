@@ -1,4 +1,4 @@
-"""One run in whole: what it is, how it went, what it came to, and how far its delivery is."""
+"""A complete view of one run: its configuration, its status, its results, and its deliveries."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fmstune.report.replay import Session
 from fmstune.report.summary import RunDetail, RunLine, current_status, summary_of
 
 RESOURCES = "system"
-"""The stage of what a run took of its machine."""
+"""The stage of the metrics about the machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """All that is known of a run."""
+    """All information about a run."""
 
     directory: Path
     status: str
@@ -36,7 +36,8 @@ class RunView:
     delivery: Sequence[DeliveryReport]
 
     def to_json(self) -> dict[str, Any]:
-        """The view as JSON has it; of each metric with its figures, the points are in an export."""
+        """The view as JSON-compatible values; metrics have summary figures, and their points are exported
+        separately."""
         line = {name: value for name, value in dataclasses.asdict(self.line).items() if name != "params"}
         detail = dataclasses.asdict(self.detail)
         return {
@@ -53,13 +54,13 @@ class RunView:
 
 
 def view(directory: Path) -> RunView:
-    """All that is known of the run in a directory. Raises `ConfigError` when there is none, `JournalError`
-    and `OSError` when its journal cannot be read."""
+    """All information about the run in a directory. Raises `ConfigError` if there is none, `JournalError` and
+    `OSError` if its journal cannot be read."""
     return view_of(read_run(directory))
 
 
 def view_of(run: TrackedRun) -> RunView:
-    """All that is known of a run whose journal has been read."""
+    """All information about a run whose journal has been read."""
     directory = run.directory
     line, detail = summary_of(run.replay, directory)
     return RunView(
@@ -76,12 +77,12 @@ def view_of(run: TrackedRun) -> RunView:
 
 
 def ordered(curves: Sequence[Curve]) -> list[Curve]:
-    """The curves in the order in which they began, with what the run took of its machine at the end."""
+    """The curves in the order of their first values, with those about the machine last."""
     return sorted(curves, key=lambda curve: curve.stage == RESOURCES)
 
 
 def tables_of(run: TrackedRun) -> list[dict[str, Any]]:
-    """The tables of a run, as JSON has them."""
+    """The tables of a run, as JSON-compatible values."""
     return [
         {
             "stage": event.stage,
@@ -96,13 +97,14 @@ def tables_of(run: TrackedRun) -> list[dict[str, Any]]:
 
 
 def media_of(run: TrackedRun) -> list[dict[str, Any]]:
-    """The texts, images, histograms and artifacts of a run, as JSON has them; `path` is where a file is."""
+    """The texts, images, histograms and artifacts of a run, as JSON-compatible values; `path` is that of a
+    file."""
     found = []
     for event in run.media:
         said = {"kind": event.kind, "stage": event.stage, "name": event.name, "step": event.step}
         file = event.item.get("file") or event.item.get("folder")
         where = run.directory / TRACKING_DIR / FILES_DIR / str(file)
-        if "from" in event.item and not where.exists():  # links that were given back
+        if "from" in event.item and not where.exists():  # released links
             where = run.directory / str(event.item["from"])
         path = {"path": str(where)} if file else {}
         found.append(said | {"time": event.time} | dict(event.item) | path)
@@ -110,7 +112,7 @@ def media_of(run: TrackedRun) -> list[dict[str, Any]]:
 
 
 def changed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run that are others than the defaults, by dotted key."""
+    """The settings of a run that differ from the defaults, by dotted key."""
     from fmstune.config.inspect.dump import option_table
     from fmstune.config.methods.known import DEFAULT, METHODS
 
@@ -130,15 +132,15 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _delivery(directory: Path) -> list[DeliveryReport]:
-    """How far each delivery has come. To look changes nothing: a damaged ledger, which others set aside, is
-    left where it is, and what the rest say is taken as it stands."""
+    """The state of each delivery, read without changing anything: a damaged ledger, which a delivery would
+    set aside, stays in place, and the other ledgers are used unchecked."""
     ledgers = load_ledgers(directory)
     names = [each.tracker for each in ledgers]
     whole = len(ledgers) == len(list(directory.glob(f"{TRACKING_DIR}/*.json")))
     try:
         if whole:
             return report(directory, names)
-    except (OSError, JournalError):  # it has been removed since it was read
+    except (OSError, JournalError):  # removed meanwhile
         pass
     return [
         DeliveryReport(

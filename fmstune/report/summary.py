@@ -1,4 +1,4 @@
-"""What a list needs to know of a run: a line of the table, and what it may be filtered and sorted by."""
+"""Summarise a run for lists: its line in the table, and the fields to filter and sort by."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fmstune.report.replay import SETTINGS, Replay, replay
 from fmstune.trackers.values.plain import plain
 
 RUNNING, KILLED, DAMAGED = "running", "killed", "damaged"
-"""States of a run that its journal has no word for."""
+"""States of a run that its journal does not record."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunLine:
-    """What the table shows of a run. `status` is the one that it ended with, `None` when it has not; times
-    are Unix seconds, `seconds` those that its processes were at it. `problem` says why its journal cannot be
-    read, of which nothing else is known then."""
+    """A run's line in the table. `status` is how it ended, or `None` if it has not; times are in Unix
+    seconds; `seconds` is the total running time of its processes. `problem` is why its journal cannot be
+    read; nothing else is known then."""
 
     name: str = ""
     status: str | None = None
@@ -42,8 +42,8 @@ class RunLine:
 
 @dataclass(frozen=True, slots=True)
 class RunDetail:
-    """All else that a run may be chosen by: its id, the tables of its settings, its params by namespace, the
-    last value of each metric by `stage/name`; and how much of its journal there is."""
+    """The other fields to select runs by: its id, its settings as tables, its params by namespace, the last
+    value of each metric by `stage/name`; and how complete its journal is."""
 
     id: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -56,17 +56,17 @@ class RunDetail:
 
 
 def journal_of(directory: Path) -> Path:
-    """Where the journal of the run in a directory is."""
+    """The path of the journal of the run in a directory."""
     return directory / TRACKING_DIR / JOURNAL_NAME
 
 
 def joined(stage: str | None, name: str) -> str:
-    """The name of a metric as people write it."""
+    """A metric's stage and name, joined."""
     return name if stage is None else f"{stage}/{name}"
 
 
 def read_summary(directory: Path) -> tuple[RunLine, RunDetail]:
-    """What the files of a run say. One that cannot be read is a line with its problem."""
+    """Summarise a run from its files. One that cannot be read gives a line with its problem."""
     try:
         run = replay(journal_of(directory))
     except (OSError, JournalError) as error:
@@ -75,7 +75,7 @@ def read_summary(directory: Path) -> tuple[RunLine, RunDetail]:
 
 
 def summary_of(run: Replay, directory: Path) -> tuple[RunLine, RunDetail]:
-    """What the journal of the run in a directory has said."""
+    """Summarise a run from its replayed journal."""
     settings = settings_of(run, directory)
     metrics = {joined(*name): value for name, (value, _) in run.last.items()}
     params = {name: values for name, values in run.params.items() if name != SETTINGS}
@@ -108,21 +108,21 @@ def summary_of(run: Replay, directory: Path) -> tuple[RunLine, RunDetail]:
 
 
 def settings_of(run: Replay, directory: Path) -> Mapping[str, Any]:
-    """The settings of a run: those that it recorded, else those of its `config.toml`, which somebody may
-    have edited since."""
+    """The settings of a run: those that it recorded, or else those in its `config.toml`, which the user may
+    have edited."""
     if SETTINGS in run.params:
         return run.params[SETTINGS]
     try:
         tables = read_tables(directory, CONFIG_NAME)
-    except ConfigError:  # a journal alone is a run too, of which these are not known
+    except ConfigError:  # a run may consist of only a journal
         return {}
     found: dict[str, Any] = plain({name: values for name, values in tables.items() if name != "params"})
     return found
 
 
 def current_status(directory: Path, line: RunLine) -> str:
-    """How a run ended, or whether it is going on right now: a process that is killed leaves no status, and
-    its lock ends with it."""
+    """How a run ended, or whether it is running: a killed process leaves no status, and its lock is
+    released."""
     if line.problem:
         return DAMAGED
     if line.status is not None:

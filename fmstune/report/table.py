@@ -1,4 +1,4 @@
-"""Tables of plain text, as wide as they need to be, or as the terminal is."""
+"""Plain-text tables, as wide as necessary, or limited to the terminal's width."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 _GAP = "  "
 _NARROWEST = 8
-"""A column is not made narrower than this."""
+"""The minimum width of a column."""
 
 
 def table(
@@ -18,10 +18,10 @@ def table(
     width: int | None = None,
     optional: Sequence[str] = (),
 ) -> list[str]:
-    """The lines of a table whose cells are printable texts. Columns without any value are left out; the
-    columns named by `right` are numbers. Within `width`, the longest cells lose their middle, but those of
-    the first column, which people paste; where that is not enough, columns of `optional` are left out, the
-    first one first."""
+    """The lines of a table whose cells are printable strings. Columns without values are left out; the
+    columns in `right` are right-aligned. To fit into `width`, the middle of the longest cells is cut out,
+    except in the first column, which users paste; if that is not enough, the columns in `optional` are
+    dropped, in order."""
     used = [at for at in range(len(head)) if at == 0 or any(row[at] not in ("", "-") for row in rows)]
     rows = [[row[at] for at in used] for row in rows]
     head = [head[at] for at in used]
@@ -49,7 +49,7 @@ def table(
 
 
 def columns(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """The width of a string on a terminal, in columns."""
     if text.isascii():
         return len(text)
     return sum(
@@ -59,7 +59,7 @@ def columns(text: str) -> int:
 
 
 def _least(widths: list[int]) -> int:
-    """The least width of a table with columns of these widths."""
+    """The minimum width of a table with columns of these widths."""
     return widths[0] + sum(len(_GAP) + min(each, _NARROWEST) for each in widths[1:])
 
 
@@ -74,7 +74,7 @@ def _fitted(widths: list[int], width: int) -> list[int]:
 
 
 def _cut(text: str, width: int) -> str:
-    """The text without its middle."""
+    """Cut out the middle of a string."""
     half = (width - 1) // 2
     return f"{_start(text, width - 1 - half)}…{_start(text[::-1], half)[::-1]}"
 

@@ -1,4 +1,4 @@
-"""Charts of plain text: a line alone in dots of Braille, several as symbols, which need no colours."""
+"""Plain-text charts: a single line as Braille dots, several as symbols, which need no colours."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Cell = tuple[int, int]
 
 
 def text_chart(chart: Chart, width: int = 80, height: int = 12) -> list[str]:
-    """The lines of a chart, so many columns wide; `height` is that of the plot alone."""
+    """The lines of a chart, `width` columns wide; `height` is that of the plot itself."""
     drawn = [line for line in chart.lines if line.xs]
     head = [printable(chart.key), *_legend(chart)]
     if not drawn:
-        return [*head, "nothing of it can be drawn"]
+        return [*head, "no value can be drawn"]
     low, high = _range([end(line.ys) for line in drawn for end in (min, max)])
     first, last = _range([end(line.xs) for line in drawn for end in (min, max)])
     labels = [cell(float(value)) for value in (high, low / 2 + high / 2, low)]
@@ -51,8 +51,8 @@ def text_chart(chart: Chart, width: int = 80, height: int = 12) -> list[str]:
 
 
 def _extremes(line: Line, column: Callable[[float], int], across: int) -> Iterator[tuple[float, float]]:
-    """The points of a line; of a long one those through which the same line is drawn: in each column the
-    first, the lowest, the highest and the last."""
+    """The points of a line; for a long one, only those that give the same drawing: in each column the first,
+    the lowest, the highest and the last."""
     if len(line.xs) <= 8 * across:
         yield from zip(line.xs, line.ys, strict=True)
         return
@@ -82,13 +82,13 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 def _place(value: float, low: float, high: float, size: int) -> int:
     span = high - low
-    # The distance between two finite floats may be infinite, and half of the smallest one is nothing.
+    # The difference of two finite floats may overflow, and half of the smallest one is zero.
     share = (value - low) / span if math.isfinite(span) else (value / 2 - low / 2) / (high / 2 - low / 2)
     return min(max(round(share * (size - 1)), 0), size - 1)
 
 
 def _drawn(places: Sequence[Cell]) -> Iterator[Cell]:
-    """The cells of the line through some places."""
+    """The cells of a line through some points."""
     yield from places[:1]
     for (x0, y0), (x1, y1) in itertools.pairwise(places):
         steps = max(abs(x1 - x0), abs(y1 - y0))

@@ -1,4 +1,4 @@
-"""Which directories hold runs, and what can be seen of a run's files without reading them."""
+"""Find the directories that hold runs, and detect changes to a run's files without reading them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fmstune.layout import CONFIG_NAME, JOURNAL_NAME, TRACKING_DIR
 
 DEFAULT = ("runs", ".")
 _DEPTH_HERE = 3
-"""So deep below the current directory runs are looked for when nobody has named one: it may be a home."""
+"""How deep to search below the current directory by default: it may be a home directory."""
 _NEVER = frozenset({TRACKING_DIR, "node_modules", "__pycache__", "site-packages"})
 _JOURNAL = f"/{TRACKING_DIR}/{JOURNAL_NAME}"
 _CONFIG = f"/{CONFIG_NAME}"
@@ -21,8 +21,8 @@ _CONFIG = f"/{CONFIG_NAME}"
 
 @dataclass(frozen=True, slots=True)
 class FoundRun:
-    """A directory with a journal: as it was named, without links in its name, and the `state` of its files,
-    which is another one after any change to them. `changed` is when that was last, in nanoseconds."""
+    """A directory with a journal: its path as given, its real path, and the `state` of its files, which
+    differs after any change to them. `changed` is the time of the last change, in nanoseconds."""
 
     path: str
     real: str
@@ -32,20 +32,20 @@ class FoundRun:
 
 @dataclass(slots=True)
 class Walk:
-    """A search for runs. `unreadable` are the directories that could not be looked into."""
+    """A search for runs. `unreadable` are the directories that could not be read."""
 
     unreadable: list[str] = field(default_factory=list)
     _seen: set[str] = field(default_factory=set)
 
     def below(self, named: Sequence[Path]) -> list[FoundRun]:
-        """The runs in and below directories, each once; of `runs/` and the current directory where none is
-        named. Not looked into are hidden directories, checkpoints, and links but those to a run. Raises
+        """The runs in and below directories (by default `runs/` and the current directory), without
+        duplicates. Skips hidden directories, checkpoints, and links except those to a run. Raises
         `ConfigError`."""
         for each in named:
             if not each.exists():
                 raise ConfigError(no_such_run(each))
             if not each.is_dir():
-                raise ConfigError(f"{each} is a file; give the directory of runs, or of a run.")
+                raise ConfigError(f"{each} is a file; use the directory of a run, or of several runs.")
         if named:
             return [run for each in named for run in self._in(str(each), None)]
         depths: Iterable[tuple[str, int | None]] = zip(DEFAULT, (None, _DEPTH_HERE), strict=True)
@@ -85,14 +85,14 @@ class Walk:
 
 
 def look(path: str, real: str | None = None) -> FoundRun | None:
-    """The run in a directory; `None` when there is no journal in it."""
+    """The run in a directory; `None` if it has no journal."""
     real = os.path.realpath(path) if real is None else real
     try:
         journal = os.stat(real + _JOURNAL)  # noqa: PTH116  (a tenth of the time of a `Path`)
     except OSError:
         if not os.path.lexists(real + _JOURNAL):
             return None
-        return FoundRun(path, real, "", 0)  # reading it says what is wrong
+        return FoundRun(path, real, "", 0)  # reading it reports what is wrong
     state, changed = _state(journal), max(journal.st_mtime_ns, journal.st_ctime_ns)
     try:
         config = os.stat(real + _CONFIG)  # noqa: PTH116
@@ -104,7 +104,7 @@ def look(path: str, real: str | None = None) -> FoundRun | None:
 
 
 def _state(of: os.stat_result) -> str:
-    # `ctime` too: somebody's copy may restore the time of a change, and nobody can set this one.
+    # `ctime` too: a copy may restore the modification time, but cannot set this one.
     return f"{of.st_dev} {of.st_ino} {of.st_size} {of.st_mtime_ns} {of.st_ctime_ns}"
 
 

@@ -1,5 +1,5 @@
-"""Values as tables of runs show them. What runs are called, and what they hold, is somebody's text: a line
-break or an escape sequence in it is shown, and not obeyed."""
+"""Format values for tables of runs. Names and values in runs are untrusted text: line breaks and escape
+sequences are shown as escapes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 _HARMLESS = "\u3000\u200c\u200d"
-"""What Python calls unprintable and languages write: the wide space of CJK, and the (non-)joiners."""
+"""Unprintable to Python, but used in languages: the wide space of CJK, and the (non-)joiners."""
 
 
 def printable(text: str) -> str:
-    """The text on one line, with what a terminal would obey as its escape."""
+    """The text on one line, with control characters escaped."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in _HARMLESS else repr(char)[1:-1] for char in text)
 
 
 def cell(value: Any) -> str:
-    """A value as a table shows it: numbers to four digits, nothing as a dash."""
+    """Format a value for a table: numbers with four significant digits, a missing value as a dash."""
     if value is None or value == "":
         return MISSING
     if isinstance(value, bool):
@@ -44,7 +44,7 @@ def cell(value: Any) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in the two largest units that they have: `2.3s`, `4m10s`, `3h05m`, `2d04h`."""
+    """Format seconds in the two largest units: `2.3s`, `4m10s`, `3h05m`, `2d04h`."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
     if seconds < 60:
@@ -57,7 +57,7 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(time: float | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
-    """Unix seconds as a date and a time of day; a dash where no calendar has such a day."""
+    """Format Unix seconds as date and time; a dash if they are out of range."""
     try:
         return MISSING if time is None else _strftime(form, _localtime(time))
     except (OverflowError, ValueError, OSError):
@@ -65,7 +65,7 @@ def moment(time: float | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
 
 
 def age(seconds: float | None) -> str:
-    """Seconds in the largest unit that they have: `5s`, `3m`, `2h`, `4d`."""
+    """Format seconds in the largest unit: `5s`, `3m`, `2h`, `4d`."""
     if seconds is None or not math.isfinite(seconds):
         return MISSING
     unit, size = next((each for each in _UNITS if seconds >= each[1]), _UNITS[-1])
@@ -73,7 +73,7 @@ def age(seconds: float | None) -> str:
 
 
 def strict(value: Any) -> Any:
-    """The value as strict JSON can hold it: numbers that are not finite are texts, as in the journal."""
+    """Convert a value to strict JSON: non-finite numbers are strings, as in the journal."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The conformance kit for trackers: does a tracker keep what it declares, in deliveries that go wrong?
+"""The conformance kit for trackers: check that a tracker does what it declares, even if deliveries fail.
 
     from fmstune.testing import Delivered, Stored, TrackerConformance
 
@@ -6,11 +6,11 @@
         tracker = "my_module:MyTracker"
         options = {"path": "mine.db"}
 
-        def read(self, delivered: Delivered) -> Stored:   # optional: what the service holds now
+        def read(self, delivered: Delivered) -> Stored:   # optional: return what the service stores
             ...
 
-Without pytest, `examine("my_module:MyTracker", {...}, folder)` says the same in sentences. The deliveries are
-fmstune's own, each in a process that may be killed; nothing here needs pytest.
+Without pytest, `examine("my_module:MyTracker", {...}, folder)` reports the same in sentences. It uses
+fmstune's own delivery, in processes that may be killed; nothing here needs pytest.
 """
 
 from __future__ import annotations

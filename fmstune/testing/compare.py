@@ -1,4 +1,5 @@
-"""What a service holds of a run against what the run's journal has, as sentences of what is not right."""
+"""Compare the data that a service stores for a run with the run's journal; report differences as
+sentences."""
 
 from __future__ import annotations
 
@@ -27,9 +28,9 @@ def differences(
     repeats: int = 0,
     single: bool = False,
 ) -> list[str]:
-    """What is missing, other than it was tracked, or there too often; what the report names in `changes` is
-    right. With `replaces`, a step that is logged again after a resume replaces the value before. So many
-    values may be `repeats` of others. With `single`, the service has single precision."""
+    """The values that are missing, different or duplicated; `changes`, the adaptations listed in the report,
+    are accepted. With `replaces`, a step that is logged again after a resume replaces the earlier value. Up
+    to `repeats` values may be duplicates. With `single`, the service has single precision."""
     expected = points_of(events, replaces)
     if single:
         expected = {key: [as_single(value) for value in values] for key, values in expected.items()}
@@ -41,7 +42,7 @@ def differences(
 
 
 def points_of(events: Iterable[Event], replaces: bool) -> Points:
-    """The values of each metric at each step that are to be there."""
+    """The expected values of each metric at each step."""
     held: Points = {}
     logged: dict[tuple[str, int | None], int] = {}
     for event in events:
@@ -57,14 +58,14 @@ def points_of(events: Iterable[Event], replaces: bool) -> Points:
 
 
 def as_single(value: Any) -> Any:
-    """A number as single precision holds it; one that it can't hold as it is."""
+    """Round a number to single precision; one out of its range is unchanged."""
     if not isinstance(value, (int, float)) or not abs(value) < 3.4e38:
         return value
     return struct.unpack("f", struct.pack("f", value))[0]
 
 
 def params_of(events: Iterable[Event]) -> dict[str, Any]:
-    """The params of each namespace that are to be there."""
+    """The expected params of each namespace."""
     found: dict[str, Any] = {}
     for event in events:
         if event.kind == "params":
@@ -74,7 +75,7 @@ def params_of(events: Iterable[Event]) -> dict[str, Any]:
 
 
 def is_named(key: str, changes: Iterable[str]) -> bool:
-    """Whether the report says what became of a metric, a param or a column of this name, or of its stage."""
+    """Whether the report lists a change to the metric, param or column with this name, or to its stage."""
     first, _, rest = key.partition("/")
     last = key.rpartition("/")[2]
     shown = {part if part.isprintable() else ascii(part)[1:-1] for part in (key, first, rest, last) if part}
@@ -85,9 +86,9 @@ def is_named(key: str, changes: Iterable[str]) -> bool:
 
 
 def comparable(value: Any) -> Any:
-    """A value as services hold it, which have one kind of number and three words for what is not finite."""
+    """Normalise a value: services have a single number type, and three spellings of non-finite values."""
     if isinstance(value, (int, float)):
-        return repr(float(value) + 0.0)  # one zero
+        return repr(float(value) + 0.0)  # -0.0 becomes 0.0
     words = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
     return words.get(value, value) if isinstance(value, str) else repr(value)
 
@@ -103,13 +104,13 @@ def _of_points(
         if is_named(key, changes):
             continue
         there = got.get(key, Counter())
-        # Values without a step come last: services number them, or put them at 0.
+        # Values without a step come last: services number them, or use step 0.
         steps = sorted((step is None, step) for name, step in expected if name == key)
         for _, step in steps:
             for value in expected[key, step]:
                 if not _takes_out(there, step, comparable(value)):
                     where = "" if step is None else f" at step {step}"
-                    yield f"{key}{where} is not there: {value!r}"
+                    yield f"{key}{where} is missing: {value!r}"
         left -= (spare := sum(there.values()))
         if spare and left < 0:
             (step, value), _ = there.most_common(1)[0]
@@ -135,6 +136,6 @@ def _of_params(
         if is_named(name, changes) or is_named(name.rpartition(".")[2], changes) or is_named(key, changes):
             continue
         if key not in there:
-            yield f"the param {key} is not there: {value!r}"
+            yield f"the param {key} is missing: {value!r}"
         elif as_text(there[key]) != as_text(value) and comparable(there[key]) != comparable(value):
-            yield f"the param {key} is {there[key]!r}, and was given as {value!r}"
+            yield f"the param {key} is {there[key]!r} instead of {value!r}"

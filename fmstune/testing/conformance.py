@@ -1,4 +1,4 @@
-"""The examinations as a class of tests, for pytest."""
+"""The examinations as a test class for pytest."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from fmstune.testing.findings import Delivered, Findings, Stored
 
 
 class TrackerConformance:
-    """Derive a class `Test…` from it, and set what is to be examined:
+    """Subclass it as `Test…`, and set the tracker to examine:
 
         class TestMine(TrackerConformance):
             tracker = "my_module:MyTracker"
             options = {"path": "mine.db"}
 
-    Each test delivers runs to the tracker, in processes whose current directory is a new folder, so that a
-    relative path in `options` is one there; `{folder}` stands for its path. Without `read`, what arrives is
-    not compared with what was tracked. A Trainer callback that the tracker brings is not examined.
+    Each test delivers runs to the tracker, in processes whose current directory is a new folder. Relative
+    paths in `options` are relative to it; `{folder}` stands for its path. Without `read`, the stored data is
+    not compared with the tracked data. The tracker's Trainer callback, if it has one, is not examined.
     """
 
     tracker: ClassVar[str | type[Any]]
     options: ClassVar[Mapping[str, Any]] = {}
     modules: ClassVar[tuple[str, ...]] = ()
-    """Imported once for all processes of the tests; for an SDK that survives a fork."""
+    """Modules to import once for all processes of the tests; for an SDK that survives a fork."""
     life_timeout: ClassVar[int] = 120
-    """Seconds after which a process that delivers is taken for one that hangs."""
+    """Seconds after which a delivering process is considered hung."""
     slowest_event: ClassVar[float] = 0.1
-    """Seconds that an event may take, on average of a thousand."""
+    """The maximum time of an event in seconds, averaged over a thousand."""
     read: Callable[[Delivered], Stored] | None = None
-    """A method that says what the service holds of the one run that was delivered to it."""
+    """A method that returns the data that the service stores for the delivered run."""
 
     def prepare(self, folder: Path) -> None:
-        """Put what the tracker needs into the folder of a run, before it is delivered."""
+        """Prepare the folder of a run for the tracker, before the delivery."""
 
     def test_its_class_is_as_the_interface_has_it(self, tmp_path: Path) -> None:
         self._hold(self._examination(tmp_path).interface())
@@ -83,6 +83,6 @@ class TrackerConformance:
 
     @staticmethod
     def _hold(findings: Findings) -> None:
-        print(findings)  # pytest shows it with -s, and of a test that fails
+        print(findings)  # pytest shows it with -s, and for failed tests
         if not findings.ok:
             raise AssertionError("\n".join(findings.breaks))

@@ -1,4 +1,4 @@
-"""One tracker, examined: each method delivers a run to it, in other processes, and says what it found."""
+"""Examine a tracker: each method delivers a run to it, in other processes, and returns findings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MANY = 1000
 
 
 class Examination:
-    """Examines one tracker; each examination works in a folder of its own below `folder`."""
+    """Examines one tracker; each examination uses its own folder below `folder`."""
 
     def __init__(
         self,
@@ -39,11 +39,11 @@ class Examination:
         slowest_event: float = 0.1,
         prepare: Callable[[Path], object] | None = None,
     ) -> None:
-        """`tracker` is a class that can be imported, `module:Class`, or the name of a registered tracker; in
-        `options`, `{folder}` stands for the folder of the run that is delivered.
-        `modules` are imported once for all processes, which saves time with an SDK that survives a fork.
-        A process that delivers may take `life_timeout` seconds, an event `slowest_event` on average.
-        `prepare` puts what the tracker needs into the folder of an examination, before it begins."""
+        """`tracker` is an importable class, `module:Class`, or the name of a registered tracker; in
+        `options`, `{folder}` stands for the folder of the delivered run. `modules` are imported once for all
+        processes, which saves time with an SDK that survives a fork. A delivering process may take
+        `life_timeout` seconds, an event `slowest_event` seconds on average. `prepare` prepares the folder of
+        an examination."""
         self.reference = _reference(tracker)
         self.options = dict(options or {})
         self.folder = folder
@@ -57,29 +57,27 @@ class Examination:
     # -- examinations -------------------------------------------------------------------------
 
     def interface(self) -> Findings:
-        """The class itself, and what it does before a run is opened."""
+        """The class itself, and its behaviour before a run is opened."""
         breaks = self._inside("interface", self._new("interface"))
-        return found(breaks, "Its class is as the interface has it.")
+        return found(breaks, "Its class implements the interface.")
 
     def check(self) -> Findings:
-        """`check`: it ends in time, and changes nothing."""
-        return found(self._inside("check", self._new("check")), "Its check ends in time and changes nothing.")
+        """`check`: it returns in time, and changes nothing."""
+        return found(
+            self._inside("check", self._new("check")), "Its check returns in time and changes nothing."
+        )
 
     def whole_run(self) -> Findings:
-        """A run with something of each kind, which ends as finished; no secret of its process is stored."""
+        """A finished run with data of each kind; no secret of its process is stored."""
         run = self._delivered("whole", runs.whole)
         breaks = self._compared(run, status="finished") + self._leaks(run.parent)
-        return found(
-            breaks, "A run arrives as it was tracked, and nothing of its process's environment does."
-        )
+        return found(breaks, "A run arrives as tracked, without anything from its process's environment.")
 
     def empty_run(self) -> Findings:
         """A run that tracked nothing, with an end and without one."""
         run = self._delivered("empty", lambda recorder: recorder.close("interrupted"))
         none = self._delivered("nothing", lambda recorder: None)
-        return found(
-            self._incomplete(run) + self._incomplete(none), "A run that tracked nothing does no harm."
-        )
+        return found(self._incomplete(run) + self._incomplete(none), "A run that tracked nothing works.")
 
     def resumed_run(self) -> Findings:
         """A run that is interrupted, and resumed from an earlier step."""
@@ -89,23 +87,23 @@ class Examination:
         self._deliver(run)
         breaks = self._compared(run, status="finished")
         if first.run_id is not None and self._ledger(run).run_id != first.run_id:
-            breaks.append("A resumed run is opened as another one; open that of `start.tracker_run_id`.")
-        again = {"replaced": "replaced", "kept": "kept beside the new ones"}[self._declared["repeated_steps"]]
+            breaks.append("A resumed run is opened as a new one; open the run `start.tracker_run_id`.")
+        again = {"replaced": "replaced", "kept": "kept with the new ones"}[self._declared["repeated_steps"]]
         return found(breaks, f"A resumed run continues; values of steps that it logs again are {again}.")
 
     def redelivery(self) -> Findings:
-        """All of a run comes again, as its ledger was lost, where the tracker is declared idempotent."""
+        """A run is delivered again, as if its ledger was lost, if the tracker is declared idempotent."""
         if not self._declared["idempotent"]:
-            return Findings(keeps=("It does not promise to know an event that comes twice.",))
+            return Findings(keeps=("It is not declared idempotent: repeated events may be duplicated.",))
         run = self._delivered("redelivery", runs.whole)
         there = self._ledger(run)
         start = dataclasses.replace(Ledger("t"), run_id=there.run_id, url=there.url)
         start.save(run)
         self._deliver(run)
-        return found(self._compared(run), "Events that come a second time change nothing.")
+        return found(self._compared(run), "Events that are delivered twice change nothing.")
 
     def kills(self) -> Findings:
-        """The process is killed before and after calls, then at the end."""
+        """The process is killed before and after calls, and during the end of the run."""
         run = self._new("kills") / "run"
         runs.write(run, runs.plain)
         for kill in (Kill(1, False), Kill(2, True), Kill(4, True), Kill(3, False)):
@@ -119,24 +117,24 @@ class Examination:
         self._deliver(at_end)
         once = self._declared["idempotent"] or self._declared["durable_on"] == "close"
         repeats = 0 if once else 3
-        keeps = "A process that is killed loses nothing" + (", and doubles nothing." if once else ".")
+        keeps = "A killed process loses nothing" + (", and duplicates nothing." if once else ".")
         breaks = [*self._compared(run, repeats=repeats), *self._compared(at_end, repeats=repeats)]
         return found(list(dict.fromkeys(breaks)), keeps)
 
     def late_events(self) -> Findings:
-        """An event fails, and comes after later ones, or they wait for it where the tracker asks for that."""
+        """An event fails, and arrives after later ones, or they wait for it if the tracker requires that."""
         run = self._new("late") / "run"
         runs.write(run, runs.plain)
         self._live(run, Failure(4))
         self._deliver(run)
-        keeps = "arrives after later ones" if self._declared["takes_late"] else "holds later ones up"
+        keeps = "arrives after later ones" if self._declared["takes_late"] else "delays later ones"
         breaks = self._compared(run)
         if breaks and self._declared["takes_late"]:
-            breaks.append("If the service takes no events after later ones, set takes_late = False.")
-        return found(breaks, f"An event that failed {keeps}; nothing is lost.")
+            breaks.append("If the service does not accept events out of order, set takes_late = False.")
+        return found(breaks, f"A failed event {keeps}; nothing is lost.")
 
     def rude_values(self) -> Findings:
-        """Values that some services cannot hold, each in an event of its own."""
+        """Values that some services cannot store, each in its own event."""
         run = self._new("rude") / "run"
         runs.write(run, runs.rude)
         self._deliver(run)
@@ -149,7 +147,7 @@ class Examination:
                 breaks.append(f"It fails at {rude.what}: {cause}.{remedy}")
         if not breaks:
             breaks = self._compared(run, status="failed")
-        return found(breaks, f"{len(runs.RUDE)} rude values arrive, or the report names what was adapted.")
+        return found(breaks, f"{len(runs.RUDE)} rude values arrive, or the report lists what was adapted.")
 
     def two_at_once(self) -> Findings:
         """Two trackers in one process, with a run each."""
@@ -165,11 +163,13 @@ class Examination:
             wanted = [("train/loss", step, 10.0 * number + step) for step in range(1, 5)]
             got = sorted((key, step, value) for key, step, value in self._stored(each, None, None).points)
             if [point for point in got if point[0] == "train/loss"] != wanted:
-                breaks.append(f"Of two trackers in one process, one has {got}; all state is the instance's.")
-        return found(breaks, "Two trackers in one process keep their runs apart.")
+                breaks.append(
+                    f"Of two trackers in one process, one has {got}; keep all state in the instance."
+                )
+        return found(breaks, "Two trackers in one process do not mix up their runs.")
 
     def speed(self) -> Findings:
-        """A thousand events, from which the time of a million is estimated."""
+        """Deliver a thousand events, and estimate the time of a million."""
         run = self._new("speed") / "run"
         runs.write(run, lambda recorder: runs.many(recorder, _MANY))
         began = time.monotonic()
@@ -184,7 +184,7 @@ class Examination:
         return found(breaks, f"A million events would take {each * 1e6 / 60:.1f} minutes.")
 
     def all(self) -> Findings:
-        """Every examination, in the order in which an author would mend things."""
+        """Run all examinations, in the order in which an author would fix problems."""
         every = (
             self.interface, self.check, self.whole_run, self.empty_run, self.resumed_run, self.redelivery,
             self.kills, self.late_events, self.rude_values, self.two_at_once, self.speed,
@@ -233,7 +233,7 @@ class Examination:
         return self._lives.deliver(*where, trouble, self._life_timeout, forgive=forgive)
 
     def _deliver(self, run: Path) -> None:
-        """Deliver as `trackers sync` does: with processes as long as another one may get further."""
+        """Deliver as `trackers sync` does: start new processes while they may make progress."""
         for number in range(_MOST_LIVES):
             before = self._ledger(run)
             if self._live(run, None, forgive=number == 0):
@@ -246,13 +246,13 @@ class Examination:
     def _ledger(self, run: Path) -> Ledger:
         return load_ledger(run, "t") or Ledger("t")
 
-    # -- what came of them --------------------------------------------------------------------
+    # -- results ------------------------------------------------------------------------------
 
     def _incomplete(self, run: Path) -> list[str]:
         ledger, last = self._ledger(run), len(runs.events_of(run))
         if ledger.state == "complete" and ledger.delivered == last:
             return []
-        return [f"{ledger.delivered} of {last} events were delivered: {ledger.error or 'without an error'}."]
+        return [f"{ledger.delivered} of {last} events were delivered: {ledger.error or 'no error'}."]
 
     def _compared(self, run: Path, *, status: str | None = None, repeats: int = 0) -> list[str]:
         ledger = self._ledger(run)
@@ -268,7 +268,7 @@ class Examination:
             single=self._declared["single_precision"],
         )
         if status is not None and stored.status not in (None, status):
-            said.append(f"The run ended as {status}, and the service says {stored.status}.")
+            said.append(f"The run ended as {status}, but the service has {stored.status}.")
         return [f"Counted as delivered, but {each}." for each in said]
 
     def _stored(self, folder: Path, run_id: str | None, url: str | None) -> Stored:
@@ -290,7 +290,7 @@ def examine(
     folder: Path | str = "conformance",
     read: Read | None = None,
 ) -> Findings:
-    """Examine a tracker in a new `folder`, and say in sentences what it keeps and what it breaks:
+    """Examine a tracker in a new `folder`; return in sentences what it keeps and what it breaks:
 
     print(examine("my_module:MyTracker", {"path": "mine.db"}))
     """
@@ -309,7 +309,8 @@ def _reference(tracker: str | type[Any]) -> str:
         return reference_of(tracker)
     if "<locals>" in tracker.__qualname__:
         raise ValueError(
-            f"{tracker.__qualname__} is not found by other processes: define it at the head of a module."
+            f"{tracker.__qualname__} cannot be imported by other processes: define it at the top level of a "
+            "module."
         )
     if tracker.__module__ == "__main__":
         file = getattr(sys.modules["__main__"], "__file__", None) or ""

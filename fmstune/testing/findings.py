@@ -1,4 +1,4 @@
-"""What an examination is given to look at, and what it says."""
+"""The input and the results of an examination."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A run that was delivered: `folder` was the current directory of the processes that did it, `run_id` and
-    `url` are what `Tracker.open` said last."""
+    """A delivered run: `folder` was the current directory of the delivering processes; `run_id` and `url` are
+    from the last `Tracker.open`."""
 
     folder: Path
     run_id: str | None
@@ -20,11 +20,11 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the service holds of the one run that was delivered to it.
+    """The data that the service stores for the delivered run.
 
-    `points` are (name, step, value), in any order: all values that are there. A name is `stage/name`, or the
-    name alone where there was no stage. `params` has one mapping for each namespace, or dotted names in one
-    mapping; `None`: they are not read back, and not compared. The same holds for `status`.
+    `points` are all stored values as (name, step, value), in any order. A name is `stage/name`, or just the
+    name if there was no stage. `params` has a mapping for each namespace, or dotted names in one mapping;
+    with `None` they are not compared. The same applies to `status`.
     """
 
     points: Sequence[tuple[str, int | None, Any]]
@@ -37,7 +37,7 @@ Read = Callable[[Delivered], Stored]
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a tracker `keeps`, and where it `breaks` what it declares; a sentence each."""
+    """What a tracker `keeps` and `breaks` of what it declares, as sentences."""
 
     keeps: tuple[str, ...] = ()
     breaks: tuple[str, ...] = ()
@@ -56,5 +56,5 @@ class Findings:
 
 
 def found(breaks: Sequence[str], keeps: str) -> Findings:
-    """The findings of one examination: `keeps` holds where nothing is broken."""
+    """The findings of an examination: `breaks`, or `keeps` if nothing is broken."""
     return Findings(breaks=tuple(breaks)) if breaks else Findings(keeps=(keeps,))

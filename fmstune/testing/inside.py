@@ -1,6 +1,6 @@
-"""Examinations of a tracker's class that run in a process of their own, with the folder as current directory.
+"""Examinations of a tracker's class that run in a separate process, with the folder as current directory.
 
-Each returns what it found as JSON can hold it; a sentence for whatever is not as the interface has it.
+Each returns its findings in a form that JSON can hold: a sentence for each deviation from the interface.
 """
 
 from __future__ import annotations
@@ -30,48 +30,50 @@ _GUARANTEES: Mapping[str, tuple[Any, ...]] = {
 
 
 def declared(folder: Path, reference: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the tracker guarantees."""
+    """The tracker's guarantees."""
     tracker = build_tracker(reference, "t", options)
     said = {name: getattr(tracker, name) for name in _GUARANTEES}
     return {**said, "single_precision": tracker.limits.single_precision}
 
 
 def interface(folder: Path, reference: str, options: Mapping[str, Any]) -> list[str]:
-    """Where the class, and what it does before a run is opened, is not what the interface says."""
+    """Deviations of the class, and of its behaviour before a run is opened, from the interface."""
     os.chdir(folder)
     before = _files(folder)
     said = [*_of_class(load_reference(reference, "t"))]
     tracker = build_tracker(reference, "t", options)
     if tracker.name != "t":
-        said.append(f"It is called {tracker.name!r}, and was given the name 't'; pass the name on.")
+        said.append(f"Its name is {tracker.name!r}, but it was given 't'; pass the name on.")
     if _files(folder) != before:
-        said.append(f"It makes {_first(_files(folder) - before)} before a run is opened; do that in `open`.")
+        said.append(
+            f"It creates {_first(_files(folder) - before)} before a run is opened; do that in `open`."
+        )
     return [*said, *_of_refusals(tracker)]
 
 
 def check(folder: Path, reference: str, options: Mapping[str, Any]) -> list[str]:
-    """Where `check` is not what it has to be."""
+    """Deviations of `check` from the interface."""
     os.chdir(folder)
     tracker = build_tracker(reference, "t", options)
     before, began = _files(folder), time.monotonic()
     result = tracker.check(_CHECK_SECONDS)
     took = time.monotonic() - began
     if not isinstance(result, Check) or result.state not in get_args(CheckState):
-        return [f"check returned {result!r}; it has to return a Check with a known state."]
+        return [f"check returned {result!r}; it must return a Check with a known state."]
     said = []
     if not result.ok:
-        said.append(f"check says {result.state}: {result.detail} {result.remedy}".rstrip())
+        said.append(f"check reports {result.state}: {result.detail} {result.remedy}".rstrip())
     if made := _files(folder) - before:
-        said.append(f"check makes {_first(made)}; it may change nothing.")
+        said.append(f"check creates {_first(made)}; it must not change anything.")
     if took > 2 * _CHECK_SECONDS:
-        said.append(f"check took {took:.0f} s, and was given {_CHECK_SECONDS:.0f} s.")
+        said.append(f"check took {took:.0f} s, but its timeout was {_CHECK_SECONDS:.0f} s.")
     return said
 
 
 def two_at_once(
     folder: Path, reference: str, _: Mapping[str, Any], both: list[tuple[str, dict[str, Any]]]
 ) -> list[str]:
-    """Two trackers, in folders of their own with options of their own, that are given their runs in turn."""
+    """Interleave the runs of two trackers, each with its own folder and options."""
     begun: list[Tracker] = []
     folders = [each for each, _ in both]
     for number, (each, options) in enumerate(both, 1):
@@ -92,7 +94,7 @@ def two_at_once(
             tracker.seq = 5
             tracker.close("finished")
             if tracker.name != f"t{number}":
-                return [f"Of two trackers in one process, the first is called {tracker.name!r} by then."]
+                return [f"Of two trackers in one process, the first is now called {tracker.name!r}."]
     return []
 
 
@@ -100,14 +102,14 @@ def _of_class(found: Any) -> Iterator[str]:
     for name, values in _GUARANTEES.items():
         given = getattr(found, name, values[0])
         if given not in values:
-            yield f"{name} is {given!r}; it has to be one of {', '.join(map(repr, values))}."
+            yield f"{name} is {given!r}; it must be one of {', '.join(map(repr, values))}."
     if not isinstance(getattr(found, "limits", Limits()), Limits):
-        yield f"limits is {found.limits!r}; it has to be a `Limits`."
+        yield f"limits is {found.limits!r}; it must be a `Limits`."
     options = getattr(found, "Config", None)
     if options is None:
         return
     if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
-        yield f"Config is {options!r}; it has to be a dataclass."
+        yield f"Config is {options!r}; it must be a dataclass."
         return
     for option in dataclasses.fields(options):
         if not option.metadata.get("help"):
@@ -119,11 +121,11 @@ def _of_class(found: Any) -> Iterator[str]:
     except Exception as error:
         yield f"An unknown option raises {type(error).__name__}, not TrackerOptionError."
         return
-    yield "It takes an unknown option; let the base class's __init__ look at `tracker_config`."
+    yield "It accepts an unknown option; let the base class's __init__ check `tracker_config`."
 
 
 def _of_refusals(tracker: Tracker) -> Iterator[str]:
-    old = isinstance(tracker, OldShapeTracker)  # behind a shape of ours that refuses what it has to
+    old = isinstance(tracker, OldShapeTracker)  # our adapter, which does the checks
     wanted: dict[str, Callable[[], object]] = {
         "track(None, 'loss')": lambda: tracker.track(None, "loss"),
         "track(1.0, None)": lambda: tracker.track(1.0, None),  # type: ignore[arg-type]
@@ -137,11 +139,11 @@ def _of_refusals(tracker: Tracker) -> Iterator[str]:
         except Exception as error:
             yield f"{what} raises {type(error).__name__}, not ValueError; call the base class's method first."
         else:
-            yield f"{what} raises no ValueError; call the base class's method first."
+            yield f"{what} does not raise ValueError; call the base class's method first."
     try:
         tracker.set_params(None)
     except Exception as error:
-        yield f"set_params(None) has to do nothing, and raises {type(error).__name__}."
+        yield f"set_params(None) must be a no-op, but raises {type(error).__name__}."
 
 
 def _files(folder: Path) -> set[str]:

@@ -1,7 +1,8 @@
-"""Lives of a shipper, which may be killed or fail, in processes that cost a fork instead of an import.
+"""Run shippers that may be killed or fail, in processes that cost only a fork instead of an import.
 
-A `Nursery` is a process that has imported an SDK and used none of it. For each request it forks a child,
-which delivers a run's journal to a tracker as a shipper does, or reads back what the tracker's storage holds.
+A `Nursery` is a process that has imported an SDK without using it. For each request it forks a child (a
+"life"), which delivers a run's journal to a tracker as a shipper does, or reads data back from the tracker's
+storage.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from fmstune.trackers.base import Tracker
 from fmstune.trackers.compat import build_tracker
 
 SECRET = "conformance-7d1f0e94c2ab4f"
-"""Stands in the environment of each process; no tracker has any reason to store it."""
+"""In the environment of each process; no tracker has a reason to store it."""
 _HOOKS = ("track_point", "set_params", "track_table", "track_media", "track_artifact", "close")
 
 
 @dataclass(frozen=True)
 class Kill:
-    """SIGKILL at a tracker's call of this number, before it or after it."""
+    """SIGKILL before or after the tracker's call with this number."""
 
     call: int
     after: bool
@@ -41,20 +42,20 @@ class Kill:
 
 @dataclass(frozen=True)
 class Failure:
-    """A tracker's call of this number raises, once."""
+    """The tracker's call with this number raises, once."""
 
     call: int
 
 
 class LifeError(Exception):
-    """A function that a life was asked to call raised, or ended its process."""
+    """A function called in a life raised, or ended its process."""
 
 
 class Nursery:
     """Forks lives from a process that has imported `modules`."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:
-        path = os.pathsep.join(each or "." for each in sys.path)  # which a test run may have added to
+        path = os.pathsep.join(each or "." for each in sys.path)  # a test run may have extended it
         self._process = subprocess.Popen(
             [sys.executable, "-c", "from fmstune.testing import lives; lives.main()", *modules],
             stdin=subprocess.PIPE,
@@ -73,8 +74,8 @@ class Nursery:
         *,
         forgive: bool = True,
     ) -> bool:
-        """One life of a shipper of at most so many seconds; `True` when it came to its end. With `forgive`,
-        what the tracker has failed at gets another chance, as at the beginning of each `sync`."""
+        """Run one life of a shipper for at most `seconds`; return whether it finished. With `forgive`, events
+        that failed before are tried again, as at the start of each `sync`."""
         order: dict[str, Any] = {"directory": str(directory), "reference": reference, "options": options}
         order |= {"seconds": seconds, "forgive": forgive}
         if isinstance(trouble, Kill):
@@ -88,13 +89,13 @@ class Nursery:
         return bool(code == 0)
 
     def read(self, reader: str, folder: Path, *arguments: Any) -> Any:
-        """What `reader` (`module:function`) returns for a folder and arguments, as JSON has it. Raises
-        `LifeError` when it raises, or ends its process."""
+        """Return the result of `reader` (`module:function`) for a folder and arguments, converted to JSON.
+        Raises `LifeError` if it raises, or ends its process."""
         request = {"do": "read", "reader": reader, "directory": str(folder), "arguments": arguments}
         return self._ask(request)["answer"]
 
     def close(self) -> None:
-        """End the process; the lives have ended before."""
+        """End the process; all lives have ended already."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -204,14 +205,14 @@ def _called(request: Mapping[str, Any]) -> Any:
 
 
 def ended_by(code: int) -> str:
-    """How a process ended, in words."""
+    """Describe how a process ended."""
     return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def main() -> None:
-    """Import what is to be imported, and answer requests."""
+    """Import the modules, and answer requests."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what SDKs print is no answer
+    os.dup2(2, 1)  # keep the output of SDKs out of the answers
     for module in sys.argv[1:]:
         importlib.import_module(module)
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""The skeleton of a tracker's package: a small whole tracker, its test, and the entry point that names it."""
+"""Create the skeleton of a tracker package: a small complete tracker, its test, and its entry point."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ _NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 
 
 def write_package(name: str, folder: Path | None = None) -> list[Path]:
-    """Write the package of a new tracker into a folder, by default `fmstune-NAME` here; the files of it.
-    Raises `ConfigError` for a name that cannot be one, and where a file is there already."""
+    """Write a new tracker package into a folder, by default `./fmstune-NAME`, and return its files. Raises
+    `ConfigError` for an invalid name, and if a file already exists."""
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ConfigError(
-            f"{name!r} cannot be a tracker's name: write small letters and digits, with _ or - between them."
+            f"{name!r} is not a valid name for a tracker: use lowercase letters and digits, with _ or - "
+            "between them."
         )
     if name in BUILT_IN:
-        raise ConfigError(f"{name} is a tracker of fmstune's own; choose another name.")
+        raise ConfigError(f"{name} is one of fmstune's own trackers; choose another name.")
     folder = folder or Path(f"fmstune-{name}")
     words = {
         "name": name,
@@ -38,7 +39,7 @@ def write_package(name: str, folder: Path | None = None) -> list[Path]:
     }
     if there := [path for path in files if path.exists()]:
         raise ConfigError(
-            f"{there[0]} is there already, and is not overwritten; name another directory: "
+            f"{there[0]} already exists, and is not overwritten; choose another directory: "
             f"fmstune trackers new {name} DIR."
         )
     try:

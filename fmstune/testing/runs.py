@@ -1,4 +1,4 @@
-"""The runs that trackers are examined with: small journals, written by the recorder that real runs have."""
+"""The runs for examining trackers: small journals, written by the recorder of real runs."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _PNG = bytes.fromhex(
 
 @dataclass(frozen=True, slots=True)
 class Rude:
-    """A value that some service cannot hold: what it is, the call that tracks it, and which declaration of
-    `Limits` has fmstune adapt it."""
+    """A value that some services cannot store: its description, the call that tracks it, and the declaration
+    of `Limits` that makes fmstune adapt it."""
 
     what: str
     call: Script
@@ -39,12 +39,12 @@ class Rude:
 
     @property
     def remedy(self) -> str:
-        """The sentence that says so."""
+        """The remedy, as a sentence."""
         return f"Declare limits = Limits({self.declare})."
 
 
 def write(directory: Path, script: Script) -> None:
-    """Write what a script tracks into the journal of a run's directory, or behind what is there."""
+    """Append what a script tracks to the journal of a run's directory."""
     (directory / TRACKING_DIR).mkdir(parents=True, exist_ok=True)
     path = directory / TRACKING_DIR / JOURNAL_NAME
     header = Header(f"conformance-{directory.parent.name}", "run", time.time(), str(directory.parent))
@@ -61,7 +61,7 @@ def events_of(directory: Path) -> list[Event]:
 
 
 def whole(recorder: Recorder) -> None:
-    """A run with something of each kind."""
+    """A run with data of each kind."""
     recorder.set_params({"team": "nlp", "data": {"rows": 400, "files": ["a", "b"]}}, "params")
     for step in range(1, 6):
         point = {"loss": 2.0 / step, "learning_rate": 1e-4 * step}
@@ -70,7 +70,7 @@ def whole(recorder: Recorder) -> None:
     recorder.track(7, "answer")
     recorder.set_params({"data": {"seed": 1}}, "params")
     recorder.track_table(Table("samples", ({"prompt": "Hi", "tokens": 3}, {"prompt": "Ho"}), "eval", 5))
-    for value in (0.25, 0.5, 0.25):  # several values at a step: all are kept, or named
+    for value in (0.25, 0.5, 0.25):  # several values at a step: all are kept, or reported
         recorder.track(value, "again", "eval", step=5)
     recorder.close("finished")
 
@@ -82,14 +82,14 @@ def steps(recorder: Recorder, first: int, last: int, shift: float = 0.0) -> None
 
 
 def first_part(recorder: Recorder) -> None:
-    """A run that is interrupted after its step 4."""
+    """A run that is interrupted after step 4."""
     recorder.set_params({"team": "nlp"}, "params")
     steps(recorder, 1, 4)
     recorder.close("interrupted")
 
 
 def second_part(recorder: Recorder) -> None:
-    """The run of `first_part`, resumed from its step 2."""
+    """The run of `first_part`, resumed from step 2."""
     recorder.resumed(2)
     recorder.set_params({"host": "b"}, "params")
     steps(recorder, 3, 6, shift=0.5)
@@ -97,7 +97,7 @@ def second_part(recorder: Recorder) -> None:
 
 
 def plain(recorder: Recorder) -> None:
-    """A run of which each event is one call of a tracker."""
+    """A run in which each event is one call of a tracker."""
     recorder.set_params({"team": "nlp"}, "params")
     steps(recorder, 1, 8)
     recorder.set_params({"seed": 1}, "data")
@@ -105,7 +105,7 @@ def plain(recorder: Recorder) -> None:
 
 
 def many(recorder: Recorder, count: int) -> None:
-    """A run of so many steps."""
+    """A run of `count` steps."""
     steps(recorder, 1, count)
     recorder.close("finished")
 
@@ -131,25 +131,25 @@ RUDE = (
     Rude("a metric that is NaN", _metric(math.nan, "nan"), "nan=False"),
     Rude("a metric that is infinite", _metric(math.inf, "infinite"), "infinite=False"),
     Rude("a metric of 71 bits", _metric(HUGE, "huge"), "integer_bits=64"),
-    Rude("a metric that is a text", _metric("good", "text"), "text_metrics=False"),
+    Rude("a metric that is a string", _metric("good", "text"), "text_metrics=False"),
     Rude("a metric without a stage", _metric(1.5, "alone", None), "joins=True"),
-    Rude("a metric's name of odd characters", _metric(1.5, "f1 (macro): ü/%"), "name_chars=r'\\w/'"),
+    Rude("a metric's name with odd characters", _metric(1.5, "f1 (macro): ü/%"), "name_chars=r'\\w/'"),
     Rude("a metric's name of 300 characters", _metric(1.5, "x" * 300), "max_name=250"),
-    Rude("a metric's name that is empty", _metric(1.5, ""), "name_chars=r'\\w/'"),
+    Rude("an empty name of a metric", _metric(1.5, ""), "name_chars=r'\\w/'"),
     Rude("a metric's name with the character NUL", _metric(1.5, "nul\0"), "nul=False"),
-    Rude("a metric's name in small letters", _metric(1.5, "recall"), "ignores_case=True"),
-    Rude("that name in capital letters", _metric(2.5, "RECALL"), "ignores_case=True"),
-    Rude("params of several levels", _params({"a": {"b": {"c": 1}, "d": {}}}), "nested=False"),
+    Rude("a metric's name in lower case", _metric(1.5, "recall"), "ignores_case=True"),
+    Rude("the same name in upper case", _metric(2.5, "RECALL"), "ignores_case=True"),
+    Rude("nested params", _params({"a": {"b": {"c": 1}, "d": {}}}), "nested=False"),
     Rude("params of each type", _params({"t": "x", "b": True, "n": None, "l": [1, "a"]}), "text_params=True"),
-    Rude("a param's name of odd characters", _params({"a.b (c): ü/%": 1}), "name_chars=r'\\w/'"),
+    Rude("a param's name with odd characters", _params({"a.b (c): ü/%": 1}), "name_chars=r'\\w/'"),
     Rude("a param of 20,000 characters", _params({"long": "y" * 20_000}), "max_value=5000"),
     Rude("a param with the character NUL", _params({"nul": "a\0b"}), "nul=False"),
     Rude("a param of 71 bits", _params({"bits": HUGE}), "integer_bits=64"),
     Rude("params of the namespace `status`", _params({"a": 1}, "status"), "reserved_params={'status'}"),
-    Rude("a param that has a value", _params({"changed": 1}), "params_change=False"),
-    Rude("a param that is given another value", _params({"changed": 2}), "params_change=False"),
+    Rude("a param", _params({"changed": 1}), "params_change=False"),
+    Rude("another value of the same param", _params({"changed": 2}), "params_change=False"),
     Rude(
-        "a table's name of odd characters",
+        "a table's name with odd characters",
         lambda recorder: recorder.track_table(Table("a/b: ü", ({"x": "1", "y": None},), "eval", 1)),
         "table_chars=r'\\w'",
     ),
@@ -169,7 +169,7 @@ RUDE = (
 
 
 def rude(recorder: Recorder) -> None:
-    """A run of rude values, one an event: the event of number n is `RUDE[n - 1]`."""
+    """A run of rude values, one per event: event number n is `RUDE[n - 1]`."""
     for each in RUDE:
         each.call(recorder)
     recorder.close("failed", "RuntimeError: it had to be")

@@ -134,7 +134,7 @@ def test_a_word_that_python_prints_is_not_missing() -> None:
 def test_a_function_given_from_python_is_not_found_again_and_that_is_said() -> None:
     with pytest.raises(ConfigError, match="It was passed from Python: move it into a module, and name that"):
         load_object("__main__:gone", "data.handler")
-    with pytest.raises(ConfigError, match=r"there is no gone in json\.$"):
+    with pytest.raises(ConfigError, match=r"json has no gone\.$"):
         load_object("json:gone", "data.handler")
 
 

@@ -179,7 +179,7 @@ def test_the_demo_has_rows_for_training_and_for_evaluation() -> None:
         ("x.parquet", b"PAR1" + b"\0" * 50 + b"PAR1", "is no parquet file that can be read"),
         ("x.parquet", b"", "is no parquet file that can be read"),
         ("x.docx", "a", "has an unsupported format (.docx); the supported ones are .jsonl"),
-        ("x", "a", "cannot be read (no suffix)"),
+        ("x", "a", "unsupported format (no suffix)"),
     ],
 )
 def test_a_damaged_file_is_refused_by_its_line(

@@ -29,7 +29,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_an_adapter_or_the_package_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"--set: model.quantization = '8bit' holds .* add --lora"):
+    with pytest.raises(ConfigError, match=r"--set: model.quantization = '8bit' freezes .* add --lora"):
         load(None, (), ["model.quantization=8bit"])
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
     with pytest.raises(ConfigError, match=r'needs bitsandbytes: pip install "fmstune\[quantization\]"'):

@@ -94,7 +94,7 @@ def test_what_a_tracker_got_comes_back_from_it(name: str, tmp_path: Path) -> Non
     assert ledger is not None
     missing = differences(tracked, stored, ledger.changes, replaces=False)
     # MLflow has one name for what is of the stage `train` and what is of none.
-    assert missing == (["answer is not there: 7"] if name == "mlflow" else [])
+    assert missing == (["answer is missing: 7"] if name == "mlflow" else [])
     assert stored.status == "finished"
     times = [event.time for event in back]
     assert times == sorted(times)
@@ -301,7 +301,7 @@ def test_a_state_of_the_trainer_becomes_a_run(tmp_path: Path) -> None:
 def test_where_nothing_is_known_to_be_nothing_is_made(tmp_path: Path) -> None:
     (tmp_path / "trainer_state.json").write_text("[]")
     for source, said in (
-        ("nowhere", "there is no Aim repository, MLflow store"),
+        ("nowhere", "found no Aim repository, MLflow store"),
         (".", "is no state of a Trainer"),
     ):
         done = command("runs", "import", source, cwd=tmp_path, light=True)

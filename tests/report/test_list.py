@@ -290,12 +290,12 @@ def test_a_time_has_units_up_to_weeks(here: Path, condition: str, count: int) ->
 @pytest.mark.parametrize(
     ("condition", "says"),
     [
-        ("loss<1 and eval<2", "compared with a number"),
-        ("loss>1,eval>1", "a --where of its own"),
-        ("loss<abc", "'abc' is none"),
-        ("loss=<7", "'<7' is none"),
-        ("loss=lots", "compared with a number"),
-        ("loss>", "nothing behind >"),
+        ("loss<1 and eval<2", "the field is a number"),
+        ("loss>1,eval>1", "a separate --where"),
+        ("loss<abc", "'abc' is not"),
+        ("loss=<7", "'<7' is not"),
+        ("loss=lots", "the field is a number"),
+        ("loss>", "no value after >"),
     ],
 )
 def test_what_no_value_can_be_compared_with_is_an_error(here: Path, condition: str, says: str) -> None:
@@ -316,4 +316,4 @@ def test_a_journal_that_cannot_be_read_is_named(here: Path) -> None:
 def test_a_time_that_is_none_is_an_error_and_not_a_condition_that_nothing_meets(here: Path) -> None:
     make_run(here / "runs" / "a")
     done = CliRunner().invoke(app, ["runs", "list", "--where", "age>2fortnights"])
-    assert "age is a time like 90s" in str(done.exception)
+    assert "age takes a time such as 90s" in str(done.exception)

@@ -116,8 +116,8 @@ def test_a_run_with_many_points_and_metrics_keeps_within_the_bounds(tmp_path: Pa
     drawn, without = page_charts(run, 12_000)
     assert len(drawn) == 24
     assert len(without) == 6
-    assert "6 metrics more have no chart here" in text
-    assert " points are drawn, with the lowest and highest of each part" in text
+    assert "6 more metrics without a chart here" in text
+    assert " points are drawn, including the lowest and highest of each part" in text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no browser is installed")
@@ -177,7 +177,7 @@ def test_a_report_that_cannot_be_written_fails_no_run(monkeypatch: pytest.Monkey
     Path("a/report.html").mkdir()
     screen = io.StringIO()
     SummingConsole(Console(file=screen, width=200)).end(Path("a"))
-    assert "warning  no report could be written: " in screen.getvalue()
+    assert "warning  the report could not be written: " in screen.getvalue()
 
 
 def test_the_comments_of_a_configuration_say_where_each_setting_is_from(tmp_path: Path) -> None:
@@ -218,7 +218,10 @@ def test_a_page_keeps_within_its_bound_whatever_a_run_holds(kind: str) -> None:
     assert size <= MOST_BYTES
     text = Path("huge/report.html").read_text()
     assert (
-        "left out here" in text or "is left out" in text or "characters)" in text or "no chart here" in text
+        "; `fmstune runs show` has all" in text
+        or "is left out" in text
+        or "characters)" in text
+        or "a chart here" in text
     )
 
 

@@ -144,7 +144,7 @@ def test_without_matplotlib_the_error_says_what_to_install(
 
 def test_a_picture_of_another_kind_is_an_error(run: Path) -> None:
     done = CliRunner().invoke(app, ["runs", "plot", str(run), "-o", "x.bmp"])
-    assert "a picture is a file of .png, .svg, .pdf" in str(done.exception)
+    assert "use one of the suffixes .png, .svg, .pdf" in str(done.exception)
 
 
 def test_the_x_axis_may_be_the_tokens_that_were_seen(tmp_path: Path) -> None:

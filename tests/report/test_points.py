@@ -153,7 +153,7 @@ def test_standard_output_that_breaks_ends_no_training(tmp_path: Path) -> None:
     finally:
         os.close(write)
     assert process.returncode == 0, said
-    assert "standard output cannot be written to (Broken pipe): it lacks the rest" in said
+    assert "standard output cannot be written to (Broken pipe); the rest of it is lost" in said
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 

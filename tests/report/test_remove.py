@@ -65,7 +65,7 @@ def test_a_run_that_is_going_is_never_deleted(run: Path) -> None:
         done = rm(run, "--yes")
     finally:
         leave(recorder)
-    assert "is at this run" in str(done.exception)
+    assert "is running this run" in str(done.exception)
     assert tree(run) == before
 
 
@@ -73,7 +73,7 @@ def test_a_run_that_is_resumed_between_the_question_and_the_answer_is_not_delete
     plan = remove.planned(run)
     recorder = begin(run)
     try:
-        with pytest.raises(remove.ConfigError, match="at this run"):
+        with pytest.raises(remove.ConfigError, match="running this run"):
             remove.remove(plan)
     finally:
         leave(recorder)

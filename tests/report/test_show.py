@@ -352,5 +352,5 @@ def test_a_journal_that_is_written_again_meanwhile_is_not_counted_twice(
             copy.write_bytes(path.read_bytes())
             copy.replace(path)
 
-    with pytest.raises(JournalError, match="written again while it was read"):
+    with pytest.raises(JournalError, match="rewritten while it was being read"):
         replay(path, also_batch=rewrite)

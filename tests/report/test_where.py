@@ -59,7 +59,7 @@ def test_a_condition_is_about_any_setting_param_or_metric(condition: str, names:
     ("wrong", "message"),
     [
         ("tem=x", "Did you mean team"),
-        ("loss", "a condition reads like"),
+        ("loss", "is not a condition; use one such as"),
         ("trainng.learning_rate>1", "Did you mean training.learning_rate"),
     ],
 )

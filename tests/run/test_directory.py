@@ -41,7 +41,7 @@ def test_other_ranks_take_what_rank_zero_has_begun_for_their_own_run() -> None:
 def test_a_run_that_is_still_going_is_left_alone(overwrite: bool, resume: str | None) -> None:
     Path("out/tracking").mkdir(parents=True)
     going = open_journal(Path("out"))
-    with pytest.raises(ConfigError, match=rf"out: another process \(pid {os.getpid()}\) is at this run"):
+    with pytest.raises(ConfigError, match=rf"out: another process \(pid {os.getpid()}\) is running this run"):
         claim(configured("out"), resume, overwrite=overwrite)
     assert claim(configured("out"), resume, overwrite=overwrite, main=False).path == Path("out")
     going.close()
@@ -113,7 +113,9 @@ def test_of_two_runs_in_one_directory_the_second_neither_writes_nor_clears_anyth
         assert lock is not None
         Path("out/config.toml").write_text("the first one's")
         with (
-            pytest.raises(ConfigError, match=rf"out: another process \(pid {os.getpid()}\) is at this run"),
+            pytest.raises(
+                ConfigError, match=rf"out: another process \(pid {os.getpid()}\) is running this run"
+            ),
             taken(both[1], overwrite=overwrite),
         ):
             pass
@@ -139,7 +141,7 @@ def test_what_is_overwritten_is_gone_but_not_the_lock() -> None:
             "mine.txt",
             "tracking",
         ]
-        with pytest.raises(ConfigError, match="is at this run"):
+        with pytest.raises(ConfigError, match="is running this run"):
             claim(configured("out"), None, overwrite=True)
 
 

@@ -65,8 +65,8 @@ def test_the_number_of_tokens_seen_goes_on(older: bool) -> None:
 @pytest.mark.parametrize(
     ("before", "now", "said"),
     [
-        (["lora.enabled=true"], [], "of a run that trains a LoRA adapter (--lora), not all weights"),
-        ([], ["lora.enabled=true"], "of a run that trains all weights, not a LoRA adapter (--lora)"),
+        (["lora.enabled=true"], [], "from a run that trains a LoRA adapter (--lora), not all weights"),
+        ([], ["lora.enabled=true"], "from a run that trains all weights, not a LoRA adapter (--lora)"),
         (["lora.enabled=true"], ["lora.enabled=true", "lora.r=4"], "lora.r = 16, this run 4"),
         ([], ["training.optim=sgd"], "state is that of adamw_torch, and does not fit training.optim = 'sgd'"),
         (["lora.enabled=true"], ["prompt_tuning.enabled=true"], "not a tuned prompt"),

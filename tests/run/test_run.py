@@ -245,7 +245,7 @@ def test_a_directory_with_a_run_is_not_overwritten_unless_asked() -> None:
     assert Path("out/notes.txt").read_text() == "mine"
     Path("other").mkdir()
     (Path("other") / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match="holds no run of fmstune"):
+    with pytest.raises(ConfigError, match="is not a run of fmstune"):
         tune("other")
 
 

@@ -23,19 +23,19 @@ class TestOldShape(TrackerConformance):
 BROKEN = {
     ("Doubles", "redelivery"): "train/loss has 5 values too many",
     ("Doubles", "kills"): "train/loss has 2 values too many",
-    ("LosesLate", "late_events"): "train/loss at step 3 is not there: 0.3333333333333333",
+    ("LosesLate", "late_events"): "train/loss at step 3 is missing: 0.3333333333333333",
     ("Buffers", "kills"): "train/loss at step 1 is not there",
-    ("OneForAll", "two_at_once"): "all state is the instance's",
+    ("OneForAll", "two_at_once"): "keep all state in the instance",
     ("FailsAtNaN", "rude_values"): "It fails at a metric that is NaN: ValueError: what is nan?. "
     "Declare limits = Limits(nan=False).",
     ("DiesAtNul", "rude_values"): "It fails at a param with the character NUL: its process ended with exit "
     "code 7. Declare limits = Limits(nul=False).",
-    ("ForgetsParams", "whole_run"): "the param params.data.seed is not there: 1",
-    ("NewRunEachTime", "resumed_run"): "open that of `start.tracker_run_id`",
-    ("SaysFinished", "rude_values"): "The run ended as failed, and the service says finished",
+    ("ForgetsParams", "whole_run"): "the param params.data.seed is missing: 1",
+    ("NewRunEachTime", "resumed_run"): "open the run `start.tracker_run_id`",
+    ("SaysFinished", "rude_values"): "The run ended as failed, but the service has finished",
     ("KeepsEnvironment", "whole_run"): "secrets included: environment.json",
     ("Eager", "interface"): "It makes opened before a run is opened; do that in `open`.",
-    ("Eager", "check"): "check makes checked; it may change nothing.",
+    ("Eager", "check"): "check creates checked; it must not change anything.",
     ("HangsAtTheEnd", "empty_run"): "its process did not return within 1 s",
     ("Slow", "speed"): "ms; send them in batches",
 }  # fmt: skip
@@ -62,9 +62,9 @@ def test_what_a_tracker_breaks_is_said_in_a_sentence(name: str, what: str, tmp_p
 def test_everything_about_the_class_is_said_at_once(tmp_path: Path) -> None:
     said = "\n".join(examined("Eager", "interface", tmp_path).breaks)
     for part in (
-        "was given the name 't'",
-        "takes an unknown option",
-        "track(None, 'loss') raises no ValueError",
+        "it was given 't'",
+        "accepts an unknown option",
+        "track(None, 'loss') does not raise ValueError",
     ):
         assert part in said
 
@@ -76,7 +76,7 @@ def test_a_tracker_that_cannot_be_imported_says_so(tmp_path: Path) -> None:
     class Local(trackers.Sound):
         pass
 
-    with pytest.raises(ValueError, match="define it at the head of a module"):
+    with pytest.raises(ValueError, match="define it at the top level of a module"):
         Examination(Local, {}, tmp_path)
 
 
@@ -84,4 +84,4 @@ def test_without_pytest_all_of_it_is_said_in_sentences(tmp_path: Path) -> None:
     findings = examine(trackers.Sound, {}, tmp_path / "kit", trackers.read)
     assert findings.ok
     assert len(str(findings).splitlines()) == 11
-    assert "keeps   Events that come a second time change nothing." in str(findings)
+    assert "keeps   Events that are delivered twice change nothing." in str(findings)

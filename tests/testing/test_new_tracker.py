@@ -48,12 +48,12 @@ def test_a_new_tracker_passes_its_own_test_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("My", "'My' cannot be a tracker's name"),
-        ("", "'' cannot be a tracker's name"),
-        ("a/b", "'a/b' cannot be a tracker's name"),
-        ("2nd", "'2nd' cannot be a tracker's name"),
-        ("aim", "aim is a tracker of fmstune's own; choose another name."),
-        ("mine", "fmstune-mine/pyproject.toml is there already, and is not overwritten"),
+        ("My", "'My' is not a valid name for a tracker"),
+        ("", "'' is not a valid name for a tracker"),
+        ("a/b", "'a/b' is not a valid name for a tracker"),
+        ("2nd", "'2nd' is not a valid name for a tracker"),
+        ("aim", "aim is one of fmstune's own trackers; choose another name."),
+        ("mine", "fmstune-mine/pyproject.toml already exists, and is not overwritten"),
     ],
 )
 def test_what_cannot_be_written_is_refused_and_nothing_is(name: str, said: str, tmp_path: Path) -> None:

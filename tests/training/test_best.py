@@ -78,7 +78,7 @@ def test_each_evaluation_gets_its_checkpoint_where_the_best_is_to_be_kept() -> N
         (["run.early_stopping_patience=2", "training.eval_strategy=no"], "needs evaluations"),
         (
             ["run.early_stopping_patience=2", "training.load_best_model_at_end=false"],
-            "leave training.load_best",
+            "leave out training.load_best",
         ),
     ],
 )
