@@ -1,1 +1,1 @@
-"""The resource scanner: what a run takes of its machine, sampled beside the training."""
+"""The resource scanner: sample a run's use of the machine during training."""

@@ -1,4 +1,4 @@
-"""What a run takes of NVIDIA's GPUs, by NVML (the package nvidia-ml-py, which is imported as `pynvml`)."""
+"""Sample NVIDIA GPUs with NVML (the package nvidia-ml-py, imported as `pynvml`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from fmstune.resources.source import MB, Figures, Source
 
 DRIVER = Path("/dev/nvidiactl")
-"""Where NVIDIA's driver answers; WSL has `/dev/dxg` instead."""
+"""The device of NVIDIA's driver; WSL has `/dev/dxg` instead."""
 _WSL = Path("/dev/dxg")
 HINT = 'pip install "fmstune[gpu]"'
 _SLOWED = (
@@ -23,13 +23,13 @@ _SLOWED = (
     "nvmlClocksThrottleReasonHwThermalSlowdown",
     "nvmlClocksThrottleReasonHwPowerBrakeSlowdown",
 )
-"""Heat and power, which slow a GPU down; idle GPUs and clocks that somebody has set are no trouble."""
+"""Throttling by heat or power; idle GPUs and clocks set by an administrator do not count."""
 
 
 def gpu_sources() -> list[Source]:
-    """What there is to be read of the GPUs that this process may use; nothing, and no import, without any.
+    """The sources for the GPUs that this process may use; without GPUs, an empty list and no import.
 
-    To be called before other threads do something: an import in a thread holds locks that a fork copies.
+    Call it before starting other threads: an import in a thread holds locks that a fork copies.
     """
     if not _has_driver() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return []
@@ -41,7 +41,7 @@ def gpu_sources() -> list[Source]:
 
 
 def installed_gpus() -> tuple[list[dict[str, Any]], str | None]:
-    """The GPUs that NVIDIA's driver knows, and why they could not be asked for, where there is a driver."""
+    """The GPUs known to NVIDIA's driver, and if there is a driver, why they could not be queried."""
     if not _has_driver():
         return [], None
     try:
@@ -55,7 +55,7 @@ def installed_gpus() -> tuple[list[dict[str, Any]], str | None]:
             found.append({"name": nvml.nvmlDeviceGetName(gpu), "memory": memory, "driver": driver})
     except ImportError as error:
         return [], f"{error}; {HINT}"
-    except Exception as error:  # of NVML: which one it is stands in the text
+    except Exception as error:  # errors of NVML, whose message tells which
         return [], f"{type(error).__name__}: {error}"
     return found, None
 
@@ -71,8 +71,8 @@ def _not_there(error: ImportError) -> Figures:
 class Gpus:
     """Samples GPUs by a module such as `pynvml`.
 
-    They are numbered as NVML and nvidia-smi do. One figure that a GPU does not support (a MIG slice has no
-    utilization, a laptop no power) costs the others nothing.
+    Numbers them like NVML and nvidia-smi. If a GPU does not support a metric (a MIG slice has no utilization,
+    a laptop no power), the others are still sampled.
     """
 
     def __init__(self, nvml: Any) -> None:
@@ -80,19 +80,19 @@ class Gpus:
         self._handles: dict[int, Any] | None = None
 
     def read(self) -> Figures:
-        """The figures of each GPU, as `gpu_0_percent`. Raises `NVMLError` where there is no driver."""
+        """The metrics of each GPU, such as `gpu_0_percent`. Raises `NVMLError` if there is no driver."""
         if self._handles is None:
-            self._nvml.nvmlInit()  # takes seconds where no process keeps the driver awake
+            self._nvml.nvmlInit()  # takes seconds unless a process keeps the driver loaded
             self._handles = dict(self._opened())
         found: Figures = {}
         for number, handle in self._handles.items():
             for name, read in self._figures():
                 try:
                     found[f"gpu_{number}_{name}"] = round(float(read(handle)), 3)
-                except self._nvml.NVMLError:  # mostly "Not Supported", which is no news at each sample
+                except self._nvml.NVMLError:  # usually "Not Supported", not worth a warning per sample
                     continue
         if self._handles and not found:
-            raise LookupError("NVML gives no figure of any GPU")
+            raise LookupError("NVML returns no metrics for any GPU")
         return found
 
     def _opened(self) -> Iterator[tuple[int, Any]]:
@@ -102,7 +102,7 @@ class Gpus:
                 yield number, nvml.nvmlDeviceGetHandleByIndex(number)
             return
         for place, name in enumerate(part.strip() for part in chosen.split(",")):
-            # CUDA numbers by speed (CUDA_DEVICE_ORDER), NVML by bus: the same for GPUs of one kind.
+            # CUDA orders by speed (CUDA_DEVICE_ORDER), NVML by bus: the same for GPUs of one kind.
             if name.isdigit():
                 yield int(name), nvml.nvmlDeviceGetHandleByIndex(int(name))
             else:
@@ -123,21 +123,22 @@ class Gpus:
         ]
 
     def _throttled(self, gpu: Any) -> float:
-        """1 where heat or power slows the GPU down at this moment, else 0."""
+        """1 if heat or power currently throttles the GPU, else 0."""
         reasons = self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
         return float(any(reasons & getattr(self._nvml, name) for name in _SLOWED))
 
 
 def _allocator() -> Figures:
-    """What torch's allocator holds on this process's GPU: `allocated` by tensors, `reserved` from the driver.
+    """The memory of torch's allocator on this process's GPU: `allocated` by tensors, `reserved` from the
+    driver.
 
-    Only where the training has begun to use CUDA: asking before would begin it, and a process that is forked
-    after that cannot use it.
+    Only after the training has initialised CUDA: querying would initialise it, and processes forked
+    afterwards could not use it.
     """
     torch: Any = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return {}
-    # This thread's own current device is always the first; of several ranks, rank zero's is that as well.
+    # This thread's current device is always the first; so is rank zero's.
     return {
         "gpu_torch_allocated_mb": round(torch.cuda.memory_allocated(0) / MB, 3),
         "gpu_torch_reserved_mb": round(torch.cuda.memory_reserved(0) / MB, 3),

@@ -1,7 +1,7 @@
-"""What a bug report needs of a machine: versions, devices, memory, disk, trackers, settings of libraries.
+"""Facts about a machine for bug reports: versions, devices, memory, disk, trackers, settings of libraries.
 
-No library that computes is imported, so that the answer is there at once and also where an import fails; what
-only torch knows (whether it can use the device) is asked for on request.
+Imports no computing libraries, so that it is fast, and works even if an import fails; torch is queried
+(whether it can use the device) only on request.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ _LIBRARIES = re.compile(
     r"(FMSTUNE|HF|HUGGINGFACE|TRANSFORMERS|DATASETS|TOKENIZERS|TRL|ACCELERATE|TORCH|PYTORCH|CUDA|NVIDIA|NCCL|GLOO"
     r"|OMP|MKL|KMP|OPENBLAS|WANDB|AIM|__AIM|SLURM|XDG)_|(RANK|LOCAL_RANK|WORLD_SIZE|NO_COLOR|CI|PYTHONPATH)$"
 )
-"""Environment variables that change what a training does."""
+"""Environment variables that affect training."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What there is on this machine. Bytes are whole numbers."""
+    """The inventory of this machine. Sizes are integers, in bytes."""
 
     packages: Mapping[str, str]
     python: str
@@ -65,7 +65,7 @@ class Inventory:
     environment: Mapping[str, str]
 
     def lines(self) -> list[tuple[str, str]]:
-        """For people: labels and texts."""
+        """The inventory as labels and texts."""
         cores, limit = self.processor["cores"], self.memory["limit"]
         available = amount(self.memory["available"])
         found = [
@@ -86,7 +86,8 @@ class Inventory:
 
 
 def inventory(redactor: Redactor, *, with_torch: bool = False) -> Inventory:
-    """Look at this machine; with `with_torch`, which takes seconds, torch is asked what it can use."""
+    """Take the inventory of this machine; with `with_torch`, which takes seconds, including what torch can
+    use."""
     gpus, trouble = installed_gpus()
     room = main_memory()
     return Inventory(
@@ -113,7 +114,7 @@ def inventory(redactor: Redactor, *, with_torch: bool = False) -> Inventory:
 
 
 def packages() -> dict[str, str]:
-    """The installed versions of what a training may use."""
+    """The installed versions of the packages that training may use."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -126,16 +127,16 @@ def packages() -> dict[str, str]:
 def _processor() -> str:
     try:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         text = ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
     return found.group(1) if found else platform.processor() or platform.machine()
 
 
 def _folders() -> list[Path]:
-    """Where a run writes: here, and where models and prepared data are kept."""
+    """The folders that a run writes to: the current one, and the caches of models and prepared data."""
     found = [Path.cwd()]
-    with contextlib.suppress(RuntimeError):  # a user without a name and without HOME, as containers have
+    with contextlib.suppress(RuntimeError):  # a user without a name and HOME, as in containers
         home = Path.home()
         found.append(Path(os.environ.get("FMSTUNE_CACHE") or home / ".cache" / "fmstune"))
         found.append(Path(os.environ.get("HF_HOME") or home / ".cache" / "huggingface"))
@@ -143,7 +144,7 @@ def _folders() -> list[Path]:
 
 
 def _torch_build() -> dict[str, Any]:
-    """What the installed torch is built for, read from its file `version.py`: its import takes seconds."""
+    """The build of the installed torch, read from its `version.py`, since importing it takes seconds."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return {"build": "not installed"}
@@ -162,7 +163,7 @@ def _torch_build() -> dict[str, Any]:
 def _torch_itself() -> dict[str, Any]:
     try:
         torch: Any = importlib.import_module("torch")
-    except Exception as error:  # whatever is broken there is what the report is about
+    except Exception as error:  # a broken torch is what the report should show
         return {**_torch_build(), "import": f"failed: {type(error).__name__}: {error}"}
     found = _torch_build()
     if not torch.accelerator.is_available():

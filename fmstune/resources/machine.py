@@ -1,4 +1,4 @@
-"""What a run takes of the machine: processor, memory, disk, network and open files, by psutil."""
+"""Sample the machine with psutil: CPU, memory, disk, network and open files."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fmstune.system import disk
 from fmstune.system.memory import main_memory
 
 _SHORTEST = 0.1
-"""Seconds between two looks at the clocks of processors, which count in hundredths: a share over less time is
-noise, and left out."""
+"""The minimum time between two readings of CPU times, in seconds. They count in hundredths, so that a share
+over less time would be noise, and is left out."""
 _LOOPBACK = ("lo", "lo0")
 
 
 class Machine:
     """Samples the machine as seen by this process.
 
-    Of what only ever grows (bytes read, sent, …) it gives what came since the first sample; a share of a
-    processor is that since the sample before, so the first one has none.
+    Counters that only grow (bytes read, sent, …) are relative to the first sample. CPU shares are relative to
+    the previous sample, so the first sample has none.
 
-    Nothing here takes a lock of psutil's: a training that forks at that moment would have it locked in the
-    child for ever.
+    Nothing here takes a lock of psutil: if the training forked at that moment, it would stay locked in the
+    child forever.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,23 +37,23 @@ class Machine:
         self._first: dict[str, Sequence[int]] = {}
 
     def sources(self) -> list[Source]:
-        """What there is to be read."""
+        """The sources of samples."""
         return [
-            Source("the processor", self._cpu),
-            Source("the processor time of the run", self._own_cpu),
+            Source("the CPU", self._cpu),
+            Source("the CPU time of the run", self._own_cpu),
             Source("the memory", self._memory),
             Source("the memory of the run", self._own_memory),
-            Source("the free room on the disk", self._disk_free),
-            Source("what disks read and write", self._disk_traffic),
+            Source("the free disk space", self._disk_free),
+            Source("disk reads and writes", self._disk_traffic),
             Source("the network", self._network),
             Source("the open files of the run", self._open_files),
         ]
 
     def _cpu(self) -> Figures:
-        # Not `psutil.cpu_percent`, which keeps its own last time for all callers in a thread.
+        # Not `psutil.cpu_percent`, whose last reading is shared by all callers in a thread.
         times, now = psutil.cpu_times(), time.monotonic()
         idle = times.idle + getattr(times, "iowait", 0.0)
-        # Linux counts guests within user time as well.
+        # Linux includes guests in the user time.
         total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
         if now - self._clock < _SHORTEST:
             return {}
@@ -63,19 +63,19 @@ class Machine:
         return {} if first or whole <= 0 else {"cpu_percent": _percent(min(1.0, max(0.0, busy / whole)))}
 
     def _own_cpu(self) -> Figures:
-        """Of one core, by this process and all below it: workers that load data, and the shippers."""
+        """The share of one core used by this process and its descendants: dataloader workers and shippers."""
         seconds, now = _seconds(self._process), time.monotonic()
         for child in self._process.children(recursive=True):
             try:
                 seconds += _seconds(child)
-            except psutil.NoSuchProcess:  # it has ended since, and its time is its parent's `children_*`
+            except psutil.NoSuchProcess:  # it has ended, and its parent's `children_*` include its time
                 continue
         elapsed = now - self._own_clock
         if elapsed < _SHORTEST:
             return {}
         first, self._own_clock = self._own_clock == 0.0, now
         taken, self._own_seconds = seconds - self._own_seconds, seconds
-        # The time of a child that nobody waits for is lost with it.
+        # The time of a child that is never waited for is lost.
         return {} if first else {"process_cpu_percent": _percent(max(0.0, taken / elapsed))}
 
     def _memory(self) -> Figures:
@@ -85,7 +85,7 @@ class Machine:
         }
 
     def _own_memory(self) -> Figures:
-        # Of this process alone: forked workers share its pages, which a sum would count once for each.
+        # Only of this process: forked workers share its pages, which a sum would count repeatedly.
         return {"process_memory_mb": _mb(self._process.memory_info().rss)}
 
     def _disk_free(self) -> Figures:
@@ -100,7 +100,7 @@ class Machine:
 
     def _network(self) -> Figures:
         found = psutil.net_io_counters(pernic=True, nowrap=False)
-        # Processes of this machine talk over its loopback, which is no network.
+        # The loopback only connects processes on this machine.
         outside = [counters for name, counters in found.items() if name not in _LOOPBACK]
         sent, received = self._since(
             "network", (sum(each.bytes_sent for each in outside), sum(each.bytes_recv for each in outside))

@@ -1,6 +1,4 @@
-"""What devices can compute at most, and what a token of a training takes: model FLOPs utilisation (MFU)
-divides one by the other.
-"""
+"""Peak FLOPs of devices and FLOPs per trained token, for the model FLOPs utilisation (MFU)."""
 
 from __future__ import annotations
 
@@ -13,8 +11,8 @@ Precision = Literal["float32", "tf32", "half"]
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The most operations a second, in 10^12; `half` is that of bfloat16 and float16 with sums of 32 bits.
-    `None`: there are no such units."""
+    """Peak TFLOPs (10^12 operations per second); `half` is for bfloat16 and float16 with 32-bit accumulation.
+    `None`: no such units."""
 
     float32: float
     tf32: float | None
@@ -43,15 +41,15 @@ PEAKS: Mapping[str, Peak] = {
     "RTX 3090": Peak(35.6, 35.6, 71),
     "MI300X": Peak(163, 654, 1307),
 }
-"""By a part of the name that torch gives a device; the first that fits. By the vendors' data sheets of each
-card (of the SXM form, where nothing else is said), for dense matrices: where a sheet has the figure with
-sparsity alone, half of it. GeForce cards sum up in 32 bits at half the speed that sheets advertise."""
+"""By a part of torch's name for the device; the first match is used. From the vendors' data sheets of each
+card (the SXM variant, unless noted), for dense matrices: half of the figure if the sheet has only one with
+sparsity. GeForce cards accumulate in 32 bits at half the advertised speed."""
 _OTHER_CARDS = frozenset({"ti", "super", "d", "laptop", "max", "mig"})
-"""Words that make a card another one, or a part of one."""
+"""Words in the name of a different card, or of a part of one."""
 
 
 def peak_of(device: str, precision: Precision) -> float | None:
-    """The most operations a second of a device, by its name; `None` where that is not known."""
+    """The peak operations per second of a device, by its name; `None` if unknown."""
     words = device.replace("-", " ").lower().split()
     if _OTHER_CARDS & set(words):
         return None
@@ -63,8 +61,8 @@ def peak_of(device: str, precision: Precision) -> float | None:
 
 
 def operations_per_token(matrices: int, trained: int) -> float:
-    """The operations that a token of a training takes: two for each weight in the forward pass, two for the
-    gradient of what comes in, and two for that of each trained weight; `matrices` has all weights but the
-    embeddings, which are looked up. Not those of attention between tokens, nor what gradient checkpointing
-    computes again."""
+    """The operations per trained token: two for each weight in the forward pass, two for the gradient of its
+    input, and two for the gradient of each trained weight. `matrices` is the number of weights without the
+    embeddings, which are looked up. Excludes attention between tokens and the recomputation of gradient
+    checkpointing."""
     return 4.0 * matrices + 2.0 * min(trained, matrices)

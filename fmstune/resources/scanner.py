@@ -1,4 +1,4 @@
-"""The scanner of a run: a thread beside the training that only reads figures and records them."""
+"""The scanner of a run: a background thread that samples the machine and records the metrics."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from fmstune.resources.machine import Machine
 from fmstune.resources.source import Figures, Sources
 
 _LAST_SECONDS = 5.0
-"""How long the end of a run waits for the last sample: a file system that is away can hold it for ever."""
+"""How long the end of a run waits for the last sample: an unreachable file system can block it forever."""
 
 
 @contextlib.contextmanager
 def scanned(
     record: Callable[[Figures], None], interval: float, folder: Path, say: Callable[[str], None]
 ) -> Iterator[None]:
-    """Sample the machine every `interval` seconds, at the begin of the block and at its end; never, with 0.
+    """Sample the machine every `interval` seconds, and at the start and end of the block; with 0, never.
 
-    `record` gets each sample, in the scanner's own thread; `say` gets a sentence for what can't be read.
-    `folder` is on the file system whose free room is sampled.
+    `record` gets each sample, in the scanner's thread; `say` gets a message if a source cannot be read.
+    `folder` is on the file system whose free space is sampled.
     """
     if interval <= 0:
         yield
@@ -38,29 +38,29 @@ def scanned(
 
 
 class Scanner:
-    """Records what `sources` give, every `interval` seconds."""
+    """Records samples of `sources` every `interval` seconds."""
 
     def __init__(self, sources: Sources, record: Callable[[Figures], None], interval: float) -> None:
         self._sources, self._record, self._interval = sources, record, interval
         self._ending = threading.Event()
         self._over = False
         self._process = os.getpid()
-        # A daemon: one that hangs in a call of the kernel's must not keep the process from its end.
+        # A daemon: a thread that hangs in a system call must not keep the process from exiting.
         self._thread = threading.Thread(target=self._run, name="fmstune-resources", daemon=True)
 
     def start(self) -> None:
-        """Begin with a first sample."""
+        """Start, with a first sample."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End with a last sample. A child that was forked has no such thread, and nothing to record."""
+        """Stop, with a last sample. A no-op in a forked child, which does not have the thread."""
         if os.getpid() != self._process:
             return
         self._ending.set()
         try:
             self._thread.join(_LAST_SECONDS)
         finally:
-            self._over = True  # a sample that comes too late is not recorded behind the run's status
+            self._over = True  # do not record a late sample after the run's status
 
     def _run(self) -> None:
         while True:

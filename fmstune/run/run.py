@@ -77,9 +77,8 @@ def run(
 ) -> RunResult:
     """Tune a model as described by `config`, with `extensions` in addition to those that it names.
 
-    Raises the errors of its steps, each with its exit code: `ConfigError`, `DataError`, `ModelError`,
-    `TrackerCheckFailed`, and `Interrupted` after a signal. Raises `RunError` if another run is active in this
-    process.
+    Raises its steps' errors, each with its exit code: `ConfigError`, `DataError`, `ModelError`,
+    `TrackerCheckFailed`, and `Interrupted` after a signal; `RunError` if this process has another active run.
     """
     with alone(), watched_by(out):
         return begun(config, out, resume, overwrite, extensions)
@@ -222,9 +221,8 @@ def _train(
                 built.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         built = stream_ended(built, directory.path, recorder, out)
         if stop.signum is not None:
-            out.say(
-                "stopped", f"at step {built.trainer.state.global_step} of {built.trainer.state.max_steps}"
-            )
+            state = built.trainer.state
+            out.say("stopped", f"at step {state.global_step} of {state.max_steps}")
             raise Interrupted(stop.signum)
         _say_best(config, built, out)
         phase("saving the model")
@@ -244,8 +242,7 @@ def _train(
 
 
 def _timing(config: RunConfig, recorder: Recorder, began: float, imported: float) -> TimingCallback | None:
-    """The callback that records the time of each phase, on rank zero; `imported` is when imports and checks
-    were done."""
+    """The callback that times the phases, on rank zero; `imported` is the time after imports and checks."""
     if config.resources.interval <= 0 or not is_main_process():
         return None
     from fmstune.training.callbacks.timing import TimingCallback
@@ -284,11 +281,9 @@ def _say_best(config: RunConfig, built: BuiltTrainer, out: RunConsole) -> None:
     """Report which weights are kept, if the best evaluation decides that."""
     state, args = built.trainer.state, built.trainer.args
     if config.run.early_stopping_patience is not None and state.global_step < state.max_steps:
-        evaluations = counted(config.run.early_stopping_patience, "evaluation")
-        out.say(
-            "stopped",
-            f"early, at step {state.global_step} of {state.max_steps}: no improvement in {evaluations}",
-        )
+        missed = counted(config.run.early_stopping_patience, "evaluation")
+        at = f"step {state.global_step} of {state.max_steps}"
+        out.say("stopped", f"early, at {at}: no improvement in {missed}")
     if args.load_best_model_at_end and state.best_metric is not None:
         name = str(args.metric_for_best_model).removeprefix("eval_")
         kept = "kept" if state.best_model_checkpoint else "not kept: it has no checkpoint"

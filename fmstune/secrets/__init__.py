@@ -1,1 +1,1 @@
-"""What a secret is, by name and by form, and how it is hidden from files, logs, terminals and trackers."""
+"""Recognise secrets, by name and by form, and hide them from files, logs, terminals and trackers."""

@@ -1,7 +1,7 @@
-"""What is a secret by its form alone, whoever it belongs to.
+"""Recognise secrets by their form alone, whoever they belong to.
 
-A form is what the issuers of tokens document, what an HTTP header, a command or a URL says of itself, and an
-assignment to a secret name (`password=…`, `"api_key": "…"`).
+The forms are those that the issuers of tokens document; credentials in HTTP headers, commands and URLs; and
+assignments to secret names (`password=…`, `"api_key": "…"`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from fmstune.secrets.names import is_count, is_secret_name, names_credential
 
 REDACTED = "[redacted]"
 
-# Each begins at the start of a word: `risk-averse-model-2` holds no key of OpenAI's. Each is linear in the
-# length of the text, since texts of megabytes come from SDKs' logs.
+# Each starts at a word boundary: `risk-averse-model-2` does not contain an OpenAI key. Each is linear in the
+# length of the text, since SDKs' logs can have megabytes.
 _FORMS = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
     r"(?:[\s\S]*?-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|[\s\S]*)"
@@ -40,8 +40,8 @@ _FORMS = re.compile(
     r")"
     r"|(?<=hooks\.slack\.com/services/)[\w/]{16,}"
 )
-# These begin as names do (`sk-SK-common-voice-17`, `hf_instructiontuning2024`): what follows has to look
-# random. The second group is of those whose bodies hold more than letters and digits.
+# These start like ordinary names (`sk-SK-common-voice-17`, `hf_instructiontuning2024`), so the rest must look
+# random. The second group has bodies with more than letters and digits.
 _PREFIXED = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"(?:(?:hf|api_org|gh[pousr]|r8|gsk|npm|[sr]k_(?:live|test))_)(?P<run>[A-Za-z0-9]{16,})"
@@ -50,7 +50,7 @@ _PREFIXED = re.compile(
 )
 _BETWEEN_SEPARATORS = re.compile(r"[^-_./+=:]+")
 _HEX = re.compile(r"(?=.*\d)(?=.*[a-f])[0-9a-f]{20,}")
-# A part of a name: a word, camels, a date, a version, a size, with a number behind or before it.
+# A part of a name: a word, camel case, a date, a version or a size, with a number before or after it.
 _PART = re.compile(
     r"\d{0,8}(?:[A-Z]{0,5}[a-z]*|[a-z]{1,3}(?:[A-Z]{1,4}[a-z]+)+|(?:[A-Z]{1,4}[a-z]+)+|[A-Z]+)"
     r"(?:\d{0,14}|\d{1,8}[a-z]+)"
@@ -62,10 +62,10 @@ _HEADER = re.compile(
 )
 _BEARER = re.compile(r"\b(Bearer[ \t]+)[\w.~+/=-]{6,}|\b((?i:bearer)[ \t]+)(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}")
 _BASIC = re.compile(r"\b((?i:basic)[ \t]+)([A-Za-z0-9+/_-]{8,}={0,2})")
-# One slash is enough: what is taken for a path loses the second.
+# One slash is enough: a URL that is taken for a path loses the second.
 _USER = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]{0,20}:/)(/?)([^/\s?#\"'<>]{1,256})@")
 _USERS_OF_TOKENS = frozenset({"x-access-token", "x-token-auth", "oauth2", "gitlab-ci-token"})
-# A password with a slash in it, which should have been escaped; `host:8080/x@y` has a port there.
+# A password with an unescaped slash; `host:8080/x@y` has a port there.
 _SLASHED = re.compile(
     r"(?<=://)([^/\s:@?#]{0,64}:)(?!\d+(?:[/?#]|$)|\[redacted\]@)([^\s\"'<>]{1,256})@(?=[\w.\[-])"
 )
@@ -77,11 +77,11 @@ _VALUE = re.compile(
     r"|(?P<bare>[^\s,;&\"'()\[\]{}<>\\]+)"
 )
 _JUDGED = 2000
-"""So many characters of a value without quotation marks decide whether it is a secret: a run of a megabyte
-may follow each of thousands of names in it."""
+"""How many characters of an unquoted value decide whether it is a secret: a value of a megabyte may follow
+each of thousands of names in it."""
 _JUDGED_WITHIN = 200
-"""The same for a name within such a value, of which there may be one every few characters."""
-# A list of arguments, as Python and JSON write it.
+"""The same for names within such a value: there may be one every few characters."""
+# A list of arguments, in the notation of Python and JSON.
 _QUOTED_FLAG = re.compile(
     r"((?P<mark>[\"'])--(?P<name>[A-Za-z][\w-]{0,80})(?P=mark),\s?)(?P<quote>[\"'])(?P<value>[^\"'\n]{1,400})(?P=quote)"
 )
@@ -98,7 +98,7 @@ _PROVIDED = re.compile(
     r"\s?[:=]\s?[\"']?)([^\s\"'\[,.][^\s\"',]{3,})"
 )
 _NETRC = re.compile(r"(?i)(\blogin\s+\S{1,200}\s+password\s+)([^\s\[]\S*)")
-# Only where the text says so: commits are 40 hexadecimal digits as well.
+# Only after such a word: commits have 40 hexadecimal digits, too.
 _WANDB = re.compile(r"(?i)(?:wandb|w&b|api[ _-]?key)\b(?P<between>[^\n]{0,60}?)\b(?P<key>[0-9a-f]{40})\b")
 _COMMIT = re.compile(r"(?i)commit|revision|\bsha|hash|\brev\b|\bgit\b")
 _SECRET_FLAG = re.compile(r"--?[A-Za-z][\w-]{2,80}")
@@ -109,8 +109,8 @@ _LIKE_A_TOKEN = re.compile(r"(?=.*\d)(?=.*[A-Za-z]).{8,}")
 
 
 def hide_forms(text: str, *, tracked: bool = False) -> str:
-    """The text with `[redacted]` for what is a secret by its form alone, whoever it belongs to. In a text
-    that is `tracked`, `token=the` is said of a model's token, and stays."""
+    """Replace everything that is a secret by its form alone with `[redacted]`. In `tracked` text, `token=the`
+    is about a model's token, and stays."""
     text = _PREFIXED.sub(_of_prefixed, _FORMS.sub(REDACTED, text))
     if " " in text:
         text = _HEADER.sub(_after_header, text)
@@ -130,14 +130,14 @@ def hide_forms(text: str, *, tracked: bool = False) -> str:
 
 
 def hide_users(text: str) -> str:
-    """The text without the users and passwords before the hosts of its URLs."""
+    """Remove users and passwords from the URLs in a text."""
     if ":/" not in text or "@" not in text:
         return text
     return _SLASHED.sub(f"{REDACTED}@", _USER.sub(_of_user, text))
 
 
 def is_secret_flag(argument: Any) -> bool:
-    """Whether an argument of a command says that the next one is a secret: `--api-key`."""
+    """Whether the argument after this one is a secret: `--api-key`."""
     return (
         isinstance(argument, str)
         and _SECRET_FLAG.fullmatch(argument) is not None
@@ -146,7 +146,7 @@ def is_secret_flag(argument: Any) -> bool:
 
 
 def holds_redacted(value: Any) -> bool:
-    """Whether a secret was taken out of a value, so that it can't be used as it is."""
+    """Whether a value contains a redacted secret, so that it cannot be used."""
     if isinstance(value, Mapping):
         return any(map(holds_redacted, value.values()))
     if isinstance(value, (list, tuple)):
@@ -155,13 +155,13 @@ def holds_redacted(value: Any) -> bool:
 
 
 def is_placeholder(value: str) -> bool:
-    """Whether a text stands for a value and is none: `<pad>`, `[PAD]`, `$TOKEN`, `[redacted]`."""
+    """Whether a string is a placeholder for a value: `<pad>`, `[PAD]`, `$TOKEN`, `[redacted]`."""
     return _PLACEHOLDER.fullmatch(value) is not None
 
 
 def looks_random(text: str) -> bool:
-    """Whether a text looks drawn by chance, as tokens are, and not put together from words, dates, versions
-    and separators, as names are."""
+    """Whether a string looks random, like tokens, rather than composed of words, dates, versions and
+    separators, like names."""
     parts = _BETWEEN_SEPARATORS.findall(text)
     if any(_HEX.fullmatch(part) for part in parts):
         return True
@@ -169,7 +169,7 @@ def looks_random(text: str) -> bool:
 
 
 def url_secrets(text: str) -> list[str]:
-    """The passwords and tokens before the hosts of the URLs in a text, as they are and decoded."""
+    """The passwords and tokens in the URLs in a text, both raw and decoded."""
     from urllib.parse import unquote
 
     found = [info for _, _, info in _USER.findall(text) if _is_secret_user(info)]
@@ -180,7 +180,7 @@ def url_secrets(text: str) -> list[str]:
 
 def _of_prefixed(found: re.Match[str]) -> str:
     body = found["run"] or found["body"] or found["dotted"]
-    # The issuers' lengths of what has one: 48 letters by chance may be camels.
+    # Fixed lengths used by issuers; 48 random letters could be mistaken for camel case.
     whole = len(body) in (32, 48, 80) and body.isalnum() and not body.isalpha() and not _PART.fullmatch(body)
     return REDACTED if whole or looks_random(body) else found[0]
 
@@ -194,7 +194,7 @@ def _after_header(found: re.Match[str]) -> str:
 
 
 def _of_basic(found: re.Match[str]) -> str:
-    """`Basic dXNlcjpwYXNz` holds a user and a password; `basic training` does not."""
+    """`Basic dXNlcjpwYXNz` contains a user and a password; `basic training` does not."""
     try:
         decoded = base64.b64decode(found[2] + "=" * (-len(found[2]) % 4), altchars=b"-_")
     except (ValueError, binascii.Error):
@@ -210,7 +210,7 @@ def _of_user(found: re.Match[str]) -> str:
 
 
 def _is_secret_user(info: str) -> bool:
-    """Whether what stands before a URL's host is more than a name."""
+    """Whether the user part of a URL contains a secret."""
     if ":" in info:
         return info.partition(":")[2] not in ("", REDACTED)
     if info == REDACTED:
@@ -220,8 +220,8 @@ def _is_secret_user(info: str) -> bool:
 
 def _hide_assigned(text: str, tracked: bool) -> str:
     kept, done, at = [], 0, 0
-    bare_end = 0  # of the last value without quotation marks: what begins within it ends with it
-    random: list[tuple[int, float]] = []  # where in that value something begins that looks random, and ends
+    bare_end = 0  # the end of the last unquoted value, and of values nested in it
+    random: list[tuple[int, float]] = []  # start and end of random-looking parts of that value
     while found := _NAME.search(text, at):
         at = found.end()
         if not is_secret_name(found["name"]):
@@ -248,8 +248,8 @@ def _hide_assigned(text: str, tracked: bool) -> str:
 
 
 def _random_parts(text: str, start: int, end: int) -> list[tuple[int, float]]:
-    """Where in a text each part that looks random begins, and where `looks_random` would have seen enough;
-    the last entry never has. So each name within a value of a megabyte is judged at the cost of a look."""
+    """The start of each random-looking part of a text, and the end at which `looks_random` would be true; the
+    last entry has none. With these, each name within a value of a megabyte costs only a lookup."""
     found: list[tuple[int, float]] = [(len(text), math.inf)]
     following = math.inf
     for part in reversed(list(_BETWEEN_SEPARATORS.finditer(text, start, end))):
@@ -261,15 +261,15 @@ def _random_parts(text: str, start: int, end: int) -> list[tuple[int, float]]:
 
 
 def _is_random_at(random: list[tuple[int, float]], start: int, end: int) -> bool:
-    """Whether what begins at `start` looks random, up to `end`."""
+    """Whether the text from `start` to `end` looks random."""
     return random[bisect.bisect_left(random, (start, 0))][1] <= end
 
 
 def _is_secret_value(
     name: re.Match[str], inside: str, quote: str, tracked: bool, known_random: bool | None
 ) -> bool:
-    """Whether the value that is assigned to a secret name is a secret, judged by its beginning, of which it
-    may be known whether it looks random."""
+    """Whether the value assigned to a secret name is a secret, judged by its first characters; `known_random`
+    is whether these look random, if known."""
     before = name.string[max(0, name.start() - 1) : name.start()]
     if not inside or inside.lower() in _NOTHING or is_placeholder(inside):
         return False
@@ -282,7 +282,7 @@ def _is_secret_value(
         and before not in ("?", "&")
     ):
         return False
-    # A partition of a table: `lang=sk/token=bpe32000/part.parquet`.
+    # A partitioned table: `lang=sk/token=bpe32000/part.parquet`.
     folder = before == "/" or ("/" in inside and re.search(r"\.\w{2,8}$", inside[-9:]) is not None)
     if "=" in name["sign"] and not quote and folder and not looks_random(inside.partition("/")[0]):
         return False

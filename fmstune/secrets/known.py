@@ -1,6 +1,6 @@
-"""The very texts that are known to be secrets here, and patterns that find them however they are escaped.
+"""The known secrets of this process, and patterns that find them even if they are escaped.
 
-They come from the environment, from the files that SDKs keep credentials in, and from a configuration.
+They come from the environment, from SDKs' credential files, and from a configuration.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from fmstune.secrets.forms import REDACTED, is_placeholder, url_secrets
 from fmstune.secrets.names import is_secret_name, names_credential
 
 _SHORTEST = 4
-"""Characters of a text that is hidden where it stands as a word. Shorter ones are hidden by the name of their
-value alone."""
+"""The minimum length of a secret that is hidden as a word. Shorter ones are hidden only by the name of their
+value."""
 _SHORTEST_ANYWHERE = 8
-# Of these nobody makes a part of a path; and a log that is cut may glue two of them together.
+# Too long to be part of a path. A truncated log may also join two of them.
 _LONG = 24
-# `postgres`, `changeme` and `training` are passwords, and words of paths and prose too.
+# `postgres`, `changeme` and `training` are passwords, but also words in paths and prose.
 _COMMON = re.compile(r"[A-Za-z]{1,12}|\d{1,7}")
-# Put together from words, as `my-password-2` is: within a longer name it would be that name which is hidden.
+# Composed of words, such as `my-password-2`: hiding it within a longer name would damage that name.
 _WORDS = re.compile(r"(?:[A-Za-z]+\d*|\d+)(?:[._-](?:[A-Za-z]+\d*|\d+))*")
-# As a word: not in a path, a file's name or a longer name. `\n` and `\"` are of JSON.
+# As a word: not in a path, a file name or a longer name. `\n` and `\"` are JSON escapes.
 _AS_WORD = r"(?:(?<![\w./\\-])|(?<=\\[nrt]))(?:{})(?![\w/-]|\\(?![\"'nrt\\])|\.\w)"
 _AFTER_ITS_NAME = (
     r"((?i:pass(?:word|wd|phrase)?|pwd|secret|api[ _-]?key)(?:[\"']?\s?[:=]\s?|\s+is\s+)[\"']?)"
@@ -37,8 +37,8 @@ _AFTER_ITS_NAME = (
 )
 _MOST_BYTES = 1 << 16
 
-# Relative to the home directory, and the variable that names another place. What is read of them are the
-# assignments to secret names, `password …` of netrc, and passwords in URLs; of a `whole` file all.
+# Path relative to the home directory, variable with another path, and whether the whole file is a secret.
+# Otherwise assignments to secret names, `password …` of netrc, and passwords in URLs are read.
 _FILES = (
     (".netrc", "NETRC", False),
     ("_netrc", "", False),
@@ -54,7 +54,7 @@ _IN_FILES = re.compile(r"(?im)^\s*([\w.-]+)\s*[=:]\s*(\S.*?)\s*$|\b(password)\s+
 
 
 def in_environment(environment: Mapping[str, str]) -> Iterator[str]:
-    """The values of the variables with secret names, and the passwords in any URL."""
+    """The values of variables with secret names, and the passwords in all URLs."""
     for name, value in environment.items():
         if is_secret_name(name) and not _is_place(value):
             yield value.strip()
@@ -63,7 +63,7 @@ def in_environment(environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def in_files(environment: Mapping[str, str]) -> Iterator[str]:
-    """The secrets in the files in which Git, W&B, the Hugging Face hub, AWS and others keep them."""
+    """The secrets in the credential files of Git, W&B, the Hugging Face hub, AWS and others."""
     home = Path(environment.get("HOME") or "/nonexistent")
     for name, variable, whole in _FILES:
         path = Path(environment.get(variable) or home / name) if variable else home / name
@@ -86,8 +86,8 @@ def config_secrets(tables: Mapping[str, Any]) -> Iterator[str]:
 
 
 def secret_texts(values: Any, name: str = "", *, tracked: bool = False) -> Iterator[str]:
-    """The secrets in a tracker's options: what stands under secret names, at any depth, and the passwords in
-    URLs. In what is `tracked`, a `token` may be a word, which is no secret elsewhere either."""
+    """The secrets in a tracker's options: values with secret names, at any depth, and passwords in URLs. In
+    `tracked` values, a `token` may be an ordinary word, which is not a secret elsewhere, either."""
     says_so = names_credential if tracked else is_secret_name
     if isinstance(values, Mapping):
         for key, value in values.items():
@@ -105,21 +105,21 @@ def secret_texts(values: Any, name: str = "", *, tracked: bool = False) -> Itera
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """The texts that are secrets here, by where they are hidden."""
+    """The known secrets, by where they are hidden."""
 
     anywhere: re.Pattern[str] | None = None
-    """Within any text, as they are and as programs write them; and as words those that are short or made of
-    words, which may be a part of a path or a name."""
+    """Hidden within any text, raw or escaped. Secrets that are short or composed of words are hidden only as
+    whole words, since they may be part of a path or a name."""
     after_name: re.Pattern[str] | None = None
-    """Common words: where a text says that they are a password."""
+    """Common words: hidden after a word such as "password"."""
     alone: frozenset[str] = frozenset()
-    """The same ones, as whole values."""
+    """The same common words, hidden as whole values."""
     longest: int = 0
-    """Characters of the longest of all."""
+    """The length of the longest secret, in characters."""
 
     @classmethod
     def of(cls, secrets: Iterable[str]) -> Known:
-        """Of all secrets that are known."""
+        """Build the patterns for the given secrets."""
         known = {secret for secret in secrets if len(secret) >= _SHORTEST and not is_placeholder(secret)}
         common = {secret for secret in known if _COMMON.fullmatch(secret)}
         anywhere, words = set(), set()
@@ -138,7 +138,7 @@ class Known:
         )
 
     def hide(self, text: str) -> str:
-        """The text without them."""
+        """Hide the known secrets in a text."""
         if self.anywhere is not None:
             text = self.anywhere.sub(REDACTED, text)
         if self.after_name is not None:
@@ -153,7 +153,7 @@ def _any_of(texts: Iterable[str]) -> str:
 def _forms(secret: str) -> Iterator[str]:
     if len(secret) < _SHORTEST or is_placeholder(secret):
         return
-    # A log is read line by line, and so a key of several lines is hidden line by line too.
+    # Logs are read line by line, so a multi-line key is also hidden line by line.
     lines = [line.strip() for line in secret.splitlines()] if "\n" in secret or "\r" in secret else []
     for text in (secret, *(line for line in lines if not line.startswith("-----"))):
         if len(text) < _SHORTEST:
@@ -164,18 +164,18 @@ def _forms(secret: str) -> Iterator[str]:
         escaped = json.dumps(text)[1:-1]
         yield from (escaped, json.dumps(escaped)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
         yield from (repr(text)[1:-1], repr(data)[2:-1], html.escape(text))
-        with contextlib.suppress(UnicodeEncodeError):  # half a character has no form in a URL
+        with contextlib.suppress(UnicodeEncodeError):  # a lone surrogate cannot be URL-encoded
             for encoded in (quote(text), quote(text, safe=""), quote_plus(text)):
                 yield encoded
                 yield re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), encoded)
 
 
 def _is_place(value: str) -> bool:
-    """Whether a value is the path of something that exists: where a secret lies is none itself, and with it
-    hidden no path of the data under it could be read again."""
+    """Whether a value is an existing path: the location of a secret is not a secret itself, and hiding it
+    would break the paths of data below it."""
     if not value.startswith(("/", "~")):
         return False
-    with contextlib.suppress(OSError, ValueError, RuntimeError):  # a name that is too long, no home
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # the name is too long, or there is no home
         return Path(value).expanduser().exists()
     return False
 

@@ -1,8 +1,8 @@
-"""Which names say that their values are secrets: the one list that every room asks.
+"""The names whose values are secrets: the one list used everywhere.
 
-A name is judged word by word, so that `hub_token` and `PGPASSWORD` are secrets, and `pad_token`, `pass@1`
-and `tokens_per_second` are not. `token` alone, `MY_TOKEN` and `MY_PAT` are secrets among options, headers and
-environment variables; in what a training tracks they are words of the trade, and their values decide.
+A name is judged word by word, so that `hub_token` and `PGPASSWORD` are secret, but `pad_token`, `pass@1` and
+`tokens_per_second` are not. `token`, `MY_TOKEN` and `MY_PAT` are secret in options, headers and environment
+variables; in tracked data they are also technical terms, so their values decide.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def _words(text: str) -> frozenset[str]:
 
 _LONGEST_NAME = 200
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-# The working directories of a shell: with them hidden, no absolute path of the data could be read again.
+# The working directories of a shell: hiding them would break absolute paths of data.
 _NO_SECRETS = frozenset({"PWD", "OLDPWD"})
 _SECRET_WORDS = _words("pwd cred creds bearer authorization cookie cookies jwt apikey apikeys csrf otp")
 _SECRET_ENDS = (
@@ -37,7 +37,7 @@ _SECRET_LAST_PAIRS = frozenset(
         ("sas", "uri"),
     }
 )
-# `key` alone is a word of dictionaries and databases; with one of these before it, it opens something.
+# `key` alone may be that of a dictionary or database; after one of these words, it is a credential.
 _KEYS = _words(
     "access account admin anthropic api app application auth aws azure client cohere comet decryption "
     "deepseek deploy encryption fireworks gcp gemini github gitlab google gpg groq hf hmac hub huggingface "
@@ -45,7 +45,7 @@ _KEYS = _words(
     "pinecone private replicate root rsa secret service session shared signing ssh ssl storage subscription "
     "tls together wandb webhook xai"
 )
-# The tokens that are credentials, whoever has them.
+# Tokens that are credentials.
 _CREDENTIAL_TOKENS = _words(
     "access account admin anthropic api app auth aws azure bearer bot client clearml cohere comet csrf "
     "deploy gh github gitlab google hf hub huggingface identity jwt login mlflow neptune npm oauth openai "
@@ -56,14 +56,14 @@ _PASSES = _words(
     "admin db email ftp http imap key ldap login mail mongo my mysql pg postgres proxy redis root smtp ssh "
     "sudo user vnc vpn wifi"
 )
-# Written as one word, as in `HFTOKEN` and `dbpass`.
+# Written as one word: `HFTOKEN`, `dbpass`.
 _ONE_WORD = frozenset(
     {f"{word}key" for word in _KEYS | {"priv", "pass"}}
     | {f"{word}token" for word in _CREDENTIAL_TOKENS}
     | {f"{word}tokens" for word in _CREDENTIAL_TOKENS}
     | {f"{word}pass" for word in _PASSES}
 )
-# Tokens that a tokenizer makes and a trainer counts.
+# Tokens of tokenizers, and counts of them.
 _TOKENS_OF_THE_TRADE = _words(
     "action added additional all answer assistant audio avg bad batch begin boi bos cached cls completion "
     "context control count decoder draft each end eoi eos eot eval extra fim first forced forward generated "
@@ -76,25 +76,25 @@ _PASSES_OF_THE_TRADE = _words(
     "all backward each first forward last max multi n no num one per second single test tests third two"
 )
 _PATTERNS = _words("exclude file filter glob include match name path re regex regexp search split url")
-# `password_file` is where it lies, and `password_strength` what somebody measures: neither is the secret.
+# `password_file` is a location, and `password_strength` a measurement: neither is the secret.
 _PLACES = _words("dir directory file files folder manager path paths policy provider")
 _MEASURES = _words(
     "accuracy column count counts detected detection expiry field hint leak leaked leaks len length max min "
     "name question rate recall score strength ttl type word words"
 )
-# What may stand behind a name and changes nothing: `hub_token_2`, `api_key_prod`.
+# Suffixes that do not matter: `hub_token_2`, `api_key_prod`.
 _TAILS = _words("b64 base64 dev new old prod production secondary staging value values")
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a name among options, headers or environment variables says that its value is a secret, or one
-    of the names that a dotted one is made of: `hub_token` and `secrets.wandb` do, `pad_token` does not."""
+    """Whether the value of an option, header or environment variable is a secret by its name, or by a part of
+    its dotted name: `hub_token` and `secrets.wandb` are, `pad_token` is not."""
     return _strength(name[-_LONGEST_NAME:]) > _NONE
 
 
 def names_credential(name: str) -> bool:
-    """Whether a name says so wherever it stands, in what a training tracks too: `api_key` and `hub_token`
-    do; `token` and `rare_tokens` are columns of tables there."""
+    """Whether a name is secret everywhere, even in tracked data: `api_key` and `hub_token` are; `token` and
+    `rare_tokens` may be columns of tables."""
     return _strength(name[-_LONGEST_NAME:]) == _STRONG
 
 
@@ -107,7 +107,7 @@ def _strength(name: str) -> int:
 
 
 def is_count(name: str) -> bool:
-    """Whether a number under this name counts tokens, whatever else the name may mean."""
+    """Whether a number with this name is a count of tokens."""
     return name.lower().endswith("tokens")
 
 

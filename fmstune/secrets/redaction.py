@@ -1,7 +1,8 @@
-"""Redaction: no secret reaches the journal, a file, a log, a terminal or a tracker.
+"""Redaction: keep secrets out of the journal, files, logs, terminals and trackers.
 
-Three nets, since each alone has holes: values under secret names, texts whose form says what they are (both
-in `fmstune.secrets.names`), and the very texts that are known to be secrets here, however they are escaped.
+It combines three methods, since each alone misses some: secret names (`fmstune.secrets.names`), forms of
+secrets (`fmstune.secrets.forms`), and secrets known to this process, even if escaped
+(`fmstune.secrets.known`).
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ __all__ = [
 
 
 class Redactor:
-    """Replaces secrets by `[redacted]` in texts, and in mappings by name and by value."""
+    """Replaces secrets with `[redacted]` in strings, and in mappings by name and by value."""
 
     def __init__(self, environment: Mapping[str, str] | None = None, secrets: Iterable[str] = ()) -> None:
-        """`environment` defaults to all that this process knows: its environment, the files that SDKs keep
-        credentials in, its configuration. `secrets` are further texts to hide."""
+        """By default, uses all secrets known to this process: in its environment, SDKs' credential files, and
+        its configuration. `environment` replaces these; `secrets` are further strings to hide."""
         own = environment is None
         given = dict(os.environ) if environment is None else environment
         known = [
@@ -55,17 +56,17 @@ class Redactor:
 
     @property
     def known(self) -> Known:
-        """The texts that it knows to be secrets; another object when it has come to know others."""
+        """The known secrets; a new object whenever they change."""
         return self._found
 
     def text(self, text: str, *, tracked: bool = False) -> str:
-        """The text without the secrets in it. Doing it twice changes nothing more."""
+        """Hide the secrets in a string. Idempotent."""
         return hide_forms(self.known.hide(text), tracked=tracked)
 
     def value(self, value: Any, name: str = "", *, tracked: bool = False) -> Any:
-        """The value without secrets, nested ones included. Under a secret name nothing stays but truth
-        values and nothing itself; elsewhere numbers are no secrets. What is `tracked` are the user's own
-        words: a `token` is a model's there, unless it looks like a credential."""
+        """Hide the secrets in a value, including nested ones. With a secret name, only booleans and empty
+        values stay; otherwise numbers are not secrets. In `tracked` values, a `token` is a model's, unless it
+        looks like a credential."""
         return self._value(value, name, names_credential(name) if tracked else is_secret_name(name), tracked)
 
     def _value(self, value: Any, name: str, secret: bool, tracked: bool) -> Any:
@@ -90,7 +91,8 @@ class Redactor:
         return self.text(value, tracked=tracked)
 
     def _list(self, values: Sequence[Any], name: str, secret: bool, tracked: bool) -> list[Any]:
-        """A list without secrets; in one of a command's arguments, `--api-key` says what the next one is."""
+        """Hide the secrets in a list; in a list of a command's arguments, those after flags like
+        `--api-key`."""
         hidden, flagged, named = [], False, False
         name_of_it = ""
         if len(values) == 2 and isinstance(values[0], str) and not secret and self._says_so(values[0]):
@@ -109,18 +111,18 @@ class Redactor:
         return hidden
 
     def _says_so(self, name: str) -> bool:
-        """Whether the first of a pair is a name that says so: one word, as a header or a variable has.
+        """Whether the first of a pair is the name of a credential: a single word, like a header or variable.
 
-        It has to be a sure one: a list of two may be names as well, `["embed_tokens", "lm_head"]`.
+        It must be unambiguous: a list of two may also consist of names, `["embed_tokens", "lm_head"]`.
         """
         return names_credential(name) and _NAME_OF_PAIR.fullmatch(name) is not None
 
     def mapping(self, values: Mapping[str, Any], name: str = "", *, tracked: bool = False) -> dict[str, Any]:
-        """The mapping without secrets; with the name that it has, such as a namespace of params."""
+        """Hide the secrets in a mapping; `name` is the mapping's own, such as a namespace of params."""
         return dict(self.value(values, name, tracked=tracked))
 
     def configuration(self, tables: Mapping[str, Any]) -> dict[str, Any]:
-        """The tables of a configuration without secrets. Its keys are the program's, and keep their names."""
+        """Hide the secrets in the tables of a configuration. Its keys belong to the program, and are kept."""
         return {
             table: {key: self.setting(f"{table}.{key}", value) for key, value in values.items()}
             if isinstance(values, Mapping)
@@ -129,8 +131,8 @@ class Redactor:
         }
 
     def setting(self, key: str, value: Any) -> Any:
-        """The value of a setting, such as `training.hub_token`, without secrets. The paths and names in it
-        are read back: they lose the password of a URL, and nothing else."""
+        """Hide the secrets in the value of a setting, such as `training.hub_token`. Paths and names are read
+        back later, so only passwords in URLs are removed from them."""
         table, _, name = key.partition(".")
         if table == "params":
             return self.value(value, name, tracked=True)
@@ -141,15 +143,16 @@ class Redactor:
         return self.value(value, name)
 
     def metrics(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Metrics without secrets in their names and texts. A number is a measurement, whatever its name."""
+        """Hide the secrets in the names and string values of metrics. Numbers are measurements, whatever
+        their names."""
         return self._renamed({key: self.metric(item, key) for key, item in values.items()})
 
     def metric(self, value: Any, name: str) -> Any:
-        """The value of a metric without secrets."""
+        """Hide the secrets in the value of a metric."""
         return value if _is_number(value) else self.value(value, name, tracked=True)
 
     def _renamed(self, values: Mapping[Any, Any]) -> dict[Any, Any]:
-        """The mapping without secrets in its keys; two that become the same stay two."""
+        """Hide the secrets in the keys of a mapping; keys that become equal are numbered."""
         renamed: dict[Any, Any] = {}
         counts: dict[Any, int] = {}
         for key, value in values.items():
@@ -162,7 +165,7 @@ class Redactor:
 
 
 _LONGEST_SECRET = 1 << 14
-"""Characters of a secret that is known by its form alone, such as a JSON web token or a private key."""
+"""The maximum length of a secret recognised by its form, such as a JSON web token or a private key."""
 _ASSIGNS = frozenset({"=", ":", "==", ":=", "=>"})
 _NAMES_OF_ENTRY = ("name", "key", "header", "variable", "parameterkey", "parametername", "k")
 _VALUES_OF_ENTRY = ("value", "parametervalue", "v")
@@ -178,26 +181,26 @@ def _without_users(value: Any) -> Any:
         return [_without_users(item) for item in value]
     if not isinstance(value, str):
         return value
-    return hide_forms(value) if "://" in value else hide_users(value)  # `?token=…` is of a URL alone
+    return hide_forms(value) if "://" in value else hide_users(value)  # `?token=…` occurs only in URLs
 
 
 class _ProcessRedactor(Redactor):
-    """Knows what this process does, at each moment: a module of the user's may load a file of variables when
-    it is imported, long after the run has begun. What was a secret stays one until the next `know_secrets`:
-    a program may take its key out of the environment when it has read it."""
+    """Always knows the current secrets of this process: a user's module may load a file of variables when it
+    is imported, long after the start of the run. A secret stays one until the next `know_secrets`: a program
+    may remove its key from the environment after reading it."""
 
     def __init__(self) -> None:
         self.know(())
 
     def know(self, secrets: Iterable[str]) -> None:
-        """Know these secrets of a configuration, and forget what was known before."""
+        """Set the secrets of the configuration, and forget the previous ones."""
         self.configured = tuple(secrets)
         self._environment: dict[Any, Any] | None = None
         self._seen = dict.fromkeys(self.configured)
 
     @property
     def known(self) -> Known:
-        # One look costs 2 µs, at each event; `os.environ` itself decodes all of its texts, in 50 µs.
+        # This comparison costs 2 µs per event; `os.environ` itself would decode all strings, in 50 µs.
         environment = getattr(os.environ, "_data", os.environ)
         if self._environment != environment:
             self._look(dict(environment))
@@ -205,7 +208,7 @@ class _ProcessRedactor(Redactor):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """All of them: those of the configuration, of the environment, and of the files of SDKs."""
+        """All secrets: those of the configuration, the environment, and SDKs' credential files."""
         _ = self.known
         return tuple(self._seen)
 
@@ -221,46 +224,46 @@ _of_process = _ProcessRedactor()
 
 
 def know_secrets(secrets: Iterable[str]) -> None:
-    """From here on `hide` knows these secrets of the configuration, instead of those of an earlier one."""
+    """Set the secrets of the configuration for `hide`, instead of those of an earlier one."""
     _of_process.know(secrets)
 
 
 def process_secrets() -> tuple[str, ...]:
-    """All that this process knows to be secrets."""
+    """All secrets known to this process."""
     return _of_process.secrets
 
 
 def hide(text: str) -> str:
-    """The text without secrets, as this process knows them: the one way out for every text that a person
-    or a file is to get (messages, errors, ledgers, logs)."""
+    """Hide all secrets known to this process. All text for users or files (messages, errors, ledgers, logs)
+    must pass through it."""
     return process_redactor().text(text)
 
 
 def longest_secret() -> int:
-    """Characters that a secret may have, in all its forms."""
+    """The maximum length of a secret in all its forms, in characters."""
     return max(_LONGEST_SECRET, _of_process.known.longest)
 
 
 def beginning(text: str, most: int) -> str:
-    """The text, or as many of its first characters, up to `most`, as hold no part of a secret that is cut
-    off there: half a secret is found by nobody who redacts what is left."""
+    """Truncate a text to at most `most` characters, without cutting through a secret: later redaction would
+    not recognise half of one."""
     if len(text) <= most or most <= 0:
         return text[: max(0, most)]
     margin = longest_secret()
     start = max(0, most - margin)
-    # What hiding makes of the first part with and without the rest differs where a secret is cut.
+    # If a secret is cut, hiding the first part gives a different result with and without the rest.
     cut, whole = hide(text[start:most]), hide(text[start : most + margin])
     same = next((at for at, pair in enumerate(zip(cut, whole, strict=False)) if pair[0] != pair[1]), len(cut))
     return text[:start] + cut[:same]
 
 
 def process_redactor() -> Redactor:
-    """The redactor that knows all that this process does, also what it comes to know later."""
+    """The redactor with all secrets known to this process, including later ones."""
     return _of_process
 
 
 def _entry(value: Mapping[Any, Any]) -> tuple[str, str] | None:
-    """The name in a mapping that is an entry of a list (`{"Key": …, "Value": …}`), and its other key."""
+    """The name in a mapping of the form `{"Key": …, "Value": …}`, and the key of its value."""
     if len(value) > 10:
         return None
     keys = {key.lower(): key for key in value if isinstance(key, str)}
@@ -274,7 +277,7 @@ def _hidden(value: Any, name: str, tracked: bool) -> Any:
         return value
     if isinstance(value, str) and is_placeholder(value):  # tool_token = "<tool>"
         return value
-    # Whether a test passes, in a table of them.
+    # The result of a test, in a table.
     if tracked and name == "pass" and (_is_number(value) or str(value).lower() in ("yes", "no", "y", "n")):
         return value
     return value if _is_number(value) and is_count(name) else REDACTED

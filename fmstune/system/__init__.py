@@ -1,1 +1,1 @@
-"""What the machine has: memory, disks, devices, a compiler, locks of files; nothing here knows of models."""
+"""The machine: memory, disks, devices, compiler, file locks; independent of models."""

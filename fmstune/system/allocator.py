@@ -1,8 +1,8 @@
-"""Main memory that tensors leave is kept for those of the next step.
+"""Keep main memory freed by tensors for the next step.
 
-glibc gives each block of more than 32 MB back to the kernel as soon as it is free, and the next step gets it
-with pages that the kernel has to clear again: of SmolLM2 with four rows, 238,000 pages a step, a twelfth of
-its time. What is held at most stays the same: it is kept from one step to the next.
+glibc returns each block of more than 32 MB to the kernel as soon as it is freed, and the next step gets it
+back with pages that the kernel must clear again: for SmolLM2 with four rows, 238,000 pages per step, a
+twelfth of its time. The peak does not change: memory is only kept from one step to the next.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)."""
 _MOST = (1 << 31) - 1
 _AT_MOST_BY_ITSELF = {_MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
-"""Where glibc's own thresholds end, which rise with what a program frees."""
+"""The maxima of glibc's own dynamic thresholds, which rise as a program frees memory."""
 
 
 @contextlib.contextmanager
 def freed_is_kept() -> Iterator[bool]:
-    """Keep what is freed within, and give it back at the end; whether the allocator does. Not where the user
-    has set it by variables of glibc's, nor with another C library."""
+    """Keep memory freed within the block, and return it to the kernel afterwards. Yields whether that is
+    supported: not if the user has configured glibc by its variables, nor with another C library."""
     library = None if _chosen_by_the_user() else _glibc()
     if library is None:
         yield False

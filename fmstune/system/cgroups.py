@@ -1,4 +1,4 @@
-"""The control groups around this process, with which containers and batch systems limit it."""
+"""The control groups of this process, by which containers and batch systems limit it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _ROOT = Path("/sys/fs/cgroup")
 
 
 def groups(controller: str) -> Iterator[tuple[Path, bool]]:
-    """The folder of each group around this process that may limit what `controller` does (`memory`, `cpu`),
-    and whether it is of the unified kind (version 2)."""
+    """The folder of each of this process's groups in which `controller` (`memory`, `cpu`) may set a limit,
+    and whether it is in the unified hierarchy (version 2)."""
     try:
         entries = [line.split(":", 2) for line in _OF_PROCESS.read_text().splitlines()]
     except OSError:
@@ -21,7 +21,7 @@ def groups(controller: str) -> Iterator[tuple[Path, bool]]:
         if not unified and controller not in controllers.split(","):
             continue
         root = _ROOT if unified else _ROOT / controller
-        # A container sees its own group as the root; a job of a machine is some levels down from it.
+        # A container sees its own group as the root; a job on a machine is some levels below it.
         group = Path(f"{root}{path}")
         for folder in dict.fromkeys((group, *group.parents, root)):
             if folder.is_relative_to(root):

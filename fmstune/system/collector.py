@@ -1,7 +1,7 @@
-"""Python's garbage collector while libraries are imported.
+"""Tune Python's garbage collector for the import of libraries.
 
-It looks through the objects that are there, two million with torch and transformers, again and again, for a
-fifth of the time that these imports take; and all of them stay.
+It traverses all objects (two million with torch and transformers) repeatedly, which takes a fifth of the
+import time, although all of them stay alive.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ _usual: tuple[int, int, int] | None = None
 
 
 def look_seldom() -> None:
-    """Let it run a hundredth as often, until `all_is_imported`. For a process that is fmstune's own: a
-    program that calls fmstune may count on its settings."""
+    """Make it run a hundredth as often, until `all_is_imported`. Only for fmstune's own process: a program
+    that calls fmstune may rely on its settings."""
     global _usual
     if _usual is None:
         _usual = gc.get_threshold()
@@ -22,9 +22,8 @@ def look_seldom() -> None:
 
 
 def all_is_imported() -> None:
-    """What is there by now stays to the end and is not looked through any more, as accelerate has it done at
-    the start of each training (0.4 s); what comes from now on is, as often as usual. Without `look_seldom` it
-    does nothing."""
+    """Exclude existing objects from collection, which accelerate would otherwise traverse at the start of
+    each training (0.4 s), and restore the usual thresholds. A no-op without `look_seldom`."""
     global _usual
     if _usual is not None:
         gc.freeze()

@@ -1,6 +1,6 @@
-"""Whether torch can compile on this machine, tried before the data are prepared, and what it says when not.
+"""Check before the data is prepared that torch can compile on this machine, and report why if it cannot.
 
-A compiler that is there need not work: a header may be missing, a linker, or room for what is compiled.
+An installed compiler may not work: a header, a linker or disk space may be missing.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ _LONGEST = 200
 
 
 def require_compiler(config: RunConfig) -> None:
-    """Compile a line, where the run is to be compiled. Raises `ConfigError` when that fails.
+    """Compile one line, if the run will be compiled. Raises `ConfigError` if that fails.
 
-    A run pays little for it: most of the time is for what the model's own compilation needs as well.
+    It costs a run little: most of its time is setup that the model's compilation needs, too.
     """
     if not compiles_with_inductor(config.training):
         return
     values = torch.ones(64, device=_device(config), requires_grad=True)
     try:
         torch.compile(_line)(values).backward()
-    except Exception as error:  # of torch, of the compiler, of the disk: each is what the run would die of
+    except Exception as error:  # errors of torch, the compiler or the disk, which would fail the run
         key = "training.torch_compile"
         raise ConfigError(
-            f"{config.at(key)}{key}: torch cannot compile on this machine: {_cause(error)}. Mend that, or "
+            f"{config.at(key)}{key}: torch cannot compile on this machine: {_cause(error)}. Fix that, or "
             "leave it out."
         ) from error
     torch.compiler.reset()
 
 
 def compile_failure(error: BaseException) -> str | None:
-    """What to say when the model could not be compiled; `None` for an error of another kind."""
+    """The message for a model that could not be compiled; `None` for other errors."""
     from torch._dynamo.exc import TorchDynamoException
 
     if not isinstance(error, TorchDynamoException):
         return None
-    return f"torch cannot compile this model: {_cause(error)}. Leave training.torch_compile out."
+    return f"torch cannot compile this model: {_cause(error)}. Leave out training.torch_compile."
 
 
 def _line(values: torch.Tensor) -> torch.Tensor:
@@ -57,10 +57,10 @@ def _device(config: RunConfig) -> torch.device:
 
 
 def _cause(error: BaseException) -> str:
-    """The line that says what went wrong, of the pages that torch has to say."""
+    """The line with the cause, from torch's pages of output."""
     while isinstance(inner := getattr(error, "inner_exception", None), BaseException):
         error = inner
-    said: Any = getattr(error, "output", None)  # the compiler's own words
+    said: Any = getattr(error, "output", None)  # the compiler's own output
     lines = [line.strip() for line in str(said or error).splitlines() if line.strip()]
     telling = next((line for line in lines if "error:" in line.lower()), lines[0] if lines else "")
     if not telling:

@@ -1,9 +1,9 @@
-"""Calls of foreign code with a deadline, and a process that ends on time after such calls.
+"""Call third-party code with a deadline, and exit the process in time after such calls.
 
-A deadline needs a second thread: Python can interrupt no call from outside. It is safe for whoever waits: the
-caller stands still meanwhile, so that nothing is read while it is being changed, and what is given up gets an
-exception at its next instruction, so that it does nothing more behind the caller's back. What can't be helped
-is code that hangs inside an extension and keeps Python's lock: then no thread runs, the caller's neither.
+A deadline needs a second thread: Python cannot interrupt a call from outside. It is safe for the caller,
+which waits meanwhile, so that nothing is read while it is being changed. An abandoned call gets an exception
+at its next bytecode instruction, so that it does not continue in the background. Code that hangs inside an
+extension while holding the GIL cannot be handled: then no thread runs, including the caller's.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 _longest = 0.0
-"""The longest deadline of those that calls had in this process."""
+"""The longest deadline of all calls in this process."""
 
 
 _SLICE = 0.5
-"""A signal that comes just before a wait begins does not interrupt it: Ctrl-C waits so long at most."""
+"""A signal that arrives just before a wait does not interrupt it: this is the maximum delay of Ctrl-C."""
 
 
 class DeadlineOver(Exception):
-    """A call did not return in time; its thread makes no further one."""
+    """A call did not return in time; its thread makes no further calls."""
 
 
 class GivenUp(BaseException):
-    """What a call is given up with, in its own thread."""
+    """Raised in an abandoned call, in its own thread."""
 
 
 class DeadlineThread:
-    """Makes calls one after the other in a thread of their own: SDKs keep connections and stacks by thread.
+    """Makes calls one after the other in a dedicated thread: SDKs keep connections and stacks per thread.
 
-    The thread is a daemon, and so are those that are started from it, unless they are made otherwise: none of
-    them keeps the process from its end.
+    The thread is a daemon, and by default so are threads started from it: none of them keeps the process from
+    exiting.
     """
 
     def __init__(self, name: str, seconds: float) -> None:
@@ -54,10 +54,9 @@ class DeadlineThread:
         self._thread.start()
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """What the function returns. Raises what it raises, `DeadlineOver` when it takes too long.
+        """Return the function's result. Raises its exceptions, and `DeadlineOver` if it takes too long.
 
-        A call that is made from within a call is made at once. In a forked child, which has no such thread,
-        nothing is called.
+        A nested call runs immediately. A no-op in a forked child, which does not have the thread.
         """
         if threading.current_thread() is self._thread:
             return function()
@@ -70,21 +69,21 @@ class DeadlineThread:
             try:
                 return done.result(max(0.0, min(left, _SLICE)))
             except FutureTimeoutError:
-                if done.done() and done.exception() is not None:  # the function's own
+                if done.done() and done.exception() is not None:  # raised by the function
                     raise
         self._over = True
         self.insist()
         raise DeadlineOver(f"it did not return within {self.seconds:g} s")
 
     def insist(self) -> None:
-        """Have a call that was given up end at its next instruction. To be repeated now and then, for code
-        that catches everything."""
+        """Make an abandoned call end at its next instruction. Repeat it from time to time, for code that
+        catches everything."""
         if self._over and self._thread.is_alive() and os.getpid() == self._pid:
             ident = ctypes.c_ulong(self._thread.ident or 0)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(GivenUp))
 
     def close(self) -> None:
-        """Let the thread end after the calls that were made."""
+        """Let the thread end after the pending calls."""
         self._calls.put(None)
 
     def _work(self) -> None:
@@ -100,9 +99,9 @@ class DeadlineThread:
 
 
 def end_in_time(code: int) -> None:
-    """Have this process end with the exit code, now that nothing is left to do, within the deadline of the
-    foreign code that was called here: threads that an SDK has left, and what it does at the end of the
-    interpreter (Aim joins a queue there), may take for ever."""
+    """Make this process, whose work is done, exit with the code within the deadline of the third-party code
+    that was called here: threads left by an SDK, and its exit handlers (Aim joins a queue), may take
+    forever."""
     if not _longest:
         return
 

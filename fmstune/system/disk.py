@@ -1,4 +1,4 @@
-"""How much room a disk has, and whether an error means that it has none."""
+"""Free disk space, and errors that mean that there is none."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _NOTHING = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """Why a file could not be written for want of room, and what helps, as parts of a sentence."""
+    """Why a file could not be written for lack of space, and the remedy, as parts of a sentence."""
 
     what: str
     remedy: str
 
 
 def free(path: Path) -> int:
-    """The bytes that can still be written where `path` is, or will be."""
+    """The free bytes on the file system of `path`, which may not exist yet."""
     there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     return shutil.disk_usage(there).free
 
 
 def shortage(error: BaseException, path: Path) -> Shortage | None:
-    """What kept `path` from being written, if it is that the disk has no room, a quota is used up or a file
-    would be larger than is allowed. Libraries wrap such errors, and torch hides their cause."""
+    """Why `path` could not be written, if the disk is full, a quota is used up or the file would be too
+    large. Libraries wrap such errors, and torch hides their cause."""
     found, left, limit = _number(error), free(path), resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     limited = limit != resource.RLIM_INFINITY
     if found is None and any(text in str(error) for text in _TORCH_WRITES):
@@ -46,14 +46,14 @@ def shortage(error: BaseException, path: Path) -> Shortage | None:
         most = f"a file may not be larger than {amount(limit)} here (ulimit -f)"
         return Shortage(most, "raise that limit")
     if found == errno.EFBIG:
-        return Shortage("the file system takes no file as large as this", "give another --output-dir")
+        return Shortage("the file system does not support files of this size", "use another --output-dir")
     if found == errno.EDQUOT:
         return Shortage("the disk quota is used up", "free some space")
     return Shortage(f"the disk is full ({amount(left)} left)", "free some space") if found else None
 
 
 def _number(error: BaseException) -> int | None:
-    """The number of the error, or of one that it wraps, by itself or by its text."""
+    """The errno of the error, or of one that it wraps, from its attribute or its message."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _TEXTS:

@@ -1,5 +1,5 @@
-"""Where files can be written, writing small ones whole (a reader sees the old text or the new one), and
-reading those that somebody may have put something else in the place of."""
+"""Check where files can be written, write small files atomically, and read files that may have been replaced
+by something else."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def replace_text(path: Path, text: str) -> None:
 
 
 class NotAFile(OSError):
-    """A pipe, a socket or a device, or links in a circle, where a file should be."""
+    """There is a pipe, a socket, a device or a circular link instead of a file."""
 
 
 def open_file(path: Path) -> IO[bytes]:
-    """The file at `path`, to be read. Never waits: a pipe would, for somebody who writes to it. Raises
-    `NotAFile`, `IsADirectoryError`, or another `OSError`."""
+    """Open the file at `path` for reading. Never blocks, as a pipe without a writer would. Raises `NotAFile`,
+    `IsADirectoryError`, or another `OSError`."""
     try:
         opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        if error.errno in (errno.ENXIO, errno.ELOOP):  # a socket; links in a circle
+        if error.errno in (errno.ENXIO, errno.ELOOP):  # a socket; a circular link
             raise NotAFile(error.errno, os.strerror(error.errno), str(path)) from error
         raise
     mode = os.fstat(opened).st_mode
@@ -46,7 +46,7 @@ def open_file(path: Path) -> IO[bytes]:
 
 
 def read_text(path: Path) -> str:
-    """The text of the file at `path`, which is UTF-8. Raises what `open_file` does, and `ValueError`."""
+    """Read the UTF-8 text of the file at `path`. Raises the errors of `open_file`, and `ValueError`."""
     with open_file(path) as file:
         return file.read().decode("utf-8")
 
@@ -55,14 +55,14 @@ _OF_THE_KERNEL = (Path("/proc"), Path("/sys"))
 
 
 def takes_files(folder: Path) -> bool:
-    """Whether a file can be made in a folder, which its permissions do not show to root: `/proc` and `/sys`
-    take none, nor does a file system that is mounted read-only. Leaves nothing behind."""
+    """Whether files can be created in a folder. For root, permissions do not tell: `/proc`, `/sys` and
+    read-only file systems do not accept files. Leaves nothing behind."""
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         return False
     if folder.stat().st_dev in {place.stat().st_dev for place in _OF_THE_KERNEL if place.is_mount()}:
         return False
     try:
-        # A file without a name is never seen by anybody. NFS and others have none, which says nothing.
+        # An unnamed file is never visible. NFS and others do not support them, which proves nothing.
         os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except OSError as error:
         return error.errno not in (errno.EROFS, errno.EPERM, errno.EACCES)
@@ -70,12 +70,12 @@ def takes_files(folder: Path) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: `FMSTUNE_CACHE`, else `fmstune` in the user's cache directory."""
+    """The folder for caches: `FMSTUNE_CACHE`, or `fmstune` in the user's cache directory."""
     if chosen := os.environ.get("FMSTUNE_CACHE"):
         return Path(chosen)
     if chosen := os.environ.get("XDG_CACHE_HOME"):
         return Path(chosen) / "fmstune"
     try:
         return Path.home() / ".cache" / "fmstune"
-    except RuntimeError:  # a user without a name, as containers have, and no HOME
-        return Path(os.devnull, "fmstune")  # where nothing can be kept
+    except RuntimeError:  # a user without a name and HOME, as in containers
+        return Path(os.devnull, "fmstune")  # nothing can be stored there

@@ -1,4 +1,4 @@
-"""Handlers of signals that are this process's own, and not those of the children that it forks."""
+"""Signal handlers for this process that its forked children do not inherit."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from types import FrameType
 from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The signals that stop a run. SIGHUP is how a long one ends most often: its terminal, or the connection to
-it, is closed."""
+"""The signals that stop a run. SIGHUP is the most common end of a long run: its terminal, or the connection
+to it, is closed."""
 
 
 class Handlers:
-    """Call `handle` with the number of each signal. Children that are forked inherit handlers, and what ends
-    a child (`Pool`, daemonic processes at the interpreter's exit) sends SIGTERM and then waits without a
-    limit: in a child SIGTERM does what it did before, and the others too, unless `in_child` returns true.
+    """Calls `handle` with the number of each signal. Forked children inherit handlers, and whatever ends a
+    child (`Pool`, daemonic processes at interpreter exit) sends SIGTERM and then waits without a timeout. So
+    in a child SIGTERM has its previous effect, and so do the other signals, unless `in_child` returns true.
 
     Only the main thread can set handlers.
     """
@@ -30,7 +30,7 @@ class Handlers:
         self._before: dict[int, Any] = {}
 
     def install(self) -> None:
-        """Handle the signals that stop a run; SIGHUP stays ignored where it was (`nohup`)."""
+        """Handle the signals that stop a run; SIGHUP stays ignored if it was (`nohup`)."""
         for signum in STOPPING:
             if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:
                 self._before.setdefault(signum, signal.signal(signum, self._handle))
@@ -38,14 +38,14 @@ class Handlers:
             _open.append(self)
 
     def remove(self, ignore: Collection[int] = ()) -> None:
-        """Put back the handlers that were there before, but ignore these signals from here on."""
+        """Restore the previous handlers, but ignore the signals in `ignore` from here on."""
         for signum, handler in self._before.items():
             signal.signal(signum, signal.SIG_IGN if signum in ignore else handler)
         if self in _open:
             _open.remove(self)
 
     def become_child(self) -> None:
-        # A handler that somebody has put in the place of ours stays.
+        # A handler that has replaced ours stays.
         if signal.getsignal(signal.SIGTERM) == self._handle:
             signal.signal(signal.SIGTERM, self._before[signal.SIGTERM])
 
@@ -66,8 +66,8 @@ _mask = threading.local()
 
 
 def _before_fork() -> None:
-    # A signal that comes between the fork and `become_child` would be lost: Python forgets in a child what
-    # its handlers have not been called for yet.
+    # A signal between the fork and `become_child` would be lost: in a child, Python drops signals whose
+    # handlers have not been called yet.
     if _open:
         _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
 

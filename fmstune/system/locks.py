@@ -1,10 +1,10 @@
-"""Locks of files between processes: one process holds them, and never what it has started.
+"""File locks between processes, held by one process and never by its children.
 
-A lock of `flock` belongs to an open file, which a fork shares: a worker of a data loader, or a tracker's
-daemon, would hold on to the lock of a process that is gone (F_OFD_SETLK is inherited in the same way). The
-record locks of POSIX are not, but they end as soon as this process closes the file anywhere, as it does when
-the run's folder is uploaded. So the file is closed on exec, and in each child that Python forks; and for
-forks that Python does not see the file names its holder: one that is dead holds nothing.
+A `flock` lock belongs to an open file, which a fork shares: a dataloader worker, or a tracker's daemon, would
+keep the lock of a process that is gone (F_OFD_SETLK is inherited in the same way). POSIX record locks are not
+inherited, but they end as soon as this process closes the file anywhere, for example when the run's folder is
+uploaded. So the file is closed on exec, and in each child that Python forks. For forks that Python does not
+see, the file names its holder: a dead one does not hold the lock.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _SECONDS_TO_SHARE = 0.3
-"""Who only looks at a lock has it for microseconds; so long that is waited for."""
+"""How long to wait for a process that only inspects a lock, which takes microseconds."""
 _SLEEP = 0.01
 _SECONDS_FOR_FOLDER = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process, distinct from a later one with the same number. `started` is the kernel's own count, and
-    `place` where its number holds: this boot of this machine, in this container. `pid` 0 is one that is not
-    known."""
+    """A process, distinct from a later one with the same pid. `started` is its start time in the kernel's
+    ticks, and `place` the scope of its pid: this boot of this machine, in this container. `pid` 0 means
+    unknown."""
 
     pid: int = 0
     started: int = 0
@@ -37,12 +37,12 @@ class Process:
 
     @property
     def ended(self) -> bool:
-        """Whether it is known to have ended; nothing is known of processes of other machines."""
+        """Whether it is known to have ended; nothing is known about processes on other machines."""
         if not self.pid or self.place != _place():
             return False
         if self.started:
             return _started(self.pid) != self.started
-        try:  # no /proc, as on macOS: a process that got the number since then is taken for it
+        try:  # without /proc, as on macOS, a later process with the same pid is taken for it
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
@@ -61,13 +61,13 @@ class Lock:
         _held.add(self)
 
     def release(self) -> None:
-        """Give it back; a second time changes nothing."""
+        """Release the lock. Idempotent."""
         if self in _held:
             _held.discard(self)
             self.close(sign_off=True)
 
     def close(self, *, sign_off: bool = False) -> None:
-        """Close the file, unless somebody has closed it and has its number for another by now."""
+        """Close the file, unless it was closed elsewhere and its descriptor is now that of another file."""
         with contextlib.suppress(OSError):
             if _identity(self._file) == self._identity:
                 if sign_off:
@@ -79,9 +79,9 @@ _held: set[Lock] = set()
 
 
 def take(path: Path) -> Lock | None:
-    """The lock of the file at `path`, which is created; `None` while another process holds it.
+    """Take the lock of the file at `path`, which is created; `None` if another process holds it.
 
-    On a file system without locks everybody gets it. Raises `OSError` when the file cannot be opened.
+    On a file system without locks, it always succeeds. Raises `OSError` if the file cannot be opened.
     """
     with _in_turn(path.parent):
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -90,7 +90,7 @@ def take(path: Path) -> Lock | None:
             os.close(file)
             if not left_over:
                 return None
-            # Descendants of a dead holder have it; they may keep it, without its name.
+            # Descendants of a dead holder have it; they may keep the file, unlinked.
             path.unlink(missing_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             if not _lock(file, fcntl.LOCK_EX, 0):
@@ -101,7 +101,7 @@ def take(path: Path) -> Lock | None:
 
 
 def holder(path: Path) -> Process | None:
-    """The process that holds the lock of the file at `path`; `None` when there is none."""
+    """The process that holds the lock of the file at `path`, or `None`."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
@@ -117,11 +117,11 @@ def holder(path: Path) -> Process | None:
 
 @contextlib.contextmanager
 def folder_held(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder itself, which leaves no file behind, while something is made in it.
+    """Hold the lock of a folder itself, without a lock file, while something is created in it.
 
-    After some seconds without it, continue: a user's `flock . fmstune train` holds it to the end, and a file
-    system may have no locks for folders (NFS). Then the worst is that one of two attempts fails. Raises
-    `OSError` when there is no such folder.
+    Continues without it after some seconds: a user's `flock . fmstune train` holds it until the end, and a
+    file system may not support locks of folders (NFS). At worst, one of two attempts then fails. Raises
+    `OSError` if the folder does not exist.
     """
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -140,12 +140,12 @@ def folder_held(folder: Path) -> Iterator[None]:
 
 
 def named(process: Process | None) -> str:
-    """The holder of a lock in words, with the number by which it is found."""
+    """Describe the holder of a lock, with its pid."""
     return f"another process (pid {process.pid})" if process and process.pid else "another process"
 
 
 def this_process() -> Process:
-    """The process that this is."""
+    """This process."""
     return Process(os.getpid(), _started(os.getpid()) or 0, _place())
 
 
@@ -166,11 +166,11 @@ def _lock(file: int, how: int, patience: float) -> bool:
 
 @contextlib.contextmanager
 def _in_turn(directory: Path) -> Iterator[None]:
-    """Of two processes that find a dead holder, the second must not remove the first one's new file."""
+    """Serialise processes that find a dead holder: the second must not remove the first one's new file."""
     try:
         file = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        yield  # opening the lock's own file says what is wrong
+        yield  # opening the lock's own file reports the error
         return
     try:
         _lock(file, fcntl.LOCK_EX, 1.0)
@@ -193,12 +193,12 @@ def _signature(file: int) -> Process:
 
 
 def _started(pid: int) -> int | None:
-    """When a process was started, in the kernel's ticks; `None` when it has ended, or there is no /proc."""
+    """The start time of a process, in the kernel's ticks; `None` if it has ended, or there is no /proc."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
-    # One that has ended, but was not waited for, holds nothing any more.
+    # A zombie does not hold locks any more.
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
@@ -215,10 +215,10 @@ def _identity(file: int) -> tuple[int, int]:
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else (0, 0)
 
 
-def _let_go_in_child() -> None:
+def _release_in_child() -> None:
     for lock in _held:
         lock.close()
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_release_in_child)

@@ -1,4 +1,4 @@
-"""How much memory a device has to give, and how much this process has taken of it at most."""
+"""The available main memory, and the peak memory of this process."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a device has to give now, in bytes, and what sets that limit, for people: `this machine`;
-    `of_process`: each process beside this one has as much."""
+    """The available bytes, and a description of what sets the limit: `this machine`; `of_process`: the limit
+    applies to each process separately."""
 
     available: int
     limit: str
@@ -29,8 +29,8 @@ class Capacity:
 
 
 def main_memory() -> Capacity:
-    """What this process can still take of the main memory: of the machine's, the cgroup's (a container's)
-    and its own limits (`ulimit`), the least."""
+    """The main memory available to this process: the minimum of the machine's, the cgroup's (a container's)
+    and its own limits (`ulimit`)."""
     found = [Capacity(psutil.virtual_memory().available, "this machine")]
     group = _cgroup_room()
     if group is not None:
@@ -44,36 +44,36 @@ def main_memory() -> Capacity:
 
 
 def taken() -> int:
-    """What this process holds of the main memory now, in bytes."""
+    """The current main memory of this process, in bytes."""
     return int(psutil.Process().memory_info().rss)
 
 
 _earlier_peak = 0
-"""The largest that `recent_peak` has found since `forget_peak`."""
+"""The largest value of `recent_peak` since `forget_peak`."""
 
 
 def forget_peak() -> None:
-    """Let `peak` start again where the kernel can; elsewhere it counts from the start of the process."""
+    """Reset `peak` if the kernel supports it; otherwise it counts from the start of the process."""
     global _earlier_peak
     _earlier_peak = 0
-    _let_start_again()
+    _reset_peak()
 
 
 def peak() -> int:
-    """The most main memory that this process has held, in bytes, since `forget_peak`."""
+    """The peak main memory of this process since `forget_peak`, in bytes."""
     return max(_earlier_peak, _kernels_peak())
 
 
 def recent_peak() -> int:
-    """As `peak`, since the last call of this where the kernel can start again."""
+    """Like `peak`, but since the last call of this function, if the kernel can reset it."""
     global _earlier_peak
     found = _kernels_peak()
     _earlier_peak = max(_earlier_peak, found)
-    _let_start_again()
+    _reset_peak()
     return found
 
 
-def _let_start_again() -> None:
+def _reset_peak() -> None:
     with contextlib.suppress(OSError):
         _CLEAR.write_text("5")  # proc(5): resets the peak resident set size to the current one
 
@@ -87,7 +87,7 @@ def _kernels_peak() -> int:
 
 
 def amount(count: float) -> str:
-    """A number of bytes for people: `1.9 GB`."""
+    """Format a number of bytes: `1.9 GB`."""
     for size, unit in _UNITS:
         if count >= size * 0.9995:
             value = count / size
@@ -100,7 +100,7 @@ def _data() -> int:
 
 
 def _field(path: Path, name: str) -> int | None:
-    """A number of a file of /proc that is in kB, in bytes."""
+    """A field of a file in /proc, converted from kB to bytes."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -109,7 +109,7 @@ def _field(path: Path, name: str) -> int | None:
 
 
 def _cgroup_room() -> int | None:
-    """What the tightest of the control groups around this process leaves; `None` without any limit."""
+    """The memory left by the tightest of this process's control groups; `None` without a limit."""
     rooms = []
     for folder, unified in groups("memory"):
         if unified:
@@ -123,13 +123,13 @@ def _cgroup_room() -> int | None:
 
 def _room(folder: Path, most: str, used: str, stat: str) -> int | None:
     try:
-        limit = int((folder / most).read_text())  # `max` is no number, and no limit
+        limit = int((folder / most).read_text())  # `max`, not a number, means no limit
         if limit >= _UNLIMITED:
             return None
         in_use = int((folder / used).read_text())
         lines = (folder / "memory.stat").read_text().splitlines()
     except (OSError, ValueError):
         return None
-    # File pages that nobody has used lately are given back as soon as somebody asks for memory.
+    # File pages that were not used recently are reclaimed as soon as memory is needed.
     cached = next((int(line.split()[1]) for line in lines if line.startswith(f"{stat} ")), 0)
     return max(0, limit - in_use + cached)

@@ -1,5 +1,5 @@
-"""How many threads compute, and how they wait for each other: decided before torch is imported, which reads
-the environment then."""
+"""Set the number of computing threads, and how they wait for each other, before torch is imported, which
+reads the environment at that time."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _LOOKS, _SECONDS_BETWEEN_LOOKS = 5, 0.004
 
 @dataclass(frozen=True, slots=True)
 class Processors:
-    """So many processors this process may use, and what sets that limit, for people."""
+    """The number of processors available to this process, and a description of what sets the limit."""
 
     count: int
     limit: str
 
 
 def processors() -> Processors:
-    """The least of what the machine, the affinity, the quota of a control group and Slurm allow."""
+    """The minimum of the limits of the machine, the affinity, the control group's quota and Slurm."""
     found = [Processors(os.cpu_count() or 1, "this machine")]
     if hasattr(os, "sched_getaffinity"):
         found.append(Processors(len(os.sched_getaffinity(0)), "the affinity of this process"))
     quotas = [quota for folder, unified in groups("cpu") if (quota := _quota(folder, unified)) is not None]
     if quotas:
-        # Of one and a half processors the second is used half of the time.
+        # With one and a half processors, the second one is used half of the time.
         found.append(Processors(max(1, math.ceil(min(quotas))), "the quota of the container (its cgroup)"))
     asked = os.environ.get(_OF_SLURM, "")
     if asked.isdecimal() and int(asked) > 0:
@@ -45,18 +45,18 @@ def processors() -> Processors:
 
 
 _settled: dict[str, str] = {}
-"""What `settle` has put into the environment, which is no word of the user's."""
+"""The variables set by `settle` rather than by the user."""
 
 
 def settle(processes: int = 1) -> str | None:
-    """Give each of so many processes its share of the processors, unless the user has set `OMP_NUM_THREADS`.
-    Returns a line for people where this process has less than the machine has.
+    """Divide the processors among `processes`, unless the user has set `OMP_NUM_THREADS`. Returns a message
+    if this process gets fewer than the machine has.
 
-    By default OpenMP lets threads that wait for one another spin: beside other busy processes each spins away
-    the time that the slowest of them needs. On a busy machine they sleep (15 steps of the demo beside four
-    busy processes on two cores: 122 s spinning, 3.5 s sleeping), on another they spin a fifteenth of
-    libgomp's count, which costs an idle machine nothing, where sleeping costs SmolLM2 an eighth. Once torch
-    is imported it changes nothing in this process; others that it starts (`processes` > 1) read the
+    By default, OpenMP threads that wait for each other spin. With other busy processes, they waste the time
+    that the slowest thread needs. On a busy machine they sleep instead (15 steps of the demo with four busy
+    processes on two cores: 122 s spinning, 3.5 s sleeping). Otherwise they spin for a fifteenth of libgomp's
+    count, which costs nothing on an idle machine, whereas sleeping costs SmolLM2 an eighth. Once torch is
+    imported, it has no effect in this process; processes that it starts (`processes` > 1) read the
     environment themselves.
     """
     machine = os.cpu_count() or 1
@@ -77,7 +77,7 @@ def _chosen_by_the_user() -> bool:
 
 
 def _is_busy(machine: int) -> bool:
-    """Whether other processes are at work on more processors than this one's threads would leave them."""
+    """Whether other processes are using more processors than this one's threads would leave them."""
     running = []
     for _ in range(_LOOKS):
         try:
@@ -96,7 +96,7 @@ def _quota(folder: Path, unified: bool) -> float | None:
             quota, period = (folder / "cpu.max").read_text().split()
         else:
             quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        found = int(quota) / int(period)  # `max` is no number, and no limit
+        found = int(quota) / int(period)  # `max`, not a number, means no limit
     except (OSError, ValueError, ZeroDivisionError):
         return None
-    return found if found > 0 else None  # version 1 writes -1 where there is no limit
+    return found if found > 0 else None  # version 1 has -1 for no limit

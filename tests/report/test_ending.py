@@ -129,7 +129,7 @@ def test_resume_alone_takes_the_newest_unfinished_run_and_says_which(tmp_path: P
     Path("fmstune.toml").write_text('model.path = "demo"\ndata.train = "demo"\n')
     done = fmstune("train", "--resume", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("resume   runs/a, as its config.toml says; fmstune.toml is not read\n")
+    assert done.stderr.startswith("resume   runs/a, with its config.toml; fmstune.toml is not read\n")
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["run"], summary["status"], summary["step"]) == ("runs/a", "finished", 12)
     assert "changed since" not in done.stderr

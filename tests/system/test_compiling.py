@@ -43,7 +43,7 @@ def test_a_compiler_that_does_not_work_is_told_with_its_own_words_before_the_mod
         require_compiler(config)
     assert str(caught.value) == (
         "--set: training.torch_compile: torch cannot compile on this machine: a.h:4:10: fatal error: omp.h: "
-        "No such file or directory. Mend that, or leave it out."
+        "No such file or directory. Fix that, or leave it out."
     )
 
 
@@ -59,7 +59,7 @@ def test_a_model_that_cannot_be_compiled_later_is_told_in_one_sentence() -> None
         torch.compile(lambda values: values.cos() + 1)(torch.ones(8))
     told = compile_failure(caught.value)
     assert told is not None
-    assert told.endswith("omp.h: No such file or directory. Leave training.torch_compile out.")
+    assert told.endswith("omp.h: No such file or directory. Leave out training.torch_compile.")
     assert compile_failure(RuntimeError("another")) is None
 
 

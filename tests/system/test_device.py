@@ -49,7 +49,7 @@ def test_a_compiler_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 def test_all_that_a_cpu_cannot_do_is_told_at_once_and_nothing_is_made() -> None:
     with pytest.raises(ConfigError) as error:
         tune("out", "training.tf32=true", "training.activation_offloading=true")
-    assert "training.tf32 is for NVIDIA GPUs from Ampere on, and this is a CPU" in str(error.value)
+    assert "training.tf32 needs an NVIDIA GPU, Ampere or later, but this is a CPU" in str(error.value)
     assert "there is no GPU; use training.activation_checkpointing = true" in str(error.value)
     assert not Path("out").exists()
 
@@ -57,7 +57,7 @@ def test_all_that_a_cpu_cannot_do_is_told_at_once_and_nothing_is_made() -> None:
 @on_a_cpu
 @pytest.mark.parametrize("setting", ["training.fsdp=true", "training.ddp_backend=nccl"])
 def test_what_spreads_a_model_over_gpus_is_refused_where_there_is_none(setting: str) -> None:
-    with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]}.* GPUs, and there is none; leave it"):
+    with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]}.* GPUs, but there is none; leave it"):
         tune("out", setting)
     assert not Path("out").exists()
 

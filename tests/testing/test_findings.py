@@ -24,7 +24,7 @@ BROKEN = {
     ("Doubles", "redelivery"): "train/loss has 5 values too many",
     ("Doubles", "kills"): "train/loss has 2 values too many",
     ("LosesLate", "late_events"): "train/loss at step 3 is missing: 0.3333333333333333",
-    ("Buffers", "kills"): "train/loss at step 1 is not there",
+    ("Buffers", "kills"): "train/loss at step 1 is missing",
     ("OneForAll", "two_at_once"): "keep all state in the instance",
     ("FailsAtNaN", "rude_values"): "It fails at a metric that is NaN: ValueError: what is nan?. "
     "Declare limits = Limits(nan=False).",
@@ -34,7 +34,7 @@ BROKEN = {
     ("NewRunEachTime", "resumed_run"): "open the run `start.tracker_run_id`",
     ("SaysFinished", "rude_values"): "The run ended as failed, but the service has finished",
     ("KeepsEnvironment", "whole_run"): "secrets included: environment.json",
-    ("Eager", "interface"): "It makes opened before a run is opened; do that in `open`.",
+    ("Eager", "interface"): "It creates opened before a run is opened; do that in `open`.",
     ("Eager", "check"): "check creates checked; it must not change anything.",
     ("HangsAtTheEnd", "empty_run"): "its process did not return within 1 s",
     ("Slow", "speed"): "ms; send them in batches",

@@ -16,9 +16,8 @@ from fmstune.config.schema.tables import TABLES, RunConfig
 from fmstune.config.schema.training import training_fields
 
 HEADER = """\
-The resolved configuration of this run: defaults, file, flags and --set. Repeat it with
-`fmstune train config.toml`. The output directory is left out, so that each run gets a new one;
-secrets are [redacted].
+The resolved configuration: defaults, file, flags and --set. To repeat the run: `fmstune train config.toml`.
+The output directory is left out, so that each run gets a new one; secrets are [redacted].
 """
 
 
