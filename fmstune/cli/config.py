@@ -48,9 +48,10 @@ def explain(
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Show a setting's value, where it comes from, which values it overrides, and what it accepts.
+    """Show the values of settings and where they come from.
 
-    Takes the flags of `fmstune train`, and shows what that would run with.
+    Also shows which values they override, and what they accept. With the flags of `fmstune train`, shows what
+    that would run with.
     """
     from fmstune.config.inspect.explain import chosen, explain_all
 
@@ -91,9 +92,10 @@ def diff(
     debug: Debug = False,
     **flags: Any,
 ) -> None:
-    """Show how two runs differ: in their settings, and in the versions and commits they ran with.
+    """Show the differences between two runs.
 
-    With the flags of `fmstune train`, or without a second run, the second is what that would run.
+    Compares their settings, and the versions and commits that they ran with. With the flags of `fmstune
+    train`, or without a second run, the second is what that would run.
     """
     from fmstune.config.inspect.compare import differences
     from fmstune.layout import CONFIG_FILE

@@ -54,7 +54,7 @@ def data(
         typer.Option("--strict-chat", help="Refuse chats that must be changed to fit the chat template."),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help=f"The method that the data is for: {in_help()}.", metavar="NAME")
+        str | None, typer.Option(help=f"The method that the data is for ({in_help()}).", metavar="NAME")
     ] = None,
     as_json: Json = False,
     config: Config = None,

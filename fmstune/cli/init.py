@@ -29,7 +29,7 @@ def init(
     method: Annotated[
         str | None,
         typer.Option(
-            help=f"The training method: {in_help()}. Default: the one that fits the data.",
+            help=f"The training method ({in_help()}). Default: the one that fits the data.",
             metavar="NAME",
             autocompletion=complete_method,
         ),

@@ -30,10 +30,10 @@ def watch(
     ],
     debug: Debug = False,
 ) -> None:
-    """Watch a run until it ends, from its journal, also in another terminal or on another machine.
+    """Watch a run until it ends.
 
-    For a run that has ended, show how it ended. If standard output is not a terminal, print a line for each
-    log.
+    Reads the run's journal, so it may run in another terminal or on another machine. For a run that has
+    ended, shows how it ended. If standard output is not a terminal, prints a line for each log.
     """
     from fmstune.report.curves import require_run
     from fmstune.report.ending import ending

@@ -19,9 +19,10 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 def new(name: Name, folder: Folder = None, debug: Debug = False) -> None:
-    """Create a tracker package to start from: a small commented tracker, its test and its entry point.
+    """Create a tracker package to start from.
 
-    Overwrites nothing. The test runs fmstune's conformance kit, and passes unchanged.
+    It has a small commented tracker, its test and its entry point. Overwrites nothing. The test runs
+    fmstune's conformance kit, and passes unchanged.
     """
     from fmstune.testing.new_tracker import write_package
 

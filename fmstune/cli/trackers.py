@@ -64,9 +64,10 @@ def check(
     sets: Sets = None,
     debug: Debug = False,
 ) -> None:
-    """Check whether trackers can track runs: installation, options, credentials, reachability.
+    """Check whether trackers can track runs.
 
-    Never prompts, and changes nothing. Exits with code 3 if a tracker cannot be used.
+    Checks installation, options, credentials and reachability. Never prompts, and changes nothing. Exits with
+    code 3 if a tracker cannot be used.
     """
     from fmstune.run.resolve import check_name, tracker_options
 
@@ -97,9 +98,10 @@ def show(
     sets: Sets = None,
     debug: Debug = False,
 ) -> None:
-    """Show a tracker's options, what it stores, how it receives events, and whether it can track a run now.
+    """Show a tracker's options and guarantees.
 
-    Changes nothing.
+    Includes what it stores, how events are delivered to it, and whether it can track a run now. Changes
+    nothing.
     """
     from fmstune.cli.tracker_show import as_json as described_as_json
     from fmstune.cli.tracker_show import lines, present
@@ -141,10 +143,10 @@ def sync(
     sets: Sets = None,
     debug: Debug = False,
 ) -> None:
-    """Deliver the events of runs that trackers have missed, or whole runs to another tracker.
+    """Deliver the events that trackers have missed.
 
-    Nothing is delivered twice, unless the tracker's storage has lost it since. Exits with code 1 if something
-    is still missing.
+    With --to, delivers whole runs to another tracker. Nothing is delivered twice, unless the tracker's
+    storage has lost it since. Exits with code 1 if something is still missing.
     """
     from fmstune.cli.terminal import progress, screen
     from fmstune.delivery.sync import sync as deliver

@@ -69,7 +69,7 @@ def train(
     method: Annotated[
         str | None,
         typer.Option(
-            help=f"The training method: {in_help()}. Default: {DEFAULT}.",
+            help=f"The training method ({in_help()}). Default: {DEFAULT}.",
             metavar="NAME",
             rich_help_panel=_DATA,
             autocompletion=complete_method,

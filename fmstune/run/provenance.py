@@ -1,4 +1,5 @@
-"""What a run's result depends on besides its configuration: package versions and the commit of the code."""
+"""Package versions and the commit of the code, which affect a run's result in addition to its
+configuration."""
 
 from __future__ import annotations
 

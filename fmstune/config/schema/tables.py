@@ -87,7 +87,7 @@ class RunSettings:
     )
     method: str = field(
         default=DEFAULT,
-        metadata={"help": f"The training method: {in_help()}.", "choices": tuple(METHODS)},
+        metadata={"help": f"The training method ({in_help()}).", "choices": tuple(METHODS)},
     )
     on_nonfinite: str = field(
         default="stop",
@@ -121,7 +121,7 @@ class RunSettings:
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
-            "help": "Stop after so many evaluations without an improvement, and keep the best weights.",
+            "help": "Stop after this many evaluations without improvement, and keep the best weights.",
             "min": 1,
         },
     )
@@ -150,7 +150,7 @@ class SamplesConfig:
     prompts: tuple[str, ...] = field(default=(), metadata={"help": "Prompts to answer at each evaluation."})
     rows: int = field(
         default=0,
-        metadata={"help": "The number of rows of the evaluation data to answer, too.", "min": 0},
+        metadata={"help": "The number of evaluation rows to answer as well.", "min": 0},
     )
     max_new_tokens: int = field(
         default=64, metadata={"help": "The maximum length of an answer, in tokens.", "min": 1}
@@ -174,7 +174,7 @@ class LoraConfig:
     bias: str = field(
         default="none",
         metadata={
-            "help": "The biases to train, too.",
+            "help": "Which biases to train as well.",
             "choices": ("none", "all", "lora_only"),
         },
     )
