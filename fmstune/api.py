@@ -82,14 +82,14 @@ def _train(
     from fmstune.launch.termination_log import asked_for, written_from_python
     from fmstune.report.console import SummingConsole
     from fmstune.run.resolve import load_config
-    from fmstune.run.run import alone, begun
-    from fmstune.system.threads import settle
+    from fmstune.run.run import execute, one_at_a_time
+    from fmstune.system.threads import set_threads
 
     _require_kinds(compute_metrics=compute_metrics, data_handler=data_handler)
     file = Path(_path("config", config)) if config is not None else None
     checkpoint = _path("resume", resume) if resume is not None else None
     given = tuple(callbacks) if isinstance(callbacks, (list, tuple)) else (callbacks,)
-    with alone(), quiet_for_a_run():  # before the imports that need transformers
+    with one_at_a_time(), quiet_for_a_run():  # before the imports that need transformers
         flags = _flags({} if settings is None else settings)
         sets = [part for key, value, _ in flags for part in ("--set", f"{key}={value}")]
         with written_from_python(asked_for(["train", *([str(file)] if file else []), *sets])):
@@ -99,10 +99,10 @@ def _train(
             if data_handler is not None:
                 data = dataclasses.replace(resolved.data, handler=cast(Any, data_handler))
                 resolved = dataclasses.replace(resolved, data=data)
-            settle()  # before the import below, at which torch fixes its number of threads
+            set_threads()  # before the import below, at which torch fixes its number of threads
             from fmstune.training.extensions import Extensions
 
-            return begun(
+            return execute(
                 resolved,
                 SummingConsole(Console(stderr=True), quiet=quiet or not is_main_process()),
                 checkpoint,

@@ -65,7 +65,7 @@ def generate(
     from fmstune.hub import pinned
     from fmstune.launch.environment import quiet_libraries
     from fmstune.models.locate import locate
-    from fmstune.system.threads import settle
+    from fmstune.system.threads import set_threads
 
     console = RunConsole(screen())
     place = locate(model)
@@ -78,7 +78,7 @@ def generate(
     if place.checkpoint:
         console.say("model", f"{model} did not finish; using its newest checkpoint, {place.path}")
     quiet_libraries()
-    settle()
+    set_threads()
     config = ModelConfig(path=place.path, trust_remote_code=trust_remote_code)
     config = pinned(RunConfig(model=config), console.warn).model
     from fmstune.models.generate import generate_texts, rendered, require_room

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fmstune.system.collector import look_seldom
+from fmstune.system.collector import collect_rarely
 
 
 class _Reported(SystemExit):
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line, and exit with the documented code; the last line printed is the cause."""
     _fill_closed_streams()
     if argv is None:  # the process belongs to us
-        look_seldom()
+        collect_rarely()
     teardown = None
     if "TORCHELASTIC_RUN_ID" in os.environ:  # one process of several
         from fmstune.launch.teardown import Teardown

@@ -40,7 +40,7 @@ def merge(
     from fmstune.launch.environment import quiet_libraries
     from fmstune.models import merge as merging
     from fmstune.models.locate import locate
-    from fmstune.system.threads import settle
+    from fmstune.system.threads import set_threads
 
     console = RunConsole(screen())
     place = locate(run)
@@ -48,7 +48,7 @@ def merge(
     if place.checkpoint:
         console.say("adapter", f"{run} did not finish; using its newest checkpoint, {place.path}")
     quiet_libraries()
-    settle()
+    set_threads()
     done = merging.merge(place, out, dtype=dtype, base=base, trust_remote_code=trust_remote_code)
     console.say("merged", f"{done.adapter} with {done.base}")
     console.say("saved", f"{out} · {done.bytes / 1e6:.1f} MB, {done.dtype}")

@@ -233,14 +233,14 @@ def train(
 
     from fmstune.launch.environment import is_main_process
     from fmstune.launch.notices import noticed
-    from fmstune.launch.output import taken_output
+    from fmstune.launch.output import redirected_output
     from fmstune.report.console import SummingConsole
     from fmstune.run.run import dry_run as run_dry
     from fmstune.run.run import run
 
     answer: Literal["json", "directory"] = "json" if as_json else "directory"
     with contextlib.ExitStack() as shown:
-        others = None if dry_run else shown.enter_context(taken_output())
+        others = None if dry_run else shown.enter_context(redirected_output())
         shown.enter_context(ranks.leaving_in_order())
         console = screen(others.err if others else None)
         if others is None and (as_json or not sys.stdout.isatty()):

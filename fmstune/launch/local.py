@@ -15,8 +15,8 @@ import tempfile
 from fmstune.errors import ConfigError
 from fmstune.launch.failures import failure, interruption, last_reported, not_met
 from fmstune.launch.rank import LAUNCHED, SECONDS_TO_STOP, under_torchrun
-from fmstune.launch.signals import left_to_torchrun, passed_on
-from fmstune.system.threads import settle
+from fmstune.launch.signals import forwarded, left_to_torchrun
+from fmstune.system.threads import set_threads
 
 
 def process_count(asked: str) -> int:
@@ -24,7 +24,7 @@ def process_count(asked: str) -> int:
     if under_torchrun() or "LOCAL_RANK" in os.environ:
         raise ConfigError("--nproc starts torchrun itself: leave it out if torchrun starts fmstune.")
     if asked == "auto":
-        settle()  # torch reads it at import; if there is only one process, it is this one that trains
+        set_threads()  # torch reads it at import; if there is only one process, it is this one that trains
         import torch
 
         return max(1, int(torch.cuda.device_count()))
@@ -56,11 +56,11 @@ def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> Non
     are fewer GPUs than processes, unless they are not used (`on_cpu`).
     """
     os.environ[LAUNCHED] = str(os.getpid())
-    settle(processes)
+    set_threads(processes)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_STOP))
     os.environ["PET_SIGNALS_TO_HANDLE"] = left_to_torchrun()
-    with tempfile.TemporaryDirectory(prefix="fmstune-") as folder, passed_on():
+    with tempfile.TemporaryDirectory(prefix="fmstune-") as folder, forwarded():
         import torch
         from torch.distributed import run as torchrun
         from torch.distributed.elastic.multiprocessing.api import SignalException

@@ -138,7 +138,7 @@ class Output:
 
 
 @contextlib.contextmanager
-def taken_output() -> Iterator[Output]:
+def redirected_output() -> Iterator[Output]:
     """Redirect the output of libraries and user code within this block, and log an exception that leaves
     it."""
     output, child = _begun(_beside(sys.stdout, 1), _beside(sys.stderr, 2))

@@ -22,7 +22,7 @@ _SECONDS_TO_LEAVE = 60
 
 
 @contextlib.contextmanager
-def passed_on() -> Iterator[None]:
+def forwarded() -> Iterator[None]:
     """Pass SIGINT, SIGTERM and SIGHUP on to the ranks, and leave none of them behind."""
     before = listen()
     try:
@@ -56,7 +56,7 @@ def listen() -> dict[signal.Signals, Any]:
             _wait_until_taken(signum, ranks)
         _send(signal.SIGKILL if came > 2 and signum == signal.SIGINT else signum, ranks)
 
-    return {signum: signal.signal(signum, handle) for signum in _passed_on()}
+    return {signum: signal.signal(signum, handle) for signum in _signals_to_forward()}
 
 
 def left_to_torchrun() -> str:
@@ -64,7 +64,7 @@ def left_to_torchrun() -> str:
     return "SIGQUIT"
 
 
-def _passed_on() -> list[signal.Signals]:
+def _signals_to_forward() -> list[signal.Signals]:
     # After `nohup`, the end of the terminal does not matter.
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]

@@ -30,7 +30,7 @@ from fmstune.models.chat_templates import NAMED, named_template
 from fmstune.models.load_errors import why_not_loaded
 from fmstune.models.locate import require_place
 from fmstune.models.saving import OwnFiles
-from fmstune.system.collector import all_is_imported
+from fmstune.system.collector import imports_done
 from fmstune.text import counted
 from fmstune.transformers_compat import OWN_KEYS, forget_quantization, hub_commit, no_gguf_bar, render_chats
 
@@ -55,7 +55,7 @@ def load_tokenizer(config: ModelConfig, *, base: str | None = None) -> PreTraine
     An adapter's is beside it, or that of its base model, which `base` can say in place of the adapter.
     Raises `ModelError` with the cause in one sentence.
     """
-    all_is_imported()  # that takes long; this is the first thing that is loaded
+    imports_done()  # that takes long; this is the first thing that is loaded
     config = _located(config)
     adapter = adapter_at(config)
     if adapter is not None and not any(adapter.directory.glob("tokenizer*")):

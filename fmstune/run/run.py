@@ -34,9 +34,9 @@ from fmstune.layout import CONFIG_NAME
 from fmstune.resources.source import SYSTEM
 from fmstune.run.claimed import claimed
 from fmstune.run.directory import RunDirectory
+from fmstune.run.locking import locked
 from fmstune.run.look_ahead import look_ahead
 from fmstune.run.resume import finish
-from fmstune.run.taking import taken
 from fmstune.run.tracking import (
     checked_trackers,
     in_process_callbacks,
@@ -47,7 +47,7 @@ from fmstune.run.tracking import (
     say_resumed,
 )
 from fmstune.secrets.redaction import Redactor, process_redactor
-from fmstune.system.allocator import freed_is_kept
+from fmstune.system.allocator import freed_memory_kept
 from fmstune.system.files import replace_text
 from fmstune.text import counted
 from fmstune.trackers.base import Tracker
@@ -80,12 +80,12 @@ def run(
     Raises its steps' errors, each with its exit code: `ConfigError`, `DataError`, `ModelError`,
     `TrackerCheckFailed`, and `Interrupted` after a signal; `RunError` if this process has another active run.
     """
-    with alone(), watched_by(out):
-        return begun(config, out, resume, overwrite, extensions)
+    with one_at_a_time(), watched_by(out):
+        return execute(config, out, resume, overwrite, extensions)
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def one_at_a_time() -> Iterator[None]:
     """Allow only one run at a time in this process: metrics tracked from anywhere belong to it, and signals,
     random states and the libraries' state are shared by the process."""
     if not _under_way.acquire(blocking=False):
@@ -104,10 +104,10 @@ _under_way = threading.Lock()
 os.register_at_fork(after_in_child=lambda: _under_way.release() if _under_way.locked() else None)
 
 
-def begun(
+def execute(
     config: RunConfig, out: RunConsole, resume: str | None, overwrite: bool, extensions: Extensions | None
 ) -> RunResult:
-    """Execute a run, for a caller that holds `alone`."""
+    """Execute a run, for a caller that holds `one_at_a_time`."""
     began = time.perf_counter()
     config, directory = claimed(config, out, resume, overwrite=overwrite)
     if directory.finished:
@@ -120,7 +120,7 @@ def begun(
     redactor = redactor_of(config)
     with (
         checked_trackers(config, out) as (fleet, guests),
-        taken(directory, overwrite=overwrite) as (directory, lock),
+        locked(directory, overwrite=overwrite) as (directory, lock),
     ):
         imported = time.perf_counter()
         _write_config(config, directory.path, redactor)
@@ -217,7 +217,7 @@ def _train(
             out.say("resume", f"step {built.steps} was the last; only saving the model is left")
             finish(built.trainer, checkpoint)
         else:
-            with explained(built.trainer), freed_is_kept():
+            with explained(built.trainer), freed_memory_kept():
                 built.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         built = stream_ended(built, directory.path, recorder, out)
         if stop.signum is not None:

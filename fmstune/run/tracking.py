@@ -37,7 +37,7 @@ from fmstune.run.directory import RunDirectory
 from fmstune.run.ending import Ending
 from fmstune.secrets.redaction import Redactor, config_secrets, hide, know_secrets, process_redactor
 from fmstune.system.locks import Lock
-from fmstune.system.threads import settle
+from fmstune.system.threads import set_threads
 from fmstune.text import counted
 from fmstune.trackers.records import Check, Status, TrackerError
 from fmstune.trackers.registry import reference
@@ -61,7 +61,7 @@ def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet
     try:
         quiet_libraries()
         out.phase("loading libraries")
-        if threads := settle():
+        if threads := set_threads():
             out.say("threads", threads)
         with not_imported():
             import fmstune.training.build  # noqa: F401  (the seconds that torch and TRL take to import)

@@ -22,7 +22,7 @@ _AT_MOST_BY_ITSELF = {_MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
 
 
 @contextlib.contextmanager
-def freed_is_kept() -> Iterator[bool]:
+def freed_memory_kept() -> Iterator[bool]:
     """Keep memory freed within the block, and return it to the kernel afterwards. Yields whether that is
     supported: not if the user has configured glibc by its variables, nor with another C library."""
     library = None if _chosen_by_the_user() else _glibc()

@@ -12,8 +12,8 @@ _AT_IMPORTS = (100_000, 50, 100)
 _usual: tuple[int, int, int] | None = None
 
 
-def look_seldom() -> None:
-    """Make it run a hundredth as often, until `all_is_imported`. Only for fmstune's own process: a program
+def collect_rarely() -> None:
+    """Make it run a hundredth as often, until `imports_done`. Only for fmstune's own process: a program
     that calls fmstune may rely on its settings."""
     global _usual
     if _usual is None:
@@ -21,9 +21,9 @@ def look_seldom() -> None:
         gc.set_threshold(*_AT_IMPORTS)
 
 
-def all_is_imported() -> None:
+def imports_done() -> None:
     """Exclude existing objects from collection, which accelerate would otherwise traverse at the start of
-    each training (0.4 s), and restore the usual thresholds. A no-op without `look_seldom`."""
+    each training (0.4 s), and restore the usual thresholds. A no-op without `collect_rarely`."""
     global _usual
     if _usual is not None:
         gc.freeze()

@@ -45,10 +45,10 @@ def processors() -> Processors:
 
 
 _settled: dict[str, str] = {}
-"""The variables set by `settle` rather than by the user."""
+"""The variables set by `set_threads` rather than by the user."""
 
 
-def settle(processes: int = 1) -> str | None:
+def set_threads(processes: int = 1) -> str | None:
     """Divide the processors among `processes`, unless the user has set `OMP_NUM_THREADS`. Returns a message
     if this process gets fewer than the machine has.
 

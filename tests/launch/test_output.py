@@ -156,10 +156,10 @@ def test_what_a_full_disk_cannot_take_waits_and_is_counted_in_the_end(tmp_path: 
 def test_a_program_that_calls_the_command_has_its_streams_back(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from fmstune.launch.output import taken_output
+    from fmstune.launch.output import redirected_output
 
     def program() -> None:
-        with taken_output() as output:
+        with redirected_output() as output:
             print("theirs")
             print("ours", file=output.err, flush=True)
             output.keep_in(tmp_path)

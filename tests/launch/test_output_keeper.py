@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fmstune.launch import output_keeper, output_log
-from fmstune.launch.output import taken_output
+from fmstune.launch.output import redirected_output
 from fmstune.launch.output_log import OutputLog
 from fmstune.secrets.redaction import longest_secret
 
@@ -87,7 +87,7 @@ def test_printing_does_not_wait_for_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: bytes
 ) -> None:
     monkeypatch.setattr(output_keeper, "BACKLOG_BYTES", 1 << 21)
-    with taken_output() as output:
+    with redirected_output() as output:
         output.keep_in(tmp_path)
         printed, begin = 0, time.monotonic()
         while printed < 20_000_000:
@@ -106,7 +106,7 @@ def test_a_log_whose_process_dies_ends_neither_the_run_nor_its_children(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = set(psutil.Process().children())
-    with taken_output() as output:
+    with redirected_output() as output:
         output.keep_in(tmp_path)
         (log,) = {each.pid for each in set(psutil.Process().children()) - before}
         speaks = subprocess.Popen(
@@ -147,7 +147,7 @@ def test_whatever_stands_in_place_of_a_stream_the_run_ends_as_it_would(
     before = sys.stdout, sys.stderr
 
     def program() -> None:
-        with taken_output() as output:
+        with redirected_output() as output:
             output.keep_in(tmp_path)
             print("kept")
             sys.stdout = sys.stderr = stream
@@ -167,7 +167,7 @@ def test_the_number_of_lines_is_that_of_all_ranks(
     log.write_text("--- of a run before\n[rank 1] then\n")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    with taken_output() as output:
+    with redirected_output() as output:
         output.keep_in(tmp_path)
         print("one\ntwo")
         assert output.kept().lines == 2

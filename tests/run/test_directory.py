@@ -14,7 +14,7 @@ from fmstune.config.load.load import load
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError
 from fmstune.run.directory import claim, run_state
-from fmstune.run.taking import taken
+from fmstune.run.locking import locked
 from tests.support.journals import open_journal
 
 
@@ -98,9 +98,9 @@ def test_several_machines_have_to_be_told_where(monkeypatch: pytest.MonkeyPatch)
 
 def test_runs_that_are_begun_in_the_same_second_get_directories_of_their_own() -> None:
     first, second = (claim(configured(), None, overwrite=False) for _ in range(2))
-    with taken(dataclasses.replace(first, path=Path("runs/a")), overwrite=False) as (one, _):
+    with locked(dataclasses.replace(first, path=Path("runs/a")), overwrite=False) as (one, _):
         (one.path / "config.toml").touch()
-        with taken(dataclasses.replace(second, path=Path("runs/a")), overwrite=False) as (other, _):
+        with locked(dataclasses.replace(second, path=Path("runs/a")), overwrite=False) as (other, _):
             assert [one.path, other.path] == [Path("runs/a"), Path("runs/a-2")]
     assert one.path.exists()
     assert not other.path.exists()  # nothing was written into it
@@ -109,14 +109,14 @@ def test_runs_that_are_begun_in_the_same_second_get_directories_of_their_own() -
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_of_two_runs_in_one_directory_the_second_neither_writes_nor_clears_anything(overwrite: bool) -> None:
     both = [claim(configured("out"), None, overwrite=overwrite) for _ in range(2)]
-    with taken(both[0], overwrite=overwrite) as (_, lock):
+    with locked(both[0], overwrite=overwrite) as (_, lock):
         assert lock is not None
         Path("out/config.toml").write_text("the first one's")
         with (
             pytest.raises(
                 ConfigError, match=rf"out: another process \(pid {os.getpid()}\) is running this run"
             ),
-            taken(both[1], overwrite=overwrite),
+            locked(both[1], overwrite=overwrite),
         ):
             pass
         assert Path("out/config.toml").read_text() == "the first one's"
@@ -124,7 +124,7 @@ def test_of_two_runs_in_one_directory_the_second_neither_writes_nor_clears_anyth
     if not overwrite:
         with (
             pytest.raises(ConfigError, match="another run was started there meanwhile"),
-            taken(both[1], overwrite=False),
+            locked(both[1], overwrite=False),
         ):
             pass
 
@@ -135,7 +135,7 @@ def test_what_is_overwritten_is_gone_but_not_the_lock() -> None:
     Path("out/tracking/wandb.json").touch()
     Path("out/mine.txt").touch()
     directory = claim(configured("out"), None, overwrite=True)
-    with taken(directory, overwrite=True):
+    with locked(directory, overwrite=True):
         assert sorted(path.name for path in Path("out").rglob("*")) == [
             "journal.jsonl.lock",
             "mine.txt",
@@ -146,7 +146,10 @@ def test_what_is_overwritten_is_gone_but_not_the_lock() -> None:
 
 
 def test_a_run_that_does_not_begin_leaves_no_directory_behind() -> None:
-    with pytest.raises(KeyboardInterrupt), taken(claim(configured(), None, overwrite=False), overwrite=False):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        locked(claim(configured(), None, overwrite=False), overwrite=False),
+    ):
         raise KeyboardInterrupt
     assert not list(Path("runs").iterdir())
 

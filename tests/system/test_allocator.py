@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-from fmstune.system.allocator import freed_is_kept
+from fmstune.system.allocator import freed_memory_kept
 
 BLOCK = 100_000_000
 
@@ -30,7 +30,7 @@ def _glibc_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_block_that_was_freed_is_used_again_within_and_given_back_after() -> None:
     process = psutil.Process()
-    with freed_is_kept() as kept:
+    with freed_memory_kept() as kept:
         if not kept:
             pytest.skip("this C library is not glibc")
         first, second = faults_of_a_block(), faults_of_a_block()
@@ -41,5 +41,5 @@ def test_a_block_that_was_freed_is_used_again_within_and_given_back_after() -> N
 
 def test_what_the_user_has_set_for_the_allocator_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
-    with freed_is_kept() as kept:
+    with freed_memory_kept() as kept:
         assert not kept

@@ -25,7 +25,7 @@ def as_before() -> Iterator[None]:
 
 def test_it_runs_as_often_as_usual_once_a_tokenizer_is_loaded() -> None:
     usual, frozen = gc.get_threshold(), gc.get_freeze_count()
-    collector.look_seldom()
+    collector.collect_rarely()
     assert gc.get_threshold() > usual
     load_tokenizer(ModelConfig(path="demo"))
     assert gc.get_threshold() == usual

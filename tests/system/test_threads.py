@@ -20,7 +20,7 @@ import json, os, sys
 from fmstune.system import threads
 if "one" in sys.argv: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 os.cpu_count = lambda: 64
-line = threads.settle()
+line = threads.set_threads()
 assert "torch" not in sys.modules
 import torch
 waiting = os.environ.get("OMP_WAIT_POLICY") or os.environ.get("GOMP_SPINCOUNT")
@@ -118,11 +118,11 @@ def test_processes_share_the_processors_also_where_torch_has_counted_the_gpus(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "15")
-    assert threads.settle()  # as `--nproc auto` does first
+    assert threads.set_threads()  # as `--nproc auto` does first
     assert os.environ["OMP_NUM_THREADS"] == "15"
     monkeypatch.setitem(sys.modules, "torch", sys)
-    assert threads.settle() == "15 of the 16 processors of this machine: SLURM_CPUS_PER_TASK"
-    assert threads.settle(processes=3) is None
+    assert threads.set_threads() == "15 of the 16 processors of this machine: SLURM_CPUS_PER_TASK"
+    assert threads.set_threads(processes=3) is None
     assert os.environ["OMP_NUM_THREADS"] == "5"
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         os.environ.pop(name, None)
@@ -144,7 +144,7 @@ def test_threads_that_wait_sleep_where_others_are_at_work(
 ) -> None:
     (machine / "stat").write_text(f"cpu  1 2 3\nprocs_running {running}\nprocs_blocked 0\n")
     monkeypatch.setattr(threads, "_STATISTICS", machine / "stat")
-    threads.settle()
+    threads.set_threads()
     found = [name for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if os.environ.pop(name, None)]
     os.environ.pop("OMP_NUM_THREADS", None)
     assert found == [how]

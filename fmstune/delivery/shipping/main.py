@@ -33,7 +33,7 @@ from fmstune.delivery.shipping.standing import DeliveryFailed, cause_text
 from fmstune.delivery.shipping.watch import TrainerWatch
 from fmstune.secrets.redaction import know_secrets, process_redactor
 from fmstune.system import locks
-from fmstune.system.collector import all_is_imported, look_seldom
+from fmstune.system.collector import collect_rarely, imports_done
 from fmstune.trackers.base import Tracker, installed_version
 from fmstune.trackers.compat import OldShapeTracker, build_tracker, own_callback_of
 from fmstune.trackers.places import place_of, return_to
@@ -49,7 +49,7 @@ EXIT_BUSY = 76  # another shipper delivers this run to this tracker
 
 def main(trainer: TrainerWatch) -> int:
     """Do the job and the order given on standard input."""
-    look_seldom()
+    collect_rarely()
     orders = Orders(sys.stdin.fileno())
     answers = _take_standard_output()
     _first_to_go()
@@ -152,7 +152,7 @@ def _ship(
     trainer: TrainerWatch,
     log: ShipperLog,
 ) -> int:
-    all_is_imported()  # with the check
+    imports_done()  # with the check
     directory = Path(order["directory"])
     path = ledger_path(directory, job["name"])
     path.parent.mkdir(parents=True, exist_ok=True)

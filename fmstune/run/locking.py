@@ -17,7 +17,7 @@ from fmstune.system import locks
 
 
 @contextlib.contextmanager
-def taken(directory: RunDirectory, *, overwrite: bool) -> Iterator[tuple[RunDirectory, locks.Lock | None]]:
+def locked(directory: RunDirectory, *, overwrite: bool) -> Iterator[tuple[RunDirectory, locks.Lock | None]]:
     """Lock the directory for this run, and yield it with the lock, which the journal's writer then holds;
     with `overwrite`, remove the files of an earlier run.
 
