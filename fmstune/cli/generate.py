@@ -55,7 +55,7 @@ def generate(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Generate a model's answers to prompts: a first look at what it has learnt."""
+    """Generate a model's answers to prompts, as a first check of a tuned model."""
     import json
 
     from fmstune.cli.terminal import screen

@@ -89,7 +89,7 @@ def _reader_has_gone() -> bool:
 
 def _end_in_time(how: BaseException | None) -> None:
     """Exit even if trackers that ran in this process left threads or handlers that would block the exit."""
-    deadline = sys.modules.get("fmstune.system.deadline")  # imported where foreign code was called
+    deadline = sys.modules.get("fmstune.system.deadline")  # imported where third-party code was called
     if deadline is not None and isinstance(how, SystemExit):
         deadline.end_in_time(how.code if isinstance(how.code, int) else int(how.code is not None))
 

@@ -100,7 +100,7 @@ def rm(
             typer.echo(visible(line), err=True)
     if not yes:
         if not sys.stdin.isatty():
-            raise ConfigError("nothing was deleted: there is no terminal to ask on. To delete it, add --yes.")
+            raise ConfigError("nothing was deleted: confirmation needs a terminal. To delete it, add --yes.")
         if not typer.confirm("Delete this?", err=True):
             typer.echo("nothing was deleted", err=True)
             return

@@ -199,7 +199,7 @@ def _train(
         _describe(built, out)
         _record_decided(config, built, directory.path, recorder)
         if changed := changed_data(before, built.data):
-            out.warn(f"the data has changed since the run was started, and is used as it is now: {changed}")
+            out.warn(f"the data has changed since the run was started; using the current data: {changed}")
         guard(built.trainer, config, directory.path, out, places=built.places, decode=built.tokenizer.decode)
         out.say("run", str(directory.path))
         if is_main_process():

@@ -173,10 +173,10 @@ def _in_a_child(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def live(request: Mapping[str, Any], answers: int) -> NoReturn:
-    """Do in this process what is asked for, write what was read to a file, and end."""
+    """Execute a request in this process, write a result to the file descriptor `answers`, and exit."""
     code = 2
     try:
-        # The kernel ends what hangs, even inside an extension that holds Python's lock.
+        # The kernel kills a hung process, even inside an extension that holds the GIL.
         signal.alarm(request.get("seconds", 600))
         if request["do"] == "deliver":
             code = _live(request)
@@ -189,11 +189,11 @@ def live(request: Mapping[str, Any], answers: int) -> NoReturn:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        os._exit(code)  # as a shipper ends: Aim's own end would wait in its finalizers
+        os._exit(code)  # like a shipper: Aim's finalizers would wait
 
 
 def answer_of(request: Mapping[str, Any], code: int, text: str) -> dict[str, Any]:
-    """What a life that ended with this exit code, and has written this, answers to its request."""
+    """The answer to a request, from the exit code of its life and the text that it wrote."""
     if request["do"] == "read":
         return {"answer": json.loads(text)} if code == 0 else {"error": f"its process {ended_by(code)}"}
     return {"code": code}

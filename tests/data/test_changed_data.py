@@ -121,7 +121,7 @@ def test_a_resumed_run_says_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     train(Path("run"), "training.max_steps=1", *sets)
     Path("a.jsonl").write_text(rows * 2)
     said = train(Path("run"), "training.max_steps=2", *sets, resume="run/checkpoint-1")
-    assert "the data has changed since the run was started, and is used as it is now" in said
+    assert "the data has changed since the run was started; using the current data" in said
     assert "a.jsonl (8 rows before, 16 now)" in said
     again = train(Path("run"), "training.max_steps=3", *sets, resume="run/checkpoint-2")
     assert "the data has changed" not in again
