@@ -12,7 +12,7 @@ _BY = {
     "use_cpu": "true if there is no GPU",
     "dataloader_pin_memory": "true if there is a GPU",
     "pad_to_multiple_of": "the multiple that is fastest on the device",
-    "padding_free": "true if the model keeps rows apart, and it is faster",
+    "padding_free": "true if the model supports it, and it is faster",
 }
 """Fields of `[training]` that are decided by the run unless they are set, and how."""
 
