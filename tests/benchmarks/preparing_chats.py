@@ -38,7 +38,7 @@ from fmstune.config.schema.data import DataConfig, DataSource
 from fmstune.data.cache import prepare_once
 using = AutoTokenizer.from_pretrained({model!r})
 config = DataConfig(train=(DataSource({data!r}),), cache={cache})
-""" + _TIMED.format(work="rows = prepare_once(config, using, 1024, 0).train")
+""" + _TIMED.format(work="rows = prepare_once(config, using, 1024, 0, worth=0).train")
 _THEIRS = """
 import datasets, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -86,7 +86,7 @@ def timed(code: str, folder: Path, name: str) -> tuple[float, float]:
 
 def main() -> None:
     model = str(Path(sys.argv[1]).resolve()) if len(sys.argv) > 1 else ""
-    count = int(sys.argv[2]) if len(sys.argv) > 2 else 20_000
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 6_000
     processes = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
