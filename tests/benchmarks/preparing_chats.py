@@ -1,7 +1,8 @@
 """Preparing chats against TRL's own preparation: `python -m tests.benchmarks.preparing_chats [MODEL] [ROWS]`.
 
 Both get the same file of conversations of two turns, read it, and make token ids and labels of it, each in a
-fresh process, in turns; what importing takes does not count. TRL is given one process and as many as there
+fresh process, in turns; what importing takes does not count. The rows have few different words, which is
+where looking up words pays most. TRL is given one process and as many as there
 are processors (`dataset_num_proc`), and the better of them is its figure. Wall-clock times mean something
 only where the machine has nothing else to do: the CPU seconds, children's included, are printed beside them.
 """
