@@ -14,8 +14,9 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,25 @@ def table_in_memory(table: Any) -> Any:
     import datasets
 
     return datasets.table.InMemoryTable(table)
+
+
+def streamed(rows: Any, features: Any) -> Any:
+    """What the calls of `rows` generate, as an `IterableDataset`. Its `from_generator` hashes the generator
+    with its readers and its tokenizer, for a cache that a stream does not have: up to a second."""
+    from datasets import DatasetInfo, IterableDataset
+    from datasets.iterable_dataset import ExamplesIterable
+
+    return IterableDataset(ExamplesIterable(_Numbered(rows), {}), info=DatasetInfo(features=features))
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """Rows as a data set takes them; to be pickled for the workers of a data loader."""
+
+    rows: Callable[[], Iterable[Any]]
+
+    def __call__(self) -> Iterator[tuple[int, Any]]:
+        yield from enumerate(self.rows())
 
 
 def accelerators_kept() -> Callable[[], None]:

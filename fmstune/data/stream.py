@@ -20,6 +20,7 @@ from fmstune.data.stream_counts import Tally, counts_folder, write_counts
 from fmstune.data.summary import DataSummary, SourceSummary, joined
 from fmstune.data.tokens.table import LOSS_WEIGHTS, WEIGHTS, Encoder, TokenRow
 from fmstune.errors import DataError
+from fmstune.transformers_compat import streamed
 
 _BATCH = 64
 _LOOKED_AT = 100
@@ -203,4 +204,5 @@ def _dataset(
         schema = schema.append(pa.field(LOSS_WEIGHTS, WEIGHTS))
     features = datasets.Features.from_arrow_schema(schema)
     rows = _Endless(readers, encoder, file, schema.names, shuffle)
-    return datasets.IterableDataset.from_generator(rows, features=features)
+    made: datasets.IterableDataset = streamed(rows, features)
+    return made

@@ -20,7 +20,7 @@ from fmstune.launch import rank as ranks
 from fmstune.launch import signals
 from fmstune.launch.rank import leaving_in_order
 from tests.support.commands import fmstune, start
-from tests.support.ranks import CALLBACKS, CURSED, TWO, gone, pids, with_callback
+from tests.support.ranks import CALLBACKS, CURSED, TWO, gone, pids, together, with_callback
 from tests.support.waiting import wait_for
 
 
@@ -62,8 +62,9 @@ def test_a_rank_that_is_ended_by_system_exit_says_so_to_the_launcher_and_the_jou
 
 
 def test_all_ranks_stop_when_a_callback_stops_one(tmp_path: Path) -> None:
-    done = fmstune("train", *TWO, *with_callback("Stops"), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    arguments = ["train", *TWO[2:], *with_callback("Stops")]
+    done, other = together(2, *arguments, cwd=tmp_path)
+    assert (done.returncode, other.returncode) == (0, 0), done.stderr
     assert "2 steps" in done.stderr
 
 

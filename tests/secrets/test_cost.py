@@ -24,13 +24,15 @@ REDACTOR = Redactor({"MY_PASSWORD": "hunter2hunter3"})
 SHORT, LONG = 2_000, 16_000
 
 
-def seconds(text: str, *, tracked: bool) -> float:
-    """The processor's time that hiding takes, the shortest of some tries."""
+def seconds(text: str, *, tracked: bool, enough: float = 0.0) -> float:
+    """The processor's time that hiding takes, the shortest of some tries, or one that is short enough."""
     found = []
     for _ in range(3):
         began = time.thread_time()
         REDACTOR.text(text, tracked=tracked)
         found.append(time.thread_time() - began)
+        if found[-1] < enough:
+            break
     return min(found)
 
 
@@ -46,7 +48,7 @@ def test_eight_times_the_text_takes_about_eight_times_as_long(
 ) -> None:
     unit, head = "".join(repeated), "".join(before)
     short, long = (head + unit * (size // len(unit) + 1) for size in (SHORT, LONG))
-    took = seconds(long, tracked=tracked)
+    took = seconds(long, tracked=tracked, enough=0.004)
     # A quadratic search takes 64 times as long.
     assert took < 0.004 or took < 25 * seconds(short, tracked=tracked)
 
@@ -59,7 +61,7 @@ def test_eight_times_the_text_takes_about_eight_times_as_long(
 )  # fmt: skip
 def test_a_quarter_of_a_megabyte_is_a_matter_of_a_second(unit: str, tracked: bool) -> None:
     text = "Cookie: " + unit * (250_000 // len(unit))
-    assert seconds(text, tracked=tracked) < 2
+    assert seconds(text, tracked=tracked, enough=2) < 2
 
 
 @given(st.lists(PARTS | st.text("aZ09", min_size=6, max_size=20), min_size=1, max_size=12))

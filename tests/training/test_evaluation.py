@@ -13,11 +13,11 @@ from fmstune.trackers.base import Tracker
 from fmstune.training.build import BuiltTrainer, build_trainer
 from fmstune.training.trainers.neftune import RowNoise
 
-ROWS = "data.max_rows=24"
+FEW = ["model.path=demo", "data.train=demo", "data.max_rows=24", 'data.eval=[{path="demo", max_rows=23}]']
 
 
 def built(tmp_path: Path, *sets: str) -> BuiltTrainer:
-    quick = ["training.max_steps=1", "training.logging_steps=1", "training.save_strategy=no", ROWS]
+    quick = ["training.max_steps=1", "training.logging_steps=1", "training.save_strategy=no", *FEW]
     return build_trainer(load(None, [], [*quick, *sets], cwd=tmp_path), Tracker(), tmp_path / "out")
 
 

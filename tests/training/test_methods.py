@@ -150,7 +150,7 @@ def test_an_adapter_is_compared_with_the_model_without_it_and_not_with_a_second_
 def test_an_adapter_learns_and_loads_onto_its_base_model(method: str) -> None:
     from peft import PeftModel
 
-    sets = ["lora.enabled=true", "lora.r=8", "training.max_steps=24", "training.learning_rate=2e-2"]
+    sets = ["lora.enabled=true", "lora.r=8", "training.max_steps=12", "training.learning_rate=2e-2"]
     tune(method, "out", *sets)
     assert not Path("out/model.safetensors").exists()
     losses = metrics("out", "train", "loss")
@@ -193,7 +193,7 @@ def test_pairs_weighted_by_wpo_have_the_figures_that_they_need() -> None:
 def test_without_data_the_demo_is_learnt_as_pairs() -> None:
     flags = [("run.method", "dpo", "--method"), ("training.output_dir", "out", "--output-dir")]
     screen = io.StringIO()
-    run(load(None, flags, ["training.max_steps=30"]), RunConsole(Console(file=screen, width=200)))
+    run(load(None, flags, ["training.max_steps=15"]), RunConsole(Console(file=screen, width=200)))
     assert metrics("out", "eval", "rewards/accuracies")[-1] > 0.9
     assert "demo · 400 rows (chosen/rejected as messages)" in screen.getvalue()
 

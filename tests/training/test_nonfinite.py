@@ -13,8 +13,7 @@ from fmstune import demo
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.errors import RunError
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
-from tests.support.commands import fmstune
-from tests.support.ranks import TORCHRUN
+from tests.support.ranks import together
 from tests.support.tuned import SHORT, tune, weights
 
 TOO_FAST = ["training.learning_rate=1e38", "training.warmup_steps=0"]
@@ -175,9 +174,8 @@ def test_without_trouble_the_setting_changes_no_weight() -> None:
 
 def test_two_processes_come_to_the_same_decision(tmp_path: Path) -> None:
     sets = [part for setting in [*SHORT, *TOO_FAST] for part in ("--set", setting)]
-    arguments = ["train", "--output-dir", "out", *sets]
-    done = fmstune(*TORCHRUN, "-m", "fmstune", *arguments, cwd=tmp_path, module="torch.distributed.run")
-    assert done.returncode == 1
+    done, other = together(2, "train", "--output-dir", "out", *sets, cwd=tmp_path)
+    assert (done.returncode, other.returncode) == (1, 1)
     assert "at step 2, since the weights are not finite any more" in done.stderr
 
 

@@ -74,6 +74,8 @@ FUNCTIONS = {
     "peft.PeftModel.save_pretrained": ("self", "save_directory"),
     "peft.tuners.tuners_utils._check_lora_target_modules_mamba": (),
     "datasets.table.InMemoryTable": ("table",),
+    "datasets.iterable_dataset.ExamplesIterable": ("generate_examples_fn", "kwargs"),
+    "datasets.IterableDataset": ("ex_iterable", "info"),
 }
 KEYWORDS = {
     "peft.PeftModel.save_pretrained": "save_embedding_layers",
