@@ -19,7 +19,6 @@ _SHORT = (
     "training.warmup_steps=0",
     "training.learning_rate=1e-2",
     "data.max_rows=20",
-    'data.eval=[{path="demo", max_rows=2}]',
 )
 
 
