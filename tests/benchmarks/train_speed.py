@@ -1,24 +1,31 @@
-"""Steps per second against TRL's own command and a bare padded PyTorch loop:
-`python -m tests.benchmarks.train_speed [MODEL] [--rows long]`.
+"""Steps against TRL's own command and a bare padded PyTorch loop:
+`python -m tests.benchmarks.train_speed [MODEL] [--rows long] [--peers bare,fused,trl,checkpointed]`.
 
-`fmstune train` and `trl sft` tune the same model on the same rows in the same order with the same settings,
-one after the other, and so does a loop of forward, backward, clipping and AdamW on padded batches; the losses
-of each step are compared as well. Without MODEL, the demo's is used. Short
-rows are of 20 to 30 tokens, eight at once; long ones of 60 to 210, most of them trained, four at once.
+`fmstune train` and each peer tune the same model on the same rows in the same order with the same settings,
+in short runs by turns, so that what else the machine does meets all of them. Of each step after the first
+ones, of which the shapes are new, the wall-clock time (median) and the CPU time of the command and its
+children (mean) are printed, and how far the losses are apart. Without MODEL, the demo's is used. Short rows
+are of 20 to 30 tokens, eight at once; long ones of 60 to 210, most of them trained, four at once. Two rounds
+of `fmstune` and `fused` on SmolLM2 take about two minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from fmstune import demo
 from fmstune.delivery.journal.reader import JournalReader
@@ -49,32 +56,75 @@ def write_rows(path: Path, *, long: bool) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def run(command: list[str], folder: Path, **variables: str) -> str:
-    """What a command prints; ends the benchmark when it fails."""
-    environment = {**variables, **os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
-    return done.stdout
+@dataclass(frozen=True)
+class Run:
+    """The wall-clock and CPU seconds of each step that counts, and the loss of every step."""
+
+    wall: list[float]
+    cpu: list[float]
+    losses: list[float]
 
 
-def ours(folder: Path, model: str, steps: int, batch: int) -> tuple[float, list[float]]:
-    """Steps per second and the loss of each step of `fmstune train`."""
+def stepped(command: list[str], folder: Path, sign: str, skip: int, **variables: str) -> Run:
+    """A command that prints a line for each step, in which `sign` finds the loss. Ends the benchmark when
+    it fails."""
+    environment = {
+        **variables, **os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+    }  # fmt: skip
+    marks: list[tuple[float, float]] = []
+    losses: list[float] = []
+    printed: list[str] = []
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as child:
+        assert child.stdout is not None
+        process = psutil.Process(child.pid)
+        for line in child.stdout:
+            printed.append(line)
+            found = re.search(sign, line)
+            if found:
+                marks.append((time.perf_counter(), cpu_seconds(process)))
+                losses.append(float(found.group(1)))
+    if child.returncode:
+        sys.exit(f"{' '.join(command)}\n{''.join(printed)[-3000:]}")
+    kept = list(zip(marks[skip - 1 :], marks[skip:], strict=False))
+    wall, cpu = ([after[part] - before[part] for before, after in kept] for part in (0, 1))
+    return Run(wall, cpu, losses)
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Those of a process and of all that it started."""
+    taken = 0.0
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            times = each.cpu_times()
+            taken += times.user + times.system
+    return taken
+
+
+def ours(folder: Path, model: str, steps: int, batch: int, skip: int) -> Run:
     settings = {
         "max_steps": steps, "per_device_train_batch_size": batch, "learning_rate": RATE, "logging_steps": 1,
         "save_strategy": "no", "max_length": LENGTH,
     }  # fmt: skip
     sets = [part for key, value in settings.items() for part in ("--set", f"training.{key}={value}")]
-    command = [str(BIN / "fmstune"), "train", "--model", model, "--data", "rows/train.jsonl", *sets]
-    run([*command, "--output-dir", "ours", "--overwrite"], folder)
+    command = [
+        str(BIN / "fmstune"),
+        "train",
+        "--model",
+        model,
+        "--data",
+        "rows/train.jsonl",
+        *sets,
+        "--plain",
+    ]
+    done = stepped([*command, "--output-dir", "ours", "--overwrite"], folder, r"^step .* loss (\S+)", skip)
     events = [e for e in JournalReader(folder / "ours" / TRACKING_DIR / JOURNAL_NAME) if e.kind == "metrics"]
-    losses = [event.values["loss"] for event in events if "loss" in event.values]
-    (speed,) = [e.values["train_steps_per_second"] for e in events if "train_steps_per_second" in e.values]
-    return speed, losses
+    return Run(done.wall, done.cpu, [event.values["loss"] for event in events if "loss" in event.values])
 
 
-def theirs(folder: Path, model: str, steps: int, batch: int, *extra: str) -> tuple[float, list[float]]:
-    """Steps per second and the loss of each step of `trl sft`."""
+def trl(folder: Path, model: str, steps: int, batch: int, skip: int, *extra: str) -> Run:
     command = [
         str(BIN / "trl"), "sft", "--model_name_or_path", model, "--dataset_name", "rows",
         "--max_steps", str(steps),
@@ -82,56 +132,76 @@ def theirs(folder: Path, model: str, steps: int, batch: int, *extra: str) -> tup
         "--save_strategy", "no", "--max_length", str(LENGTH), "--bf16", "false", "--dtype", "float32",
         "--output_dir", "theirs", *extra,
     ]  # fmt: skip
-    printed = run(command, folder)  # its state is saved with checkpoints only, which would cost time
-    losses = [float(value) for value in re.findall(r"'loss': '?([\d.e+-]+)", printed)]
-    (speed,) = re.findall(r"'train_steps_per_second': '?([\d.e+-]+)", printed)
-    return float(speed), losses
+    return stepped(command, folder, r"'loss': '?([\d.e+-]+)", skip)
 
 
-def bare(folder: Path, model: str, steps: int, batch: int, *extra: str) -> tuple[float, list[float]]:
-    """Steps per second and the loss of each step of a bare loop, whose threads wait as fmstune's do."""
+def bare(folder: Path, model: str, steps: int, batch: int, skip: int, *extra: str) -> Run:
+    """Its threads wait as fmstune's do."""
     numbers = {"steps": steps, "batch": batch, "rate": RATE, "length": LENGTH}
     given = [part for name, value in numbers.items() for part in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "tests.support.bare_loop", model, str(folder / "rows" / "train.jsonl")]
-    found = json.loads(run([*command, *given, *extra], ROOT, GOMP_SPINCOUNT="20000").splitlines()[-1])
-    return found["steps_per_second"], found["losses"]
+    return stepped([*command, *given, *extra], ROOT, r"^loss (\S+)", skip, GOMP_SPINCOUNT="20000")
+
+
+PEERS = {
+    "bare": ("a bare padded loop", bare, ()),
+    "fused": ("a bare padded loop, AdamW(fused=True)", bare, ("--fused",)),
+    "trl": ("trl sft --gradient_checkpointing false", trl, ("--gradient_checkpointing", "false")),
+    "checkpointed": ("trl sft", trl, ()),
+}
+
+
+def joined(runs: list[Run]) -> tuple[float, float]:
+    """The median wall-clock and the mean CPU seconds of a step."""
+    wall = statistics.median(second for run in runs for second in run.wall)
+    return wall, statistics.mean(second for run in runs for second in run.cpu)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--skip", type=int, default=3, help="first steps of each run that do not count")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--rows", choices=BATCHES, default="short")
+    parser.add_argument("--peers", default=",".join(PEERS), help="of " + ", ".join(PEERS))
     asked = parser.parse_args()
-    steps, batch = asked.steps, BATCHES[asked.rows]
+    names = asked.peers.split(",")
+    if set(names) - PEERS.keys() or not 0 < asked.skip < asked.steps:
+        parser.error(f"--peers takes {', '.join(PEERS)}; --skip is at least 1 and less than --steps")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "rows").mkdir()
         write_rows(folder / "rows" / "train.jsonl", long=asked.rows == "long")
-        if asked.model:
-            model = str(Path(asked.model).resolve())
-        else:
-            model = str(folder / "model")
-            demo.build_model().save_pretrained(model)
-            from transformers import AutoTokenizer
+        model = str(Path(asked.model).resolve()) if asked.model else demo_in(folder / "model")
+        shape = (folder, model, asked.steps, BATCHES[asked.rows], asked.skip)
+        own: list[Run] = []
+        theirs: dict[str, list[Run]] = {each: [] for each in names}
+        for _ in range(asked.rounds):
+            own.append(ours(*shape))
+            for each in names:
+                _, peer, extra = PEERS[each]
+                theirs[each].append(peer(*shape, *extra))
+    wall, cpu = joined(own)
+    print(f"{'fmstune train':<40} {wall:7.3f} s a step, {cpu:7.3f} s of CPU time")
+    for each in names:
+        peer_wall, peer_cpu = joined(theirs[each])
+        pairs = zip(own[0].losses, theirs[each][0].losses, strict=True)
+        apart = max(abs(one - other) for one, other in pairs)
+        ratios = f"fmstune is {peer_wall / wall:.2f} x as fast, {peer_cpu / cpu:.2f} x by CPU time"
+        print(
+            f"{PEERS[each][0]:<40} {peer_wall:7.3f} s a step, {peer_cpu:7.3f} s of CPU time: {ratios}; "
+            f"losses at most {apart:.0e} apart (printed with 4 digits)"
+        )
 
-            AutoTokenizer.from_pretrained(demo.model_dir()).save_pretrained(model)
-        speed, losses = ours(folder, model, steps, batch)
-        print(f"fmstune train                            {speed:7.3f} steps/s")
-        peers: list[tuple[str, Callable[..., tuple[float, list[float]]], list[str]]] = [
-            ("trl sft", theirs, []),
-            ("trl sft --gradient_checkpointing false", theirs, ["--gradient_checkpointing", "false"]),
-            ("a bare padded loop", bare, []),
-            ("a bare padded loop, AdamW(fused=True)", bare, ["--fused"]),
-        ]
-        for label, peer_runs, extra in peers:
-            peer, peer_losses = peer_runs(folder, model, steps, batch, *extra)
-            apart = max(abs(a - b) for a, b in zip(losses, peer_losses, strict=True))
-            print(
-                f"{label:<40} {peer:7.3f} steps/s   fmstune is {speed / peer:5.2f} x   "
-                f"losses at most {apart:.0e} apart (printed with 4 digits)",
-                flush=True,
-            )
+
+def demo_in(folder: Path) -> str:
+    """The demo's model and tokenizer, as a folder that all of them load."""
+    from transformers import AutoTokenizer
+
+    demo.build_model().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(demo.model_dir()).save_pretrained(folder)
+    return str(folder)
 
 
 if __name__ == "__main__":
