@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commands import fmstune
 from tests.support.made_runs import make_run
 
 
@@ -18,16 +19,8 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def completed(*words: str) -> list[str]:
     """The answer to a <TAB> behind the last of these words."""
-    from tests.support.commands import settings
-
-    line = " ".join(["fmstune", *words])
-    asked = settings(
-        _FMSTUNE_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(len(words)), NO_COLOR="1"
-    )
-    code = "import sys; from fmstune.cli.main import main; main(sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=asked, capture_output=True, text=True, check=False
-    )
+    asked = {"COMP_WORDS": " ".join(["fmstune", *words]), "COMP_CWORD": str(len(words))}
+    done = fmstune(cwd=Path.cwd(), light=True, _FMSTUNE_COMPLETE="complete_bash", **asked)
     assert "Traceback" not in done.stderr
     return done.stdout.splitlines()
 

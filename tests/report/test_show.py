@@ -152,7 +152,7 @@ def play(directory: Path, happenings: list[Any]) -> Expected:
     return expected
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)  # each asks two commands
 @given(happenings=st.lists(HAPPENINGS, max_size=14))
 def test_what_is_shown_and_exported_is_what_was_tracked(
     tmp_path_factory: pytest.TempPathFactory, happenings: list[Any]
