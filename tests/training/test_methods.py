@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from rich.console import Console
@@ -15,7 +18,7 @@ from fmstune.console import RunConsole
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.errors import ConfigError, ModelError
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
-from fmstune.run.run import run
+from fmstune.run.run import RunResult, run
 from tests.support.commands import fmstune
 from tests.support.end_to_end import aim_points, journal_points, wandb_points
 from tests.support.preferred import PREFERENCES, build, metrics, pairs, tune, write
@@ -23,11 +26,36 @@ from tests.support.tracked import rewrite_as_interrupted
 from tests.support.tuned import weights
 
 
+class Tuned(NamedTuple):
+    """A run: its directory, its result, and what a person saw of it."""
+
+    out: str
+    result: RunResult
+    shown: str
+
+
 @pytest.fixture(autouse=True)
 def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write("pairs.jsonl", pairs(32))
     write("eval.jsonl", pairs(8))
+
+
+@pytest.fixture(scope="module")
+def preferred(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tuned]:
+    """A run of each method that has learnt what is better; several tests look at it."""
+
+    @functools.cache
+    def of(method: str) -> Tuned:
+        folder = tmp_path_factory.mktemp(method)
+        train, evaluation = f"{folder}/pairs.jsonl", f"{folder}/eval.jsonl"
+        write(train, pairs(32))
+        write(evaluation, pairs(8))
+        steps = ("training.max_steps=24", "training.num_train_epochs=9")
+        out = f"{folder}/out"
+        return Tuned(out, *tune(method, out, *steps, data=train, evaluation=evaluation))
+
+    return of
 
 
 @pytest.mark.parametrize(
@@ -39,49 +67,51 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_better_answers_are_preferred_after_a_few_steps(
-    method: str, loss_below: float, accuracy: str | None, margin: str
+    method: str, loss_below: float, accuracy: str | None, margin: str, preferred: Callable[[str], Tuned]
 ) -> None:
-    result, shown = tune(method, "out", "training.max_steps=24", "training.num_train_epochs=9")
-    losses, margins = metrics("out", "train", "loss"), metrics("out", "train", margin)
+    out, result, shown = preferred(method)
+    losses, margins = metrics(out, "train", "loss"), metrics(out, "train", margin)
     assert losses[-1] < loss_below < losses[0] + 0.1
     assert margins[-1] > max(0.5, margins[0])
     assert result.metrics["eval/loss"] < loss_below
-    assert metrics("out", "eval", margin)[-1] > 0.5
+    assert metrics(out, "eval", margin)[-1] > 0.5
     last_line = [line for line in shown.splitlines() if line.startswith("step")][-1]
     if accuracy:
-        assert metrics("out", "train", accuracy)[-1] == 1
-        assert metrics("out", "eval", accuracy)[-1] == 1
+        assert metrics(out, "train", accuracy)[-1] == 1
+        assert metrics(out, "eval", accuracy)[-1] == 1
         assert "reward accuracy 1  margin" in last_line
-        assert f"| eval/{accuracy} | 1 |" in Path("out/README.md").read_text()
+        assert f"| eval/{accuracy} | 1 |" in Path(out, "README.md").read_text()
     assert "margin" in last_line
-    assert metrics("out", "train", "tokens_per_second")[-1] > 0
-    assert method in Path("out/README.md").read_text()
-    events = list(JournalReader(Path("out", TRACKING_DIR, JOURNAL_NAME)))
+    assert metrics(out, "train", "tokens_per_second")[-1] > 0
+    assert method in Path(out, "README.md").read_text()
+    events = list(JournalReader(Path(out, TRACKING_DIR, JOURNAL_NAME)))
     assert events[-1].status == "finished"
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])
-def test_a_model_tuned_on_preferences_loads_as_the_language_model_that_it_is(method: str) -> None:
+def test_a_model_tuned_on_preferences_loads_as_the_language_model_that_it_is(
+    method: str, preferred: Callable[[str], Tuned]
+) -> None:
     from transformers import AutoModelForCausalLM
 
-    tune(method, "out", "training.max_steps=2")
-    model, report = AutoModelForCausalLM.from_pretrained("out", output_loading_info=True)
+    out = preferred(method).out
+    model, report = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not report["missing_keys"]
-    assert "pipeline_tag: text-generation" in Path("out/README.md").read_text()
+    assert "pipeline_tag: text-generation" in Path(out, "README.md").read_text()
     before = demo.build_model(42).state_dict()
     assert any(not before[name].equal(value) for name, value in model.state_dict().items())
 
 
-def test_a_reward_model_is_saved_with_its_head_and_gone_on_with() -> None:
+def test_a_reward_model_is_saved_with_its_head_and_gone_on_with(preferred: Callable[[str], Tuned]) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    tune("reward", "out", "training.max_steps=24", "training.num_train_epochs=9")
-    model, report = AutoModelForSequenceClassification.from_pretrained("out", output_loading_info=True)
+    out = preferred("reward").out
+    model, report = AutoModelForSequenceClassification.from_pretrained(out, output_loading_info=True)
     assert not report["missing_keys"]
     assert model.config.num_labels == 1
-    assert "pipeline_tag: text-classification" in Path("out/README.md").read_text()
-    tokenizer = AutoTokenizer.from_pretrained("out")
+    assert "pipeline_tag: text-classification" in Path(out, "README.md").read_text()
+    tokenizer = AutoTokenizer.from_pretrained(out)
     (pair,) = pairs(1)
     texts = [
         tokenizer.apply_chat_template([*pair["prompt"], *pair[key]], return_tensors="pt", return_dict=True)
@@ -90,7 +120,7 @@ def test_a_reward_model_is_saved_with_its_head_and_gone_on_with() -> None:
     with torch.no_grad():
         better, worse = (model(**text).logits.item() for text in texts)
     assert better > worse
-    again, _ = tune("reward", "again", "training.max_steps=2", "model.path=out")
+    again, _ = tune("reward", "again", "training.max_steps=2", f"model.path={out}")
     assert again.metrics["train/accuracy"] == 1
 
 
