@@ -56,6 +56,8 @@ class TimedTraining:
         args = as_trainer(self).args
         if "attention_mask" in batch or "input_ids" not in batch or batch["input_ids"].shape[0] > 1:
             return row_count(batch) if "input_ids" in batch else int(args.per_device_train_batch_size)
+        if (bounds := batch.get("cu_seq_lens_q")) is not None:
+            return len(bounds) - 1
         # Where rows follow each other, finding their beginnings would wait for a GPU; all but an epoch's last
         # batch have this many, unless rows are packed, which are then the packed ones.
         if args.device.type != "cpu":
