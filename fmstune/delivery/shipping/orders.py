@@ -11,6 +11,9 @@ from fmstune.system.descendants import descendants
 
 _LAST_SECONDS = 0.1
 """The longest pause when nothing else is to come."""
+_SHARE, _MOST_SECONDS = 1 / 300, 5.0
+"""Beside a training, pauses of so many seconds at most keep a shipper to this share of a processor: most of
+what SDKs take is for each flush, whatever is in it."""
 
 
 class Orders:
@@ -64,14 +67,18 @@ class Pauses:
         self._beside = beside and not orders.last  # it may have ended before this process was ready
         self._settled = True
         self._count, self._next = 0, 1
+        self._used = time.process_time()
         if self._beside:
             self._settled = give_way([os.getpid(), *descendants(os.getpid())])
 
     def __call__(self, seconds: float) -> None:
-        """Pause, not longer than to the end of the training."""
-        self._orders.wait(seconds)
+        """Pause, not longer than to the end of the training; beside it longer, after much work."""
         if not self._beside:
+            self._orders.wait(seconds)
             return
+        now = time.process_time()
+        worked, self._used = now - self._used, now
+        self._orders.wait(max(seconds, min(worked / _SHARE, _MOST_SECONDS)))
         self._count += 1
         if self._orders.last:
             self._beside = not come_forward([os.getpid(), *descendants(os.getpid())])
