@@ -1,7 +1,7 @@
-"""Trackers used by themselves, in a script or in a Trainer of somebody's own.
+"""Trackers used standalone, in a script or in the user's own Trainer.
 
-There is no journal and no process of their own then, so what they raise is kept from the training here.
-A hang can't be.
+They have no journal and no process of their own, so this module keeps their exceptions from the training.
+It cannot do that for a hang.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from fmstune.user_code import is_stop
 
 logger = logging.getLogger("fmstune")
 
-# An outage may cost each call its SDK's time limit; what is refused costs nothing.
+# In an outage each call may take its SDK's full time limit; a refused call costs nothing.
 _MOST_OUTAGES, _MOST_REFUSALS = 3, 20
 
 
 class Guard:
-    """Calls of a tracker that never raise into the caller's code, unless `strict`.
+    """Call a tracker without ever raising into the caller's code, unless `strict`.
 
-    The first error is logged. A tracker that can't be opened, or that fails several times in a row, is not
-    called again. `lost` counts what did not reach it.
+    The first error is logged. A tracker that cannot be opened, or that fails several times in a row, is not
+    called again. `lost` counts the values that did not reach it.
     """
 
     def __init__(self, name: str, *, strict: bool = False) -> None:
@@ -49,8 +49,8 @@ class Guard:
     def attempt(
         self, call: Callable[..., Any], *arguments: Any, values: int = 1, vital: bool = False
     ) -> bool:
-        """Whether the call, which hands over so many values, was made and did not raise. After one that is
-        `vital` there are no others."""
+        """Whether the call, which delivers this many values, was made and did not raise. If a `vital` call
+        fails, no other calls follow."""
         if self.given_up:
             self.lost += values
             return False
@@ -69,7 +69,8 @@ class Guard:
         return True
 
     def shield(self, call: Callable[[], Any]) -> None:
-        """Do what is not a call of the tracker: an error is reported and never counts against the tracker."""
+        """Run code that does not call the tracker: an error is reported but not counted against the
+        tracker."""
         try:
             call()
         except BaseException as error:
@@ -78,24 +79,25 @@ class Guard:
             self._tell_error(error)
 
     def refuse(self, why: str) -> None:
-        """Say, once, why nothing more is taken; the process says at its end how much that was."""
+        """Report, once, why no more calls are made; the number of lost values is logged when the process
+        ends."""
         if why not in self._told:
             self.report(why)
             atexit.register(self.tell_lost)
 
     def tell_lost(self) -> None:
-        """Say how much did not reach the tracker, if anything."""
+        """Report how many values did not reach the tracker, if any."""
         if self.lost:
             self.report(f"{counted(self.lost, 'value')} did not reach it.")
 
     def report(self, text: str) -> None:
-        """Say something of the tracker, once, without secrets."""
+        """Log a message about the tracker, once, without secrets."""
         if text in self._told:
             return
         self._told.add(text)
         try:
             logger.warning("%s: %s", self._name, hide(text))
-        except Exception:  # a log handler of somebody's own; there is nowhere else to report it
+        except Exception:  # a user's log handler; there is nowhere else to report it
             self._told.discard(text)
 
     def _tell_error(self, error: BaseException) -> None:
@@ -108,7 +110,7 @@ class Guard:
 
 
 def described(error: BaseException) -> str:
-    """An error in one line: its kind, and what it says of itself where it can say it."""
+    """An error in one line: its type, and its message if `str` works."""
     try:
         text = str(error)
     except BaseException as worse:
@@ -120,8 +122,8 @@ def described(error: BaseException) -> str:
 
 
 def _is_from_outside(error: BaseException) -> bool:
-    """Whether an error comes from a person or from a signal handler of the process, and is no error of what
-    was called: a handler of SIGTERM that calls `sys.exit` interrupts whatever is running."""
+    """Whether an error comes from the user or from a signal handler of the process rather than from the
+    called code: a handler of SIGTERM that calls `sys.exit` interrupts whatever is running."""
     if is_stop(error):
         return True
     handlers = (signal.getsignal(number) for number in signal.valid_signals())
@@ -130,9 +132,9 @@ def _is_from_outside(error: BaseException) -> bool:
 
 
 def adapted(change: str) -> str:
-    """What the normaliser says of a change, for somebody who has no journal."""
+    """The normaliser's message about a change, for a run without a journal."""
     left_out = re.sub(r"(; those points are| and is) (kept )?in the journal only", " and is left out", change)
-    return re.sub(r" \(\d+ values\)$", "", left_out)  # said at the first one
+    return re.sub(r" \(\d+ values\)$", "", left_out)  # reported at the first one
 
 
 @dataclass
@@ -145,7 +147,7 @@ class _Ending:
     training: bool = False
 
     def close(self) -> None:
-        """Close the run with what is known of its end. Does nothing in a forked child."""
+        """Close the run with the status known so far. Does nothing in a forked child."""
         self.close_as(*_status(self.training))
 
     def close_as(self, status: Status, error: str | None = None) -> None:
@@ -160,10 +162,10 @@ _endings: dict[int, _Ending] = {}
 
 
 def close_at_exit(tracker: Receiver, guard: Guard | None = None) -> None:
-    """Close the tracker's run when the process ends: `failed` with an error that nobody caught or in the
-    middle of a training, `interrupted` by Ctrl-C, SIGTERM or SIGHUP, else `finished`.
+    """Close the tracker's run when the process ends: `failed` after an uncaught error or in the middle of a
+    training, `interrupted` by Ctrl-C, SIGTERM or SIGHUP, else `finished`.
 
-    Call it when the run is open, so that what the SDK has registered for the end of the process comes later.
+    Call it once the run is open, so that it runs before the exit handlers that the SDK has registered.
     """
     ending = _endings.get(id(tracker))
     if ending is None:
@@ -187,13 +189,13 @@ def _interruptions() -> list[Callable[[], None]]:
 
 
 def note_training(tracker: Receiver, *, going: bool) -> None:
-    """Note whether a training is going on: a process that ends in the middle of one has failed."""
+    """Record whether a training is running: a process that ends in the middle of one has failed."""
     if (ending := _endings.get(id(tracker))) is not None:
         ending.training = going
 
 
 def _status(training: bool) -> tuple[Status, str | None]:
-    # The interpreter keeps the exception that it ends with; a notebook, the last one that it has shown.
+    # The interpreter keeps the exception that ended it; a notebook keeps the last one that it displayed.
     error = getattr(sys, "last_value", None)
     if not training and (error is None or hasattr(sys, "ps1")):
         return "finished", None

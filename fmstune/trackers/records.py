@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal, Protocol
 from fmstune.secrets.redaction import beginning
 
 Status = Literal["finished", "failed", "interrupted"]
-"""How a run ended: to its end, with an exception, or stopped from outside (a signal, a kill)."""
+"""How a run ended: completed, with an exception, or stopped from outside (a signal, a kill)."""
 
 MOST_SHOWN = 2000
-"""Characters that are shown and kept of a tracker's URL or note."""
+"""The most characters shown and stored of a tracker's URL or note."""
 
 CheckState = Literal[
     "ok",
@@ -29,7 +29,7 @@ CheckState = Literal[
 
 
 class TrackerError(Exception):
-    """A tracker cannot be used as asked. The message is one sentence with the remedy."""
+    """A tracker cannot be used as requested. The message is one sentence with the remedy."""
 
     exit_code = 2
 
@@ -40,10 +40,10 @@ class TrackerOptionError(TrackerError):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What `Tracker.check` found.
+    """The result of `Tracker.check`.
 
-    `detail` says in one sentence what was seen, `remedy` what the user can do about it.
-    `latency` is the seconds one round trip to `server` took.
+    `detail` is one sentence about what was found, `remedy` what the user can do about it.
+    `latency` is the time of one round trip to `server`, in seconds.
     """
 
     state: CheckState
@@ -60,31 +60,31 @@ class Check:
 
     @property
     def outage(self) -> bool:
-        """True when nothing is misconfigured: the service just does not answer now, or its SDK crashed."""
+        """True when nothing is misconfigured: the service does not answer, or its SDK crashed."""
         return self.state in ("unreachable", "crashed")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a tracker's service can hold. The shared normaliser adapts to it, and says what it changed.
+    """What a tracker's service can store. The shared normaliser adapts values to it and reports each change.
 
     Names (of metrics, params and columns): `name_chars` is a regular expression's character class of the
-    characters allowed, `max_name` a length in characters (`None`: no limit); with `ignores_case`, names
-    that differ only in case are one to the service. It uses the metrics (`stage/name`, or the name where
-    there is no stage) and the namespaces of `reserved_metrics` and `reserved_params` itself.
-    `table_chars` and `max_table` are for names of tables. With `joins`, stage and name become one name
-    (`stage/name`), so that the metric `b/c` of the stage `a` would be `c` of `a/b`; `prefixes` are those of
-    stages that are joined otherwise. With `one_series`, a metric and a table of one name would be one. With
-    `paths`, names are relative paths without empty or dotted parts. With `strips_params`, the service takes
-    white space from both ends of the names of params and of their namespaces. It takes the characters
-    `strips` from both ends of other names, and drops what has a name that begins with `drops`.
+    allowed characters, `max_name` a length in characters (`None`: no limit). With `ignores_case`, names
+    that differ only in case are the same to the service. The service itself uses the metrics (`stage/name`,
+    or the name if there is no stage) in `reserved_metrics` and the namespaces in `reserved_params`.
+    `table_chars` and `max_table` apply to names of tables. With `joins`, stage and name become one name
+    (`stage/name`), so that the metric `b/c` of the stage `a` would be `c` of `a/b`; `prefixes` maps stages
+    that are joined otherwise. With `one_series`, a metric and a table of the same name would collide. With
+    `paths`, names are relative paths without empty or dotted parts. With `strips_params`, the service
+    strips white space from both ends of the names of params and of their namespaces. It strips the
+    characters `strips` from both ends of other names, and drops anything whose name starts with `drops`.
 
-    Values: `max_value` is the length of a text, `integer_bits` the size of a signed integer,
-    `single_precision` whether metrics are kept with 24 bits and up to 3.4e38,
+    Values: `max_value` is the length of a string, `integer_bits` the size of a signed integer,
+    `single_precision` whether metrics are stored with 24 bits and up to 3.4e38,
     `nan` and `infinite` whether metrics may be NaN or infinite, `text_metrics` whether a metric may be
-    something else than a number, `nested` whether params may be nested, `text_params` whether all of them
-    become texts, `params_change` whether a param can be given another value, `nul` whether a text may contain
-    the character NUL, `captions` whether an image may have one. Lone surrogates, which no UTF-8 can hold,
+    something other than a number, `nested` whether params may be nested, `text_params` whether all params
+    become strings, `params_change` whether a param can be overwritten, `nul` whether a string may contain
+    the NUL character, `captions` whether an image may have one. Lone surrogates, which UTF-8 cannot encode,
     never reach a tracker, nor do empty names.
     """
 
@@ -115,34 +115,34 @@ class Limits:
     max_table: int | None = None
 
     def prefix(self, stage: str | None) -> str:
-        """What a metric's name begins with, where the service has one name for stage and metric."""
+        """The prefix of a metric's name, where the service has one name for stage and metric."""
         return "" if stage is None else self.prefixes.get(stage, f"{stage}/")
 
 
 @dataclass(frozen=True, slots=True)
 class RunStart:
-    """What a tracker learns of the run when it is opened.
+    """What a tracker receives when it opens a run.
 
     `tracker_run_id` is the id that this tracker gave the run earlier (`None`: a new run), so that a
-    resumed run and a late delivery continue the same run. `redelivery`: events which this
-    run may already hold are about to come again, in order. `trainer_pid` is the process id of the
-    training process while it lives. `new_run_id` is for a tracker that may choose the id of a new run: 24
-    hexadecimal digits, the same at each attempt. When the process is killed after it has made the run and
-    before anybody has noted that, the next one opens the run that is there, not a second one.
+    resumed run and a late delivery continue the same run. `redelivery`: events that this run may already
+    hold will be delivered again, in order. `trainer_pid` is the process id of the training process while it
+    lives. `new_run_id` is for a tracker that can choose the id of a new run: 24 hexadecimal digits, the same
+    for each attempt. If the process is killed after it created the run and before that was recorded, the
+    next one opens the existing run, not a second one.
 
-    `name`, `group`, `tags` and `notes` are what the user calls the run and sorts it by (`run.group`, …). A
-    tracker says so in its service's words, where its own options say nothing.
+    `name`, `group`, `tags` and `notes` are the user's labels for the run (`run.group`, …). A tracker maps
+    them to its service's terms, unless its own options set these.
 
     `run_id` is the run's own id, unique to it and the same for each delivery of it. To recognise an
-    event that comes a second time, store the pair of `run_id` and the event's number (`Tracker.seq`).
+    event that is delivered twice, store the pair of `run_id` and the event's number (`Tracker.seq`).
     The name does not identify a run: `--overwrite` gives it to the next run. Nor does the tracker's
-    own run id: a run resumed in another directory continues the tracker run of the first, and is a run
-    of its own, whose events are numbered from `after` + 1. `None`: the tracker is used alone.
+    own run id: a run resumed in another directory continues the tracker run of the first, but is its own
+    run, whose events are numbered from `after` + 1. `None`: the tracker is used standalone.
 
-    `sessions` are the ids of the processes that wrote the run's journal, in order, the present one last. A
-    service that holds something of a session which is not among them was fed from a later state of the
-    run's folder, which was then restored from a backup, or from a copy of it: its numbers stand for other
-    events. A tracker that recognises events by their numbers opens another run then (`TrackerRun.id`).
+    `sessions` are the ids of the processes that wrote the run's journal, in order, the current one last. If
+    a service holds data of a session that is not listed, it was fed from a later state of the run's folder,
+    which was then restored from a backup, or from a copy of it: the same event numbers stand for other
+    events. A tracker that recognises events by their numbers then opens another run (`TrackerRun.id`).
     """
 
     name: str
@@ -161,14 +161,14 @@ class RunStart:
 
 @dataclass(frozen=True, slots=True)
 class TrackerRun:
-    """The run as the tracker knows it: its id there, and where a person can look at it.
+    """The run as the tracker knows it: its id there, and where to view it.
 
-    An id other than the one that was asked for (`RunStart.tracker_run_id`) says that this run holds nothing
-    yet: all of the journal is delivered to it.
+    An id other than the requested one (`RunStart.tracker_run_id`) means that this run is still empty: the
+    whole journal is delivered to it.
 
     `delivered_through` is the `seq` of the last event of *this* run (`RunStart.run_id`) that the service
-    itself says it holds, for the services that know; events up to it are not sent again. `note` is
-    for the user, in a few words: what is left to do, or what this tracker does not keep.
+    itself reports as stored, for services that know; events up to it are not sent again. `note` is a short
+    message for the user: what is left to do, or what this tracker does not store.
     """
 
     id: str | None = None
@@ -177,7 +177,7 @@ class TrackerRun:
     note: str | None = None
 
     def __post_init__(self) -> None:
-        # Both are printed, and stand in each ledger: a tracker of somebody else's may give a megabyte.
+        # Both are printed and written to each ledger, and a third-party tracker may return a megabyte.
         object.__setattr__(self, "url", _shortened(self.url))
         object.__setattr__(self, "note", _shortened(self.note))
 
@@ -192,10 +192,10 @@ def _shortened(text: str | None) -> str | None:
 class MetricPoint:
     """The metrics that were logged together.
 
-    `seq` is the number of the event in the run's journal, `time` the Unix time in seconds at which
+    `seq` is the number of the event in the run's journal, `time` the Unix time in seconds when
     it was logged, `step` the optimizer step and `epoch` the fraction of the training data seen.
-    `repeats` has the names that were tracked in this stage and at this step before, and how often; steps
-    that a resumed run logs again count from zero. `None` when nobody has counted: the tracker is used alone.
+    `repeats` maps the names already tracked in this stage at this step to how often; steps that a resumed
+    run logs again count from zero. `None` when nothing counted them: the tracker is used standalone.
     """
 
     values: Mapping[str, Any]
@@ -208,14 +208,14 @@ class MetricPoint:
 
 
 MediaKind = Literal["text", "image", "histogram"]
-"""What may be tracked besides numbers and tables, where a tracker can show it (`Tracker.media`)."""
+"""What can be tracked besides numbers and tables, where a tracker can show it (`Tracker.media`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
     """A text, an image or a histogram. `text` is the text, or an image's caption; `file` the image (PNG,
     JPEG, GIF or WebP), which a tracker copies and never changes; `counts` are those of the histogram's bins,
-    which are equally wide, from `low` to `high`. The rest is as in `Table`."""
+    which are equally wide, from `low` to `high`. The other fields are as in `Table`."""
 
     kind: MediaKind
     name: str
@@ -234,8 +234,8 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """Files that a run hands over: those in `folder`, which a tracker copies and does not change, by their
-    names relative to it. `type` says what they are: `model`, `adapter`, or whatever the user calls it."""
+    """Files that a run delivers: those in `folder`, which a tracker copies and does not change, by their
+    names relative to it. `type` is their kind: `model`, `adapter`, or any name that the user chose."""
 
     name: str
     type: str
@@ -249,9 +249,9 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows that belong together, such as the samples of an evaluation. Each row maps column names to texts,
-    numbers, booleans or `None`; a row may lack columns. The rest is as in `MetricPoint`; `repeats` counts the
-    earlier tables of the same name, stage and step."""
+    """Rows that belong together, such as the samples of an evaluation. Each row maps column names to strings,
+    numbers, booleans or `None`; a row may lack columns. The other fields are as in `MetricPoint`; `repeats`
+    counts the earlier tables of the same name, stage and step."""
 
     name: str
     rows: tuple[Mapping[str, Any], ...]
@@ -264,12 +264,12 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of all rows, in the order in which they are met."""
+        """The columns of all rows, in the order of their first appearance."""
         return tuple(dict.fromkeys(column for row in self.rows for column in row))
 
 
 class Receiver(Protocol):
-    """What a callback needs of the tracker that it feeds; `Tracker` says what each of these does."""
+    """What a callback needs of the tracker that it feeds; `Tracker` documents the methods."""
 
     name: str
     step: int | None
@@ -297,7 +297,7 @@ class Receiver(Protocol):
 
 
 def merged(held: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Two mappings of params as one, deeply; where both have a value, that of `given` holds."""
+    """Merge two mappings of params deeply; where both have a value, `given` wins."""
     both = dict(held)
     for key, value in given.items():
         before = both.get(key)
@@ -308,5 +308,5 @@ def merged(held: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def utf8(text: str) -> str:
-    r"""The text with each lone surrogate, which UTF-8 cannot hold, as the escape that JSON has for it."""
+    r"""The text with each lone surrogate, which UTF-8 cannot encode, as its JSON escape."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,8 +1,8 @@
-"""Which trackers there are: name → class, resolved on use.
+"""The registry of trackers: name → class, resolved on use.
 
-Names come from four places: fmstune's own table, `register_tracker`, the entry points that installed
+Names come from four sources: fmstune's own table, `register_tracker`, the entry points that installed
 packages declare in the group `fmstune.trackers`, and dotted paths (`package.module:Class`) written
-where a name is expected. Nothing is imported until a tracker is used, and a tracker that cannot be
+in place of a name. Nothing is imported until a tracker is used, and a tracker that cannot be
 imported is an entry marked broken, never an error for the others.
 """
 
@@ -31,7 +31,7 @@ _registered: dict[str, type[Tracker]] = {}
 
 
 class UnknownTracker(TrackerError):
-    """No tracker has this name; `known` are the names there are."""
+    """No tracker has this name; `known` are the existing names."""
 
     def __init__(self, name: str, known: list[str]) -> None:
         self.name = name
@@ -43,7 +43,7 @@ class UnknownTracker(TrackerError):
 
 
 class BrokenTracker(TrackerError):
-    """The tracker is known but its module cannot be imported, or does not hold a tracker."""
+    """The tracker is known, but its module cannot be imported or does not contain a tracker."""
 
     exit_code = 3
 
@@ -64,7 +64,7 @@ class TrackerEntry:
 def register_tracker(name: str, tracker: type[Tracker]) -> None:
     """Make `tracker` known as `name` in this process, and in the shipper processes it starts.
 
-    Raises `ValueError` when the name belongs to another tracker: registering one never hides another.
+    Raises `ValueError` when another tracker has the name: registering one never hides another.
     """
     if not name or not isinstance(name, str):
         raise ValueError(f"a tracker's name is a non-empty string, not {name!r}")
@@ -77,12 +77,12 @@ def register_tracker(name: str, tracker: type[Tracker]) -> None:
 
 
 def known_names() -> list[str]:
-    """All names that can be given to `--tracker`, fmstune's own first."""
+    """All names that `--tracker` accepts, fmstune's own first."""
     return list(dict.fromkeys([*BUILT_IN, *_registered, *_entry_points()]))
 
 
 def reference(name: str) -> str:
-    """Where the class called `name` is found, as `module:Class`, importable in another process.
+    """The location of the class called `name`, as `module:Class`, importable in another process.
 
     A class defined in a script (`__main__`) is written as `/path/of/script.py:Class`.
     Raises `UnknownTracker`.
@@ -114,7 +114,7 @@ def tracker_class(name: str) -> type[Tracker]:
 
 
 def load_reference(where: str, name: str) -> type[Tracker]:
-    """Import the class that `reference` wrote down. Raises `BrokenTracker`."""
+    """Import the class that `reference` located. Raises `BrokenTracker`."""
     module_name, _, attribute = where.rpartition(":")
     try:
         module = (
@@ -123,7 +123,7 @@ def load_reference(where: str, name: str) -> type[Tracker]:
         found: Any = module
         for part in attribute.split("."):
             found = getattr(found, part)
-    # A plug-in may do anything at import, sys.exit included; whatever it is, it is the plug-in's.
+    # A plug-in may do anything at import, sys.exit included; any failure here is the plug-in's.
     except (Exception, SystemExit) as error:
         raise BrokenTracker(
             f"the tracker {name!r} cannot be loaded from {where}: {type(error).__name__}: {error}"
@@ -136,7 +136,7 @@ def load_reference(where: str, name: str) -> type[Tracker]:
 
 
 def get_tracker(name: str, **options: Any) -> Tracker:
-    """A tracker ready to be used in any script: `get_tracker("aim", repo=".").get_hf_callback()`.
+    """Return a tracker ready for use in any script: `get_tracker("aim", repo=".").get_hf_callback()`.
 
     Raises `UnknownTracker`, `BrokenTracker` or `TrackerOptionError`.
     """
@@ -150,7 +150,7 @@ def get_tracker(name: str, **options: Any) -> Tracker:
         key: os.fspath(each) if isinstance(each, os.PathLike) else each for key, each in options.items()
     }
     try:
-        for key in options.keys() & fields:  # of others the tracker itself says that it has none
+        for key in options.keys() & fields:  # the tracker itself rejects the others
             check_field(options[key], fields[key], where="get_tracker", key=f"trackers.{name}.{key}")
     except ConfigError as error:
         raise TrackerOptionError(str(error)) from None
@@ -158,7 +158,7 @@ def get_tracker(name: str, **options: Any) -> Tracker:
 
 
 def list_trackers() -> list[TrackerEntry]:
-    """Every tracker that can be named here, and whether it is ready to run."""
+    """Return every tracker that can be named here, and whether it is ready to run."""
     entries = [_built_in(name) for name in BUILT_IN]
     entries += [_entry(name, tracker, "registered here") for name, tracker in _registered.items()]
     plug_ins: list[TrackerEntry | tuple[str, str, str]] = []
@@ -184,7 +184,7 @@ def _built_in(name: str) -> TrackerEntry:
 
 
 def _entry(name: str, tracker: type[Tracker], origin: str) -> TrackerEntry:
-    # A tracker of an older shape has none of the attributes that a `Tracker` has.
+    # A tracker of an older shape lacks the attributes of `Tracker`.
     package, hint = getattr(tracker, "package", None), getattr(tracker, "install_hint", None)
     version = installed_version(package, getattr(tracker, "distributions", ()))
     return TrackerEntry(
@@ -199,19 +199,19 @@ def _entry(name: str, tracker: type[Tracker], origin: str) -> TrackerEntry:
 
 
 def _brings_callback(tracker: Any, name: str) -> bool:
-    """Whether a tracker has to work in the training process, as far as it says so without its options."""
+    """Whether a tracker must run in the training process, if that is known without its options."""
     own = getattr(tracker, "get_hf_callback", None)
     if own is None or own is Tracker.get_hf_callback:
         return False
     try:
         return vendors_callback(tracker(name=name, tracker_config={})) is not None
-    except (Exception, SystemExit):  # of the plug-in, which may need options
+    except (Exception, SystemExit):  # the plug-in's: it may need options
         return True
 
 
 def _probed(plug_ins: list[TrackerEntry | tuple[str, str, str]]) -> list[TrackerEntry]:
-    """The entries of plug-ins, with the answers of those that have to be loaded for it: all at once, as each
-    takes the time of an import."""
+    """The entries of plug-ins. Those that must be loaded first are probed all at once, as each takes the
+    time of an import."""
     if not plug_ins:
         return []
     from concurrent.futures import ThreadPoolExecutor
@@ -222,7 +222,7 @@ def _probed(plug_ins: list[TrackerEntry | tuple[str, str, str]]) -> list[Tracker
 
 
 def _probe(name: str, where: str, origin: str) -> TrackerEntry:
-    """Load a plug-in in a process of its own: it may import anything, hang, or end its process."""
+    """Load a plug-in in its own process: it may import anything, hang, or end its process."""
     import json
     import subprocess
 
@@ -259,7 +259,7 @@ def _probe_main(name: str, where: str, origin: str) -> None:
 
 
 def _entry_points() -> dict[str, EntryPoint]:
-    import importlib.metadata  # 20 ms, which `fmstune --help` does without
+    import importlib.metadata  # 20 ms, which `fmstune --help` avoids
 
     return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
 
@@ -269,8 +269,8 @@ def _load_script(path: str) -> Any:
 
     main = sys.modules.get("__main__")
     if path == str(Path(getattr(main, "__file__", None) or "").resolve()):
-        return main  # run once more, it would register a class that is another one
-    # The name multiprocessing gives the main module in a spawned child, so that the usual
+        return main  # running it again would register a second, different class
+    # multiprocessing gives the main module this name in a spawned child, so that the usual
     # `if __name__ == "__main__":` keeps the script from running again.
     spec = importlib.util.spec_from_file_location("__mp_main__", path)
     if spec is None or spec.loader is None:
