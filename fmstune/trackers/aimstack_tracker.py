@@ -34,17 +34,17 @@ from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.occurrences import Occurrences
 from fmstune.trackers.values.plain import plain
 
-# Steps and repeats that together fit the 53 bits of a floating-point number. A repeat stays below the half
-# that is the key's fraction for values without a step.
+# Steps and repeats together fit the 53 bits of a floating-point number. A repeat stays below one half,
+# the key's fraction for values without a step.
 _REPEAT = 2.0**-20
 _MOST_REPEATS = 2**19
 _LAST_STEP = 2**32
 _HELD = "last_event"
 _KNOWN_SECONDS = 1.2
-"""Aim 3.29.1 knows its runs from a list that is up to 0.5 s old, and its server from another one: a run that
-was made and closed just now is missing there, and would be made a second time."""
+"""Aim 3.29.1 reads its runs from a list that is up to 0.5 s old, and its server from another one: a run
+that was created and closed just now is missing there, and would be created a second time."""
 _ARTIFACTS = "aim-artifacts"
-"""The folder for files, beside `.aim`: what is in that one is Aim's alone to arrange."""
+"""The folder for files, next to `.aim`, whose contents are private to Aim."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,19 @@ class AimOptions:
 
 
 def install_hint(python: tuple[int, int]) -> str:
-    """How to get Aim with a version of Python; its releases so far (3.29) need extensions that are built up
-    to 3.12 only, so that `pip install aim` fails later, or takes a release of years ago."""
+    """How to install Aim on a version of Python. Its releases so far (3.29) need extensions that exist for up
+    to 3.12 only, so that `pip install aim` fails later or installs a release that is years old."""
     if python > (3, 12):
-        return "Aim runs on Python 3.12 and older: make an environment with one, and pip install fmstune aim"
+        return "Aim runs on Python 3.12 and older: create an environment with one and pip install fmstune aim"
     return "pip install aim"
 
 
 class AimStackTracker(Tracker):
-    """Metrics are tracked under their name with the context `{"subset": stage}`; params stay nested.
+    """Track metrics under their name with the context `{"subset": stage}`; params stay nested.
 
     Aim keys values by a hash of their step. So a step that is logged again after a resume replaces the old
-    value, and the values of a metric at one step need keys of their own: the second one's is the step and a
-    2**-20. Aim's SDK and UI show steps as integers, so both are drawn at the same place (seen with 3.29.1).
+    value, and several values of a metric at one step need separate keys: the second one's is the step plus
+    2**-20. Aim's SDK and UI show steps as integers, so both appear at the same step (seen with 3.29.1).
     """
 
     registered_name = "aim"
@@ -92,21 +92,20 @@ class AimStackTracker(Tracker):
     media = frozenset({"text", "image", "histogram"})
     Config = AimOptions
     config: AimOptions
-    # Found by throwing values at Aim 3.29.1. It raises on a metric that is no number. Beyond 64 bits it
-    # raises in the middle of a write, and a name that is empty is accepted: either way, its SDK cannot
-    # read the run any more. The two params are those that `close` sets.
-    # A sequence is of numbers or of texts.
+    # Found by fuzzing Aim 3.29.1. It raises on a metric that is not a number. Beyond 64 bits it raises in
+    # the middle of a write, and it accepts an empty name: after either, its SDK cannot read the run any
+    # more. The two params are those that `close` sets. A sequence holds either numbers or texts.
     limits = Limits(integer_bits=64, one_series=True, reserved_params=frozenset({"status", "error", MARK}))
 
     def __init__(self, name: str | None = None, tracker_config: Any = None) -> None:
         super().__init__(name, tracker_config)
         self._run: Any = None
         self._alone = Occurrences()
-        self.takes_artifacts = "://" not in (self.config.repo or "")  # its server takes no files
-        self._indexes = True  # until `aim up` turns out to do it
+        self.takes_artifacts = "://" not in (self.config.repo or "")  # its server accepts no files
+        self._indexes = True  # unless `aim up` turns out to do it
         self._storage: tuple[Path, ...] = ()
         self._files: list[tuple[int, int] | None] = []
-        self._held = self._last = 0  # the last event that the run says it holds, and that it does
+        self._held = self._last = 0  # the last event that the run records as stored, and the actual one
         self._pid = os.getpid()
         self._adapt = Normaliser(self.limits)
 
@@ -143,13 +142,13 @@ class AimStackTracker(Tracker):
         return TrackerRun(self._run.hash, where, note=noted)
 
     def holds(self, last: int) -> bool:
-        # Aim writes to its open files for ever, whatever becomes of their names.
+        # Aim keeps writing to its open files, even after they are renamed or removed.
         if None in self._files or [_identity(path) for path in self._storage] != self._files:
             return False
-        if self._run is None or not self._storage:  # closed, or behind a server that would have to be asked
+        if self._run is None or not self._storage:  # closed, or behind a server that would have to be queried
             return True
         found = self._run.get(MARK, None) or {}
-        # Without it, an earlier version has written there.
+        # Without it, an earlier version wrote the run.
         return bool(found.get(_HELD, last) >= last)
 
     def is_stored(self, start: RunStart, last: int) -> bool | None:
@@ -161,8 +160,8 @@ class AimStackTracker(Tracker):
         return all(path.exists() for path in storage)
 
     def _note_event(self) -> None:
-        """Note which event the run holds last, by which an older state of it is recognised. `flush` writes it
-        into the run: as much work for Aim as a metric."""
+        """Record the last event that the run holds, so that an older state of it is recognised. `flush`
+        writes it into the run: as much work for Aim as a metric."""
         self._last = max(self._last, self.seq or 0)
 
     def _opened_run(self, repo: Any, start: RunStart) -> Any:
@@ -184,7 +183,7 @@ class AimStackTracker(Tracker):
             try:
                 return Run(wanted, force_resume=True, **options)
             except MissingRunError:
-                if last:  # a new one; or somebody has removed it, or the whole repository
+                if last:  # a new one, or it or the whole repository was removed
                     break
                 time.sleep(_KNOWN_SECONDS)
         with id_of_a_new_run(start.new_run_id):
@@ -196,14 +195,14 @@ class AimStackTracker(Tracker):
 
     def track_point(self, point: MetricPoint) -> None:
         context = _context(point.stage)
-        if point.repeats is not None and not point.repeats:  # a call for each takes Aim longer
+        if point.repeats is not None and not point.repeats:  # one call per value takes Aim longer
             step = _key(point.step, 0)
             self._opened.track(dict(point.values), step=step, epoch=point.epoch, context=context)
             self._note_event()
             return
         for name, value in point.values.items():
             if point.repeats is None:
-                # Used alone, it gets what nobody has adapted: an empty name makes a run that can't be read.
+                # Standalone, nothing has been adapted: an empty name makes a run unreadable.
                 name, value = utf8(name) or "_", _within_64_bits(value)
                 repeat = self._alone.count((point.stage, name), point.step)
             else:
@@ -219,10 +218,10 @@ class AimStackTracker(Tracker):
         if repeat is None:
             repeat = self._alone.count(("a table", table.stage, table.name), table.step)
         lines = [Text("\n".join(f"{name}: {value}" for name, value in row.items())) for row in table.rows]
-        # Of a sequence of texts, the step itself is the key, and has to be an integer: a further table of
-        # the same step is in a sequence of its own.
+        # In a sequence of texts, the step itself is the key and must be an integer: a further table of the
+        # same step goes to its own sequence.
         context = _context(table.stage) | ({"occurrence": repeat + 1} if repeat else {})
-        lines = lines or [Text("(no rows)")]  # of an empty list, Aim does not know that it is one of texts
+        lines = lines or [Text("(no rows)")]  # Aim cannot tell that an empty list is one of texts
         self._opened.track(lines, name=table.name, step=table.step or 0, epoch=table.epoch, context=context)
         self._note_event()
 
@@ -246,8 +245,8 @@ class AimStackTracker(Tracker):
         namespace = name or "params"
         if self.seq is None:
             params, namespace = self._adapt.params(plain(params)), str(self._adapt.namespace(namespace))
-        # Aim replaces what is set: whoever uses the tracker alone, or delivers a run that continues
-        # in the Aim run of another one, has only a part of the namespace in hand.
+        # Aim replaces what is set: a standalone tracker, or a delivery of a run that continues another
+        # run's Aim run, knows only a part of the namespace.
         self.flush()
         held = self._opened.get(namespace, {})
         self._opened[namespace] = merged(held, params)
@@ -256,13 +255,13 @@ class AimStackTracker(Tracker):
     def flush(self) -> None:
         if self._last > self._held and self._storage:
             self._opened[MARK, _HELD] = self._held = self._last
-        # To a server Aim sends from a queue in the background; its own wait is the only sign that
-        # the server has it all. A local repository writes through.
+        # Aim sends to a server from a background queue; its own wait is the only sign that the server has
+        # received everything. A local repository writes through.
         if self._opened.repo.is_remote_repo:
             self._opened.repo._client.get_queue().wait_for_finish()
 
     def appear(self) -> None:
-        # Of a run in its index, Aim shows the values as they come, but only the metrics known to the index.
+        # Aim shows new values of an indexed run as they come, but only for metrics known to the index.
         if self._indexes and not self._opened.repo.is_remote_repo:
             self._indexes = index(self._opened, seconds=0.5)
 
@@ -303,7 +302,7 @@ class AimStackTracker(Tracker):
         if self._run is None:
             self._pid = os.getpid()
             self.open_alone()
-        elif os.getpid() != self._pid:  # its files are shared with the parent then, and nothing arrives
+        elif os.getpid() != self._pid:  # its files are then shared with the parent, and nothing arrives
             raise TrackerError(
                 f"The Aim run was opened by process {self._pid}, and Aim loses what a forked child tracks; "
                 "track in that process."
@@ -328,8 +327,8 @@ def _within_64_bits(value: Any) -> Any:
 
 
 def _key(step: int | None, repeat: int) -> int | float:
-    """The step under which Aim keeps the value that comes after `repeat` others of its metric there."""
-    if step is None:  # Aim would count on, and double what is delivered a second time
+    """The step under which Aim stores a value that follows `repeat` others of its metric at that step."""
+    if step is None:  # Aim would keep counting, and duplicate what is delivered again
         return repeat + 0.5
     if repeat == 0:
         return step

@@ -1,7 +1,7 @@
 """fmstune's own trackers, as `fmstune trackers list` knows them without importing one.
 
-What is said twice, here and by each class, is compared by tests/trackers/test_registry.py: to import all of
-them would take longer than everything else that the list does, and longer with each tracker.
+tests/trackers/test_registry.py compares what is duplicated here and in each class: importing all of them
+would take longer than everything else that the list does, and longer with each tracker.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """Where the class is (`module:Class`), and its attributes of these names."""
+    """The location of the class (`module:Class`), and copies of its attributes."""
 
     where: str
     description: str

@@ -1,4 +1,4 @@
-"""Trackers of an older shape: any class with `track(metric, name, stage)`, whatever it inherits."""
+"""Trackers of an older shape: any class with `track(metric, name, stage)`, whatever its base class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GUARANTEES = (
 
 
 def build_tracker(reference: str, name: str, options: Mapping[str, Any]) -> Tracker:
-    """The tracker of `reference` with its options, behind the present interface whatever its shape.
+    """The tracker of `reference` with its options, behind the current interface whatever its shape.
 
     Raises `BrokenTracker` or `TrackerOptionError`, and whatever the tracker's own `__init__` raises.
     """
@@ -35,7 +35,7 @@ def build_tracker(reference: str, name: str, options: Mapping[str, Any]) -> Trac
 
 
 def own_callback_of(tracker: Tracker) -> Any:
-    """The vendor's callback that a tracker brings (see `vendors_callback`)."""
+    """The vendor's callback that a tracker provides (see `vendors_callback`)."""
     return vendors_callback(tracker.inner if isinstance(tracker, OldShapeTracker) else tracker)
 
 
@@ -46,7 +46,7 @@ def takes_step(track: Any) -> bool:
 
 
 class OldShapeTracker(Tracker):
-    """Calls an older tracker's `track` exactly as `(metric, name, stage)`, and those hooks that it has."""
+    """Call an older tracker's `track` exactly as `(metric, name, stage)`, and those hooks that it has."""
 
     def __init__(self, name: str, inner: Any) -> None:
         super().__init__(name)
@@ -54,7 +54,7 @@ class OldShapeTracker(Tracker):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        # What the base class promises of the event that is delivered, the tracker looks for in itself.
+        # The tracker expects the base class's attributes of the delivered event on itself.
         if name in ("seq", "step", "event_time") and isinstance(getattr(self, "inner", None), Tracker):
             setattr(self.inner, name, value)
 
@@ -116,6 +116,6 @@ class OldShapeTracker(Tracker):
 
 
 def _of_inner(found: Any) -> type[OldShapeTracker]:
-    """A class that guarantees and limits what the inner class does, where it says so."""
+    """A class with the inner class's guarantees and limits, where it declares any."""
     said = {name: getattr(found, name) for name in _GUARANTEES if hasattr(found, name)}
     return type("OldShapeTracker", (OldShapeTracker,), said)

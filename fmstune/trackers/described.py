@@ -1,4 +1,4 @@
-"""What a tracker keeps of a run, how it is delivered to, and its options: as its class declares it."""
+"""What a tracker stores of a run, how delivery to it works, and its options, as declared by its class."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fmstune.trackers.base import Tracker, installed_version
 
 KEEPS = ("metrics", "params", "tables", "media", "artifacts")
 _VARIABLE = re.compile(r"\b(?:else|or) ([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)")
-"""The help of an option names the variables that stand in for it: `else WANDB_MODE, else online`."""
+"""An option's help text lists the variables that replace it: `else WANDB_MODE, else online`."""
 DELIVERS = ("an event twice", "steps logged again", "late events", "safe")
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option of a tracker. `variables` are those of the environment that hold where it is not given, the
-    first one first."""
+    """An option of a tracker. `variables` are the environment variables that apply when it is not set, in
+    order of precedence."""
 
     name: str
     default: Any
@@ -28,8 +28,8 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A tracker as `fmstune trackers show` has it; `install` is the command for its package, `resumed` what a
-    run that is resumed does there."""
+    """A tracker as `fmstune trackers show` prints it; `install` is the command for its package, `resumed`
+    what happens when a run is resumed."""
 
     name: str
     description: str
@@ -44,7 +44,7 @@ class Described:
 
 
 def described(name: str, tracker: type[Any]) -> Described:
-    """What the class called `name` declares. One of an older shape declares what the interface's own has."""
+    """What the class called `name` declares. A class of an older shape has the interface's defaults."""
     whole = tracker if issubclass(tracker, Tracker) else Tracker
     declared = getattr(tracker, "Config", None)
     options = None if declared is None else tuple(map(_option, dataclasses.fields(declared)))
@@ -75,7 +75,7 @@ def _keeps(tracker: type[Any]) -> dict[str, str]:
     metrics = "numbers in single precision" if limits.single_precision else "numbers"
     metrics += " and texts" if limits.text_metrics else ""
     if not (limits.nan and limits.infinite):
-        metrics += ", not infinite ones" if limits.nan else ", finite ones alone"
+        metrics += ", not infinite ones" if limits.nan else ", finite ones only"
     params = "nested" if limits.nested else "flat"
     params += ", as text" if limits.text_params else ""
     params += "" if limits.params_change else ", the first value of each"

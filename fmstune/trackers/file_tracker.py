@@ -42,10 +42,10 @@ class FileOptions:
 
 
 class FileTracker(Tracker):
-    """Appends one line for each event (JSON) or for each value (CSV). Several runs may share a file.
+    """Append one line per event (JSON) or per value (CSV). Several runs may share a file.
 
-    What the file holds of this run is looked up by the run's own id and the event's number and time when it
-    is opened, whatever the ledger says: so an event stands in it once even if the ledger is lost.
+    When it is opened, the run's events in the file are looked up by the run's own id and each event's number
+    and time, whatever the ledger says: an event is written once even if the ledger is lost.
     """
 
     registered_name = "file"
@@ -82,7 +82,7 @@ class FileTracker(Tracker):
         return file is None or file.holds(last)
 
     def is_stored(self, start: RunStart, last: int) -> bool | None:
-        # The file as it was named then, or as it is now: its folder may have been moved.
+        # The file under its old path, or its current one: its folder may have been moved.
         self._run = start.name
         there = Path(start.tracker_run_id or self._path())
         found = [stored_in(path, start.run_id or "", last) for path in (there, self._path())]
@@ -113,7 +113,7 @@ class FileTracker(Tracker):
         )
 
     def track_media(self, media: Media) -> None:
-        """A text and the bins of a histogram stand in the line; of an image its path and its hash."""
+        """Write a text or a histogram's bins into the line; of an image, its path and hash."""
         if media.kind == "text":
             said: Any = media.text
         elif media.kind == "histogram":
@@ -126,7 +126,7 @@ class FileTracker(Tracker):
         self._write(media.kind, {media.name: said}, media.time, **where)
 
     def track_artifact(self, artifact: Artifact) -> None:
-        """Where the files are; they stay with the run."""
+        """Write the location of the files; they stay in the run's directory."""
         said = {"type": artifact.type, "folder": str(artifact.folder), "files": list(artifact.files)}
         values = {artifact.name: said | {"size": artifact.size}}
         self._write("artifact", values, artifact.time, stage=None, step=artifact.step, epoch=None)
@@ -139,9 +139,9 @@ class FileTracker(Tracker):
     def close(self, status: Status, error: str | None = None) -> None:
         if self._file is None:
             return
-        self._file.flush()  # and what it holds is known
-        # A run whose end is not in the journal is closed under the number of the event before: that one is
-        # not this line's. And a run that is closed again needs no second line.
+        self._file.flush()  # after which its contents are known
+        # A run without a status in its journal is closed under the number of the previous event, which does
+        # not belong to this line. A run that is closed again needs no second line.
         seq = None if self.seq == self._seq_written else self.seq
         if seq is not None or self._file.held.last_kind != "status":
             values = {"status": status} | ({"error": error} if error else {})

@@ -1,6 +1,6 @@
-"""What a file of events holds of one run, in memory of some bytes an event.
+"""Which of a run's events a file already holds, in a few bytes of memory per event.
 
-A number alone does not identify an event: of a run whose folder was restored from a backup, or copied, two
+A number alone does not identify an event: if the run's folder was restored from a backup, or copied, two
 futures may have been written. Each event has its own time.
 """
 
@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from fmstune.trackers.file.formats import ROWS, Line
 
 _MOST_GAP = 1000
-"""So many numbers without a line are skipped at no cost; a line whose number is far off is kept by itself."""
+"""Gaps of up to this many numbers are stored as zeros; a line with a number farther off is stored
+separately."""
 
 
 @dataclass
 class _Rows:
-    """How many lines there are of each event: in arrays, from the number `first` on, and the few that do not
-    fit there in a mapping. A run may have a million events: 12 bytes each, where a mapping takes 120."""
+    """How many lines each event has: in arrays, from the number `first` on, and in a mapping for the few that
+    do not fit there. A run may have a million events: 12 bytes each, where a mapping takes 120."""
 
     first: int = 0
     times: array[float] = field(default_factory=lambda: array("d"))
@@ -56,10 +57,10 @@ class _Rows:
 
 @dataclass
 class Held:
-    """What a file holds of one run: how many lines of each event, the last event but a status, and the kind
-    of the last line. Of params and statuses, earlier versions wrote the time at which they were delivered,
-    which is later than the event's: these are known by their content, too, as a later time may be that of
-    another future, before somebody has set the clock back."""
+    """What a file holds of one run: the number of lines of each event, the last event other than a status,
+    and the kind of the last line. Earlier versions wrote params and statuses with the time of their
+    delivery, which is later than the event's. These are recognised by their content, too, as a later time
+    may be that of another future, before the clock was set back."""
 
     rows: _Rows = field(default_factory=_Rows)
     others: dict[int, list[tuple[float, int]]] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class Held:
     last_kind: str | None = None
 
     def note(self, line: Line) -> None:
-        """Count one more line."""
+        """Record one more line."""
         self.last_kind = line.kind
         if line.seq is None:
             return
@@ -80,8 +81,8 @@ class Held:
             self.others.setdefault(line.seq, []).append((line.time, line.content))
 
     def count(self, lines: Sequence[Line], *, timed: bool) -> int:
-        """How many of the lines of an event there are; of params or a status that is not `timed`, its number
-        decides."""
+        """How many of an event's lines the file holds; for params or a status that is not `timed`, the number
+        alone decides."""
         line = lines[0] if lines else None
         if line is None or line.seq is None:
             return 0
@@ -96,7 +97,7 @@ class Held:
         return len(lines) if all(each.content in later for each in lines) else 0
 
     def covers(self, other: Held) -> bool:
-        """Whether all lines of `other` are here."""
+        """Whether this holds all lines of `other`."""
         rows = all(self.rows.count(*event) >= other.rows.count(*event) for event in other.rows.events())
         return rows and all(
             Counter(lines) <= Counter(self.others.get(seq, [])) for seq, lines in other.others.items()

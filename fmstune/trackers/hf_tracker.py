@@ -1,8 +1,8 @@
 """The trackers `hf:NAME`: any callback that transformers integrates, in a shipper instead of in the training.
 
-The callback is given what it would have seen in a Trainer, made of the run's journal: arguments, state,
-control, and a stand-in for the model that has its config and its number of parameters. What is said of
-transformers was seen with 5.23. Importing it takes seconds and torch, in the shipper."""
+The callback sees what it would see in a Trainer, rebuilt from the run's journal: arguments, state, control,
+and a stand-in for the model with its config and number of parameters. The behaviour of transformers was
+observed with 5.23. Importing it takes seconds and torch, in the shipper."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NOT_GOT = (
 
 
 _OWN = {each.package: name for name, each in BUILT_IN.items() if each.package is not None}
-"""fmstune's own trackers, by the package that they need, too."""
+"""fmstune's own trackers for the same packages, by package."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,16 @@ class IntegrationOptions:
     )
     environment: Mapping[str, str] | None = field(
         default=None,
-        metadata={"help": "Variables that hold for this callback alone, such as WANDB_PROJECT."},
+        metadata={"help": "Variables that apply to this callback only, such as WANDB_PROJECT."},
     )
 
 
 class IntegrationTracker(Tracker):
-    """What the SDK has is what its own callback makes of a run: `train/loss` from `loss`, `eval/loss` from
-    `eval_loss`. The callback begins with the first step, when the params of the start are known.
+    """The SDK stores what its own callback makes of a run: `train/loss` from `loss`, `eval/loss` from
+    `eval_loss`. The callback starts at the first step, when the initial params are known.
 
-    A callback cannot continue a run or recognise an event, so that a resumed run is a further one there, with
-    what is new, and a delivery that was cut off is done again from its start, as a further one too."""
+    A callback cannot continue a run or recognise an event. So a resumed run becomes a further run there with
+    only the new steps, and an interrupted delivery is repeated from its start, as a further run too."""
 
     integration: ClassVar[str]
     description = "a callback of transformers, in a process of its own"
@@ -137,10 +137,10 @@ class IntegrationTracker(Tracker):
             ] = None
         self._began().end()
         self._start = self._trainer = None
-        gc.collect()  # MLflow's callback ends its run when it is deleted
+        gc.collect()  # MLflow's callback ends its run on deletion
         if self.seq is not None:
-            # SDKs send what they hold when the interpreter ends, which a shipper's does not: other SDKs hang
-            # there.
+            # SDKs send what they buffer when the interpreter exits. A shipper does not exit that way, as
+            # other SDKs hang there.
             atexit._run_exitfuncs()
 
     def check(self, timeout: float) -> Check:
@@ -151,7 +151,7 @@ class IntegrationTracker(Tracker):
         return Check("ok", f"{package} is installed; nothing more is asked of it{more}")
 
     def _turned_off(self) -> str | None:
-        """Which variable makes the callback do nothing, in silence: what is given to it would be lost."""
+        """Which variable silently turns the callback off: everything sent to it would be lost."""
         given = os.environ | dict(self.config.environment or {})
         for variable, values in INTEGRATIONS[self.integration].takes.items():
             if (value := given.get(variable, "")) and value.lower() not in values:

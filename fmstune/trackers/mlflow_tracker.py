@@ -1,6 +1,6 @@
 """The tracker `mlflow`: an MLflow tracking server, Databricks, or a store on this machine.
 
-MLflow's own variables stay in force. What is said of the SDK was seen with mlflow-skinny 3.17.2.
+MLflow's own variables still apply. The SDK's behaviour was observed with mlflow-skinny 3.17.2.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ if TYPE_CHECKING:
 
 STATUSES: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
-_MOST_METRICS, _MOST_PARAMS = 900, 100  # of a batch: 1,000 in all, of which 100 params
+_MOST_METRICS, _MOST_PARAMS = 900, 100  # per batch: 1,000 in all, at most 100 of them params
 _MADE_AS = "fmstune.made_as"
-"""The tag by which a run is found whose id MLflow has told nobody who lives."""
-"""The tag by which MLflow knows which artifacts are tables, as its own `log_table` sets it."""
+"""The tag that finds a run whose id was known only to a process that was killed."""
+"""The tag that tells MLflow which artifacts are tables, as set by its own `log_table`."""
 
 
 @dataclass(frozen=True)
 class MlflowOptions:
-    """Options of the tracker `mlflow`. One that is not given is left to MLflow."""
+    """Options of the tracker `mlflow`. MLflow decides those that are not set."""
 
     tracking_uri: str | None = field(
         default=None,
@@ -81,11 +81,11 @@ class MlflowOptions:
 
 
 class MlflowTracker(Tracker):
-    """Metrics are called as transformers' own integration calls them (`loss`, `eval_loss`); params are flat,
-    after their namespace (`config.training.learning_rate`).
+    """Name metrics as transformers' own integration does (`loss`, `eval_loss`). Params are flat and prefixed
+    with their namespace (`config.training.learning_rate`).
 
-    Metrics wait for the end of their batch, as each request takes milliseconds. A tag has the number of the
-    event that the run holds last, sent in one request with it, so that an event which comes twice is known.
+    Metrics wait until their batch is full, as each request takes milliseconds. A tag holds the number of the
+    run's last stored event and is sent in the same request, so that an event delivered twice is recognised.
     """
 
     registered_name = "mlflow"
@@ -167,7 +167,7 @@ class MlflowTracker(Tracker):
         return TrackerRun(self._run_id, page, delivered_through=self._held or None, note=notes)
 
     def holds(self, last: int) -> bool:
-        if self._file is not None:  # to which SQLite still writes, whatever becomes of its name
+        if self._file is not None:  # SQLite keeps writing to it, even after it is renamed or removed
             path, identity = self._file
             if not path.is_file() or path.stat().st_ino != identity:
                 return False
@@ -184,7 +184,7 @@ class MlflowTracker(Tracker):
 
         self._opened()
         values, stage = point.values, point.stage
-        if self.seq is None:  # used alone: by somebody who has adapted nothing
+        if self.seq is None:  # standalone: nothing has been adapted
             stage = self._adapt.stage(stage)
             values = self._adapt.metrics(plain(dict(values)), stage)
         moment, step = int(1000 * (point.time or time.time())), point.step or 0
@@ -195,8 +195,8 @@ class MlflowTracker(Tracker):
             repeat = (point.repeats or {}).get(name, 0)
             if point.repeats is None:
                 repeat = self._alone.count(key, point.step)
-            # MLflow keeps one of those values that are the same in all, their time included; and a process
-            # that sends them once more has to give them the same times.
+            # MLflow stores only one of several values that are equal in everything including their time;
+            # and a process that sends them again must give them the same times.
             self._waiting.append(Metric(key, number, moment + repeat, step))
         self._held = max(self._held, self.seq or 0)
         if len(self._waiting) > _MOST_METRICS:
@@ -215,7 +215,7 @@ class MlflowTracker(Tracker):
             params = self._adapt.params(plain(dict(params)), namespace)
         given = {f"{namespace}.{key}": value for key, value in params.items()}
         for key in given.keys() & self._params.keys():
-            if self._params[key] != given[key]:  # of a run that another one continues; MLflow would raise
+            if self._params[key] != given[key]:  # in a run that continues another; MLflow would raise
                 self._changed[f"param {key} was given another value; the first one is kept"] = None
             del given[key]
         self._held = max(self._held, self.seq or 0)
@@ -237,7 +237,7 @@ class MlflowTracker(Tracker):
         self._note_held()
 
     def _note_held(self) -> None:
-        """Note which event the run holds last, with the metrics before it where some wait."""
+        """Record the last event that the run holds, with the metrics before it if some wait."""
         self._held = max(self._held, self.seq or 0)
         if not self._waiting and (tags := self._held_tag()):
             self._opened().log_batch(self._run_id, [], [], tags)
@@ -272,8 +272,8 @@ class MlflowTracker(Tracker):
     # -- the rest -----------------------------------------------------------------------------
 
     def _send(self, params: list[Any]) -> None:
-        """Send what waits, and these params, in as few requests as MLflow allows; the last one has the number
-        of the event that the run holds then."""
+        """Send what waits, and these params, in as few requests as MLflow allows. The last one carries the
+        number of the last event that the run then holds."""
         client = self._opened()
         metrics = self._waiting
         while metrics or params:
@@ -281,7 +281,7 @@ class MlflowTracker(Tracker):
             last = len(some) == len(metrics) and len(few) == len(params)
             client.log_batch(self._run_id, some, few, self._held_tag() if last else [])
             metrics, params = metrics[len(some) :], params[len(few) :]
-            self._waiting = metrics  # those that were sent do not come again, should the next ones fail
+            self._waiting = metrics  # those that were sent are not repeated if the next ones fail
 
     def _held_tag(self) -> list[RunTag]:
         from mlflow.entities import RunTag
@@ -296,7 +296,7 @@ class MlflowTracker(Tracker):
         return self._client
 
     def _continued(self, client: MlflowClient, start: RunStart) -> Run | None:
-        """The run that is to be continued; `None` for a new one, also when somebody has deleted it."""
+        """The run to continue; `None` for a new one, also when it was deleted."""
         from mlflow.exceptions import MlflowException
 
         given = os.environ.get("MLFLOW_RUN_ID")
@@ -314,7 +314,7 @@ class MlflowTracker(Tracker):
         return run if run.info.lifecycle_stage == "active" else None
 
     def _continue_run(self, client: MlflowClient, run: Run, start: RunStart) -> None:
-        """Open a run that is there; what it is called may be other words by now."""
+        """Open an existing run and update its name and labels."""
         if run.info.status != "RUNNING":
             client.update_run(run.info.run_id, status="RUNNING")
         if run.info.run_name != (name := utf8(self.config.run_name or start.name)):
@@ -332,7 +332,7 @@ class MlflowTracker(Tracker):
         return note_of(start.notes) | given
 
     def _new_run(self, client: MlflowClient, start: RunStart, *, first: bool) -> Run:
-        """A new run; or the one that a process made which was killed before anybody had noted its id."""
+        """A new run, or the one created by a process that was killed before its id was recorded."""
         experiment = experiment_of(client, experiment_name(self.config), start.group)
         tags = own_tags() | self._tags(start)
         if first and start.new_run_id is not None:

@@ -1,4 +1,4 @@
-"""What a failed request came of, in words: SDKs wrap the reason in layers, and print some as tuples."""
+"""Readable causes of failed requests: SDKs wrap the cause in layers, and print some as tuples."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _Found = TypeVar("_Found")
 CLOSED = "the server closed the connection without an answer"
 
 _ABORTED = re.compile(r"\('Connection aborted\.', \w+\((?:[^()']|'[^']*')*\)\)")
-"""How urllib3 2 says, in the texts of requests and MLflow, that a server went away within a request."""
+"""How urllib3 2 reports, in messages of requests and MLflow, that a server disconnected mid-request."""
 
 
 def root_cause(error: BaseException) -> str:
-    """The innermost reason of a network error in one line, without a capital and a full stop."""
+    """The innermost cause of a network error in one line, without a capital letter or full stop."""
     root, seen = error, {id(error)}
     while (inner := _inner(root)) is not None and id(inner) not in seen:
         root = inner
         seen.add(id(inner))
-    # On Linux a server that dies closes its connections in one of these ways, by what it had read.
+    # On Linux a dying server closes its connections in one of these ways, depending on what it had read.
     if isinstance(root, (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)):
         return CLOSED
     text = getattr(root, "strerror", None) or next(iter(str(root).splitlines()), "") or type(root).__name__
@@ -30,15 +30,15 @@ def root_cause(error: BaseException) -> str:
 
 
 def within(seconds: float, ask: Callable[[], _Found]) -> _Found:
-    """What `ask` returns or raises. Raises `TimeoutError` where it takes longer, and leaves it alone: a time
-    limit of requests is for each piece of an answer, and a server may send a byte at a time."""
+    """Return or raise what `ask` does. Raises `TimeoutError` if it takes longer, and abandons it: the time
+    limit of requests applies to each piece of a response, and a server may send one byte at a time."""
     found: list[_Found] = []
     raised: list[BaseException] = []
 
     def answer() -> None:
         try:
             found.append(ask())
-        except BaseException as error:  # it is raised below
+        except BaseException as error:  # raised below
             raised.append(error)
 
     thread = threading.Thread(target=answer, daemon=True)
@@ -52,7 +52,7 @@ def within(seconds: float, ask: Callable[[], _Found]) -> _Found:
 
 
 def in_words(text: str) -> str:
-    """An error's text with what stands there as a Python tuple in words."""
+    """An error's message, with Python tuples in it replaced by words."""
     return _ABORTED.sub(CLOSED, text)
 
 

@@ -1,6 +1,6 @@
-"""Where a tracker's runs go, as its options and its vendor's variables say it.
+"""Where a tracker's runs are stored, according to its options and its vendor's variables.
 
-A run that is synced in another shell continues where it began, or says that it does not.
+A run that is synced from another shell continues where it started, or reports that it does not.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from fmstune.secrets.redaction import holds_redacted, process_redactor
 
 
 def place_of(tracker: Any) -> dict[str, str]:
-    """What says now where the tracker's runs go: for each of its groups, the first name that has a value.
-    Credentials in an address are left out."""
+    """The settings that decide where the tracker's runs are stored: the first name with a value of each of
+    its groups. Credentials are removed from addresses."""
     found: dict[str, str] = {}
     for group in _groups(tracker):
         for name in group:
@@ -25,8 +25,8 @@ def place_of(tracker: Any) -> dict[str, str]:
 
 
 def return_to(tracker: Any, place: Mapping[str, str]) -> str | None:
-    """Give the variables of `place` back to this process, where nothing says now where the runs go. Returns
-    the name of one that held a secret, which nobody has noted."""
+    """Restore the variables of `place` in this process, if nothing currently decides where the runs are
+    stored. Return the name of one that held a secret, which was not recorded."""
     for group in _groups(tracker):
         if any(_value(tracker, name) for name in group):
             continue
@@ -39,7 +39,7 @@ def return_to(tracker: Any, place: Mapping[str, str]) -> str | None:
 
 
 def other_place(tracker: Any, before: Mapping[str, str]) -> str | None:
-    """A sentence that says what was otherwise at `before`; `None` where it is the place of now."""
+    """A sentence about what differs from `before`; `None` if the location is the same."""
     now, was = place_of(tracker), []
     for group in _groups(tracker):
         then = next((name for name in group if name in before), None)

@@ -1,7 +1,7 @@
-"""Runs that are open in somebody's own process when a scheduler ends it with SIGTERM, or a closed terminal
-with SIGHUP: Python's default for both ends the process at once, without what is registered with `atexit`.
+"""Close runs that are open in the user's own process when a scheduler ends it with SIGTERM, or a closed
+terminal with SIGHUP: Python's default for both ends the process at once, without calling `atexit` handlers.
 
-A disposition that is not the default belongs to somebody, and is left alone.
+A disposition other than the default belongs to someone else and is left alone.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _mask = threading.local()
 
 
 def close_when_terminated(find: Callable[[], list[Callable[[], None]]]) -> None:
-    """From here on, a signal that would end the process first calls what `find` finds, for some seconds.
+    """From now on, a signal that would end the process first calls what `find` returns, for a few seconds.
 
-    Does nothing in a thread, where Python can set no handler.
+    Does nothing in a thread, where Python cannot set handlers.
     """
     global _find, _registered
     _find = find
@@ -43,7 +43,7 @@ def close_when_terminated(find: Callable[[], list[Callable[[], None]]]) -> None:
 
 
 def restore() -> None:
-    """Restore the default, where the handler is still ours."""
+    """Restore the default, if the handler is still ours."""
     for number in _SIGNALS:
         if signal.getsignal(number) is _terminated:
             with contextlib.suppress(ValueError):  # in a thread; the handler then has nothing to close
@@ -51,8 +51,8 @@ def restore() -> None:
 
 
 def _before_fork() -> None:
-    # A signal that comes between the fork and `restore` would be lost: Python forgets in a child what its
-    # handlers have not been called for yet, and who has sent SIGTERM to a worker waits without a limit.
+    # A signal between the fork and `restore` would be lost: in a child, Python discards pending signals whose
+    # handlers have not run, and a parent that sends SIGTERM to a worker waits without a time limit.
     if any(signal.getsignal(number) is _terminated for number in _SIGNALS):
         _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
@@ -64,18 +64,18 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    restore()  # a worker of a data loader has nothing to close, and ends at once as it did before
+    restore()  # a data loader worker has nothing to close, and ends at once as before
     _after_fork()
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    # A second signal ends the process now.
+    # A second signal ends the process at once.
     for each in _SIGNALS:
         if signal.getsignal(each) is _terminated:
             signal.signal(each, signal.SIG_DFL)
     try:
-        # In threads: what the signal has interrupted here may hold a lock that closing needs, and one
-        # service that does not answer keeps no other run open.
+        # In threads: the code that the signal interrupted may hold a lock that closing needs, and one
+        # service that does not answer must not keep other runs open.
         closing = [threading.Thread(target=close, daemon=True) for close in _find()]
         for thread in closing:
             thread.start()

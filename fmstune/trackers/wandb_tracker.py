@@ -1,7 +1,7 @@
 """The tracker `wandb`: Weights & Biases, online, offline or disabled.
 
-W&B's own ways of configuration stay in force: an option that is not given here is W&B's to find, in
-`WANDB_*`, its settings files or `~/.netrc`. What is said of the SDK was seen with wandb 0.31.0.
+W&B's own configuration still applies: it looks up an option that is not given here in
+`WANDB_*`, its settings files or `~/.netrc`. The SDK's behaviour was observed with wandb 0.31.0.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _AXES = ("train/global_step", "train/epoch")
 
 @dataclass(frozen=True)
 class WandbOptions:
-    """Options of the tracker `wandb`. One that is not given is left to W&B."""
+    """Options of the tracker `wandb`. W&B decides those that are not set."""
 
     mode: str | None = field(
         default=None,
@@ -88,16 +88,16 @@ class WandbOptions:
     )
     dir: str | None = field(
         default=None,
-        metadata={"help": "Where the folder wandb/ is put; else WANDB_DIR, else the current folder."},
+        metadata={"help": "Where to create the folder wandb/; else WANDB_DIR, else the current folder."},
     )
 
 
 class WandbTracker(Tracker):
-    """Feeds one W&B run; its step is the event's number in the journal, its x-axis the global step.
+    """Feed one W&B run. Its step is the event's number in the journal, its x-axis the global step.
 
-    W&B drops a row whose step is not above the last one that it holds. Event numbers always rise,
-    so that an event which comes twice is kept once, and `train/global_step` may fall back, as it
-    does after a resume.
+    W&B drops a row whose step is not above the last one that it holds. Event numbers always rise, so that
+    an event that is delivered twice is stored once, and `train/global_step` may decrease, as it does after
+    a resume.
     """
 
     registered_name = "wandb"
@@ -114,8 +114,8 @@ class WandbTracker(Tracker):
         ("dir", "WANDB_DIR"),
     )
     media = frozenset({"text", "image", "histogram"})
-    # Found by throwing values at wandb 0.31.0, and reading its offline files: a larger integer than fits 64
-    # bits may become `inf`; the reserved names are dropped or overwritten without a word; a table is a file.
+    # Found by fuzzing wandb 0.31.0 and reading its offline files: an integer beyond 64 bits may become `inf`;
+    # reserved names are dropped or overwritten without a warning; a table is a file.
     limits = Limits(
         text_metrics=True,
         integer_bits=64,
@@ -126,8 +126,8 @@ class WandbTracker(Tracker):
         table_chars="A-Za-z0-9_. -",
         max_table=64,
     )
-    # Rows wait in the process wandb-core: up to 15 s until they are sent, up to 15 s or 32 KiB
-    # until they are on disk. It ends with the shipper, and what it held is gone.
+    # Rows wait in the process wandb-core: up to 15 s until they are sent, up to 15 s or 32 KiB until they
+    # are on disk. It ends with the shipper, and its buffer is lost.
     durable_on = "close"
     takes_late = False  # a row whose step is below the last one's is dropped
     config: WandbOptions
@@ -143,9 +143,9 @@ class WandbTracker(Tracker):
     def open(self, start: RunStart) -> TrackerRun:
         """Open or resume the W&B run.
 
-        `start.redelivery` means that an earlier delivery was cut off and comes again: offline, the
-        folder which that one left is removed, so that the run is not there twice. A run that is
-        resumed without it gets a second folder of the same id, which `wandb sync` merges.
+        `start.redelivery` means that an interrupted delivery is repeated. Offline, the folder that it left is
+        removed, so that the run does not exist twice. A run that is resumed otherwise gets a second folder
+        with the same id, which `wandb sync` merges.
         """
         import wandb
 
@@ -156,22 +156,22 @@ class WandbTracker(Tracker):
         if settings._offline and not settings._noop:
             start = self._offline_start(start, Path(settings.wandb_dir))
         elif not settings._noop:
-            find_api_key(settings)  # without any, `wandb.init` would ask at a terminal
-        # Only here can the login's "Loaded credentials" be silenced and a call of git be avoided.
+            find_api_key(settings)  # without one, `wandb.init` would prompt at a terminal
+        # The only place to silence the login's "Loaded credentials" and to avoid a call of git.
         wandb.setup(wandb.Settings(silent=True, disable_git=True))
-        if settings.run_id is not None or settings.resume:  # the environment says which run it is to be
+        if settings.run_id is not None or settings.resume:  # the environment selects the run
             start = dataclasses.replace(start, new_run_id=None)
         run = self._init(start, settings)
-        # Of a resumed run, `run.step` is 0 until something is logged; `starting_step` is right.
+        # In a resumed run, `run.step` is 0 until something is logged; `starting_step` is right.
         self._first_step = 0 if run.disabled else run.starting_step
         self._resumed = start.tracker_run_id is not None
-        self.refers_to_files = run.offline  # `wandb sync` reads them where they lie
+        self.refers_to_files = run.offline  # `wandb sync` reads them in place
         if run.offline and not run.disabled:
             self._offline = begin_offline(run, start, Path(settings.wandb_dir))
         elif start.run_id is not None and not run.disabled:
             run = self._claimed(run, start, settings)
         self._run = run
-        # As transformers' own WandbCallback has them.
+        # As in transformers' own WandbCallback.
         run.define_metric("train/global_step")
         run.define_metric("*", step_metric="train/global_step", step_sync=True)
         return self._opened_run(run)
@@ -179,7 +179,7 @@ class WandbTracker(Tracker):
     def _init(self, start: RunStart, settings: wandb.Settings) -> wandb.Run:
         import wandb
 
-        # The service has this config before any row. But it would hide the mark of a run that is there.
+        # The service gets this config before any row. But it would hide the mark of an existing run.
         new = start.tracker_run_id is None and settings.run_id is None
         marked = start.run_id is not None and (new or settings._offline)
         wanted = start.tracker_run_id or start.new_run_id
@@ -193,17 +193,17 @@ class WandbTracker(Tracker):
         )
 
     def _claimed(self, run: wandb.Run, start: RunStart, settings: wandb.Settings) -> wandb.Run:
-        """The W&B run, when the rows which it holds are this run's or came before it; else another.
+        """Return the W&B run if its rows are this run's or precede it; else another one.
 
         W&B drops a row whose step it holds, whoever logged it. Two runs that were resumed from one checkpoint
-        in directories of their own both continue its W&B run, under the same numbers: the second one gets a
-        W&B run of its own.
+        in different directories both continue its W&B run, under the same numbers: the second one gets its
+        own W&B run.
         """
         found: Any = run.config.get(MARK)
         owner = found.get("run_id") if isinstance(found, Mapping) else None
         if owner is None and start.tracker_run_id:  # an earlier version left no mark
             owner = start.run_id
-        # A process that was killed while it opened a new run has left no rows in it.
+        # A process that was killed while opening a new run has left no rows in it.
         taken = start.tracker_run_id is None and start.new_run_id is not None and self._first_step > 0
         self._resumed = owner == start.run_id and not is_of_another(found, start) and not taken
         if self._resumed:
@@ -245,13 +245,13 @@ class WandbTracker(Tracker):
         if run.disabled:
             return TrackerRun(run.id, note=disabled())
         notes, url = self._notes, None
-        if run.offline:  # which prints a warning when it is asked for its URL
+        if run.offline:  # whose URL prints a warning when read
             notes = [*notes, f"offline, send it with `wandb sync {to_sync(run)}`"]
         else:
             url = run.url
-        # `delivered_through` stays unknown: W&B sends rows every 15 s and params every 6 s, so that
-        # the last row's number does not show that the params before it have arrived. Rows that W&B
-        # holds are left out by `track_point`; params that come again change nothing.
+        # `delivered_through` stays unknown: W&B sends rows every 15 s and params every 6 s, so the last row's
+        # number does not show that earlier params have arrived. `track_point` skips rows that W&B holds;
+        # sending params again changes nothing.
         return TrackerRun(run.id, url, note=" · ".join(dict.fromkeys(notes)) or None)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
@@ -278,13 +278,13 @@ class WandbTracker(Tracker):
     def _log(self, values: Mapping[str, Any], point: MetricPoint | Table | Media) -> None:
         run = self._opened()
         if self._resumed and point.seq is not None and point.seq < self._first_step:
-            return  # W&B holds it, and would drop it with a warning for each
+            return  # W&B holds it, and would drop it with a warning each
         prefix = f"{point.stage}/" if point.stage else ""
         row = {f"{prefix}{name}": value for name, value in values.items()}
         where = {
             "train/global_step": point.step,
             "train/epoch": point.epoch,
-            "_timestamp": point.time,  # W&B puts its own only where there is none
+            "_timestamp": point.time,  # W&B sets its own only if there is none
         }
         row |= {name: value for name, value in where.items() if value is not None}
         # With a step and no `commit`, W&B would hold the row back until the next one.

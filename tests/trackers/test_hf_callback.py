@@ -93,7 +93,7 @@ def test_a_callback_that_is_asked_for_twice_is_one_and_a_closed_one_takes_nothin
     first = own_callback(tracker)
     log(first, {"loss": 1.0})
     assert own_callback(tracker) is first
-    assert "gave its one callback again" in caplog.text
+    assert "returned the same callback again" in caplog.text
     with pytest.raises(TrackerError, match="strict=False"):
         own_callback(tracker, strict=True)
     first.close()

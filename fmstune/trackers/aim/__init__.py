@@ -1,1 +1,1 @@
-"""Beneath the tracker `aim`: its repositories, what may be wrong with them, and what Aim shows."""
+"""Internals of the tracker `aim`: repositories, their checks, and Aim's media objects."""

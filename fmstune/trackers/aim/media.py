@@ -9,7 +9,7 @@ from fmstune.trackers.records import Artifact, Media
 
 
 def aim_object(media: Media) -> Any:
-    """What `Run.track` is given."""
+    """The object to pass to `Run.track`."""
     from aim import Distribution, Image, Text
 
     if media.kind == "text":
@@ -29,9 +29,9 @@ def _loaded(media: Media) -> Any:
 
 
 def log_files(run: Any, artifact: Artifact, where: Path) -> None:
-    """Copy files into a folder beside Aim's own, unless the user has set another place for them in Aim.
+    """Copy files into a folder next to Aim's own, unless the user has set another location in Aim.
 
-    `Run.log_artifact` is not used: it logs an error, and returns as if nothing had been.
+    `Run.log_artifact` is not used: on an error it only logs, and returns as if it had succeeded.
     """
     from aim.sdk.objects.artifact import Artifact as AimArtifact
 

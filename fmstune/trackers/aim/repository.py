@@ -1,7 +1,7 @@
-"""Aim's repository in a folder: made by one process at a time, and examined without changing it.
+"""Aim's repository in a folder: created by one process at a time, and examined without changing it.
 
-Aim 3.29.1 makes `.aim` first and writes its file VERSION last. What has no VERSION it takes for a repository
-of Aim 2, so that two runs at once in a fresh folder accused each other of that.
+Aim 3.29.1 creates `.aim` first and writes its file VERSION last. It takes a folder without VERSION for a
+repository of Aim 2, so that two concurrent runs in a fresh folder reported each other as one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ State = Literal["missing", "unfinished", "ready", "older", "damaged"]
 
 _OF_A_NEW_ONE = {
     "locks", "meta", "progress", "run_metadata.sqlite", "run_metadata.sqlite-journal",
-    "check_ins", "seqs",  # which a process makes that still writes when somebody has removed `.aim`
+    "check_ins", "seqs",  # recreated by a process that still writes after `.aim` was removed
 }  # fmt: skip
 _INDEX_SECONDS = 3.0
 _LOOK_AGAIN_SECONDS = 0.5
@@ -29,14 +29,14 @@ _LOOK_AGAIN_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What there is in a folder; `why` says what is wrong with it."""
+    """What a folder contains; `why` is the problem with it."""
 
     state: State
     why: str = ""
 
 
 def repository(folder: str) -> Any:
-    """Aim's `Repo` in a folder, made there when there is none, or only the beginnings of one."""
+    """Aim's `Repo` in a folder, created when absent or unfinished."""
     from aim import Repo
 
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -45,10 +45,10 @@ def repository(folder: str) -> Any:
 
 
 def index(run: Any, seconds: float = _INDEX_SECONDS) -> bool:
-    """Let Aim's SDK see the run at once: it shows only runs that are in the index, which otherwise
-    `aim up` writes while it runs. One process at a time writes it: `aim up`, or another run that ends.
+    """Make the run visible to Aim's SDK at once: it shows only indexed runs, and otherwise `aim up` writes
+    the index while it runs. One process at a time writes it: `aim up`, or another run that ends.
 
-    Whether it could be done in so many seconds."""
+    Returns whether it succeeded within so many seconds."""
     from aim.sdk.index_manager import RepoIndexManager
 
     until = time.monotonic() + seconds
@@ -56,7 +56,7 @@ def index(run: Any, seconds: float = _INDEX_SECONDS) -> bool:
         try:
             RepoIndexManager.get_index_manager(run.repo).index(run.hash)
             return True
-        except Exception as error:  # of several kinds, by who holds it; the run itself is written
+        except Exception as error:  # of several types, depending on the holder; the run itself is written
             if time.monotonic() > until:
                 print(f"aim: the run is not indexed yet, `aim up` will do it ({error})")
                 return False
@@ -64,7 +64,7 @@ def index(run: Any, seconds: float = _INDEX_SECONDS) -> bool:
 
 
 def storage_of(run: Any) -> tuple[Path, ...]:
-    """The folders and the database that Aim 3.29.1 keeps a run of a local repository in."""
+    """The folders and the database where Aim 3.29.1 stores a run of a local repository."""
     return stored_at(Path(run.repo.path), run.hash)
 
 
@@ -75,7 +75,8 @@ def stored_at(place: Path, run_hash: str) -> tuple[Path, ...]:
 
 
 def examine(folder: Path) -> Found:
-    """What there is in `folder`. Another process may be making it: nothing is accused at first sight.
+    """What `folder` contains. Another process may be creating it, so a problem is checked again before it
+    counts.
 
     Raises `OSError` when it cannot be read.
     """
@@ -113,7 +114,7 @@ def _wrong_database(path: Path) -> str:
     if not path.is_file():
         return f"{path.name} is missing"
     try:
-        # Immutable: neither a lock nor a journal is made. A writer at work may make this fail, once.
+        # Immutable: creates neither a lock nor a journal. An active writer may make this fail, once.
         uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
             database.execute("SELECT hash FROM run LIMIT 1").fetchall()
@@ -125,7 +126,7 @@ def _wrong_database(path: Path) -> str:
 def _wrong_index(path: Path) -> str:
     current = path / "CURRENT"
     if not path.exists():
-        return ""  # made when it is needed
+        return ""  # created on demand
     try:
         name = current.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
@@ -137,8 +138,8 @@ def _wrong_index(path: Path) -> str:
 
 @contextlib.contextmanager
 def id_of_a_new_run(wanted: str | None) -> Iterator[None]:
-    """Let Aim give a new run this id: its `Run` takes only that of a run which is there. With a version of
-    Aim that draws ids elsewhere, a process that is killed while it opens a run may leave an empty one."""
+    """Make Aim give a new run this id: its `Run` only accepts the id of an existing run. If a version of Aim
+    creates ids elsewhere, a process that is killed while opening a run may leave an empty one."""
     from aim.sdk import base_run
 
     drawn = getattr(base_run, "generate_run_hash", None)

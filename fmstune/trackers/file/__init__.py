@@ -1,1 +1,1 @@
-"""Beneath the tracker `file`: a file that several runs may share, as JSON lines or CSV."""
+"""Internals of the tracker `file`: a file that several runs may share, as JSON lines or CSV."""

@@ -1,7 +1,7 @@
 """Files of events, as JSON lines or as CSV with one value a row.
 
-In both formats a record is one line, whatever is in it: a kill can only cut off the last line, and the next
-writer removes what is left of it. Several processes may append to one file.
+In both formats a record is one line, whatever its contents: a kill can only truncate the last line, and the
+next writer removes the remains. Several processes may append to one file.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _MOST_WAITING = 256
 
 
 class EventFile:
-    """A file that records are appended to, each once."""
+    """A file to which each record is appended once."""
 
     def __init__(self, path: Path, run_id: str) -> None:
-        """Open the file, which is made when it is not there, and find out what it holds of the run `run_id`.
+        """Open the file, creating it when absent, and read what it holds of the run `run_id`.
 
-        Raises `TrackerError` when the file is of another kind, and `OSError`.
+        Raises `TrackerError` when the file has another format, and `OSError`.
         """
         self.path = path
         self._run_id = run_id
         self._format = format_of(path)
         self._file, self._regular = self._opened()
         self._identity = _identity(os.fstat(self._file))
-        self._tail, self._end = b"", 0  # what was written last, and where it ends
+        self._tail, self._end = b"", 0  # the last bytes written, and their end
         self._closed = self._was_cut = False
         self._waiting: list[tuple[bytes, Line]] = []
         self._waiting_for: set[int | None] = set()
@@ -49,8 +49,8 @@ class EventFile:
         self.held = self._find() if self._regular else Held()
 
     def holds(self, last: int) -> bool:
-        """Whether the file is still the one that was written to, ends with what was written last, and has the
-        event of this number or a later one; once it is closed, whether it has all. Raises `OSError`."""
+        """Whether the file is still the one that was written to, ends with the last bytes written, and has
+        the event of this number or a later one; once it is closed, whether it has all. Raises `OSError`."""
         if not self._regular:
             return True
         try:
@@ -64,7 +64,7 @@ class EventFile:
         return os.pread(self._file, len(self._tail), self._end - len(self._tail)) == self._tail
 
     def append(self, record: Record) -> None:
-        """Take what the file does not hold yet of an event; `flush` writes it."""
+        """Buffer the lines of an event that the file lacks; `flush` writes them."""
         if record.seq in self._waiting_for:
             self.flush()
         lines = self._format.lines(record)
@@ -75,12 +75,12 @@ class EventFile:
         if lines[held:]:
             self._waiting += zip(lines[held:], said[held:], strict=True)
             self._waiting_for.add(record.seq)
-        # Whoever reads a pipe gets lines that no other writer's are in.
+        # A reader of a pipe must get lines that are not mixed with another writer's.
         if not self._regular or len(self._waiting) >= _MOST_WAITING:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits, with one call. Raises `OSError`, after which nothing of it is there."""
+        """Write what is buffered, with one call. After an `OSError`, the file holds nothing of it."""
         if not self._waiting:
             return
         waiting, self._waiting, self._waiting_for = self._waiting, [], set()
@@ -99,20 +99,20 @@ class EventFile:
             self.held.note(line)
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Write what is buffered, and close the file."""
         self.flush()
         os.close(self._file)
         self._closed = True
 
     def _opened(self) -> tuple[int, bool]:
-        """The file, with a header of today: one of an earlier version gets its columns completed."""
+        """The file with the current header: that of an earlier version gets the missing columns."""
         while True:
             file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             try:
                 if not stat.S_ISREG(os.fstat(file).st_mode):
                     return file, False
                 with self._locked(file):
-                    # Whoever waited for the lock may hold a file that has been replaced meanwhile.
+                    # While this process waited for the lock, the file may have been replaced.
                     if os.path.samestat(os.fstat(file), self.path.stat()):
                         first = _first_line(file)
                         if why := self._format.mismatch(first):
@@ -140,13 +140,13 @@ class EventFile:
         return held
 
     def _remove_torn_line(self, run_id: str) -> int:
-        """Remove what a killed writer left of a line; the file's size afterwards."""
+        """Remove a killed writer's partial line; return the file's size afterwards."""
         size = os.fstat(self._file).st_size
         if not size or os.pread(self._file, 1, size - 1) == b"\n":
             return size
         end = _behind_last_newline(self._file, size)
         torn = os.pread(self._file, size - end, end)
-        # An editor may have taken the last line's end away.
+        # An editor may have removed the final newline.
         if self._format.is_whole(torn) or self._format.of_run(torn, run_id):
             return size + os.write(self._file, b"\n")
         os.ftruncate(self._file, end)
@@ -155,7 +155,7 @@ class EventFile:
     @staticmethod
     @contextlib.contextmanager
     def _locked(file: int) -> Iterator[None]:
-        """Hold the file, so that a line which another process is writing is not taken for a torn one."""
+        """Lock the file, so that a line that another process is writing is not mistaken for a torn one."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:  # a file system without locks
@@ -169,7 +169,7 @@ class EventFile:
 
 def stored_in(path: Path, run_id: str, last: int) -> bool | None:
     """Whether the file at `path` has the event of this number, or a later one, of a run; `None` for a pipe or
-    a device, which keeps nothing to look at. Raises `OSError`."""
+    a device, which cannot be read back. Raises `OSError`."""
     held, kind = Held(), format_of(path)
     try:
         with open_file(path) as file:
@@ -199,7 +199,7 @@ def why_not_appended_to(path: Path) -> str | None:
 
 
 def _first_line(file: int) -> bytes:
-    """The first line; without its end when it has none, or not within 64 KiB."""
+    """The first line; without a newline if it has none within 64 KiB."""
     line, end, _ = os.pread(file, 1 << 16, 0).partition(b"\n")
     return line + end
 
@@ -215,8 +215,8 @@ def _behind_last_newline(file: int, size: int) -> int:
 
 
 def _complete_header(file: int, path: Path, after: int) -> None:
-    """Replace the file by one with today's header. Its rows are kept byte for byte; a last one without an end
-    gets it, as nobody knows whether it is whole."""
+    """Replace the file by one with the current header. Its rows are kept byte for byte; an unterminated last
+    row gets a newline, as it may be complete."""
     path = path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -227,7 +227,7 @@ def _complete_header(file: int, path: Path, after: int) -> None:
             shutil.copyfileobj(old, new)
             size = os.fstat(file).st_size
             if os.pread(file, 1, size - 1) != b"\n":
-                # A cell that was cut off in its quotation marks would take in all that follows.
+                # A cell that was truncated inside its quotes would swallow everything after it.
                 new.write(b'"\n' if _open_quote(old, after) else b"\n")
         temporary.replace(path)
     finally:

@@ -19,13 +19,13 @@ import orjson
 from fmstune.trackers.values.plain import plain
 
 CSV_COLUMNS = ("run", "seq", "time", "kind", "stage", "step", "epoch", "name", "value", "run_id")
-"""`run_id` came last: rows of a file that was begun without it are still good rows, which lack it."""
+"""`run_id` was added last: rows of a file started without it are still valid, and lack it."""
 ROWS = ("metrics", "table", "text", "image", "histogram", "artifact")
 """Kinds of events of which there may be millions; the others are params and statuses."""
 _NUMBERS, _LARGEST = frozenset({int, float}), sys.float_info.max
 HEADER_BEFORE = ",".join(CSV_COLUMNS[:-1]).encode()
 
-# What would end a line, for a program or for an eye, and what UTF-8 cannot hold.
+# What ends a line, for programs or on screen, and what UTF-8 cannot encode.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CELL = rb'(?:"(?:[^"]|"")*"|[^,"]*)'
 _ROW = re.compile(_CELL + rb"(?:," + _CELL + rb"){%d}" % (len(CSV_COLUMNS) - 1))
@@ -35,8 +35,8 @@ _RUN_ID_END = re.compile(rb",[0-9a-f]{32}$")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One event of a run. `seq` is its number in the run's journal; `time` Unix seconds, those of the event
-    itself when it is `timed`; `stage` the namespace of params."""
+    """One event of a run. `seq` is its number in the run's journal; `time` is Unix seconds, the event's own
+    if it is `timed`; `stage` the namespace of params."""
 
     run: str
     run_id: str
@@ -51,7 +51,7 @@ class Record:
 
 
 class Line(NamedTuple):
-    """Which event a line is of, and for params and statuses what it says, as a hash."""
+    """The event that a line belongs to, and for params and statuses a hash of the contents."""
 
     seq: int | None
     kind: str
@@ -60,25 +60,25 @@ class Line(NamedTuple):
 
 
 class Format(Protocol):
-    """How records are written. `lines` are those of one record, in the same order each time."""
+    """How records are written. `lines` returns those of one record, always in the same order."""
 
     header: bytes
 
     def lines(self, record: Record) -> list[bytes]:
-        """The lines of a record, each with its end."""
+        """The lines of a record, each with its newline."""
 
     def of_run(self, line: bytes, run_id: str) -> Line | None:
-        """Which event it is of, when the line is one of this run."""
+        """The event that the line belongs to, if it is one of this run."""
 
     def is_whole(self, line: bytes) -> bool:
-        """Whether a last line that lacks its end is a whole record all the same."""
+        """Whether a last line without a newline is a complete record."""
 
     def mismatch(self, first: bytes) -> str | None:
-        """Why a file with this first line is none to append to."""
+        """Why a file with this first line cannot be appended to."""
 
 
 class JsonLines:
-    """One strict JSON object a line. Numbers that are not finite are `"NaN"`, `"Infinity"`, `"-Infinity"`, as
+    """One strict JSON object a line. Non-finite numbers are `"NaN"`, `"Infinity"`, `"-Infinity"`, as
     in the journal."""
 
     header = b""
@@ -89,7 +89,7 @@ class JsonLines:
         kept = {key: value for key, value in stem.items() if value is not None}
         if record.kind == "metrics" and _are_finite(
             (record.time, *record.values.values())
-        ):  # nearly all, in a tenth of the time
+        ):  # nearly all lines, in a tenth of the time
             with contextlib.suppress(TypeError):  # an integer beyond 64 bits, a surrogate
                 line = orjson.dumps(kept | {"values": record.values}, option=orjson.OPT_APPEND_NEWLINE)
                 if line.isascii():
@@ -97,7 +97,7 @@ class JsonLines:
         return [json.dumps(plain(kept | {"values": record.values}), allow_nan=False).encode() + b"\n"]
 
     def of_run(self, line: bytes, run_id: str) -> Line | None:
-        if json.dumps(run_id).encode() not in line:  # 20 times as fast as to read every line
+        if json.dumps(run_id).encode() not in line:  # 20 times as fast as parsing every line
             return None
         row = _row_object(line)
         if row is None or row.get("run_id") != run_id:
@@ -125,10 +125,10 @@ class CsvRows:
     """One value a row, so that a metric that appears late needs no new column: Lightning's CSVLogger
     rewrites its whole file for one.
 
-    A value that is text stands as it is, unless it would read as JSON or holds what ends a line; it is JSON
-    then, as all other values are. So a reader tries JSON, and takes the text where that fails. A name is JSON
-    where it begins with a quotation mark. A cell may be as long as its value: for those of more than 131,072
-    characters Python's own reader needs `csv.field_size_limit`.
+    A string is written unchanged, unless it would parse as JSON or contains a line break; then it is JSON, as
+    all other values are. So a reader tries JSON, and uses the text if that fails. A name is JSON if it starts
+    with a quotation mark. A cell may be as long as its value: for those of more than 131,072 characters
+    Python's own reader needs `csv.field_size_limit`.
     """
 
     header = ",".join(CSV_COLUMNS).encode() + b"\n"
@@ -159,7 +159,7 @@ class CsvRows:
 
 
 def format_of(path: Path) -> Format:
-    """The format that a file's name asks for."""
+    """The format that a file's name selects."""
     return CsvRows() if path.suffix == ".csv" else JsonLines()
 
 
@@ -170,12 +170,12 @@ def _are_finite(values: tuple[Any, ...]) -> bool:
 
 
 def _row_object(line: bytes) -> dict[str, Any] | None:
-    """The object in a line, in which long integers of a row may be floats: nobody asks for its values."""
+    """The object in a line. Long integers of a row may be read as floats, as its values are not used."""
     try:
         row = orjson.loads(line)
         if row["kind"] in ROWS and type(row["seq"]) is int:
             return dict(row)
-    except (ValueError, TypeError, KeyError):  # none, or one that `json` reads otherwise
+    except (ValueError, TypeError, KeyError):  # none, or one that `json` reads differently
         pass
     return _json_object(line)
 

@@ -1,1 +1,1 @@
-"""Trackers and transformers' callbacks: any tracker as one, and any of those as a tracker."""
+"""Trackers and transformers' callbacks: any tracker as a callback, and any callback as a tracker."""

@@ -1,5 +1,5 @@
-"""The callbacks that feed a tracker from a `transformers.Trainer`: that of the Recorder, which stands before
-all trackers in `fmstune train`, and that of a tracker which somebody puts into a Trainer of his own."""
+"""The callbacks that feed a tracker from a `transformers.Trainer`: that of the Recorder, which sits in front
+of all trackers in `fmstune train`, and that of a tracker in the user's own Trainer."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from fmstune.trackers.values.stages import split_stages
 
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")
 _MOST_NAMES = 10_000
-_MOST_APPEARED = 100  # a tenth of a second each, for a Trainer that logs ever new names
+_MOST_APPEARED = 100  # a tenth of a second each, if a Trainer keeps logging new names
 
 
 class TrackerCallback(TrainerCallback):
-    """Gives a tracker all that the Trainer logs, on world rank zero alone. Its run is somebody else's."""
+    """Feed a tracker all that the Trainer logs, on world rank zero only. The run is opened elsewhere."""
 
     def __init__(self, tracker: Receiver) -> None:
         self.tracker = tracker
@@ -60,13 +60,13 @@ class TrackerCallback(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         if "loss" in logs:
-            logs.update(self._tokens_per_second(logs))  # in place, for the callbacks that come after
+            logs.update(self._tokens_per_second(logs))  # in place, for the callbacks that follow
         for point in points(logs, state):
             self.tracker.track_point(point)
 
     def _tokens_per_second(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """Tokens of the steps since the last log, over the time spent in those steps alone: neither
-        evaluations nor checkpoints count, so that the figure can be compared between runs."""
+        """Tokens of the steps since the last log, over the time spent in those steps only: evaluations and
+        checkpoints are excluded, so that the figure is comparable between runs."""
         tokens = values.get("num_tokens")
         if not isinstance(tokens, (int, float)) or self._step_seconds <= 0:
             return {}
@@ -79,7 +79,7 @@ _Event = TypeVar("_Event", bound=Callable[..., None])
 
 
 def _guarded(event: _Event) -> _Event:
-    """An event of `OwnRunCallback` that raises nothing into the Trainer."""
+    """Wrap an event of `OwnRunCallback` so that it never raises into the Trainer."""
 
     @functools.wraps(event)
     def call(self: OwnRunCallback, *args: Any, **kwargs: Any) -> None:
@@ -89,13 +89,13 @@ def _guarded(event: _Event) -> _Event:
 
 
 class OwnRunCallback(TrackerCallback):
-    """Feeds a tracker that is used alone, in somebody's own Trainer: one run, however often it is trained and
-    evaluated with.
+    """Feed a standalone tracker in the user's own Trainer: one run for any number of trainings and
+    evaluations.
 
-    The run is opened by the first event and closed at the end of the process (or by `close`); `train_ended`
-    makes it visible as finished before that. What comes after `close` is refused, and counted. Secrets are
-    redacted and values adapted to the tracker's limits. Nothing that goes wrong here, in the tracker or with
-    a value, leaves a method, unless `strict`.
+    The first event opens the run; the end of the process (or `close`) closes it. `train_ended` makes it
+    visible as finished before that. Events after `close` are refused and counted. Secrets are redacted and
+    values adapted to the tracker's limits. No error, of the tracker or with a value, leaves a method, unless
+    `strict`.
     """
 
     def __init__(self, tracker: Receiver, *, strict: bool = False) -> None:
@@ -120,7 +120,8 @@ class OwnRunCallback(TrackerCallback):
         if not (state.is_world_process_zero and self._opened(args)):
             return
         note_training(self.tracker, going=True)
-        # `to_sanitized_dict` masks the hub token; nested settings are kept as text, as W&B's own does.
+        # `to_sanitized_dict` masks the hub token; nested settings are stored as text, as W&B's own callback
+        # does.
         self._guard.attempt(lambda: self._set_params(args.to_sanitized_dict(), "training"))
         model_config: Any = getattr(kwargs.get("model"), "config", None)
         if hasattr(model_config, "to_dict"):
@@ -148,7 +149,7 @@ class OwnRunCallback(TrackerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        # A Trainer that has this callback twice logs once, and calls it twice.
+        # A Trainer with this callback added twice logs once, and calls it twice.
         last, self._last = self._last, (logs, len(state.log_history))
         if not (state.is_world_process_zero and logs) or (last[0] is logs and last[1] == self._last[1]):
             return
@@ -170,7 +171,7 @@ class OwnRunCallback(TrackerCallback):
         metrics: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.on_log(args, state, control, metrics)  # `Trainer.predict` gives them to nobody else
+        self.on_log(args, state, control, metrics)  # `Trainer.predict` passes them to no other event
 
     @_guarded
     def on_train_end(
@@ -181,7 +182,7 @@ class OwnRunCallback(TrackerCallback):
             self._guard.attempt(self.tracker.train_ended, "finished", values=0)
 
     def close(self, status: Status = "finished", error: str | None = None) -> None:
-        """Close the run now, rather than at the end of the process; events that follow are refused."""
+        """Close the run now, rather than when the process ends; later events are refused."""
         self.closed = True
         if self._open:
             self._open = False
@@ -192,18 +193,18 @@ class OwnRunCallback(TrackerCallback):
             closed(self.tracker)
 
     def tell_shared(self) -> None:
-        """Say that this callback was asked for again."""
+        """Report that this callback was requested again."""
         self._guard.report(
-            "get_hf_callback() gave its one callback again, since a tracker has one run; for another run, "
-            "close() this one before, or make another tracker with get_tracker()."
+            "get_hf_callback() returned the same callback again, since a tracker has one run; for "
+            "another run, close() this one first, or create another tracker with get_tracker()."
         )
 
     def _opened(self, args: TrainingArguments) -> bool:
         """Whether the run is open; the first event opens it."""
         if self.closed:
             self._guard.refuse(
-                "its run is closed, and what comes after close() is not tracked; "
-                "get_hf_callback() gives a callback with a run of its own."
+                "its run is closed, and what is logged after close() is not tracked; "
+                "get_hf_callback() returns a callback with its own run."
             )
         elif not self._open and not self._guard.given_up:
             name, directory = hide(str(args.run_name or "run")), args.output_dir or "."
@@ -230,7 +231,7 @@ class OwnRunCallback(TrackerCallback):
             point = dataclasses.replace(point, values=values)
             self._guard.attempt(tracker.track_point, point, values=len(values))
             return
-        for name, value in values.items():  # a value that is refused takes none of the others with it
+        for name, value in values.items():  # a refused value must not affect the others
             single = dataclasses.replace(point, values={name: value})
             self._guard.attempt(tracker.track_point, single)
 
@@ -241,7 +242,7 @@ class OwnRunCallback(TrackerCallback):
             self._guard.attempt(self.tracker.appear, values=0)
 
     def _redacted(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The metrics without secrets; numbers under names that were looked at before cost nothing."""
+        """The metrics without secrets; numbers under names that were checked before cost nothing."""
         if values.keys() <= self._clear_names and all(type(each) in (float, int) for each in values.values()):
             return values
         redacted = process_redactor().metrics(values)
@@ -255,21 +256,21 @@ class OwnRunCallback(TrackerCallback):
 
 
 def own_callback(tracker: Receiver, *, strict: bool = False) -> OwnRunCallback:
-    """The callback of a tracker that is used alone. As the tracker has one run, there is one callback until
-    that is closed, whoever asks for it.
+    """The callback of a standalone tracker. As the tracker has one run, every call returns the same callback
+    until that is closed.
 
-    Raises `TrackerError` when it is asked for once with `strict` and once without.
+    Raises `TrackerError` when it is requested both with and without `strict`.
     """
     given = tracker.own_callback
     if isinstance(given, OwnRunCallback) and not given.closed:
         if given.strict != strict:
             raise TrackerError(
-                f"The callback of this tracker {tracker.name} was given with strict={given.strict}; "
-                "ask for the same, or make another tracker with get_tracker()."
+                f"The callback of this tracker {tracker.name} was created with strict={given.strict}; "
+                "request the same, or create another tracker with get_tracker()."
             )
         given.tell_shared()
         return given
-    # Of two callbacks of one class in a Trainer, transformers warns.
+    # transformers warns about two callbacks of the same class in a Trainer.
     of_its_own = type(f"{type(tracker).__name__}Callback", (OwnRunCallback,), {})
     made: OwnRunCallback = of_its_own(tracker, strict=strict)
     tracker.own_callback = made
@@ -277,7 +278,7 @@ def own_callback(tracker: Receiver, *, strict: bool = False) -> OwnRunCallback:
 
 
 def points(logs: Mapping[str, Any], state: TrainerState) -> list[MetricPoint]:
-    """What a Trainer logs, as one point for each stage."""
+    """What a Trainer logs, as one point per stage."""
     epoch = logs.get("epoch", state.epoch)
     return [
         MetricPoint(values, stage, state.global_step, epoch, time.time())
@@ -286,7 +287,7 @@ def points(logs: Mapping[str, Any], state: TrainerState) -> list[MetricPoint]:
 
 
 def number(value: Any) -> Any:
-    """A metric as a number where it is one, whatever library it comes from, else as JSON could hold it."""
+    """A metric as a number if it is one, whatever library it comes from, else as a JSON value."""
     if type(value) is float or type(value) is int:
         return value
     simple = plain(value)

@@ -11,9 +11,9 @@ PREFIX = "hf:"
 
 @dataclass(frozen=True, slots=True)
 class Integration:
-    """A callback of transformers: the package that it needs, the distribution which has it, the variables by
-    which it would send what it has not got here (the model, checkpoints, files), and variables for which it
-    takes few values: at any other, it does nothing and says so in a log alone."""
+    """A callback of transformers: the package that it needs, the distribution that provides it, the variables
+    that make it send what it does not have here (the model, checkpoints, files), and variables that accept
+    only a few values: with any other, it does nothing and only logs so."""
 
     package: str
     distribution: str
@@ -42,5 +42,5 @@ INTEGRATIONS: dict[str, Integration] = {
 
 
 def integration_names() -> list[str]:
-    """The names that can be given to `--tracker`."""
+    """The names that `--tracker` accepts."""
     return [PREFIX + name for name in INTEGRATIONS]

@@ -1,4 +1,4 @@
-"""What a callback of transformers sees of a Trainer, made of a run's journal."""
+"""What a callback of transformers sees of a Trainer, rebuilt from a run's journal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fmstune.transformers_compat import experiment_of
 
 
 class StandInTrainer:
-    """Calls a callback as a Trainer would: an event for each step that was logged, and no others."""
+    """Call a callback as a Trainer would: one event per logged step, and no others."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class StandInTrainer:
         params: Mapping[str, Mapping[str, Any]],
         arguments: Mapping[str, Any],
     ) -> None:
-        """Begin the training, of which these params are known and these arguments are given by the user."""
+        """Start the training with the params known so far and the user's arguments."""
         given = params.get("config", {}).get("training", {})
         own = {"output_dir": start.directory, "run_name": start.name} if start is not None else {}
         self.args = arguments_of({**given, **params.get("decided", {}), **own, **arguments}, params)
@@ -46,13 +46,13 @@ class StandInTrainer:
         self._callback: Any = INTEGRATION_TO_CALLBACK[integration]()
         if integration == "swanlab":
             self._callback._swanlab = _SwanLab(self._callback._swanlab)
-            # SWANLAB_LOG_MODEL has no effect but to ask a run for what it has not got.
+            # SWANLAB_LOG_MODEL would only request what this run does not have.
             self._callback._log_model = None
         for event in ("on_init_end", "on_train_begin", "on_epoch_begin"):
             self._call(event)
 
     def log(self, logs: dict[str, Any], step: int | None, epoch: float | None, *, evaluated: bool) -> None:
-        """Give it what was logged at a step; `evaluated`: they are all of an evaluation."""
+        """Pass what was logged at a step; `evaluated`: all of it belongs to an evaluation."""
         state = self.state
         if step is not None and step > state.global_step:
             state.global_step = step
@@ -63,22 +63,22 @@ class StandInTrainer:
             if passed:
                 self._call("on_epoch_end")
                 self._call("on_epoch_begin")
-        # A metric of the user's own may be of an earlier step than the training is at.
+        # A user's own metric may be of an earlier step than the current one.
         now, state.global_step = state.global_step, state.global_step if step is None else step
         values = {**logs, **({} if epoch is None else {"epoch": epoch})}
         state.log_history.append({**values, "step": state.global_step})
         if (live := getattr(self._callback, "live", None)) is not None:
-            live.step = state.global_step  # DVCLive counts its logs, of which there are more here
+            live.step = state.global_step  # DVCLive counts its logs, and there are more here
         self._call("on_log", logs=dict(values))
         if evaluated:
             self._call("on_evaluate", metrics=dict(values))
         state.global_step = now
 
     def end(self) -> None:
-        """The training has ended, however."""
+        """End the training, whatever its status."""
         self._call("on_epoch_end")
         self._call("on_train_end")
-        # Comet's is left to the interpreter's end, at which its archive was empty (seen with comet-ml 3.58).
+        # Comet would close at interpreter exit, where its archive was empty (seen with comet-ml 3.58).
         if (end := getattr(experiment_of(self._callback), "end", None)) is not None:
             end()
 
@@ -89,14 +89,14 @@ class StandInTrainer:
 
 
 class _SwanLab:
-    """The package as transformers' callback (5.23) expects it: without a run, `get_run` is to give none,
-    and since swanlab 0.8 it raises, so that no run ever begins."""
+    """The package as transformers' callback (5.23) expects it: without a run, `get_run` returns `None`. Since
+    swanlab 0.8 it raises instead, so that no run would ever start."""
 
     def __init__(self, package: Any) -> None:
         self._package = package
 
     def init(self, **given: Any) -> Any:
-        with project_variable():  # which the callback has read, and at which the package fails
+        with project_variable():  # the callback has read it, and the package fails on it
             return self._package.init(**given)
 
     def get_run(self) -> Any:
@@ -107,7 +107,7 @@ class _SwanLab:
 
 
 class StandInModel:
-    """What the journal has of a model."""
+    """What the journal records of a model."""
 
     def __init__(self, params: Mapping[str, Any]) -> None:
         known = {key: value for key, value in params.items() if key != "config"}
@@ -122,8 +122,8 @@ class StandInModel:
 
 
 def arguments_of(given: Mapping[str, Any], params: Mapping[str, Mapping[str, Any]]) -> _Arguments:
-    """The arguments of the run. They are not made by their own `__init__`, which would set up devices and
-    processes of a training. All other params of the run are with those that they write."""
+    """The arguments of the run. Their own `__init__` is skipped, as it would set up devices and processes for
+    training. `to_dict` also returns all other params of the run."""
     made: Any = object.__new__(_Arguments)
     fields = {each.name: each for each in dataclasses.fields(TrainingArguments)}
     for name, each in fields.items():

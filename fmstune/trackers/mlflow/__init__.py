@@ -1,1 +1,1 @@
-"""Beneath the tracker `mlflow`: its check, what it shows, and what a run is called there."""
+"""Internals of the tracker `mlflow`: its check, media, and the names and tags of a run."""

@@ -1,6 +1,6 @@
-"""Whether a run could be tracked now in an MLflow store, and where a person finds it there.
+"""Whether a run could be tracked now in an MLflow store, and where to view it.
 
-Everything here only reads. What is said of the SDK was seen with mlflow-skinny 3.17.2.
+Everything here only reads. The SDK's behaviour was observed with mlflow-skinny 3.17.2.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def local_path(uri: str) -> Path | None:
     """The file or folder of a store on this machine; `None` for one behind a server."""
     parts = urlsplit(uri)
     if parts.scheme == "sqlite":
-        # As SQLAlchemy has it: three slashes and a relative path, four and an absolute one.
+        # As in SQLAlchemy: three slashes and a relative path, four and an absolute one.
         return Path(unquote(parts.path[1:])) if parts.path.strip("/") else None
     if parts.scheme == "file":
         return Path(unquote(parts.path))
@@ -39,8 +39,8 @@ def local_path(uri: str) -> Path | None:
 
 
 def client_of(given: str | None) -> MlflowClient:
-    """A client of the store of a tracking URI, or of MLflow's own choice. A new store of this machine is made
-    by one process at a time: two that do so at once break off in the middle of each other's tables."""
+    """A client of the store at a tracking URI, or of MLflow's default. Only one process at a time creates a
+    new local store: two at once fail in the middle of creating the same tables."""
     from mlflow.tracking import MlflowClient, get_tracking_uri
 
     path = local_path(given or get_tracking_uri())
@@ -52,7 +52,7 @@ def client_of(given: str | None) -> MlflowClient:
 
 
 def page_of(uri: str, experiment: str, run: str) -> tuple[str | None, str | None]:
-    """The page of a run, or what shows it when no server does."""
+    """The page of a run, or the command that shows it when no server does."""
     if uri.startswith(("http://", "https://")):
         parts = urlsplit(uri)
         address = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
@@ -61,7 +61,7 @@ def page_of(uri: str, experiment: str, run: str) -> tuple[str | None, str | None
 
 
 def check_store(given: str | None, experiment: str | None, timeout: float, name: str) -> Check:
-    """What can be seen of the store of a tracking URI, or of MLflow's own choice."""
+    """Check the store at a tracking URI, or MLflow's default."""
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import get_tracking_uri
 
@@ -86,13 +86,13 @@ def check_store(given: str | None, experiment: str | None, timeout: float, name:
 
 
 def has_run(tracking_uri: str | None, run_id: str) -> bool | None:
-    """Whether a store holds a run, which nobody has deleted; `None` where it does not say."""
+    """Whether a store holds a run that is not deleted; `None` if that is unknown."""
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=tracking_uri)
     path = local_path(client.tracking_uri)
-    if path is not None and not path.exists():  # asking would make it
+    if path is not None and not path.exists():  # a query would create it
         return False
     try:
         run = client.get_run(run_id)
@@ -102,8 +102,8 @@ def has_run(tracking_uri: str | None, run_id: str) -> bool | None:
 
 
 def _credentials(uri: str) -> Any:
-    """Where and as whom MLflow would send its requests; `None` where it sends none. Raises `MlflowException`
-    for an address that it does not know, and for Databricks without credentials."""
+    """The host and credentials that MLflow would send its requests with; `None` if it sends none. Raises
+    `MlflowException` for an unsupported address, and for Databricks without credentials."""
     from mlflow.store.tracking.rest_store import RestStore
     from mlflow.tracking._tracking_service.utils import _get_store
 

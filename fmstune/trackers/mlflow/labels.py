@@ -1,6 +1,6 @@
-"""What a run is called and sorted by, in MLflow's words: its experiment, its tags and its description.
+"""The labels of a run in MLflow: its experiment, tags and description.
 
-What is said of MLflow was seen with mlflow-skinny 3.17.2.
+MLflow's behaviour was observed with mlflow-skinny 3.17.2.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _NOTE = "mlflow.note.content"
 
 
 def experiment_name(options: Any) -> str | None:
-    """The experiment that the user has chosen for this tracker."""
+    """The experiment that the user chose for this tracker."""
     return options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME")
 
 
 def experiment_of(client: MlflowClient, name: str | None, group: str | None) -> str:
-    """The id of the experiment of a new run, which is created when absent: the one that is chosen, else the
-    one that is named as the run's group, else MLflow's default one."""
+    """The id of a new run's experiment, which is created when absent: the chosen one, else the one named
+    after the run's group, else MLflow's default."""
     from mlflow.exceptions import MlflowException
 
     given = os.environ.get("MLFLOW_EXPERIMENT_ID")
@@ -45,7 +45,7 @@ def experiment_of(client: MlflowClient, name: str | None, group: str | None) -> 
         try:
             return str(client.create_experiment(name))
         except MlflowException as error:
-            found = client.get_experiment_by_name(name)  # another run has made it meanwhile
+            found = client.get_experiment_by_name(name)  # another run has created it meanwhile
             if found is None:
                 raise error from None
     if found.lifecycle_stage != "active":
@@ -63,14 +63,14 @@ def own_tags() -> dict[str, str]:
 
 
 def tags_of(tags: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """A run's tags as MLflow has tags, by name: `team=nlp` is `nlp` under `team`, a plain word has no value.
-    And a sentence for each that had to be changed."""
+    """A run's tags as MLflow's pairs: `team=nlp` becomes `nlp` under `team`, a plain word has no value. Also
+    returns a sentence for each tag that had to be changed."""
     found: dict[str, str] = {}
     changes = []
     for tag in filter(None, tags):
         given, _, value = utf8(tag).replace("\0", "_").partition("=")
         key = _NO_KEY.sub("_", given)[:_MOST_KEY] or "_"
-        if key.startswith("mlflow."):  # which MLflow reads itself
+        if key.startswith("mlflow."):  # MLflow interprets these itself
             key = f"_{key}"[:_MOST_KEY]
         if key != given or len(value) > MOST_TAG:
             changes.append(f"the tag {given[:80]} is called {key[:80]}")
@@ -87,14 +87,14 @@ def read_mark(run: Run | None) -> dict[str, Any]:
     """Which run of fmstune the MLflow run holds, and up to which event."""
     try:
         found = json.loads(run.data.tags.get(MARK, "{}")) if run is not None else {}
-    except ValueError:  # somebody's own
+    except ValueError:  # a user's own
         return {}
     return found if isinstance(found, dict) and isinstance(found.get("last_event", 0), int) else {}
 
 
 def mark_text(held: dict[str, Any], changes: Sequence[str]) -> str:
-    """The tag that says which run of fmstune the MLflow run holds and up to which event, and what was adapted
-    for that: events that are there do not come again, so that nobody else would know after a kill."""
+    """The tag that records which fmstune run the MLflow run holds, up to which event, and what was adapted.
+    Stored events are not delivered again, so after a kill nothing else would know of the adaptations."""
     kept = list(changes)
     while len(text := json.dumps({**held, "changes": kept} if kept else held)) > MOST_TAG:
         kept = kept[: len(kept) // 2]
@@ -103,6 +103,6 @@ def mark_text(held: dict[str, Any], changes: Sequence[str]) -> str:
 
 
 def changes_of(found: dict[str, Any]) -> dict[str, None]:
-    """What was adapted, as a mark says it."""
+    """What was adapted, according to a mark."""
     said = found.get("changes")
     return {str(each): None for each in said} if isinstance(said, list) else {}

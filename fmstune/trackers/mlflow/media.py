@@ -1,7 +1,7 @@
-"""Tables, texts and images as artifacts of an MLflow run, images as MLflow's own `log_image` names them.
+"""Tables, texts and images as artifacts of an MLflow run, images named as by MLflow's own `log_image`.
 
-That function cannot be used: it draws a part of each name by chance, so that an image which is delivered a
-second time would be there twice. What is said of MLflow was seen with mlflow-skinny 3.17.2.
+That function cannot be used: it puts a random part into each name, so an image that is delivered twice would
+be stored twice. MLflow's behaviour was observed with mlflow-skinny 3.17.2.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 _TABLES = "mlflow.loggedArtifacts"
 _NOT_IN_PATHS = r'[:*?"<>|\\]'
-"""What `mlflow.load_table` refuses in the name of a file, whichever system it is on."""
+"""Characters that `mlflow.load_table` refuses in a file name, on any system."""
 _IMAGES = "mlflow.loggedImages"
-"""The tag by which MLflow's UI knows that it can show a run's images by step."""
+"""The tag that tells MLflow's UI that it can show a run's images by step."""
 _THUMBNAIL = 256
 
 
 def log_text(client: MlflowClient, run_id: str, media: Media) -> None:
-    """Log a text as a file, whose name has its step and the number of its event."""
+    """Log a text as a file whose name contains its step and the number of its event."""
     number = media.seq or int(1000 * time.time())
     where = [media.name, *([f"step{media.step}"] if media.step is not None else []), str(number), "txt"]
     client.log_text(run_id, media.text, f"{_folder('texts', media.stage)}/{'.'.join(where)}")
@@ -47,17 +47,18 @@ def log_table(client: MlflowClient, run_id: str, table: Table) -> None:
     known = json.loads(client.get_run(run_id).data.tags.get(_TABLES, "[]"))
     if (entry := {"path": path, "type": "table"}) not in known:
         listed = json.dumps([*known, entry])
-        if len(listed) < MOST_TAG:  # further ones are shown as JSON
+        if len(listed) < MOST_TAG:  # beyond that, they are shown as JSON
             client.set_tag(run_id, _TABLES, listed)
 
 
 def _folder(kind: str, stage: str | None) -> str:
-    """A stage is a part of a metric's name, which may have characters that a path may not."""
+    """The folder of a stage. A stage is part of a metric's name, which may have characters that a path may
+    not."""
     return f"{kind}/{re.sub(_NOT_IN_PATHS, '_', stage)}" if stage else kind
 
 
 def log_files(client: MlflowClient, run_id: str, artifact: Artifact) -> None:
-    """Log files in a folder of the artifact's name."""
+    """Log files in a folder named after the artifact."""
     client.log_artifacts(run_id, str(artifact.folder), artifact.name)
 
 

@@ -1,1 +1,1 @@
-"""Beneath the tracker `wandb`: its settings and account, its offline folders, and what W&B shows."""
+"""Internals of the tracker `wandb`: settings, account, offline folders, and W&B's media objects."""

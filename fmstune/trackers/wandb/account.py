@@ -1,6 +1,6 @@
-"""The W&B account that runs go to: finding its key where W&B does, and asking the server who we are.
+"""The W&B account that runs go to: look up its key as W&B does, and ask the server for the account.
 
-Everything here only reads. What is said of the SDK was seen with wandb 0.31.0.
+Everything here only reads. The SDK's behaviour was observed with wandb 0.31.0.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class WandbUnusable(TrackerOptionError):
 
 
 def find_api_key(settings: wandb.Settings) -> str | None:
-    """The API key, looked for where W&B does; `None` when it will use an identity token instead."""
+    """The API key, from the sources that W&B reads; `None` when it will use an identity token instead."""
     from wandb.errors import AuthenticationError
     from wandb.sdk.lib import wbauth
 
@@ -66,8 +66,8 @@ query Viewer($entity: String!, $project: String!) {
 
 
 def ask_server(settings: wandb.Settings, key: str, server: str, timeout: float) -> Check:
-    """Ask the server who we are. `wandb.login(verify=True)` would write `~/.netrc` first, and calls
-    a server that does not answer a wrong key."""
+    """Ask the server for the account. `wandb.login(verify=True)` would write `~/.netrc` first, and reports a
+    server that does not answer as a wrong key."""
     import requests
 
     entity, project = settings.entity, settings.project or "fmstune"
@@ -83,7 +83,7 @@ def ask_server(settings: wandb.Settings, key: str, server: str, timeout: float) 
             json=body,
             auth=("api", key),
             headers=settings.x_extra_http_headers,
-            # One that is None here would hide the environment's.
+            # A None here would hide the environment's.
             proxies={name: proxy for name, proxy in proxies if proxy},
             verify=not settings.insecure_disable_ssl,
             timeout=timeout / 2,  # for the connection, and again for the answer
@@ -123,7 +123,7 @@ def _judge(answer: requests.Response, server: str, entity: str | None, project: 
         detail = f"{account} may only read the project {entity}/{project}"
         remedy = "choose another project, or ask the team for write access"
         return Check("no_permission", detail, remedy, server, account, latency)
-    # An administrator may write to teams that are not his: the project itself then says so.
+    # An administrator may write to teams without being a member: the project itself then says so.
     if entity and read_only is None and entity not in (account, viewer.get("entity"), *teams):
         detail = f"{account} is not in {entity}"
         remedy = f"choose the entity among {', '.join([account, *teams])}"
@@ -133,7 +133,7 @@ def _judge(answer: requests.Response, server: str, entity: str | None, project: 
 
 
 def _cause(error: BaseException, timeout: float) -> str:
-    """The root of a connection error in few words; the chain goes requests, urllib3, socket."""
+    """The root cause of a connection error in a few words; the chain is requests, urllib3, socket."""
     import requests
 
     if isinstance(error, requests.Timeout):
@@ -153,13 +153,13 @@ def _cause(error: BaseException, timeout: float) -> str:
 
 
 def server_address(settings: wandb.Settings) -> str:
-    """The server's address without a user name or password."""
+    """The server's address without user name and password."""
     parts = urlsplit(str(settings.base_url))
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def reason(error: Exception) -> str:
-    """Why a setting is refused, without the password that an address may carry."""
+    """Why a setting is refused, without the password that an address may contain."""
     text = str(error)
     if problems := getattr(error, "errors", None):  # pydantic's own text quotes the value
         first = problems()[0]

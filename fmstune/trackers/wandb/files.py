@@ -1,4 +1,4 @@
-"""Where W&B's SDK puts offline runs, and whose they are. What is said of it was seen with wandb 0.31.0."""
+"""Where W&B's SDK stores offline runs, and which run owns them. Observed with wandb 0.31.0."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from fmstune.trackers.wandb.account import WandbUnusable
 if TYPE_CHECKING:
     import wandb
 
-# Files of ours in an offline run's folder: the first from `open` to the end of `close`, the second for good.
+# Our files in an offline run's folder: the first exists from `open` until `close` ends, the second stays.
 _LOST = ("filestream: fatal error", "runupserter: failed to upload")
 _OPEN, _OWNER = "fmstune-open", "fmstune-run.json"
 _FIRST = "first_event"
 
 
 class OfflineRun:
-    """The file of an offline run: W&B's process writes to it for ever, whatever becomes of its name."""
+    """The file of an offline run: W&B's process keeps writing to it, even after it is renamed or removed."""
 
     def __init__(self, place: Path, again: list[tuple[Path, int]]) -> None:
-        """`again` are folders that are whole, of which it is not known whether their events come once more,
-        and the first event of each."""
+        """`again` are complete folders, with the first event of each, whose events may or may not be
+        delivered again."""
         self._place = place
         self._again = again
         self._first: int | None = None
@@ -37,7 +37,7 @@ class OfflineRun:
         self.is_there()
 
     def note(self, seq: int | None) -> None:
-        """Note the event that is written next. With the first one it is known what comes once more."""
+        """Record the event that is written next. The first one tells what is delivered again."""
         if seq is None or self._first is not None:
             return
         self._first = seq
@@ -46,14 +46,14 @@ class OfflineRun:
                 shutil.rmtree(folder)
 
     def end(self) -> None:
-        """Note that the file is whole, and with which event it begins."""
+        """Record that the file is complete, and its first event."""
         owner = self._place / _OWNER
         said = json.loads(owner.read_text(encoding="utf-8")) | {_FIRST: self._first}
         owner.write_text(json.dumps(said), encoding="utf-8")
         (self._place / _OPEN).unlink(missing_ok=True)
 
     def is_there(self) -> bool:
-        """Whether the folder still has the file that it had in the beginning."""
+        """Whether the folder still has its original file."""
         files = [path.stat() for path in self._place.glob("*.wandb")]
         found = next(((file.st_dev, file.st_ino) for file in files), None)
         self._file = self._file or found
@@ -61,10 +61,10 @@ class OfflineRun:
 
 
 def begin_offline(run: wandb.Run, start: RunStart, folder: Path) -> OfflineRun:
-    """Mark the folder of an offline run that has been opened in `folder`.
+    """Mark the folder of an offline run that was opened in `folder`.
 
-    Raises `OSError` when the SDK has put it elsewhere: into the temporary folder, where nobody looks for it,
-    when its own could not be made or written to after it was checked.
+    Raises `OSError` when the SDK created it elsewhere: if its own folder could not be created or written
+    after it was checked, it uses the temporary folder, where nobody would look.
     """
     place = Path(run.dir).parent
     if not place.resolve().is_relative_to(folder.resolve()):
@@ -78,8 +78,8 @@ def begin_offline(run: wandb.Run, start: RunStart, folder: Path) -> OfflineRun:
 
 
 def _whole(folder: Path, wandb_id: str, start: RunStart) -> list[tuple[Path, int]]:
-    """The folders of a run that are whole, and the first event of each. A process that was killed before its
-    end was noted is followed by one to which the events of its folder come again."""
+    """A run's complete folders, with the first event of each. If a process was killed before it marked its
+    folder as complete, the next one gets the events of that folder again."""
     found = []
     for place in _places(folder, wandb_id):
         said = _owner(place)
@@ -89,7 +89,7 @@ def _whole(folder: Path, wandb_id: str, start: RunStart) -> list[tuple[Path, int
 
 
 def _owner(place: Path) -> dict[str, Any]:
-    """What a folder says of its run; nothing when it is of an earlier version or of W&B alone."""
+    """What a folder records of its run; nothing if it is from an earlier version or not ours."""
     try:
         said = json.loads((place / _OWNER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -98,7 +98,8 @@ def _owner(place: Path) -> dict[str, Any]:
 
 
 def remove_cut_off(folder: Path, start: RunStart) -> None:
-    """Remove what cut-off deliveries of the run left: folders marked with the W&B run's id and the run's."""
+    """Remove what interrupted deliveries of the run left: folders marked with both the W&B run's id and the
+    run's."""
     for found in folder.glob(f"offline-run-*/{_OPEN}"):
         wandb_id, _, run_id = found.read_text(encoding="utf-8").partition("\n")
         if wandb_id == start.tracker_run_id and run_id in ("", start.run_id):
@@ -106,18 +107,19 @@ def remove_cut_off(folder: Path, start: RunStart) -> None:
 
 
 def continued_by_another(folder: Path, start: RunStart) -> bool:
-    """Whether another run has continued the W&B run offline: `wandb sync` would drop the rows of one."""
+    """Whether another run has continued the W&B run offline: `wandb sync` would drop the rows of one of
+    them."""
     return any(is_of_another(_owner(place), start) for place in _places(folder, start.tracker_run_id or ""))
 
 
 def to_sync(run: wandb.Run) -> str:
-    """What `wandb sync` is to be given: the run's folder, or all of them when it was resumed."""
+    """The arguments for `wandb sync`: the run's folder, or all of them when it was resumed."""
     place = Path(run.dir).parent
     return " ".join(shlex.quote(str(each)) for each in _places(place.parent, run.id) or [place])
 
 
 def require_writable(folder: Path) -> None:
-    """Where it cannot write, W&B falls back to the temporary folder, where nobody looks."""
+    """Raise if `folder` is not writable: W&B would fall back to the temporary folder, where nobody looks."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not takes_files(existing):
         remedy = "choose another folder with the option dir, or WANDB_DIR"
@@ -126,15 +128,15 @@ def require_writable(folder: Path) -> None:
 
 def _places(folder: Path, wandb_id: str) -> list[Path]:
     name = f"offline-run-*-{glob.escape(wandb_id)}"
-    # A second one in the same second gets a number behind the id.
+    # A second one within the same second gets a number after the id.
     return sorted({*folder.glob(name), *folder.glob(f"{name}-[0-9]*")})
 
 
 def wait_for_core() -> None:
-    """Wait until wandb-core has written all and ended, unless a script's own run still needs it.
+    """Wait until wandb-core has written everything and ended, unless a script's own run still needs it.
 
     `finish` returns up to 50 ms before the end of an offline file is written: of 40 runs of 400 rows
-    read at once, one lacked its last rows. The SDK waits for nothing but the end of the process.
+    read at once, one lacked its last rows. The SDK itself waits only when the process ends.
     """
     import wandb
     from wandb.sdk import wandb_setup
@@ -148,10 +150,10 @@ def wait_for_core() -> None:
 
 
 def lost_upload(log: Path) -> str | None:
-    """The error that ended the upload, from the log of wandb-core; `None` if all was taken.
+    """The error that ended the upload, from the log of wandb-core; `None` if everything was accepted.
 
-    After a 401 or 403 in mid-run, `finish` returns at once and without a word though nothing was
-    sent; this log is the only place that says so.
+    After a 401 or 403 mid-run, `finish` returns at once without an error although nothing was sent; only
+    this log reports it.
     """
     if not log.exists():
         return None

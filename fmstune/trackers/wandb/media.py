@@ -12,7 +12,8 @@ _MOST_NAME = 64
 
 
 def wandb_object(media: Media) -> Any:
-    """What `Run.log` is given. A bare text would be a value of the run's summary alone, shown in no panel."""
+    """The object to pass to `Run.log`. A plain string would only be a value of the summary, shown in no
+    panel."""
     import wandb
 
     if media.kind == "text":
@@ -26,13 +27,13 @@ def wandb_object(media: Media) -> Any:
 
 
 def wandb_artifact(artifact: Artifact, run_id: str) -> Any:
-    """What `Run.log_artifact` is given. Its names are those of a project, so that the run's id is in them;
-    the same content is the same version."""
+    """The object to pass to `Run.log_artifact`. Artifact names are unique per project, so the name includes
+    the run's id; the same content is the same version."""
     import wandb
 
     name = re.sub(r"[^\w.-]", "_", artifact.name, flags=re.ASCII)[:_MOST_NAME]
     kind = re.sub(r"[^\w.-]", "_", artifact.type, flags=re.ASCII)[:_MOST_NAME] or "file"
     made = wandb.Artifact(f"{name}-{run_id}", kind)
-    for file in artifact.files:  # it is read where it lies, which nobody changes
+    for file in artifact.files:  # read in place; nothing changes it
         made.add_file(str(artifact.folder / file), name=file, policy="immutable")
     return made

@@ -1,6 +1,6 @@
-"""W&B's settings: those that it would find by itself, with our options over them, and those of a quiet run.
+"""W&B's settings: those that it finds by itself, overridden by our options, and those of a quiet run.
 
-What is said of the SDK was seen with wandb 0.31.0.
+The SDK's behaviour was observed with wandb 0.31.0.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 MODES = ("online", "offline", "disabled")
 _INIT_TIMEOUT = 30.0
-_MOST_NAME = 128  # the service refuses a run with a longer one, when it is opened
+_MOST_NAME = 128  # the service refuses to open a run with a longer one
 _MOST_TAG = 64  # the SDK refuses longer ones, and empty ones
 
 
 def found_settings(options: Any, name: str) -> wandb.Settings:
-    """What W&B would run with: its files, `WANDB_*`, then the `options` of the tracker `name`. Reads only.
+    """The settings W&B would use: its files, `WANDB_*`, then the `options` of the tracker `name`. Reads only.
 
-    The SDK's own session is not used: it keeps the first environment it saw, and credentials.
+    The SDK's own session is not used: it caches the first environment it saw, and credentials.
     """
     import wandb
     from wandb.errors import UsageError
@@ -36,7 +36,7 @@ def found_settings(options: Any, name: str) -> wandb.Settings:
     if options.mode is not None and options.mode not in MODES:
         raise WandbUnusable("bad_option", f"mode is {options.mode!r}", f"use {', '.join(MODES)}")
     given = {
-        # transformers' own variable, which the SDK does not know and its users mean.
+        # transformers' own variable: its users expect it to work, but the SDK does not know it.
         "mode": options.mode or ("disabled" if disabled_by_variable() else None),
         "project": options.project,
         "entity": options.entity,
@@ -57,26 +57,26 @@ def found_settings(options: Any, name: str) -> wandb.Settings:
         shown = f" = {_shown(where, os.environ[where])}" if where in os.environ else ""
         raise WandbUnusable("bad_option", f"{where}{shown}: {reason(error)}", f"correct {where}") from None
     if settings.entity is not None and not re.fullmatch(r"[\w.-]+", settings.entity):
-        raise WandbUnusable("bad_option", f"entity {settings.entity!r} is no user or team name")
+        raise WandbUnusable("bad_option", f"entity {settings.entity!r} is not a user or team name")
     return settings
 
 
 def quiet_settings(start: RunStart, settings: wandb.Settings) -> dict[str, Any]:
-    """The run takes what it is given and finds out nothing: by default, wandb 0.31 adds the command
+    """Settings that keep a run from collecting anything by itself: by default, wandb 0.31 adds the command
     line, the script's path and source, the git remote and diff, and the installed packages."""
     quiet: dict[str, Any] = {
         "silent": True,
         "console": "off",
-        "x_disable_meta": True,  # not x_disable_machine_info, which ends the system metrics as well
+        "x_disable_meta": True,  # not x_disable_machine_info, which also stops the system metrics
         "x_save_requirements": False,
         "disable_git": True,
         "disable_code": True,
         "save_code": False,
         "label_disable": True,  # it would read the main script
         "program": "fmstune",
-        # W&B's "Stop" button would interrupt this process, which is not the training.
+        # W&B's "Stop" button would interrupt this process, not the training.
         "stop_fn": lambda: None,
-        "finish_timeout_raises": True,  # should WANDB_FINISH_TIMEOUT be set: no silent loss
+        "finish_timeout_raises": True,  # if WANDB_FINISH_TIMEOUT is set: no silent loss
     }
     if "init_timeout" not in settings.model_fields_set:
         quiet["init_timeout"] = _INIT_TIMEOUT
@@ -88,7 +88,7 @@ def quiet_settings(start: RunStart, settings: wandb.Settings) -> dict[str, Any]:
 
 
 def _shown(variable: str, value: str) -> str:
-    """The value of a variable in a message, without what is a secret in it."""
+    """The value of a variable for a message, without secrets."""
     return REDACTED if is_secret_name(variable) else ascii(hide(value)[:80])
 
 
@@ -102,8 +102,8 @@ def disabled() -> str:
 
 
 def init_options(options: Any, settings: wandb.Settings, start: RunStart, notes: list[str]) -> dict[str, Any]:
-    """What `wandb.init` is told of the run: the tracker's `options` win over W&B's own variables, and these
-    over what the run is called. What had to be cut is added to `notes`."""
+    """The arguments of `wandb.init` for the run: the tracker's `options` win over W&B's own variables, and
+    these over the run's labels. What had to be cut is added to `notes`."""
     group = options.group or settings.run_group or start.group
     given = {
         "mode": "disabled" if settings._noop else options.mode,
@@ -119,7 +119,7 @@ def init_options(options: Any, settings: wandb.Settings, start: RunStart, notes:
 
 
 def fitted(name: str, notes: list[str], what: str = "name") -> str:
-    """A name that the service takes."""
+    """A name that the service accepts."""
     name = utf8(name)
     if len(name) <= _MOST_NAME:
         return name
