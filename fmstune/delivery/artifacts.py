@@ -1,7 +1,7 @@
-"""Files that a run hands over to its trackers: `fmstune.track_artifact`, and the tuned model at its end.
+"""Files that a run delivers to its trackers: `fmstune.track_artifact`, and the tuned model when it ends.
 
-They are put aside first, by content, so that nothing that happens to them later changes what arrives; the
-trackers' processes take them from there.
+They are copied first, by content, so that later changes do not affect what arrives; the trackers' processes
+read the copies.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from fmstune.delivery.recorder import Recorder, here
 
 
 def track_artifact(path: str | os.PathLike[str], name: str | None = None, *, type: str = "file") -> None:
-    """Hand a file, or a folder with all that is in it, to those trackers of the active run that hold files.
-    It is copied now, and may change afterwards. `name` is by default its own, `type` says what it is
-    (`model`, `dataset`, …). Secrets in the files are not looked for. Does nothing when no run is active here.
+    """Pass a file, or a folder with all its contents, to those trackers of the active run that store files.
+    It is copied now, and may change afterwards. `name` defaults to its own name; `type` is its kind
+    (`model`, `dataset`, …). The files are not searched for secrets. Does nothing when no run is active
+    here.
 
-    Raises `ValueError` where there is no file.
+    Raises `ValueError` if there is no file.
     """
     try:
         source = Path(os.fsdecode(path))
@@ -38,20 +39,20 @@ def track_artifact(path: str | os.PathLike[str], name: str | None = None, *, typ
 def record(
     recorder: Recorder, files: Mapping[str, Path], name: str, type: str, *, link: bool
 ) -> dict[str, Any]:
-    """Record files by the names that they are to have; what the journal says of them. With `link`, files in
-    the run's directory that nobody writes into are not copied."""
+    """Store files under the given names; return their entry for the journal. With `link`, files in the run's
+    directory that nothing writes to are not copied."""
     came_from = {"from": ".", "names": sorted(files)} if link else {}
     said = {"type": recorder.hidden(str(type))}
     try:
         item = said | keep_all(recorder.journal.path, files, link=link) | came_from
-    except OSError as error:  # of the run's own disk, or of a file that is gone; the training continues
+    except OSError as error:  # the run's own disk, or a file that is gone; the training continues
         item = said | {"lost": error.strerror or str(error)}
     recorder.record_item("artifact", name, None, None, item)
     return item
 
 
 def _files_of(source: Path, own: Path | None) -> dict[str, Path]:
-    """The files at a path, without the run's own journal and what is beside it."""
+    """The files at a path, without the run's own journal and its folder."""
     if source.is_file():
         return {source.name: source}
     found = {}
@@ -60,6 +61,6 @@ def _files_of(source: Path, own: Path | None) -> dict[str, Path]:
         if own is not None:
             folders[:] = [each for each in folders if (here / each).resolve() != own]
         for name in names:
-            if (here / name).is_file():  # no pipe, no link to nowhere
+            if (here / name).is_file():  # not a pipe or a dangling link
                 found[str((here / name).relative_to(source))] = here / name
     return found

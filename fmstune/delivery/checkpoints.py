@@ -1,9 +1,8 @@
-"""The models of checkpoints, handed to the trackers beside the training: what takes long is in a thread.
+"""Deliver the models of checkpoints to the trackers while training continues; a thread does the slow part.
 
-The training's own thread gives each file a second name beside the journal, which takes no time, and keeps it
-when the checkpoint is rotated away. The thread reads the files, as their folder is called after their
-content, and records them. A folder that a process has left behind, since it was killed before that, is
-recorded by the one that resumes the run.
+The training thread hard-links each file next to the journal, which takes no time and keeps it when the
+checkpoint is rotated out. The thread reads the files, as their folder is named after their content, and
+records them. If a process is killed before that, the one that resumes the run records the folder it left.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ _LEFT = re.compile(r"\.(checkpoint-(\d+))\.(linking|pending)")
 
 @dataclass(frozen=True, slots=True)
 class _Linked:
-    """The files of a checkpoint in a folder of the store. `copies` are open files that no link could be made
-    of: what is open stays readable when its last name is removed."""
+    """The files of a checkpoint in a folder of the store. `copies` are open files that could not be linked:
+    an open file stays readable after its last name is removed."""
 
     checkpoint: str
     step: int
@@ -41,8 +40,8 @@ class _Linked:
 
 
 class HandedCheckpoints:
-    """The checkpoints of the run in `directory` that its trackers get, in the order in which they are
-    saved."""
+    """The checkpoints of the run in `directory` that are passed to its trackers, in the order in which they
+    were saved."""
 
     def __init__(
         self,
@@ -61,8 +60,8 @@ class HandedCheckpoints:
         self._copies_said = False
 
     def add(self, checkpoint: Path, files: Mapping[str, Path], step: int, type: str) -> None:
-        """Hand over files of a checkpoint, by the names that they are to have; returns at once. What the disk
-        does not allow is recorded and said: the training continues."""
+        """Pass on files of a checkpoint under the given names; return at once. If the disk does not allow it,
+        that is recorded and reported: the training continues."""
         try:
             made = self._linked(checkpoint.name, files, step, type)
         except OSError as error:
@@ -77,8 +76,8 @@ class HandedCheckpoints:
         self._begin(made)
 
     def take_up(self, type: str) -> set[str]:
-        """Hand over what an earlier process of this run has left behind; the names of the checkpoints that
-        are handed over."""
+        """Pass on what an earlier process of this run left behind; return the names of the checkpoints that
+        are passed on."""
         with contextlib.suppress(OSError):
             done = {str(event.item.get("from")) for event in folders(self._recorder.journal.path)}
             for folder in sorted(self._store.glob(".checkpoint-*")):
@@ -87,21 +86,21 @@ class HandedCheckpoints:
                 if left[3] == "pending":
                     done.add(left[1])
                     self._begin(_Linked(left[1], int(left[2]), type, folder))
-                else:  # cut off: it may have been of a checkpoint that was saved once more
+                else:  # interrupted: the checkpoint may have been saved again
                     done.discard(left[1])
                     shutil.rmtree(folder, ignore_errors=True)
             return done
         return set()
 
     def end(self, seconds: float | None) -> None:
-        """Wait until all is recorded: it is read from this machine's own disk. At most so many seconds, after
-        which the rest is left to the process that resumes the run."""
+        """Wait until everything is recorded: it is read from a local disk. Waits at most this many seconds;
+        the process that resumes the run does the rest."""
         if self._thread is None:
             return
         self._queue.put(None)
         self._thread.join(seconds)
         self._stopped = True
-        self._thread.join()  # which ends after the next megabyte
+        self._thread.join()  # it ends after the next megabyte
         self._thread = None
 
     def _begin(self, made: _Linked) -> None:
@@ -138,7 +137,7 @@ class HandedCheckpoints:
             except Stopped:
                 there = f", from {made.checkpoint} if that is there then" if made.copies else ""
                 self._warn(f"{made.checkpoint} is handed to the trackers when the run is resumed{there}")
-            except Exception as error:  # a thread that ended here would keep all later checkpoints back
+            except Exception as error:  # a thread that ended here would hold up all later checkpoints
                 shutil.rmtree(made.folder, ignore_errors=True)
                 why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
                 self._lost(made.checkpoint, made.step, made.type, why or type(error).__name__)
@@ -154,7 +153,7 @@ class HandedCheckpoints:
                 raise
         names = files_in(made.folder)
         item = settled(self._store, made.folder, lambda: not self._stopped)
-        shutil.rmtree(made.folder, ignore_errors=True)  # of the same content as one before
+        shutil.rmtree(made.folder, ignore_errors=True)  # the same content as an earlier one
         item = {"type": made.type, **item, "from": made.checkpoint, "names": names}
         self._recorder.record_files(made.checkpoint, made.step, item)
         size = f"{item['size'] / 1e6:.1f} MB"

@@ -1,6 +1,6 @@
-"""A vendor's callback that is given copies: what it changes in the arguments, the state, the control, the
-logs or the metrics is kept from the Trainer, and what it does to the model is looked after. A tracker has no
-say in the training."""
+"""Run a vendor's callback on copies, as a tracker must not affect the training: its changes to the arguments,
+state, control, logs or metrics do not reach the Trainer, and its changes to the model are undone or
+reported."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fmstune.delivery.guarded_model import ModelGuard
 from fmstune.trackers.records import TrackerError
 
 Called = Callable[[str, Callable[[], Any]], None]
-"""Makes the call of an event, given its name."""
+"""Runs the call of an event, given its name."""
 
 
 def guarded_callback(callback: Any, called: Called) -> TrainerCallback:
-    """A callback of the same events as `callback`, which is called through `called` with copies."""
+    """A callback for the same events as `callback`, which is called through `called` with copies."""
     events = [name for name in dir(TrainerCallback) if name.startswith("on_")]
 
     def event(name: str) -> Callable[..., None]:
@@ -27,8 +27,8 @@ def guarded_callback(callback: Any, called: Called) -> TrainerCallback:
         def call(self: TrainerCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             def with_copies() -> None:
                 own = {key: _copied(value) for key, value in kwargs.items()}
-                # The arguments are not copied deeply: some hold open handles, and nothing in them is a number
-                # that the Trainer reads again by reference.
+                # The arguments are not copied deeply: some hold open handles, and the Trainer does not read
+                # any number in them again by reference.
                 guard = ModelGuard(kwargs.get("model"))
                 try:
                     inner(_shallow(args), _own_state(state), copy.copy(control), **own)
@@ -42,7 +42,7 @@ def guarded_callback(callback: Any, called: Called) -> TrainerCallback:
         return call
 
     methods: dict[str, Any] = {name: event(name) for name in events if hasattr(callback, name)}
-    # Of one that does nothing then, the Trainer need not have a checkpoint ready (`WholeCheckpoints`).
+    # For one that does nothing then, the Trainer need not finish a checkpoint first (`WholeCheckpoints`).
     methods["reads_checkpoints"] = acts_on_save(callback)
     methods["known_as"] = type(callback).__name__
     guarded: TrainerCallback = type("Guarded" + type(callback).__name__, (TrainerCallback,), methods)()
@@ -50,15 +50,15 @@ def guarded_callback(callback: Any, called: Called) -> TrainerCallback:
 
 
 def acts_on_save(callback: Any) -> bool:
-    """Whether a callback has an `on_save` of its own: its class, or it alone; one of a vendor's need not be a
+    """Whether a callback has its own `on_save`, in its class or its instance; a vendor's need not be a
     `TrainerCallback`."""
     found = getattr(callback, "on_save", None)
     return found is not None and getattr(found, "__func__", found) is not TrainerCallback.on_save
 
 
 def _own_state(state: Any) -> Any:
-    """A copy of the Trainer's state. Its history grows with the run, so that a copy of all of it at each
-    event would take time by the square of the steps: the list is copied, and of its entries the last one."""
+    """A copy of the Trainer's state. Its history grows with the run, so copying all of it at each event would
+    take quadratic time: the list is copied, and its last entry."""
     own = _shallow(state)
     history = getattr(own, "log_history", None)
     if isinstance(history, list) and history:
@@ -67,7 +67,7 @@ def _own_state(state: Any) -> Any:
 
 
 def _shallow(value: Any) -> Any:
-    """A copy of an object whose own lists and mappings are copies, too."""
+    """A copy of an object, including its own lists and mappings."""
     own = copy.copy(value)
     for name, held in vars(value).items():
         if name != "log_history":
@@ -76,7 +76,7 @@ def _shallow(value: Any) -> Any:
 
 
 def _copied(value: Any) -> Any:
-    """A copy of plain data, all through; models, tensors, optimizers and data loaders stay what they are."""
+    """A deep copy of plain data; models, tensors, optimizers and data loaders are shared."""
     if type(value) is dict:
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if type(value) is list else value

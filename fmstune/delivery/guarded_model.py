@@ -1,4 +1,4 @@
-"""The model that a vendor's callback is handed: what it changes there is put back, or at least noticed."""
+"""Guard the model that a vendor's callback receives: its changes are undone, or at least detected."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 
 class ModelGuard:
-    """What a model's weights and gradients were before a call.
+    """A model's weights and gradients before a call.
 
-    It holds references, no copies: what was replaced (`model.half()`, `requires_grad_`, a gradient set to
-    `None`) is put back. What was changed in place is known by torch's version counters, which count all but
-    what is written through `.data`.
+    It holds references, not copies: what was replaced (`model.half()`, `requires_grad_`, a gradient set to
+    `None`) is restored. In-place changes are detected by torch's version counters, which count everything
+    except writes through `.data`.
     """
 
     def __init__(self, model: Any) -> None:
@@ -21,7 +21,7 @@ class ModelGuard:
         ]
 
     def undo(self) -> str | None:
-        """Put back what can be. Says what a call has changed, or `None`."""
+        """Restore what can be restored. Return a sentence about what a call has changed, or `None`."""
         replaced = written = False
         for parameter, data, version, requires_grad, grad, grad_version in self._held:
             written = written or _version(grad) != grad_version or parameter._version != version

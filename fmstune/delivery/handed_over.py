@@ -1,5 +1,5 @@
-"""Folders of files that a run has handed over: how much of them a tracker has, and giving back the disk of
-those that were linked, once all trackers have them."""
+"""Folders of files that a run has delivered: how much of them a tracker has, and freeing the disk space of
+linked ones once all trackers have them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fmstune.text import counted
 
 
 def folders(journal: Path) -> Iterator[Event]:
-    """The events of a journal that hand files over. Raises `OSError`."""
+    """The events of a journal that deliver files. Raises `OSError`."""
     with open_file(journal) as file:
         for line in file:
             if b'"kind":"artifact"' in line and (event := parse(line)) and "folder" in event.item:
@@ -24,22 +24,22 @@ def folders(journal: Path) -> Iterator[Event]:
 
 
 def has(ledger: Ledger, event: Event) -> bool:
-    """Whether a tracker is known to have taken an event, as far as no kill can undo it."""
+    """Whether a tracker has certainly stored an event, so that no kill can undo it."""
     seq = event.seq
     taken = seq <= ledger.safe_delivered and seq not in ledger.missing
     return taken and seq not in ledger.suspicion.refused and ledger.suspicion.mark(seq) is None
 
 
 def give_back(directory: Path, used: Collection[str] = ()) -> None:
-    """Remove the links of what all trackers of the run in `directory` have, those that are `used` and those
-    of earlier processes: they would keep the disk of a checkpoint that is removed later. Not while a tracker
-    refers to files where they lie, as `file` and W&B's offline runs do. What cannot be read or removed now is
-    left to the next time."""
+    """Remove the links to files that all trackers of the run in `directory` have, those in `used` and those
+    of earlier processes: they would keep the disk space of a checkpoint that is removed later. Not while a
+    tracker refers to files in place, as `file` and W&B's offline runs do. What cannot be read or removed
+    now is left for the next time."""
     tracking = directory / TRACKING_DIR
     with contextlib.suppress(OSError):
         found = list(folders(tracking / JOURNAL_NAME))
         ledgers = all_ledgers(directory)
-        known = {ledger.tracker for ledger in ledgers}  # a full disk may have kept one from being written
+        known = {ledger.tracker for ledger in ledgers}  # a full disk may have prevented one
         if not found or not known or set(used) - known or any(ledger.refers for ledger in ledgers):
             return
         wanted = {
@@ -48,13 +48,13 @@ def give_back(directory: Path, used: Collection[str] = ()) -> None:
             if "from" not in event.item or not all(has(ledger, event) for ledger in ledgers)
         }
         for name in {str(event.item["folder"]) for event in found} - wanted:
-            if name.isalnum():  # the line may be anybody's
+            if name.isalnum():  # the line may have been written by anyone
                 shutil.rmtree(tracking / FILES_DIR / name, ignore_errors=True)
 
 
 def progress(directory: Path, ledger: Ledger) -> str | None:
     """How many of the folders a tracker has, and their size, for its line of the report; `None` when there
-    are none, or it takes none."""
+    are none, or it accepts none."""
     if any("there is no room for files here" in change for change in ledger.changes):
         return None
     try:

@@ -1,9 +1,9 @@
-"""Trackers that bring a vendor's callback: they work in the training process, inside a guard.
+"""Trackers that provide a vendor's callback: they run in the training process, inside a guard.
 
-Of what the Trainer does such a tracker learns by its own callback; all else it gets as in a shipper. Each
-call of it has a deadline. What it raises, or a call that does not return, disables it, with a warning; the
-run continues, and what it has missed waits in the journal. What no guard can do is end code that keeps
-Python's lock for ever, which is why `fmstune trackers list` marks these trackers.
+Such a tracker learns what the Trainer does through its own callback, and everything else as in a shipper.
+Each call has a deadline. An exception, or a call that does not return, disables it with a warning; the run
+continues, and what it missed waits in the journal. No guard can stop code that holds Python's lock forever,
+which is why `fmstune trackers list` marks these trackers.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from fmstune.trackers.records import RunStart, Status, TrackerError
 from fmstune.trackers.values.plain import text_of
 from fmstune.user_code import is_stop
 
-_WHERE = "it works in the training process, and was disabled there"
+_WHERE = "it runs in the training process, and was disabled there"
 _TOLD_AT = ("on_log", "on_save", "on_train_end")
 """The events after which the ledger is written."""
 
 
 class GuardedTracker:
-    """A tracker whose every call is guarded; `warn` gets the reason, once, when it is disabled."""
+    """A tracker whose every call is guarded; `warn` receives the reason, once, when it is disabled."""
 
     def __init__(
         self, job: Job, build: Callable[[], Tracker], warn: Callable[[str], None], *, seconds: float = 10.0
     ) -> None:
-        """Make the tracker, in the thread in which all of its calls are made."""
+        """Create the tracker, in the thread that runs all of its calls."""
         self.job = job
         self.trouble: str | None = None
         self._warn = warn
@@ -54,13 +54,13 @@ class GuardedTracker:
         self._journal: JournalWriter | None = None
         self._handover: HandOver | None = None
         self._closed = self._ended = False
-        self._given = 0  # the last event that it has got, which it may hold until `flush`
+        self._given = 0  # the last event passed to it, which it may buffer until `flush`
         self._tracker: Tracker | None = None
         self._tracker = self._call(build)
 
     def attach(self, directory: Path, journal: JournalWriter) -> TrainerCallback:
-        """Open its run, give it all that it has not got of the journal, and return its callback, guarded: one
-        that does nothing when it cannot be had."""
+        """Open its run, deliver the part of the journal that it lacks, and return its callback, guarded, or
+        one that does nothing if that fails."""
         self._directory, self._journal = directory, journal
         found = load_ledger(directory, self.job.name) or Ledger(self.job.name)
         self._ledger = dataclasses.replace(
@@ -73,7 +73,7 @@ class GuardedTracker:
         )
         callback = self._call(lambda: None if self._tracker is None else own_callback_of(self._tracker))
         if callback is None and self.trouble is None:
-            self._fail(TrackerError("get_hf_callback gave no callback here, and did when it was checked"))
+            self._fail(TrackerError("get_hf_callback returned no callback here, but did when it was checked"))
         self._call(self._open)
         if self._tracker is not None and self.trouble is None:
             self._handover = HandOver(journal.path, self._tracker, self._ledger.delivered)
@@ -83,12 +83,12 @@ class GuardedTracker:
         return TrainerCallback() if callback is None else guarded_callback(callback, self._event)
 
     def give(self, event: Event) -> None:
-        """Give it what its callback does not get: params, a table, metrics of the user's own."""
+        """Deliver what its callback does not receive: params, a table, the user's own metrics."""
         if (handover := self._handover) is not None and not self._ended:
             self._call(lambda: handover.give(event), reached=event.seq)
 
     def close(self, status: Status, error: str | None) -> None:
-        """Pass on the run's end."""
+        """Close its run with the status."""
         if self._handover is None:
             return
         tracker = self._handover.tracker
@@ -102,7 +102,7 @@ class GuardedTracker:
         self._thread.close()
 
     def settle(self) -> None:
-        """Write down what it has got, for the report and for `trackers sync`. Raises `OSError`."""
+        """Save what was delivered, for the report and for `trackers sync`. Raises `OSError`."""
         self._save()
 
     # -- the guard ----------------------------------------------------------------------------
@@ -110,20 +110,20 @@ class GuardedTracker:
     def _event(self, name: str, call: Callable[[], Any]) -> None:
         self._call(call, reached=None)
         if name in _TOLD_AT:
-            with contextlib.suppress(OSError):  # the run's disk may be full; `settle` tries it once more
+            with contextlib.suppress(OSError):  # the run's disk may be full; `settle` retries
                 self._save()
 
     def _call(self, call: Callable[[], Any], *, reached: int | None = 0) -> Any:
-        """Make a call, after which it has all up to the event `reached`, with `None` up to the last one.
-        After a call that has failed there are no others."""
+        """Run a call, after which it has everything up to the event `reached`, or with `None` up to the last
+        one. After a failed call there are no others."""
         if self.trouble is not None:
             self._thread.insist()
             return None
         try:
             with kept():
                 result = self._thread.call(call)
-        # Whatever it is, it must not reach the training: `asyncio.CancelledError` and the panics of Rust
-        # extensions are no `Exception`.
+        # Whatever it is, it must not reach the training: `asyncio.CancelledError` and panics of Rust
+        # extensions are not an `Exception`.
         except BaseException as error:
             if is_stop(error):
                 raise
@@ -132,7 +132,7 @@ class GuardedTracker:
         if reached is None:
             reached = self._journal.last_seq if self._journal else 0
         self._given = max(self._given, reached)
-        if self._tracker is None or type(self._tracker).flush is Tracker.flush:  # nothing is held back
+        if self._tracker is None or type(self._tracker).flush is Tracker.flush:  # nothing is buffered
             self._note_delivered()
         return result
 
@@ -173,7 +173,7 @@ class GuardedTracker:
             for event in JournalReader(path):
                 if event.seq > before:
                     self.give(event)
-        except (OSError, JournalError) as error:  # of the run's own disk; the run continues
+        except (OSError, JournalError) as error:  # the run's own disk; the run continues
             self._fail(error)
 
     def _save(self) -> None:

@@ -1,4 +1,4 @@
-"""The ledger: how far one tracker's delivery of a run has come. `<run>/tracking/<tracker>.json`."""
+"""The ledger: the progress of a run's delivery to one tracker. `<run>/tracking/<tracker>.json`."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ State = Literal["complete", "behind", "failed"]
 
 _FILE_NAME = re.compile(rf"(.+)\.json(?:{re.escape(SUFFIX)}(?:-\d+)?)?")
 _SLOWEST_UPLOAD = 500_000
-"""Bytes a second of a service that is taken for one that works."""
+"""The bytes per second that a working service is expected to reach."""
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-"""What reading a ledger raises that is none any more."""
+"""What reading a damaged ledger raises."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """The delivery of one run to one tracker.
 
-    `delivered` and `total` count events of the journal. Events are numbered from 1 without gaps, so the first
-    `delivered` of them have been delivered, up to byte `offset` of the journal, except those that the
-    tracker has failed at (`suspicion`) and those that could not be read from the journal (`missing`).
-    `safe_*` is the part that no kill of the shipper can lose. `closed`: the tracker's run has been
-    given its final status. A delivery that is `careful`, since a process has died of the tracker, notes in
-    `trying` which event it is handing over. `last_row` is the last of the metrics and tables that the tracker
-    has taken, `last_given` the last of all but statuses. `begun_again` counts how often all had to be
-    delivered once more, since the tracker's run had lost what it had been given. `sending` are the bytes of
-    files that are handed over right now; `refers` says that the tracker refers to files where they lie.
-    `cwd` is the directory that relative paths in `options`, and defaults of the tracker, start from;
-    `module_path` the one that its plug-in was imported from. `note` is what the tracker has to say to the
-    user. `adapted` are those of the `changes` that the tracker itself made, in any process. `place` are the
-    options and variables that said where the run went when it was opened, by name; `None` where nobody knows.
-    `moved` says that this is another place than before. `new_run_id` is the id that the tracker is asked to
+    `delivered` and `total` count events of the journal. Events are numbered from 1 without gaps, so the
+    first `delivered` of them have been delivered, up to byte `offset` of the journal, except those that the
+    tracker failed on (`suspicion`) and those that could not be read from the journal (`missing`). `safe_*`
+    is the part that no kill of the shipper can lose. `closed`: the tracker's run has its final status. A
+    `careful` delivery, after the tracker killed a process, records in `trying` the event that it is
+    delivering. `last_row` is the last metric or table that the tracker has stored, `last_given` the last
+    event other than a status. `begun_again` counts how often everything had to be delivered again, because
+    the tracker's run had lost it. `sending` is the size in bytes of the files that are being delivered now;
+    `refers`: the tracker refers to files in place. `cwd` is the directory that relative paths in `options`,
+    and the tracker's defaults, start from; `module_path` the one that its plug-in was imported from. `note`
+    is the tracker's message for the user. `adapted` are those of the `changes` that the tracker itself
+    made, in any process. `place` are the options and variables that decided where the run was stored when
+    it was opened, by name; `None` if unknown. `moved` is a sentence if that location has changed.
+    `new_run_id` is the id that the tracker is asked to give a new run, until the run is known to have one.
     give a new run, until it is known to have one.
     """
 
@@ -89,12 +89,12 @@ class Ledger:
 
     @property
     def patience(self) -> float:
-        """How many seconds more than usual a call may take: files are sent within one."""
+        """How many seconds longer than usual a call may take: one call sends all files."""
         return self.sending / _SLOWEST_UPLOAD
 
     @property
     def highest(self) -> int:
-        """The highest number of an event that the ledger knows of."""
+        """The highest event number in the ledger."""
         marked = max(self.missing.last, self.suspicion.last)
         return max(self.delivered, self.total, self.trying, self.last_row, marked)
 
@@ -104,7 +104,7 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         fields |= {"suspicion": self.suspicion.to_json(), "missing": self.missing.to_text()}
-        # What a tracker says may hold any secret; what the next delivery needs stays as it is.
+        # A tracker's messages may contain any secret; what the next delivery needs stays unchanged.
         needed = {
             field: fields[field]
             for field in ("tracker", "reference", "cwd", "module_path", "run_id", "new_run_id")
@@ -116,15 +116,15 @@ class Ledger:
 
 
 def ledger_path(directory: Path, tracker: str) -> Path:
-    """Where the ledger of `tracker` lies; a tracker named by a dotted path is quoted."""
+    """The path of the ledger of `tracker`; a dotted path as a tracker's name is quoted."""
     return directory / TRACKING_DIR / f"{quote(tracker, safe='')}.json"
 
 
 def load_ledger(directory: Path, tracker: str) -> Ledger | None:
     """The ledger of `tracker`; `None` when there is none.
 
-    A damaged ledger is set aside as `<tracker>.json.damaged`. The copy in the newest checkpoint stands in for
-    one that is damaged or deleted; without it the delivery begins again: the journal has everything, only the
+    A damaged ledger is set aside as `<tracker>.json.damaged`. The copy in the newest checkpoint replaces one
+    that is damaged or deleted; without a copy the delivery starts again: the journal has everything, only the
     tracker's run id is lost.
     """
     path = ledger_path(directory, tracker)
@@ -139,12 +139,12 @@ def load_ledger(directory: Path, tracker: str) -> Ledger | None:
 
 
 def damage(directory: Path, tracker: str) -> str | None:
-    """What is to be said of a tracker whose ledger could not be read; `None` when that is not known."""
+    """The message about a tracker whose ledger could not be read; `None` if none was damaged."""
     path = ledger_path(directory, tracker)
     aside = path.with_name(path.name + SUFFIX)
     if not os.path.lexists(aside):
         return None
-    return f"its ledger was damaged and is set aside as {aside.name}; what it had got before is not known"
+    return f"its ledger was damaged and is set aside as {aside.name}; what was delivered before is unknown"
 
 
 def all_ledgers(directory: Path) -> list[Ledger]:
@@ -165,8 +165,8 @@ def all_ledgers(directory: Path) -> list[Ledger]:
 
 
 def highest_known(directory: Path) -> int:
-    """The highest number of an event that any ledger of a run knows of, those in its checkpoints included:
-    each of them may be newer than the journal, or than the others, in a folder restored from a backup."""
+    """The highest event number in any ledger of a run, including those in its checkpoints: in a folder
+    restored from a backup, each may be newer than the journal or the others."""
     ledgers = all_ledgers(directory)
     for checkpoint in directory.glob("checkpoint-*"):
         ledgers += load_ledgers(checkpoint)
@@ -174,7 +174,7 @@ def highest_known(directory: Path) -> int:
 
 
 def load_ledgers(folder: Path) -> list[Ledger]:
-    """The ledgers in a run's folder, or in a checkpoint, that can be read."""
+    """The readable ledgers in a run's folder or in a checkpoint."""
     found = []
     for path in folder.glob(f"{TRACKING_DIR}/*.json"):
         with contextlib.suppress(OSError, *_DAMAGED):
@@ -213,7 +213,7 @@ def _from_raw(raw: Mapping[str, Any]) -> Ledger:
     place = values.get("place")
     if place is not None and not all(isinstance(value, str) for value in dict(place).values()):
         raise ValueError("place")
-    values.setdefault("last_row", values.get("delivered", 0))  # an earlier version: it may have been any
+    values.setdefault("last_row", values.get("delivered", 0))  # an earlier version: any event
     values["missing"] = spans_from_json(values.get("missing", ()))
     known_suspicion = "suspicion" in raw
     values["suspicion"] = (

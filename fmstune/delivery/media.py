@@ -1,8 +1,8 @@
 """Texts, images and histograms of the active run: `fmstune.track_text`, `track_image`, `track_histogram`.
 
-What is small stands in the journal's line; the rest is in a file beside it, written before the line. What
-could not be written, since the disk is full, is an event that says so, as is what cannot be shown: a mistake
-in the form of a call raises, while what a value holds never ends a training. It is named once, by its name.
+Small values are stored in the journal's line; others in a file next to it, written before the line. What
+could not be written because the disk is full, or cannot be displayed, becomes an event that records the
+reason. An invalid call raises, but no value ever ends a training. Each problem is reported once per name.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from fmstune.trackers.values.media import check_bins, encoded_image, histogram_o
 from fmstune.trackers.values.plain import text_of
 
 _MOST_IN_LINE = 4096
-"""Bytes of a text that stands in the line itself."""
+"""The most bytes of a text that is stored in the line itself."""
 MOST_BYTES = 64 << 20
-"""Of one text or image."""
+"""The most bytes of one text or image."""
 _MOST_NAMED = 1000
 logger = logging.getLogger("fmstune")
 
 
 def track_text(text: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-    """Track a text of the active run, such as an answer, from anywhere in the training process, or in a child
+    """Track a text of the active run, such as an answer, from anywhere in the training process or a child
     that it forks. Does nothing when no run is active here.
 
     Raises `ValueError` when the text or its name is `None`.
@@ -37,7 +37,7 @@ def track_text(text: Any, name: str, stage: str | None = None, *, step: int | No
 
 
 def record_text(recorder: Recorder, text: Any, name: str, stage: str | None, step: int | None) -> None:
-    """Record a text; a long one is a file beside the journal."""
+    """Record a text; a long one is a file next to the journal."""
     written = recorder.hidden(text if type(text) is str else text_of(text), name)
     data = written.encode("utf-8", "backslashreplace")
     if len(data) <= _MOST_IN_LINE:
@@ -52,12 +52,12 @@ def record_text(recorder: Recorder, text: Any, name: str, stage: str | None, ste
 def track_image(
     image: Any, name: str, stage: str | None = None, *, step: int | None = None, caption: str = ""
 ) -> None:
-    """Track an image of the active run: a path of a PNG, JPEG, GIF or WebP, its bytes, an image of Pillow's,
-    a figure of Matplotlib's, or an array or tensor of (height, width) or (height, width, 1, 3 or 4), also
-    with its channels first: integers from 0 to 255, or numbers from 0 to 1.
+    """Track an image of the active run: the path of a PNG, JPEG, GIF or WebP, its bytes, a Pillow image, a
+    Matplotlib figure, or an array or tensor of (height, width) or (height, width, 1, 3 or 4), also with its
+    channels first: integers from 0 to 255, or numbers from 0 to 1.
 
-    Numbers beyond that are scaled to fit, modes of Pillow's that PNG does not know are converted, and what is
-    no image is recorded as missing; all of that is said once.
+    Numbers outside these ranges are scaled to fit, Pillow modes that PNG does not support are converted, and
+    anything but an image is recorded as missing; each of these is reported once.
 
     Raises `ValueError` when the image or its name is `None`.
     """
@@ -82,11 +82,11 @@ def track_image(
 def track_histogram(
     values: Any, name: str, stage: str | None = None, *, step: int | None = None, bins: int = 64
 ) -> None:
-    """Track how numbers are distributed, in up to 512 bins of one width: an array, a tensor, or numbers.
-    Those that are not finite are left out and counted; where there is no other number, the histogram is
-    recorded as missing. Both are said once.
+    """Track the distribution of numbers, in up to 512 bins of equal width: an array, a tensor, or numbers.
+    Non-finite numbers are left out and counted; if there are no others, the histogram is recorded as missing.
+    Both are reported once.
 
-    Raises `ValueError` when the values or their name are `None`, or not 1 to 512 bins are asked for.
+    Raises `ValueError` when the values or their name are `None`, or `bins` is not 1 to 512.
     """
     if values is None or name is None:
         raise ValueError("track_histogram needs values and their name")
@@ -99,7 +99,7 @@ def track_histogram(
         _record_unreadable(recorder, "histogram", name, stage, step, error)
         return
     if left_out := item.get("not_finite"):
-        _say(recorder, "histogram", name, f"is without numbers that are not finite ({left_out})")
+        _say(recorder, "histogram", name, f"leaves out numbers that are not finite ({left_out})")
     if altered := item.get("altered"):
         _say(recorder, "histogram", name, f"was changed: {altered}")
     recorder.record_item("histogram", name, stage, step, item)
@@ -114,11 +114,11 @@ def _record_unreadable(
 
 
 def _say(recorder: Recorder, kind: Kind, name: Any, what: str) -> None:
-    """Warn of something of this name, once."""
+    """Warn about this name, once."""
     called = (kind, text_of(name))
     if called not in recorder.named and len(recorder.named) < _MOST_NAMED:
         recorder.named.add(called)
-        # Without arguments: the screen takes warnings of one format for one.
+        # Without arguments: the screen treats warnings with the same format as one.
         logger.warning(recorder.hidden(f"the {kind} {called[1]} {what}"))
 
 
@@ -130,5 +130,5 @@ def _recorder() -> Recorder | None:
 def _kept(recorder: Recorder, data: bytes, suffix: str) -> dict[str, Any]:
     try:
         return keep(recorder.journal.path, data, suffix)
-    except OSError as error:  # of the run's own disk; the training continues
+    except OSError as error:  # the run's own disk; the training continues
         return {"lost": error.strerror or str(error), "size": len(data)}

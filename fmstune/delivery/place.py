@@ -1,6 +1,6 @@
-"""Where a run was recorded: `<run>/tracking/journal.place`. A copy of its folder has the same id and the same
-numbers, and what is added there would be taken for what is added here. So a resumed copy becomes a run of
-its own; a folder that was moved stays what it is."""
+"""Where a run was recorded: `<run>/tracking/journal.place`. A copy of its folder has the same id and numbers,
+so events added to the copy would be mistaken for events of the original. Therefore a resumed copy becomes its
+own run; a folder that was moved stays the same run."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ PLACE_NAME = "journal.place"
 
 
 def note_place(directory: Path, run_id: str) -> None:
-    """Write down that the run of this id is recorded here."""
+    """Record that the run of this id is written here."""
     place = {"id": run_id, "host": platform.node(), "path": str(directory.resolve())}
     path = directory / TRACKING_DIR / PLACE_NAME
-    with contextlib.suppress(OSError):  # a full disk: a copy is then taken for the run, as without the file
+    with contextlib.suppress(OSError):  # full disk: a copy then passes for the run, as without the file
         replace_text(path, json.dumps(place) + "\n")
 
 
 def original_of(directory: Path) -> Path | None:
-    """The folder of which this one is a copy; `None` when it is none, or when that is unknown: the run was
+    """The folder that this one is a copy of; `None` if it is not a copy, or that is unknown: the run was
     recorded on another machine, which may see this very folder under another path."""
     place = _place(directory)
     if place.get("host") != platform.node():
@@ -37,15 +37,15 @@ def original_of(directory: Path) -> Path | None:
     try:
         if original.samefile(directory):
             return None
-        # Without the run's id it is another run, in the place that this one was moved away from.
+        # Without the run's id it is another run, at the path that this one was moved from.
         return original if place["id"] in _ids(original) else None
     except OSError:
         return None
 
 
 def moved_with(directory: Path, folder: Path) -> Path | None:
-    """Where a folder is now that held this run's folder, when both were moved together; `None` when nobody
-    can tell."""
+    """The new location of a folder that contained this run's folder, if both were moved together; `None` if
+    unknown."""
     recorded = _place(directory).get("path")
     if not isinstance(recorded, str) or not Path(recorded).is_relative_to(folder):
         return None
@@ -56,8 +56,8 @@ def moved_with(directory: Path, folder: Path) -> Path | None:
 
 
 def become_own_run(directory: Path, header: Header) -> None:
-    """Make the run in a copied folder one of its own, with the id and the name of `header`: all of its
-    journal is delivered to new runs of its trackers. Raises `OSError`."""
+    """Make the run in a copied folder its own run, with the id and the name of `header`: its whole journal is
+    delivered to new runs of its trackers. Raises `OSError`."""
     path = directory / TRACKING_DIR / JOURNAL_NAME
     for folder in (directory, *directory.glob("checkpoint-*")):
         for ledger in load_ledgers(folder):
@@ -86,7 +86,7 @@ def _change_header(path: Path, header: Header) -> None:
 
 
 def _ids(directory: Path) -> set[str]:
-    """The ids under which the run in a folder is known."""
+    """All known ids of the run in a folder."""
     found = {str(_place(directory).get("id", ""))}
     with contextlib.suppress(OSError, JournalError):
         found.add(JournalReader(directory / TRACKING_DIR / JOURNAL_NAME).header.id)

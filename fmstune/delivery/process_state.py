@@ -1,8 +1,8 @@
-"""What a vendor's callback may change in the training's process other than its arguments, restored after it.
+"""Restore the process state that a vendor's callback may change other than its arguments.
 
-A callback that draws one random number, or calls `os.chdir` or `torch.set_grad_enabled`, would give the model
-other weights, or another place. What only a hostile one would do, such as writing to the model's parameters,
-is not looked for: that would cost time at each event.
+A callback that draws a random number, or calls `os.chdir` or `torch.set_grad_enabled`, would change the
+training's weights or its working directory. What only a hostile callback would do, such as writing to the
+model's parameters, is not detected here: that would cost time at each event.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fmstune.system.handlers import STOPPING
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Put back what the block changes in the process: the states of the random generators, the working
+    """Restore what the block changes in the process: the states of the random generators, the working
     directory, torch's modes, and the handlers of the signals that stop a training."""
     back = [_of_random(), _of_torch(), _of_folder(), _of_signals()]
     try:
@@ -36,7 +36,7 @@ def kept() -> Iterator[None]:
 def _of_random() -> Callable[[], None]:
     python, cpu = random.getstate(), torch.get_rng_state()
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    numpy: Any = sys.modules.get("numpy")  # which a callback may be the first to import
+    numpy: Any = sys.modules.get("numpy")  # a callback may be the first to import it
     numbers = numpy.random.get_state() if numpy is not None else None
 
     def put_back() -> None:
@@ -72,7 +72,7 @@ def _warns_only() -> bool:
 
 def _of_folder() -> Callable[[], None]:
     try:
-        folder = os.open(".", os.O_RDONLY | os.O_CLOEXEC)  # by its name, one that was renamed would be lost
+        folder = os.open(".", os.O_RDONLY | os.O_CLOEXEC)  # by name, a renamed one would be lost
     except OSError:
         return lambda: None
 
@@ -86,7 +86,7 @@ def _of_folder() -> Callable[[], None]:
 
 
 def _of_signals() -> Callable[[], None]:
-    if threading.current_thread() is not threading.main_thread():  # which alone can set them
+    if threading.current_thread() is not threading.main_thread():  # only that one can set them
         return lambda: None
     before = {signum: signal.getsignal(signum) for signum in STOPPING}
 

@@ -1,6 +1,6 @@
-"""The Recorder: the one tracker the training knows. It writes the journal, and nothing else.
+"""The Recorder: the only tracker that the training knows. It writes the journal, and nothing else.
 
-Nothing it is given makes it raise into the training, beyond the interface's own `ValueError`s.
+No value makes it raise into the training, apart from the interface's own `ValueError`s.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _NUMBERS, _TEXTS = frozenset({float, int}), frozenset({str})
 _STEPS = (float, int, type(None))
 _active: Recorder | None = None
 _RECORDS = "FMSTUNE_RECORDS"
-"""Names the process that records, to those that it starts."""
+"""Tells child processes which process records."""
 _told = False
 
 
 class Recorder(Tracker):
-    """Writes what it is given into the run's journal, redacted, for the shippers to deliver."""
+    """Write tracked values to the run's journal, redacted, for the shippers to deliver."""
 
     registered_name = "recorder"
     description = "the run's journal"
 
     def __init__(self, journal: JournalWriter, redactor: Redactor | None = None) -> None:
-        """Without a redactor of its own, it hides what the process knows, and what it comes to know later."""
+        """Without a `redactor`, hide the secrets that the process knows now or learns later."""
         super().__init__()
         self.journal = journal
         self._guests: list[GuardedTracker] = []
@@ -56,22 +56,22 @@ class Recorder(Tracker):
         self._closed = False
         self._given_redactor = redactor or process_redactor()
         self._known = self._given_redactor.known
-        self._names: dict[str, str] = {}  # as they are written; the same few come at each step
+        self._names: dict[str, str] = {}  # as written; the same few recur at each step
         self._hidden_names: set[str] = set()
         self._plain: set[tuple[Any, ...]] = set()
-        self.named: set[tuple[str, str]] = set()  # kinds and names of what was warned of
+        self.named: set[tuple[str, str]] = set()  # kinds and names that were warned about
 
     @property
     def _redactor(self) -> Redactor:
         if self._known is not (known := self._given_redactor.known):
-            self._known = known  # a name may have become a secret since it was looked at
+            self._known = known  # a name may have become a secret since it was checked
             self._names, self._plain = {}, set()
         return self._given_redactor
 
     @property
     def guests(self) -> list[GuardedTracker]:
-        """The trackers that have to work in this process; a child that it forks has none: their SDKs have
-        threads and connections that a fork breaks, for the parent too."""
+        """The trackers that must run in this process. A forked child has none: their SDKs have threads and
+        connections that a fork breaks, for the parent too."""
         return self._guests if os.getpid() == self._pid and not self._closed else []
 
     def get_hf_callback(self, *, strict: bool = False) -> TrainerCallback:
@@ -80,14 +80,14 @@ class Recorder(Tracker):
         return TrackerCallback(self)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-        if metric is None or name is None:  # which raises; the text of a foreign object may raise anything
+        if metric is None or name is None:  # this raises; a foreign object's text may raise anything
             super().track(plain(metric), None if name is None else text_of(name))
         name = text_of(name)
         step = _step(self.step if step is None else step)
         self._record("metrics", self._fields(MetricPoint({name: metric}, stage, step)))
 
     def track_point(self, point: MetricPoint) -> None:
-        # What the Trainer logs, which the callbacks of guests get.
+        # What the Trainer logs; the guests' callbacks receive it directly.
         if self._samples:
             self._pass_on_samples()
         if (fields := self._plain_fields(point)) is not None:
@@ -96,10 +96,10 @@ class Recorder(Tracker):
             self.journal.append("metrics", self._fields(point))
 
     def track_sample(self, values: Mapping[str, float], stage: str, step: int) -> None:
-        """Record figures that were read beside the training, in a thread of their own.
+        """Record values that a background thread has measured.
 
-        Guests get them later, in the training's thread: a guard puts random numbers back to where they were,
-        which must not happen in the middle of a step.
+        Guests receive them later, in the training thread: a guard restores the random generators, which must
+        not happen in the middle of a step.
         """
         found = self._plain_fields(point := MetricPoint(values, stage, step))
         if (event := self._append("metrics", found or self._fields(point), finite=bool(found))) is not None:
@@ -112,31 +112,32 @@ class Recorder(Tracker):
                 guest.give(event)
 
     def _record(self, kind: Kind, fields: Mapping[str, Any]) -> None:
-        """Write an event that only the journal knows of, and give it to those who do not read it."""
+        """Write an event that no callback reports, and pass it to the guests, which do not read the
+        journal."""
         self._pass_on_samples()
         if (event := self._append(kind, fields)) is not None:
             for guest in self.guests:
                 guest.give(event)
 
     def _append(self, kind: Kind, fields: Mapping[str, Any], *, finite: bool = False) -> Event | None:
-        """Write an event, and return it where there are guests to be given it."""
+        """Write an event, and return it if there are guests."""
         seq = self.journal.append(kind, fields, finite=finite)
         if not self.guests:
             return None
-        number = seq or self.journal.last_seq + 1  # while it waits in memory
+        number = seq or self.journal.last_seq + 1  # while it is buffered
         return event_of({"seq": number, "time": time.time(), "kind": kind, **plain(fields)})
 
     def _plain_fields(self, point: MetricPoint) -> dict[str, Any] | None:
-        """What the training's own logs are: finite numbers, which hold no secrets, under names that come
-        together at each step; `None` for anything else. On a machine with work to do, the time of an event
-        is that of the code which it needs to look at, so that these have a short way."""
+        """The fields of the training's own logs: finite numbers, without secrets, under names that recur
+        together at each step; `None` for anything else. On a loaded machine, an event's time is that of the
+        code it executes, so these have a fast path."""
         stage = point.stage
         if type(point.values) is not dict or not (stage is None or type(stage) is str):
             return None
-        values = point.values.copy()  # another thread may go on with it
+        values = point.values.copy()  # another thread may change it
         if not (_NUMBERS.issuperset(map(type, values.values())) and _TEXTS.issuperset(map(type, values))):
             return None
-        _ = self._redactor  # which forgets names that have become secrets
+        _ = self._redactor  # forgets names that have become secrets
         if (stage, *values) not in self._plain and not self._plain_names(stage, values):
             return None
         step, epoch = point.step, point.epoch
@@ -174,23 +175,23 @@ class Recorder(Tracker):
         self._record("table", fields | ({"epoch": epoch} if epoch is not None else {}))
 
     def record_item(self, kind: Kind, name: Any, stage: Any, step: Any, item: Mapping[str, Any]) -> None:
-        """Record a text, an image, a histogram or files; `item` is what the line says, without secrets."""
+        """Record a text, an image, a histogram or files; `item` is the line's entry, without secrets."""
         where = {"name": self._name(name), "stage": self._optional(stage)}
         self._record(kind, where | {"step": _step(self.step if step is None else step), "item": item})
 
     def record_files(self, name: str, step: int, item: Mapping[str, Any]) -> None:
-        """Record files from a thread beside the training; guests get them as they get samples."""
+        """Record files from a background thread; guests receive them like samples."""
         fields = {"name": self._name(name), "stage": None, "step": step, "item": item}
         if (event := self._append("artifact", fields)) is not None:
             self._samples.append(event)
 
     def hidden(self, text: str, name: Any = None) -> str:
-        """The text without the secrets in it; with the name that it is tracked under, which may be one of a
+        """The text without secrets, given the name that it is tracked under, which may be the name of a
         secret."""
         return self._redactor.text(text) if name is None else str(self._redactor.metric(text, text_of(name)))
 
     def _plain_names(self, stage: str | None, values: Mapping[str, Any]) -> bool:
-        """Whether a stage and the names in it hold no secret."""
+        """Whether a stage and its names contain no secrets."""
         plain_ones = all(self._name(name) == name for name in (*values, stage or ""))
         if plain_ones and len(self._plain) < _MOST_NAMES:
             self._plain.add((stage, *values))
@@ -200,8 +201,8 @@ class Recorder(Tracker):
         return None if name is None else self._name(name)
 
     def _name(self, name: Any) -> str:
-        """A name of a metric, a stage, a table or a namespace, as text without a secret in it; two names
-        that differ in their secrets alone stay two."""
+        """The name of a metric, a stage, a table or a namespace, as text without secrets. Two names that
+        differ only in their secrets stay different."""
         if type(name) is not str:
             name = text_of(name)
         redactor = self._redactor
@@ -219,14 +220,14 @@ class Recorder(Tracker):
         return written
 
     def resumed(self, step: int, labels: Labels | None = None) -> None:
-        """Note that the training continues from `step`: later steps logged before are logged again. `labels`
-        are what the run is called from now on."""
+        """Record that the training resumes at `step`: later steps logged before are logged again. `labels`
+        are the run's name and labels from now on."""
         self._closed = False
         fields = {"step": step, "session": uuid.uuid4().hex} | (labels.fields() if labels else {})
         self.journal.append("resume", fields)
 
     def close(self, status: Status, error: str | None = None) -> None:
-        """Write the status; what comes after it is counted, and not recorded."""
+        """Write the status; later events are counted but not recorded."""
         fields: dict[str, str] = {"status": status}
         if error is not None:
             fields["error"] = self._redactor.text(error)
@@ -240,19 +241,19 @@ class Recorder(Tracker):
 def _is_finite(values: Mapping[str, float], step: float | None, epoch: float | None) -> bool:
     try:
         return all(map(math.isfinite, (*values.values(), step or 0, epoch or 0)))
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer too large for a float
         return False
 
 
 def _is_text_of_number(values: Mapping[str, Any], key: str) -> bool:
-    """Whether a metric is the text `"NaN"`, say, which in the journal stands for the number."""
+    """Whether a metric is a string like `"NaN"`, which in the journal represents the number."""
     value = values.get(key) if type(values) is dict else None
-    # A foreign object may raise when it is asked what it is: its type does not.
+    # A foreign object's `__class__` may raise: its type does not.
     return issubclass(type(value), str) and str.__str__(value) in NON_FINITE
 
 
 def _step(step: Any) -> Any:
-    """A step or an epoch as a number; as text, which no tracker takes for one, where it is none."""
+    """A step or an epoch as a number, or else as text, which no tracker treats as one."""
     if type(step) is int or type(step) is float or step is None:
         return step
     found = plain(step)
@@ -260,7 +261,7 @@ def _step(step: Any) -> Any:
 
 
 def _rows(rows: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
-    """The rows of a table as JSON can hold them, as many as there is room for."""
+    """The rows of a table as JSON, as many as fit."""
     walk = Walk(MOST_TABLE_VALUES)
     for row in rows:
         if walk.is_over:
@@ -285,22 +286,22 @@ def active(recorder: Recorder | None) -> Iterator[None]:
 
 
 class _NoRun(Tracker):
-    """What is tracked where no run is active."""
+    """The tracker where no run is active."""
 
     def track_table(self, table: Table) -> None:
-        """Do nothing: the default would make params of the table."""
+        """Do nothing: the default would convert the table to params."""
 
 
 def here() -> Tracker:
-    """The recorder of the run that is active in this process, or in the one that has forked it; else one that
-    does nothing. A process that the training has started in another way is warned, once."""
+    """The recorder of the run that is active in this process, or in the one that forked it; else one that
+    does nothing. A process that the training started in another way is warned, once."""
     global _told
     if _active is not None:
         return _active
     trainer = os.environ.get(_RECORDS)
     if trainer is not None and not _told:
         _told = True
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # where nobody reads it
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # if stderr is closed
             print(
                 f"warning  fmstune records nothing in process {os.getpid()}, which was not forked by the "
                 f"training (process {trainer}): call fmstune.track there, or use the start method fork",
@@ -322,7 +323,8 @@ def track_table(
     rows: Iterable[Mapping[str, Any]], name: str, stage: str | None = None, *, step: int | None = None
 ) -> None:
     """Track rows that belong together, such as samples, as a table of the active run, from anywhere in the
-    training process. Each row maps column names to texts or numbers. Does nothing when no run is active here.
+    training process. Each row maps column names to strings or numbers. Does nothing when no run is active
+    here.
 
     Raises `ValueError` when the name is `None` or a row is not a mapping.
     """
@@ -333,7 +335,7 @@ def track_table(
 
 
 def _read(rows: Any) -> tuple[Any, ...] | None:
-    """The rows, of which reading may raise anything or never end; `None` for what can't be iterated over."""
+    """The rows, reading which may raise anything or never end; `None` if they cannot be iterated over."""
     try:
         iterator = iter(rows)
     except BaseException as error:

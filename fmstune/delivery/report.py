@@ -1,4 +1,4 @@
-"""How far the delivery of a run has come, tracker by tracker, for people and programs."""
+"""The progress of a run's delivery, per tracker, for people and programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DELIVERED_AGAIN = "all of it was delivered again, as the run there did not hold 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
     """One tracker's line of the summary: `delivered` of `total` events, and what to do about the rest.
-    `artifacts` says how much it has of the files that were handed over."""
+    `artifacts` is how much of the delivered files it has."""
 
     tracker: str
     delivered: int
@@ -46,7 +46,7 @@ class DeliveryReport:
         return " · ".join(parts)
 
     def adapted(self) -> list[str]:
-        """What the tracker has otherwise than the journal, or not at all, a line each."""
+        """What the tracker stores differently from the journal, or not at all, one line each."""
         return [f"adapted: {' '.join(change.split())}" for change in for_people(self.changes)]
 
 
@@ -57,7 +57,7 @@ def report(directory: Path, trackers: Sequence[str]) -> list[DeliveryReport]:
     path = directory / TRACKING_DIR / JOURNAL_NAME
     after = JournalReader(path).header.after
     written = max(last_seq(path), after)
-    # A journal that was cut off knows fewer events than its trackers: what it has lost is not delivered.
+    # A truncated journal has fewer events than its trackers know: what it lost is not delivered.
     last = max(written, highest_known(directory))
     ledgers = (
         load_ledger(directory, name) or Ledger(name, error=damage(directory, name)) for name in trackers
@@ -67,7 +67,7 @@ def report(directory: Path, trackers: Sequence[str]) -> list[DeliveryReport]:
 
 def _of(ledger: Ledger, written: int, last: int, after: int, directory: Path) -> DeliveryReport:
     total = last - after
-    reached = min(max(ledger.safe_delivered, after), last)  # the rest a kill could still lose
+    reached = min(max(ledger.safe_delivered, after), last)  # a kill could still lose the rest
     suspicion = ledger.suspicion
     delivered = reached - after - suspicion.set_aside(reached) - ledger.missing.within(after + 1, reached)
     complete = delivered == total and ledger.closed
@@ -96,7 +96,7 @@ def _note(ledger: Ledger) -> str | None:
 
 def _why(ledger: Ledger, waiting: bool, within_reach: int, last: int) -> str:
     """Why something is missing: refused events, damaged lines, and what keeps the rest from arriving. Events
-    after `within_reach` are not in the journal any more."""
+    after `within_reach` are no longer in the journal."""
     reasons = []
     if within_reach < last:
         lost = f"{within_reach + 1} to {last} are" if within_reach + 1 < last else f"{last} is"

@@ -1,7 +1,7 @@
-"""The trainer's side of the shippers: starting them, restarting them, and ending them in time.
+"""The trainer's side of the shippers: start them, restart them, and end them in time.
 
-Nothing here waits for a tracker but `Fleet.check`, before the training, and `Fleet.finish`, after it,
-both with a time limit.
+Only `Fleet.check`, before the training, and `Fleet.finish`, after it, wait for a tracker, both with a time
+limit.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _POLL_SECONDS = 0.05
 _LOOK_SECONDS = 2.0
 _TEND_SECONDS = 0.5
 _STALLED_SECONDS = 60.0
-"""A shipper that has had something to deliver for so long without delivering it is started again."""
+"""Seconds without progress, despite pending events, after which a shipper is restarted."""
 _MOST_MEMORY = 2 << 30
-"""Bytes that a shipper may hold (SDKs take 100 to 300 MB); one that leaks more is started again."""
+"""The memory in bytes that a shipper may use (SDKs take 100 to 300 MB); beyond it, it is restarted."""
 
 
 @dataclass
 class _Ship:
-    """One tracker's shipper; `ledger` is the last one that could be read, `noted` says that the process's
-    death is in it."""
+    """One tracker's shipper; `ledger` is the last one that could be read, `noted` says that it records the
+    process's death."""
 
     process: ShipperProcess
     pause: float = _FIRST_PAUSE
@@ -50,9 +50,9 @@ class _Ship:
 
 
 class Fleet:
-    """The shippers of one run: one for each tracker, kept going while the run lasts.
+    """The shippers of one run: one for each tracker, kept running while the run lasts.
 
-    They are those of the process that has started them: in a child that it forks, nothing here does anything.
+    They belong to the process that started them: in a forked child, nothing here has any effect.
     """
 
     def __init__(self, jobs: Iterable[Job], *, check_within: float | None, close_timeout: float) -> None:
@@ -73,16 +73,16 @@ class Fleet:
 
     @property
     def trackers(self) -> list[str]:
-        """The names of the trackers that work in processes of their own."""
+        """The names of the trackers that run in their own process."""
         return [ship.process.job.name for ship in self._ships]
 
     def check(self) -> dict[str, Check]:
-        """What each tracker's check found, by name."""
-        self._bring_forward()  # nothing else is to be done until they answer
+        """The result of each tracker's check, by name."""
+        self._bring_forward()  # nothing else can be done until they answer
         return {ship.process.job.name: ship.process.check() for ship in self._ships}
 
     def dismiss_in_process(self) -> list[Job]:
-        """The jobs whose tracker has to work in the training process; their shippers are ended."""
+        """The jobs whose tracker must run in the training process; their shippers are ended."""
         guests = [ship for ship in self._ships if ship.process.in_process]
         for ship in guests:
             ship.process.kill()
@@ -96,7 +96,8 @@ class Fleet:
     def sail(
         self, directory: Path, secrets: Sequence[str] = (), tend: Callable[[], None] = lambda: None
     ) -> None:
-        """Begin the delivery of the run in `directory`. `tend` looks after its journal, now and then."""
+        """Start the delivery of the run in `directory`. `tend` is called now and then to maintain its
+        journal."""
         self._directory, self._secrets, self._tend = directory, tuple(secrets), tend
         redactor = Redactor(secrets=self._secrets)
         for ship in self._ships:
@@ -104,12 +105,12 @@ class Fleet:
                 ship.ledger = self._name_tracker(ship.process.job, redactor)
             self._order(ship)
         self._watcher = threading.Thread(target=self._watch, daemon=True, name="shippers")
-        # Without another thread the run works as well: shippers that die are started again at its end.
+        # The run also works without another thread: shippers that die are then restarted when it ends.
         with contextlib.suppress(RuntimeError):
             self._watcher.start()
 
     def finish(self) -> None:
-        """Wait until everything is delivered, at most for the close timeout; then end what is left."""
+        """Wait until everything is delivered, at most for the close timeout, then end the remaining ones."""
         if os.getpid() != self._pid:
             return
         deadline = time.monotonic() + self._close_timeout
@@ -123,7 +124,7 @@ class Fleet:
             if ship.process.exit_code not in (None, EXIT_DONE, EXIT_BUSY):
                 if ship.again_at is None:
                     self._note_death(ship)
-                self._restart_at_end(ship)  # one more try now, instead of at the end of its pause
+                self._restart_at_end(ship)  # one more attempt now, instead of after its pause
         tended = time.monotonic()
         while time.monotonic() < deadline and any(self._works_on(ship) for ship in self._ships):
             time.sleep(_POLL_SECONDS)
@@ -140,7 +141,7 @@ class Fleet:
         return all(settled)
 
     def _works_on(self, ship: _Ship) -> bool:
-        """Whether the shipper still delivers at the end of the run, in a new process if need be."""
+        """Whether the shipper still delivers when the run ends, in a new process if necessary."""
         code = ship.process.exit_code
         if code is None:
             return True
@@ -164,7 +165,7 @@ class Fleet:
         return True
 
     def abandon(self) -> None:
-        """End all shippers at once; what they have not delivered waits in the journal."""
+        """End all shippers immediately; what they have not delivered waits in the journal."""
         if os.getpid() != self._pid:
             return
         self._ending.set()
@@ -182,10 +183,10 @@ class Fleet:
                 with contextlib.suppress(Exception):
                     self._tend()
             for ship in self._ships:
-                if self._ending.is_set():  # a look may have taken longer than the end waits for it
+                if self._ending.is_set():  # this iteration may have taken longer than `finish` waits for it
                     return
-                # Whatever it is (no file descriptor or no memory left for some seconds, a ledger that is a
-                # directory), it is of now and of one tracker, and the next look may go well.
+                # Whatever it is (no file descriptors or memory left for some seconds, a ledger that is a
+                # directory), it is temporary and concerns one tracker, and the next iteration may succeed.
                 with contextlib.suppress(Exception):
                     if look:
                         self._end_unwell(ship)
@@ -202,12 +203,12 @@ class Fleet:
             if self._may_get_further(ship):
                 ship.again_at, ship.pause = now + _FIRST_PAUSE, _FIRST_PAUSE
         elif now >= ship.again_at:
-            ship.again_at = now + ship.pause  # for the case that it can't be started now
+            ship.again_at = now + ship.pause  # in case it cannot be started now
             self._restart(ship)
 
     def _end_unwell(self, ship: _Ship) -> None:
-        """End a shipper that hangs, whose successor may find the service well, or one that leaks, before it
-        takes the training's memory."""
+        """End a shipper that hangs, as its successor may find the service working, or one that leaks,
+        before it takes the training's memory."""
         assert self._directory is not None
         ledger = load_ledger(self._directory, ship.process.job.name)
         ship.ledger = ledger or ship.ledger
@@ -224,7 +225,7 @@ class Fleet:
             ship.process.kill(f"it did not return within {longest:.0f} s")
 
     def _may_get_further(self, ship: _Ship) -> bool:
-        """Whether a new process is to be started soon: this one says so, or has delivered something."""
+        """Whether to start a new process soon: this one asks for it, or has delivered something."""
         assert self._directory is not None
         ledger = load_ledger(self._directory, ship.process.job.name)
         before, ship.delivered = ship.delivered, ledger.delivered if ledger else 0
@@ -238,7 +239,7 @@ class Fleet:
             note_death(self._directory, ship.process.job.name, cause)
 
     def _bring_back(self, ship: _Ship) -> None:
-        """Write again what is known of a ledger that somebody has deleted or damaged: the tracker's run."""
+        """Restore what is known of a deleted or damaged ledger: the tracker's run."""
         assert self._directory is not None
         if ship.ledger is not None and load_ledger(self._directory, ship.process.job.name) is None:
             with contextlib.suppress(OSError):
@@ -258,7 +259,7 @@ class Fleet:
         assert self._directory is not None
         ledger = load_ledger(self._directory, job.name)
         if ledger is None:
-            # Written here, so that a run knows its trackers however early their processes die.
+            # Written here, so that a run knows its trackers even if their processes die early.
             options = redactor.mapping(job.options)
             ledger = Ledger(job.name, job.reference, options, str(Path.cwd()))
             ledger.save(self._directory)

@@ -1,4 +1,5 @@
-"""Sets of event numbers, kept as ranges: thousands of refused events in a row take one line of a ledger."""
+"""Sets of event numbers, stored as ranges: thousands of consecutive refused events take one line of a
+ledger."""
 
 from __future__ import annotations
 
@@ -30,12 +31,12 @@ class Spans:
 
     @property
     def first(self) -> int:
-        """The smallest number; 0 when there is none."""
+        """The smallest number; 0 when empty."""
         return self.ranges[0][0] if self.ranges else 0
 
     @property
     def last(self) -> int:
-        """The largest number; 0 when there is none."""
+        """The largest number; 0 when empty."""
         return self.ranges[-1][1] if self.ranges else 0
 
     def within(self, first: int, last: int) -> int:
@@ -76,11 +77,11 @@ class Spans:
         return Spans((*self.ranges[:at], *left, *right, *self.ranges[at + 1 :]))
 
     def to_text(self) -> str:
-        """The set as a text: `3, 5-9`."""
+        """The set as a string: `3, 5-9`."""
         return ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in self.ranges)
 
     def _at(self, number: int) -> int:
-        """The index of the last range that begins at `number` or below; -1 when there is none."""
+        """The index of the last range that starts at `number` or below; -1 when there is none."""
         return bisect.bisect_right(self.ranges, number, key=lambda span: span[0]) - 1
 
 
@@ -97,7 +98,7 @@ def spans_of(numbers: Iterable[int]) -> Spans:
 
 def spans_from_json(raw: Any) -> Spans:
     """The set that `Spans.to_text` wrote, or that an earlier version wrote as a list of numbers. Raises
-    `ValueError` or `TypeError` when it is none."""
+    `ValueError` or `TypeError` for anything else."""
     if not isinstance(raw, str):
         return spans_of(int(number) for number in raw)
     found = Spans()

@@ -1,13 +1,13 @@
-"""What is known of the events that a tracker has failed at: is it the event, the SDK, or the service?
+"""The events that a tracker failed on: is the event at fault, the SDK, or the service?
 
 One failure cannot tell. These rules can, and each costs a bounded number of attempts:
 
-- An event is a *suspect* from its first failure on, and the delivery continues behind it.
-- A failure counts against the event (a *strike*) only when the tracker has taken another event after it:
-  then the service works. After `MOST_STRIKES` the event is *refused*. In an outage nothing is taken, so
+- An event is a *suspect* from its first failure on, and the delivery continues after it.
+- A failure counts against the event (a *strike*) only when the tracker has accepted another event after it:
+  then the service works. After `MOST_STRIKES` the event is *refused*. In an outage nothing is accepted, so
   nothing is refused, however the SDK reports the outage.
-- Of failures in a row in one process, only the first *leads*: it may have broken the SDK for the others.
-  A fresh process begins with suspects that have not led yet.
+- Of consecutive failures in one process, only the first *leads*: it may have broken the SDK for the others.
+  A fresh process starts with suspects that have not led yet.
 
 Everything here is a value: a transition returns the next `Suspicion`.
 """
@@ -25,15 +25,15 @@ How = Literal["raised", "outage", "died"]
 """How the tracker failed: an exception, an `OSError` (most often an outage), or the end of the process."""
 
 MOST_ATTEMPTS = 3
-"""After so many failures, an event that the others must wait for is passed over."""
+"""After this many failures, an event that blocks the others is skipped."""
 MOST_STRIKES = 2
 MOST_CAUSES = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How a suspect stands. `fails` and `leads` count up to `MOST_ATTEMPTS`, from the last strike on;
-    `open`: nothing has been taken since the last failure."""
+    """The state of a suspect. `fails` and `leads` count up to `MOST_ATTEMPTS`, since the last strike;
+    `open`: nothing has been accepted since the last failure."""
 
     fails: int = 0
     leads: int = 0
@@ -43,20 +43,20 @@ class Mark:
 
     @property
     def unproven(self) -> bool:
-        """Whether it failed behind another event only, which may have broken the SDK."""
+        """Whether it only failed after another event, which may have broken the SDK."""
         return self.open and not self.leads
 
     @property
     def exhausted(self) -> bool:
-        """Whether the event has had its fair attempts, one of them at least in a process that no other event
-        can have broken."""
+        """Whether the event has had its fair attempts, at least one of them in a process that no other
+        event can have broken."""
         return self.fails >= MOST_ATTEMPTS and self.leads >= 1
 
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
-    """The suspects by their marks, the refused events, and the first cause of each of the first
-    `MOST_CAUSES` of them. `rounds` counts the processes in a row that ended with nothing taken."""
+    """The suspects by their marks, the refused events, and the first cause of each of the first `MOST_CAUSES`
+    of them. `rounds` counts the consecutive processes that ended without an accepted event."""
 
     suspects: tuple[tuple[Mark, Spans], ...] = ()
     refused: Spans = EMPTY
@@ -66,12 +66,12 @@ class Suspicion:
     # -- questions ----------------------------------------------------------------------------
 
     def mark(self, seq: int) -> Mark | None:
-        """The mark of the event `seq`; `None` when it is no suspect."""
+        """The mark of the event `seq`; `None` if it is not a suspect."""
         return next((mark for mark, events in self.suspects if seq in events), None)
 
     @property
     def last(self) -> int:
-        """The highest number of an event that is suspected or refused; 0 when there is none."""
+        """The highest number of a suspected or refused event; 0 when there is none."""
         return max(self.refused.last, *(events.last for _, events in self.suspects), 0)
 
     def set_aside(self, last: int) -> int:
@@ -85,17 +85,17 @@ class Suspicion:
 
     @property
     def unproven(self) -> Spans:
-        """Suspects that failed behind another one only: a fresh process begins with them."""
+        """Suspects that only failed after another one: a fresh process starts with them."""
         return self._those(lambda mark: mark.unproven)
 
     @property
     def confirmed(self) -> Spans:
-        """Suspects to be tried once more now, since the tracker has taken others after them."""
+        """Suspects to retry now, since the tracker has accepted others after them."""
         return self._those(lambda mark: not mark.open)
 
     @property
     def unconfirmed(self) -> Spans:
-        """Suspects after whose last failure nothing has been taken."""
+        """Suspects after whose last failure nothing has been accepted."""
         return self._those(lambda mark: mark.open)
 
     @property
@@ -104,12 +104,12 @@ class Suspicion:
         return self._those(lambda mark: mark.open and mark.how != "died")
 
     def hopeful(self, most_rounds: int) -> bool:
-        """Whether a fresh process may get further at once: some suspect has not had its fair attempts."""
+        """Whether a fresh process may progress at once: some suspect has not had its fair attempts."""
         leads = [mark.leads for mark, _ in self.suspects if mark.open]
         return self.rounds < most_rounds and any(count < MOST_ATTEMPTS for count in leads)
 
     def cause(self, seq: int) -> str:
-        """The first cause for which the event was not taken."""
+        """The first reason why the event was not accepted."""
         return dict(self.causes).get(seq, "see the tracker's log")
 
     def sentence(self) -> str | None:
@@ -124,8 +124,8 @@ class Suspicion:
     # -- transitions --------------------------------------------------------------------------
 
     def failed(self, seq: int, cause: str, how: How, *, leads: bool) -> Suspicion:
-        """The tracker has failed at the event; `leads`: it was the first failure of its process, or since
-        another event was taken."""
+        """The tracker failed on the event; `leads`: it was the first failure of its process, or since another
+        event was accepted."""
         before = self.mark(seq) or Mark()
         mark = dataclasses.replace(
             before,
@@ -140,7 +140,7 @@ class Suspicion:
         return dataclasses.replace(self._without(seq), causes=causes)._with(mark, spans_of([seq]))
 
     def taken(self, seqs: Collection[int]) -> Suspicion:
-        """The tracker has taken these events after all."""
+        """The tracker has accepted these events after all."""
         left = self
         for seq in seqs:
             left = left._without(seq)
@@ -148,7 +148,8 @@ class Suspicion:
         return dataclasses.replace(left, causes=causes) if seqs else self
 
     def proved(self, but: Collection[int] = ()) -> Suspicion:
-        """The tracker has taken another event after the failure of every suspect, save those in `but`."""
+        """The tracker has accepted another event after the failure of every suspect, except those in
+        `but`."""
         proved = dataclasses.replace(self, suspects=(), rounds=0)
         for mark, events in self.suspects:
             if not mark.open:
@@ -165,14 +166,14 @@ class Suspicion:
         return proved
 
     def refuse(self, seq: int, cause: str) -> Suspicion:
-        """The event can't be delivered any more; what made it late stays its cause."""
+        """The event can no longer be delivered; the reason for its delay stays its cause."""
         known = self if self.mark(seq) else self.failed(seq, cause, "raised", leads=False)
         return dataclasses.replace(known._without(seq), refused=self.refused.with_span(seq, seq))
 
     def forgiven(self, in_order: bool) -> Suspicion:
-        """Somebody may have fixed the tracker: every event gets another chance, a refused one exactly one.
-        With `in_order`, suspects that had their fair attempts keep them, so that one sync continues where
-        the last one stopped."""
+        """The tracker may have been fixed: every event gets another chance, a refused one exactly one. With
+        `in_order`, suspects that had their fair attempts keep them, so that one sync continues where the last
+        one stopped."""
         again = Suspicion(causes=self.causes)._with(Mark(strikes=MOST_STRIKES - 1, open=False), self.refused)
         for mark, events in self.suspects:
             fails, leads = (mark.fails, mark.leads) if in_order and mark.exhausted else (0, 0)
@@ -180,7 +181,7 @@ class Suspicion:
         return again
 
     def ended(self) -> Suspicion:
-        """A process has ended before it was through."""
+        """A process ended before it had delivered everything."""
         return dataclasses.replace(self, rounds=self.rounds + 1)
 
     # -- as JSON ------------------------------------------------------------------------------
@@ -230,9 +231,9 @@ def suspicion_from_json(raw: Mapping[str, Any]) -> Suspicion:
     for group in raw["suspects"]:
         fails, leads, strikes = (group[key] for key in ("fails", "leads", "strikes"))
         if any(type(count) is not int or count < 0 for count in (fails, leads, strikes)):
-            raise ValueError(f"no mark: {group!r}")
+            raise ValueError(f"not a mark: {group!r}")
         if group["how"] not in get_args(How):
-            raise ValueError(f"no mark: {group!r}")
+            raise ValueError(f"not a mark: {group!r}")
         suspects[Mark(fails, leads, strikes, bool(group["open"]), group["how"])] = spans_from_json(
             group["events"]
         )
@@ -242,7 +243,7 @@ def suspicion_from_json(raw: Mapping[str, Any]) -> Suspicion:
 
 def suspicion_of_earlier_version(raw: Mapping[str, Any]) -> Suspicion:
     """The suspicion in a ledger of fmstune 0.1 before 2026-11-26: numbers of refused events, and the one
-    event that the delivery was stuck at. Raises like `suspicion_from_json`."""
+    event that the delivery was stuck on. Raises like `suspicion_from_json`."""
     found = Suspicion(refused=spans_from_json(raw.get("refused", ())))
     error = str(raw.get("error") or "")
     head, _, cause = error.partition(" was refused: ")

@@ -1,4 +1,4 @@
-"""Delivering a run after its end: what an outage left behind, or the whole run to another tracker."""
+"""Deliver a run after it has ended: what an outage left behind, or the whole run to another tracker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fmstune.system.files import NotAFile
 
 _STALLED_SECONDS = 120.0
 _POLL_SECONDS = 0.1
-_NOT_LOOKED = "not looked whether it is still there"
+_NOT_LOOKED = "not checked whether it is still there"
 
 Progress = Callable[[str, int, int], None]
 """Called with a tracker's name, the events delivered so far, and how many there are."""
@@ -40,12 +40,12 @@ def sync(
     check_within: float = 10.0,
     progress: Progress = lambda name, delivered, total: None,
 ) -> list[DeliveryReport]:
-    """Deliver what is missing of the run in `directory` to the trackers it was tracked with, or all of it
-    to the tracker `to`. What was delivered before is not delivered again, unless the tracker's storage can
-    be looked at and has lost the run.
+    """Deliver what is missing of the run in `directory` to the trackers it was tracked with, or all of it to
+    the tracker `to`. What was delivered before is not delivered again, unless the tracker's storage can be
+    checked and has lost the run.
 
-    `options` are those of the trackers here and now; they go over the ones the run was tracked with.
-    Raises `JournalError` when the directory holds no run.
+    `options` are the trackers' options here and now; they override those the run was tracked with.
+    Raises `JournalError` when the directory contains no run.
     """
     path = directory / TRACKING_DIR / JOURNAL_NAME
     if not path.exists():
@@ -54,7 +54,7 @@ def sync(
             f"{nearest_run(directory)}"
         )
     try:
-        JournalReader(path)  # which raises when it is none
+        JournalReader(path)  # raises if it is not one
     except (NotAFile, IsADirectoryError) as error:
         raise JournalError(f"{path} is not a journal: it is not a file.") from error
     names = [to] if to else [ledger.tracker for ledger in all_ledgers(directory)]
@@ -74,7 +74,7 @@ def sync(
         lacking = [key for key, value in chosen.items() if holds_redacted(value)]
         copied = original is not None and ledger is not None and ledger.run_id is not None
         where = (ledger.reference if ledger else "") or reference(name)
-        # Where the run was tracked from before; a tracker that is new to it starts from here.
+        # The directory that the run was tracked from; a new tracker starts from the current one.
         cwd = _tracked_from(directory, ledger)
         place = ledger.place if ledger else None
         job = Job(name, where, chosen, cwd, ledger.module_path if ledger else "", place or {})
@@ -83,7 +83,7 @@ def sync(
             looked = not copied and not lacking and _look(directory, job, check_within)
             (line,) = report(directory, [name])
             noted = DELIVERED_AGAIN
-            if line.state == "complete":  # and how it came there is no news
+            if line.state == "complete":  # and how it got there does not matter
                 noted = None if looked else _NOT_LOOKED
                 line = dataclasses.replace(line, note=ledger.note if ledger else None)
         if line.state != "complete":
@@ -95,7 +95,7 @@ def sync(
             else:
                 line = _deliver(directory, job, check_within, progress)
         moved = (load_ledger(directory, name) or Ledger(name)).moved
-        if noted == DELIVERED_AGAIN and moved:  # nobody has looked for it where it was
+        if noted == DELIVERED_AGAIN and moved:  # its old location was not checked
             noted = None
         if noted and line.state == "complete" and noted != line.note:
             line = dataclasses.replace(line, note=" · ".join(filter(None, (line.note, noted))))
@@ -105,18 +105,18 @@ def sync(
 
 
 def _look(directory: Path, job: Job, seconds: float) -> bool:
-    """Whether the tracker's storage was seen to hold the run, of which all was delivered. Somebody may have
-    removed it since: the ledger then says that all is to be delivered once more."""
+    """Whether the tracker's storage was seen to hold a run that was fully delivered. It may have been removed
+    since: the ledger then says that everything is to be delivered again."""
     shipper = ShipperProcess(job, check_within=None)
     try:
         shipper.ship(directory, follow=False, close_timeout=0.0, look=True)
-        return shipper.wait(2 * seconds + 1) == EXIT_DONE  # importing an SDK gets as long again
+        return shipper.wait(2 * seconds + 1) == EXIT_DONE  # as long again for importing an SDK
     finally:
         shipper.kill()
 
 
 def _tracked_from(directory: Path, ledger: Ledger | None) -> str | None:
-    """The folder that a run was tracked from, where it is now; `None` when it is not there any more."""
+    """The current path of the folder that a run was tracked from; `None` if it no longer exists."""
     if ledger is None or not ledger.cwd:
         return None
     if Path(ledger.cwd).is_dir():
@@ -126,14 +126,14 @@ def _tracked_from(directory: Path, ledger: Ledger | None) -> str | None:
 
 
 def _copied(line: DeliveryReport, original: Path) -> DeliveryReport:
-    """What is delivered from a copy would go into the run of the original, which may have gone on."""
+    """A delivery from a copy would go into the run of the original, which may have continued."""
     error = f"its folder is a copy of {original}, whose run in {line.tracker} this is"
     remedy = f"fmstune trackers sync {original}; a resumed copy is a run of its own"
     return dataclasses.replace(line, error=error, remedy=remedy, since=None)
 
 
 def _lacking(line: DeliveryReport, option: str) -> DeliveryReport:
-    """Without the option the tracker would deliver to somewhere else, or as somebody else."""
+    """Without the option the tracker would deliver to another location, or as another user."""
     key = dotted(["trackers", line.tracker, option])
     error = f"its option {option} held a secret, which the ledger does not keep"
     return dataclasses.replace(line, error=error, remedy=f"give it again: --set {key}=…", since=None)
@@ -161,7 +161,7 @@ def _deliver(directory: Path, job: Job, check_within: float, progress: Progress)
 
 
 def _where_it_was(job: Job) -> str:
-    """The remedy for a plug-in's module that is not found, when it is known where it was."""
+    """The remedy for a missing plug-in module, if its location is known."""
     folder = job.module_path or job.cwd
     if not folder:
         return ""
@@ -171,10 +171,10 @@ def _where_it_was(job: Job) -> str:
 
 
 def _ship(directory: Path, shipper: ShipperProcess, progress: Progress) -> int | None:
-    """Deliver with this process, and with others after it while they may get further; `None` when the last
-    one hung."""
+    """Deliver with this process, and with further ones as long as they may progress; `None` if the last one
+    hung."""
     job = shipper.job
-    forgive = True  # whoever asks for it may have fixed the tracker
+    forgive = True  # the user may have fixed the tracker
     while True:
         before = load_ledger(directory, job.name) or Ledger(job.name)
         shipper.ship(directory, follow=False, close_timeout=0.0, forgive=forgive)

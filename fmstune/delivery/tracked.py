@@ -1,7 +1,7 @@
-"""`fmstune.track`: whatever is tracked, by its kind.
+"""`fmstune.track`: track any value by its kind.
 
-A number is a metric, and so is what is none of the others. Nothing is asked of a foreign object but what it
-is: one that raises when it is looked at is a metric too, whose text the journal keeps.
+A number is a metric, and so is anything that is none of the other kinds. A foreign object is only asked for
+its type: one that raises when it is inspected is a metric too, and the journal stores its text.
 """
 
 from __future__ import annotations
@@ -22,22 +22,21 @@ Track = Callable[..., None]
 
 
 def track(metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-    """Track something of the active run from anywhere in the training process, or in a child that it forks;
-    `step` defaults to the current one. Does nothing when no run is active here (another rank, another
-    program).
+    """Track a value in the active run, from anywhere in the training process or a child that it forks. `step`
+    defaults to the current one. Does nothing when no run is active here (another rank, another program).
 
     - a number is a metric;
-    - a text is a text, as `track_text` takes it;
-    - a path (`pathlib.Path`), an image of Pillow's, a figure of Matplotlib's, the bytes of an image file, and
-      an array or tensor of pixels are images, as `track_image` takes them: bytes or booleans in two
-      dimensions, or in three of which the first or last has 1, 3 or 4 channels; other numbers with 1 or 3;
+    - a string is a text, as for `track_text`;
+    - a path (`pathlib.Path`), a Pillow image, a Matplotlib figure, the bytes of an image file, and an array
+      or tensor of pixels are images, as for `track_image`: bytes or booleans in two dimensions, or in three
+      where the first or last has 1, 3 or 4 channels; other numbers with 1 or 3;
     - an array, tensor, list, tuple or range of several numbers in one dimension is a histogram, as for
       `track_histogram`;
-    - a list of mappings, or a DataFrame of pandas', is a table, as `track_table` takes it. An index that is
-      more than the numbers of the rows is its first columns.
+    - a list of mappings, or a pandas DataFrame, is a table, as for `track_table`. An index other than the row
+      numbers becomes its first columns.
 
-    Raises `ValueError` when the metric or its name is `None`, and for what could be two of these. What a
-    value holds never raises: what cannot be shown of it is named once, and the training goes on.
+    Raises `ValueError` when the metric or its name is `None`, and for an ambiguous value. The contents of a
+    value never raise: what cannot be displayed is reported once, and the training continues.
     """
     if metric is None or name is None or type(metric) in (int, float, bool):
         here().track(metric, name, stage, step=step)
@@ -55,12 +54,12 @@ def track(metric: Any, name: str, stage: str | None = None, *, step: int | None 
 
 
 class Ambiguous(ValueError):
-    """A value may be two kinds of things: a mistake of the call, where what a value raises is none."""
+    """A value has two possible kinds: an error of the caller, unlike an exception that a value raises."""
 
 
 def taken_by(value: Any) -> tuple[Track | None, Any]:
-    """The function that tracks a value, `None` for a metric; and what it is given. Raises `Ambiguous`, and
-    whatever the value does when it is looked at."""
+    """The function that tracks a value, `None` for a metric, and its argument. Raises `Ambiguous`, and
+    whatever the value raises when it is inspected."""
     cls = type(value)
     if cls is str:
         if is_image_file(value):

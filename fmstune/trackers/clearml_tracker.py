@@ -1,6 +1,6 @@
 """The tracker `clearml`: a task on a ClearML server, or an offline session.
 
-ClearML's own variables and its configuration file stay in force. What is said of it was seen with 2.1.12.
+ClearML's own variables and its configuration file still apply. Its behaviour was observed with 2.1.12.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ _LONGEST_NAME, _SHORTEST_NAME = 250, 3
 
 
 class ClearmlTracker(Tracker):
-    """Metrics are called as transformers' own integration calls them: the title is the stage, the series the
-    metric, the iteration the optimizer's step; what it has as single values is that too. A namespace of
-    params is a section.
+    """Name metrics as transformers' own integration does: the title is the stage, the series the metric, the
+    iteration the optimizer step. Its single values are single values here, too. A namespace of params is a
+    section.
 
-    Events wait for the end of their batch. The server keeps one for each series and iteration, so that what
-    comes twice is there once; a property of the task has the number of the event that it holds last.
+    Events wait until their batch is full. The server keeps one event per series and iteration, so that one
+    delivered twice is stored once. A property of the task holds the number of its last stored event.
     """
 
     registered_name = "clearml"
@@ -87,7 +87,7 @@ class ClearmlTracker(Tracker):
         ("CLEARML_CONFIG_FILE",),
     )
     media = frozenset({"text", "image", "histogram"})
-    # The SDK reports NaN and infinity as 0. The server's database has floats of single precision, and MongoDB
+    # The SDK reports NaN and infinity as 0. The server's database stores single-precision floats, and MongoDB
     # integers of 64 bits and keys without NUL; a debug sample has no caption.
     limits = Limits(
         max_name=1000,
@@ -128,7 +128,7 @@ class ClearmlTracker(Tracker):
     def open(self, start: RunStart) -> TrackerRun:
         place = place_of(self.config, self.name)
         labels = self._labels(start, place)
-        if self._store is not None:  # opened by `open_alone`, under a name that means nothing
+        if self._store is not None:  # opened by `open_alone`, under a placeholder name
             self._store.begin(self._task, labels)
             return self._as_run(self._task)
         store = self._new_store(place)
@@ -160,7 +160,7 @@ class ClearmlTracker(Tracker):
         if found is None:
             return False
         if found.mark.get("run_id") != start.run_id:
-            return None  # another run has it by now
+            return None  # another run uses it now
         return bool(found.mark.get("last_event", 0) >= last)
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
@@ -170,7 +170,7 @@ class ClearmlTracker(Tracker):
     def track_point(self, point: MetricPoint) -> None:
         self._opened()
         values, stage = point.values, point.stage
-        if self.seq is None:  # used alone: by somebody who has adapted nothing
+        if self.seq is None:  # standalone: nothing has been adapted
             stage = self._adapt.stage(stage)
             values = self._adapt.metrics(plain(dict(values)), stage)
             point = MetricPoint(values, stage, point.step, point.epoch, point.time)
@@ -236,7 +236,7 @@ class ClearmlTracker(Tracker):
     def flush(self) -> None:
         if self._store is None or not (self._waiting or self._seen > self._held):
             return
-        # What fails is not tried again with later events, which would fail with it.
+        # A failed batch is not retried together with later events, which would fail with it.
         events, self._waiting = self._waiting, []
         seen, self._seen = self._seen, self._held
         self._again()
@@ -273,12 +273,12 @@ class ClearmlTracker(Tracker):
         return SessionStore(place.folder)
 
     def _continued(self, store: Store, start: RunStart, labels: Labels) -> Task | None:
-        """The task that is to be continued; `None` for a new one, also when somebody has deleted it."""
+        """The task to continue; `None` for a new one, also when it was deleted."""
         if start.tracker_run_id is not None:
             return store.find(start.tracker_run_id)
         if start.new_run_id is None:
             return None
-        # The one that a process made which was killed before anybody had noted its id.
+        # The one created by a process that was killed before its id was recorded.
         found = store.made_as(labels, start.new_run_id)
         return None if found is not None and is_of_another(found.mark, start) else found
 
@@ -293,7 +293,7 @@ class ClearmlTracker(Tracker):
         return Labels(self._fitted(given, "task"), project, kept, comment)
 
     def _fitted(self, given: str, what: str) -> str:
-        """A name of 3 to 250 characters without space around it, as the server wants it."""
+        """A name of 3 to 250 characters without surrounding white space, as the server requires."""
         name = utf8(given).replace("\0", "_").strip()[:_LONGEST_NAME].strip()
         if len(name) < _SHORTEST_NAME:
             name = f"{'run' if what == 'task' else 'project'} {name}".strip()
@@ -312,13 +312,13 @@ class ClearmlTracker(Tracker):
         return {**self._mark, "last_event": max(seen, self._held)} if self._mark else {}
 
     def _again(self) -> None:
-        """Let the task run once more, where a training has ended and something follows."""
+        """Reopen the task if a training has ended and more follows."""
         if self._ended and self._store is not None:
             self._ended = False
             self._store.resume()
 
     def _note(self, *, now: bool = False) -> None:
-        """Note which event is to be held next."""
+        """Record the event that is stored next."""
         self._seen = max(self._seen, self.seq or 0)
         if now or self.seq is None or len(self._waiting) > _MOST_WAITING:
             self.flush()

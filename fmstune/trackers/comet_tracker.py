@@ -1,7 +1,7 @@
 """The tracker `comet`: an experiment on Comet's server, or an archive for `comet upload`.
 
-Comet's own ways of configuration stay in force. Nothing is sent but what the run has tracked: no source code,
-no environment, no console, no samples of the machine. What is said of the SDK was seen with comet_ml 3.58.8.
+Comet's own configuration still applies. Only what the run has tracked is sent: no source code, no
+environment, no console, no machine samples. The SDK's behaviour was observed with comet_ml 3.58.8.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ from fmstune.trackers.values.plain import plain
 EPOCH = "train/epoch"
 _MOST_NAME, _MOST_VALUE = 100, 1000
 _MOST_KEPT = 15_000
-"""Points of a metric that Comet keeps; of more, its server and `comet upload` keep a sample."""
+"""The most points of a metric that Comet keeps; of more, its server and `comet upload` keep a sample."""
 _MOST_WAITING = 5000
 
 
 class CometTracker(Tracker):
-    """Metrics are called as transformers' own integration calls them (`train/loss`, `eval/loss`), with
-    `train/epoch`; params are flat, after their namespace (`config|training|learning_rate`).
+    """Name metrics as transformers' own integration does (`train/loss`, `eval/loss`), with `train/epoch`.
+    Params are flat and prefixed with their namespace (`config|training|learning_rate`).
 
-    What is tracked waits for the end of its batch. An archive knows which events it holds, as the server does
-    of an experiment that was ended. Of one whose process was killed, the points and files that the server has
-    are read, so that none comes twice but those that it has taken and does not show yet.
+    Values wait until their batch is full. An archive knows which events it holds, as does the server for an
+    experiment that was ended. If the process was killed, the points and files on the server are read, so that
+    none is sent twice except those that it has accepted but does not show yet.
     """
 
     registered_name = "comet"
@@ -77,7 +77,7 @@ class CometTracker(Tracker):
         ("dir", "COMET_OFFLINE_DIRECTORY"),
     )
     media = frozenset({"text", "image", "histogram"})
-    # The SDK cuts names at 100 characters and values at 1000. `|` stands between the parts of a param's name.
+    # The SDK cuts names at 100 characters and values at 1000. `|` separates the parts of a param's name.
     limits = Limits(
         name_chars=r"\x00-\x7b\x7d-\ud7ff\ue000-\U0010ffff",
         max_name=80,
@@ -128,7 +128,7 @@ class CometTracker(Tracker):
         return TrackerRun(store.key, store.page, note=notes)
 
     def _call(self, start: RunStart) -> None:
-        """What the experiment is called and sorted by, which may be other words than before."""
+        """Set the experiment's name, tags and labels, which may have changed."""
         assert self._settings is not None
         name = utf8(self._settings.name or start.name)[:_MOST_VALUE]
         tags = self._settings.tags or start.tags
@@ -142,7 +142,7 @@ class CometTracker(Tracker):
             if text and len(text) > _MOST_VALUE:
                 self._changed[f"its {key} there are cut to {_MOST_VALUE} characters"] = None
         self._said = [Other(key, value) for key, value in said.items()]
-        if isinstance(self._store, Service):  # an archive says it when there is something else
+        if isinstance(self._store, Service):  # an archive writes them with the next items
             self._store.write(self._said, [])
             if self._tags:
                 self._store.add_tags(self._tags)
@@ -165,10 +165,10 @@ class CometTracker(Tracker):
 
     def track_point(self, point: MetricPoint) -> None:
         values, stage = point.values, point.stage
-        if self.seq is None:  # used alone: by somebody who has adapted nothing
+        if self.seq is None:  # standalone: nothing has been adapted
             stage = self._adapt.stage(stage)
             values = self._adapt.metrics(plain(dict(values)), stage)
-        # What it is called otherwise is said again of an event that comes again: a kill may have lost that.
+        # Renamings are reported again for a repeated event: a kill may have lost the first report.
         keys = {name: self._fitted(self.limits.prefix(stage) + name) for name in values}
         if self._is_held():
             return
@@ -248,7 +248,7 @@ class CometTracker(Tracker):
         self._events = []
 
     def _forget(self) -> None:
-        """Forget what waits: its events are given again, and what the service refuses is in nobody's way."""
+        """Drop what is buffered: its events are delivered again, and a refused one does not block others."""
         for item in self._waiting:
             if isinstance(item, Param):
                 self._params.pop(item.name, None)
@@ -293,12 +293,12 @@ class CometTracker(Tracker):
         return fitted
 
     def _is_held(self) -> bool:
-        """Whether the experiment has the event that is being delivered."""
+        """Whether the experiment holds the event that is being delivered."""
         held = self._opened().events
         return self.seq is not None and (self.seq in held or self.seq in self._events[-1:])
 
     def _note(self) -> None:
-        """Note what the next write is to be of."""
+        """Record the event that the next write belongs to."""
         if self.seq is not None:
             self._events.append(self.seq)
         if len(self._waiting) > _MOST_WAITING or self.seq is None:

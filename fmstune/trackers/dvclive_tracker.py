@@ -1,7 +1,7 @@
-"""The tracker `dvclive`: a folder as DVCLive writes it, for `dvc plots`, `dvc metrics` and DVC's extension of
-VS Code, with Git or without.
+"""The tracker `dvclive`: a folder in DVCLive's format, for `dvc plots`, `dvc metrics` and DVC's extension for
+VS Code, with or without Git.
 
-Nothing is committed, staged, added to a DVC cache or sent. What is said of DVCLive was seen with 3.49."""
+It never commits, stages, sends, or adds to a DVC cache. DVCLive's behaviour was observed with 3.49."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ class DvcLiveOptions:
     replace: bool = field(
         default=False,
         metadata={
-            "help": "Begin the folder again when it holds another run, as Live() does; else a new run gets a "
-            "number behind its name."
+            "help": "Start the folder again when it holds another run, as Live() does; else a new run gets a "
+            "number after its name."
         },
     )
 
 
 class DvcLiveTracker(Tracker):
-    """Metrics are files of values by step, called as transformers' own integration calls them (`loss`,
-    `eval/loss`, `epoch`); the last values are in `metrics.json`, with the run's status.
+    """Metrics are files of values by step, named as in transformers' own integration (`loss`, `eval/loss`,
+    `epoch`); the last values are in `metrics.json`, with the run's status.
 
-    DVCLive's step is the optimizer's, where that integration counts logs. A resumed run takes back what it
-    logs again. Rows wait for the end of their batch.
+    DVCLive's step is the optimizer step, where that integration counts logs. A resumed run removes the values
+    that it logs again. Rows wait until their batch is full.
     """
 
     registered_name = "dvclive"
@@ -71,7 +71,7 @@ class DvcLiveTracker(Tracker):
     repeated_steps = "replaced"
     places = (("dir",),)
     media = frozenset({"image"})
-    # Names are files, on file systems that may ignore case and take 255 bytes.
+    # Names become files, on file systems that may ignore case and allow 255 bytes.
     limits = Limits(
         name_chars=r"\w/.()%+=,@# \-",
         max_name=60,
@@ -104,7 +104,7 @@ class DvcLiveTracker(Tracker):
 
     def open(self, start: RunStart) -> TrackerRun:
         noted = None
-        if self._folder is not None:  # opened by `open_alone`, under a name that means nothing
+        if self._folder is not None:  # opened by `open_alone`, under a placeholder name
             if (named := self._named(start)) != self._asked_for:
                 self._folder.move(self._unused(named))
         else:
@@ -127,7 +127,7 @@ class DvcLiveTracker(Tracker):
         for folder in self._folders(start):
             if (state := read_state(folder)) is not None:
                 if state.mark.get("run_id") != start.run_id:
-                    return None  # another run has it by now
+                    return None  # another run uses it now
                 if state.last_event >= last and is_intact(folder, state):
                     return True
         return False
@@ -138,7 +138,7 @@ class DvcLiveTracker(Tracker):
 
     def track_point(self, point: MetricPoint) -> None:
         values, stage = point.values, point.stage
-        if self.seq is None:  # used alone: by somebody who has adapted nothing
+        if self.seq is None:  # standalone: nothing has been adapted
             stage = self._adapt.stage(stage)
             values = self._adapt.metrics(plain(dict(values)), stage)
         if self._is_held():
@@ -146,7 +146,7 @@ class DvcLiveTracker(Tracker):
         prefix = self.limits.prefix(stage)
         for name, value in values.items():
             key = prefix + name
-            if key.rpartition("/")[2] == "step":  # as the other column of each file is called
+            if key.rpartition("/")[2] == "step":  # the name of the other column in each file
                 key += "_"
                 self._renamed[f"step is called {key}"] = None
             self._waiting.append(Row(key, point.step or 0, value))
@@ -184,7 +184,7 @@ class DvcLiveTracker(Tracker):
             return
         if suffix in _SHOWN:
             shutil.copyfile(media.file, folder.place_of_image(name + suffix))
-        else:  # which DVC does not show
+        else:  # DVC does not show these
             from PIL import Image
 
             with Image.open(media.file) as image:
@@ -205,8 +205,7 @@ class DvcLiveTracker(Tracker):
         if folder is None or not (self._waiting or self._changed):
             return
         if not folder.holds(folder.state.last_event):
-            # Somebody has removed the folder, or restored an older state of it. What is written now would
-            # hide that.
+            # The folder was removed or restored to an older state. Writing now would hide that.
             self._lost, self._waiting, self._events = True, [], []
             return
         rows, events, self._waiting, self._events = self._waiting, self._events, [], []
@@ -235,13 +234,13 @@ class DvcLiveTracker(Tracker):
     def check(self, timeout: float) -> Check:
         remedy = f"choose another folder: --set trackers.{self.name}.dir=DIR"
         if "://" in self.config.dir:
-            return Check("bad_option", f"{self.config.dir} is no folder of this machine", remedy)
+            return Check("bad_option", f"{self.config.dir} is not a folder of this machine", remedy)
         place = Path(self.config.dir.partition("{run}")[0] or ".").expanduser().absolute()
         folder = place
         while not folder.exists():
             folder = folder.parent
         if not folder.is_dir():
-            return Check("bad_option", f"{folder} is no folder", remedy)
+            return Check("bad_option", f"{folder} is not a folder", remedy)
         if not takes_files(folder):
             return Check("no_permission", f"{folder} cannot be written to", remedy)
         will_be = "" if place.exists() else ", will be created"
@@ -250,12 +249,12 @@ class DvcLiveTracker(Tracker):
     # -- the rest -----------------------------------------------------------------------------
 
     def _named(self, start: RunStart) -> Path:
-        """The folder that a new run of this name has when there is none."""
+        """The folder of a new run of this name, if it is unused."""
         name = re.sub(r"[/\0]", "_", utf8(start.name))[:_LONGEST_NAME].strip(". ") or "run"
         return Path(self.config.dir.replace("{run}", name)).expanduser().absolute()
 
     def _folders(self, start: RunStart) -> list[Path]:
-        """Where the run may be: where it was, or where it would be now, as its folder may have been moved."""
+        """Where to search for the run: its earlier folder, or its current one, as it may have been moved."""
         named = self._named(start)
         if start.tracker_run_id is None:
             return [named]
@@ -264,7 +263,7 @@ class DvcLiveTracker(Tracker):
 
     @staticmethod
     def _label(state: State, start: RunStart) -> None:
-        """What the user sorts the run by, and that it has not ended."""
+        """Set the run's group, tags and notes, and mark it as not ended."""
         for ended in ("status", "error"):
             state.summary.pop(ended, None)
         tags = list(dict.fromkeys(utf8(tag) for tag in start.tags if tag))
@@ -275,7 +274,7 @@ class DvcLiveTracker(Tracker):
                 state.params[key] = value
 
     def _found(self, start: RunStart, run_id: str) -> tuple[Path, State | None, str | None]:
-        """The folder of the run with what is known of it, or one that nobody has."""
+        """The folder of the run with its state, or an unused one."""
         noted = None
         for folder in self._folders(start):
             state = read_state(folder)
@@ -287,7 +286,7 @@ class DvcLiveTracker(Tracker):
         return self._unused(self._named(start)), None, noted
 
     def _unused(self, folder: Path) -> Path:
-        """This folder, or one with a number behind its name, in which there is nothing."""
+        """This folder, or one with a number after its name, that is empty."""
         found, number = folder, 1
         while not self.config.replace and found.exists() and (not found.is_dir() or any(found.iterdir())):
             number += 1
@@ -299,12 +298,12 @@ class DvcLiveTracker(Tracker):
         return next(waiting, self._opened().state.summary.get("epoch"))
 
     def _is_held(self) -> bool:
-        """Whether the folder has the event that is being delivered."""
+        """Whether the folder holds the event that is being delivered."""
         state = self._opened().state
         return self.seq is not None and (state.has(self.seq) or self.seq in self._events[-1:])
 
     def _note(self) -> None:
-        """Note what the next write is to be of."""
+        """Record the event that the next write belongs to."""
         self._changed = True
         if self.seq is not None:
             self._events.append(self.seq)

@@ -163,7 +163,7 @@ class FileTracker(Tracker):
         elif not takes_files(folder):
             return Check("no_permission", f"{folder} cannot be written to", remedy)
         if why := why_not_appended_to(path):
-            return Check("bad_option", f"{path} is no file of fmstune's events: {why}", remedy)
+            return Check("bad_option", f"{path} is not a file of fmstune's events: {why}", remedy)
         return Check("ok", f"writes {self.config.path}", server=str(folder))
 
     def _path(self) -> Path:

@@ -1,7 +1,7 @@
-"""The tracker `swanlab`: SwanLab's cloud or a server of one's own, or a folder for `swanlab sync`.
+"""The tracker `swanlab`: SwanLab's cloud or your own server, or a folder for `swanlab sync`.
 
-SwanLab's own ways of configuration stay in force: an option that is not given here is SwanLab's to find. What
-is said of it was seen with swanlab 0.10."""
+SwanLab's own configuration still applies: it looks up an option that is not given here. Its behaviour was
+observed with swanlab 0.10."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ _MOST_ROWS = 2000
 
 
 class SwanLabTracker(Tracker):
-    """Metrics are called as SwanLab's own integration calls them (`train/loss`, `eval/loss`), at the
-    optimizer's steps, with `train/global_step` and `train/epoch`; samples of the machine are drawn over time.
+    """Name metrics as SwanLab's own integration does (`train/loss`, `eval/loss`), at the optimizer's steps,
+    with `train/global_step` and `train/epoch`; machine samples are drawn over time.
 
-    SwanLab keeps one value of a series at a step, the first. Further ones are in series of their own. Of the
-    steps that a resumed run logs again, an offline run has the new values, and the cloud keeps the first.
+    SwanLab keeps one value per series and step, the first. Further ones go to separate series. When a resumed
+    run logs steps again, an offline run has the new values, and the cloud keeps the first ones.
     """
 
     registered_name = "swanlab"
@@ -66,7 +66,7 @@ class SwanLabTracker(Tracker):
     config: SwanLabOptions
     idempotent = True
     repeated_steps: Literal["replaced", "kept"] = "replaced"
-    takes_late = False  # the service says of a series which step is its last, and nothing else
+    takes_late = False  # the service only reports the last step of a series
     takes_artifacts = True
     places = (
         ("SWANLAB_API_HOST",),
@@ -76,10 +76,10 @@ class SwanLabTracker(Tracker):
         ("dir", "SWANLAB_LOG_DIR", "SWANLAB_LOGDIR"),
     )
     media = frozenset({"text", "image", "histogram"})
-    # The service has one word for what is not finite.
+    # The service has a single value for everything non-finite.
     limits = Limits(
         name_chars=r" -~\x80-\ud7ff\ue000-\U0010ffff",
-        max_name=245,  # of 500 for stage, name and number
+        max_name=245,  # out of 500 for stage, name and number
         strips=" ./",
         drops="__swanlab__.",
         infinite=False,
@@ -111,7 +111,7 @@ class SwanLabTracker(Tracker):
 
     def open(self, start: RunStart) -> TrackerRun:
         notes: list[str] = []
-        if self._rename is not None:  # opened by `open_alone`, under a name that means nothing
+        if self._rename is not None:  # opened by `open_alone`, under a placeholder name
             self._rename(start_record(self.config, self._settings, start, self._run_id, notes))
             return self._opened_run(notes)
         self._settings = settings = found_settings(self.config, self.name)
@@ -122,7 +122,7 @@ class SwanLabTracker(Tracker):
         self._store, self._rename, self._lost = store, store.rename, False
         if isinstance(store, RunFolder):
             self._values.said |= dict.fromkeys(store.state.adapted)
-            self.refers_to_files = True  # `swanlab sync` reads them where they lie
+            self.refers_to_files = True  # `swanlab sync` reads them in place
         else:
             self.repeated_steps = "kept"
         self._values.begin(store.series, settings.core.section_rule)
@@ -132,7 +132,7 @@ class SwanLabTracker(Tracker):
         if isinstance(self._store, Experiment):
             return TrackerRun(self._run_id, self._store.url, note=" · ".join(notes) or None)
         assert isinstance(self._store, RunFolder)
-        # Without the id, `swanlab sync` makes another experiment each time.
+        # Without the id, `swanlab sync` creates another experiment each time.
         send = f"swanlab sync {shlex.quote(str(self._store.path))} --id {shlex.quote(self._run_id)}"
         return TrackerRun(self._run_id, note=" · ".join([*notes, f"offline, send it with `{send}`"]))
 
@@ -147,7 +147,7 @@ class SwanLabTracker(Tracker):
         for folder in folders_of(Path(settings.log_dir).absolute(), start.tracker_run_id):
             if (state := read_state(folder)) is not None:
                 if state.mark.get("run_id") != start.run_id:
-                    return None  # another run has it by now
+                    return None  # another run uses it now
                 return state.last_event >= last and is_intact(folder, state)
         return False
 
@@ -157,7 +157,7 @@ class SwanLabTracker(Tracker):
 
     def track_point(self, point: MetricPoint) -> None:
         values, stage, at = point.values, point.stage, self._moment(point)
-        if self.seq is None:  # used alone: by somebody who has adapted nothing
+        if self.seq is None:  # standalone: nothing has been adapted
             stage = self._adapt.stage(stage)
             values = self._adapt.metrics(plain(dict(values)), stage)
         if self._is_done():
@@ -219,8 +219,7 @@ class SwanLabTracker(Tracker):
         batch = self._values.taken(self._events, store.params if changed else None)
         self._events, self._changed = [], False
         if isinstance(store, RunFolder) and not store.holds(store.state.last_event):
-            # Somebody has removed the folder, or restored an older state of it. What is written now would
-            # hide that.
+            # The folder was removed or restored to an older state. Writing now would hide that.
             self._lost = True
             return
         if isinstance(store, RunFolder):
@@ -272,7 +271,7 @@ class SwanLabTracker(Tracker):
         return of.time or self.event_time or time.time()
 
     def _is_done(self) -> bool:
-        """Whether nothing is to be written of the event that is being delivered."""
+        """Whether nothing of the event that is being delivered needs to be written."""
         if self._store is None and not self._disabled:
             self.open_alone()
         if self._disabled:
@@ -280,7 +279,7 @@ class SwanLabTracker(Tracker):
         return self.seq is not None and (self._opened().has(self.seq) or self.seq in self._events[-1:])
 
     def _note(self) -> None:
-        """Note what the next write is to be of."""
+        """Record the event that the next write belongs to."""
         if self.seq is not None:
             self._events.append(self.seq)
         if len(self._values.waiting) > _MOST_ROWS or self.seq is None:

@@ -1,8 +1,8 @@
 """The tracker `tensorboard`: event files in a folder, one folder for each run.
 
-It writes the records itself, through the protocol buffers and the framing of the package `tensorboard`:
-without torch or TensorFlow, and without a thread that writes later: what was flushed is on the disk.
-What is said of TensorBoard was seen with 2.21."""
+It writes the records itself, through the protocol buffers and the framing of the package `tensorboard`,
+without torch or TensorFlow, and without a background thread: whatever was flushed is on disk.
+TensorBoard's behaviour was observed with 2.21."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 _VARIABLE, _DEFAULT = "TENSORBOARD_LOGGING_DIR", "tensorboard"
 _LONGEST_NAME = 100
 _NOT_HPARAMS = ("packages", "decided", "padding", "data")
-"""Namespaces of fmstune's own that nobody compares runs by; they are shown as text, as all others are."""
+"""fmstune's own namespaces that are no use for comparing runs; like all others, they are shown as text."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class TensorBoardOptions:
 
 
 class TensorBoardTracker(Tracker):
-    """Metrics are scalars called `train/loss`; params are text, and hyperparameters with the run's status, so
-    that its HParams tab compares runs; tables are text. Files it has no place for.
+    """Metrics are scalars named `train/loss`. Params are text, and also hyperparameters with the run's
+    status, so that the HParams tab compares runs. Tables are text. TensorBoard cannot show files.
 
-    A resumed run is a restart to TensorBoard, which forgets what it holds of the steps that are logged again.
-    Its default loader keeps the last value of each step, and drops what it has of later steps of a tag when
-    one of an earlier step comes; `--load_fast=false` shows all."""
+    To TensorBoard, a resumed run is a restart: it forgets the steps that are logged again. Its default loader
+    keeps the last value of each step, and when an earlier step of a tag comes, drops the tag's later steps;
+    `--load_fast=false` shows all."""
 
     registered_name = "tensorboard"
     description = "TensorBoard: event files in a folder, for `tensorboard --logdir`"
@@ -112,14 +112,14 @@ class TensorBoardTracker(Tracker):
 
     def open(self, start: RunStart) -> TrackerRun:
         noted = None
-        if self._files is not None:  # opened by `open_alone`, under a name that means nothing
+        if self._files is not None:  # opened by `open_alone`, under a placeholder name
             if (named := self._named(start)) != self._asked_for:
                 self._files.move(self._unused(named))
         else:
             run_id = start.run_id or uuid.uuid4().hex
             files, noted = self._found(start, run_id)
             files.begin(mark(start) if start.run_id is not None else {"run_id": run_id})
-            files.session.group_name = files.session.group_name or run_id  # a run is compared as one
+            files.session.group_name = files.session.group_name or run_id  # sessions of a run are one
             self._files, self._asked_for = files, self._named(start)
             self._label(files, start)
         shown = f"`tensorboard --logdir {self._dir()}` shows it"
@@ -140,7 +140,7 @@ class TensorBoardTracker(Tracker):
 
     def track_point(self, point: MetricPoint) -> None:
         values, stage = point.values, point.stage
-        if self.seq is None:  # used alone: by somebody who has adapted nothing
+        if self.seq is None:  # standalone: nothing has been adapted
             stage = self._adapt.stage(stage)
             values = self._adapt.metrics(plain(dict(values)), stage)
         files, prefix = self._files_opened(), self.limits.prefix(stage)
@@ -164,15 +164,14 @@ class TensorBoardTracker(Tracker):
             params, namespace = self._adapt.params(plain(dict(params))), self._adapt.namespace(namespace)
         name = namespace or "params"
         text = json.dumps(params, indent=2, ensure_ascii=False)
-        # At step 0, so that a restart does not make TensorBoard forget it; as code, so that it stays as it
-        # is.
+        # At step 0, so that a restart does not make TensorBoard forget it; as code, to be shown unchanged.
         self._write_text(name, [f"```json\n{text}\n```"], 0, TEXT)
         if name in _NOT_HPARAMS:
             return
         files = self._files_opened()
         for key, value in flatten(params):
             if (name, key.partition(".")[0]) == ("model", "config"):
-                continue  # dozens of columns, the same for all runs of a model
+                continue  # dozens of columns, equal for all runs of a model
             # `c` of `a.b` is not `b.c` of `a`.
             found = files.session.hparams[f"[{name}].{key}" if "." in name else f"{name}.{key}"]
             if isinstance(value, bool):
@@ -187,7 +186,7 @@ class TensorBoardTracker(Tracker):
         columns = list(table.columns)
         rows = [columns, *([_cell(row.get(column)) for column in columns] for row in table.rows)]
         texts = [text for row in rows for text in row]
-        shape = (len(rows), len(columns)) if columns else (1, 1)  # which is how TensorBoard knows a table
+        shape = (len(rows), len(columns)) if columns else (1, 1)  # TensorBoard detects tables by this
         name = f"{table.stage}/{table.name}" if table.stage else table.name
         self._write_text(name, texts or ["(no rows)"], table.step or 0, TABLE, shape, table.time)
 
@@ -209,7 +208,7 @@ class TensorBoardTracker(Tracker):
     def resumed(self, step: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-        # TensorBoard forgets what it has of this step and later ones.
+        # TensorBoard forgets its values of this step and later ones.
         log = SessionLog(status=SessionLog.START)
         self._write(Event(wall_time=self._moment(), step=step + 1, session_log=log))
 
@@ -227,13 +226,13 @@ class TensorBoardTracker(Tracker):
     def check(self, timeout: float) -> Check:
         remedy = f"choose another folder: --set trackers.{self.name}.dir=DIR"
         if "://" in (given := self.config.dir or os.environ.get(_VARIABLE) or ""):
-            return Check("bad_option", f"{given} is no folder of this machine", remedy)
+            return Check("bad_option", f"{given} is not a folder of this machine", remedy)
         place = self._dir().absolute()
         folder = place
         while not folder.exists():
             folder = folder.parent
         if not folder.is_dir():
-            return Check("bad_option", f"{folder} is no folder", remedy)
+            return Check("bad_option", f"{folder} is not a folder", remedy)
         if not takes_files(folder):
             return Check("no_permission", f"{folder} cannot be written to", remedy)
         return Check(
@@ -247,7 +246,7 @@ class TensorBoardTracker(Tracker):
 
     @staticmethod
     def _label(files: EventFiles, start: RunStart) -> None:
-        """What the user sorts the run by, as the HParams tab filters runs."""
+        """Set the run's group, tags and notes, by which the HParams tab filters runs."""
         said = {"run.group": start.group, "run.tags": ", ".join(start.tags), "run.notes": start.notes}
         for key, text in said.items():
             if text:
@@ -256,19 +255,19 @@ class TensorBoardTracker(Tracker):
             files.write_session()
 
     def _named(self, start: RunStart) -> Path:
-        """The folder that a new run of this name has when there is none."""
+        """The folder of a new run of this name, if it is unused."""
         name = re.sub(r"[/\0]", "_", utf8(self.config.run_name or start.name))[:_LONGEST_NAME].strip(". ")
         return self._dir().absolute() / (name or "run")
 
     def _folders(self, start: RunStart) -> list[Path]:
-        """Where the run may be: where it was, or where it would be now, as its folder may have been moved."""
+        """Where to search for the run: its earlier folder, or its current one, as it may have been moved."""
         if start.tracker_run_id is None:
             return [self._named(start)]
         there = Path(start.tracker_run_id)
         return [there, self._dir().absolute() / there.name]
 
     def _found(self, start: RunStart, run_id: str) -> tuple[EventFiles, str | None]:
-        """The folder of the run with what it holds, or one that nobody has."""
+        """The folder of the run with its contents, or an unused one."""
         folders, noted = self._folders(start), None
         for folder in folders:
             files = EventFiles(folder, run_id)
@@ -280,7 +279,7 @@ class TensorBoardTracker(Tracker):
 
     @staticmethod
     def _unused(folder: Path) -> Path:
-        """This folder, or one with a number behind its name, in which there is no file of events."""
+        """This folder, or one with a number after its name, that contains no event files."""
         found, number = folder, 1
         while event_files(found):
             number += 1
@@ -301,7 +300,7 @@ class TensorBoardTracker(Tracker):
     def _note_again(self, tags: set[str]) -> None:
         if self.seq is None:
             self.flush()
-        # Samples of the machine are taken while a step lasts, which README says once for all runs.
+        # Machine samples are taken several times during a step; README documents it for all runs.
         self._backwards |= {tag for tag in tags if not tag.startswith("system/")}
 
     def flush(self) -> None:
@@ -337,7 +336,8 @@ class TensorBoardTracker(Tracker):
         return self.event_time or time.time()
 
     def _tag(self, tag: str, kind: str) -> str:
-        """The tag, or another one where TensorBoard has it for something else: it shows a tag as one kind."""
+        """The tag, or another one if it is used for something else: TensorBoard shows only one kind per
+        tag."""
         found, kinds = tag, self._files_opened().kinds
         while kinds.get(found, kind) != kind:
             found += "_"

@@ -1,6 +1,6 @@
-"""The tracker `trackio`: a database on this machine, a server of one's own, or a Space on the hub.
+"""The tracker `trackio`: a database on this machine, your own server, or a Space on the hub.
 
-trackio's own variables stay in force. What is said of trackio was seen with 0.43.
+trackio's own variables still apply. Its behaviour was observed with 0.43.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from fmstune.trackers.values.normalise import Normaliser
 from fmstune.trackers.values.plain import plain
 
 AXES = ("train/global_step", "train/epoch")
-"""The optimizer's step and the epoch of a row, as transformers' own integration has them."""
+"""The optimizer step and the epoch of a row, as named by transformers' own integration."""
 OWN = frozenset({"_Username", "_Created", "_Group", "status", "error", "tags", "notes", MARK})
-"""What stands in a run's config beside the params."""
+"""Keys of a run's config other than the params."""
 _MOST_ROWS = 5000
 _LONGEST_NAME = 100
 
 
 class TrackioTracker(Tracker):
-    """Metrics are called as transformers' own integration calls them (`train/loss`, `eval/loss`), with
-    `train/global_step` and `train/epoch`; trackio's step is the optimizer's step, too.
+    """Name metrics as transformers' own integration does (`train/loss`, `eval/loss`), with
+    `train/global_step` and `train/epoch`; trackio's step is the optimizer step, too.
 
-    A row has the number of its event, and is there once. Rows wait for the end of their batch, and are
-    written at once with the run's config, which says up to which event the run is held.
+    A row carries the number of its event, so that it is stored once. Rows wait until their batch is full and
+    are written in one go with the run's config, which records the last stored event.
     """
 
     registered_name = "trackio"
@@ -62,7 +62,7 @@ class TrackioTracker(Tracker):
         ("TRACKIO_DIR",),
     )
     media = frozenset({"text", "image", "histogram"})
-    # A text under a metric's name is drawn nowhere; a row's own fields hide metrics of these names.
+    # A string metric is not drawn anywhere; a row's own fields hide metrics of these names.
     limits = Limits(
         integer_bits=64,
         reserved_metrics=frozenset({"project", "run", "timestamp", "step", "time", "metrics", *AXES}),
@@ -91,7 +91,7 @@ class TrackioTracker(Tracker):
 
     def open(self, start: RunStart) -> TrackerRun:
         place = place_of(self.config)
-        if self._open:  # by `open_alone`, under a name that means nothing
+        if self._open:  # by `open_alone`, under a placeholder name
             self._called(start)
             return TrackerRun(self._run_id, place.page, note=place.note)
         self._store = store = open_store(place)
@@ -120,10 +120,10 @@ class TrackioTracker(Tracker):
         self._called(start)
 
     def _called(self, start: RunStart) -> None:
-        """What the run is called and sorted by; a run that is there may be called otherwise by now."""
+        """Set the run's name and labels; those of an existing run may have changed."""
         assert self._store is not None
         given = self.config.name or start.name
-        # It is a part of paths.
+        # It becomes a part of paths.
         name = re.sub(r"[/\\\0]", "_", utf8(given))[:_LONGEST_NAME].strip(" .") or "run"
         if name != given:
             self._renamed[f"the run is called {name}, as its name is a part of paths there"] = None
@@ -160,7 +160,7 @@ class TrackioTracker(Tracker):
 
     def track_point(self, point: MetricPoint) -> None:
         values, stage = point.values, point.stage
-        if self.seq is None:  # used alone: by somebody who has adapted nothing
+        if self.seq is None:  # standalone: nothing has been adapted
             stage = self._adapt.stage(stage)
             values = self._adapt.metrics(plain(dict(values)), stage)
         prefix = self.limits.prefix(stage)
@@ -213,12 +213,11 @@ class TrackioTracker(Tracker):
             return
         store = self._opened()
         if self._mark and self._stored_to(store) < self._confirmed:
-            # Somebody has removed the storage, or restored an older state of it. What is written now would
-            # hide that.
+            # The storage was removed or restored to an older state. Writing now would hide that.
             self._lost, self._waiting = True, []
             return
-        # A config arrives with rows alone: one that is there already changes nothing else, and of a run that
-        # has none it is one without values.
+        # A config is only sent with rows. One that is already there changes nothing else; for a run without
+        # any, it is sent without values.
         rows = self._waiting or [Row({}, 0, self._config["_Created"], self._last_row or self._run_id)]
         self._last_row = rows[-1].log_id
         said = {"last_event": self._held} if self._mark else {}
@@ -255,7 +254,7 @@ class TrackioTracker(Tracker):
         return self._store
 
     def _stored_to(self, store: Store) -> int:
-        """Up to which event of this run the storage has it; further than any, where another run continues."""
+        """The last event of this run in the storage; infinite where another run has continued it."""
         found = (store.config(self._run_id) or {}).get(MARK)
         if not isinstance(found, Mapping):
             return 0

@@ -309,7 +309,7 @@ def test_a_vendor_that_has_failed_is_in_the_report_and_known_to_sync(
     guest.settle()
     (line,) = reports(run_directory)
     assert line.line().startswith(
-        "1/2 · it works in the training process, and was disabled there: RuntimeError"
+        "1/2 · it runs in the training process, and was disabled there: RuntimeError"
     )
     assert f"fmstune trackers sync {run_directory}" in line.line()
     assert "abcdefgh123" not in (run_directory / "tracking" / "vendor.json").read_text()

@@ -55,7 +55,7 @@ def test_a_storage_that_was_removed_gets_everything_again(
         assert len(list(series.values.sparse_list()[0])) == 10
     (line,) = sync(run_directory, None, {}, reference)
     assert line.state == "complete"
-    assert "not looked" not in str(line.note)
+    assert "not checked" not in str(line.note)
 
 
 def test_a_tracker_that_cannot_tell_is_said_not_to_have_been_looked_at(
@@ -66,7 +66,7 @@ def test_a_tracker_that_cannot_tell_is_said_not_to_have_been_looked_at(
     before = (tmp_path / "c").read_bytes()
     (line,) = sync(run_directory, None, {}, str)
     assert line.state == "complete"
-    assert "not looked whether it is still there" in line.line()
+    assert "not checked whether it is still there" in line.line()
     assert (tmp_path / "c").read_bytes() == before
     assert report(run_directory, ["collector"])[0].note is None
 

@@ -139,13 +139,13 @@ class Raises:
 @pytest.mark.parametrize(
     ("image", "said"),
     [
-        (b"no image", "is no image"),
+        (b"no image", "is not an image"),
         ("nowhere.png", "there is no image nowhere.png"),
-        (np.zeros((2, 2, 5)), r"of the shape \[2, 2, 5\] is no image"),
-        (np.zeros((0, 2)), "is no image"),
+        (np.zeros((2, 2, 5)), r"of shape \[2, 2, 5\] is not an image"),
+        (np.zeros((0, 2)), "is not an image"),
         (np.array([["a"]]), "integers from 0 to 255"),
         (Raises(), "cannot be read: RuntimeError: no"),
-        (None, "is no image"),
+        (None, "is not an image"),
     ],
 )
 def test_what_is_no_image_is_refused(image: Any, said: str) -> None:

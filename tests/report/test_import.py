@@ -134,7 +134,7 @@ def test_a_run_that_trackio_itself_has_logged_comes_back(tmp_path: Path) -> None
     ]
     assert past.lost == (
         "hist is not read: trackio.histogram",
-        "trackio does not say how it ended, which is taken for finished",
+        "trackio does not record how it ended: it is assumed finished",
     )
     assert there == {path: path.read_bytes() for path in (run / "trackio").rglob("*") if path.is_file()}
 
@@ -200,7 +200,7 @@ def test_all_that_trackio_has_of_a_run_is_read_or_named(tmp_path: Path) -> None:
     assert [(point.stage, point.step, dict(point.values)) for point in first.points] == [
         ("system", None, {"gpu/0/utilization": 50}), (None, 1, {"loss": 1.0}),
     ]  # fmt: skip
-    assert {"what of the system metrics is not read: no number", "1 trace not read"} <= set(first.lost)
+    assert {"what of the system metrics is not read: not a number", "1 trace not read"} <= set(first.lost)
     assert (second.name, second.params) == ("b", {"params": {"lr": 1}})
     assert [(each.text, each.name, each.step) for each in third.texts] == [("warn: high\nloss", "alert", 3)]
 
@@ -212,7 +212,7 @@ def test_all_that_trackio_has_of_a_run_is_read_or_named(tmp_path: Path) -> None:
         ({"status": "running"}, "interrupted", "its status 'running' is unknown"),
         ({"status": ["x"], "tags": None, "notes": 1, "error": 2}, "interrupted", "is unknown"),
         ({}, "interrupted", "it has no end"),
-        ([], "finished", "its config is no object of JSON"),
+        ([], "finished", "its config is not a JSON object"),
     ],
 )
 def test_a_status_that_is_unknown_is_named(
@@ -232,12 +232,12 @@ def test_a_status_that_is_unknown_is_named(
     [
         ({"train/global_step": 7}, 1, 7, None),
         ({"train/global_step": 7.0}, 1, 7, None),
-        ({"train/global_step": "x"}, 1, 1, "'x' is no step: trackio's own (1) stands for it"),
-        ({"train/global_step": 2.5}, 1, 1, "2.5 is no step"),
-        ({"train/global_step": True}, 1, 1, "True is no step"),
-        ({"train/global_step": 1e300}, 1, 1, "is no step"),
-        ({}, "y", None, "the step 'y' is no step"),
-        ({"train/epoch": "z"}, 1, 1, "train/epoch 'z' is no epoch"),
+        ({"train/global_step": "x"}, 1, 1, "'x' is not a step: trackio's own (1) is used"),
+        ({"train/global_step": 2.5}, 1, 1, "2.5 is not a step"),
+        ({"train/global_step": True}, 1, 1, "True is not a step"),
+        ({"train/global_step": 1e300}, 1, 1, "is not a step"),
+        ({}, "y", None, "the step 'y' is not a step"),
+        ({"train/epoch": "z"}, 1, 1, "train/epoch 'z' is not an epoch"),
     ],
 )
 def test_a_step_is_a_whole_number_or_named(
@@ -302,7 +302,7 @@ def test_where_nothing_is_known_to_be_nothing_is_made(tmp_path: Path) -> None:
     (tmp_path / "trainer_state.json").write_text("[]")
     for source, said in (
         ("nowhere", "found no Aim repository, MLflow store"),
-        (".", "is no state of a Trainer"),
+        (".", "is not a Trainer state"),
     ):
         done = command("runs", "import", source, cwd=tmp_path, light=True)
         assert done.returncode == 2, done.stderr

@@ -108,7 +108,7 @@ def test_runs_of_other_writers_come_from_all_folders_below(tmp_path: Path) -> No
             made.past.lost
             == (
                 "2 sessions of the same hyperparameters are taken for those of this run, which was resumed",
-                "TensorBoard does not know how it ended: it is taken for finished",
+                "TensorBoard does not record how it ended: it is assumed finished",
             )[: len(made.past.lost)]
         )
 
@@ -232,7 +232,7 @@ def test_of_a_damaged_file_comes_what_can_be_read_and_the_rest_is_named(
         path = Path(folder, "events.out.tfevents.1.x")
         path.write_bytes(damaged)
         (past,) = runs_at(folder)
-    assert "TensorBoard does not know how it ended: it is taken for finished" in past.lost
+    assert "TensorBoard does not record how it ended: it is assumed finished" in past.lost
     got = [(point.step, point.values["loss"]) for point in past.points]
     assert set(got) <= {(step, float(step)) for step in range(20)}, "nothing is made up"
     assert got == sorted(got)

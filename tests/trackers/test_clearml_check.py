@@ -60,14 +60,14 @@ def silent() -> Iterator[str]:
         ("refused", {}, {}, "unreachable", "connection refused"),
         ("silent", {}, {}, "unreachable", "timed out"),
         ("web", {}, {}, "bad_option", "not as a ClearML API server"),
-        ("ftp://h", {}, {}, "bad_option", "is no address"),
+        ("ftp://h", {}, {}, "bad_option", "is not an address"),
         ("cloud", {"project": "x"}, {}, "bad_option", "too short"),
         ("cloud", {}, {"CLEARML_CONFIG_FILE": "broken.conf"}, "bad_option", "broken.conf cannot be read"),
         ("refused", {"offline": True, "dir": "new"}, {}, "ok", "will be created"),
         ("refused", {"dir": "new"}, {"CLEARML_OFFLINE_MODE": "1"}, "ok", "will be created"),
         ("refused", {"offline": False}, {"CLEARML_OFFLINE_MODE": "1"}, "unreachable", "refused"),
         ("refused", {"offline": True, "dir": "/proc/x"}, {}, "no_permission", "cannot be written to"),
-        ("refused", {"offline": True, "dir": "broken.conf/x"}, {}, "bad_option", "is no folder"),
+        ("refused", {"offline": True, "dir": "broken.conf/x"}, {}, "bad_option", "is not a folder"),
     ],
 )
 def test_the_check_tells_causes_apart_and_makes_nothing(

@@ -209,7 +209,7 @@ def test_events_that_the_server_refuses_are_not_counted_as_delivered(
             ledger = Delivery(run_directory, tracker, load_ledger(run_directory, "clearml") or ledger).run(
                 lambda: True
             )
-    assert "the server takes 15 MB at once" in str(ledger.suspicion.cause(2))
+    assert "the server accepts 15 MB at once" in str(ledger.suspicion.cause(2))
     (task,) = cloud.tasks.values()
     assert len(stored(task, cloud.events(task["id"]))["points"]) == 2
 

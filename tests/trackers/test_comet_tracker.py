@@ -146,7 +146,7 @@ def test_archives_that_were_sent_and_removed_do_not_come_again_and_the_report_sa
     (line,) = report(run_directory, ["comet"])
     where = tmp_path / ".cometml-runs"
     assert (
-        f"{where} has no archives with its earlier events any more; the new one is without them"
+        f"{where} no longer has the archives with its earlier events; the new one is without them"
         in line.changes
     )
 

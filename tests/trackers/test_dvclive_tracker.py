@@ -242,9 +242,9 @@ def test_used_alone_it_needs_no_journal() -> None:
     ("folder", "state", "said"),
     [
         ("dvclive/{run}", "ok", "will be created"),
-        ("here", "bad_option", "is no folder"),
+        ("here", "bad_option", "is not a folder"),
         ("/proc/x/{run}", "no_permission", "cannot be written to"),
-        ("s3://x/{run}", "bad_option", "no folder of this machine"),
+        ("s3://x/{run}", "bad_option", "not a folder of this machine"),
     ],
 )
 def test_the_check_tells_causes_apart_and_makes_nothing(

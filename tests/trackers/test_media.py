@@ -111,7 +111,7 @@ def test_each_kind_arrives_once_where_there_is_room_for_it(
     assert (left_out in line.changes) == (not place.captions)
     only = "the histogram train/weights is kept in the journal only: there is no room for histograms here"
     assert (only in line.changes) == ("histogram" not in place.kinds)
-    assert ("the histogram train/weights is without numbers that are not finite (1)" in line.changes) == (
+    assert ("the histogram train/weights leaves out numbers that are not finite (1)" in line.changes) == (
         "histogram" in place.kinds
     )
 

@@ -192,7 +192,7 @@ def test_its_files_are_saved(
 @pytest.mark.parametrize(
     ("trouble", "state", "words"),
     [
-        ({}, "ok", "ada, writes to ada/fmstune, which will be made"),
+        ({}, "ok", "ada, writes to ada/fmstune, which will be created"),
         ({"SWANLAB_API_KEY": ""}, "no_credentials", "there is no API key for"),
         ({"SWANLAB_API_KEY": "wrong"}, "rejected_credentials", "rejects the API key (401)"),
         ({"SWANLAB_WORKSPACE": "a b"}, "bad_option", "workspace"),
@@ -260,7 +260,7 @@ def test_a_check_of_a_server_that_sends_a_byte_at_a_time_ends_in_time(
         found = SwanLabTracker("swanlab").check(1)
         done.set()
         thread.join()
-    assert (found.state, "no whole answer in 0.9 s" in found.detail) == ("unreachable", True), found
+    assert (found.state, "no complete answer in 0.9 s" in found.detail) == ("unreachable", True), found
 
 
 def test_a_check_of_something_else_says_so(monkeypatch: pytest.MonkeyPatch, cloud: SwanLabCloud) -> None:

@@ -149,7 +149,7 @@ def test_used_alone_it_counts_steps_as_swanlab_does(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = SwanLabTracker("swanlab", {"mode": "offline", "dir": "file/below"}).check(1)
-    assert (found.state, "is no folder" in found.detail) == ("bad_option", True)
+    assert (found.state, "is not a folder" in found.detail) == ("bad_option", True)
     found = SwanLabTracker("swanlab", {"mode": "offline", "dir": "/proc/below"}).check(1)
     assert found.state == "no_permission"
     assert not Path("swanlog").exists()

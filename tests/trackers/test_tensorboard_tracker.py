@@ -285,9 +285,9 @@ print([name for name in ("torch", "tensorflow", "transformers") if name in sys.m
     [
         ("new/folder", "ok", "writes event files, will be created"),
         (".", "ok", "writes event files"),
-        ("a-file/logs", "bad_option", "is no folder"),
+        ("a-file/logs", "bad_option", "is not a folder"),
         ("/proc/x", "no_permission", "cannot be written to"),
-        ("gs://bucket/logs", "bad_option", "is no folder of this machine"),
+        ("gs://bucket/logs", "bad_option", "is not a folder of this machine"),
     ],
 )
 def test_the_check_tells_causes_apart_and_makes_nothing(

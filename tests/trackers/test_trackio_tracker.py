@@ -274,18 +274,18 @@ GOOD, BAD = {"TRACKIO_WRITE_TOKEN": TOKEN}, {"TRACKIO_WRITE_TOKEN": "no"}
 @pytest.mark.parametrize(
     ("where", "options", "variables", "state", "said"),
     [
-        ("server", {}, GOOD, "ok", "a server of trackio's"),
+        ("server", {}, GOOD, "ok", "a trackio server"),
         ("server", {}, {}, "no_credentials", "wants a token"),
         ("server", {}, BAD, "rejected_credentials", "rejects the token"),
         ("refused", {}, GOOD, "unreachable", "connection refused"),
         ("silent", {}, GOOD, "unreachable", "timed out"),
-        ("web", {}, GOOD, "bad_option", "not as a server of trackio's"),
-        ("http://h/?write_token=x", {}, {}, "bad_option", "no place in server_url"),
-        ("ftp://h", {}, {}, "bad_option", "is no address"),
+        ("web", {}, GOOD, "bad_option", "not as a trackio server"),
+        ("http://h/?write_token=x", {}, {}, "bad_option", "server_url must not contain a token"),
+        ("ftp://h", {}, {}, "bad_option", "is not an address"),
         ("", {}, {}, "ok", "a database on this machine, will be created"),
         ("", {"project": "registry-x"}, {}, "bad_option", "registry-"),
         ("", {"space_id": "x"}, {}, "bad_option", "has no owner"),
-        ("", {"space_id": "o/x"}, {}, "no_credentials", "no token of the hub"),
+        ("", {"space_id": "o/x"}, {}, "no_credentials", "no hub token"),
         ("", {"space_id": "o/x"}, {"HF_TOKEN": "hf_x"}, "unreachable", ""),
     ],
 )

@@ -1,4 +1,4 @@
-"""What people call a run and sort it by, as its newest session has it: a resumed run may have other words."""
+"""The name and labels of a run according to its newest session: a resumed run may have new ones."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ class Labels:
     notes: str | None = None
 
     def fields(self) -> dict[str, Any]:
-        """What the line of a resumption says of them."""
+        """Their fields in the line of a resumption."""
         return {"run": self.name, "group": self.group, "tags": list(self.tags), "notes": self.notes}
 
 
 def labels_of(header: Header) -> Labels:
-    """Those that a run began with."""
+    """The labels that a run started with."""
     return Labels(header.run, header.group, header.tags, header.notes)
 
 
 def labels(path: Path) -> Labels:
-    """Those of the newest session of the run with the journal at `path`. Raises `OSError`, `JournalError`."""
+    """The labels of the newest session of the run with the journal at `path`. Raises `OSError`,
+    `JournalError`."""
     found = labels_of(JournalReader(path).header)
     with open_file(path) as file:
         for line in file:
@@ -47,5 +48,5 @@ def _of_resumption(line: bytes) -> Labels | None:
         raw = json.loads(line)
         said = raw["kind"] == "resume" and isinstance(raw, Mapping) and "run" in raw
         return Labels(text_of(raw["run"]), **sorted_by(raw)) if said else None
-    except (ValueError, TypeError, KeyError, RecursionError):  # no event: a line that somebody has damaged
+    except (ValueError, TypeError, KeyError, RecursionError):  # not an event: a damaged line
         return None

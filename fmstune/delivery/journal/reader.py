@@ -1,8 +1,8 @@
-"""The journal: the run's record, one strict JSON object a line, written before anything else happens.
+"""The journal: the run's record, one strict JSON object per line, written before anything else happens.
 
-The first line is the header; every later line is an event with the next `seq`. A line is written with
-one call, so that a kill can only cut off the last one. Readers take complete lines alone and count, but
-never choke on, what is not an event.
+The first line is the header; every later line is an event with the next `seq`. A line is written with one
+call, so that a kill can only truncate the last one. Readers only use complete lines; they count lines that
+are not events, and never fail on them.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ Kind = Literal["params", "metrics", "table", "text", "image", "histogram", "arti
 _KINDS = frozenset(get_args(Kind))
 
 _SECONDS_TO_REPAIR = 10.0
-"""So long a reader waits for the writer of a journal that somebody has damaged."""
+"""Seconds that a reader waits for the writer to repair a damaged journal."""
 
 _MOST_BYTES = 8 << 20
-"""Of the lines that are read at once: a table may be a megabyte."""
+"""The most bytes of lines read at once: a table may be a megabyte."""
 _FIRST_WINDOW, _LARGEST_WINDOW = 1 << 16, 16 << 20
-"""Bytes that are read at once from the end of a journal."""
+"""Bytes read at once from the end of a journal."""
 
 
 class JournalError(Exception):
-    """A file that is not a journal, or one of a later version than this fmstune can read."""
+    """The file is not a journal, or of a later version than this fmstune can read."""
 
     exit_code = 2
 
 
 class LaterJournal(JournalError):
-    """A journal that a later version of fmstune has written."""
+    """The journal was written by a later version of fmstune."""
 
 
 _NOTHING: Mapping[str, Any] = {}
 
 
 class Event(NamedTuple):
-    """One line of the journal; a tuple, as a frozen dataclass takes three times as long to make.
+    """One line of the journal; a tuple, as creating a frozen dataclass takes three times as long.
 
     `time` is Unix seconds; `step` the optimizer step; `epoch` the fraction of the training data seen.
     `name` is the namespace of params, or the name of a table, a text, an image or a histogram; `rows` are the
-    table's, `item` is what of the others is in the line: see `files`. `status` and `error` are those of the
-    run's end; `session` is the id of the process that went on with the run.
+    table's; `item` is the line's entry for the others: see `files`. `status` and `error` are those of the
+    run's end; `session` is the id of the process that resumed the run.
     """
 
     seq: int
@@ -75,10 +75,10 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line: which run this is. `id` is unique, `run` is what people call it, `cwd` the directory
-    that relative paths in the trackers' options start from. Events are numbered from `after` + 1; `after` is
-    0 but for a run that continues the tracker runs of another one. What people sort it by (`group`, `tags`,
-    `notes`) may be others in a session that has resumed it: see `labels`."""
+    """The first line: which run this is. `id` is unique, `run` is its name, `cwd` the directory that relative
+    paths in the trackers' options start from. Events are numbered from `after` + 1; `after` is 0 except for a
+    run that continues the tracker runs of another one. Its labels (`group`, `tags`, `notes`) may change in a
+    session that resumes it: see `labels`."""
 
     id: str
     run: str
@@ -91,16 +91,16 @@ class Header:
 
 
 class JournalReader:
-    """Reads events from a byte offset on; `offset` is where the next read begins.
+    """Read events from a byte offset on; `offset` is where the next read starts.
 
-    A journal that was written again, after somebody had damaged it, is read again from its beginning. Raises
-    `JournalError` when the file does not begin with a journal's header, `OSError` when it cannot be read.
-    `damaged` counts complete lines that were not events.
+    A journal that was rewritten after it was damaged is read again from its start. Raises `JournalError` when
+    the file does not start with a journal's header, `OSError` when it cannot be read. `damaged` counts
+    complete lines that were not events.
     """
 
     def __init__(self, path: Path, offset: int = 0, expected: int | None = None) -> None:
-        """Begin at `offset`, unless the event there has not the number that is `expected`: the journal may
-        have been written again since."""
+        """Start at `offset`, unless the event there does not have the number `expected`: the journal may have
+        been rewritten since."""
         self.path = path
         self.damaged = 0
         self._unreadable_since: float | None = None
@@ -112,10 +112,10 @@ class JournalReader:
                 self.offset = self._first
 
     def read(self, most: int = 256, *, patient: bool = False) -> list[tuple[Event, int]]:
-        """The next events, at most `most` or some megabytes, each with the offset behind it; empty when there
-        is none.
+        """The next events, at most `most` or some megabytes, each with the offset after it; empty when
+        there are none.
 
-        With `patient`, a journal that can't be read counts as empty for some seconds, in which its writer may
+        With `patient`, an unreadable journal counts as empty for some seconds, in which its writer may
         repair it; `is_readable` distinguishes them.
         """
         found: list[tuple[Event, int]] = []
@@ -145,7 +145,7 @@ class JournalReader:
 
     def read_lines(self, most: int) -> list[bytes]:
         """The next complete lines, at most `most` or some megabytes; none at the end. A journal that was
-        written again is read from its beginning: `offset` is no longer behind what was read before."""
+        rewritten is read from its start: `offset` is then no longer after what was read before."""
         with self._opened() as file:
             begin = file.seek(self.offset)
             lines = list[bytes]()
@@ -159,7 +159,7 @@ class JournalReader:
         return lines
 
     def _opened(self) -> IO[bytes]:
-        """The journal, with `offset` at its beginning if it is another file now."""
+        """The journal, with `offset` at its start if it is another file now."""
         file = open_file(self.path)
         try:
             if _identity(file) != self._file or os.fstat(file.fileno()).st_size < self.offset:
@@ -172,7 +172,7 @@ class JournalReader:
 
     @property
     def at_end(self) -> bool:
-        """Whether nothing comes after the last event that was read."""
+        """Whether nothing follows the last event that was read."""
         try:
             return self._unreadable_since is None and self.offset >= self.path.stat().st_size
         except OSError:
@@ -180,7 +180,7 @@ class JournalReader:
 
     @property
     def is_readable(self) -> bool:
-        """Whether the last `read` could look at the file."""
+        """Whether the last `read` could read the file."""
         return self._unreadable_since is None
 
     def __iter__(self) -> Iterator[Event]:
@@ -199,13 +199,13 @@ def writer(path: Path) -> str:
 
 
 def lock_path(path: Path) -> Path:
-    """The file that is locked by the process that writes the journal. Not the journal itself, which may be
-    deleted or replaced meanwhile."""
+    """The file that the process writing the journal locks. Not the journal itself, which may be deleted or
+    replaced meanwhile."""
     return path.with_name(path.name + ".lock")
 
 
 def parse(line: bytes) -> Event | None:
-    """The event that a line holds; `None` when it holds none."""
+    """The event in a line; `None` if there is none."""
     try:
         return event_of(loads(line))
     except (ValueError, TypeError, RecursionError):
@@ -213,12 +213,12 @@ def parse(line: bytes) -> Event | None:
 
 
 def event_of(raw: Any) -> Event | None:
-    """The event that a line of the journal stands for; `None` when it is none."""
+    """The event of a parsed line of the journal; `None` if it is not one."""
     try:
         if raw["kind"] not in _KINDS or not isinstance(raw["seq"], int) or raw["seq"] < 1:
             return None
         values = raw.get("values") or {}
-        if raw["kind"] == "metrics":  # nearly all of a journal of millions
+        if raw["kind"] == "metrics":  # nearly all lines of a large journal
             return Event(
                 raw["seq"],
                 float(raw["time"]),
@@ -254,13 +254,13 @@ def last_seq(path: Path) -> int:
 
 
 def last_event(path: Path) -> Event | None:
-    """The last event, found from the end of the file; `None` when there is none."""
+    """The last event, read from the end of the file; `None` when there is none."""
     return next(_from_the_end(path), None)
 
 
 def sessions(path: Path) -> tuple[str, ...]:
-    """The processes that wrote a journal, the present one last: the first is known by the run's id, each that
-    went on with the run by one of its own."""
+    """The processes that wrote a journal, the current one last. The first is identified by the run's id, each
+    that resumed the run by its own."""
     found = [JournalReader(path).header.id]
     with open_file(path) as file:
         for line in file:
@@ -270,7 +270,7 @@ def sessions(path: Path) -> tuple[str, ...]:
 
 
 def final_status(path: Path) -> Event | None:
-    """The status that the run ended with, whatever follows it but a resumption; `None` when it has none."""
+    """The run's final status, ignoring later events other than a resumption; `None` when it has none."""
     for event in _from_the_end(path):
         if event.kind in ("status", "resume"):
             return event if event.kind == "status" else None
@@ -282,7 +282,7 @@ def _from_the_end(path: Path) -> Iterator[Event]:
     with open_file(path) as file:
         at = file.seek(0, os.SEEK_END)
         window, rest = _FIRST_WINDOW, b""
-        whole = False  # what no line's end follows is no event yet
+        whole = False  # a line without a newline is not an event yet
         while at:
             size = min(window, at)
             at = file.seek(at - size)
@@ -297,13 +297,13 @@ def _from_the_end(path: Path) -> Iterator[Event]:
 
 
 def sorted_by(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The group, the tags and the notes that a header, or a resumption, has."""
+    """The group, the tags and the notes in a header or a resumption."""
     group, tags, notes = raw.get("group"), raw.get("tags") or (), raw.get("notes")
     return {"group": _name(group), "tags": tuple(map(text_of, tags)), "notes": _name(notes)}
 
 
 def _name(name: Any) -> str | None:
-    """A name as text: the journals of earlier versions have lists and mappings as names, too."""
+    """A name as a string: journals of earlier versions also have lists and mappings as names."""
     return name if name is None or type(name) is str else text_of(name)
 
 

@@ -1,8 +1,8 @@
-"""Writing the journal: every event gets the next number and one line.
+"""Write the journal: every event gets the next number and one line.
 
-What can't be written now waits in memory, in order. Children that the training forks (workers of a data
-loader, say) write into the same journal, one process at a time; what is done once (repairs, the end) is done
-by the training process alone, and what a child does at its own end disturbs nothing here.
+What cannot be written now is buffered in memory, in order. Forked children of the training (data loader
+workers, say) write to the same journal, one process at a time. Only the training process does what must
+happen once (repairs, the end), and a child's exit does not affect the journal.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from fmstune.system import locks
 from fmstune.system.files import NotAFile, open_file
 
 _MOST_WAITING = 16 << 20
-"""Bytes of events that may wait in memory for a disk that is full."""
+"""The most bytes of events buffered in memory while the disk is full."""
 
 
 class JournalWriter:
-    """Appends events; safe to call from any thread, from signal handlers and from forked children, and never
-    raises for what the disk does. Behind the run's status nothing is written, unless the run is resumed.
+    """Append events. Safe to call from any thread, from signal handlers and from forked children, and never
+    raises for disk errors. Nothing is written after the run's status, unless the run is resumed.
 
     `on_trouble` is called with a sentence, once for each kind of trouble.
     """
@@ -55,15 +55,15 @@ class JournalWriter:
         known: int = 0,
         lock: locks.Lock | None = None,
     ) -> None:
-        """Begin the journal at `path`, or continue the one that is there, whose header then holds.
+        """Start the journal at `path`, or continue the existing one, whose header then applies.
 
-        A damaged one is set aside. Events are numbered on from the last one that can be read, and from
-        `known`, the highest number that a tracker knows: a file restored from a backup, or cut off by a loss
-        of power, may be shorter, and a number that is used twice is an event that no tracker takes.
+        A damaged one is set aside. Numbering continues from the last readable event, and from `known`, the
+        highest number that a tracker knows: a file that was restored from a backup, or truncated by a power
+        loss, may be shorter, and no tracker stores an event whose number was used before.
 
-        `lock` is the journal's, when this process has taken it; it is held until the journal is closed.
-        Raises `OSError` when the file cannot be opened, `JournalError` when another process is writing it or
-        it is of a later version.
+        `lock` is the journal's, if this process has acquired it; it is held until the journal is closed.
+        Raises `OSError` when the file cannot be opened, `JournalError` when another process is writing it
+        or it is of a later version.
         """
         self.path = path
         self._on_trouble = on_trouble
@@ -76,7 +76,7 @@ class JournalWriter:
         self._in_child = self._closed = False
         self._waiting: deque[bytes] = deque()
         self._bytes_waiting = self._dropped = self._late = 0
-        # A device is nobody's: ranks other than zero all write to /dev/null.
+        # A device has no owner: ranks other than zero all write to /dev/null.
         self._device = path.exists() and stat.S_ISCHR(path.stat().st_mode)
         self._owner = None if self._device else lock or locks.take(lock_path(path))
         if self._owner is None and not self._device:
@@ -95,31 +95,31 @@ class JournalWriter:
 
     @property
     def unrecorded(self) -> int:
-        """Events that are not in the journal: they wait for room, found none to wait in, or came too late."""
+        """Events missing from the journal: they are buffered, did not fit in the buffer, or came too late."""
         return self._dropped + len(self._waiting) + self._counters[UNWRITTEN] + self.late
 
     @property
     def late(self) -> int:
-        """Events that came after the run's status, or after `close`, from here or from children."""
+        """Events after the run's status or after `close`, from here or from children."""
         return self._late + self._counters[LATE]
 
     @property
     def lost(self) -> int:
-        """Events that were written, and were not recovered after somebody had damaged the journal."""
+        """Events that were written, but not recovered after the journal was damaged."""
         return self._file.lost
 
     def append(self, kind: Kind, fields: Mapping[str, Any], *, finite: bool = False) -> int:
-        """Write the next event and return its `seq`; 0 when it waits in memory, or is lost. `finite` says
-        that there is nothing in it but texts, finite numbers and `None`, which are encoded faster."""
+        """Write the next event and return its `seq`; 0 when it is buffered or lost. `finite`: it contains
+        only strings, finite numbers and `None`, which are encoded faster."""
         now = time.time()
         record = {"time": now, "kind": kind, **fields}
         line = body_of_finite(record) if finite else body(record)
         thread = threading.get_ident()
         if thread in self._inside:
-            # A signal handler has interrupted this thread here: to wait for the lock would be for ever.
+            # A signal handler interrupted this thread here: waiting for the lock would never end.
             self._wait(line)
             return 0
-        # As `_turn` does, which takes longer than the writing.
+        # Like `_turn`, which takes longer than writing.
         try:
             self._inside.add(thread)
             with self._lock:
@@ -138,7 +138,7 @@ class JournalWriter:
         if not self._waiting:
             seq = self._put(line, now)
             if seq:
-                if self._waiting:  # a signal handler has left something here
+                if self._waiting:  # a signal handler has buffered something
                     self._write_waiting()
                 return seq
             self._wait(line, needed=kind == "status")
@@ -148,14 +148,14 @@ class JournalWriter:
         return 0
 
     def tend(self) -> None:
-        """Write what waits in memory, and repair what somebody has done to the file; called now and then."""
+        """Write what is buffered, and repair damage to the file; called now and then."""
         with self._turn():
             if not self._closed:
                 self._look()
                 self._write_waiting()
 
     def close(self) -> None:
-        """Write what waits, and close the file; a later `append` is counted as unrecorded."""
+        """Write what is buffered, and close the file; a later `append` is counted as unrecorded."""
         with self._turn():
             if self._closed:
                 return
@@ -166,14 +166,14 @@ class JournalWriter:
             self._closed = True
             self._file.close()
             if not self._in_child:
-                self._counters[SEALED], self._counters[GENERATION] = 1, -1  # for children that are left
+                self._counters[SEALED], self._counters[GENERATION] = 1, -1  # for remaining children
             self._let_go()
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         thread = threading.get_ident()
         try:
-            self._inside.add(thread)  # before the wait for the lock, which handlers interrupt, too
+            self._inside.add(thread)  # before waiting for the lock, which handlers interrupt, too
             with self._lock:
                 yield
         finally:
@@ -204,7 +204,7 @@ class JournalWriter:
         self._counters[LAST], self._counters[END] = max(last, known), len(first)
         made.begin_behind(last)
         try:
-            made.is_ready()  # which writes the header, or continues after all that is there
+            made.is_ready()  # writes the header, or continues after the existing contents
         except OSError as error:
             self._no_room(error)
         return made
@@ -216,8 +216,8 @@ class JournalWriter:
         return b'{"seq":0,' + body(first | {key: value for key, value in more.items() if value})
 
     def _put(self, body: bytes, now: float) -> int:
-        """Write an event and return its number; 0 when that can't be done now."""
-        # A run that continues in another process is not written to by what an earlier one has left behind.
+        """Write an event and return its number; 0 if that is not possible now."""
+        # Children left by an earlier process must not write to a run that continues in another.
         if self._in_child and self._process.ended:
             return 0
         family = self._family
@@ -250,8 +250,8 @@ class JournalWriter:
         return self._closed or self._counters[SEALED] != 0
 
     def _wait(self, body: bytes, *, needed: bool = False) -> None:
-        """Keep an event in memory. A signal handler may do so while this thread is at it: what is read of a
-        number is written before another call."""
+        """Buffer an event. A signal handler may do so in the middle of this: each counter is updated before
+        another call."""
         size = len(body)
         if self._is_over and not needed:
             self._be_late()
@@ -301,16 +301,16 @@ class JournalWriter:
             self._owner.release()
 
     def have_child(self) -> None:
-        """From now on a child may write; what this process is writing at the moment comes first."""
+        """From now on a child may write; what this process is currently writing comes first."""
         if not self._family.is_shared:
-            mine = self._lock.acquire(timeout=1)  # in vain in a signal handler that forks while this writes
+            mine = self._lock.acquire(timeout=1)  # fails in a signal handler that forks during a write
             self._family.is_shared = True
             if mine:
                 self._lock.release()
 
     def become_child(self) -> None:
-        """Go on in a child that was forked a moment ago, maybe while another thread had the lock here. What
-        waits in memory is the parent's."""
+        """Continue in a child that was just forked, maybe while another thread held the lock here. The parent
+        writes what is buffered."""
         self._lock = threading.Lock()
         self._inside = set()
         self._in_child = True

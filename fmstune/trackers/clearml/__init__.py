@@ -1,1 +1,1 @@
-"""Beneath the tracker `clearml`: its server, its offline sessions, and the events that both take."""
+"""Internals of the tracker `clearml`: its server, its offline sessions, and the events that both store."""

@@ -1,7 +1,7 @@
 """What ClearML's server calls an event: a scalar, a plot or a debug sample of a task.
 
-The server keeps one event for each task, metric, variant and iteration (of debug samples, also for each key),
-and the last one replaces those before it: found in clearml-server's `event_bll.py`.
+The server keeps one event per task, metric, variant and iteration (for debug samples, also per key); the last
+one replaces earlier ones. Source: `event_bll.py` of clearml-server.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fmstune.trackers.records import Media, MetricPoint, Table
 Event = dict[str, Any]
 
 SUMMARY, NO_ITERATION = "Summary", -(2**31)
-"""The title and the iteration of single values, as `Logger.report_single_value` has them."""
+"""The title and the iteration of single values, as in `Logger.report_single_value`."""
 SINGLE_VALUES = frozenset(
     {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
 )
@@ -28,15 +28,15 @@ _OWN_SERIES = re.compile(r".* \(\d+\)", re.S)
 
 
 def title_of(stage: str | None) -> str:
-    """The title of a stage, which is another one for each."""
+    """The title of a stage, unique per stage."""
     if stage is None:
         return _NO_STAGE
     return f"{stage} (stage)" if _OWN_TITLE.fullmatch(stage) else stage
 
 
 def series_of(name: str, repeat: int) -> str:
-    """The series of a name, and of its further values at one step, each of which is another one: of two that
-    were called the same, the server would keep the last."""
+    """The series of a name, and of its further values at one step, each with a different name: of two with
+    the same name, the server would keep the last."""
     return f"{name} ({repeat + 1})" if repeat or _OWN_SERIES.fullmatch(name) else name
 
 
@@ -82,12 +82,12 @@ def plot(what: Table | Media, drawn: dict[str, Any], moment: int) -> Event:
 
 
 def sample(what: Media, key: str, url: str, moment: int) -> Event:
-    """The event of a debug sample, which is a file."""
+    """The event of a debug sample, a file."""
     return {**_where(what, moment), "type": "training_debug_image", "key": key, "url": url}
 
 
 def page_of(text: str) -> bytes:
-    """A text as the page that ClearML shows of it."""
+    """A text as the HTML page that ClearML shows."""
     return f'<meta charset="utf-8"><pre>{html.escape(text)}</pre>'.encode()
 
 
@@ -98,5 +98,5 @@ def _where(what: Table | Media, moment: int) -> Event:
 
 
 def _cell(value: Any) -> Any:
-    """A cell that JSON has: Plotly's script would draw nothing of a table with NaN."""
+    """A cell as valid JSON: Plotly's script would not draw a table with NaN at all."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,7 @@
-"""The options of the tracker `clearml`, what ClearML's variables and its configuration file say where these
-are not given, and whether a run could be tracked there now.
+"""The options of the tracker `clearml`, their defaults from ClearML's variables and configuration file, and
+whether a run could be tracked there now.
 
-The check only reads. What is said of ClearML was seen with 2.1.12.
+The check only reads. ClearML's behaviour was observed with 2.1.12.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 _LOGIN = "run `clearml-init`, or set CLEARML_API_ACCESS_KEY and CLEARML_API_SECRET_KEY"
 _NAMED = ("CLEARML_CONFIG_PATH", "CLEARML_ENV", "TRAINS_CONFIG_PATH", "TRAINS_ENV")
-"""The variables that say which of ClearML's own files are read."""
-_SHORTEST_NAME = 3  # of a project and of a task; the server refuses shorter ones
+"""The variables that select which of ClearML's own files are read."""
+_SHORTEST_NAME = 3  # for projects and tasks; the server refuses shorter names
 
 
 @dataclass(frozen=True)
 class ClearmlOptions:
-    """Options of the tracker `clearml`. One that is not given is left to ClearML."""
+    """Options of the tracker `clearml`. ClearML decides those that are not set."""
 
     project: str | None = field(
         default=None,
@@ -49,7 +49,7 @@ class ClearmlOptions:
     dir: str | None = field(
         default=None,
         metadata={
-            "help": "Where offline sessions are put; else CLEARML_CACHE_DIR with the folder offline in it, "
+            "help": "Where to store offline sessions; else the folder offline in CLEARML_CACHE_DIR, "
             "else ~/.clearml/cache/offline."
         },
     )
@@ -96,7 +96,7 @@ class Place:
 
 
 def place_of(options: ClearmlOptions, name: str) -> Place:
-    """The place that is chosen. Raises `ClearmlUnusable`."""
+    """The selected location. Raises `ClearmlUnusable`."""
     from clearml.backend_api.session.defs import (
         ENV_ACCESS_KEY,
         ENV_AUTH_TOKEN,
@@ -129,20 +129,20 @@ def place_of(options: ClearmlOptions, name: str) -> Place:
 
 
 def _configuration() -> Any:
-    """ClearML's configuration, read as its SDK does; but that one keeps the first that it has read."""
+    """ClearML's configuration, read as its SDK does, but not cached after the first read."""
     from clearml.backend_config.defs import get_active_config_file
 
     file = get_active_config_file()
     try:
         changed = Path(file).expanduser().stat().st_mtime_ns if file else 0
-        # A file of the user's may have any variable in it.
+        # A user's file may refer to any variable.
         named = os.environ.items() if file else ((name, os.environ.get(name, "")) for name in _NAMED)
         return _read_configuration(file, changed, tuple(sorted(named)))
-    except Exception as error:  # of its parser, of several kinds
+    except Exception as error:  # its parser raises several types
         raise ClearmlUnusable("bad_option", f"{file} cannot be read", f"correct {file}") from error
 
 
-@functools.lru_cache(maxsize=1)  # which takes 0.14 s
+@functools.lru_cache(maxsize=1)  # reading takes 0.14 s
 def _read_configuration(file: str | None, changed: int, environment: tuple[tuple[str, str], ...]) -> Any:
     import clearml.config
     from clearml.backend_api import load_config
@@ -151,12 +151,12 @@ def _read_configuration(file: str | None, changed: int, environment: tuple[tuple
 
 
 def require_writable(folder: Path, name: str) -> None:
-    """Raises `ClearmlUnusable` where no offline session can be written."""
+    """Raise `ClearmlUnusable` if offline sessions cannot be written."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir() or not takes_files(existing):
         remedy = f"choose another folder: --set trackers.{name}.dir=DIR"
         state = "no_permission" if existing.is_dir() else "bad_option"
-        said = f"{folder} cannot be written to" if existing.is_dir() else f"{existing} is no folder"
+        said = f"{folder} cannot be written to" if existing.is_dir() else f"{existing} is not a folder"
         raise ClearmlUnusable(state, said, remedy, str(folder))
 
 
@@ -175,14 +175,14 @@ def check_place(options: ClearmlOptions, timeout: float, name: str) -> Check:
 
 
 def ask_server(place: Place, timeout: float) -> Check:
-    """Log in and ask who we are. ClearML's own session would try for minutes, and for ever at a certificate
-    that is not trusted."""
+    """Log in and ask for the account. ClearML's own session would retry for minutes, and forever for an
+    untrusted certificate."""
     import requests
 
     server = place.server
     if not server.startswith(("http://", "https://")):
         remedy = "write http://HOST:PORT in CLEARML_API_HOST or clearml.conf"
-        return Check("bad_option", f"{server} is no address of an API server", remedy, server)
+        return Check("bad_option", f"{server} is not an address of an API server", remedy, server)
     if not (place.token or (place.access_key and place.secret_key)):
         return Check("no_credentials", f"there are no credentials for {server}", _LOGIN, server)
     with requests.Session() as session:
@@ -205,7 +205,7 @@ def ask_server(place: Place, timeout: float) -> Check:
         detail = f"{server} answers ({answer.status_code}), but not as a ClearML API server does"
         return Check("bad_option", detail, "correct CLEARML_API_HOST or clearml.conf", server)
     if who.status_code in (401, 403):
-        detail = f"{server} gives a session, and refuses it ({who.status_code})"
+        detail = f"{server} issued a session and then refused it ({who.status_code})"
         return Check("rejected_credentials", detail, f"{_LOGIN} again", server, latency=latency)
     if who.status_code != 200:
         return Check("unreachable", f"{server} answers {who.status_code}", "try again later", server)
@@ -218,7 +218,7 @@ def _ask(
     session: requests.Session, place: Place, action: str, token: str | None, timeout: float
 ) -> requests.Response:
     def bearer(request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # A header alone would give way to what ~/.netrc has for the host.
+        # A plain header would be overridden by the entry for the host in ~/.netrc.
         request.headers["Authorization"] = f"Bearer {token}"
         return request
 
@@ -234,7 +234,7 @@ def _verify(place: Place) -> bool | str:
     try:
         return bool(strtobool(verify) if isinstance(verify, str) else verify)
     except ValueError:
-        return str(verify)  # the file of an authority
+        return str(verify)  # the file of a certificate authority
 
 
 def _data(answer: requests.Response) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Tasks on a ClearML server, through the session of ClearML's SDK and the server's REST interface.
 
-What is said of the SDK was seen with 2.1.12, and of the server in the source of clearml-server 2.
+The SDK's behaviour was observed with 2.1.12, the server's is from the source of clearml-server 2.
 """
 
 from __future__ import annotations
@@ -36,12 +36,11 @@ if TYPE_CHECKING:
     from clearml.backend_api.session.session import Session
 
 _VERSION = "2.13"
-"""Of the server's interface: that of the first server 1.0, which later ones have too."""
+"""The version of the server's API: that of server 1.0, which later ones also support."""
 _TIMEOUT = (5.0, 20.0)
-"""Seconds for a connection, and for each answer; a shipper that is silent for a minute counts as one that
-hangs."""
+"""Seconds to connect, and for each response; a shipper that is silent for a minute counts as hung."""
 _LONGEST_BODY = 15_000_000
-"""Bytes of a request. The SDK drops an event that is larger with a line in its log."""
+"""Bytes per request. The SDK drops a larger event and only logs it."""
 _FIELDS = ("id", "status", "name", "tags", "comment", "project", "hyperparams.properties")
 
 
@@ -76,7 +75,7 @@ class ServerStore:
         )  # fmt: skip
         found = self.find(made["id"])
         if found is None:
-            raise TrackerError(f"the task {made['id']} was made, and is not there.")
+            raise TrackerError(f"the task {made['id']} was created, but does not exist.")
         return found
 
     def begin(self, task: Task, labels: Labels) -> Task:
@@ -101,7 +100,7 @@ class ServerStore:
         for line in lines:
             if (size := len(json.dumps(line))) > _LONGEST_BODY:
                 name = f"{line['metric']}/{line['variant']}"
-                raise ValueError(f"{name} has {size / 1e6:.0f} MB; the server takes 15 MB at once")
+                raise ValueError(f"{name} has {size / 1e6:.0f} MB; the server accepts 15 MB at once")
         if lines:
             answers = self._session.send_request_batch(
                 "events", "add_batch", version=_VERSION, json=lines, method="post"
@@ -117,13 +116,13 @@ class ServerStore:
     def set_params(self, section: str, items: Sequence[Mapping[str, Any]]) -> None:
         asked = {"hyperparams": list(items), "replace_hyperparams": "section", "force": True}
         if len(json.dumps(asked)) > _LONGEST_BODY:
-            raise ValueError(f"the params {section} are beyond the 15 MB that the server takes at once")
+            raise ValueError(f"the params {section} exceed the 15 MB that the server accepts at once")
         self._run()
         try:
             self._ask("tasks.edit_hyper_params", task=self._id, **asked)
         except TrackerError:
-            # Somebody may have stopped the task on its page, or the server, which does so after two hours
-            # without an event: it takes no params then.
+            # A user may have stopped the task on its page, or the server, which does so after two hours
+            # without an event: it then accepts no params.
             found = self.find(self._id)
             if found is None or found.status == "in_progress" or is_published(found):
                 raise
@@ -172,17 +171,17 @@ class ServerStore:
 
         found = mark_of(task.get("hyperparams"))
         if task["status"] in ("created", "queued") and found.get("last_event"):
-            found["last_event"] = 0  # somebody has reset it, which removes its events alone
+            found["last_event"] = 0  # it was reset, which removes its events only
         try:
             web = Session.get_app_server_host(self._place.config)
-        except ValueError:  # which it cannot guess from the address of the server
+        except ValueError:  # it cannot derive it from the server's address
             web = ""
         kind = "tasks" if self._session.check_min_api_server_version("2.31") else "experiments"
         page = f"{web.rstrip('/')}/projects/{task.get('project') or '*'}/{kind}/{task['id']}/output/log"
         return Task(task["id"], task["status"], found, page if web else None)
 
     def _project(self, name: str) -> str:
-        """The project of this name, which is made where there is none."""
+        """The project of this name, created when absent."""
         for attempt in range(2):
             pattern = f"^{re.escape(name)}$"
             found = self._ask(
@@ -194,12 +193,12 @@ class ServerStore:
             try:
                 return str(self._ask("projects.create", name=name, description="")["id"])
             except TrackerError:
-                if attempt:  # another run may have made it in between
+                if attempt:  # another run may have created it meanwhile
                     raise
         raise AssertionError(name)
 
     def _run(self) -> None:
-        """Let the task run: a stopped one takes no params."""
+        """Set the task to running: a stopped one accepts no params."""
         if not self._running:
             self._ask("tasks.started", task=self._id, force=True)
             self._running = True
@@ -210,7 +209,7 @@ class ServerStore:
         return _said(answer, action)
 
     def _upload(self, target: str, key: str, file: Path) -> None:
-        """Send a file to ClearML's files server, in a request of its own; the SDK's own would be tried for
+        """Send a file to ClearML's files server, in a separate request: the SDK's upload would retry for
         minutes, and needs a second session."""
         import requests
         from requests_toolbelt import MultipartEncoder
@@ -224,8 +223,8 @@ class ServerStore:
 
 
 def _said(answer: requests.Response | None, action: str) -> dict[str, Any]:
-    """What the server says; raises `TrackerError` with its reason."""
-    assert answer is not None  # but of a session that is offline
+    """The server's response data; raises `TrackerError` with its reason."""
+    assert answer is not None  # except in an offline session
     try:
         found = answer.json()
         data, reason = found.get("data"), found.get("meta", {}).get("result_msg")
@@ -239,7 +238,7 @@ def _said(answer: requests.Response | None, action: str) -> dict[str, Any]:
 
 
 class _Patient:
-    """ClearML's configuration, but for what would have it wait for ever."""
+    """ClearML's configuration, without the settings that make it wait forever."""
 
     def __init__(self, config: Any) -> None:
         self._config = config
@@ -258,18 +257,18 @@ def _session_class() -> type[Session]:
     from clearml.backend_api.session.session import Session
 
     class Connection(Session):  # type: ignore[misc]
-        """A session that gives up: by default it tries each request 240 times, for 300 s each."""
+        """A session that gives up: by default each request is tried 240 times, for 300 s each."""
 
-        _offline_mode = False  # CLEARML_OFFLINE_MODE may say otherwise than the tracker's option
+        _offline_mode = False  # CLEARML_OFFLINE_MODE may differ from the tracker's option
         _session_initial_timeout = _session_timeout = _write_session_timeout = _TIMEOUT
 
     return Connection
 
 
 def _connected(place: Place) -> Session:
-    # Of a request that was sent and not answered nobody knows what became: it is not sent twice.
+    # A request without a response may or may not have been processed: it is not sent twice.
     retries = {"total": 2, "connect": 2, "read": 0, "status": 1, "redirect": 2, "backoff_factor": 0.2}
-    # Each event has the name of its worker, which is the machine's by default.
+    # Each event carries the name of its worker, by default the machine's.
     return _session_class()(
         worker=os.environ.get("CLEARML_WORKER_NAME") or "fmstune", host=place.api,
         api_key=place.access_key or None, secret_key=place.secret_key or None,

@@ -1,5 +1,5 @@
-"""Tasks in offline sessions: folders as ClearML's SDK writes them, for `Task.import_offline_session` and
-`clearml-task --import-offline-session`. What is said of the SDK was seen with 2.1.12.
+"""Tasks in offline sessions: folders in the format of ClearML's SDK, for `Task.import_offline_session` and
+`clearml-task --import-offline-session`. The SDK's behaviour was observed with 2.1.12.
 
     <folder>/offline-<id>/task.json      the task, with our mark
                           metrics.jsonl  a line for each time that events were written, with a list of them
@@ -36,7 +36,7 @@ from fmstune.trackers.records import Artifact, Status
 
 _PREFIX = "offline-"
 _OWN = "fmstune"
-"""Our own entry of task.json, which ClearML passes over: how many bytes of metrics.jsonl were whole."""
+"""Our own entry in task.json, which ClearML ignores: the number of complete bytes in metrics.jsonl."""
 
 
 class SessionStore:
@@ -55,7 +55,7 @@ class SessionStore:
             return None
         found = mark_of(about.get("hyperparams"))
         if _length(place) < _whole(about):
-            found["last_event"] = 0  # somebody has cut it off
+            found["last_event"] = 0  # it was truncated
         note = f"offline, send it with `clearml-task --import-offline-session {shlex.quote(str(place))}`"
         return Task(task_id, str(about.get("status")), found, note=note)
 
@@ -64,7 +64,7 @@ class SessionStore:
 
     def create(self, labels: Labels, new_run_id: str | None) -> Task:
         task_id = _PREFIX + (new_run_id or uuid.uuid4().hex)
-        if (self._root / task_id).exists():  # of another future of the run
+        if (self._root / task_id).exists():  # from another future of the run
             task_id = _PREFIX + uuid.uuid4().hex
         place = self._root / task_id
         place.mkdir(parents=True)
@@ -88,11 +88,11 @@ class SessionStore:
         for ended in ("status_reason", "status_message", "completed"):
             about.pop(ended, None)
         about.setdefault("started", _now())
-        # A process that was killed may have left half a line, at which ClearML's import would stop.
+        # A killed process may have left half a line, at which ClearML's import would stop.
         with (place / "metrics.jsonl").open("a+b") as file:
             self._size = min(_whole(about), file.seek(0, os.SEEK_END))
             file.seek(max(self._size - 1, 0))
-            if self._size and file.read(1) != b"\n":  # somebody has cut it off
+            if self._size and file.read(1) != b"\n":  # it was truncated
                 file.seek(0)
                 self._size = file.read(self._size).rfind(b"\n") + 1
             file.truncate(self._size)
@@ -103,7 +103,7 @@ class SessionStore:
 
     def write(self, events: Sequence[Event], mark: Mapping[str, Any]) -> None:
         if not self.holds():
-            return  # what is written now would hide that
+            return  # writing now would hide that
         if events:
             lines = [{**event, "task": self._id} for event in events]
             data = (json.dumps(lines, ensure_ascii=True) + "\n").encode()
@@ -120,7 +120,7 @@ class SessionStore:
             self._save()
 
     def put_file(self, path: str, file: Path) -> tuple[str, str]:
-        # ClearML's import puts the task's new id in the place of this one.
+        # ClearML's import replaces this id by the task's new one.
         key = f"{safe(self._about['project_name'])}/{safe(self._about['name'])}.{self._id}/{path}"
         target = self._place / "data" / key
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""What a task of ClearML's is to the tracker, wherever it is kept: on a server, or in an offline session.
+"""The tracker's view of a ClearML task, wherever it is stored: on a server, or in an offline session.
 
-`clearml.Task` is not used. It keeps one task a process, hooks into argparse, matplotlib, signals and the end
-of the process, sends from threads that log what they could not send, or try it for ever, turns NaN into 0,
-and shifts the iterations of a task that is continued. What is used is the interface that it sends through.
+`clearml.Task` is not used. It keeps one task per process, hooks into argparse, matplotlib, signals and
+process exit, sends from threads that log what they could not send, or retry forever, turns NaN into 0, and
+shifts the iterations of a continued task. This module uses the interface that it sends through.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from fmstune.trackers.records import Artifact, Status
 
 STATUSES: Mapping[Status, str] = {"finished": "completed", "failed": "failed", "interrupted": "stopped"}
 PROPERTIES = "properties"
-"""The section of params that ClearML shows as a task's properties, which can be written in any status."""
+"""The section of params that ClearML shows as a task's properties; it is writable in any status."""
 MADE_AS = f"{MARK}_made_as"
 Params = dict[str, dict[str, dict[str, Any]]]
-"""Of each section and name, what ClearML has of a param."""
+"""ClearML's record of a param, by section and name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What a task is called and sorted by."""
+    """A task's name, project and tags."""
 
     name: str
     project: str
@@ -39,7 +39,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is known of a task: its status in ClearML's words, our mark, and what a person should know."""
+    """The state of a task: its status in ClearML's terms, our mark, and a note for the user."""
 
     id: str
     status: str = "created"
@@ -49,13 +49,13 @@ class Task:
 
 
 def is_published(task: Task) -> bool:
-    """Whether a task was published: it takes nothing more."""
+    """Whether a task was published: it accepts no more data."""
     return task.status in ("published", "publishing")
 
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """A file of an artifact, by where it is kept now."""
+    """A file of an artifact, with its storage location."""
 
     key: str
     uri: str
@@ -64,44 +64,44 @@ class Uploaded:
 
 
 class Store(Protocol):
-    """Where tasks are kept. All methods raise when something was not kept."""
+    """Where tasks are stored. All methods raise if something could not be stored."""
 
     def find(self, task_id: str) -> Task | None:
         """The task of this id; `None` when there is none."""
 
     def made_as(self, labels: Labels, new_run_id: str) -> Task | None:
-        """The task that `create` made for this id."""
+        """The task that `create` created for this id."""
 
     def create(self, labels: Labels, new_run_id: str | None) -> Task:
-        """A new task, which is known by `new_run_id` from then on."""
+        """Create a task that `made_as` finds by `new_run_id`."""
 
     def begin(self, task: Task, labels: Labels) -> Task:
-        """Let a task that is there run, under these labels."""
+        """Set an existing task to running, with these labels."""
 
     def write(self, events: Sequence[Event], mark: Mapping[str, Any]) -> None:
-        """Keep events, and our mark after them."""
+        """Store events, then our mark."""
 
     def set_params(self, section: str, items: Sequence[Mapping[str, Any]]) -> None:
         """Replace a section of params."""
 
     def put_file(self, path: str, file: Path) -> tuple[str, str]:
-        """Keep a file under a path of the task's; its key and its address there."""
+        """Store a file under a path of the task; return its key and address."""
 
     def put_artifact(self, artifact: Artifact, files: Sequence[Uploaded]) -> None:
-        """Note the files of an artifact that were kept."""
+        """Record the stored files of an artifact."""
 
     def end(self, status: Status, error: str | None) -> None:
         """End the task."""
 
     def resume(self) -> None:
-        """Let the task run once more, after `end`."""
+        """Set the task to running again, after `end`."""
 
     def holds(self) -> bool:
-        """Whether the storage is as this process has left it, as far as that is seen in no time."""
+        """Whether the storage is as this process left it, as far as a cheap check can tell."""
 
 
 def safe(part: str) -> str:
-    """A part of the path of a file, which is another one for each."""
+    """A unique, safe component for a file's path."""
     fitting = re.sub(r"[^\w.-]", "_", part, flags=re.ASCII)[:100].strip(".")
     if fitting == part:
         return part
@@ -109,7 +109,7 @@ def safe(part: str) -> str:
 
 
 def uploaded(key: str, uri: str, file: Path) -> Uploaded:
-    """What is known of a file that is kept at `uri`."""
+    """The record of a file stored at `uri`."""
     digest = hashlib.sha256()
     with file.open("rb") as data:
         while part := data.read(1 << 20):
@@ -118,7 +118,7 @@ def uploaded(key: str, uri: str, file: Path) -> Uploaded:
 
 
 def param(section: str, name: str, value: str, kind: str = "str") -> dict[str, Any]:
-    """A param as ClearML has it: a text, and the name of its type."""
+    """A param in ClearML's format: a string, and the name of its type."""
     return {"section": section, "name": name, "value": value, "type": kind, "description": ""}
 
 
@@ -129,7 +129,7 @@ def properties(mark: Mapping[str, Any], new_run_id: str | None = None) -> dict[s
 
 
 def mark_of(params: Any) -> dict[str, Any]:
-    """Our mark in the params of a task; empty where there is none."""
+    """Our mark in the params of a task; empty if there is none."""
     try:
         found = json.loads(params[PROPERTIES][MARK]["value"])
     except (KeyError, TypeError, ValueError):
@@ -138,7 +138,7 @@ def mark_of(params: Any) -> dict[str, Any]:
 
 
 def artifacts_of(artifact: Artifact, files: Sequence[Uploaded], moment: int) -> list[dict[str, Any]]:
-    """The files of an artifact as ClearML has them: one artifact each."""
+    """The files of an artifact in ClearML's format: one artifact each."""
     return [
         {
             "key": f"{artifact.name}/{file.key}", "type": artifact.type or "custom", "mode": "output",

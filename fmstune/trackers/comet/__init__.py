@@ -1,1 +1,1 @@
-"""Beneath the tracker `comet`: its settings, its service and its archives, and what both take."""
+"""Internals of the tracker `comet`: its settings, its service and archives, and the items they store."""

@@ -1,6 +1,6 @@
 """Whether an experiment could be tracked in Comet now: its key, its server, the workspace and the project.
 
-Everything here only reads. What is said of the SDK was seen with comet_ml 3.58.8.
+Everything here only reads. The SDK's behaviour was observed with comet_ml 3.58.8.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def required_key(settings: Settings) -> str:
-    """The API key. Raises `CometUnusable` where there is none; the SDK would ask at a terminal."""
+    """The API key. Raises `CometUnusable` without one; the SDK would prompt at a terminal."""
     key = api_key(settings.config)
     if key is None:
         detail = f"there is no API key for {settings.shown_server}"
@@ -53,7 +53,7 @@ def check_account(options: CometOptions, timeout: float) -> Check:
 
 def _ask(settings: Settings, key: str, timeout: float) -> Check:
     server = settings.shown_server
-    http = Http(settings, key, timeout / 6)  # for three connections and answers
+    http = Http(settings, key, timeout / 6)  # three times to connect and to answer
     began = time.perf_counter()
     try:
         answer = http.ask("account-details")

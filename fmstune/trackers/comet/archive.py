@@ -1,9 +1,9 @@
-"""An offline experiment: archives as Comet's own offline experiments are, for `comet upload`.
+"""An offline experiment: archives in the format of Comet's own, for `comet upload`.
 
-`OfflineExperiment` writes its archive when it ends, from the temporary folder: of a process that is killed,
-nothing can be found. Here, what the archive is made of lies beside it meanwhile, and the next process
-continues with it. A resumed run has a second archive, which goes into the same experiment, as those of
-`ExistingOfflineExperiment` do. What is said of the SDK was seen with comet_ml 3.58.8.
+`OfflineExperiment` writes its archive when it ends, from a temporary folder: after a kill, nothing can be
+found. Here, the parts of the archive lie next to it until then, and the next process continues with them. A
+resumed run has a second archive, which goes into the same experiment, like those of
+`ExistingOfflineExperiment`. The SDK's behaviour was observed with comet_ml 3.58.8.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _STATE, _MESSAGES = "fmstune.json", "messages.json"
 
 @dataclass
 class State:
-    """What is known of an archive, in a file of ours in it: whose it is, which events of the run it and those
-    before it hold, how long its messages are by then, what it was ended with, and what stands in it."""
+    """The state of an archive, in our own file in it: its owner, the events of the run that it and those
+    before it hold, the length of its messages at that point, its final status, and its contents."""
 
     mark: dict[str, Any] = field(default_factory=dict)
     spans: list[tuple[int, int]] = field(default_factory=list)
@@ -47,23 +47,24 @@ class State:
 
 
 def require_writable(folder: Path) -> None:
-    """Where it cannot write, the SDK falls back to a temporary folder, where nobody looks."""
+    """Raise if `folder` is not writable: the SDK would fall back to a temporary folder, where nobody
+    looks."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     remedy = "choose another folder with the option dir, or COMET_OFFLINE_DIRECTORY"
     if not existing.is_dir():
-        raise CometUnusable("bad_option", f"{existing} is no folder", remedy, str(folder))
+        raise CometUnusable("bad_option", f"{existing} is not a folder", remedy, str(folder))
     if not takes_files(existing):
         raise CometUnusable("no_permission", f"{folder} cannot be written to", remedy, str(folder))
 
 
 def newest_state(folder: Path, key: str) -> State | None:
-    """What is known of the experiment's newest archive, or of what is to become it."""
+    """The state of the experiment's newest archive, finished or not."""
     parts = _parts(folder, key)
     return _state_of(folder, key, max(parts)) if parts else None
 
 
 def is_stored(folder: Path, key: str, run_id: str | None, last: int) -> bool | None:
-    """Whether the newest archive holds this event of the run. One that is not there may have been sent."""
+    """Whether the newest archive holds this event of the run. A missing one may have been sent."""
     state = newest_state(folder, key)
     if state is None or state.mark.get("run_id") != run_id:
         return None
@@ -71,8 +72,8 @@ def is_stored(folder: Path, key: str, run_id: str | None, last: int) -> bool | N
 
 
 class Archive:
-    """The archives of one experiment, of which the newest is written to. Raises `OSError`, after which what
-    has been written in vain is taken back."""
+    """The archives of one experiment; the newest one is written to. Raises `OSError`, after which a failed
+    write is undone."""
 
     page: str | None = None
 
@@ -83,20 +84,20 @@ class Archive:
         parts = _parts(self._folder, key)
         newest = _state_of(self._folder, key, max(parts)) if parts else None
         self._number = max(parts, default=1)
-        # The newest archive that is done, and whether there is one that is not.
+        # The newest finished archive, and whether there is an unfinished one.
         self._done = self._zip if self._zip.exists() else None
         self._in_hand = newest is not None and self._done is None
         state = newest or State()
         if not self._in_hand:
-            # Of a process that was killed when an archive was done, or before anything was known of one.
+            # From a process that was killed when an archive was finished, or before its state was written.
             shutil.rmtree(self._staging, ignore_errors=True)
             known = start.tracker_run_id is not None or settings.experiment is not None
             state.strategy = "get_or_create" if known else "create"
         if state.mark.get("run_id") != mark.get("run_id"):
-            state.spans = []  # those of another run, which this one continues, have other numbers
+            state.spans = []  # the run that this one continues has other numbers
         state.mark = mark
         self._state, self._lost, self._missing = state, False, False
-        # Archives that have been sent may have been removed since.
+        # Archives may have been sent and removed since.
         self._unseen = start.tracker_run_id is not None and newest is None and not start.redelivery
         if self._in_hand:
             self._take_back()
@@ -104,13 +105,13 @@ class Archive:
 
     @property
     def adapted(self) -> str | None:
-        """What the archives do not hold that was delivered."""
-        where = f"{self._folder} has no archives with its earlier events any more"
+        """What was delivered but is missing from the archives."""
+        where = f"{self._folder} no longer has the archives with its earlier events"
         return f"{where}; the new one is without them" if self._missing else None
 
     @property
     def note(self) -> str:
-        """What is left to do for a person."""
+        """What is left for the user to do."""
         done = sorted(_zips(self._folder, self.key), key=_number_of)
         last = self._archive(self._number + (self._done is not None))
         paths = " ".join(shlex.quote(str(path)) for path in dict.fromkeys([*done, last]))
@@ -118,17 +119,17 @@ class Archive:
 
     @property
     def events(self) -> Events:
-        """The events that are held."""
+        """The stored events."""
         return Events(self._state.spans)
 
     @property
     def params(self) -> dict[str, str]:
-        """The params that are held."""
+        """The stored params."""
         return dict(self._state.params)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many points there are of each metric."""
+        """The number of points of each metric."""
         return dict(self._state.points)
 
     def holds(self, last: int) -> bool:
@@ -146,11 +147,11 @@ class Archive:
         return own and size >= self._state.size and self._reaches(last)
 
     def write(self, items: list[Item], events: Sequence[int]) -> None:
-        """Add these, and take them out of `items`; they are of these events."""
+        """Add the items, which belong to these events, and remove them from `items`."""
         if not self._in_hand:
             self._begin()
         elif not self.holds(0):
-            # Somebody has removed it, or restored an older state of it. What is written now would hide that.
+            # It was removed or restored to an older state. Writing now would hide that.
             self._lost = True
             items.clear()
             return
@@ -172,7 +173,7 @@ class Archive:
         items.clear()
 
     def end(self, status: Status, error: str | None, others: list[Item], tags: Sequence[str]) -> None:
-        """Finish the archive, unless the one that is there says all of it."""
+        """Finish the archive, unless the existing one already has everything."""
         ended = [status, error]
         if self._done is not None and not self._in_hand and self._state.ended == ended:
             return
@@ -207,7 +208,7 @@ class Archive:
         return self._unseen or not self._state.mark or self.events.last >= last
 
     def _begin(self) -> None:
-        """Begin an archive: the first one, or one after that which is done."""
+        """Start an archive: the first one, or the one after the finished one."""
         if self._done is not None:
             self._number += 1
             self._state.strategy = "get"
@@ -251,7 +252,7 @@ class Archive:
         return path
 
     def _take_back(self) -> None:
-        """Cut what stands beyond what is known, as a killed process may have left it."""
+        """Truncate what a killed process may have written beyond the state."""
         messages = self._staging / _MESSAGES
         if messages.exists() and messages.stat().st_size > self._state.size:
             os.truncate(messages, self._state.size)
@@ -270,7 +271,7 @@ class Archive:
 
 
 def _payload(message: Any) -> dict[str, Any]:
-    """What the SDK writes of a message; the number that its own queue gives it is none here."""
+    """What the SDK writes for a message, without the number that its own queue assigns."""
     said = message.to_message_dict()
     return {key: value for key, value in said.items() if key != "message_id"}
 
@@ -285,7 +286,7 @@ def _number_of(path: Path) -> int:
 
 
 def _parts(folder: Path, key: str) -> set[int]:
-    """The numbers of the archives that are there, or on their way."""
+    """The numbers of the finished and unfinished archives."""
     staged = [path for path in folder.glob(f".{glob.escape(key)}-*") if _read(path / _STATE) is not None]
     return {number for path in [*_zips(folder, key), *staged] if (number := _number_of(path))}
 
@@ -296,7 +297,7 @@ def _state_of(folder: Path, key: str, number: int) -> State | None:
             return _state(made.read(_STATE))
     except FileNotFoundError:
         return _read(folder / f".{key}-{number}" / _STATE)
-    except (KeyError, zipfile.BadZipFile):  # somebody else's, or damaged
+    except (KeyError, zipfile.BadZipFile):  # not ours, or damaged
         return None
 
 

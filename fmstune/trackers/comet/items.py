@@ -1,8 +1,8 @@
-"""What Comet is given of a run, piece by piece, whether it is sent or kept in an archive.
+"""The items that Comet receives of a run, sent or stored in an archive.
 
-`Experiment.log_metric` and its kind are not used: they put messages into a queue, whose thread drops what it
-cannot send after its last try, falls back to an archive elsewhere, and says so in a log alone. The messages
-are the SDK's own. What is said of the SDK was seen with comet_ml 3.58.8.
+`Experiment.log_metric` and its siblings are not used: they put messages into a queue, whose thread drops
+what it cannot send after its last retry, falls back to an archive elsewhere, and only logs it. The messages
+are the SDK's own. The SDK's behaviour was observed with comet_ml 3.58.8.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from fmstune.trackers.records import Artifact, Media, Table
 
 MODELS = ("model", "adapter")
 _MOST_BINNED = 1e20
-"""Where the outermost bins of Comet's histograms end."""
-"""The types of artifacts that Comet shows as models, which its registry takes."""
+"""The edge of the outermost bins of Comet's histograms."""
+"""The types of artifacts that Comet shows as models and that its registry accepts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A metric's value; `time` in milliseconds, one for each of several values at a step."""
+    """A metric's value; `time` is in milliseconds, unique among several values at a step."""
 
     name: str
     value: int | float
@@ -38,7 +38,7 @@ class Point:
         from comet_ml.messages import MetricMessage
 
         made = MetricMessage(timestamp=self.time)
-        # NaN and the infinite ones become texts that the service knows, as JSON has none.
+        # NaN and infinities become strings that the service knows, as JSON cannot represent them.
         made.set_metric(self.name, self.value, step=self.step, epoch=self.epoch)
         return made
 
@@ -62,7 +62,7 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """What Comet has of an experiment beside its params: its name, its status, …"""
+    """Comet's "other" values of an experiment: its name, its status, …"""
 
     key: str
     value: Any
@@ -76,7 +76,7 @@ class Other:
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file: its `content`, or the path of one that nobody changes. `kind` is Comet's word for it."""
+    """A file: its `content`, or the path of one that nothing changes. `kind` is Comet's asset type."""
 
     id: str
     kind: str
@@ -88,7 +88,7 @@ class Asset:
     extension: str = ""
 
     def params(self) -> dict[str, Any]:
-        """What is said of it, as the SDK has it."""
+        """The request parameters, as in the SDK."""
         said: dict[str, Any] = {"context": None, "step": self.step, "overwrite": False}
         if self.kind == "visualization":
             said |= {"figName": self.name, "figCounter": 0, "imageId": self.id}
@@ -103,15 +103,15 @@ Item = Point | Param | Other | Asset
 
 
 def asset_id(*parts: Any) -> str:
-    """The id of a file: the same for each delivery of the event that `parts` say; without one, any."""
+    """The id of a file: the same for each delivery of the event in `parts`; random without one."""
     if None in parts:
         return uuid.uuid4().hex
     return hashlib.md5(json.dumps(parts).encode(), usedforsecurity=False).hexdigest()
 
 
 def table_asset(table: Table, key: str, of: str) -> Asset:
-    """A table as a CSV file, which Comet shows as a table. Texts are in quotes, so that a missing value is
-    none of them."""
+    """A table as a CSV file, which Comet shows as a table. Strings are quoted, so that none equals a missing
+    value."""
     columns = list(table.columns)
     lines: list[list[Any]] = [list(columns)]
     lines += [[row.get(column) for column in columns] for row in table.rows]
@@ -134,7 +134,7 @@ def _numbered(key: str, step: int | None, repeats: int | None) -> str:
 
 
 def media_asset(media: Media, key: str, of: str) -> Asset:
-    """A text sample, an image or a histogram. Comet gives texts names of its own, so that theirs are in the
+    """A text sample, an image or a histogram. Comet names texts itself, so their names are stored in the
     metadata."""
     said = {"name": key}
     if media.kind == "text":
@@ -149,17 +149,17 @@ def media_asset(media: Media, key: str, of: str) -> Asset:
 
 
 def is_beyond_bins(media: Media) -> bool:
-    """Whether a histogram has bins beyond Comet's outermost ones."""
+    """Whether a histogram extends beyond Comet's outermost bins."""
     return max(abs(media.low), abs(media.high)) > _MOST_BINNED
 
 
 def _histogram(media: Media) -> Any:
-    """In Comet's own bins, each of which is a tenth wider than the one before: there are no others."""
+    """Convert to Comet's own bins, the only ones there are: each is a tenth wider than the one before."""
     from comet_ml import Histogram
 
     width = (media.high - media.low) / len(media.counts)
     made = Histogram()
-    most = 0.99 * made.stop  # of what is beyond, it would keep nothing
+    most = 0.99 * made.stop  # it would drop anything beyond
     middles = [
         max(-most, min(most, media.low + width * (number + 0.5))) for number in range(len(media.counts))
     ]
@@ -168,7 +168,7 @@ def _histogram(media: Media) -> Any:
 
 
 def artifact_assets(artifact: Artifact, of: Sequence[Any]) -> list[Asset]:
-    """The files of an artifact: those of a model together, and others in a folder of its name."""
+    """The files of an artifact: those of a model together, others in a folder named after it."""
     model = artifact.type in MODELS
     return [
         Asset(
@@ -186,14 +186,14 @@ def artifact_assets(artifact: Artifact, of: Sequence[Any]) -> list[Asset]:
 
 
 class Events:
-    """Which events a run holds, by their numbers: as spans, of which there are few, as most come in order."""
+    """The numbers of the events that a run holds, as spans: there are few, as most come in order."""
 
     def __init__(self, spans: Sequence[Sequence[int]] = ()) -> None:
         self.spans = [(int(first), int(last)) for first, last in spans]
 
     @property
     def last(self) -> int:
-        """The last one; 0 for none."""
+        """The last number; 0 when empty."""
         return self.spans[-1][1] if self.spans else 0
 
     def __contains__(self, seq: int) -> bool:
@@ -203,7 +203,7 @@ class Events:
         return False
 
     def add(self, seq: int) -> None:
-        """Note one more."""
+        """Add a number."""
         if seq in self:
             return
         if self.spans and self.spans[-1][1] == seq - 1:

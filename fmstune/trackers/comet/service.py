@@ -1,7 +1,7 @@
-"""An experiment on Comet's server: what a request carried is there when it returns; else it raises.
+"""An experiment on Comet's server. When a request returns, the server has its contents; else it raises.
 
-The SDK's own requests are used, without its queue and without its tries, of which the last one is followed by
-silence. What is said of the SDK was seen with comet_ml 3.58.8.
+The SDK's own requests are used, without its queue and its retries, which end silently after the last one. The
+SDK's behaviour was observed with comet_ml 3.58.8.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     import requests
 
 _TIMEOUT = 15.0
-"""Seconds of a request; a shipper that is silent for a minute counts as one that hangs."""
+"""Seconds per request; a shipper that is silent for a minute counts as hung."""
 _FILE_TIMEOUT = 300.0
 _LONGEST_PAUSE = 25.0
 _MOST_ITEMS = 1000
-"""Points and params that the SDK sends at once."""
+"""The number of points and params that the SDK sends at once."""
 _MOST_TEXT = 1000
 _FIRST_BEAT = 10
 _EXISTS = 90999
-"""Comet's code for an experiment that there is already."""
+"""Comet's code for an experiment that already exists."""
 
 
 class CometAway(OSError):
-    """The server does not take anything now: it is overloaded, or takes no more in this minute."""
+    """The server accepts nothing now: it is overloaded, or the limit of this minute is reached."""
 
 
 class Http:
@@ -58,21 +58,21 @@ class Http:
     def post(
         self, path: str, payload: Mapping[str, Any], *, rest: bool = False, compress: bool = False
     ) -> Any:
-        """The answer to a request of the client library's API, or of the REST API."""
+        """Send a request to the client library's API, or the REST API; return the answer."""
         url = urljoin(self._rest if rest else self._clientlib, path)
         answer = self._client.post(url, payload, compress=compress)
         if (pause := _pause(answer)) is not None:
-            # So many points are taken in a minute. A new process could do no better, and reads all again.
+            # The rate limit per minute. A new process could do no better, and would read everything again.
             time.sleep(pause)
             answer = self._client.post(url, payload, compress=compress)
         return self._judged(answer, path)
 
     def get(self, path: str, **params: str) -> Any:
-        """What the REST API says."""
+        """The REST API's data."""
         return self._judged(self._client.get(urljoin(self._rest, path), params), path)
 
     def ask(self, path: str, **params: str) -> requests.Response:
-        """The REST API's answer, whatever it is."""
+        """The REST API's response, whatever its status."""
         found: requests.Response = self._client.get(urljoin(self._rest, path), params)
         return found
 
@@ -102,13 +102,13 @@ class Http:
         if code < 300:
             return _json(answer)
         if code == 429 or code >= 500:
-            why = "more than it takes in a minute" if code == 429 else "an error of the server"
+            why = "more than it accepts per minute" if code == 429 else "an error of the server"
             raise CometAway(f"{self._shown} answers {code}, {why}")
         raise Refused(f"{self._shown} refuses {what} ({code}): {_said(answer)}", _code(answer))
 
 
 class Refused(TrackerError):
-    """The server refuses something; `code` is Comet's own for the reason."""
+    """The server refuses something; `code` is Comet's own code for the reason."""
 
     def __init__(self, text: str, code: int) -> None:
         self.code = code
@@ -116,7 +116,7 @@ class Refused(TrackerError):
 
 
 def _json(answer: requests.Response) -> dict[str, Any]:
-    """What the answer says, where it says anything: many do not."""
+    """The response's data, if any: many have none."""
     try:
         found = answer.json()
     except ValueError:
@@ -130,7 +130,7 @@ def _code(answer: requests.Response) -> int:
 
 
 def _pause(answer: requests.Response) -> float | None:
-    """After how many seconds the server takes more, where it says so."""
+    """After how many seconds the server accepts more, if it says so."""
     said = answer.headers.get("Retry-After-Custom", "") if answer.status_code == 429 else ""
     return min(float(said) + 0.5, _LONGEST_PAUSE) if re.fullmatch(r"\d+(\.\d*)?", said) else None
 
@@ -141,7 +141,7 @@ def _said(answer: requests.Response) -> str:
 
 
 class Service:
-    """One experiment on the server, which is made where there is none of this key."""
+    """One experiment on the server, created if none has this key."""
 
     def __init__(self, settings: Settings, api_key: str, key: str) -> None:
         from comet_ml.utils import get_comet_version
@@ -157,7 +157,7 @@ class Service:
         except Refused as refused:
             if refused.code != _EXISTS:
                 raise
-            # A server of one's own that is too old to know the last of these.
+            # A self-hosted server that is too old to know the last of these.
             made = self._http.post("logger/get/run", {**said, "previousExperiment": key})
         if "runId" not in made:
             shown = settings.shown_server
@@ -176,7 +176,7 @@ class Service:
         self.note: str | None = None
 
     def begin(self, mark: Mapping[str, Any]) -> None:
-        """Begin to write to it; what a process that was killed has sent, and nobody has noted, is known."""
+        """Start writing; find what a killed process has sent without recording it."""
         own = self.mark.get("run_id") == mark.get("run_id")
         if not own:
             self.events = Events()
@@ -189,7 +189,7 @@ class Service:
         self._begin_to_beat()
 
     def write(self, items: list[Item], events: Sequence[int]) -> None:
-        """Send these, and take each out of `items` when it is there; they are of these events."""
+        """Send the items, which belong to these events, and remove each from `items` once it has arrived."""
         while items:
             kind, few = next(itertools.groupby(items[:_MOST_ITEMS], type))
             some = list(few)
@@ -205,11 +205,11 @@ class Service:
             self.events.add(seq)
 
     def holds(self, last: int) -> bool:
-        """What the server has taken is its own business: it shows some of it later."""
+        """Assumed: the server shows some of what it has accepted only later."""
         return True
 
     def end(self, status: Status, error: str | None, others: list[Item], tags: Sequence[str]) -> None:
-        """End the experiment: Comet knows running, finished and crashed ones."""
+        """End the experiment: Comet's states are running, finished and crashed."""
         self._stop_beating()
         self.write(others, ())
         self._write_mark(ended=True)
@@ -225,7 +225,7 @@ class Service:
         self._http.close()
 
     def add_tags(self, tags: Sequence[str]) -> None:
-        """Add tags; those that are there stay."""
+        """Add tags; existing ones stay."""
         there = self._http.get("experiment/tags", experimentKey=self.key).get("tags") if self.mark else None
         tags = [tag for tag in tags if tag not in (there or ())]
         if tags:
@@ -233,7 +233,7 @@ class Service:
             self._http.post("write/experiment/tags", said, rest=True)
 
     def abandon(self) -> None:
-        """Leave it as it is."""
+        """Leave it unchanged."""
         self._http.close()
 
     # -- the rest -----------------------------------------------------------------------------
@@ -254,12 +254,12 @@ class Service:
             self._assets.add(item.id)
 
     def _read_mark(self) -> dict[str, Any]:
-        """What fmstune has left with it: which events it holds, and whether it was ended."""
+        """fmstune's mark on it: which events it holds, and whether it was ended."""
         others = self._http.get("experiment/log-other", experimentKey=self.key).get("values") or ()
         text = next((each.get("valueCurrent") for each in others if each.get("name") == MARK), "")
         try:
             found = json.loads(text)
-        except (ValueError, TypeError):  # there is none, or somebody has changed it
+        except (ValueError, TypeError):  # there is none, or it was edited
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -267,8 +267,8 @@ class Service:
         if not self._mark:
             return
         spans = self.events.spans
-        # The service takes texts of a thousand characters. Of more spans, and after a kill, the
-        # next process finds out what is there.
+        # The service accepts strings of a thousand characters. With more spans, and after a kill, the
+        # next process queries what is there.
         whole = self._all_known and len(spans) <= 20
         said = {**self._mark, "events": spans if whole else spans[:1], "ended": ended and whole}
         self._send_one(Other(MARK, json.dumps(said)))
@@ -289,7 +289,7 @@ class Service:
         return True
 
     def _beat(self, *, alive: bool = True) -> None:
-        """Comet takes an experiment that has been silent for some time for one that has ended."""
+        """Send a heartbeat: Comet considers an experiment without one as ended."""
         self._http.post(
             "status-report/update",
             {
@@ -313,7 +313,7 @@ class Service:
     def _stop_beating(self) -> None:
         if self._heart is not None:
             self._heart.close()
-            self._heart.join(_TIMEOUT)  # else a beat that is on its way could say that it is alive again
+            self._heart.join(_TIMEOUT)  # else a heartbeat in flight could mark it alive again
             self._heart = None
 
 

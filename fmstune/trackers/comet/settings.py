@@ -1,7 +1,7 @@
-"""The options of the tracker `comet`, and what Comet's own settings say where they say nothing: variables of
-the environment, `.env` and `.comet.config` here, `~/.comet.config`.
+"""The options of the tracker `comet`, and their defaults from Comet's own settings: environment variables,
+`.env` and `.comet.config` here, `~/.comet.config`.
 
-Everything here only reads. What is said of the SDK was seen with comet_ml 3.58.8.
+Everything here only reads. The SDK's behaviour was observed with comet_ml 3.58.8.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOGIN = "run `comet login`, or set COMET_API_KEY"
 
 @dataclass(frozen=True)
 class CometOptions:
-    """Options of the tracker `comet`. One that is not given is left to Comet's own settings."""
+    """Options of the tracker `comet`. Comet's own settings decide those that are not set."""
 
     mode: str | None = field(
         default=None,
@@ -51,7 +51,7 @@ class CometOptions:
     dir: str | None = field(
         default=None,
         metadata={
-            "help": "Where archives of offline experiments are put; else COMET_OFFLINE_DIRECTORY, else "
+            "help": "Where to store archives of offline experiments; else COMET_OFFLINE_DIRECTORY, else "
             ".cometml-runs here."
         },
     )
@@ -67,8 +67,8 @@ class CometUnusable(TrackerOptionError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What Comet is used with. `server` is the address of its client library's API, `config` the SDK's own
-    configuration, `experiment` the key of the experiment that the environment asks for."""
+    """The settings for Comet. `server` is the address of its client library's API, `config` the SDK's own
+    configuration, `experiment` the key of the experiment that the environment selects."""
 
     mode: Mode
     project: str
@@ -82,13 +82,13 @@ class Settings:
 
     @property
     def shown_server(self) -> str:
-        """The server's address without a path, a user name or a password."""
+        """The server's address without path, user name and password."""
         parts = urlsplit(self.server)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def found_settings(options: CometOptions) -> Settings:
-    """What Comet would be used with now. Raises `CometUnusable`."""
+    """The settings that Comet would use now. Raises `CometUnusable`."""
     from comet_ml.config import get_backend_address, get_config
 
     if options.mode is not None and options.mode not in MODES:
@@ -98,7 +98,7 @@ def found_settings(options: CometOptions) -> Settings:
     def setting(name: str) -> Any:
         try:
             return config[name]
-        except Exception:  # whatever everett raises of a value that it cannot read, in words of its own
+        except Exception:  # everett raises its own errors for a value that it cannot parse
             variable = name.replace(".", "_").upper()
             given = os.environ.get(variable)
             said = "in Comet's settings" if given is None else f"is {hide(given[:80])!r}, which"
@@ -106,16 +106,14 @@ def found_settings(options: CometOptions) -> Settings:
                 "bad_option", f"{variable} {said} cannot be read", f"correct or unset {variable}"
             ) from None
 
-    api_key(config)  # one that names a server is where the address comes from
+    api_key(config)  # a key that contains a server determines the address
     server = get_backend_address(config)
     if urlsplit(server).scheme not in ("http", "https"):
-        detail = f"COMET_URL_OVERRIDE is {hide(server)!r}, which is no address"
+        detail = f"COMET_URL_OVERRIDE is {hide(server)!r}, which is not an address"
         raise CometUnusable("bad_option", detail, "write https://HOST/clientlib/")
     key = setting("comet.experiment_key")
     if key is not None and not (key.isalnum() and 32 <= len(key) <= 50):
-        detail = (
-            f"COMET_EXPERIMENT_KEY is {hide(str(key)[:80])!r}, which is no key of 32 to 50 letters and digits"
-        )
+        detail = f"COMET_EXPERIMENT_KEY is {hide(str(key)[:80])!r}, which is not a key of 32 to 50 letters and digits"
         raise CometUnusable("bad_option", detail, "correct or unset it")
     folder = options.dir or setting("comet.offline_directory")
     return Settings(
@@ -138,7 +136,7 @@ def _mode(options: CometOptions, setting: Any) -> Mode:
             return mode
     if setting("comet.auto_log.disable"):
         return "disabled"
-    # Of transformers' integration: which experiment is opened, or a word by which people turn Comet off.
+    # From transformers' integration: which experiment is opened, or a value that turns Comet off.
     named = os.environ.get("COMET_MODE", "").strip().lower()
     if named not in ("", "get", "get_or_create", "create"):
         for mode in MODES:
@@ -150,7 +148,7 @@ def _mode(options: CometOptions, setting: Any) -> Mode:
 
 
 def api_key(config: Any) -> str | None:
-    """The API key that Comet would use, which is never shown; `None` where there is none."""
+    """The API key that Comet would use, never shown; `None` if there is none."""
     from comet_ml.config import get_api_key
 
     key = get_api_key(None, config)

@@ -1,4 +1,4 @@
-"""Where the tracker `comet` keeps an experiment: on the server, in archives, or nowhere; and which one."""
+"""Where the tracker `comet` stores an experiment: on the server, in archives, or nowhere; and which one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fmstune.trackers.records import RunStart, Status, TrackerError
 
 
 class Store(Protocol):
-    """What each of them does. `write` and `end` raise `OSError` and `TrackerError`."""
+    """The interface of all stores. `write` and `end` raise `OSError` and `TrackerError`."""
 
     @property
     def key(self) -> str: ...
@@ -61,11 +61,11 @@ class _Nothing:
         items.clear()
 
     def end(self, status: Status, error: str | None, others: list[Item], tags: tuple[str, ...]) -> None:
-        """There is nothing to end."""
+        """Nothing to end."""
 
 
 def open_store(settings: Settings, start: RunStart) -> tuple[Store, str | None]:
-    """The experiment of a run, or another one where another run has continued that, which the note says."""
+    """The experiment of a run, or another one, with a note, if another run has continued that."""
     if settings.mode == "disabled":
         return _Nothing(), None
     key = start.tracker_run_id or settings.experiment or _key(start.new_run_id)

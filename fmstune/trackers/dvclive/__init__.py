@@ -1,1 +1,1 @@
-"""Beneath the tracker `dvclive`: the files of a run."""
+"""Internals of the tracker `dvclive`: the files of a run."""

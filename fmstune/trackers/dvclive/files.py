@@ -1,9 +1,9 @@
-"""The folder of a run as DVCLive writes it, and DVC reads it: tables of metrics by tab, `metrics.json`,
-`params.yaml` and `dvc.yaml`.
+"""A run's folder in the format that DVCLive writes and DVC reads: metric tables in tab-separated files,
+`metrics.json`, `params.yaml` and `dvc.yaml`.
 
-`dvclive.Live` itself is not used: it makes a DVC repository of the Git repository around it, and stages files
-there; it empties its folder or appends to what it finds, and so cannot know a row that comes twice. Its own
-formats are. What is said of DVCLive was seen with 3.49.
+`dvclive.Live` itself is not used: it turns the surrounding Git repository into a DVC repository and stages
+files there; it empties its folder or appends to it, and so cannot recognise a row that is delivered twice.
+Its own formats are used. DVCLive's behaviour was observed with 3.49.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Row:
 
 @dataclass
 class State(NumbersHeld):
-    """What is known of a folder, in a file of ours: whose it is, up to which event it holds the run, without
-    which before that, how long each file of metrics is by then, and what stands in the files that are written
-    again each time."""
+    """The state of a folder, in our own file: its owner, the last event of the run that it holds, the missing
+    ones before that, the length of each metric file at that point, and the contents of the files that are
+    rewritten each time."""
 
     mark: dict[str, Any] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class State(NumbersHeld):
 
 
 def read_state(folder: Path) -> State | None:
-    """What is known of a folder; `None` when it is not one of ours. Raises `OSError`."""
+    """The state of a folder; `None` when it is not ours. Raises `OSError`."""
     try:
         found = json.loads((folder / _STATE).read_text("utf-8"))
         return State(**found)
@@ -56,7 +56,7 @@ def read_state(folder: Path) -> State | None:
 
 
 def is_intact(folder: Path, state: State) -> bool:
-    """Whether each file of metrics has at least what it had when the state was written."""
+    """Whether each metric file is at least as long as when the state was written."""
     try:
         return all((folder / _METRICS / name).stat().st_size >= size for name, size in state.sizes.items())
     except OSError:
@@ -64,12 +64,11 @@ def is_intact(folder: Path, state: State) -> bool:
 
 
 class RunFolder:
-    """A folder that is written to. What a killed process has written of a batch is taken back."""
+    """A folder that is written to. A killed process's partial batch is removed."""
 
     def __init__(self, folder: Path, state: State | None, mark: dict[str, Any], after: int) -> None:
-        """Begin where `state` is; with nothing where there is none, or files have been lost. Events of
-        another run, which this one continues, have other numbers: this one's come `after` that. Raises
-        `OSError`."""
+        """Start from `state`, or from scratch if it is `None` or files have been lost. Events of another run
+        that this one continues have other numbers: this run's come `after` that. Raises `OSError`."""
         self.path = folder
         self._metrics = folder / _METRICS
         if state is None or not is_intact(folder, state):
@@ -84,13 +83,13 @@ class RunFolder:
         self._take_back()
 
     def holds(self, last: int) -> bool:
-        """Whether the folder still has what was written, and the event of this number or a later one."""
+        """Whether the folder still holds what was written, and the event of this number or a later one."""
         found = read_state(self.path)
         return found is not None and found.last_event >= last and is_intact(self.path, found)
 
     def write(self, rows: Sequence[Row] = (), events: Sequence[int] = ()) -> None:
-        """Add the rows of these events, and write all other files. Raises `OSError`, after which no row is
-        there."""
+        """Add the rows of these events, and write all other files. After an `OSError`, the folder holds
+        none of the rows."""
         state = self.state
         before = copy.deepcopy((state.sizes, state.summary, state.last_event, state.gaps))
         try:
@@ -132,13 +131,13 @@ class RunFolder:
         self._written[name] = text
 
     def _take_back(self) -> None:
-        """Cut what stands in files of metrics beyond what is known."""
+        """Truncate metric files to their recorded length."""
         for path in self._tables_of_metrics():
             size = self.state.sizes.get(str(path.relative_to(self._metrics)), 0)
             os.truncate(path, size) if size else path.unlink()
 
     def forget_after(self, step: int) -> None:
-        """Take the values of later steps out of each file of metrics."""
+        """Remove the values of later steps from each metric file."""
         for path in self._tables_of_metrics():
             head, *lines = path.read_text("utf-8").splitlines(keepends=True)
             kept = [line for line in lines if int(line.partition("\t")[0]) <= step]
@@ -147,19 +146,19 @@ class RunFolder:
                 self.state.sizes[str(path.relative_to(self._metrics))] = path.stat().st_size
 
     def place_of_image(self, name: str) -> Path:
-        """Where an image is to be; its name has its step last, by which DVC shows it among the others."""
+        """The path for an image; its name ends with its step, by which DVC orders images."""
         path = self.path / _IMAGES / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def put_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Keep a table, which DVC does not show."""
+        """Write a table. DVC does not show it."""
         path = self.path / _TABLES / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps([dict(row) for row in rows], indent=2, ensure_ascii=False) + "\n")
 
     def move(self, folder: Path) -> None:
-        """Give the folder another name, under which there is nothing yet. Raises `OSError`."""
+        """Rename the folder to an unused name. Raises `OSError`."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         self.path.rename(folder)
         self.path, self._metrics = folder, folder / _METRICS
@@ -168,7 +167,7 @@ class RunFolder:
         return sorted(self._metrics.rglob("*.tsv"))
 
     def _summarise(self, row: Row) -> None:
-        """Note the value as the last one, below its stage as DVCLive does where there is no metric of the
+        """Record the value as the last one, nested in its stage as DVCLive does unless a metric has the
         stage's name."""
         value = row.value
         shown = value if abs(value) < float("inf") else str(value)  # NaN is not below either
@@ -194,7 +193,7 @@ class RunFolder:
 
 
 def empty(folder: Path) -> None:
-    """Take out what a run has left in a folder, as `Live()` does when it begins, and nothing else."""
+    """Remove what a run left in a folder, as `Live()` does when it starts, and nothing else."""
     for name in (_METRICS, _IMAGES, _TABLES):
         shutil.rmtree(folder / name, ignore_errors=True)
     for file in ("metrics.json", "params.yaml", "dvc.yaml", _STATE):

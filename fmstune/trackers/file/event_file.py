@@ -117,7 +117,7 @@ class EventFile:
                         first = _first_line(file)
                         if why := self._format.mismatch(first):
                             raise TrackerError(
-                                f"{self.path} is no file of fmstune's events: {why}; choose another path."
+                                f"{self.path} is not a file of fmstune's events: {why}; choose another path."
                             )
                         if not (first.endswith(b"\n") and first.rstrip(b"\r\n") == HEADER_BEFORE):
                             return file, True

@@ -1,1 +1,1 @@
-"""Runs of other trackers, read from their own storage, as what fmstune records."""
+"""Runs of other trackers, read from their own storage into fmstune's records."""

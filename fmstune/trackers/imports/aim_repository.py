@@ -23,14 +23,14 @@ def find(source: Path) -> Path | None:
 
 
 def read(folder: Path) -> Iterator[PastRun]:
-    """All runs of a repository. Raises `NotASource` without Aim, or where it cannot be opened."""
+    """Yield all runs of a repository. Raises `NotASource` if Aim is missing or cannot open it."""
     try:
         from aim import Repo
     except ImportError:
         raise NotASource("an Aim repository needs Aim: pip install aim.") from None
     try:
         runs = list(Repo.from_path(str(folder)).iter_runs())
-    except Exception as error:  # of Aim's many kinds
+    except Exception as error:  # Aim raises many types
         raise NotASource(f"{folder} cannot be read by Aim: {type(error).__name__}: {error}") from error
     for run in runs:
         yield _past(run)
@@ -48,7 +48,7 @@ def _past(run: Any) -> PastRun:
         try:
             metric.preload()  # as its `dataframe` does, which would need pandas
             steps, (values, epochs, times) = metric.data.items_list()
-        except Exception as error:  # a sequence that was cut off
+        except Exception as error:  # a truncated sequence
             lost.append(f"{metric.name} cannot be read: {type(error).__name__}: {error}")
             continue
         for step, epoch, moment, value in zip(steps, epochs, times, values, strict=True):

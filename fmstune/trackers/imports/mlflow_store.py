@@ -15,7 +15,7 @@ _NOTE = "mlflow.note.content"
 
 
 def address(source: str) -> str | None:
-    """The address of the store at a path, or the one that it is."""
+    """The address of the store at a path, or `source` if it is one."""
     if source.startswith(("http://", "https://", "sqlite:", "databricks")):
         return source
     path = Path(source)
@@ -29,7 +29,8 @@ def address(source: str) -> str | None:
 
 
 def read(where: str) -> Iterator[PastRun]:
-    """All runs of all experiments. Raises `NotASource` without MLflow's client, and what that raises."""
+    """Yield all runs of all experiments. Raises `NotASource` without MLflow's client, and what that
+    raises."""
     try:
         from mlflow.tracking import MlflowClient
     except ImportError:
@@ -73,7 +74,8 @@ def _past(client: Any, run: Any, experiment: str) -> PastRun:
 
 
 def _split(key: str) -> tuple[str | None, str]:
-    """`eval_loss` and `loss` are of the stages `eval` and `train`; a slash parts other stages from names."""
+    """`eval_loss` and `loss` belong to the stages `eval` and `train`; a slash separates other stages from
+    names."""
     stage, slash, name = key.partition("/")
     if slash and name:
         return stage, name

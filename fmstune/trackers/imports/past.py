@@ -1,4 +1,4 @@
-"""A run that something else has tracked, in fmstune's words."""
+"""A run that another tool tracked, in fmstune's terms."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from fmstune.trackers.records import MetricPoint, Status, TrackerError
 
 _MOST_STEP = 1 << 53
-"""Whole numbers below it are exact in JSON, everywhere."""
+"""Integers below this are exact in every JSON implementation."""
 
 
 class NotASource(TrackerError):
-    """There is nothing at a place that runs could be read from."""
+    """Runs cannot be read from the given location."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class PastText:
 
 @dataclass(frozen=True, slots=True)
 class PastRun:
-    """`source` and `id` say which run it is, for ever; `created` is in Unix seconds. `points` are in the
-    order in which they were tracked. `lost` says what could not be read, a sentence each."""
+    """`source` and `id` identify the run permanently; `created` is in Unix seconds. `points` are in the
+    order in which they were tracked. `lost` lists what could not be read, one sentence each."""
 
     source: str
     id: str
@@ -50,7 +50,7 @@ class PastRun:
 
 
 def namespaces(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Params by their namespace: mappings are one each, what stands beside them is of `params`."""
+    """Params by namespace: each mapping is one, values outside of mappings belong to `params`."""
     found: dict[str, dict[str, Any]] = {}
     for name, value in params.items():
         if isinstance(value, Mapping):
@@ -61,7 +61,7 @@ def namespaces(params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def step_of(*given: Any) -> int | None:
-    """The first of these that is a step: a whole number, which a tracker can hold."""
+    """The first of these that is a step: an integer that a tracker can store."""
     for each in given:
         if type(each) is float and each.is_integer():
             each = int(each)
@@ -71,12 +71,12 @@ def step_of(*given: Any) -> int | None:
 
 
 def epoch_of(given: Any) -> float | None:
-    """An epoch, where it is a finite number."""
+    """An epoch, if it is a finite number."""
     return float(given) if type(given) in (int, float) and math.isfinite(given) else None
 
 
 def file_below(source: Path, name: str) -> Path | None:
-    """The file of this name at a path, or in the folder that it is."""
+    """The path, if it is the file of this name, or that file in the folder."""
     if source.is_file() and source.name == name:
         return source
     return source / name if (source / name).is_file() else None

@@ -1,6 +1,6 @@
-"""Runs of TensorBoard: a folder of event files each, as any of its writers leaves them.
+"""Runs of TensorBoard: one folder of event files each, from any of its writers.
 
-What is said of the format was seen with tensorboard 2.21 and torch's `SummaryWriter`.
+The format was observed with tensorboard 2.21 and torch's `SummaryWriter`.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
 _MOST_CHECKED = 4096
-"""Bytes of a record whose checksum is looked at, which is slow in Python: points are shorter."""
+"""The longest record, in bytes, whose checksum is verified, as that is slow in Python: points are shorter."""
 _PARAMS = ("args", "model_config")
-"""Texts of the callback of transformers."""
+"""Texts written by transformers' callback."""
 _STATUSES: dict[str, Status] = {"finished": "finished", "failed": "failed", "interrupted": "interrupted"}
 _ENDS: dict[int, Status] = {1: "finished", 2: "failed"}  # STATUS_SUCCESS and STATUS_FAILURE of its hparams
 
 
 def find(source: Path) -> list[Path]:
-    """The folders with event files at a path or below it, or the one event file that it is."""
+    """The folders with event files at a path or below it, or the path itself if it is an event file."""
     if source.is_file():
         return [source] if "tfevents" in source.name else []
     return sorted({path.parent for path in source.rglob("*tfevents*") if path.is_file()})
 
 
 def read(folders: list[Path], source: Path) -> Iterator[PastRun]:
-    """The runs in these folders, each of which is one. Raises `NotASource` without TensorBoard.
+    """Yield the runs in these folders, one per folder. Raises `NotASource` without TensorBoard.
 
-    `SummaryWriter.add_hparams` puts what it is given into a folder of its own, called after the time. That is
-    of the run around it where it is the only one, or says the same as the others: a resumed training writes
-    it again. Otherwise each is a run, as TensorBoard shows them, such as those of a sweep.
+    `SummaryWriter.add_hparams` writes to a folder of its own, named after the time. That folder belongs to
+    the enclosing run if it is the only one, or equals the others: a resumed training writes it again.
+    Otherwise each is a run, as TensorBoard shows them, such as those of a sweep.
     """
     try:
         import tensorboard.compat.proto.event_pb2  # noqa: F401
@@ -63,12 +63,12 @@ def read(folders: list[Path], source: Path) -> Iterator[PastRun]:
             taken |= {session.folder for session in inside}
             run.take(inside)
         elif inside and run.is_empty:
-            continue  # the file that `SummaryWriter` begins, before it is given anything
+            continue  # the file that `SummaryWriter` starts before anything is logged
         yield run.run(source)
 
 
 def _read(folder: Path) -> _Reading:
-    """What the files of a folder, or a file, hold."""
+    """Read the files of a folder, or a single file."""
     read = _Reading(folder)
     for path in [folder] if folder.is_file() else (*hparams_file(folder), *event_files(folder)):
         read.file(path)
@@ -83,7 +83,7 @@ def _is_moment(name: str) -> bool:
 
 @dataclass
 class _Reading:
-    """A run as its files are read, in the order in which TensorBoard reads them."""
+    """A run while its files are read, in the order in which TensorBoard reads them."""
 
     folder: Path
     id: str | None = None
@@ -94,32 +94,32 @@ class _Reading:
     status: Status | None = None
     error: str | None = None
     began: float | None = None
-    plugins: dict[str, str] = field(default_factory=dict)  # of a tag, which its first event says alone
+    plugins: dict[str, str] = field(default_factory=dict)  # by tag; only a tag's first event has it
     others: dict[str, set[str]] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing that a run is made of."""
+        """Whether it contains no data of a run."""
         held = (self.points, self.texts, self.params, self.hparams, self.others, self.lost)
         return not any(held) and self.id is None and self.status is None
 
     @property
     def is_session(self) -> bool:
-        """Whether this is what one call of `add_hparams` leaves: hyperparameters, and metrics once."""
+        """Whether this comes from one call of `add_hparams`: hyperparameters, and metrics once."""
         tags = [(point.stage, *point.values) for point in self.points]
         others = (self.texts, self.params, self.others, self.lost)
         return bool(self.hparams) and self.id is None and not any(others) and len(set(tags)) == len(tags)
 
     def owns(self, sessions: list[_Reading]) -> bool:
-        """Whether sessions in folders of this one are of this run, which says no hyperparameters itself."""
+        """Whether the sessions in its subfolders belong to this run, which has no hyperparameters itself."""
         if not sessions or self.hparams or self.id is not None:
             return False
         same = all(session.hparams == sessions[0].hparams for session in sessions)
         return len(sessions) == 1 or (same and not self.is_empty)
 
     def take(self, sessions: list[_Reading]) -> None:
-        """Make sessions a part of this run."""
+        """Merge sessions into this run."""
         for session in sessions:
             self.hparams |= session.hparams
             self.points += session.points
@@ -159,12 +159,12 @@ class _Reading:
             self.others.setdefault("table" if what == "text" else what or "value", set()).add(value.tag)
 
     def _text(self, tag: str, given: str, event: Event) -> None:
-        tag, text = tag.removesuffix("/text_summary"), unfenced(given)  # which `SummaryWriter` adds
+        tag, text = tag.removesuffix("/text_summary"), unfenced(given)  # `SummaryWriter` adds this suffix
         if tag == "status" and (status := _STATUSES.get(text.partition(":")[0])):
             self.status, self.error = status, text.partition(": ")[2] or None
             return
-        # Params as fmstune's tracker marks them, and those of the callback of transformers. Any other JSON is
-        # a text.
+        # Params as marked by fmstune's tracker, and those of transformers' callback. Any other JSON is a
+        # text.
         if event.step == 0 and (tag in _PARAMS or (self.id is not None and given.startswith("```json\n"))):
             with contextlib.suppress(ValueError, RecursionError):
                 if isinstance(found := json.loads(text), dict):
@@ -197,7 +197,7 @@ class _Reading:
 
     def run(self, source: Path) -> PastRun:
         if self.status is None:
-            self.lost.append("TensorBoard does not know how it ended: it is taken for finished")
+            self.lost.append("TensorBoard does not record how it ended: it is assumed finished")
         for kind, named in sorted(self.others.items()):
             self.lost.append(f"{counted(len(named), kind)} not kept, the first of them {min(named)}")
         labels = {key: self.hparams.pop(f"run.{key}", None) for key in ("group", "tags", "notes")}
@@ -221,7 +221,8 @@ class _Reading:
 
 
 def _with(params: Mapping[str, dict[str, Any]], hparams: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Params and hyperparameters of another writer. fmstune's own are params, of which they are a part."""
+    """Params and another writer's hyperparameters. fmstune's own hyperparameters are already part of its
+    params."""
     known = {key for values in params.values() for key in values}
     left = {key: value for key, value in hparams.items() if key not in known}
     return {**params, "params": {**params.get("params", {}), **left}} if left else dict(params)
@@ -236,7 +237,7 @@ def _number(value: Summary.Value) -> float:
 
 
 def _events(path: Path, lost: list[str]) -> Iterator[Event]:
-    """The records of a file; what is damaged is passed over, where its length is known, and said."""
+    """The records of a file. Damaged ones are reported, and skipped if their length is known."""
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c

@@ -1,4 +1,4 @@
-"""Runs of trackio's databases, one for each project, read without its SDK: what is said of them was seen with
+"""Runs of trackio's databases, one for each project, read without its SDK. The format was observed with
 trackio 0.43."""
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from fmstune.trackers.records import MetricPoint, Status
 from fmstune.trackers.trackio_tracker import AXES, OWN
 
 _NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
-"""How trackio writes what JSON has no numbers for."""
+"""How trackio writes numbers that JSON does not have."""
 _STATUSES: dict[str, Status] = {"finished": "finished", "failed": "failed", "interrupted": "interrupted"}
 _OF_RUNS = ("metrics", "configs", "system_metrics", "alerts", "traces", "run_artifact_links")
-"""The tables that name runs; older databases lack some."""
+"""The tables that mention runs; older databases lack some."""
 _SYSTEM = "system"
 
 
@@ -34,7 +34,7 @@ def find(source: Path) -> list[Path]:
 
 
 def read(files: list[Path]) -> Iterator[PastRun]:
-    """All runs of these databases."""
+    """Yield all runs of these databases."""
     for path in files:
         with closing(_opened(path)) as database:
             for run_id, name in _runs(database):
@@ -42,7 +42,7 @@ def read(files: list[Path]) -> Iterator[PastRun]:
 
 
 def _runs(database: sqlite3.Connection) -> list[tuple[str, str]]:
-    """The runs that any table names, in the order in which they began."""
+    """The runs that any table mentions, in the order in which they started."""
     found: dict[str, tuple[str, str]] = {}
     for table in _OF_RUNS:
         moment = {"configs": "created_at", "run_artifact_links": "created_at"}.get(table, "timestamp")
@@ -55,7 +55,7 @@ def _runs(database: sqlite3.Connection) -> list[tuple[str, str]]:
 
 
 def _rows(database: sqlite3.Connection, asked: str, *given: Any) -> list[Any]:
-    """The rows of a table; none where it is not there, or has not these columns."""
+    """The rows of a table; none if the table or its columns do not exist."""
     try:
         return database.execute(asked, given).fetchall()
     except sqlite3.OperationalError as error:
@@ -65,7 +65,7 @@ def _rows(database: sqlite3.Connection, asked: str, *given: Any) -> list[Any]:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    """The database, to be read: nothing is made beside it, as opening its log would where there is none."""
+    """The database, read-only. Creates no files next to it, unlike opening it with its write-ahead log."""
     live = path.with_name(f"{path.name}-wal").exists()
     how = "mode=ro" if live else "mode=ro&immutable=1"
     return sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)
@@ -76,7 +76,7 @@ def _is_one(path: Path) -> bool:
         with closing(_opened(path)) as database:
             database.execute("SELECT run_id, run_name, step, timestamp, metrics FROM metrics LIMIT 0")
             database.execute("SELECT run_id, config FROM configs LIMIT 0")
-    except sqlite3.Error:  # another's, or no database at all
+    except sqlite3.Error:  # of another tool, or not a database
         return False
     return True
 
@@ -118,10 +118,10 @@ def _status(said: Any, ours: bool, lost: dict[str, None]) -> Status:
     if isinstance(said, str) and said in _STATUSES:
         return _STATUSES[said]
     if not ours:
-        lost["trackio does not say how it ended, which is taken for finished"] = None
+        lost["trackio does not record how it ended: it is assumed finished"] = None
         return "finished"
     how = "it has no end" if said is None else f"its status {said!r} is unknown"
-    lost[f"{how}, which is taken for interrupted"] = None
+    lost[f"{how}: it is assumed interrupted"] = None
     return "interrupted"
 
 
@@ -129,7 +129,7 @@ def _object(held: Any, what: str, lost: dict[str, None]) -> dict[str, Any]:
     found = json.loads(held)
     if isinstance(found, dict):
         return found
-    lost[f"{what} is no object of JSON, and is not read"] = None
+    lost[f"{what} is not a JSON object, and is not read"] = None
     return {}
 
 
@@ -140,7 +140,7 @@ def _others(
     texts: list[PastText],
     lost: dict[str, None],
 ) -> None:
-    """What stands beside the metrics: samples of the machine, which have no step, and alerts, as texts."""
+    """Read other tables: machine samples, which have no step, and alerts, as texts."""
     before = len(points)
     asked = "SELECT timestamp, metrics FROM system_metrics WHERE run_id = ? ORDER BY timestamp, id"
     for stamp, held in _rows(database, asked, run_id):
@@ -150,10 +150,10 @@ def _others(
             if isinstance(number, (int, float)):
                 values[key.removeprefix(f"{_SYSTEM}/")] = number
             else:
-                lost[f"{key} of the system metrics is not read: no number"] = None
+                lost[f"{key} of the system metrics is not read: not a number"] = None
         points.append(MetricPoint(values, _SYSTEM, None, None, _moment(stamp)))
     if len(points) > before:
-        points.sort(key=lambda point: point.time or 0.0)  # stable, as those of one time are
+        points.sort(key=lambda point: point.time or 0.0)  # stable: keeps the order of equal times
     asked = "SELECT timestamp, level, title, text, step FROM alerts WHERE run_id = ? ORDER BY timestamp, id"
     for stamp, level, title, text, step in _rows(database, asked, run_id):
         said = f"{level}: {title}" + (f"\n{text}" if text else "")
@@ -172,15 +172,15 @@ def _row(
     texts: list[PastText],
     lost: dict[str, None],
 ) -> None:
-    """What was logged at once. transformers has the optimizer's step as a metric of its own."""
+    """Read what was logged together. transformers logs the optimizer step as a separate metric."""
     stages: dict[str | None, dict[str, Any]] = {}
     said, step, epoch = row.get(AXES[0]), step_of(row.get(AXES[0]), given), epoch_of(row.get(AXES[1]))
     if said is not None and step_of(said) is None:
-        lost[f"{AXES[0]} {said!r} is no step: trackio's own ({given!r}) stands for it"] = None
+        lost[f"{AXES[0]} {said!r} is not a step: trackio's own ({given!r}) is used"] = None
     if step is None:
-        lost[f"the step {given!r} is no step, and is left out"] = None
+        lost[f"the step {given!r} is not a step, and is left out"] = None
     if epoch is None and row.get(AXES[1]) is not None:
-        lost[f"{AXES[1]} {row[AXES[1]]!r} is no epoch, and is left out"] = None
+        lost[f"{AXES[1]} {row[AXES[1]]!r} is not an epoch, and is left out"] = None
     for key, value in row.items():
         stage, slash, name = key.partition("/")
         where, called = (stage, name) if slash and stage and name else (None, key)
@@ -193,7 +193,7 @@ def _row(
         elif isinstance(value, dict) and value.get("_type") == "trackio.markdown":
             texts.append(PastText(str(value.get("_value")), called, where, step, moment or 0.0))
         else:
-            kind = value.get("_type") if isinstance(value, dict) else "no number"
+            kind = value.get("_type") if isinstance(value, dict) else "not a number"
             lost[f"{key} is not read: {kind}"] = None
     for where, values in stages.items():
         points.append(MetricPoint(values, where, step, epoch, moment))

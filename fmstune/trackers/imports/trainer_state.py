@@ -1,4 +1,4 @@
-"""The `trainer_state.json` that any Trainer of transformers leaves in its checkpoints."""
+"""The `trainer_state.json` that every transformers Trainer writes to its checkpoints."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def find(source: Path) -> Path | None:
 
 
 def read(path: Path) -> Iterator[PastRun]:
-    """The one run of a state. Raises `NotASource`."""
+    """Yield the single run of a state. Raises `NotASource`."""
     try:
         state: Any = json.loads(path.read_text("utf-8"))
         history = state["log_history"]
         assert isinstance(history, list)
     except (OSError, ValueError, KeyError, TypeError, AssertionError, RecursionError) as error:
-        raise NotASource(f"{path} is no state of a Trainer: {type(error).__name__}: {error}") from None
-    # The file has no times: its own is the end, and the steps before it are as if they took no time.
+        raise NotASource(f"{path} is not a Trainer state: {type(error).__name__}: {error}") from None
+    # The file contains no times: its modification time is the end, and earlier steps take no time.
     moment = path.stat().st_mtime
     points, lost = [], 0
     for logs in history:

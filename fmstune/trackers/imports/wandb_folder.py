@@ -1,6 +1,6 @@
 """W&B's offline runs: the `.wandb` files that its SDK writes, in the format of wandb 0.31.
 
-W&B's own reader of them stops at the first record that is cut off; here what is whole before it counts.
+W&B's own reader fails at the first truncated record; this one returns the complete ones before it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def find(source: Path) -> list[Path]:
 
 
 def read(paths: list[Path]) -> Iterator[PastRun]:
-    """The runs in these files; a run that was resumed has several. Raises `NotASource` without W&B's SDK."""
+    """Yield the runs in these files; a resumed run has several. Raises `NotASource` without W&B's SDK."""
     try:
         proto: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
     except ImportError:
@@ -99,13 +99,13 @@ def _read_file(path: Path, proto: Any) -> dict[str, Any]:
 
 
 def _points(row: dict[str, Any], others: set[str]) -> list[MetricPoint]:
-    """A row as one point for each stage: what is before the first slash of a name."""
+    """A row as one point per stage, the part of a name before the first slash."""
     said, epoch, moment = row.pop(_STEP, None), row.pop(_EPOCH, None), row.get("_timestamp")
     step = step_of(said, row.get("_step"))
     if said is not None and step_of(said) is None:
-        others.add(f"{_STEP} {said!r}, which is no step: W&B's own stands for it")
+        others.add(f"{_STEP} {said!r}, which is not a step: W&B's own step is used")
     stages: dict[str | None, dict[str, Any]] = {}
-    # An image or a table is many keys, some of them numbers: `eval/picture._type`, `eval/picture.width`.
+    # An image or a table has many keys, some of them numbers: `eval/picture._type`, `eval/picture.width`.
     objects = tuple(f"{key.removesuffix('._type')}." for key in row if key.endswith("._type"))
     others |= {each[:-1] for each in objects}
     for key, value in row.items():
@@ -120,7 +120,7 @@ def _points(row: dict[str, Any], others: set[str]) -> list[MetricPoint]:
 
 
 def _items(items: Any) -> dict[str, Any]:
-    # History rows name their keys by `nested_key`, all others by `key`.
+    # History rows have their keys in `nested_key`, all others in `key`.
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
@@ -128,7 +128,7 @@ def _records(log: bytes, path: Path, lost: list[str]) -> Iterator[bytes]:
     """The records of a LevelDB log, as W&B writes it: seven bytes of its own, then blocks of 32 KiB in which
     a record is whole (1) or in parts (2 first, 3 middle, 4 last)."""
     if log[:4] != b":W&B":
-        lost.append(f"{path} is no file of W&B's")
+        lost.append(f"{path} is not a W&B file")
         return
     at, parts = 7, b""
     while at + 7 <= len(log):
@@ -140,11 +140,11 @@ def _records(log: bytes, path: Path, lost: list[str]) -> Iterator[bytes]:
         if part == 0:
             return
         if len(body) < size or checksum != zlib.crc32(bytes([part]) + body):
-            lost.append(f"{path} is damaged or cut off at byte {at}; what is behind it is lost")
+            lost.append(f"{path} is damaged or cut off at byte {at}; the rest is lost")
             return
         at += 7 + size
         parts = body if part in (1, 2) else parts + body
         if part in (1, 4):
             yield parts
     if at < len(log):
-        lost.append(f"{path} is cut off at byte {at}; what was behind it is lost")
+        lost.append(f"{path} is cut off at byte {at}; the rest is lost")

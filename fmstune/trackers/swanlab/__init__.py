@@ -1,1 +1,1 @@
-"""Beneath the tracker `swanlab`: its settings, its service, its folders, and the records that both take."""
+"""Internals of the tracker `swanlab`: its settings, its service, its folders, and their records."""

@@ -1,4 +1,4 @@
-"""Whether SwanLab's service would take a run now, as its API says. Nothing is made there."""
+"""Whether SwanLab's service would accept a run now, according to its API. Creates nothing there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OFFLINE = "try again later; or use SWANLAB_MODE=offline"
 
 
 def find_api_key(settings: Any) -> str:
-    """The API key. Raises `SwanLabUnusable` without one: SwanLab's SDK would ask for it at a terminal."""
+    """The API key. Raises `SwanLabUnusable` without one: SwanLab's SDK would prompt for it at a terminal."""
     if not settings.api_key:
         server = server_of(settings)
         raise SwanLabUnusable("no_credentials", f"there is no API key for {server}", LOGIN, server)
@@ -31,12 +31,12 @@ def server_of(settings: Any) -> str:
 
 
 def ask_service(settings: Any, timeout: float) -> Check:
-    """Ask who we are, and whether we may see the project."""
+    """Ask the service for the account, and whether it may see the project."""
     server, key = server_of(settings), find_api_key(settings)
     try:
         return within(0.9 * timeout, lambda: _ask(settings, server, key, timeout))
     except TimeoutError:
-        return Check("unreachable", f"{server}: no whole answer in {0.9 * timeout:g} s", _OFFLINE, server)
+        return Check("unreachable", f"{server}: no complete answer in {0.9 * timeout:g} s", _OFFLINE, server)
 
 
 def _ask(settings: Any, server: str, key: str, timeout: float) -> Check:
@@ -44,10 +44,10 @@ def _ask(settings: Any, server: str, key: str, timeout: float) -> Check:
 
     began = time.perf_counter()
     try:
-        client = Client(settings.api_host, key, timeout / 4)  # for a connection and an answer, twice
+        client = Client(settings.api_host, key, timeout / 4)  # to connect and to answer, twice
     except requests.HTTPError as error:
         return _refused(error, server, time.perf_counter() - began)
-    except ValueError:  # of requests, where the answer is no JSON, too
+    except ValueError:  # also raised by requests if the answer is not JSON
         return Check(
             "bad_option", f"{server} answers, but not as SwanLab does", "correct SWANLAB_API_HOST", server
         )
@@ -72,7 +72,7 @@ def _ask(settings: Any, server: str, key: str, timeout: float) -> Check:
             )
         if code != 404:
             return _refused(error, server, latency)
-        detail += ", which will be made"
+        detail += ", which will be created"
     except (requests.RequestException, OSError) as error:
         return Check("unreachable", f"{server}: {root_cause(error)}", _OFFLINE, server)
     return Check("ok", detail, "", server, account, latency)

@@ -1,8 +1,8 @@
-"""An experiment in SwanLab's cloud, or on a server of one's own.
+"""An experiment in SwanLab's cloud, or on your own server.
 
-The records are those of its files; its SDK's own sender turns them into requests. Nothing is kept on this
-machine: what was sent is noted in the experiment's config, under `fmstune`. What is said of SwanLab was seen
-with 0.10."""
+The records are those of its files; its SDK's own sender turns them into requests. Nothing is stored on this
+machine: what was sent is recorded in the experiment's config, under `fmstune`. SwanLab's behaviour was
+observed with 0.10."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _shared = threading.RLock()
 
 
 class Client:
-    """A session with the API: what `swanlab`'s own functions ask of their client, without its repetitions and
-    its words on the terminal. Raises what `requests` raises."""
+    """A session with the API: what `swanlab`'s own functions need of their client, without its retries and
+    its terminal output. Raises what `requests` raises."""
 
     def __init__(self, host: str, key: str, timeout: float = _SECONDS) -> None:
         """Log in."""
@@ -44,7 +44,7 @@ class Client:
         self.login()
 
     def login(self) -> None:
-        """Begin a session, of some days. Raises `ValueError` for an answer that is not SwanLab's."""
+        """Start a session, which lasts some days. Raises `ValueError` if the answer is not SwanLab's."""
         answer = self._session.post(
             f"{self._base}/login/api_key",
             headers={"authorization": self._key},
@@ -78,14 +78,14 @@ class Client:
         except ApiError as error:
             if getattr(error.response, "status_code", None) != 401:
                 raise
-            self.login()  # the session has ended, as a long training does not
+            self.login()  # the session expired before the training ended
             answer = self._session.request(method, address, **arguments)
         return ApiResponse(data=decode_response(answer), raw=answer)
 
 
 @contextmanager
 def used_by_sdk(client: Client) -> Iterator[None]:
-    """Within this, the functions of SwanLab's SDK use this client: they have one for all of a process."""
+    """Make the functions of SwanLab's SDK use this client: they share one per process."""
     from swanlab.sdk.internal.core_python import client as shared
 
     with _shared:
@@ -97,10 +97,10 @@ def used_by_sdk(client: Client) -> Iterator[None]:
 
 
 class Experiment:
-    """An experiment that is sent to."""
+    """An experiment on the service."""
 
     def __init__(self, client: Client, settings: Any, start: Record) -> None:
-        """Make the experiment of `start`, or open the one that is there, with what it holds."""
+        """Create the experiment of `start`, or open the existing one and read what it holds."""
         from swanlab.sdk.internal.core_python.api.experiment import get_experiment_summary
         from swanlab.sdk.internal.core_python.context import CoreContext
         from swanlab.sdk.internal.core_python.transport.sender import HttpRecordSender
@@ -128,31 +128,31 @@ class Experiment:
                 self._note(said)
 
     def begin(self, mark: dict[str, Any], after: int) -> None:
-        """Write the events of the run of this mark, which come after that number."""
+        """Start writing the events of the run with this mark, which are numbered after `after`."""
         there = self.params.pop(MARK, None)
         account = account_of(there, mark.get("run_id"), after)
         self._mark, self.series.account = mark, account or Account(after, until=after)
-        if account is None:  # what there is was logged by others
+        if account is None:  # the existing values were logged by others
             self.series.freeze(after)
 
     def rename(self, start: Record) -> None:
-        """Say what the run is called."""
+        """Update the run's name and labels."""
         from swanlab.sdk.internal.core_python.utils import prepare_experiment_start
 
         with used_by_sdk(self._client):
             prepare_experiment_start(start.start)
 
     def has(self, seq: int) -> bool:
-        """Whether it has the event of this number, which it does not say: it has steps."""
+        """Whether it has the event of this number. Unknown: the service stores steps, not events."""
         return False
 
     def holds(self, last: int) -> bool:
-        """Whether it still has what was sent, which is not asked for."""
+        """Whether it still has what was sent. Assumed, not queried."""
         return True
 
     def write(self, batch: Batch) -> None:
-        """Send the records, and all params where there are other ones. Raises `requests`' errors and
-        `TrackerError`; what has arrived by then is not sent once more."""
+        """Send the records, and all params if they have changed. Raises `requests`' errors and
+        `TrackerError`; what has arrived by then is not sent again."""
         account = self.series.account
         account.announce(batch.events, batch.late)
         arrived: list[Record] = []
@@ -160,7 +160,7 @@ class Experiment:
             if batch.params is not None:
                 self.params = dict(batch.params)
             if batch.params is not None or (self._mark and batch.events):
-                self._send_config()  # first of all, that the next process knows what may have arrived
+                self._send_config()  # first, so that the next process knows what may have arrived
             for kind in ("column", "scalar", "media", "save"):
                 chosen = [record for record in batch.records if record.HasField(kind)]
                 for at in range(0, len(chosen), _MOST_RECORDS):
@@ -179,7 +179,7 @@ class Experiment:
         self._tell_alive()
 
     def finish(self, end: Record) -> None:
-        """Say how the run ended."""
+        """Send the run's status."""
         from swanlab.proto.swanlab.record.v1.record_pb2 import Record
         from swanlab.proto.swanlab.run.v1.run_pb2 import RunState
         from swanlab.proto.swanlab.terminal.v1.log_pb2 import LogLevel, LogRecord
@@ -190,7 +190,7 @@ class Experiment:
             self.series.account.announce([], [])
             self._send_config()
         if said.state != RunState.RUN_STATE_FINISHED and said.error:
-            # The service has an error as a line of the run's log, as its SDK does.
+            # An error is sent as a line of the run's log, as the SDK does.
             line = LogRecord(
                 line=said.error, level=LogLevel.LOG_LEVEL_ERROR, epoch=1, timestamp=said.finished_at
             )
@@ -206,11 +206,11 @@ class Experiment:
             result = getattr(self._sender, f"upload_{kind}")(batch)
         if result.failures:
             first = result.failures[0]
-            raise first.exception or TrackerError(f"SwanLab did not take a record: {first.message}.")
+            raise first.exception or TrackerError(f"SwanLab did not accept a record: {first.message}.")
 
     def _send_media(self, batch: list[Record], arrived: list[Record]) -> None:
-        """Send media in their order, up to the first one whose file is not taken. The SDK would send all
-        others, and the next process, which learns the last step of a series, could not see what lacks."""
+        """Send media in order, up to the first one whose file is refused. The SDK would send all others,
+        and the next process, which only learns the last step of a series, could not see what is missing."""
         from swanlab.sdk.internal.core_python.api.upload import upload_media
         from swanlab.sdk.internal.core_python.transport.sender.media import (
             collect_media_tasks,
@@ -220,7 +220,7 @@ class Experiment:
 
         where, tasks = self._context, collect_media_tasks(self._context, batch)
         failures: dict[int, BaseException] = {
-            task.index: TrackerError(f"SwanLab did not take a record: {task.failure.message}.")
+            task.index: TrackerError(f"SwanLab did not accept a record: {task.failure.message}.")
             for task in tasks
             if task.failure is not None
         }
@@ -260,8 +260,8 @@ class Experiment:
 
 
 def mark_there(client: Client, settings: Any, swanlab_id: str) -> Mapping[str, Any] | None:
-    """Whose an experiment is, by its config: empty where that does not say so, `None` where there is no
-    experiment. Changes nothing, as to open it would."""
+    """The mark in an experiment's config: empty if there is none, `None` if there is no experiment. Changes
+    nothing, unlike opening it."""
     from swanlab.exceptions import ApiError
 
     owner = settings.project.workspace or client.username

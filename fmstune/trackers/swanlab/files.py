@@ -1,9 +1,9 @@
-"""The folder of an offline run as SwanLab writes it, for `swanlab sync`: one file of records, `media/` and
+"""The folder of an offline run in SwanLab's format, for `swanlab sync`: one file of records, `media/` and
 `files/config.yaml`.
 
-The SDK begins a folder each time, of which `swanlab sync` makes one experiment each; it loses what it has not
-flushed when it is killed. Here a run has one folder, to which each process appends. What is said of SwanLab
-was seen with 0.10."""
+The SDK starts a new folder each time, and `swanlab sync` makes one experiment of each; it loses what it has
+not flushed when it is killed. Here a run has one folder, to which each process appends. SwanLab's behaviour
+was observed with 0.10."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 _STATE = ".fmstune.json"
 _BEGIN, _END, _CONFIG = -1, -2, -3
-"""The numbers of the records of a run's start, its end and its config; those of others are counted from 1."""
+"""The numbers of the records of a run's start, its end and its config; all others are counted from 1."""
 
 
 @dataclass
 class State(NumbersHeld):
-    """What is known of a folder, in a file of ours: whose it is, which events it has, how long its file is by
-    then, without the record of its end, and how many records that has. `size` is negative while the file is
-    being replaced. `adapted` says what had to be changed: an event that comes again is not looked at."""
+    """The state of a folder, in our own file: its owner, the events that it holds, the length of its file at
+    that point, without the end record, and the number of records in it. `size` is negative while the file is
+    being replaced. `adapted` lists what had to be changed, as an event delivered again is not examined."""
 
     mark: dict[str, Any] = field(default_factory=dict)
     size: int = -1
@@ -47,7 +47,7 @@ class State(NumbersHeld):
 
 
 def read_state(folder: Path) -> State | None:
-    """What is known of a folder; `None` when it is not one of ours. Raises `OSError`."""
+    """The state of a folder; `None` when it is not ours. Raises `OSError`."""
     try:
         return State(**json.loads((folder / _STATE).read_text("utf-8")))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
@@ -55,18 +55,18 @@ def read_state(folder: Path) -> State | None:
 
 
 def folders_of(log_dir: Path, swanlab_id: str) -> list[Path]:
-    """The folders of the experiment of this id, the newest first, among them those of SwanLab's own."""
+    """The folders of the experiment of this id, newest first, including those created by SwanLab itself."""
     return sorted(log_dir.glob(f"run-*-{glob.escape(swanlab_id)}"), reverse=True)
 
 
 def new_folder(log_dir: Path, swanlab_id: str) -> Path:
-    """A folder of the experiment, which is called as SwanLab would."""
+    """A new folder for the experiment, named as by SwanLab."""
     stamp = time.strftime("%Y%m%d_%H%M%S")
     return log_dir / f"run-{stamp}-{swanlab_id}"
 
 
 def is_intact(folder: Path, state: State) -> bool:
-    """Whether the file has at least what it had when the state was written."""
+    """Whether the file is at least as long as when the state was written."""
     try:
         return 0 < state.size <= _file(folder).stat().st_size
     except OSError:
@@ -74,10 +74,10 @@ def is_intact(folder: Path, state: State) -> bool:
 
 
 class RunFolder:
-    """A folder that is written to. What a killed process has written of a batch is taken back."""
+    """A folder that is written to. A killed process's partial batch is removed."""
 
     def __init__(self, folder: Path, mark: dict[str, Any], after: int, start: Record) -> None:
-        """Begin where the folder stands, or again when its file has been lost, with `start` as the file's
+        """Continue the folder from its state, or start again if its file was lost, with `start` as the file's
         first record. Raises `OSError`."""
         self.path = folder
         self.series = Series()
@@ -91,20 +91,20 @@ class RunFolder:
         state.mark = mark
         self.state = state
         self.rename(start)
-        os.truncate(_file(folder), state.size)  # a record of the run's end, and what a kill left
+        os.truncate(_file(folder), state.size)  # drops the end record, and what a kill left
         self._write_state()
 
     def has(self, seq: int) -> bool:
-        """Whether the folder has the event of this number."""
+        """Whether the folder holds the event of this number."""
         return self.state.has(seq)
 
     def holds(self, last: int) -> bool:
-        """Whether the folder still has what was written, and the event of this number or a later one."""
+        """Whether the folder still holds what was written, and the event of this number or a later one."""
         found = read_state(self.path)
         return found is not None and found.last_event >= last and is_intact(self.path, found)
 
     def write(self, batch: Batch) -> None:
-        """Add the records. Raises `OSError`, after which none is there."""
+        """Add the records. After an `OSError`, the folder holds none of them."""
         records, params = list(batch.records), batch.params
         try:
             if params is not None:
@@ -124,7 +124,7 @@ class RunFolder:
         self._write_state()
 
     def forget_after(self, step: int, is_kept: Callable[[str], bool]) -> None:
-        """Take the values of later steps out of the file, but for those of series that are kept. Raises
+        """Remove the values of later steps from the file, except in series that are kept. Raises
         `OSError`."""
 
         def stays(record: Record) -> bool:
@@ -134,7 +134,7 @@ class RunFolder:
         self._replace(lambda records: [record for record in records if stays(record)])
 
     def rename(self, start: Record) -> None:
-        """Make `start` the file's first record, which says what the run is called. Raises `OSError`."""
+        """Replace the file's first record, which has the run's name and labels. Raises `OSError`."""
         first = next(read_frames(_file(self.path)))[0]
         old = type(start).FromString(first)
         start.start.started_at.CopyFrom(old.start.started_at)
@@ -142,7 +142,7 @@ class RunFolder:
             self._replace(lambda records: [start, *records[1:]])
 
     def finish(self, end: Record) -> None:
-        """Add the record of the run's end, which a resumed run takes back. Raises `OSError`."""
+        """Add the end record, which a resumed run removes. Raises `OSError`."""
         end.num = _END
         end.timestamp.GetCurrentTime()
         os.truncate(_file(self.path), self.state.size)
@@ -165,7 +165,7 @@ class RunFolder:
         return State(size=len(data))
 
     def _read(self, state: State) -> bool:
-        """Read what the file has; whether that is what the state says."""
+        """Read the file; return whether it matches the state."""
         import yaml
 
         end = 0
@@ -188,17 +188,17 @@ class RunFolder:
             self.series.note(record.media.key, record.media.step)
 
     def _append_numbered(self, records: Sequence[Record]) -> tuple[int, int]:
-        """The size of the file with these records, and their number."""
+        """Append records with numbers; return the file's size and the number of the last record."""
         count = self.state.records
         for record in records:
-            if record.num != _CONFIG:  # two records of one number are one to `swanlab sync`
+            if record.num != _CONFIG:  # `swanlab sync` treats two records of one number as one
                 count += 1
                 record.num = count
             record.timestamp.GetCurrentTime()
         return self._append(records), count
 
     def _append(self, records: Sequence[Record]) -> int:
-        """The size of the file with the records behind its end as the state has it."""
+        """Append records at the file's recorded end; return the new size."""
         size = self.state.size
         data = framed([record.SerializeToString() for record in records], size)
         file = os.open(_file(self.path), os.O_WRONLY | os.O_APPEND)
@@ -215,7 +215,7 @@ class RunFolder:
         records = [_record(data) for data, end in read_frames(_file(self.path)) if end <= self.state.size]
         kept = change(records)
         data = HEAD + framed([record.SerializeToString() for record in kept], len(HEAD))
-        self.state.size = -1  # a process that is killed from here on leaves what counts as lost
+        self.state.size = -1  # if the process is killed from here on, the file counts as lost
         self._write_state()
         _replace_bytes(_file(self.path), data)
         self.state.size = len(data)
@@ -252,7 +252,7 @@ class RunFolder:
 
 
 def make_log_dir(folder: Path) -> None:
-    """Make the folder of all runs, as SwanLab does: Git ignores what is in it."""
+    """Create the folder of all runs, as SwanLab does: Git ignores its contents."""
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     if new:
@@ -260,7 +260,7 @@ def make_log_dir(folder: Path) -> None:
 
 
 def _file(folder: Path) -> Path:
-    """The file of records: `swanlab sync` takes the one of such a name. It cuts the id of a long one."""
+    """The file of records, under the name that `swanlab sync` expects, with a long id cut."""
     return folder / f"run-{folder.name.split('-', 2)[2][:100]}.swanlab"
 
 

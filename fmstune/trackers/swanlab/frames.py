@@ -1,5 +1,5 @@
-"""How SwanLab's files of a run are framed, as LevelDB's log is: in blocks, each record with its checksum.
-What is said of SwanLab was seen with 0.10, whose files are of version 2."""
+"""The framing of SwanLab's run files, as in LevelDB's log: blocks of records, each with its checksum.
+Observed with SwanLab 0.10, whose files are of version 2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def framed(records: list[bytes], offset: int) -> bytes:
-    """The records as they stand in a file from the byte `offset` on."""
+    """The records as framed in a file from byte `offset` on."""
     found = bytearray()
     for record in records:
         kind, rest = _WHOLE, record
@@ -36,7 +36,7 @@ def framed(records: list[bytes], offset: int) -> bytes:
 
 
 def read_frames(path: Path) -> Iterator[tuple[bytes, int]]:
-    """The records of a file up to one that is torn, each with the byte at which it ends. Raises `OSError`."""
+    """The records of a file up to the first torn one, each with its end offset. Raises `OSError`."""
     with path.open("rb") as file:
         if file.read(len(HEAD)) != HEAD:
             return

@@ -1,8 +1,8 @@
-"""What a run tracks, as SwanLab's own records: protocol buffers, which its files and its uploads are made of.
+"""A run's data as SwanLab's own records: the protocol buffers of its files and uploads.
 
-`swanlab.init` and `swanlab.log` are not used: they wait in a thread of the SDK's, install handlers for the
-end of the process, errors and Ctrl-C, give points the time at which they arrive, and drop in silence what
-they can't take. What is said of SwanLab was seen with 0.10."""
+`swanlab.init` and `swanlab.log` are not used: they buffer in an SDK thread, install handlers for process
+exit, errors and Ctrl-C, timestamp points on arrival, and silently drop what they cannot store. SwanLab's
+behaviour was observed with 0.10."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def moment(seconds: float) -> Timestamp:
 
 
 def column(name: str, kind: int, section_rule: int, axis: str | None) -> Record:
-    """The record of a new series, in the section that SwanLab would put it."""
+    """The record of a new series, in the section that SwanLab would choose."""
     from swanlab.proto.swanlab.metric.column.v1.column_pb2 import ColumnClass, ColumnRecord, SectionType
     from swanlab.proto.swanlab.record.v1.record_pb2 import Record
 
@@ -93,20 +93,20 @@ def end(status: Status, error: str | None) -> Record:
     from swanlab.proto.swanlab.record.v1.record_pb2 import Record
     from swanlab.proto.swanlab.run.v1.run_pb2 import FinishRecord
 
-    # Without an error, SwanLab shows one of its own for a run that did not finish.
+    # Without an error, SwanLab shows its own message for a run that did not finish.
     said = None if status == "finished" else utf8(error or status)
     return Record(finish=FinishRecord(state=_STATES[status], error=said, finished_at=moment(time.time())))
 
 
 def table_item(table: Table) -> MediaItem:
-    """A table as `swanlab.echarts.Table` has it, which itself leaves out cells that are empty."""
+    """A table like `swanlab.echarts.Table`, which itself would leave out empty cells."""
     rows = [{column: finite(row.get(column)) for column in table.columns} for row in table.rows]
     chart = {"_swanLab": "table", "colDefs": [{"field": each} for each in table.columns], "rowData": rows}
     return _item(_as_json(chart), "json", table.step)
 
 
 def media_item(shown: Media) -> MediaItem:
-    """What is shown of a text, an image or a histogram."""
+    """A text, an image or a histogram as a media item."""
     if shown.kind == "text":
         return _item(utf8(shown.text).encode(), "txt", shown.step)
     if shown.kind == "histogram":
@@ -117,7 +117,7 @@ def media_item(shown: Media) -> MediaItem:
         return _item(shown.file.read_bytes(), suffix, shown.step, shown.text)
     import io
 
-    from PIL import Image  # of a GIF, which SwanLab refuses, and of a WebP
+    from PIL import Image  # for GIF, which SwanLab refuses, and WebP
 
     content = io.BytesIO()
     with Image.open(shown.file) as image:
@@ -152,7 +152,7 @@ def _item(content: bytes, suffix: str, step: int | None, caption: str = "") -> M
 
 
 def finite(value: Any) -> Any:
-    """A value that strict JSON can hold."""
+    """The value in strict JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
@@ -163,7 +163,7 @@ def finite(value: Any) -> Any:
 
 
 def as_config(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Params by namespace as SwanLab's file and its service have a config."""
+    """Params by namespace in the config format of SwanLab's file and service."""
     return {
         name: {"value": finite(values), "desc": "", "sort": number}
         for number, (name, values) in enumerate(params.items())
@@ -171,7 +171,7 @@ def as_config(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def yaml_of(params: Mapping[str, Any]) -> str:
-    """The config as SwanLab's file has it."""
+    """The config as in SwanLab's file."""
     import yaml
 
     text: str = yaml.safe_dump(as_config(params), allow_unicode=True, default_flow_style=False)
@@ -179,7 +179,7 @@ def yaml_of(params: Mapping[str, Any]) -> str:
 
 
 def params_of(config: Any) -> dict[str, Any]:
-    """The params of a config that SwanLab has."""
+    """The params in a config of SwanLab's."""
     if not isinstance(config, Mapping):
         return {}
     found = [(name, each) for name, each in config.items() if isinstance(each, Mapping) and "value" in each]

@@ -1,5 +1,5 @@
-"""SwanLab's settings: those that it would find by itself (`SWANLAB_*`, `.env`, its YAML files, the key that
-`swanlab login` has kept), with our options over them. Reads only. What is said of SwanLab was seen with
+"""SwanLab's settings: those that it finds by itself (`SWANLAB_*`, `.env`, its YAML files, the key stored by
+`swanlab login`), overridden by our options. Reads only. SwanLab's behaviour was observed with
 0.10."""
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from fmstune.trackers.records import Check, CheckState, RunStart, TrackerOptionE
 MODES = ("online", "cloud", "offline", "disabled")
 _PROJECT = "SWANLAB_PROJECT"
 _MOST_NAME, _MOST_NOTES, _MOST_TAGS = 512, 1024, 30
-"""What SwanLab refuses longer texts and more tags than (`pkg/constraints`)."""
+"""The longest texts and the most tags that SwanLab accepts (`pkg/constraints`)."""
 
 
 @dataclass(frozen=True)
 class SwanLabOptions:
-    """Options of the tracker `swanlab`. One that is not given is left to SwanLab."""
+    """Options of the tracker `swanlab`. SwanLab decides those that are not set."""
 
     mode: str | None = field(
         default=None,
@@ -53,7 +53,7 @@ class SwanLabOptions:
     dir: str | None = field(
         default=None,
         metadata={
-            "help": "Where offline runs are put; else SWANLAB_LOG_DIR, else SWANLAB_LOGDIR, else swanlog/."
+            "help": "Where to store offline runs; else SWANLAB_LOG_DIR, else SWANLAB_LOGDIR, else swanlog/."
         },
     )
 
@@ -67,7 +67,7 @@ class SwanLabUnusable(TrackerOptionError):
 
 
 def found_settings(options: SwanLabOptions, name: str) -> Any:
-    """What SwanLab would run with, under the `options` of the tracker `name`. Raises `SwanLabUnusable`."""
+    """The settings SwanLab would use with the `options` of the tracker `name`. Raises `SwanLabUnusable`."""
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
     from swanlab.sdk import Settings
@@ -91,8 +91,8 @@ def found_settings(options: SwanLabOptions, name: str) -> Any:
             where = _PROJECT if own == project else where
             settings.merge_settings({"project": {"name": own}})
             where = f"trackers.{name}"
-            settings.merge_settings(_given(given))  # which reads all of them once more
-    except ValidationError as error:  # its own text quotes the value, which may be a key
+            settings.merge_settings(_given(given))  # reads all of them again
+    except ValidationError as error:  # its own message quotes the value, which may be a key
         first = error.errors()[0]
         said = f"{'.'.join(map(str, first['loc'])) or 'a value'}: {first['msg']}"
         raise SwanLabUnusable("bad_option", f"{where}: {said}", f"correct {where}") from None
@@ -103,8 +103,8 @@ def found_settings(options: SwanLabOptions, name: str) -> Any:
 
 @contextmanager
 def project_variable() -> Iterator[str | None]:
-    """The project that transformers' own callback takes from SWANLAB_PROJECT. The SDK takes it for JSON of
-    its settings of a project, and fails at a name."""
+    """The project that transformers' own callback reads from SWANLAB_PROJECT. The SDK expects JSON with a
+    project's settings there, and fails on a name."""
     value = os.environ.get(_PROJECT)
     if not value or value.lstrip().startswith("{"):
         yield None
@@ -124,8 +124,8 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 def start_record(
     options: SwanLabOptions, settings: Any, start: RunStart, run_id: str, notes: list[str]
 ) -> Any:
-    """What SwanLab is told of the run: the tracker's `options` win over SwanLab's own settings, and these
-    over what the run is called. What had to be cut is added to `notes`."""
+    """SwanLab's start record: the tracker's `options` win over SwanLab's own settings, and these over the
+    run's labels. What had to be cut is added to `notes`."""
     from swanlab.proto.swanlab.record.v1.record_pb2 import Record
     from swanlab.proto.swanlab.run.v1.run_pb2 import ResumeMode, StartRecord
 
@@ -163,10 +163,10 @@ def _fitted(text: str | None, what: str, most: int, notes: list[str]) -> str | N
 
 
 def require_writable(folder: Path) -> None:
-    """Raise `SwanLabUnusable` when nothing can be put into a folder, which may not be there yet."""
+    """Raise `SwanLabUnusable` if a folder, which may not exist yet, is not writable."""
     remedy = "choose another folder with the option dir, or SWANLAB_LOG_DIR"
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
-        raise SwanLabUnusable("bad_option", f"{existing} is no folder", remedy, str(folder))
+        raise SwanLabUnusable("bad_option", f"{existing} is not a folder", remedy, str(folder))
     if not takes_files(existing):
         raise SwanLabUnusable("no_permission", f"{folder} cannot be written to", remedy, str(folder))

@@ -1,4 +1,4 @@
-"""Where the tracker `swanlab` puts a run: a folder, or an experiment of the service; and which one."""
+"""Where the tracker `swanlab` stores a run: a folder, or an experiment of the service; and which one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Store(Protocol):
-    """Where a run is put: a folder, or the service."""
+    """Where a run is stored: a folder, or the service."""
 
     series: Series
     params: dict[str, Any]
@@ -43,7 +43,8 @@ class Store(Protocol):
 def open_store(
     options: SwanLabOptions, settings: Any, start: RunStart, notes: list[str]
 ) -> tuple[RunFolder | Experiment, str]:
-    """Open the store of a run, and say by which id. What a person should know of it is added to `notes`."""
+    """Open the store of a run; return it with the run's id there. Messages for the user are added to
+    `notes`."""
     must = start.tracker_run_id is None and settings.run.resume == "must"
     if must and not settings.run.id:
         detail = "SWANLAB_RESUME is `must`, and there is no SWANLAB_RUN_ID"
@@ -90,8 +91,8 @@ def _mark(start: RunStart) -> dict[str, Any]:
 def _chosen(
     settings: Any, start: RunStart, wanted: str, found: Mapping[str, Any] | None, notes: list[str]
 ) -> str:
-    """The id that is wanted, or a new one where a run has that id already which this one does not continue.
-    `found` is the mark of the run there."""
+    """The requested id, or a new one if that belongs to a run that this one does not continue. `found` is the
+    mark of the run there."""
     if found is None:
         return wanted
     asked = start.tracker_run_id is None and settings.run.id == wanted
@@ -99,7 +100,7 @@ def _chosen(
     if not is_another_runs(found, start) and (own or not asked or settings.run.resume != "never"):
         return wanted
     if asked and settings.run.resume == "must":
-        detail = f"SWANLAB_RESUME is `must`, and another run of fmstune has the run {wanted}"
+        detail = f"SWANLAB_RESUME is `must`, and another fmstune run uses the run {wanted}"
         raise SwanLabUnusable("bad_option", detail, "unset SWANLAB_RUN_ID and SWANLAB_RESUME")
     if asked and found.get("run_id") is None:
         notes.append(f"a run of its own there, as SWANLAB_RESUME does not allow to continue {wanted}")

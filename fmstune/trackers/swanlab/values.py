@@ -1,5 +1,5 @@
-"""The values that wait to be written to SwanLab, each at its place among the run's series; what had to be
-adapted for that is said. What is said of SwanLab was seen with 0.10."""
+"""The values that are buffered for SwanLab, each at its place in the run's series, and the adaptations
+that this needed. SwanLab's behaviour was observed with 0.10."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 AXES = ("train/global_step", "train/epoch")
 _MOST_MEDIA = 10 << 20
-"""The SDK drops media that are larger (`consumer/builder`)."""
+"""The SDK drops larger media (`consumer/builder`)."""
 _SYSTEM_AXIS = "_relative_time"
 
 
@@ -31,7 +31,7 @@ class Where(NamedTuple):
 
 
 class Values:
-    """The records of what was tracked, and what had to be changed of it."""
+    """The records of tracked values, and what had to be changed."""
 
     def __init__(self) -> None:
         self.waiting: list[Record] = []
@@ -43,7 +43,7 @@ class Values:
 
     @property
     def adapted(self) -> tuple[str, ...]:
-        """What had to be changed, or is not kept."""
+        """What had to be changed or is not stored."""
         if not self._again:
             return tuple(self.said)
         first, more = next(iter(self._again)), len(self._again) - 1
@@ -51,29 +51,29 @@ class Values:
         return (*self.said, f"of steps that were logged again, SwanLab keeps the first values: of {which}")
 
     def begin(self, series: Series, section_rule: int) -> None:
-        """Add to these series from now on; new ones are in sections by the rule."""
+        """Add to these series from now on; new ones go to sections according to the rule."""
         self._series, self._section_rule = series, section_rule
 
     def log_again(self, seq: int) -> None:
-        """Steps that are there already are logged once more after this event."""
+        """Existing steps are logged again after this event."""
         if not self._series.account.has(seq):
             self._series.freeze(seq)
 
     def add_axes(self, where: Where, epoch: float | None) -> None:
-        """Add what a training's steps are drawn over, once a step."""
+        """Add the x-axis values of a training, once per step."""
         step = where.step
         for axis, number in zip(AXES, (step, epoch), strict=True):
             if step is not None and number is not None and self._series.is_free(axis, step):
                 self.add_number(axis, number, where, 0)
 
     def taken(self, events: list[int], params: Mapping[str, Any] | None) -> Batch:
-        """What waits, which is written next."""
+        """Take what is buffered, to be written next."""
         batch = Batch(self.waiting, events, self.late, params)
         self.waiting, self.late = [], []
         return batch
 
     def add_number(self, key: str, value: float, where: Where, repeats: int) -> None:
-        """Add a number; `repeats` others of its name came before at its step."""
+        """Add a number that follows `repeats` others of its name at its step."""
         if (place := self._placed(key, SCALAR, where, repeats)) is not None:
             self.waiting.append(scalar(place.name, place.step, value, where.time))
 
@@ -85,10 +85,10 @@ class Values:
             self.waiting.append(media_record(place.name, place.step, kind, item, where.time))
 
     def _placed(self, key: str, kind: int, where: Where, repeats: int) -> Place | None:
-        """Where a value goes; `None` when it is there already, or nowhere, which is said."""
+        """Where a value goes; `None` if it is stored already, or cannot be stored, which is reported."""
         series, axis, name, step = self._series, None, key, where.step
         if where.stage == "system" and where.seq is not None:
-            # A step may take as long as a hundred samples. SwanLab's own samples have numbers, too.
+            # A step may span a hundred samples. SwanLab's own samples are numbered, too.
             step, repeats, axis = where.seq, 0, _SYSTEM_AXIS
         if step is None:
             step = series.next_step(name) if where.seq is None else 0

@@ -1,1 +1,1 @@
-"""Beneath the tracker `tensorboard`: event files, written and read."""
+"""Internals of the tracker `tensorboard`: event files, written and read."""

@@ -1,8 +1,8 @@
 """The event files of a run's folder, as TensorBoard reads them: records are appended, each once.
 
-An event of the journal is one record, which has its number. Each process begins a file of its own, as
-TensorBoard's own writers do; what a killed one left of a last record is passed over by all readers. What is
-said of the SDK was seen with tensorboard 2.21."""
+An event of the journal is one record, which carries its number. Each process starts its own file, as
+TensorBoard's own writers do; all readers skip the partial last record of a killed one. The SDK's behaviour
+was observed with tensorboard 2.21."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ if TYPE_CHECKING:
 
 _NAME = "events.out.tfevents."
 _HPARAMS = f"{_NAME}0000000001.hparams"
-"""Sorts before all others. Of what is known of a session TensorBoard keeps the first that it reads, so that
-this file is replaced, where others grow."""
+"""Sorts before all others. TensorBoard keeps the first session information that it reads, so this file is
+replaced, whereas the others grow."""
 _VERSION = "brain.Event:2"
 _WRITER = "fmstune "
 _NEVER = -(1 << 64)
-_DIGITS = 19  # of a number beyond 64 bits
-_LONGEST_RECORD = 1 << 31  # which is what protocol buffers allow
+_DIGITS = 19  # enough for any 64-bit number
+_LONGEST_RECORD = 1 << 31  # the limit of protocol buffers
 SCALARS, TEXT, SAID, TABLE = "a metric", "a text", "a tracked text", "a table"
 IMAGE, HISTOGRAM = "an image", "a histogram"
 
 
 class EventFiles:
-    """What the folder of a run holds, and the file that is appended to.
+    """The contents of a run's folder, and the file that is appended to.
 
-    `mark` says whose the newest file is, `held` which events of the run `run_id` are there, `kinds` what each
-    tag is, and `steps` the last step of each. `session` is what is known of the hyperparameters.
+    `mark` identifies the owner of the newest file, `held` the events of the run `run_id` in the folder,
+    `kinds` the kind of each tag, and `steps` the last step of each. `session` has the hyperparameters known
+    so far.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
-        """Read what is there. Changes nothing. Raises `OSError`."""
+        """Read the folder. Changes nothing. Raises `OSError`."""
         from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG, SESSION_START_INFO_TAG
         from tensorboard.plugins.hparams.plugin_data_pb2 import SessionStartInfo
 
@@ -67,35 +68,35 @@ class EventFiles:
         self._read_session()
 
     def begin(self, mark: dict[str, Any]) -> None:
-        """Begin a file of this process. Raises `OSError`."""
+        """Start this process's file. Raises `OSError`."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
         self.folder.mkdir(parents=True, exist_ok=True)
         stamps = [int(part) for path in self._sizes if (part := path.name[len(_NAME) :][:10]).isdecimal()]
-        stamp = max([int(time.time()), *(last + 1 for last in stamps)])  # they are read in the order of names
+        stamp = max([int(time.time()), *(last + 1 for last in stamps)])  # files are read in order of names
         self._path = self.folder / f"{_NAME}{stamp:010d}.{socket.gethostname()}.{os.getpid()}"
         self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
         self._sizes[self._path] = (os.fstat(self._file).st_ino, 0)
         head = Event(wall_time=time.time(), file_version=_VERSION)
         head.source_metadata.writer = f"{_WRITER}{json.dumps(mark)}"
-        # Of a folder, the first start is none that makes TensorBoard forget what lies before it.
+        # The first start in a folder does not make TensorBoard forget anything.
         start = Event(wall_time=time.time(), session_log=SessionLog(status=SessionLog.START))
         first = self.held.last is None and not self.steps
         try:
             self._write([each.SerializeToString() for each in ([head, start] if first else [head])])
         except OSError:
-            self._path.unlink(missing_ok=True)  # else each process would leave one while a disk is full
+            self._path.unlink(missing_ok=True)  # else each process would leave one while the disk is full
             raise
 
     def move(self, folder: Path) -> None:
-        """Give the folder another name, under which there is nothing yet. Raises `OSError`."""
+        """Rename the folder to an unused name. Raises `OSError`."""
         self.folder.rename(folder)
         self._sizes = {folder / path.name: size for path, size in self._sizes.items()}
         self.folder, self._path = folder, folder / self._path.name
 
     def append(self, event: Event, seq: int | None) -> set[str]:
-        """Take an event of this number, which `flush` writes, and say of which metrics and tables it has a
-        step that is not beyond the last one."""
+        """Buffer an event of this number, which `flush` writes. Return the metrics and tables for which its
+        step is not beyond their last one."""
         if seq is not None:
             event.source_metadata.writer = f"{_WRITER}{seq}"
         self._waiting.setdefault(seq, []).append(event.SerializeToString())
@@ -107,7 +108,7 @@ class EventFiles:
     def append_scalars(
         self, values: Sequence[tuple[str, float]], step: int, moment: float, seq: int | None
     ) -> set[str]:
-        """As `append`, of metrics by their tags, which `kinds` has as such."""
+        """Like `append`, for metrics by their tags, which `kinds` already contains."""
         writer = "" if seq is None else f"{_WRITER}{seq}"
         self._waiting.setdefault(seq, []).append(scalars_event(values, step, moment, writer))
         again, steps = set[str](), self.steps
@@ -118,11 +119,11 @@ class EventFiles:
         return again
 
     def has(self, seq: int) -> bool:
-        """Whether an event of this number is there, or waits to be written."""
+        """Whether an event of this number is stored or buffered."""
         return seq in self._waiting or seq in self.held
 
     def flush(self) -> None:
-        """Write the events that wait. Raises `OSError`, after which nothing of them is there."""
+        """Write the buffered events. After an `OSError`, the file holds nothing of them."""
         waiting, self._waiting = self._waiting, {}
         if waiting:
             self._write([data for each in waiting.values() for data in each])
@@ -131,8 +132,8 @@ class EventFiles:
                     self.held.add(seq)
 
     def write_session(self, status: int | None = None) -> None:
-        """Put what is known of the session, and with which of TensorBoard's words it ended, into its file, in
-        the place of what was there. Raises `OSError`."""
+        """Write the session's hyperparameters, and its final status in TensorBoard's terms, to their file,
+        replacing its contents. Raises `OSError`."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.hparams import metadata
@@ -151,7 +152,7 @@ class EventFiles:
             events.append(event(metadata.SESSION_END_INFO_TAG, end))
         temporary = (
             self.folder / f".hparams.{os.getpid()}.tmp"
-        )  # which TensorBoard takes for no file of events
+        )  # TensorBoard does not take this for an event file
         try:
             temporary.write_bytes(framed([each.SerializeToString() for each in events]))
             temporary.replace(self.folder / _HPARAMS)
@@ -161,8 +162,8 @@ class EventFiles:
             raise
 
     def holds(self, last: int) -> bool:
-        """Whether all files are still those that were read and written, and an event with the number `last`,
-        or a later one, is there."""
+        """Whether all files are still those that were read and written, and contain an event with the number
+        `last` or a later one."""
         for path, (inode, size) in self._sizes.items():
             try:
                 found = path.stat()
@@ -173,7 +174,7 @@ class EventFiles:
         return last <= (self.held.last or 0)
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Write what is buffered, and close the file."""
         if self._file is not None:
             self.flush()
             os.close(self._file)
@@ -222,33 +223,33 @@ class EventFiles:
 
 
 def stage_and_name(tag: str) -> tuple[str | None, str]:
-    """The stage and the name of a metric or a text, of which the tag is `stage/name` (`Limits.joins`)."""
+    """The stage and the name of a metric or a text whose tag is `stage/name` (`Limits.joins`)."""
     stage, slash, name = tag.partition("/")
     return (stage, name) if slash and stage and name else (None, tag)
 
 
 def hparams_file(folder: Path) -> list[Path]:
-    """The file that fmstune keeps the hyperparameters of a run's folder in, if there is one."""
+    """The file where fmstune stores the hyperparameters of a run's folder, if it exists."""
     return [path] if (path := folder / _HPARAMS).is_file() else []
 
 
 def mark_of(event: Event) -> dict[str, Any]:
-    """What fmstune has written into the head of a file; nothing of other writers."""
+    """fmstune's mark at the start of a file; empty for other writers."""
     writer = event.source_metadata.writer
     return _mark(writer.removeprefix(_WRITER)) if writer.startswith(_WRITER) else {}
 
 
 def event_files(folder: Path) -> list[Path]:
-    """The files of a folder that grow, in the order in which TensorBoard reads them."""
+    """The event files that grow, in the order in which TensorBoard reads them."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if "tfevents" in path.name and path.name != _HPARAMS)
 
 
 def read_events(path: Path) -> Iterator[Event]:
-    """The records of a file up to one that is torn.
+    """The records of a file, up to the first torn one.
 
-    Checksums are not looked at: in Python they would take a thousand times longer than the rest.
+    Checksums are not verified: in Python they would take a thousand times longer than the rest.
     """
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.event_pb2 import Event
@@ -266,7 +267,7 @@ def read_events(path: Path) -> Iterator[Event]:
 
 
 def session_status(status: Status) -> int:
-    """TensorBoard's word for how a run ended."""
+    """TensorBoard's value for a run's status."""
     from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 
     return int(STATUS_SUCCESS if status == "finished" else STATUS_FAILURE)
@@ -280,7 +281,7 @@ def _kind(value: Summary.Value) -> str:
         return HISTOGRAM if plugin == "histograms" else TEXT
     if len(value.tensor.tensor_shape.dim) == 2:
         return TABLE
-    # Params are texts too, as JSON; they are written once more as they grow, and so is the status.
+    # Params are texts too, as JSON; they are rewritten as they grow, and so is the status.
     own = value.tag == "status" or (
         value.tensor.string_val[:1] and value.tensor.string_val[0][:7] == b"```json"
     )
@@ -290,6 +291,6 @@ def _kind(value: Summary.Value) -> str:
 def _mark(said: str) -> dict[str, Any]:
     try:
         found = json.loads(said)
-    except ValueError:  # of another writer
+    except ValueError:  # from another writer
         return {}
     return found if isinstance(found, dict) else {}

@@ -1,6 +1,6 @@
 """Texts, images and histograms as TensorBoard's summaries.
 
-What is said of it was seen with tensorboard 2.21."""
+Observed with tensorboard 2.21."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
 _SHOWN = (".png", ".jpg", ".gif")
-"""TensorBoard names these to the browser; of WebP it knows nothing."""
+"""The formats whose type TensorBoard sends to the browser; it does not know WebP."""
 
 
 def fenced(text: str) -> str:
-    """A text as TensorBoard shows it unchanged: it takes texts for Markdown, and drops what looks like
-    HTML."""
+    """Escape a text so that TensorBoard shows it unchanged: it renders texts as Markdown, and drops what
+    looks like HTML."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{text}\n{fence}"
 
 
 def unfenced(text: str) -> str:
-    """The text that `fenced` was given; any other as it is."""
+    """The text that was passed to `fenced`; any other text unchanged."""
     found = re.fullmatch(r"(`{3,})(?:json)?\n(.*)\n\1", text, re.S)
     return found[2] if found else text
 
 
 def image_summary(media: Media) -> Summary.Image:
-    """An image, as `SummaryWriter.add_image` writes it."""
+    """An image, as written by `SummaryWriter.add_image`."""
     from PIL import Image
     from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -51,8 +51,8 @@ def image_summary(media: Media) -> Summary.Image:
 
 
 def histogram_value(media: Media, tag: str) -> Summary.Value:
-    """A histogram, as `tf.summary.histogram` writes it: left and right end and count of each bin. (What
-    `SummaryWriter.add_histogram` writes has sums of the numbers, which nobody knows any more.)"""
+    """A histogram, as written by `tf.summary.histogram`: left and right edge and count of each bin. (The
+    format of `SummaryWriter.add_histogram` has sums of the numbers, which are not known here.)"""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
     from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto

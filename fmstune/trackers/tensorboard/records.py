@@ -1,7 +1,8 @@
-"""Records as files of events have them: a length, its checksum, the data, its checksum; and metrics as data.
+"""Records in the framing of event files (a length, its checksum, the data, its checksum), and metrics as
+data.
 
-TensorBoard's own checksum takes longer than all else that is done for a metric, as it is Python's, a byte at
-a time. Of many records it is found here for all of them at once, a byte of each at a time.
+TensorBoard's own checksum takes longer than everything else done for a metric, as it is pure Python, one byte
+at a time. Here it is computed for many records at once, one byte of each at a time.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import struct
 from collections.abc import Sequence
 
 _FEWEST, _LONGEST = 16, 1024
-"""Of fewer records, and of longer ones, one by one takes no longer."""
+"""For fewer records, and for longer ones, one by one is as fast."""
 
 
 def framed(records: Sequence[bytes]) -> bytes:
-    """The records, one behind the other."""
+    """The framed records, concatenated."""
     sums = _checksums(records)
     parts = list[bytes]()
     for data, checksum in zip(records, sums, strict=True):
@@ -24,8 +25,8 @@ def framed(records: Sequence[bytes]) -> bytes:
 
 
 def scalars_event(values: Sequence[tuple[str, float]], step: int, moment: float, writer: str) -> bytes:
-    """An `Event` of tags and numbers (`Summary.Value.simple_value`), as protocol buffers write it: to make
-    their objects first takes five times as long."""
+    """An `Event` of tags and numbers (`Summary.Value.simple_value`) in protocol buffer encoding: building the
+    objects first takes five times as long."""
     summary = b"".join(_value_head(tag) + _single(number) for tag, number in values)
     said = writer.encode()
     source = b"\x0a" + _varint(len(said)) + said
@@ -40,7 +41,7 @@ _single, _double = struct.Struct("<f").pack, struct.Struct("<d").pack
 
 @functools.lru_cache(maxsize=4096)
 def _value_head(tag: str) -> bytes:
-    """What stands before the number of a value, of which the length is known."""
+    """The bytes before a value's number, whose length is fixed."""
     named = b"\x0a" + _varint(len(tag.encode())) + tag.encode() + b"\x15"
     return b"\x0a" + _varint(len(named) + 4) + named
 
@@ -78,7 +79,7 @@ def _checksums(records: Sequence[bytes]) -> list[int]:
 
 
 def _of_all(records: Sequence[bytes]) -> list[int]:
-    """The checksums of records of which each is no longer than the one before."""
+    """The checksums of records that are sorted by length, longest first."""
     import numpy as np
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import CRC_TABLE
 

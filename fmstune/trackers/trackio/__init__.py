@@ -1,1 +1,1 @@
-"""Beneath the tracker `trackio`: where it stores runs, and how."""
+"""Internals of the tracker `trackio`: where it stores runs, and how."""

@@ -1,7 +1,7 @@
-"""The options of the tracker `trackio`: which place of trackio's they and its variables name, and whether a
+"""The options of the tracker `trackio`, the location that they and trackio's variables select, and whether a
 run could be tracked there now.
 
-The check only reads. What is said of trackio was seen with 0.43.
+The check only reads. trackio's behaviour was observed with 0.43.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TrackioOptions:
     space_id: str | None = field(
         default=None,
         metadata={
-            "help": "A Space on the hub, OWNER/NAME, made where there is none, with the hub's token; "
+            "help": "A Space on the hub, OWNER/NAME, created when absent, with the hub's token; "
             "else TRACKIO_SPACE_ID."
         },
     )
@@ -50,13 +50,13 @@ class TrackioOptions:
         },
     )
     private: bool | None = field(
-        default=None, metadata={"help": "Whether a Space that is made is private; else its owner's default."}
+        default=None, metadata={"help": "Whether a created Space is private; else its owner's default."}
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A project of trackio's: in a `space`, on the server of an address, or else on this machine."""
+    """A trackio project: in a `space`, on a server, or else on this machine."""
 
     project: str
     space: str | None = None
@@ -66,7 +66,7 @@ class Place:
 
     @property
     def remote(self) -> bool:
-        """Whether it is behind a network."""
+        """Whether it is reached over a network."""
         return bool(self.space or self.server)
 
     @property
@@ -78,20 +78,20 @@ class Place:
 
     @property
     def note(self) -> str | None:
-        """What a person should know of it."""
+        """What the user should know about it."""
         if self.remote:
             return "its server gives points the time at which they arrive"
         return f"`trackio show --project {self.project}` shows it"
 
 
 def place_of(options: TrackioOptions) -> Place:
-    """The place that is chosen. Raises `TrackerError`."""
+    """The selected location. Raises `TrackerError`."""
     from trackio.utils import parse_trackio_server_url, resolve_space_id_and_server_url
 
     project = options.project or os.environ.get("TRACKIO_PROJECT") or _PROJECT
     space, address = options.space_id, options.server_url
     if address and parse_trackio_server_url(address)[1]:
-        raise TrackerError(f"a token has no place in server_url: leave write_token out, and {_TOKEN}.")
+        raise TrackerError(f"server_url must not contain a token: remove write_token, and {_TOKEN}.")
     if not (space or address):
         space, address = resolve_space_id_and_server_url(None, None)
     if space:
@@ -101,13 +101,13 @@ def place_of(options: TrackioOptions) -> Place:
     if not address:
         return Place(project)
     if not address.startswith(("http://", "https://")):
-        raise TrackerError(f"server_url: {address} is no address; write http://HOST:PORT.")
+        raise TrackerError(f"server_url: {address} is not an address; write http://HOST:PORT.")
     server, token = parse_trackio_server_url(address)
     return Place(project, server=server, write_token=token or os.environ.get("TRACKIO_WRITE_TOKEN"))
 
 
 def open_store(place: Place) -> Store:
-    """The store of a place; a Space is made where there is none. Raises what trackio raises."""
+    """The store of a place; a Space is created when absent. Raises what trackio raises."""
     from trackio.sqlite_storage import SQLiteStorage
 
     SQLiteStorage.validate_project_name(place.project)
@@ -117,8 +117,8 @@ def open_store(place: Place) -> Store:
         from huggingface_hub import get_token
         from trackio import deploy
 
-        if (token := get_token()) is None:  # for which what follows would ask at a terminal
-            raise TrackerError(f"there is no token of the hub for the Space {place.space}: {_LOGIN}.")
+        if (token := get_token()) is None:  # without one, the code below would prompt at a terminal
+            raise TrackerError(f"there is no hub token for the Space {place.space}: {_LOGIN}.")
         deploy.raise_if_space_is_frozen_for_logging(place.space)
         bucket = deploy.resolve_auto_bucket_id(place.space, f"{place.space}-bucket")
         deploy.create_space_if_not_exists(place.space, None, bucket, place.private)
@@ -149,7 +149,7 @@ def _check_folder(place: Place) -> Check:
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
-        return Check("bad_option", f"{folder} is no folder", remedy)
+        return Check("bad_option", f"{folder} is not a folder", remedy)
     if not takes_files(folder) or (path.exists() and not os.access(path, os.R_OK | os.W_OK)):
         return Check("no_permission", f"{path if path.exists() else folder} cannot be written to", remedy)
     will_be = "" if path.exists() else ", will be created"
@@ -178,13 +178,13 @@ def _check_server(place: Place, timeout: float) -> Check:
         return Check("unreachable", f"{server} answers {version.status_code}", "try again later", server)
     data = _json(status).get("data")
     if "api_version" not in _json(version) or not isinstance(data, dict):
-        detail = f"{server} answers ({version.status_code}), but not as a server of trackio's does"
+        detail = f"{server} answers ({version.status_code}), but not as a trackio server does"
         return Check("bad_option", detail, "correct server_url", server)
     if not place.write_token:
         return Check("no_credentials", f"{server} wants a token to write", _TOKEN, server)
     if not data.get("allowed"):
         return Check("rejected_credentials", f"{server} rejects the token", _TOKEN, server)
-    return Check("ok", "a server of trackio's", server=server, latency=latency)
+    return Check("ok", "a trackio server", server=server, latency=latency)
 
 
 def _check_space(place: Place, timeout: float) -> Check:
@@ -193,7 +193,7 @@ def _check_space(place: Place, timeout: float) -> Check:
 
     space, hub = place.space, constants.ENDPOINT
     if (token := get_token()) is None:
-        return Check("no_credentials", f"there is no token of the hub for the Space {space}", _LOGIN, hub)
+        return Check("no_credentials", f"there is no hub token for the Space {space}", _LOGIN, hub)
     headers = {"Authorization": f"Bearer {token}"}
     began = time.perf_counter()
     try:
@@ -211,7 +211,7 @@ def _check_space(place: Place, timeout: float) -> Check:
     if found.status_code == 403:
         return Check("no_permission", f"{space} cannot be seen (403)", "choose another Space", hub, account)
     if _json(found).get("sdk") == "static":
-        detail = f"{space} is frozen, and takes no more runs"
+        detail = f"{space} is frozen and accepts no more runs"
         return Check("bad_option", detail, "choose another Space", hub, account)
     will_be = "" if found.status_code == 200 else ", which will be created"
     return Check("ok", f"the Space {space}{will_be}", server=hub, account=account, latency=latency)

@@ -1,9 +1,9 @@
-"""Where a trackio run is kept: a database on this machine, or a server of trackio's, a Space included.
+"""Where a trackio run is stored: a database on this machine, or a trackio server, including a Space.
 
-`trackio.init` and `trackio.log` are not used: they collect for half a second, number events by chance, take
-no time, ask the hub who the user is, and turn each failure into a warning, after which nobody knows what
-arrived. What is used is what they, trackio's own importers and its server write through, which keeps an event
-of one `log_id` once. What is said of trackio was seen with 0.43.
+`trackio.init` and `trackio.log` are not used: they buffer for half a second, number events randomly, accept
+no time, ask the hub for the user, and turn each failure into a warning, so that nothing tells what arrived.
+This module uses the functions that they, trackio's own importers and its server write through, which store
+an event of one `log_id` once. trackio's behaviour was observed with 0.43.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any, Protocol
 from fmstune.trackers.records import Artifact
 
 _TIMEOUT = 20.0
-"""Seconds of a request; a shipper that is silent for a minute counts as one that hangs."""
+"""Seconds per request; a shipper that is silent for a minute counts as hung."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is logged at once: values, a step, the time as trackio writes it, and an id that is there once."""
+    """What is logged together: values, a step, the time in trackio's format, and a unique id."""
 
     values: Mapping[str, Any]
     step: int
@@ -34,39 +34,39 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What trackio has of a run: its name, and its config."""
+    """What trackio stores of a run: its name and its config."""
 
     name: str
     config: dict[str, Any]
 
 
 class Store(Protocol):
-    """Where runs of one project are kept. All methods raise what trackio raises."""
+    """Where runs of one project are stored. All methods raise what trackio raises."""
 
     def held(self, run_id: str) -> Held | None:
         """The run of this id; `None` when there is none."""
 
     def config(self, run_id: str) -> Mapping[str, Any] | None:
-        """The config of the run of this id, which is found sooner than its name."""
+        """The config of the run of this id; a faster lookup than its name."""
 
     def write(self, run_id: str, name: str, rows: Sequence[Row], config: Mapping[str, Any]) -> None:
-        """Add those of the rows that are not there, and replace the config, all of it or nothing."""
+        """Add the missing rows and replace the config, all or nothing."""
 
     def put_image(self, name: str, step: int, file: Path, called: str) -> str:
-        """Keep a file of a run under a name of ours, and say where."""
+        """Store a file of a run under our name, and return its location."""
 
     def put_files(self, run_id: str, name: str, artifact: Artifact) -> None:
-        """Keep files; the same content is the same version."""
+        """Store files; the same content is the same version."""
 
     def rename(self, run_id: str, before: str, name: str) -> None:
-        """Give a run another name."""
+        """Rename a run."""
 
 
 class LocalStore:
     """The database of a project below TRACKIO_DIR.
 
-    On a file system of a network, where SQLite is not safe, trackio's writers leave files in its inbox, which
-    its dashboard takes into the database; so does this one.
+    On a network file system, where SQLite is not safe, trackio's writers leave files in an inbox, which its
+    dashboard loads into the database; this class does the same.
     """
 
     def __init__(self, project: str) -> None:
@@ -108,7 +108,7 @@ class LocalStore:
         where = {"project": self._project, "run": name, "run_id": run_id, "config": config}
         records = []
         for row in rows:
-            # One that only carries the config may be taken in before the row whose id it has.
+            # A row that only carries the config may be loaded before the row with the same id.
             log_id = row.log_id if row.values else uuid.uuid4().hex
             said = {"metrics": row.values, "step": row.step, "timestamp": row.time, "log_id": log_id}
             records.append(fragments.metric_record(where | said))
@@ -140,7 +140,7 @@ class LocalStore:
             SQLiteStorage.rename_run(self._project, before, name, run_id=run_id)
 
     def _in_the_inbox(self, run_id: str) -> Held | None:
-        """The run as the newest file of the inbox has it."""
+        """The run according to the newest file of the inbox."""
         from trackio import fragments
 
         files = list(self._inbox.glob(f"{run_id}-*/*.jsonl")) if self._inbox is not None else []
@@ -152,11 +152,11 @@ class LocalStore:
 
 
 class RemoteStore:
-    """A server that `trackio show` has started, or a Space. It gives points the time at which they arrive."""
+    """A server started by `trackio show`, or a Space. It timestamps points on arrival."""
 
     def __init__(self, project: str, source: str, *, write_token: str | None, hub_token: str | None) -> None:
-        # What chooses between this client and that of older servers asks first, with a client that reports
-        # its use, and takes a server which does not answer for an old one.
+        # The function that chooses between this client and that of older servers first queries with a client
+        # that reports usage, and takes a server that does not answer for an old one.
         from trackio.remote_client import _TrackioHTTPClient
 
         self._project = project
@@ -218,7 +218,7 @@ class RemoteStore:
 
 
 def _file(path: Path, called: str) -> dict[str, Any]:
-    """A file to be sent, as the SDK's client has it."""
+    """A file to send, in the format of the SDK's client."""
     return {"path": str(path.absolute()), "orig_name": called, "meta": {"_type": "gradio.FileData"}}
 
 

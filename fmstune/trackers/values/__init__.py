@@ -1,1 +1,1 @@
-"""Foreign values in the form that a tracker can hold."""
+"""Convert foreign values to what a tracker can store."""

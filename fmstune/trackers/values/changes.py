@@ -1,4 +1,4 @@
-"""What was changed of the values that a tracker is given, as sentences: losses first, and each of them."""
+"""The changes made to a tracker's values, as sentences: losses first, and all of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Collection
 from typing import Literal
 
 Kind = Literal["lost", "changed", "renamed"]
-"""A value that is not there, one that is there otherwise, or one under another name."""
+"""A value that is missing, one that is stored differently, or one under another name."""
 
 _MOST: dict[Kind, int] = {"lost": 1000, "changed": 50, "renamed": 50}
-"""Sentences of each kind, so that a run with a name of its own for each step does not fill its ledger."""
+"""The most sentences of each kind, so that a run with a new name at each step does not fill its ledger."""
 _MORE: dict[Kind, str] = {
     "lost": "more values that are kept in the journal only",
     "changed": "more values that were changed",
@@ -22,14 +22,14 @@ _MORE_NAMES = re.compile(rf"and ([0-9]+) {_MORE['renamed']}")
 
 
 class Changes:
-    """Each change once, with the number of the values that it was made to."""
+    """Each change once, with the number of values it was made to."""
 
     def __init__(self) -> None:
         self._counts: dict[Kind, dict[str, int]] = {"lost": {}, "changed": {}, "renamed": {}}
         self._more: dict[Kind, set[int]] = {"lost": set(), "changed": set(), "renamed": set()}
 
     def note(self, change: str, kind: Kind = "changed", *, values: int = 0) -> None:
-        """Note a change of so many values; those beyond the most of its kind are only counted."""
+        """Record a change of so many values; changes beyond the maximum of their kind are only counted."""
         known = self._counts[kind]
         if change in known or len(known) < _MOST[kind]:
             known[change] = known.get(change, 0) + values
@@ -38,7 +38,7 @@ class Changes:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What was changed: first what is not there, at last what is called otherwise."""
+        """What was changed: missing values first, renamed ones last."""
         found: list[str] = []
         for kind, known in self._counts.items():
             found += [
@@ -50,7 +50,7 @@ class Changes:
 
 
 def for_people(changes: Collection[str]) -> list[str]:
-    """The sentences as a person reads them: of many that only say what something is called, a few."""
+    """The sentences for display: of many renamings, only a few."""
     renamed = [match for each in changes if (match := _RENAMED.fullmatch(each))]
     uncounted = [match for each in changes if (match := _MORE_NAMES.fullmatch(each))]
     count = len(renamed) + sum(int(match[1]) for match in uncounted)

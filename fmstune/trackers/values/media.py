@@ -1,4 +1,4 @@
-"""Images and distributions of numbers, from whatever Python has them in, as files and bins."""
+"""Images and distributions of numbers, from common Python types, as files and bins."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _MODES_OF_PNG = ("1", "L", "LA", "I", "I;16", "I;16B", "P", "RGB", "RGBA")
 _WITH_ALPHA = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}
 _LONGEST_PATH = 1000
 _MOST_BINS = 512
-"""Aim and W&B take no more."""
+"""The maximum of Aim and W&B."""
 _LARGEST = sys.float_info.max / 4
-"""The distance of two such numbers is one, too, as the width of a histogram has to be."""
+"""The difference of two such numbers is finite, too, as the width of a histogram must be."""
 
 
 def encoded_image(image: Any) -> tuple[bytes, str, str]:
-    """The bytes of an image file, the suffix of its format, and what had to be changed of it, if anything.
-    Raises `ValueError` for what is no image, and for what cannot be read."""
+    """The bytes of an image file, the suffix of its format, and what had to be changed, if anything. Raises
+    `ValueError` for anything but an image, and for what cannot be read."""
     try:
         return _encoded(image)
     except ValueError:
@@ -38,7 +38,7 @@ def encoded_image(image: Any) -> tuple[bytes, str, str]:
 
 
 def is_image_file(given: str | bytes) -> bool:
-    """Whether bytes, or the file of this name, are an image of a known format."""
+    """Whether the bytes, or the file of this name, are an image in a known format."""
     try:
         data = given
         if isinstance(given, str):
@@ -53,13 +53,13 @@ def is_image_file(given: str | bytes) -> bool:
 
 
 def check_bins(bins: Any) -> None:
-    """Raise `ValueError` for a number of bins that trackers cannot hold."""
+    """Raise `ValueError` for a number of bins that trackers cannot store."""
     if type(bins) is not int or not 1 <= bins <= _MOST_BINS:
         raise ValueError(f"a histogram has 1 to {_MOST_BINS} bins, not {bins!r}")
 
 
 def histogram_of(values: Any, bins: int) -> dict[str, Any]:
-    """The bins of the finite ones among numbers. Raises `ValueError` when there is none."""
+    """The bins of the finite numbers. Raises `ValueError` if there are none."""
     import numpy as np
 
     check_bins(bins)
@@ -68,15 +68,15 @@ def histogram_of(values: Any, bins: int) -> dict[str, Any]:
     except BaseException as error:
         if is_stop(error):
             raise
-        raise ValueError(f"a histogram is of numbers: {type(error).__name__}: {error}") from error
+        raise ValueError(f"a histogram needs numbers: {type(error).__name__}: {error}") from error
     finite = numbers[np.isfinite(numbers)]
     if not numbers.size:
-        raise ValueError("a histogram of no numbers")
+        raise ValueError("a histogram needs at least one number")
     if not finite.size:
         raise ValueError(f"a histogram needs a finite number, and none of these {numbers.size} is finite")
     inside = np.clip(finite, -_LARGEST, _LARGEST)
     low, high = float(inside.min()), float(inside.max())
-    # Bins have a width: of one value, or of neighbours among large numbers, they reach beyond these.
+    # Bins need a width: for a single value, or adjacent large numbers, they extend beyond the values.
     least = max(float(low == high), 8 * bins * math.ulp(max(abs(low), abs(high))))
     if high - low < least:
         low, high = low - least / 2, high + least / 2
@@ -98,7 +98,7 @@ def _numbers(values: Any) -> Any:
         raise TypeError("complex numbers have no order")
     try:
         return np.asarray(values, dtype=np.float64).ravel()
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer too large for a float
         return np.array([_float(each) for each in values], dtype=np.float64)
 
 
@@ -116,20 +116,20 @@ def _encoded(image: Any) -> tuple[bytes, str, str]:
             raise ValueError(f"there is no image {path}")
         return *_known(path.read_bytes(), f"{path}"), ""
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return *_known(bytes(image), f"what begins with {bytes(image[:8])!r}"), ""
+        return *_known(bytes(image), f"data starting with {bytes(image[:8])!r}"), ""
     if hasattr(image, "getbands") and hasattr(image, "mode"):
         return _pillow(image)
     for method, how in (("save", {"format": "PNG"}), ("savefig", {"format": "png"})):
-        write = getattr(image, method, None)  # of others that are like Pillow's, of Matplotlib
+        write = getattr(image, method, None)  # `save` of Pillow-like objects, `savefig` of Matplotlib
         if callable(write):
             return *_saved(write, how, image), ""
     return _png(_on_cpu(image), channels_first=hasattr(image, "detach"))
 
 
 def _pillow(image: Any) -> tuple[bytes, str, str]:
-    """An image of Pillow's; one of a mode that PNG does not know is converted."""
+    """A Pillow image; one in a mode that PNG does not support is converted."""
     mode, changed = str(image.mode), ""
-    if mode == "F":  # which Pillow would cut off at 0 and 255
+    if mode == "F":  # Pillow would clip it to 0 and 255
         return _png(image, channels_first=False)
     if mode not in _MODES_OF_PNG:
         other = _WITH_ALPHA.get(mode, "RGB")
@@ -149,11 +149,11 @@ def _known(data: bytes, what: str) -> tuple[bytes, str]:
     for signature, suffix in _SIGNATURES.items():
         if data.startswith(signature):
             return data, suffix
-    raise ValueError(f"{what} is no image: PNG, JPEG, GIF and WebP are taken")
+    raise ValueError(f"{what} is not an image: use PNG, JPEG, GIF or WebP")
 
 
 def _on_cpu(values: Any) -> Any:
-    if hasattr(values, "detach"):  # a tensor: also of another device, with a gradient, in bfloat16
+    if hasattr(values, "detach"):  # a tensor: also on another device, with a gradient, in bfloat16
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() else values
         return values.numpy()
@@ -161,8 +161,8 @@ def _on_cpu(values: Any) -> Any:
 
 
 def _png(values: Any, *, channels_first: bool) -> tuple[bytes, str, str]:
-    """An array as a PNG, in which 8 bits are each channel's, and what was changed of it. Where either end of
-    the shape could be the channels, they come first in a tensor and last in an array."""
+    """An array as a PNG with 8 bits per channel, and what was changed. If either end of the shape could be
+    the channels, they come first in a tensor and last in an array."""
     import numpy as np
 
     pixels = np.asarray(values)
@@ -172,17 +172,17 @@ def _png(values: Any, *, channels_first: bool) -> tuple[bytes, str, str]:
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.shape[2] not in _CHANNELS or not pixels.size:
-        raise ValueError(f"an array of the shape {list(pixels.shape)} is no image")
+        raise ValueError(f"an array of shape {list(pixels.shape)} is not an image")
     changed = ""
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
     elif np.issubdtype(pixels.dtype, np.integer) or np.issubdtype(pixels.dtype, np.floating):
         pixels, changed = _as_bytes(pixels)
     else:
-        raise ValueError(f"an image has integers from 0 to 255, or numbers from 0 to 1, not {pixels.dtype}")
+        raise ValueError(f"an image has integers from 0 to 255 or numbers from 0 to 1, not {pixels.dtype}")
     height, width, channels = pixels.shape
     rows = pixels.astype(np.uint8).reshape(height, -1)
-    # Before each row stands which filter it has: none.
+    # Each row is preceded by its filter type: none.
     raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
     colours = {1: 0, 3: 2, 4: 6}[channels]
     head = struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)
@@ -192,8 +192,8 @@ def _png(values: Any, *, channels_first: bool) -> tuple[bytes, str, str]:
 
 
 def _as_bytes(pixels: Any) -> tuple[Any, str]:
-    """Integers from 0 to 255 and numbers from 0 to 1 as bytes; what reaches beyond is scaled to fit, and
-    what is not finite is black. Also, what was done, if anything."""
+    """Integers from 0 to 255 and numbers from 0 to 1 as bytes. Values outside are scaled to fit, and
+    non-finite ones are black. Also returns what was changed, if anything."""
     import numpy as np
 
     if pixels.dtype == np.uint8:
@@ -208,7 +208,7 @@ def _as_bytes(pixels: Any) -> tuple[Any, str]:
     numbers = np.clip(numbers, -_LARGEST, _LARGEST)
     low, high = min(0.0, float(numbers.min())), max(most, float(numbers.max()))
     if pixels.dtype == np.uint16 and high > most:
-        high = 65535.0  # as all programs show 16 bits: images of one name stay comparable
+        high = 65535.0  # as programs show 16 bits: images of one name stay comparable
     if low < 0 or high > most:
         said.append(f"pixels from {low:g} to {high:g} are scaled to 8 bits")
         numbers, most = (numbers - low) / (high - low), 1.0

@@ -1,4 +1,4 @@
-"""Names as a service can have them."""
+"""Names that a service accepts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 from fmstune.trackers.records import Limits, utf8
 
 _DOTTED = re.compile(r"^(\.\.|\.?$)")
-"""What a part of a path begins with, or is, and must not."""
+"""Forbidden prefixes and values of a path component."""
 _AROUND = re.compile(r"^\s+|\s+$")
 
 
 class Names:
-    """The names of one scope as a service can have them. Two that would become the same stay two."""
+    """The names of one scope in a form that a service accepts. Two different names never become the same."""
 
     def __init__(
         self,
@@ -26,9 +26,9 @@ class Names:
         stripped: bool = False,
         series: bool = False,
     ) -> None:
-        """`taken` are names, with their `prefix`, that others may take too. With `stripped`, white space at
-        both ends of a name would be lost. With `series`, the names are those of metrics, tables and media, or
-        what these begin with."""
+        """`taken` are names, with their `prefix`, that other scopes use too. With `stripped`, the service
+        strips white space from both ends of a name. With `series`, the names are those of metrics, tables
+        and media, or prefixes of these."""
         chars = chars or limits.name_chars
         self._bad = re.compile(f"[^{chars}]") if chars else None
         self._most = limits.max_name if most is None else most
@@ -43,7 +43,7 @@ class Names:
         """What each name is called."""
 
     def fit(self, name: str, *, again: bool = False) -> str:
-        """What `name` is called; with `again`, a name that comes a second time is another one."""
+        """The accepted form of `name`; with `again`, each repetition of a name gets a new one."""
         if name in self.known and not again:
             return self.known[name]
         stem = self._bad.sub("_", name) if self._bad else utf8(name)
@@ -68,8 +68,8 @@ class Names:
         return fitting
 
     def _held(self, stem: str) -> str:
-        """A name of which the service cuts nothing off, and which it does not drop."""
-        begins = not self._prefix  # else it is the prefix that is cut
+        """A name that the service neither strips nor drops."""
+        begins = not self._prefix  # else the prefix is stripped
         if self._drops and begins and stem.startswith(self._drops):
             stem = f"_{stem}"[: self._most]
         if self._strips:

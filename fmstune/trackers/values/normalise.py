@@ -1,7 +1,7 @@
-"""The one normaliser: fits metrics, params and tables to what a tracker declares it can hold.
+"""The shared normaliser: adapts metrics, params and tables to a tracker's declared limits.
 
-It never raises and never drops in silence: each adaptation is a sentence in the ledger, and the journal
-keeps the original.
+It never raises and never drops silently: each adaptation is a sentence in the ledger, and the journal keeps
+the original.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MOST_STAGES = 1000
 
 
 class Normaliser:
-    """Adapts values to `limits`; `changes` lists what was changed, each kind of change once."""
+    """Adapt values to `limits`; `changes` lists what was changed, each kind of change once."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -44,7 +44,7 @@ class Normaliser:
         return self._changes.sentences
 
     def metrics(self, values: Mapping[str, Any], stage: str | None = None) -> dict[str, Any]:
-        """Metrics of a stage as the tracker takes them: numbers under names it allows."""
+        """Metrics of a stage as the tracker accepts them: numbers under allowed names."""
         names = self._metric_names.get(stage)
         if names is None:
             names = self._metric_names[stage] = Names(
@@ -53,7 +53,7 @@ class Normaliser:
         kept: dict[str, Any] = {}
         fitting, most = names.known, self._any_holds
         for name, value in values.items():
-            # Nearly all are numbers of this size, which any service holds as they are.
+            # Nearly all are numbers of this size, which every service stores unchanged.
             if not ((type(value) is float or type(value) is int) and -most <= value <= most):
                 value = self._metric(value, name)
                 if value is None:
@@ -62,8 +62,8 @@ class Normaliser:
         return kept
 
     def params(self, values: Mapping[str, Any], namespace: str | None = None) -> dict[str, Any]:
-        """Params as the tracker takes them: nested or flat, with texts of a length it allows. Flat ones that
-        would be called as one of another `namespace` are called otherwise: `c` of `a.b`, and `b.c` of `a`."""
+        """Params as the tracker accepts them: nested or flat, with strings of an allowed length. Flat ones
+        whose name equals that of another `namespace` are renamed: `c` of `a.b`, and `b.c` of `a`."""
         items = values.items() if self._limits.nested else flatten(values)
         found = self._renamed(items, "", stripped=self._limits.strips_params)
         if self._limits.joins and not self._limits.nested and namespace is not None:
@@ -87,11 +87,11 @@ class Normaliser:
         return fitting
 
     def namespace(self, name: str | None) -> str | None:
-        """The namespace of params."""
+        """The accepted form of a namespace of params."""
         return None if name is None else self._name(str(name), self._namespaces)
 
     def table(self, name: str | None, stage: str | None = None) -> str:
-        """The name of a table of a stage."""
+        """The accepted form of a table's name."""
         names = self._table_names.get(stage)
         if names is None:
             limits = self._limits
@@ -102,7 +102,7 @@ class Normaliser:
         return self._name("table" if name is None else str(name), names)
 
     def media(self, kind: str, name: str | None, stage: str | None = None) -> str:
-        """The name of a text, an image or a histogram of a stage."""
+        """The accepted form of the name of a text, an image or a histogram."""
         names = self._media_names.get((kind, stage))
         if names is None:
             limits, prefix = self._limits, self._prefix(stage)
@@ -121,7 +121,7 @@ class Normaliser:
         return self._limits.prefix(stage or None) if self._limits.joins else ""
 
     def _taken_in(self, stage: str | None) -> set[str]:
-        """The names of metrics that are taken in a stage; where the service joins both, in all of them."""
+        """The metric names in use in a stage, or in all stages if the service joins stage and name."""
         where = None if self._limits.joins else stage
         reserved = self._limits.reserved_metrics
         if where not in self._taken:
@@ -131,7 +131,7 @@ class Normaliser:
         return self._taken[where]
 
     def rows(self, rows: tuple[Mapping[str, Any], ...], table: str) -> tuple[dict[str, Any], ...]:
-        """The rows of a table, whose columns have one name in all of them."""
+        """The rows of a table, with the same column names in all of them."""
         columns = Names(self._limits)
         return tuple(
             {
@@ -142,7 +142,7 @@ class Normaliser:
         )
 
     def stage(self, stage: Any) -> str | None:
-        """The stage, as text that any service can hold; where it is a part of names, as they allow."""
+        """The stage as text that any service can store, or, where it is part of names, that these allow."""
         if stage is None:
             return None
         if type(stage) is str and stage in self._known_stages:
@@ -166,7 +166,7 @@ class Normaliser:
         return fitting
 
     def step(self, step: Any) -> int | None:
-        """The step, if it is one: an integer of at most 64 bits."""
+        """The step, if it is an integer of at most 64 bits."""
         if type(step) is int and _fits(step, _STEP_BITS):
             return step
         if isinstance(step, (int, float)) and math.isfinite(step) and _fits(int(step), _STEP_BITS):
@@ -186,7 +186,7 @@ class Normaliser:
         return None
 
     def _metric(self, value: Any, name: str) -> Any:
-        """A metric that the tracker can hold; `None` if there is none."""
+        """The metric in a form that the tracker can store; `None` if there is none."""
         shown = _shown(name)
         bits = self._limits.integer_bits
         if isinstance(value, bool):
@@ -211,8 +211,8 @@ class Normaliser:
         return self._leave_out(f"metric {shown} is not a number and is kept in the journal only")
 
     def _single(self, value: float, shown: str) -> Any:
-        """A number of a service that has single precision. That it keeps seven digits is no news of each
-        metric; that a count is another one is."""
+        """A number for a service with single precision. That it keeps seven digits is not reported for each
+        metric; a changed count is."""
         if isinstance(value, float) and not math.isfinite(value):
             return value
         if abs(value) > _MOST_SINGLE:
@@ -272,13 +272,13 @@ class Normaliser:
         self.note(change, "lost", values=1)
 
     def note(self, change: str, kind: Kind = "changed", *, values: int = 0) -> None:
-        """Say, once, what had to be changed."""
+        """Record a change, once."""
         self._changes.note(change, kind, values=values)
 
 
 def as_text(value: Any) -> str:
-    """A param as a service has it that knows texts alone: numbers and the like as Python writes them, lists
-    as JSON."""
+    """A param for a service that only knows strings: numbers and the like as Python writes them, lists as
+    JSON."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, Mapping)) else str(value)
 
 
@@ -306,6 +306,6 @@ def _fits(value: int, bits: int) -> bool:
 
 
 def _shown(name: str) -> str:
-    """A name in a sentence: on one line, and not for ever."""
+    """A name for use in a sentence: on one line, and shortened."""
     text = name if name.isprintable() else ascii(name)[1:-1]
     return text if len(text) <= 80 else text[:79] + "…"

@@ -1,4 +1,4 @@
-"""Which value of a metric at one step this is: the first, or one of those tracked there after it."""
+"""Count the values of a metric at one step: the first, and those tracked there after it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from fmstune.trackers.values.progressions import Progressions
 
 @dataclass(slots=True)
 class _Steps:
-    """The steps that have a value, and how many they have where it is not one: a run of a million logs, with
-    twenty metrics each, has to fit beside an SDK."""
+    """The steps that have a value, and their count where it is not one: a run of a million logs with twenty
+    metrics each must fit in memory next to an SDK."""
 
     once: Progressions = field(default_factory=Progressions)
     more: dict[int, int] = field(default_factory=dict)
@@ -19,13 +19,13 @@ class _Steps:
 
 
 class Occurrences:
-    """Counts values by key and step, over the resumes of a run."""
+    """Count values by key and step, across the resumes of a run."""
 
     def __init__(self) -> None:
         self._keys: dict[Hashable, _Steps] = {}
 
     def count(self, key: Hashable, step: int | None) -> int:
-        """How many values `key` has had at `step` (64 bits, or `None`) before this one, which is counted."""
+        """Count one more value; return how many `key` had at `step` (64 bits, or `None`) before it."""
         found = self._keys.get(key)
         if found is None:
             found = self._keys[key] = _Steps()
@@ -39,9 +39,9 @@ class Occurrences:
         return before
 
     def resume(self, step: int) -> None:
-        """The run continues from `step`: what comes at later steps is logged again, and counted from zero.
+        """The run resumes at `step`: later steps are logged again, and counted from zero.
 
-        Values at `step` itself are kept, those before the training included: a resumed run adds to them.
+        Values at `step` itself, including those before the training, are kept: a resumed run adds to them.
         """
         for found in self._keys.values():
             found.once.cut(step)

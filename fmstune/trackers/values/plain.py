@@ -1,8 +1,8 @@
-"""Foreign values as JSON can hold them, in bounded time and space, whatever the values are or do.
+"""Foreign values as JSON, in bounded time and space, whatever the values are or do.
 
-A value may be a graph: a tree whose nodes know their parent, lists that share lists. Walking each path
-through it takes exponential time, so one call looks at a bounded number of values. A foreign `__str__`
-that never returns is the one thing that can't be helped from within its own thread.
+A value may be a graph: a tree whose nodes know their parent, lists that share lists. Walking every path
+through it takes exponential time, so one call visits a bounded number of values. Only a foreign `__str__`
+that never returns cannot be handled from within its own thread.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ from fmstune.secrets.redaction import beginning
 from fmstune.user_code import is_stop
 
 MOST_VALUES = 100_000
-"""So many values, nested ones included, are kept of what one call of the user's tracks."""
+"""The most values, nested ones included, kept of one call by the user."""
 MOST_TABLE_VALUES = 1_000_000
 _MOST_CHARACTERS = 1 << 26
 _MOST_TEXT = 10_000
-"""So many characters are kept of the text of an unknown object."""
+"""The most characters kept of an unknown object's text."""
 _MOST_IN_NAME = 100
 _DEEPEST = 64
 _MOST_BITS = 4096
 _MOST_ITEMS = 10_000
-"""So many numbers of an array, or bytes, are kept; of longer ones, the size."""
+"""The most numbers of an array, or bytes, that are kept; of longer ones, only the size."""
 _MOST_TRIES = 5
-"""Reads of a mapping that another thread changes meanwhile."""
+"""Attempts to read a mapping that another thread changes meanwhile."""
 
 _SIMPLE = (str, bool, int, float, type(None))
 
 
 def plain(value: Any, depth: int = _DEEPEST) -> Any:
-    """The value as JSON can hold it. Never raises, whatever the value does.
+    """Convert a value to JSON types. Never raises, whatever the value does.
 
     Dataclasses become mappings, enums their value, paths text, dates ISO 8601, bytes text with escapes,
-    sets lists, tensors and arrays numbers or lists of at most 10,000 numbers, the non-finite strings.
-    Anything unknown becomes its text. What is nested in itself, deeper than `depth` or beyond
-    `MOST_VALUES` is cut, and named where it was.
+    sets lists, tensors and arrays numbers or lists of at most 10,000 numbers, and non-finite numbers strings.
+    Anything unknown becomes its text. A value that contains itself, is nested deeper than `depth` or exceeds
+    `MOST_VALUES` is cut, with a note in its place.
     """
     return Walk().plain(value, depth)
 
 
 def text_of(value: Any) -> str:
-    """The value as text, for what has to be a name. Never raises."""
+    """The value as text, for use as a name. Never raises."""
     found = Walk(_MOST_IN_NAME).plain(value)
     return found if isinstance(found, str) else _text(found)
 
 
 def mapping_of(value: Any, walk: Walk | None = None) -> dict[str, Any]:
-    """A mapping as JSON can hold it; one that can't be read is its text, under the key `value`."""
+    """Convert a mapping to JSON types; an unreadable one becomes its text, under the key `value`."""
     found = (walk or Walk()).plain(value)
     return found if isinstance(found, dict) else {"value": found}
 
@@ -72,15 +72,15 @@ def is_mapping(value: Any) -> bool:
 
 
 class Walk:
-    """One walk through values, which together may be `most` and no more."""
+    """One walk through values, at most `most` of them in total."""
 
     def __init__(self, most: int = MOST_VALUES) -> None:
         self._most = self._left = most
         self._characters = _MOST_CHARACTERS
-        self._above: set[int] = set()  # the containers around the present value, by their identity
+        self._above: set[int] = set()  # the containers around the current value, by identity
 
     def plain(self, value: Any, depth: int = _DEEPEST) -> Any:
-        """The value as JSON can hold it; see `plain`."""
+        """Convert a value to JSON types; see `plain`."""
         self._left -= 1
         kind = type(value)
         if kind is str:
@@ -93,20 +93,20 @@ class Walk:
             if isinstance(value, float):
                 return _finite(float(value))
             if isinstance(value, int):
-                # Python refuses to write out the largest.
+                # Python refuses to print the largest.
                 bits = value.bit_length()
                 return int(value) if bits <= _MOST_BITS else f"<a number of {bits} bits>"
             if isinstance(value, str):
                 return self._kept(str.__str__(value))
             return self._object(value, depth)
-        except BaseException as error:  # whatever a foreign object raises, its text is what is left of it
+        except BaseException as error:  # whatever a foreign object raises, only its text is left
             if is_stop(error):
                 raise
             return self._kept(_text(value))
 
     def _object(self, value: Any, depth: int) -> Any:
         if isinstance(value, (bytes, bytearray, memoryview)):
-            # What follows those that are kept shows whether a secret is cut there.
+            # The bytes after the kept ones show whether a secret is cut there.
             text = bytes(value[: 8 * _MOST_ITEMS]).decode("utf-8", "backslashreplace")
             if len(value) <= _MOST_ITEMS:
                 return self._kept(text)
@@ -118,7 +118,7 @@ class Walk:
         if id(value) in self._above:
             return _named(value, "nested in itself")
         if depth <= 0:
-            # Not its text: that of a container is as large as all the paths through it.
+            # Not its text: a container's text is as long as all the paths through it.
             return _named(value, "nested too deep") if _is_container(value) else self._kept(_text(value))
         self._above.add(id(value))
         try:
@@ -135,7 +135,7 @@ class Walk:
         if isinstance(value, types.SimpleNamespace):
             return self._mapping(self._items(vars(value)), depth)
         if isinstance(value, (set, frozenset)):
-            # One more than is kept, so that the cut is seen.
+            # One more than is kept, so that the cut is noticed.
             return self._list(sorted(itertools.islice(value, max(self._left, 0) + 1), key=_text), depth)
         if _is_container(value):
             return self._list(value, depth)
@@ -154,11 +154,11 @@ class Walk:
         return self._number(item) if type(item) is type(value) else self.plain(item, depth - 1)
 
     def _number(self, value: Any) -> Any:
-        """A number of another kind, such as `Decimal` and `Fraction`, as a float; else the text."""
+        """A number of another type, such as `Decimal` and `Fraction`, as a float; else the text."""
         if not hasattr(type(value), "__float__"):
             return self._kept(_text(value))
         number = float(value)
-        # One that is too large for a float, or an object that is no number: its text says more.
+        # Too large for a float, or not a number: its text says more.
         beyond = math.isinf(number) and not _text(value).lower().lstrip("+-").startswith("inf")
         return self._kept(_text(value)) if beyond else _finite(number)
 
@@ -179,22 +179,22 @@ class Walk:
                 found["…"] = self.cut
                 break
             name = stem = self._key(key)
-            while name in found:  # `1` and `"1"` are two keys here, and stay two
+            while name in found:  # `1` and `"1"` are different keys here, and stay so
                 counts[stem] = counts.get(stem, 1) + 1
                 name = f"{stem} ({counts[stem]})"
             found[name] = self.plain(item, depth - 1)
         return found
 
     def _items(self, value: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
-        """The items of a mapping that another thread may be adding to: they are copied first, which for a
-        dict is one step of the interpreter's most of the time, and tried again when it was not."""
-        most = max(self._left, 0) + 1  # one more than is kept, so that the cut is seen
+        """The items of a mapping that another thread may be adding to. They are copied first, which is
+        usually one atomic step of the interpreter for a dict, and retried when it was not."""
+        most = max(self._left, 0) + 1  # one more than is kept, so that the cut is noticed
         for _ in range(_MOST_TRIES):
             try:
                 return list(itertools.islice(value.items(), most))
-            except RuntimeError:  # it has changed its size
+            except RuntimeError:  # it changed its size
                 continue
-        # A subclass of dict may read files here, or raise; what it holds itself is better than its text.
+        # A subclass of dict may read files here, or raise; its own items are better than its text.
         held = dict.items(value) if isinstance(value, dict) else value.items()
         return list(itertools.islice(held, most))
 
@@ -207,7 +207,7 @@ class Walk:
         return found if isinstance(found, str) else self._kept(str(found))
 
     def _kept(self, text: str) -> str:
-        """As much of the text as there is room for."""
+        """As much of the text as fits."""
         room, self._characters = self._characters, max(self._characters - len(text), 0)
         if len(text) <= room:
             return text
@@ -217,12 +217,12 @@ class Walk:
 
     @property
     def is_over(self) -> bool:
-        """Whether there is no room for another value."""
+        """Whether no further value fits."""
         return self._left <= 0
 
     @property
     def cut(self) -> str:
-        """What stands where values were cut."""
+        """The note in the place of values that were cut."""
         return f"<cut: more than {self._most:,} values>"
 
 
@@ -248,7 +248,7 @@ def _finite(value: float) -> float | str:
 
 def _text(value: Any) -> str:
     try:
-        text = str.__str__(str(value))  # an exact one: a subclass may do anything later
+        text = str.__str__(str(value))  # exactly `str`: a subclass may do anything later
     except (
         BaseException
     ) as error:  # a foreign `__str__` may raise anything, and this is called in the training

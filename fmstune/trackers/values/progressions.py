@@ -1,4 +1,5 @@
-"""A set of integers that mostly grows by equal steps, as a training's do, in a few bytes for a million."""
+"""A set of integers that mostly grows in equal steps, like those of a training: a million take a few
+bytes."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ from array import array
 
 
 class Progressions:
-    """The integers (64 bits) that were added. They are kept as progressions, in order and apart from one
-    another: the first and the last number of each, and the distance between its numbers."""
+    """The integers (64 bits) that were added, stored as ordered, disjoint progressions: the first and last
+    number of each, and the distance between its numbers."""
 
     __slots__ = ("_firsts", "_lasts", "_strides")
 
@@ -24,11 +25,11 @@ class Progressions:
 
     @property
     def last(self) -> int | None:
-        """The greatest of them; `None` when there is none."""
+        """The largest number; `None` when empty."""
         return self._lasts[-1] if self._lasts else None
 
     def add(self, number: int) -> bool:
-        """Add a number, and say whether it is a new one."""
+        """Add a number; return whether it is new."""
         lasts = self._lasts
         if lasts and number <= lasts[-1]:
             if number in self:
@@ -47,7 +48,7 @@ class Progressions:
         return True
 
     def cut(self, last: int) -> None:
-        """Forget the numbers above `last`."""
+        """Remove the numbers above `last`."""
         keep = bisect.bisect_right(self._firsts, last)
         for each in (self._firsts, self._lasts, self._strides):
             del each[keep:]
@@ -56,7 +57,7 @@ class Progressions:
 
     def _put_between(self, number: int) -> None:
         at = bisect.bisect_right(self._firsts, number) - 1
-        if at >= 0 and number < self._lasts[at]:  # which is in the middle of a progression
+        if at >= 0 and number < self._lasts[at]:  # in the middle of a progression
             below, last, stride = self._below(at, number), self._lasts[at], self._strides[at]
             self._set(at, self._firsts[at], below)
             self._insert(at + 1, below + stride, last, stride if below + stride < last else 1)

@@ -1,4 +1,4 @@
-"""What the Trainer calls its metrics, sorted by stage."""
+"""The Trainer's metrics, sorted by stage."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _NOT_METRICS = ("epoch", "step")
 def split_stages(logs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Sort what the Trainer logs by stage: `eval_loss` is `loss` of the stage `eval`.
 
-    Names that begin with neither `eval_` nor `test_` belong to the stage `train` and keep their name,
-    `train_runtime` included, as transformers' own integrations have it.
+    Names that start with neither `eval_` nor `test_` belong to the stage `train` and keep their name,
+    including `train_runtime`, as in transformers' own integrations.
     """
     stages: dict[str, dict[str, Any]] = {}
     for key, value in logs.items():
-        name = key if type(key) is str else text_of(key)  # a `{0: 0.5}` of somebody's own
+        name = key if type(key) is str else text_of(key)  # a user's own `{0: 0.5}`
         if name in _NOT_METRICS or value is None:
             continue
         prefix, _, rest = name.partition("_")
