@@ -186,8 +186,7 @@ class Recorder(Tracker):
             self._samples.append(event)
 
     def hidden(self, text: str, name: Any = None) -> str:
-        """The text without secrets, given the name that it is tracked under, which may be the name of a
-        secret."""
+        """The text without secrets, given the name that it is tracked under, which may be a secret's."""
         return self._redactor.text(text) if name is None else str(self._redactor.metric(text, text_of(name)))
 
     def _plain_names(self, stage: str | None, values: Mapping[str, Any]) -> bool:

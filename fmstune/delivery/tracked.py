@@ -88,7 +88,7 @@ def taken_by(value: Any) -> tuple[Track | None, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a number of Python's, or one alone of NumPy's or torch's."""
+    """Whether a value is a Python number, or a single number of NumPy's or torch's."""
     cls = type(value)
     if cls in (int, float, bool):
         return True
@@ -97,8 +97,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _rows(frame: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a DataFrame, a name to each column: that of an index, and the second of two that are called
-    alike, too. An index that only counts the rows is left out."""
+    """The rows of a DataFrame, with unique names for columns: index columns and columns with equal names are
+    named apart. An index that only counts the rows is left out."""
     index, names = frame.index, list[str]()
     labels = list(index.names)
     counts = labels == [None] and "int" in str(index.dtype) and all(at == of for at, of in enumerate(index))
@@ -122,22 +122,22 @@ def _rows(frame: Any) -> Iterator[dict[str, Any]]:
 
 
 def _name(label: Any) -> str:
-    # Those of columns in several levels are tuples.
+    # Columns with several levels have tuples as labels.
     return str(label) if type(label) in (str, tuple) else text_of(label)
 
 
 def _array(value: Any) -> Track | None:
     shape, kind = [int(size) for size in value.shape], str(value.dtype)
     if all(size == 1 for size in shape) or not any(word in kind for word in _NUMBERS):
-        return None  # one number; or no numbers
+        return None  # a single number, or no numbers
     if len(shape) == 1:
         return track_histogram
-    # Numbers in four rows are no pixels by that alone: they may be the attention of four heads.
+    # Numbers in four rows need not be pixels: they may be the attention of four heads.
     channels = (1, 3, 4) if kind in _PIXELS else (1, 3)
     pixels = len(shape) == 2 and kind in _PIXELS
     if pixels or (len(shape) == 3 and (shape[0] in channels or shape[2] in channels)):
         return track_image
     raise Ambiguous(
-        f"track: an array of the shape {shape} may be an image or numbers: call fmstune.track_image or "
+        f"track: an array of shape {shape} may be an image or numbers: call fmstune.track_image or "
         "fmstune.track_histogram"
     )

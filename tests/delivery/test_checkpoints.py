@@ -181,7 +181,7 @@ def test_another_tracker_gets_what_was_given_back_from_the_checkpoint_while_that
             )
     assert [(name, list(got)) for name, got in other.got] == [("checkpoint-2", ["model.safetensors"])]
     (line,) = report(run_directory, ["other"])
-    assert "its links were given back when they were delivered" in str(line.error)
+    assert "its links were removed after delivery" in str(line.error)
     assert line.artifacts == "1 of 2 artifacts, 0.0 of 0.0 MB"
 
 

@@ -111,7 +111,7 @@ def test_files_of_the_run_are_linked_not_copied_and_a_change_is_found(
         )  # fmt: skip
     (line,) = report(run_directory, ["t"])
     assert line.delivered == line.total - 1
-    assert "has been changed, or is not there" in str(line.error)
+    assert "has changed or is missing" in str(line.error)
 
 
 def test_what_cannot_be_handed_over_is_refused_or_named(recorder: Recorder, run_directory: Path) -> None:

@@ -344,8 +344,7 @@ def test_the_check_tells_causes_apart_ends_in_time_and_makes_nothing(
         world.setenv("COMET_EXPERIMENT_KEY", "short")
         assert checked() == (
             "bad_option",
-            "COMET_EXPERIMENT_KEY is 'short', which is not a key of 32 to 50 letters and digits; correct or "
-            "unset it",
+            "COMET_EXPERIMENT_KEY is 'short', which is not 32 to 50 letters and digits; correct or unset it",
         )
     assert checked(mode="both")[0] == "bad_option"
     assert not cloud.experiments

@@ -1,1 +1,1 @@
-"""The journal: the run's record on disk, one strict JSON object a line."""
+"""The journal: the run's record on disk, one strict JSON object per line."""

@@ -1,4 +1,4 @@
-"""What somebody has damaged is kept beside what takes its place."""
+"""Keep damaged files next to their replacements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SUFFIX = ".damaged"
 
 
 def set_aside(path: Path) -> Path:
-    """Give what is at `path` the first free name that says that it is damaged. Raises `OSError`."""
+    """Rename `path` to the first free name that marks it as damaged. Raises `OSError`."""
     aside, number = path.with_name(path.name + SUFFIX), 1
     while os.path.lexists(aside):
         number += 1

@@ -1,8 +1,9 @@
-"""Lines of the journal as JSON, written and read.
+"""Encode and decode the journal's lines as JSON.
 
-What Python's own `json` makes of them holds. `orjson` does nearly all of it, in a fifth of the time: a
-training waits for what is written, and journals of ten million lines are read. It knows no surrogates and no
-numbers that are not finite, and reads integers beyond 64 bits as floats: such lines are left to `json`.
+The result equals that of Python's own `json`. `orjson` does nearly all of it, in a fifth of the time: a
+training waits while lines are written, and journals of ten million lines are read. It supports neither
+surrogates nor non-finite numbers, and reads integers beyond 64 bits as floats: such lines are left to
+`json`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import orjson
 from fmstune.trackers.values.plain import plain
 
 NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
-"""Metrics that are not finite, in the journal; `texts` names those that are texts with these words."""
+"""Non-finite metrics in the journal; `texts` lists those that are strings with the same spelling."""
 
 _METRICS = b'"kind":"metrics"'
 _BITS_63 = float(1 << 63)
@@ -25,16 +26,16 @@ _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":"), ensure_ascii=
 
 
 def body(record: Mapping[str, Any]) -> bytes:
-    """The line of a record, behind the beginning that says its number."""
+    """The line of a record, after the part with its number."""
     try:
         text = _encode(record)
-    except (ValueError, RecursionError):  # a number that is not finite, say: JSON has no word for it
+    except (ValueError, RecursionError):  # a non-finite number, for example: JSON has no value for it
         text = _encode(plain(record))
     return (text[1:] + "\n").encode("utf-8", "backslashreplace")
 
 
 def body_of_finite(record: Mapping[str, Any]) -> bytes:
-    """As `body`, for a record of nothing but texts, finite numbers and `None`."""
+    """Like `body`, for a record of only strings, finite numbers and `None`."""
     try:
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)[1:]
     except TypeError:  # a surrogate, or an integer beyond 64 bits
@@ -42,21 +43,21 @@ def body_of_finite(record: Mapping[str, Any]) -> bytes:
 
 
 def loads(line: bytes) -> Any:
-    """What a line holds. Raises `ValueError` or `RecursionError` when it is no JSON."""
-    if _METRICS in line:  # nearly all of a journal of millions
+    """Parse a line. Raises `ValueError` or `RecursionError` if it is not JSON."""
+    if _METRICS in line:  # nearly all lines of a large journal
         try:
             found = orjson.loads(line)
         except ValueError:
-            pass  # `json` may take it
+            pass  # `json` may accept it
         else:
             if is_exact(found):
                 return found
-    return json.loads(line.decode())  # of bytes, json looks for their encoding first
+    return json.loads(line.decode())  # given bytes, json would detect their encoding first
 
 
 def is_exact(raw: Any) -> bool:
-    """Whether what `orjson` has read are metrics as they are written by the million, in which no number can
-    have been an integer beyond 64 bits."""
+    """Whether what `orjson` has read are ordinary metrics, in which no number can have been an integer beyond
+    64 bits."""
     try:
         values, stage = raw["values"], raw["stage"]
         if not (len(raw) == 7 and raw["kind"] == "metrics" and type(raw["seq"]) is int):
@@ -75,7 +76,7 @@ def is_exact(raw: Any) -> bool:
 
 
 def numbers(values: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
-    """The values of metrics, with the numbers that the journal has words for; `texts` are no such numbers."""
+    """The values of metrics, with the journal's strings for numbers converted; `texts` stay strings."""
     found = dict(values)
     if str in map(type, found.values()):
         for key, value in found.items():

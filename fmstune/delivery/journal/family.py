@@ -1,8 +1,8 @@
-"""What a process shares with the children that it forks: one lock, and a few counters.
+"""State that a process shares with its forked children: one lock, and a few counters.
 
-A lock of `threading` is copied by a fork, held or not; one of `flock` is shared by it, so that it keeps
-nobody out. A record lock of POSIX belongs to a process and ends with it: it keeps parent and children
-apart, however they die. It is on a file that has no name, so that nobody gives it back by closing another.
+A fork copies a `threading` lock, held or not; it shares a `flock` lock, which then excludes nobody. A POSIX
+record lock belongs to one process and ends with it: it separates parent and children, however they die. It is
+on an unnamed file, so that no one releases it by closing another descriptor of the file.
 """
 
 from __future__ import annotations
@@ -15,30 +15,31 @@ import tempfile
 import time
 
 _SECONDS_TO_WAIT = 2.0
-"""A process that is stopped while it has the lock must not stop the training."""
+"""A process that is stopped while it holds the lock must not stop the training."""
 _SLEEP = 0.0005
 
 LAST, END, GENERATION, UNWRITTEN, SEALED, LATE = range(6)
-"""The counters: the number of the last event; where the next line begins, in bytes; how often the journal was
-written again, or below 0 when its writer has closed it; events of children that are not in the journal;
+"""The counters: the number of the last event; the byte at which the next line starts; how often the journal
+was rewritten, negative once its writer has closed it; events of children that are not in the journal;
 whether the run has its status, so that nothing may follow; events of children that came after it."""
 
 
 class Family:
-    """Counters that parent and children see and change, one at a time between `acquire` and `release`."""
+    """Counters that parent and children read and change, one at a time between `acquire` and `release`."""
 
     def __init__(self) -> None:
         self.counters = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")
         self.is_shared = False
-        """Whether there was a child yet; without one, nobody has to be kept out."""
+        """Whether a child has existed; without one, no lock is needed."""
         self.gave_up = False
-        """Whether the lock was not to be had at the last try: until it is, nobody waits for it again."""
+        """Whether the last attempt to lock failed: until one succeeds, further attempts do not wait."""
         self._file = _nameless()
         self._inode = os.fstat(self._file).st_ino
 
     def acquire(self) -> bool:
-        """Get the lock, or say that it is not to be had in time. Of tries in a row that fail the first one
-        waits: a process that stays stopped must not cost the training a wait at each event."""
+        """Acquire the lock; return `False` if it is not available in time. Of consecutive failed attempts
+        only the first waits: a process that stays stopped must not cost the training a wait at each
+        event."""
         until = 0.0
         while True:
             try:
@@ -49,26 +50,26 @@ class Family:
                     self.gave_up = True
                     return False
                 time.sleep(_SLEEP)
-            except OSError:  # somebody has closed all files of this process: children are not kept apart
+            except OSError:  # all files of this process were closed: children are not separated
                 return True
             else:
                 self.gave_up = False
                 return True
 
     def release(self) -> None:
-        """Give the lock to the next one."""
+        """Release the lock."""
         with contextlib.suppress(OSError):  # as in `acquire`
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Close the lock of this process; its children keep theirs."""
+        """Close this process's lock; its children keep theirs."""
         with contextlib.suppress(OSError):
             if os.fstat(self._file).st_ino == self._inode:
                 os.close(self._file)
 
 
 def _nameless() -> int:
-    if hasattr(os, "memfd_create"):  # on Linux: it needs no disk
+    if hasattr(os, "memfd_create"):  # on Linux: needs no disk
         return os.memfd_create("fmstune-journal", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

@@ -1,7 +1,7 @@
-"""The file that a journal is written to: whatever is done to it from outside, the next line finds its place.
+"""The file that a journal is written to: whatever happens to it from outside, the next line is written.
 
-Somebody may delete it, replace it or its folder, cut it off or write into it during the run. Then it
-is written again: from the open file, which outlives its name, and from the lines that were written last.
+During the run it may be deleted, replaced with or without its folder, truncated or overwritten. Then it is
+rewritten: from the open file, which outlives its name, and from the lines that were written last.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from fmstune.delivery.journal.family import END, GENERATION, LAST, Family
 from fmstune.delivery.journal.reader import last_seq, parse
 
 _LOOK_SECONDS = 0.1
-"""So often it is looked whether the journal's name still means the file that is open."""
+"""Seconds between checks that the journal's path still refers to the open file."""
 _RECENT_BYTES = 1 << 20
 _HOW = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-"""Between two tries to write the journal again."""
+"""Seconds between two attempts to rewrite the journal."""
 
 
 class RecentLines:
-    """The lines that were written last, in memory that does not grow."""
+    """The lines that were written last, in bounded memory."""
 
     def __init__(self) -> None:
         self._buffer = bytearray(_RECENT_BYTES)
         self._used = 0
         self.begins_at = 0
-        """Where in the file the first of them is, at the earliest."""
+        """A lower bound of the first one's position in the file."""
 
     def add(self, line: bytes, at: int) -> None:
-        """Keep a line that begins `at` this byte of the file, and forget the oldest ones."""
+        """Store a line that starts `at` this byte of the file, and drop the oldest ones."""
         if len(line) > _RECENT_BYTES // 2:
             self._used = 0
             return
@@ -51,13 +51,13 @@ class RecentLines:
         self._used += len(line)
 
     def lines(self) -> list[bytes]:
-        """The lines, the oldest first."""
+        """The lines, oldest first."""
         return bytes(self._buffer[: self._used]).splitlines(keepends=True)
 
 
 class JournalFile:
     """The open file. `repairs` is false in a forked child, which leaves that to its parent; `lost` counts the
-    events that a repair did not find. `say` is called with what has happened to the file."""
+    events that a repair did not find. `say` is called with what happened to the file."""
 
     def __init__(self, path: Path, header: bytes, family: Family, say: Callable[[str], None]) -> None:
         """Open the file at `path`, whose first line is, or will be, `header`. Raises `OSError`."""
@@ -74,14 +74,14 @@ class JournalFile:
         self._pause = _FIRST_PAUSE
         self._first_seq = int(json.loads(header).get("after", 0)) + 1
         self._open()
-        # A device is nobody's: ranks other than zero all write to /dev/null.
+        # A device has no owner: ranks other than zero all write to /dev/null.
         self._device = stat.S_ISCHR(os.fstat(self._file).st_mode)
 
     def put(self, body: bytes, now: float) -> int:
-        """Write the next event, whose line is `body` behind its number, and return that; 0 when it can't be
-        written now. Raises `OSError`."""
+        """Write the next event, whose line is `body` after its number, and return the number; 0 if it
+        cannot be written now. Raises `OSError`."""
         counters = self._counters
-        # A look costs as much as the line: one now and then, until a child may have written something too.
+        # A check costs as much as the line: only now and then, unless a child may have written, too.
         if (now > self._look_at or self._family.is_shared) and not self.is_ready():
             return 0
         seq = counters[LAST] + 1
@@ -90,10 +90,10 @@ class JournalFile:
         return seq
 
     def is_ready(self, *, look: bool = False, thorough: bool = False) -> bool:
-        """Whether the next line can be written now, after repairs if need be. Raises `OSError`.
+        """Whether the next line can be written now, after repairs if necessary. Raises `OSError`.
 
-        Whether it still has its name is looked at now and then, or with `look`; with `thorough`, so is what
-        was written last.
+        Whether it still has its name is checked now and then, or with `look`; with `thorough`, the last lines
+        are checked, too.
         """
         counters = self._counters
         if counters[GENERATION] < 0:
@@ -120,27 +120,27 @@ class JournalFile:
         return True
 
     def begin_behind(self, last: int) -> None:
-        """Count, and say, what is missing between `last`, the last event of the file, and the next one."""
+        """Count and report what is missing between `last`, the last event of the file, and the next one."""
         self.lost = max(0, self._counters[LAST] - last)
         if self.lost:
             known = self._counters[LAST]
             self._say(f"ends with event {last}, but its trackers know {known}{_missing(self.lost)}")
 
     def salvage(self, last: int) -> None:
-        """Write a damaged journal of an earlier process again, without what can't be read. `last` is the last
-        number that is known of. Raises `OSError`."""
+        """Rewrite a damaged journal of an earlier process, without what cannot be read. `last` is the highest
+        known number. Raises `OSError`."""
         with os.fdopen(os.dup(self._file), "rb") as file:
             found = max((event.seq for line in file if (event := parse(line))), default=0)
         self._counters[LAST], self._counters[END] = max(last, found), os.fstat(self._file).st_size
         self._write_again("is damaged")
 
     def close(self) -> None:
-        """Close the file, unless somebody has closed it and has its number for another by now."""
+        """Close the file, unless it was closed elsewhere and its descriptor is now in use for another."""
         if self._stat() is not None:
             os.close(self._file)
 
     def give_up_pauses(self) -> None:
-        """Try the next repair at once, as it is the last one."""
+        """Run the next repair at once, as it is the last one."""
         self._repair_at = 0.0
 
     def _write(self, line: bytes) -> None:
@@ -148,7 +148,7 @@ class JournalFile:
         end = self._counters[END]
         written = os.write(self._file, line)
         if written != len(line):
-            os.ftruncate(self._file, end)  # readers take whole lines only: they have not seen it
+            os.ftruncate(self._file, end)  # readers only use complete lines: they have not seen it
             raise OSError(0, "no room for a whole line")
         self._counters[END] = end + written
         if self.repairs:
@@ -159,15 +159,15 @@ class JournalFile:
         self._identity = _identity(os.fstat(self._file))
 
     def _open_again(self) -> None:
-        """Another process has written the journal again, or somebody has closed all files of this one."""
+        """Reopen the journal: another process rewrote it, or all files of this process were closed."""
         if not self.repairs and not self.path.exists():
-            raise FileNotFoundError(self.path)  # the parent's to write
+            raise FileNotFoundError(self.path)  # the parent has to write it
         self.close()
         self._open()
         self._generation = self._counters[GENERATION]
 
     def _stat(self) -> os.stat_result | None:
-        """What the open file is; `None` when it isn't ours any more."""
+        """The status of the open file; `None` if it is no longer ours."""
         try:
             found = os.fstat(self._file)
         except OSError:
@@ -181,8 +181,8 @@ class JournalFile:
             return False
 
     def _take_over(self, size: int) -> bool:
-        """Go on behind what another process has written and not counted, as it was killed, or behind what is
-        no line at all."""
+        """Continue after what another process has written but not counted, as it was killed, or after what is
+        not a line at all."""
         counters = self._counters
         if os.pread(self._file, len(self._header), 0) != self._header or (
             self.repairs and not self._is_whole()
@@ -195,7 +195,7 @@ class JournalFile:
         return True
 
     def _is_whole(self) -> bool:
-        """Whether the file begins as it should, and has all lines that were written last."""
+        """Whether the file starts with its header and has all lines that were written last."""
         if not self.repairs:
             return True
         lines = self._recent.lines()
@@ -205,7 +205,7 @@ class JournalFile:
         return head == self._header and set(tail.splitlines(keepends=True)).issuperset(lines)
 
     def _write_again(self, what: str) -> bool:
-        """Write the journal again, and say whether it is well now. A child leaves that to its parent. Raises
+        """Rewrite the journal; return whether it is intact now. A child leaves that to its parent. Raises
         `OSError`."""
         now = time.monotonic()
         if not self.repairs or now < self._repair_at:
@@ -242,7 +242,7 @@ class JournalFile:
         return True
 
     def _lines(self) -> Iterator[tuple[bytes, bool]]:
-        """The header and all lines of events that are left, in the open file and in memory."""
+        """The header and all remaining lines of events, from the open file and from memory."""
         yield self._header, False
         recent = [line for line in self._recent.lines() if line != self._header]
         in_memory = {event.seq for line in recent if (event := parse(line))}
@@ -258,7 +258,7 @@ class JournalFile:
             yield line, True
 
     def _is_in_the_way(self) -> bool:
-        """Whether there is something at the journal's path that is worth keeping, or can't be replaced."""
+        """Whether something at the journal's path is worth keeping, or cannot be replaced."""
         try:
             return os.lstat(self.path).st_size > 0
         except OSError:

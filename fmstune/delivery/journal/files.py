@@ -1,7 +1,8 @@
-"""What is too large for a line of the journal: files beside it, each called after the hash of its content.
+"""Data that is too large for a line of the journal: files next to it, each named after the hash of its
+content.
 
-An event names the file in its `item`: `{"file": "<sha256>.png", "size": 1234}`. The same content is there
-once, however often it was tracked; a file is whole before the event that names it is written.
+An event refers to the file in its `item`: `{"file": "<sha256>.png", "size": 1234}`. The same content is
+stored once, however often it was tracked; a file is complete before its event is written.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ _NAME = re.compile(r"([0-9a-f]{64})(\.[a-z]{1,5})")
 
 
 class FileLost(Exception):
-    """The file of an event is not there, or is another one by now."""
+    """The file of an event is missing or has changed."""
 
 
 class Stopped(Exception):
-    """There is no time left to read files."""
+    """No time is left to read files."""
 
 
 def keep(journal: Path, data: bytes, suffix: str) -> dict[str, Any]:
-    """Write a file beside the journal at this path, unless it is there; what an event says of it. Raises
+    """Write a file next to the journal at this path, unless it exists; return its entry for an event. Raises
     `OSError`."""
     folder = journal.parent / FILES_DIR
     path = folder / f"{hashlib.sha256(data).hexdigest()}{suffix}"
@@ -38,16 +39,16 @@ def keep(journal: Path, data: bytes, suffix: str) -> dict[str, Any]:
         temporary = folder / f".{secrets.token_hex(8)}.tmp"
         try:
             temporary.write_bytes(data)
-            os.replace(temporary, path)  # noqa: PTH105  (a path of the recorder's, which may be relative)
+            os.replace(temporary, path)  # noqa: PTH105  (the recorder's path may be relative)
         finally:
             temporary.unlink(missing_ok=True)
     return {"file": path.name, "size": len(data)}
 
 
 def keep_all(journal: Path, files: Mapping[str, Path], *, link: bool) -> dict[str, Any]:
-    """Put files, by the names that they are to have, into a folder beside the journal at this path; what an
-    event says of it. With `link` they are not copied, where the file system allows that: their owner may
-    delete them, but not write into them. Raises `OSError`."""
+    """Store files under the given names in a folder next to the journal at this path; return its entry for an
+    event. With `link` they are not copied if the file system allows it: their owner may delete them, but not
+    write to them. Raises `OSError`."""
     store = journal.parent / FILES_DIR
     temporary = store / f".{secrets.token_hex(8)}.tmp"
     try:
@@ -63,8 +64,7 @@ def keep_all(journal: Path, files: Mapping[str, Path], *, link: bool) -> dict[st
 
 
 def linked(source: Path, path: Path) -> bool:
-    """Give a file a second name. `False` where that cannot be: on another file system, or one without hard
-    links."""
+    """Hard-link a file. `False` if that is impossible: on another file system, or one without hard links."""
     try:
         os.link(source.resolve(strict=True), path)
     except FileNotFoundError:
@@ -75,8 +75,8 @@ def linked(source: Path, path: Path) -> bool:
 
 
 def settled(store: Path, folder: Path, go_on: Callable[[], bool] = lambda: True) -> dict[str, Any]:
-    """Call a folder in the store after its content, which is read for that; what an event says of it. Raises
-    `OSError`, and `Stopped` when it is to stop."""
+    """Name a folder in the store after its content, which is read for that; return its entry for an event.
+    Raises `OSError`, and `Stopped` when it has to stop."""
     names = files_in(folder)
     size = sum((folder / name).stat().st_size for name in names)
     digest = _digest(folder, names, go_on)
@@ -91,12 +91,11 @@ def files_in(folder: Path) -> list[str]:
 
 
 def all_kept(journal: Path, item: Mapping[str, Any]) -> tuple[Path, tuple[str, ...]]:
-    """The folder that an event names, and the files in it. Links that were given back when they were
-    delivered are looked for where they came from: `{"from": "checkpoint-20", "names": [...]}`. Raises
-    `FileLost`."""
+    """The folder of an event, and the files in it. Links that were removed after delivery are looked up at
+    their origin: `{"from": "checkpoint-20", "names": [...]}`. Raises `FileLost`."""
     name = str(item.get("folder"))
     if not re.fullmatch("[0-9a-f]{64}", name):
-        raise FileLost(f"{name[:80]!r} is no folder of the journal's")
+        raise FileLost(f"{name[:80]!r} is not a folder of the journal")
     folder = (journal.parent / FILES_DIR / name).absolute()
     try:
         if not folder.is_dir() and "from" in item:
@@ -106,30 +105,29 @@ def all_kept(journal: Path, item: Mapping[str, Any]) -> tuple[Path, tuple[str, .
     except OSError as error:
         raise FileLost(f"its folder {folder} cannot be read: {error.strerror}") from None
     if found != name:
-        raise FileLost(f"its folder {folder} has been changed, or is not there")
+        raise FileLost(f"its folder {folder} has changed or is missing")
     return folder, tuple(files)
 
 
 def _where_they_came_from(
     journal: Path, item: Mapping[str, Any], digest: str
 ) -> tuple[Path, tuple[str, ...]]:
-    """The folder that an event names, made again of links. A tracker is never handed the place itself, which
-    has more in it."""
+    """The folder of an event, rebuilt from links. A tracker is never given the original folder, which
+    contains other files."""
     place, names = str(item["from"]), tuple(map(str, item.get("names") or ()))
     if any(".." in Path(each).parts or Path(each).is_absolute() for each in (place, *names)):
-        raise FileLost(f"{place[:80]!r} is no folder of the run's")
+        raise FileLost(f"{place[:80]!r} is not a folder of the run")
     folder = journal.parent.parent / place
     if all((folder / name).is_file() for name in names) and _digest(folder, sorted(names)) == digest:
         keep_all(journal, {name: folder / name for name in names}, link=True)
         return (journal.parent / FILES_DIR / digest).absolute(), tuple(sorted(names))
     raise FileLost(
-        f"its links were given back when they were delivered, and {folder.absolute()} does not hold these "
-        "files any more"
+        f"its links were removed after delivery, and {folder.absolute()} no longer contains these files"
     )
 
 
 def _digest(folder: Path, files: Iterable[str], go_on: Callable[[], bool] = lambda: True) -> str:
-    """The hash of the names and the contents of files. Raises `Stopped` when it is to stop."""
+    """The hash of the names and the contents of files. Raises `Stopped` when it has to stop."""
     whole = hashlib.sha256()
     for name in files:
         with (folder / name).open("rb") as file:
@@ -143,16 +141,16 @@ def _digest(folder: Path, files: Iterable[str], go_on: Callable[[], bool] = lamb
 
 
 def kept(journal: Path, item: Mapping[str, Any]) -> Path:
-    """The file that an event names. Raises `FileLost`."""
+    """The file of an event. Raises `FileLost`."""
     name = str(item.get("file"))
     found = _NAME.fullmatch(name)
-    if found is None:  # of a line that somebody has written, it could be any file
-        raise FileLost(f"{name[:80]!r} is no file of the journal's")
+    if found is None:  # a foreign line could name any file
+        raise FileLost(f"{name[:80]!r} is not a file of the journal")
     path = (journal.parent / FILES_DIR / name).absolute()
     try:
         data = path.read_bytes()
     except OSError as error:
         raise FileLost(f"its file {path} cannot be read: {error.strerror}") from None
     if hashlib.sha256(data).hexdigest() != found[1]:
-        raise FileLost(f"its file {path} has been changed")
+        raise FileLost(f"its file {path} has changed")
     return path

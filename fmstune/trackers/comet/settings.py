@@ -113,7 +113,7 @@ def found_settings(options: CometOptions) -> Settings:
         raise CometUnusable("bad_option", detail, "write https://HOST/clientlib/")
     key = setting("comet.experiment_key")
     if key is not None and not (key.isalnum() and 32 <= len(key) <= 50):
-        detail = f"COMET_EXPERIMENT_KEY is {hide(str(key)[:80])!r}, which is not a key of 32 to 50 letters and digits"
+        detail = f"COMET_EXPERIMENT_KEY is {hide(str(key)[:80])!r}, which is not 32 to 50 letters and digits"
         raise CometUnusable("bad_option", detail, "correct or unset it")
     folder = options.dir or setting("comet.offline_directory")
     return Settings(
