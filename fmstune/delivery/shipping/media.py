@@ -31,7 +31,7 @@ def changed(event: Event, limits: Limits) -> Iterator[str]:
     if event.item.get("caption") and not limits.captions:
         yield f"captions of {_called(event)} are left out: there is no place for them here"
     if left_out := event.item.get("not_finite"):
-        yield f"{_called(event)} is without numbers that are not finite ({left_out})"
+        yield f"{_called(event)} leaves out numbers that are not finite ({left_out})"
     if altered := event.item.get("altered"):
         yield f"{_called(event)} was changed: {altered}"
     if size := event.item.get("cut"):
