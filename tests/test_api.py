@@ -124,7 +124,7 @@ def test_what_ones_own_code_raises_ends_the_run_as_failed() -> None:
         ({"run.callbacks": ["tests.test_api:Nothing"]}, "tests.test_api has no Nothing"),
         ({"run.callbacks": ["tests.test_api:exact"]}, "is no transformers.TrainerCallback"),
         ({"run.callbacks": ["tests.test_api"]}, "is not of the form module:name"),
-        ({"run.compute_metrics": "tests.test_api:DEMO"}, "is no function"),
+        ({"run.compute_metrics": "tests.test_api:DEMO"}, "is not a function"),
         ({"training.lerning_rate": 1}, "Did you mean training.learning_rate"),
         ({"training": {"max_steps": "ten"}}, "fmstune.train: training.max_steps"),
         ({3: 4}, "is not a key"),

@@ -1,1 +1,1 @@
-"""From files to what a model is trained on: rows, rendered text, tokens and labels, one data set."""
+"""From files to training data: rows, rendered text, tokens and labels, one data set."""

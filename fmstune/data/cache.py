@@ -1,9 +1,9 @@
-"""Prepared data, kept: what has been tokenised once is not tokenised again, on this machine.
+"""A cache of prepared data: on this machine, nothing is tokenised twice.
 
-An entry is found by all that it depends on: the contents of the files, the settings of the data, the
-tokenizer with its chat template, the lengths, the seed, and the version of this code. Of several processes
-that want the same one, as the ranks of a run do, the first prepares it and the others wait for its lock:
-unlike a barrier of torch's that has no time limit, and ends when the process ends.
+The key of an entry covers everything that it depends on: the contents of the files, the settings of the
+data, the tokenizer with its chat template, the lengths, the seed, and the version of this code. When
+several processes need the same entry, like the ranks of a run, the first prepares it and the others wait
+for its lock: unlike a torch barrier, that has no time limit and ends when the process ends.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from fmstune.data.rows.unused import NotUsed
 from fmstune.data.summary import DataSummary, SourceSummary
 from fmstune.system.files import cache_folder
 
-_PREPARATION = 9  # to be raised when the same rows are prepared differently
+_PREPARATION = 9  # increment when the same rows are prepared differently
 _WORTH_SECONDS = 3.0
-"""What is prepared faster is not kept, unless several processes need it."""
+"""Data that are prepared faster are not cached, unless several processes need them."""
 _DAYS = 30
-"""Entries that nobody has used for so long are removed."""
+"""Entries that have not been used for this long are removed."""
 _COMMIT = re.compile("[0-9a-f]{40}")
 _PLACES = "places.json"
 _SUMMARY = "summary.json"  # written last: an entry without it is not complete
@@ -57,10 +57,10 @@ def prepare_once(
     divided_by: tuple[str, str] = ("", ""),
     worth: float = _WORTH_SECONDS,
 ) -> PreparedData:
-    """As `prepare`, from what an earlier run or another process has prepared, when that is the same.
+    """Like `prepare`, reusing what an earlier run or another process has prepared, if it is the same.
 
-    Not kept are streams, data of the hub at no known commit, rows that a handler has made, and data with bad
-    rows, which are to be named each time.
+    Not cached are streams, hub data without a known commit, rows created by a handler, and data with bad
+    rows, which are reported each time.
     """
     files = _files(config) if config.cache and not config.streaming and config.handler is None else None
 
@@ -95,7 +95,7 @@ def prepare_once(
 
 
 def cache_directory() -> Path:
-    """Where entries are kept: `FMSTUNE_CACHE`, else `fmstune/prepared` in the user's cache directory."""
+    """Where entries are stored: `FMSTUNE_CACHE`, else `fmstune/prepared` in the user's cache directory."""
     return cache_folder() / "prepared"
 
 
@@ -135,7 +135,7 @@ def _key(
 
 @contextlib.contextmanager
 def _locked(entry: Path) -> Iterator[None]:
-    """Only one process at a time has an entry. Without a cache that can be written to, nobody is locked."""
+    """Give only one process at a time access to an entry. Without a writable cache, nothing is locked."""
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(entry.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
@@ -151,7 +151,7 @@ def _locked(entry: Path) -> Iterator[None]:
 
 
 def _load(entry: Path) -> PreparedData | None:
-    """What an entry holds; `None` when there is none, or it is damaged."""
+    """The data of an entry; `None` if it is missing or damaged."""
     if not entry.exists():
         return None
     try:
@@ -165,16 +165,16 @@ def _load(entry: Path) -> PreparedData | None:
         places = json.loads((entry / _PLACES).read_text(encoding="utf-8"))
         train = datasets.load_from_disk(str(entry / "train"))
         evaluation = datasets.load_from_disk(str(entry / "eval")) if summary.eval_rows else None
-        dict(train[-1]), evaluation and dict(evaluation[-1])  # the last row is there
+        dict(train[-1]), evaluation and dict(evaluation[-1])  # the last row is readable
         os.utime(entry)
-    except Exception:  # damaged in any of the ways that files can be: it is made again
+    except Exception:  # damaged in whatever way: it is prepared again
         shutil.rmtree(entry, ignore_errors=True)
         return None
     return PreparedData(train, evaluation, summary, BadRows(), places)
 
 
 def _store(made: PreparedData, entry: Path) -> None:
-    """Keep what was prepared. A cache that is full or cannot be written to is left alone."""
+    """Store what was prepared. A full or read-only cache is not an error."""
     scratch = entry.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
         _remove_old(entry.parent)

@@ -1,4 +1,4 @@
-"""Values as files hold them: lists and objects as texts in a cell, and what a value is in words."""
+"""Values in files: lists and objects as text in a cell, and a value's type in words."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from fmstune.errors import DataError
 
 
 def parsed(value: Any) -> Any:
-    """A list or an object that is written as JSON, or as Python prints it, as tables without lists hold it;
-    any other value as it is."""
+    """A list or an object that is written as JSON, or as Python prints it, as tables without lists store it;
+    any other value unchanged."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
@@ -26,14 +26,14 @@ def parsed(value: Any) -> Any:
 
 
 def loaded(value: Any, where: str) -> Any:
-    """What a JSON text holds; any other value as it is. Raises `DataError` for a key that is there twice with
-    different values, of which JSON's readers keep the last."""
+    """The value of a JSON text; any other value unchanged. Raises `DataError` for a key that occurs twice
+    with different values, of which JSON parsers keep the last."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made: dict[str, Any] = {}
         for key, each in pairs:
             if key in made and made[key] != each:
-                raise DataError(f"{where} has the key `{key}` twice, with different values; take one out.")
+                raise DataError(f"{where} has the key `{key}` twice, with different values; remove one.")
             made[key] = each
         return made
 
@@ -46,7 +46,7 @@ def loaded(value: Any, where: str) -> Any:
 
 
 def true_or_false(value: Any) -> bool | None:
-    """What a value says, also as a text, as tables without types hold it; `None` for what is neither."""
+    """A value as a boolean, also from text, as in tables without types; `None` if it is neither."""
     if isinstance(value, (bool, int, float)):
         return bool(value) if value in (0, 1) else None
     words = {"true": True, "false": False, "1": True, "0": False}
@@ -54,8 +54,8 @@ def true_or_false(value: Any) -> bool | None:
 
 
 def _with_commas(text: str) -> str:
-    """The text with a comma between objects that follow one another: NumPy, and so a pandas table that was
-    read from Parquet, prints lists without."""
+    """The text with a comma between consecutive objects: NumPy, and so a pandas table that was read from
+    Parquet, prints lists without."""
     made, begun, quote = [], 0, ""
     at = 0
     while at < len(text):
@@ -79,7 +79,7 @@ def _with_commas(text: str) -> str:
 
 
 def kind_in_words(value: Any) -> str:
-    """What a value is: `a list`, `a number`."""
+    """The type of a value in words: `a list`, `a number`."""
     kinds = {
         list: "a list", tuple: "a list", dict: "an object", bool: "a boolean", str: "a string",
         type(None): "null", int: "a number", float: "a number", bytes: "bytes",

@@ -1,4 +1,4 @@
-"""Whether a resumed run has the data that it was begun with; it is resumed with those that are there now."""
+"""Whether a resumed run has the data that it started with; it resumes with the current data."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from fmstune.delivery.journal.reader import JournalError, JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.text import counted
 
-_PASSED_OVER = "as many of its rows are passed over as were trained on before"
+_PASSED_OVER = "as many of its rows are skipped as were trained on before"
 
 
 def recorded_data(run: Path) -> Mapping[str, Any]:
-    """What the journal of the run in a directory last says of its data; empty where it says nothing."""
+    """The latest record of the data in the journal of the run in a directory; empty if there is none."""
     found: Mapping[str, Any] = {}
     try:
         for event in JournalReader(run / TRACKING_DIR / JOURNAL_NAME):
             if event.kind == "params" and event.name == "data":
                 found = event.values
     except (OSError, JournalError):
-        return {}  # a checkpoint alone, or a damaged journal, about which delivery speaks
+        return {}  # only a checkpoint, or a damaged journal, which delivery reports
     return found
 
 
 def changed_data(before: Mapping[str, Any], now: DataSummary) -> str:
-    """What of the data differs, for people; nothing where nothing does."""
+    """A readable list of what differs in the data; empty if nothing does."""
     return "; ".join(_changes(before, now.as_params())) if before else ""
 
 

@@ -1,4 +1,4 @@
-"""The names of columns that people's data have, and what a row holds under them."""
+"""The column names of common data sets, and what a row holds under them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ A_ROW = (
 
 CONVERSATIONS = ("messages", "conversations", "conversation")
 QUESTIONS = ("instruction", "question", "query", "prompt", "input")
-"""What is asked, in the order in which they are looked for: `input` stands beside Alpaca's `instruction`."""
+"""Columns with the question, in order of precedence: Alpaca has `input` next to `instruction`."""
 ANSWERS = ("output", "response", "answer", "completion")
 CONTEXTS = ("input", "context")
-"""What a question is about: a part of the question."""
+"""Columns with the context of a question, which is part of the question."""
 SYSTEMS = ("system", "system_prompt")
 HISTORY = "history"
 
@@ -49,7 +49,7 @@ SPEAKERS = {
     "tool_response": "tool",
     "function_response": "tool",
 }
-"""Who speaks, by the names that OpenAI, ShareGPT, Llama and Gemma have for it; letter case does not count."""
+"""Roles, by the names that OpenAI, ShareGPT, Llama and Gemma use; case is ignored."""
 
 _OF_BLOCKS = {"type", "text", "cache_control", "citations"}
 _KNOWN = {
@@ -58,9 +58,9 @@ _KNOWN = {
     "attention_mask", "weight", "loss_weight", "train_on_input",
 }  # fmt: skip
 _ALONE = {*CONVERSATIONS, *QUESTIONS, *ANSWERS, "text", "chosen", "input_ids"}
-"""One of these is in each row of a shape that we know."""
+"""Each row of a known shape has one of these."""
 
-# By such a part of its name a column is taken for what it is, in advice only.
+# Parts of names by which a column's purpose is guessed, for advice only.
 _LIKE_ANSWERS = (
     "answer", "response", "output", "completion", "target", "reply", "solution", "summary", "highlights",
     "translation", "assistant", "generation", "generated", "sql", "code", "reference", "label_text",
@@ -78,7 +78,7 @@ _LIKE_NEITHER = (
 
 
 def tidied(row: Row) -> Row:
-    """The row with names such as `Prompt` or `System Prompt` as we write them, unless it has both."""
+    """The row with names such as `Prompt` or `System Prompt` in our spelling, unless it has both."""
     names: dict[Any, Any] = {}
     for name in row:
         if isinstance(name, str) and name not in _KNOWN:
@@ -89,7 +89,7 @@ def tidied(row: Row) -> Row:
 
 
 def without_nan(row: Row) -> Row:
-    """The row with null where it has NaN, by which tables say that there is nothing."""
+    """The row with null in place of NaN, which marks missing values in tables."""
     if not any(isinstance(value, float) and math.isnan(value) for value in row.values()):
         return row
     return {
@@ -98,7 +98,7 @@ def without_nan(row: Row) -> Row:
 
 
 def looks_like_a_row(value: Any) -> bool:
-    """Whether an object has a column by which rows are recognised, and is no message of a conversation."""
+    """Whether an object has a column by which rows are recognised, and is not a message of a conversation."""
     return isinstance(value, dict) and not is_message(value) and not _ALONE.isdisjoint(tidied(value))
 
 
@@ -109,7 +109,7 @@ def is_message(value: Any) -> bool:
 
 def listed(value: Any) -> Any:
     """Lists of the fields of messages, {"role": [...], "content": [...]}, as a list of messages: `datasets`
-    gives a Sequence of objects so. Any other value as it is."""
+    represents a Sequence of objects like that. Any other value unchanged."""
     if not is_message(value) or not all(isinstance(each, list) for each in value.values()):
         return value
     if len({len(each) for each in value.values()}) > 1:
@@ -118,7 +118,7 @@ def listed(value: Any) -> Any:
 
 
 def holds(value: Any) -> bool:
-    """Whether there is anything in a value: tables fill what only other rows have with nulls."""
+    """Whether a value is not empty: tables fill columns that only other rows have with nulls."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return False
     if isinstance(value, str):
@@ -131,13 +131,13 @@ def holds(value: Any) -> bool:
 
 
 def first_there(row: Row, names: Sequence[str]) -> str | None:
-    """The first of these columns that the row has a value in."""
+    """The first of these columns that has a value in the row."""
     return next((name for name in names if row.get(name) is not None), None)
 
 
 def require_text(row: Row, key: str, place: str) -> str:
     """The text of a column; a number is its own text, as in a table. Raises `DataError` when it is missing or
-    no text."""
+    not text."""
     value = row.get(key)
     if value is None:
         raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
@@ -149,32 +149,33 @@ def require_text(row: Row, key: str, place: str) -> str:
 
 
 def system_of(row: Row, place: str) -> str:
-    """The row's system text, of whichever name; none is empty. Raises `DataError` for two that differ."""
+    """The row's system text, under either name; empty if there is none. Raises `DataError` for two that
+    differ."""
     found = {
         _joined_blocks(row[name]) or require_text(row, name, place)
         for name in SYSTEMS
         if holds(row.get(name))
     }
     if len(found) > 1:
-        raise DataError(f"{place}: it has both `system` and `system_prompt`, and they differ; take one out.")
+        raise DataError(f"{place}: it has both `system` and `system_prompt`, and they differ; remove one.")
     return found.pop() if found else ""
 
 
 def _joined_blocks(value: Any) -> str:
-    """The text of blocks of text, as Anthropic's `system` has them; nothing for what is something else."""
+    """The text of text blocks, as in Anthropic's `system`; empty for anything else."""
     blocks = parsed(value)
     if not isinstance(blocks, list):
         return ""
     texts = [block.get("text") if isinstance(block, dict) else block for block in blocks]
     known = all(not isinstance(block, dict) or block.keys() <= _OF_BLOCKS for block in blocks)
-    # A text that is JSON is a text, unless it is a list of blocks.
+    # A text that is JSON stays a text, unless it is a list of blocks.
     if not known or (isinstance(value, str) and not all(isinstance(block, dict) for block in blocks)):
         return ""
     return "\n\n".join(map(str, texts)) if all(isinstance(text, str) for text in texts) else ""
 
 
 def context_of(row: Row, names: Sequence[str], place: str) -> str:
-    """What stands in the columns of a question's context."""
+    """The text in the columns of a question's context."""
     found = []
     for name in names:
         value = row.get(name)
@@ -182,7 +183,7 @@ def context_of(row: Row, names: Sequence[str], place: str) -> str:
             if not isinstance(value, (str, int, float)) or isinstance(value, bool):
                 raise DataError(
                     f"{place}: `{name}` is {kind_in_words(value)}, where a text is needed; name the columns "
-                    "that are meant with data.columns, and it is left out."
+                    "to use with data.columns to leave it out."
                 )
             found.append(str(value).strip())
     return "\n\n".join(found)
@@ -204,16 +205,16 @@ def history_of(row: Row, place: str) -> list[dict[str, Any]]:
             turns.append({"role": "assistant", "content": turn[1]})
         else:
             raise DataError(
-                f"{place}: `{HISTORY}` takes a list of [question, answer] pairs, or of messages; in it is "
+                f"{place}: `{HISTORY}` takes a list of [question, answer] pairs, or of messages; it contains "
                 f"{kind_in_words(turn)}."
             )
     return turns
 
 
 def as_message_list(value: Any, *, cell: bool = False) -> list[Any] | None:
-    """Messages that a column holds, as a list, as one object, or as the text of a list in a table; `None` for
-    what holds none. The text of one object is read only with `cell`, where a column beside it holds the text
-    of messages too: an answer may be JSON that has a `role`, or `from` and `value`."""
+    """The messages in a column, as a list, as one object, or as the text of a list in a table; `None` if it
+    contains none. The text of a single object is only parsed with `cell`, if a column next to it contains the
+    text of messages too: an answer may be JSON with a `role`, or with `from` and `value`."""
     found = listed(parsed(value))
     if is_message(found):
         return [found] if not isinstance(value, str) or (cell and _speaks(found)) else None
@@ -223,18 +224,18 @@ def as_message_list(value: Any, *, cell: bool = False) -> list[Any] | None:
 
 
 def _speaks(value: Any) -> bool:
-    """Whether an object is the message of somebody whom we know, and no data with such fields."""
+    """Whether an object is a message with a known role, and not data with such fields."""
     speaker = value.get("role", value.get("from")) if is_message(value) else None
     return isinstance(speaker, str) and speaker.strip().lower() in SPEAKERS
 
 
 def verdict(value: Any) -> bool:
-    """Whether a `label` says that an answer is good or bad, as kto needs it, and is no class of a text."""
+    """Whether a `label` marks an answer as good or bad, as kto needs it, rather than classifying a text."""
     return true_or_false(value) is not None
 
 
 def unknown(row: Row, place: str) -> DataError:
-    """The error for a row of no shape that we know, with what it has, and how these are named."""
+    """The error for a row of unknown shape, with its columns, and how to name them."""
     columns = ", ".join(str(key) for key, value in row.items() if value is not None) or "none"
     return DataError(f"{place}: the columns are {columns}; {A_ROW}.{_advice(row)}")
 
@@ -242,7 +243,7 @@ def unknown(row: Row, place: str) -> DataError:
 def _advice(row: Row) -> str:
     texts = [name for name, value in row.items() if isinstance(value, str) and isinstance(name, str)]
     if any(_is_tree(value) for value in row.values()):
-        texts = []  # what is said stands in there
+        texts = []  # the text is in there
     answer = _like(texts, _LIKE_ANSWERS)
     question = _like([name for name in texts if name != answer], _LIKE_QUESTIONS)
     others = [name for name in texts if name not in (answer, question) and not _is_like(name, _LIKE_NEITHER)]
@@ -258,10 +259,10 @@ def _advice(row: Row) -> str:
         named = f"prompt={_quoted(question)}, completion={_quoted(answer)}"
         put = f"--template '{{{question}}} {{{answer}}}'"
     if named is None:
-        return " Rows of another form are brought into one of these by a function of yours: data.handler."
+        return " To convert rows of another form, write a function: data.handler."
     return (
-        f" Others are named with data.columns, as in --set 'data.columns={{{named}}}', or put together with "
-        f"{put}."
+        f" To use other columns, name them with data.columns, as in --set 'data.columns={{{named}}}', "
+        f"or combine them with {put}."
     )
 
 
@@ -276,7 +277,7 @@ def _quoted(name: str | None) -> str:
 
 
 def _like(names: Sequence[str], parts: Sequence[str]) -> str | None:
-    """The name that is most like one of these: as a whole, then by a part of it."""
+    """The name that best matches one of these: as a whole, then by a part of it."""
     for part in parts:
         for name in names:
             if name.lower() == part:

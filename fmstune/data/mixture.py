@@ -11,12 +11,12 @@ _MOST = 100
 
 
 def repeated(rows: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """How many rows of each source are in a mixture with these weights.
+    """How many rows of each source a mixture with these weights has.
 
-    The rows of the sources are to each other as their weights. No row is left out: the source that has the
-    most rows for its weight is taken once, and the others are repeated, so that each is there `weight *
-    most` times for the greatest `rows / weight` of all. Raises `DataError` when a mixture would be more than
-    a hundred times as large as what it is made of.
+    The numbers of rows are proportional to the weights. No row is left out: the source with the most rows
+    for its weight is used once, and the others are repeated, so that each has `weight * most` rows for the
+    largest `rows / weight` of all. Raises `DataError` when a mixture would be more than a hundred times as
+    large as its sources.
     """
     scale = max(count / weight for count, weight in zip(rows, weights, strict=True))
     wanted = [max(count, round(weight * scale)) for count, weight in zip(rows, weights, strict=True)]
@@ -29,17 +29,17 @@ def repeated(rows: Sequence[int], weights: Sequence[float]) -> list[int]:
 
 
 def drawn(rows: Sequence[int], wanted: Sequence[int], seed: int) -> list[int]:
-    """The numbers of the rows of a mixture, where the rows of the sources are numbered one after another.
+    """The numbers of the rows of a mixture, where the rows of the sources are numbered consecutively.
 
-    Each source is there as often as it goes into the rows that are wanted of it; what is missing then is
-    drawn from it without putting back. All of it is in an order drawn from `seed`.
+    Each source is repeated as often as it fits into its wanted rows; the rest is sampled from it without
+    replacement. The order is drawn from `seed`.
     """
     order = random.Random(seed)
     numbers: list[int] = []
     start = 0
     for count, number in zip(rows, wanted, strict=True):
         own = range(start, start + count)
-        if count:  # of a source of which none is trained on, nothing is wanted
+        if count:  # a source without trained rows has nothing to draw
             numbers += list(own) * (number // count) + order.sample(own, number % count)
         start += count
     order.shuffle(numbers)

@@ -1,4 +1,4 @@
-"""Preparing the data: rows become token ids, with labels where the loss counts, or prompts with answers."""
+"""Prepare the data: rows become token ids, with labels where the loss applies, or prompts with answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = ["IGNORED", "DataSummary", "PreparedData", "prepare"]
 class PreparedData:
     """Data sets with the columns of their method: `input_ids` and `labels`, or a prompt and answers.
 
-    `bad` are the rows that were left out; `places` says where each training row is from, but for those of a
+    `bad` are the rows that were left out; `places` are the locations of the training rows, except those of a
     stream.
     """
 
@@ -62,13 +62,13 @@ def prepare(
     unweighted: str = "",
     divided_by: tuple[str, str] = ("", ""),
 ) -> PreparedData:
-    """Read, render and tokenise the data for a method. Rows longer than `max_length` tokens are cut at their
-    end, or with `keep_end` at their beginning; those of preferences later. `unweighted` is the setting under
-    which the loss obeys no weights but 0 and 1, if there is one.
+    """Read, render and tokenise the data for a method. Rows longer than `max_length` tokens are truncated at
+    their end, or with `keep_end` at their start; those of preferences later. `unweighted` is the setting
+    under which the loss only supports the weights 0 and 1, if there is one.
 
-    Of several sources with weights a mixture is made (see `mixture`); without weights they come together as
-    they are. Bad rows are listed in the file `skipped`, where they are left out; rows of a stream are counted
-    in its directory. Raises `DataError` that names the place of what is wrong.
+    Several sources with weights become a mixture (see `mixture`); without weights they are concatenated. Bad
+    rows that are left out are listed in the file `skipped`; rows of a stream are counted in its directory.
+    Raises `DataError` with the location of the error.
     """
     encoder: Encoder
     of_eval: Encoder
@@ -95,7 +95,7 @@ def prepare(
         if config.eval_fraction and not config.eval:
             parts, held_out = _hold_out(parts, config.eval_fraction, seed)
             if len(set(divided_by)) > 1:
-                # The same rows are cut where they are evaluated on.
+                # Rows to evaluate on are truncated in the same way.
                 again = _parts(config.train, "train", config, of_eval, BadRows(config.skip_bad_rows), method)
                 whole = {id(part.of): other.of for part, other in zip(read, again, strict=True)}
                 held_out = [replace(part, of=whole[id(part.of)]) for part in held_out]
@@ -122,8 +122,8 @@ def prepare(
 
 
 def shuffled(data: PreparedData, seed: int) -> PreparedData:
-    """The data with the training rows in another order, and their places with them; a stream is left alone,
-    which is drawn from a buffer anyway."""
+    """The data with the training rows and their locations in another order; a stream is unchanged, as it is
+    drawn from a buffer anyway."""
     if not isinstance(data.train, datasets.Dataset):
         return data
     order = _order(len(data.train), seed)
@@ -134,7 +134,7 @@ def shuffled(data: PreparedData, seed: int) -> PreparedData:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The rows of a source that are trained on, or evaluated on, by their numbers."""
+    """The rows of a source for training or for evaluation, by their numbers."""
 
     of: Tokenised
     numbers: Integers
@@ -171,7 +171,7 @@ def _reader(
 
 
 def _hold_out(parts: list[_Part], fraction: float, seed: int) -> tuple[list[_Part], list[_Part]]:
-    # Rows of one place stay together: the answers to one prompt.
+    # Rows from one location stay together: the answers to one prompt.
     groups = [_groups(part.of.places) for part in parts]
     counts = [int(own[-1]) + 1 for own in groups]
     total = sum(counts)
@@ -193,7 +193,7 @@ def _hold_out(parts: list[_Part], fraction: float, seed: int) -> tuple[list[_Par
 
 
 def _groups(places: Sequence[str]) -> Integers:
-    """The number of each row's place, where rows of the same place follow one another."""
+    """The number of each row's location; rows from the same location are consecutive."""
     changes = [1 if place != before else 0 for place, before in zip(places[1:], places, strict=False)]
     return np.cumsum([0, *changes])
 
@@ -207,10 +207,10 @@ def _order(count: int, seed: int) -> list[int]:
 def _mixed(
     parts: list[_Part], max_length: int | None, seed: int, *, shuffled: bool
 ) -> tuple[datasets.Dataset, DataSummary, list[str]]:
-    """The sources as one data set, in the proportions of their weights, and the places of its rows.
+    """The sources as one data set, in the proportions of their weights, and the locations of its rows.
 
-    `shuffled` is for a method whose trainer takes the rows in their order, batch by batch: neither good
-    answers alone nor both answers to one prompt should share a batch more often than chance has it.
+    `shuffled` is for a method whose trainer takes the rows in order, batch by batch: a batch should not have
+    only good answers, or both answers to one prompt, more often than by chance.
     """
     together, summary = _together(parts, max_length)
     rows = [len(part.kept()) for part in parts]
@@ -219,9 +219,9 @@ def _mixed(
     given = [weight for weight in weights if weight is not None]
     if given and 0 in rows:
         raise DataError(
-            f"{parts[rows.index(0)].of.source}: of its rows none is left to train on once they are cut to "
-            f"training.max_length = {max_length} tokens and those to evaluate on are taken out; take it out "
-            "of the mixture."
+            f"{parts[rows.index(0)].of.source}: none of its rows is left to train on after truncation to "
+            f"training.max_length = {max_length} tokens and removal of those to evaluate on; remove it "
+            "from the mixture."
         )
     if len(parts) == 1:
         if not shuffled:
@@ -250,7 +250,7 @@ def _weighted(parts: list[_Part], times: Sequence[float], what: str) -> int:
 
 
 def _together(parts: list[_Part], max_length: int | None) -> tuple[datasets.Dataset, DataSummary]:
-    """The rows of all parts one after another. Raises `DataError` when none of them can be trained on."""
+    """The rows of all parts, concatenated. Raises `DataError` when none of them can be trained on."""
     numbers = [part.kept() for part in parts]
     kept = sum(map(len, numbers))
     read = sum(len(part.numbers) for part in parts)
@@ -284,7 +284,7 @@ def _together(parts: list[_Part], max_length: int | None) -> tuple[datasets.Data
 
 
 def _sha256(parts: Sequence[_Part]) -> str | None:
-    """The SHA-256 of the files of a source; of several that of theirs; `None` where one is on the hub."""
+    """The SHA-256 of a source's files; for several, that of theirs; `None` if one is on the hub."""
     found = [part.of.reader.origin.sha256() for part in parts]
     if len(found) == 1 or None in found:
         return found[0] if len(found) == 1 else None
@@ -296,8 +296,8 @@ def _unused(parts: Sequence[_Part]) -> tuple[NotUsed, ...]:
 
 
 def _with_split(summary: DataSummary, parts: Sequence[_Part]) -> DataSummary:
-    """With how many conversations became several rows, how many these are, and the tokens that are there
-    again: those of all but the longest row of each."""
+    """The summary with the number of split conversations, the rows they became, and the repeated tokens:
+    those of all but the longest row of each."""
     conversations = rows = again = 0
     for part in parts:
         own = part.numbers[part.of.parts[part.numbers] > 1]

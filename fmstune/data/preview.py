@@ -1,4 +1,4 @@
-"""What prepared data look like: a few rows as the model sees them, and how long the rows are."""
+"""A preview of prepared data: a few rows as the model sees them, and the lengths of all rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BATCHES = 100
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that is trained, or that is not."""
+    """A piece of text, trained or not."""
 
     text: str
     trained: bool
@@ -27,10 +27,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class RowView:
-    """One row, or one answer of it: its tokens, how many of them are trained, and its text in pieces."""
+    """One row, or one of its answers: its tokens, how many of them are trained, and its text in pieces."""
 
     name: str
-    """As people count: `row 1`, `row 1, chosen`."""
+    """Counted from 1: `row 1`, `row 1, chosen`."""
     tokens: int
     trained: int
     pieces: tuple[Piece, ...]
@@ -38,7 +38,7 @@ class RowView:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """How many `rows` have from `shortest` to `longest` tokens."""
+    """The number of `rows` with `shortest` to `longest` tokens."""
 
     shortest: int
     longest: int
@@ -51,8 +51,8 @@ def view_rows(
     most: int,
     places: Sequence[str] = (),
 ) -> list[RowView]:
-    """The first rows, as they are tokenised for their method; at most `most` of them. `places` says where
-    each is from, so that the rows of one conversation are named as its parts."""
+    """The first rows, at most `most`, as they are tokenised for their method. `places` are their locations,
+    so that the rows of one conversation are named as its parts."""
     return [
         RowView(
             f"row {number}{name or _part(places, number - 1)}",
@@ -66,7 +66,7 @@ def view_rows(
 
 
 def _part(places: Sequence[str], index: int) -> str:
-    """Which part of a conversation a row is, if that was split: its rows follow one another."""
+    """Which part of a split conversation a row is; its rows are consecutive."""
     if index >= len(places):
         return ""
     first = last = index
@@ -79,7 +79,7 @@ def _part(places: Sequence[str], index: int) -> str:
 
 
 def _sequences(row: dict[str, Any]) -> Iterator[tuple[str, list[int], list[int]]]:
-    """The sequences of a row with their names, and labels where they are trained."""
+    """The sequences of a row with their names and labels."""
     if "input_ids" in row:
         yield "", row["input_ids"], row["labels"]
         return
@@ -92,7 +92,7 @@ def _sequences(row: dict[str, Any]) -> Iterator[tuple[str, list[int], list[int]]
 
 
 def _pieces(ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Iterator[Piece]:
-    # Beginnings are decoded, not the parts: many tokenizers drop the space that a part begins with.
+    # Decodes prefixes, not the parts: many tokenizers drop a part's leading space.
     shown, end = "", 0
     for ignored, group in groupby(labels, key=lambda label: label == IGNORED):
         end += len(list(group))
@@ -102,7 +102,7 @@ def _pieces(ids: Sequence[int], labels: Sequence[int], tokenizer: PreTrainedToke
 
 
 def histogram(lengths: Sequence[int]) -> list[Bin]:
-    """The lengths in bins of one width."""
+    """The lengths in bins of equal width."""
     if not lengths:
         return []
     shortest, longest = min(lengths), max(lengths)
@@ -117,7 +117,7 @@ def histogram(lengths: Sequence[int]) -> list[Bin]:
 
 
 def padding_share(lengths: Sequence[int], batch_size: int, seed: int) -> float:
-    """The part of a padded batch's positions that would hold no token, in batches drawn at random."""
+    """The share of padding in padded batches that are drawn at random."""
     order = random.Random(seed)
     drawn = [order.choices(lengths, k=min(batch_size, len(lengths))) for _ in range(_BATCHES)]
     return 1 - sum(map(sum, drawn)) / sum(max(rows) * len(rows) for rows in drawn)

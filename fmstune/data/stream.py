@@ -1,4 +1,4 @@
-"""Training data that are read while the model is trained, for what does not fit into memory."""
+"""Training data that are read during training, for data that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fmstune.transformers_compat import streamed
 
 _BATCH = 64
 _LOOKED_AT = 100
-"""So many rows are looked at in advance for what is not used of them."""
+"""The number of rows that are checked in advance for what is not used."""
 
 
 def stream(
@@ -32,18 +32,18 @@ def stream(
 ) -> tuple[datasets.IterableDataset, DataSummary]:
     """An endless data set over the rows of all sources, and what is known of it in advance.
 
-    Each source begins again when it ends, so that a resumed run finds its place by counting rows. Rows wait
-    in a buffer of `buffer` rows, of which the next one is drawn; at the end of a pass it is emptied, so that
-    each pass has each row once. Of sources with weights each next row is drawn with these probabilities;
-    without weights the sources follow one another. All of it is the same for the same `seed`. The first rows
-    are read here already; raises `DataError` for what is wrong with them, and later, from the data set,
-    that of any other row. What the rows hold that is not used is counted while they are read, in the
-    directory `run` (see `stream_counts`).
+    Each source starts again when it ends, so that a resumed run finds its position by counting rows. Rows
+    wait in a buffer of `buffer` rows, from which the next one is drawn; at the end of a pass it is emptied,
+    so that each pass has each row once. With weights, the source of each next row is drawn with these
+    probabilities; without weights the sources follow one another. All of it is deterministic for a `seed`.
+    The first rows are already read here; raises `DataError` for errors in them, and the data set later
+    raises for any other row. What is not used in the rows is counted while they are read, in the directory
+    `run` (see `stream_counts`).
     """
     folder = counts_folder(run)
     listed = readers[0].bad.file
     if listed is not None and folder is not None:
-        with contextlib.suppress(OSError):  # then it cannot be written to either, which is said
+        with contextlib.suppress(OSError):  # then it cannot be written to either, which is reported
             listed.unlink(missing_ok=True)
     unused = tuple(entry for reader in readers for entry in _read_first(reader, encoder))
     weights = [reader.source.weight for reader in readers]
@@ -80,8 +80,8 @@ def stream(
 
 
 def _read_first(reader: Reader, encoder: Encoder) -> tuple[NotUsed, ...]:
-    """Read until the first row of which something is trained, and some more, so that what is wrong is named
-    at the start; what of these rows is not used."""
+    """Read until the first row with something to train on, and some more, so that errors are reported at the
+    start; return what is not used of these rows."""
     looking = replace(reader, bad=BadRows(reader.bad.skip))
     tally = Tally((looking,), looking.bad)
     rows = encoder.rows(looking, batch=1)
@@ -102,7 +102,7 @@ def _nothing(reader: Reader, encoder: Encoder, *, cut: bool) -> DataError:
     if not cut or reader.bad.first:
         return reader.no_rows()
     return DataError(
-        f"{reader.source.path}: none of its rows has a token to train on once they are cut to "
+        f"{reader.source.path}: none of its rows has a token to train on after truncation to "
         f"training.max_length = {encoder.max_length} tokens; raise training.max_length."
     )
 
@@ -112,8 +112,8 @@ def _shape(reader: Reader) -> str:
 
 
 class StreamError(DataError):
-    """A bad row of a stream. In a worker of the data loader torch makes another of it, of its traceback as
-    a text, which ends with the message."""
+    """A bad row of a stream. A worker of the data loader re-raises it with its traceback as text, which ends
+    with the message."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
@@ -121,8 +121,8 @@ class StreamError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class _Shuffle:
-    """The order of a stream's rows, another in each pass: `IterableDataset.shuffle` would mix the passes of
-    an endless stream, and train on some rows twice before others had been seen once."""
+    """The order of a stream's rows, different in each pass: `IterableDataset.shuffle` would mix the passes
+    of an endless stream, and train on some rows twice before others were seen once."""
 
     seed: str
     buffer: int
@@ -143,8 +143,8 @@ class _Shuffle:
 
 @dataclass
 class _Endless:
-    """A generator of the rows of some sources, again and again; bad ones are listed the first time only, and
-    rows are counted the first time, in `file`."""
+    """A generator that repeats the rows of some sources endlessly; bad ones are only listed in the first
+    pass, and rows are only counted in the first pass, in `file`."""
 
     readers: Sequence[Reader]
     encoder: Encoder
@@ -161,7 +161,7 @@ class _Endless:
             raise StreamError(str(error)) from None
 
     def _first(self) -> Iterator[Mapping[str, Any]]:
-        # Readers of its own: TRL looks at a stream's first row, and the training begins again.
+        # Separate readers: TRL reads a stream's first row, and the training starts again.
         bad = replace(self.readers[0].bad, count=0, first=[], known=None)
         readers = [replace(reader, bad=bad) for reader in self.readers]
         tally = Tally(readers, bad)
@@ -200,7 +200,7 @@ def _dataset(
     recognised = readers[0].recognised
     assert recognised is not None  # by its first row, which has been read
     schema = encoder.schema(recognised)
-    if "labels" in schema.names:  # weights may come with any row; a row without has a null
+    if "labels" in schema.names:  # any row may have weights; a row without has a null
         schema = schema.append(pa.field(LOSS_WEIGHTS, WEIGHTS))
     features = datasets.Features.from_arrow_schema(schema)
     rows = _Endless(readers, encoder, file, schema.names, shuffle)

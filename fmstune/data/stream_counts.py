@@ -1,8 +1,8 @@
-"""What has been read of a stream: counted by the process that reads it, known to the one that trains.
+"""Counts of what has been read of a stream, by the process that reads it, for the one that trains.
 
-A worker of the data loader reads in a process of its own, so that counts go through files, each replaced as a
-whole. A row counts once, when it is read the first time, and before it is trained on: of all rows that were
-trained on what is not used is counted. Several processes each read all rows; the main one counts.
+A worker of the data loader is a separate process, so counts go through files, each replaced as a whole. A
+row counts once, when it is first read, before it is trained on: what is not used is counted for all rows
+that were trained on. If several processes each read all rows, the main one counts.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from fmstune.data.tokens.table import TokenRow
 from fmstune.system.files import replace_text
 
 FOLDER = "stream_counts"
-"""Of a run's directory; it is there during the run."""
+"""A folder in the run's directory that exists during the run."""
 
-CUT = "rows are cut to training.max_length"
-DROPPED = "rows are left out: cut to training.max_length they have no token to train on"
+CUT = "rows are truncated to training.max_length"
+DROPPED = "rows are left out: truncated to training.max_length, they have no token to train on"
 SAME = "pairs are left out: their chosen and rejected are the same"
 SKIPPED = "bad rows are left out"
 REWORDED = "a prompt ends in other tokens once an answer follows it; what differs is counted as the answer's"
@@ -37,7 +37,7 @@ REWORDED = "a prompt ends in other tokens once an answer follows it; what differ
 @dataclass(frozen=True, slots=True)
 class StreamCounts:
     """What was read of some sources. `figures` are those of `DataSummary`, and `read`, the number of rows;
-    `whole` says that these are all there are. `lost` are the rows that were cut or left out."""
+    `whole`: these are all there are. `lost` are the rows that were truncated or left out."""
 
     figures: Mapping[str, int]
     whole: bool
@@ -46,7 +46,7 @@ class StreamCounts:
 
 
 class Tally:
-    """Counts the rows of some readers that share their `bad` rows."""
+    """Count the rows of some readers that share their `bad` rows."""
 
     def __init__(self, readers: Sequence[Reader], bad: BadRows) -> None:
         self._readers, self._bad = readers, bad
@@ -79,7 +79,7 @@ class Tally:
             figures["longest"] = max(figures["longest"], row.longest)
 
     def counts(self) -> StreamCounts:
-        """What has been counted so far."""
+        """The counts so far."""
         lost = [entry for each in self._lost for entry in each.entries()]
         bad = self._bad
         if bad.count:
@@ -89,8 +89,7 @@ class Tally:
         return StreamCounts(figures, self.whole, unused, tuple(lost))
 
     def _add_part(self, row: TokenRow) -> None:
-        """A row of a conversation that was split: all but the longest of them is tokens that are there
-        again."""
+        """Count a row of a split conversation: all but the longest one repeat tokens."""
         total, longest = (0, 0) if row.part == 1 else self._answer
         before = total - longest
         total, longest = total + row.length, max(longest, row.length)
@@ -101,13 +100,13 @@ class Tally:
 
 
 def joined_paths(readers: Sequence[Reader]) -> str:
-    """What the sources of some readers are called."""
+    """The names of the sources of some readers."""
     return " + ".join(dict.fromkeys(reader.source.path for reader in readers))
 
 
 def counts_folder(run: Path | None) -> Path | None:
-    """An empty folder for the counts of a stream in a run's directory; `None` where nobody wants them, as in
-    all processes but the main one."""
+    """An empty folder in a run's directory for the counts of a stream; `None` where they are not needed, as
+    in all processes but the main one."""
     if run is None or os.environ.get("RANK", "0") != "0":
         return None
     remove_counts(run)
@@ -117,13 +116,13 @@ def counts_folder(run: Path | None) -> Path | None:
 
 
 def remove_counts(run: Path) -> None:
-    """Remove what is in a run's directory while it is at work."""
+    """Remove the counts from a run's directory."""
     shutil.rmtree(run / FOLDER, ignore_errors=True)
 
 
 def write_counts(counts: StreamCounts, file: Path) -> None:
-    """Write what has been read. Where that fails (a full disk) the training continues, and what is said at
-    its end is said of the rows that could be counted, with their number."""
+    """Write what has been read. If that fails (a full disk) the training continues, and the final report
+    covers the rows that could be counted, with their number."""
     with contextlib.suppress(OSError):
         replace_text(file, json.dumps(asdict(counts)))
 
@@ -132,7 +131,7 @@ def read_counts(run: Path) -> list[StreamCounts]:
     """The counts of each part of a run's stream so far."""
     found = []
     for file in sorted((run / FOLDER).glob("*.json")):
-        with contextlib.suppress(OSError):  # it goes with the run
+        with contextlib.suppress(OSError):  # it is removed with the run
             raw = json.loads(file.read_text(encoding="utf-8"))
             unused, lost = (tuple(NotUsed(**each) for each in raw[name]) for name in ("unused", "lost"))
             found.append(StreamCounts(raw["figures"], raw["whole"], unused, lost))
@@ -140,9 +139,9 @@ def read_counts(run: Path) -> list[StreamCounts]:
 
 
 def with_counts(summary: DataSummary, parts: Sequence[StreamCounts]) -> DataSummary:
-    """The summary of a stream with what was counted of its parts."""
+    """The summary of a stream with the counts of its parts."""
     figures: dict[str, Any] = dict(sum((Counter(part.figures) for part in parts), Counter()))
     figures["longest"] = max(part.figures.get("longest", 0) for part in parts)
-    figures["skipped"] = figures.get("skipped", 0) + summary.skipped  # those to evaluate on
+    figures["skipped"] = figures.get("skipped", 0) + summary.skipped  # the rows to evaluate on
     unused = tuple(entry for part in parts for entry in part.unused)
     return replace(summary, **figures, whole=all(part.whole for part in parts), unused=unused)

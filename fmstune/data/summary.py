@@ -1,4 +1,4 @@
-"""What the data of a run are, for people and for trackers."""
+"""The summary of a run's data, for people and for trackers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IN_FIRST = " (counted in the first rows of the stream)"
 
 @dataclass(frozen=True, slots=True)
 class SourceSummary:
-    """One source: its rows that are trained on, and how often each of them is in the mixture on average."""
+    """One source: its training rows, and how often each of them is in the mixture on average."""
 
     source: str
     shape: str
@@ -25,22 +25,22 @@ class SourceSummary:
     fingerprint: str | None = None
 
     def line(self) -> str:
-        """For people: `b.jsonl 100 rows (x2)`."""
+        """A readable line: `b.jsonl 100 rows (x2)`."""
         times = f" (x{self.times:.3g})" if self.times != 1 else ""
         return f"{self.source} {counted(self.rows, 'row')}{times}"
 
 
 @dataclass(frozen=True, slots=True)
 class DataSummary:
-    """What the data is. Lengths are in tokens; `truncated` and `dropped` count rows: cut to the greatest
-    length, and left out since nothing of them that is trained was left. `skipped` counts rows that were
-    left out as bad, `duplicates` rows whose tokens another one has too, `eval_in_train` rows to evaluate on
-    that are trained on as well. Of preferences a prompt counts once for each of its answers; `same` counts
-    pairs that were left out as their answers do not differ, `reworded` rows whose prompt ends in other tokens
-    once an answer follows it. `split` counts conversations that became several rows, `split_rows` these rows,
-    and `tokens_again` what that costs: tokens that more than one of them has. Of a stream nothing is counted
-    before the run; at its end the figures are those of the rows that were `read`, each once, and `whole` says
-    that these are all there are; its files are known again by their `fingerprint`. `eval_truncated`,
+    """A summary of the data. Lengths are in tokens; `truncated` and `dropped` count rows: truncated to the
+    maximum length, and left out since nothing to train was left. `skipped` counts rows that were left out
+    as bad, `duplicates` rows whose tokens equal another's, `eval_in_train` rows to evaluate on that are
+    also trained on. In preferences, a prompt counts once for each of its answers; `same` counts pairs that
+    were left out as their answers do not differ, `reworded` rows whose prompt ends in other tokens once an
+    answer follows it. `split` counts conversations that became several rows, `split_rows` these rows, and
+    `tokens_again` the cost: tokens that more than one of them has. For a stream nothing is counted before
+    the run; when it ends, the figures are those of the rows that were `read`, each once, and `whole` means
+    that these are all there are; its files are identified by their `fingerprint`. `eval_truncated`,
     `eval_dropped` and `eval_same` count rows to evaluate on.
     """
 
@@ -73,11 +73,11 @@ class DataSummary:
     whole: bool = False
     prepared_before: bool = False
     sources: tuple[SourceSummary, ...] = ()
-    """More than one, where the data are a mixture."""
+    """More than one, if the data are a mixture."""
     unused: tuple[NotUsed, ...] = ()
-    """What of the rows does not reach the model; of a stream before the run that of its first rows."""
+    """What does not reach the model; for a stream before the run, of its first rows."""
     eval_unused: tuple[NotUsed, ...] = ()
-    """The same of rows to evaluate on."""
+    """The same for rows to evaluate on."""
 
     def as_params(self) -> dict[str, Any]:
         """The summary as parameters of the run."""
@@ -95,7 +95,7 @@ class DataSummary:
             "eval_truncated",
             "eval_dropped",
             "eval_same",
-        ):  # where there are any
+        ):  # if there are any
             if not params[name]:
                 del params[name]
         if self.sources:
@@ -108,7 +108,7 @@ class DataSummary:
         return params
 
     def unused_lines(self) -> list[str]:
-        """For people: what of the rows does not reach the model, a line for each kind."""
+        """Readable lines: what does not reach the model, one line per kind."""
         if not self.streaming:
             return unused_lines((*self.unused, *self.eval_unused))
         counted_in = ""
@@ -117,7 +117,7 @@ class DataSummary:
         return [f"{line}{counted_in}" for line in unused_lines(self.unused)] + unused_lines(self.eval_unused)
 
     def line(self) -> str:
-        """The summary as a line for people."""
+        """The summary as a readable line."""
         share = self.trained_tokens / max(1, self.tokens)
         if self.streaming:
             parts = [f"{self.source} · streamed ({self.shape})"]
@@ -165,5 +165,5 @@ class DataSummary:
 
 
 def joined(texts: Sequence[str]) -> str:
-    """Texts in a line, each once."""
+    """The texts on one line, each once."""
     return " + ".join(dict.fromkeys(texts))

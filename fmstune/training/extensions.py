@@ -40,7 +40,7 @@ class Extensions:
         if compute is None and settings.compute_metrics is not None:
             compute = load_object(settings.compute_metrics, "run.compute_metrics")
         if compute is not None and not callable(compute):
-            raise ConfigError(f"run.compute_metrics = {shown(settings.compute_metrics)} is no function.")
+            raise ConfigError(f"run.compute_metrics = {shown(settings.compute_metrics)} is not a function.")
         return Extensions(callbacks, compute and _checked(compute))
 
 

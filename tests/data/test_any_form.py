@@ -140,7 +140,7 @@ def test_files_that_were_joined_hold_the_rows_of_all_of_them(
     reader = Reader(DataSource(str(path)), "train", DataConfig(), BadRows())
     assert [row[column] for _, row in reader] == ["b", "d"]
     said = [entry.what for entry in reader.unused.entries()]
-    again = f"{path} line 3 is the header again, as where files were joined; such lines are no rows"
+    again = f"{path} line 3 repeats the header, as in joined files; such lines are skipped"
     assert said == ([again] if name.endswith("sv") else [])
 
 

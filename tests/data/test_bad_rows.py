@@ -20,7 +20,7 @@ BAD = {
     2: ('{"prompt": ', "this is not valid JSON"),
     3: ('{"prompt": "a"}', "there is no `completion`"),
     4: ('{"prompt": "a", "completion": ""}', "the completion is empty"),
-    5: ('{"prompt": "a", "completion": "\\ud83d"}', "it holds half a character"),
+    5: ('{"prompt": "a", "completion": "\\ud83d"}', "it contains half a character"),
     6: ("7", "a row is a JSON object, this is a number"),
 }
 
@@ -70,7 +70,7 @@ def test_rows_before_the_first_of_a_known_shape_are_bad_as_well(tmp_path: Path) 
 
 def test_nothing_but_bad_rows_is_an_error_with_the_first(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"each of its rows is bad, such as: .*line 1: this is not valid JSON"
+        DataError, match=r"all of its rows are bad, such as: .*line 1: this is not valid JSON"
     ):
         prepared(write(tmp_path, "{", "{"), skip_bad_rows=True)
 
@@ -137,5 +137,5 @@ class TestHandler:
             prepared(write(tmp_path, '{"n": 2}'), handler=name)
 
     def test_what_is_no_function_is_told(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="is no function"):
+        with pytest.raises(DataError, match="is not a function"):
             prepared(write(tmp_path, '{"n": 2}'), handler="my_rows:number")

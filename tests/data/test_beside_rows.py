@@ -94,7 +94,7 @@ def test_a_row_of_which_the_viewer_has_cut_a_cell_is_refused(
         "one": json.dumps(packed[1]),
     }[form]
     path = tmp_path / "x.json"
-    assert "the hub's viewer has cut `completion`" in refused(path, content)
+    assert "the hub's viewer has truncated `completion`" in refused(path, content)
     bad = BadRows(skip=True)
     reader = Reader(DataSource(str(path)), "train", DataConfig(), bad)
     assert [row for _, row in reader] == ([] if form == "one" else [ROW])

@@ -93,7 +93,7 @@ def test_other_words_in_a_stream_are_seen(tmp_path: Path, written: Any) -> None:
 
     before = json.loads(json.dumps(now("one").as_params()))
     assert changed_data(before, now("one")) == ""
-    said = "with other contents: as many of its rows are passed over as were trained on before"
+    said = "with other contents: as many of its rows are skipped as were trained on before"
     assert said in changed_data(before, now("two"))
 
 

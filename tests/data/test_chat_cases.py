@@ -49,9 +49,7 @@ def test_an_answer_of_weight_0_is_not_trained_among_all_tokens_either() -> None:
     assert "GOODANSWER Paris." in words
     assert "Are you sure?" in words
     assert "BADANSWER" not in words
-    with pytest.raises(
-        DataError, match="line 1: an answer has a weight of its own, and cannot be separated from"
-    ):
+    with pytest.raises(DataError, match="line 1: an answer has its own weight, but cannot be separated from"):
         trained("weight", "qwen3", train_on="all")
 
 
@@ -139,7 +137,7 @@ def test_the_rows_of_a_split_conversation_are_shown_as_its_parts() -> None:
         ),
         (
             [{"role": "assistant", "content": "h"}, {"role": "user", "content": "a"}],
-            "an empty question is put",
+            "an empty question is added",
         ),
     ],
 )

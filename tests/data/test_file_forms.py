@@ -134,7 +134,7 @@ def test_of_several_lists_of_rows_one_has_to_be_named(
     monkeypatch.setattr(json_files, "_AT_ONCE", at_once)
     content = json.dumps({"easy": ROWS, "hard": ROWS[:1]})
     told = refused(tmp_path / "x.json", content)
-    assert "holds several lists of rows, easy and hard; name the one that is meant with split under" in told
+    assert "holds several lists of rows, easy and hard; choose one with split under" in told
     assert read(tmp_path / "x.json", content, split="hard") == ROWS[:1]
     both = json.dumps({"test": ROWS, "validation": ROWS})
     assert "has no split train; it has test, validation" in refused(tmp_path / "x.json", both)

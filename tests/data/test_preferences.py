@@ -196,7 +196,7 @@ def test_a_reward_may_part_at_a_question_and_have_a_margin() -> None:
         ("kto", {"prompt": "a", "completion": "b"}, "`label` .true or false., .* are prompt, completion."),
         ("dpo", {"question": "a", "chosen": "b"}, "the columns are question, chosen.$"),
         ("dpo", {}, "the columns are none."),
-        ("dpo", {**PAIR, "rejected": "No."}, "of `chosen` and `rejected` one is a text, the other messages."),
+        ("dpo", {**PAIR, "rejected": "No."}, "one of `chosen` and `rejected` is a text, the other messages."),
         ("dpo", {**PAIR, "chosen": True}, "`chosen` is a boolean; it takes a string, or a list of messages."),
         ("dpo", {**PAIR, "chosen": []}, "`chosen` takes a list of messages with at least one"),
         ("dpo", {**PAIR, "chosen": ["So."]}, "`chosen` is a list of 1 string; it takes a single one"),
@@ -207,7 +207,7 @@ def test_a_reward_may_part_at_a_question_and_have_a_margin() -> None:
         (
             "dpo",
             {"chosen": [user("a"), bot("b")], "rejected": [user("c"), bot("d")]},
-            "part at message 1, which is not the assistant's in both",
+            "diverge at message 1, which is not the assistant's in both",
         ),
         ("dpo", {**PAIR, "tools": "no"}, "`tools` takes a list of JSON schemas"),
         ("reward", {**PAIR, "margin": "much"}, "`margin` takes a number"),
@@ -236,7 +236,7 @@ def test_a_wrong_row_is_told_with_its_place_and_what_is_needed(
         (
             PAIR,
             {**PAIR, "margin": 1},
-            "line 2: it has a `margin`, and the first row none; give it to all rows or to none",
+            "line 2: it has a `margin`, but the first row has none; give it to all rows or to none",
         ),
         (
             PAIR,

@@ -93,7 +93,7 @@ def test_a_prompt_that_is_a_text_may_be_repeated_by_messages(
 def test_an_answer_with_the_question_after_something_else_is_refused(tmp_path: Path, method: str) -> None:
     prompt = [message("system", "OTHER"), message("user", "one")]
     row = row_of(method, prompt, [message("system", "SYSTEM"), message("user", "one")])
-    with pytest.raises(DataError, match="has the question of `prompt` again"):
+    with pytest.raises(DataError, match="repeats the question of `prompt`"):
         learnt(tmp_path / "x.jsonl", method, row)
 
 

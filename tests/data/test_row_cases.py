@@ -71,7 +71,7 @@ def test_a_history_is_the_turns_before_the_question() -> None:
 
 
 def test_without_a_chat_template_a_history_is_refused() -> None:
-    with pytest.raises(DataError, match="`history` makes it a conversation, and the model has no chat templ"):
+    with pytest.raises(DataError, match="`history` makes it a conversation, but the model has no chat templ"):
         seen(str(CASES / "alpaca_hist.jsonl"), chat=False)
 
 
@@ -175,7 +175,7 @@ class TestJudgedAnswers:
     def test_they_are_not_learnt_as_they_are(self, tmp_path: Path, row: dict[str, Any]) -> None:
         with pytest.raises(DataError, match="holds preferences, for --method kto"):
             seen(written(tmp_path / "x.jsonl", row))
-        with pytest.raises(DataError, match="line 2: its `label` says whether the answer is a good one"):
+        with pytest.raises(DataError, match="line 2: its `label` marks the answer as good or bad"):
             seen(written(tmp_path / "x.jsonl", {**row, "label": None}, row))
 
     def test_the_file_with_labels_0_and_1_is_for_kto(self) -> None:

@@ -152,7 +152,7 @@ def test_the_demo_has_rows_for_training_and_for_evaluation() -> None:
         ("x.json", '[{"text": "a"}', "is not valid JSON"),
         ("x.csv", "id,text\n1,a\n2\n", "line 3: this row does not have the 2 columns"),
         ("x.csv", "id,text\n1,a\n2,b,c\n", "line 3: this row does not have the 2 columns"),
-        ("x.csv", 'text\n"a\nb\nc\n', "those in it are doubled"),
+        ("x.csv", 'text\n"a\nb\nc\n', "double those in it"),
         ("x.tsv", "a\tb\nc\td\n", "the columns are a, b; rows have `messages`"),
         (
             "x.jsonl",
@@ -195,8 +195,12 @@ def test_a_damaged_file_is_refused_by_its_line(
         (CHAT, {"messages": None}, "line 17: there is no `messages`"),
         (CHAT, {"messages": "hi"}, "line 17: `messages` takes a list of messages"),
         (CHAT, {"messages": []}, "line 17: `messages` takes a list of messages with at least one"),
-        (CHAT, {"messages": ["hi"]}, "line 17: message 1 of `messages` is no object with `role`"),
-        (CHAT, {"messages": [{"content": "a"}]}, "line 17: message 1 of `messages` is no object with `role`"),
+        (CHAT, {"messages": ["hi"]}, "line 17: message 1 of `messages` is not an object with `role`"),
+        (
+            CHAT,
+            {"messages": [{"content": "a"}]},
+            "line 17: message 1 of `messages` is not an object with `role`",
+        ),
         (CHAT, {"messages": [{"role": "me", "content": "a"}]}, "has the role 'me'; roles are system, dev"),
         (CHAT, {"messages": [{"role": ["user"], "content": "a"}]}, "has the role ['user']; roles are"),
         (CHAT, {"messages": [{"role": "user"}]}, "line 17: message 1 of `messages` has no text"),

@@ -228,7 +228,7 @@ class TestColumns:
 
     def test_one_that_there_is_not_is_told_with_those_there_are(self, tmp_path: Path) -> None:
         told = refused(tmp_path, {"q": "a", "a": "b"}, columns={"prompt": "q", "completion": "answer"})
-        assert "there is no column 'answer', as data.columns says of `completion`" in told
+        assert "there is no column 'answer', which data.columns maps to `completion`" in told
         assert "the columns are q, a." in told
 
 
@@ -254,7 +254,7 @@ def test_preferences_are_not_mistaken_for_examples(tmp_path: Path, row: dict[str
         ({"conversations": [{"from": ["gpt"], "value": "a"}]}, "has the role ['gpt']"),
         ({"conversations": [{"from": "gpt", "value": 7}]}, "message 1 of `conversations` has no text as"),
         ({"conversations": [{"from": "human", "value": "a"}]}, "no message of `conversations` is the assist"),
-        ({"conversations": [{"from": "function_call", "value": "f()"}]}, "has a call of a tool, and no JSON"),
+        ({"conversations": [{"from": "function_call", "value": "f()"}]}, "has a tool call that is not JSON"),
         ({"instruction": "a", "output": ["b"]}, "`output` is a list, where a text is needed"),
         ({"instruction": "a", "input": [7], "output": "b"}, "`input` is a list, where a text is needed"),
     ],

@@ -146,7 +146,7 @@ def test_splits_that_are_not_trained_on_are_named(tmp_path: Path, form: str) -> 
     else:
         saved = {name: datasets.Dataset.from_list([{"text": name}]) for name in names}
         datasets.DatasetDict(saved).save_to_disk(str(path))
-    told = "the splits test, validation are not trained on; name another than train with split"
+    told = "the splits test, validation are not trained on; choose another than train with split"
     assert told in " ".join(said(str(path)))
     assert said(DataSource(str(path), split="train")) == []
     assert said(str(path), "eval") == []

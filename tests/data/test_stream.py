@@ -176,9 +176,10 @@ def test_what_is_not_used_of_a_stream_is_said_at_its_first_row_and_counted_in_th
     )
     before, _, end = shown.partition("data     ")[2].partition("data     ")
     assert f"the column extra of {source} is not used; the first row is {source} line 122" in before
-    assert f"rows are cut to training.max_length; the first row is {source} line 151" in before
+    assert f"rows are truncated to training.max_length; the first row is {source} line 151" in before
     assert (
-        f"cut to training.max_length they have no token to train on; the first row is {source} line" in before
+        f"truncated to training.max_length, they have no token to train on; the first row is {source} line"
+        in before
     )
     assert f"bad rows are left out; the first row is {source} line 181: this is not valid JSON" in before
     assert "all 200 rows read" in end

@@ -1,1 +1,1 @@
-"""Files, folders and the hub: formats, packing, encodings; they give rows as they are."""
+"""Files, folders and the hub: formats, compression, encodings; they yield rows unchanged."""

@@ -1,4 +1,4 @@
-"""Articles of paragraphs with questions, as SQuAD's files hold them, as rows of a question each."""
+"""Articles of paragraphs with questions, as in SQuAD's files, as one row per question."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ def questions_of(place: str, article: Any) -> Iterator[tuple[str, Row | DataErro
             if isinstance(question, Mapping):
                 yield where, common | dict(question)
             else:
-                yield where, DataError(f"{where}: this is no object with `question` and `answers`.")
+                yield where, DataError(f"{where}: this is not an object with `question` and `answers`.")

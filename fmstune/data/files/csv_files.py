@@ -1,4 +1,4 @@
-"""Tables as text: CSV and TSV as spreadsheets and pandas write them."""
+"""Tables as text: CSV and TSV as written by spreadsheets and pandas."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Found = tuple[str, Row | DataError]
 _DELIMITERS = ",;\t|"
 _CALLED = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 _SAMPLED = 20
-"""So many rows are looked at for the delimiter."""
+"""The number of rows that are examined for the delimiter."""
 _PIECE = 1 << 20
 _UNDER_HEADER = re.compile(r":?-{2,}:?")
-"""A cell of the line by which Markdown parts a table's header from its rows, and pads them."""
+"""A cell of the line that separates a Markdown table's header from its rows, and padding."""
 _MARK = "\ufeff"
 _NAMED = re.compile(r"sep=(.)\r?\n?")
-"""The first line that gives Excel the delimiter."""
+"""The first line that tells Excel the delimiter."""
 
 
 def read_csv(path: Path, name: str, usual: str, say: Callable[[str], None]) -> Iterator[Found]:
     """The rows of a file that messages call `name`. `usual` is the delimiter that its suffix promises; `say`
-    gets what people should know of the file. Raises `DataError`."""
+    receives messages about the file. Raises `DataError`."""
     csv.field_size_limit(1 << 30)  # the default of 128 KiB is less than one long document
     encoding = encoding_of(path, name)
     if encoding == OLDER:
@@ -51,11 +51,11 @@ def read_csv(path: Path, name: str, usual: str, say: Callable[[str], None]) -> I
             raise not_so(name, encoding) from None
         except csv.Error as error:
             raise DataError(
-                f"{name} line {skipped + reader.line_num}: {error}; a cell with quotation marks is put in "
-                "such marks, and those in it are doubled."
+                f"{name} line {skipped + reader.line_num}: {error}; put a cell with quotation marks in "
+                "such marks, and double those in it."
             ) from None
         finally:
-            text.detach()  # else it would close the file, which is not its own
+            text.detach()  # else it would close the file, which it does not own
 
 
 def _rows(
@@ -80,7 +80,7 @@ def _rows(
         place = f"{name} line {skipped + reader.line_num}"
         if _bare(cells) == written:
             if not again:
-                say(f"{place} is the header again, as where files were joined; such lines are no rows")
+                say(f"{place} repeats the header, as in joined files; such lines are skipped")
             again = True
             continue
         if len(cells) == len(header):
@@ -93,8 +93,8 @@ def _rows(
 
 
 def _bare(cells: list[str]) -> list[str]:
-    """The cells of a line as a header has them; the mark that a file may begin with keeps its first name from
-    being read as one in quotation marks."""
+    """The cells of a header line. A byte order mark at the start of the file would otherwise keep the first
+    name's quotes from being parsed."""
     first = cells[0]
     if first.startswith(_MARK):
         first = first.removeprefix(_MARK).removeprefix('"').removesuffix('"')
@@ -102,22 +102,22 @@ def _bare(cells: list[str]) -> list[str]:
 
 
 def _header(cells: list[str], name: str) -> list[str]:
-    """The names of the columns. Those without one, as pandas' index has none, are called by their number."""
+    """The names of the columns. Those without one, like pandas' index, are named by their number."""
     header = [cell.strip() or f"column {number}" for number, cell in enumerate(cells, 1)]
     for column in header:
         if header.count(column) > 1:
             raise DataError(
-                f"{name}: the column {column!r} is there {header.count(column)} times; give each a name of "
-                "its own, or take one out."
+                f"{name}: the column {column!r} occurs {header.count(column)} times; give each its own "
+                "name, or remove one."
             )
     return header
 
 
 def _delimiter(path: Path, name: str, encoding: str, usual: str) -> tuple[str, int]:
-    """What parts the cells, and how many lines there are before the header.
+    """The delimiter of the cells, and the number of lines before the header.
 
-    The usual one, unless the header is one cell with it, or the rows do not have as many cells as the header,
-    and with another one both are otherwise.
+    The usual one, unless it leaves the header as one cell, or the rows do not have as many cells as the
+    header, and another one fixes both.
     """
     with opened(path, name) as file:
         text = decoded(file, encoding)
@@ -136,7 +136,7 @@ def _delimiter(path: Path, name: str, encoding: str, usual: str) -> tuple[str, i
 
 
 def _fits(sample: str, delimiter: str) -> bool:
-    """Whether the first rows are a table of more than one column with this delimiter."""
+    """Whether the first rows form a table of more than one column with this delimiter."""
     whole = len(sample) < _PIECE
     rows = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, strict=True)
     columns = None

@@ -1,4 +1,4 @@
-"""How the bytes of a text file are read: as UTF-8, UTF-16 or UTF-32, or as an older Windows writes them."""
+"""Decode text files: as UTF-8, UTF-16 or UTF-32, or in the encoding of older Windows versions."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from fmstune.errors import DataError
 OLDER = "cp1252"
 _PIECE = 1 << 20
 _UNLIKELY = frozenset(b"\x81\x8d\x8f\x90\x9d\xff")
-"""What no text in Windows-1252 has: five bytes without a meaning, and one that is mostly damage."""
+"""Bytes that no Windows-1252 text has: five without a meaning, and one that usually is damage."""
 
 _DIFFERENT = 3
 _RUN = re.compile(r"[^\x00-\x7f]{4,}")
-"""Western words have an accent here and there, which is no ASCII; those of other scripts have nothing else
-(some pairs of their bytes are UTF-8 by chance). Marks stand together, too: up to three, or equal ones."""
+"""Western words have an occasional accent outside ASCII; those of other scripts consist of nothing else (some
+pairs of their bytes are UTF-8 by chance). Punctuation comes together, too: up to three, or equal ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextFile:
-    """A file that messages call `name`, with the encoding that it has."""
+    """A file that messages call `name`, with its encoding."""
 
     path: Path
     name: str
@@ -37,8 +37,8 @@ class TextFile:
 
     @classmethod
     def of(cls, path: Path, name: str, say: Callable[[str], None], most: int) -> TextFile:
-        """The file, whose encoding its first `most` bytes show; `say` gets the name of an older one. Bytes
-        that are no text at all, or damaged UTF-8, are for the reader to name by their line. Raises
+        """The file; its first `most` bytes show its encoding; `say` receives the name of an older one. Bytes
+        that are not text at all, or damaged UTF-8, are left for the reader to report by line. Raises
         `DataError`."""
         encoding = encoding_of(path, name, most=most)
         if encoding == OLDER:
@@ -56,21 +56,21 @@ class TextFile:
 
 
 def say_older(name: str, say: Callable[[str], None]) -> None:
-    """Say of a file that it is in an older encoding."""
+    """Report that a file is in an older encoding."""
     say(f"{name} is not UTF-8 text; it is read as Windows-1252 (Latin-1)")
 
 
 def not_so(name: str, encoding: str) -> DataError:
-    """The error for a file whose beginning promises an encoding that it does not keep to."""
+    """The error for a file that does not keep to the encoding of its beginning."""
     called = encoding.upper().removesuffix("-SIG")[:6].rstrip("-")
     return DataError(f"{name} begins as {called} text and continues as something else; save it as UTF-8.")
 
 
 def encoding_of(path: Path, name: str, *, most: int | None = None) -> str:
-    """The encoding of a file: UTF-8 unless its beginning, or what is no UTF-8 in its first `most` bytes
-    (`None` for all, of which each is then read in some way), says otherwise."""
+    """The encoding of a file: UTF-8 unless its beginning, or invalid UTF-8 in its first `most` bytes
+    (`None`: in all of them, each of which is then decoded in some way), shows another."""
     with opened(path, name) as file:
-        wide = json.detect_encoding(file.read(4))  # by its mark, or by where ASCII has its zeros
+        wide = json.detect_encoding(file.read(4))  # by its mark, or by the zero bytes of ASCII
     if not wide.startswith("utf-8"):
         return wide
     try:
@@ -89,7 +89,7 @@ def encoding_of(path: Path, name: str, *, most: int | None = None) -> str:
         bad = {letter: times for letter, times in letters.items() if "\udc80" <= letter <= "\udcff"}
         unlikely = most is not None and any(ord(letter) - 0xDC00 in _UNLIKELY for letter in bad)
         others = sum(times for letter, times in letters.items() if letter > "\x7f" and letter not in bad)
-        # Bytes of Windows-1252 are hardly ever characters of UTF-8: where most are, the others are damaged.
+        # Windows-1252 bytes are hardly ever UTF-8 characters: if most are, the others are damaged.
         if sum(bad.values()) > others and not unlikely:
             if together > sum(bad.values()) / 2:
                 raise DataError(
@@ -112,14 +112,14 @@ def _texts(path: Path, name: str, most: int | None, errors: str) -> Iterator[str
 
 
 def decoded(file: IO[bytes], encoding: str) -> io.TextIOWrapper:
-    """A file's text, with its own ends of lines."""
-    # Windows-1252 gives five bytes no meaning; browsers read Latin-1's control characters there.
+    """A file's text, with its own line endings."""
+    # Windows-1252 leaves five bytes undefined; browsers decode them as Latin-1's control characters.
     errors = "fmstune-latin-1" if encoding == OLDER else "strict"
     return io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
 
 
 class _Recoded(io.RawIOBase):
-    """A text as bytes of UTF-8."""
+    """A text as UTF-8 bytes."""
 
     def __init__(self, text: io.TextIOWrapper, of: TextFile) -> None:
         self._text, self._of, self._rest = text, of, b""

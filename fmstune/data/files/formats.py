@@ -1,5 +1,5 @@
-"""The formats of files. Each reader gives (place, row), or (place, error) for a row that is damaged where the
-file can be read on; a file that cannot raises `DataError`."""
+"""The formats of files. Each reader yields (place, row), or (place, error) for a damaged row after which
+the file can be read on; otherwise it raises `DataError`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fmstune.errors import DataError
 from fmstune.text import first_line
 
 _SAMPLED = 32 << 20
-"""So many bytes show the encoding of a text."""
+"""The number of bytes from which a text's encoding is detected."""
 
 __all__ = ["Found", "numbered", "read_file", "without_empty_fields"]
 
@@ -31,8 +31,8 @@ def read_file(
     wanted: Wanted | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Found]:
-    """The rows of a file that messages call `name`; of one with several splits those that are `wanted`. `say`
-    gets what people should know of the file."""
+    """The rows of a file that messages call `name`; of a file with several splits, those that are `wanted`.
+    `say` receives messages about the file."""
     kind = kind_of(path)
     if kind in (".parquet", ".arrow"):
         yield from _read_table(path, name, kind)
@@ -47,7 +47,7 @@ def read_file(
 
 
 def _read_text(file: IO[bytes], of: TextFile, rows: str) -> Iterator[Found]:
-    """A row is a line, a paragraph (up to a blank line), or the file; blank ones are none."""
+    """A row is a line, a paragraph (up to a blank line), or the file; blank ones are skipped."""
     name = of.name
     if rows == "file":
         text = _decoded(file, of)
@@ -72,7 +72,7 @@ def _read_text(file: IO[bytes], of: TextFile, rows: str) -> Iterator[Found]:
 def _lines(file: IO[bytes], name: str) -> Iterator[str]:
     for number, line in enumerate(_at_line_ends(file), 1):
         try:
-            # A mark of the order of bytes is no text, also where files that begin with one were joined.
+            # A byte order mark is not text, also in the middle, where files with one were joined.
             yield line.decode("utf-8-sig").rstrip("\r\n")
         except UnicodeDecodeError:
             raise no_utf8(f"{name} line {number}") from None
@@ -80,7 +80,7 @@ def _lines(file: IO[bytes], name: str) -> Iterator[str]:
 
 def _at_line_ends(file: IO[bytes]) -> Iterator[bytes]:
     first = file.readline()
-    # Of a file of one line that is the end of lines: old Macs write no other.
+    # In a file of a single line, this is the line ending: old Macs write no other.
     yield from first.split(b"\r") if not first.endswith(b"\n") else [first]
     yield from file
 
@@ -112,14 +112,14 @@ def _read_table(path: Path, name: str, kind: str) -> Iterator[Found]:
             names = batch.schema.names
             if len(set(names)) < len(names):
                 doubled = next(each for each in names if names.count(each) > 1)
-                raise DataError(f"{name}: the column {doubled!r} is there twice; take one out, or rename it.")
-            # Without it a column of maps comes as lists of pairs.
+                raise DataError(f"{name}: the column {doubled!r} occurs twice; remove one, or rename it.")
+            # Without it a column of maps becomes lists of pairs.
             for row in batch.to_pylist(maps_as_pydicts="strict"):
                 number += 1
                 yield f"{name} row {number}", _row(row)
     except (OSError, pyarrow.ArrowException, ValueError, KeyError) as error:
         reason = first_line(error)
-        raise DataError(f"{name} is no {kind[1:]} file that can be read: {reason}") from None
+        raise DataError(f"{name} is not a readable {kind[1:]} file: {reason}") from None
 
 
 def _parquet(path: Path, name: str) -> Iterator[Any]:
@@ -130,7 +130,8 @@ def _parquet(path: Path, name: str) -> Iterator[Any]:
 
 
 def _arrow(path: Path, name: str) -> Iterator[Any]:
-    """Batches of either of Arrow's formats: that of a file, or of a stream (which `datasets` writes)."""
+    """Batches of either of Arrow's formats: the file format, or the stream format (which `datasets`
+    writes)."""
     import pyarrow
 
     with _seekable(path, name) as source:
@@ -145,7 +146,7 @@ def _arrow(path: Path, name: str) -> Iterator[Any]:
 
 
 def _seekable(path: Path, name: str) -> Any:
-    """The file for pyarrow, which reads from its end; a packed one is unpacked into memory."""
+    """The file for pyarrow, which reads from its end; a compressed one is decompressed into memory."""
     import pyarrow
 
     if kind_of(path) == path.suffix.lower():
@@ -155,20 +156,20 @@ def _seekable(path: Path, name: str) -> Any:
 
 
 def numbered(rows: Iterable[Row], name: str) -> Iterator[Found]:
-    """Rows of a data set, with their places."""
+    """Rows of a data set, with their locations."""
     for number, row in enumerate(rows, 1):
         yield f"{name} row {number}", _row(row)
 
 
 def _row(row: Row) -> Row:
-    """The row of a table: its empty cells are there, those of the objects in them are not."""
+    """The row of a table: empty cells are kept, empty fields of objects in them are not."""
     return {name: without_empty_fields(value) for name, value in row.items()}
 
 
 def without_empty_fields(value: Any) -> Any:
-    """A value of a table without the fields that are there only since another row has them.
+    """A value of a table without the fields that only exist because another row has them.
 
-    A chat template that asks whether a message has `tool_calls` would find them, and fail at their `None`.
+    A chat template that tests whether a message has `tool_calls` would find them, and fail on their `None`.
     """
     if isinstance(value, list):
         return [without_empty_fields(item) for item in value] if _may_hold_fields(value) else value
@@ -182,4 +183,4 @@ def without_empty_fields(value: Any) -> Any:
 
 
 def _may_hold_fields(items: list[Any]) -> bool:
-    return bool(items) and not isinstance(items[0], (int, float, str))  # a million token ids hold none
+    return bool(items) and not isinstance(items[0], (int, float, str))  # a million token ids have no fields

@@ -1,4 +1,4 @@
-"""JSON that is read value by value: of a large file no more than a piece is in memory."""
+"""Read JSON value by value: only a piece of a large file is in memory."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import IO, Any
 
 _PIECE = 1 << 20
 _TAIL = 16
-"""An error so near the end of what has been read may be due to the end: `tru`, or half an escape."""
+"""An error this close to the end of the buffer may be caused by the end: `tru`, or half an escape."""
 _BLANKS = " \t\n\r"
 
 
 class BadArray(ValueError):
-    """What is no array of JSON values, with the line and column of the first wrong character."""
+    """Not an array of JSON values; has the line and column of the first wrong character."""
 
 
 class Decoder:
-    """Python's decoder, which keeps the last of two values of one key without a word; this one reports it."""
+    """Like Python's decoder, but reports a key with two values, of which that silently keeps the last."""
 
     def __init__(self) -> None:
         self._doubled: str | None = None
         self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
 
     def decode(self, text: str, at: int) -> tuple[Any, int]:
-        """The value that begins at a place of a text, and where it ends. Raises `JSONDecodeError`, and
-        `ValueError` or `RecursionError` for what Python can't hold."""
+        """The value that starts at a position of a text, and its end. Raises `JSONDecodeError`, and
+        `ValueError` or `RecursionError` for what Python cannot represent."""
         return self._decoder.raw_decode(text, at)
 
     def doubled(self) -> str | None:
-        """The key that the last value had twice with values that differ, if any; reported once."""
+        """The key that the last value had twice with different values, if any; reported once."""
         found, self._doubled = self._doubled, None
         return found
 
@@ -42,7 +42,7 @@ class Decoder:
 
 
 def values(file: IO[bytes], piece: int = _PIECE) -> Iterator[Any]:
-    """The values of an array, read so many bytes at a time.
+    """The values of an array, read `piece` bytes at a time.
 
     Raises `BadArray`, also after the first values, and `UnicodeDecodeError`.
     """
@@ -53,9 +53,9 @@ def values(file: IO[bytes], piece: int = _PIECE) -> Iterator[Any]:
 
 
 class JsonText:
-    """The part of a file that has been read and not been taken yet: `buffer` from `at` on.
+    """The part of a file that has been read and not yet consumed: `buffer` from `at` on.
 
-    Raises `BadArray` for what is no JSON, and `UnicodeDecodeError`.
+    Raises `BadArray` for invalid JSON, and `UnicodeDecodeError`.
     """
 
     def __init__(self, file: IO[bytes], piece: int = _PIECE) -> None:
@@ -67,7 +67,7 @@ class JsonText:
         self._lines, self._column = 0, 0  # before the buffer
 
     def next(self) -> str:
-        """The next character that is not blank; none at the end."""
+        """The next non-blank character; empty at the end."""
         while True:
             while self.at < len(self.buffer) and self.buffer[self.at] in _BLANKS:
                 self.at += 1
@@ -77,17 +77,17 @@ class JsonText:
                 return ""
 
     def take(self, character: str) -> None:
-        """Step over a character that `next` has shown."""
+        """Consume a character that `next` has returned."""
         self.at += len(character)
 
     def expect(self, character: str, otherwise: str) -> None:
-        """Step over this character; what else is there is wrong for the reason `otherwise`."""
+        """Consume this character; anything else is an error with the reason `otherwise`."""
         if self.next() != character:
             raise self.wrong(otherwise, self.at)
         self.take(character)
 
     def items(self) -> Iterator[Any]:
-        """The values of the array that begins here."""
+        """The values of the array that starts here."""
         self.expect("[", "Expecting value")
         if self.next() == "]":
             self.take("]")
@@ -99,7 +99,7 @@ class JsonText:
         self.take("]")
 
     def object_keys(self) -> Iterator[str]:
-        """The keys of the object that begins here; the value of each has to be taken before the next key."""
+        """The keys of the object that starts here; each value must be consumed before the next key."""
         self.expect("{", "Expecting value")
         more = self.next() != "}"
         while more:
@@ -126,7 +126,7 @@ class JsonText:
                 raise self.wrong(error.msg, error.pos) from None
             except RecursionError:
                 raise self.wrong("it is nested too deeply", self.at) from None
-            except ValueError as error:  # a number of more digits than Python takes
+            except ValueError as error:  # a number with more digits than Python accepts
                 raise self.wrong(str(error).partition(";")[0], self.at) from None
             # A number near the end of the buffer may continue after it.
             if end < len(self.buffer) - _TAIL or not self._more():
@@ -134,14 +134,14 @@ class JsonText:
                 return found
 
     def wrong(self, what: str, position: int) -> BadArray:
-        """The error for what is at a position of the buffer."""
+        """The error at a position of the buffer."""
         before = self.buffer[:position]
         line = self._lines + before.count("\n") + 1
         column = len(before) - (before.rfind("\n") + 1) + (0 if "\n" in before else self._column) + 1
         return BadArray(f"{what}: line {line} column {column}")
 
     def _more(self) -> bool:
-        """Read as much again as is waiting, so that a long value is not tried too often; False at the end."""
+        """Read as much as is buffered, so that a long value is not parsed too often; False at the end."""
         waiting = self.buffer[self.at :]
         read = b"" if self._all_read else self._file.read(max(self._piece, len(waiting)))
         if not read:

@@ -1,4 +1,4 @@
-"""JSON files as people have them: lines, arrays, and objects with the rows inside, whatever the suffix."""
+"""JSON files in their common forms: lines, arrays, and objects with rows inside, whatever the suffix."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from fmstune.errors import DataError
 from fmstune.text import listed
 
 Found = tuple[str, Row | DataError]
-"""Where a row is, as `train.jsonl line 17`, and the row, or why it is none."""
+"""The location of a row, like `train.jsonl line 17`, and the row, or the error in its place."""
 
 _AT_ONCE = 32 << 20
-"""Objects that end within so many bytes are read whole, with rows inside or not."""
+"""Objects that end within this many bytes are read whole, with or without rows inside."""
 
 
 def read_json(
     path: Path, name: str, wanted: Wanted, say: Callable[[str], None] = lambda text: None
 ) -> Iterator[Found]:
-    """The rows of a file that messages call `name`; `say` gets what people should know of it. Raises
-    `DataError` for what can't be read on."""
+    """The rows of a file that messages call `name`; `say` receives messages about it. Raises `DataError` if
+    the file cannot be read on."""
     text = TextFile.of(path, name, say, most=_AT_ONCE)
     begins = _beginning(text)
     with text.opened() as file:
@@ -59,7 +59,7 @@ def _beginning(text: TextFile) -> str:
 
 
 def _is_large_object(text: TextFile) -> bool:
-    """Whether the first value is an object that continues after what is read at once."""
+    """Whether the first value is an object that continues after the first piece."""
     with text.opened() as file:
         first = file.readline(_AT_ONCE)
         if len(first) == _AT_ONCE:
@@ -73,7 +73,7 @@ def _is_large_object(text: TextFile) -> bool:
         else:
             return False
         rest = b"" if damaged else file.read(_AT_ONCE)
-    # A line that was cut off, among others that are rows.
+    # A truncated line among others that are rows.
     cut = rest.lstrip().startswith(b"{") and not first.rstrip().endswith(b"[")
     return not damaged and not cut and len(first) + len(rest) >= _AT_ONCE
 
@@ -92,7 +92,7 @@ def _lines(file: IO[bytes], name: str, wanted: Wanted, say: Callable[[str], None
 def _alone(
     value: dict[str, Any], place: str, name: str, wanted: Wanted, say: Callable[[str], None]
 ) -> Iterator[Found]:
-    """The rows of a file that holds one object: that, or those that are inside it."""
+    """The rows of a file with a single object: the object, or the rows inside it."""
     try:
         inside = rows_inside(value, wanted, name, say)
     except NotFound:
@@ -103,7 +103,7 @@ def _alone(
 
 
 def _rows_of(placed: Placed, name: str) -> Iterator[Found]:
-    """The rows of a line: its object, those of its array, or the conversation that its array is."""
+    """The rows of a line: its object, the items of its array, or its array as a conversation."""
     place, value = placed
     if isinstance(value, list) and value and all(map(is_message, value)):
         yield place, {"messages": value}
@@ -114,7 +114,7 @@ def _rows_of(placed: Placed, name: str) -> Iterator[Found]:
 
 
 def _pieces(file: IO[bytes], name: str, wanted: Wanted, say: Callable[[str], None]) -> Iterator[Found]:
-    """The rows of arrays and large objects, one after another, a piece of the file at a time."""
+    """The rows of consecutive arrays and large objects, a piece of the file at a time."""
     text, number = JsonText(file), 0
     try:
         for row in _values(text, name, wanted, say):
@@ -142,14 +142,14 @@ def _values(text: JsonText, name: str, wanted: Wanted, say: Callable[[str], None
         else:
             yield text.value()
         alone = False
-        if text.next() == ",":  # an array that lost its brackets
+        if text.next() == ",":  # an array without its brackets
             text.take(",")
 
 
 def _array(text: JsonText) -> Iterator[Any]:
-    """The rows of an array; one of messages is a conversation, and so a row."""
+    """The rows of an array; an array of messages is a conversation, and so a single row."""
     items = text.items()
-    first = list(islice(items, 1))  # which may be null
+    first = list(islice(items, 1))  # it may be null
     if first and is_message(first[0]):
         yield {"messages": [*first, *items]}
         return
@@ -164,7 +164,7 @@ def _is_conversation(item: Any) -> bool:
 def _large_object(
     text: JsonText, name: str, wanted: Wanted, say: Callable[[str], None], *, alone: bool
 ) -> Iterator[Any]:
-    """The rows of an object's list of rows, as they are read; else the rows of the object as a whole."""
+    """The rows of an object's list of rows, while they are read; else those of the object as a whole."""
     whole: dict[str, Any] = {}
     given: list[str] = []
     passed_over: list[str] = []
@@ -186,10 +186,10 @@ def _large_object(
             for _ in items:
                 pass
         elif given and split_named(given[0]) and not split_named(key):
-            whole[key] = [*first, *items]  # named as not used: there is a split that is meant
+            whole[key] = [*first, *items]  # listed as not used: another split is selected
         elif given:
             raise DataError(
-                f"{name} holds several lists of rows, {given[0]} and {key}; name the one that is meant with "
+                f"{name} holds several lists of rows, {given[0]} and {key}; choose one with "
                 f"split under [[{wanted.table}]]."
             )
         else:
@@ -200,9 +200,9 @@ def _large_object(
         say_beside(whole, given, name, say)
         return
     if passed_over:
-        wanted.among(passed_over, name)  # which raises the error, as no name of these is wanted
+        wanted.among(passed_over, name)  # raises the error, as none of these names is wanted
         raise DataError(
-            f"{name} has only {', '.join(passed_over)}; name it with split under [[{wanted.table}]]."
+            f"{name} has only {', '.join(passed_over)}; choose it with split under [[{wanted.table}]]."
         )
     try:
         inside = rows_inside(whole, wanted, name, say) if alone and not text.next() else [whole]
@@ -217,8 +217,8 @@ def _object(row: Any, place: str) -> Row | DataError:
     row, cut = unpacked(row)
     if cut:
         return DataError(
-            f"{place}: the hub's viewer has cut {listed([f'`{cell}`' for cell in cut])}; load the data set "
-            "itself, by its name on the hub, or leave such rows out with --skip-bad-rows."
+            f"{place}: the hub's viewer has truncated {listed([f'`{cell}`' for cell in cut])}; load the "
+            "data set itself, by its name on the hub, or leave such rows out with --skip-bad-rows."
         )
     found: Row = row
     return found

@@ -1,4 +1,4 @@
-"""Lines of JSON: one object a line, as it should be, objects of several lines, or several objects in one."""
+"""JSON lines: one object per line, as it should be, objects over several lines, or several per line."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _BOM = b"\xef\xbb\xbf"
 _BLANKS = " \t\r\n"
 
 Placed = tuple[str, Any]
-"""Where a value begins, as `train.jsonl line 17`, and the value, or a `DataError` for what is none."""
+"""Where a value starts, like `train.jsonl line 17`, and the value, or a `DataError` in its place."""
 Numbered = tuple[int, bytes]
 
 
 def json_lines(file: IO[bytes], name: str) -> Iterator[Placed]:
-    """The values of a file, which messages call `name`. A damaged line is reported, and the next one read."""
+    """The values of a file that messages call `name`. A damaged line is reported, and reading continues."""
     return _Lines(file, name).values()
 
 
 class _Lines:
     def __init__(self, file: IO[bytes], name: str) -> None:
-        # Lines of bytes: JSON texts may hold other line ends, such as U+2028, within a line.
+        # Lines of bytes: JSON may contain other line separators, such as U+2028, within a line.
         self._numbered: Iterator[Numbered] = enumerate(file, 1)
         self._waiting: deque[Numbered] = deque()
         self._name = name
@@ -43,7 +43,7 @@ class _Lines:
                 found = self._values_of(number, _text(raw, place))
             except _Bad as error:
                 self._waiting.extendleft(reversed(error.lines))
-                # In a file whose objects are indented the next lines are parts of it, up to the next object.
+                # In a file with indented objects, the next lines belong to it, up to the next object.
                 self._skipping = raw.strip() == b"{"
                 yield place, error.at(place)
             except DataError as error:
@@ -55,16 +55,16 @@ class _Lines:
         if self._waiting:
             return self._waiting.popleft()
         number, raw = next(self._numbered, (0, b""))
-        # Also in the middle, where files that begin with one were joined.
+        # Also in the middle, where files with one were joined.
         return (number, raw.removeprefix(_BOM)) if number else None
 
     def _values_of(self, number: int, text: str) -> list[Any]:
-        """The values that begin in a line; the last may end in a later one."""
+        """The values that start in a line; the last may end in a later one."""
         found: list[Any] = []
         at = 0
         while True:
             while at < len(text) and (text[at] in _BLANKS or (found and text[at] == ",")):
-                at += 1  # with a comma after each value it is an array that lost its brackets
+                at += 1  # with a comma after each value, it is an array without its brackets
             if at == len(text):
                 return found
             try:
@@ -84,10 +84,10 @@ class _Lines:
             found.append(value if key is None else doubled_key(key, f"{self._name} line {number}"))
 
     def _longer(self, number: int, text: str) -> tuple[int, str]:
-        """The text with as many of the lines after it as its first value takes, whose last line is whole.
+        """The text with as many of the following lines as its first value takes, and its last line's number.
 
-        The lines are read in ever larger pieces, so that a long value is not tried too often; those that it
-        does not need wait for their turn.
+        The lines are read in growing pieces, so that a long value is not parsed too often; surplus lines are
+        buffered.
         """
         taken: list[Numbered] = []
         pieces = [text]
@@ -117,7 +117,7 @@ class _Lines:
 
 
 class _Bad(Exception):
-    """What is wrong in a line, and the lines after it that were tried with it."""
+    """The error in a line, and the lines after it that were parsed with it."""
 
     def __init__(
         self, what: str, line: int = 1, column: int = 0, lines: list[Numbered] | None = None
@@ -139,10 +139,10 @@ def _text(raw: bytes, place: str, taken: list[Numbered] | None = None) -> str:
 
 
 def no_utf8(place: str) -> DataError:
-    """The error for bytes that are no text."""
+    """The error for bytes that are not text."""
     return DataError(f"{place}: this is not UTF-8 text; save the file as UTF-8.")
 
 
 def doubled_key(key: str, place: str) -> DataError:
-    """The error for an object that has a key twice, of which JSON's readers keep the last."""
-    return DataError(f"{place}: it has the key `{key}` twice, with different values; take one out.")
+    """The error for an object with a duplicate key, of which JSON parsers keep the last."""
+    return DataError(f"{place}: it has the key `{key}` twice, with different values; remove one.")

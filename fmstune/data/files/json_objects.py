@@ -1,4 +1,4 @@
-"""One JSON object that holds rows: in a list, by splits, by columns, or as pandas writes its tables."""
+"""A single JSON object with rows inside: in a list, by splits, by columns, or in pandas' formats."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _LISTS = (
     "data", "rows", "examples", "instances", "items", "records", "samples", "entries", "dataset",
     "conversations", "results", "train", "training",
 )  # fmt: skip
-"""What a list of rows is mostly called."""
+"""Common names of a list of rows."""
 _OF_THE_FORM = ("version", "columns", "index", "schema", "features", "num_rows_total", "num_rows_per_page")
-"""What SQuAD's files, pandas and the hub's viewer write around rows; nobody learns from it."""
+"""Metadata that SQuAD's files, pandas and the hub's viewer write around rows; not training data."""
 _SPEAKS = ("from", "speaker", "author", "sender")
 _NUMBERS = ("input_ids", "labels", "attention_mask")
 
 
 class NotFound(Exception):
-    """There are no rows inside: the object is a row itself."""
+    """The object contains no rows: it is a row itself."""
 
 
 def rows_inside(value: dict[str, Any], wanted: Wanted, name: str, say: Callable[[str], None]) -> list[Any]:
-    """The rows that an object of a file called `name` holds; `say` gets what else it holds.
+    """The rows in an object of a file called `name`; `say` receives messages about its other contents.
 
-    Raises `NotFound` when it is a row itself, and `DataError` when it holds several lists of rows.
+    Raises `NotFound` when it is a row itself, and `DataError` when it has several lists of rows.
     """
     if not value:
         raise NotFound
@@ -60,7 +60,7 @@ def rows_inside(value: dict[str, Any], wanted: Wanted, name: str, say: Callable[
         lists = [key for key in lists if key.lower() in _LISTS or looks_like_a_row(value[key][0])] or lists
     if len(lists) > 1:
         raise DataError(
-            f"{name} holds several lists of rows, {' and '.join(lists)}; name the one that is meant with "
+            f"{name} holds several lists of rows, {' and '.join(lists)}; choose one with "
             f"split under [[{wanted.table}]]."
         )
     if lists:
@@ -74,14 +74,14 @@ def rows_inside(value: dict[str, Any], wanted: Wanted, name: str, say: Callable[
 
 
 def holds_rows(value: dict[str, Any]) -> bool:
-    """Whether an object is a row by its columns, and so not what holds rows."""
+    """Whether an object is a row by its columns, and so not a container of rows."""
     return looks_like_a_row(
         {key: inner for key, inner in value.items() if not is_list_of_rows(key, _first(inner))}
     )
 
 
 def is_list_of_rows(key: str, first: Any) -> bool:
-    """Whether a list under this key, which begins with this item, is one of rows."""
+    """Whether a list under this key that starts with this item is a list of rows."""
     if not isinstance(first, dict) or is_message(first):
         return False
     if key in CONVERSATIONS and {"input", "output"} <= first.keys() and not _asks(first):
@@ -89,13 +89,13 @@ def is_list_of_rows(key: str, first: Any) -> bool:
     if key in SYSTEMS:
         return False  # Anthropic's blocks of text
     if key in CONVERSATIONS and any(str(first.get(name)).lower() in SPEAKERS for name in _SPEAKS):
-        return False  # its messages, of a form that is not read, which is for the row to say
+        return False  # its messages, in an unsupported form, which the row reports
     known = key.lower() in _LISTS or split_named(key) is not None
     return looks_like_a_row(first) or (known and key != "conversations")
 
 
 def _asks(value: dict[str, Any]) -> bool:
-    """Whether an object with `input` and `output` is a row by another column of its."""
+    """Whether an object with `input` and `output` is a row by another of its columns."""
     return looks_like_a_row({key: inner for key, inner in value.items() if key not in ("input", "output")})
 
 
@@ -125,7 +125,7 @@ def _table(value: Any, wanted: Wanted, name: str, say: Callable[[str], None]) ->
 def say_beside(
     value: Mapping[str, Any], taken: Collection[str], name: str, say: Callable[[str], None]
 ) -> None:
-    """Report what an object holds other than the rows taken from it."""
+    """Report what an object contains other than the rows taken from it."""
     others = [key for key, inner in value.items() if key not in taken and key not in _OF_THE_FORM]
     found = [
         f"`{key}`" + (f" (a list of {len(value[key]):,})" if isinstance(value[key], list) else "")
@@ -134,12 +134,12 @@ def say_beside(
     ]
     if found:
         verb = "is" if len(found) == 1 else "are"
-        say(f"{name}: {listed(found)} beside the rows {verb} not used; what a row needs stands in the row")
+        say(f"{name}: {listed(found)} next to the rows {verb} not used; put what a row needs into the row")
 
 
 def unpacked(item: Any) -> tuple[Any, list[str]]:
-    """The row itself, where it stands beside its number, as the hub's viewer gives rows; and which of its
-    cells the viewer has cut."""
+    """The row itself, if it is wrapped with its number, as in the hub's viewer; and which of its cells the
+    viewer has truncated."""
     if not isinstance(item, dict) or not isinstance(item.get("row"), dict) or "row_idx" not in item:
         return item, []
     if item.keys() - {"row_idx", "row", "truncated_cells"}:
@@ -148,7 +148,7 @@ def unpacked(item: Any) -> tuple[Any, list[str]]:
 
 
 def _by_columns(value: dict[str, Any]) -> list[Any]:
-    """The rows of a table that is written by its columns; none if it is no such table."""
+    """The rows of a table that is written by columns; empty for any other."""
     if _is_split_table(value):
         return [dict(zip(value["columns"], row, strict=True)) for row in value["data"]]
     columns = list(value.values())
@@ -179,7 +179,7 @@ def _is_split_table(value: dict[str, Any]) -> bool:
 
 
 def _is_one_value(name: str, column: list[Any]) -> bool:
-    """Whether a list is what one row has in a column: messages, tools, or the numbers of tokens."""
+    """Whether a list is a single row's value of a column: messages, tools, or token ids."""
     if name in _NUMBERS:
         return not isinstance(column[0], list)
     return isinstance(column[0], dict)

@@ -1,4 +1,4 @@
-"""Opening files, packed ones too, as bytes that are read piece by piece."""
+"""Open files, also compressed ones, as bytes that are read piece by piece."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fmstune.errors import DataError
 
 _PIECE = 1 << 20
 _WHOLE = 256 << 20
-"""Of the files of a stream so many bytes are read to know them again, at most; a second's work."""
+"""The most bytes read of a stream's files to identify them; this takes a second."""
 _SAMPLE = 64 << 10
 
 
 @contextlib.contextmanager
 def opened(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """The unpacked bytes of a file called `name` in messages.
+    """The decompressed bytes of a file called `name` in messages.
 
-    Raises `DataError`, also while it is open: a packed file shows only then that it is cut.
+    Raises `DataError`, also while it is open: only then a compressed file turns out to be truncated.
     """
     import pyarrow  # zstandard is not in Python before 3.14, and pyarrow comes with `datasets`
 
@@ -60,14 +60,14 @@ def _zstandard(path: Path) -> Iterator[IO[bytes]]:
 
 
 def sha256_of(paths: list[Path]) -> str:
-    """The SHA-256 of a file; of several that of their SHA-256s, in their order."""
+    """The SHA-256 of a file; for several, that of their SHA-256s in order."""
     digests = [_sha256(path) for path in paths]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def fingerprint_of(paths: list[Path]) -> str:
-    """By what the files of a stream are known again, which may be too large to be read twice: a SHA-256 of
-    their sizes and contents, of large ones of pieces at even distances. Raises `DataError`."""
+    """Identify the files of a stream, which may be too large to be read twice: a SHA-256 of their sizes and
+    contents; of large ones, of pieces at regular distances. Raises `DataError`."""
     found = hashlib.sha256()
     for path in paths:
         try:

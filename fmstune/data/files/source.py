@@ -28,13 +28,13 @@ class Origin:
     split: Split
     files: tuple[Path, ...]
     columns: frozenset[str] = frozenset()
-    """Those that the user has named."""
+    """The columns that the user has named."""
     beside: tuple[str, ...] = ()
-    """What of the source is not read, a sentence for each kind."""
+    """What is not read of the source, one sentence per kind."""
 
     @classmethod
     def of(cls, source: DataSource, split: Split) -> Origin:
-        """Find the files. Raises `DataError` when a name that reads like files fits none."""
+        """Find the files. Raises `DataError` when a name that looks like files matches none."""
         if source.path == "demo":
             return cls(source, split, (demo.data_file(split),))
         wanted = source.split or _SPLIT[split]
@@ -63,14 +63,14 @@ class Origin:
 
     @property
     def wanted(self) -> Wanted:
-        """The split that is looked for, where there are several."""
+        """The split to read, if there are several."""
         split, chosen = self.source.split or _SPLIT[self.split], self.source.split is not None
         return Wanted(split, chosen, f"data.{self.split}", self.columns)
 
     def rows(
         self, text_rows: str, *, streaming: bool, say: Callable[[str], None] = lambda text: None
     ) -> Iterator[Found]:
-        """The rows, from the first one each time; `say` gets what people should know of the files. Raises
+        """The rows, from the first one each time; `say` receives messages about the files. Raises
         `DataError`."""
         name = self.source.path
         for each in self.beside:
@@ -85,21 +85,21 @@ class Origin:
                 yield from read_file(file, called, text_rows, self.wanted, say)
 
     def sha256(self) -> str | None:
-        """The SHA-256 of what is read, where that is files."""
+        """The SHA-256 of the files, if the source consists of files."""
         return sha256_of(files) if (files := self._contents()) else None
 
     def fingerprint(self) -> str | None:
-        """By what files that are streamed are known again."""
+        """The fingerprint of streamed files."""
         return fingerprint_of(files) if (files := self._contents()) else None
 
     def _contents(self) -> list[Path]:
         files = list(self.files)
         if files and is_saved(files[0]):
-            files = sorted(files[0].glob("*.arrow"))  # not its state, which each saving writes differently
+            files = sorted(files[0].glob("*.arrow"))  # not its state, which differs with each save
         return files
 
 
-_OWN = "give them as a source of their own"
+_OWN = "add them as a separate source"
 _SPLIT = {"train": "train", "eval": "validation"}
 
 
@@ -113,7 +113,7 @@ def _beside(found: FoundFiles, name: str) -> Iterator[str]:
 
 
 def _saved_splits(path: Path, name: str) -> list[str] | None:
-    """The splits of a folder that `save_to_disk` wrote; `None` for one without, and for what is none. Raises
+    """The splits of a folder that `save_to_disk` wrote; `None` if it has none, or is not one. Raises
     `DataError`."""
     if not (path / "dataset_dict.json").is_file():
         return None
@@ -141,7 +141,7 @@ def _from_hub(source: DataSource, split: Split, *, streaming: bool) -> Iterator[
             yield place, row
     except DataError:
         raise
-    except Exception as error:  # a stream is fetched while it is read, and its client raises what it wants
+    except Exception as error:  # a stream is fetched while it is read, and its client may raise anything
         raise DataError(f"after {place} the hub could not be read: {first_line(error)}") from error
 
 

@@ -1,4 +1,4 @@
-"""Which split is meant, of those that a folder, a file or a data set has."""
+"""Which split to use, of those that a folder, a file or a data set has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fmstune.text import listed
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The split that is looked for; `chosen` says that the user has named it, under the table `table`.
+    """The split to use; `chosen`: the user has named it, under the table `table`.
 
     `columns` are those that the user has named: an object that has them is a row.
     """
@@ -23,24 +23,24 @@ class Wanted:
     columns: frozenset[str] = frozenset()
 
     def passes_over(self, name: str) -> bool:
-        """Whether a name is of another split."""
+        """Whether a name is that of another split."""
         if self.chosen:
             return name != self.split
         return split_named(name) not in (None, self.split)
 
     def say_others(self, others: Iterable[str], source: str, say: Callable[[str], None]) -> None:
-        """Report the splits that are not trained on, unless the user has named the one that is."""
+        """Report the splits that are not trained on, unless the user has named the split."""
         there = list(dict.fromkeys(others))
         if there and not self.chosen and self.split == "train":
             splits, are = ("split", "is") if len(there) == 1 else ("splits", "are")
             say(
-                f"{source}: the {splits} {listed(there)} {are} not trained on; name another than "
+                f"{source}: the {splits} {listed(there)} {are} not trained on; choose another than "
                 f"{self.split} with split under [[{self.table}]]"
             )
 
     def among(self, names: Iterable[str], source: str) -> str:
-        """The one that is meant: of this name, or the only one of this kind (`train_sft`), or the only one at
-        all. Raises `DataError` with those that there are."""
+        """The one to use: of this name, or the only one of this kind (`train_sft`), or the only one at all.
+        Raises `DataError` with the existing ones."""
         there = list(names)
         if self.split in there:
             return self.split

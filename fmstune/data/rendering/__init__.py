@@ -1,1 +1,1 @@
-"""Rows as text: what the chat template writes, and which characters of it are trained."""
+"""Rows as text: what the chat template writes, and which of its characters are trained."""

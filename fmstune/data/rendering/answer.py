@@ -1,7 +1,7 @@
-"""Each answer as the model will have to write it.
+"""Each answer as the model will have to generate it.
 
-An answer is what follows the template's own prompt for all that comes before it, up to and with the mark that
-ends it.
+An answer is the text after the template's own prompt for everything before it, up to and including the mark
+that ends it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from fmstune.errors import DataError
 from fmstune.transformers_compat import render_chats
 
 LOST_REASONING = (
-    "reasoning is not trained: the chat template leaves it out (data.reasoning = keep writes it all the same)"
+    "reasoning is not trained: the chat template leaves it out (data.reasoning = keep writes it anyway)"
 )
-NO_REASONING = (
-    "an answer without reasoning is written with an empty block of it, which the chat template's prompt opens"
-)
+NO_REASONING = "an answer without reasoning is written with an empty reasoning block, which the chat template's "
+    "prompt opens"
 NO_END = "the chat template writes nothing that ends an answer, so the model does not learn to stop"
 
 _CLOSINGS = tuple(closes.strip() for _, _, closes in THINKING)
@@ -30,24 +29,24 @@ _CLOSINGS = tuple(closes.strip() for _, _, closes in THINKING)
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An answer in its place: `text` begins with the `prompt`, which ends at `start`; the answer is what
-    stands from there to `end`."""
+    """An answer in its context: `text` starts with the `prompt`, which ends at `start`; the answer is the
+    text from there to `end`."""
 
     prompt: str
     text: str
     start: int
     end: int
     mark: str
-    """What it ends with, "" if the template writes nothing there."""
+    """The mark that ends it, "" if the template writes none."""
     remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Writer(ChatWriter):
-    """Writes answers behind the prompts of a chat template."""
+    """Write answers after the prompts of a chat template."""
 
     def answer(self, earlier: Sequence[Message], message: Message, tools: Any, place: str) -> Written:
-        """An answer after the messages before it. Raises `DataError`."""
+        """Render an answer after the earlier messages. Raises `DataError`."""
         text = self.whole([*earlier, message], tools, place)
         prompt = self._prompt(earlier, text, tools, place)
         reasoning = message.get("reasoning_content", "").strip()
@@ -58,7 +57,7 @@ class Writer(ChatWriter):
             start = len(prompt)
             shut = next(filter(prompt.endswith, _CLOSINGS), "")
             if shut and reasoning and self.keep_reasoning and not _reasons(text, message, start):
-                # The prompt closes a block that it never opens: DeepSeek V3.1's, for answers without any.
+                # The prompt closes a block that it never opens: DeepSeek V3.1, for answers without reasoning.
                 opens = next(o.strip() for o, _, c in THINKING if c.strip() == shut)
                 prompt, text = prompt.removesuffix(shut) + opens, text[start:]
                 text = prompt + reasoning + shut + text
@@ -66,15 +65,15 @@ class Writer(ChatWriter):
                 block = ("" if prompt != base else opens) + reasoning + closes
                 text = prompt + block + EMPTY_BLOCK.sub("", text[start:], count=1)
         elif prompt != base and text.startswith(base):
-            # The prompt opens a block of reasoning, and the template writes no reasoning into the answer:
-            # DeepSeek's takes it out, Nemotron's writes `<think></think>` where there is none.
+            # The prompt opens a reasoning block, and the template writes no reasoning into the answer:
+            # DeepSeek's removes it, Nemotron's writes `<think></think>` if there is none.
             rest = text[len(base) :]
             blank = EMPTY_BLOCK.match(rest)
             text, start = prompt + reasoning + closes + (rest[blank.end() :] if blank else rest), len(prompt)
             if not reasoning and "inline" not in message:
                 remarks.append(NO_REASONING)
         elif self.dialect.closed and reasoning and prompt.endswith(self.dialect.closed):
-            # The prompt asks for an answer without reasoning (that of small Qwen3.5), and this one has some.
+            # The prompt is for an answer without reasoning (small Qwen3.5), and this one has some.
             prompt = prompt.removesuffix(self.dialect.closed)
             if not self.keep_reasoning or not text.startswith(prompt):
                 silent = {k: v for k, v in message.items() if k not in ("reasoning_content", "inline")}
@@ -86,7 +85,7 @@ class Writer(ChatWriter):
         return self._finished(prompt, text, message, remarks)
 
     def _finished(self, prompt: str, text: str, message: Message, remarks: list[str]) -> Written:
-        """An answer that follows its prompt, up to its end."""
+        """The answer that follows its prompt, up to its end."""
         reasoning = message.get("reasoning_content", "").strip()
         start = len(prompt)
         if reasoning and LOST_REASONING not in remarks and not _reasons(text, message, start):
@@ -97,7 +96,7 @@ class Writer(ChatWriter):
         return Written(prompt, text, start, end, ending.mark.strip(), tuple(remarks))
 
     def ends(self) -> tuple[str, ...]:
-        """The tokens that answers end with, those of them that are single tokens of the tokenizer."""
+        """The end marks of answers that are single tokens of the tokenizer."""
         found = []
         own = {*self.tokenizer.added_tokens_decoder, self.tokenizer.eos_token_id}
         for ending in (self.dialect.ending, self.dialect.ending_of_calls):
@@ -107,8 +106,8 @@ class Writer(ChatWriter):
         return tuple(dict.fromkeys(found))
 
     def textual_ends(self) -> tuple[str, ...]:
-        """The marks that answers end with, those of them that are no tokens of the tokenizer: it was given
-        the chat template of another family."""
+        """The end marks of answers that are not tokens of the tokenizer: it has the chat template of another
+        family."""
         ends = (self.dialect.ending, self.dialect.ending_of_calls)
         marks = (ending.mark.strip() for ending in ends)
         known = self.ends()
@@ -117,16 +116,16 @@ class Writer(ChatWriter):
     def _behind_its_prompt(
         self, earlier: Sequence[Message], message: Message, prompt: str, tools: Any, place: str
     ) -> Written:
-        """An answer whose own rendering does not begin with the prompt, since the template writes what comes
-        before it otherwise once it is there: gpt-oss drops the reasoning of calls, Gemma 4 joins turns,
-        Mistral puts the system message before the last question. The prompt is what the model is given, so
-        the answer stands behind it, in the words that the template has for it where there is less before.
-        Raises `DataError` where it has none that continue a prompt."""
+        """An answer whose own rendering does not start with the prompt, since the template writes the
+        earlier messages differently once it is there: gpt-oss drops the reasoning of calls, Gemma 4 joins
+        turns, Mistral puts the system message before the last question. The model is given the prompt, so
+        the answer is placed after it, as the template renders it after fewer earlier messages. Raises
+        `DataError` if no such rendering continues a prompt."""
         for less in _less(earlier):
             try:
                 alone = self.answer(less, message, tools, place)
             except DataError:
-                continue  # it may refuse this, and take the next
+                continue  # it may refuse this one, and accept the next
             moved = len(prompt) - alone.start
             text = prompt + alone.text[alone.start :]
             return replace(alone, prompt=prompt, text=text, start=len(prompt), end=alone.end + moved)
@@ -135,27 +134,27 @@ class Writer(ChatWriter):
         if marked is not None:
             return self._finished(prompt, prompt + text[marked:], message, [])
         raise DataError(
-            f"{place}: what this chat template writes of an answer does not continue its own prompt "
-            "(add_generation_prompt), so what the model has to write is unknown; train on all words "
-            '(data.train_on = "all"), or give another template (model.chat_template).'
+            f"{place}: this chat template's rendering of an answer does not continue its own prompt "
+            "(add_generation_prompt), so the expected output is unknown; train on all text "
+            '(data.train_on = "all"), or set another template (model.chat_template).'
         )
 
     def _prompt(self, earlier: Sequence[Message], text: str, tools: Any, place: str) -> str:
-        """What the template opens an answer with; for one that nothing comes before, which few templates
-        write a prompt for, as far as the answer's own rendering shows it."""
+        """The template's generation prompt. For an answer without earlier messages, for which few templates
+        write one, what the answer's own rendering shows of it."""
         if any(message["role"] not in ("system", "developer") for message in earlier):
             return self.whole(earlier, tools, place, prompt=True)
         try:
             if earlier:
                 return self.whole(earlier, tools, place, prompt=True)
         except DataError:
-            pass  # as Qwen3.5's: there is no question in it yet
+            pass  # like Qwen3.5's: there is no question yet
         opening = self.dialect.prompt.removesuffix(self.dialect.opened)
         at = text.find(opening) if opening else -1
         return text[:at] + self.dialect.prompt if at >= 0 else ""
 
     def _marked(self, messages: Sequence[Message], tools: Any, text: str) -> int | None:
-        """Where the template itself marks the beginning of the last answer, with `{% generation %}`."""
+        """Where the template itself marks the start of the last answer, with `{% generation %}`."""
         template = self.tokenizer.get_chat_template(tools=tools)
         if "endgeneration" not in template:
             return None
@@ -170,7 +169,7 @@ class Writer(ChatWriter):
 
 
 def _reasons(text: str, message: Message, start: int) -> bool:
-    """Whether an answer's reasoning is in what was written of it, beside any that its other words repeat."""
+    """Whether an answer's reasoning is in its rendering, not counting repetitions in its other text."""
     reasoning = message["reasoning_content"].strip()
     content = message["content"].strip()
     repeated = content.count(reasoning) if text.find(content, start) >= 0 else 0
@@ -180,7 +179,7 @@ def _reasons(text: str, message: Message, start: int) -> bool:
 
 
 def _ended(text: str, start: int, ending: Ending) -> tuple[str, int]:
-    """The text with the mark of the answer's end in it, and where that ends."""
+    """The text including the answer's end mark, and the end of that mark."""
     if ending.next:
         return text + ending.mark, len(text) + len(ending.mark)
     if not ending.mark:
@@ -192,8 +191,8 @@ def _ended(text: str, start: int, ending: Ending) -> tuple[str, int]:
 
 
 def _less(earlier: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """Less and less of what comes before an answer: up to the last question, that without system messages,
-    and the question alone."""
+    """Fewer and fewer of the messages before an answer: up to the last question, the same without system
+    messages, and the question only."""
     asked = [number for number, message in enumerate(earlier) if message["role"] == "user"]
     if not asked:
         return

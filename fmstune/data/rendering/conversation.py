@@ -1,7 +1,7 @@
-"""Conversations as a chat template writes them.
+"""Conversations as written by a chat template.
 
-Canonical messages (`reading.messages`) are given to the template in the form that it takes (`dialect`). What
-it has no words for is refused, or comes back as a remark: a clause without the row.
+The template receives canonical messages (`reading.messages`) in the form that it supports (`dialect`). What
+it cannot express is refused, or returned as a remark: a clause without the row.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from fmstune.errors import DataError
 from fmstune.text import first_line
 
 UNKNOWN_FIELD = "the field `{}` of messages is not used: the chat template does not write it"
-_AS_SYSTEM = "a developer's message is given as a system message: the chat template knows no developer"
+_AS_SYSTEM = "a developer's message is passed as a system message: the chat template does not know developers"
 _SYSTEM_JOINED = "a system message is joined to the question after it: the chat template has no place for it"
 _JOINED = {
     "user": "questions in a row are joined: the chat template wants questions and answers in turn",
     "assistant": "answers in a row are joined: the chat template wants questions and answers in turn",
 }
 _TAGGED = "the tags around results of tools are left out: the chat template writes its own"
-_ASKED = "an empty question is put before an assistant who begins: the chat template wants a question first"
+_ASKED = "an empty question is added before an assistant who starts: the chat template needs a question first"
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A conversation as the template can take it, and what had to be changed for that."""
+    """A conversation that fits the template, and what had to be changed for that."""
 
     messages: tuple[Message, ...]
     remarks: tuple[str, ...]
@@ -43,9 +43,9 @@ class Fitted:
 
 @dataclass(frozen=True)
 class ChatWriter:
-    """Writes conversations with the chat template of a tokenizer.
+    """Write conversations with a tokenizer's chat template.
 
-    `keep_reasoning` writes reasoning that the template leaves out as its family does; `strict` refuses
+    `keep_reasoning` writes reasoning that the template leaves out, as its family does; `strict` refuses
     conversations that would have to be changed to fit.
     """
 
@@ -55,7 +55,7 @@ class ChatWriter:
 
     @functools.cached_property
     def dialect(self) -> Dialect:
-        """What the template has words for; asked at the first conversation."""
+        """What the template supports; determined at the first conversation."""
         return ask(self.tokenizer)
 
     @functools.cached_property
@@ -65,7 +65,7 @@ class ChatWriter:
 
     @functools.cached_property
     def tool_words(self) -> ToolWords:
-        """What of tools it does not write."""
+        """What it does not write of tools."""
 
         def write(tool: Any) -> str:
             return self.whole([{"role": "user", "content": "q"}], tool and [tool], "", prompt=True)
@@ -73,7 +73,7 @@ class ChatWriter:
         return ToolWords(write)
 
     def fitted(self, messages: Sequence[Message], tools: Any, place: str) -> Fitted:
-        """The conversation with its roles as the template knows them. Raises `DataError`, if `strict`."""
+        """The conversation with roles that the template knows. Raises `DataError`, if `strict`."""
         dialect = self.dialect
         made, remarks = list(messages), []
         if not dialect.developer and any(message["role"] == "developer" for message in made):
@@ -104,8 +104,9 @@ class ChatWriter:
         return Fitted(tuple(made), tuple(remarks))
 
     def _not_written(self, messages: Sequence[Message], tools: Any, place: str) -> list[str]:
-        """The fields of messages, beyond those that all templates know, that make no difference to what the
-        template writes. One whose name it does not have, as `x.name` or in quotation marks, makes none."""
+        """The fields of messages, other than those that all templates know, that do not affect what the
+        template writes. A field whose name it does not contain, as `x.name` or in quotation marks, cannot
+        affect it."""
         own = [
             {*message.get("extra", ()), *({"name"} & message.keys() if message["role"] != "tool" else ())}
             for message in messages
@@ -121,14 +122,14 @@ class ChatWriter:
                     whole = whole or self.whole(messages, tools, place)
                     same = self.whole(without, tools, place) == whole
                 except DataError:
-                    break  # the field is needed, or the conversation is refused when it is written
+                    break  # the field is needed, or the conversation is refused when rendered
                 if same:
                     found.append(name)
                     break
         return found
 
     def require_words(self, messages: Sequence[Message], tools: Any, place: str) -> None:
-        """Raises `DataError` for tools, calls and results that the template has no words for."""
+        """Raise `DataError` for tools, calls and results that the template does not support."""
         dialect = self.dialect
         calls = any(message.get("tool_calls") for message in messages)
         results = any(message["role"] == "tool" for message in messages)
@@ -139,13 +140,13 @@ class ChatWriter:
         ):
             if there and not known:
                 raise DataError(
-                    f"{place}: the model's chat template has no words for {what}; give one that has: "
+                    f"{place}: the model's chat template does not support {what}; set one that does: "
                     "model.chat_template = chatml, or a Jinja file."
                 )
         self._require_calls(messages, tools, place)
 
     def _require_calls(self, messages: Sequence[Message], tools: Any, place: str) -> None:
-        """Raises `DataError` where the template leaves out a call of several: it writes the same without it.
+        """Raise `DataError` if the template drops one of several calls: it then writes the same without it.
         Names and arguments do not show it, as calls of one function have them in common."""
         by_id = self.dialect.calls is not None and self.dialect.calls.by_id
         for number, message in enumerate(messages):
@@ -166,18 +167,18 @@ class ChatWriter:
                 try:
                     without = self.whole([*messages[:number], message | {"tool_calls": fewer}], tools, place)
                 except DataError:
-                    continue  # it minds the call's absence, so it does not leave it out
+                    continue  # it refuses without the call, so it does not drop it
                 if without == text:
                     raise DataError(
                         f"{place}: the model's chat template leaves out call {left_out + 1} of the "
-                        f"{len(calls)} that one message makes; make each call in a message of its own, or "
-                        "give another template (model.chat_template)."
+                        f"{len(calls)} that one message makes; put each call into its own message, or "
+                        "set another template (model.chat_template)."
                     )
 
     def whole(self, messages: Sequence[Message], tools: Any, place: str, *, prompt: bool = False) -> str:
-        """A fitted conversation as the template writes it; `prompt` lets it open the answer that follows.
+        """A fitted conversation as rendered by the template; `prompt` adds the generation prompt.
 
-        Raises `DataError` with what the template has against it.
+        Raises `DataError` with the template's objection.
         """
         known = self._turns.turn(messages, prompt=prompt) if not tools else None
         if known is not None:
@@ -186,16 +187,16 @@ class ChatWriter:
         given = [self.given(message, history=number < history) for number, message in enumerate(messages)]
         try:
             return self._rendered(given, prompt, tools)
-        except Exception as error:  # a template may raise what it wants, as those that insist on an order do
+        except Exception as error:  # a template may raise anything, like those that insist on an order
             reason = first_line(error)
             raise DataError(
                 f"{place}: the model's chat template refuses this conversation: {reason}"
             ) from None
 
     def begin(self, messages: Sequence[Message], tools: Any) -> None:
-        """Render a fitted conversation once, for all the turns of it that are asked for next, if the template
+        """Render a fitted conversation once, for all of its turns that are requested next, if the template
         allows that."""
-        # An answer with reasoning in its text is given in another form where it is the last.
+        # An answer with reasoning in its text is passed in another form if it is the last.
         if not tools and not any("inline" in message for message in messages):
             self._turns.begin(messages, [self.given(message) for message in messages])
 
@@ -210,8 +211,8 @@ class ChatWriter:
         return str(text)
 
     def given(self, message: Message, *, history: bool = False) -> Given:
-        """A canonical message in the form that the template takes. An answer in the history is given as it
-        was written, which R1's template cuts at `</think>`, with the blank lines after that."""
+        """A canonical message in the form that the template supports. An answer in the history is passed as
+        written, which R1's template cuts at `</think>`, with the blank lines after it."""
         dialect = self.dialect
         given: Given = {"role": message["role"], "content": message["content"]}
         calls = message.get("tool_calls")
@@ -226,7 +227,7 @@ class ChatWriter:
             ):
                 given["content"] = message["inline"]
         elif "inline" in message and dialect.blank and not dialect.opened and not self._in_other_words():
-            given["content"] = message["inline"]  # an empty block, which many data have for answers without
+            given["content"] = message["inline"]  # an empty block, common in answers without any
         if calls and dialect.calls is not None:
             given["tool_calls"] = [_call(call, as_text=dialect.calls.text) for call in calls]
             if not given["content"] and dialect.calls.content != "empty":
@@ -240,13 +241,13 @@ class ChatWriter:
         return str(self.tokenizer.chat_template)
 
     def _in_other_words(self) -> bool:
-        """Whether reasoning is kept, and this family writes it in other words than <think> and </think>."""
+        """Whether reasoning is kept, and this family uses other tags than <think> and </think>."""
         return self.keep_reasoning and not self.dialect.thinking[0].startswith("<think>")
 
 
 def _without_tags(messages: Sequence[Message], opens: str, closes: str) -> tuple[list[Message], bool]:
-    """The messages with the results of tools that stand between these tags, as in Hermes's data, each as a
-    message of its own without them; and whether there are any."""
+    """The messages with each tool result between these tags, as in Hermes's data, as its own message without
+    the tags; and whether there are any."""
     made: list[Message] = []
     tagged = False
     for message in messages:
@@ -257,7 +258,7 @@ def _without_tags(messages: Sequence[Message], opens: str, closes: str) -> tuple
 
 
 def _between(text: str, opens: str, closes: str) -> list[str]:
-    """What stands between the tags, where the text is nothing else."""
+    """The texts between the tags, if there is nothing outside of them."""
     found: list[str] = []
     rest = text.strip()
     while rest:
@@ -289,8 +290,8 @@ def _first_speaker(messages: Sequence[Message]) -> str | None:
 
 
 def _system_joined(messages: Sequence[Message]) -> list[Message]:
-    """The messages with each system message before the words of the question after it, as Gemma's authors do;
-    what no question follows is a question of its own."""
+    """The messages with each system message prepended to the following question, as Gemma's authors do; one
+    without a following question becomes a question itself."""
     made: list[Message] = []
     waiting: list[str] = []
     for message in messages:
@@ -307,7 +308,7 @@ def _system_joined(messages: Sequence[Message]) -> list[Message]:
 
 
 def _neighbours_joined(messages: Sequence[Message], place: str) -> tuple[list[Message], list[str]]:
-    """The messages with questions and answers in turn, and the roles of which some were joined."""
+    """The messages with alternating questions and answers, and the roles whose messages were joined."""
     made: list[Message] = []
     joined = []
     for message in messages:
@@ -330,7 +331,7 @@ def _neighbours_joined(messages: Sequence[Message], place: str) -> tuple[list[Me
 
 
 def _one(first: Message, second: Message) -> Message:
-    """Two messages as one: their texts, one after the other, and all of their calls."""
+    """Merge two messages: their texts concatenated, and all of their calls."""
     made = first | second
     for key in ("content", "reasoning_content"):
         texts = [each[key] for each in (first, second) if each.get(key)]
@@ -342,7 +343,7 @@ def _one(first: Message, second: Message) -> Message:
     extra = first.get("extra", {}) | second.get("extra", {})
     if extra:
         made["extra"] = extra
-    # The inline form is the whole of one content; of both, it begins with the reasoning of both.
+    # The inline form is the whole of one content; for both, it starts with the reasoning of both.
     if made.pop("inline", None) is not None:
         made["inline"] = f"<think>\n{made['reasoning_content']}\n</think>\n\n{made['content']}"
     return made

@@ -1,9 +1,8 @@
-"""What a chat template has words for, and in which form it takes them: found by asking it once.
+"""What a chat template supports, and in which form: found by probing it once.
 
-Templates differ in what they do with a system message, a call's arguments, an answer's reasoning, and in
-where an answer ends; what they have no words for, most of them drop without an error. So each is given small
-conversations of known words, and what it writes of them says how it has to be spoken to. Nothing here knows a
-template by its name.
+Templates differ in how they treat a system message, a call's arguments, an answer's reasoning, and in where
+an answer ends; most of them silently drop what they do not support. So each one renders small conversations
+of known words, and the output shows which form it needs. Nothing here knows a template by name.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _NEXT, _TOOL, _KEY, _VALUE, _RESULT = "qznext", "qztool", "qzkey", "qzvalue", "q
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _ABSENT = object()
 _MARK = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,30}\]")
-"""What reads like a special token, also where the tokenizer at hand has none of that name."""
+"""Text that looks like a special token, even if the loaded tokenizer has none of that name."""
 
 BLANK = "<think>\n\n</think>\n\n"
 EMPTY_BLOCK = re.compile(r"<think>\s*</think>\s*")
@@ -37,14 +36,14 @@ THINKING = (
     ("[THINK]", "[THINK]", "[/THINK]"),
     ("<seed:think>", "<seed:think>", "</seed:think>"),
 )
-"""How families write reasoning: what their templates mention of it, what opens it, and what closes it."""
+"""How families write reasoning: the name that their templates mention, the opening and the closing tag."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Where an answer ends. `mark` is what the model has to write to end it, `after` what the template writes
-    behind that at the end of a conversation. `next` says that the mark is the beginning of the next turn, and
-    so is missing at the end of a conversation (GLM-4's `<|user|>`)."""
+    """Where an answer ends. `mark` is what the model must generate to end it, `after` what the template
+    writes after that at the end of a conversation. `next`: the mark is the start of the next turn, and so
+    is missing at the end of a conversation (GLM-4's `<|user|>`)."""
 
     mark: str = ""
     after: str = ""
@@ -53,52 +52,52 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class CallForm:
-    """How a call of a tool has to be given: its arguments as a text or as an object, and the content of a
-    message that has none as "", as None, or not at all."""
+    """How to pass a tool call: its arguments as text or as an object, and the content of a message without
+    any as "", as None, or not at all."""
 
     text: bool
     content: Literal["empty", "none", "absent"]
     by_id: bool = False
-    """Whether the function is named by the call's id alone."""
+    """Whether only the call's id names the function."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What a chat template has words for."""
+    """What a chat template supports."""
 
     parts: bool
     """Whether contents are lists of parts."""
     system: bool
     developer: bool
     alternates: bool
-    """Whether questions and answers have to take turns."""
+    """Whether questions and answers must alternate."""
     asked_first: bool
     asked_first_with_tools: bool
-    """Whether a question has to come first; some write tools into the first message (Llama 3.1)."""
+    """Whether a question must come first; some templates write tools into the first message (Llama 3.1)."""
     tools: bool
     calls: CallForm | None
     results: bool
     around_results: tuple[str, str] | None
-    """The tags that a result is written between, as `<tool_response>` and `</tool_response>`."""
+    """The tags around a result, like `<tool_response>` and `</tool_response>`."""
     reasoning: str | None
-    """The field in which the reasoning of an answer is given, if any is written."""
+    """The field for an answer's reasoning, if the template writes any."""
     reasoning_of_calls: str | None
     ending: Ending
     ending_of_calls: Ending
     prompt: str
-    """What it opens an answer with (`add_generation_prompt`)."""
+    """The generation prompt (`add_generation_prompt`)."""
     opened: str
-    """The part of it that opens a block of reasoning."""
+    """The part of it that opens a reasoning block."""
     closed: str
-    """The part of it that is an empty block of reasoning: a prompt for answers without any."""
+    """The part of it that is an empty reasoning block: a prompt for answers without reasoning."""
     thinking: tuple[str, str]
-    """What a block of reasoning is opened and closed with."""
+    """The tags that open and close a reasoning block."""
     blank: bool
-    """Whether an empty block before the words of an answer is written as it is."""
+    """Whether an empty block before an answer's text is written unchanged."""
 
 
 class _Probe:
-    """Asks a template; what it refuses is None."""
+    """Probe a template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -107,25 +106,25 @@ class _Probe:
     def write(
         self, messages: Sequence[Given], *, tools: list[Given] | None = None, prompt: bool = False
     ) -> str:
-        """The rendering, or "" for a conversation that is refused."""
+        """The rendering, or "" if the conversation is refused."""
         given = [as_parts(message) for message in messages] if self.parts else list(messages)
         try:
             text = self._tokenizer.apply_chat_template(
                 given, tools=tools, tokenize=False, add_generation_prompt=prompt
             )
-        except Exception:  # a template raises what it likes, and that it does is what is asked
+        except Exception:  # a template may raise anything, and whether it does is the question
             return ""
         return str(text)
 
 
 def as_parts(message: Given) -> Given:
-    """The message with its content as a list of one part, as templates of models that see images want it."""
+    """The message with its content as a list of one part, as templates of vision models need it."""
     content = message.get("content")
     return message | {"content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
 
 
 def ask(tokenizer: PreTrainedTokenizerBase) -> Dialect:
-    """The dialect of a tokenizer's chat template, at the cost of some thirty renderings."""
+    """Determine the dialect of a tokenizer's chat template, with about thirty renderings."""
     probe = _Probe(tokenizer)
     user, answer = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}
     asked = {"role": "user", "content": _NEXT}
@@ -137,7 +136,7 @@ def ask(tokenizer: PreTrainedTokenizerBase) -> Dialect:
     called = _called(calls) if calls else None
     opening = probe.write([user], prompt=True)
     shared = probe.write([user])
-    if not opening.startswith(shared):  # Phi-3's closes whatever is no prompt with the end of text
+    if not opening.startswith(shared):  # Phi-3's ends everything but prompts with the end of text
         shared = shared.removesuffix(str(tokenizer.eos_token))
     prompt = opening[len(shared) :] if opening.startswith(shared) else ""
     key = _reasoning_key(probe, [user], answer)
@@ -189,15 +188,15 @@ _OUTCOME: Given = {"role": "tool", "name": _TOOL, "tool_call_id": _CALL_ID, "con
 
 
 def _has_place(probe: _Probe, message: Given, user: Given, answer: Given) -> bool:
-    """Whether the words of a message that comes first are written: some templates put them before the last
-    question, and only where that is the last message (Mistral 7B v0.3)."""
+    """Whether the text of a first message is written: some templates put it before the last question, and
+    only if that is the last message (Mistral 7B v0.3)."""
     return SYSTEM in probe.write([message, user, answer]) or SYSTEM in probe.write(
         [message, user], prompt=True
     )
 
 
 def _needs_question(probe: _Probe, answer: Given, prompt: str, tools: list[Given] | None) -> bool:
-    """Whether an answer that nothing comes before is refused, or written as something else."""
+    """Whether an answer without earlier messages is refused, or written differently."""
     text = probe.write([answer], tools=tools)
     return ANSWER not in text or prompt.strip() not in text
 
@@ -212,7 +211,7 @@ def _called(form: CallForm) -> Given:
 
 
 def _calls(probe: _Probe, user: Given) -> tuple[CallForm | None, list[Given] | None]:
-    """The form in which calls are written, and the tools that have to be given with them."""
+    """The form in which calls are written, and the tools that must accompany them."""
     tools = _TOOLS if probe.write([user], tools=_TOOLS) else None
     contents: tuple[Literal["empty", "none", "absent"], ...] = ("empty", "none", "absent")
     for content in contents:
@@ -220,9 +219,9 @@ def _calls(probe: _Probe, user: Given) -> tuple[CallForm | None, list[Given] | N
             form = CallForm(text, content)
             before = probe.write([user], tools=tools)
             found = probe.write([user, _called(form)], tools=tools)[len(before) :]
-            # A text that is encoded once more has escaped quotes, an object that is not encoded Python's.
+            # A text that is encoded twice has escaped quotes, an object that is not encoded has Python's.
             as_meant = rf"\"{_KEY}" not in found and f"'{_KEY}':" not in found and "None" not in found
-            # Kimi K2's writes ids alone, which should hold the names; each row's are checked for that.
+            # Kimi K2's only writes ids, which should contain the names; each row's are checked for that.
             named = _TOOL in found or _CALL_ID in found
             if named and _VALUE in found and as_meant:
                 return replace(form, by_id=_TOOL not in found), tools
@@ -246,7 +245,7 @@ def _thinking(
     answer: Given,
     key: str | None,
 ) -> tuple[tuple[str, str], str]:
-    """How reasoning is opened and closed, and the part of the prompt that opens it."""
+    """The tags that open and close reasoning, and the part of the prompt that opens it."""
     source = str(tokenizer.chat_template)
     _, opens, closes = next((form for form in THINKING if form[0] in source), THINKING[0])
     opened = next((prompt[prompt.rindex(o) :] for o, _, _ in THINKING if prompt.rstrip().endswith(o)), "")
@@ -260,24 +259,25 @@ def _thinking(
 
 def _keeps_blank(probe: _Probe, user: Given, source: str, key: str | None) -> bool:
     if key is not None and THINKING[0][0] not in source:
-        return False  # a family that writes reasoning in other words
+        return False  # a family that writes reasoning with other tags
     text = probe.write([user, {"role": "assistant", "content": BLANK + ANSWER}])
     return BLANK + ANSWER in text and len(EMPTY_BLOCK.findall(text)) == 1
 
 
 def _marks(text: str) -> list[int]:
-    """Where what reads like special tokens ends, in the order of the text."""
+    """The end positions of what looks like special tokens, in order."""
     return [found.end() for found in _MARK.finditer(text)]
 
 
 def _ending(last: str, followed: str, word: str) -> Ending:
-    """The end of an answer, from a conversation that ends with it and one in which a question follows."""
+    """The end of an answer, from a conversation that ends with it and one where a question follows."""
     closing, following = last.partition(word)[2], followed.partition(word)[2]
     ends = _marks(closing)
     common = [end for end in ends if following.startswith(closing[:end])]
     if ends:
-        # What also stands in the middle of a conversation is its own, what follows only at the end is the
-        # text's (Phi-3's end of text); where nothing is in common, the end is the answer's (gpt-oss's).
+        # Text that also occurs in the middle of a conversation belongs to the answer, text that only
+        # follows at the end is the end of text (Phi-3's); if nothing is in common, the end is the answer's
+        # (gpt-oss).
         end = (common or ends)[-1]
         return Ending(closing[:end], closing[end:])
     if closing.strip():
@@ -286,7 +286,7 @@ def _ending(last: str, followed: str, word: str) -> Ending:
 
 
 def _beginning(following: str) -> Ending:
-    """The mark that the next turn begins with, if it does with one."""
+    """The mark that the next turn starts with, if any."""
     found = _MARK.match(following.lstrip())
     blank = len(following) - len(following.lstrip())
     return Ending(following[:blank] + found[0], "", next=True) if found else Ending()

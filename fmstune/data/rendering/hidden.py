@@ -1,7 +1,7 @@
-"""Words that a chat template leaves out, where the same characters stand elsewhere in the row.
+"""Words that a chat template leaves out although the same characters occur elsewhere in the row.
 
-`words` looks for each text in what was written, which an equal text of another message satisfies. Where
-there are fewer of them than the row has, the message is written once more with a mark in their place.
+`words` searches each text in the rendering, and an equal text of another message satisfies it. If there are
+fewer occurrences than the row has, the message is rendered again with a mark in its place.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from fmstune.data.rows.messages import Message
 from fmstune.errors import DataError
 
 _MARK = "qzvfmsqx"
-"""No word of any language; nothing in it that a template would split, trim or escape."""
+"""Not a word in any language; a template would not split, trim or escape it."""
 
 
 @dataclass(frozen=True)
 class HiddenWords:
-    """Asks what of a fitted conversation is not in its `texts`, at one or two renderings for each message
-    that is in doubt."""
+    """Determine what of a fitted conversation is not in its `texts`, with one or two renderings for each
+    message in doubt."""
 
     writer: ChatWriter
     messages: Sequence[Message]
@@ -33,7 +33,7 @@ class HiddenWords:
     texts: Sequence[str]
 
     def contents(self) -> Iterator[Missing]:
-        """The words of messages that the template leaves out."""
+        """The text of messages that the template leaves out."""
         for number, message in enumerate(self.messages):
             words = message["content"].strip()
             what = kind_of_words(message)
@@ -41,8 +41,8 @@ class HiddenWords:
                 yield what, words
 
     def reasoning(self, numbers: Iterable[int], *, whole: bool = False) -> bool:
-        """Whether the template leaves out the reasoning of one of these answers where it writes what comes
-        before the next one, or with `whole` where it writes the whole conversation."""
+        """Whether the template leaves out the reasoning of one of these answers in what it writes before
+        the next one, or with `whole` in the whole conversation."""
         return any(
             self._is_in_doubt(self.messages[number].get("reasoning_content", "").strip())
             and not self._is_written(number, "reasoning_content", whole=whole)
@@ -50,8 +50,8 @@ class HiddenWords:
         )
 
     def _is_in_doubt(self, words: str) -> bool:
-        """Whether it says little that the texts have the words: they are words of the template too, or there
-        are fewer of them than the row has."""
+        """Whether finding the words in the texts proves little: they are words of the template too, or
+        there are fewer of them than in the row."""
         if not words:
             return False
         there = max((text.count(words) for text in self.texts), default=0)
@@ -59,7 +59,7 @@ class HiddenWords:
 
     @functools.cached_property
     def _row(self) -> str:
-        """All that the row says, each text apart."""
+        """All texts of the row, separated."""
         said: list[str] = [_as_json(self.tools)]
         for message in self.messages:
             said += [message["content"], message.get("reasoning_content", "")]
@@ -67,7 +67,7 @@ class HiddenWords:
         return "\0".join(said)
 
     def _is_written(self, number: int, key: str, *, whole: bool = False) -> bool:
-        """Whether a mark in place of a message's words is written: for the answer that it is or that follows
+        """Whether a mark in place of a message's text is written: in the answer that it is or that follows
         it, or in the whole conversation."""
         mark = _MARK
         while any(mark in text for text in self.texts):
@@ -76,7 +76,7 @@ class HiddenWords:
         marked[number] = _with(self.messages[number], key, mark)
         after = range(number + (key == "reasoning_content"), len(marked))
         answer = next((at for at in after if marked[at]["role"] == "assistant"), len(marked) - 1)
-        # A prompt is what the model is given; what comes before its answer may be written otherwise.
+        # The model is given a prompt; what precedes its answer may be written differently.
         asks = [] if answer == number or whole else [(answer, True)]
         refused = False
         for end, prompt in [*asks, *([] if whole else [(answer + 1, False)]), (len(marked), False)]:
@@ -84,7 +84,7 @@ class HiddenWords:
                 if mark in self.writer.whole(marked[:end], self.tools, self.place, prompt=prompt):
                     return True
             except DataError:
-                refused = True  # it minds the mark, or wants more of the conversation: nothing is known
+                refused = True  # it refuses the mark, or needs more of the conversation: unknown
         return refused
 
 

@@ -1,8 +1,8 @@
-"""From a row to what the model sees: texts, and which characters of them are trained.
+"""From a row to what the model sees: texts, and which of their characters are trained.
 
-Each answer is learnt after exactly the text that the model will be given for it. A template that writes a
-conversation's history in other words than its end (without the reasoning, say) makes several texts of a
-conversation: one for each run of answers that agree.
+Each answer is learnt after exactly the text that the model will be given for it. If a template writes a
+conversation's history differently from its end (without the reasoning, say), a conversation becomes several
+texts: one for each run of answers that agree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from fmstune.errors import DataError
 from fmstune.secrets.redaction import beginning
 
 EMPTY_ANSWER = "an empty answer is not trained"
-NOT_AN_ANSWER = "a message that is no answer has a weight; it is not trained (data.train_on = all trains all)"
+NOT_AN_ANSWER = (
+    "a message that is not an answer has a weight; it is not trained (data.train_on = all trains all)"
+)
 AFTER_LAST = "messages after the last answer are not used: nothing answers them"
 ONLY_LAST = "answers before the last one are not trained: data.history = last"
 NOT_FOUND = (
@@ -42,7 +44,7 @@ NOT_READ = (
 NO_WEIGHT = "a row whose weight is 0, as that of all its answers, is not trained"
 NO_WORDS = "{} are not in what the chat template writes"
 _NEEDED = ("tools", "calls of tools", "results of tools")
-"""What a conversation makes no sense without."""
+"""Without these, a conversation makes no sense."""
 _SHOWN = 40
 
 
@@ -57,8 +59,8 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A text that is trained on. `special` says whether the tokenizer still has to add its own special tokens
-    (a template has written them already)."""
+    """A text to train on. `special`: whether the tokenizer still has to add its own special tokens (a
+    template has already written them)."""
 
     text: str
     spans: tuple[Span, ...]
@@ -67,8 +69,8 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """What became of a row: its texts, one or, of a conversation that was split, several; and remarks on what
-    of it is not learnt or was changed, each a clause without the row."""
+    """The result for a row: its texts, one or, for a split conversation, several; and remarks on what is not
+    learnt or was changed, each a clause without the row."""
 
     parts: tuple[Rendered, ...]
     remarks: tuple[str, ...] = ()
@@ -76,9 +78,9 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Renderer:
-    """Renders rows of any shape. `history` is one of `split`, `last` and `template` (see `DataConfig`).
+    """Render rows of any shape. `history` is one of `split`, `last` and `template` (see `DataConfig`).
 
-    `unweighted` is the setting under which the loss obeys no weights but 0 and 1, if there is one.
+    `unweighted` is the setting under which the loss only supports the weights 0 and 1, if there is one.
     """
 
     writer: Writer
@@ -87,7 +89,7 @@ class Renderer:
     unweighted: str = ""
 
     def render(self, row: Row, shape: Shape, place: str) -> Rendering:
-        """The texts of a row and their trained characters. Raises `DataError` that names the row's place."""
+        """The texts of a row and their trained characters. Raises `DataError` with the row's location."""
         rendering = self._render(row, shape, place)
         for part in rendering.parts:
             require_whole_characters(part.text, place)
@@ -119,7 +121,7 @@ class Renderer:
         made = self._everything(conversation) if everything else self._answers(conversation)
         texts = [part.text for part in made.parts]
         numbers = conversation.trained
-        # What follows the last answer that is learnt is not asked for.
+        # Messages after the last learnt answer are not checked.
         until = fitted.messages[: numbers[-1] + 1] if numbers and not everything else fitted.messages
         lost: list[str] = []
         if texts and not plainly_written(until, tools, texts, self.writer.own_words):
@@ -129,8 +131,8 @@ class Renderer:
     def _lost(
         self, conversation: _Conversation, until: Sequence[Message], made: Rendering, *, everything: bool
     ) -> Iterator[str]:
-        """What of the messages up to the last one that is learnt is not written. Raises `DataError` for what
-        the conversation needs."""
+        """What is not written of the messages up to the last learnt one. Raises `DataError` for what the
+        conversation needs."""
         tools, place, numbers = conversation.tools, conversation.place, conversation.trained
         texts = [part.text for part in made.parts]
         hidden = HiddenWords(self.writer, until, tools, place, texts)
@@ -138,13 +140,13 @@ class Renderer:
             if what in _NEEDED:
                 raise DataError(
                     f"{place}: the model's chat template leaves out {what} of this conversation "
-                    f"({_short(words)}); give another one (model.chat_template), or take the row out."
+                    f"({_short(words)}); set another one (model.chat_template), or remove the row."
                 )
             yield NO_WORDS.format(what)
         if LOST_REASONING not in made.remarks:
             speakers = [at for at, message in enumerate(until) if message["role"] == "assistant"]
             learnt = speakers if everything else numbers[-1:] if self.history == "last" else numbers
-            # Of answers with a text of their own it is known already.
+            # For answers with their own text this is already known.
             whole = speakers if everything else learnt[:-1] if self.history == "template" else []
             before = list(conversation.given_before())
             if missing_reasoning((until[at] for at in learnt), texts) or hidden.reasoning(whole, whole=True):
@@ -153,12 +155,12 @@ class Renderer:
                 yield NOT_READ
 
     def require_weights(self, weights: Iterable[float], place: str) -> None:
-        """Raises `DataError` for weights that the loss does not obey."""
+        """Raise `DataError` for weights that the loss does not support."""
         for weight in weights:
             if self.unweighted and weight not in (0, 1):
                 raise DataError(
-                    f"{place}: it has the weight {weight:g}, and the loss of {self.unweighted} obeys 0 and 1 "
-                    "alone; leave that setting out, or give one of these."
+                    f"{place}: it has the weight {weight:g}, but the loss of {self.unweighted} only supports "
+                    "0 and 1; remove that setting, or use one of these."
                 )
 
     def _everything(self, conversation: _Conversation) -> Rendering:
@@ -180,7 +182,7 @@ class Renderer:
         return Rendering((Rendered(text, kept, special=False),))
 
     def _place_of(self, conversation: _Conversation, number: int, text: str) -> tuple[int, int]:
-        """Where a message stands in the text of the whole conversation. Raises `DataError`."""
+        """The position of a message in the text of the whole conversation. Raises `DataError`."""
         messages, place = conversation.messages, conversation.place
         who = "an answer" if messages[number]["role"] == "assistant" else "a message"
         if messages[number]["role"] == "assistant":
@@ -193,15 +195,15 @@ class Renderer:
                     before = self.writer.whole(messages[:number], conversation.tools, place)
                 found = self.writer.whole(messages[: number + 1], conversation.tools, place)
             except DataError:
-                pass  # a template that wants more of a conversation; then its place is not known
-            # What is before it may be written otherwise at the end; its own words are the last there are.
+                pass  # a template that needs more of a conversation; then the position is unknown
+            # The text before it may be written differently at the end; its own text is the last.
             start = (
                 len(before) if found.startswith(before) else found.rfind(messages[number]["content"].strip())
             )
             end = len(found)
         if start < 0 or not found or not text.startswith(found):
             raise DataError(
-                f"{place}: {who} has a weight of its own, and cannot be separated from the rest of the "
+                f"{place}: {who} has its own weight, but cannot be separated from the rest of the "
                 "conversation as this chat template writes it; use data.train_on = responses."
             )
         return start, end
@@ -233,7 +235,7 @@ class Renderer:
 
 @dataclass(frozen=True)
 class _Conversation:
-    """A conversation that fits the template, with what the row says of its part in the loss."""
+    """A conversation that fits the template, with the row's weights and settings for the loss."""
 
     messages: tuple[Message, ...]
     tools: Any
@@ -253,7 +255,7 @@ class _Conversation:
         ]
 
     def given_before(self) -> Iterator[int]:
-        """The numbers of the answers that are not learnt, and that those that are have before them."""
+        """The numbers of the answers that are not learnt but precede learnt ones."""
         for number in range(max(self.trained, default=0)):
             message = self.messages[number]
             if message["role"] == "assistant" and not self.weight_of(number):
@@ -275,19 +277,19 @@ class _Conversation:
 
 
 def _weights(row: Row, shape: Shape) -> Iterator[float]:
-    """The weights that a row's messages have."""
+    """The weights of a row's messages."""
     keys = {"messages": ("messages",), "prompt/completion as messages": ("prompt", "completion")}
     for key in keys.get(shape, ()):
         yield from (message["weight"] for message in row[key] if "weight" in message)
 
 
 def _context(prompt: Sequence[Message]) -> list[Message]:
-    """The messages of a prompt, whose answers were given and are not learnt, unless a weight says so."""
+    """The messages of a prompt, whose answers are context and are not learnt, unless they have a weight."""
     return [{"weight": 0.0} | message if message["role"] == "assistant" else message for message in prompt]
 
 
 def _merged(written: Sequence[Written], weights: Sequence[float]) -> Iterator[Rendered]:
-    """The texts of answers, one for those that agree: where one continues as another ends."""
+    """The texts of answers, merged where one continues another."""
     text, spans = "", [Span(0, 0)]
     for each, weight in zip(written, weights, strict=True):
         span = Span(each.start, each.end, weight)
@@ -303,13 +305,13 @@ def _merged(written: Sequence[Written], weights: Sequence[float]) -> Iterator[Re
 
 
 def _until_last(text: str, spans: Sequence[Span]) -> Rendered:
-    """A text up to the end of its last answer: nothing is learnt from what follows."""
+    """The text up to the end of its last answer: nothing after it is learnt."""
     return Rendered(text[: spans[-1].end] if spans else text, tuple(spans), special=False)
 
 
 def _in_history(written: Sequence[Written], messages: Sequence[Message]) -> Iterator[tuple[int, int] | None]:
-    """Where the answers stand in the text of the last of them, as its template writes history: each after its
-    own prompt, with its own words, up to its own mark."""
+    """The positions of the answers in the text of the last one, as its template writes history: each after
+    its own prompt, with its own text, up to its own mark."""
     whole = written[-1].text
     for each, message in zip(written, messages, strict=True):
         calls = message.get("tool_calls") or ()
@@ -327,18 +329,18 @@ def _in_history(written: Sequence[Written], messages: Sequence[Message]) -> Iter
 
 
 def require_whole_characters(text: str, place: str) -> None:
-    """Raises `DataError` for a text that was cut in the middle of a character."""
+    """Raise `DataError` for a text that was cut in the middle of a character."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{place}: it holds half a character ({error.object[error.start]!a}), as texts do that were cut "
-            "in the middle of an emoji; take it out."
+            f"{place}: it contains half a character ({error.object[error.start]!a}), like texts that were "
+            "cut in the middle of an emoji; remove it."
         ) from None
 
 
 def with_eos(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text with the token that ends it: what a model is to stop at, it has to have seen."""
+    """The text with the token that ends it: a model can only learn to stop if it sees the token."""
     eos = tokenizer.eos_token
     return text if not eos or text.endswith(eos) else text + eos
 

@@ -1,7 +1,7 @@
-"""What of a tool's schema a chat template does not write, found by leaving each part of it out.
+"""What a chat template does not write of a tool's schema, found by removing each part.
 
-A template that writes the same text without a part has no words for it. Words alone do not show it, as a
-parameter may be called `a`. Most templates write the schema as JSON, and are asked only once.
+If a template writes the same text without a part, it does not express that part. Words do not show it, as a
+parameter may be called `a`. Most templates write the schema as JSON, and need only one rendering.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BLANKS = re.compile(r"\s+")
 _NO_WORDS = (
     "name", "title", "strict", "additionalProperties", "$schema", "$id", "cache_control", "annotations",
 )  # fmt: skip
-"""Fields that are for programs, and `name`, without which a tool is refused."""
+"""Fields for programs, and `name`, without which a tool is refused."""
 _KINDS = {
     "description": DESCRIPTIONS,
     **dict.fromkeys(("enum", "const", "default", "examples", "example"), VALUES),
@@ -37,19 +37,19 @@ _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _MAPS = ("$defs", "definitions", "patternProperties")
 
 Write = Callable[[Any], str]
-"""From a tool, or `None`, to what the template writes of a conversation that has it. Raises `DataError`."""
+"""Renders a conversation with a tool, or without (`None`). Raises `DataError`."""
 Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class ToolWords:
-    """What of each tool is not written, remembered, as most rows have the same tools."""
+    """What is not written of each tool, cached, as most rows have the same tools."""
 
     write: Write
     _known: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def lost(self, tool: Mapping[str, Any]) -> tuple[str, ...]:
-        """Remarks on parts of a tool that are not written, each a clause without the row."""
+        """Remarks on the parts of a tool that are not written, each a clause without the row."""
         key = json.dumps(tool, ensure_ascii=False, default=str)
         if key not in self._known:
             self._known[key] = tuple(self._ask(tool))
@@ -59,7 +59,7 @@ class ToolWords:
         try:
             whole, without = self.write(tool), self.write(None)
         except DataError:
-            return  # it is reported for the conversation itself
+            return  # reported for the conversation itself
         function = tool.get("function")
         if not isinstance(function, Mapping):
             if whole == without:
@@ -74,7 +74,7 @@ class ToolWords:
             try:
                 same = self.write({**tool, "function": _left_out(function, path)}) == whole
             except DataError:
-                continue  # it is needed, so it is written
+                continue  # it is required, so it is written
             if same:
                 found.add(kind)
                 yield NOT_WRITTEN.format(kind)
@@ -85,7 +85,7 @@ def _as_json(value: Any) -> str:
 
 
 def _parts(schema: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Path]]:
-    """The parts of a schema that say something, by the names of their kinds, with what is inside them."""
+    """The meaningful parts of a schema, by the names of their kinds, including nested ones."""
     for key, value in schema.items():
         here = (*path, key)
         if key in _NO_WORDS or not holds(value) or (key == "type" and "properties" in schema):
@@ -97,7 +97,7 @@ def _parts(schema: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Path]]:
                     yield from _parts(inner, (*here, name))
             continue
         if not (key == "parameters" and isinstance(value, Mapping) and value.get("properties")):
-            # Some write the parameters themselves in the place of a schema.
+            # Some have the parameters themselves in place of a schema.
             named = path == ("parameters",) and key not in _MAPS and isinstance(value, Mapping)
             yield NAMES if named else _KINDS.get(key, RULES), here
         if key in _SCHEMAS and isinstance(value, Mapping):
@@ -113,12 +113,12 @@ def _parts(schema: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _left_out(value: Any, path: Path) -> Any:
-    """The value without what is at a path in it."""
+    """The value without the item at a path."""
     first, *rest = path
     if isinstance(value, list):
         assert isinstance(first, int)
         return [*value[:first], _left_out(value[first], tuple(rest)), *value[first + 1 :]]
     if not rest:
-        # Not an empty object, without which a template may leave out more.
+        # Keeps an empty object, without which a template may leave out more.
         return {key: each for key, each in value.items() if key != first} or {_ELSE: value[first]}
     return {**value, first: _left_out(value[first], tuple(rest))}

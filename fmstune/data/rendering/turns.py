@@ -1,11 +1,11 @@
 """A conversation rendered once, and cut after each of its messages.
 
-What comes before an answer is a rendering of its own for every turn, and two for each answer. Most templates
-write one message after another and never look ahead: then every one of these renderings is a beginning of the
-longest. That is not assumed. The template is run with a mark at the end of its loop over the messages, and
-over a list that notices when a message that is not yet due, or the number of messages, is asked for; where
-that happens, or the template is built otherwise, there is no rendering here and each turn is rendered by
-itself. The first conversations are rendered both ways.
+The text before an answer is a separate rendering for every turn, and two for each answer. Most templates
+write one message after another and never look ahead: then each of these renderings is a prefix of the
+longest. This is not assumed. The template runs with a mark at the end of its loop over the messages, and
+over a list that detects access to a message that is not yet due, or to the number of messages. If that
+happens, or the template is built differently, there is no rendering here and each turn is rendered
+separately. The first conversations are rendered both ways.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from fmstune.data.rendering.dialect import Given
 from fmstune.transformers_compat import template_environment
 
 _COMPARED = 8
-"""So many conversations are rendered turn by turn as well."""
+"""The number of conversations that are also rendered turn by turn."""
 _MISSES = 3
-"""After so many conversations without a rendering, and none with one, no more are tried."""
+"""After this many conversations without a rendering, and none with one, no more are tried."""
 _REASONING = frozenset(("reasoning_content", "reasoning", "thinking"))
-"""Fields that transformers gives the template under other names too."""
+"""Fields that transformers also passes to the template under other names."""
 _CHANGING = {"messages", "strftime_now"}
 _MARK = secrets.token_hex(16)
-"""No text of any conversation."""
+"""Not a text of any conversation."""
 
 Render = Callable[[Sequence[Given], bool], str]
 _Cut = tuple[str, list[int | None]]
-"""A text, and where each message ends in it."""
+"""A text, and the end of each message in it."""
 
 
 class Turns:
-    """What a template writes of one conversation after another, up to each message of it. `render` writes one
-    turn by itself, with or without a prompt for the next answer."""
+    """What a template writes of consecutive conversations, up to each of their messages. `render` renders a
+    single turn, with or without a generation prompt."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, render: Render) -> None:
         self._render = render
@@ -55,7 +55,7 @@ class Turns:
         self._ends: list[int | None] = []
 
     def begin(self, messages: Sequence[Any], given: Sequence[Given]) -> None:
-        """Renders a conversation, in the form that the template takes (`given`); `turn` then knows it."""
+        """Render a conversation in the template's form (`given`), for `turn`."""
         self._messages = ()
         if self._template is None or not given or not all(map(_is_plain, given)):
             return
@@ -67,10 +67,10 @@ class Turns:
             return
         self._messages = messages
         self._text, self._ends = found
-        self._tail = self._text[self._ends[-1] :]  # messages end with one that is in the loop
+        self._tail = self._text[self._ends[-1] :]  # the last message is in the loop
 
     def turn(self, messages: Sequence[Any], *, prompt: bool) -> str | None:
-        """The rendering of these messages, where they are the first ones of the conversation at hand."""
+        """The rendering of these messages, if they are the first ones of the current conversation."""
         count = len(messages)
         if not 0 < count <= len(self._messages):
             return None
@@ -80,7 +80,7 @@ class Turns:
         return None if end is None else f"{self._text[:end]}{self._prompt if prompt else self._tail}"
 
     def _agrees(self, found: _Cut, given: Sequence[Given]) -> bool:
-        """Whether it is what the template writes turn by turn, for the first conversations."""
+        """Whether it equals the turn-by-turn rendering, checked for the first conversations."""
         text, ends = found
         if self._prompt is None:
             opened = self._rendered(given, prompt=True)
@@ -97,14 +97,14 @@ class Turns:
                 if end is not None
                 for prompt in (False, True)
             )
-        except Exception:  # a template may refuse a part of a conversation; which, is for who asks for it
+        except Exception:  # a template may refuse a part of a conversation; the caller handles that
             return False
         self._compared += same
         self._template = self._template if same else None
         return same
 
     def _rendered(self, given: Sequence[Given], *, prompt: bool) -> _Cut | None:
-        """The text, and where each message ends in it; `None` where the template looked ahead."""
+        """The text, and the end of each message in it; `None` if the template looked ahead."""
         assert self._template is not None
         seen = _Seen()
         values: dict[str, Any] = {"tools": None, "documents": None, "add_generation_prompt": prompt}
@@ -122,18 +122,18 @@ class Turns:
                     length += len(piece)
         except (
             Exception
-        ):  # it refuses the conversation, or a list of this kind: rendered turn by turn it says so
+        ):  # it refuses the conversation, or this kind of list: the turn-by-turn rendering reports it
             return None
         if seen.ahead or not ends:
             return None
-        # What the template writes before its loop, a system message perhaps, does not end in it.
+        # What the template writes before its loop, perhaps a system message, does not end in it.
         ends = [*[None] * (seen.first or 0), *ends]
         return ("".join(pieces), ends) if len(ends) == len(given) else None
 
 
 class _Seen:
-    """How far a template has read: the message that it writes (`now`), the last one that it has written, and
-    whether it has asked for more."""
+    """How far a template has read: the message that it is writing (`now`), the last one that it has
+    written, and whether it has requested more."""
 
     __slots__ = ("ahead", "done", "first", "now")
 
@@ -143,8 +143,8 @@ class _Seen:
 
 
 class _Watched(Sequence[Given]):
-    """The messages of a conversation, and `seen`, what was asked of them. No list: whatever reads a list past
-    its methods fails here, and is not overlooked."""
+    """The messages of a conversation, and `seen`, the accesses to them. Not a list: code that bypasses a
+    list's methods fails here instead of being overlooked."""
 
     __slots__ = ("_from", "_items", "_seen")
 
@@ -162,7 +162,7 @@ class _Watched(Sequence[Given]):
                 return _Watched(self._items, self._seen, self._from + start)
             self._seen.ahead = True
             return self._items[self._from :][key]
-        # The first message is in every part of the conversation.
+        # The first message is in every prefix of the conversation.
         if key < 0 or self._from + key > max(self._seen.now, 0):
             self._seen.ahead = True
             return self._items[self._from :][key]
@@ -189,18 +189,18 @@ class _Watched(Sequence[Given]):
 
 
 def _is_plain(message: Given) -> bool:
-    """Whether transformers gives the template exactly this message."""
+    """Whether transformers passes exactly this message to the template."""
     for name, value in message.items():
         if type(value) is not str and not (name == "content" and isinstance(value, list)):
             return False
     return _REASONING.isdisjoint(message)
 
 
-# It takes as long as to render a hundred conversations, and a template has several writers.
+# Takes as long as rendering a hundred conversations, and a template has several writers.
 @functools.lru_cache(maxsize=16)
 def _marked(source: str) -> jinja2.Template | None:
-    """The template with a mark at the end of its last loop; `None` where what stands behind that may depend
-    on the conversation, or what stands before it on whether there is a prompt."""
+    """The template with a mark at the end of its last loop; `None` if the text after it may depend on the
+    conversation, or the text before it on whether there is a generation prompt."""
     environment = template_environment(source)
     tree = environment.parse(source)
     loops = [number for number, node in enumerate(tree.body) if isinstance(node, nodes.For)]

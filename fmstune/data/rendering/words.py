@@ -1,7 +1,7 @@
-"""A check by another way: are the words of a row in what the chat template wrote of it?
+"""A check by another way: does the chat template's output contain the words of a row?
 
-What a template does with a conversation is its own affair, and most of them drop what they do not know
-without an error. So each text is looked for in the rendering, as it is or as JSON writes it.
+Templates render a conversation as they like, and most silently drop what they do not know. So each text is
+searched in the rendering, unchanged or as JSON writes it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from fmstune.data.rows.messages import Message
 _BLANKS = re.compile(r"[\s\\]+")
 
 TAGS = "answers that speak of <think> or </think>, as they are,"
-"""Templates split them there, as if reasoning ended: words without blanks would not show it."""
+"""Templates split there, as if reasoning ended: comparing words without blanks would not show it."""
 _PLAIN = {"role", "content", "weight"}
 Missing = tuple[str, str]
-"""What is missing, as `calls of tools`, and its words."""
+"""The kind of missing content, like `calls of tools`, and its words."""
 
 
 def missing_words(messages: Sequence[Message], tools: Any, texts: Sequence[str]) -> Iterator[Missing]:
-    """What of a conversation is in none of the texts. Reasoning is asked for by `missing_reasoning`:
-    templates take it out of what is before an answer."""
+    """The content of a conversation that is in none of the texts. `missing_reasoning` checks reasoning, which
+    templates remove before an answer."""
     yield from _missing(_words(messages, tools), texts)
     blank = any("inline" in each and not each.get("reasoning_content", "").strip() for each in messages)
     if blank and not any(EMPTY_BLOCK.search(text) for text in texts):
@@ -68,7 +68,7 @@ def _missing(asked: Iterable[Missing], texts: Sequence[str]) -> Iterator[Missing
         escaped = json.dumps(words, ensure_ascii=False)[1:-1]
         if any(escaped in text or repr(words)[1:-1] in text for text in texts):  # as Python writes it
             continue
-        # Templates trim, indent and escape as they like: what is left without blanks decides.
+        # Templates trim, indent and escape as they like: only the non-blank characters are compared.
         if not bare:
             bare = [_BLANKS.sub("", text) for text in texts]
         plain = _BLANKS.sub("", words)
@@ -80,7 +80,7 @@ def _missing(asked: Iterable[Missing], texts: Sequence[str]) -> Iterator[Missing
 
 
 def kind_of_words(message: Message) -> str:
-    """What the words of a message are called."""
+    """The name of a message's words in remarks."""
     role = message["role"]
     if role == "assistant" and "think>" in message["content"]:
         return TAGS

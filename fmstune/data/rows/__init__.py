@@ -1,1 +1,1 @@
-"""Rows in a known shape: columns are recognised, and messages brought into one form."""
+"""Rows in a known shape: columns are recognised, and messages converted to one form."""

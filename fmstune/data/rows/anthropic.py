@@ -1,4 +1,4 @@
-"""Anthropic's messages, whose contents hold calls of tools and their results as parts, in OpenAI's form."""
+"""Convert Anthropic's messages, whose contents have tool calls and results as parts, to OpenAI's form."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _CALL, _RESULT = "tool_use", "tool_result"
 
 
 def with_own_results(given: Any, name: str, lost: Lost) -> Iterator[Any]:
-    """A message, whose parts that are results of tools become messages of their own, in their order, before
-    its words: a result follows its call. Fields that are not read go to `lost`."""
+    """A message; its parts that are tool results become separate messages, in order, before its text: a
+    result follows its call. Unread fields go to `lost`."""
     content = given.get("content") if isinstance(given, Mapping) else None
     if not isinstance(content, (list, tuple)) or not any(_is(part, _RESULT) for part in content):
         yield given
@@ -39,7 +39,7 @@ def with_own_results(given: Any, name: str, lost: Lost) -> Iterator[Any]:
 
 
 def calls_in_parts(content: Any, where: str, name: str, lost: Lost) -> tuple[list[Call], Any]:
-    """The calls among the parts of a content, and the content without them. Raises `DataError`."""
+    """The calls among a content's parts, and the content without them. Raises `DataError`."""
     if not isinstance(content, (list, tuple)) or not any(_is(part, _CALL) for part in content):
         return [], content
     first = next(number for number, part in enumerate(content) if _is(part, _CALL))

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: the first ends the run, unless they are to be left out; then they are listed."""
+"""Unusable rows: the first one ends the run, unless they are skipped; then they are listed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _SHOWN = 3
 
 @dataclass
 class BadRows:
-    """What becomes of bad rows. With `skip` they are counted, and listed in `file` if there is one; with
-    `extends` rows that it lists stay, and are not listed again."""
+    """How bad rows are handled. With `skip` they are counted, and listed in `file` if there is one; with
+    `extends`, the rows already listed there stay and are not listed again."""
 
     skip: bool = False
     file: Path | None = None
@@ -25,10 +25,10 @@ class BadRows:
     first: list[str] = field(default_factory=list)
     extends: bool = False
     known: set[str] | None = None
-    """The lines of the file, once it was read."""
+    """The lines of the file, once it has been read."""
 
     def take(self, place: str, error: DataError) -> None:
-        """A row that is bad. Raises the error, unless bad rows are left out."""
+        """Handle a bad row. Raises the error, unless bad rows are skipped."""
         if not self.skip:
             raise error
         self.count += 1
@@ -52,7 +52,7 @@ class BadRows:
             listed.write(f"{line}\n")
 
     def lines(self) -> Iterator[str]:
-        """For people: why the first ones are left out, and how many more there are."""
+        """Readable lines: why the first ones are left out, and how many more there are."""
         yield from self.first
         more = self.count - len(self.first)
         if more > 0:

@@ -1,4 +1,4 @@
-"""Calls of tools, as OpenAI, Anthropic, LangChain and ShareGPT write them, in OpenAI's form."""
+"""Convert tool calls from the forms of OpenAI, Anthropic, LangChain and ShareGPT to OpenAI's."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Call = dict[str, Any]
 _ARGUMENTS = ("arguments", "parameters", "input", "args", "kwargs")
 _TYPES = (None, "function", "function_call", "tool_call", "tool_use")
 _NO_ARGUMENTS = ("index", "caller")
-"""Fields of calls that have no arguments in them, whatever they hold."""
+"""Fields of calls that never contain arguments."""
 
 
 def read_calls(value: Any, where: str, name: str, lost: Lost) -> list[Call]:
-    """The calls that a field called `name` holds: a list, one of them, or either as a JSON text. Fields that
-    are not read go to `lost`. Raises `DataError`."""
+    """The calls in a field called `name`: a list, a single one, or either as JSON text. Unread fields go to
+    `lost`. Raises `DataError`."""
     value = loaded(value, where)
     calls = value if isinstance(value, (list, tuple)) else [value]
     return [_call(loaded(call, where), where, name, lost) for call in calls]
@@ -32,7 +32,7 @@ def _call(given: Any, where: str, name: str, lost: Lost) -> Call:
         function = loaded(outer.get("function"), where)
         inner = Fields(function, f"{name}.function", lost) if isinstance(function, Mapping) else None
     if outer is None or inner is None or not isinstance(inner.given.get("name"), str):
-        raise DataError(f"{where} has a call of a tool, and no JSON with a `name`.")
+        raise DataError(f"{where} has a tool call that is not JSON with a `name`.")
     called = inner.get("name")
     if inner is not outer and outer.given.get("name") == called:
         outer.get("name")
@@ -47,7 +47,7 @@ def _call(given: Any, where: str, name: str, lost: Lost) -> Call:
     if not found and others:
         raise DataError(
             f"{where} has a call of {called!r} without `arguments`, but with `{others[0]}`; if these are its "
-            "arguments, call them `arguments`, else take the field out."
+            "arguments, rename it to `arguments`, else remove the field."
         )
     for each in (inner, outer):
         each.lose_rest()
@@ -59,7 +59,7 @@ def _call(given: Any, where: str, name: str, lost: Lost) -> Call:
 
 
 def _read_arguments(value: Any, where: str) -> Any:
-    """An object, where they are one or the text of one, however often encoded; any other text as it is."""
+    """An object, if they are one or the text of one, however often encoded; any other text unchanged."""
     found = value
     while isinstance(found, str):
         if (again := loaded(found, where)) is found:

@@ -1,4 +1,4 @@
-"""What a message says: its text, and the reasoning before it, each in any form that people publish."""
+"""The contents of a message: its text, and the reasoning before it, in any published form."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _MEDIA = (
 
 
 def read_content(value: Any, role: str, where: str, name: str, lost: Lost) -> tuple[str, str]:
-    """A message's text, and the reasoning that its parts hold. A tool's result is data of any kind: what is
-    neither a text nor parts of text becomes JSON. Raises `DataError`."""
+    """A message's text, and the reasoning in its parts. A tool's result is data of any kind: anything but a
+    text or parts of text becomes JSON. Raises `DataError`."""
     if value is None or isinstance(value, str):
         return value or "", ""
     if isinstance(value, (list, tuple)):
@@ -44,7 +44,7 @@ def read_content(value: Any, role: str, where: str, name: str, lost: Lost) -> tu
 
 
 def _is_result_part(part: Any) -> bool:
-    """Whether an item of a tool's result is a part of a content, or a medium, and no datum."""
+    """Whether an item of a tool's result is a content part or media, and not data."""
     if not isinstance(part, Mapping):
         return False
     kind = part.get("type")
@@ -62,8 +62,8 @@ def _joined(parts: Any, where: str, name: str, lost: Lost) -> tuple[str, str]:
         text = fields.get("text")
         if kind not in _TEXTS or not isinstance(text, str):
             raise DataError(
-                f"{where} has a part of the type {kind!r}; fmstune trains on text alone, so take such rows "
-                "out, or leave them out with --skip-bad-rows."
+                f"{where} has a part of the type {kind!r}; fmstune only trains on text, so remove such rows, "
+                "or skip them with --skip-bad-rows."
             )
         texts.append(text)
         fields.lose_rest()
@@ -71,7 +71,7 @@ def _joined(parts: Any, where: str, name: str, lost: Lost) -> tuple[str, str]:
 
 
 def _thought_of(value: Any, name: str, lost: Lost) -> str | None:
-    """The text of reasoning: a text, an object with one, or a list of such. `None` for what holds none."""
+    """The text of reasoning: a text, an object with one, or a list of such. `None` if it has none."""
     if isinstance(value, str):
         return value
     if isinstance(value, (list, tuple)):
@@ -91,8 +91,8 @@ def _thought_of(value: Any, name: str, lost: Lost) -> str | None:
 def read_reasoning(
     fields: Fields, role: str, content: str, thought: str, where: str, lost: Lost
 ) -> dict[str, Any]:
-    """The reasoning of a message: of its fields, of its parts (`thought`), or of its text. Raises `DataError`
-    for several that differ."""
+    """The reasoning of a message: from its fields, its parts (`thought`), or its text. Raises `DataError` for
+    several that differ."""
     found = {"a part of its `content`": thought} if thought.strip() else {}
     for key in REASONING:
         if not holds(fields.given.get(key)):
@@ -105,7 +105,7 @@ def read_reasoning(
             fields.get(key)
             found[f"`{key}`"] = text
     if len({text.strip() for text in found.values()}) > 1:
-        raise DataError(f"{where} has reasoning in {' and in '.join(found)}, and they differ; take one out.")
+        raise DataError(f"{where} has reasoning in {' and in '.join(found)}, and they differ; remove one.")
     thought = next(iter(found.values()), "")
     if role != "assistant":
         if thought:
@@ -118,9 +118,9 @@ def read_reasoning(
     if written and written != thought.strip():
         raise DataError(
             f"{where} has reasoning in {next(iter(found))} and, between <think> and </think>, in its text, "
-            "and they differ; take one out."
+            "and they differ; remove one."
         )
-    # Once: the text is what follows the block, which may be an empty one.
+    # Once: the text follows the block, which may be empty.
     once = {"content": inline["content"], "reasoning_content": thought}
     return once | ({"inline": content} if written else {})
 
@@ -131,15 +131,15 @@ def _inline(content: str) -> dict[str, Any]:
     before, _, after = content.partition(_CLOSE)
     opening, opened, thought = before.rpartition(_OPEN)
     if opening.strip() or (not opened and not before.strip()):
-        return {}  # a text about reasoning, not an answer that begins with it
+        return {}  # a text about reasoning, not an answer that starts with it
     if not opened and _is_mentioned(before, after):
         return {}
     return {"content": after.lstrip("\n"), "reasoning_content": thought.strip("\n"), "inline": content}
 
 
 def _is_mentioned(before: str, after: str) -> bool:
-    """Whether a text speaks of the tag between these words, and does not end its reasoning with it: models
-    whose prompt opens the block write it in a line of its own, or without a blank."""
+    """Whether a text mentions the tag between these words instead of ending its reasoning with it: models
+    whose prompt opens the block write it on its own line, or without a blank."""
     if before.endswith("\n") or after.startswith("\n"):
         return False
     return before[-1:] in " `\"'(" or (bool(after) and after[0] in " `\"'),.;:")

@@ -1,4 +1,4 @@
-"""What rows of conversations have around their messages."""
+"""What rows of conversations have besides their messages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
 
 BESIDE_CHATS = (*SYSTEMS, "tools", "functions")
-"""Columns that are read beside those of any conversation."""
+"""Columns that are read in addition to those of any conversation."""
 
 
 def with_tools(row: Row, place: str, unused: Unused) -> dict[str, Any]:
-    """The tools of a row's conversation, if it has any; OpenAI's older files have `functions`. `functions`
-    beside `tools` that are others are counted as not used.
+    """The tools of a row's conversation, if any; OpenAI's older files have `functions`. `functions` that
+    differ from `tools` are counted as not used.
 
     Raises `DataError`.
     """
@@ -44,7 +44,7 @@ def with_system(messages: list[Message], row: Row, place: str, unused: Unused) -
 
 
 def require_answer(messages: list[Message], place: str, key: str) -> None:
-    """Raises `DataError` when no message is the assistant's."""
+    """Raise `DataError` if no message is the assistant's."""
     if not any(message["role"] == "assistant" for message in messages):
         raise DataError(
             f"{place}: no message of `{key}` is the assistant's; there is nothing to learn from it."

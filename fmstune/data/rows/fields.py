@@ -1,5 +1,5 @@
-"""The fields of objects inside a row (messages, calls, parts). It is noted which of them were read, so that
-nobody has to remember to name the others."""
+"""The fields of objects inside a row (messages, calls, parts). Each read is recorded, so that the unread ones
+are reported without extra code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fmstune.data.rows.unused import Unused
 
 @dataclass
 class Lost:
-    """What inside the conversations of one row is not used: fields by their dotted names, as
-    `messages.tool_calls.index`, and remarks. A kind counts once for a row."""
+    """What is not used inside the conversations of one row: fields by their dotted names, like
+    `messages.tool_calls.index`, and remarks. Each kind counts once per row."""
 
     fields: dict[str, None] = field(default_factory=dict)
     remarks: dict[str, None] = field(default_factory=dict)
 
     def report(self, unused: Unused, place: str) -> None:
-        """Counts all of it."""
+        """Count all of it."""
         for name in self.fields:
             unused.column(name, place)
         for remark in self.remarks:
@@ -28,7 +28,7 @@ class Lost:
 
 
 class Fields:
-    """An object called `name`, as `messages.tool_calls`, whose fields are read through this alone."""
+    """An object called `name`, like `messages.tool_calls`, whose fields are only read through this."""
 
     def __init__(self, given: Mapping[str, Any], name: str, lost: Lost) -> None:
         self.given, self.name, self._lost = given, name, lost
@@ -40,8 +40,8 @@ class Fields:
         return self.given.get(key)
 
     def first(self, *keys: str) -> Any:
-        """The value of a field that has several names: the first that holds something. Other names for the
-        same value are read with it; another value is named as lost."""
+        """The value of a field with several names: the first that is not empty. Other names with the same
+        value are read with it; a different value is recorded as lost."""
         there = [key for key in keys if self.given.get(key) is not None]
         chosen = next((key for key in there if holds(self.given[key])), next(iter(there), None))
         if chosen is None:
@@ -57,16 +57,16 @@ class Fields:
         return any(self.given.get(key) is not None for key in keys)
 
     def rest(self) -> Iterator[str]:
-        """The fields that hold something and have not been read."""
+        """The non-empty fields that have not been read."""
         return (key for key, value in self.given.items() if key not in self._read and holds(value))
 
     def lose(self, key: str) -> None:
-        """Names a field as not used, if it holds something."""
+        """Record a field as not used, if it is not empty."""
         self._read.add(key)
         if holds(self.given[key]):
             self._lost.fields[f"{self.name}.{key}"] = None
 
     def lose_rest(self) -> None:
-        """Names all fields that have not been read."""
+        """Record all fields that have not been read."""
         for key in list(self.rest()):
             self.lose(key)

@@ -1,4 +1,4 @@
-"""What a user says of the columns: their names in `data.columns`, or a template that puts them together."""
+"""The user's mapping of columns: their names in `data.columns`, or a template that combines them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from fmstune.data.rows.shapes import recognise
 from fmstune.errors import DataError
 
 Form = Callable[[Row, str], tuple[Row, Collection[str]]]
-"""From a row and its place to the row in our words, and the columns that are left out of it."""
+"""From a row and its location to the row with our names, and the columns left out of it."""
 
 _BESIDE = (*SYSTEMS, HISTORY, "tools", "functions", *LOSS_COLUMNS)
-"""Columns that belong to a shape under their own names, whoever names the others."""
+"""Columns that belong to a shape under their own names, even if others are mapped."""
 _OPTIONAL = (*_BESIDE, *CONTEXTS, "margin")
-"""Columns that a row may do without, where the first one has them."""
+"""Columns that a row may lack, even if the first one has them."""
 
 
 def renamed(columns: Mapping[str, str]) -> Form:
-    """A form that gives a row our names for its columns, and only those if they are a shape."""
+    """A form that renames a row's columns to ours, and keeps only those if they are a shape."""
 
     seen: set[str] = set()
 
@@ -29,11 +29,11 @@ def renamed(columns: Mapping[str, str]) -> Form:
         for ours, theirs in columns.items():
             if theirs in row:
                 seen.add(theirs)
-            elif ours not in _OPTIONAL or theirs not in seen:  # the first row shows that it is no mistake
+            elif ours not in _OPTIONAL or theirs not in seen:  # the first row shows that it is not a typo
                 there = ", ".join(map(str, row)) or "none"
                 raise DataError(
-                    f"{place}: there is no column {theirs!r}, as data.columns says of `{ours}`; the columns "
-                    f"are {there}."
+                    f"{place}: there is no column {theirs!r}, which data.columns maps to `{ours}`; the "
+                    f"columns are {there}."
                 )
         mapped = {ours: row.get(theirs) for ours, theirs in columns.items()}
         named = set(columns.values())
@@ -50,8 +50,8 @@ def renamed(columns: Mapping[str, str]) -> Form:
 
 
 def filled(template: PromptTemplate) -> Form:
-    """A form that makes a prompt and a completion of a row, by a template; what it says of its part in the
-    loss stays beside them."""
+    """A form that makes a prompt and a completion of a row, by a template; its columns about the loss are
+    kept."""
 
     def fill(row: Row, place: str) -> tuple[Row, Collection[str]]:
         values = {}
@@ -77,5 +77,5 @@ def filled(template: PromptTemplate) -> Form:
 
 
 def _called(row: Row, ours: Collection[str]) -> list[str]:
-    """The columns of a row that have these names of ours, also in other letters."""
+    """The columns of a row that have these names, ignoring case."""
     return [theirs for name, theirs in tidied({name: name for name in row}).items() if name in ours]

@@ -1,10 +1,10 @@
-"""Messages in one form, whatever form they were published in; all that follows reads this form alone.
+"""Messages in one form, whatever form they were published in; all later code only reads this form.
 
-A canonical message has `role` (one of `ROLES`) and `content` (a text), and where the row says so:
-`reasoning_content` (with the content as it was in `inline`, if the reasoning stood there between <think> and
+A canonical message has `role` (one of `ROLES`) and `content` (a text), and if the row has them:
+`reasoning_content` (with the original content in `inline`, if the reasoning was in it between <think> and
 </think>), `tool_calls` (each `{"type", "id", "function": {"name", "arguments"}}`, the arguments as an object
-where they are one), `name`, `tool_call_id`, `weight` (of its part of the loss), and in `extra` the fields
-that only a chat template may know.
+if they are one), `name`, `tool_call_id`, `weight` (in the loss), and in `extra` the fields that only a chat
+template may know.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _TRAINED = ("train", "training")
 
 
 def read_messages(value: Any, place: str, key: str, unused: Unused | None = None) -> list[Message]:
-    """The canonical messages of a column: a list, a single message, lists of their fields (as `datasets` has
-    them), or any of these as a JSON text. `unused` counts the fields of them that are not read.
+    """The canonical messages of a column: a list, a single message, lists of their fields (as in
+    `datasets`), or any of these as JSON text. `unused` counts their unread fields.
 
-    Raises `DataError` for anything else, and for messages with an image, audio or video in them.
+    Raises `DataError` for anything else, and for messages with an image, audio or video.
     """
     if type(value) is list and (said := _all_plain(value)):
         return said
@@ -59,7 +59,7 @@ def read_messages(value: Any, place: str, key: str, unused: Unused | None = None
 
 
 def says_something(message: Message) -> bool:
-    """Whether there is anything in a message that a model could read or write."""
+    """Whether a message contains anything that a model could read or write."""
     return bool(
         message["content"].strip()
         or message.get("tool_calls")
@@ -69,24 +69,24 @@ def says_something(message: Message) -> bool:
 
 def _message(given: Any, where: str, key: str, lost: Lost) -> Message:
     if not isinstance(given, Mapping) or not ("role" in given or "from" in given):
-        raise DataError(f"{where} is no object with `role` and `content`.")
+        raise DataError(f"{where} is not an object with `role` and `content`.")
     if len(given) == 2 and (plain := _plain(given)) is not None:
         return plain
     fields = Fields(given, key, lost)
     speaker, role = _speaker(fields)
-    if given.get("type") == "message":  # as OpenAI's responses call it
+    if given.get("type") == "message":  # the type in OpenAI's responses
         fields.get("type")
     if role is None:
         raise DataError(f"{where} has the role {speaker!r}; roles are {', '.join(SPEAKERS)}.")
     value = fields.first("content", "value")
     if role == "assistant" and not holds(value) and isinstance(given.get("refusal"), str):
-        value = fields.get("refusal")  # OpenAI's answers say there why they say nothing else
+        value = fields.get("refusal")  # OpenAI's answers have their refusal there instead of a content
     calls = _calls(fields, where, lost)
     if role == "assistant":
         called, value = calls_in_parts(value, where, f"{key}.content", lost)
         if calls and any(each["function"] not in [call["function"] for call in calls] for each in called):
             raise DataError(
-                f"{where} has calls in its `content` and others in a field; take them out of one."
+                f"{where} has calls in its `content` and others in a field; remove them from one."
             )
         calls = calls or called
     if str(speaker).strip().lower() in _CALLS and not calls:
@@ -119,8 +119,8 @@ def _all_plain(value: Sequence[Any]) -> list[Message]:
 
 
 def _plain(given: Mapping[str, Any]) -> Message | None:
-    """A message that is who speaks and what is said, as almost all are, at a tenth of the time; `None` where
-    more has to be read out of it."""
+    """A message with only a role and a text, as almost all are, in a tenth of the time; `None` if more must
+    be read from it."""
     speaker, content = given.get("role", given.get("from")), given.get("content", given.get("value"))
     if not isinstance(speaker, str) or not isinstance(content, str) or _CLOSES in content:
         return None
@@ -129,7 +129,7 @@ def _plain(given: Mapping[str, Any]) -> Message | None:
 
 
 def _speaker(fields: Fields) -> tuple[Any, str | None]:
-    """Who speaks, as it is called there and here; `from` beside another `role` is named."""
+    """The role, by its name there and here; `from` next to a different `role` is reported."""
     there = [name for name in ("role", "from") if fields.has(name)]
     roles = [
         SPEAKERS.get(given.strip().lower()) if isinstance(given := fields.get(name), str) else None
@@ -152,7 +152,8 @@ def _calls(fields: Fields, where: str, lost: Lost) -> list[Message]:
 
 
 def _weight(fields: Fields, where: str) -> float | None:
-    """A message's weight, by whichever name. Raises `DataError` for several that contradict each other."""
+    """A message's weight, under any of its names. Raises `DataError` for several that contradict each
+    other."""
     found = {}
     if fields.has("weight"):
         found["weight"] = weight_of(fields.get("weight"), where, "weight")
@@ -165,5 +166,5 @@ def _weight(fields: Fields, where: str) -> float | None:
             raise DataError(f"{where} has {value!r} as its `{name}`; it is true or false.")
     if len(set(map(bool, found.values()))) > 1:
         says = " and ".join(f"`{name}` {fields.given[name]!r}" for name in found)
-        raise DataError(f"{where} has {says}, which contradict each other; take one out.")
+        raise DataError(f"{where} has {says}, which contradict each other; remove one.")
     return next(iter(found.values()), None)

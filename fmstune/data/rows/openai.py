@@ -1,4 +1,4 @@
-"""Pairs of answers as OpenAI's files of preferences have them."""
+"""Pairs of answers in OpenAI's preference format."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _PAIR = {"input", "preferred_output", "non_preferred_output"}
 
 
 def as_pair(row: Row) -> Row:
-    """A row of {input: {messages, tools}, preferred_output, non_preferred_output} as one of {prompt, tools,
-    chosen, rejected}; what else its input says has a column of its own. Any other row as it is."""
+    """A row of {input: {messages, tools}, preferred_output, non_preferred_output} as {prompt, tools, chosen,
+    rejected}; other fields of its input become columns. Any other row unchanged."""
     given = row.get("input")
     if not row.keys() >= _PAIR or not isinstance(given, Mapping) or "messages" not in given:
         return row

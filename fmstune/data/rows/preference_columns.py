@@ -1,4 +1,4 @@
-"""Where rows of preferences have what is needed, by the first of them."""
+"""The columns of preference rows, determined from the first row."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ LABELLED: Kind = "prompt/completion/label"
 
 @dataclass(frozen=True, slots=True)
 class PreferenceColumns:
-    """Where the rows of a source have what is needed: the question and its context, or a conversation that
-    ends with it; and, where rows have one answer, that. `as_chat` says whether texts become messages, which
-    the model can be given only with `chat`."""
+    """The columns of a source: the question and its context, or a conversation that ends with it; and the
+    answer, if rows have one. `as_chat`: whether texts become messages, which needs a model that supports
+    them (`chat`)."""
 
     kind: Kind
     method: str
@@ -40,7 +40,7 @@ class PreferenceColumns:
 
     @property
     def judges(self) -> bool:
-        """Whether whole conversations are compared, not answers."""
+        """Whether whole conversations are compared instead of answers."""
         return METHODS[self.method].form == "judged pair"
 
     @property
@@ -49,7 +49,7 @@ class PreferenceColumns:
         return contexts_beside(self.question, self.answer or "") if self.question else ()
 
     def used(self) -> frozenset[str]:
-        """All columns that are looked at."""
+        """All columns that are read."""
         answers = ("chosen", "rejected") if self.kind == PAIRS else (self.answer, "label")
         margin = ("margin",) if self.judges else ()
         named = (
@@ -65,7 +65,7 @@ class PreferenceColumns:
 
 
 def find_columns(row: Row, where: str, method: str, *, chat: bool) -> PreferenceColumns:
-    """The columns of a source, by its first row. Raises `DataError` with those that there are."""
+    """The columns of a source, from its first row. Raises `DataError` with the existing ones."""
 
     def has(*names: str | None) -> bool:
         return all(name is not None and row.get(name) is not None for name in names)
@@ -95,5 +95,5 @@ def find_columns(row: Row, where: str, method: str, *, chat: bool) -> Preference
     elif not any(isinstance(value, (list, dict)) for value in row.values()):
         other = ""
     else:
-        other = " Rows of another form are brought into this one by a function of yours: data.handler."
+        other = " To convert rows of another form, write a function: data.handler."
     raise DataError(f"{where}: --method {method} {METHODS[method].needs}; the columns are {columns}.{other}")

@@ -1,8 +1,8 @@
-"""Rows of preferences: pairs (`chosen` and `rejected`) or single answers with a `label`, in one form.
+"""Preference rows: pairs (`chosen` and `rejected`) or single answers with a `label`, in one form.
 
-What people publish differs: the prompt is a column, or repeated in both answers, or only the beginning
-that they share; answers are texts or messages. All of it becomes `prompt`, `chosen`, `rejected`, or
-`prompt`, `completion`, `label`; `answers` makes tokens of them.
+Published data differ: the prompt is a column, or repeated in both answers, or only their common beginning;
+answers are texts or messages. All of it becomes `prompt`, `chosen`, `rejected`, or `prompt`, `completion`,
+`label`; `answers` tokenises them.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
 from fmstune.text import counted
 
-_NOT_LEARNT = "the weight of a message of the prompt is not used: of preferences the answers alone are learnt"
+_NOT_LEARNT = "the weight of a message of the prompt is not used: only the answers of preferences are learnt"
 
 Answer = str | list[dict[str, Any]]
 
 
 def recognise_preferences(row: Row, place: str, method: str, *, chat: bool = True) -> Recognised:
-    """The shape of the rows of a source, by its first one. `method` says what they are needed for, `chat`
-    whether the model can be given conversations.
+    """The shape of a source's rows, from its first one. `method` is what they are needed for, `chat`
+    whether the model supports conversations.
 
-    Raises `DataError` with the columns that there are, or for what is wrong in this row.
+    Raises `DataError` with the existing columns, or for an error in this row.
     """
     columns = find_columns(row, place, method, chat=chat)
     first = _formed(row, place, columns, Unused(""))
@@ -55,7 +55,7 @@ def recognise_preferences(row: Row, place: str, method: str, *, chat: bool = Tru
                 "make them all the same."
             )
         if ("margin" in made) != margin:
-            there = "it has a `margin`, and the first row none" if not margin else "it has no `margin`"
+            there = "it has a `margin`, but the first row has none" if not margin else "it has no `margin`"
             raise DataError(f"{place}: {there}; give it to all rows or to none.")
         return made
 
@@ -80,17 +80,17 @@ def _formed(row: Row, place: str, columns: PreferenceColumns, unused: Unused) ->
 def _pair(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> dict[str, Any]:
     chosen, rejected = (_answer(row, key, where, unused) for key in ("chosen", "rejected"))
     if isinstance(chosen, str) != isinstance(rejected, str):
-        raise DataError(f"{where}: of `chosen` and `rejected` one is a text, the other messages.")
+        raise DataError(f"{where}: one of `chosen` and `rejected` is a text, the other messages.")
     prompt = _prompt(row, where, columns, unused)
     if columns.as_chat or isinstance(prompt, list):
         chosen, rejected = _said(chosen), _said(rejected)
     if isinstance(chosen, list) and isinstance(rejected, list):
         if isinstance(prompt, str) and any(answer[0]["role"] != "assistant" for answer in (chosen, rejected)):
-            # The answers are whole conversations, in which the question is found again.
+            # The answers are whole conversations, which contain the question.
             if not any(prompt.strip() in str(message.get("content")) for message in chosen):
                 unused.add(
                     f"the column `{columns.question}` is not used: `chosen` and `rejected` are whole "
-                    "conversations, and do not have it",
+                    "conversations, and do not contain it",
                     where,
                 )
             prompt = None
@@ -116,8 +116,8 @@ def _chat_pair(
     *,
     whole: bool,
 ) -> dict[str, Any]:
-    """`whole` allows pairs that part at a question: of a reward model the conversations are judged."""
-    # Each keeps a message at least: an answer is needed even where one continues the other.
+    """`whole` allows pairs that diverge at a question: a reward model judges conversations."""
+    # Each keeps at least one message: an answer is needed even if one continues the other.
     wholes = [
         apart(begins, answer, where, key) for key, answer in (("chosen", chosen), ("rejected", rejected))
     ]
@@ -137,8 +137,8 @@ def _chat_pair(
             raise DataError(f"{where}: `{key}` does not end with a message of the assistant.")
         if not whole and answer[0]["role"] != "assistant":
             raise DataError(
-                f"{where}: `chosen` and `rejected` part at message {len(begins) + 1}, which is not the "
-                "assistant's in both; they have to be answers to the same prompt."
+                f"{where}: `chosen` and `rejected` diverge at message {len(begins) + 1}, which is not the "
+                "assistant's in both; they must be answers to the same prompt."
             )
     return {"prompt": begins, "chosen": chosen, "rejected": rejected}
 
@@ -153,19 +153,19 @@ def _beginning(
     if any(message.get("weight") for message in begun):
         unused.add(_NOT_LEARNT, where)
     if not begun and answer[0]["role"] == "system":
-        with_system(answer, row, where, unused)  # which says so of a second one
+        with_system(answer, row, where, unused)  # reports a second one
         return begun
     return with_system(begun, row, where, unused)
 
 
 def _plain(row: Row, prompt: str, columns: PreferenceColumns, where: str) -> str:
-    """A prompt that is no conversation, as one of `questions` is: in the words that sft learns."""
+    """A prompt that is not a conversation, in the same wording as for sft (see `questions`)."""
     kept = HISTORY if history_of(row, where) else "system" if system_of(row, where) else None
     if kept and columns.question and (columns.chat or kept == HISTORY):
         raise DataError(
-            f"{where}: it has a `{kept}`, which makes it a conversation, and "
-            + ("the first row has none: give the column to all rows." if columns.chat else "the model has no")
-            + ("" if columns.chat else " chat template; give one by its name (model.chat_template = chatml).")
+            f"{where}: it has a `{kept}`, which makes it a conversation, but "
+            + ("the first row has none: add the column to all rows." if columns.chat else "the model has no")
+            + ("" if columns.chat else " chat template; set one by name (model.chat_template = chatml).")
         )
     return plain_prompt(
         columns.question or "prompt", prompt, context_of(row, columns.contexts, where), system_of(row, where)
@@ -208,7 +208,7 @@ def _labelled(row: Row, where: str, columns: PreferenceColumns, unused: Unused) 
 
 def _extras(row: Row, made: Row, where: str, unused: Unused, *, margin: bool) -> dict[str, Any]:
     """What TRL reads in addition to the answers: the tools of a conversation, a reward's `margin`. Texts are
-    learnt as they are, so that tools beside them are not used."""
+    learnt unchanged, so tools next to them are not used."""
     found = with_tools(row, where, unused) if _is_chat(made) else {}
     for name in () if _is_chat(made) else ("tools", "functions"):
         if holds(row.get(name)):
@@ -234,12 +234,12 @@ def _answer(row: Row, key: str, where: str, unused: Unused) -> Answer:
     cell = key != "prompt" and isinstance(prompt, str) and as_message_list(prompt) is not None
     messages = as_message_list(value, cell=cell)
     if messages is not None:
-        loaded(value, f"{where}: `{key}`")  # which refuses a text with a key twice
+        loaded(value, f"{where}: `{key}`")  # refuses a text with a duplicate key
         return _messages(messages, where, key, unused)
     if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
         raise DataError(
             f"{where}: `{key}` is a list of {counted(len(value), 'string')}; it takes a single "
-            "one: make a row of each."
+            "one: make each a row."
         )
     if isinstance(value, list):
         return _messages(value, where, key, unused)
@@ -254,13 +254,13 @@ def _messages(value: Any, where: str, key: str, unused: Unused) -> list[dict[str
     messages = read_messages(value, where, key, unused)
     if any(message.get("weight", 1.0) != 1.0 for message in messages):
         raise DataError(
-            f"{where}: a message of `{key}` has a weight, which only the method sft obeys; take it out."
+            f"{where}: a message of `{key}` has a weight, which only the method sft supports; remove it."
         )
     return messages
 
 
 def _prompt(row: Row, where: str, columns: PreferenceColumns, unused: Unused) -> Answer | None:
-    """What is to be answered; as messages where the row's columns make a conversation of it."""
+    """The prompt to answer; as messages if the row's columns make it a conversation."""
     if columns.conversation is not None:
         return _messages(_there(row, columns.conversation, where), where, columns.conversation, unused)
     if columns.question is None:
@@ -277,7 +277,7 @@ def _prompt(row: Row, where: str, columns: PreferenceColumns, unused: Unused) ->
 def _label(value: Any, where: str) -> bool:
     label = true_or_false(value)
     if label is None:
-        raise DataError(f"{where}: `label` is {value!r}; it is true for a good answer, false for a bad one.")
+        raise DataError(f"{where}: `label` is {value!r}; use true for a good answer, false for a bad one.")
     return label
 
 
@@ -290,9 +290,9 @@ def _said(answer: Answer) -> list[dict[str, Any]]:
 
 
 def _shared_text(chosen: str, rejected: str) -> int:
-    """The length of the prompt that two texts share: up to the word at which they part, since a word that
-    is cut would be other tokens than the same word in one piece."""
-    most = min(len(chosen), len(rejected)) - 1  # each keeps something of its own
+    """The length of the common prompt of two texts: up to the word where they diverge, since a word that is
+    cut would have other tokens than the whole word."""
+    most = min(len(chosen), len(rejected)) - 1  # each keeps a remainder
     length = 0
     while length < most and chosen[length] == rejected[length]:
         length += 1
@@ -305,11 +305,11 @@ def _is_chat(row: Row) -> bool:
 
 
 def _require_characters(row: Row, where: str) -> None:
-    """Texts that were cut in the middle of an emoji hold half a character, which no table can."""
+    """Raise for texts that were cut in the middle of an emoji: tables cannot store half a character."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{where}: it holds half a character ({error.object[error.start]!a}), as texts do that were cut "
-            "in the middle of an emoji; take it out."
+            f"{where}: it contains half a character ({error.object[error.start]!a}), like texts that were "
+            "cut in the middle of an emoji; remove it."
         ) from None

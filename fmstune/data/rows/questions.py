@@ -19,7 +19,7 @@ from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
 
 OF_CHATS = (*SYSTEMS, HISTORY)
-"""Columns that make a conversation of the texts beside them."""
+"""Columns that turn the texts next to them into a conversation."""
 
 _PLAIN = ("prompt", "completion")
 _ALPACA = (
@@ -29,8 +29,8 @@ _ALPACA = (
 
 
 def asked(row: Row, question: str, answer: str, *, chat: bool) -> Recognised:
-    """The rows of a source whose first one has these columns: conversations, where the model can be given
-    them, else texts."""
+    """The rows of a source whose first one has these columns: conversations if the model supports them, else
+    texts."""
     contexts = contexts_beside(question, answer)
     columns = frozenset((question, answer, *contexts, *OF_CHATS, *(BESIDE_CHATS if chat else ())))
 
@@ -52,8 +52,8 @@ def asked(row: Row, question: str, answer: str, *, chat: bool) -> Recognised:
     def as_text(row: Row, place: str, unused: Unused) -> Row:
         if history_of(row, place):
             raise DataError(
-                f"{place}: `{HISTORY}` makes it a conversation, and the model has no chat template; give one "
-                "by its name (model.chat_template = chatml), or as a file."
+                f"{place}: `{HISTORY}` makes it a conversation, but the model has no chat template; set one "
+                "by name (model.chat_template = chatml), or as a file."
             )
         instruction, context, output = parts(row, place)
         prompt = plain_prompt(question, instruction, context, system_of(row, place))
@@ -67,27 +67,27 @@ def asked(row: Row, question: str, answer: str, *, chat: bool) -> Recognised:
 
 
 def contexts_beside(question: str, answer: str = "") -> tuple[str, ...]:
-    """The columns that are a part of the question, beside these two."""
+    """The columns that are part of the question, in addition to these two."""
     if question == "prompt" and answer in ("completion", ""):
-        return ("context",)  # `input` beside a prompt is mostly what the prompt was made of
+        return ("context",)  # `input` next to a prompt usually is what the prompt was built from
     return tuple(name for name in CONTEXTS if name not in (question, answer))
 
 
 def plain_prompt(name: str, question: str, context: str, system: str) -> str:
-    """The prompt of a question in the column `name`, for a model that can't be given conversations."""
+    """The prompt of a question in the column `name`, for a model without support for conversations."""
     prompt = _alpaca(question, context) if name == "instruction" else with_context(question, context)
     return f"{system}\n\n{prompt}" if system else prompt
 
 
 def with_context(question: str, context: str) -> str:
-    """A question with what it is about."""
+    """A question with its context."""
     return f"{question}\n\n{context}" if context else question
 
 
 def _name(row: Row, question: str, answer: str, contexts: tuple[str, ...]) -> str:
     named = [name for name in contexts if name in row]
     if (question, answer) == ("instruction", "output") and "input" not in named:
-        named.insert(0, "input")  # as Alpaca's shape is known
+        named.insert(0, "input")  # the order known from Alpaca
     before = [name for name in OF_CHATS if name in row]
     return "/".join([*before, question, *named, answer])
 
@@ -99,6 +99,6 @@ def _alpaca(instruction: str, context: str) -> str:
 
 
 def after(prompt: str, answer: str) -> str:
-    """The answer with a space before it, unless one of the two has a blank there (as fms-hf-tuning joins its
+    """The answer with a leading space, unless one of the two has a blank there (as fms-hf-tuning joins its
     `input` and `output`)."""
     return answer if not prompt or prompt[-1:].isspace() or answer[:1].isspace() else f" {answer}"

@@ -1,4 +1,4 @@
-"""The rows of a source of data, in a known shape. A damaged row is named by its file and line."""
+"""The rows of a data source, in a known shape. A damaged row is reported with its file and line."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _BY_TEMPLATE = Recognised(
 )
 _BY_HANDLER = "rows are left out by data.handler"
 Placed = tuple[str, Row]
-"""Where a row is, as `train.jsonl line 17`, and the row."""
+"""The location of a row, like `train.jsonl line 17`, and the row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of one source. `shape` is the one that they are in now, `name` the one they had; `places` says
-    where each is, as `train.jsonl line 17`; `sha256` is the file's."""
+    """The rows of one source. `shape` is their current shape, `name` the original one; `places` are their
+    locations, like `train.jsonl line 17`; `sha256` is the file's."""
 
     source: str
     shape: Shape
@@ -50,7 +50,7 @@ class Rows:
     name: str = ""
 
     def place(self, index: int) -> str:
-        """Where a row is."""
+        """The location of a row."""
         return self.places[index]
 
 
@@ -79,11 +79,11 @@ def load_rows(
 
 @dataclass
 class Reader:
-    """Reads a source row by row, from its beginning each time that it is iterated over.
+    """Read a source row by row, from the start for each iteration.
 
     Rows go through the user's handler, then through the template or the names of columns; the first one
-    left gives the shape of all, as `method` needs it. Bad ones go to `bad`. `chat` says whether the model can
-    be given conversations. Raises `DataError`.
+    left determines the shape of all, as `method` needs it. Bad ones go to `bad`. `chat`: whether the model
+    supports conversations. Raises `DataError`.
     """
 
     source: DataSource
@@ -97,9 +97,9 @@ class Reader:
     origin: Origin = field(init=False)
     unused: Unused = field(init=False)
     read: int = field(init=False, default=0)
-    """How many rows of the source were read, bad ones too."""
+    """How many rows of the source were read, including bad ones."""
     given: Sequence[Found] | None = None
-    """Rows that were read already, in place of all of the source."""
+    """Rows that were already read, in place of the whole source."""
     _handler: Handler | None = field(init=False)
     _form: Form | None = field(init=False)
     _columns: Mapping[str, str] = field(init=False)
@@ -128,24 +128,24 @@ class Reader:
         self.origin = replace(self.origin, columns=frozenset(named))
 
     def of(self, given: Sequence[Found]) -> Reader:
-        """A reader of these rows of the source alone, which counts by itself what is not used of them."""
-        part = copy.copy(self)  # not `replace`, which looks for the files again
+        """A reader of only these rows of the source, with its own counts of what is not used."""
+        part = copy.copy(self)  # not `replace`, which would search the files again
         part.given, part.most, part.read = given, None, 0
         part.unused = Unused(self.source.path)
         return part
 
     def take(self, part: Reader) -> None:
-        """Counts what a reader of some rows has counted, which follow those before."""
+        """Add the counts of a reader of the rows that follow those counted so far."""
         self.read += part.read
         self.unused.take(part.unused)
 
     @property
     def handled(self) -> bool:
-        """Whether rows go through a handler of the user's."""
+        """Whether rows go through a user's handler."""
         return self._handler is not None
 
     def found(self) -> Iterator[Found]:
-        """The rows as the files have them, and in place of a damaged one its error."""
+        """The rows as in the files; an error in place of a damaged one."""
         if self.given is not None:
             return iter(self.given)
         return self.origin.rows(self.config.text_rows, streaming=self.config.streaming, say=self.unused.note)
@@ -169,7 +169,7 @@ class Reader:
                     return
 
     def _read(self, row: Row, place: str) -> Row:
-        """A row in its shape; the columns of it that are not used are counted."""
+        """A row in its shape; its unused columns are counted."""
         left_out: Collection[str] = ()
         if self.method == "sft" and not self._by_template:
             nan_weight(tidied(row), self._columns, place)
@@ -196,16 +196,16 @@ class Reader:
         return recognise_preferences(row, place, self.method, chat=self.chat)
 
     def no_rows(self) -> DataError:
-        """The error for a source of which nothing is left."""
+        """The error for a source with no rows left."""
         remarks = [entry for entry in self.unused.entries() if entry.rows and not entry.column]
         if all(entry.what == _BY_HANDLER for entry in remarks):
             remarks = []
-        if remarks:  # rows that say themselves that nothing of them is learnt
+        if remarks:  # rows that themselves exclude everything from training
             bad = f" Others are bad, such as: {self.bad.first[0]}" if self.bad.first else ""
             said = "; ".join(unused_lines(remarks))
             return DataError(f"{self.source.path}: none of its rows is trained: {said}.{bad}")
         if self.bad.first:
-            return DataError(f"{self.source.path}: each of its rows is bad, such as: {self.bad.first[0]}")
+            return DataError(f"{self.source.path}: all of its rows are bad, such as: {self.bad.first[0]}")
         handled = (
             f" that data.handler = {handler_name(self.config.handler)!r} leaves" if self._handler else ""
         )
@@ -217,7 +217,7 @@ class Reader:
         what = f"{place}: data.handler = {handler_name(self.config.handler)!r}"
         try:
             made = self._handler(copy.deepcopy(dict(row)))
-        except Exception as error:  # the user's code raises what it wants
+        except Exception as error:  # the user's code may raise anything
             self.bad.take(place, DataError(f"{what} raised {type(error).__name__}: {first_line(error)}"))
             return []
         rows = [] if made is None else list(made) if isinstance(made, (list, tuple)) else [made]
@@ -232,7 +232,7 @@ class Reader:
 
 
 def _load_handler(where: Any) -> Handler | None:
-    """The handler that a configuration names, or that was given from Python as it is."""
+    """The handler that a configuration names, or one that was passed from Python."""
     if where is None:
         return None
     if callable(where):
@@ -242,6 +242,6 @@ def _load_handler(where: Any) -> Handler | None:
 
     found = load_object(where, "data.handler")
     if not callable(found):
-        raise DataError(f"data.handler = {where!r} is no function.")
+        raise DataError(f"data.handler = {where!r} is not a function.")
     handler: Handler = found
     return handler

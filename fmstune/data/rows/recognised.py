@@ -1,4 +1,4 @@
-"""What is known of the rows of a source once the first of them has been seen."""
+"""What is known of a source's rows once the first one has been read."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Shape = Literal[
     "labelled",
 ]
 PREFERENCES: tuple[Shape, ...] = ("preference", "preference with margin", "labelled")
-"""Shapes that only methods other than sft learn from; `preference` reads and checks them."""
+"""Shapes that only methods other than sft learn from; `preferences` reads and checks them."""
 
 Reading = Callable[[Row, str, Unused], Row]
-"""From a row and its place to the row in its shape; what of it is not used is counted. Raises `DataError`."""
+"""From a row and its location to the row in its shape; counts what is not used. Raises `DataError`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """What the rows of a source are: the shape that they are rendered in, the `name` of the one they have,
-    and the check that brings a row from this into that, which raises `DataError`.
+    """The kind of a source's rows: the shape that they are rendered in, the `name` of the original one, and
+    the check that converts a row from this to that, which raises `DataError`.
 
-    `columns` are those that the check looks at; any other that holds something is counted as not used.
-    `as_examples` are the `data.columns` with which rows of preferences are learnt as examples.
+    `columns` are those that the check reads; any other non-empty one is counted as not used. `as_examples`
+    are the `data.columns` with which preference rows are learnt as examples.
     """
 
     shape: Shape

@@ -1,4 +1,4 @@
-"""Answers that repeat what they answer: whole conversations beside a prompt that is their beginning."""
+"""Answers that repeat their prompt: whole conversations next to a prompt that is their beginning."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fmstune.errors import DataError
 def apart(
     prompt: Sequence[Message], answer: Sequence[Message], where: str, key: str
 ) -> tuple[list[Message], list[Message]] | None:
-    """The whole prompt, and the part of the answer that follows it, where the answer in the column `key` has
-    the prompt, or the end of it, once more; `None` where it continues the prompt.
+    """The whole prompt, and the part of the answer that follows it, if the answer in the column `key`
+    repeats the prompt or the end of it; `None` if it continues the prompt.
 
-    Raises `DataError` for an answer that has the question again and something else before it.
+    Raises `DataError` for an answer that repeats the question after other messages.
     """
     said = [message for message in prompt if says_something(message)]
     if len(said) < len(prompt) and answer and answer[0]["role"] != "assistant":
-        # An empty prompt, as tables have it whose answers are whole conversations.
+        # An empty prompt, as in tables whose answers are whole conversations.
         return apart(said, answer, where, key) or (said, list(answer))
     for length in range(min(len(prompt), len(answer)), 0, -1):
         again = prompt[-length:]
@@ -32,8 +32,8 @@ def apart(
             return list(answer[:end]), list(answer[end:])
     if prompt and prompt[-1]["role"] == "user" and any(_same(prompt[-1:], [each]) for each in answer[:until]):
         raise DataError(
-            f"{where}: `{key}` has the question of `prompt` again, and other messages before it; give what "
-            "comes before an answer once."
+            f"{where}: `{key}` repeats the question of `prompt` after other messages; include what "
+            "comes before an answer only once."
         )
     return None
 

@@ -1,4 +1,4 @@
-"""Items of OpenAI's responses, which are calls, their results and reasoning beside messages, as messages."""
+"""Convert items of OpenAI's responses (messages, calls, their results, reasoning) to messages."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _KINDS = ("function_call", "function_call_output", "reasoning")
 
 
 def as_messages(items: Sequence[Any], name: str, lost: Lost) -> list[Any]:
-    """Items of a field called `name` in the form of chats: calls in a row are those of one message, which has
-    the reasoning before it. Whatever is no such item stays as it is, and so do fields that nobody reads;
-    those of reasoning, as what is encrypted, go to `lost`."""
+    """Items of a field called `name` in chat form: consecutive calls belong to one message, which has the
+    preceding reasoning. Any other item stays unchanged, and so do unread fields; those of reasoning, such as
+    encrypted ones, go to `lost`."""
     made: list[Any] = []
     thoughts: list[Any] = []
     for item in items:

@@ -1,4 +1,4 @@
-"""Results of tools, in the order of the calls that they answer."""
+"""Tool results, in the order of the calls that they answer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ OTHER_NAME = "results of tools have the name of none of the calls that they foll
 
 
 def in_order_of_calls(messages: Sequence[Message], place: str, key: str, lost: Lost) -> list[Message]:
-    """The messages with the results that follow an answer in the order of its calls, matched by their ids,
-    else by the names of tools: many chat templates write neither, and a result would be learnt as that of
-    another call. Calls without a result are named in `lost`.
+    """The messages, with the results after an answer in the order of its calls, matched by their ids, else
+    by the names of tools: many chat templates write neither, and a result would be learnt for the wrong
+    call. Calls without a result are recorded in `lost`.
 
-    Raises `DataError` for a result with an id that no call before it has.
+    Raises `DataError` for a result with an id that none of the earlier calls has.
     """
     made: list[Message] = []
     known: list[Any] = []
@@ -39,7 +39,7 @@ def in_order_of_calls(messages: Sequence[Message], place: str, key: str, lost: L
 
 
 def _runs(messages: Sequence[Message]) -> Iterator[list[Message]]:
-    """Results that follow one another, answers that do, and each other message."""
+    """Runs of consecutive results, runs of consecutive answers, and each other message."""
     run: list[Message] = []
     for message in messages:
         if run and (message["role"] != run[0]["role"] or message["role"] not in ("tool", "assistant")):
@@ -63,8 +63,8 @@ def _require_known(run: Sequence[Message], known: Sequence[Any], place: str, key
 def _matched(
     run: Sequence[Message], calls: Sequence[Message], lost: Lost
 ) -> tuple[list[Message], list[Message]]:
-    """The results in the order of their calls, and the calls without one. What belongs to none of them comes
-    last, as a second result of a call does."""
+    """The results in the order of their calls, and the calls without one. Results that belong to no call come
+    last, like a second result of a call."""
     free = dict(enumerate(calls))
     found: dict[int, int] = {}
     names = {call["function"]["name"] for call in calls}
@@ -90,5 +90,5 @@ def _by_name(result: Message, call: Message) -> bool:
 
 
 def _by_order(result: Message, call: Message) -> bool:
-    """Whether no two ids speak against it."""
+    """Whether their ids do not contradict it."""
     return result.get("tool_call_id") is None or call.get("id") is None

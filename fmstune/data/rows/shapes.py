@@ -1,4 +1,4 @@
-"""The shapes of rows: recognised from the first one, and brought into the few that are rendered."""
+"""The shapes of rows: recognised from the first one, and converted to the few that are rendered."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ __all__ = ["PREFERENCES", "Recognised", "Shape", "recognise"]
 
 
 def recognise(row: Row, place: str, *, chat: bool = True) -> Recognised:
-    """The shape that a row has. `chat` says whether the model can be given conversations.
+    """The shape of a row. `chat`: whether the model supports conversations.
 
-    Raises `DataError` with the columns that there are.
+    Raises `DataError` with the existing columns.
     """
 
     def has(*keys: str) -> bool:
@@ -74,8 +74,8 @@ def recognise(row: Row, place: str, *, chat: bool = True) -> Recognised:
 
 
 def _may_be_text(value: Any) -> bool:
-    # A list is refused by its place, as in rows that are not the first; an object (SQuAD's answers) is
-    # something that we do not know.
+    # A list is refused with its location, as in later rows; an object (SQuAD's answers) is something
+    # unknown.
     return not isinstance(value, (bool, dict))
 
 
@@ -84,8 +84,8 @@ def _as_it_is(row: Row, place: str, unused: Unused) -> Row:
 
 
 def _judged_or(row: Row, found: Recognised, learnt: Sequence[str]) -> Recognised:
-    """`found`, or, when a `label` says that answers are good or bad, rows for kto: bad answers are not to be
-    learnt as they are, whichever row says so first."""
+    """`found`, or, if a `label` marks answers as good or bad, rows for kto: bad answers must not be learnt as
+    examples, whichever row has the label first."""
     as_examples = ", ".join(f'{name} = "{name}"' for name in learnt)
     if verdict(row.get("label")):
         return Recognised("labelled", f"{found.name}/label", _as_it_is, frozenset(row), as_examples)
@@ -93,7 +93,7 @@ def _judged_or(row: Row, found: Recognised, learnt: Sequence[str]) -> Recognised
     def read(row: Row, place: str, unused: Unused) -> Row:
         if verdict(row.get("label")):
             raise DataError(
-                f"{place}: its `label` says whether the answer is a good one, and the first row has none. "
+                f"{place}: its `label` marks the answer as good or bad, but the first row has none. "
                 f"Such rows are for --method {methods_for('labelled')}; to learn all answers, set "
                 f"data.columns = {{{as_examples}}}."
             )
@@ -119,7 +119,7 @@ def _conversation(row: Row, key: str) -> Recognised:
 
 
 def _turns(messages: Any) -> Any:
-    """Turns of {input, output} as messages, as some collections of conversations have them (Capybara)."""
+    """Turns of {input, output} as messages, as in some collections of conversations (Capybara)."""
     if not isinstance(messages, list) or not all(
         isinstance(turn, dict) and {"input", "output"} <= turn.keys() and not is_message(turn)
         for turn in messages
@@ -130,7 +130,7 @@ def _turns(messages: Any) -> Any:
         for turn in messages
         for message in (
             {"role": "user", "content": turn["input"]},
-            # What else a turn says (its weight, its reasoning) is said of its answer.
+            # A turn's other fields (its weight, its reasoning) belong to its answer.
             {name: value for name, value in turn.items() if name not in ("input", "output")}
             | {"role": "assistant", "content": turn["output"]},
         )
@@ -138,7 +138,7 @@ def _turns(messages: Any) -> Any:
 
 
 def ends_with_question(messages: Any) -> bool:
-    """Whether the last message is nobody's answer: what is then to be answered stands elsewhere."""
+    """Whether the last message is not an answer: the answer is then in another column."""
     messages = listed(parsed(messages))
     last = messages[-1] if isinstance(messages, list) and messages else None
     if not isinstance(last, dict) or not is_message(last):
@@ -147,8 +147,8 @@ def ends_with_question(messages: Any) -> bool:
 
 
 def _prompted(row: Row, *, chat: bool) -> Recognised:
-    """A prompt and its completion: messages, or texts, which are learnt exactly as they are, as in TRL. What
-    only a conversation has beside them makes them one."""
+    """A prompt and its completion: messages, or texts, which are learnt unchanged, as in TRL. Columns that
+    only a conversation has make them one."""
     name: Shape = "prompt/completion"
     if any(as_message_list(row[key]) for key in ("prompt", "completion")):
         columns = frozenset(("prompt", "completion", *BESIDE_CHATS))
@@ -162,7 +162,7 @@ def _prompted_text(row: Row, place: str, unused: Unused) -> Row:
     for name in OF_CHATS:
         if holds(row.get(name)):
             raise DataError(
-                f"{place}: it has a `{name}`, and the first row has no such column; give it to all rows, "
+                f"{place}: it has a `{name}`, but the first row has no such column; add it to all rows, "
                 "empty where there is none, and they are learnt as conversations."
             )
     return {key: require_text(row, key, place) for key in ("prompt", "completion")}
@@ -175,12 +175,12 @@ def _prompted_chat(row: Row, place: str, unused: Unused) -> Row:
         if row.get(key) is None:
             raise DataError(f"{place}: there is no `{key}`; the first row has it, and so must all.")
         given = as_message_list(row[key], cell=cells)
-        # A prompt that begins as a list of objects is one that was cut, where rows hold messages.
+        # A prompt that starts like a list of objects was truncated, if rows contain messages.
         whole = key == "completion" or not str(row[key]).lstrip().startswith("[{")
         if given is None and isinstance(row[key], str) and whole:
             given = [{"role": role, "content": row[key]}]
         if given is not None:
-            loaded(row[key], f"{place}: `{key}`")  # which refuses a text with a key twice
+            loaded(row[key], f"{place}: `{key}`")  # refuses a text with a duplicate key
         sides[key] = read_messages(row[key] if given is None else given, place, key, unused)
     require_answer(sides["completion"], place, "completion")
     prompt, completion = apart(sides["prompt"], sides["completion"], place, "completion") or (
@@ -198,8 +198,8 @@ def _text(row: Row, place: str, unused: Unused) -> Row:
 def _labelled_tokens(row: Row, place: str, unused: Unused) -> Row:
     if row.get("labels") is None:
         raise DataError(
-            f"{place}: it has no `labels`, and the first row has some; without them all its tokens would be "
-            "trained, so give them to all rows."
+            f"{place}: it has no `labels`, but the first row has; without them all its tokens would be "
+            "trained, so add them to all rows."
         )
     return _tokens(row, place, unused)
 
@@ -213,7 +213,7 @@ def _tokens(row: Row, place: str, unused: Unused) -> Row:
     if len(mask) != len(ids):
         raise DataError(f"{place}: there are {len(ids)} `input_ids` and {len(mask)} of `attention_mask`.")
     if mask is not ids and not all(mask):
-        kept = [index for index, seen in enumerate(mask) if seen]  # padding comes with the batch
+        kept = [index for index, seen in enumerate(mask) if seen]  # batching adds the padding
         ids, labels = [ids[index] for index in kept], [labels[index] for index in kept]
     return {"input_ids": ids, "labels": labels}
 
@@ -225,5 +225,5 @@ def _numbers(row: Row, key: str, place: str) -> list[int]:
         raise DataError(f"{place}: `{key}` is {what}, where a list of token ids is needed.")
     for item in value:
         if type(item) is not int:
-            raise DataError(f"{place}: `{key}` has {item!r} in it, which is no token id.")
+            raise DataError(f"{place}: `{key}` contains {item!r}, which is not a token id.")
     return value

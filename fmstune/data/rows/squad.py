@@ -1,5 +1,5 @@
-"""Questions on a text with answers that stand in it: rows whose `answers` are texts with their places, as
-SQuAD has them."""
+"""Questions on a text with answers from that text: rows whose `answers` are texts with their positions, as in
+SQuAD."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from fmstune.data.columns import ANSWERS, CONVERSATIONS, QUESTIONS, Row
 from fmstune.data.rows.unused import Unused
 from fmstune.errors import DataError
 
-SEVERAL = "of several answers to a question the first is learnt"
+SEVERAL = "only the first of several answers to a question is learnt"
 PLACES = "answers.answer_start"
-"""The column of the answers' places in their context, which no text is learnt from."""
+"""The column of the answers' positions in their context, which is not learnt."""
 
 _LEARNT = ("input_ids", "chosen", "rejected", *CONVERSATIONS)
-"""Rows with one of these have what is learnt there: `answers` beside it is a column as any other."""
+"""In rows with one of these, that is learnt: `answers` next to it is an ordinary column."""
 
 
 def with_one_answer(row: Row, place: str, unused: Unused) -> Row:
     """A row whose `answers` (or `answer`, `output`, …) are SQuAD's, {text: [...], answer_start: [...]} or a
-    list of such with a text each, as one with an `answer`. Any other row as it is.
+    list of such with one text each, as a row with an `answer`. Any other row unchanged.
 
-    Raises `DataError` where there is no answer.
+    Raises `DataError` if there is no answer.
     """
     if any(row.get(name) is not None for name in _LEARNT):
         return row
@@ -38,7 +38,7 @@ def with_one_answer(row: Row, place: str, unused: Unused) -> Row:
             continue
         if not texts:
             raise DataError(
-                f"{place}: its question has no answer in `{name}`; take such rows out, or leave them out "
+                f"{place}: its question has no answer in `{name}`; remove such rows, or skip them "
                 "with --skip-bad-rows."
             )
         if len(set(texts)) > 1:
@@ -50,7 +50,7 @@ def with_one_answer(row: Row, place: str, unused: Unused) -> Row:
 
 
 def _texts(value: Any, *, alone: bool) -> list[str] | None:
-    """The texts of answers; `alone` takes a list of strings, too. `None` for what is nothing of the kind."""
+    """The texts of answers; `alone` also accepts a list of strings. `None` for anything else."""
     if isinstance(value, Mapping) and {"text", "answer_start"} <= value.keys():
         found = value["text"] if isinstance(value["text"], list) else [value["text"]]
     elif isinstance(value, list) and all(isinstance(each, Mapping) and "text" in each for each in value):

@@ -1,4 +1,4 @@
-"""Tools of a conversation, as OpenAI, Anthropic, MCP, Gemini and Bedrock write them, in OpenAI's form."""
+"""Convert a conversation's tools from the forms of OpenAI, Anthropic, MCP, Gemini and Bedrock to OpenAI's."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fmstune.errors import DataError
 Tool = dict[str, Any]
 
 _SCHEMAS = ("input_schema", "inputSchema")
-"""What Anthropic and MCP call `parameters`; templates look for that name alone."""
+"""The names that Anthropic and MCP use for `parameters`; templates only know that name."""
 
 
 def read_tools(value: Any, place: str) -> list[Tool]:
-    """Tools as OpenAI writes them today, from a list of schemas, also bare ones, or such a list as JSON.
+    """Tools in OpenAI's current form, from a list of schemas, also bare ones, or such a list as JSON.
 
     Raises `DataError` for anything else.
     """
@@ -27,7 +27,7 @@ def read_tools(value: Any, place: str) -> list[Tool]:
         "toolSpec",
     }:
         tools = [tools]
-    # Lists of tools that are each a JSON text come from tables, which cannot hold schemas that differ.
+    # Lists of tools as JSON texts come from tables, which cannot store different schemas in a column.
     tools = [loaded(tool, place) for tool in tools] if isinstance(tools, (list, tuple)) else None
     if tools is None or not all(isinstance(tool, dict) for tool in tools):
         raise DataError(f"{place}: `tools` takes a list of JSON schemas, or such a list as a JSON text.")
@@ -50,7 +50,7 @@ def _tools_of(tool: Tool, place: str) -> Iterator[Tool]:
 
 
 def _function(function: Any, place: str) -> Any:
-    """A function with its schema under OpenAI's name, and as an object. Raises `DataError`."""
+    """A function with its schema under OpenAI's name, as an object. Raises `DataError`."""
     if not isinstance(function, Mapping):
         return function
     named = next((key for key in _SCHEMAS if key in function and "parameters" not in function), None)
@@ -58,6 +58,6 @@ def _function(function: Any, place: str) -> Any:
     if "parameters" not in made:
         return made
     schema = loaded(made["parameters"], place)
-    if isinstance(schema, Mapping) and schema.keys() == {"json"}:  # Bedrock puts it one deeper
+    if isinstance(schema, Mapping) and schema.keys() == {"json"}:  # Bedrock nests it one level deeper
         schema = schema["json"]
     return made | {"parameters": schema}

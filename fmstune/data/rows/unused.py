@@ -1,9 +1,10 @@
-"""The one record of what in the rows does not reach the model: columns, reasoning, empty answers, and so on.
+"""The single record of what in the rows does not reach the model: columns, reasoning, empty answers, and so
+on.
 
-Nothing in a row is ignored in silence. Whoever finds something that is neither used nor refused calls
-`reader.unused.column(name)` or `reader.unused.add(what, place)` once for each row. The counts end up in
-`DataSummary.unused`, and from there in `fmstune data`, at the start of `train`, in the model card and in the
-run's parameters. A new kind needs no other change than its call of `add`.
+Nothing in a row is ignored silently. Code that finds something that is neither used nor refused calls
+`reader.unused.column(name)` or `reader.unused.add(what, place)` once per row. The counts end up in
+`DataSummary.unused`, and from there in `fmstune data`, in the output of `train`, in the model card and in the
+run's parameters. A new kind needs no change other than its call of `add`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class NotUsed:
-    """One thing that is not used: a column, or what else `what` says, as `reasoning is not trained: …`.
+    """One thing that is not used: a column, or another one that `what` describes, like `reasoning is not
+    trained: …`.
 
-    `rows` counts the rows of `source` that have it, `first` is the place of the first of them. Without rows
-    it is a sentence on the source itself.
+    `rows` counts the rows of `source` that have it, `first` is the location of the first one. Without rows
+    it is a sentence about the source itself.
     """
 
     source: str
@@ -33,33 +35,33 @@ class NotUsed:
 
 @dataclass
 class Unused:
-    """Counts what of the rows of one source is not used. Raises nothing."""
+    """Count what is not used in the rows of one source. Never raises."""
 
     source: str
     _found: dict[tuple[bool, str], tuple[int, str]] = field(default_factory=dict)
 
     def column(self, name: str, place: str) -> None:
-        """A row has something in a column that nobody reads."""
+        """Count a non-empty column that is not read."""
         self._count(True, name, place)
 
     def add(self, what: str, place: str) -> None:
-        """A row has something that is not used. `what` is a clause that says what and why, without the row:
+        """Count something in a row that is not used. `what` is a clause with the reason, without the row:
         `reasoning is not trained: the chat template leaves it out`. Call it once for each row and kind."""
         self._count(False, what, place)
 
     def note(self, text: str) -> None:
-        """Something else that people should know of the source, as how its bytes are read: a sentence."""
+        """Record another message about the source, such as its encoding: a sentence."""
         self._found[False, text] = 0, ""
 
     def entries(self) -> tuple[NotUsed, ...]:
-        """What has been counted, in the order in which it was found."""
+        """What was counted, in the order in which it was found."""
         return tuple(
             NotUsed(self.source, what, rows, first, column)
             for (column, what), (rows, first) in self._found.items()
         )
 
     def take(self, other: Unused) -> None:
-        """Counts what was counted of other rows of the same source, which come after these."""
+        """Add the counts of later rows of the same source."""
         for kind, (rows, first) in other._found.items():
             before, earlier = self._found.get(kind, (0, first))
             self._found[kind] = before + rows, earlier
@@ -70,7 +72,7 @@ class Unused:
 
 
 def unused_lines(entries: Iterable[NotUsed]) -> list[str]:
-    """For people: a line for the columns of each source, and one for each other kind."""
+    """Readable lines: one for the columns of each source, and one for each other kind."""
     entries = list(entries)
     several = len({entry.source for entry in entries}) > 1
     columns: dict[str, list[NotUsed]] = {}
@@ -90,7 +92,7 @@ def unused_lines(entries: Iterable[NotUsed]) -> list[str]:
 
 
 def _columns(entries: list[NotUsed]) -> str:
-    """The columns with their numbers of rows, a number once for the columns that share it."""
+    """The columns with their row counts; columns with the same count share it."""
     by_rows: dict[int, list[str]] = {}
     for entry in entries[:_SHOWN]:
         by_rows.setdefault(entry.rows, []).append(entry.what)

@@ -1,4 +1,4 @@
-"""Weights of the loss, as messages, rows and cells of tables write them."""
+"""Weights of the loss, in messages, rows and table cells."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from fmstune.errors import DataError
 
 LEAST, MOST = 1e-6, 1e6
 """The loss is computed in float32. A row's weight times a message's, summed over the tokens of an update,
-stays far within its range, and none rounds to 0."""
+stays well within its range, and none rounds to 0."""
 
 
 def weight_of(value: Any, place: str, key: str) -> float:
-    """A weight of the loss, also as the text of a number or a decimal. Raises `DataError` for anything but 0
-    and numbers within the range."""
+    """A weight of the loss, also from the text of a number or a decimal. Raises `DataError` for anything
+    but 0 and numbers within the range."""
     said = true_or_false(value)
     found = float(said) if said is not None else _number(value)
     if found == 0 or LEAST <= found <= MOST:
         return found
-    # Python refuses to write integers of thousands of digits.
+    # Python refuses to print integers with thousands of digits.
     huge = isinstance(value, int) and value.bit_length() > 1000
     given = "an integer of hundreds of digits" if huge else f"{value!r}"
     raise DataError(
@@ -36,11 +36,11 @@ def is_nan(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    """The number that a value is or writes; NaN for what is none."""
+    """The number in a value or its text; NaN if there is none."""
     written = isinstance(value, str) and "_" not in value  # Python would read 1_0 as 10
     if not written and not isinstance(value, (int, float, Decimal)):
         return math.nan
     try:
         return float(value)
-    except (ValueError, OverflowError):  # no number, or an integer beyond all floats
+    except (ValueError, OverflowError):  # not a number, or an integer too large for a float
         return math.nan
