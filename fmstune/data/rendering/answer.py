@@ -20,8 +20,10 @@ from fmstune.transformers_compat import render_chats
 LOST_REASONING = (
     "reasoning is not trained: the chat template leaves it out (data.reasoning = keep writes it anyway)"
 )
-NO_REASONING = "an answer without reasoning is written with an empty reasoning block, which the chat template's "
-    "prompt opens"
+NO_REASONING = (
+    "an answer without reasoning is written with an empty reasoning block, which the prompt of the chat "
+    "template opens"
+)
 NO_END = "the chat template writes nothing that ends an answer, so the model does not learn to stop"
 
 _CLOSINGS = tuple(closes.strip() for _, _, closes in THINKING)
