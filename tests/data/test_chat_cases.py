@@ -74,7 +74,7 @@ def test_a_call_and_the_answer_are_trained_and_the_result_is_not(name: str, temp
 @pytest.mark.parametrize("name", ["tool_dict", "tool_str", "sharegpt_fc", "fn_legacy"])
 def test_a_template_without_words_for_tools_refuses_the_row_with_the_remedy(name: str) -> None:
     with pytest.raises(
-        DataError, match=r"line 1: .* no words for tools; give one that has: model\.chat_temp"
+        DataError, match=r"line 1: .* does not support tools; set one that does: model\.chat_temp"
     ):
         trained(name, None)
 

@@ -100,7 +100,7 @@ def test_pairs_are_learnt_as_examples_with_their_question(tmp_path: Path, row: A
 def test_for_what_only_a_function_can_read_a_function_is_advised(
     tmp_path: Path, row: Any, method: str
 ) -> None:
-    with pytest.raises(DataError, match=r"by a function of yours: data\.handler\.$"):
+    with pytest.raises(DataError, match=r"write a function: data\.handler\.$"):
         read(tmp_path / "x.jsonl", [row], method)
 
 

@@ -211,7 +211,7 @@ def test_a_reward_may_part_at_a_question_and_have_a_margin() -> None:
         ),
         ("dpo", {**PAIR, "tools": "no"}, "`tools` takes a list of JSON schemas"),
         ("reward", {**PAIR, "margin": "much"}, "`margin` takes a number"),
-        ("kto", {"prompt": "a", "completion": "b", "label": 0.7}, "`label` is 0.7; it is true for a good"),
+        ("kto", {"prompt": "a", "completion": "b", "label": 0.7}, "`label` is 0.7; use true for a good"),
         ("kto", {"prompt": [user("a")], "completion": [user("b")], "label": 1}, "`completion` does not end"),
         ("dpo", {"prompt": "a", "chosen": "b \ud83d", "rejected": "c"}, "half a character .'.ud83d'."),
     ],

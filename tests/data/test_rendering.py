@@ -297,7 +297,7 @@ def test_a_tokenizer_without_an_end_trains_the_text_alone(tmp_path: Path) -> Non
 
 
 def test_half_a_character_is_told_by_its_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="line 2: it holds half a character"):
+    with pytest.raises(DataError, match="line 2: it contains half a character"):
         prepared(tmp_path, [{"text": "a b"}, {"text": "a \ud83d"}], tokenizer())
 
 

@@ -159,7 +159,7 @@ def test_a_system_text_that_a_conversation_has_itself_is_named(tmp_path: Path) -
 
 def test_a_system_text_that_only_later_rows_have_is_no_text_to_go_on_with(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": "b", "system": "Be brief."}]
-    with pytest.raises(DataError, match="line 2: it has a `system`, and the first row has no such column"):
+    with pytest.raises(DataError, match="line 2: it has a `system`, but the first row has no such column"):
         seen(written(tmp_path / "x.jsonl", *rows))
 
 

@@ -64,7 +64,7 @@ def test_tools_are_refused_by_the_row_and_not_left_out(tmp_path: Path, name: str
     tokenizer = load_tokenizer(ModelConfig(path="demo", chat_template=name))
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"messages": chat("a", "b"), "tools": [{"name": "f"}]}))
-    with pytest.raises(DataError, match=r"line 1: .* chat template has no words for tools; give one"):
+    with pytest.raises(DataError, match=r"line 1: .* chat template does not support tools; set one"):
         prepare(DataConfig(train=str(path)), tokenizer, None, 1)
 
 
