@@ -174,21 +174,12 @@ def test_the_demo_has_rows_for_training_and_for_evaluation() -> None:
         ("x.csv", "text\na".encode("utf-16")[:-1], "begins as UTF-16 text and continues as something else"),
         ("x.txt", b"a\n\xff\n", "line 2: this is not UTF-8 text"),
         ("x.txt", "\n \n", "has no rows"),
-<<<<<<< HEAD
-        ("x.arrow", b"no arrow", "is no arrow file that can be read"),
-        ("x.parquet", b"no parquet", "is no parquet file that can be read"),
-        ("x.parquet", b"PAR1" + b"\0" * 50 + b"PAR1", "is no parquet file that can be read"),
-        ("x.parquet", b"", "is no parquet file that can be read"),
-        ("x.docx", "a", "has an unsupported format (.docx); the supported ones are .jsonl"),
-        ("x", "a", "unsupported format (no suffix)"),
-=======
         ("x.arrow", b"no arrow", "is not a readable arrow file"),
         ("x.parquet", b"no parquet", "is not a readable parquet file"),
         ("x.parquet", b"PAR1" + b"\0" * 50 + b"PAR1", "is not a readable parquet file"),
         ("x.parquet", b"", "is not a readable parquet file"),
-        ("x.docx", "a", "cannot be read (.docx); give a file of the kind .jsonl"),
-        ("x", "a", "cannot be read (no suffix)"),
->>>>>>> 9365af4 (Words: tests match the messages of the data)
+        ("x.docx", "a", "has an unsupported format (.docx); the supported ones are .jsonl"),
+        ("x", "a", "unsupported format (no suffix)"),
     ],
 )
 def test_a_damaged_file_is_refused_by_its_line(
