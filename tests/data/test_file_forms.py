@@ -48,7 +48,7 @@ def test_a_cell_that_python_has_printed_is_what_it_prints() -> None:
 
 
 def test_a_doubled_column_is_named() -> None:
-    with pytest.raises(DataError, match="the column 'completion' is there 2 times"):
+    with pytest.raises(DataError, match="the column 'completion' occurs 2 times"):
         load_rows(str(CASES / "dup_header.csv"))
 
 
@@ -213,7 +213,7 @@ class TestTables:
     def test_a_doubled_column_of_a_parquet_file_is_named(self, tmp_path: Path) -> None:
         table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
         pq.write_table(table, tmp_path / "x.parquet")
-        with pytest.raises(DataError, match="the column 'text' is there twice"):
+        with pytest.raises(DataError, match="the column 'text' occurs twice"):
             load_rows(str(tmp_path / "x.parquet"))
 
 

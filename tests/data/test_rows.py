@@ -170,7 +170,7 @@ def test_the_demo_has_rows_for_training_and_for_evaluation() -> None:
         ("x.jsonl.bz2", bz2.compress(b'{"text": "a"}\n' * 99)[:-12], "cannot be read"),
         ("x.jsonl.xz", lzma.compress(b'{"text": "a"}\n' * 99)[:-12], "cannot be read"),
         ("x.jsonl.zst", b"no zstandard", "cannot be read"),
-        ("x.csv", "text, text\na,b\n", "the column 'text' is there 2 times"),
+        ("x.csv", "text, text\na,b\n", "the column 'text' occurs 2 times"),
         ("x.csv", "text\na".encode("utf-16")[:-1], "begins as UTF-16 text and continues as something else"),
         ("x.txt", b"a\n\xff\n", "line 2: this is not UTF-8 text"),
         ("x.txt", "\n \n", "has no rows"),
