@@ -112,8 +112,7 @@ class Recorder(Tracker):
                 guest.give(event)
 
     def _record(self, kind: Kind, fields: Mapping[str, Any]) -> None:
-        """Write an event that no callback reports, and pass it to the guests, which do not read the
-        journal."""
+        """Write an event that no callback reports, and pass it to the guests."""
         self._pass_on_samples()
         if (event := self._append(kind, fields)) is not None:
             for guest in self.guests:
