@@ -25,7 +25,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from fmstune.data.tokens.table import IGNORED
 from fmstune.training.speed.log_probs import scores
-from fmstune.training.speed.tied_embeddings import look_up_sparsely
 from fmstune.training.trl_compat.head import FUSED, FusedCausalLMOutput, score_by
 from fmstune.training.tuned_trainer import Head
 
@@ -51,7 +50,6 @@ def fit_lm_head(model: PreTrainedModel, *, direct: bool, experts: bool = False) 
     found: Head = broadcast_object_list([_fitting(model, direct=direct, experts=experts)])[0]
     if found == "direct":
         score_by(model, _direct)
-        look_up_sparsely(model)
     elif found == "own":
         score_by(model, _own)
     return found
