@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from fmstune.trackers.registry import reference
 from tests.support.aim_servers import aim_server, free_port
 from tests.support.clearml_cloud import ClearmlCloud
 from tests.support.comet_cloud import CometCloud
+from tests.support.commands import fmstune
 from tests.support.end_to_end import (
     Points,
     aim_points,
@@ -200,8 +199,10 @@ def test_the_next_process_opens_the_run_that_is_there_and_makes_no_second_one(
 ) -> None:
     run = make_run(tmp_path / "run", {1: 2.0, 2: 1.5, 3: 1.25})
     with SERVICES[service](tmp_path / "service") as found:
-        command = [sys.executable, "-c", _KILLED, str(run), found.tracker, json.dumps(found.options)]
-        died = subprocess.run(command, capture_output=True, text=True)
+        script = tmp_path / "killed.py"
+        script.write_text(_KILLED)
+        arguments = (str(run), found.tracker, json.dumps(found.options))
+        died = fmstune(*arguments, cwd=tmp_path, module=str(script), life=found.tracker)
         assert died.returncode == 9, died.stderr
         (line,) = sync(run, None, {found.tracker: found.options}, reference, check_within=300)
         assert line.state == "complete", line

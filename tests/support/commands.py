@@ -68,6 +68,7 @@ _WORKERS = (
 _LIVES = (
     "fmstune.testing.inside", "fmstune.testing.lives", "fmstune.trackers.file_tracker",
     "tests.support.a_life", "tests.support.labelled", "tests.support.media", "tests.support.stored",
+    "PIL.Image",
 )  # fmt: skip
 """What a shipper's life imports, and what reads a storage, besides an SDK."""
 _FORKS = sys.platform == "linux"
@@ -76,7 +77,8 @@ _SESSION = "PYTEST_SESSION_PROCESS"
 """Names the process with which a session of several workers ends."""
 _OF = "lives-"
 _ALL_SETS = _SETS | {
-    f"{_OF}{name}": (*modules, *_LIVES) for name, modules in {"": (), **of_sdks.MODULES}.items()
+    f"{_OF}{name}": (*modules, *of_sdks.BESIDE.get(name, ()), *_LIVES)
+    for name, modules in {"": (), **of_sdks.MODULES}.items()
 }
 """With those of the lives of each tracker, of which most sessions need some."""
 _AT_IMPORT = re.compile(

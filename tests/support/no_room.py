@@ -7,6 +7,8 @@ import threading
 
 import psutil
 
+from tests.support.warm_shippers import interpreters
+
 
 class NoRoom:
     """Lets no file of any process that this one has started grow beyond a size, until it is freed.
@@ -43,6 +45,11 @@ class NoRoom:
             self._limit(size)
 
     def _limit(self, size: int) -> None:
-        for process in set(psutil.Process().children(recursive=True)) - self._spared:
+        # What is limited is so for ever, and so would be the shippers of later tests.
+        found = set(psutil.Process().children(recursive=True)) - self._spared
+        warm = interpreters()
+        for process in found:
             with contextlib.suppress(psutil.Error):
+                if process.pid in warm:
+                    continue
                 process.rlimit(psutil.RLIMIT_FSIZE, (size, size))

@@ -16,11 +16,12 @@ from tests.support.sdks import MODULES
 
 
 class SharedNursery(Nursery):
-    """The lives of one tracker, `""` for what needs no SDK, each with the test's environment.
+    """The lives of one tracker, `""` for what needs no SDK, each with the test's environment; `None` for what
+    needs transformers.
 
     A `Nursery` imports the SDK for a second or two; each file of tests, in each worker, would have one."""
 
-    def __init__(self, tracker: str = "") -> None:
+    def __init__(self, tracker: str | None) -> None:
         self._tracker = tracker
         if tracker == "aim":
             provide_database()

@@ -366,14 +366,13 @@ def full_disk(folder: Path) -> Iterator[Scene]:
 def file_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
     """The tracker `file`, whose file cannot grow any more in the middle of a line."""
     path = folder / "metrics.jsonl"
+
+    def strike() -> None:
+        wait_for(lambda: report(Path("out"), ["file"])[0].delivered)
+        disk.fill(path.stat().st_size + 50)
+
     with NoRoom() as disk:
-        yield Scene(
-            "file",
-            {"path": str(path)},
-            lambda: file_points(path),
-            lambda: disk.fill(path.stat().st_size + 50),
-            heal=disk.free,
-        )
+        yield Scene("file", {"path": str(path)}, lambda: file_points(path), strike, heal=disk.free)
 
 
 @contextlib.contextmanager

@@ -11,36 +11,36 @@ import re
 
 MODULES: dict[str, tuple[str, ...]] = {
     "aim": (
-        "aim", "aim.sdk.index_manager", "pandas", "PIL.Image", "pyarrow.pandas_compat",
-        "sqlalchemy.dialects.sqlite", "tests.support.aim_database", "fmstune.trackers.aimstack_tracker",
-        "tests.support.mapped",
+        "aim", "sqlalchemy.dialects.sqlite", "tests.support.aim_database",
+        "fmstune.trackers.aimstack_tracker", "tests.support.mapped",
     ),
-    "wandb": (
-        "wandb", "wandb.sdk.launch", "wandb.proto.wandb_internal_pb2", "pandas", "PIL.Image",
-        "fmstune.trackers.wandb_tracker",
-    ),
+    "wandb": ("wandb", "wandb.sdk.launch", "fmstune.trackers.wandb_tracker"),
     "mlflow": (
         "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store",
-        "mlflow.store.tracking.sqlalchemy_workspace_store", "mlflow.utils.search_logged_model_utils",
-        "alembic.command", "sqlalchemy.dialects.sqlite", "PIL.Image", "fmstune.trackers.mlflow_tracker",
-        "tests.support.mapped",
+        "mlflow.store.tracking.sqlalchemy_workspace_store", "alembic.command", "sqlalchemy.dialects.sqlite",
+        "fmstune.trackers.mlflow_tracker", "tests.support.mapped",
     ),
     "tensorboard": (
         "tensorboard.summary.writer.record_writer", "tensorboard.compat.proto.event_pb2",
         "tensorboard.plugins.hparams.plugin_data_pb2", "tensorboard.plugins.text.metadata",
-        "tensorboard.backend.event_processing.event_accumulator", "PIL.Image",
         "fmstune.trackers.tensorboard_tracker",
     ),
-    "trackio": ("trackio", "trackio.sqlite_storage", "PIL.Image", "fmstune.trackers.trackio_tracker"),
-    "dvclive": ("dvclive", "PIL.Image", "fmstune.trackers.dvclive_tracker"),
-    "swanlab": (
-        "swanlab.sdk", "pyroaring", "swanlab.sdk.internal.core_python.store", "PIL.Image",
-        "fmstune.trackers.swanlab_tracker",
-    ),
-    "comet": ("comet_ml", "PIL.Image", "encodings.cp437", "fmstune.trackers.comet_tracker"),
-    "clearml": ("tests.support.clearml_warm", "PIL.Image", "fmstune.trackers.clearml_tracker"),
+    "trackio": ("trackio", "trackio.sqlite_storage", "fmstune.trackers.trackio_tracker"),
+    "dvclive": ("dvclive", "fmstune.trackers.dvclive_tracker"),
+    "swanlab": ("swanlab.sdk", "fmstune.trackers.swanlab_tracker"),
+    "comet": ("comet_ml", "fmstune.trackers.comet_tracker"),
+    "clearml": ("tests.support.clearml_warm", "fmstune.trackers.clearml_tracker"),
 }  # fmt: skip
-"""Of each tracker that has one."""
+"""What a tracker uses, of each that has an SDK."""
+BESIDE: dict[str, tuple[str, ...]] = {
+    "aim": ("aim.sdk.index_manager", "pandas", "pyarrow.pandas_compat"),
+    "wandb": ("wandb.proto.wandb_internal_pb2", "pandas"),
+    "mlflow": ("mlflow.utils.search_logged_model_utils",),
+    "tensorboard": ("tensorboard.backend.event_processing.event_accumulator",),
+    "swanlab": ("pyroaring", "swanlab.sdk.internal.core_python.store"),
+    "comet": ("encodings.cp437",),
+}  # fmt: skip
+"""What it uses for tables, and what reads its storage."""
 AT_IMPORT = re.compile(
     "AIM_|MLFLOW_(?!TRACKING_URI$|DISABLE_TELEMETRY$)|TRACKIO_DIR|SWANLAB_(CONFIG_DIR|DEBUG|REQUIRE|SECRETS_DIR)"
     "|COMET_(CONFIG|INI|LOGGING|DISABLE)|WANDB_(DISABLE_CACHE|HTTP_TIMEOUT|INSECURE)|DVCLIVE_LOGLEVEL"

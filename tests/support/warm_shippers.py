@@ -30,6 +30,7 @@ from typing import Any
 
 from fmstune.delivery.shipping import process
 from fmstune.delivery.shipping.quiet import QUIET
+from tests.support import sdks
 from tests.support.aim_servers import provide_database
 from tests.support.forkserver import HIGH, become, received, run_to_end, warm_up
 from tests.support.surroundings import ENVIRONMENT
@@ -40,17 +41,10 @@ _PLAIN = (
     "fmstune.delivery.shipping.main", "fmstune.delivery.sync", "fmstune.trackers.registry",
     "fmstune.trackers.file_tracker", "tests.sample_trackers",
 )  # fmt: skip
-_SDKS = {
-    "aim": ("aim", "tests.support.aim_database", "fmstune.trackers.aimstack_tracker"),
-    "wandb": ("wandb", "fmstune.trackers.wandb_tracker"),
-    "clearml": ("tests.support.clearml_warm", "fmstune.trackers.clearml_tracker"),
-    # trackio reads TRACKIO_DIR when it is imported: not here, but in the process that has the test's.
-    "mlflow": (
-        "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "fmstune.trackers.mlflow_tracker",
-    ),
-}  # fmt: skip
-_AT_IMPORT = re.compile("PYTHON(?!PATH$)|LANG|LC_|AIM_|MLFLOW_(?!TRACKING_URI$)|LD_|XDG_")
-"""Variables that Python, and the SDKs, read when they are imported."""
+_MANY = ("aim", "wandb", "mlflow", "comet", "clearml")
+"""Trackers with so many shippers that importing their SDKs in each worker pays; the others import theirs."""
+_AT_IMPORT = re.compile("PYTHON(?!PATH$)|LANG|LC_|LD_|XDG_")
+"""Variables that Python reads when it starts, and libraries when they are imported."""
 _SUBREAPER = 36
 
 
@@ -58,7 +52,7 @@ class _Warm:
     """A warm interpreter, which ends with the process that has started it."""
 
     def __init__(self, sdk: str) -> None:
-        modules = (*_PLAIN, *_SDKS.get(sdk, ()))
+        modules = (*_PLAIN, *sdks.MODULES.get(sdk, ()))
         if sdk == "aim":
             provide_database()
         self.names = {name.partition(".")[0] for name in modules}
@@ -80,7 +74,11 @@ class _Warm:
         if self.owner != os.getpid():
             return False
         mine, theirs = (
-            {name: value for name, value in each.items() if _AT_IMPORT.match(name)}
+            {
+                name: value
+                for name, value in each.items()
+                if _AT_IMPORT.match(name) or sdks.AT_IMPORT.match(name)
+            }
             for each in (self._environment, environment)
         )
         searched = [each for each in (*sys.path, cwd or "") if "site-packages" not in each]
@@ -92,6 +90,11 @@ class _Warm:
             return False
         found = [path for path in folder.iterdir() if path.name.partition(".")[0] in self.names]
         return any(path.suffix == ".py" or path.joinpath("__init__.py").exists() for path in found)
+
+    @property
+    def pid(self) -> int:
+        """The id of the interpreter, a child of this process."""
+        return self._process.pid
 
     def has_ended(self) -> bool:
         """Whether somebody has ended it, as tests do that end all their children."""
@@ -139,14 +142,23 @@ def _warm_for(command: list[str], environment: Mapping[str, str], cwd: str | Non
         return None
     if environment.get("PYTHONPATH", str(_ROOT)) != str(_ROOT):
         return None
-    sdk = command[3] if command[3] in _SDKS else ""
-    warm = _warm.get(sdk)
-    if warm is None or (warm.owner == os.getpid() and warm.has_ended()):
-        warm = _warm[sdk] = _Warm(sdk)
+    sdk = command[3] if command[3] in _MANY else ""
+    with _starting:
+        warm = _warm.get(sdk)
+        if warm is None or (warm.owner == os.getpid() and warm.has_ended()):
+            warm = _warm[sdk] = _Warm(sdk)
     return warm if warm.serves(environment, cwd) else None
 
 
 _warm: dict[str, _Warm] = {}
+_starting = threading.Lock()
+os.register_at_fork(after_in_child=_starting._at_fork_reinit)  # type: ignore[attr-defined]
+
+
+def interpreters() -> set[int]:
+    """The ids of the warm interpreters that are children of this process, one that begins included."""
+    with _starting:
+        return {warm.pid for warm in _warm.values() if warm.owner == os.getpid()}
 
 
 class _Subprocess(ModuleType):

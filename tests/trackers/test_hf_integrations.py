@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fmstune.delivery.recorder import Recorder
-from fmstune.delivery.report import DeliveryReport
+from fmstune.delivery.report import DeliveryReport, report
 from fmstune.delivery.sync import sync
 from fmstune.errors import ConfigError
 from fmstune.run.resolve import check_name
@@ -22,6 +22,7 @@ from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerError
 from fmstune.trackers.registry import reference, tracker_class
 from tests.support.end_to_end import swanlab_scalars
 from tests.support.mlflow_servers import store_in
+from tests.support.nurseries import SharedNursery
 from tests.support.readers import event_accumulator
 
 
@@ -42,7 +43,16 @@ def journalled(recorder: Recorder, status: Any = "finished") -> None:
 
 
 def delivered(directory: Path, name: str, **options: Any) -> DeliveryReport:
+    """By a shipper, which imports transformers and the SDK."""
     (line,) = sync(directory, name, {name: options}, reference, check_within=300)
+    assert line.state == "complete", line
+    return line
+
+
+def given(directory: Path, name: str, **options: Any) -> DeliveryReport:
+    """In a process that is forked from one which has transformers, and imports the SDK."""
+    assert SharedNursery(None).deliver(directory, reference(name), options)
+    (line,) = report(directory, ["t"])
     assert line.state == "complete", line
     return line
 
@@ -85,13 +95,12 @@ def test_tensorboards_callback_writes_what_it_would_have_written_in_the_training
 
 
 def test_mlflows_callback_ends_its_run_in_the_store_that_its_variable_names(
-    recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+    recorder: Recorder, run_directory: Path
 ) -> None:
     store = store_in(run_directory.parent / "store")
     journalled(recorder, "failed")
-    monkeypatch.setenv("HF_MLFLOW_LOG_ARTIFACTS", "1")
-    variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{store}"}
-    line = delivered(run_directory, "hf:mlflow", environment=variables, arguments={"run_name": "mine"})
+    variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{store}", "HF_MLFLOW_LOG_ARTIFACTS": "1"}
+    line = given(run_directory, "hf:mlflow", environment=variables, arguments={"run_name": "mine"})
     with sqlite3.connect(store) as held:
         assert held.execute("SELECT name, status FROM runs").fetchall() == [("mine", "FINISHED")]
         points = held.execute("SELECT key, step, value FROM metrics WHERE key LIKE '%loss'").fetchall()
@@ -193,7 +202,7 @@ def test_swanlabs_callback_begins_a_run_with_nothing_of_the_shipper_in_it(
     journalled(recorder)
     place = run_directory.parent / "swanlog"
     variables = {"SWANLAB_MODE": "offline", "SWANLAB_LOG_DIR": str(place), "SWANLAB_PROJECT": "p"}
-    delivered(run_directory, "hf:swanlab", environment=variables)
+    given(run_directory, "hf:swanlab", environment=variables)
     losses = [each for each in swanlab_scalars(place) if each[0] == "train/loss"]
     assert losses == [("train/loss", 1, 1.0), ("train/loss", 2, 0.5)]
     (run,) = place.glob("run-*")
