@@ -147,7 +147,9 @@ class Examination:
                 breaks.append(f"It fails at {rude.what}: {cause}.{remedy}")
         if not breaks:
             breaks = self._compared(run, status="failed")
-        return found(breaks, f"{len(runs.RUDE)} rude values arrive, or the report lists what was adapted.")
+        return found(
+            breaks, f"{len(runs.RUDE)} edge-case values arrive, or the report lists what was adapted."
+        )
 
     def two_at_once(self) -> Findings:
         """Two trackers in one process, with a run each."""

@@ -169,7 +169,7 @@ RUDE = (
 
 
 def rude(recorder: Recorder) -> None:
-    """A run of rude values, one per event: event number n is `RUDE[n - 1]`."""
+    """A run of edge-case values, one per event: event number n is `RUDE[n - 1]`."""
     for each in RUDE:
         each.call(recorder)
     recorder.close("failed", "RuntimeError: it had to be")
