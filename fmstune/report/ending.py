@@ -185,14 +185,14 @@ def memory_parts(curves: Mapping[str, Curve]) -> dict[str, MemoryPart]:
 
 
 def memory_line(parts: Mapping[str, MemoryPart]) -> str:
-    """`weights 538 MB, gradients 538 MB, …; the largest gap to the estimate: activations, 20 MB more`."""
+    """`weights 538 MB, gradients 538 MB, …; largest deviation from the estimate: activations, 20 MB more`."""
     taken = ", ".join(f"{name} {amount(part.measured)}" for name, part in parts.items())
     widest = max(parts.items(), key=lambda each: abs(each[1].gap), default=None)
     if widest is None or abs(widest[1].gap) < _LEAST_GAP * max(1, widest[1].measured):
         return taken
     gap = widest[1].gap
     return (
-        f"{taken}; the largest gap to the estimate: {widest[0]}, {amount(abs(gap))} "
+        f"{taken}; largest deviation from the estimate: {widest[0]}, {amount(abs(gap))} "
         f"{'more' if gap > 0 else 'less'}"
     )
 

@@ -31,7 +31,7 @@ def precision(training: Mapping[str, Any]) -> Precision:
     if "bf16" in training or "fp16" in training:
         return Precision(bool(training.get("bf16", False)), bool(training.get("fp16", False)), "as set")
     if training.get("use_cpu") or not torch.accelerator.is_available():
-        return Precision(False, False, "a CPU")
+        return Precision(False, False, "the device is a CPU")
     if not torch.cuda.is_available():
         kind = torch.accelerator.current_accelerator().type
         return Precision(False, False, f"the safe choice on {kind}; training.bf16 = true may be faster")

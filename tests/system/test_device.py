@@ -64,7 +64,7 @@ def test_what_spreads_a_model_over_gpus_is_refused_where_there_is_none(setting: 
 
 @on_a_cpu
 def test_the_precision_is_told_with_its_reason() -> None:
-    assert "parameters · float32: a CPU" in dry_run_shown()
+    assert "parameters · float32: the device is a CPU" in dry_run_shown()
     assert precision({"bf16": True}).line() == "bf16: as set"
 
 
