@@ -37,7 +37,7 @@ def planned(directory: Path) -> Removal:
         raise ConfigError(
             f"{shown_path(directory)} is a link to {shown_path(directory.resolve())}; use that directory."
         )
-    _require_nobody(directory)
+    _require_not_running(directory)
     entries = sorted(written(directory))
     others = sorted(set(directory.iterdir()) - set(entries))
     return Removal(directory, entries, sum(map(_size, entries)), others)
@@ -49,7 +49,7 @@ def remove(removal: Removal) -> None:
     directory = removal.directory
     lock = locks.take(lock_path(journal_of(directory)))
     if lock is None:
-        _require_nobody(directory)
+        _require_not_running(directory)
         raise ConfigError(f"{shown_path(directory)}: another process is using this run; wait until it ends.")
     try:
         clear(directory)
@@ -67,7 +67,7 @@ def remove(removal: Removal) -> None:
     index.close()
 
 
-def _require_nobody(directory: Path) -> None:
+def _require_not_running(directory: Path) -> None:
     journal = journal_of(directory)
     if is_being_written(journal):
         raise ConfigError(

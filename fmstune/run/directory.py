@@ -80,7 +80,7 @@ def claim(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool 
     """
     found = _found(config, resume, overwrite=overwrite, main=main)
     if main and not found.finished:
-        _require_place(found.path)
+        _require_writable(found.path)
     return found
 
 
@@ -101,7 +101,7 @@ def _found(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool
         return RunDirectory(_new_name(config), is_new=True, named_here=_world_size() == 1)
     _nearest(path)
     if main:
-        _require_nobody(path)
+        _require_not_running(path)
     if overwrite or not path.exists() or not any(path.iterdir()):
         return RunDirectory(path, is_new=not overwrite)
     state = run_state(path)
@@ -119,7 +119,7 @@ def _found(config: RunConfig, resume: str | None, *, overwrite: bool, main: bool
     raise ConfigError(f"{path} holds {how}: use another --output-dir,{go_on} or replace it with --overwrite.")
 
 
-def _require_place(path: Path) -> None:
+def _require_writable(path: Path) -> None:
     """Raise `ConfigError` if the directory cannot be created or written to."""
     nearest = _nearest(path)
     if not takes_files(nearest):
@@ -142,7 +142,7 @@ def _nearest(path: Path) -> Path:
     return nearest
 
 
-def _require_nobody(path: Path) -> None:
+def _require_not_running(path: Path) -> None:
     """Raise `ConfigError` if a process is still running the run in `path`."""
     journal = path / TRACKING_DIR / JOURNAL_NAME
     if is_being_written(journal):
