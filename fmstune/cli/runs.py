@@ -121,7 +121,7 @@ def _short(model: str | None) -> str | None:
 
 def _nothing(directories: list[Path] | None, found: int) -> str:
     if found:
-        return f"none of the {found:,} runs here matches"
+        return f"no run matches, of {found:,} here"
     where = ", ".join(map(str, directories)) if directories else "runs/ and below the current directory"
     return f"no runs in {visible(where)}; start one with `fmstune train`"
 

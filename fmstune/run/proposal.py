@@ -51,9 +51,7 @@ class Looked:
         if not self.known:
             return "not inspected: it is not on this disk"
         more = "" if self.whole else "at least "
-        return (
-            f"{more}{counted(self.rows, 'row')} ({self.shape}), 95% of at most {self.characters:,} characters"
-        )
+        return f"{more}{counted(self.rows, 'row')} ({self.shape}), 95% have at most {self.characters:,} characters"
 
 
 @dataclass(frozen=True, slots=True)
