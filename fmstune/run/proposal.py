@@ -51,7 +51,8 @@ class Looked:
         if not self.known:
             return "not inspected: it is not on this disk"
         more = "" if self.whole else "at least "
-        return f"{more}{counted(self.rows, 'row')} ({self.shape}), 95% have at most {self.characters:,} characters"
+        rows = counted(self.rows, "row")
+        return f"{more}{rows} ({self.shape}), 95% have at most {self.characters:,} characters"
 
 
 @dataclass(frozen=True, slots=True)
