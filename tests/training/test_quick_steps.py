@@ -7,6 +7,7 @@ import io
 import pickle
 
 import accelerate.optimizer
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +71,21 @@ def test_modes_and_gradients_are_those_of_the_modules_themselves() -> None:
         model.zero_grad()
         assert all(weight.grad is None for weight in model.parameters())
     assert not {"train", "zero_grad", "walked"} & vars(model).keys()
+
+
+@pytest.mark.parametrize("how", ["parameter", "module"])
+def test_a_weight_that_is_added_during_the_training_has_its_gradient_cleared(how: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    with walked_once(model):
+        if how == "parameter":
+            model[0].bias = torch.nn.Parameter(torch.ones(2))
+        else:
+            model.append(torch.nn.Linear(2, 1).eval())
+        model.train()
+        assert all(module.training for module in model.modules())
+        model(torch.ones(1, 2)).sum().backward()
+        model.zero_grad()
+        assert all(weight.grad is None for weight in model.parameters())
 
 
 def test_whether_a_package_is_there_is_asked_once_and_again_after_the_training() -> None:

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from fmstune.training.trl_compat.loop import asked_once
 from fmstune.training.tuned_trainer import as_trainer
@@ -41,18 +45,27 @@ _WALKED = "walked"
 
 @contextlib.contextmanager
 def walked_once(model: torch.nn.Module) -> Iterator[None]:
-    """Within, `model.train()` does nothing where all modules are in training mode, and `model.zero_grad()`
-    goes to the weights directly: those that an optimizer made before holds, and no others."""
+    """Within, `model.train()` does nothing if all modules are in training mode, and `model.zero_grad()` goes
+    to the weights directly, until a module or parameter is added to any module."""
     # Methods and what they know are attributes of the model, so that a copy of it has its own.
     known = _Walked(tuple(model.modules()), tuple(model.parameters()))
     own = {_WALKED: known, "train": types.MethodType(_Quick.train, model)}
     own["zero_grad"] = types.MethodType(_Quick.zero_grad, model)
     vars(model).update(own)
+
+    def walk_again(*_: Any) -> None:
+        for name in own:
+            vars(model).pop(name, None)
+
+    # A weight that a callback adds must get its gradient cleared too.
+    watches = (register_module_module_registration_hook, register_module_parameter_registration_hook)
+    added = [watch(walk_again) for watch in watches]
     try:
         yield
     finally:
-        for name in own:
-            vars(model).pop(name, None)
+        walk_again()
+        for each in added:
+            each.remove()
 
 
 class _Quick:
