@@ -53,13 +53,20 @@ def walked_once(model: torch.nn.Module) -> Iterator[None]:
     own["zero_grad"] = types.MethodType(_Quick.zero_grad, model)
     vars(model).update(own)
 
-    def walk_again(*_: Any) -> None:
+    def walk_again() -> None:
         for name in own:
             vars(model).pop(name, None)
 
-    # A weight that a callback adds must get its gradient cleared too.
+    # A weight that a callback adds must get its gradient cleared too. Forward passes register modules too,
+    # but in new containers: a slice of a `ModuleList` is one.
+    parts = set(map(id, known.modules))
+
+    def look(module: torch.nn.Module, *_: Any) -> None:
+        if id(module) in parts:
+            walk_again()
+
     watches = (register_module_module_registration_hook, register_module_parameter_registration_hook)
-    added = [watch(walk_again) for watch in watches]
+    added = [watch(look) for watch in watches]
     try:
         yield
     finally:
