@@ -67,7 +67,7 @@ _WORKERS = (
 """What test modules import, but for trackio, which reads each test's variables at its import."""
 _LIVES = (
     "fmstune.testing.inside", "fmstune.testing.lives", "fmstune.trackers.file_tracker",
-    "tests.support.a_life", "tests.support.labelled", "tests.support.media", "tests.support.stored",
+    "tests.support.labelled", "tests.support.media", "tests.support.stored",
     "PIL.Image",
 )  # fmt: skip
 """What a shipper's life imports, and what reads a storage, besides an SDK."""
