@@ -1,1 +1,1 @@
-"""Models: found, loaded, adapted, merged, saved, and asked for text."""
+"""Models: locate, load, adapt, merge and save them, and generate text."""

@@ -1,4 +1,4 @@
-"""Which parts of a model an adapter reaches, which are trained whole, and which it leaves out."""
+"""Which parts of a model an adapter changes, which are trained whole, and which it leaves out."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ def _on_parameter(module: Any) -> bool:
 
 
 def adapted_parameters(model: PeftModel) -> set[str]:
-    """The parameters that have an adapter of their own: the experts of some models, for example."""
+    """The parameters with their own adapter: the experts of some models, for example."""
     return {_named(path, module) for path, module in model.named_modules() if _on_parameter(module)}
 
 
 def _named(path: str, module: Any) -> str:
-    """A parameter that has an adapter, as `experts.down_proj`, or its module where that is all of it."""
+    """The name of a parameter with an adapter, like `experts.down_proj`, or of its module if that has no
+    others."""
     name = path.replace(".base_layer", "").rpartition(".")[2]
     return name if module.parameter_name == "weight" else f"{name}.{module.parameter_name}"
 
 
 def trained_whole(model: PeftModel) -> set[str]:
-    """The modules that are trained and saved whole, with those that share their weights. What the
-    configuration lists is neither: names that a classifier's head has in any architecture, and paths of
+    """The modules that are trained and saved whole, including those that share their weights. Neither is the
+    same as the configured list: that also has the names of classifier heads in any architecture, and paths of
     modules that are tied to the named ones."""
     wrapped = {
         name: module for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)
@@ -43,8 +44,8 @@ def trained_whole(model: PeftModel) -> set[str]:
 
 
 def unreached_experts(model: Any, targets: Any) -> str | None:
-    """A sentence for an adapter on `all-linear` that leaves out experts: those of most architectures are
-    parameters of one module for all experts, and no linear layers."""
+    """A sentence about an adapter on `all-linear` that leaves out experts: in most architectures these are
+    parameters of one module for all experts, and not linear layers."""
     if not isinstance(model, PeftModel) or targets != "all-linear":
         return None
     left = {
@@ -57,6 +58,6 @@ def unreached_experts(model: Any, targets: Any) -> str | None:
     share = sum(left.values()) / sum(weight.numel() for weight in model.parameters())
     names = ", ".join(sorted({name.rpartition(".")[2] for name in left}))
     return (
-        f"lora.target_modules = all-linear does not reach the experts, which are no linear layers in this "
-        f"model: {names}, {share:.0%} of the weights, stay as they are"
+        f"lora.target_modules = all-linear does not reach the experts, which are not linear layers in this "
+        f"model: {names}, {share:.0%} of the weights, are not trained"
     )

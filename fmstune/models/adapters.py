@@ -1,4 +1,4 @@
-"""Adapters: which one a run trains, what it is made for, and how it is called."""
+"""Adapters: which one a run trains, its base model, and its description."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _EMBEDDINGS = {"embed_tokens", "lm_head", "wte", "embed_in", "embed_out"}
 
 
 def peft_config(config: RunConfig, model: PreTrainedModel | PeftModel) -> PeftConfig | None:
-    """What is put onto the loaded model; `None` for all weights, and for an adapter that is there already.
+    """The adapter to add to the loaded model; `None` to train all weights or an existing adapter.
 
     Raises `ConfigError` for modules that the model does not have.
     """
@@ -104,13 +104,13 @@ def load_adapter(model: PreTrainedModel, adapter: AdapterFile, *, trainable: boo
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             made = PeftModel.from_pretrained(model, directory, is_trainable=trainable, config=settings)
-    except Exception as error:  # of PEFT, safetensors and torch, bare `Exception`s among them
+    except Exception as error:  # from PEFT, safetensors and torch, including bare `Exception`s
         first = first_line(error)
         if "size mismatch" in str(error):
             first = f"it does not fit {adapter.base}: its weights are of other sizes."
         raise ModelError(f"the adapter in {directory!r} cannot be loaded: {first}") from error
     lost = next((str(each.message) for each in said if MISSING_ADAPTER_KEYS in str(each.message)), None)
-    if lost is not None:  # of some architectures (Laguna) PEFT renames weights, and then does not find them
+    if lost is not None:  # for some architectures (Laguna) PEFT renames weights and then does not find them
         keys = re.findall(r"'([^']+)'", lost)
         raise ModelError(
             f"the adapter in {directory!r} cannot be loaded: PEFT {peft_version} finds no weights for "
@@ -120,9 +120,9 @@ def load_adapter(model: PreTrainedModel, adapter: AdapterFile, *, trainable: boo
 
 
 def _learnt_prompt(model: PreTrainedModel, directory: str, settings: PeftConfig) -> PeftModel:
-    """PEFT loads virtual tokens for use only: they are built again, and given what was learnt."""
+    """PEFT loads virtual tokens for inference only: rebuild them with the learnt weights."""
     begun = settings.prompt_tuning_init
-    settings.prompt_tuning_init = "RANDOM"  # it would look for the tokenizer where that was at first
+    settings.prompt_tuning_init = "RANDOM"  # it would search the tokenizer at its original path
     made = get_peft_model(model, settings)
     settings.prompt_tuning_init = begun
     set_peft_model_state_dict(made, load_peft_weights(directory))
@@ -130,10 +130,11 @@ def _learnt_prompt(model: PreTrainedModel, directory: str, settings: PeftConfig)
 
 
 def base_config(adapter: AdapterFile, config: ModelConfig, base: str | None = None) -> ModelConfig:
-    """The model that an adapter was made for, with what else `config` says. `base` is the user's own word.
+    """The model that an adapter was trained for, with the other settings of `config`. `base` is the user's
+    setting.
 
-    A relative path is looked for from here, then from the directories above the adapter. Raises `ModelError`
-    when it is gone.
+    A relative path is resolved from the working directory, then from the directories above the adapter.
+    Raises `ModelError` if it does not exist.
     """
     import dataclasses
 
@@ -164,24 +165,24 @@ def _found(named: str, adapter: AdapterFile) -> str:
     if gguf_file is not None and place.count("/") == 1 and place == "/".join(named.split("/")[:2]):
         return named
     raise ModelError(
-        f"the adapter in {str(adapter.directory)!r} was made for the model {named!r}, which is not there "
-        "any more; put it back, or give its new place (--base of merge and generate)."
+        f"the adapter in {str(adapter.directory)!r} was made for the model {named!r}, which no longer "
+        "exists; restore it, or set its new path (--base of merge and generate)."
     )
 
 
 def name_base(model: PreTrainedModel, config: ModelConfig, seed: int) -> None:
-    """Have the adapters of a model say what they were made for, so that it is found again: PEFT writes down
-    what transformers calls it, which leaves out the GGUF file, and the seed of the demo's weights."""
+    """Record in a model's adapters what they were trained for, so that it can be located: PEFT records
+    transformers' name for it, which leaves out the GGUF file and the seed of the demo's weights."""
     named = f"demo:{seed}" if config.path == "demo" else config.path
     if Path(config.path).is_dir() and not config.path.startswith((".", "/", "~")):
-        named = f"./{named}"  # `a/b` could be one on the hub
+        named = f"./{named}"  # `a/b` could be a name on the hub
     model.name_or_path = named if config.gguf_file is None else f"{named.rstrip('/')}/{config.gguf_file}"
 
 
 def ready_for_checkpoints(model: Any) -> None:
-    """Let an adapter be saved without a question to the hub, and virtual tokens be resumed at all.
+    """Allow an adapter to be saved without a request to the hub, and virtual tokens to be resumed at all.
 
-    PEFT asks whether the base model's vocabulary was of another size, which fmstune never changes.
+    PEFT checks whether the base model's vocabulary had another size, which fmstune never changes.
     """
     if not isinstance(model, PeftModel):
         return
@@ -193,7 +194,7 @@ def ready_for_checkpoints(model: Any) -> None:
 
 
 def describe(model: Any) -> str | None:
-    """What is trained instead of all weights, for people: `LoRA r=16 on q_proj, v_proj`."""
+    """A readable description of what is trained instead of all weights: `LoRA r=16 on q_proj, v_proj`."""
     if not isinstance(model, PeftModel):
         return None
     settings = model.active_peft_config
@@ -205,25 +206,25 @@ def describe(model: Any) -> str | None:
         return f"an adapter of the kind {settings.peft_type.value}"
     kind = "DoRA" if settings.use_dora else "rsLoRA" if settings.use_rslora else "LoRA"
     names = _last_parts(model.base_model.targeted_module_names)
-    # PEFT reaches the experts of some models, which are one parameter for all of them, by these.
+    # PEFT uses these for the experts of some models, which are a single parameter for all of them.
     names |= adapted_parameters(model)
     whole = _listed(trained_whole(model))
     return f"{kind} r={settings.r} on {_listed(names)}" + (f", and all of {whole}" if whole else "")
 
 
 def _targets(given: str | Sequence[str], model: PreTrainedModel, where: str) -> str | list[str]:
-    """The modules as PEFT takes them. PEFT passes over a name that fits nothing as long as another does."""
+    """The modules in PEFT's form. PEFT ignores a name that matches nothing as long as another does."""
     if given == _ALL_LINEAR:
         return _all_linear(model)
     setting = f"{where}lora.target_modules"
     modules = [name for name, module in model.named_modules() if isinstance(module, _ADAPTABLE)]
-    # The trainer multiplies with the weights of the head itself, past an adapter on it.
+    # The trainer multiplies with the head's weights directly, bypassing an adapter on it.
     there = f"{_listed(_last_parts(modules) - {'lm_head'})}, and {_ALL_LINEAR}"
     if isinstance(given, str) and not re.fullmatch(r"\w+(\s*,\s*\w+)*", given):
         fitting = _matched(given, modules, setting)
         if not fitting:
             raise ConfigError(
-                f"{setting} = {shown(given)} fits none of the model's modules as a whole, which are called "
+                f"{setting} = {shown(given)} matches none of the model's full module names, which look "
                 f"like {modules[0]}. There are {there}."
             )
         _refuse_head(fitting, setting)
@@ -238,11 +239,11 @@ def _targets(given: str | Sequence[str], model: PreTrainedModel, where: str) -> 
 
 
 def _all_linear(model: PreTrainedModel) -> str | list[str]:
-    """All linear layers that compute what their weights say.
+    """All linear layers whose output is the product with their weights.
 
     Routers of experts and grouped projections are subclasses of `nn.Linear` that return something else, and
-    Mamba's kernels read the weights of its `out_proj` past an adapter: PEFT fails at the former, and refuses
-    the latter.
+    Mamba's kernels read the weights of its `out_proj` directly, bypassing an adapter: PEFT fails on the
+    former and refuses the latter.
     """
     heads = (model.get_output_embeddings(), getattr(model, "score", None))
     linear = {
@@ -260,7 +261,7 @@ def _all_linear(model: PreTrainedModel) -> str | list[str]:
 
 
 def _is_plain(module: Any) -> bool:
-    # A class of a library for quantization is PEFT's to know; one of transformers' own is asked.
+    # PEFT knows the classes of quantization libraries; transformers' own are tried.
     known = type(module).forward in (torch.nn.Linear.forward, _CONV1D.forward)
     weight = module.weight
     if known or weight.is_meta or not type(module).__module__.startswith("transformers."):
@@ -270,7 +271,7 @@ def _is_plain(module: Any) -> bool:
         with torch.no_grad():
             answer = module(inputs)
             return bool(torch.allclose(answer, torch.nn.functional.linear(inputs, weight, module.bias)))
-    except Exception:  # it takes other shapes, or returns no tensor
+    except Exception:  # it expects other shapes, or does not return a tensor
         return False
 
 
@@ -282,13 +283,13 @@ def _matched(pattern: str, modules: Sequence[str], setting: str) -> list[str]:
     try:
         return [name for name in modules if re.fullmatch(pattern, name)]
     except re.error as error:
-        raise ConfigError(f"{setting} = {shown(pattern)} is no regular expression: {error}.") from error
+        raise ConfigError(f"{setting} = {shown(pattern)} is not a regular expression: {error}.") from error
 
 
 def _refuse_head(names: Sequence[str], setting: str) -> None:
     if any(name.rpartition(".")[2] == "lm_head" for name in names):
         raise ConfigError(
-            f"{setting} has lm_head, on which the trainer allows no adapter; put it into "
+            f"{setting} contains lm_head, on which the trainer supports no adapter; put it into "
             "lora.modules_to_save to train it whole."
         )
 

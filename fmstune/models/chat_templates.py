@@ -1,7 +1,7 @@
-"""Chat templates by their names, for models that have none; written from the formats that models publish.
+"""Named chat templates for models that have none, written from the formats that models publish.
 
-Each is its family's own, token by token, for a tokenizer that has the family's tokens. Where the mark that
-ends an answer is no token of the tokenizer, its end of text follows: a model stops at tokens alone.
+Each equals its family's own, token by token, for a tokenizer with the family's tokens. If the mark that
+ends an answer is not a token of the tokenizer, its end of text follows: a model only stops at tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NO_TOOLS = """\
 
 _STOP = "{%- set stop = STOP -%}\n"
 _ENDS = {"chatml": "<|im_end|>", "gemma": "<end_of_turn>", "llama3": "<|eot_id|>"}
-"""Marks that end an answer, of the templates that do not end it with the tokenizer's end of text."""
+"""The marks that end an answer in templates that do not use the tokenizer's end of text."""
 
 _HERMES = """\
 {%- if tools -%}
@@ -141,8 +141,8 @@ NAMED: dict[str, str] = {
 
 
 def named_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A template by its name. It begins with the token that this tokenizer begins every text with, if any:
-    the tokenizer leaves that to chat templates."""
+    """A template by name. It starts with the token that this tokenizer adds to every text, if any: the
+    tokenizer leaves that to chat templates."""
     known = _ENDS.get(name) in tokenizer.get_vocab()
     template = NAMED[name].replace("STOP", "''" if known else "eos_token or ''")
     begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]

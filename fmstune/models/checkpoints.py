@@ -1,6 +1,7 @@
-"""Whether the files of a checkpoint are whole, from their heads and ends: no weights are read, no torch.
+"""Whether the files of a checkpoint are complete, from their headers and sizes: reads no weights, needs no
+torch.
 
-A kill, a full disk or a copy that was cut off leaves files that are there and hold too little.
+A kill, a full disk or an interrupted copy leaves files that exist but are too short.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ _WEIGHTS = (
 
 
 def newest_checkpoint(path: Path) -> Path | None:
-    """The newest checkpoint that a run can resume from; a half-written one is passed over."""
+    """The newest checkpoint that a run can resume from; half-written ones are skipped."""
     return next((entry for entry in checkpoints(path) if obstacle(entry) is None), None)
 
 
 def newest_weights(path: Path) -> Path | None:
-    """The newest checkpoint whose weights are whole, with or without what a run needs to resume."""
+    """The newest checkpoint with complete weights, with or without what a run needs to resume."""
     return next((entry for entry in checkpoints(path) if damage(entry) is None), None)
 
 
 def checkpoints(path: Path) -> list[Path]:
-    """All checkpoints of a run, the newest first, half-written ones included."""
+    """All checkpoints of a run, newest first, including half-written ones."""
     found = [entry for entry in path.glob("checkpoint-*") if is_checkpoint(entry)]
     return sorted(found, key=step_of, reverse=True)
 
@@ -54,33 +55,33 @@ def step_of(checkpoint: Path | None) -> int:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What keeps the weights of a checkpoint from being read; `None` when they are whole.
+    """What keeps the weights of a checkpoint from being read; `None` when they are complete.
 
-    The Trainer writes its state last, so that without it nothing is known of the rest.
+    The Trainer writes its state last, so without it nothing is known about the rest.
     """
     if not _has_state(checkpoint):
-        return "it was not written to its end"
+        return "it was not completely written"
     if not any(True for pattern in _WEIGHTS for _ in checkpoint.glob(pattern)):
-        return "it holds no weights"
+        return "it contains no weights"
     damaged = next(_damaged(checkpoint, _WEIGHTS[:3]), None)
-    return f"its {damaged} is damaged or not whole" if damaged else None
+    return f"its {damaged} is damaged or incomplete" if damaged else None
 
 
 def obstacle(checkpoint: Path) -> str | None:
-    """What keeps a run from going on with a checkpoint as if it had never stopped; `None` for nothing.
+    """What keeps a run from continuing from a checkpoint as if it had never stopped; `None` for nothing.
 
-    Without the optimizer's state transformers would begin with a new optimizer and a learning rate of 0, and
-    without a random state with other noise, and say nothing.
+    Without the optimizer's state transformers would silently start with a new optimizer and a learning rate
+    of 0, and without a random state with other random numbers.
     """
     if (found := damage(checkpoint)) is not None:
         return found
     for name in ("optimizer", "rng_state"):
         if not any(checkpoint.glob(f"{name}*")) and not any(checkpoint.glob("global_step*")):
-            return f"it holds no state of the {'optimizer' if name == 'optimizer' else 'random numbers'}"
+            return f"it contains no state of the {'optimizer' if name == 'optimizer' else 'random numbers'}"
     if (checkpoint / "optimizer.pt").exists() and not (checkpoint / "scheduler.pt").exists():
-        return "it holds no state of the learning rate's schedule"
+        return "it contains no state of the learning rate schedule"
     damaged = next(_damaged(checkpoint, ("*.pt", "*.pth", "optimizer*.bin")), None)
-    return f"its {damaged} is damaged or not whole" if damaged else None
+    return f"its {damaged} is damaged or incomplete" if damaged else None
 
 
 def _has_state(checkpoint: Path) -> bool:
@@ -107,7 +108,7 @@ def _damaged(checkpoint: Path, patterns: tuple[str, ...]) -> Iterator[str]:
 
 
 def _is_whole_safetensors(file: Path) -> bool:
-    """Eight bytes with the length of a JSON header, the header, and as many bytes as its offsets say: the
+    """Eight bytes with the length of a JSON header, the header, and as many bytes as its offsets require: the
     format of https://huggingface.co/docs/safetensors."""
     try:
         with open(file, "rb") as opened:

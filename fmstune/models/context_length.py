@@ -10,11 +10,12 @@ _ROTARY = ("rope_parameters", "rope_theta", "rope_scaling")
 
 
 def require_positions(model: Any, longest: int, *, streamed: bool = False) -> str | None:
-    """What is to be said of rows of `longest` tokens: nothing where the model has so many positions.
+    """The message about rows of `longest` tokens; `None` if the model has enough positions.
 
-    Of rows that are `streamed` nobody knows whether one of that length will come.
+    For `streamed` rows, it is unknown whether one of that length will come.
 
-    A model whose positions are a table fails beyond its end: raises `ConfigError`. One that turns them into
+    A model with a table of positions fails beyond its end: raises `ConfigError`. A model that computes angles
+    from positions continues, at lengths that it has never seen; that is a warning.
     angles computes on, for lengths that it has never seen; that is a warning.
     """
     settings = model.config.get_text_config()
@@ -25,9 +26,9 @@ def require_positions(model: Any, longest: int, *, streamed: bool = False) -> st
     remedy = f"set training.max_length = {positions}"
     if any(getattr(settings, name, None) for name in _ROTARY):
         return (
-            f"rows {have} up to {longest:,} tokens, and the model was made for {positions:,}: unless it is "
-            f"meant to learn longer ones, {remedy}"
+            f"rows {have} up to {longest:,} tokens, but the model was trained for {positions:,}: unless it "
+            f"should learn longer ones, {remedy}"
         )
     raise ConfigError(
-        f"rows {have} up to {longest:,} tokens, and the model has {positions:,} positions: {remedy}."
+        f"rows {have} up to {longest:,} tokens, but the model has {positions:,} positions: {remedy}."
     )

@@ -1,6 +1,7 @@
-"""The tokens that end an answer, where people who load the model will have them: its generation settings.
+"""Store the tokens that end an answer where users of the model need them: in its generation settings.
 
-A base model that learnt a chat template still ends a text at the tokenizer's end of text alone, and plain
+A base model that learnt a chat template would still only end a text at the tokenizer's end of text, and plain
+`transformers` would continue past the mark that each of its answers was trained to end with.
 `transformers` would run on past the mark that each of its answers was trained to end with.
 """
 
@@ -15,14 +16,14 @@ from fmstune.data.rendering.answer import Writer
 
 
 def learnt_ends(shape: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """The tokens that answers of rows of this shape end with, as a summary of data names shapes."""
+    """The tokens that end answers in rows of this shape, as named in a data summary."""
     chats = any(name in shape for name in ("messages", "conversation"))
     return Writer(tokenizer).ends() if chats and tokenizer.chat_template else ()
 
 
 def stop_at(model: Any, tokenizer: PreTrainedTokenizerBase, ends: tuple[str, ...]) -> None:
-    """Let the model's generation settings stop at these tokens too, and name the tokenizer's end of text, if
-    it has none."""
+    """Make the model's generation settings stop at these tokens too, and set the tokenizer's end of text if
+    they have none."""
     if ends and tokenizer.eos_token is None:
         tokenizer.eos_token = ends[0]
     settings = getattr(model, "generation_config", None)
@@ -36,14 +37,14 @@ def stop_at(model: Any, tokenizer: PreTrainedTokenizerBase, ends: tuple[str, ...
 
 
 def save_settings(model: Any, folder: Path) -> None:
-    """Write the generation settings beside an adapter, whose own files hold none; merging it finds them."""
+    """Write the generation settings next to an adapter, whose files have none; merging reads them."""
     settings = getattr(model, "generation_config", None)
     if settings is not None:
         settings.save_pretrained(folder)
 
 
 def saved_settings(folder: Path) -> GenerationConfig | None:
-    """The generation settings beside an adapter."""
+    """The generation settings next to an adapter."""
     if not (folder / "generation_config.json").exists():
         return None
     settings: GenerationConfig = GenerationConfig.from_pretrained(folder)

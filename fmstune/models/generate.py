@@ -1,4 +1,4 @@
-"""Texts that a model writes: a first look at what was learnt, during the training or after it."""
+"""Generate text with a model: a first look at what was learnt, during or after training."""
 
 from __future__ import annotations
 
@@ -30,20 +30,19 @@ def generate_texts(
     temperature: float = 0.0,
     seed: int | None = None,
 ) -> list[str]:
-    """What the model writes after each prompt, without the prompt and special tokens: the likeliest token
-    each time, or, with a `temperature` above 0, tokens drawn from `seed`.
+    """Generate the text after each prompt, without the prompt and special tokens: greedily, or, with a
+    `temperature` above 0, sampled with `seed`.
 
     Prompts are texts as the model reads them; with `special` the tokenizer adds its own special tokens,
-    which a chat template has written already. After a prompt that is empty, or as long as the model can
-    read, nothing is written. The model, its mode (training or not) and torch's random numbers are left as
-    they were.
+    which a chat template has already written. An empty prompt, or one as long as the model's context, gets
+    no text. The model, its mode (training or not) and torch's random state are unchanged afterwards.
     """
     ids = encoded(tokenizer, prompts, special=special)
     room = room_of(model)
     settings = _settings(model, tokenizer, special=special, temperature=temperature)
     answers = [""] * len(prompts)
     with _as_it_was(model), without_planned(), torch.no_grad(), warnings.catch_warnings():
-        # PEFT's word for virtual tokens: positions count them, whatever `generate` says of the text's.
+        # PEFT's warning for virtual tokens: positions include them, whatever `generate` passes for the text.
         warnings.filterwarnings("ignore", "Position ids are not supported")
         if seed is not None:
             torch.manual_seed(seed)
@@ -60,9 +59,9 @@ def generate_texts(
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, prompt: str, tools: Any = None) -> str:
-    """A prompt as the user's words in the chat template, with the schemas of the tools that may be called.
+    """Render a prompt as the user's message in the chat template, with the schemas of available tools.
 
-    Raises `ModelError` when the template refuses them, or has no words for tools.
+    Raises `ModelError` when the template refuses them, or does not support tools.
     """
     writer = Writer(tokenizer)
     question = {"role": "user", "content": prompt}
@@ -75,18 +74,18 @@ def rendered(tokenizer: PreTrainedTokenizerBase, prompt: str, tools: Any = None)
 
 
 def _before(text: str, ends: Sequence[str]) -> str:
-    """A text up to the first of the marks that end an answer without being a token."""
+    """The text up to the first of the marks that end an answer without being a token."""
     return text[: min((at for end in ends if (at := text.find(end)) >= 0), default=len(text))]
 
 
 def require_room(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, special: bool
 ) -> None:
-    """Raises `ModelError` for a prompt after which nothing could be written."""
+    """Raise `ModelError` for a prompt that leaves no room for an answer."""
     room = room_of(model)
     for row in encoded(tokenizer, prompts, special=special):
         if not row:
-            raise ModelError("a prompt is empty, and the model has no token to begin a text with.")
+            raise ModelError("a prompt is empty, and the model has no token to start a text with.")
         if room is not None and len(row) >= room:
             raise ModelError(
                 f"a prompt has {counted(len(row), 'token')}; the model reads at most {room:,}, its answer "
@@ -100,7 +99,7 @@ def encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, speci
 
 
 def room_of(model: Any) -> int | None:
-    """How many tokens the model can read, those of its answer included; `None` when it does not say."""
+    """How many tokens the model can read, including its answer; `None` if unknown."""
     room: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if room is None or not _has_virtual_tokens(model):
         return room
@@ -112,8 +111,9 @@ def _has_virtual_tokens(model: Any) -> bool:
 
 
 def _batches(ids: Sequence[list[int]], most: int, room: int | None, *, alone: bool) -> Iterator[list[int]]:
-    """The indices of prompts that are answered together. Alone are those that leave less room for the answer
-    than others, and all where virtual tokens go before the padding, which would part them from the text."""
+    """The indices of prompts that are answered together. Prompts that leave less room for the answer than
+    others are answered separately, and so are all with virtual tokens, which padding would separate from
+    the text."""
     together = []
     for index, row in enumerate(ids):
         left = most if room is None else room - len(row)
@@ -151,7 +151,7 @@ def _settings(
     settings.eos_token_id = sorted(token for token in ends if token is not None) or None
     if tokenizer.pad_token_id is not None:
         settings.pad_token_id = tokenizer.pad_token_id
-    elif settings.pad_token_id is None:  # any token will do: it is masked before, and cut off after
+    elif settings.pad_token_id is None:  # any token will do: it is masked first and removed afterwards
         settings.pad_token_id = settings.eos_token_id[0] if settings.eos_token_id else 0
     return settings
 
@@ -170,7 +170,7 @@ def _padded(
 
 @contextlib.contextmanager
 def _as_it_was(model: Any) -> Iterator[None]:
-    """Evaluation mode within; then each module's own mode, and torch's random numbers, as before."""
+    """Switch to evaluation mode; afterwards restore each module's mode, and torch's random state."""
     modes = [(module, module.training) for module in model.modules()]
     with torch.random.fork_rng():
         model.eval()

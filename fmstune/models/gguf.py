@@ -1,4 +1,4 @@
-"""GGUF files as the models to tune: unpacked to plain weights when they are loaded, and saved as such."""
+"""GGUF files as base models: dequantized to plain weights on loading, and saved as such."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import transformers
 
 
 def unpacking() -> dict[str, Any]:
-    """Arguments of `from_pretrained` in addition to `gguf_file`, so that every weight is a plain one."""
+    """Arguments of `from_pretrained` in addition to `gguf_file`, so that all weights are plain tensors."""
     if hasattr(transformers, "GgufConfig"):  # since transformers 5.20 or so; before, there is no other way
         return {"quantization_config": transformers.GgufConfig(dequantize=True)}
     return {}

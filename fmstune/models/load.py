@@ -1,4 +1,4 @@
-"""Loading the model and its tokenizer, and saying which model it is."""
+"""Load the model and its tokenizer, and identify the model."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class LoadedModel:
 def load_tokenizer(config: ModelConfig, *, base: str | None = None) -> PreTrainedTokenizerBase:
     """Load the model's tokenizer, with the configured chat template if there is one.
 
-    An adapter's is beside it, or that of its base model, which `base` can say in place of the adapter.
+    An adapter's is next to it, or that of its base model, which `base` overrides.
     Raises `ModelError` with the cause in one sentence.
     """
-    imports_done()  # that takes long; this is the first thing that is loaded
+    imports_done()  # this takes long; the tokenizer is the first thing that is loaded
     config = _located(config)
     adapter = adapter_at(config)
     if adapter is not None and not any(adapter.directory.glob("tokenizer*")):
@@ -64,7 +64,7 @@ def load_tokenizer(config: ModelConfig, *, base: str | None = None) -> PreTraine
         require_place(config)
     try:
         tokenizer = AutoTokenizer.from_pretrained(_path(config), **_common(config))
-    except Exception as error:  # each library below has errors of its own, bare `Exception`s among them
+    except Exception as error:  # each library below has its own errors, including bare `Exception`s
         raise ModelError(why_not_loaded(config, "tokenizer", error)) from error
     if config.chat_template is not None:
         tokenizer.chat_template = _read_template(config.chat_template, tokenizer)
@@ -126,12 +126,12 @@ def load_model(
                     **common,
                     **_held(config),
                 )
-            missing = report["missing_keys"]  # the library draws these at random
-            if reward:  # a head is what is to be learnt
+            missing = report["missing_keys"]  # the library initialises these randomly
+            if reward:  # the head is to be learnt
                 missing = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
     except ModelError:
         raise
-    except Exception as error:  # each library below has errors of its own, bare `Exception`s among them
+    except Exception as error:  # each library below has its own errors, including bare `Exception`s
         raise ModelError(why_not_loaded(config, "model", error)) from error
     if missing:
         raise ModelError(
@@ -166,12 +166,12 @@ def _own_files(settings: Any, config: ModelConfig) -> OwnFiles:
 
 
 def _one_label(settings: Any, path: str) -> None:
-    """Let the model have one output; raises `ModelError` when it is a classifier with several."""
+    """Configure a single output; raise `ModelError` for a classifier with several."""
     classifies = any("Classification" in name for name in settings.architectures or ())
     if classifies and settings.num_labels != 1:
         raise ModelError(
-            f"model.path = {path!r} holds a classifier with {settings.num_labels} labels; a reward model has "
-            "one. Give a language model, or a reward model to continue from."
+            f"model.path = {path!r} is a classifier with {settings.num_labels} labels; a reward model has "
+            "one. Use a language model, or a reward model to continue from."
         )
     settings.num_labels = 1
 
@@ -184,7 +184,7 @@ def _drawn_from(seed: int) -> Iterator[None]:
 
 
 def load_for_use(config: ModelConfig, *, base: str | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
-    """A model and its tokenizer to write with, on the GPU if there is one. Raises `ModelError`."""
+    """A model and its tokenizer for generation, on the GPU if there is one. Raises `ModelError`."""
     tokenizer = load_tokenizer(config, base=base)
     model = load_model(config, lora=True, seed=0, base=base, trainable=False).model
     if torch.accelerator.is_available():
@@ -193,7 +193,7 @@ def load_for_use(config: ModelConfig, *, base: str | None = None) -> tuple[Any, 
 
 
 def adapter_at(config: ModelConfig) -> AdapterFile | None:
-    """The adapter that `model.path` holds, if it holds one. Raises `ModelError`."""
+    """The adapter at `model.path`, if there is one. Raises `ModelError`."""
     if not holds_adapter(Path(config.path)):
         return None
     try:
@@ -203,7 +203,7 @@ def adapter_at(config: ModelConfig) -> AdapterFile | None:
 
 
 def _located(config: ModelConfig) -> ModelConfig:
-    """With a GGUF file apart from the place where it is."""
+    """Split a path to a GGUF file into directory and file."""
     path, gguf_file = split_gguf(config.path, config.gguf_file)
     return replace(config, path=path, gguf_file=gguf_file)
 
@@ -239,12 +239,12 @@ def _dtype(asked: str, settings: Any, *, lora: bool) -> torch.dtype:
 
 
 def _read_template(path: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template of a file, or the one of that name where there is no such file."""
+    """The template in a file, or the one of that name if there is no such file."""
     if path in NAMED and not Path(path).is_file():
         return named_template(path, tokenizer)
     try:
         template = Path(path).read_text(encoding="utf-8")
-        # With the library's own environment, which knows more than Jinja's: `{% generation %}`, say.
+        # With the library's own environment, which supports more than Jinja's, like `{% generation %}`.
         render_chats([], template)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"model.chat_template = {path!r} cannot be read: {error}.") from error
@@ -256,6 +256,6 @@ def _read_template(path: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _config_hash(settings: Mapping[str, Any]) -> str:
-    # Where it was loaded from, and by which version of the library, is not which model it is.
+    # The path and the library's version do not identify the model.
     kept = {key: value for key, value in settings.items() if key not in OWN_KEYS}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,6 +1,6 @@
 """Why a model or its tokenizer could not be loaded, in one sentence with the remedy.
 
-The libraries below report with errors of many kinds, a bare `KeyError` of a damaged file among them.
+The libraries below raise many types of errors, including a bare `KeyError` for a damaged file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fmstune.text import first_line
 
 
 def why_not_loaded(config: ModelConfig, what: str, error: Exception) -> str:
-    """What `error` says of `what`, the "model" or "tokenizer" of `config`."""
+    """The message for an `error` of `what`, the "model" or "tokenizer" of `config`."""
     path = config.path
     first = _explained(error)
     if Path(path).is_dir() and config.gguf_file is not None:
@@ -20,37 +20,35 @@ def why_not_loaded(config: ModelConfig, what: str, error: Exception) -> str:
     if "trust_remote_code" in str(error):
         where = "there" if Path(path).is_dir() else "on the hub"
         return (
-            f"the model {path!r} brings Python code of its own: read it {where}; if you trust it, set "
+            f"the model {path!r} contains Python code: read it {where}; if you trust it, set "
             "model.trust_remote_code = true."
         )
     if Path(path).is_dir():
         return _of_directory(path, what, first)
     return (
         f"the model {path!r} is neither a directory here nor could it be fetched from the hub: "
-        f"{first.rstrip('.')}. Check the name (owner/name) and the network, or give a local directory."
+        f"{first.rstrip('.')}. Check the name (owner/name) and the network, or use a local directory."
     )
 
 
 def _of_directory(path: str, what: str, first: str) -> str:
     if what == "tokenizer" and not any(Path(path).glob("tokenizer*")):
-        return f"model.path = {path!r} holds a model without a tokenizer: there is no tokenizer.json."
+        return f"model.path = {path!r} is a model without a tokenizer: there is no tokenizer.json."
     if "ignore_mismatched_sizes" in first:
-        return f"the weights in {path!r} do not fit its config.json: they are of other sizes."
+        return f"the weights in {path!r} do not match its config.json: their sizes differ."
     if first.startswith("Weights only load failed"):
         return (
-            f"the weights in {path!r} are a pickle that holds more than tensors, or is damaged; it could run "
-            "any code, and is not loaded. Convert it to safetensors, or take a model that has them."
+            f"the weights in {path!r} are a pickle that contains more than tensors, or is damaged; it could "
+            "run any code, and is not loaded. Convert it to safetensors, or use a model that has them."
         )
     if "deserializing header" in first or "invalid header" in first.lower():
-        return (
-            f"the weights in {path!r} are damaged, or were not copied to their end: {first}. Copy them again."
-        )
+        return f"the weights in {path!r} are damaged or incompletely copied: {first}. Copy them again."
     return f"the {what} in {path!r} cannot be loaded: {first}"
 
 
 def _explained(error: Exception) -> str:
     first = first_line(error)
     if isinstance(error, (KeyError, IndexError, TypeError, AttributeError)):
-        # A library tripped over a file that is not what it takes it for; its text alone says little.
+        # A library failed on a file of an unexpected format; its message alone says little.
         return f"one of its files is damaged or of an unknown version ({type(error).__name__}: {first})"
     return first

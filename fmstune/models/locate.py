@@ -1,4 +1,4 @@
-"""Where the model is that somebody means by a run, a checkpoint, an adapter or a model, without torch."""
+"""Locate the model of a run, a checkpoint, an adapter or a model directory, without torch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fmstune.models.checkpoints import newest_weights
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`path` is what can be loaded: a directory, a GGUF file, or a name on the hub. `adapter` is what it
-    holds, if it holds one; `checkpoint` says that a run has come to no end yet, and this is its newest;
-    `scores` that the model gives texts numbers, as a reward model does, and writes none."""
+    """`path` is what can be loaded: a directory, a GGUF file, or a name on the hub. `adapter` is the
+    adapter in it, if any; `checkpoint`: the run has not finished, and this is its newest one; `scores`: the
+    model outputs numbers for texts, as a reward model does, and cannot generate."""
 
     path: str
     adapter: AdapterFile | None = None
@@ -27,7 +27,7 @@ class Place:
 
 
 def locate(named: str) -> Place:
-    """Find what `named` means. Raises `ModelError` when there is nothing there."""
+    """Resolve `named`. Raises `ModelError` if there is nothing there."""
     path = Path(named)
     problem = gguf_problem(named, None)
     if problem is not None:
@@ -77,12 +77,12 @@ def _place(path: Path, *, checkpoint: bool) -> Place:
 
 
 def _one_word(named: str) -> bool:
-    """`gpt2` and `demo`: names of the hub without an owner, and our own."""
+    """`gpt2` and `demo`: hub names without an owner, and our own."""
     return "/" not in named
 
 
 def require_place(config: ModelConfig) -> None:
-    """A place on the disk that holds no model is reported at once, not after asking the hub for it."""
+    """Report a local path without a model at once, before a request to the hub."""
     path, name = split_gguf(config.path, config.gguf_file)
     if demo.is_demo(path):
         return
@@ -99,7 +99,7 @@ def require_place(config: ModelConfig) -> None:
 
 
 def _instead(directory: Path) -> str:
-    """Why there is no model in a directory, and what of it could be given."""
+    """Why there is no model in a directory, and what in it could be used."""
     files = sorted(entry.name for entry in directory.glob("*.gguf"))
     if files:
         return f"give one of its GGUF files, such as {str(directory / files[0])!r}"

@@ -1,4 +1,4 @@
-"""Merging an adapter into the model that it was made for: a plain model, for whatever reads those."""
+"""Merge an adapter into its base model: the result is a plain model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fmstune.models.locate import Place
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What was written: the adapter in words, the base model, the data type and the size in bytes."""
+    """What was written: the adapter's description, the base model, the data type and the size in bytes."""
 
     adapter: str
     base: str
@@ -26,7 +26,7 @@ class Merged:
 
 
 def check(place: Place, out: Path) -> None:
-    """Raises `ModelError` or `ConfigError` when there is nothing to merge, or no place to write it to."""
+    """Raise `ModelError` or `ConfigError` if there is nothing to merge, or `out` is unusable."""
     if not Path(place.path).exists():
         raise ModelError(
             f"{place.path}: there is no such directory; an adapter on the hub is to be fetched first."
@@ -53,8 +53,8 @@ def check(place: Place, out: Path) -> None:
 def merge(place: Place, out: Path, *, dtype: str, base: str | None, trust_remote_code: bool) -> Merged:
     """Write the merged model, its tokenizer and chat template into `out`.
 
-    `dtype` is that of the weights written, `auto` the one that the base model is saved in; `base` is where
-    the base model is, if not where the adapter says. `out` holds the whole model or does not exist. Raises
+    `dtype` is the type of the written weights, `auto` that of the saved base model; `base` is the path of the
+    base model, if not the one in the adapter. Afterwards, `out` is complete or does not exist. Raises
     `ModelError`, and `RunError` when it cannot be written.
     """
     import torch
@@ -93,9 +93,9 @@ def merge(place: Place, out: Path, *, dtype: str, base: str | None, trust_remote
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A directory whose files are those of `out` when all have been written, and else are removed.
+    """A directory whose files become those of `out` when all have been written, and are removed otherwise.
 
-    An `out` that is there stays the same directory: it may be a link, a mount, or where a shell is.
+    An existing `out` stays the same directory: it may be a link, a mount, or a shell's working directory.
     """
     there = out.exists()
     made = [] if there else [each for each in reversed(out.parents) if not each.exists()]
@@ -105,7 +105,7 @@ def _whole(out: Path) -> Iterator[Path]:
             out.parent.mkdir(parents=True, exist_ok=True)
             parent = out if there else out.parent
             scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=parent))
-            scratch.chmod(0o755)  # as any other directory; `mkdtemp` keeps its own to one user
+            scratch.chmod(0o755)  # like any other directory; `mkdtemp` creates private ones
         yield scratch
         with _written(out):
             if there:
@@ -118,7 +118,7 @@ def _whole(out: Path) -> Iterator[Path]:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
         for directory in reversed(made):
-            with suppress(OSError):  # others may have put something into it
+            with suppress(OSError):  # others may have added files
                 directory.rmdir()
 
 

@@ -22,12 +22,12 @@ def quantized(bits: str) -> dict[str, Any]:
     else:
         settings = BitsAndBytesConfig(load_in_8bit=True)
     options: dict[str, Any] = {"quantization_config": settings}
-    if torch.cuda.is_available():  # each rank on its own GPU: they are quantised where they are used
+    if torch.cuda.is_available():  # each rank on its own GPU: quantised where they are used
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0))}
     return options
 
 
 def prepare(model: PreTrainedModel) -> PreTrainedModel:
     """The model ready for an adapter: frozen, its norms and embeddings in float32."""
-    # Activation checkpointing is the trainer's to turn on.
+    # The trainer enables activation checkpointing.
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)

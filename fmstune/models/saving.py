@@ -1,4 +1,4 @@
-"""The saved model as its user expects it: weights in the type that they had, and settings as they were."""
+"""Save the model as its users expect it: weights in their original type, and original settings."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True, slots=True)
 class OwnFiles:
-    """What the files of a model say before it is trained: the type of its weights, where they name one, and
-    whether it keeps a cache when it writes."""
+    """What the model's files say before training: the type of its weights, if recorded, and whether it uses a
+    cache for generation."""
 
     dtype: torch.dtype | None = None
     use_cache: bool | None = None
 
 
 class SavesAsItWas:
-    """For a class beside a Trainer, before it and before its `PrivateHooks`.
+    """A mixin for a Trainer, before it and before its `PrivateHooks`.
 
-    Weights that are trained are held in float32, and checkpoints keep all of their digits; what the run
-    leaves at its end is in `save_dtype`, else in the type of the model's own files. A model of bfloat16 would
-    come back twice as large. Transformers also writes down that a model which was trained keeps no cache.
+    Trained weights are held in float32, and checkpoints keep full precision; the final model of a run is
+    saved in `save_dtype`, else in the type of the original files. A bfloat16 model would otherwise become
+    twice as large. Transformers also records that a trained model uses no cache.
     """
 
     own_files = OwnFiles()
@@ -41,7 +41,7 @@ class SavesAsItWas:
     _at_end = False
 
     def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
-        """The Trainer's; `write_model` is called within."""
+        """The Trainer's; calls `write_model`."""
         saver: Any = super()
         self._at_end = at_end
         try:
@@ -50,7 +50,7 @@ class SavesAsItWas:
             self._at_end = False
 
     def saved_dtype(self) -> torch.dtype | None:
-        """What the weights are saved in at the end; `None` for what they are held in."""
+        """The type of the weights in the final model; `None` for the one they are held in."""
         trainer: Any = self
         if self.save_dtype in _DTYPES:
             return _DTYPES[self.save_dtype]
@@ -58,7 +58,7 @@ class SavesAsItWas:
         return None if isinstance(model, PeftModel) else self.own_files.dtype
 
     def write_model(self, output_dir: str | None, state_dict: Any) -> None:
-        """The Trainer's, of weights in the type that they are to have."""
+        """The Trainer's, for weights in their final type."""
         trainer: Any = self
         saver: Any = super()
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
@@ -69,26 +69,26 @@ class SavesAsItWas:
             saver.write_model(output_dir, state_dict)
         if trainer.args.should_save:
             folder = Path(output_dir or trainer.args.output_dir)
-            share_weights(folder)  # those that `large_files_later` puts off get it when they are written
+            share_weights(folder)  # files delayed by `large_files_later` get it when they are written
             if dtype is not None:
                 _name_dtype(folder / "config.json", dtype)
 
 
 def share_weights(folder: Path) -> None:
-    """Give the files of weights the mode of the configuration beside them.
+    """Give weight files the mode of the configuration next to them.
 
-    safetensors writes them for one user alone, whatever the umask says (seen with 0.8.0): colleagues on a
-    cluster could not load the model.
+    safetensors makes them private to the user, whatever the umask (seen with 0.8.0): colleagues on a cluster
+    could not load the model.
     """
-    for file in folder.rglob("*.safetensors"):  # several adapters have folders of their own
+    for file in folder.rglob("*.safetensors"):  # several adapters have separate folders
         beside = next(file.parent.glob("*config.json"), None)
         if beside is not None and os.access(file, os.W_OK):
             shutil.copymode(beside, file)
 
 
 def in_dtype(weights: Mapping[str, torch.Tensor], dtype: torch.dtype, model: Any) -> dict[str, torch.Tensor]:
-    """Weights in another type, but for those that the model's class wants in float32, and those below an
-    adapter; tensors that share their memory still do, as tied embeddings."""
+    """Convert weights to another type, except those that the model's class requires in float32, and those
+    below an adapter; tensors that share memory, like tied embeddings, still do."""
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     only = trained if isinstance(model, PeftModel) else weights.keys()
     kept = kept_in_float32(model)
@@ -119,7 +119,7 @@ def _use_cache(model: Any, own: bool | None) -> Iterator[None]:
 
 
 def _name_dtype(file: Path, dtype: torch.dtype) -> None:
-    """Have the configuration name the type of the saved weights: it names that of the model in memory."""
+    """Record the type of the saved weights in the configuration, in place of the in-memory one."""
     if not file.exists():
         return  # an adapter has none
     settings = json.loads(file.read_text(encoding="utf-8"))

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def use_tokens(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the tokenizer the token of `training.eos_token` before the data are prepared, so that texts are
-    learnt to end as the saved model will: TRL sets it too, but of rows that are tokens already.
+    """Set the tokenizer's `training.eos_token` before the data are prepared, so that texts are learnt to
+    end as the saved model will: TRL sets it too, but for rows that are already tokenised.
 
-    Raises `ConfigError` when it, or `training.pad_token`, is no token of the model.
+    Raises `ConfigError` when it, or `training.pad_token`, is not a token of the model.
     """
     vocabulary = tokenizer.get_vocab()
     for name in ("eos_token", "pad_token"):

@@ -1,4 +1,4 @@
-"""A tokenizer that has more tokens than the model has embeddings, as after `add_tokens`."""
+"""Handle a tokenizer with more tokens than the model has embeddings, as after `add_tokens`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _WEIGHTS = "adapter_model.safetensors"
 def fit_vocabulary(
     model: Any, tokenizer: PreTrainedTokenizerBase, config: RunConfig, data: PreparedData
 ) -> str | None:
-    """Give the model an embedding for each token, where it lacks some; a sentence for people, or `None`.
+    """Add missing embeddings to the model; return a message for the user, or `None`.
 
-    New embeddings are the mean of the others: random ones can dominate the first steps. Frozen ones under an
-    adapter would stay so; raises `ConfigError` with what to train, unless none of them is needed.
+    New embeddings are the mean of the others: random ones can dominate the first steps. Under an adapter they
+    would stay frozen; raises `ConfigError` with what to train, unless none of them is needed.
     """
     there = model.get_input_embeddings().weight.shape[0]
     lacking = len(tokenizer) - there
@@ -42,10 +42,10 @@ def fit_vocabulary(
             _grow(model, len(tokenizer))
             return f"{what}: it gets them, as the mean of the others, and they are saved with the adapter"
         if (tokenizer.pad_token_id or 0) < there and _highest(data) < there:
-            return f"{what}; none of them is in the data, so the model stays as it is"
+            return f"{what}; none of them is in the data, so the model is unchanged"
         listed = ", ".join(f'"{name}"' for name in modules)
         raise ConfigError(
-            f"{what}, and an adapter leaves embeddings as they are: train them whole with "
+            f"{what}, and an adapter does not train embeddings: train them whole with "
             f"lora.modules_to_save = [{listed}], or train all weights (without --lora)."
         )
     _grow(model, len(tokenizer))
@@ -53,7 +53,7 @@ def fit_vocabulary(
 
 
 def fit_adapter(model: Any, directory: Path) -> None:
-    """Give a base model as many embeddings as an adapter that is saved with them has."""
+    """Resize a base model's embeddings to those saved with an adapter."""
     if not (directory / _WEIGHTS).is_file():
         return
     paths = [name for name, module in model.named_modules() if module is model.get_input_embeddings()]
@@ -66,7 +66,7 @@ def fit_adapter(model: Any, directory: Path) -> None:
 
 def _grow(model: Any, tokens: int) -> None:
     before = model.get_input_embeddings().weight.shape[0]
-    # Its own means are drawn at random around the mean, and so take from the seed's numbers.
+    # Its own method samples around the mean, and so consumes the seed's random numbers.
     model.resize_token_embeddings(tokens, mean_resizing=False)
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -76,7 +76,7 @@ def _grow(model: Any, tokens: int) -> None:
 
 
 def _embeddings(model: Any) -> list[str]:
-    """The names of the modules with a row for each token: that of the head as well, where it is not tied."""
+    """The names of the modules with a row for each token, including the head if it is not tied."""
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     if layers[1] is None or layers[1].weight is layers[0].weight:
         layers = layers[:1]
@@ -91,8 +91,8 @@ def _trained_whole(config: RunConfig, modules: list[str], model: Any) -> bool:
 
 
 def _highest(data: PreparedData) -> float:
-    """The greatest token of the data; infinite where they are streamed, and nobody knows it."""
-    import datasets  # with pyarrow half a second, which `generate` does not need
+    """The largest token id in the data; infinite if they are streamed, as it is unknown."""
+    import datasets  # half a second with pyarrow, which `generate` does not need
     import pyarrow.compute
 
     highest = 0.0

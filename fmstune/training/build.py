@@ -49,7 +49,7 @@ from fmstune.training.tuned_trainer import TunedTrainer
 
 @dataclass(frozen=True)
 class BuiltTrainer:
-    """A trainer ready to run, and what was learnt while it was built."""
+    """A trainer that is ready to run, and information from building it."""
 
     trainer: TunedTrainer
     tokenizer: PreTrainedTokenizerBase
@@ -58,18 +58,18 @@ class BuiltTrainer:
     bad_rows: BadRows
     steps: int
     trainable: int
-    """Parameters that are trained, of `model_identity["parameters"]`."""
+    """The number of trained parameters, out of `model_identity["parameters"]`."""
     padding: Padding | None
-    """What padding means for the training; `None` where rows are packed, and for pairs of answers."""
+    """The effect of padding on the training; `None` for packed rows and for pairs of answers."""
     precision: Precision
     adapter: str | None = None
-    """What is trained instead of all weights, for people."""
+    """A readable description of what is trained instead of all weights."""
     notes: tuple[str, ...] = ()
-    """What there is to say of the data and the settings."""
+    """Messages about the data and the settings."""
     places: Sequence[str] = ()
-    """Where each training row is from; none where rows are packed."""
+    """The location of each training row; empty for packed rows."""
     ends: tuple[str, ...] = ()
-    """The tokens that its answers were trained to end with."""
+    """The tokens that end its trained answers."""
     model_seconds: float = 0.0
     data_seconds: float = 0.0
 
@@ -94,7 +94,7 @@ def build_trainer(
     tokenizer = load_tokenizer(config.model)
     use_tokens(config, tokenizer)
     clock.append(time.perf_counter())
-    # Before the model: a damaged row should not cost the minutes that a large model takes to load.
+    # Before the model: a damaged row should be reported before the minutes of loading a large model.
     phase("reading and tokenising data")
     data = prepare_once(
         config.data,
@@ -136,7 +136,7 @@ def build_trainer(
         "peft_config": adapters.peft_config(config, loaded.model),
     }
     args = training_arguments(config, output_dir, packing=packing, max_length=max_length)
-    if not packing or args.packing_strategy != "wrapped":  # of which all batches have the same shape
+    if not packing or args.packing_strategy != "wrapped":  # all batches of these have the same shape
         leave_out_planned()
     trainer: TunedTrainer
     padding: Padding | None = None
@@ -154,11 +154,11 @@ def build_trainer(
                 processing_class=tokenizer,
                 **attached,
             )
-        # Virtual tokens go before each row of a batch, which without padding is one.
+        # Virtual tokens precede each row of a batch, which is a single row without padding.
         avoidable = False if config.prompt_tuning.enabled else config.training.get("padding_free")
         padding = _without_padding(trainer, avoidable, seed)
-        # TRL was kept from cutting rows and from joining them. Callbacks and training_args.bin get what
-        # was done.
+        # TRL was kept from truncating rows and from concatenating them. Callbacks and training_args.bin get
+        # the actual values.
         if not packing:
             trainer.args.max_length = max_length
         if padding is not None:
@@ -170,7 +170,7 @@ def build_trainer(
             f"another loss for this architecture ({loaded.model.config.model_type})",
         )
     if trainer.unbalanced:
-        notes = (*notes, "no loss balances the load of the experts: this architecture gives none")
+        notes = (*notes, "no loss balances the load of the experts: this architecture provides none")
     trainer.method, trainer.longest_row = method.name, max_length
     trainer.own_files, trainer.save_dtype = loaded.own_files, config.run.save_dtype
     adapters.ready_for_checkpoints(trainer.model)
@@ -179,7 +179,7 @@ def build_trainer(
     trainer.add_callback(TokensSeen(trainer))
     trainer.add_callback(ResumedSteps())
     trainer.remove_callback(PrinterCallback)  # it prints each log as a dict, in addition to our own lines
-    settings = loaded.model.config.to_dict()  # as transformers' own callbacks give it to trackers
+    settings = loaded.model.config.to_dict()  # as transformers' own callbacks pass it to trackers
     tracker.set_params({**loaded.identity, "config": settings}, "model")
     tracker.set_params(data.summary.as_params(), "data")
     if padding is not None:
@@ -207,15 +207,15 @@ def build_trainer(
 
 
 def _without_padding(trainer: TunedTrainer, asked: bool | None, seed: int) -> Padding | None:
-    """Let the trainer do without padding, where that is exact and pays; `None` for packed rows, which have
-    none. Raises `ConfigError`."""
+    """Train without padding where that is exact and faster; `None` for packed rows, which have none. Raises
+    `ConfigError`."""
     rows = trainer.train_dataset
     lengths = sequence_lengths(rows)[:, 0].tolist() if are_tokenised(rows) else []
     args = trainer.args
     autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     try:
         if args.packing:
-            if args.packing_strategy != "wrapped":  # which is meant to join rows
+            if args.packing_strategy != "wrapped":  # its purpose is to concatenate rows
                 decide(
                     trainer.model,
                     [],
@@ -237,7 +237,7 @@ def _without_padding(trainer: TunedTrainer, asked: bool | None, seed: int) -> Pa
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    # Not as an argument: the model is asked where the trainer has put it.
+    # Not as an argument: the model is tested on the device where the trainer has put it.
     set_padding_free(trainer, padding.avoided)
     return padding
 
@@ -248,14 +248,14 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
     chosen = precision(settings)
     settings |= {"bf16": chosen.bf16, "fp16": chosen.fp16}
     if not torch.accelerator.is_available():
-        settings.setdefault("dataloader_pin_memory", False)  # there is nothing to pin it for
-        # By itself, accelerate takes each process of torchrun for a run of its own where no GPU is,
-        # and transformers takes bf16 for a mistake.
+        settings.setdefault("dataloader_pin_memory", False)  # no device to pin it for
+        # By default, accelerate treats each torchrun process as a separate run if there is no GPU, and
+        # transformers refuses bf16.
         settings["use_cpu"] = True
     if METHODS[config.run.method].compares:
-        pass  # TRL cuts prompts with their answers itself
+        pass  # TRL truncates prompts with their answers itself
     elif not packing:
-        # The rows come tokenised, labelled and cut; TRL's own preparation would map over them again.
+        # The rows are tokenised, labelled and truncated; TRL's own preparation would map over them again.
         settings |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
         settings["padding_free"] = False  # see `_without_padding`
     elif max_length is not None:

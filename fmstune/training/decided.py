@@ -1,4 +1,4 @@
-"""What a run has decided: the trainer's own arguments, where the configuration could not say them before."""
+"""The settings that a run has decided: the trainer's arguments that the configuration left open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fmstune.training.build import BuiltTrainer
 
 _OURS = ("output_dir", "max_length", "padding_free")
-"""Fields that fmstune obeys itself, and keeps from TRL."""
+"""Fields that fmstune implements itself and hides from TRL."""
 
 
 def decided(config: RunConfig, built: BuiltTrainer) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def decided(config: RunConfig, built: BuiltTrainer) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """An argument of TRL's as a configuration would have it."""
+    """A TRL argument in the form of a configuration value."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, (list, tuple)):
@@ -47,9 +47,9 @@ def same(configured: Any, used: Any) -> bool:
     """Whether a value of the configuration and an argument mean the same, however they are written."""
     if isinstance(configured, Mapping) and isinstance(used, Mapping):
         return all(same(value, used.get(name)) for name, value in configured.items())
-    if isinstance(configured, str) and isinstance(used, list):  # one of several, or words in a text
+    if isinstance(configured, str) and isinstance(used, list):  # one of several, or words in a string
         return configured.split() == used
-    if not configured and isinstance(used, Mapping):  # all of it is by default
+    if not configured and isinstance(used, Mapping):  # all defaults
         return True
     return bool(
         configured == used or (not configured and not used and (configured is None) != (used is None))

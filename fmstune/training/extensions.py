@@ -29,11 +29,11 @@ class Extensions:
     compute_metrics: ComputeMetrics | None = None
 
     def with_instances(self) -> Extensions:
-        """These, with an instance of each class. Raises `ConfigError` for what is no callback."""
+        """These, with an instance of each class. Raises `ConfigError` for anything but callbacks."""
         return Extensions(tuple(map(_made, self.callbacks)), self.compute_metrics)
 
     def with_configured(self, settings: RunSettings) -> Extensions:
-        """These, and those that `[run]` names. Raises `ConfigError` for what cannot be found or used."""
+        """These, and those in `[run]`. Raises `ConfigError` for what cannot be found or used."""
         named = [load_object(where, "run.callbacks") for where in settings.callbacks]
         callbacks = tuple(_made(each) for each in (*self.callbacks, *named))
         compute = self.compute_metrics
@@ -45,16 +45,16 @@ class Extensions:
 
 
 def _checked(compute: ComputeMetrics) -> ComputeMetrics:
-    """The function, which says so when it returns no metrics: the Trainer would fail on them later."""
-    if getattr(compute, "returns_metrics", False):  # it is this already
+    """The function, with a check of its return value: the Trainer would fail on it later."""
+    if getattr(compute, "returns_metrics", False):  # already wrapped
         return compute
 
-    @functools.wraps(compute)  # the Trainer looks at its parameters
+    @functools.wraps(compute)  # the Trainer inspects its parameters
     def checked(*args: Any, **kwargs: Any) -> Mapping[str, float]:
         found = compute(*args, **kwargs)
         between = (
             kwargs.get("compute_result") is False
-        )  # of batch_eval_metrics: a batch, and not the last one
+        )  # with batch_eval_metrics: a batch that is not the last one
         if not isinstance(found, Mapping) and not between:
             name = getattr(compute, "__name__", type(compute).__name__)
             raise RunError(

@@ -1,8 +1,8 @@
-"""No tracker's SDK is imported into the training process: TRL and transformers import those that they find.
+"""Keep tracker SDKs out of the training process: TRL and transformers import all those that they find.
 
-`is_wandb_available()` of transformers imports wandb to answer, and TRL asks it while it is imported: an SDK
-that hangs, exits or raises there would stop a training that does not even use it, and 236 modules of wandb
-cost 0.4 s of every start.
+transformers' `is_wandb_available()` imports wandb, and TRL calls it on import: an SDK that hangs, exits or
+raises there would stop a training that does not even use it, and the 236 modules of wandb cost 0.4 s of
+every start.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SDKS = (
     "aim", "azureml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flytekit", "mlflow",
     "neptune", "sigopt", "swanlab", "tensorboard", "tensorboardX", "trackio", "wandb", "weave",
 )  # fmt: skip
-"""The packages that TRL, transformers and accelerate import, now or later, when they find them."""
+"""The packages that TRL, transformers and accelerate import, now or later, if they are installed."""
 
 _lock = threading.RLock()
 _importing: dict[int, int] = {}
@@ -30,13 +30,13 @@ _importing: dict[int, int] = {}
 
 @contextlib.contextmanager
 def not_imported() -> Iterator[None]:
-    """Within this, in this thread, an `import` of a tracker's SDK gives a stand-in, for which the SDK is
-    imported when it is first used after this. To be put around imports of TRL and its kind alone.
+    """In this context and thread, an `import` of a tracker's SDK returns a stand-in, which imports the SDK
+    when it is first used afterwards. Use it only around imports of TRL and the like.
 
-    The SDK still counts as installed, as it would not with `None` in `sys.modules`: what TRL and
-    transformers find out while they are imported holds also for a Trainer that the user builds later, and
-    so do the names that they bind then. Whoever imports the SDK outside of this gets it itself; one that is
-    imported already stays.
+    The SDK still counts as installed, as it would not with `None` in `sys.modules`: what TRL and transformers
+    determine on import also applies to a Trainer that the user builds later, and so do the names that they
+    bind then. Code that imports the SDK outside of this gets the SDK itself; one that is already imported
+    stays.
     """
     thread = threading.get_ident()
     with _lock:
@@ -56,11 +56,11 @@ def not_imported() -> Iterator[None]:
 
 
 class _StandIn(ModuleType):
-    """Stands for a module of an SDK, or for something in one, by its dotted name."""
+    """A stand-in for a module of an SDK, or an attribute of one, by its dotted name."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
-            # Who looks through all modules, as `inspect` and `warnings` do, wants to import none.
+            # Code that scans all modules, like `inspect` and `warnings`, must not import any.
             raise AttributeError(f"{self.__name__} is not imported")
         if threading.get_ident() in _importing:
             return _StandIn(f"{self.__name__}.{name}")
@@ -73,21 +73,21 @@ class _StandIn(ModuleType):
 
 
 def _real(name: str) -> Any:
-    """What is called `name`, a module or something in one, with the SDK imported."""
-    with _lock:  # another thread may be importing TRL, for which the stand-in has to be there
+    """The real module or attribute called `name`, with the SDK imported."""
+    with _lock:  # another thread may be importing TRL, which needs the stand-in
         _forget([name.partition(".")[0]])
     parts = name.split(".")
     found: Any = importlib.import_module(parts[0])
     for end, part in enumerate(parts[1:], start=2):
         if not hasattr(found, part):
-            with contextlib.suppress(ModuleNotFoundError):  # then it is no module: said by `getattr`
+            with contextlib.suppress(ModuleNotFoundError):  # then it is not a module: `getattr` decides
                 importlib.import_module(".".join(parts[:end]))
         found = getattr(found, part)
     return found
 
 
 def _forget(packages: Sequence[str]) -> None:
-    """Take the stand-ins of these packages out of `sys.modules`."""
+    """Remove the stand-ins of these packages from `sys.modules`."""
     for name, module in list(sys.modules.items()):
         if isinstance(module, _StandIn) and name.partition(".")[0] in packages:
             del sys.modules[name]
@@ -115,7 +115,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return _StandIn(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing: that is what it is for."""
+        """Deliberately execute nothing."""
 
 
 _finder = _Finder()

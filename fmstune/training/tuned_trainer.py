@@ -1,4 +1,4 @@
-"""`TunedTrainer`: what the rest of fmstune relies on of a built trainer, and what a run passes to it."""
+"""`TunedTrainer`: the interface of a built trainer that fmstune relies on, and what a run passes to it."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from fmstune.config.methods.known import DEFAULT
 from fmstune.models.saving import OwnFiles
 
 Head = Literal["direct", "tiled", "own", "logits"]
-"""How the loss is computed: `direct`, the LM head on the trained positions alone; `tiled`, TRL's way; `own`,
-from the logits of the model's own `forward`, of all positions, which needs the most memory; `logits`, as
-`own`, by a trainer of TRL's that knows no other way."""
+"""How the loss is computed: `direct`, the LM head on the trained positions only; `tiled`, TRL's way; `own`,
+from the logits of the model's own `forward` at all positions, which needs the most memory; `logits`, like
+`own`, in a TRL trainer that supports no other way."""
 
 
 class Guard(Protocol):
-    """What watches the numbers of a run, as `NonFiniteGuard` does."""
+    """Watches the numbers of a run, like `NonFiniteGuard`."""
 
     skipped: int
 
     @property
     def stops(self) -> bool:
-        """Whether the run is to stop at a number that is not finite."""
+        """Whether the run stops at a non-finite number."""
 
     def loss(self, loss: torch.Tensor, inputs: Any, model: torch.nn.Module, step: int) -> torch.Tensor:
-        """The loss of a batch as it is to be learnt from."""
+        """The loss of a batch to compute gradients from."""
 
     def gradient(self, norm: Any, step: int) -> bool:
         """Whether the weights may be updated by gradients of this norm."""
 
     def weights(self, model: torch.nn.Module, step: int) -> None:
-        """Refuse to save a model that is broken."""
+        """Refuse to save a broken model."""
 
 
 def _nothing(what: Any) -> None:
-    """Without a run there is nothing to be done."""
+    """Without a run there is nothing to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """What a run does with a checkpoint: `complete` puts files of its own into the folder in which it is
-    being written, `written` gets the whole one, in a thread beside the training, before older ones are
-    removed; `warn` gets what the training continues in spite of."""
+    """How a run saves a checkpoint: `complete` adds its files to the folder that is being written; `written`
+    receives the complete one, in a background thread, before older ones are removed; `warn` receives problems
+    despite which the training continues."""
 
     complete: Callable[[Path], None] = _nothing
     written: Callable[[Path], None] = _nothing
@@ -54,7 +54,7 @@ class Saving:
 
 
 class OfRun:
-    """For a class beside a Trainer: what only fmstune knows of it. `build_trainer` and the run set it."""
+    """A mixin for a Trainer: fmstune's own attributes. `build_trainer` and the run set them."""
 
     method: str = DEFAULT
     longest_row: int | None = None
@@ -65,17 +65,17 @@ class OfRun:
     save_dtype: str = "auto"
     lm_head: Head | None = None
     unbalanced: bool = False
-    """Whether the config asks for a loss that balances the experts, and the model gives none."""
+    """Whether the config requests a loss that balances the experts, but the model provides none."""
     ref_model: Any = None
-    """The model that the trained one is compared with, of methods that have one."""
+    """The reference model, for methods that have one."""
 
     def batch_size_changed(self) -> None:
-        """To be called when the arguments have another size of a batch than the trainer was made with."""
+        """Call this when the batch size in the arguments has changed since the trainer was built."""
 
 
 class TunedTrainer(Protocol):
-    """A trainer of TRL's, with `OfRun`. Of transformers' `Trainer` these are public and documented; the rest
-    goes through `trl_compat`."""
+    """A TRL trainer with `OfRun`. These members of transformers' `Trainer` are public and documented;
+    everything else goes through `trl_compat`."""
 
     args: Any
     model: Any
@@ -100,7 +100,7 @@ class TunedTrainer(Protocol):
     ref_model: Any
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> Any:
-        """Train to the end."""
+        """Train until the end."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -126,16 +126,16 @@ class TunedTrainer(Protocol):
         """The batches of an epoch."""
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
-        """The batches of an update, and how many tokens are trained in them."""
+        """The batches of an update, and their number of trained tokens."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log figures, and keep them in `state`."""
 
     def create_optimizer(self) -> Any:
-        """Make `optimizer`."""
+        """Create `optimizer`."""
 
     def create_scheduler(self, num_training_steps: int) -> Any:
-        """Make `lr_scheduler`."""
+        """Create `lr_scheduler`."""
 
     def add_callback(self, callback: Any) -> None:
         """Add a callback."""
@@ -147,27 +147,27 @@ class TunedTrainer(Protocol):
         """Save the model at the end of the run."""
 
     def saved_dtype(self) -> torch.dtype | None:
-        """What the weights are saved in at the end; `None` for what they are held in."""
+        """The type of the weights in the final model; `None` for the one they are held in."""
 
     def end_workers(self) -> None:
         """End the processes that load data."""
 
     def leave_writing(self, error: BaseException | None) -> None:
-        """Wait for a checkpoint that is being written, after an error that has ended the training."""
+        """Wait for a checkpoint that is being written, after an error ended the training."""
 
     def forget_batches(self) -> None:
-        """Begin to count batches again."""
+        """Restart the count of batches."""
 
     def batch_size_changed(self) -> None:
         """See `OfRun`."""
 
 
 def save_with(trainer: TunedTrainer, saving: Saving, after: contextlib.ExitStack) -> None:
-    """Have checkpoints saved in this way, and none be under way after `after`."""
+    """Save checkpoints in this way; when `after` closes, none is still being written."""
     trainer.saving = saving
     after.push(lambda kind, error, trace: trainer.leave_writing(error))
 
 
 def as_trainer(part: object) -> TunedTrainer:
-    """A class beside a Trainer, or its `super()`, as the trainer that it is a part of."""
+    """A Trainer mixin, or its `super()`, typed as the trainer that it is part of."""
     return cast(TunedTrainer, part)

@@ -153,9 +153,9 @@ def test_settings_that_differ_from_those_of_the_adapter_are_told(plain: Path) ->
         (['lora.target_modules=["q_proj", "nothing"]'], "no module 'nothing'. There are"),
         (
             ["lora.target_modules=q_proj.*"],
-            "fits none of the model's modules as a whole, .* model.embed_tokens",
+            "matches none of the model's full module names, .* model.embed_tokens",
         ),
-        (["lora.target_modules=(q"], "is no regular expression: "),
+        (["lora.target_modules=(q"], "is not a regular expression: "),
         (["lora.target_modules=[]"], "lora.target_modules is empty"),
         (['lora.target_modules=["norm"]'], "no module 'norm'"),
         (["lora.target_modules=.*_head"], "put it into lora.modules_to_save"),
@@ -196,9 +196,7 @@ def test_the_base_is_found_from_anywhere_below_the_directory_that_its_path_start
     assert done.base == str(base)
     assert AutoModelForCausalLM.from_pretrained("merged", dtype="auto").dtype == torch.bfloat16
     base.rename(tmp_path / "moved")
-    with pytest.raises(
-        ModelError, match=r"was made for the model './models/base', which is not there any more"
-    ):
+    with pytest.raises(ModelError, match=r"was made for the model './models/base', which no longer exists"):
         merge(locate(str(run)), Path("again"), base=None, **options)
     merge(locate(str(run)), Path("again"), base=str(tmp_path / "moved"), **options)
 

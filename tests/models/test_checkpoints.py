@@ -68,7 +68,7 @@ def test_a_shard_that_is_missing_is_named(whole: Path, tmp_path: Path) -> None:
     copy = tmp_path / "checkpoint-4"
     shutil.copytree(whole, copy)
     (copy / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
-    assert damage(copy) == "its model-2.safetensors is damaged or not whole"
+    assert damage(copy) == "its model-2.safetensors is damaged or incomplete"
 
 
 def test_what_deepspeed_and_fsdp_keep_in_directories_is_an_optimizer_too(whole: Path, tmp_path: Path) -> None:

@@ -132,17 +132,17 @@ def remove(pattern: str) -> Callable[[Path], object]:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (damage("model.safetensors", b""), "are damaged, or were not copied to their end: Error while"),
-        (damage("model.safetensors", b"\x08" + b"\0" * 99), "are damaged, or were not copied to their end"),
-        (half("model.safetensors"), "are damaged, or were not copied to their end"),
-        (pickled_code, "are a pickle that holds more than tensors, or is damaged"),
+        (damage("model.safetensors", b""), "are damaged or incompletely copied: Error while"),
+        (damage("model.safetensors", b"\x08" + b"\0" * 99), "are damaged or incompletely copied"),
+        (half("model.safetensors"), "are damaged or incompletely copied"),
+        (pickled_code, "are a pickle that contains more than tensors, or is damaged"),
         (remove("model.safetensors"), "cannot be loaded: Error no file named model.safetensors"),
         (damage("config.json", b"{"), "is not a valid JSON file"),
         (damage("config.json", b'{"model_type": "unheard-of"}'), "model type `unheard-of`"),
         (damage("tokenizer.json", b"{"), "the tokenizer in"),
         (damage("tokenizer.json", b"{}"), "one of its files is damaged or of an unknown version (KeyError"),
-        (remove("tokenizer*"), "holds a model without a tokenizer"),
-        (change_config(hidden_size=48), "do not fit its config.json"),
+        (remove("tokenizer*"), "is a model without a tokenizer"),
+        (change_config(hidden_size=48), "do not match its config.json"),
         (change_config(num_hidden_layers=5), "are not complete: they lack 18 tensors"),
     ],
 )

@@ -91,4 +91,4 @@ def test_an_adapter_without_the_embeddings_is_refused(
 
 def test_tokens_that_are_not_in_the_data_need_no_embedding(tmp_path: Path, model: Path) -> None:
     said = train(tmp_path / "run", "lora.enabled=true", "training.max_steps=1", model=str(model))
-    assert "none of them is in the data, so the model stays as it is" in said
+    assert "none of them is in the data, so the model is unchanged" in said

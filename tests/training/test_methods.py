@@ -143,7 +143,7 @@ def test_a_classifier_with_several_labels_is_no_reward_model() -> None:
     config = AutoConfig.from_pretrained(demo.model_dir(), num_labels=3)
     AutoModelForSequenceClassification.from_config(config).save_pretrained("classes")
     AutoTokenizer.from_pretrained(demo.model_dir()).save_pretrained("classes")
-    with pytest.raises(ModelError, match="holds a classifier with 3 labels; a reward model has one"):
+    with pytest.raises(ModelError, match="is a classifier with 3 labels; a reward model has one"):
         build("reward", "model.path=./classes")
 
 

@@ -1,1 +1,1 @@
-"""What happens between steps: progress, samples, stopping."""
+"""Callbacks between steps: progress, samples, stopping."""

@@ -1,4 +1,4 @@
-"""What processes exchange in a step, measured once by torch's profiler."""
+"""The communication of a step between processes, measured once by torch's profiler."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from fmstune.resources.source import MB, Figures
 
 _STEP = 3
-"""The first steps of a process set connections and buckets up."""
+"""The first steps of a process set up connections and buckets."""
 _BACKENDS = ("gloo:", "nccl:", "mpi:", "ucc:", "xccl:", "hccl:")
 _BYTES = {"double": 8, "long": 8, "float": 4, "int": 4, "half": 2, "bfloat16": 2, "short": 2, "c10::half": 2,
           "c10::bfloat16": 2, "char": 1, "signed char": 1, "unsigned char": 1, "bool": 1}  # fmt: skip
 
 
 class Collectives(TrainerCallback):
-    """Records, of one step of this process, how many collective operations it took part in, the megabytes
-    that it brought to them, and the seconds that they took: those on the device, where they are there, and
-    else those of the host. Operations may overlap each other and the computation, so that they can take more
-    than the step did.
+    """Record, for one step of this process, the number of collective operations, the megabytes that it
+    contributed, and the seconds that they took: on the device, if available, else on the host. Operations
+    may overlap each other and the computation, so they can take longer than the step.
 
-    For several processes alone. A run of fewer than three steps has its last one measured.
+    Only for several processes. In a run of fewer than three steps the last one is measured.
     """
 
     def __init__(self, record: Callable[[Figures, int], None]) -> None:
@@ -44,7 +43,7 @@ class Collectives(TrainerCallback):
         profiler = torch.profiler.profile(activities=activities, record_shapes=True)
         try:
             profiler.start()
-        except RuntimeError:  # another profiler is at work, the user's
+        except RuntimeError:  # the user's own profiler is active
             self._made = _STEP
             return
         self._profiler, self._made = profiler, _STEP
@@ -59,7 +58,7 @@ class Collectives(TrainerCallback):
 
 
 def figures(events: Iterable[Any]) -> Figures:
-    """What the events of a profiled step come to."""
+    """The totals of a profiled step's events."""
     count, size, host, device = 0, 0, 0, 0
     for event in events:
         name = str(event.name())

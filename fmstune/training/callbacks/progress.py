@@ -1,4 +1,4 @@
-"""The progress of the training: a line for each log, and how far it is."""
+"""The progress of the training: one line per log, and the progress bar."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fmstune.training.trainers.nonfinite import COUNTER
 
 _BEFORE = (("loss", "loss"), ("learning_rate", "lr"))
 _AFTER = (("tokens_per_second", "tokens/s"), (COUNTER, "skipped"))
-"""Figures of each method, with their short names, before and after those of its own."""
+"""Metrics of all methods, with their short names, before and after each method's own."""
 
 
 class LastStepCallback(TrainerCallback):
-    """Has the last step logged too, between two others: a short run would log no loss at all, and of a long
-    one nobody would learn how it ended."""
+    """Log the last step too, even between two others: a short run would log no loss at all, and the end of
+    a long one would be unknown."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -29,8 +29,8 @@ class LastStepCallback(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """Shows what is logged and how far it is, and keeps the last values. `shown` are
-    the method's figures in these lines, each with its short name."""
+    """Show logs and progress, and keep the last values. `shown` are the method's metrics in these lines, each
+    with its short name."""
 
     reads_checkpoints = False
 
@@ -52,7 +52,7 @@ class ProgressCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._out.moved(state.global_step, state.max_steps)
-        # `control` says what the Trainer does next, in this order.
+        # `control` determines what the Trainer does next, in this order.
         if control.should_evaluate:
             self._out.phase("evaluating")
         elif control.should_save:
@@ -106,13 +106,13 @@ class ProgressCallback(TrainerCallback):
     def _figures(self, values: Mapping[str, Any]) -> str:
         shown = [(short, values[name]) for name, short in self._shown if name in values]
         return "  ".join(
-            # Rates of tens of thousands read better as whole numbers.
+            # Rates of tens of thousands are more readable as integers.
             f"{short} {value:,.0f}" if value >= 1000 else f"{short} {value:.4g}"
             for short, value in shown
         )
 
     def seconds_and_steps(self, state: TrainerState) -> tuple[float, int]:
-        """The time since the training began, in seconds, and the steps made in it."""
-        if self._began is None:  # there was no step left to make
+        """The time since the training started, in seconds, and the steps in it."""
+        if self._began is None:  # no step was left
             return 0.0, 0
         return time.perf_counter() - self._began, state.global_step - self._first_step

@@ -1,7 +1,7 @@
-"""How often a resumed run logs, evaluates and saves is what its settings say now.
+"""Make a resumed run log, evaluate and save at its current intervals.
 
-The Trainer computes that at its start, and then takes the state of the checkpoint in its place, with the
-numbers of the run as it was begun (transformers 5.23).
+The Trainer computes these when it starts, and then replaces them by the state of the checkpoint, with the
+intervals of the original run (transformers 5.23).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class ResumedSteps(TrainerCallback):
-    """Computes `logging_steps`, `eval_steps` and `save_steps` of the state once more from the arguments.
+    """Recompute `logging_steps`, `eval_steps` and `save_steps` of the state from the arguments.
 
-    To be added before callbacks that read them. Shares of the training, below 1, become numbers of steps, of
-    all that there are to be now.
+    Add it before callbacks that read them. Fractions of the training, below 1, become numbers of steps, out
+    of the current total.
     """
 
     def on_train_begin(

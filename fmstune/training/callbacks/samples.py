@@ -1,4 +1,4 @@
-"""Samples at evaluations: what the model writes by now, as a table for the trackers."""
+"""Samples at evaluations: texts that the current model generates, as a table for the trackers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from fmstune.trackers.records import Table
 
 _SHOWN = 60
 _SENTINEL = "fmstune asks"
-"""A question that is only looked for."""
+"""A question that is only searched for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: the last `question`, all of the `prompt` as people read it, `text` as the model does,
-    and the data's own answer."""
+    """A prompt: its last `question`, the whole `prompt` as people read it, the `text` as the model reads
+    it, and the answer in the data."""
 
     question: str
     prompt: str
@@ -39,7 +39,7 @@ class Question:
 
 
 class SampleCallback(TrainerCallback):
-    """Lets the model answer at each evaluation, on world rank zero; the training is as without it."""
+    """Generate answers at each evaluation, on world rank zero, without affecting the training."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class SampleCallback(TrainerCallback):
 
 
 def questions(config: SamplesConfig, tokenizer: PreTrainedTokenizerBase, rows: Any) -> list[Question]:
-    """The prompts that were given, and those of the first evaluation `rows`, tokenised."""
+    """The configured prompts, and those of the first evaluation `rows`, tokenised."""
     asked = [Question(prompt, prompt, _rendered(prompt, tokenizer)) for prompt in config.prompts]
     for row in rows.select(range(min(config.rows, len(rows)))) if config.rows else ():
         prompt, answer = _parted(row)
@@ -96,8 +96,8 @@ def questions(config: SamplesConfig, tokenizer: PreTrainedTokenizerBase, rows: A
 
 
 def _parted(row: Any) -> tuple[list[int], list[int] | None]:
-    """The tokens of a row's prompt and of its answer; a row of preferences has the better answer, or, where
-    its only answer is labelled a bad one, none."""
+    """The tokens of a row's prompt and of its answer; for preferences the better answer, or none if the only
+    answer is labelled as bad."""
     if "prompt_ids" in row:
         good = row.get("chosen_ids", row.get("completion_ids") if row.get("label") else None)
         return row["prompt_ids"], good
@@ -117,14 +117,14 @@ def _rendered(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _last_question(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The last message of a rendered prompt: what stands between the words with which the chat template
-    begins a question and those with which it asks for the answer. Of another text, all of it."""
+    """The last message of a rendered prompt: the text between the markup with which the chat template
+    starts a question and the generation prompt. Any other text unchanged."""
     if not tokenizer.chat_template:
         return text.strip()
     before, _, after = _rendered(_SENTINEL, tokenizer).partition(_SENTINEL)
-    # A system message may stand before it, in the template's own words: only the last mark counts.
+    # A system message in the template's own words may precede it: only the last mark counts.
     marks = [at for token in tokenizer.all_special_tokens if (at := before.rfind(token)) >= 0]
-    # The last special token, or the last line: a system message of the template's own may stand before it.
+    # The last special token, or the last line: the template's own system message may precede it.
     begin = before[max(marks) if marks else before.rfind("\n", 0, -1) + 1 :]
     asked = text.removesuffix(after)
     at = asked.rfind(begin) if begin else -1

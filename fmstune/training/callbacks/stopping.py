@@ -1,4 +1,4 @@
-"""Stopping a run from outside: a checkpoint first, then the end."""
+"""Stop a run from outside: a checkpoint first, then the end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fmstune.system.handlers import Handlers
 
 
 class StopCallback(TrainerCallback):
-    """Ends the training at the next step with a checkpoint, once `signum` has been set. To be the last of the
-    callbacks: of several ranks all stop when one of them does."""
+    """End the training at the next step with a checkpoint, once `signum` has been set. Add it as the last
+    callback: with several ranks, all stop when one of them does."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -38,8 +38,8 @@ class StopCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if args.world_size > 1:
-            # A signal reaches each rank at a moment of its own, and one that stops alone leaves the others
-            # waiting for it in the next step; so does one that a callback of the user's own stops.
+            # A signal reaches each rank at a different moment, and one that stops alone leaves the others
+            # waiting for it in the next step; so does one that a user's own callback stops.
             signum, wanted = _largest([self.signum or 0, control.should_training_stop], args.device)
             self.signum = signum or None
             control.should_training_stop = bool(wanted)
@@ -55,7 +55,7 @@ class StopCallback(TrainerCallback):
 
 
 def _largest(numbers: list[int], device: Any) -> list[int]:
-    """The largest of the numbers that all ranks bring, each by its place."""
+    """The element-wise maximum of the numbers of all ranks."""
     import torch
 
     largest = torch.tensor(numbers, device=device, dtype=torch.int64)
@@ -66,16 +66,16 @@ def _largest(numbers: list[int], device: Any) -> list[int]:
 
 @contextmanager
 def stopping(stop: StopCallback, say: Callable[[str], None], *, main_process: bool = True) -> Iterator[None]:
-    """Handle SIGINT, SIGTERM and SIGHUP: during the training they set `stop`, at other times, and at the
-    second SIGINT, they raise `Interrupted` where the program is. SIGHUP stays ignored where it was (`nohup`).
-    Only the main thread can handle signals; elsewhere this does nothing.
+    """Handle SIGINT, SIGTERM and SIGHUP: during the training they set `stop`; at other times, and at the
+    second SIGINT, they raise `Interrupted` at the current code. SIGHUP stays ignored if it was (`nohup`).
+    Only the main thread can handle signals; elsewhere this is a no-op.
 
-    SIGINT and SIGHUP come from the terminal, to all that run in it at once. The training process saves a
-    checkpoint then, and needs the workers of its data loader and its pools for the rest of the step: a child
-    leaves the first of them to its parent, and the next one does what it did before.
+    The terminal sends SIGINT and SIGHUP to all of its processes at once. The training process then saves a
+    checkpoint, and needs its data loader workers and pools for the rest of the step: a child leaves the first
+    signal to its parent, and handles the next one as before.
 
-    Other ranks begin with the training alone: before it they wait for rank zero in calls that no handler
-    of Python's can interrupt, and torchrun kills such a process only after 30 seconds.
+    Other ranks only start with the training: before it they wait for rank zero in calls that no Python
+    handler can interrupt, and torchrun kills such a process only after 30 seconds.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -92,7 +92,7 @@ def stopping(stop: StopCallback, say: Callable[[str], None], *, main_process: bo
     def leave_to_parent(signum: int) -> bool:
         first = stop.training and stop.signum is None
         if first:
-            stop.signum = signum  # of this child: its parent has its own
+            stop.signum = signum  # the child's; its parent has its own
         return first
 
     handlers = Handlers(handle, leave_to_parent)
@@ -103,5 +103,5 @@ def stopping(stop: StopCallback, say: Callable[[str], None], *, main_process: bo
     try:
         yield
     finally:
-        # The kernel and the shell both signal a closed terminal; the second must not end what follows.
+        # The kernel and the shell both signal a closed terminal; the second must not interrupt the cleanup.
         handlers.remove(ignore=[signal.SIGHUP] if stop.signum == signal.SIGHUP else [])

@@ -1,4 +1,4 @@
-"""Where the time of a run goes, recorded at each log: of its start, and of its steps."""
+"""Where the time of a run goes, recorded at each log: its start, and its steps."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fmstune.training.trl_compat.figures import tokens_seen
 
 
 class TimingCallback(TrainerCallback):
-    """Records the seconds of each phase since the log before, and how fast was learnt in them.
+    """Record the seconds of each phase since the last log, and the throughput.
 
-    To be one of the first callbacks: what others do at the end of a step is then not the optimizer's time.
-    `record` gets figures and a step; `began` is the `time.perf_counter` at which the run began, `imports` the
-    seconds that its imports took.
+    Add it as one of the first callbacks, so that other callbacks' time at the end of a step does not count
+    for the optimizer. `record` receives metrics and a step; `began` is the `time.perf_counter` of the run's
+    start, `imports` the seconds spent on imports.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class TimingCallback(TrainerCallback):
         self._tokens = 0
 
     def attach(self, trainer: Any, model_seconds: float, data_seconds: float) -> None:
-        """Have the trainer that was built be timed, and note what its model and data took."""
+        """Time the built trainer, and record how long its model and data took."""
         self._trainer, trainer.clock = trainer, self.clock
         trainer.memory = MemoryParts(
             trainer, lambda figures: self._record(figures, int(trainer.state.global_step) + 1)
@@ -76,7 +76,7 @@ class TimingCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        # The loss has been read by now, and with it all that the device was given: nothing is waited for.
+        # The loss has been read, so all work on the device is done: nothing needs to be waited for.
         if self.clock.phase == "logging" and "learning_rate" in (logs or {}):
             self._take(args, state)
 
@@ -90,7 +90,7 @@ class TimingCallback(TrainerCallback):
         found = self.clock.take()
         seconds = sum(found[f"{phase}_seconds"] for phase in STEP)
         if self._trainer is not None and seconds > 0:
-            # Rows are counted here, and tokens where they are summed up over all processes.
+            # Rows are counted here; tokens where they are summed over all processes.
             rows, tokens = self._trainer.rows_seen * args.world_size, float(self._trainer.tokens_trained)
             self._trainer.rows_seen, self._trainer.tokens_trained = 0, 0
             if args.world_size > 1 and not args.average_tokens_across_devices:

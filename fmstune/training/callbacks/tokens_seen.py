@@ -1,4 +1,4 @@
-"""The number of tokens a run has seen continues at a resume: TRL counts from zero in each process."""
+"""Continue the count of seen tokens after a resume: TRL counts from zero in each process."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ _TOKENS = "tokens"
 
 
 class TokensSeen(TrainerCallback, ExportableState):
-    """Keeps the number in each checkpoint, in `trainer_state.json`."""
+    """Store the count in each checkpoint, in `trainer_state.json`."""
 
     resumes = True
-    """It takes the number from the checkpoint itself: see `PrivateHooks`."""
+    """It reads the count from the checkpoint itself: see `PrivateHooks`."""
 
     def __init__(self, trainer: TunedTrainer) -> None:
         self._trainer = trainer
 
     def state(self) -> dict[str, Any]:
-        """What is kept, in the form that transformers asks for."""
+        """The stored state, in transformers' format."""
         return {"args": {}, "attributes": {_TOKENS: tokens_seen(self._trainer)}}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Go on from the checkpoint's number; one of an older fmstune has only what was last logged."""
+        """Continue from the checkpoint's count; an older fmstune only stored the last logged one."""
         name = type(self).__name__
-        # By hand: transformers restores callbacks only with a setting, and makes new ones of their state.
+        # By hand: transformers only restores callbacks with a setting, and creates new ones from their state.
         kept = state.stateful_callbacks.get(name)
         if kept is None:
             logged = (entry["num_tokens"] for entry in reversed(state.log_history) if "num_tokens" in entry)

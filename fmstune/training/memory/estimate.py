@@ -1,7 +1,7 @@
-"""How much memory a training will need at most: an estimate from the model's shape and the longest batch.
+"""The estimated peak memory of a training, from the model's shape and the longest batch.
 
-The figures of the activations were found by counting what autograd keeps of Llama-like models in torch 2.13
-(float32, and bf16 under autocast). The whole is within a tenth of the measured peak of runs on a CPU and on
+The activation sizes were determined by counting what autograd keeps for Llama-like models in torch 2.13
+(float32, and bf16 under autocast). The total is within a tenth of the measured peak of runs on a CPU and on
 an H100 (tests/training/test_memory.py).
 """
 
@@ -13,19 +13,21 @@ from fmstune.system.memory import amount
 from fmstune.training.memory.sharding import ALONE, Sharding
 
 _LOGITS_FORWARD = 5
-"""Tensors of the size of the logits while torch's own functions compute the loss: they, their log-softmax
-twice, its exponential and the product of the two for the entropy. The direct head has one (`log_probs`)."""
+"""Tensors of the size of the logits while torch's own functions compute the loss: the logits, their
+log-softmax twice, its exponential and the product of the two for the entropy. The direct head has one
+(`log_probs`)."""
 _LOGITS_BACKWARD = 3
 _LOGITS_KEPT = 2
-"""Those of the trained model that wait for its backward pass, also while the reference computes its own."""
+"""Those of the trained model that are kept for its backward pass, also while the reference computes its
+own."""
 _TILE = (4096, 32768)
-"""TRL's own LM head holds the logits of so many positions and tokens of the vocabulary at once."""
+"""The number of positions times vocabulary entries that TRL's own LM head holds logits of at once."""
 
 _STARTED = 40_000_000
-"""What libraries load and set aside at the first step."""
+"""What libraries load and reserve at the first step."""
 _SCATTERED, _SCATTERED_BY_ADAPTERS, _SCATTERED_ON_GPU = 1.15, 1.55, 1.08
-"""Memory between tensors that no other fits into. Adapters add many small tensors: 1.4 to 1.7 on a CPU
-(SmolLM2), where CUDA's allocator has pools of their own for them."""
+"""Fragmentation: memory between tensors that fits no other. Adapters add many small tensors: 1.4 to 1.7 on
+a CPU (SmolLM2), while CUDA's allocator has separate pools for them."""
 
 _STATES = {
     **dict.fromkeys(("sgd", "lomo", "adafactor", "adalomo"), 0.0),
@@ -35,18 +37,18 @@ _STATES = {
     **dict.fromkeys(("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit", "adamw_torch_8bit"), 0.5),
     **dict.fromkeys(("lion_8bit", "paged_lion_8bit", "rmsprop_bnb_8bit", "adamw_torch_4bit"), 0.25),
     **dict.fromkeys(("ademamix_8bit", "paged_ademamix_8bit"), 0.75),
-    # They keep the moments of a projection of the gradients, of a quarter of its size at their defaults.
+    # They keep the moments of a projection of the gradients, a quarter of their size by default.
     **dict.fromkeys(("galore_adamw", "apollo_adamw", "galore_adafactor", "galore_adamw_8bit"), 0.5),
 }
 _ADAMW = 2.0
-"""Values that an optimizer remembers of each trained one, in the size of the weight (of 8 bits: in that of
+"""Values that an optimizer stores per trained weight, in the size of the weight (8-bit ones: in that of
 float32). Those not listed are kinds of AdamW."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a training does at most at once. Sizes of weights are in bytes, `tokens` is of the longest batch,
-    with its padding, and the LM head computes logits for `scored` of these."""
+    """The peak work of a training. Sizes of weights are in bytes, `tokens` is for the longest batch
+    including its padding, and the LM head computes logits for `scored` of these."""
 
     weights: int
     trained: int
@@ -60,15 +62,15 @@ class Workload:
     layers: int
     hidden: int
     heads_width: int
-    """Of all query heads together; `keys_width` of all key heads."""
+    """The width of all query heads together; `keys_width` that of all key heads."""
     keys_width: int
     intermediate: int
     vocabulary: int
     heads: int
     half: bool
-    """Whether the weights are of 16 bits."""
+    """Whether the weights have 16 bits."""
     autocast: bool
-    """Whether it is computed in 16 bits with weights of 32."""
+    """Whether it computes in 16 bits with 32-bit weights."""
     checkpointing: bool
     eager_attention: bool
     on_gpu: bool
@@ -77,20 +79,20 @@ class Workload:
     direct_head: bool = False
     """Whether one tensor is the logits, their softmax and their gradient in turn."""
     reference: int = 0
-    """The weights of a model that the trained one is compared with, in bytes; an adapter needs none."""
+    """The weights of the reference model in bytes; an adapter needs none."""
     compared: bool = False
-    """Whether each batch is scored by a reference too."""
+    """Whether a reference also scores each batch."""
     sharding: Sharding = ALONE
     copied: int = 0
-    """The copy of a checkpoint that is written while the training goes on, in main memory."""
+    """The main-memory copy of a checkpoint that is written while training continues."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The memory of a training in bytes, by what takes it, of all processes in the same memory. Not all of it
-    is held at once, and for moments there is more: `peak` is not the sum. `activations` wait for the backward
-    pass, `program` is Python and its libraries, where they are in the same memory, and `offloaded` what a
-    GPU's process holds in main memory instead."""
+    """The memory of a training in bytes, by purpose, for all processes in the same memory. Not all of it is
+    held at once, and some is needed only briefly: `peak` is not the sum. `activations` are kept for the
+    backward pass, `program` is Python and its libraries, if they are in the same memory, and `offloaded`
+    what a GPU's process holds in main memory instead."""
 
     weights: int
     gradients: int
@@ -102,7 +104,7 @@ class Estimate:
     copied: int = 0
 
     def line(self) -> str:
-        """For people: `weights 538 MB, gradients 538 MB, …`."""
+        """A readable line: `weights 538 MB, gradients 538 MB, …`."""
         parts = [
             ("weights", self.weights),
             ("gradients", self.gradients),
@@ -116,15 +118,15 @@ class Estimate:
 
 
 def estimate(work: Workload, program: int = 0) -> Estimate:
-    """The most that this work holds at once, on each GPU, or on a CPU in all processes of this machine; each
-    of them has the `program` too."""
+    """The peak memory of this work, per GPU, or on a CPU for all processes of this machine, each of which
+    also has the `program`."""
     sharding = work.sharding
     per_layer = work.tokens * _kept_by_layer(work)
     kept = per_layer * work.layers
     if work.checkpointing:
-        # The input of each layer; one layer at a time is computed again.
+        # The input of each layer; one layer at a time is recomputed.
         kept = work.tokens * work.hidden * _value(work) * work.layers + per_layer
-    # Those that divide the weights make the copies of 16 bits as they put them together.
+    # Those that shard the weights create the 16-bit copies while gathering.
     copies = (work.weights - _head_weights(work)) // 2 if work.autocast and sharding.weights == 1 else 0
     kept = int(kept + copies)
     trains_all = work.trained > work.weights // 2
@@ -152,7 +154,7 @@ def estimate(work: Workload, program: int = 0) -> Estimate:
     copied = 0 if work.on_gpu else work.copied
     peak = weights + buckets + states + most + copied
     if not work.on_gpu:
-        peak = max(peak, work.weights + work.reference)  # before they are divided each process loads them
+        peak = max(peak, work.weights + work.reference)  # before they are sharded each process loads them
     alike = sharding.sharing
     return Estimate(
         weights=alike * weights,
@@ -167,8 +169,8 @@ def estimate(work: Workload, program: int = 0) -> Estimate:
 
 
 def _loss(work: Workload) -> tuple[int, int, int]:
-    """Bytes that the LM head and the loss keep for the backward pass, and that they take with it in the
-    forward and in the backward pass."""
+    """Bytes that the LM head and the loss keep for the backward pass, and the temporary ones in the forward
+    and in the backward pass."""
     value = 2 if work.half or work.autocast else 4
     inputs = work.scored * work.hidden
     if work.tiled_head:
@@ -177,13 +179,13 @@ def _loss(work: Workload) -> tuple[int, int, int]:
     logits = work.scored * work.vocabulary * 4
     if work.direct_head:
         kept = logits + inputs * value
-        most = kept + (logits // 2 if value == 2 else 0)  # the head's own, and their gradient, are of 16 bits
+        most = kept + (logits // 2 if value == 2 else 0)  # the head's own, and their gradient, have 16 bits
         return kept, most, most
     return logits * _LOGITS_KEPT, logits * _LOGITS_FORWARD, logits * _LOGITS_BACKWARD
 
 
 def optimizer_size(work: Workload) -> int:
-    """What the optimizer remembers, of all processes together, in bytes."""
+    """The optimizer state of all processes together, in bytes."""
     return _states(work)
 
 
@@ -195,8 +197,8 @@ def _states(work: Workload) -> int:
 
 
 def _gathered(work: Workload) -> int:
-    """The weights that are put together where each process has a share of them: those of the layer at work
-    and of the next, beside the embeddings, or the whole model's."""
+    """The gathered weights if each process has a shard of them: those of the current layer and the next,
+    with the embeddings, or the whole model's."""
     if work.sharding.weights == 1:
         return 0
     layers = 2 * _layer_weights(work) + _head_weights(work)
@@ -209,10 +211,10 @@ def _layer_weights(work: Workload) -> int:
 
 
 def _kept_by_layer(work: Workload) -> float:
-    """Bytes that a layer keeps of each token for the backward pass.
+    """Bytes per token that a layer keeps for the backward pass.
 
-    Of two norms with their residual (6 widths), queries, keys and values, the attention's output twice, and
-    four of the inner width in a gated MLP.
+    Two norms with their residual (6 widths), queries, keys and values, the attention's output twice, and four
+    times the inner width of a gated MLP.
     """
     values = 6 * work.hidden + 3 * work.heads_width + 2 * work.keys_width + 4 * work.intermediate
     kept = values * _value(work)
@@ -222,7 +224,7 @@ def _kept_by_layer(work: Workload) -> float:
 
 
 def _value(work: Workload) -> float:
-    """Bytes of a value that is kept. In 16 bits the norms still keep some of 32."""
+    """Bytes of a kept value. In 16 bits the norms still keep some 32-bit ones."""
     return 2.6 if work.autocast else 2.4 if work.half else 4.0
 
 
@@ -231,5 +233,5 @@ def _head_weights(work: Workload) -> int:
 
 
 def _small_states(work: Workload) -> bool:
-    """Whether the optimizer's states are of a size of their own, for weights of half the usual one."""
+    """Whether the optimizer's states differ in size from the weights, which have half the usual size."""
     return work.half and ("bit" in work.optimizer and "32bit" not in work.optimizer)

@@ -1,4 +1,4 @@
-"""The memory of a run: an estimate before it, the measured peak after it, and what to do when it runs out."""
+"""The memory of a run: an estimate before, the measured peak after it, and the remedy when it runs out."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _FAILED = ("std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory",
 
 
 _SURELY = 1.5
-"""By how much an estimate has to be over what there is, to be believed: it is within a third of the truth."""
+"""By how much an estimate must exceed the available memory to be trusted: its error is below a third."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What a run will need at its most, by its work, and the `room` there is for it, both in bytes with what
-    is taken already."""
+    """The peak memory of a run, by its work, and the `room` for it, both in bytes including what is already
+    used."""
 
     work: Workload
     needed: Estimate
@@ -40,21 +40,22 @@ class Outlook:
 
     @property
     def fits(self) -> bool:
-        """Whether it will fit, by the estimate."""
+        """Whether it will fit, according to the estimate."""
         return self.needed.peak <= self.room.available
 
     @property
     def hopeless(self) -> bool:
-        """Whether to start would be the end of the process: without a GPU or a `ulimit` there is no error to
-        be caught, the kernel kills what takes too much, and perhaps something else first. What the program
-        holds already is on both sides, and says nothing about the rest."""
+        """Whether starting would end the process: without a GPU or a `ulimit` there is no error to catch,
+        the kernel kills what uses too much, and perhaps something else first. The program's current memory
+        is on both sides, and does not affect the rest."""
         if self.work.on_gpu or self.room.of_process:
             return False
         needed, free = self.needed.peak - self.needed.program, self.room.available - self.needed.program
         return needed > _SURELY * free
 
     def line(self) -> str:
-        """For people: `about 2.1 GB of 24 GB (weights 538 MB, …; 2 processes, each with all of it (DDP))`."""
+        """A readable line: `about 2.1 GB of 24 GB (weights 538 MB, …; 2 processes, each with all of it
+        (DDP))`."""
         counted = "; ".join(filter(None, [self.needed.line(), self.work.sharding.line()]))
         return f"about {amount(self.needed.peak)} of {amount(self.room.available)} ({counted})"
 
@@ -70,8 +71,8 @@ class Outlook:
 
 
 def outlook(trainer: TunedTrainer, steps: int = 0) -> Outlook | None:
-    """What a training of so many steps will need; `None` where that is not known: other devices, other shapes
-    of data. Checkpoints are copied where there is room for that."""
+    """What a training of so many steps will need; `None` if unknown: other devices, other shapes of data.
+    Checkpoints are copied if there is room for that."""
     work, device = workload(trainer), trainer.args.device
     if work is None or device.type not in ("cpu", "cuda"):
         return None
@@ -90,7 +91,7 @@ def outlook(trainer: TunedTrainer, steps: int = 0) -> Outlook | None:
 
 
 def peak_together(trainer: TunedTrainer) -> int:
-    """As `peak`, on a CPU of all processes of this machine. All processes have to ask."""
+    """Like `peak`, on a CPU for all processes of this machine. All processes must call it."""
     args = trainer.args
     most = peak(args.device)
     if args.device.type != "cpu" or args.world_size == 1:
@@ -103,8 +104,8 @@ def peak_together(trainer: TunedTrainer) -> int:
 
 
 def require_room_for_weights(config: ModelConfig) -> None:
-    """Raise `RunError` when the weights of a local model alone are more than there is memory for: on a CPU
-    the kernel would end the process while it loads them, without a word."""
+    """Raise `RunError` if the weights of a local model already exceed the memory: on a CPU the kernel would
+    kill the process while it loads them, without a message."""
     files = list(Path(config.path).glob("*.safetensors")) if Path(config.path).is_dir() else []
     size, room = sum(file.stat().st_size for file in files), memory.main_memory()
     times = 1 if room.of_process else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -124,7 +125,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak(device: torch.device) -> int:
-    """The most memory held since `forget_peak`, in bytes: the GPU's, or of this process."""
+    """The peak memory since `forget_peak`, in bytes: the GPU's, or that of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     return memory.peak()
@@ -132,8 +133,8 @@ def peak(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def explained(trainer: TunedTrainer) -> Iterator[None]:
-    """Turn running out of memory into a `RunError` that says which settings to change to what; and
-    what torch cannot compile into one sentence."""
+    """Turn running out of memory into a `RunError` with the settings to change, and torch's compile
+    failures into one sentence."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -146,7 +147,7 @@ def explained(trainer: TunedTrainer) -> Iterator[None]:
 
 
 def out_of_memory(trainer: TunedTrainer) -> str:
-    """What to say when the training has run out of memory."""
+    """The message for a training that ran out of memory."""
     work, device = workload(trainer), trainer.args.device
     where = "the GPU's memory" if device.type == "cuda" else "memory"
     step = trainer.state.global_step + 1
@@ -158,7 +159,7 @@ def out_of_memory(trainer: TunedTrainer) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that the device's, or the main memory was not enough."""
+    """Whether an error means that the device or main memory was exhausted."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     if not isinstance(error, RuntimeError):

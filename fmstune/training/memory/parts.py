@@ -1,6 +1,6 @@
-"""Where the memory of a training goes, measured once at its first update, beside what was estimated for it.
+"""Where the memory of a training goes, measured once at its first update, next to the estimate.
 
-Of tensors, by the storages that they share: the same on a CPU and on a GPU, without waiting for it.
+Measured by the storages of tensors: the same on a CPU and on a GPU, without synchronisation.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ PARTS = ("weights", "gradients", "optimizer", "activations")
 
 
 class MemoryParts:
-    """Measures the first update of a training, and records `memory_weights_mb` and the like, and
-    `memory_weights_estimated_mb` and the like, of this process.
+    """Measure the first update of a training, and record `memory_weights_mb` etc. and
+    `memory_weights_estimated_mb` etc. of this process.
 
-    Activations are what the first batch's forward pass keeps for its backward pass: of the autograd graph on
-    a CPU, of the allocator on a GPU; and they are estimated for a batch of that size, not for the longest.
-    With activation checkpointing, and compiled, they are not measured on a CPU.
+    Activations are what the first batch's forward pass keeps for its backward pass: in the autograd graph
+    on a CPU, in the allocator on a GPU; the estimate is for a batch of that size, not for the longest. With
+    activation checkpointing or compilation, they are not measured on a CPU.
     """
 
     def __init__(self, trainer: TunedTrainer, record: Callable[[Figures], None]) -> None:
@@ -36,7 +36,7 @@ class MemoryParts:
         self._tokens: tuple[int, int, int] | None = None
 
     def arm(self) -> None:
-        """The training begins: the next forward pass is that of its first batch."""
+        """The training starts: the next forward pass is that of its first batch."""
         self._armed = True
 
     @contextlib.contextmanager
@@ -68,13 +68,13 @@ class MemoryParts:
             self._kept = sum(kept.values())
 
     def _shows_graph(self) -> bool:
-        """Whether the graph has what is kept: checkpointing keeps it elsewhere, and compiled code would be
-        compiled again."""
+        """Whether the graph shows what is kept: checkpointing keeps it elsewhere, and compiled code would be
+        recompiled."""
         args = self._trainer.args
         return not args.activation_checkpointing and not args.torch_compile
 
     def updated(self) -> None:
-        """The first update is made, and its gradients are still there."""
+        """The first update is done, and its gradients still exist."""
         if self._tokens is None:
             return
         trainer, model = self._trainer, self._trainer.model
@@ -97,7 +97,7 @@ class MemoryParts:
 
 
 def _of_batch(work: Workload, tokens: tuple[int, int, int]) -> Workload:
-    """The work with a batch of so many tokens, of which so many count in the loss, the longest row."""
+    """The work for a batch with these counts: tokens, tokens in the loss, and the longest row."""
     count, scored, longest = tokens
     share = count / max(1, work.tokens)
     all_scored = work.scored >= work.tokens
@@ -106,8 +106,8 @@ def _of_batch(work: Workload, tokens: tuple[int, int, int]) -> Workload:
 
 
 def _tokens(inputs: Mapping[str, Any], *, count: bool) -> tuple[int, int, int]:
-    """The tokens of a batch with its padding, those that count in the loss (-1: not counted, since that would
-    wait for a GPU), and the longest row."""
+    """The tokens of a batch including padding, those in the loss (-1: not counted, since that would wait
+    for a GPU), and the longest row."""
     ids, labels = inputs.get("input_ids"), inputs.get("labels")
     if not isinstance(ids, torch.Tensor):
         return 0, 0, 0
@@ -116,7 +116,7 @@ def _tokens(inputs: Mapping[str, Any], *, count: bool) -> tuple[int, int, int]:
 
 
 def optimizer_tensors(optimizer: Any) -> Iterator[torch.Tensor]:
-    """The state of the optimizer itself, under those that wrap it."""
+    """The state of the optimizer itself, inside its wrappers."""
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return _tensors(getattr(optimizer, "state", {}))
@@ -134,7 +134,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def _sum(tensors: Iterable[torch.Tensor]) -> int:
-    """The bytes of the tensors, which may share some: tied weights, views of a bucket."""
+    """The bytes of the tensors, counting shared storage once: tied weights, views of a bucket."""
     return sum({_place(tensor): _bytes(tensor) for tensor in tensors}.values())
 
 

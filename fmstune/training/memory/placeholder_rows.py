@@ -1,4 +1,4 @@
-"""Rows as long as rows may be, in place of those of a stream, which nobody has seen yet."""
+"""Worst-case rows in place of those of a stream, which have not been read yet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fmstune.training.tuned_trainer import TunedTrainer
 
 
 def measurable_rows(trainer: TunedTrainer) -> datasets.Dataset:
-    """The training rows of a built trainer, or, of a stream, a batch of the longest that there may be."""
+    """The training rows of a built trainer, or, for a stream, a batch of worst-case rows."""
     rows = trainer.train_dataset
     if are_tokenised(rows):
         found: datasets.Dataset = rows
@@ -25,7 +25,7 @@ def measurable_rows(trainer: TunedTrainer) -> datasets.Dataset:
 
 
 def imagined(form: Form, length: int, count: int, vocabulary: int) -> datasets.Dataset:
-    """So many rows of a form, whose sequences have `length` tokens each, of which all are trained."""
+    """`count` rows of a form, whose sequences have `length` tokens each, all trained."""
     ids = [number % vocabulary for number in range(length)]
     begin, rest = ids[:1], ids[1:]
     rows: dict[Form, dict[str, Any]] = {

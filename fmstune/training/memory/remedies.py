@@ -1,4 +1,4 @@
-"""Which settings would make a training fit into the memory that there is, each with what it would need."""
+"""Which settings would make a training fit into the available memory, each with its requirement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHORTEST = 64
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """A change of settings, as a person would write it, and the work that is left with it."""
+    """A change of settings, as a user would write it, and the resulting work."""
 
     settings: str
     work: Workload
@@ -43,7 +43,7 @@ def advice(work: Workload, room: int, program: int = 0) -> str:
 
 
 def measures(work: Workload) -> str:
-    """What lowers the memory, for when it has run out in spite of the estimate: the mildest first."""
+    """What reduces the memory, if it ran out despite the estimate: the mildest first."""
     changes = (_halved_batch, _checkpointing, _adapter, _reference, _shorter, _lean_optimizer)
     found = [remedy.settings for change in changes for remedy in change(work)]
     return f"Try {', or '.join(found[:_TOLD])}."
@@ -105,7 +105,7 @@ def _reference(work: Workload) -> Iterator[Remedy]:
 
 
 def _sharded(work: Workload) -> Iterator[Remedy]:
-    if work.on_gpu and work.sharding.buckets:  # each GPU has all of it
+    if work.on_gpu and work.sharding.buckets:  # each GPU has a full copy
         spread = fsdp("full_shard", work.sharding.processes)
         yield Remedy("training.fsdp = true", replace(work, sharding=spread))
 
@@ -123,7 +123,7 @@ def _adapter(work: Workload) -> Iterator[Remedy]:
             weights=work.weights + trained,
             trained=trained,
             largest_trained=trained // 8,
-            reference=0,  # which is the model without the adapter
+            reference=0,  # the reference is the model without the adapter
         )
         yield Remedy("--lora", changed)
 

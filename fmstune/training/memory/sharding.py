@@ -1,6 +1,6 @@
-"""How a training is spread over processes: which parts of it each has whole, and which they divide.
+"""How a training is distributed over processes: which parts each one has in full, and which are sharded.
 
-What FSDP's strategies and the stages of ZeRO divide: https://docs.pytorch.org/docs/stable/fsdp.html and
+What FSDP's strategies and the stages of ZeRO shard: https://docs.pytorch.org/docs/stable/fsdp.html and
 https://www.deepspeed.ai/tutorials/zero/.
 """
 
@@ -17,26 +17,26 @@ from fmstune.training.tuned_trainer import TunedTrainer
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """By how many processes each part of a training is divided; 1: each has all of it."""
+    """Over how many processes each part of a training is sharded; 1: each has a full copy."""
 
     method: str = ""
     processes: int = 1
     sharing: int = 1
-    """Those of them that take from the same memory: on a CPU, all of a machine."""
+    """How many of them use the same memory: on a CPU, all of a machine."""
     weights: int = 1
     gradients: int = 1
     optimizer: int = 1
     gathers_model: bool = False
-    """Whether divided weights are put together for a whole step, and not layer by layer."""
+    """Whether sharded weights are gathered for a whole step, instead of layer by layer."""
     buckets: bool = False
-    """Whether the gradients are held a second time, in the buckets in which they are exchanged."""
+    """Whether the gradients are held twice, also in the buckets for their exchange."""
     master: bool = False
-    """Whether the optimizer keeps weights of 32 bits for those of 16."""
+    """Whether the optimizer keeps 32-bit copies of 16-bit weights."""
     offloaded: frozenset[str] = frozenset()
     """Parts that a GPU's process keeps in main memory."""
 
     def line(self) -> str:
-        """For people: `2 processes, each with all of it (DDP)`."""
+        """A readable line: `2 processes, each with all of it (DDP)`."""
         if self.processes == 1:
             return ""
         of = "" if self.sharing == self.processes else f" of {self.processes}"
@@ -57,14 +57,15 @@ ALONE = Sharding()
 
 
 def ddp(processes: int, sharing: int = 1) -> Sharding:
-    """Each process has everything, and the gradients a second time, in DDP's buckets."""
+    """Each process has everything, and the gradients twice, also in DDP's buckets."""
     return Sharding("DDP", processes, sharing, buckets=True)
 
 
 def fsdp(
     strategy: str, processes: int, sharing: int = 1, *, of_machine: int = 1, offload: bool = False
 ) -> Sharding:
-    """FSDP by its strategy, as in `full_shard`; hybrid ones divide among the `of_machine` of one machine."""
+    """FSDP by strategy, like `full_shard`; hybrid ones shard over the `of_machine` processes of one
+    machine."""
     kind = strategy.lower().lstrip("_")
     if kind == "no_shard":
         return Sharding("FSDP without shards", processes, sharing)
@@ -87,7 +88,7 @@ def zero(config: Mapping[str, Any], processes: int, sharing: int = 1, *, half: b
     stage = int(table.get("stage", 0))
     offloaded: set[str] = set()
     if stage >= 1 and _is_offloaded(table, "optimizer"):
-        # From stage 2 on each process has gradients for its own share of the optimizer alone.
+        # From stage 2 on, each process only has gradients for its own shard of the optimizer.
         offloaded |= {"optimizer", "gradients"} if stage >= 2 else {"optimizer"}
     if stage == 3 and _is_offloaded(table, "param"):
         offloaded.add("weights")
@@ -104,7 +105,7 @@ def zero(config: Mapping[str, Any], processes: int, sharing: int = 1, *, half: b
 
 
 def sharding(trainer: TunedTrainer) -> Sharding:
-    """How a built trainer spreads its training."""
+    """How a built trainer distributes its training."""
     args, state = trainer.args, trainer.accelerator.state
     of_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     sharing = of_machine if args.device.type == "cpu" else 1
@@ -122,7 +123,7 @@ def sharding(trainer: TunedTrainer) -> Sharding:
             args.world_size,
             sharing,
             of_machine=of_machine,
-            # Of version 1, a record; of version 2 one of two policies.
+            # In version 1 a record, in version 2 one of two policies.
             offload=bool(getattr(offload, "offload_params", hasattr(offload, "pin_memory"))),
         )
     return ddp(args.world_size, sharing)

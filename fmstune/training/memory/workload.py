@@ -1,4 +1,4 @@
-"""What a built trainer is about to do, as the estimate of its memory wants to know it."""
+"""The work of a built trainer, in the form that its memory estimate needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fmstune.transformers_compat import attention_of
 
 
 def workload(trainer: TunedTrainer) -> Workload | None:
-    """The work of a trainer's longest batch; `None` where the model is of an unknown shape."""
+    """The work of a trainer's longest batch; `None` if the model's shape is unknown."""
     model, args, rows = trainer.model, trainer.args, measurable_rows(trainer)
     settings = model.config.get_text_config()
     try:
@@ -29,7 +29,7 @@ def workload(trainer: TunedTrainer) -> Workload | None:
     padded = not getattr(trainer.data_collator, "padding_free", False)
     scored = scored_tokens(batch, limit)
     if METHODS[trainer.method].scores:
-        scored, vocabulary = lengths.size, 1  # one number for each sequence
+        scored, vocabulary = lengths.size, 1  # one number per sequence
     tokens = int(lengths.size * lengths.max() if padded else lengths.sum())
     head = trainer.lm_head
     tiled = args.device.type != "cpu" and head in ("tiled", None)
@@ -74,17 +74,17 @@ def workload(trainer: TunedTrainer) -> Workload | None:
 
 
 def _count(weight: Any) -> int:
-    """The values of a weight; DeepSpeed's stage 3 leaves only their number where others have them."""
+    """The number of values in a weight; DeepSpeed's stage 3 only keeps the count of sharded ones."""
     return int(getattr(weight, "ds_numel", weight.numel()))
 
 
 def _bytes(weight: Any, *, master: bool) -> int:
-    # With a master copy in the optimizer what is computed with is of 16 bits, whatever was loaded.
+    # With a master copy in the optimizer, computation uses 16 bits, whatever was loaded.
     return _count(weight) * min(2 if master else 8, int(weight.element_size()))
 
 
 def _intermediate(settings: Any, hidden: int) -> int:
-    """The inner width of the MLP that one token goes through, of several experts together."""
+    """The inner width of the MLP that a token passes through, summed over its experts."""
     expert = getattr(settings, "moe_intermediate_size", None)
     experts = getattr(settings, "num_experts_per_tok", None)
     width = getattr(settings, "intermediate_size", None) or getattr(settings, "ffn_dim", None) or 4 * hidden

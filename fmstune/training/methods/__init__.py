@@ -1,1 +1,1 @@
-"""The methods of training as TRL's trainers: a file each, imported when it is used."""
+"""The training methods with TRL's trainers: one file each, imported on use."""

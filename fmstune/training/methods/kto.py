@@ -15,19 +15,19 @@ from fmstune.training.trl_compat.steps import compares_within_batch
 
 
 class KtoTuner(PreferenceTuner, KTOTrainer):
-    """TRL's, with other answers of each batch to compare its rows with."""
+    """TRL's trainer, with other answers of each batch as a comparison for its rows."""
 
     train_dataset: Any
 
     def prepare_rows(self, rows: Any, args: Any, packing: bool, prepared: Any) -> Any:
-        """What rows are compared with depends on the size of a batch, which is that of all processes: several
-        then learn what one does with a batch of all their rows."""
+        """The comparison depends on the batch size over all processes, so that several processes learn what
+        one does with a batch of all their rows."""
         if not compares_within_batch(self):
             return rows
         return with_other_answers(rows, args.per_device_train_batch_size * args.world_size)
 
     def batch_size_changed(self) -> None:
-        """The same, of another size."""
+        """The same, for another size."""
         if compares_within_batch(self):
             size = self.args.per_device_train_batch_size * self.args.world_size
             self.train_dataset = with_other_answers(self.train_dataset, size)
@@ -59,7 +59,7 @@ def with_other_answers(rows: Any, batch: int) -> Any:
 
 
 def _labels(data: PreparedData, args: Any) -> Iterator[str]:
-    """That one label is rarer than its weight makes up for: the weight of good answers times their number
+    """Warn if one label is rarer than its weight compensates: the weight of good answers times their number
     should be 1 to 4/3 of that of bad ones (Ethayarajh et al. 2024, equation 8)."""
     if not isinstance(data.train, datasets.Dataset):
         return

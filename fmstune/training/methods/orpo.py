@@ -1,6 +1,6 @@
 """orpo with TRL's `ORPOTrainer`, which is experimental.
 
-It would tokenise rows itself, in another way. Here it is given rows and batches of dpo's trainer.
+It would tokenise rows itself, differently. Here it receives rows and batches of the dpo trainer.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from fmstune.training.trl_compat.figures import count_tokens
 from fmstune.training.tuned_trainer import as_trainer
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # that it is experimental, which the help of --method says
+    warnings.simplefilter("ignore")  # that it is experimental; the help of --method mentions it
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 
 class _OfTokens(ORPOTrainer):
-    """TRL's, of batches of dpo's, with the loss and figures of one process also where there are several."""
+    """TRL's trainer on dpo batches, with the loss and metrics of one process also when there are several."""
 
     accelerator: Any
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
-        """TRL's, with the logits and tokens that dpo's trainer hands to `compute_metrics`: its own are two
-        means over a batch with its padding."""
+        """TRL's, with the logits and tokens that the dpo trainer passes to `compute_metrics`: its own are
+        two means over a batch including padding."""
         outputs: list[Any] = []
         hook = model.register_forward_hook(lambda module, given, output: outputs.append(output))
         try:
@@ -44,7 +44,7 @@ class _OfTokens(ORPOTrainer):
         return loss, logits, labels
 
     def concatenated_forward(self, model: Any, batch: Any) -> Any:
-        """TRL's, of a batch of dpo's: its first half are the better answers."""
+        """TRL's, for a dpo batch: its first half are the better answers."""
         labels = torch.where(batch["completion_mask"] == 1, batch["input_ids"], IGNORED)
         given = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
         halves = {
@@ -54,7 +54,7 @@ class _OfTokens(ORPOTrainer):
         }
         answer = list(super().concatenated_forward(model, halves))
         masks = [halves[f"{name}_attention_mask"] for name in ("chosen", "rejected")]
-        # TRL logs the mean of these, which would be one of the padding too.
+        # TRL logs the mean of these, which would include padding.
         answer[2:4] = [
             self._of_all(*_mean(logits.detach().mean(-1), mask[:, :-1]), len(mask))
             for logits, mask in zip(answer[2:4], masks, strict=True)
@@ -63,8 +63,8 @@ class _OfTokens(ORPOTrainer):
         return tuple(answer)
 
     def _of_all(self, mean: torch.Tensor, tokens: torch.Tensor, rows: int) -> torch.Tensor:
-        """A mean over the tokens of this process, weighed so that a mean over the rows of all processes, of
-        which the loss is one, is that over all tokens."""
+        """A mean over the tokens of this process, weighted so that the mean over the rows of all processes,
+        which the loss is, equals that over all tokens."""
         if self.accelerator.num_processes == 1:
             return mean
         all_tokens = int(self.accelerator.gather(tokens).sum())
@@ -79,7 +79,7 @@ def _mean(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 class OrpoTuner(PreferenceTuner, _OfTokens):
-    """TRL's, of tokenised rows."""
+    """TRL's trainer, for tokenised rows."""
 
     fused_head = False
     more_columns = ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -89,11 +89,11 @@ class OrpoTuner(PreferenceTuner, _OfTokens):
     def __init__(
         self, *, args: Any, train_dataset: Any, eval_dataset: Any, processing_class: Any, **more: Any
     ) -> None:
-        # It maps over its rows three times, to make tokens of texts. They come when it is built.
+        # It maps over its rows three times to tokenise texts. The tokenised rows are set after it is built.
         none = datasets.Dataset.from_dict({})
-        # Without a length it would warn that it takes 512 tokens of each text.
+        # Without a length it would warn that it uses 512 tokens of each text.
         length, args.max_length = args.max_length, args.max_length or 1
-        # It would turn this off with a warning, for its own collator.
+        # It would disable this with a warning, for its own collator.
         removes, args.remove_unused_columns = args.remove_unused_columns, False
         super().__init__(
             args=args,
@@ -109,7 +109,7 @@ class OrpoTuner(PreferenceTuner, _OfTokens):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """TRL's, with the tokens counted that it has read, as its stable trainers do."""
+        """TRL's, with a count of the tokens that it has read, as in its stable trainers."""
         this, trainer = as_trainer(self), as_trainer(super())
         answer = trainer.compute_loss(model, inputs, return_outputs, num_items_in_batch)
         count_tokens(self, int(this.accelerator.gather(inputs["attention_mask"].sum()).sum()))

@@ -18,8 +18,8 @@ class RewardTuner(PreferenceTuner, RewardTrainer):
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
-        """TRL's, with the two rewards of each pair for `compute_metrics`, of which the first should be the
-        larger one: the Trainer does not call it where there are no labels."""
+        """TRL's, with the two rewards of each pair for `compute_metrics`, the first of which should be
+        larger: the Trainer does not call it without labels."""
         loss, logits, labels = as_trainer(super()).prediction_step(
             model, inputs, prediction_loss_only, ignore_keys=ignore_keys
         )

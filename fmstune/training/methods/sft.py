@@ -38,7 +38,7 @@ class FineTuner(
     QuickLoop,
     SFTTrainer,
 ):
-    """TRL's trainer, without the work that it does for cases other than ours."""
+    """TRL's trainer, without its work for other cases than ours."""
 
     data_collator: Any
     neftune_noise_alpha: float | None
@@ -57,7 +57,7 @@ class FineTuner(
                     "its experts; leave it out."
                 )
             self.aux_loss_enabled = bare.config.get_text_config().output_router_logits = False
-        # Not the Trainer's own noise, which goes by the width of the batch.
+        # Not the Trainer's own noise, which depends on the width of the batch.
         alpha, self.neftune_noise_alpha = self.neftune_noise_alpha, None
         self._noise = None if alpha is None else RowNoise(alpha)
         if self.args.packing and self.args.world_size > 1:
@@ -66,7 +66,7 @@ class FineTuner(
             self.args.per_device_eval_batch_size = 1
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's, with noise on the embeddings where it is asked for."""
+        """The Trainer's, with noise on the embeddings if configured."""
         with contextlib.nullcontext() if self._noise is None else self._noise.on(self.model):
             return super().train(*args, **kwargs)
 
@@ -88,7 +88,8 @@ class FineTuner(
             self.data_collator = collator
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """No card in each checkpoint: TRL's names a local model `None`. The run writes its own, once."""
+        """Write no card to each checkpoint: TRL's calls a local model `None`. The run writes its own,
+        once."""
 
 
 TRAINED = Trained(SFTConfig, FineTuner)

@@ -1,4 +1,4 @@
-"""`Trained`: torch's part of a method, from the file that has its name."""
+"""`Trained`: the part of a method that needs torch, from the file named after it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def _nothing(data: PreparedData, args: Any) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a method is done with. Each file of this folder but this one has one, as `TRAINED`."""
+    """How a method is trained. Each other file of this folder has one, as `TRAINED`."""
 
     arguments: type[Any]
-    """TRL's class of the fields of `[training]`."""
+    """TRL's class for the fields of `[training]`."""
     tuner: type[Any]
-    """TRL's trainer, with what fmstune puts before it."""
+    """TRL's trainer, with fmstune's mixins."""
     notes: Callable[[PreparedData, Any], Iterator[str]] = _nothing
-    """What there is to say of the data, with these arguments."""
+    """Messages about the data with these arguments."""
 
 
 @functools.cache
 def trained_by(method: str) -> Trained:
-    """Torch's part of a method. TRL imports a trainer of its own when it is asked for it."""
+    """The part of a method that needs torch. TRL imports each trainer on demand."""
     with not_imported():
         module = importlib.import_module(f"fmstune.training.methods.{method}")
     found: Trained = module.TRAINED

@@ -1,1 +1,1 @@
-"""What would fail after hours fails in the first minute: trying the longest batch, saving, evaluating."""
+"""Fail in the first minute instead of after hours: try the longest batch, saving and evaluation."""

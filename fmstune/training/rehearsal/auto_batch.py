@@ -1,4 +1,4 @@
-"""Finding the largest batch that fits, with the effective batch size kept by accumulating gradients."""
+"""Find the largest batch that fits; gradient accumulation keeps the effective batch size."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def find_batch(trainer: TunedTrainer) -> tuple[int, int]:
     """Set the trainer to the largest batch that fits, and return it with its accumulation steps.
 
     Of the divisors of the batch times its accumulation, those that are estimated to fit are tried on the
-    longest rows, of a stream on rows as long as they may be, the largest first. Several processes trust the
-    estimate: one that ran out of memory would leave the others waiting. Raises `RunError` when not even
-    single rows fit.
+    longest rows (for a stream, on worst-case rows), the largest first. Several processes trust the estimate:
+    one that ran out of memory would leave the others waiting. Raises `RunError` when not even single rows
+    fit.
     """
     args = trainer.args
     together = args.per_device_train_batch_size * args.gradient_accumulation_steps
@@ -68,13 +68,13 @@ def _may_fit(trainer: TunedTrainer, size: int, together: int) -> bool:
     found = outlook(trainer)
     if found is None:
         return True
-    # A GPU says when it is full; a machine that is ends the process. The one may be tried, the other not.
+    # A full GPU raises an error; a full machine ends the process. So only a GPU is tried.
     spare = 1.5 if found.work.on_gpu else 1.0
     return replace_room(found, spare).fits
 
 
 def replace_room(found: Outlook, factor: float) -> Outlook:
-    """The same outlook with more, or less room."""
+    """The same outlook with more or less room."""
     return replace(found, room=replace(found.room, available=int(found.room.available * factor)))
 
 

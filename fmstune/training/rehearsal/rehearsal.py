@@ -1,8 +1,8 @@
-"""A rehearsal before the start: what would fail after hours fails in the first minute.
+"""A rehearsal before the start: fail in the first minute instead of after hours.
 
 The longest batch is trained on, an evaluation batch scored, a checkpoint written and read back; then
-everything is as if there had been none. In `auto` it is held for runs that are estimated to take longer than
-five minutes: six operations a weight and token, at the speed of one multiplication of matrices here.
+everything is restored. In `auto` it takes place for runs that are estimated to take longer than five
+minutes: six operations per weight and token, at the speed of a matrix multiplication on this machine.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from fmstune.training.tuned_trainer import TunedTrainer
 SCRATCH = "rehearsal"
 _LONG = 300.0
 _USED_SPEED = 0.4
-"""Of the speed of bare multiplications; trainings of small models on a CPU reach about that."""
+"""The share of the bare multiplication speed that training of small models on a CPU reaches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What a rehearsal found: the peak memory in bytes, and the run's estimated time in seconds."""
+    """The result of a rehearsal: the peak memory in bytes, and the run's estimated time in seconds."""
 
     peak: int
     run_seconds: float
     seconds: float
     parts: str
     at_most: bool = False
-    """Whether the time is that of the longest rows, as usual ones are not known."""
+    """Whether the time is based on the longest rows, as typical ones are unknown."""
 
     def line(self) -> str:
-        """For people."""
+        """A readable line."""
         about = "at most" if self.at_most else "about"
         return (
             f"{self.parts} in {self.seconds:.1f} s · peak {amount(self.peak)} · the run will take {about} "
@@ -54,20 +54,20 @@ class Rehearsal:
 def wanted(setting: str, trainer: TunedTrainer, steps: int) -> bool:
     """Whether to rehearse, by `run.rehearse` and the estimated time of the run."""
     if setting == "never" or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        return False  # sharded weights are no longer whole where they could be put back
+        return False  # sharded weights cannot be restored from the full ones
     if setting == "always":
         return True
     long = estimated_seconds(trainer, steps) > _LONG
     if trainer.args.world_size == 1:
         return long
-    # Each measures a speed of its own, and one that rehearses alone would wait for the others for ever.
+    # Each measures a different speed, and one that rehearses alone would wait for the others forever.
     one = torch.tensor(int(long), device=trainer.args.device)
     torch.distributed.all_reduce(one, op=torch.distributed.ReduceOp.MAX)
     return bool(one)
 
 
 def rehearse(trainer: TunedTrainer, steps: int) -> Rehearsal:
-    """Hold the rehearsal. Raises what the training would raise, and `RunError` for a disk without room."""
+    """Run the rehearsal. Raises what the training would raise, and `RunError` if the disk is full."""
     args, began = trainer.args, time.perf_counter()
     scratch = Path(args.output_dir) / SCRATCH
     forget_peak(args.device)
@@ -101,7 +101,7 @@ def rehearse(trainer: TunedTrainer, steps: int) -> Rehearsal:
 
 
 def estimated_seconds(trainer: TunedTrainer, steps: int) -> float:
-    """How long the run will take, before anything of it was tried."""
+    """The estimated duration of the run, before any trial."""
     args = trainer.args
     rows = steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
     lengths = sequence_lengths(measurable_rows(trainer), args.max_length).sum(axis=1)
@@ -112,7 +112,7 @@ def estimated_seconds(trainer: TunedTrainer, steps: int) -> float:
 
 
 def duration(seconds: float) -> str:
-    """A time for people: `3.2 h`."""
+    """A readable duration: `3.2 h`."""
     for size, unit, units in ((86400, "day", "days"), (3600, "h", "h"), (60, "min", "min")):
         if seconds >= size:
             number = f"{seconds / size:.2g}"
@@ -121,7 +121,7 @@ def duration(seconds: float) -> str:
 
 
 def _speed(device: torch.device, *, half: bool) -> float:
-    """Operations a second in a multiplication of matrices. No random numbers are drawn."""
+    """Operations per second of a matrix multiplication. Draws no random numbers."""
     size = 512 if device.type == "cpu" else 8192
     matrix = torch.ones(size, size, device=device, dtype=torch.bfloat16 if half else torch.float32)
     best = float("inf")
@@ -141,5 +141,5 @@ def _write_and_read(trainer: TunedTrainer, scratch: Path, steps: int) -> None:
         torch.load(checkpoint / "optimizer.pt", map_location="cpu", mmap=True, weights_only=True)
     for file in checkpoint.glob("*.safetensors"):
         with safe_open(file, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118  (it is no mapping)
+            for name in stored.keys():  # noqa: SIM118  (it is not a mapping)
                 stored.get_tensor(name)

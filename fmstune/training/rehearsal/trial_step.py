@@ -1,4 +1,4 @@
-"""Trying the longest batch before the training, and leaving everything as it was, to the bit."""
+"""Try the longest batch before the training, and restore everything exactly."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from fmstune.training.tuned_trainer import TunedTrainer
 
 @contextlib.contextmanager
 def unchanged(trainer: TunedTrainer, scratch: Path) -> Iterator[None]:
-    """Put a trainer back into its state afterwards: weights, random numbers, figures, no optimizer.
+    """Restore a trainer's state afterwards: weights, random state, metrics, no optimizer.
 
-    The weights wait in a file in `scratch`, a new directory that is removed again: a copy of them in memory
-    would take what is to be measured.
+    The weights are kept in a file in `scratch`, a new directory that is removed again: a copy in memory would
+    change the measured peak.
     """
     model = trainer.model
     scratch.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def unchanged(trainer: TunedTrainer, scratch: Path) -> Iterator[None]:
 
 
 def try_batch(trainer: TunedTrainer, count: int) -> float:
-    """Train on the `count` longest rows, once, optimizer step included. Returns the seconds it took."""
+    """Train on the `count` longest rows, once, optimizer step included. Return the seconds it took."""
     args, model = trainer.args, trainer.model
     began = time.perf_counter()
     if args.activation_checkpointing:
