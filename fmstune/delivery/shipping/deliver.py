@@ -1,10 +1,10 @@
-"""Feeding one tracker from the journal, in the shipper process.
+"""Feed one tracker from the journal, in the shipper process.
 
-There is one way through it: open the tracker's run, hand over each event after the ledger's offset, and
-close the run at the status event. An event that the tracker fails at is set aside (see `suspicion`); when
-the SDK may be broken the process ends, and the next one starts from the ledger, so that recovering from an
-exception, a hang and a kill is the same code. How far it has come, and what the ledger says of it, is
-`Standing`; here are the calls of the tracker.
+There is one code path: open the tracker's run, deliver each event after the ledger's offset, and close the
+run at the status event. An event that the tracker fails on is set aside (see `suspicion`). If the SDK may
+be broken, the process ends and the next one starts from the ledger, so that recovery from an exception, a
+hang and a kill is the same code. `Standing` has the progress and the ledger; this module has the calls of
+the tracker.
 """
 
 from __future__ import annotations
@@ -33,23 +33,24 @@ _AT_ONCE = 256
 _ROWS = ("metrics", "table", "text", "image", "histogram")
 _LONGEST_RUN_ID = 10_000
 _SLOW_SECONDS = 5.0
-"""When failures in a row take so long, the service seems to hang: the process tries no more of the rest."""
+"""When consecutive failures take this long, the service seems to hang: the process stops trying."""
 _MOST_PROBES = 16
-"""Suspects that a process tries in a row with nothing taken, so that attempts in an outage stay few."""
+"""The most consecutive suspects that a process tries with nothing accepted, to limit attempts in an
+outage."""
 
 
 class Delivery(GivingOn):
-    """The delivery of the journal in `directory` to one tracker, from where `ledger` says it stands."""
+    """The delivery of the journal in `directory` to one tracker, from the position in `ledger`."""
 
     def run(self, writer_gone: Callable[[], bool], pause: Callable[[float], None] = time.sleep) -> Ledger:
         """Deliver until the run's status has been delivered, or until no more can come.
 
-        `writer_gone` says whether the process that writes the journal has ended; a run that ended without a
-        status is closed as interrupted. `pause` waits so many seconds for more. Raises `DeliveryFailed`.
+        `writer_gone` tells whether the process that writes the journal has ended; a run that ended without a
+        status is closed as interrupted. `pause` waits this many seconds for more. Raises `DeliveryFailed`.
         """
         self._try_first()
         while True:
-            gone = writer_gone()  # asked before the read: what was written before the end is read
+            gone = writer_gone()  # checked before the read: everything written before the end is read
             start, at = self._reader.offset, 0
             batch = self._reader.read(_AT_ONCE, patient=True)
             while at < len(batch):
@@ -68,7 +69,7 @@ class Delivery(GivingOn):
             elif (gone or self._ended) and self._reader.is_readable:
                 return self._finish()
             elif len(self._failing) > 1 and any(self._failing.values()):
-                self._end(None)  # nothing has been taken for a while: a new process may find the SDK whole
+                self._end(None)  # nothing accepted for a while: a new process may have a working SDK
             elif self.ledger is not self._confirmed:
                 self._flush()
             else:
@@ -79,7 +80,7 @@ class Delivery(GivingOn):
     # -- one event ----------------------------------------------------------------------------
 
     def _next(self, event: Event, start: int, offset: int, last: bool) -> None:
-        """The next event of the journal, which lies between the bytes `start` and `offset` of it."""
+        """The next event of the journal, which is between the bytes `start` and `offset`."""
         self._note_gap(event.seq)
         if event.seq <= self.ledger.delivered and event.seq not in self.ledger.missing:
             return
@@ -93,7 +94,7 @@ class Delivery(GivingOn):
             self._refuse_late(event)
             self._advance(event.seq, offset)
             return
-        if final:  # whatever can still be taken has to be taken before the run is closed
+        if final:  # everything possible must be delivered before the run is closed
             self._flush()
             self._try_again(self.ledger.suspicion.confirmed)
             self._flush()
@@ -107,11 +108,11 @@ class Delivery(GivingOn):
         self._advance(event.seq, offset)
 
     def _attempt(self, event: Event, final: bool = False, *, again: bool = False) -> bool:
-        """Hand one event to the tracker; whether that was no failure. Raises when the run can't be opened."""
+        """Deliver one event; return whether it did not fail. Raises when the run cannot be opened."""
         unheard = event.kind == "resume" and not self._tracker.hears_of_resumes
         if unheard or (event.kind == "status" and not final):
             self.ledger = self._with_suspicion(self.ledger.suspicion.taken([event.seq]))
-            return True  # a status that more events follow was not the end: the run was resumed
+            return True  # a status followed by more events was not final: the run was resumed
         self._open_run()
         if event.seq <= self._held and not again:
             self._returned.add(event.seq)
@@ -123,7 +124,7 @@ class Delivery(GivingOn):
         try:
             called = self._hand_over(event)
             if event.kind != "status" and (self._careful or again):
-                self._tracker.flush()  # an SDK that sends in the background is to fail here, not later
+                self._tracker.flush()  # an SDK that sends in the background must fail here, not later
         # SystemExit, KeyboardInterrupt or any other BaseException of an SDK is a failure like another.
         except BaseException as error:
             self._note_failure(event, error, fresh=not again or self.ledger.suspicion.rounds > 0)
@@ -142,7 +143,7 @@ class Delivery(GivingOn):
         if self.ledger.suspicion.mark(event.seq) is None:
             return True
         if event.seq > self._confirmed.safe_delivered:
-            # Should it be lost, it comes again with all the others, in its turn.
+            # If it is lost, it is delivered again with all others, in order.
             self.ledger = self._with_suspicion(self.ledger.suspicion.taken([event.seq]))
         else:
             self._returned.add(event.seq)
@@ -160,19 +161,19 @@ class Delivery(GivingOn):
     # -- suspects -----------------------------------------------------------------------------
 
     def _must_wait(self, mark: Mark) -> bool:
-        """Whether later events have to wait, since the event is to be tried again by a new process first:
-        where it could not be taken late, and in what looks like an outage."""
+        """Whether later events must wait because a new process must retry this event first: if it could not
+        be delivered late, and in what looks like an outage."""
         return (self._in_order or mark.how == "outage") and not mark.exhausted
 
     def _waits_for(self, mark: Mark) -> bool:
-        """Whether a suspect is to be tried again when its turn comes."""
+        """Whether to retry a suspect when its turn comes."""
         if self._must_wait(mark):
             return True
         return self._oldest_first(mark) if self._in_order else mark.unproven
 
     def _oldest_first(self, mark: Mark) -> bool:
-        # In two of three processes the oldest suspect comes first: should an outage have ended, nothing is
-        # lost. In the third the others get a process that this event has not broken.
+        # In two of three processes the oldest suspect comes first: if an outage has ended, nothing is lost.
+        # In the third one the others get a process that this event has not broken.
         return mark.open and mark.how != "died" and self.ledger.suspicion.rounds % 3 != 2
 
     def _try_first(self) -> None:
@@ -184,8 +185,8 @@ class Delivery(GivingOn):
             self._try_again(suspicion.waiting)
 
     def _try_again(self, wanted: Spans, most: int | None = None) -> None:
-        """Hand over suspects once more, in the order of the journal; at most `most` in a row that fail."""
-        # The others come in their turn: a process has died at them, or all is delivered once more.
+        """Deliver suspects again, in the journal's order, until `most` consecutive ones have failed."""
+        # The others come in order: a process died at them, or everything is delivered again.
         wanted = wanted.up_to(self.ledger.delivered)
         todo = set(wanted) - self._returned - self._gone if wanted else set()
         if not todo:
@@ -195,7 +196,7 @@ class Delivery(GivingOn):
             if event.seq not in todo:
                 continue
             todo.remove(event.seq)
-            if event.kind != "status":  # which comes in its turn
+            if event.kind != "status":  # a status comes in order
                 self._try_one_again(event)
             if not todo or (most is not None and len(self._failing) >= most):
                 break
@@ -219,7 +220,7 @@ class Delivery(GivingOn):
         return event.seq < self.ledger.last_row
 
     def _refuse_late(self, event: Event) -> None:
-        cause = "it takes no row after later ones; the journal has it"
+        cause = "it accepts no row after later ones; the journal has it"
         self.ledger = self._with_suspicion(self.ledger.suspicion.refuse(event.seq, cause))
 
     def _end_if_slow(self) -> None:
@@ -260,7 +261,7 @@ class Delivery(GivingOn):
             opened |= {"new_run_id": None, "place": place_of(self._tracker), "cwd": str(Path.cwd())}
             self._held = self._believed(int(run.delivered_through or 0))
             if ledger.run_id is not None and ledger.place is not None and not self._held:
-                # Where the service says that it holds the run's events, it is the same run at a new address.
+                # If the service reports that it holds the run's events, it is the same run at a new address.
                 opened["moved"] = other_place(self._tracker, ledger.place) or ledger.moved
         except BaseException as error:
             self._end(error)
@@ -275,8 +276,8 @@ class Delivery(GivingOn):
             self._begin_again()
 
     def look(self) -> bool:
-        """Whether the tracker's storage was seen to hold the run, which is complete. Where it does not, the
-        ledger says so, and that raises `DeliveryFailed`: all is to be delivered once more."""
+        """Whether the tracker's storage was seen to hold the complete run. If it does not, records that in
+        the ledger and raises `DeliveryFailed`: everything is to be delivered again."""
         header = self._reader.header
         start = RunStart(
             name=header.run,
@@ -307,7 +308,7 @@ class Delivery(GivingOn):
                 self._tracker.flush()
                 whole = self._tracker.holds(self.ledger.last_given)
             except BaseException as error:
-                # Which of the events it was is found out by a process that waits after each of them.
+                # A process that waits after each event will find out which one it was.
                 self._confirmed = dataclasses.replace(self._confirmed, careful=True)
                 self._end(error)
             if not whole:
@@ -315,13 +316,13 @@ class Delivery(GivingOn):
         self._confirm(proved=True)
 
     def _finish(self) -> Ledger:
-        for _ in range(MOST_STRIKES + 1):  # what is tried again may open the run once more
+        for _ in range(MOST_STRIKES + 1):  # a retry may reopen the run
             self._flush()
             self._try_again(self.ledger.suspicion.confirmed)
             if not self.ledger.closed and (self.ledger.delivered or self.ledger.run_id is not None):
                 self._close_as_recorded()
         if not self.ledger.delivered and self.ledger.run_id is None:
-            # It ended before its first event: there is nothing to make a run of in the tracker.
+            # It ended before its first event: there is no data for a run in the tracker.
             self.ledger = dataclasses.replace(self.ledger, closed=True)
         return self._complete()
 
@@ -335,7 +336,7 @@ class Delivery(GivingOn):
                 self._handover.give(final)
                 self._close(cast(Status, final.status), final.error)
             else:
-                self._tracker.seq = None  # no event says so
+                self._tracker.seq = None  # no event records it
                 self._close("interrupted", None)
         except BaseException as error:
             self._end(error)

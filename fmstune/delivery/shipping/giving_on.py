@@ -1,7 +1,7 @@
-"""Metrics one after another, as long as nothing goes wrong: all but a few of the events of a run.
+"""The fast path for consecutive metrics while nothing fails: nearly all events of a run.
 
-What `Delivery` asks of each event is asked here of a stretch of them, and the ledger is replaced once: in a
-run of a million events that takes longer than most SDKs do. What fails is left to `Delivery`.
+`Delivery` updates the ledger for each event; this updates it once per stretch of events: in a run of a
+million events, the ledger takes longer than most SDKs. Failures are left to `Delivery`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from fmstune.delivery.journal.reader import Event
 from fmstune.delivery.shipping.standing import Standing
 
 _MOST_EVENTS, _MOST_SECONDS = 4096, 1.0
-"""After so many events, and so long, the ledger is written: a shipper that gets no further seems to hang."""
+"""The ledger is written after this many events, or this long: a shipper without progress seems to hang."""
 
 
 class GivingOn(Standing):
-    """A delivery in which nothing has failed."""
+    """A delivery without failures."""
 
     _raised: tuple[int, BaseException] | None = None
 
     def _give_on(self, batch: Sequence[tuple[Event, int]], at: int) -> int:
-        """Give the metrics of a batch from the place `at` on, and return how many that were. They end where
-        something else comes, where the tracker raises, or after a second."""
+        """Deliver the metrics of a batch from the index `at` on; return how many. Stops at any other event,
+        if the tracker raises, or after a second."""
         ledger = self.ledger
         if (
             self._raised is not None
@@ -46,7 +46,7 @@ class GivingOn(Standing):
             try:
                 if give(event):
                     called = event.seq
-            # An SDK may raise any BaseException, and each is a failure like another: `Delivery` notes it.
+            # An SDK may raise any BaseException, and each is a failure: `Delivery` records it.
             except BaseException as error:
                 self._raised = (event.seq, error)
                 break
@@ -69,7 +69,7 @@ class GivingOn(Standing):
         return given
 
     def _take_raised(self, event: Event) -> BaseException | None:
-        """What the tracker has raised for this event a moment ago."""
+        """The exception that the tracker has just raised for this event."""
         raised, self._raised = self._raised, None
         return raised[1] if raised is not None and raised[0] == event.seq else None
 

@@ -1,8 +1,8 @@
-"""Events of the journal as the calls of one tracker that they are, each in the light of those before it.
+"""Convert events of the journal to calls of one tracker, each in the context of the earlier ones.
 
-What a call contains can depend on earlier events: which value of a metric at its step this is, what is known
-of a namespace of params, what a name is called there. So each event is looked at once, in the journal's
-order, also those that another process has delivered: a new process reads them from the journal.
+A call can depend on earlier events: which value of a metric at its step it is, what is known of a namespace
+of params, what a name is called there. So each event is processed once, in the journal's order, including
+those that another process has delivered: a new process reads them from the journal.
 """
 
 from __future__ import annotations
@@ -39,35 +39,35 @@ Call = MetricPoint | Table | Params | Resumed | Media | Artifact
 
 
 class HandOver:
-    """Gives the events of the journal at `path` to a tracker that has been given the first `delivered`."""
+    """Deliver the events of the journal at `path` to a tracker that already has the first `delivered`."""
 
     def __init__(self, path: Path, tracker: Tracker, delivered: int, adapted: tuple[str, ...] = ()) -> None:
-        """`adapted` is what the tracker has said of that in an earlier process."""
+        """`adapted` is what the tracker reported in an earlier process."""
         self.tracker = tracker
         self._before = adapted
         self._path = path
         self._delivered = delivered
         self._past = _Past(path, tracker)
-        self._again: _Past | None = None  # where an event is given after later ones
+        self._again: _Past | None = None  # for an event that is delivered after later ones
         self._last: tuple[int, Call | None] = (0, None)  # an event may be tried several times in a row
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What had to be adapted to what the tracker can hold."""
+        """What had to be adapted to the tracker's limits."""
         return (*self._past.changes, *self.adapted)
 
     @property
     def adapted(self) -> tuple[str, ...]:
-        """What of that the tracker itself did, in this process or before: it is not seen again."""
+        """The adaptations by the tracker itself, in this process or before: they are not reported again."""
         return tuple(dict.fromkeys((*self._before, *self.tracker.adapted)))
 
     def takes(self, event: Event) -> bool:
-        """Whether the event hands files over that the tracker takes."""
+        """Whether the event delivers files that the tracker accepts."""
         return event.kind == "artifact" and self.tracker.takes_artifacts
 
     def give(self, event: Event) -> bool:
-        """Give metrics, a table or params to the tracker, adapted to what it can hold; what a status asks of
-        it is left to the caller. Returns whether the tracker was called. Raises what the tracker raises."""
+        """Deliver metrics, a table or params to the tracker, adapted to its limits; the caller handles a
+        status. Returns whether the tracker was called. Raises what the tracker raises."""
         if event.seq != self._last[0]:
             self._last = (event.seq, self._call(event))
         call, tracker = self._last[1], self.tracker
@@ -98,12 +98,12 @@ class HandOver:
         self._again.advance(event.seq)
         call = self._again.take(event)
         if isinstance(call, Params) and self.tracker.takes_params == "merged":
-            return self._past.params_of(event)  # values that came later than these hold
+            return self._past.params_of(event)  # later values win
         return call
 
 
 class _Past:
-    """What the events up to the number `seq` mean for those that come after them."""
+    """The context that the events up to the number `seq` create for later ones."""
 
     def __init__(self, path: Path, tracker: Tracker) -> None:
         self.seq = 0
@@ -121,7 +121,7 @@ class _Past:
         return self._normaliser.changes
 
     def advance(self, seq: int) -> None:
-        """Look at the events before the number `seq` that have not been looked at."""
+        """Process the events before the number `seq` that have not been processed."""
         if seq <= self.seq + 1:
             return
         reader = JournalReader(self._path, self._offset)
@@ -134,7 +134,7 @@ class _Past:
                     self.take(event)
 
     def take(self, event: Event) -> Call | None:
-        """The call that the event is, in its turn."""
+        """The call for the next event in order."""
         self.seq = event.seq
         if event.kind == "metrics":
             return self._point(event)
@@ -210,7 +210,7 @@ class _Past:
     def _without_changes(
         self, held: Mapping[str, Any], given: Mapping[str, Any], prefix: str
     ) -> dict[str, Any]:
-        """What is given, with the values that are held where they are others."""
+        """The given params, with the held values where they differ."""
         found: dict[str, Any] = {}
         for key, value in given.items():
             before = held.get(key, value)

@@ -1,8 +1,9 @@
 """A shipper's log: everything that a tracker, its SDK and their processes print, without secrets and bounded.
 
 File descriptors 1 and 2 are a pipe, since native code and child processes write to them directly. A small
-process of its own reads it. A thread could not: an SDK may hold the interpreter's lock, and the last words of
-a crash are to arrive when the shipper is gone. Nor could the trainer, which may be killed before the shipper.
+separate process reads it. A thread could not: an SDK may hold the interpreter's lock, and the last output
+of a crash must arrive after the shipper is gone. Nor could the trainer, which may be killed before the
+shipper.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from fmstune.delivery.shipping.waiting import readable
 from fmstune.secrets.redaction import hide, know_secrets
 
 LOG_BYTES = 1 << 20
-"""The size at which a log ends: Aim warns ten times a second for as long as its server is away."""
+"""The maximum size of a log: Aim warns ten times a second for as long as its server is away."""
 _LONGEST_LINE = 1 << 16
 _SHOWN_OF_LONG_LINE = 4096
 _DRAIN_SECONDS = 2.0
-"""A daemon of the SDK's may hold the pipe open, and write, when the shipper has gone."""
+"""An SDK's daemon may hold the pipe open, and write, after the shipper is gone."""
 _END = b"end\n"
 _KEY_BEGINS = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----")
 _KEY_ENDS = re.compile(rb"-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----")
@@ -38,8 +39,8 @@ class ShipperLog:
     """The shipper's side of its log. Create it while the process is small and has one thread: it forks."""
 
     def __init__(self) -> None:
-        """Start the reader; descriptors 1 and 2 are its pipe from now on. What is printed before `write_to`
-        waits for it."""
+        """Start the reader; descriptors 1 and 2 are its pipe from now on. Output before `write_to` is
+        buffered."""
         reading, writing = os.pipe()
         orders, self._orders = os.pipe()
         with contextlib.suppress(OSError, AttributeError):  # fewer waits for SDKs that print a lot
@@ -55,17 +56,17 @@ class ShipperLog:
         os.close(orders)
         os.dup2(writing, 1)
         os.dup2(writing, 2)
-        # A descriptor of its own: there are SDKs that close 1 and 2.
+        # A separate descriptor: some SDKs close 1 and 2.
         sys.stdout = sys.stderr = io.TextIOWrapper(
             _Unfailing(writing, "w"), "utf-8", "backslashreplace", write_through=True
         )
 
     def write_to(self, path: Path, secrets: Sequence[str]) -> None:
-        """Write the log to `path` from here on, without these secrets either."""
+        """Write the log to `path` from now on, also without these secrets."""
         self._tell(json.dumps({"path": str(path), "secrets": list(secrets)}).encode() + b"\n")
 
     def end(self) -> None:
-        """Return when all that was printed is in the log."""
+        """Return once everything printed is in the log."""
         self._tell(_END)
         deadline = time.monotonic() + _DRAIN_SECONDS + 1
         with contextlib.suppress(ChildProcessError):  # the SDK has waited for any child
@@ -79,7 +80,7 @@ class ShipperLog:
 
 
 class _Unfailing(io.FileIO):
-    """A file whose trouble is no trouble of the delivery."""
+    """A file whose errors do not affect the delivery."""
 
     def write(self, data: Any, /) -> int:
         rest = memoryview(data).cast("B")
@@ -94,7 +95,7 @@ class _Reader:
     """The reader, in its process."""
 
     def __init__(self, pipe: int, orders: int, shipper: int) -> None:
-        os.setsid()  # it outlives the group of the shipper, by the moment that its last words take
+        os.setsid()  # it outlives the shipper's group, until the last output is written
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         nowhere = os.open(os.devnull, os.O_RDWR)
@@ -102,7 +103,7 @@ class _Reader:
             os.dup2(nowhere, descriptor)
         kept = sorted({pipe, orders})
         for first, last in zip([2, *kept], [*kept, 1 << 16], strict=True):
-            # The writing end, or the pipe would never end; and the answers, whose end reports a crash.
+            # Closes the writing end, or the pipe would never end, and the answers, whose end reports a crash.
             os.closerange(first + 1, last)
         self._pipe, self._orders, self._shipper = pipe, orders, shipper
         self._log = BoundedLog(hide)
@@ -154,20 +155,20 @@ class _Reader:
 
 
 class BoundedLog:
-    """A log file that takes bytes in any pieces and writes whole lines, each without secrets, up to
-    `LOG_BYTES`. What comes before it has a path is kept, as far as it is not much."""
+    """A log file that accepts bytes in any pieces and writes whole lines, each without secrets, up to
+    `LOG_BYTES`. Output before it has a path is buffered, up to a limit."""
 
     def __init__(self, hide: Callable[[str], str]) -> None:
         self._hide = hide
         self._file: int | None = None
         self._room = LOG_BYTES
         self._early: list[bytes] = []
-        self._line = b""  # the end of what came last, up to the end of its line
+        self._line = b""  # the incomplete last line
         self._in_long_line = self._in_key = False
 
     def write_to(self, path: Path) -> None:
         """Write to the end of this file."""
-        with contextlib.suppress(OSError):  # no room, no permission: there is no log then
+        with contextlib.suppress(OSError):  # no room, no permission: then there is no log
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             self._room = LOG_BYTES - os.fstat(self._file).st_size
         early, self._early = self._early, []
@@ -175,14 +176,14 @@ class BoundedLog:
             self.feed(data)
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Process the next bytes."""
         if self._file is None:
             if sum(map(len, self._early)) < _LONGEST_LINE:
                 self._early.append(data)
             return
         if self._room <= 0:
             return
-        # A carriage return ends a line too: progress bars write no others.
+        # A carriage return ends a line too: progress bars use only these.
         end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
         if not end:
             self._line += data
@@ -193,14 +194,14 @@ class BoundedLog:
                 self._in_long_line = False
             self._write(lines)
         if len(self._line) > _LONGEST_LINE:
-            # Its beginning alone, which no secret that continues past what is here can reach into.
+            # Only its beginning, where no secret can be cut at the end of the buffer.
             if not self._in_long_line:
                 shown = self._hidden(self._line)[:_SHOWN_OF_LONG_LINE]
                 self._put(f"{shown}… [a long line is cut]\n".encode())
             self._line, self._in_long_line = b"", True
 
     def end(self) -> None:
-        """Write what is left, a last line without an end, and close the file."""
+        """Write the rest, an unterminated last line, and close the file."""
         if self._file is None:
             return
         if self._line and not self._in_long_line:
@@ -210,7 +211,7 @@ class BoundedLog:
         self._file = None
 
     def _write(self, lines: bytes) -> None:
-        if self._in_key:  # a private key, begun in lines that came before
+        if self._in_key:  # a private key that started on an earlier line
             end = _KEY_ENDS.search(lines)
             if end is None:
                 return
@@ -222,7 +223,7 @@ class BoundedLog:
     def _hidden(self, data: bytes) -> str:
         try:
             return self._hide(data.decode("utf-8", "backslashreplace"))
-        except Exception as error:  # nothing of what could not be searched leaves, and the reader continues
+        except Exception as error:  # unsearched data is not written, and the reader continues
             return f"[{len(data)} bytes could not be searched for secrets: {type(error).__name__}]\n"
 
     def _put(self, data: bytes) -> None:
@@ -231,5 +232,5 @@ class BoundedLog:
         self._room -= len(data)
         if self._room <= 0:
             data = data[: self._room] + b"\n[the log is full]\n" if self._room else data
-        with contextlib.suppress(OSError):  # the log's disk being full is no trouble of the delivery
+        with contextlib.suppress(OSError):  # a full disk must not affect the delivery
             os.write(self._file, data)

@@ -1,15 +1,15 @@
 """The shipper: a child process that imports one tracker's SDK and delivers the journal to it.
 
-Started by the supervisor beside it, which watches it and ends it in time. What it is to do comes as JSON
-lines on its standard input, so that no option ever shows in the process list:
+The supervisor next to it starts it, watches it and ends it in time. It receives its work as JSON lines on its
+standard input, so that no option ever shows in the process list:
 
-1. a job (which tracker, with which options); it checks the tracker and answers one line;
-2. an order (which run); it delivers, and its exit code says how that ended;
-3. when it follows a training, a line at the end of that.
+1. a job (which tracker, with which options); it checks the tracker and answers with one line;
+2. an order (which run); it delivers, and its exit code is the result;
+3. when it follows a training, a line when that ends.
 
-It is in a session of its own, so the signals of a terminal or a batch system pass it by, and when the
-trainer is killed it still drains the journal and gives the run its true status. Threads would not do:
-some SDKs block the exit of the interpreter (Aim joins a queue in a finaliser), and no try/except cures it.
+It has its own session, so signals of a terminal or a batch system do not reach it, and when the trainer is
+killed it still drains the journal and gives the run its true status. Threads would not do: some SDKs block
+the interpreter's exit (Aim joins a queue in a finaliser), and no try/except prevents that.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from fmstune.trackers.places import place_of, return_to
 from fmstune.trackers.records import Check, TrackerOptionError
 from fmstune.trackers.registry import BrokenTracker
 
-# A tracker may end the process with any code: these count when the shipper has noted them (`note_end`).
+# A tracker may end the process with any code: these only count if the shipper recorded them (`note_end`).
 EXIT_DONE = 77
-EXIT_RETRY = 75  # EX_TEMPFAIL: the ledger says how far it came, and why not further
-EXIT_AGAIN = 74  # as that, and a new process may get further at once
+EXIT_RETRY = 75  # EX_TEMPFAIL: the ledger has the progress, and why it stopped
+EXIT_AGAIN = 74  # the same, but a new process may get further at once
 EXIT_BUSY = 76  # another shipper delivers this run to this tracker
 
 
@@ -87,13 +87,13 @@ def main(trainer: TrainerWatch) -> int:
 
 
 def check(tracker: Tracker, timeout: float) -> Check:
-    """Find out whether the tracker is installed, can be imported, and could track a run now."""
+    """Check whether the tracker is installed, can be imported, and could track a run now."""
     cls = type(tracker.inner) if isinstance(tracker, OldShapeTracker) else type(tracker)
     package, hint = getattr(cls, "package", None), getattr(cls, "install_hint", None)
     if package:
         version = installed_version(package, getattr(cls, "distributions", ()))
         remedy = hint or f"pip install {package}"
-        command = remedy.startswith("pip ")  # else there is more to it, such as another Python
+        command = remedy.startswith("pip ")  # else more is needed, such as another Python
         if version is None:
             return Check(
                 "not_installed",
@@ -110,7 +110,7 @@ def check(tracker: Tracker, timeout: float) -> Check:
         return tracker.check(timeout)
     except PermissionError as error:
         return Check("no_permission", f"its check failed: {error}", "see the tracker's own documentation")
-    except OSError as error:  # as requests' own errors are: the service cannot be reached now
+    except OSError as error:  # like requests' own errors: the service cannot be reached now
         return Check("unreachable", f"its check failed: {type(error).__name__}: {error}", "try again later")
     except BaseException as error:
         return Check(
@@ -121,8 +121,8 @@ def check(tracker: Tracker, timeout: float) -> Check:
 
 
 def _asked(tracker: Tracker, found: Check) -> tuple[Check, bool]:
-    """What the check found, and whether the tracker brings a vendor's callback, which it is asked for here:
-    its SDK is imported by that."""
+    """The result of the check, and whether the tracker provides a vendor's callback. It is requested here,
+    which imports the SDK."""
     if not (found.ok or found.outage):
         return found, False
     try:
@@ -178,9 +178,9 @@ def _ship(
         delivery.run(lambda: not follow or trainer.gone, Pauses(orders, beside=order["beside"]))
     except DeliveryFailed as error:
         print(f"{time.strftime('%F %T')} {error}", file=sys.stderr)
-        # Not through the interpreter's exit: Aim and others join their queues there, for ever.
+        # Not through the interpreter's exit: Aim and others join their queues there, forever.
         _leave(EXIT_AGAIN if error.again else EXIT_RETRY, log, trainer)
-    except BaseException as error:  # of ours, or one that an SDK throws into this thread: it has a name
+    except BaseException as error:  # our own, or one that an SDK throws into this thread: log it
         print(f"{time.strftime('%F %T')} {cause_text(error)}", file=sys.stderr)
         _note(directory, job["name"], cause_text(error))
         _leave(EXIT_RETRY, log, trainer)
@@ -188,7 +188,7 @@ def _ship(
 
 
 def _module_path(reference: str) -> str:
-    """The directory from which the module in a reference was imported; nothing for a script, whose reference
+    """The directory from which the module in a reference was imported; empty for a script, whose reference
     is its path."""
     name = reference.rpartition(":")[0]
     file = getattr(sys.modules.get(name), "__file__", None)
@@ -200,7 +200,7 @@ def _module_path(reference: str) -> str:
 
 
 def _note(directory: Path, name: str, error: str) -> None:
-    """Enter what ended this process into the ledger; a full disk may be just that."""
+    """Record in the ledger what ended this process, if the disk is not full."""
     with contextlib.suppress(OSError):
         ledger = load_ledger(directory, name) or Ledger(name)
         dataclasses.replace(ledger, error=error, error_time=time.time(), state="behind").save(directory)
@@ -208,7 +208,7 @@ def _note(directory: Path, name: str, error: str) -> None:
 
 def _leave(code: int, log: ShipperLog, trainer: TrainerWatch) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # what the tracker has put there
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # whatever the tracker has put there
             stream.flush()
     log.end()
     trainer.note_end(code)
@@ -222,7 +222,7 @@ def _first_to_go() -> None:
 
 
 def _take_standard_output() -> IO[str]:
-    """Keep the standard output for the answers; what SDKs print goes to the log, once there is one."""
+    """Reserve standard output for the answers; SDK output goes to the log, once there is one."""
     return os.fdopen(os.dup(1), "w", encoding="utf-8")
 
 

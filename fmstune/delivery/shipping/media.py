@@ -1,4 +1,4 @@
-"""Texts, images, histograms and files of the journal as trackers are given them, with their files."""
+"""Texts, images, histograms and files of the journal as passed to trackers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KINDS = {"text": "texts", "image": "images", "histogram": "histograms", "artifa
 
 
 def why_not(event: Event, takes: Collection[str]) -> str | None:
-    """Why a tracker that takes these kinds is not given an event; `None` when it is."""
+    """Why an event is not delivered to a tracker that accepts these kinds; `None` if it is."""
     what = _called(event)
     if "unreadable" in event.item:
         return f"{what} could not be recorded: {event.item['unreadable']}"
@@ -27,7 +27,7 @@ def why_not(event: Event, takes: Collection[str]) -> str | None:
 
 
 def changed(event: Event, limits: Limits) -> Iterator[str]:
-    """What was left out of it when it was recorded, or has no place with a tracker of these limits."""
+    """What was left out when it was recorded, or does not fit a tracker with these limits."""
     if event.item.get("caption") and not limits.captions:
         yield f"captions of {_called(event)} are left out: there is no place for them here"
     if left_out := event.item.get("not_finite"):
@@ -44,15 +44,15 @@ def _called(event: Event) -> str:
 
 
 def with_files(artifact: Artifact, journal: Path, event: Event) -> Artifact:
-    """The files that the event at hand names. Raises `FileLost`."""
+    """The artifact with the event's files. Raises `FileLost`."""
     folder, files = all_kept(journal, event.item)
     size = sum((folder / name).stat().st_size for name in files)
     return dataclasses.replace(artifact, folder=folder, files=files, size=size)
 
 
 def with_content(media: Media, journal: Path, event: Event) -> Media:
-    """What the event at hand says, or the file that it names. Raises `FileLost`, and `ValueError` and its
-    like for a line that nobody of fmstune's has written."""
+    """The media with the event's content or its file. Raises `FileLost`, and `ValueError` and the like for a
+    foreign line."""
     item = event.item
     if media.kind == "histogram":
         counts = tuple(item["counts"])

@@ -1,4 +1,4 @@
-"""What a shipper is told on its standard input, and its pauses, in which it waits for more of that."""
+"""The orders on a shipper's standard input, and its pauses, which end when a new one arrives."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from fmstune.delivery.shipping.waiting import readable
 from fmstune.system.descendants import descendants
 
 _LAST_SECONDS = 0.1
-"""The longest pause when nothing else is to come."""
+"""The longest pause when no more orders can come."""
 _SHARE, _MOST_SECONDS = 1 / 300, 5.0
 """Beside a training, pauses of so many seconds at most keep a shipper to this share of a processor: most of
 what SDKs take is for each flush, whatever is in it."""
 
 
 class Orders:
-    """The lines that come from the one who has started this process."""
+    """The lines from the process that started this one."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = os.dup(descriptor)  # there are SDKs that close 0, 1 and 2
+        self._descriptor = os.dup(descriptor)  # some SDKs close 0, 1 and 2
         self._identity = self._found()
         self._rest = b""
         self._lost = False
 
     def line(self) -> str:
-        """The next line, waited for; none when its writer has ended before it had sent all of it."""
+        """Wait for the next line; empty if its writer ended before it was complete."""
         while b"\n" not in self._rest:
             if not (data := os.read(self._descriptor, 1 << 16)):
                 self._lost = True
@@ -37,12 +37,12 @@ class Orders:
 
     @property
     def last(self) -> bool:
-        """Whether the training has ended: that was said, or nobody is left to say it."""
+        """Whether the training has ended: by a line, or because its process is gone."""
         return self._lost or bool(self._rest)
 
     def wait(self, seconds: float) -> None:
-        """Wait so long at most for the next line."""
-        if self.last or self._found() != self._identity:  # an SDK has closed it, and it may be another's
+        """Wait at most this long for the next line."""
+        if self.last or self._found() != self._identity:  # an SDK closed it, and it may be another file now
             time.sleep(min(seconds, _LAST_SECONDS) if self.last else seconds)
         elif readable([self._descriptor], seconds):
             data = os.read(self._descriptor, 1 << 16)

@@ -1,4 +1,4 @@
-"""One shipper process, as those who start it see it: the trainer and `trackers sync`."""
+"""One shipper process, from the side that starts it: the trainer or `trackers sync`."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from fmstune.system.descendants import descendants
 from fmstune.trackers.records import Check
 
 FOREIGN = 256
-"""What is added to an exit code that a tracker has chosen."""
+"""Added to an exit code that a tracker chose."""
 _MARK = "FMSTUNE_SHIPPER"
 _SECONDS_TO_END = 8.0
-"""What a supervisor has to end its shipper before it is taken for one that can't."""
+"""Seconds for a supervisor to end its shipper before it counts as unable to."""
 _SECONDS_TO_DIE = 1.0
-"""What the kernel gets for a process after SIGKILL: one that waits for a disk stays until that answers."""
+"""Seconds for the kernel to end a process after SIGKILL: it stays while it waits for a disk."""
 _SEND_SECONDS = 0.05
 
 
@@ -40,8 +40,8 @@ _SEND_SECONDS = 0.05
 class Job:
     """Which tracker a shipper is for. `options` may hold secrets, so a job is never written to disk.
 
-    `cwd` is the directory that relative paths start from, `module_path` the one where a plug-in's module was
-    found when the run was tracked; without them, it is as here. `place` is where the run went then.
+    `cwd` is the directory that relative paths start from, `module_path` that of a plug-in's module when the
+    run was tracked; without them, the current ones apply. `place` is where the run was stored then.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Job:
 
 
 class _OwnEnd:
-    """The pipe by which a supervisor says that its shipper has ended of its own accord."""
+    """The pipe through which a supervisor reports that its shipper ended by itself."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -63,11 +63,11 @@ class _OwnEnd:
         self._own: bool | None = None
 
     def close_theirs(self) -> None:
-        """The supervisor has its end, or could not be started."""
+        """Close the supervisor's end here: it has its own, or could not be started."""
         os.close(self.theirs)
 
     def is_own(self) -> bool:
-        """Whether it has said so; to be asked when it has ended."""
+        """Whether it reported that; call it once the process has ended."""
         with self._lock:
             if self._own is None:
                 self._own = True  # when somebody has closed all files of this process, the code has to do
@@ -87,8 +87,8 @@ class _OwnEnd:
 class ShipperProcess:
     """One shipper process, from its start to its end.
 
-    Nothing here waits for it to read: its order may be larger than a pipe, and an SDK may hang before
-    it reads. What the pipe does not take waits here, and follows whenever it is asked how the process does.
+    Nothing here waits for it to read: its order may be larger than a pipe, and an SDK may hang before it
+    reads. What the pipe does not accept is buffered, and sent whenever the process is polled.
     """
 
     def __init__(self, job: Job, *, check_within: float | None, steps_back: bool = False) -> None:
@@ -101,7 +101,7 @@ class ShipperProcess:
         self._hung: str | None = None
         self._began = time.monotonic()
         self._timeout = check_within
-        self._mark = uuid.uuid4().hex  # in the environment of all that it starts
+        self._mark = uuid.uuid4().hex  # in the environment of all processes that it starts
         self._ends = _OwnEnd()
         self._unsent = b""
         self._sending = threading.Lock()
@@ -161,8 +161,8 @@ class ShipperProcess:
 
     @property
     def death(self) -> str | None:
-        """How the process has died by itself; `None` while it lives, and when it was ended from here or has
-        come to an end of its own accord. A process that was ended since it hung counts as dead."""
+        """How the process died by itself; `None` while it lives, and if it was ended from here or finished by
+        itself. A process that was ended because it hung counts as dead."""
         code = self.exit_code
         if self._hung is not None:
             return self._hung
@@ -171,7 +171,7 @@ class ShipperProcess:
         return f"its process {_how_it_died(code)}"
 
     def memory(self) -> int:
-        """The bytes of memory that the process and those of its SDK hold; 0 when it has ended."""
+        """The memory in bytes of the process and those of its SDK; 0 when it has ended."""
         held = 0
         for process in descendants(self.pid):
             with contextlib.suppress(psutil.Error):
@@ -179,13 +179,13 @@ class ShipperProcess:
         return held
 
     def check(self) -> Check:
-        """The result of the check, waited for until its time limit is over.
+        """Wait for the result of the check, until its time limit.
 
-        Afterwards `in_process` says whether the tracker has to work in the training process, and
+        Afterwards `in_process` tells whether the tracker must run in the training process, and
         `repeated_steps` what it does with steps that a resumed run logs again.
         """
         assert self._timeout is not None
-        # Importing an SDK is not the service's time: it gets as long again, and a second to start.
+        # Importing an SDK does not count as the service's time: as long again, and a second to start.
         limit = self._began + 2 * self._timeout + 1 - time.monotonic()
         answer = self._read_line(limit)
         if answer is None:
@@ -239,7 +239,7 @@ class ShipperProcess:
         return come_forward(descendants(self.pid))
 
     def wait(self, seconds: float) -> int | None:
-        """The exit code, waited for at most so long; `None` if it still lives then."""
+        """Wait for the exit code, at most this long; `None` if it is still alive then."""
         deadline = time.monotonic() + max(0.0, seconds)
         while True:
             self._send_on()
@@ -259,7 +259,7 @@ class ShipperProcess:
             self._ended_here, self._hung = True, hung
         self._unsent = b""
         self._process.terminate()
-        if hasattr(signal, "SIGCONT"):  # one that somebody has stopped takes no other signal
+        if hasattr(signal, "SIGCONT"):  # a stopped process receives no other signal
             self._process.send_signal(signal.SIGCONT)
         return time.monotonic() + _SECONDS_TO_END
 
@@ -272,16 +272,16 @@ class ShipperProcess:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             self.wait(_SECONDS_TO_DIE)
-        if self._process.returncode == -signal.SIGKILL:  # its supervisor has ended nobody
+        if self._process.returncode == -signal.SIGKILL:  # its supervisor has ended nothing
             self._end_orphans()
-        self._ends.is_own()  # which closes its pipe
+        self._ends.is_own()  # closes its pipe
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
     def _end_orphans(self) -> None:
-        """End what a supervisor that was killed has left behind: daemons of an SDK are nobody's children."""
+        """End what a killed supervisor left behind: an SDK's daemons have no parent."""
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 if process.environ().get(_MARK) == self._mark:
@@ -301,14 +301,14 @@ class ShipperProcess:
     def _send_on(self) -> None:
         """Write as much of what is unsent as the pipe has room for."""
         if not self._unsent or not self._sending.acquire(blocking=False):
-            return  # or another thread is at it
+            return  # or another thread is sending
         try:
             assert self._process.stdin is not None
             while written := self._process.stdin.write(self._unsent):
                 self._unsent = self._unsent[written:]
                 if not self._unsent:
                     break
-        except (OSError, ValueError):  # it has died, which its exit code says; or its pipe is closed already
+        except (OSError, ValueError):  # it died, which its exit code reports; or its pipe is already closed
             self._unsent = b""
         finally:
             self._sending.release()
@@ -332,8 +332,8 @@ class ShipperProcess:
 
 
 def _search_path(job: Job) -> list[str]:
-    """Where the shipper looks for modules: as this process does, but for a plug-in where it was found before,
-    since here another module may have its name."""
+    """The module search path of the shipper: that of this process, but for a plug-in the earlier one, since
+    here another module may have its name."""
     here = str(Path.cwd())
     paths = [path or here for path in sys.path]
     earlier = [path for path in (job.module_path, job.cwd) if path and path not in paths]

@@ -1,5 +1,5 @@
-"""The environment of a shipper: what keeps the SDKs there from reporting that they are used, from sending
-what is the shipper's own, and from asking for too long."""
+"""The environment of a shipper: it keeps SDKs from reporting their usage, from sending the shipper's own
+data, and from prompting or retrying for too long."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ QUIET = {
     # It reports its own errors to a server.
     "WANDB_ERROR_REPORTING": "false",
 }
-"""Of the SDKs' own variables, what holds in a shipper unless the user has set it."""
+"""Values of the SDKs' own variables in a shipper, unless the user has set them."""
 
 
 def environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How far the delivery to one tracker has come, what the ledger says of it, and when its process ends."""
+"""The progress of the delivery to one tracker, its ledger, and when its process ends."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from fmstune.trackers.base import Tracker
 from fmstune.trackers.network import in_words
 
 _MOST_CAUSE = 500
-"""Characters kept of an error's text; SDKs put whole request bodies into theirs."""
+"""The most characters kept of an error's message; SDKs put whole request bodies into theirs."""
 _MOST_ROUNDS, _MOST_ROUNDS_IN_ORDER = 12, 100
-"""Processes in a row, with nothing taken, that are worth starting at once; the latter where events have to
-wait for each other, so that each needs processes of its own."""
+"""How many consecutive processes with nothing accepted are worth starting at once; the latter if events
+must wait for each other, so that each needs its own processes."""
 _MOST_BEGINNINGS = 3
-"""So often in a row it is worth starting at once with all of the journal, when the storage loses it."""
+"""How often to restart at once with the whole journal, when the storage loses it."""
 
 
 class DeliveryFailed(Exception):
-    """The tracker raised; the ledger says how far the delivery had come. `again`: a new process may get
-    further at once."""
+    """The tracker raised; the ledger has the progress of the delivery. `again`: a new process may get further
+    at once."""
 
     def __init__(self, text: str, *, again: bool) -> None:
         self.again = again
@@ -36,10 +36,10 @@ class DeliveryFailed(Exception):
 
 
 class Standing:
-    """Where the delivery of the journal in `directory` to one tracker stands, beginning with `ledger`.
+    """The progress of delivering the journal in `directory` to one tracker, starting with `ledger`.
 
-    `ledger` is what this process has done, `_confirmed` what the tracker has said is safe, which a failure
-    falls back to. Nothing here calls the tracker.
+    `ledger` is what this process has done, `_confirmed` what the tracker reported as safe, to which a failure
+    falls back. Nothing here calls the tracker.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class Standing:
         *,
         forgive: bool = False,
     ) -> None:
-        """With `forgive`, every event that the tracker has failed at gets another chance."""
+        """With `forgive`, every event that the tracker failed on gets another chance."""
         self._directory = directory
         self._tracker = tracker
         self._trainer_pid = trainer_pid
-        # What a cut-off process has opened and not closed holds nothing that is safe. When it failed at the
-        # first event already, the counts are equal, and each round would leave an empty run behind.
+        # What an interrupted process opened and did not close holds nothing safe. If it failed on the first
+        # event, the counts are equal, and each round would leave an empty run behind.
         cut_off = tracker.durable_on == "close" and ledger.run_id is not None and not ledger.closed
         self._redelivery = cut_off or ledger.delivered > ledger.safe_delivered
         suspicion = ledger.suspicion.forgiven(self._in_order) if forgive else ledger.suspicion
-        if ledger.trying or forgive:  # should this process die, it is not of what was tried before
+        if ledger.trying or forgive:  # if this process dies, what was tried before is not the reason
             ledger = dataclasses.replace(ledger, trying=0, suspicion=suspicion)
-            if forgive:  # what an earlier delivery did is no news
+            if forgive:  # an earlier delivery's actions are not reported
                 ledger = dataclasses.replace(ledger, begun_again=0, moved=None)
             ledger.save(directory)
         if tracker.durable_on == "close":
@@ -74,20 +74,20 @@ class Standing:
         if ledger.delivered < after:
             ledger = dataclasses.replace(ledger, delivered=after, safe_delivered=after)
         self.ledger = ledger
-        self._confirmed = ledger  # what the tracker has said is safe; a failure falls back to it
+        self._confirmed = ledger  # what the tracker reported as safe; a failure falls back to it
         self._confirmed_at = time.monotonic()
         self._handover = HandOver(self._reader.path, tracker, ledger.delivered, ledger.adapted)
         self._open = False
         self._opened = False  # at any time in this process: failures are the event's, or the service's
-        self._held = 0  # the service says it holds the events up to this number
+        self._held = 0  # the service reports that it holds the events up to this number
         self._ended = False
-        self._took = False  # something, since the last time that it was known to be safe
-        self._returned: set[int] = set()  # suspects that were taken, until that is safe
-        self._failing: dict[int, bool] = {}  # events failed at in a row; whether this cast doubt on the SDK
+        self._took = False  # anything since the last time that it was known to be safe
+        self._returned: set[int] = set()  # suspects that were accepted, until that is safe
+        self._failing: dict[int, bool] = {}  # consecutive failures; whether one casts doubt on the SDK
         self._failing_since = 0.0
         self._error: BaseException | None = None
         self._offsets: dict[int, int] = {}  # where in the journal the suspects of this process are
-        self._gone: set[int] = set()  # suspects that the journal does not hold any more
+        self._gone: set[int] = set()  # suspects that are no longer in the journal
 
     @property
     def _in_order(self) -> bool:
@@ -110,8 +110,8 @@ class Standing:
         self._save()
 
     def _believed(self, held: int) -> int:
-        """What the service says it holds, unless that is more than there is: the events to come would be
-        passed over as delivered."""
+        """The last event that the service reports as stored, unless it is beyond the journal: later events
+        would be skipped as delivered."""
         if held > self.ledger.delivered and held > (last := last_seq(self._reader.path)):
             raise ValueError(
                 f"it says that it holds the events up to {held}, but the journal ends with event {last}"
@@ -120,7 +120,7 @@ class Standing:
 
     def _note_gap(self, seq: int) -> None:
         """Numbers between the last event and this one are missing: their lines are damaged, or come later
-        in a file that somebody has reordered."""
+        in a file that was reordered."""
         first = self.ledger.delivered + 1
         if first < seq:
             missing = self.ledger.missing.with_span(first, seq - 1)
@@ -143,8 +143,8 @@ class Standing:
             self._confirm(proved=False)
 
     def _note_sending(self, size: int) -> None:
-        """Files of this size are handed over now, for which the call gets time, or the end where the SDK
-        sends in the background."""
+        """Record that files of this size are being delivered: the call, or the end if the SDK sends in the
+        background, gets more time."""
         before = self.ledger.sending if self._tracker.durable_on == "close" else 0
         refers = self.ledger.refers or self._tracker.refers_to_files
         self.ledger = dataclasses.replace(self.ledger, sending=before + size, refers=refers)
@@ -152,8 +152,8 @@ class Standing:
         self._save()
 
     def _confirm(self, *, proved: bool) -> None:
-        """Write down how far the delivery is. Where that is safe, suspects that were taken are none any more;
-        with `proved`, what failed before something was taken has a strike."""
+        """Record the progress. Once it is safe, accepted suspects are none any more; with `proved`, what
+        failed before something was accepted gets a strike."""
         if self.ledger.closed or self._tracker.durable_on == "call":
             suspicion = self.ledger.suspicion.taken(self._returned)
             self._returned = set()
@@ -185,8 +185,8 @@ class Standing:
         return self.ledger
 
     def _begin_again(self) -> NoReturn:
-        """The tracker's run does not hold what it was given, or is another one: the next process delivers all
-        of the journal."""
+        """The tracker's run does not hold what was delivered, or is another one: the next process delivers
+        the whole journal."""
         after, times = self._reader.header.after, self.ledger.begun_again + 1
         text = "its storage was removed, replaced or restored to an older state"
         self.ledger = dataclasses.replace(
@@ -209,19 +209,19 @@ class Standing:
         raise DeliveryFailed(text, again=times <= _MOST_BEGINNINGS)
 
     def _end(self, trouble: Event | BaseException | None, *, patient: bool = False) -> NoReturn:
-        """End this process: at an event that was failed at, for an error that is not one event's, or since
-        nothing was taken after the events of `_failing`. With `patient`, later events wait for it."""
+        """End this process: at a failed event, for an error that does not belong to one event, or because
+        nothing was accepted after the events in `_failing`. With `patient`, later events wait for it."""
         suspicion = self.ledger.suspicion.ended()
         most_rounds = _MOST_ROUNDS_IN_ORDER if patient or self._in_order else _MOST_ROUNDS
         hope = suspicion.hopeful(most_rounds)
         if isinstance(trouble, BaseException):
             self._error, text = trouble, cause_text(trouble)
-            # The next process is careful and can tell, or is not broken by what this one has tried.
+            # The next process is careful and can tell, or is not broken by what this one tried.
             hope = hope or self._confirmed.careful > self.ledger.careful
             hope = hope or (bool(self._failing) and suspicion.rounds < most_rounds)
         else:
             text = suspicion.cause(next(iter(self._failing), 0))
-        if isinstance(trouble, Event) and trouble.kind == "status":  # which nothing can be passed over for
+        if isinstance(trouble, Event) and trouble.kind == "status":  # a status cannot be skipped
             mark = suspicion.mark(trouble.seq)
             hope = hope and mark is not None and not mark.exhausted
         self.ledger = dataclasses.replace(
@@ -237,10 +237,11 @@ class Standing:
 
     @property
     def _last_row(self) -> int:
-        """The last row that the service may hold when this process ends now.
+        """The last row that the service may hold if this process ends now.
 
-        A tracker that holds rows until `flush` takes them along. Should the service have them all the same,
-        it knows them when they come again; a row that is taken for late would be refused for good.
+        A tracker that buffers rows until `flush` loses them. If the service has them nevertheless, it
+        recognises them when they are delivered again; a row that is mistaken for late would be refused for
+        good.
         """
         holds_back = self._tracker.idempotent and self._tracker.durable_on == "call"
         return (self._confirmed if holds_back else self.ledger).last_row
@@ -249,7 +250,7 @@ class Standing:
         return dataclasses.replace(self.ledger, suspicion=suspicion)
 
     def _save(self, trying: int = 0) -> None:
-        """Write down what is known of the suspects, which holds whether or not the rest is safe."""
+        """Save the state of the suspects, which is valid whether or not the rest is safe."""
         dataclasses.replace(
             self._confirmed,
             suspicion=self.ledger.suspicion,
@@ -259,7 +260,7 @@ class Standing:
 
 
 def cause_text(error: BaseException) -> str:
-    """An error as one line of bounded length, whatever it does when it is asked for its text."""
+    """An error as one line of bounded length, whatever its `__str__` does."""
     try:
         text = str(error)
     except BaseException:  # a tracker's own exception may raise here too

@@ -1,17 +1,16 @@
-"""The small parent of a shipper, which ends it in time, with everything that it has started.
+"""The small parent of a shipper, which ends it in time, with all processes that it started.
 
 `python -m fmstune.delivery.shipping.supervisor NAME TRAINER END` forks: the child is the shipper, this
-process watches. A deadline can't live in the process that it ends: a hanging SDK may hold the GIL, and then
-no thread and no signal handler of Python's runs there. Nor can the trainer keep it, which may be killed. So
-this process imports next to nothing but the standard library, and does nothing but wait.
+process watches. A deadline cannot live in the process that it ends: a hanging SDK may hold the GIL, and
+then no thread and no Python signal handler runs there. Nor can the trainer enforce it, as it may be killed.
+So this process imports hardly anything but the standard library, and only waits.
 
-It ends as the shipper ends. A tracker may end the shipper with any exit code, so what the codes of fmstune's
-own mean counts only when the shipper has noted it first: then a byte goes to the pipe END.
+It ends as the shipper ends. A tracker may end the shipper with any exit code, so fmstune's own codes only
+count if the shipper recorded them first: then a byte is written to the pipe END.
 
-On Linux it adopts the orphans of the shipper, so that also what has left its session (a daemon of an SDK)
-ends with it, and the shipper ends when this process is killed. Elsewhere there is
-neither PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG nor /proc: the shipper's process group is ended there, and a
-daemon may stay.
+On Linux it adopts the shipper's orphans, so that a daemon that has left its session also ends with it, and
+the shipper ends when this process is killed. Elsewhere there is no PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG
+or /proc: the shipper's process group is ended there, and a daemon may remain.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LOOK_SECONDS = 0.5
 _SECONDS_TO_REAP = 5.0
 _SECONDS_TO_READ = 3.0
-"""The reader of the log ends by itself; it gets so long for what the shipper printed at its end."""
+"""The log reader ends by itself; this is its time limit for the shipper's last output."""
 
 
 def main() -> NoReturn:
@@ -48,7 +47,7 @@ def main() -> NoReturn:
     before = {
         signal.SIGCHLD: signal.signal(signal.SIGCHLD, lambda signum, frame: None),
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda signum, frame: ordered.append(signum)),
-        # Batch systems send these to all processes of a job; the trainer says when it is over.
+        # Batch systems send these to all processes of a job; the trainer decides when it is over.
         signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
         signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     }
@@ -64,13 +63,13 @@ def main() -> NoReturn:
         os.close(end)
         _ship(watch, supervisor)
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1):  # the shipper's, whose end is the end of these pipes
+    for stream in (0, 1):  # the shipper's: its end closes these pipes
         os.dup2(nowhere, stream)
     _supervise(shipper, trainer, watch, ordered, wakes, end)
 
 
 def _ship(watch: TrainerWatch, supervisor: int) -> NoReturn:
-    os.setsid()  # what it does to its own process group is not done to its supervisor
+    os.setsid()  # signals to its own process group do not reach its supervisor
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:
         os._exit(1)
@@ -107,7 +106,7 @@ def _supervise(
 
 
 def _reap(shipper: int) -> int | None:
-    """Wait for what has ended, adopted orphans too; the status of the shipper when that was it."""
+    """Reap ended processes, including adopted orphans; return the shipper's status if it was one."""
     found = None
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -120,9 +119,9 @@ def _reap(shipper: int) -> int | None:
 
 
 def _end_all(shipper: int, log_reader: int) -> None:
-    """End the shipper and all that descends from it; in turns, as processes may fork meanwhile."""
+    """End the shipper and all its descendants; in rounds, as processes may fork meanwhile."""
     began = time.monotonic()
-    if log_reader:  # one that somebody has stopped reads nothing, and would be waited for
+    if log_reader:  # a stopped one reads nothing, and would be waited for
         with contextlib.suppress(OSError):
             os.kill(log_reader, signal.SIGCONT)
     while (passed := time.monotonic() - began) < _SECONDS_TO_REAP:
@@ -140,7 +139,7 @@ def _end_all(shipper: int, log_reader: int) -> None:
 
 
 def _descendants() -> set[int]:
-    """All processes that descend from this one, by the parents that /proc names."""
+    """All descendants of this process, by the parents in /proc."""
     children: dict[int, list[int]] = {}
     with contextlib.suppress(OSError):
         for folder in Path("/proc").iterdir():
@@ -163,8 +162,8 @@ def _end_as(status: int) -> NoReturn:
         import resource
 
         signum = os.WTERMSIG(status)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the shipper has left its own
-        with contextlib.suppress(OSError, ValueError):  # SIGKILL has no handler to take back
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the shipper has dumped its own
+        with contextlib.suppress(OSError, ValueError):  # SIGKILL has no handler to reset
             signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)
     os._exit(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1)

@@ -1,4 +1,4 @@
-"""Waiting for descriptors to have something to read."""
+"""Wait for descriptors to become readable."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 def readable(descriptors: Iterable[int], seconds: float | None) -> set[int]:
-    """Those of the descriptors that can be read, or have ended; waits `seconds` for the first, `None` without
-    a limit.
+    """The descriptors that are readable, or have ended; waits `seconds` for the first, with `None` without a
+    limit.
 
-    Not by `select`, which refuses descriptors of 1,024 and more: a training whose data set has a thousand
-    files open has such ones.
+    Not with `select`, which refuses descriptors of 1,024 and more: a training whose data set has a thousand
+    open files has such ones.
     """
     poll = select.poll()
     for descriptor in descriptors:
