@@ -1,1 +1,1 @@
-"""TRL's trainers as fmstune uses them: guarded, exact, and saving what a user expects."""
+"""Mixins for TRL's trainers: guarded, exact, and saving what users expect."""

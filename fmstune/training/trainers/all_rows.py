@@ -1,4 +1,4 @@
-"""Evaluation on all rows, also where the training leaves out those that do not fill a batch."""
+"""Evaluate on all rows, even if training drops an incomplete last batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class EvaluatesAllRows:
-    """For a class beside a Trainer of TRL's, before it."""
+    """A mixin for a TRL Trainer, before it."""
 
     args: Any
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, written beside the training.
+"""Atomic checkpoints, written in the background.
 
 What a checkpoint holds is copied between two steps, and a thread writes the copy while the training goes on:
 the training waits for the copy alone. The files get their place by one rename, when all of them are there.
@@ -34,7 +34,7 @@ from fmstune.training.tuned_trainer import OfRun, TunedTrainer, as_trainer
 
 
 class _LeftOut(Exception):
-    """Nobody waits for a checkpoint any more."""
+    """Nothing waits for a checkpoint any more."""
 
 
 class _Writing(threading.Thread):
@@ -49,7 +49,7 @@ class _Writing(threading.Thread):
         self.given_up = self._placed = False
 
     def run(self) -> None:
-        """Write it, and give it its place."""
+        """Write it, and rename it into place."""
         try:
             self._write()
             with self._placing:
@@ -57,7 +57,7 @@ class _Writing(threading.Thread):
                     raise _LeftOut
                 self._place()
                 self._placed = True
-        except BaseException as error:  # for the training's thread to raise
+        except BaseException as error:  # raised in the training thread
             self.failure = error
 
     def give_up(self) -> bool:
@@ -72,7 +72,7 @@ class _Writing(threading.Thread):
 
 
 class WholeCheckpoints(OfRun, PrivateHooks):
-    """For a class beside a Trainer of TRL's, before it."""
+    """A mixin for a TRL Trainer, before it."""
 
     _writing: _Writing | None = None
     _told = False
@@ -106,13 +106,13 @@ class WholeCheckpoints(OfRun, PrivateHooks):
             with _removed_at_failure(this, target, folder):
                 while later:
                     copied = sum(each.size for each in later)
-                    later.pop(0).write()  # and its copy is not held any longer
+                    later.pop(0).write()  # and its copy is freed
                     if room is not None:
                         room.held_copy(copied)
                     if writing.given_up:
                         raise _LeftOut
                 share_weights(folder)
-                if beside:  # elsewhere the training would wait for the disk
+                if beside:  # otherwise the training would wait for the disk
                     unfinished.settle(folder)
 
         def place() -> None:
@@ -131,7 +131,7 @@ class WholeCheckpoints(OfRun, PrivateHooks):
             self.finish_writing()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's; none is made when a checkpoint could not be written."""
+        """The Trainer's; no step is taken if a checkpoint could not be written."""
         if self._writing is not None and self._writing.failure is not None:
             self.finish_writing()
         if self._room is None:
@@ -146,7 +146,7 @@ class WholeCheckpoints(OfRun, PrivateHooks):
         super().steps_are_over()
 
     def finish_writing(self) -> None:
-        """Wait for the checkpoint that is being written, if there is one. Raises what kept it from that."""
+        """Wait for the checkpoint that is being written, if there is one. Raises its error."""
         if (writing := self._writing) is None:
             return
         if writing.is_alive():
@@ -166,11 +166,11 @@ class WholeCheckpoints(OfRun, PrivateHooks):
             return
         try:
             self.finish_writing()
-        except Exception as failure:  # beside what has ended the training
+        except Exception as failure:  # in addition to what ended the training
             self.saving.warn(str(failure))
 
     def _goes_beside(self) -> bool:
-        """Whether the checkpoint at hand can be written while the training goes on. Says why not, once."""
+        """Whether the current checkpoint can be written while training continues. Logs why not, once."""
         this = as_trainer(self)
         if not goes_on(this):
             return False
@@ -195,14 +195,14 @@ class WholeCheckpoints(OfRun, PrivateHooks):
 
 
 def in_one_piece(trainer: TunedTrainer) -> bool:
-    """Whether this process alone writes the checkpoints, and none of them is sent anywhere by the Trainer."""
+    """Whether only this process writes the checkpoints, and the Trainer uploads none of them."""
     args = trainer.args
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     return args.world_size == 1 and not sharded and not args.push_to_hub
 
 
 def goes_on(trainer: Any) -> bool:
-    """Whether there are steps to be made after this one."""
+    """Whether steps follow after this one."""
     left: bool = trainer.state.global_step < trainer.state.max_steps
     return left and not trainer.control.should_training_stop
 
@@ -231,12 +231,12 @@ def copied_beside(trainer: TunedTrainer, steps: int) -> int:
 
 @contextlib.contextmanager
 def _removed_at_failure(trainer: TunedTrainer, target: Path, written: Path) -> Iterator[None]:
-    """Leave nothing half-written of the checkpoint `target`, and say what to do when the disk is full."""
+    """Remove a half-written checkpoint `target`, and report the remedy when the disk is full."""
     try:
         yield
     except BaseException as error:
         short = None
-        # safetensors, torch and the file system each have errors of their own.
+        # safetensors, torch and the file system each have their own errors.
         if isinstance(error, Exception) and not isinstance(error, (RunError, _LeftOut)):
             short = shortage(error, target)
         if written != target:

@@ -1,4 +1,4 @@
-"""Whether there is main memory for the copy of a checkpoint beside the steps of the training."""
+"""Whether main memory has room for a checkpoint's copy during the training steps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class CopyRoom:
         self._measured = max(self._measured, memory.recent_peak() - size)
 
     def obstacle(self, size: int) -> str | None:
-        """Why a copy of so many bytes cannot be held beside the steps; `None` for nothing."""
+        """Why a copy of this many bytes cannot be held during the steps; `None` if it can."""
         steps = max(0, max(self._measured, self._estimated()) - memory.taken())
         room = memory.main_memory()
         if size + steps <= room.available:
@@ -58,7 +58,7 @@ class CopyRoom:
 
     @functools.cached_property
     def _work(self) -> Workload | None:
-        """Once: the lengths of all rows are asked for."""
+        """Cached, as it reads the lengths of all rows."""
         return workload(self._trainer) if self._trainer.args.device.type == "cpu" else None
 
     def _estimated(self) -> int:
@@ -69,7 +69,7 @@ class CopyRoom:
 
 
 def held(trainer: TunedTrainer) -> int:
-    """The bytes of what a checkpoint holds: the weights that are saved, and what the optimizer remembers."""
+    """The bytes of a checkpoint's contents: the saved weights and the optimizer state."""
     weights = saved_weights(trainer)
     states = [] if trainer.args.save_only_model else optimizer_tensors(trainer.optimizer)
     return sum(tensor.numel() * tensor.element_size() for tensor in (*weights, *states))

@@ -17,11 +17,11 @@ from fmstune.training.trl_compat.hooks import PrivateHooks
 from fmstune.training.tuned_trainer import TunedTrainer, as_trainer
 
 _CERTAINTY = 0.9
-"""Files are a little larger or smaller than this arithmetic; only what is clearly too much is refused."""
+"""Actual file sizes differ a little from this estimate; only a clear excess is refused."""
 
 
 class GuardedSaving(PrivateHooks):
-    """For a class beside a Trainer of TRL's, before it: when the disk is full it says what to do."""
+    """A mixin for a TRL Trainer, before it: when the disk is full it says what to do."""
 
     def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
         """The Trainer's. Of checkpoints, `WholeCheckpoints` says it."""
@@ -30,7 +30,7 @@ class GuardedSaving(PrivateHooks):
             super().store_model(output_dir, at_end=at_end)
         except RunError:
             raise
-        except Exception as error:  # safetensors, torch and the file system each have errors of their own
+        except Exception as error:  # safetensors, torch and the file system each have their own errors
             target = Path(output_dir or this.args.output_dir)
             short = shortage(error, target) if at_end else None
             if short is None:
@@ -63,7 +63,7 @@ def require_room(trainer: TunedTrainer, steps: int, path: Path) -> None:
 
 
 def sizes(trainer: TunedTrainer) -> tuple[int, int]:
-    """The bytes of the saved model, and of a checkpoint with all that it is resumed from."""
+    """The bytes of the saved model, and of a checkpoint with everything needed to resume."""
     model = sum(weight.numel() * weight.element_size() for weight in saved_weights(trainer))
     if trainer.args.save_only_model:
         return model, model

@@ -39,7 +39,7 @@ class Shares:
 
     @property
     def weight(self) -> float:
-        """By what to multiply the mean of this process, for the mean of all processes to be that of rows."""
+        """The factor for this process's mean that turns the mean over processes into the mean over rows."""
         return self.mine * len(self.own) / sum(self.own)
 
     def with_full(self, batches: int) -> Shares:
@@ -57,7 +57,7 @@ def dealt(rest: int, processes: int, size: int) -> tuple[int, ...]:
 
 
 class EachRowOnce:
-    """For a class beside a Trainer of TRL's, right before it."""
+    """A mixin for a TRL Trainer, right before it."""
 
     def get_train_dataloader(self) -> Any:
         """The Trainer's; packed rows follow each other in a batch; their lengths say where each begins."""
@@ -72,7 +72,7 @@ class EachRowOnce:
             this.data_collator = collator
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
-        """The Trainer's, of batches in which each row counts once."""
+        """The Trainer's, for batches in which each row counts once."""
         this, trainer = as_trainer(self), as_trainer(super())
         batches, items = trainer.get_batch_samples(self._once(epoch_iterator), num_batches, device)
         shares: Shares | None = batches[-1].get(_SHARES) if batches and this.args.world_size > 1 else None
@@ -85,14 +85,14 @@ class EachRowOnce:
     def _once(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
             shares = shares_of_last(as_trainer(self))
-            if shares is not None:  # without what fills it up, for `compute_loss`
+            if shares is not None:  # without the padding rows, for `compute_loss`
                 batch = {**first_rows(batch, shares.mine, row_lengths(batch)), _SHARES: shares}
             yield batch
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The Trainer's loss, and its figures, of the rows that are this process's own."""
+        """The Trainer's loss and metrics for this process's own rows."""
         this, trainer = as_trainer(self), as_trainer(super())
         shares: Shares | None = inputs.pop(_SHARES, None)
         weight: float | None = inputs.pop(_WEIGHT, None)
@@ -109,7 +109,7 @@ class EachRowOnce:
 
 
 def shares_of_last(trainer: TunedTrainer) -> Shares | None:
-    """The rows of each process in the batch that was just read, where it is one that was filled up."""
+    """The rows of each process in the batch that was just read, if it was padded with repeated rows."""
     args = trainer.args
     last = last_batch(trainer) if args.world_size > 1 else None
     if last is None or last.rest >= last.together:
@@ -120,7 +120,7 @@ def shares_of_last(trainer: TunedTrainer) -> Shares | None:
 
 @contextlib.contextmanager
 def gathered_once(accelerator: Any, shares: Shares | None) -> Iterator[None]:
-    """Let what TRL gathers for its figures be of each process's own rows."""
+    """Restrict what TRL gathers for its metrics to each process's own rows."""
     everything = accelerator.gather
 
     def of_own_rows(values: torch.Tensor) -> torch.Tensor:
@@ -150,12 +150,12 @@ def gather_own(
 
 
 class FigureOfProcesses(torch.Tensor):
-    """A figure of each process. TRL takes sums of those that are sums, and means of means."""
+    """One metric value per process. TRL sums those that are sums, and averages means."""
 
     rows: torch.Tensor
 
     def detach(self) -> FigureOfProcesses:
-        """The same figures."""
+        """The same values."""
         found: FigureOfProcesses = super().detach().as_subclass(FigureOfProcesses)
         found.rows = self.rows
         return found

@@ -1,4 +1,4 @@
-"""Evaluation figures as means over tokens, the same for any size of a batch, packing and number of processes.
+"""Evaluation metrics as means over tokens, independent of batch size, packing and number of processes.
 
 The Trainer's loss is a mean of the batches' means, and TRL's accuracy and entropy too: a batch of short
 answers counts as much as one of long ones, so that the figure changes with the batch size. The perplexity
@@ -20,7 +20,7 @@ from fmstune.training.trl_compat.steps import gathered, smooths_labels
 from fmstune.training.tuned_trainer import as_trainer
 
 BATCH_MEAN = "loss_batch_mean"
-"""The metric that keeps the Trainer's own figure, for comparisons with other tools."""
+"""The metric with the Trainer's own value, for comparison with other tools."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class _Sums:
 
 @dataclass
 class _Seen:
-    """What the model answered in one step of the evaluation."""
+    """The model's output in one evaluation step."""
 
     outputs: list[Any] = field(default_factory=list)
 
@@ -57,14 +57,14 @@ class _Seen:
 
 
 class TokenWeightedEvaluation:
-    """For a class beside TRL's SFTTrainer, before it."""
+    """A mixin for TRL's SFTTrainer, before it."""
 
     _sums: _Sums | None = None
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
-        """The Trainer's, with the sums of its rows noted."""
+        """The Trainer's, recording the sums of its rows."""
         trainer = as_trainer(super())
         if self._sums is None:
             return trainer.prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
@@ -87,7 +87,7 @@ class TokenWeightedEvaluation:
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Any:
-        """The Trainer's, with means over tokens in place of means over batches."""
+        """The Trainer's, with means over tokens instead of means over batches."""
         trainer = as_trainer(super())
         sums = self._sums = _Sums()
         try:
@@ -100,13 +100,13 @@ class TokenWeightedEvaluation:
         if sums.tokens and name in output.metrics:
             output.metrics[f"{metric_key_prefix}_{BATCH_MEAN}"] = output.metrics[name]
             output.metrics[name] = sums.loss / sums.weight
-            figures = noted_figures(self, "eval")  # of which TRL logs the mean
+            figures = noted_figures(self, "eval")  # TRL logs their mean
             figures["entropy"] = [sums.entropy / sums.tokens]
             figures["mean_token_accuracy"] = [sums.right / sums.tokens]
         return output
 
     def _per_token_loss(self) -> str | None:
-        """What TRL sums over the tokens; `None` for a loss that is known for a whole batch only."""
+        """What TRL sums over the tokens; `None` for a loss that is only known per batch."""
         this: Any = self
         if this.compute_loss_func is not None:
             return None

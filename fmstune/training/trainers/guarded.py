@@ -1,4 +1,4 @@
-"""A Trainer of TRL's whose numbers are watched, and whose figures are those of the batches it learnt from."""
+"""Check a TRL Trainer's numbers, and restrict its metrics to the batches it learnt from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Updates:
 
     @property
     def nothing_learnt(self) -> bool:
-        """Whether there were updates, and all batches of all of them were skipped."""
+        """Whether there were updates, and all of their batches were skipped."""
         return self.count > 0 == self.learnt
 
     def mean(self, logged: float) -> float:
@@ -37,7 +37,7 @@ class Updates:
 
 
 class GuardedTraining(OfRun, SavesNoSecrets):
-    """For a class beside a Trainer of TRL's, before it: the guard at each batch, update and save.
+    """A mixin for a TRL Trainer, before it: the guard at each batch, update and save.
 
     A skipped batch has no part in what is logged: where all were skipped there is no loss to log. Without a
     `guard` it changes nothing.
@@ -50,7 +50,7 @@ class GuardedTraining(OfRun, SavesNoSecrets):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The Trainer's loss, looked at."""
+        """The Trainer's loss, checked."""
         trainer = as_trainer(super())
         figures = noted_figures(self, "train")
         before = {name: len(values) for name, values in figures.items()}
@@ -70,12 +70,12 @@ class GuardedTraining(OfRun, SavesNoSecrets):
         return loss
 
     def forget_batches(self) -> None:
-        """Start counting again, after batches that were only tried."""
+        """Restart counting, after batches that were only tried."""
         self._of_log = self._of_run = Updates()
         self._of_update = ()
 
     def gradient_norm(self, model: Any, grad_norm: Any) -> Any:
-        """The Trainer's, looked at before the weights are updated."""
+        """The Trainer's, checked before the weights are updated."""
         norm, this = super().gradient_norm(model, grad_norm), as_trainer(self)
         if self.guard is None:
             return norm
@@ -86,9 +86,9 @@ class GuardedTraining(OfRun, SavesNoSecrets):
         if scales_loss(this) and not nothing_learnt:
             return norm
         if nothing_learnt or not self.guard.gradient(norm, this.state.global_step + 1):
-            # Not zeros: an optimizer would move the weights by what it remembers, and by their decay.
+            # Not zeros: an optimizer would still apply its momentum and weight decay.
             model.zero_grad(set_to_none=True)
-            return None  # which is not logged
+            return None  # not logged
         return norm
 
     def report_loaded(self, load_result: Any) -> None:
@@ -105,7 +105,7 @@ class GuardedTraining(OfRun, SavesNoSecrets):
         )
 
     def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
-        """The Trainer's, of weights that are worth it."""
+        """The Trainer's, unless the weights are broken."""
         this = as_trainer(self)
         if self.guard is not None:
             self.guard.weights(this.model, this.state.global_step)
@@ -139,9 +139,9 @@ def _learnt(batches: Sequence[tuple[Any, bool]]) -> float:
 
 
 def _forget(figures: dict[str, list[Any]], before: dict[str, int]) -> None:
-    """Take a skipped batch's figures out of the means that TRL is about to log."""
+    """Remove a skipped batch's values from the means that TRL is about to log."""
     for name in list(figures):
-        if name != "num_tokens":  # it is no mean: so many were read
+        if name != "num_tokens":  # not a mean, but the number of tokens read
             del figures[name][before.get(name, 0) :]
         if not figures[name]:
             del figures[name]  # TRL divides by their number

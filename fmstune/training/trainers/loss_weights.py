@@ -51,12 +51,12 @@ class WeightedCollator(DataCollatorForLanguageModeling):
 
 
 class WeightedLoss(PrivateHooks):
-    """For a class beside TRL's SFTTrainer, before it: batches with a column of weights are learnt by them."""
+    """A mixin for TRL's SFTTrainer, before it: batches with a column of weights are learnt by them."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The Trainer's loss, of weighted tokens."""
+        """The Trainer's loss over weighted tokens."""
         trainer = as_trainer(super())
         weights = inputs.get(LOSS_WEIGHTS)
         if weights is not None:
@@ -89,7 +89,7 @@ class WeightedLoss(PrivateHooks):
         return items
 
     def prepare_rows(self, rows: Any, args: Any, packing: bool, prepared: Callable[[Any], Any]) -> Any:
-        """TRL's packing and cutting, which would lose the weights."""
+        """Replace TRL's packing and truncation, which would lose the weights."""
         if LOSS_WEIGHTS not in (rows.column_names or ()):
             return super().prepare_rows(rows, args, packing, prepared)
         if packing:
@@ -125,7 +125,7 @@ class _Weighs:
 
     def __call__(self, module: Any, args: Any, output: Any) -> Any:
         if not isinstance(output, FusedCausalLMOutput):
-            return None  # the logits that `compute_metrics` gets
+            return None  # the logits for `compute_metrics`
         weights = of_targets(self.weights, output.log_probs)
         if self.own_mean:
             mask = output.label_mask

@@ -1,4 +1,4 @@
-"""NEFTune: noise on the embeddings, as large as each row's own length asks for.
+"""NEFTune: noise on the embeddings, scaled by each row's own length.
 
 transformers takes the width of the batch for the length, which depends on the rows that happen to be beside
 it, and without padding is that of all rows together. The authors' code takes each row's own tokens
@@ -15,7 +15,7 @@ import torch
 
 
 class RowNoise:
-    """The noise of one training. `next_batch` says what the embeddings are about to be asked for."""
+    """The noise of one training. `next_batch` announces the embeddings' next input."""
 
     def __init__(self, alpha: float) -> None:
         self._alpha = alpha

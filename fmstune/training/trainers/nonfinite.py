@@ -1,4 +1,4 @@
-"""A loss, a gradient or a weight that is not a finite number: found at once, and kept from the weights.
+"""Detect a non-finite loss, gradient or weight at once, and keep it from the weights.
 
 The loss of each batch is looked at before its backward pass, and the gradient before its update, so that
 the weights are still good when the run stops. On a GPU that waits for nothing that TRL does not wait for
@@ -28,7 +28,7 @@ _SHOWN_CHARACTERS = 60
 
 
 class NonFiniteGuard:
-    """What a run does about numbers that are not finite.
+    """How a run handles non-finite numbers.
 
     `on_nonfinite` is the setting of that name. `places` says of each row of `rows`, the training data, where
     it is from (`train.jsonl line 17`); it may be empty. `decode` turns token ids into text. `remedies` ends
@@ -57,11 +57,11 @@ class NonFiniteGuard:
 
     @property
     def stops(self) -> bool:
-        """Whether the run is to stop at such a number."""
+        """Whether the run stops at such a number."""
         return self._on_nonfinite == "stop"
 
     def loss(self, loss: torch.Tensor, inputs: Any, model: torch.nn.Module, step: int) -> torch.Tensor:
-        """The loss of a batch as it is to be learnt from: itself, or a zero that changes nothing.
+        """The loss of a batch to compute gradients from: itself, or a zero that changes nothing.
 
         Raises `RunError` when the run is to stop. All ranks come to the same answer.
         """
@@ -161,7 +161,7 @@ class NonFiniteGuard:
         return f"a batch of {counted(len(rows), 'row')}, {first} begins {begins!r}"
 
     def _find(self, rows: list[list[int]]) -> list[str]:
-        """The places of the rows, looked for by their tokens: a batch does not say where it is from."""
+        """The locations of the rows, found by their tokens: a batch does not record its origin."""
         if not self._places or self._rows is None:
             return []
         wanted = {tuple(row) for row in rows}
@@ -215,7 +215,7 @@ def _from_all_ranks(text: str) -> str:
 
 
 def _broken(model: torch.nn.Module) -> str | None:
-    """The name of a trained weight that is not finite all over."""
+    """The name of a trained weight with non-finite values."""
     name: str
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not _is_finite(parameter.detach()):
@@ -254,7 +254,7 @@ def _split(ids: list[int], positions: list[int]) -> list[list[int]]:
 
 
 def remedies(args: Any, directory: Path) -> str:
-    """What to try when a number is not finite, with the values that there are. For the end of a message."""
+    """What to try when a number is not finite, with the current values. For the end of a message."""
     tries = [f"a lower training.learning_rate (it is {args.learning_rate:g})"]
     if args.max_grad_norm <= 0:
         tries.append("training.max_grad_norm = 1")

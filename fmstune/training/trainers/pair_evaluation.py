@@ -21,7 +21,7 @@ from fmstune.training.tuned_trainer import as_trainer
 
 
 class RowWeightedEvaluation:
-    """For a class beside a Trainer of TRL's for preferences, before `EachRowOnce`."""
+    """A mixin for TRL's preference Trainers, before `EachRowOnce`."""
 
     _evaluates = False
     _shares: Shares | None = None

@@ -1,4 +1,4 @@
-"""What the trainers of all methods that learn from preferences have in common, and how one is built."""
+"""The common part of the trainers for preference methods, and how one is built."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PreferenceTuner(
     EvaluatesAllRows,
     QuickLoop,
 ):
-    """What the trainers of TRL are also given, as `FineTuner` has it for sft."""
+    """Mixins for TRL's preference trainers, like `FineTuner` for sft."""
 
     args: Any
     model: Any
@@ -75,7 +75,7 @@ class PreferenceTuner(
 
 @dataclass(frozen=True)
 class Tuner:
-    """A trainer that learns from preferences, and what there is to say of its data and settings."""
+    """A trainer that learns from preferences, and messages about its data and settings."""
 
     trainer: TunedTrainer
     notes: tuple[str, ...]

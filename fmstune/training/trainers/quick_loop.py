@@ -23,7 +23,7 @@ from fmstune.training.tuned_trainer import as_trainer
 
 
 class QuickLoop:
-    """For a class beside a Trainer of TRL's, before it."""
+    """A mixin for a TRL Trainer, before it."""
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's."""

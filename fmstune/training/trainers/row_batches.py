@@ -1,4 +1,4 @@
-"""Batches of the trainers' collators as rows: which part of a batch the first rows of it are."""
+"""Collated batches as rows: extract the first rows of a batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ALONG = ("input_ids", "labels", "position_ids", "seq_idx", LOSS_WEIGHTS)
 
 
 class RowLengths:
-    """A collator whose batches say how long their rows are."""
+    """A collator whose batches contain the lengths of their rows."""
 
     NAME = "row_lengths"
 

@@ -11,7 +11,7 @@ from fmstune.training.tuned_trainer import as_trainer
 
 
 class SavesNoSecrets(PrivateHooks):
-    """For a class beside a Trainer, before it."""
+    """A mixin for a Trainer, before it."""
 
     def write_model(self, output_dir: str | None, state_dict: Any) -> None:
         """The Trainer's; its `training_args.bin`, which no resume reads, is written without the token."""

@@ -1,4 +1,4 @@
-"""A Trainer of TRL's that says what it is at, and counts what it has learnt from."""
+"""A TRL Trainer that reports its current phase, and counts what it has learnt from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BETWEEN = ("other", "optimizer")
 
 
 class TimedTraining:
-    """For a class beside a Trainer of TRL's, before all others. Without a `clock` it changes nothing."""
+    """A mixin for a TRL Trainer, before all others. A no-op without a `clock`."""
 
     clock: PhaseClock | None = None
     memory: MemoryParts | None = None
@@ -84,7 +84,7 @@ class TimedTraining:
             return as_trainer(super()).compute_loss(model, inputs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's, timed with all that happens in it."""
+        """The Trainer's, timed including everything in it."""
         trainer: Any = super()
         if getattr(self, "is_in_train", False):  # the Trainer's last one is announced to no callback
             phase("evaluating")

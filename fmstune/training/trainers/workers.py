@@ -1,4 +1,4 @@
-"""The worker processes of a trainer's data loaders end with the run."""
+"""End the worker processes of a trainer's data loaders with the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fmstune.training.tuned_trainer import as_trainer
 
 
 class EndsWorkers:
-    """For a class beside a Trainer, before it."""
+    """A mixin for a Trainer, before it."""
 
     _loaders: tuple[Any, ...] = ()
 
