@@ -124,5 +124,5 @@ def test_a_checkpoint_of_weights_alone_is_a_model_and_nothing_to_go_on_with(tmp_
     assert damage(checkpoint) is None
     with pytest.raises(ConfigError, match=r"no state of the optimizer.*use --model .*checkpoint-4"):
         claim(load(None), str(checkpoint), overwrite=False)
-    with pytest.raises(ConfigError, match="has no checkpoint to resume from: of checkpoint-4, it contains no"):
+    with pytest.raises(ConfigError, match="no checkpoint to resume from: of checkpoint-4, it contains no"):
         claim(load(None), str(tmp_path), overwrite=False)
