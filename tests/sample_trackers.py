@@ -85,6 +85,9 @@ class Collector(Tracker):
         if fault == "hang":
             while True:
                 time.sleep(3600)
+        if fault == "wait":
+            while not Path(until).exists():
+                time.sleep(0.01)
         if fault == "hang_in_c":  # with the GIL, so that no other thread of Python's runs
             ctypes.PyDLL(None).sleep(3600)
         if fault == "daemon":

@@ -30,6 +30,9 @@ _LOOK_SECONDS = 2.0
 _TEND_SECONDS = 0.5
 _STALLED_SECONDS = 60.0
 """Seconds without progress, despite pending events, after which a shipper is restarted."""
+_BEHIND_SECONDS = 10.0
+"""Seconds without progress after which a shipper no longer gives way to the training, until it has caught
+up: on a machine whose cores are all busy it gets so little that opening a run would take minutes."""
 _MOST_MEMORY = 2 << 30
 """The memory in bytes that a shipper may use (SDKs take 100 to 300 MB); beyond it, it is restarted."""
 
@@ -221,8 +224,12 @@ class Fleet:
         idle = delivered >= total and not trying
         if (delivered, trying) != ship.at or idle or ship.process.exit_code is not None:
             ship.at, ship.moved_at = (delivered, trying), time.monotonic()
-        elif time.monotonic() - ship.moved_at > longest:
+            return
+        behind = time.monotonic() - ship.moved_at
+        if behind > longest:
             ship.process.kill(f"it did not return within {longest:.0f} s")
+        elif behind > _BEHIND_SECONDS:
+            ship.process.come_forward()
 
     def _may_get_further(self, ship: _Ship) -> bool:
         """Whether to start a new process soon: this one asks for it, or has delivered something."""

@@ -100,6 +100,31 @@ def test_a_shipper_gives_way_to_its_training_and_no_more_when_that_has_ended_eve
         wait_for(lambda: not psutil.pid_exists(supervisor))
 
 
+def test_a_shipper_that_falls_behind_takes_its_share_until_it_has_caught_up(
+    recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmstune.delivery.shippers._BEHIND_SECONDS", 0.3)
+    monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.1)
+    well = tmp_path / "well"
+    options: dict[str, Any] = {"fault": "wait", "at": "track", "from_step": 2, "until": str(well)}
+    fleet = Fleet([job(tmp_path / "c", **options)], check_within=None, close_timeout=300)
+    fleet.sail(run_directory)
+    record_steps(recorder, 1, 1)
+    wait_for(lambda: steps_in(tmp_path / "c") if (tmp_path / "c").exists() else 0)
+    shipper = psutil.Process(fleet._ships[0].process.pid).children()[0].pid
+    policy = os.SCHED_IDLE if priority._may_return() else os.SCHED_BATCH
+    wait_for(lambda: standing(shipper) == (policy, nice_of_session(19)))
+    record_steps(recorder, 2, 2)
+    wait_for(lambda: standing(shipper)[1] == nice_of_session(0))
+    if priority._may_be_less_nice():
+        wait_for(lambda: standing(shipper)[0] == os.SCHED_OTHER)
+    well.touch()
+    wait_for(lambda: steps_in(tmp_path / "c") == [1, 2])
+    wait_for(lambda: standing(shipper) == (policy, nice_of_session(19)))
+    recorder.close("finished")
+    fleet.finish()
+
+
 def test_a_shipper_that_follows_no_training_takes_its_share(
     recorder: Recorder, run_directory: Path, tmp_path: Path
 ) -> None:

@@ -166,11 +166,11 @@ def test_a_tracker_that_hangs_in_mid_run_is_started_again_and_catches_up(
 def test_a_tracker_that_leaks_is_started_again_before_it_takes_the_trainings_memory(
     recorder: Recorder, run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fmstune.delivery.shippers._MOST_MEMORY", 300_000_000)
+    monkeypatch.setattr("fmstune.delivery.shippers._MOST_MEMORY", 200_000_000)
     monkeypatch.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.1)
     fleet = Fleet([job(tmp_path / "c", fault="leak")], check_within=None, close_timeout=300)
     fleet.sail(run_directory)
-    for step in range(1, 16):
+    for step in range(1, 10):
         record_steps(recorder, step, step)
         wait_for(lambda step=step: step in steps_in(tmp_path / "c"))
         time.sleep(0.15)
@@ -178,7 +178,7 @@ def test_a_tracker_that_leaks_is_started_again_before_it_takes_the_trainings_mem
     fleet.finish()
     calls = collected(tmp_path / "c")
     assert len({call["pid"] for call in calls}) >= 3
-    assert sorted(set(steps_in(tmp_path / "c"))) == list(range(1, 16))
+    assert sorted(set(steps_in(tmp_path / "c"))) == list(range(1, 10))
     assert report(run_directory, ["collector"])[0].state == "complete"
 
 

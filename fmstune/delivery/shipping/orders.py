@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from fmstune.delivery.shipping.priority import come_forward, give_way
+from fmstune.delivery.shipping.priority import come_forward, give_way, gives_way
 from fmstune.delivery.shipping.waiting import readable
 from fmstune.system.descendants import descendants
 
@@ -82,7 +82,8 @@ class Pauses:
         self._count += 1
         if self._orders.last:
             self._beside = not come_forward([os.getpid(), *descendants(os.getpid())])
-        elif not self._settled or self._count >= self._next:
-            # An SDK starts processes of its own as it goes, in sessions of their own (W&B's core).
+        elif not (self._settled and gives_way()) or self._count >= self._next:
+            # The trainer brings a shipper forward that falls behind; now it has caught up. And an SDK starts
+            # processes of its own as it goes, in sessions of their own (W&B's core).
             self._settled = give_way([os.getpid(), *descendants(os.getpid())])
             self._next = 2 * self._count

@@ -46,6 +46,11 @@ def give_way(processes: Iterable[int]) -> bool:
     return settled
 
 
+def gives_way() -> bool:
+    """Whether this process still gives way, as far as its policy says that."""
+    return not hasattr(os, "SCHED_IDLE") or os.sched_getscheduler(0) in (os.SCHED_IDLE, os.SCHED_BATCH)
+
+
 def come_forward(processes: Iterable[int]) -> bool:
     """Let processes that gave way have the same share as this one, as far as the system permits. Returns
     whether that is settled; where it is not, call this again a moment later."""
