@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
 
 from fmstune.data.rendering.render import Rendered, Span
 from fmstune.data.tokens import words as module
@@ -131,6 +131,35 @@ def test_added_tokens_that_take_in_what_is_beside_them_are_left_to_the_tokenizer
 ) -> None:
     using.add_tokens(AddedToken("<here>", **{"normalized": False, flag: True}))
     assert Words.of(using) is None
+
+
+def test_many_added_tokens_and_offsets_without_blanks_are_left_to_the_tokenizer(using: Any) -> None:
+    trimming = copy.deepcopy(using)
+    trimming.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    assert Words.of(trimming) is None
+    using.add_tokens([AddedToken(f"<audio_{number}>", normalized=False) for number in range(3000)])
+    assert Words.of(using) is None
+
+
+@given(st.sets(st.text("ab.|(", min_size=1, max_size=5), min_size=1, max_size=20), st.text("ab.|(x"))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_the_longest_of_some_texts_is_found_first(added: set[str], text: str) -> None:
+    longest_first = "|".join(map(re.escape, sorted(added, key=len, reverse=True)))
+    assert re.split(f"({module._longest_of(added)})", text) == re.split(f"({longest_first})", text)
+
+
+@pytest.mark.parametrize("word", ["{}" + "x" * 2000, "cafe\u0301{}"])
+def test_what_is_known_of_words_has_a_bound(word: str, using: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_KEPT", 300)
+    monkeypatch.setattr(module, "_KEPT_CHARACTERS", 50_000)
+    using.backend_tokenizer.normalizer = normalizers.NFC()
+    words = Words.of(using)
+    assert words is not None
+    for number in range(80):
+        given = parts([[f"{word.format(10 * number + at)} to of", " them"] for at in range(10)])
+        assert label(given, using, words, will_cut=True) == label(given, using, will_cut=True)
+        assert len(words._known) + len(words._refused) <= 300
+        assert sum(map(len, (*words._known, *words._refused))) <= 60_000
 
 
 def test_a_normal_form_leaves_words_in_it_as_they_are(using: Any) -> None:

@@ -16,7 +16,7 @@ import json
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +27,11 @@ _COMPARED = 2
 """So many texts of each batch are tokenised as a whole as well."""
 _SHORT = 12
 """A part between added tokens that is shorter is one word: the line end between two messages."""
-_KEPT = 1 << 17
-"""So many words are known at most, at some 200 bytes each; then they are learnt from the beginning."""
+_KEPT, _KEPT_CHARACTERS = 1 << 17, 1 << 23
+"""The most words to know, and their most characters, at up to 8 bytes each; then learning starts over."""
+_MOST_ADDED, _LONGEST_ADDED = 2048, 200
+"""The most added tokens, and their most characters: Python's `re` searches for them more slowly than the
+tokenizer does."""
 _JUDGED = 1 << 20
 """After so many characters it is judged whether words come again."""
 _NEW_SHARE = 0.25
@@ -90,6 +93,8 @@ class Words:
     _known: dict[str, bytes] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)
     """Words that are not tokenised here, nor the texts that they are in."""
+    _characters: int = 0
+    """Those of the words that are known or refused."""
     _read: int = 0
     _new: int = 0
     """Of the characters that were read those of new words."""
@@ -104,7 +109,12 @@ class Words:
         model = backend.model
         if not isinstance(model, models.BPE) or model.dropout:
             return None
-        if model.continuing_subword_prefix or model.end_of_word_suffix or backend.encode_special_tokens:
+        if model.continuing_subword_prefix or model.end_of_word_suffix:
+            return None
+        # transformers tells the backend of it at its first call.
+        if backend.encode_special_tokens or getattr(tokenizer, "split_special_tokens", False):
+            return None
+        if _trims(_state(backend.post_processor)):
             return None
         normal, cuts = _state(backend.normalizer), _cuts_of(_state(backend.pre_tokenizer))
         if cuts is None or normal not in (None, {"type": "NFC"}):
@@ -114,12 +124,16 @@ class Words:
             return None
         # Tokens that are looked for in the normal form of a text are found after the others.
         normalized = {token.normalized for token in added.values()}
-        if not added or len(normalized) > 1 or (normal is not None and True in normalized):
+        if (
+            not 0 < len(added) <= _MOST_ADDED
+            or len(normalized) > 1
+            or (normal is not None and True in normalized)
+        ):
+            return None
+        if any(len(token.content) > _LONGEST_ADDED for token in added.values()):
             return None
         ids = {token.content: array("i", [number]).tobytes() for number, token in added.items()}
-        longest_first = sorted(ids, key=len, reverse=True)
-        pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
-        return cls(backend, cuts, pattern, ids, normal is not None)
+        return cls(backend, cuts, re.compile(f"({_longest_of(ids)})"), ids, normal is not None)
 
     def tokens(self, texts: Sequence[str], bounds: Sequence[Sequence[int]]) -> list[list[bytes] | None]:
         """The tokens of each text as 32-bit integers, those between its `bounds` apart: what is before the
@@ -163,12 +177,15 @@ class Words:
 
     def _learn(self, words: set[str]) -> None:
         """Tokenise the words that are not known."""
-        new = words - self._known.keys()
-        if len(self._known) + len(new) > _KEPT or not self._known:
-            self._known, self._refused = dict(self._added_ids), set()
+        new = words - self._known.keys() - self._refused
+        length = sum(map(len, new))
+        many = len(self._known) + len(self._refused) + len(new) > _KEPT
+        if many or self._characters + length > _KEPT_CHARACTERS or not self._known:
+            self._known, self._refused, self._characters = dict(self._added_ids), set(), 0
             new = words - self._known.keys()
-        new -= self._refused
-        self._new += sum(map(len, new))
+            length = sum(map(len, new))
+        self._characters += length
+        self._new += length
         if self._read > _JUDGED:
             self._useless = self._new > _NEW_SHARE * self._read
             self._read, self._new = self._read // 2, self._new // 2
@@ -200,6 +217,35 @@ class Words:
         few = few[:_COMPARED]
         whole = self._tokenised([text for text, _ in few])
         return all(each == tokens for (_, tokens), each in zip(few, whole, strict=True))
+
+
+def _longest_of(texts: Iterable[str]) -> str:
+    """A pattern that matches the longest of these texts, sharing what they begin with."""
+    tree: dict[str, Any] = {}
+    for text in texts:
+        node = tree
+        for character in text:
+            node = node.setdefault(character, {})
+        node[""] = {}
+
+    def pattern(node: dict[str, Any]) -> str:
+        found = [re.escape(character) + pattern(after) for character, after in node.items() if character]
+        if not found:
+            return ""
+        if len(found) == 1 and "" not in node:
+            return found[0]
+        return f"(?:{'|'.join(found)}){'?' if '' in node else ''}"
+
+    return pattern(tree)
+
+
+def _trims(post_processor: Any) -> bool:
+    """Whether the offsets of tokens leave out the blanks that they begin with, so that the labels of a text
+    as a whole differ from those of its words."""
+    if post_processor is None:
+        return False
+    steps = post_processor.get("processors", [post_processor])
+    return any(step.get("trim_offsets") for step in steps)
 
 
 def _state(component: Any) -> Any:
