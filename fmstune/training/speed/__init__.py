@@ -1,1 +1,1 @@
-"""Cheaper ways to the same numbers: the loss, batches without padding, attention over rows."""
+"""Faster ways to the same results: the loss, batches without padding, attention over rows."""

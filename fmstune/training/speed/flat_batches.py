@@ -1,7 +1,7 @@
-"""A batch without padding, put together at once.
+"""Collate a batch without padding in one pass.
 
-TRL's collator makes three tensors of each row before it joins them, and then looks for the rows' beginnings:
-0.65 ms for eight rows, where a step of the demo takes 17. All of it follows from the lengths, in 0.1 ms.
+TRL's collator creates three tensors per row before it joins them, and then searches for the start of each
+row: 0.65 ms for eight rows, where a step of the demo takes 17. Computing it from the lengths takes 0.15 ms.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from fmstune.data.tokens.table import IGNORED
 
 
 def flat_batch(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What TRL's `DataCollatorForLanguageModeling(padding_free=True)` makes of rows that are not packed, to
-    the last type: the rows one after another, with their positions, their bounds and their numbers."""
+    """The batch of TRL's `DataCollatorForLanguageModeling(padding_free=True)` for rows that are not packed,
+    including all types: the concatenated rows with their positions, bounds and indices."""
     lengths = np.array([len(row["input_ids"]) for row in rows if len(row["input_ids"])])
     ends = np.cumsum(lengths)
     begins, total = ends - lengths, int(ends[-1])
     labels = _joined([row.get("labels", row["input_ids"]) for row in rows], total)
-    labels[begins] = IGNORED  # nothing comes before it that could foretell it
+    labels[begins] = IGNORED  # no token before it predicts it
     positions = np.arange(total) - np.repeat(begins, lengths)
     bounds = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
     longest = int(lengths.max())

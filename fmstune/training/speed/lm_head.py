@@ -1,13 +1,13 @@
-"""The loss of TRL's trainer, computed in the cheapest way that equals the model's own `forward`.
+"""The loss of TRL's trainer, computed in the fastest way that equals the model's own `forward`.
 
-TRL 1.16 never calls that `forward`: it takes the last hidden states of the backbone and scores them with the
-weights of the LM head, in tiles that the backward pass computes again. That has two faults. What an
-architecture does between or after the two is known to TRL by a list of names in the config, which is not
-complete (RecurrentGemma's `logits_soft_cap` gives a loss of 49.5 for 7.3). And on a CPU, where memory is not
-what runs out, the recomputation, of prompts and padding too, costs more than it saves
+TRL 1.16 never calls that `forward`. It multiplies the last hidden states of the backbone with the weights of
+the LM head, in tiles that the backward pass recomputes. This has two problems. TRL knows what an architecture
+does between or after the two only from a list of config fields, which is incomplete (RecurrentGemma's
+`logits_soft_cap` gives a loss of 49.5 instead of 7.3). And on a CPU, where memory is not the limit,
+recomputing everything, prompts and padding included, costs more than it saves
 (tests/benchmarks/train_speed.py).
 
-So each model is asked once which way is exact. No list of architectures is kept here.
+So each model is tested once to find out which way is exact. There is no list of architectures here.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from fmstune.training.tuned_trainer import Head
 
 _PROBE = 12
 _LARGE_LOGIT = 128.0
-"""Caps begin at 15 to 50; at the small logits of a new model they could not be seen."""
+"""Caps start at 15 to 50; the small logits of a new model would not reach them."""
 _KNOWN_TO_TRL = (
     "final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling",
 )  # fmt: skip
 _OF_LOGITS = re.compile("soft_?cap|logits?_.*(scal|multiplier)|head_multiplier")
 _OF_OTHERS = re.compile("attn|attention|router|gate|^up_")
 _SAME = 0.02
-"""Of the largest log-probability: above rounding in bfloat16, far below what a missing cap or scale makes."""
+"""Relative to the largest log-probability: above rounding in bfloat16, far below a missing cap or scale."""
 
 
 def fit_lm_head(model: PreTrainedModel, *, direct: bool, experts: bool = False) -> Head:
-    """Let `model`, which has TRL's fused LM head already, compute the loss that its own `forward` gives.
+    """Make `model`, which already has TRL's fused LM head, compute the loss of its own `forward`.
 
-    `direct` allows the direct way, which holds all trained logits at once. The model is asked with one short
-    row, that of the main process for all: the others may not have their weights yet. With `experts`, the loss
-    that balances the experts' load is wanted as well.
+    `direct` allows the direct way, which keeps all trained logits in memory at once. The model is tested with
+    one short row; the main process decides for all, as the others may not have their weights yet. `experts`
+    asks for the loss that balances the experts' load as well.
     """
     found: Head = broadcast_object_list([_fitting(model, direct=direct, experts=experts)])[0]
     if found == "direct":
@@ -57,8 +57,8 @@ def fit_lm_head(model: PreTrainedModel, *, direct: bool, experts: bool = False) 
 
 def _fitting(model: PreTrainedModel, *, direct: bool, experts: bool) -> Head:
     if any(weight.is_meta or hasattr(weight, "ds_id") for weight in model.parameters()):
-        # Its weights are not here in whole, so that it cannot be asked; DeepSpeed has divided them.
-        # TRL takes the head for the last layer; BERT's family has it inside of one with more.
+        # DeepSpeed has partitioned its weights, so it cannot be tested.
+        # TRL assumes that the head is the last layer; BERT models wrap it in a larger one.
         inner = all(part is not model.get_output_embeddings() for part in model.children())
         return "own" if inner or _unknown_to_trl(model.config.get_text_config()) else "tiled"
     with _asked(model):
@@ -70,7 +70,7 @@ def _fitting(model: PreTrainedModel, *, direct: bool, experts: bool) -> Head:
 
 
 def _unknown_to_trl(config: PreTrainedConfig) -> bool:
-    """Whether a field of the config reads like a cap or a scale of the logits that TRL does not know."""
+    """Whether a config field looks like a logit cap or scale that TRL does not know."""
     return any(
         value not in (None, False, 1)
         and name not in _KNOWN_TO_TRL
@@ -94,7 +94,9 @@ def _asked(model: PreTrainedModel) -> Iterator[None]:
 def _holds(question: Callable[[], bool]) -> bool:
     try:
         return question()
-    except Exception:  # any architecture may fail in any way at a batch it does not expect: then it is not so
+    except (
+        Exception
+    ):  # an architecture may fail in any way on a batch it does not expect; then the answer is no
         return False
 
 
@@ -106,15 +108,15 @@ def _probe(model: PreTrainedModel) -> torch.Tensor:
 
 
 def sees_ahead(model: PreTrainedModel) -> bool:
-    """Whether the model reads the tokens that it is to predict, as BERT's family does unless its config has
-    `is_decoder`: its loss falls to nothing, and it cannot write."""
+    """Whether the model sees the tokens that it should predict, as BERT models do without `is_decoder` in the
+    config: the loss drops to zero, but the model cannot generate."""
 
     def changes() -> bool:
         ids = _probe(model)
         other = ids.clone()
         other[0, -1] = (other[0, -1] + 1) % model.get_input_embeddings().weight.shape[0]
         before, after = (model(input_ids=each, use_cache=False).logits[0, :-1] for each in (ids, other))
-        # Experts with few places may serve other tokens then; what comes from ahead is seen at each one.
+        # Experts with limited capacity may then serve other tokens; looking ahead shows at every position.
         return bool(((after - before).abs().amax(-1) > 1e-4 * before.abs().max()).all())
 
     if any(weight.is_meta or hasattr(weight, "ds_id") for weight in model.parameters()):
@@ -124,7 +126,7 @@ def sees_ahead(model: PreTrainedModel) -> bool:
 
 
 def _plain_head(model: PreTrainedModel) -> torch.nn.Linear:
-    """The LM head. Raises `TypeError` for one that is more than its weights (quantized, with an adapter)."""
+    """The LM head. Raises `TypeError` if it is not a plain linear layer (quantized, with an adapter)."""
     head = model.get_output_embeddings()
     if type(head) is not torch.nn.Linear:
         raise TypeError(type(head).__name__)
@@ -132,9 +134,9 @@ def _plain_head(model: PreTrainedModel) -> torch.nn.Linear:
 
 
 def _ends_with_its_head(model: PreTrainedModel) -> bool:
-    """Whether the logits are the plain linear head of the backbone's last hidden state, and nothing else.
+    """Whether the logits are exactly the linear head of the backbone's last hidden state.
 
-    The head's output is made large on its way, so that a cap after it is seen.
+    The head's output is scaled up during the test, so that a cap after it shows.
     """
     head = _plain_head(model)
     seen: dict[str, torch.Tensor] = {}
@@ -156,7 +158,7 @@ def _ends_with_its_head(model: PreTrainedModel) -> bool:
 
 
 def _tiled_is_exact(model: PreTrainedModel) -> bool:
-    """Whether TRL's fused head gives the log-probabilities of the model's own logits, made large."""
+    """Whether TRL's fused head returns the log-probabilities of the model's own logits, even scaled up."""
     head = _plain_head(model)
     name = next(key for key, weight in model.named_parameters() if weight is head.weight)
     ids = _probe(model)
@@ -169,13 +171,13 @@ def _tiled_is_exact(model: PreTrainedModel) -> bool:
 
 
 def balances_experts(model: PreTrainedModel) -> bool:
-    """Whether the model's own forward gives the loss that balances the load of its experts."""
+    """Whether the model's own forward returns the loss that balances the load of its experts."""
     with _asked(model):
         return _holds(lambda: _balance(model) is not None)
 
 
 def _tiled_balances(model: PreTrainedModel) -> bool:
-    """Whether TRL's balancing loss is the model's own. TRL looks for the number of experts under one name."""
+    """Whether TRL's balancing loss is the model's own. TRL reads the number of experts from one field."""
     own, found = _balance(model), _balance(model, labels=_probe(model), **FUSED)
     return own is not None and found is not None and bool(torch.allclose(found, own, rtol=1e-3))
 
@@ -196,7 +198,7 @@ def _direct(
     shifted: Any,
     items: Any,
 ) -> FusedCausalLMOutput:
-    """The head on the trained positions alone. Labels shifted before and experts' losses are left to TRL."""
+    """Apply the head only to trained positions. Pre-shifted labels and expert losses are left to TRL."""
     experts = kwargs.get("output_router_logits") or getattr(
         model.config.get_text_config(), "output_router_logits", False
     )
@@ -219,7 +221,7 @@ def _own(
     shifted: Any,
     items: Any,
 ) -> FusedCausalLMOutput:
-    """The model's own logits, of all positions."""
+    """The model's own logits, for all positions."""
     output = plain(*args, **kwargs)
     logits, targets = (
         (output.logits, shifted) if shifted is not None else (output.logits[:, :-1], labels[:, 1:])
@@ -228,7 +230,7 @@ def _own(
     mask = targets != IGNORED
     figures = _figures(logits[mask], targets, mask, items)
     figures.aux_loss = getattr(output, "aux_loss", None)
-    with torch.no_grad():  # WPO's weighting of dpo asks for it; TRL's way computes it on demand
+    with torch.no_grad():  # needed for dpo with WPO weighting; TRL's way computes it on demand
         squares = torch.logsumexp(2 * torch.log_softmax(logits[mask].float(), dim=-1), dim=-1)
         figures.log_sum_sq_probs = squares.new_zeros(mask.shape).masked_scatter(mask, squares)
     return figures
@@ -239,8 +241,8 @@ def _figures(
 ) -> FusedCausalLMOutput:
     """Log-probability, entropy, mean logit and correctness of each labelled position; zero elsewhere.
 
-    `logits` is (labelled positions, vocabulary); `labels` and `mask`, (batch, length), are already shifted.
-    The logits are overwritten.
+    `logits` is (labelled positions, vocabulary) and is overwritten. `labels` and `mask`, (batch, length), are
+    already shifted.
     """
     found = scores(logits.float(), labels[mask])
 

@@ -1,8 +1,8 @@
-"""Log-probabilities of targets, and what TRL logs beside them, in one walk over the logits.
+"""Log-probabilities of targets, and the statistics that TRL logs, in one pass over the logits.
 
-torch's own functions make a tensor of the size of the logits for each of softmax, log-softmax, entropy and
-gradient: with the vocabularies of today those are the largest tensors of a step. Here the logits become their
-softmax in place, a few rows at a time, which stay in the processor's cache, and that becomes the gradient.
+torch's functions allocate a tensor as large as the logits for each of softmax, log-softmax, entropy and
+gradient; with today's vocabularies these are the largest tensors of a step. Here the logits are turned into
+their softmax in place, a few rows at a time to stay in the CPU cache, and the softmax into the gradient.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _BYTES_AT_ONCE = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Of each row: the log-probability of its target, entropy, mean logit, and whether the target is the
-    likeliest. The first alone has a gradient."""
+    """For each row: the log-probability of its target, the entropy, the mean logit, and whether the target is
+    the most likely token. Only the first has a gradient."""
 
     log_probs: torch.Tensor
     entropy: torch.Tensor
@@ -27,7 +27,7 @@ class Scores:
 
 
 def scores(logits: torch.Tensor, targets: torch.Tensor) -> Scores:
-    """Of `logits` (rows, vocabulary) in float32, which nobody needs any more: they are overwritten."""
+    """Score `logits` (rows, vocabulary) in float32, overwriting them."""
     return Scores(*_Scores.apply(logits, targets))
 
 
@@ -53,7 +53,7 @@ class _Scores(torch.autograd.Function):
             entropy[part] = logarithm - block.mul_(powers).sum(-1) / total
             block.copy_(powers)
             sums[part] = total
-        # Saved, and not held by `ctx` alone, so that who counts what is saved finds the largest of it.
+        # Saved rather than only stored on `ctx`, so that hooks that measure saved tensors see the largest.
         ctx.save_for_backward(targets, sums, held)
         ctx.made = False
         correct = top == targets
@@ -62,7 +62,7 @@ class _Scores(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """In place again, so once."""
+        """Computed in place, so it can run only once."""
         if ctx.made:
             raise RuntimeError("the backward pass of the loss was made already: its logits are overwritten")
         (targets, sums, made), given = ctx.saved_tensors, gradients[0]

@@ -1,9 +1,9 @@
-"""Batches without padding: the rows of a batch one after another, as one sequence with its own positions.
+"""Batches without padding: the rows of a batch are concatenated to one sequence, with positions per row.
 
-It is used where it is exact and pays. Exact: whether a model keeps the rows apart depends on its attention
-and its layers, so the model at hand is asked (`keeps_rows_apart`); one that fails at the question for any
-reason is trained with padding. It pays where each row has its own
-attention (`row_attention`, FlashAttention); a batch that is masked as one long row costs its square.
+Used only if it is exact and faster. Whether a model keeps the rows separate depends on its attention and its
+layers, so the loaded model is tested (`keeps_rows_apart`); a model that fails the test for any reason is
+trained with padding. It is faster if each row has its own attention (`row_attention`, FlashAttention); a
+batch that is masked as one long row costs the square of its length.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from fmstune.training.speed import row_attention
 from fmstune.transformers_compat import attention_of, can_set_attention
 
 _TOLERANCE = 0.05
-"""Of the difference that mixing the rows makes: far above rounding, also in bfloat16, far below any leak."""
+"""Relative to the difference that mixing the rows makes: far above rounding, even in bfloat16, and far below
+any leak."""
 _FIRST, _SECOND = 14, 10
 _SAMPLED_BATCHES = 200
 _LEAST_SHARE = 0.02
@@ -31,15 +32,15 @@ _LEAST_SHARE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """What padding means for a run: the `share` of a padded batch's positions that hold no token, whether it
-    is `avoided`, and `why`, for people."""
+    """The padding of a run: the `share` of positions in padded batches that hold no token, whether padding is
+    `avoided`, and `why`, as shown to users."""
 
     share: float
     avoided: bool
     why: str
 
     def line(self) -> str:
-        """For people: `no padding (34% saved)`, `34% padding`."""
+        """As shown to users: `no padding (34% saved)`, `34% padding`."""
         if not self.avoided:
             return f"{self.share:.0%} padding"
         return f"no padding ({self.share:.0%} saved)" if self.share else "no padding"
@@ -58,10 +59,10 @@ def decide(
 ) -> Padding:
     """Whether to train `model` without padding, on rows of these lengths (in tokens).
 
-    The model is left with the attention that suits the answer. `asked` is the user's word, `None` without
-    one, and `setting` where he has given it; `compiled` says that torch is to compile the model,
-    and `autocast` in which precision it will compute, if not in that of its weights: kernels differ by it.
-    Raises `ValueError` when it was asked for, and the model mixes the rows.
+    Sets the model's attention accordingly. `asked` is the user's setting, or `None`; `setting` is its name.
+    `compiled` means that torch will compile the model. `autocast` is the dtype that it will compute in, if
+    different from its weights', because the choice of kernels depends on it. Raises `ValueError` if the user
+    asked for it but the model mixes the rows.
     """
     device = next(model.parameters()).device.type
     with torch.autocast(device, autocast) if autocast else contextlib.nullcontext():
@@ -78,7 +79,7 @@ def _decided(
     setting: str,
 ) -> Padding:
     drawn = _drawn(lengths, batch_size, seed)
-    # Of a stream no lengths are known, and nothing is drawn.
+    # The lengths of a stream are unknown, so there is no sample.
     share = 1 - sum(map(sum, drawn)) / max(1, sum(max(rows) * len(rows) for rows in drawn)) if drawn else 0.0
     if asked is False:
         return Padding(share, False, "training.padding_free = false")
@@ -101,7 +102,7 @@ def _decided(
 
 @dataclass(frozen=True, slots=True)
 class _Reference:
-    """Two rows, and the logits of each alone and of the second when the first comes before it."""
+    """Two rows, with the logits of each alone, and of the second after the first."""
 
     first: list[int]
     second: list[int]
@@ -111,7 +112,7 @@ class _Reference:
 
 
 def _reference(model: Any) -> _Reference | None:
-    """`None` for a model that takes no rows one after another."""
+    """`None` for a model that does not accept concatenated rows."""
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     on_meta = next(model.parameters()).device.type == "meta"
     if on_meta or "position_ids" not in inspect.signature(bare.forward).parameters:
@@ -121,23 +122,23 @@ def _reference(model: Any) -> _Reference | None:
     first, second = ids[:_FIRST], ids[_FIRST:]
     try:
         alone = (_logits(model, [first]), _logits(model, [second]), _logits(model, [ids]))
-    except Exception:  # hybrid models refuse such batches in ways of their own; they are trained with padding
+    except Exception:  # hybrid models reject such batches with various errors; they are trained with padding
         return None
     return _Reference(first, second, *alone)
 
 
 def keeps_rows_apart(model: Any, reference: _Reference | None) -> bool:
-    """Whether the model, given two rows as one sequence, computes for each what it computes for it alone.
+    """Whether the model, given two rows as one sequence, computes the same for each as for the row alone.
 
-    The measure of a difference is the one that the first row makes when it really comes before the second.
+    Differences are measured against the one that the first row makes when it actually precedes the second.
     """
     if reference is None:
         return False
     try:
         flat = _logits(model, [reference.first, reference.second])
-    except Exception:  # it takes no such batch at all
+    except Exception:  # it does not accept such a batch at all
         return False
-    if flat.shape[1] != _FIRST + _SECOND:  # tokens of its own come before ours, as those of a tuned prompt
+    if flat.shape[1] != _FIRST + _SECOND:  # the model adds its own tokens, such as those of a tuned prompt
         return False
     begins, alone = flat[:, :_FIRST], flat[:, _FIRST:]
     leak = max(_distance(alone, reference.alone), _distance(begins, reference.begins))
@@ -145,7 +146,7 @@ def keeps_rows_apart(model: Any, reference: _Reference | None) -> bool:
 
 
 def _attend_by_rows(model: Any) -> bool:
-    """Let each row have its own attention; whether that works for this model, which is left alone if not."""
+    """Give each row its own attention. Returns whether that works for this model; if not, it is unchanged."""
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     reference = _reference(model) if attention_of(bare.config) == "sdpa" else None
     if reference is None or not can_set_attention(bare):
@@ -178,17 +179,17 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def _drawn(lengths: Sequence[int], batch_size: int, seed: int) -> list[list[int]]:
-    """The lengths of batches drawn at random."""
+    """The row lengths of randomly sampled batches."""
     order = random.Random(seed)
     count = min(_SAMPLED_BATCHES, math.ceil(len(lengths) / batch_size))
     return [order.choices(lengths, k=min(batch_size, len(lengths))) for _ in range(count)]
 
 
 def _work_of_one_row(model: Any, drawn: Sequence[Sequence[int]]) -> float:
-    """The work of batches as one masked sequence each, as a part of that of padded ones."""
+    """The cost of batches as one masked sequence each, relative to padded batches."""
     width = float(getattr(model.config.get_text_config(), "hidden_size", 0) or 1)
-    # Work for each token: about 12 squared widths of weights, and twice the width for each position it sees,
-    # which on a CPU takes about three times as long as the same work on weights (SmolLM2-135M, measured).
+    # Cost per token: about 12 squared widths for the weights, and twice the width for each position that it
+    # attends to, which takes about three times as long per operation on a CPU (measured with SmolLM2-135M).
     weights, seen = 12 * width, 3 * 2
     masked = sum(total * weights + seen * total * total for total in map(sum, drawn))
     padded = sum(len(rows) * max(rows) * (weights + seen * max(rows)) for rows in drawn)

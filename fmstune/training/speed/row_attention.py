@@ -1,9 +1,9 @@
-"""Attention over rows that lie one after another: each row by itself, with torch's own causal kernels.
+"""Attention over concatenated rows, each row separately, with torch's own causal kernels.
 
-Without the package flash-attn, transformers masks such a batch as one long row, whose attention costs the
-square of all its tokens. Here it costs the squares of the rows, without a mask: on a GPU in 16 bits by one
-launch of the kernel for rows of many lengths that torch 2.10 and later carries, elsewhere row by row, or
-side by side (`row_padding`).
+Without the flash-attn package, transformers masks such a batch as one long row, whose attention costs the
+square of its total length. Here it costs the squares of the row lengths, without a mask: on a GPU in 16 bits
+with one launch of torch's variable-length kernel (torch 2.10 and later), elsewhere row by row or side by side
+(`row_padding`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from fmstune.transformers_compat import sdpa
 
 _attention, _masks = sdpa()
 NAME = "sdpa_rows"
-"""What transformers knows it by, as `model.set_attn_implementation` takes it."""
+"""Its name in transformers, for `model.set_attn_implementation`."""
 _CAUSAL = (-1, 0)
 _WIDEST = 256
-"""The most values of a head that FlashAttention 2 takes, in steps of eight."""
+"""The largest head dimension of FlashAttention 2; it must be a multiple of eight."""
 
 
 def _found_kernel() -> Callable[..., Any] | None:
-    """`torch.nn.attention.varlen.varlen_attn`, as torch 2.11 and later has it; 2.10 has no window and no
-    scale."""
+    """`torch.nn.attention.varlen.varlen_attn` of torch 2.11 and later; in 2.10 it lacks window and scale."""
     try:
         kernel: Callable[..., Any] = importlib.import_module("torch.nn.attention.varlen").varlen_attn
     except (ImportError, AttributeError):
@@ -49,7 +48,7 @@ def _attend(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """`query`, `key` and `value` are (1, heads, tokens, width); `cu_seq_lens_q` has the rows' bounds."""
+    """`query`, `key` and `value` are (1, heads, tokens, width); `cu_seq_lens_q` holds the rows' bounds."""
     bounds = kwargs.get("cu_seq_lens_q")
     if attention_mask is not None or bounds is None or query.shape[2] != key.shape[2]:
         whole: tuple[torch.Tensor, None]
@@ -67,11 +66,11 @@ def _attend(
 
 
 def _kernel_dtype(query: torch.Tensor) -> torch.dtype | None:
-    """What the kernel is to compute in; `None` where it can't."""
+    """The dtype for the kernel; `None` if it cannot be used."""
     width = query.shape[-1]
     if _kernel is None or query.device.type != "cuda" or width > _WIDEST or width % 8:
         return None
-    # Autocast knows nothing of this kernel, and rotary embeddings make float32 of what it has made 16 bits.
+    # Autocast does not cover this kernel, and rotary embeddings turn its 16-bit values back into float32.
     autocast = torch.is_autocast_enabled("cuda")
     dtype = torch.get_autocast_dtype("cuda") if autocast else query.dtype
     recent = torch.cuda.get_device_capability(query.device) >= (8, 0)
@@ -81,7 +80,7 @@ def _kernel_dtype(query: torch.Tensor) -> torch.dtype | None:
 def _by_kernel(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bounds: torch.Tensor, **kwargs: Any
 ) -> torch.Tensor:
-    """(1, tokens, heads, width), as transformers takes it."""
+    """The result as (1, tokens, heads, width), as transformers expects it."""
     assert _kernel is not None
     longest = int(kwargs.get("max_length_q") or max(_lengths(bounds)))
     groups = query.shape[1] // key.shape[1]
@@ -100,10 +99,10 @@ def _by_kernel(
 def _layout(
     module: torch.nn.Module, query: torch.Tensor, bounds: torch.Tensor, kwargs: Mapping[str, Any]
 ) -> SideBySide | None:
-    """The rows side by side, if that is exact and pays; decided once for all layers that are as wide."""
+    """The rows side by side, if that is exact and faster; decided once for all layers of the same width."""
     causal = kwargs.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    # Dropout would be drawn for other positions, and a bias is of all tokens.
+    # Dropout would be sampled for other positions, and a bias covers all tokens.
     if query.device.type != "cpu" or not causal or kwargs.get("dropout") or "position_bias" in kwargs:
         return None
     values, lengths = query.shape[1] * query.shape[3], _lengths(bounds)
@@ -114,7 +113,7 @@ def _layout(
 
 
 def _lengths(bounds: torch.Tensor) -> list[int]:
-    """The rows' lengths, read once for all layers: on a GPU each reading waits for it."""
+    """The rows' lengths, read once for all layers, because each read synchronises with a GPU."""
     known: list[int] | None = getattr(bounds, "row_lengths", None)
     if known is None:
         known = bounds.diff().tolist()
@@ -123,7 +122,7 @@ def _lengths(bounds: torch.Tensor) -> list[int]:
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """No mask for whole rows without padding; that of sdpa for all else: a sliding window, a padded batch."""
+    """No mask for rows without padding; sdpa's mask otherwise (sliding window, padded batch)."""
     if kwargs.get("attention_mask") is None and kwargs.get("local_size") is None:
         return None
     mask: torch.Tensor | None = _masks(*args, **kwargs)

@@ -1,9 +1,9 @@
-"""Rows of a batch without padding that are put side by side for their attention alone, where that costs less.
+"""Pad the rows of a batch only for the attention, where that is faster.
 
-Row by row, each row costs a call of the kernel and its backward pass, however short it is. Side by side,
-padded at their ends, they cost one: in a causal attention no token sees what comes after it, so that what
-is there changes nothing, and no mask is needed. For small models with short rows that is a fifth of the
-attention's time; for wide ones or rows of many lengths the copies and the padding cost more than the calls.
+Row by row, every row costs a kernel call and its backward pass, however short it is. Side by side, padded at
+the end, they cost one call. In causal attention no token sees what follows it, so the padding changes nothing
+and needs no mask. For small models with short rows this saves a fifth of the attention's time. For wide
+models or very different lengths, the copies and the padding cost more than the calls.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import torch
 _CALL = 25.0
 _FIXED = 30.0
 _SEEN = 3e-4
-"""Of each pair of positions in a row, for each value of a query."""
+"""Per pair of positions in a row and value of a query."""
 _COPIED = 2e-3
-"""Of each position, for each value of a query."""
+"""Per position and value of a query."""
 
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """`tokens` says for each position of (rows, longest) which token is there, one of its own row where it is
-    padding; `places` where each token is."""
+    """`tokens` holds the index of the token at each position of (rows, longest); padding repeats the row's
+    last token. `places` holds the position of each token."""
 
     tokens: torch.Tensor
     places: torch.Tensor
@@ -35,7 +35,7 @@ class SideBySide:
 
 
 def pays(lengths: Sequence[int], values: int) -> bool:
-    """Whether rows of these lengths cost less side by side, with so many values in a query."""
+    """Whether rows of these lengths are faster side by side, with this many values in a query."""
     rows, longest = len(lengths), max(lengths)
     lost = rows * longest * longest - sum(each * each for each in lengths)
     saved = _CALL * (rows - 1) - _FIXED
@@ -43,7 +43,7 @@ def pays(lengths: Sequence[int], values: int) -> bool:
 
 
 def side_by_side(lengths: Sequence[int]) -> SideBySide:
-    """Rows of these lengths, which follow each other, side by side."""
+    """The layout of concatenated rows of these lengths, side by side."""
     long = torch.tensor(lengths)
     places = torch.arange(max(lengths))[None]
     begins = (long.cumsum(0) - long)[:, None]
@@ -54,13 +54,13 @@ def side_by_side(lengths: Sequence[int]) -> SideBySide:
 
 
 def put_side_by_side(layout: SideBySide, *parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Queries, keys and values of (1, heads, tokens, width) as (rows, heads, longest, width)."""
+    """Convert queries, keys and values from (1, heads, tokens, width) to (rows, heads, longest, width)."""
     found: tuple[torch.Tensor, ...] = _Put.apply(layout, *parts)
     return found
 
 
 def put_back(layout: SideBySide, made: torch.Tensor) -> torch.Tensor:
-    """What an attention made, (rows, longest, heads, width), as (1, tokens, heads, width)."""
+    """Convert the attention's result from (rows, longest, heads, width) to (1, tokens, heads, width)."""
     found: torch.Tensor = _Back.apply(layout, made)
     return found
 
@@ -74,7 +74,7 @@ class _Put(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Nothing sees what is padded, so that it has no gradient, and each token is there once."""
+        """Padding is never attended to, so its gradient is zero, and each token occurs once."""
         layout = ctx.layout
         return None, *(_taken(each.transpose(1, 2).flatten(0, 1), layout.places, 1) for each in gradients)
 
@@ -88,7 +88,7 @@ class _Back(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, torch.Tensor]:
-        """Zeros for what is padded."""
+        """The gradient of padding is zero."""
         layout, own = ctx.layout, gradient[0]
         padded = own.new_zeros(layout.rows * layout.longest, *own.shape[1:])
         padded.index_copy_(0, layout.places, own)
@@ -96,6 +96,6 @@ class _Back(torch.autograd.Function):
 
 
 def _taken(tokens: torch.Tensor, index: torch.Tensor, rows: int) -> torch.Tensor:
-    """Some of (tokens, heads, width), as (rows, heads, tokens of a row, width)."""
+    """Select from (tokens, heads, width), returning (rows, heads, tokens of a row, width)."""
     flat = tokens.reshape(len(tokens), -1).index_select(0, index)
     return flat.view(rows, len(index) // rows, *tokens.shape[1:]).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""How much of what its devices can compute a training uses: the model FLOPs utilisation (MFU)."""
+"""The model FLOPs utilisation (MFU): the share of the devices' peak that a training uses."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 @dataclass(frozen=True, slots=True)
 class Utilisation:
-    """`operations` are those of a token, `peak` the most operations a second of all devices together."""
+    """`operations` per token, and `peak`, the operations per second of all devices together."""
 
     operations: float
     peak: float
 
     def share(self, tokens: int, seconds: float) -> float:
-        """The share of the peak that so many tokens in so many seconds are."""
+        """The share of the peak reached with this many tokens in this many seconds."""
         return self.operations * tokens / seconds / self.peak
 
 
 def utilisation(trainer: TunedTrainer) -> Utilisation | None:
-    """That of a trainer that was built and has not begun; `None` where it can't be told: on devices whose
-    peak is not known (CPUs among them), for experts, of which a token uses some, for methods that compute
-    more than a pass for each token, and for tokens that TRL does not count."""
+    """The MFU of a trainer that has been built but not started. `None` if it cannot be determined: on devices
+    with unknown peak (including CPUs), for mixture-of-experts models, where a token uses only some experts,
+    for methods that need more than one pass per token, and for tokens that TRL does not count."""
     device = trainer.args.device
     if device.type != "cuda" or trainer.method != "sft":
         return None
@@ -41,8 +41,8 @@ def utilisation(trainer: TunedTrainer) -> Utilisation | None:
 
 
 def weights_of(model: Any) -> tuple[int, int]:
-    """The weights that each token is multiplied with, and those of them that are trained. Embeddings are
-    looked up, and count where the head has them too."""
+    """The number of weights that each token is multiplied with, and how many of them are trained. Embeddings
+    are lookups, so they count only if the head shares them."""
     into, out = model.get_input_embeddings(), model.get_output_embeddings()
     looked_up = getattr(into, "weight", None)
     tied = looked_up is not None and looked_up is getattr(out, "weight", None)

@@ -1,4 +1,4 @@
-"""What TRL's trainers note of their batches, and what they say."""
+"""The metrics that TRL's trainers collect from batches, and the messages they log."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ Figures = dict[str, list[Any]]
 
 
 def _noted(trainer: Any) -> dict[str, Figures]:
-    # Of TRL's stable trainers, and of its experimental ones.
+    # Loggers of TRL's stable and experimental trainers.
     found: dict[str, Figures] = getattr(trainer, "_metrics", None) or getattr(trainer, "_stored_metrics", {})
     return found
 
 
 def noted_figures(trainer: Any, stage: str) -> Figures:
-    """What the trainer has noted of its batches since the last log, to be changed in place."""
+    """The metrics collected since the last log, to be modified in place."""
     noted = _noted(trainer)
-    # Those of experimental trainers make what is missing; of a trainer that is being built there are none.
+    # Experimental trainers create missing entries; a trainer that is still being built has none.
     return noted[stage] if stage in noted or isinstance(noted, defaultdict) else {}
 
 
 def tokens_seen(trainer: Any) -> int:
-    """How many tokens of the training the trainer has counted in this process."""
+    """The number of training tokens that the trainer has counted in this process."""
     return int(getattr(trainer, "_total_train_tokens", 0))
 
 
 def count_tokens(trainer: Any, tokens: int) -> None:
-    """Note that a batch with so many tokens was read, for a trainer of TRL's that does not count them."""
+    """Count the tokens of a batch, for a TRL trainer that does not."""
     trainer._total_train_tokens = tokens_seen(trainer) + tokens
-    noted_figures(trainer, "train")["num_tokens"] = [float(trainer._total_train_tokens)]  # it takes a mean
+    noted_figures(trainer, "train")["num_tokens"] = [float(trainer._total_train_tokens)]  # it is averaged
 
 
 @contextlib.contextmanager
 def figures_restored(trainer: TunedTrainer) -> Iterator[None]:
-    """As if there had been no batches within: their figures, and how many tokens were seen, are forgotten."""
+    """Discard the metrics and token counts of batches within this context."""
     this: Any = trainer
     noted = {stage: dict(values) for stage, values in _noted(this).items()}
     tokens = tokens_seen(this)
@@ -62,8 +62,8 @@ _RANK = re.compile(r"^\[RANK \d+\] ")
 
 @contextlib.contextmanager
 def said_by_trl() -> Iterator[list[str]]:
-    """Without bars, and with TRL's warnings collected instead of printed. `warnings` has none of them, and
-    `disable_progress_bars` of transformers is not for tqdm's own."""
+    """Turn off progress bars, and collect TRL's warnings instead of printing them. TRL bypasses `warnings`,
+    and transformers' `disable_progress_bars` does not cover plain tqdm."""
     said: list[str] = []
     heard = logging.Handler(logging.WARNING)
     heard.emit = lambda record: said.append(_RANK.sub("", record.getMessage()))  # type: ignore[method-assign]
@@ -71,7 +71,7 @@ def said_by_trl() -> Iterator[list[str]]:
     propagate, tqdm = logger.propagate, os.environ.get("TQDM_DISABLE")
     logger.addHandler(heard)
     logger.propagate = False
-    # What was said once in this process is otherwise not said of the next run in it.
+    # Otherwise warnings logged once per process would be missing from the next run.
     MultiProcessAdapter.warning_once.cache_clear()
     datasets.disable_progress_bars()
     os.environ["TQDM_DISABLE"] = "1"

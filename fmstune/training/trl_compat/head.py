@@ -1,4 +1,4 @@
-"""TRL's fused LM head. `add_fused_lm_head` is public; that a trainer's model has it is not."""
+"""TRL's fused LM head. `add_fused_lm_head` is public, but not its use in a trainer's model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 from transformers.utils import is_triton_available
 from trl.trainer.utils import FusedCausalLMOutput
 
-__all__ = ["FusedCausalLMOutput"]  # of this file; all else is defined here
+__all__ = ["FusedCausalLMOutput"]  # reexported; everything else is defined here
 
 Plain = Callable[..., Any]
 
 
 class Scored(Protocol):
-    """A way to score labels: from the model's forward without the head, or TRL's `fused` one."""
+    """A way to score labels, given the model's forward without the head, or TRL's `fused` one."""
 
     def __call__(
         self,
@@ -31,16 +31,18 @@ class Scored(Protocol):
         shifted: Any,
         items: Any,
     ) -> FusedCausalLMOutput:
-        """The figures of each labelled position."""
+        """The scores of each labelled position."""
 
 
 def score_by(model: PreTrainedModel, scored: Scored) -> None:
-    """Have `model`, which has TRL's fused LM head already, score labels in another way."""
+    """Make `model`, which already has TRL's fused LM head, score labels in another way."""
     through_trl = model.forward
     plain = functools.partial(through_trl, fused_lm_head=False)
     fused = functools.partial(through_trl, fused_lm_head=True)
 
-    @functools.wraps(through_trl)  # its signature is asked which arguments the model takes, by `generate` too
+    @functools.wraps(
+        through_trl
+    )  # the Trainer and `generate` inspect its signature for the arguments that the model takes
     def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         if not fused_lm_head:
             return plain(*args, **kwargs)
@@ -53,14 +55,14 @@ def score_by(model: PreTrainedModel, scored: Scored) -> None:
 
 
 def scores_labelled_alone(device: torch.device) -> bool:
-    """Whether TRL's LM head computes no logits for positions without a label, as it does where Triton is."""
+    """Whether TRL's LM head skips the logits of unlabelled positions, as it does with Triton."""
     return device.type in ("cuda", "xpu") and is_triton_available()
 
 
 FUSED = {"fused_lm_head": True}
-"""The keyword by which a model's forward is asked for `FusedCausalLMOutput`."""
+"""The keyword argument that requests a `FusedCausalLMOutput` from a model's forward."""
 
 
 def is_fused(output: Any) -> bool:
-    """Whether an output is the fused head's, and not the logits that `compute_metrics` gets."""
+    """Whether an output comes from the fused head, rather than the logits that `compute_metrics` needs."""
     return hasattr(output, "label_mask")

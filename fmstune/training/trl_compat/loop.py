@@ -1,4 +1,4 @@
-"""What the training loop asks again at each step, though the answer is that of the step before."""
+"""Lookups that the training loop repeats at each step although the result never changes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ _ASKED: tuple[tuple[Any, str], ...] = (
 
 @contextlib.contextmanager
 def asked_once() -> Iterator[None]:
-    """Within, the libraries ask once whether a package is there that they have code for: else they look
-    through the folders of `sys.path` for LOMO twice at each step (0.35 ms), and parse SageMaker's variables.
-    There is no setting for it."""
+    """Cache, within this context, whether optional packages are available. Otherwise the libraries search
+    `sys.path` for LOMO twice per step (0.35 ms) and parse SageMaker's variables; no setting prevents it."""
     given = [getattr(module, name) for module, name in _ASKED]
     try:
         for (module, name), ask in zip(_ASKED, given, strict=True):

@@ -1,4 +1,4 @@
-"""How transformers writes and reads the parts of a checkpoint."""
+"""Write and read the parts of a checkpoint as transformers does."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from fmstune.training.tuned_trainer import TunedTrainer
 
 
 def write_optimizer(trainer: TunedTrainer, folder: Path) -> None:
-    """Write the state of the optimizer as a checkpoint has it; `save_state` does not."""
+    """Write the optimizer state of a checkpoint, which `save_state` does not."""
     this: Any = trainer
     this._save_optimizer_and_scheduler(str(folder))
 
 
 def save_for_checkpoint(trainer: TunedTrainer, folder: Path) -> None:
-    """Save the model as a checkpoint has it; plain `save_model` is the end of the run."""
+    """Save the model as part of a checkpoint; plain `save_model` marks the end of the run."""
     this: Any = trainer
     this.save_model(str(folder), _internal_call=True)
 
 
 def write_parts(trainer: TunedTrainer, folder: Path, named: Path) -> None:
-    """Write into a folder what `_save_checkpoint` puts into the checkpoint `named`, which it writes in place,
-    file by file. Of one process, without sharding; older checkpoints stay, and nothing goes to the hub."""
+    """Write to a folder what `_save_checkpoint` would write, in place and file by file, to the checkpoint
+    `named`. For one process, without sharding; older checkpoints stay, and nothing is pushed to the hub."""
     this: Any = trainer
     state, args = this.state, this.args
     this.store_flos()
@@ -58,7 +58,7 @@ def write_parts(trainer: TunedTrainer, folder: Path, named: Path) -> None:
 
 
 def remove_old_checkpoints(trainer: TunedTrainer, best: str | None) -> None:
-    """Remove those that `save_total_limit` has no place for, as the Trainer does after each new one."""
+    """Remove checkpoints beyond `save_total_limit`, as the Trainer does after each new one."""
     args = trainer.args
     rotate_checkpoints(
         output_dir=args.output_dir, save_total_limit=args.save_total_limit, best_model_checkpoint=best,
@@ -71,7 +71,7 @@ _LARGE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class FileLater:
-    """A file that is to be written from a copy of so many bytes."""
+    """A file to be written later from a copy of `size` bytes."""
 
     size: int
     write: Callable[[], None]
@@ -79,12 +79,13 @@ class FileLater:
 
 @contextlib.contextmanager
 def large_files_later(short: Callable[[], None] | None = None) -> Iterator[list[FileLater]]:
-    """What the libraries write in this thread within is written, but for large tensors: these are copied, and
-    what is yielded writes their files from the copies. `save_pretrained` has no way to be asked for that.
+    """Within this context, files that the libraries write in this thread are written at once, except those
+    with large tensors: the tensors are copied, and the yielded objects write the files from the copies.
+    `save_pretrained` has no option for that.
 
-    An object that holds anything but tensors, numbers and texts in plain containers is written at once. Where
-    there is no memory for a copy, `short` is called, and all that was put off is written first: its copies
-    take what writing needs.
+    An object that holds anything but tensors, numbers and strings in plain containers is written at once. If
+    there is no memory for a copy, `short` is called, and all deferred files are written first, because their
+    copies occupy the memory that writing needs.
     """
     later: list[FileLater] = []
     thread = threading.get_ident()
@@ -96,7 +97,7 @@ def large_files_later(short: Callable[[], None] | None = None) -> Iterator[list[
         except TypeError:
             return None
         except MemoryError:
-            pass  # what was copied of the value is free only when its frames are
+            pass  # the partial copy is freed only with its frames
         while later:
             later.pop(0).write()
         if short is not None:
@@ -139,9 +140,8 @@ def _size_of(value: Any) -> int:
 
 
 def _copied(value: Any, known: dict[int, tuple[Any, Any]]) -> Any:
-    """A copy in main memory of all that is in plain containers. Raises `TypeError` for other things, such as
-    tensors of other classes, or of a part of their storage, which `torch.save` writes as what they are; and
-    `MemoryError`."""
+    """Copy everything in plain containers to main memory. Raises `TypeError` for anything else, such as
+    tensor subclasses or views of a storage, which `torch.save` writes as such, and `MemoryError`."""
     kind = type(value)
     if value is None or kind in (bool, int, float, str, torch.dtype):
         return value
@@ -155,7 +155,7 @@ def _copied(value: Any, known: dict[int, tuple[Any, Any]]) -> Any:
         made = _copied_tensor(value, known)
     else:
         raise TypeError(kind)
-    known[id(value)] = value, made  # with the value, whose number another would get
+    known[id(value)] = value, made  # keeps the value alive, as another could get its id
     return made
 
 
@@ -168,12 +168,12 @@ def _copied_tensor(value: torch.Tensor, known: dict[int, tuple[Any, Any]]) -> to
     known[place] = storage, None
     try:
         made = torch.empty_like(value, device="cpu")
-    except RuntimeError as error:  # torch has no class of its own for main memory
+    except RuntimeError as error:  # torch has no exception class for main memory
         raise MemoryError(str(error)) from error
     return made.copy_(value)
 
 
 def load_checkpoint(trainer: TunedTrainer, folder: str) -> None:
-    """Load the weights of a checkpoint. `train(resume_from_checkpoint=…)` would make one more step."""
+    """Load the weights of a checkpoint. `train(resume_from_checkpoint=…)` would train one more step."""
     this: Any = trainer
     this._load_from_checkpoint(folder)

@@ -1,4 +1,4 @@
-"""Steps outside of `Trainer.train`, which has no dry run, and what the trainers keep to themselves."""
+"""Steps outside `Trainer.train`, which has no dry run, and the trainers' private state."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from fmstune.training.tuned_trainer import TunedTrainer
 
 
 def on_device(trainer: TunedTrainer, batch: Any) -> Any:
-    """A batch of the collator as `compute_loss` takes it."""
+    """Prepare a batch of the collator for `compute_loss`."""
     this: Any = trainer
     return this._prepare_inputs(batch)
 
 
 def offloading(trainer: TunedTrainer) -> Any:
-    """The context in which activations are offloaded, if the arguments want that: TRL enters it within
-    `training_step`, which makes a backward pass with what only `train` has set up."""
+    """The context that offloads activations, if the arguments ask for it. TRL enters it in `training_step`,
+    whose backward pass needs what only `train` sets up."""
     return getattr(trainer, "maybe_activation_offload_context", contextlib.nullcontext())
 
 
 def forget_optimizer(trainer: TunedTrainer) -> None:
-    """Let `train` make its optimizer and schedule itself: it keeps a schedule that it takes for its own."""
+    """Make `train` create its optimizer and schedule itself: it would keep an existing schedule."""
     this: Any = trainer
     this.optimizer = this.lr_scheduler = None
     this._created_lr_scheduler = False
@@ -43,7 +43,7 @@ _SAVERS: tuple[tuple[Any, str], ...] = (
 
 
 def set_batch(trainer: TunedTrainer, size: int, accumulation: int) -> None:
-    """Give a built trainer another size of a batch: it has taken a copy of the arguments' for its loaders."""
+    """Change the batch size of a built trainer, which keeps a copy of it for its data loaders."""
     this: Any = trainer
     args = this.args
     args.per_device_train_batch_size, args.gradient_accumulation_steps = size, accumulation
@@ -52,27 +52,27 @@ def set_batch(trainer: TunedTrainer, size: int, accumulation: int) -> None:
 
 
 def set_padding_free(trainer: TunedTrainer, avoided: bool) -> None:
-    """Let an sft trainer do with or without padding. As an argument it is checked before there is a model to
-    be asked."""
+    """Turn padding-free training of an sft trainer on or off. As an argument it would be checked before the
+    model can be tested."""
     this: Any = trainer
     this.data_collator.padding_free = this.padding_free = avoided
 
 
 def compares_within_batch(trainer: Any) -> bool:
-    """Whether kto compares each row with the others of its batch; a list of losses decides it."""
+    """Whether kto compares each row with the others of its batch, which depends on the loss type."""
     return bool(getattr(trainer, "calculate_KL", False))
 
 
 def gathered(trainer: Any, rows: torch.Tensor) -> torch.Tensor:
-    """The rows of all processes, without those that fill up the last batch: as the evaluation gathers its
-    losses. `accelerator.gather_for_metrics` is the public way, which `eval_use_gather_object` changes."""
+    """Gather the rows of all processes, without those that fill up the last batch, as the evaluation gathers
+    its losses. The public `accelerator.gather_for_metrics` depends on `eval_use_gather_object`."""
     found: torch.Tensor = trainer.gather_function(rows)
     return found
 
 
 @contextlib.contextmanager
 def evaluation_gathers(trainer: TunedTrainer, gather: Callable[[Any], Any]) -> Iterator[None]:
-    """Let an evaluation gather what it hands to `compute_metrics`, and the losses, in another way."""
+    """Replace the function that gathers the losses and the inputs of `compute_metrics` in an evaluation."""
     this: Any = trainer
     before, this.gather_function = this.gather_function, gather
     try:
@@ -83,36 +83,36 @@ def evaluation_gathers(trainer: TunedTrainer, gather: Callable[[Any], Any]) -> I
 
 @dataclass(frozen=True, slots=True)
 class LastBatch:
-    """The last batch of an epoch: the rows that were left for it, and those of all processes `together`."""
+    """The last batch of an epoch: the number of rows left (`rest`), and that of all processes `together`."""
 
     rest: int
     together: int
 
 
 def last_batch(trainer: TunedTrainer) -> LastBatch | None:
-    """The batch that was just read, where it is the last one. accelerate fills it up, and knows by how much
-    for `gather_for_metrics` alone, which is too late for the loss."""
+    """The batch that was just read, if it is the last of its epoch. accelerate fills it up, but says by how
+    much only to `gather_for_metrics`, too late for the loss."""
     state = trainer.accelerator.gradient_state
     if not state.end_of_dataloader:
         return None
     loader, processes = state.active_dataloader, trainer.args.world_size
     if isinstance(loader.batch_sampler, SkipBatchSampler):
         return _last_of_rest(loader)
-    # -1 where the length is not known, 0 where the last batch is full.
+    # -1 if the length is unknown, 0 if the last batch is full.
     if state.remainder <= 0:
         return None
-    if isinstance(loader, DataLoaderDispatcher):  # it divides what is left among all
+    if isinstance(loader, DataLoaderDispatcher):  # it splits the remaining rows across all processes
         return LastBatch(state.remainder, -(-state.remainder // processes) * processes)
     return LastBatch(state.remainder, loader.total_batch_size)
 
 
 def _last_of_rest(loader: Any) -> LastBatch | None:
-    """The last batch of an epoch resumed in the middle. accelerate's sampler that skips batches has no
-    size, and its loader does not know then that the last one was filled up."""
+    """The last batch of an epoch that was resumed midway. accelerate's batch-skipping sampler has no size, so
+    its loader does not know that the last batch was filled up."""
     sampler = loader.batch_sampler
     while isinstance(sampler, SkipBatchSampler):
         sampler = sampler.batch_sampler
-    # As `DataLoaderShard.total_batch_size` has it.
+    # As in `DataLoaderShard.total_batch_size`.
     several = 1 if getattr(sampler, "split_batches", False) else getattr(sampler, "num_processes", 1)
     together = sampler.batch_size * several
     rest = len(loader.dataset) % together
@@ -121,7 +121,7 @@ def _last_of_rest(loader: Any) -> LastBatch | None:
 
 @contextlib.contextmanager
 def gathering(accelerator: Any, gather: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Let TRL gather its figures in another way: it asks the accelerator, and takes no function for it."""
+    """Replace how TRL gathers its metrics: it calls the accelerator and accepts no function."""
     accelerator.gather = accelerator.gather_for_metrics = gather
     try:
         yield
@@ -130,16 +130,16 @@ def gathering(accelerator: Any, gather: Callable[[torch.Tensor], torch.Tensor]) 
 
 
 def smooths_labels(trainer: Any) -> bool:
-    """Whether the Trainer computes the loss itself, with smoothed labels."""
+    """Whether the Trainer itself computes the loss, with label smoothing."""
     return trainer.label_smoother is not None
 
 
 def scales_loss(trainer: Any) -> bool:
-    """Whether the loss is scaled, as for fp16. `accelerator.optimizer_step_was_skipped` comes after it."""
+    """Whether the loss is scaled, as for fp16. `accelerator.optimizer_step_was_skipped` is set too late."""
     return getattr(trainer.accelerator, "scaler", None) is not None
 
 
 def is_device_out_of_memory(error: Exception) -> bool:
-    """accelerate's list of what devices say when their memory is not enough; `find_executable_batch_size`
-    is what it is meant for, and starts the whole training again."""
+    """Whether accelerate recognises the error as a device out of memory. The public
+    `find_executable_batch_size` would restart the whole training."""
     return bool(should_reduce_batch_size(error))
