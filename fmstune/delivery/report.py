@@ -110,5 +110,6 @@ def _why(ledger: Ledger, waiting: bool, within_reach: int, last: int) -> str:
     if waiting and (ledger.error is None or ledger.error != sentence):
         suspects = ledger.suspicion.unconfirmed
         cause = ledger.suspicion.cause(suspects.first) if suspects else "not finished in time"
-        reasons.append(ledger.error or ("never reached" if ledger.run_id is None else cause))
+        never = ledger.run_id is None and not ledger.delivered
+        reasons.append(ledger.error or ("never reached" if never else cause))
     return "; ".join(reasons)

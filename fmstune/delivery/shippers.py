@@ -28,6 +28,8 @@ _WATCH_SECONDS = 0.25
 _POLL_SECONDS = 0.05
 _LOOK_SECONDS = 2.0
 _TEND_SECONDS = 0.5
+_SETTLE_SECONDS = 1.0
+"""The kernel accepts ten changes of priority per second from users other than root."""
 _STALLED_SECONDS = 60.0
 """Seconds without progress, despite pending events, after which a shipper is restarted."""
 _BEHIND_SECONDS = 10.0
@@ -81,7 +83,11 @@ class Fleet:
 
     def check(self) -> dict[str, Check]:
         """The result of each tracker's check, by name."""
-        self._bring_forward()  # nothing else can be done until they answer
+        settled_by = time.monotonic() + _SETTLE_SECONDS
+        while (
+            not self._bring_forward() and time.monotonic() < settled_by
+        ):  # nothing else can be done meanwhile
+            time.sleep(_POLL_SECONDS)
         return {ship.process.job.name: ship.process.check() for ship in self._ships}
 
     def dismiss_in_process(self) -> list[Job]:
@@ -122,7 +128,7 @@ class Fleet:
             ship.process.end_of_training()
         if self._watcher is not None and self._watcher.is_alive():
             self._watcher.join(max(0.0, deadline - time.monotonic()))
-        forward = self._bring_forward()
+        self._bring_forward()
         for ship in self._ships:
             if ship.process.exit_code not in (None, EXIT_DONE, EXIT_BUSY):
                 if ship.again_at is None:
@@ -131,9 +137,9 @@ class Fleet:
         tended = time.monotonic()
         while time.monotonic() < deadline and any(self._works_on(ship) for ship in self._ships):
             time.sleep(_POLL_SECONDS)
-            forward = forward or self._bring_forward()
             if time.monotonic() - tended > _TEND_SECONDS:
                 tended = time.monotonic()
+                self._bring_forward()  # one may have been about to give way
                 self._tend()
         for ship in self._ships:
             self._note_death(ship)
@@ -255,7 +261,8 @@ class Fleet:
     def _restart(self, ship: _Ship) -> None:
         ship.process.kill()
         self._bring_back(ship)
-        ship.process = ShipperProcess(ship.process.job, check_within=None)
+        steps_back = not self._ending.is_set()
+        ship.process = ShipperProcess(ship.process.job, check_within=None, steps_back=steps_back)
         ship.again_at, ship.moved_at, ship.noted = None, time.monotonic(), False
         if self._abandoned:  # by another thread meanwhile
             ship.process.kill()

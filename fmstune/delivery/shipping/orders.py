@@ -15,6 +15,9 @@ _SHARE, _MOST_SECONDS = 1 / 300, 5.0
 """Beside a training, pauses of so many seconds at most keep a shipper to this share of a processor: most of
 what SDKs take is for each flush, whatever is in it."""
 
+_MOST_PAUSES = 16
+"""The most pauses after which new processes of an SDK give way too."""
+
 
 class Orders:
     """The lines from the process that started this one."""
@@ -67,9 +70,10 @@ class Pauses:
         self._beside = beside and not orders.last  # it may have ended before this process was ready
         self._settled = True
         self._count, self._next = 0, 1
+        self._supervisor = os.getppid()
         self._used = time.process_time()
         if self._beside:
-            self._settled = give_way([os.getpid(), *descendants(os.getpid())])
+            self._settled = give_way(self._processes())
 
     def __call__(self, seconds: float) -> None:
         """Pause, not longer than to the end of the training; beside it longer, after much work."""
@@ -81,9 +85,14 @@ class Pauses:
         self._orders.wait(max(seconds, min(worked / _SHARE, _MOST_SECONDS)))
         self._count += 1
         if self._orders.last:
-            self._beside = not come_forward([os.getpid(), *descendants(os.getpid())])
+            self._beside = not come_forward(self._processes())
         elif not (self._settled and gives_way()) or self._count >= self._next:
             # The trainer brings a shipper forward that falls behind; now it has caught up. And an SDK starts
             # processes of its own as it goes, in sessions of their own (W&B's core).
-            self._settled = give_way([os.getpid(), *descendants(os.getpid())])
-            self._next = 2 * self._count
+            self._settled = give_way(self._processes())
+            self._next = self._count + min(self._count, _MOST_PAUSES)
+
+    def _processes(self) -> list[int]:
+        """This process and all that its SDK has started; daemons are children of the supervisor."""
+        supervised = os.getppid() == self._supervisor != 1
+        return [os.getpid(), *descendants(self._supervisor if supervised else os.getpid())]
