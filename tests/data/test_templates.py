@@ -48,7 +48,7 @@ def test_of_any_conversation_each_answer_is_learnt_after_its_prompt_up_to_its_en
         messages=conversations(tools=tools is not None, alternating=template in ALTERNATING),
         marks=st.booleans(),
     )
-    @settings(max_examples=12, deadline=None, derandomize=True)
+    @settings(max_examples=8, deadline=None, derandomize=True)
     def holds(messages: list[dict[str, Any]], marks: bool) -> None:
         using = tokenizer_with(template, marks=marks)
         found = learnt(messages, using, tools)
@@ -243,7 +243,7 @@ def test_of_any_pair_both_answers_follow_the_prompt_that_the_template_writes_up_
         calls=st.booleans(),
         method=st.sampled_from(["dpo", "kto", "reward"]),
     )
-    @settings(max_examples=6, deadline=None, derandomize=True)
+    @settings(max_examples=4, deadline=None, derandomize=True)
     def holds(messages: list[dict[str, Any]], rejected: dict[str, Any], calls: bool, method: str) -> None:
         *earlier, chosen = messages
         if calls and tools:

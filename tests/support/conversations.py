@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import weakref
 from dataclasses import dataclass
@@ -91,10 +92,20 @@ class Learnt:
     trained: str
 
 
+def writer_of(using: Any) -> Writer:
+    """A writer of this tokenizer's chat template, which it asks once, as in a run, for all conversations."""
+    return _writer_of(using, using.chat_template)
+
+
+@functools.lru_cache(maxsize=64)
+def _writer_of(using: Any, template: str) -> Writer:
+    return Writer(using)
+
+
 def learnt(messages: list[dict[str, Any]], using: Any, tools: Any, **how: Any) -> list[Learnt]:
     """What is learnt of a conversation, read back from the tokens and labels that it becomes."""
     row = {"messages": read_messages(messages, "here", "messages")} | ({"tools": tools} if tools else {})
-    parts = Renderer(Writer(using), **how).render(row, "messages", "here").parts
+    parts = Renderer(writer_of(using), **how).render(row, "messages", "here").parts
     found = []
     for each in label([Part("here", part) for part in parts], using, will_cut=False):
         begin = None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from fmstune.data.rendering.answer import LOST_REASONING, Writer
+from fmstune.data.rendering.answer import LOST_REASONING
 from fmstune.data.rendering.render import Renderer, Rendering
 from fmstune.data.rows.messages import read_messages
 from fmstune.errors import DataError
 from tests.support.chat_templates import TEMPLATES, tokenizer_with
+from tests.support.conversations import writer_of
 from tests.support.documents import put
 
 _TOOL = {"name": "find", "description": "d", "parameters": {"type": "object", "properties": {}}}
@@ -55,7 +56,7 @@ def _cell(template: str, kind: str) -> str:
     if kind == "calls of tools":
         row["tools"] = TOOLS
     try:
-        made = Renderer(Writer(tokenizer_with(template))).render(row, "messages", "here")
+        made = Renderer(writer_of(tokenizer_with(template))).render(row, "messages", "here")
     except DataError:
         return "refused"
     return _in_words(made)
