@@ -28,9 +28,7 @@ class Merged:
 def check(place: Place, out: Path) -> None:
     """Raise `ModelError` or `ConfigError` if there is nothing to merge, or `out` is unusable."""
     if not Path(place.path).exists():
-        raise ModelError(
-            f"{place.path}: there is no such directory; an adapter on the hub is to be fetched first."
-        )
+        raise ModelError(f"{place.path}: there is no such directory. Download an adapter from the hub first.")
     if place.adapter is None:
         raise ModelError(f"{place.path} is a whole model, not an adapter: there is nothing to merge.")
     if place.adapter.kind == "PROMPT_TUNING":

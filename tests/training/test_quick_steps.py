@@ -1,10 +1,8 @@
-"""What is left out of a step changes nothing: batches, modes and gradients are those of TRL and torch."""
+"""What is left out of a step changes nothing: batches are those of TRL, lines those of rich."""
 
 from __future__ import annotations
 
-import copy
 import io
-import pickle
 
 import accelerate.optimizer
 import pytest
@@ -16,7 +14,6 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from fmstune.console import RunConsole
 from fmstune.training.speed.flat_batches import flat_batch
-from fmstune.training.trainers.quick_loop import walked_once
 from fmstune.training.trl_compat.loop import asked_once
 
 TOKENS = st.integers(0, 50_000)
@@ -49,43 +46,9 @@ def test_a_batch_without_padding_is_that_of_trl_to_the_last_type(
             assert type(ours[name]) is type(value)
 
 
-def test_modes_and_gradients_are_those_of_the_modules_themselves() -> None:
-    model = torch.nn.Sequential(
-        torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 1))
-    )
-    with walked_once(model):
-        model[1].eval()  # as somebody does who tries a part of it between two steps
-        assert model.train() is model
-        assert all(module.training for module in model.modules())
-        assert not any(module.training for module in model.eval().modules())
-        model.train()
-        model(torch.ones(1, 2)).sum().backward()
-        twin = copy.deepcopy(model)
-        twin[0].eval()
-        twin.train()
-        assert twin[0].training
-        twin.zero_grad()
-        assert all(weight.grad is not None for weight in model.parameters())
-        assert all(weight.grad is None for weight in twin.parameters())
-        pickle.loads(pickle.dumps(model)).train().zero_grad()
-        model.zero_grad()
-        assert all(weight.grad is None for weight in model.parameters())
-    assert not {"train", "zero_grad", "walked"} & vars(model).keys()
-
-
-@pytest.mark.parametrize("how", ["parameter", "module"])
-def test_a_weight_that_is_added_during_the_training_has_its_gradient_cleared(how: str) -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
-    with walked_once(model):
-        if how == "parameter":
-            model[0].bias = torch.nn.Parameter(torch.ones(2))
-        else:
-            model.append(torch.nn.Linear(2, 1).eval())
-        model.train()
-        assert all(module.training for module in model.modules())
-        model(torch.ones(1, 2)).sum().backward()
-        model.zero_grad()
-        assert all(weight.grad is None for weight in model.parameters())
+def test_labels_that_are_not_as_many_as_the_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 labels for 3 tokens"):
+        flat_batch([{"input_ids": [1, 2], "labels": [1, 2, 3]}, {"input_ids": [4], "labels": [4]}])
 
 
 def test_whether_a_package_is_there_is_asked_once_and_again_after_the_training() -> None:

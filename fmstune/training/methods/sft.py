@@ -19,9 +19,9 @@ from fmstune.training.trainers.evaluation import TokenWeightedEvaluation
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.loss_weights import WeightedCollator, WeightedLoss
 from fmstune.training.trainers.neftune import RowNoise
-from fmstune.training.trainers.quick_loop import QuickLoop
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
+from fmstune.training.trl_compat.loop import AsksOnce
 
 
 class FineTuner(
@@ -35,7 +35,7 @@ class FineTuner(
     WeightedLoss,
     EndsWorkers,
     EvaluatesAllRows,
-    QuickLoop,
+    AsksOnce,
     SFTTrainer,
 ):
     """TRL's trainer, without its work for other cases than ours."""

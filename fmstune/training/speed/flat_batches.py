@@ -23,7 +23,10 @@ def flat_batch(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     lengths = np.array([len(row["input_ids"]) for row in rows if len(row["input_ids"])])
     ends = np.cumsum(lengths)
     begins, total = ends - lengths, int(ends[-1])
-    labels = _joined([row.get("labels", row["input_ids"]) for row in rows], total)
+    labelled = [row.get("labels", row["input_ids"]) for row in rows]
+    if (count := sum(map(len, labelled))) != total:
+        raise ValueError(f"{count} labels for {total} tokens")
+    labels = _joined(labelled, total)
     labels[begins] = IGNORED  # no token before it predicts it
     positions = np.arange(total) - np.repeat(begins, lengths)
     bounds = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))

@@ -25,10 +25,10 @@ from fmstune.training.trainers.disk import GuardedSaving
 from fmstune.training.trainers.each_row_once import EachRowOnce
 from fmstune.training.trainers.guarded import GuardedTraining
 from fmstune.training.trainers.pair_evaluation import RowWeightedEvaluation
-from fmstune.training.trainers.quick_loop import QuickLoop
 from fmstune.training.trainers.timed import TimedTraining
 from fmstune.training.trainers.workers import EndsWorkers
 from fmstune.training.trl_compat.figures import said_by_trl
+from fmstune.training.trl_compat.loop import AsksOnce
 from fmstune.training.tuned_trainer import TunedTrainer
 
 
@@ -42,7 +42,7 @@ class PreferenceTuner(
     EachRowOnce,
     EndsWorkers,
     EvaluatesAllRows,
-    QuickLoop,
+    AsksOnce,
 ):
     """Mixins for TRL's preference trainers, like `FineTuner` for sft."""
 
