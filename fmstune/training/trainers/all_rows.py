@@ -11,8 +11,8 @@ class EvaluatesAllRows:
     args: Any
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """The Trainer's, without `dataloader_drop_last`, which the Trainer obeys here as well: the figures
-        would change with the size of a batch, and of a small set nothing would be evaluated."""
+        """The Trainer's, without `dataloader_drop_last`. The Trainer applies it here as well: metrics would
+        depend on the batch size, and a small set would not be evaluated at all."""
         trainer: Any = super()
         given, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:

@@ -1,10 +1,9 @@
 """Atomic checkpoints, written in the background.
 
-What a checkpoint holds is copied between two steps, and a thread writes the copy while the training goes on:
-the training waits for the copy alone. The files get their place by one rename, when all of them are there.
-The next checkpoint and the end of the training wait for it, and what goes wrong with it ends the training at
-its next step. The last checkpoint, that of a signal too, is written in the training's own path: nothing goes
-on beside it.
+The contents of a checkpoint are copied between two steps, and a thread writes the copy while training
+continues: training waits only for the copy. Once all files are complete, one rename moves them into place.
+The next checkpoint and the end of training wait for the thread, and its errors stop training at the next
+step. The last checkpoint, including that of a signal, is written in the foreground, as no steps follow it.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from fmstune.training.tuned_trainer import OfRun, TunedTrainer, as_trainer
 
 
 class _LeftOut(Exception):
-    """Nothing waits for a checkpoint any more."""
+    """Nothing waits for this checkpoint any longer."""
 
 
 class _Writing(threading.Thread):
-    """A checkpoint that is being written; `failure` is what became of it, once it is set."""
+    """A checkpoint that is being written; `failure` is its error, if it failed."""
 
     def __init__(self, name: str, write: Callable[[], None], place: Callable[[], None]) -> None:
         super().__init__(daemon=True, name=f"writing {name}")
@@ -61,8 +60,8 @@ class _Writing(threading.Thread):
             self.failure = error
 
     def give_up(self) -> bool:
-        """Let it not get its place any more, and end with the file that is being written; whether it has
-        none."""
+        """Stop after the current file, without moving the checkpoint into place. Return whether it was
+        abandoned."""
         if not self._placing.acquire(blocking=False):
             self.join()
             return False
@@ -79,7 +78,7 @@ class WholeCheckpoints(OfRun, PrivateHooks):
     _room: CopyRoom | None = None
 
     def write_checkpoint(self, model: Any, trial: Any) -> None:
-        """The Trainer's: all of it or nothing."""
+        """The Trainer's, but atomic."""
         self.finish_writing()
         this = as_trainer(self)
         target = Path(this.args.output_dir) / f"checkpoint-{this.state.global_step}"
@@ -106,7 +105,7 @@ class WholeCheckpoints(OfRun, PrivateHooks):
             with _removed_at_failure(this, target, folder):
                 while later:
                     copied = sum(each.size for each in later)
-                    later.pop(0).write()  # and its copy is freed
+                    later.pop(0).write()  # and free its copy
                     if room is not None:
                         room.held_copy(copied)
                     if writing.given_up:
@@ -156,8 +155,8 @@ class WholeCheckpoints(OfRun, PrivateHooks):
             raise writing.failure
 
     def leave_writing(self, error: BaseException | None) -> None:
-        """Wait for it when the training has ended by an error: it is what the run resumes from. One who
-        leaves at once, by a second Ctrl-C, does not wait."""
+        """Wait for the checkpoint when an error has ended training: the run resumes from it. A second Ctrl-C
+        exits without waiting."""
         if (writing := self._writing) is None:
             return
         if isinstance(error, Interrupted) and writing.give_up():
@@ -166,7 +165,7 @@ class WholeCheckpoints(OfRun, PrivateHooks):
             return
         try:
             self.finish_writing()
-        except Exception as failure:  # in addition to what ended the training
+        except Exception as failure:  # in addition to the error that ended training
             self.saving.warn(str(failure))
 
     def _goes_beside(self) -> bool:
@@ -202,14 +201,14 @@ def in_one_piece(trainer: TunedTrainer) -> bool:
 
 
 def goes_on(trainer: Any) -> bool:
-    """Whether steps follow after this one."""
+    """Whether more steps follow this one."""
     left: bool = trainer.state.global_step < trainer.state.max_steps
     return left and not trainer.control.should_training_stop
 
 
 def readers(trainer: Any) -> list[str]:
-    """The callbacks that may read a checkpoint in `on_save`, by when it has to be written: all that have one,
-    and those that an attribute `reads_checkpoints` says it of; one that says no, does not."""
+    """The callbacks that may read a checkpoint in `on_save`, and so need it complete by then: all that define
+    `on_save`, unless the attribute `reads_checkpoints` says otherwise."""
     return [
         getattr(each, "known_as", type(each).__name__)
         for each in trainer.callback_handler.callbacks
@@ -218,8 +217,8 @@ def readers(trainer: Any) -> list[str]:
 
 
 def copied_beside(trainer: TunedTrainer, steps: int) -> int:
-    """The bytes of main memory that the copy of a checkpoint takes while the training goes on; none where no
-    checkpoint is written beside it in so many steps."""
+    """The bytes of main memory for the copy of a checkpoint during training; 0 if no checkpoint is written in
+    the background within `steps`."""
     args = trainer.args
     strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
     every = args.save_steps * (steps if args.save_steps < 1 else 1)
@@ -231,7 +230,7 @@ def copied_beside(trainer: TunedTrainer, steps: int) -> int:
 
 @contextlib.contextmanager
 def _removed_at_failure(trainer: TunedTrainer, target: Path, written: Path) -> Iterator[None]:
-    """Remove a half-written checkpoint `target`, and report the remedy when the disk is full."""
+    """Remove a partial checkpoint `target` on failure, and report the remedy if the disk is full."""
     try:
         yield
     except BaseException as error:

@@ -17,12 +17,12 @@ from fmstune.training.trainers.disk import saved_weights
 from fmstune.training.tuned_trainer import TunedTrainer
 
 _AS_LONG = 0.9
-"""The share of the longest batch that a batch has to have, for the steps to have taken what they will."""
+"""A batch of this share of the longest one shows how much memory the steps will take."""
 
 
 class CopyRoom:
-    """What the steps of a training hold at their most without a copy: measured, and estimated as long as the
-    batches were short."""
+    """The peak memory of the training steps without a copy: measured, and estimated while all batches so far
+    were short."""
 
     def __init__(self, trainer: TunedTrainer) -> None:
         self._trainer = trainer
@@ -43,8 +43,8 @@ class CopyRoom:
             self._tokens = max(self._tokens, tokens)
 
     def held_copy(self, size: int) -> None:
-        """Note that so much of what was held since the last note was a copy. Peaks are taken apart: a copy
-        that is freed before the steps are at their most is no part of that."""
+        """Record that `size` bytes of the memory held since the last call were a copy. Each interval has its
+        own peak: a copy that is freed before the peak of the steps is not part of it."""
         self._measured = max(self._measured, memory.recent_peak() - size)
 
     def obstacle(self, size: int) -> str | None:

@@ -1,4 +1,4 @@
-"""The disk of a run: room enough before the start, and a checkpoint to resume from when it fills up."""
+"""Disk space of a run: enough before the start, and a checkpoint to resume from when the disk fills up."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _CERTAINTY = 0.9
 
 
 class GuardedSaving(PrivateHooks):
-    """A mixin for a TRL Trainer, before it: when the disk is full it says what to do."""
+    """A mixin for a TRL Trainer, before it, that reports the remedy when the disk is full."""
 
     def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
-        """The Trainer's. Of checkpoints, `WholeCheckpoints` says it."""
+        """The Trainer's; `WholeCheckpoints` reports a full disk for checkpoints."""
         this = as_trainer(self)
         try:
             super().store_model(output_dir, at_end=at_end)
@@ -39,7 +39,7 @@ class GuardedSaving(PrivateHooks):
 
 
 def require_room(trainer: TunedTrainer, steps: int, path: Path) -> None:
-    """Raise `RunError` when what the run will keep is clearly more than the disk of its directory has."""
+    """Raise `RunError` if the files that the run keeps clearly exceed the free space of its disk."""
     args = trainer.args
     model, checkpoint = sizes(trainer)
     saves = _saves(args, steps)
@@ -73,7 +73,7 @@ def sizes(trainer: TunedTrainer) -> tuple[int, int]:
 
 
 def saved_weights(trainer: TunedTrainer) -> list[Any]:
-    """The weights that a checkpoint has: all, or an adapter's."""
+    """The weights in a checkpoint: all, or only those of an adapter."""
     adapter = hasattr(trainer.model, "peft_config")
     return [weight for weight in trainer.model.parameters() if weight.requires_grad or not adapter]
 
@@ -93,7 +93,7 @@ def _saves(args: Any, steps: int) -> int:
 
 
 def disk_full(target: Path, short: Shortage, trainer: TunedTrainer) -> RunError:
-    """The error of a `shortage` that kept `target` from being written."""
+    """The error for a `shortage` that prevented `target` from being written."""
     kept = newest_checkpoint(Path(trainer.args.output_dir))
     if kept == target:
         what = f"{target.name} could not be written once more"

@@ -1,9 +1,9 @@
-"""Several processes: the rows that fill up the last batch of an epoch are not learnt a second time.
+"""Several processes: the rows that fill up the last batch of an epoch are not trained on twice.
 
-All processes have to come to each step, so accelerate fills up the last batch with rows of the epoch's
-beginning. They are taken out of it here, before the tokens of the step are counted, and each process's mean
-is weighed by its rows, in the loss and in the figures: the step is that of one process with a batch of all
-their rows. A process that has no row left computes one for nothing, since the others wait for its gradients.
+All processes must take part in each step, so accelerate fills up the last batch with rows from the start of
+the epoch. This module removes them before the tokens of the step are counted, and weights each process's mean
+by its rows, in the loss and the metrics: the step equals that of one process with all their rows. A process
+without rows computes one with zero weight, because the others wait for its gradients.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WEIGHT = "weight_of_process"
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """How many rows of the last batch are each process's own; what it has beside them fills up."""
+    """How many rows of the last batch are each process's own; its other rows are fill-up rows."""
 
     own: tuple[int, ...]
     process: int
@@ -43,15 +43,15 @@ class Shares:
         return self.mine * len(self.own) / sum(self.own)
 
     def with_full(self, batches: int) -> Shares:
-        """The rows of this batch and of as many full ones before it."""
+        """The rows of this batch and of `batches` full ones before it."""
         return replace(self, own=tuple(rows + batches * self.size for rows in self.own))
 
 
 def dealt(rest: int, processes: int, size: int) -> tuple[int, ...]:
-    """How many rows of the last batch are each process's own, of `rest` rows that are left for all.
+    """How many rows of the last batch are each process's own, given `rest` remaining rows for all.
 
-    accelerate deals out `size` rows to each process in turn (`BatchSamplerShard`), so those that fill up are
-    the last ones.
+    accelerate assigns `size` rows to each process in turn (`BatchSamplerShard`), so the fill-up rows come
+    last.
     """
     return tuple(min(max(rest - process * size, 0), size) for process in range(processes))
 
@@ -60,7 +60,7 @@ class EachRowOnce:
     """A mixin for a TRL Trainer, right before it."""
 
     def get_train_dataloader(self) -> Any:
-        """The Trainer's; packed rows follow each other in a batch; their lengths say where each begins."""
+        """The Trainer's, which records row lengths if packed: they mark where each row of a batch starts."""
         this, trainer = as_trainer(self), as_trainer(super())
         if this.args.world_size == 1 or not getattr(this.args, "packing", False):
             return trainer.get_train_dataloader()
@@ -72,12 +72,12 @@ class EachRowOnce:
             this.data_collator = collator
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
-        """The Trainer's, for batches in which each row counts once."""
+        """The Trainer's, with each row counted once."""
         this, trainer = as_trainer(self), as_trainer(super())
         batches, items = trainer.get_batch_samples(self._once(epoch_iterator), num_batches, device)
         shares: Shares | None = batches[-1].get(_SHARES) if batches and this.args.world_size > 1 else None
         if shares is not None and items is not None and not this.args.average_tokens_across_devices:
-            # Each process divides by its own tokens of the whole update, so its mean is that of the update.
+            # Each process divides by its own tokens of the whole update, so its mean covers the update.
             weight = shares.with_full(len(batches) - 1).weight
             batches = [{**batch, _WEIGHT: weight} for batch in batches]
         return batches, items
@@ -85,7 +85,7 @@ class EachRowOnce:
     def _once(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
             shares = shares_of_last(as_trainer(self))
-            if shares is not None:  # without the padding rows, for `compute_loss`
+            if shares is not None:  # without the fill-up rows, for `compute_loss`
                 batch = {**first_rows(batch, shares.mine, row_lengths(batch)), _SHARES: shares}
             yield batch
 
@@ -97,8 +97,8 @@ class EachRowOnce:
         shares: Shares | None = inputs.pop(_SHARES, None)
         weight: float | None = inputs.pop(_WEIGHT, None)
         inputs.pop(RowLengths.NAME, None)
-        # As soon as the last batch has been read, `gather_for_metrics` cuts what is gathered, as if it were
-        # rows, of the batches before it too that are of the same update; in one process as well.
+        # Once the last batch has been read, `gather_for_metrics` truncates gathered values as if they were
+        # rows, including those of earlier batches of the same update, and even with one process.
         with gathered_once(this.accelerator, shares) if model.training else contextlib.nullcontext():
             answer = trainer.compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
@@ -109,7 +109,7 @@ class EachRowOnce:
 
 
 def shares_of_last(trainer: TunedTrainer) -> Shares | None:
-    """The rows of each process in the batch that was just read, if it was padded with repeated rows."""
+    """The rows of each process in the batch that was just read, if it was filled up with repeated rows."""
     args = trainer.args
     last = last_batch(trainer) if args.world_size > 1 else None
     if last is None or last.rest >= last.together:
@@ -133,8 +133,8 @@ def gathered_once(accelerator: Any, shares: Shares | None) -> Iterator[None]:
 def gather_own(
     values: torch.Tensor, shares: Shares, gather: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """`values` of the own rows of all processes: (rows, …), in the order of the processes, or of one figure
-    of each process (processes), whose sum leaves out those without a row and whose mean is that of rows."""
+    """Gather `values` of the own rows of all processes: (rows, …) in process order, or one scalar per process
+    (processes), whose sum excludes processes without rows and whose mean is over rows."""
     rows = torch.tensor(shares.own, device=values.device)
     if values.dim() == 0:
         figures = gather(values)
@@ -142,7 +142,7 @@ def gather_own(
         found.rows = rows
         return found
     kept = [max(own, 1) for own in shares.own]  # see `first_rows`
-    each = values.shape[0] // kept[shares.process]  # a reward model has two values of each pair
+    each = values.shape[0] // kept[shares.process]  # a reward model has two values per pair
     wide = values.new_zeros(each * max(kept), *values.shape[1:])
     wide[: values.shape[0]] = values
     parts = gather(wide).chunk(len(kept))
@@ -150,7 +150,7 @@ def gather_own(
 
 
 class FigureOfProcesses(torch.Tensor):
-    """One metric value per process. TRL sums those that are sums, and averages means."""
+    """One metric value per process. TRL adds up sums, and averages means."""
 
     rows: torch.Tensor
 
@@ -161,6 +161,6 @@ class FigureOfProcesses(torch.Tensor):
         return found
 
     def mean(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The mean of all rows, of the means of each process's rows."""
+        """The mean over all rows, computed from the mean of each process."""
         figures = self.as_subclass(torch.Tensor)
         return (figures * self.rows).sum() / self.rows.sum()

@@ -1,8 +1,8 @@
 """Evaluation metrics as means over tokens, independent of batch size, packing and number of processes.
 
-The Trainer's loss is a mean of the batches' means, and TRL's accuracy and entropy too: a batch of short
-answers counts as much as one of long ones, so that the figure changes with the batch size. The perplexity
-that people compare is that of the mean over all tokens.
+The Trainer's loss is a mean of batch means, and so are TRL's accuracy and entropy: a batch of short answers
+counts as much as one of long answers, so the metric changes with the batch size. The perplexity that people
+compare uses the mean over all tokens.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ BATCH_MEAN = "loss_batch_mean"
 
 @dataclass
 class _Sums:
-    """Of the rows evaluated so far: trained tokens and their weight in the loss, and over these the weighted
-    loss, entropy and right guesses."""
+    """Sums over the rows evaluated so far: trained tokens, their weight in the loss, and their weighted loss,
+    entropy and correct predictions."""
 
     tokens: float = 0.0
     weight: float = 0.0
@@ -35,7 +35,7 @@ class _Sums:
     right: float = 0.0
 
     def add(self, rows: torch.Tensor) -> None:
-        """`rows` is (rows, 5), in the order of the fields."""
+        """Add `rows`, (rows, 5), in the order of the fields."""
         tokens, weight, loss, entropy, right = rows.double().sum(0).tolist()
         self.tokens += tokens
         self.weight += weight
@@ -64,7 +64,7 @@ class TokenWeightedEvaluation:
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
-        """The Trainer's, recording the sums of its rows."""
+        """The Trainer's, adding its rows to the sums."""
         trainer = as_trainer(super())
         if self._sums is None:
             return trainer.prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
@@ -75,7 +75,7 @@ class TokenWeightedEvaluation:
         finally:
             hook.remove()
         rows = _of_rows(seen.outputs[-1], answer[0], self._per_token_loss(), inputs.get(LOSS_WEIGHTS))
-        # Cuts the rows that fill up the last batch of several processes, as it does for the Trainer's loss.
+        # Drops the rows that fill up the last batch of several processes, as for the Trainer's loss.
         self._sums.add(gathered(self, rows))
         return answer
 
@@ -106,7 +106,7 @@ class TokenWeightedEvaluation:
         return output
 
     def _per_token_loss(self) -> str | None:
-        """What TRL sums over the tokens; `None` for a loss that is only known per batch."""
+        """The loss type that TRL sums over tokens; `None` for a loss that is only known per batch."""
         this: Any = self
         if this.compute_loss_func is not None:
             return None
@@ -117,8 +117,8 @@ class TokenWeightedEvaluation:
 def _of_rows(
     output: Any, batch_loss: torch.Tensor, kind: str | None, weights: torch.Tensor | None
 ) -> torch.Tensor:
-    """Of each row: trained tokens, their weight, loss, entropy, right guesses. A batch's loss is shared out
-    by tokens; only that of `nll` has weights."""
+    """For each row: trained tokens, their weight, loss, entropy, correct predictions. A loss known only per
+    batch is distributed by tokens; only `nll` supports weights."""
     tokens = weight = output.label_mask.sum(-1)
     if weights is not None:
         weights = of_targets(weights, output.log_probs)

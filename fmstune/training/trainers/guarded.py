@@ -1,4 +1,4 @@
-"""Check a TRL Trainer's numbers, and restrict its metrics to the batches it learnt from."""
+"""Check a TRL Trainer for non-finite values, and restrict its metrics to the batches it learnt from."""
 
 from __future__ import annotations
 
@@ -16,36 +16,35 @@ from fmstune.training.tuned_trainer import OfRun, as_trainer
 
 @dataclass(frozen=True, slots=True)
 class Updates:
-    """The updates since some moment, and how much of them was learnt: of each the share of its batches, which
-    is 1 where none was skipped."""
+    """The number of updates in an interval, and how much of them was learnt: the sum of each update's share
+    of batches that were not skipped."""
 
     count: int = 0
     learnt: float = 0.0
 
     def and_one(self, share: float) -> Updates:
-        """These and one more."""
+        """Add one update."""
         return Updates(self.count + 1, self.learnt + share)
 
     @property
     def nothing_learnt(self) -> bool:
-        """Whether there were updates, and all of their batches were skipped."""
+        """Whether there were updates, but all their batches were skipped."""
         return self.count > 0 == self.learnt
 
     def mean(self, logged: float) -> float:
-        """The mean of the batches that were learnt from, of one in which the skipped ones are zeros."""
+        """The mean over the learnt batches, given one that counts skipped batches as zeros."""
         return logged if self.learnt == self.count else logged * self.count / self.learnt
 
 
 class GuardedTraining(OfRun, SavesNoSecrets):
-    """A mixin for a TRL Trainer, before it: the guard at each batch, update and save.
+    """A mixin for a TRL Trainer, before it, that calls the guard at each batch, update and save.
 
-    A skipped batch has no part in what is logged: where all were skipped there is no loss to log. Without a
-    `guard` it changes nothing.
+    Logged metrics exclude skipped batches; if all were skipped, no loss is logged. A no-op without a `guard`.
     """
 
     _of_log = _of_run = Updates()
     _of_update: tuple[tuple[Any, bool], ...] = ()
-    """Of each batch of the update at hand what it counts in the loss, and whether it was skipped."""
+    """For each batch of the current update, its weight in the loss, and whether it was skipped."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -70,7 +69,7 @@ class GuardedTraining(OfRun, SavesNoSecrets):
         return loss
 
     def forget_batches(self) -> None:
-        """Restart counting, after batches that were only tried."""
+        """Reset the counts, after trial batches."""
         self._of_log = self._of_run = Updates()
         self._of_update = ()
 
@@ -82,7 +81,7 @@ class GuardedTraining(OfRun, SavesNoSecrets):
         share = _learnt(self._of_update)
         nothing_learnt, self._of_update = share == 0, ()
         self._of_log, self._of_run = self._of_log.and_one(share), self._of_run.and_one(share)
-        # In fp16 infinite gradients are how the loss's scale is found; such updates are left out anyway.
+        # In fp16, infinite gradients serve to find the loss scale; such updates are skipped anyway.
         if scales_loss(this) and not nothing_learnt:
             return norm
         if nothing_learnt or not self.guard.gradient(norm, this.state.global_step + 1):
@@ -92,8 +91,8 @@ class GuardedTraining(OfRun, SavesNoSecrets):
         return norm
 
     def report_loaded(self, load_result: Any) -> None:
-        """The Trainer's, without the weights that are another name of loaded ones, such as a tied `lm_head`:
-        a checkpoint holds them once, and at each resume they looked like damage."""
+        """The Trainer's, without aliases of loaded weights, such as a tied `lm_head`: a checkpoint stores
+        them once, and each resume would report them as missing."""
         state = as_trainer(self).model.state_dict()
         missing = set(load_result.missing_keys)
         loaded = {tensor.data_ptr() for name, tensor in state.items() if name not in missing}
@@ -112,14 +111,14 @@ class GuardedTraining(OfRun, SavesNoSecrets):
         super().store_model(output_dir, at_end=at_end)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's, with the means of what was learnt, and the number of batches skipped so far, once
-        there are any."""
+        """The Trainer's, with means over the learnt batches, and the number of skipped batches so far, if
+        any."""
         for name, batches in (("loss", self._of_log), ("train_loss", self._of_run)):
             if name in logs and batches.nothing_learnt:
                 del logs[name]
             elif name in logs:
                 logs[name] = batches.mean(logs[name])
-        if "learning_rate" in logs:  # of a log of the training, also one without a loss
+        if "learning_rate" in logs:  # a training log, even one without a loss
             self._of_log = Updates()
             if self.guard is not None and self.guard.skipped:
                 logs[COUNTER] = self.guard.skipped
@@ -127,8 +126,8 @@ class GuardedTraining(OfRun, SavesNoSecrets):
 
 
 def _learnt(batches: Sequence[tuple[Any, bool]]) -> float:
-    """The share of an update that was learnt. What was counted on a device is read where a batch was skipped
-    alone."""
+    """The share of an update that was learnt. Counts on a device are read only if some, but not all, batches
+    were skipped."""
     if not any(skipped for _, skipped in batches):
         return 1.0
     if all(skipped for _, skipped in batches):
@@ -141,7 +140,7 @@ def _learnt(batches: Sequence[tuple[Any, bool]]) -> float:
 def _forget(figures: dict[str, list[Any]], before: dict[str, int]) -> None:
     """Remove a skipped batch's values from the means that TRL is about to log."""
     for name in list(figures):
-        if name != "num_tokens":  # not a mean, but the number of tokens read
+        if name != "num_tokens":  # not a mean, but a token count
             del figures[name][before.get(name, 0) :]
         if not figures[name]:
             del figures[name]  # TRL divides by their number

@@ -1,9 +1,9 @@
-"""Weights of tokens in the loss of sft: the loss of an update is Σ weight · loss / Σ weight over its tokens.
+"""Token weights in the sft loss: the loss of an update is Σ weight · loss / Σ weight over its tokens.
 
-TRL knows tokens that count and tokens that do not. It divides the sum over an update by their number, and by
-1 where that is less, so the weights are scaled to a mean of 1 over the update, of all its batches and
-processes, and multiply the log-probabilities that the model returns. That is the same for each way in which
-`lm_head` computes them. Data without weights have no such column, and nothing here is done.
+TRL only distinguishes tokens that count from those that do not. It divides the sum over an update by their
+number, but by at least 1. So the weights are scaled to a mean of 1 over all batches and processes of the
+update, and multiply the log-probabilities that the model returns. This works for every way in which
+`lm_head` computes them. Without weights there is no such column, and this module does nothing.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from fmstune.training.tuned_trainer import as_trainer
 
 @dataclass
 class WeightedCollator(DataCollatorForLanguageModeling):
-    """TRL's collator, which also makes a batch of the weights, of the shape of its labels."""
+    """TRL's collator, which also collates the weights, in the shape of the labels."""
 
     @classmethod
     def of(cls, collator: DataCollatorForLanguageModeling) -> WeightedCollator:
-        """One with the settings of TRL's."""
+        """Create one with the settings of a TRL collator."""
         return cls(**{each.name: getattr(collator, each.name) for each in fields(collator)})
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """The batch of some rows; weights are those of all or of none, so that no process is left waiting
-        for another's sum of them."""
-        # Of packed rows, `seq_lengths` says where each begins.
+        """Collate rows. Either all rows have a weights column or none, so that no process waits for another's
+        sum of weights."""
+        # In packed rows, `seq_lengths` marks where each row starts.
         plain = self.padding_free and not self.pad_to_multiple_of and "seq_lengths" not in examples[0]
         batch: dict[str, Any] = flat_batch(examples) if plain else super().torch_call(examples)
         if LOSS_WEIGHTS in examples[0]:
@@ -51,7 +51,7 @@ class WeightedCollator(DataCollatorForLanguageModeling):
 
 
 class WeightedLoss(PrivateHooks):
-    """A mixin for TRL's SFTTrainer, before it: batches with a column of weights are learnt by them."""
+    """A mixin for TRL's SFTTrainer, before it, that applies the weights column of a batch to the loss."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -61,7 +61,7 @@ class WeightedLoss(PrivateHooks):
         weights = inputs.get(LOSS_WEIGHTS)
         if weights is not None:
             inputs = {name: value for name, value in inputs.items() if name != LOSS_WEIGHTS}
-            # Without a number of items the batch is its own mean: it was not scaled with others.
+            # Without `num_items_in_batch`, the loss is the batch's own mean: it was not scaled with others.
             weighs = _Weighs(weights, own_mean=num_items_in_batch is None)
             hook = model.register_forward_hook(weighs)
         try:
@@ -105,7 +105,7 @@ def packed(dataset: Any, args: Any) -> Any:
     """A data set with weights, packed and shuffled as TRL does."""
     columns = ["input_ids", "labels", LOSS_WEIGHTS]
     dataset = dataset.select_columns(columns)
-    if not hasattr(dataset, "__len__"):  # of a stream, rows without weights have a null
+    if not hasattr(dataset, "__len__"):  # in a stream, rows without weights have a null
         dataset = dataset.map(
             lambda row: {LOSS_WEIGHTS: row[LOSS_WEIGHTS] or [1.0] * len(row["input_ids"])},
             features=dataset.features,
@@ -130,13 +130,13 @@ class _Weighs:
         if self.own_mean:
             mask = output.label_mask
             weights = weights * _scale(mask.sum(), (weights * mask).sum())
-        # Another output: the evaluation has kept this one, for its own sums.
+        # A new output, because the evaluation keeps this one for its own sums.
         return type(output)(**{**output, "log_probs": output.log_probs * weights})
 
 
 def of_targets(weights: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
-    """The weights (rows, tokens) of the tokens that `log_probs` (rows, targets) are of. Each token but the
-    first is a target; the virtual tokens of a tuned prompt, which come first, have no weights."""
+    """Align the weights (rows, tokens) with `log_probs` (rows, targets). Each token but the first is a
+    target; the virtual tokens of prompt tuning, which come first, have no weights."""
     own = weights[:, 1:].to(log_probs.device)
     return torch.nn.functional.pad(own, (log_probs.shape[1] - own.shape[1], 0))
 
@@ -148,5 +148,5 @@ def _count_and_weight(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def _scale(count: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """By which weights have a mean of 1."""
+    """The factor that gives the weights a mean of 1."""
     return count / weight.clamp(min=torch.finfo(torch.float32).tiny)

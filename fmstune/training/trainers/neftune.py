@@ -1,7 +1,7 @@
 """NEFTune: noise on the embeddings, scaled by each row's own length.
 
-transformers takes the width of the batch for the length, which depends on the rows that happen to be beside
-it, and without padding is that of all rows together. The authors' code takes each row's own tokens
+transformers uses the width of the batch as the length, which depends on the other rows in the batch, and
+without padding is the total of all rows. The authors' code uses each row's own tokens
 (https://huggingface.co/papers/2310.05914: uniform in ±alpha / √(length · width)).
 """
 
@@ -15,14 +15,14 @@ import torch
 
 
 class RowNoise:
-    """The noise of one training. `next_batch` announces the embeddings' next input."""
+    """The noise of one training run. Call `next_batch` before each forward pass."""
 
     def __init__(self, alpha: float) -> None:
         self._alpha = alpha
         self._lengths: torch.Tensor | None = None
 
     def next_batch(self, inputs: Mapping[str, Any]) -> None:
-        """Take the lengths of the rows from the arguments of the model's forward."""
+        """Read the row lengths from the arguments of the model's forward."""
         self._lengths = _lengths(inputs)
 
     @contextlib.contextmanager
@@ -46,7 +46,7 @@ class RowNoise:
 
 
 def _lengths(inputs: Mapping[str, Any]) -> torch.Tensor | None:
-    """The length of the row that each token is of, (rows, 1), or (1, tokens) where rows follow each other."""
+    """The length of each token's row: (rows, 1), or (1, tokens) if the rows are concatenated."""
     bounds, mask = inputs.get("cu_seq_lens_q"), inputs.get("attention_mask")
     if bounds is not None:
         rows = bounds.diff()

@@ -1,8 +1,8 @@
-"""Detect a non-finite loss, gradient or weight at once, and keep it from the weights.
+"""Detect a non-finite loss, gradient or weight immediately, before it affects the weights.
 
-The loss of each batch is looked at before its backward pass, and the gradient before its update, so that
-the weights are still good when the run stops. On a GPU that waits for nothing that TRL does not wait for
-anyway: it reads its own figures of each batch from the device.
+The loss of each batch is checked before its backward pass, and the gradient before its update, so the
+weights are still good when the run stops. On a GPU this adds no synchronization: TRL already reads its own
+metrics of each batch from the device.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _SHOWN_CHARACTERS = 60
 
 
 class NonFiniteGuard:
-    """How a run handles non-finite numbers.
+    """How a run handles non-finite values.
 
-    `on_nonfinite` is the setting of that name. `places` says of each row of `rows`, the training data, where
-    it is from (`train.jsonl line 17`); it may be empty. `decode` turns token ids into text. `remedies` ends
-    the message of a stop. `warn` gets what the run continues in spite of.
+    `on_nonfinite` is the setting of that name. `places` has the origin of each row of `rows`, the training
+    data (`train.jsonl line 17`); it may be empty. `decode` turns token ids into text. `remedies` ends the
+    message of a stop. `warn` receives the problems that do not stop the run.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class NonFiniteGuard:
 
     @property
     def stops(self) -> bool:
-        """Whether the run stops at such a number."""
+        """Whether the run stops at a non-finite value."""
         return self._on_nonfinite == "stop"
 
     def loss(self, loss: torch.Tensor, inputs: Any, model: torch.nn.Module, step: int) -> torch.Tensor:
-        """The loss of a batch to compute gradients from: itself, or a zero that changes nothing.
+        """The loss to compute gradients from: the given one, or a zero that has no effect.
 
-        Raises `RunError` when the run is to stop. All ranks come to the same answer.
+        Raises `RunError` if the run must stop. All ranks reach the same result.
         """
         bad = ~torch.isfinite(loss.detach()).all()
         if not _any_rank(bad):
@@ -81,16 +81,16 @@ class NonFiniteGuard:
                 'alone, fix them, or set run.on_nonfinite = "skip".'
             )
         self._skip(found)
-        # Every trained weight takes part with a gradient of zero, as ranks that wait for each other expect.
+        # Every trained weight gets a zero gradient, as ranks that wait for each other expect.
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return sum(
             ((parameter.reshape(-1)[:1] * 0).sum().to(loss) for parameter in trained), torch.zeros_like(loss)
         )
 
     def gradient(self, norm: Any, step: int) -> bool:
-        """Whether the weights may be updated by gradients of this norm, before they are.
+        """Whether to update the weights with gradients of this norm; call it before the update.
 
-        Raises `RunError` when the run is to stop. The norm is that of all ranks together.
+        Raises `RunError` if the run must stop. The norm is that of all ranks together.
         """
         if torch.isfinite(torch.as_tensor(norm)).all():
             self._in_a_row = 0
@@ -105,7 +105,7 @@ class NonFiniteGuard:
         return False
 
     def weights(self, model: torch.nn.Module, step: int) -> None:
-        """Refuse to save a model that is broken; a checkpoint of it would push out a good one.
+        """Refuse to save a broken model; its checkpoint would replace a good one.
 
         Raises `RunError`.
         """
@@ -143,7 +143,7 @@ class NonFiniteGuard:
             self._warn(f'{found}; the run continues, as run.on_nonfinite = "continue" says.')
 
     def _describe(self, inputs: Any) -> str:
-        """Which rows are in a batch: their places, else how they begin."""
+        """Describe the rows of a batch by their origin, or else by how the first one starts."""
         ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
         if ids is None:
             return ""
@@ -169,7 +169,7 @@ class NonFiniteGuard:
         known: dict[tuple[int, ...], str] = {}
         for place, row in zip(self._places, self._rows, strict=False):
             for tokens in sequences(row):
-                # Of answers a batch has the beginning alone, where they are too long.
+                # The batch has only the start of answers that are too long.
                 cut = tuple(tokens[:longest])
                 if cut in wanted:
                     known.setdefault(cut, place)
@@ -185,8 +185,8 @@ def guard(
     places: Sequence[str],
     decode: Callable[[Any], str],
 ) -> None:
-    """Let the run's trainer watch its numbers as `run.on_nonfinite` says. `places` says where each training
-    row is from, `decode` makes a text of token ids."""
+    """Add a guard for `run.on_nonfinite` to the run's trainer. `places` has the origin of each training row;
+    `decode` turns token ids into text."""
     trainer.guard = NonFiniteGuard(
         config.run.on_nonfinite,
         out.warn,
@@ -206,7 +206,7 @@ def _any_rank(bad: torch.Tensor) -> bool:
 
 
 def _from_all_ranks(text: str) -> str:
-    """What every rank has to say, so that all raise the same error, the one that prints it among them."""
+    """Join the messages of all ranks, so that all raise the same error, including the rank that prints it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return text
     said: list[Any] = [None] * torch.distributed.get_world_size()
@@ -224,8 +224,8 @@ def _broken(model: torch.nn.Module) -> str | None:
 
 
 def _is_finite(values: torch.Tensor) -> bool:
-    """Whether all are. The least and the largest carry NaN, and are found in a seventeenth of the time that
-    looking at each takes (50 against 850 ms for a GB on a CPU, before each checkpoint)."""
+    """Whether all values are finite. The minimum and maximum propagate NaN, and take a seventeenth of the
+    time of `isfinite` on each value (50 against 850 ms per GB on a CPU, before each checkpoint)."""
     if type(values) is not torch.Tensor or not values.numel() or values.is_complex():
         return bool(torch.isfinite(values).all())
     return all(bool(torch.isfinite(each)) for each in torch.aminmax(values))
@@ -244,7 +244,7 @@ def _without_padding(ids: torch.Tensor, mask: torch.Tensor | None) -> list[int]:
 
 
 def _split(ids: list[int], positions: list[int]) -> list[list[int]]:
-    """The rows of a batch without padding: each begins where the positions start at 0."""
+    """Split a batch without padding into rows: each starts at position 0."""
     rows: list[list[int]] = []
     for token, position in zip(ids, positions, strict=True):
         if position == 0 or not rows:
@@ -254,7 +254,7 @@ def _split(ids: list[int], positions: list[int]) -> list[list[int]]:
 
 
 def remedies(args: Any, directory: Path) -> str:
-    """What to try when a number is not finite, with the current values. For the end of a message."""
+    """The settings to try after a non-finite value, with the current values, for the end of a message."""
     tries = [f"a lower training.learning_rate (it is {args.learning_rate:g})"]
     if args.max_grad_norm <= 0:
         tries.append("training.max_grad_norm = 1")

@@ -1,8 +1,8 @@
-"""Evaluation of preferences: the mean of all rows, and for `compute_metrics` each row once, in one order.
+"""Evaluation of preferences: the mean over all rows, and for `compute_metrics` each row once, in order.
 
-The Trainer repeats a batch's loss by its size, and cuts what it gathers to as many entries as the last batch
-has rows. That fits one entry of each row: of pairs it drops the second half, which are the rejected answers,
-also in one process; of several it keeps the loss of the first one alone.
+The Trainer repeats a batch's loss by the batch size, and truncates gathered values to the number of rows in
+the last batch. This assumes one entry per row. Of pairs, it drops the second half, the rejected answers, even
+with one process; with several processes, it keeps only the loss of the first.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class RowWeightedEvaluation:
 
     _evaluates = False
     _shares: Shares | None = None
-    """Of the batch under way, where it is one that was filled up."""
+    """The shares of the current batch, if it was filled up."""
     _rows = 0
-    """The rows of this process in it, at least one: see `first_rows`."""
+    """The rows of this process in the current batch, at least one: see `first_rows`."""
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
-        """The Trainer's, of rows that are this process's own."""
+        """The Trainer's, for this process's own rows."""
         this, trainer = as_trainer(self), as_trainer(super())
         if not self._evaluates:
             return trainer.prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
@@ -47,7 +47,7 @@ class RowWeightedEvaluation:
                 model, inputs, prediction_loss_only, ignore_keys=ignore_keys
             )
         if isinstance(labels, torch.Tensor) and labels.shape == inputs["input_ids"].shape:
-            # TRL gives the tokens with their padding, as long as the longest row of the batch has it.
+            # TRL returns the tokens with padding, which depends on the longest row of the batch.
             padding = inputs["attention_mask"].to(labels.device) == 0
             labels = labels.masked_fill(padding, IGNORED)
         return loss, logits, labels
@@ -60,7 +60,7 @@ class RowWeightedEvaluation:
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> Any:
-        """The Trainer's, with what it gathers being of each row once."""
+        """The Trainer's, gathering each row once."""
         trainer = as_trainer(super())
         self._evaluates = True
         try:
@@ -72,14 +72,14 @@ class RowWeightedEvaluation:
             self._evaluates = False
 
     def _gathered(self, values: Any) -> Any:
-        """The tensors in `values` of the rows of all processes, the two of a pair after one another."""
+        """Gather the tensors in `values` from all processes, with the two entries of each pair adjacent."""
         return recursively_apply(self._of_rows, values)
 
     def _of_rows(self, values: torch.Tensor) -> torch.Tensor:
         rows = self._rows
         if values.dim() == 1 and len(values) != rows:
             values = values[:1].expand(rows)  # a loss that is repeated by the size of a full batch
-        elif len(values) == 2 * rows:  # all better answers, then all others
+        elif len(values) == 2 * rows:  # all chosen answers, then all rejected
             values = torch.stack(values.chunk(2), dim=1).flatten(0, 1)
         gather = as_trainer(self).accelerator.gather
         if self._shares is None:

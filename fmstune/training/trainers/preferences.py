@@ -1,4 +1,4 @@
-"""The common part of the trainers for preference methods, and how one is built."""
+"""The common base of the trainers for preference methods, and how to build one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class PreferenceTuner(
         if not self.fused_head:
             self.lm_head = "logits"
             return
-        # The weighting of WPO needs a figure that the direct head does not compute.
+        # WPO weighting needs a value that the direct head does not compute.
         direct = self.args.device.type == "cpu" and not getattr(self.args, "use_weighting", False)
         for model in filter(None, (self.model, self.ref_model)):
             bare = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -66,16 +66,16 @@ class PreferenceTuner(
                 )
 
     def prepare_rows(self, rows: Any, args: Any, packing: bool, prepared: Any) -> Any:
-        """The rows come tokenised."""
+        """Return the rows unchanged: they are already tokenised."""
         return rows
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """The run writes its own card, once."""
+        """Do nothing: the run writes its own card, once."""
 
 
 @dataclass(frozen=True)
 class Tuner:
-    """A trainer that learns from preferences, and messages about its data and settings."""
+    """A trainer for a preference method, and messages about its data and settings."""
 
     trainer: TunedTrainer
     notes: tuple[str, ...]
@@ -92,20 +92,19 @@ def build_tuner(
     peft_config: Any,
     **attached: Any,
 ) -> Tuner:
-    """Build TRL's trainer of a method. `attached` is what it is also given.
+    """Build TRL's trainer for a method. `attached` holds further arguments for it.
 
     Raises `ConfigError` for settings that TRL refuses.
     """
     more: dict[str, Any] = {}
-    # An adapter's model without it is the reference.
+    # With an adapter, the model without it is the reference.
     alone = (
         peft_config is not None
         or isinstance(model, PeftModel)
         or getattr(args, "precompute_ref_log_probs", False)
     )
     if method.reference and not alone:
-        # TRL would load it again by its name, which the demo's model has no weights under. With an adapter
-        # the reference is the model without it.
+        # TRL would load it again by name, but the demo model has no weights to load.
         with not_imported():
             from trl import create_reference_model
         more["ref_model"] = create_reference_model(model)
@@ -136,8 +135,8 @@ def _of_prompts(data: PreparedData) -> Iterator[str]:
 
 @contextlib.contextmanager
 def refused_by_trl() -> Iterator[None]:
-    """Settings that a constructor of TRL's refuses are the user's to change: a `ConfigError`, exit code 2,
-    with TRL's own sentence. It refuses with these two kinds, the second for what it has not built yet."""
+    """Turn errors of TRL's constructors into `ConfigError` (exit code 2) with TRL's own sentence, as the user
+    can fix the settings. TRL raises these two types, the second for features that it lacks."""
     try:
         yield
     except (ValueError, NotImplementedError) as error:

@@ -10,7 +10,7 @@ import torch
 from fmstune.data.tokens.table import IGNORED, LOSS_WEIGHTS
 
 _ALONG = ("input_ids", "labels", "position_ids", "seq_idx", LOSS_WEIGHTS)
-"""What is (1, tokens) where rows follow each other."""
+"""The keys of shape (1, tokens) if rows are concatenated."""
 
 
 class RowLengths:
@@ -28,7 +28,7 @@ class RowLengths:
 
 
 def row_lengths(batch: Mapping[str, Any]) -> torch.Tensor | None:
-    """The lengths of the rows that follow each other in a batch; `None` where it is padded."""
+    """The lengths of the concatenated rows of a batch; `None` if it is padded."""
     if RowLengths.NAME in batch and batch["input_ids"].shape[0] == 1:
         return torch.as_tensor(batch[RowLengths.NAME])
     if "attention_mask" in batch or batch["input_ids"].shape[0] > 1:
@@ -39,9 +39,9 @@ def row_lengths(batch: Mapping[str, Any]) -> torch.Tensor | None:
 
 
 def first_rows(batch: Mapping[str, Any], count: int, lengths: torch.Tensor | None) -> dict[str, Any]:
-    """The first rows of a batch. Of none it keeps one, without labels: a model can compute nothing of none.
+    """The first `count` rows of a batch. For 0, keep one without labels, as a model cannot compute zero rows.
 
-    `lengths` are those of rows that follow each other; the answers of pairs are in the two halves of a batch.
+    `lengths` are those of concatenated rows. The answers of pairs are in the two halves of a batch.
     """
     kept = max(count, 1)
     made = _first_of_flat(batch, int(lengths[:kept].sum())) if lengths is not None else _first(batch, kept)
@@ -51,7 +51,7 @@ def first_rows(batch: Mapping[str, Any], count: int, lengths: torch.Tensor | Non
 
 
 def row_count(batch: Mapping[str, Any]) -> int:
-    """The number of rows of a padded batch. One of pairs has no labels, and two sequences of each row."""
+    """The number of rows of a padded batch. A batch of pairs has no labels, and two sequences per row."""
     of_rows = batch.get("labels", batch.get("label"))
     return len(batch["input_ids"]) // 2 if of_rows is None else len(of_rows)
 
@@ -74,7 +74,7 @@ def _first_of_flat(batch: Mapping[str, Any], end: int) -> dict[str, Any]:
     for name in _ALONG:
         if made.get(name) is not None:
             made[name] = made[name][:, :end]
-    for side in ("q", "k"):  # where the rows begin, for the kernels that need it
+    for side in ("q", "k"):  # row boundaries, for the kernels that need them
         if (bounds := made.get(f"cu_seq_lens_{side}")) is not None:
             made[f"cu_seq_lens_{side}"] = kept = bounds[bounds <= end]
             made[f"max_length_{side}"] = int(kept.diff().max())

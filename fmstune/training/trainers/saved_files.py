@@ -1,5 +1,5 @@
-"""What a Trainer saves beside the weights, without secrets: its arguments hold the hub's token, and its log
-the names and texts that a user's metrics brought."""
+"""Keep secrets out of the files that a Trainer saves besides the weights: its arguments hold the hub token,
+and its log the names and strings of a user's metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class SavesNoSecrets(PrivateHooks):
     """A mixin for a Trainer, before it."""
 
     def write_model(self, output_dir: str | None, state_dict: Any) -> None:
-        """The Trainer's; its `training_args.bin`, which no resume reads, is written without the token."""
+        """The Trainer's, but without the token in `training_args.bin`, which a resume does not read."""
         args = as_trainer(self).args
         token, args.hub_token = args.hub_token, None
         try:
@@ -23,7 +23,7 @@ class SavesNoSecrets(PrivateHooks):
             args.hub_token = token
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's; it keeps each log for `trainer_state.json`."""
+        """The Trainer's, which keeps each log for `trainer_state.json`; secrets are redacted there."""
         as_trainer(super()).log(logs, start_time)
         history = as_trainer(self).state.log_history
         hidden = process_redactor().metrics(history[-1])

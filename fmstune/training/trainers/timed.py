@@ -21,12 +21,12 @@ class TimedTraining:
     clock: PhaseClock | None = None
     memory: MemoryParts | None = None
     rows_seen = 0
-    """Rows of the batches that were read, of this process."""
+    """The number of rows that this process has read."""
     tokens_trained: Any = 0
-    """What the losses were divided by: trained tokens, where the method counts them. It may be a tensor on a
-    device, which nobody waits for before there is a log."""
+    """The sum of the loss divisors: trained tokens, if the method counts them. It may be a tensor on a
+    device, which is not synchronized before a log."""
     _operations: tuple[Any, int] | None = None
-    """A model, and what is counted of it for each value of its input."""
+    """A model, and its operations per input value."""
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
         """The Trainer's, timed as waiting for data."""
@@ -40,8 +40,8 @@ class TimedTraining:
         return batches, items
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """The Trainer's, which is in proportion to the tokens, but walks over all modules of the model at
-        each batch to count its weights: 1.2 ms of the training thread for SmolLM2, 0.1 ms for the demo."""
+        """The Trainer's, cached per token. It is proportional to the tokens, but traverses all modules at
+        each batch to count the weights: 1.2 ms of the training thread for SmolLM2, 0.1 ms for the demo."""
         trainer: Any = super()
         model = as_trainer(self).model
         name = getattr(model, "main_input_name", "input_ids")
@@ -58,16 +58,16 @@ class TimedTraining:
             return row_count(batch) if "input_ids" in batch else int(args.per_device_train_batch_size)
         if (bounds := batch.get("cu_seq_lens_q")) is not None:
             return len(bounds) - 1
-        # Where rows follow each other, finding their beginnings would wait for a GPU; all but an epoch's last
-        # batch have this many, unless rows are packed, which are then the packed ones.
+        # Finding the starts of concatenated rows would synchronize a GPU. All batches but an epoch's last
+        # have this many rows; if rows are packed, these are the packed ones.
         if args.device.type != "cpu":
             return int(args.per_device_train_batch_size)
         lengths = row_lengths(batch) if "position_ids" in batch else None
         return 1 if lengths is None else len(lengths)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's, timed as the backward pass but for the loss; after the last one of an update comes
-        the optimizer, until `on_step_end`."""
+        """The Trainer's, timed as the backward pass except for the loss. The last one of an update is
+        followed by the optimizer, until `on_step_end`."""
         trainer: Any = super()
         if self.clock is None:
             return trainer.training_step(*args, **kwargs)
@@ -78,15 +78,15 @@ class TimedTraining:
         return loss
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's, timed as the forward pass within a training step, of which the first is measured."""
+        """The Trainer's, timed as a training step's forward pass. The memory of the first is measured."""
         measured = self.memory.forward(model, inputs) if self.memory else contextlib.nullcontext()
         with self._timed("forward", ("backward",)), measured:
             return as_trainer(super()).compute_loss(model, inputs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's, timed including everything in it."""
+        """The Trainer's, timed as a whole."""
         trainer: Any = super()
-        if getattr(self, "is_in_train", False):  # the Trainer's last one is announced to no callback
+        if getattr(self, "is_in_train", False):  # no callback is called before the Trainer's last one
             phase("evaluating")
         with self._timed("evaluation", _BETWEEN):
             return trainer.evaluate(*args, **kwargs)
@@ -98,14 +98,14 @@ class TimedTraining:
             trainer.write_checkpoint(*args, **kwargs)
 
     def log(self, *args: Any, **kwargs: Any) -> None:
-        """The Trainer's, timed with its callbacks, the journal's among them."""
+        """The Trainer's, timed including its callbacks, such as the journal's."""
         with self._timed("logging", _BETWEEN):
             as_trainer(super()).log(*args, **kwargs)
 
     @contextlib.contextmanager
     def _timed(self, phase: Phase, within: tuple[str, ...]) -> Iterator[None]:
-        """In a phase, if the clock is in one of those that it may be within: what an evaluation computes and
-        logs is a part of it, and outside of a training the clock stands."""
+        """Enter a phase if the clock is in one of the phases `within`: forward passes and logs of an
+        evaluation belong to it, and outside of training the clock is stopped."""
         clock = self.clock
         if clock is None or (before := clock.phase) not in within:
             yield

@@ -1,11 +1,11 @@
-"""End the worker processes of a trainer's data loaders with the run."""
+"""Stop the worker processes of a trainer's data loaders at the end of the run."""
 
 from __future__ import annotations
 
 import gc
 from typing import Any
 
-# The class whose instances hold the workers: a loader that keeps them has a name for one, others have none.
+# Its instances hold the workers. Only a loader with persistent workers keeps a reference to one.
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from fmstune.training.tuned_trainer import as_trainer
@@ -31,15 +31,15 @@ class EndsWorkers:
         return loader
 
     def end_workers(self) -> None:
-        """End those that are left. They would end when Python finds that nothing needs their iterator, which
-        is part of cycles, and of the traceback where a run has failed."""
+        """Stop the remaining workers. Otherwise they run until Python collects their iterator, which is part
+        of reference cycles and, if a run failed, of the traceback."""
         rows = [loader.dataset for loader in self._loaders]
         if not rows:
             return
         for each in gc.get_objects():
-            # Not `isinstance`, which asks proxies among all the objects for what they stand for.
+            # Not `isinstance`, which would resolve the proxies among all these objects.
             if type(each) is _MultiProcessingDataLoaderIter and any(each._dataset is one for one in rows):
                 each._shutdown_workers()
         for loader in self._loaders:
-            loader.base_dataloader._iterator = None  # or it would be used again
+            loader.base_dataloader._iterator = None  # otherwise it would be reused
         self._loaders = ()
