@@ -15,6 +15,7 @@ from tests.support.journals import journal_path
 from tests.support.tuned import small
 
 SHORT = [
+    "tracking.check_timeout=300",  # on a loaded machine an SDK takes its time to import
     "resources.interval=0",  # events are counted, and a sample comes whenever its time has come
     "training.max_steps=12",
     "training.logging_steps=2",
