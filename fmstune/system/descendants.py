@@ -10,11 +10,11 @@ import psutil
 
 
 def descendants(process: int) -> list[int]:
-    """The pids of all descendants of a process. One that starts or ends meanwhile may be missing: use
-    `psutil` to end processes.
+    """Return the pids of all descendants of a process. One that starts or ends meanwhile may be missing: to
+    end processes, use `psutil`.
 
-    Linux lists the children of each thread, so that five trackers are checked in 1 ms. `psutil` reads the
-    parent of every process on the machine, which takes 8 ms for each tracker with a hundred of them.
+    Linux lists the children of each thread, so checking five trackers takes 1 ms. `psutil` reads the parent
+    of every process on the machine, which takes 8 ms per tracker with a hundred processes.
     """
     if not Path(f"/proc/self/task/{os.getpid()}/children").exists():  # not Linux, or built without it
         with contextlib.suppress(psutil.Error):

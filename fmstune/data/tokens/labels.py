@@ -1,4 +1,4 @@
-"""Rendered texts as tokens, with labels where the loss counts."""
+"""Tokenise rendered texts, with labels for the tokens in the loss."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NO_FIRST = (
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A text of a row: which one of how many, where the row is a conversation that was split."""
+    """A text of a row, with its number and their count if the row is a conversation that was split."""
 
     place: str
     text: Rendered
@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A text as tokens. `begins` has the number of the first token of each of its `answers`."""
+    """A tokenised text. `begins` has the index of the first token of each of its `answers`."""
 
     place: str
     ids: list[int]
@@ -48,12 +48,12 @@ class Labelled:
     part: int = 1
     parts: int = 1
     weights: list[float] | None = None
-    """Of each token in the loss, where they are not all 1."""
+    """The loss weight of each token, unless all are 1."""
     merged: bool = False
-    """Whether its first token writes all of a prompt and the beginning of its answer."""
+    """Whether its first token covers all of a prompt and the start of its answer."""
 
     def remarks(self, first: int, end: int) -> Iterator[str]:
-        """What is to be said when it is cut to these tokens: each answer should have some to train on."""
+        """The remarks if it is cut to these tokens: each answer should keep some to train on."""
         if any(not first <= begin < end for begin in self.begins):
             yield CUT_OFF
         if len(self.begins) < self.answers:
@@ -65,8 +65,8 @@ class Labelled:
 def label(
     parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, words: Words | None = None, *, will_cut: bool
 ) -> list[Labelled]:
-    """The ids and labels of rendered rows, by way of their `words` where that is the same; `will_cut` says
-    that they are cut after this."""
+    """The ids and labels of rendered rows, from their `words` where the result is the same. `will_cut`: the
+    caller cuts them afterwards."""
     quickly = _by_words(parts, words, None if will_cut else tokenizer.model_max_length)
     left = iter(
         _as_a_whole(
@@ -79,8 +79,8 @@ def label(
 
 
 def _by_words(parts: Sequence[Part], words: Words | None, most: int | None) -> list[Labelled | None]:
-    """The parts that can be tokenised word by word; not those of more than `most` tokens, of which the
-    tokenizer warns."""
+    """Tokenise the parts that can be tokenised word by word; `None` for others, and for those of more than
+    `most` tokens, as the tokenizer warns about them."""
     if words is None or parts[0].text.special:
         return [None] * len(parts)
     bounds = [bounds_of(part.text) for part in parts]
@@ -104,7 +104,7 @@ def _as_a_whole(
         [each.text.text for each in parts],
         add_special_tokens=parts[0].text.special,
         return_attention_mask=False,
-        verbose=not will_cut,  # else it warns of rows too long for the model, which are cut after this
+        verbose=not will_cut,  # else it warns of rows too long for the model, which are cut later
     )
     for each, ids, encoding in zip(parts, encoded["input_ids"], encoded.encodings or (), strict=True):
         entry = each.text
@@ -112,11 +112,11 @@ def _as_a_whole(
         if marked is None:
             offsets, added = list(encoding.offsets), encoding.special_tokens_mask
             if len(ids) > 1 and added[0] and ids[0] == ids[1] and offsets[1][1] < len(entry.text):
-                del ids[0], offsets[0], added[0]  # the text begins with that token already
+                del ids[0], offsets[0], added[0]  # the text already starts with that token
             if len(ids) > 1 and added[-1]:
-                if ids[-1] == ids[-2]:  # the text ends with that token already
+                if ids[-1] == ids[-2]:  # the text already ends with that token
                     del ids[-1], offsets[-1]
-                else:  # it says where to stop, as the end of the text does
+                else:  # it marks where to stop, like the end of the text
                     offsets[-1] = (len(entry.text) - 1, len(entry.text))
             marked = marked_by_offsets(entry, ids, offsets)
             if marked.torn and not entry.special:
@@ -144,14 +144,14 @@ def _labelled(part: Part, ids: list[int], marked: Marked) -> Labelled:
 def _in_pieces(
     entry: Rendered, ids: list[int], offsets: list[tuple[int, int]], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """The tokens of a conversation whose prompts and answers are tokens of their own, as the model will be
-    given them: the line end that closes a prompt and one that begins its answer would else be one token."""
+    """Tokenise the prompts and answers of a conversation separately, as in generation. Otherwise the newline
+    that ends a prompt and one that starts its answer would become one token."""
     ends = (place for span in entry.spans for place in (span.start, span.end))
     bounds = sorted({0, *ends, len(entry.text)})
     texts = [entry.text[start:end] for start, end in itertools.pairwise(bounds)]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     made = [token for piece in encoded["input_ids"] for token in piece]
-    # A tokenizer that puts a blank before each text would write one into the middle.
+    # A tokenizer that prepends a space to each text would insert one mid-text.
     if tokenizer.decode(made) != tokenizer.decode(ids):
         return ids, offsets
     places = [

@@ -1,6 +1,6 @@
-"""How long the rows of a tokenised data set are, whatever method they are for.
+"""The lengths of the rows of a tokenised data set, for any method.
 
-A row is one sequence (`input_ids`), or one for each of its answers: the prompt with that answer.
+A row is one sequence (`input_ids`), or one per answer: the prompt with that answer.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from fmstune.data.tokens.table import IGNORED, Integers
 
 
 def are_tokenised(rows: Any) -> bool:
-    """Whether all rows are there as tokens, so that their lengths are known; those of a stream are not."""
+    """Whether all rows are tokenised, so that their lengths are known; those of a stream are not."""
     return hasattr(rows, "__len__") and bool(_sequences(rows))
 
 
 def sequence_lengths(rows: Any, limit: int | None = None) -> Integers:
-    """The tokens of each sequence of each row, at most `limit`, as an array (rows, sequences)."""
+    """The number of tokens of each sequence, at most `limit`: (rows, sequences)."""
     prompts = _lengths(rows, "prompt_ids") if "prompt_ids" in rows.column_names else 0
     found = np.stack([prompts + _lengths(rows, name) for name in _sequences(rows)], axis=1)
     return found if limit is None else np.minimum(found, limit)
@@ -34,7 +34,7 @@ def longest_rows(rows: Any, count: int, limit: int | None = None) -> list[int]:
 
 
 def scored_tokens(rows: Any, limit: int | None = None) -> int:
-    """The tokens of all rows that the loss counts."""
+    """The number of tokens in the loss, over all rows."""
     if "labels" in rows.column_names:
         column = _column(rows, "labels")
         column = column.filter(pc.greater(pc.list_value_length(column), 0))
@@ -42,7 +42,7 @@ def scored_tokens(rows: Any, limit: int | None = None) -> int:
             pc.sum(pc.not_equal(labels, IGNORED)).as_py() or 0
             for labels in (pc.list_flatten(column), pc.list_element(column, 0))
         )
-        return int(counted - firsts)  # nothing comes before the first token of a row
+        return int(counted - firsts)  # no token before the first of a row predicts it
     lengths = sequence_lengths(rows, limit)
     if "prompt_ids" not in rows.column_names:
         return int(lengths.sum())
@@ -51,7 +51,7 @@ def scored_tokens(rows: Any, limit: int | None = None) -> int:
 
 
 def sequences(row: dict[str, Any]) -> list[list[int]]:
-    """The sequences that a row is in a batch."""
+    """The sequences of a row in a batch."""
     names = [name for name in ("input_ids", *ANSWERS) if name in row]
     return [[*row.get("prompt_ids", ()), *row[name]] for name in names]
 
@@ -66,5 +66,5 @@ def _lengths(rows: Any, name: str) -> Integers:
 
 
 def _column(rows: Any, name: str) -> Any:
-    # As Arrow: the lists of 100,000 rows are seconds of Python's objects.
+    # As Arrow: creating Python lists for 100,000 rows takes seconds.
     return rows.select_columns([name]).with_format("arrow")[:][name]

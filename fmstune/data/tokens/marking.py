@@ -1,4 +1,4 @@
-"""Which tokens of a text are trained: those that write something of its trained characters."""
+"""Mark the trained tokens of a text: those that contain any of its trained characters."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _IGNORED = array("i", [IGNORED]).tobytes()
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """The ids of the tokens that write something of a trained span, and their weights; of each span that is
-    written the number of its first token (`begins`); and whether one of them writes something before or after
-    its span as well (`torn`)."""
+    """The labels and weights of a text: the ids of tokens that overlap a trained span. `begins` has the index
+    of the first token of each span that has one; `torn`: whether a token also covers text outside its span.
+    """
 
     labels: list[int]
     weights: list[float] | None
@@ -26,11 +26,11 @@ class Marked:
 
 
 def marked_by_offsets(entry: Rendered, ids: list[int], offsets: Sequence[tuple[int, int]]) -> Marked:
-    """Which tokens of a text are trained.
+    """Mark the trained tokens of a text.
 
-    A token that writes the end of a prompt too (the space before an answer, say) is trained: without it
-    the beginning of the answer would never be learnt. The first token of a row never is, as nothing comes
-    before it. Special tokens that the tokenizer puts before a text write nothing, and are not trained.
+    A token that also covers the end of a prompt (such as the space before an answer) is trained: otherwise
+    the start of the answer would never be learnt. The first token of a row is not, as no token precedes it.
+    Special tokens that the tokenizer prepends cover no text, and are not trained.
     """
     spans = entry.spans
     labels: list[int] = []
@@ -41,7 +41,7 @@ def marked_by_offsets(entry: Rendered, ids: list[int], offsets: Sequence[tuple[i
     begun, torn = -1, False
     for token, (start, end) in zip(ids, offsets, strict=True):
         if start == end:
-            # Some tokenizers leave blanks out of their offsets: a token of blanks then begins where it ends.
+            # Some tokenizers omit whitespace from offsets: a whitespace token then starts where it ends.
             start = min(written, start)
         written = max(written, end)
         while span < len(spans) and start >= spans[span].end:
@@ -61,9 +61,9 @@ def marked_by_offsets(entry: Rendered, ids: list[int], offsets: Sequence[tuple[i
 
 
 def quickly_marked(entry: Rendered, ids: list[int], encoding: Any) -> Marked | None:
-    """As `marked_by_offsets`, by the tokenizer's own answer (`tokenizers.Encoding`) to which token a
-    character is in: offsets of each token are Python objects, and take a third of the whole preparation.
-    `None` where the ends of a span are not plainly those of tokens, or it has a weight."""
+    """Like `marked_by_offsets`, using the tokenizer's own map from characters to tokens
+    (`tokenizers.Encoding`): creating a Python object per offset takes a third of the whole preparation.
+    `None` if the ends of a span are not clearly token boundaries, or a span has a weight."""
     labels: list[int] = []
     begins: list[int] = []
     for span in entry.spans:
@@ -85,8 +85,8 @@ def quickly_marked(entry: Rendered, ids: list[int], encoding: Any) -> Marked | N
 
 
 def bounds_of(entry: Rendered) -> list[int]:
-    """Where the spans of a text begin and end, one after another, if each token between is trained as it is;
-    none where it has no spans, or one that has a weight or is empty."""
+    """The starts and ends of the spans of a text, in order, if all tokens in them are trained with weight 1;
+    empty if there are no spans, or if one has a weight or is empty."""
     spans = entry.spans
     if any(span.weight != 1 or span.end <= span.start for span in spans):
         return []
@@ -94,8 +94,8 @@ def bounds_of(entry: Rendered) -> list[int]:
 
 
 def marked_in_pieces(pieces: Sequence[bytes]) -> tuple[list[int], Marked] | None:
-    """The ids of a text, and which of them are trained, from the tokens before, in and after each span (as
-    32-bit integers). `None` where nothing is written of a span."""
+    """The ids and labels of a text, from the tokens before, in and after each span (as 32-bit integers).
+    `None` if a span has no tokens."""
     labels: list[bytes] = []
     begins: list[int] = []
     count = 0
@@ -114,7 +114,7 @@ def marked_in_pieces(pieces: Sequence[bytes]) -> tuple[list[int], Marked] | None
 
 
 def _first(encoding: Any, place: int) -> int | None:
-    """The token that begins at this character, where the one before it ends there."""
+    """The token that starts at this character, if the previous one ends there."""
     token: int | None = encoding.char_to_token(place)
     if token is None:
         return None
@@ -125,6 +125,6 @@ def _first(encoding: Any, place: int) -> int | None:
 
 
 def _ends_at(encoding: Any, token: int, place: int) -> bool:
-    """Whether a token writes something, and ends at this character."""
+    """Whether a token covers some text, and ends at this character."""
     chars = encoding.token_to_chars(token)
     return chars is not None and chars[0] < chars[1] == place

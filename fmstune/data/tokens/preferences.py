@@ -1,8 +1,8 @@
-"""From rows of preferences to tokens: a prompt and its answers, good and bad.
+"""Tokenise rows of preferences: a prompt and its answers, good and bad.
 
-The tokens are those that TRL's own trainers would make (tests/data/test_answers.py). They are made here
-so that such data are prepared as all others are: with the place of a row that a chat template refuses, in
-mixtures, streamed, kept for the next run, with the lengths that an estimate of the memory needs.
+The tokens equal those of TRL's own trainers (tests/data/test_answers.py). They are created here so that
+preferences are prepared like all other data: with the location of a row that a chat template rejects, in
+mixtures, streamed, cached for the next run, and with the lengths that the memory estimate needs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fmstune.data.tokens.table import TOKENS, TokenRow, batches
 from fmstune.errors import DataError
 
 ANSWERS = ("chosen_ids", "rejected_ids", "completion_ids")
-"""Columns of answers; each continues the column `prompt_ids`, where there is one."""
+"""Columns of answers; each continues the column `prompt_ids`, if there is one."""
 
 _NO_PROMPT = (
     "{}: an answer of several messages does not continue its prompt, as this chat template writes it; put "
@@ -45,7 +45,7 @@ _BATCH = 512
 
 @dataclass(frozen=True, slots=True)
 class _Example:
-    """What one row of the table is made of, as texts: a prompt, and the whole with each of its answers."""
+    """The texts of one row of the table: a prompt, and the whole text with each of its answers."""
 
     place: str
     prompt: str
@@ -55,10 +55,10 @@ class _Example:
 
 @dataclass(frozen=True)
 class AnswerEncoder:
-    """Tokenises prompts and answers for a method that learns from preferences.
+    """Tokenise prompts and answers for a preference method.
 
-    Sequences are not cut here, which TRL does as it makes a batch: at their end, or with `keep_end` at their
-    beginning. Rows of which nothing to learn would be left count as not trained.
+    Sequences are not cut here. TRL does this in its collator: at the end, or with `keep_end` at the start.
+    Rows with nothing left to learn count as not trained.
     """
 
     writer: Writer
@@ -68,16 +68,16 @@ class AnswerEncoder:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's."""
+        """The model's tokenizer."""
         return self.writer.tokenizer
 
     @property
     def form(self) -> Form:
-        """What the trainer takes of a row."""
+        """The form of rows that the trainer takes."""
         return METHODS[self.method].form
 
     def schema(self, recognised: Recognised) -> pa.Schema:
-        """The columns that TRL's trainer of the method takes."""
+        """The columns that TRL's trainer for the method takes."""
         if self.form == "judged pair":
             margin = [("margin", pa.float32())] if recognised.shape == "preference with margin" else []
             return pa.schema([("chosen_ids", TOKENS), ("rejected_ids", TOKENS), *margin])
@@ -86,7 +86,7 @@ class AnswerEncoder:
         return pa.schema([("prompt_ids", TOKENS), ("chosen_ids", TOKENS), ("rejected_ids", TOKENS)])
 
     def rows(self, reader: Reader, batch: int = _BATCH) -> Iterator[TokenRow]:
-        """The rows of a source, tokenised a batch at a time; where they are labelled, a pair becomes two."""
+        """Tokenise the rows of a source in batches; for a method with labels, a pair becomes two rows."""
         for part in batches(reader, batch):
             self._require_usable(part[0][1], reader.source.path)
             yield from self._encoded(part, reader)
@@ -100,7 +100,7 @@ class AnswerEncoder:
                 continue
             try:
                 found += self._examples(place, row, reader)
-            except DataError as error:  # the chat template refuses it
+            except DataError as error:  # the chat template rejects it
                 reader.bad.take(place, error)
         texts = [t for each in found if isinstance(each, _Example) for t in (each.prompt, *each.wholes)]
         ids: Iterator[list[int]] = iter(())
@@ -134,7 +134,7 @@ class AnswerEncoder:
         else:
             prompt = row["prompt"]
             wholes = [prompt + with_eos(answer, self.tokenizer) for answer in answers]
-        if "chosen" in row and wholes[0] == wholes[1]:  # they differ in what the template does not write
+        if "chosen" in row and wholes[0] == wholes[1]:  # they differ only in parts that the template omits
             return [_same(place)]
         if self.form == "judged pair":
             prompt = ""
@@ -147,7 +147,7 @@ class AnswerEncoder:
         return [_Example(place, prompt, tuple(wholes), extras)]
 
     def _chat(self, place: str, row: Row, answers: Sequence[Any], reader: Reader) -> tuple[str, list[str]]:
-        """A prompt as the template opens it, and the whole with each answer as the model will write it."""
+        """Render a prompt that is open for an answer, and the whole text with each answer."""
         tools = row.get("tools")
         prompt = ""
         wholes: list[str] = []
@@ -176,7 +176,7 @@ class AnswerEncoder:
             own_answers = [
                 at for at in range(count - len(answer), count) if fitted.messages[at]["role"] == "assistant"
             ]
-            # Of the last one, if it was written as an answer, it is known already.
+            # For the last one, if it was rendered as an answer, this is already known.
             doubted = own_answers if self.form == "judged pair" else own_answers[:-1]
             if LOST_REASONING not in remarks and (
                 missing_reasoning((fitted.messages[at] for at in own_answers), [text])
@@ -191,9 +191,9 @@ class AnswerEncoder:
     def _row(self, example: _Example, prompt: list[int], wholes: list[list[int]]) -> TokenRow:
         if self.form == "judged pair":
             prompt = []
-        if len(wholes) > 1 and wholes[0] == wholes[1]:  # texts that differ may be the same tokens
+        if len(wholes) > 1 and wholes[0] == wholes[1]:  # different texts may have the same tokens
             return _same(example.place)
-        # An answer begins where it and the prompt alone part, which is not always at the prompt's end.
+        # An answer starts where it diverges from the prompt alone, which may be before the prompt's end.
         shared = min((_shared(prompt, whole) for whole in wholes), default=0)
         columns: dict[str, Any] = {} if self.form == "judged pair" else {"prompt_ids": prompt[:shared]}
         names = ANSWERS[2:] if self.form == "labelled" else ANSWERS[:2]
@@ -204,7 +204,7 @@ class AnswerEncoder:
         if self.form == "judged pair":
             trained = 0 if cut else sum(lengths)
         elif cut and len(wholes) > 1 and len({tuple(self._kept(whole, limit)) for whole in wholes}) == 1:
-            trained = 0  # what is left of them does not differ
+            trained = 0  # what remains of them does not differ
         elif self.keep_end:
             trained = sum(min(length - shared, limit) for length in lengths)
         else:
@@ -237,7 +237,7 @@ class AnswerEncoder:
 
 
 def _says(answer: str | Sequence[Message]) -> bool:
-    """Whether there is anything in an answer besides its end."""
+    """Whether an answer has any content besides its end."""
     if isinstance(answer, str):
         return bool(answer.strip())
     return any(says_something(message) for message in answer if message["role"] == "assistant")
@@ -253,7 +253,7 @@ def _is_chat(row: Row) -> bool:
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two sequences begin with in common."""
+    """The length of the common prefix of two sequences."""
     count = 0
     for a, b in zip(one, other, strict=False):
         if a != b:

@@ -1,4 +1,4 @@
-"""From rows to token ids, and labels where the loss counts."""
+"""Turn rows into token ids, with labels for the tokens in the loss."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _BATCH = 512
 _SCHEMA = pa.schema([("input_ids", TOKENS), ("labels", TOKENS)])
 
 WEIGHED = "weights other than 0 and 1 are obeyed: the loss is weighed by them"
-"""Said of a data set: a column `weight` may be one of kilograms."""
+"""Reported for a data set, as a column `weight` may be in kilograms."""
 
 
 @dataclass(frozen=True)
 class Labeller:
-    """Tokenises rows and labels what the loss counts: the responses, or all tokens. Rows longer than
-    `max_length` tokens are cut at their end, or with `keep_end` at their beginning; with `divided_by`, a
-    setting, the trainer divides them later. Raises `DataError` that names the place of what is wrong."""
+    """Tokenise rows, and label the tokens in the loss: the responses, or all tokens. Rows longer than
+    `max_length` tokens are cut at the end, or with `keep_end` at the start; with `divided_by`, a setting, the
+    trainer splits them later. Raises `DataError` with the location of the error."""
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None
@@ -59,14 +59,14 @@ class Labeller:
         unweighted: str = "",
         divided_by: str = "",
     ) -> Labeller:
-        """The one that a configuration asks for; `unweighted` as in `Renderer`."""
+        """Create the one for a configuration; `unweighted` as in `Renderer`."""
         writer = Writer(tokenizer, config.reasoning == "keep", config.strict_chat)
         renderer = Renderer(writer, config.train_on == "all", config.history, unweighted)
         return cls(tokenizer, max_length, renderer, keep_end, divided_by)
 
     @functools.cached_property
     def words(self) -> Words | None:
-        """The words that were tokenised before, for a tokenizer that has such."""
+        """A cache of tokenised words, if the tokenizer supports it."""
         return Words.of(self.tokenizer)
 
     def schema(self, recognised: Recognised) -> pa.Schema:
@@ -74,7 +74,7 @@ class Labeller:
         return _SCHEMA
 
     def rows(self, reader: Reader, batch: int = _BATCH) -> Iterator[TokenRow]:
-        """The rows of a source, labelled a batch at a time."""
+        """Tokenise and label the rows of a source in batches."""
         for part in batches(reader, batch):
             yield from self._labelled(part, reader)
 
@@ -99,7 +99,7 @@ class Labeller:
             first = length - limit if self.keep_end else 0
             ids, labels = row.ids[first : first + limit], row.labels[first : first + limit]
             if labels:
-                labels[0] = IGNORED  # nothing comes before the first token
+                labels[0] = IGNORED  # no token precedes the first one
             trained = len(labels) - labels.count(IGNORED)
             if not trained and not cut:
                 reader.bad.take(row.place, DataError(f"{row.place}: this row has no token to train on."))
@@ -139,7 +139,7 @@ class Labeller:
         return found
 
     def _given(self, part: Sequence[Placed], reader: Reader) -> Iterator[Labelled]:
-        """Rows that are tokens already, checked against the vocabulary."""
+        """Rows that are already tokenised, checked against the vocabulary."""
         vocabulary = max(len(self.tokenizer), self.tokenizer.vocab_size)
         for place, row in part:
             ids, labels, weight = row["input_ids"], row["labels"], row.get("weight", 1.0)
@@ -158,7 +158,7 @@ class Labeller:
                 reader.unused.add(NO_WEIGHT, place)
                 continue
             weights = None if weight == 1 else [weight] * len(ids)
-            # Nothing comes before the first token.
+            # No token precedes the first one.
             yield Labelled(place, list(ids), [IGNORED, *labels[1:]], weights=weights)
 
     def _require_usable(self, recognised: Recognised, source: str) -> None:
@@ -186,8 +186,8 @@ class Labeller:
 
 
 def _require_response(row: Row, shape: Shape, place: str) -> None:
-    """Raises `DataError` for a row whose whole response is empty: its end would be all there is to learn. One
-    of weight 0 is not learnt anyway."""
+    """Raise `DataError` for a row whose whole response is empty: only its end could be learnt. A row of
+    weight 0 is not learnt anyway."""
     if not row.get("weight", 1):
         return
     if shape == "text":

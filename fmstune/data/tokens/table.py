@@ -1,4 +1,4 @@
-"""The rows of a source as tokens, held as an Arrow table, with what is known of each row."""
+"""The tokenised rows of a source as an Arrow table, with facts about each row."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from fmstune.transformers_compat import table_in_memory
 TOKENS = pa.list_(pa.int32())
 """The type of a column of tokens."""
 IGNORED = -100
-"""The label of a token that is not trained: that of `torch.nn.functional.cross_entropy`."""
+"""The label of a token that is not trained, as in `torch.nn.functional.cross_entropy`."""
 LOSS_WEIGHTS = "loss_weights"
-"""The column of the weights of tokens in the loss, which only data with weights other than 0 and 1 have."""
+"""The column of token weights in the loss, only for data with weights other than 0 and 1."""
 WEIGHTS = pa.list_(pa.float32())
 
 _OF_ROWS = ("length", "longest", "trained", "cut", "part", "parts", "same", "reworded")
 FACTS = (*_OF_ROWS, "hashes")
-"""What is known of each row, eight bytes each."""
+"""The facts about each row, eight bytes each."""
 _BATCH = 512
 
 Integers = npt.NDArray[np.int64]
@@ -37,12 +37,12 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A row as tokens, with the place that it is from, as its method is trained on it.
+    """A row as tokens, in the form that its method trains on, with its origin.
 
-    `columns` are those of the table, with `LOSS_WEIGHTS` where they are not all 0 and 1. `length` counts its
-    tokens, cut to the greatest length, with a prompt once for each of its answers; `longest` those of its
-    longest sequence; `trained` those that the loss counts, none where all of them were cut off. `cut` says
-    whether it was longer.
+    `columns` are those of the table, with `LOSS_WEIGHTS` unless all are 0 or 1. `length` is its number of
+    tokens after cutting to the maximum length, with the prompt counted once per answer; `longest` that of its
+    longest sequence; `trained` that of tokens in the loss, 0 if all were cut off; `cut`: whether it was
+    longer.
     """
 
     place: str
@@ -52,34 +52,34 @@ class TokenRow:
     trained: int
     cut: bool
     part: int = 1
-    """Which one of the `parts` it is that a conversation was split into."""
+    """Its number among the `parts` of a conversation that was split."""
     parts: int = 1
     same: bool = False
     """Whether it is a pair of answers that do not differ."""
     reworded: bool = False
-    """Whether its prompt ends in other tokens once an answer follows it."""
+    """Whether the last tokens of its prompt change when an answer follows."""
 
 
 class Encoder(Protocol):
-    """What makes tokens of rows, as one method of training needs them."""
+    """Tokenises rows for one training method."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's."""
+        """The model's tokenizer."""
 
     @property
     def max_length(self) -> int | None:
-        """The most tokens that a sequence is trained on; `None` for all."""
+        """The maximum number of tokens of a trained sequence; `None` for no limit."""
 
     def schema(self, recognised: Recognised) -> pa.Schema:
-        """The columns of the rows of a source of this shape."""
+        """The columns for a source of this shape."""
 
     def rows(self, reader: Reader, batch: int = _BATCH) -> Iterator[TokenRow]:
-        """The rows of a source, tokenised a batch at a time. Raises `DataError`."""
+        """Tokenise the rows of a source in batches. Raises `DataError`."""
 
 
 def batches(reader: Reader, size: int) -> Iterator[list[Placed]]:
-    """The rows of a source, so many at a time, as the fast tokenizers are fastest."""
+    """The rows of a source in batches of `size`, with which fast tokenizers are fastest."""
     part: list[Placed] = []
     for placed in reader:
         part.append(placed)
@@ -92,8 +92,8 @@ def batches(reader: Reader, size: int) -> Iterator[list[Placed]]:
 
 @dataclass(frozen=True, slots=True)
 class Tokenised:
-    """The rows of one source. The arrays have an entry for each row that was read; those of which nothing
-    trained is left are not in `table`, and `index` gives -1 for them, else the row's number there."""
+    """The rows of one source. The arrays have an entry for each row that was read. `index` is the row's
+    position in `table`, or -1 if it has no trained tokens left and is not in `table`."""
 
     reader: Reader
     table: pa.Table
@@ -111,12 +111,12 @@ class Tokenised:
 
     @property
     def source(self) -> str:
-        """What the source is called."""
+        """The name of the source."""
         return self.reader.source.path
 
     @property
     def shape(self) -> str:
-        """What its rows are called."""
+        """The name of the shape of its rows."""
         return self.reader.recognised.name if self.reader.recognised else ""
 
     def __len__(self) -> int:
@@ -128,11 +128,11 @@ class Tokenised:
         return LOSS_WEIGHTS in self.table.column_names
 
     def dataset(self, numbers: Integers, *, weighted: bool = False) -> datasets.Dataset:
-        """A data set of the rows with these numbers, as far as something of them is left; `weighted` adds
-        weights of 1 where there are none, for a mixture with rows that have some."""
+        """A data set of those of the rows with these indices that are in the table; `weighted` adds weights
+        of 1 if there are none, for a mixture with weighted rows."""
         kept = self.index[numbers]
         table = _with_weights(self.table) if weighted else self.table
-        # Its own way to a fingerprint copies the whole table, twice.
+        # Its own fingerprint would copy the whole table twice.
         found = hashlib.sha256(self.hashes.tobytes() + self.trained.tobytes())
         for piece in table[LOSS_WEIGHTS].chunks if LOSS_WEIGHTS in table.column_names else ():
             found.update(piece.values.to_numpy())
@@ -142,8 +142,8 @@ class Tokenised:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some rows of a source in their order: those of which something is trained in `table`, and of each that
-    was read the `facts`, by the names of `TokenRow`."""
+    """Consecutive rows of a source: `table` has those with trained tokens, `facts` an entry for each row that
+    was read, by the names of `TokenRow`."""
 
     table: pa.RecordBatch
     facts: dict[str, array[int]]
@@ -151,7 +151,7 @@ class Piece:
 
 
 def piece_of(rows: Iterable[TokenRow], reader: Reader, encoder: Encoder) -> Piece:
-    """A piece of the rows, which are at least one or of a shape that is known."""
+    """Create a piece of the rows. There must be at least one, or the shape must be known."""
     facts = {name: array("q") for name in FACTS}
     hashes = facts["hashes"]
     places: list[str] = []
@@ -163,12 +163,12 @@ def piece_of(rows: Iterable[TokenRow], reader: Reader, encoder: Encoder) -> Piec
         hashes.append(_hash(row))
         if row.trained:
             kept.append(row)
-    assert reader.recognised is not None  # by the first row
+    assert reader.recognised is not None  # set by the first row
     return Piece(_batch(kept, encoder.schema(reader.recognised)), facts, places)
 
 
 def joined(pieces: Sequence[Piece], reader: Reader) -> Tokenised:
-    """The rows of all pieces, one after another."""
+    """Concatenate the rows of all pieces."""
     tables = [pa.Table.from_batches([piece.table]) for piece in pieces]
     if any(LOSS_WEIGHTS in each.column_names for each in tables):
         tables = [_with_weights(each) for each in tables]
@@ -187,8 +187,7 @@ def joined(pieces: Sequence[Piece], reader: Reader) -> Tokenised:
 
 
 def _hash(row: TokenRow) -> int:
-    """By which rows are the same; labels and weights do not count, but for whether an answer is a good
-    one."""
+    """A hash to find duplicate rows. It ignores labels and weights, except whether an answer is good."""
     values = (value for name, value in row.columns.items() if name not in ("labels", LOSS_WEIGHTS))
     return hash(tuple(tuple(value) if isinstance(value, list) else value for value in values))
 
@@ -206,7 +205,7 @@ def _batch(rows: Iterable[TokenRow], schema: pa.Schema) -> pa.RecordBatch:
 def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     if kind != TOKENS or None in values:
         return pa.array(values, kind)
-    # As pyarrow makes it of lists, in two thirds of the time.
+    # Same result as pyarrow's own conversion of lists, in two thirds of the time.
     flat = array("i")
     for row in values:
         flat.fromlist(row)

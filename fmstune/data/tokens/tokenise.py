@@ -1,4 +1,4 @@
-"""All rows of a source as tokens: the first of them here, many in processes beside this one."""
+"""Tokenise all rows of a source: the first ones here, many more in worker processes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fmstune.data.tokens.workers import CHUNK, in_workers
 from fmstune.system.threads import processors
 
 _ALONE_SECONDS = 0.25
-"""What takes no longer is done here: to start workers costs a fifth of that."""
+"""Shorter work is done here: starting workers takes a fifth of this time."""
 _OBJECTS = 200_000
 
 
 def tokenise(reader: Reader, encoder: Encoder) -> Tokenised:
-    """Tokenise all rows of a source, at the cost of four bytes of memory for a token and its label each. The
-    result does not depend on how many processes take part.
+    """Tokenise all rows of a source, in four bytes of memory per token and four per label. The result does
+    not depend on the number of processes.
 
-    Raises `DataError`, also when there are no rows, and `RunError` when a process that takes part is killed.
+    Raises `DataError`, also if there are no rows, and `RunError` if a worker process is killed.
     """
     pieces: list[Piece] = []
     count = 0
@@ -39,11 +39,11 @@ def tokenise(reader: Reader, encoder: Encoder) -> Tokenised:
 
 @contextlib.contextmanager
 def _few_collections() -> Iterator[None]:
-    """Python looks for objects that hold one another whenever there are some 700 more of them, and at times
-    through all that was ever imported. Rows are thousands of objects, of which none hold one another: without
-    this a quarter of the time goes there, here and in the processes beside this one."""
+    """Collect garbage less often. Python searches for reference cycles after every 700 or so new objects,
+    at times through everything ever imported. Rows are thousands of objects without cycles: otherwise the
+    search takes a quarter of the time, here and in the workers."""
     before = gc.get_threshold()
-    if before[0]:  # else whoever calls wants none at all
+    if before[0]:  # else the caller has turned it off
         gc.set_threshold(max(before[0], _OBJECTS), *before[1:])
     try:
         yield
@@ -53,7 +53,7 @@ def _few_collections() -> Iterator[None]:
 
 def _pieces(reader: Reader, encoder: Encoder) -> Iterator[Piece]:
     if reader.handled or (reader.most is not None and reader.bad.skip):
-        # A handler may count its calls; and how many rows are enough shows when all before were read.
+        # A handler may count its calls; if bad rows are skipped, the limit depends on all rows before it.
         rows = encoder.rows(reader)
         while part := list(islice(rows, CHUNK)):
             yield piece_of(part, reader, encoder)

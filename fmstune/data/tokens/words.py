@@ -1,13 +1,13 @@
-"""Tokens of a text from the tokens of its words, each of which is tokenised once.
+"""Tokenise texts by their words, each of which is tokenised only once.
 
-A byte-level tokenizer splits a text at its added tokens, the rest into words by a pattern, and tokenises each
-word by itself. In the patterns of today's families (GPT-2, Llama 3, Qwen, o200k) no word continues behind a
-blank that follows another character. So a text can be cut there, and the tokens of each piece do not depend
-on the others. Of a text in a language with blanks nearly all pieces have come before, and looking them up
-takes a quarter of the time of tokenising the text.
+A byte-level tokenizer splits a text at its added tokens, splits the rest into words by a pattern, and
+tokenises each word separately. In the patterns of today's families (GPT-2, Llama 3, Qwen, o200k) no word
+continues past a space that follows another character. So a text can be cut there, and the tokens of each
+piece do not depend on the others. In a language with spaces, nearly all pieces of a text have occurred
+before, and looking them up takes a quarter of the time of tokenising the text.
 
-Only tokenizers that `Words.of` knows are treated so, and what is rare in a text is left to the tokenizer.
-Some texts of each batch are tokenised both ways.
+This applies only to tokenizers that `Words.of` knows, and rare cases are left to the tokenizer. Some texts of
+each batch are tokenised both ways.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from tokenizers import models
 from transformers import PreTrainedTokenizerBase
 
 _COMPARED = 2
-"""So many texts of each batch are tokenised as a whole as well."""
+"""The number of texts per batch that are also tokenised as a whole."""
 _SHORT = 12
-"""A part between added tokens that is shorter is one word: the line end between two messages."""
+"""A shorter part between added tokens is one word, such as the newline between two messages."""
 _KEPT, _KEPT_CHARACTERS = 1 << 17, 1 << 23
-"""The most words to know, and their most characters, at up to 8 bytes each; then learning starts over."""
+"""The most cached words and characters, at up to 8 bytes per character; beyond, the cache is cleared."""
 _MOST_ADDED, _LONGEST_ADDED = 2048, 200
 """The most added tokens, and their most characters: Python's `re` searches for them more slowly than the
 tokenizer does."""
 _JUDGED = 1 << 20
-"""After so many characters it is judged whether words come again."""
+"""The number of characters after which to check whether words recur."""
 _NEW_SHARE = 0.25
-"""The share of new words above which the tokenizer is faster by itself: it takes 5 µs for a word alone."""
+"""The share of new words above which the tokenizer alone is faster: a single word takes it 5 µs."""
 
 _ODD = re.compile("[\x1c-\x1f\u180e]")
-"""Blanks for Python's patterns, or for older ones of Unicode, and not for those of tokenizers."""
+"""Whitespace in Python's patterns or older Unicode versions, but not in those of tokenizers."""
 _O200K = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+%s"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*%s"
@@ -59,20 +59,20 @@ _KNOWN_PATTERNS = {
 
 @dataclass(frozen=True, slots=True)
 class _Cuts:
-    """Where a text may be cut. `words` finds the pieces, `between` matches at a place between two of them,
-    whose tokens are the same with what is beside them or without."""
+    """Where a text may be cut. `words` finds the pieces; `between` matches between two of them, where neither
+    side affects the tokens of the other."""
 
     words: re.Pattern[str]
     between: re.Pattern[str]
 
 
 _GPT2 = _Cuts(
-    # A line end alone is a word; several are not the same words where the text ends behind them.
+    # A single newline is a word; several form different words if the text ends after them.
     re.compile(r"\n(?=\S)|\s*\S+|\s+"),
     re.compile(r"(?<=\S)(?=\s)|(?<=\S\n)(?=\S)|(?<=\A\n)(?=\S)"),
 )
 _LLAMA = _Cuts(
-    # Line ends belong to what is before them, unless that is a letter or a digit.
+    # Newlines belong to the preceding text, unless that ends in a letter or a digit.
     re.compile(r"\n(?=\S)|\s*\S+(?:(?<![A-Za-z0-9])[\r\n]\s*\S*)*|\s+"),
     re.compile(
         r"(?<=\S)(?=[^\S\r\n])|(?<=[A-Za-z0-9])(?=\s)|(?<=[A-Za-z0-9]\n)(?=\S)|(?<=\A\n)(?=\S)",
@@ -82,27 +82,27 @@ _LLAMA = _Cuts(
 
 @dataclass
 class Words:
-    """The words of one tokenizer, and their tokens, as 32-bit integers."""
+    """The cached words of one tokenizer, with their tokens as 32-bit integers."""
 
     _tokenizer: Any  # `tokenizers.Tokenizer`
     _cuts: _Cuts
     _added: re.Pattern[str]
     _added_ids: dict[str, bytes]
     _normal: bool
-    """Whether the tokenizer brings texts into a normal form (NFC)."""
+    """Whether the tokenizer normalises texts (NFC)."""
     _known: dict[str, bytes] = field(default_factory=dict)
     _refused: set[str] = field(default_factory=set)
-    """Words that are not tokenised here, nor the texts that they are in."""
+    """Words that are not tokenised here; texts with them are not either."""
     _characters: int = 0
-    """Those of the words that are known or refused."""
+    """The number of characters in known and refused words."""
     _read: int = 0
     _new: int = 0
-    """Of the characters that were read those of new words."""
+    """The number of characters read in new words."""
     _useless: bool = False
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Words | None:
-        """Those of a tokenizer whose words are known to be tokens of their own; `None` for any other."""
+        """Create them for a tokenizer that is known to tokenise words separately; `None` for any other."""
         if not tokenizer.is_fast:
             return None
         backend = tokenizer.backend_tokenizer
@@ -111,7 +111,7 @@ class Words:
             return None
         if model.continuing_subword_prefix or model.end_of_word_suffix:
             return None
-        # transformers tells the backend of it at its first call.
+        # transformers sets this in the backend at its first call.
         if backend.encode_special_tokens or getattr(tokenizer, "split_special_tokens", False):
             return None
         if _trims(_state(backend.post_processor)):
@@ -122,7 +122,7 @@ class Words:
         added = backend.get_added_tokens_decoder()
         if any(token.lstrip or token.rstrip or token.single_word for token in added.values()):
             return None
-        # Tokens that are looked for in the normal form of a text are found after the others.
+        # Tokens that are matched in the normalised text are found after the others.
         normalized = {token.normalized for token in added.values()}
         if (
             not 0 < len(added) <= _MOST_ADDED
@@ -136,9 +136,9 @@ class Words:
         return cls(backend, cuts, re.compile(f"({_longest_of(ids)})"), ids, normal is not None)
 
     def tokens(self, texts: Sequence[str], bounds: Sequence[Sequence[int]]) -> list[list[bytes] | None]:
-        """The tokens of each text as 32-bit integers, those between its `bounds` apart: what is before the
-        first one, what follows it up to the second, and so on. `None` for a text that only the tokenizer can
-        do, as one of whose tokens one may stand on both sides of a bound."""
+        """The tokens of each text as 32-bit integers, split at its `bounds`: those before the first bound,
+        those up to the second, and so on. `None` for a text that needs the tokenizer, such as one in which a
+        token may span a bound."""
         if self._useless:
             return [None] * len(texts)
         cut = [self._cut(text, of_text) for text, of_text in zip(texts, bounds, strict=True)]
@@ -151,7 +151,7 @@ class Words:
         return found
 
     def _cut(self, text: str, bounds: Sequence[int]) -> list[list[str]] | None:
-        """The words of a text, those between the bounds apart."""
+        """Cut a text into words, split at the bounds."""
         words, between = self._cuts.words.findall, self._cuts.between.match
         pieces: list[list[str]] = [[]]
         waiting = iter((*bounds, len(text)))
@@ -176,7 +176,7 @@ class Words:
         return pieces + [[]] * (len(bounds) + 1 - len(pieces))  # bounds at the end of the text
 
     def _learn(self, words: set[str]) -> None:
-        """Tokenise the words that are not known."""
+        """Tokenise the words that are not yet known."""
         new = words - self._known.keys() - self._refused
         length = sum(map(len, new))
         many = len(self._known) + len(self._refused) + len(new) > _KEPT
@@ -200,7 +200,7 @@ class Words:
         return False
 
     def _tokenised(self, texts: Sequence[str]) -> Iterator[bytes]:
-        # Whoever generates or evaluates with the same tokenizer may have set these.
+        # Generation or evaluation with the same tokenizer may have set these.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
@@ -212,7 +212,7 @@ class Words:
         return [b"".join(map(self._known.__getitem__, piece)) for piece in pieces]
 
     def _agrees(self, texts: Sequence[str], found: Sequence[list[bytes] | None]) -> bool:
-        """Whether the first texts have the tokens that the tokenizer finds in the whole of them."""
+        """Whether the first texts have the same tokens when tokenised as a whole."""
         few = [(text, b"".join(each)) for text, each in zip(texts, found, strict=True) if each is not None]
         few = few[:_COMPARED]
         whole = self._tokenised([text for text, _ in few])
@@ -220,7 +220,7 @@ class Words:
 
 
 def _longest_of(texts: Iterable[str]) -> str:
-    """A pattern that matches the longest of these texts, sharing what they begin with."""
+    """A pattern that matches the longest of these texts, with shared prefixes."""
     tree: dict[str, Any] = {}
     for text in texts:
         node = tree
@@ -240,8 +240,8 @@ def _longest_of(texts: Iterable[str]) -> str:
 
 
 def _trims(post_processor: Any) -> bool:
-    """Whether the offsets of tokens leave out the blanks that they begin with, so that the labels of a text
-    as a whole differ from those of its words."""
+    """Whether token offsets omit leading spaces, so that the labels of a whole text differ from those of its
+    words."""
     if post_processor is None:
         return False
     steps = post_processor.get("processors", [post_processor])
@@ -249,7 +249,7 @@ def _trims(post_processor: Any) -> bool:
 
 
 def _state(component: Any) -> Any:
-    """What a part of a tokenizer is, as its file says it; one written in Python has nothing to say."""
+    """The serialised form of a tokenizer component; one written in Python has none."""
     if component is None:
         return None
     try:
@@ -259,7 +259,7 @@ def _state(component: Any) -> Any:
 
 
 def _cuts_of(pre_tokenizer: Any) -> _Cuts | None:
-    """Where texts may be cut for a tokenizer with this pattern; `None` for one that is not known."""
+    """Where to cut texts for a tokenizer with this pattern; `None` if it is unknown."""
     if pre_tokenizer is None:
         return None
     *before, last = pre_tokenizer.get("pretokenizers", [pre_tokenizer])

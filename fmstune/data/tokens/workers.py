@@ -1,8 +1,8 @@
-"""Rows become tokens in processes beside this one, which reads them and puts the results in their order.
+"""Tokenise rows in worker processes, while this one reads the rows and orders the results.
 
-The processes are forked: they have the tokenizer and the chat template, and nothing is imported again. They
-call neither torch nor the journal, whose threads and locks do not survive a fork. Threads would not do: of
-the time that a chat takes a half is Python's.
+The workers are forked: they inherit the tokenizer and the chat template, and import nothing again. They use
+neither torch nor the journal, whose threads and locks do not survive a fork. Threads would not help: half of
+the time for a chat is spent in Python.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from fmstune.data.tokens.table import Encoder, Piece, piece_of
 from fmstune.errors import DataError, RunError
 
 CHUNK = 512
-"""So many rows are tokenised at once."""
+"""The number of rows that are tokenised at once."""
 _MOST = 16
-"""This process reads the rows: it has work for so many others."""
+"""The most workers: this process reads the rows, and cannot keep more busy."""
 
 
 @dataclass
 class _Collected(BadRows):
-    """Bad rows, for the process that counts them."""
+    """Bad rows, collected for the process that counts them."""
 
     found: list[tuple[str, DataError]] = field(default_factory=list)
 
@@ -49,7 +49,7 @@ class _Collected(BadRows):
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """What became of some rows; without a piece if all of them are bad."""
+    """The result for a chunk of rows; `piece` is `None` if all are bad."""
 
     piece: Piece | None
     read: int
@@ -58,8 +58,8 @@ class _Done:
 
 
 def in_workers(found: Iterator[Found], reader: Reader, encoder: Encoder, count: int) -> Iterator[Piece]:
-    """Tokenise the rows that are left in so many processes, in their order. What is to be said of them gets
-    to the reader. Raises `DataError`, and `RunError` for a process that was killed."""
+    """Tokenise the remaining rows in `count` processes, in order. Remarks about them go to the reader. Raises
+    `DataError`, and `RunError` for a process that was killed."""
     with _started(min(count, _MOST), reader, encoder) as workers, ThreadPoolExecutor(len(workers)) as pool:
         free: SimpleQueue[_Worker] = SimpleQueue()
         for worker in workers:
@@ -77,7 +77,7 @@ def in_workers(found: Iterator[Found], reader: Reader, encoder: Encoder, count: 
             while (chunk := list(islice(found, CHUNK))) or waiting:
                 if chunk:
                     waiting.append(pool.submit(done, chunk))
-                # Each has the next rows when it is done with these, and no more are held than that.
+                # Each worker has its next chunk queued, and no more are held in memory.
                 if not chunk or len(waiting) >= 2 * len(workers):
                     each = waiting.popleft().result()
                     for place, error in each.bad:
@@ -129,14 +129,14 @@ def _started(count: int, reader: Reader, encoder: Encoder) -> Iterator[list[_Wor
                 target=_work, args=(there, reader, encoder, list(ends)), name="fmstune-data", daemon=True
             )
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on forks beside threads
+                warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on forks with threads
                 process.start()
             there.close()
             workers.append(_Worker(process, here))
         yield workers
     finally:
         for end in ends:
-            end.close()  # for which the workers wait
+            end.close()  # the workers wait for this
         for worker in workers:
             worker.process.terminate()
             worker.process.join()
@@ -144,17 +144,17 @@ def _started(count: int, reader: Reader, encoder: Encoder) -> Iterator[list[_Wor
 
 
 def _work(connection: Connection, reader: Reader, encoder: Encoder, ends: list[Connection]) -> None:
-    """A worker's life: rows in, tokens out, until there is nobody at the other end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, for all: the parent ends this process
+    """The main loop of a worker: rows in, tokens out, until the parent closes the connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all: the parent ends this process
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_DFL)
     for end in ends:
-        end.close()  # else none of them sees that the parent is gone
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads did not come along
+        end.close()  # else no worker notices that the parent is gone
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive the fork
     with contextlib.suppress(EOFError, OSError):
         while True:
             connection.send(_answer(connection.recv(), reader, encoder))
-    # Neither what the parent has registered for its end nor what it has not yet written is this process's.
+    # Skips the parent's exit handlers and unflushed buffers, which this process has inherited.
     os._exit(0)
 
 
@@ -166,6 +166,6 @@ def _answer(chunk: list[Found], reader: Reader, encoder: Encoder) -> _Done | Bas
         piece = piece_of(rows, own, encoder) if rows else None
     except DataError as error:
         return error
-    except Exception:  # whatever it is, it is raised where it is seen
+    except Exception:  # raised again in the parent, where it is visible
         return RuntimeError(f"in a process that prepares the data:\n{traceback.format_exc()}")
     return _Done(piece, own.read, own.unused, bad.found)

@@ -1,4 +1,4 @@
-"""The orders on a shipper's standard input, and its pauses, which end when a new one arrives."""
+"""The orders on a shipper's standard input, and its pauses, which end when a new order arrives."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fmstune.system.descendants import descendants
 _LAST_SECONDS = 0.1
 """The longest pause when no more orders can come."""
 _SHARE, _MOST_SECONDS = 1 / 300, 5.0
-"""Beside a training, pauses of so many seconds at most keep a shipper to this share of a processor: most of
-what SDKs take is for each flush, whatever is in it."""
+"""During training, pauses of up to this many seconds limit a shipper to this share of a processor: most of
+an SDK's CPU time is per flush, whatever its size."""
 
 _MOST_PAUSES = 16
-"""The most pauses after which new processes of an SDK give way too."""
+"""The most pauses before new processes of an SDK give way too."""
 
 
 class Orders:
@@ -61,8 +61,8 @@ class Orders:
 
 
 class Pauses:
-    """The pauses of a shipper that has delivered all there is. `beside` a training it gives way until that
-    has ended, with what its SDK has started."""
+    """The pauses of a shipper that has delivered everything so far. `beside` training, it gives way until
+    training ends, along with the processes of its SDK."""
 
     def __init__(self, orders: Orders, *, beside: bool) -> None:
         orders.wait(0)
@@ -76,7 +76,7 @@ class Pauses:
             self._settled = give_way(self._processes())
 
     def __call__(self, seconds: float) -> None:
-        """Pause, not longer than to the end of the training; beside it longer, after much work."""
+        """Pause, at most until training ends; during training, longer after much work."""
         if not self._beside:
             self._orders.wait(seconds)
             return
@@ -87,12 +87,12 @@ class Pauses:
         if self._orders.last:
             self._beside = not come_forward(self._processes())
         elif not (self._settled and gives_way()) or self._count >= self._next:
-            # The trainer brings a shipper forward that falls behind; now it has caught up. And an SDK starts
-            # processes of its own as it goes, in sessions of their own (W&B's core).
+            # The trainer raises the priority of a shipper that falls behind; now it has caught up. And an SDK
+            # may start processes at any time, in their own sessions (W&B's core).
             self._settled = give_way(self._processes())
             self._next = self._count + min(self._count, _MOST_PAUSES)
 
     def _processes(self) -> list[int]:
-        """This process and all that its SDK has started; daemons are children of the supervisor."""
+        """This process and all that its SDK has started; daemons become children of the supervisor."""
         supervised = os.getppid() == self._supervisor != 1
         return [os.getpid(), *descendants(self._supervisor if supervised else os.getpid())]

@@ -1,15 +1,15 @@
-"""How much of the processor a shipper takes: what a training leaves, and its share when that has ended.
+"""CPU priority of a shipper: only what training leaves over, and a normal share once training has ended.
 
-Linux weighs processes within a group, and groups against each other. A group is a cgroup with the controller
-`cpu`, or else, with `sched_autogroup_enabled`, a session (sched(7)). A shipper has a session of its own, so
-there its nice value means nothing to the training: five shippers would take five shares, and all threads of
-the training one. What counts there is the nice value of the session, `/proc/PID/autogroup`. It may be
-raised and lowered again down to 0 by anybody, with ten writes a second for all who are not root.
+Linux weights processes within a group, and groups against each other. A group is a cgroup with the `cpu`
+controller, or else, with `sched_autogroup_enabled`, a session (sched(7)). A shipper has its own session,
+so its nice value has no effect on training: five shippers would get five shares, and all training threads
+together one. The nice value of the session decides (`/proc/PID/autogroup`). Any user may raise it and lower
+it again down to 0, with ten writes a second for all non-root users together.
 
-Beside that, SCHED_IDLE lets a thread of the training that wakes up have the processor at once, as if nobody
-ran there: without it, shippers that take 3 % of the processors make steps 5 % longer. But a process without
-CAP_SYS_NICE never leaves SCHED_IDLE again, and in one group with busy processes it would get 3/1024 of a
-processor. So it is taken only where the session's nice value brings the shipper back, or that capability.
+In addition, SCHED_IDLE gives a training thread that wakes up the processor immediately, as if it were idle:
+otherwise, shippers that use 3 % of the processors make steps 5 % longer. But a process without CAP_SYS_NICE
+can never leave SCHED_IDLE, and in one group with busy processes it would get 3/1024 of a processor. So it is
+used only if the session's nice value, or that capability, can restore the shipper's share.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _ENABLED = Path("/proc/sys/kernel/sched_autogroup_enabled")
 
 
 def step_back() -> None:
-    """Let the training's libraries be imported first, while this process imports its SDK."""
+    """Give priority to the imports of the training process while this one imports its SDK."""
     os.nice(_NICE)
     _renice_session(os.getpid(), _NICE)
 
 
 def give_way(processes: Iterable[int]) -> bool:
-    """Take only what the training leaves of the processor. Returns whether that is settled; where it is not,
-    call this again a moment later."""
+    """Use only the processor time that training leaves over. Return whether this is complete; if not, call it
+    again a moment later."""
     settled, policy = True, None
     if hasattr(os, "SCHED_IDLE"):  # Linux
         policy = os.SCHED_IDLE if _may_return() else os.SCHED_BATCH
@@ -47,32 +47,32 @@ def give_way(processes: Iterable[int]) -> bool:
 
 
 def gives_way() -> bool:
-    """Whether this process still gives way, as far as its policy says that."""
+    """Whether this process still gives way, as far as its scheduling policy shows."""
     return not hasattr(os, "SCHED_IDLE") or os.sched_getscheduler(0) in (os.SCHED_IDLE, os.SCHED_BATCH)
 
 
 def come_forward(processes: Iterable[int]) -> bool:
-    """Let processes that gave way have the same share as this one, as far as the system permits. Returns
-    whether that is settled; where it is not, call this again a moment later."""
+    """Give processes that gave way the same share as this one, as far as the system permits. Return whether
+    this is complete; if not, call it again a moment later."""
     settled = True
     for process in processes:
         settled = _renice_session(process, 0) and settled
         for thread in _threads(process):
-            with contextlib.suppress(OSError):  # without CAP_SYS_NICE its nice value stays what it is
+            with contextlib.suppress(OSError):  # without CAP_SYS_NICE its nice value cannot change
                 os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
                 os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, 0))
     return settled
 
 
 def _renice_session(process: int, nice: int) -> bool:
-    """Give the session of a process this nice value. `False` when the system takes it only a moment later."""
+    """Set the nice value of a process's session. `False` if the system is rate-limiting: retry later."""
     path = Path(f"/proc/{process}/autogroup")
     try:
         if int(path.read_text().split()[-1]) != nice:  # "/autogroup-104608 nice 0"
             path.write_text(str(nice))
     except BlockingIOError:
         return False
-    except (OSError, ValueError, IndexError):  # no Linux, none of its sessions' groups, or it has ended
+    except (OSError, ValueError, IndexError):  # not Linux, no autogroups, or it has ended
         pass
     return True
 
@@ -99,7 +99,7 @@ def _may_be_less_nice() -> bool:
 
 
 def _sessions_are_groups() -> bool:
-    """Whether this process competes as a session. Where a container hides that, the answer is no."""
+    """Whether this process is scheduled by session. `False` if a container hides this."""
     folders = list(groups("cpu"))
     own = next((folder for folder, unified in folders if not unified), None)
     try:
@@ -107,7 +107,7 @@ def _sessions_are_groups() -> bool:
             return False
     except OSError:
         return False
-    # Of version 1 only the root has a `release_agent`; of version 2 only the root has never a `cpu.weight`.
+    # In version 1, only the root has a `release_agent`; in version 2, only the root never has a `cpu.weight`.
     if own is not None and not (own / "release_agent").exists():
         return False
     return not any(unified and (folder / "cpu.weight").exists() for folder, unified in folders)
