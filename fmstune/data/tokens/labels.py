@@ -104,7 +104,7 @@ def _as_a_whole(
         [each.text.text for each in parts],
         add_special_tokens=parts[0].text.special,
         return_attention_mask=False,
-        verbose=not will_cut,  # else it warns of rows too long for the model, which are cut later
+        verbose=not will_cut,  # otherwise it warns about rows too long for the model, which are cut later
     )
     for each, ids, encoding in zip(parts, encoded["input_ids"], encoded.encodings or (), strict=True):
         entry = each.text

@@ -143,4 +143,4 @@ def _forget(figures: dict[str, list[Any]], before: dict[str, int]) -> None:
         if name != "num_tokens":  # not a mean, but a token count
             del figures[name][before.get(name, 0) :]
         if not figures[name]:
-            del figures[name]  # TRL divides by their number
+            del figures[name]  # TRL divides by its length

@@ -78,7 +78,7 @@ class RowWeightedEvaluation:
     def _of_rows(self, values: torch.Tensor) -> torch.Tensor:
         rows = self._rows
         if values.dim() == 1 and len(values) != rows:
-            values = values[:1].expand(rows)  # a loss that is repeated by the size of a full batch
+            values = values[:1].expand(rows)  # a loss, repeated to the size of a full batch
         elif len(values) == 2 * rows:  # all chosen answers, then all rejected
             values = torch.stack(values.chunk(2), dim=1).flatten(0, 1)
         gather = as_trainer(self).accelerator.gather

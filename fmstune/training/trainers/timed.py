@@ -86,7 +86,7 @@ class TimedTraining:
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's, timed as a whole."""
         trainer: Any = super()
-        if getattr(self, "is_in_train", False):  # no callback is called before the Trainer's last one
+        if getattr(self, "is_in_train", False):  # the Trainer calls no callback before its last one
             phase("evaluating")
         with self._timed("evaluation", _BETWEEN):
             return trainer.evaluate(*args, **kwargs)

@@ -17,11 +17,11 @@ class EndsWorkers:
     _loaders: tuple[Any, ...] = ()
 
     def get_train_dataloader(self) -> Any:
-        """The Trainer's."""
+        """The Trainer's, recorded."""
         return self._noted(as_trainer(super()).get_train_dataloader())
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """The Trainer's."""
+        """The Trainer's, recorded."""
         trainer: Any = super()
         return self._noted(trainer.get_eval_dataloader(eval_dataset))
 
