@@ -2,21 +2,19 @@
 
 Without the flash-attn package, transformers masks such a batch as one long row, whose attention costs the
 square of its total length. Here it costs the squares of the row lengths, without a mask: on a GPU in 16 bits
-with one launch of torch's variable-length kernel (torch 2.10 and later), elsewhere row by row or side by side
-(`row_padding`).
+with one launch of torch's variable-length kernel (torch 2.10 and later), elsewhere row by row.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from fmstune.training.speed.row_padding import SideBySide, pays, put_back, put_side_by_side, side_by_side
 from fmstune.transformers_compat import sdpa
 
 _attention, _masks = sdpa()
@@ -57,9 +55,6 @@ def _attend(
     dtype = _kernel_dtype(query)
     if dtype is not None and not kwargs.get("dropout") and key.shape[-1] == value.shape[-1]:
         return _by_kernel(query.to(dtype), key.to(dtype), value.to(dtype), bounds, **kwargs), None
-    if (layout := _layout(module, query, bounds, kwargs)) is not None:
-        padded = put_side_by_side(layout, query, key, value)
-        return put_back(layout, _attention(module, *padded, None, **kwargs)[0]), None
     rows = [part.split(_lengths(bounds), dim=2) for part in (query, key, value)]
     parts = [_attention(module, *row, None, **kwargs)[0] for row in zip(*rows, strict=True)]
     return torch.cat(parts, dim=1), None
@@ -94,22 +89,6 @@ def _by_kernel(
         *tokens, bounds, bounds, longest, longest, scale=scale, window_size=_CAUSAL, **options
     )
     return made[None]
-
-
-def _layout(
-    module: torch.nn.Module, query: torch.Tensor, bounds: torch.Tensor, kwargs: Mapping[str, Any]
-) -> SideBySide | None:
-    """The rows side by side, if that is exact and faster; decided once for all layers of the same width."""
-    causal = kwargs.get("is_causal")
-    causal = getattr(module, "is_causal", True) if causal is None else causal
-    # Dropout would be sampled for other positions, and a bias covers all tokens.
-    if query.device.type != "cpu" or not causal or kwargs.get("dropout") or "position_bias" in kwargs:
-        return None
-    values, lengths = query.shape[1] * query.shape[3], _lengths(bounds)
-    known: dict[int, SideBySide | None] = bounds.__dict__.setdefault("row_layouts", {})
-    if values not in known:
-        known[values] = side_by_side(lengths) if pays(lengths, values) else None
-    return known[values]
 
 
 def _lengths(bounds: torch.Tensor) -> list[int]:
