@@ -25,7 +25,9 @@ from fmstune.run.run import run
 from fmstune.run.tracking import TrackerCheckFailed
 from fmstune.trackers.registry import reference
 from tests.support.documents import put
-from tests.support.scenes import BAD_IMPORT, LAST, SCENES, Scene, wandb
+from tests.support.scene import LAST, Scene
+from tests.support.scenes import BAD_IMPORT, SCENES
+from tests.support.service_scenes import wandb
 from tests.support.tuned import weights
 
 STEPS, CLOSE_SECONDS, CHECK_SECONDS = LAST, 3, 2

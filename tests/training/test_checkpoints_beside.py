@@ -20,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Trainer, TrainerCallback
 
-from fmstune.delivery.guarded_callback import guarded_callback
 from fmstune.errors import Interrupted
 from fmstune.layout import UNFINISHED
 from fmstune.models import unfinished
@@ -159,66 +158,6 @@ def test_what_goes_wrong_with_the_last_one_beside_the_training_ends_the_run_too(
     with pytest.raises(PermissionError, match="not this one"):
         tune("out", *SETS, "training.save_steps=5", extensions=Extensions((later,)))
     assert not list(Path("out").glob("checkpoint-*"))
-
-
-class Reading(TrainerCallback):
-    """Somebody's own, which looks at each checkpoint when the Trainer says that it is saved."""
-
-    def __init__(self) -> None:
-        self.seen: list[bool] = []
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.seen.append(Path(args.output_dir, f"checkpoint-{state.global_step}", "optimizer.pt").exists())
-
-
-class Given(TrainerCallback):
-    """Its `on_save` is given to it alone, as notebooks do."""
-
-
-class Asking(TrainerCallback):
-    """It looks at checkpoints at another moment, and says so."""
-
-    reads_checkpoints = True
-
-    def __init__(self) -> None:
-        self.seen: list[bool] = []
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step in (2, 4):
-            Reading.on_save(self, args, state, control)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("kind", [Reading, Given, Asking])
-def test_one_who_reads_checkpoints_when_they_are_saved_finds_them_and_the_training_waits(kind: type) -> None:
-    reading = callback = kind()
-    if isinstance(callback, Given):
-        reading = Reading()
-        callback.on_save = reading.on_save  # type: ignore[method-assign]
-    shown = tune("out", *SETS, extensions=Extensions((callback,)))
-    assert reading.seen == [True] * len(reading.seen)
-    assert len(reading.seen) >= 2
-    assert shown.count(f"until each checkpoint is written: the callback {kind.__name__} may read it") == 1
-
-
-class Vendors:
-    """Has what it needs of a callback, without being one."""
-
-    def on_log(self, *args: Any, **kwargs: Any) -> None: ...
-
-
-class VendorsWithSave(Vendors):
-    def on_save(self, *args: Any, **kwargs: Any) -> None: ...
-
-
-def test_of_a_vendors_callbacks_those_with_an_on_save_are_waited_for_by_their_own_names() -> None:
-    alone = TrainerCallback()
-    alone.on_save = lambda *args, **kwargs: None  # type: ignore[method-assign]
-    callbacks = [
-        guarded_callback(each, lambda name, call: call())
-        for each in (Vendors(), VendorsWithSave(), TrainerCallback(), alone)
-    ]
-    trainer = SimpleNamespace(callback_handler=SimpleNamespace(callbacks=callbacks))
-    assert beside.readers(trainer) == ["VendorsWithSave", "TrainerCallback"]
 
 
 def test_without_memory_for_a_copy_the_training_waits_and_that_is_said(

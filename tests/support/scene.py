@@ -1,0 +1,43 @@
+"""A scene: a tracker whose service is in trouble, how the trouble ends, and what arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fmstune.testing.compare import as_single
+from tests.support.end_to_end import Points, journal_points
+
+STEP, LAST = 4, 12
+"""The optimizer step at which what happens in mid-run happens, and the last one."""
+
+
+def nothing() -> None:
+    """What happens in a scene in which nothing has to be done."""
+
+
+@dataclass
+class Scene:
+    """A tracker with its options and a service in trouble. `strike` is called after step `at_step`;
+    `heal` ends the trouble; `points` are those that the service holds in the end."""
+
+    tracker: str
+    options: Mapping[str, Any]
+    points: Callable[[], Points]
+    strike: Callable[[], None] = nothing
+    at_step: int = STEP
+    heal: Callable[[], None] = nothing
+    environment: Mapping[str, str] = field(default_factory=dict)
+    options_when_well: Mapping[str, Any] = field(default_factory=dict)
+
+    def expected(self, directory: Path) -> Points:
+        """The points of the run's journal, as the service can hold them."""
+        points = journal_points(directory)
+        single = self.tracker in ("tensorboard", "clearml")
+        return {key: as_single(value) for key, value in points.items()} if single else points
+
+
+Play = Callable[[Path], AbstractContextManager[Scene]]
