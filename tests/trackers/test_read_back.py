@@ -51,6 +51,8 @@ class Back:
     store: bool = False
     single: bool = False
     forgets: bool = False
+    synced: bool = False
+    """A metric without a step is put at the newest one (`step_sync` of W&B)."""
 
 
 BACKS = {
@@ -60,6 +62,7 @@ BACKS = {
     ),
     "wandb": Back(
         f"{TRACKERS}.wandb_tracker:WandbTracker", {"mode": "offline", "dir": "."}, "from_wandb",
+        synced=True,
     ),
     "file": Back(f"{TRACKERS}.file_tracker:FileTracker", {"path": "stored.jsonl"}, "from_file"),
     "mlflow": Back(
@@ -216,7 +219,10 @@ def read_back(
     expected = points_of(events, back.replaces)
     if back.single:
         expected = {key: list(map(as_single, values)) for key, values in expected.items()}
-    compare_points(expected, stored["points"], ledger.changes, repeats, back.numbered)
+    found = stored["points"]
+    if back.synced:
+        expected, found = without_steps(expected, found)
+    compare_points(expected, found, ledger.changes, repeats, back.numbered)
     if back.flat:
         compare_texts(params_of(events), stored["params"]["*"], ledger.changes)
     else:
@@ -233,6 +239,15 @@ def without_forgotten(events: list[Event]) -> list[Event]:
             kept = [each for each in kept if each.kind == "params" or (each.step or 0) <= last]
         kept.append(event)
     return kept
+
+
+def without_steps(expected: Points, found: list[Any]) -> tuple[Points, list[Any]]:
+    """Both without the steps of metrics of which some have none."""
+    anywhere = {key for key, step in expected if step is None}
+    made: Points = {}
+    for (key, step), values in expected.items():
+        made.setdefault((key, 0 if key in anywhere else step), []).extend(values)
+    return made, [[key, 0 if key in anywhere else step, value] for key, step, value in found]
 
 
 def compare_points(
