@@ -3,6 +3,7 @@ reads the environment at that time."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import statistics
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fmstune.system.cgroups import groups
+from fmstune.system.descendants import descendants
 
 _COUNT = "OMP_NUM_THREADS"
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -78,16 +80,29 @@ def _chosen_by_the_user() -> bool:
 
 def _is_busy(machine: int) -> bool:
     """Whether other processes are using more processors than this one's threads would leave them."""
-    running = []
+    others = []
     for _ in range(_LOOKS):
         try:
             lines = _STATISTICS.read_text().splitlines()
         except OSError:
             return False
-        running += [int(line.split()[1]) for line in lines if line.startswith("procs_running ")]
+        # Shippers and the log, which have just been started, will wait most of the time.
+        own = _running_here()
+        others += [int(line.split()[1]) - own for line in lines if line.startswith("procs_running ")]
         time.sleep(_SECONDS_BETWEEN_LOOKS)
-    others = statistics.median(running) - 1 if running else 0
-    return others + processors().count > machine
+    return (statistics.median(others) if others else 0) + processors().count > machine
+
+
+def _running_here() -> int:
+    """The number of running threads of this process and its descendants."""
+    found = 0
+    for process in (os.getpid(), *descendants(os.getpid())):
+        with contextlib.suppress(OSError):  # it has ended
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    state = thread.joinpath("stat").read_bytes().rpartition(b")")[2].split()[0]
+                    found += state == b"R"
+    return max(found, 1)
 
 
 def _quota(folder: Path, unified: bool) -> float | None:

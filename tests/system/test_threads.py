@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fmstune.system import cgroups, threads
+from tests.support.waiting import wait_for
 
 VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "SLURM_CPUS_PER_TASK")
 SETTLED = """\
@@ -157,3 +158,12 @@ def test_threads_that_wait_sleep_where_others_are_at_work(
     found = [name for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if os.environ.pop(name, None)]
     os.environ.pop("OMP_NUM_THREADS", None)
     assert found == [how]
+
+
+def test_what_a_run_has_started_itself_does_not_make_the_machine_busy() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as started:
+        try:
+            wait_for(lambda: threads._running_here() >= 2)
+        finally:
+            started.kill()
+    wait_for(lambda: threads._running_here() == 1)
