@@ -84,9 +84,8 @@ class Fleet:
     def check(self) -> dict[str, Check]:
         """The result of each tracker's check, by name."""
         settled_by = time.monotonic() + _SETTLE_SECONDS
-        while (
-            not self._bring_forward() and time.monotonic() < settled_by
-        ):  # nothing else can be done meanwhile
+        # Nothing else can be done meanwhile.
+        while not self._bring_forward() and time.monotonic() < settled_by:
             time.sleep(_POLL_SECONDS)
         return {ship.process.job.name: ship.process.check() for ship in self._ships}
 
