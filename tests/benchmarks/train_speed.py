@@ -30,6 +30,7 @@ import psutil
 from fmstune import demo
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
+from fmstune.system.threads import processors
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
@@ -125,6 +126,7 @@ def ours(folder: Path, model: str, steps: int, batch: int, skip: int) -> Run:
 
 
 def trl(folder: Path, model: str, steps: int, batch: int, skip: int, *extra: str) -> Run:
+    """With all threads: by itself, `accelerate launch`, which it starts, has it train with one."""
     command = [
         str(BIN / "trl"), "sft", "--model_name_or_path", model, "--dataset_name", "rows",
         "--max_steps", str(steps),
@@ -132,7 +134,8 @@ def trl(folder: Path, model: str, steps: int, batch: int, skip: int, *extra: str
         "--save_strategy", "no", "--max_length", str(LENGTH), "--bf16", "false", "--dtype", "float32",
         "--output_dir", "theirs", *extra,
     ]  # fmt: skip
-    return stepped(command, folder, r"'loss': '?([\d.e+-]+)", skip)
+    threads = str(processors().count)
+    return stepped(command, folder, r"'loss': '?([\d.e+-]+)", skip, OMP_NUM_THREADS=threads)
 
 
 def bare(folder: Path, model: str, steps: int, batch: int, skip: int, *extra: str) -> Run:
