@@ -16,8 +16,10 @@ from fmstune.config.inspect.dump import Option, option_table, to_mapping, to_tom
 from fmstune.config.load.load import known_keys, load
 from fmstune.config.load.values import dotted, split_key
 from fmstune.config.schema.tables import RunConfig
+from fmstune.secrets.forms import REDACTED
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+# Hypothesis also draws constants of the package; `load` refuses a value that holds this one.
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda t: REDACTED not in t)
 scalars = (
     st.booleans()
     | st.integers(min_value=-(2**63), max_value=2**63 - 1)

@@ -31,8 +31,10 @@ def standing(process: int) -> tuple[int, int | None]:
     return os.sched_getscheduler(process), of_session
 
 
-def nice_of_session(nice: int) -> int | None:
-    return nice if standing(os.getpid())[1] is not None else None
+def nice_of_session(process: int, nice: int) -> int | None:
+    """`nice` where the session of this process has a nice value: it may have one beside others that have none,
+    such as the session of the system's first process."""
+    return nice if standing(process)[1] is not None else None
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_who_gives_way_comes_forward_again_and_takes_no_policy_that_it_could_not
     monkeypatch.setattr(priority, "_may_return", lambda: returns)
     before = standing(sleeper)
     wait_for(lambda: priority.give_way([sleeper]))
-    assert standing(sleeper) == (os.SCHED_IDLE if returns else os.SCHED_BATCH, nice_of_session(19))
+    assert standing(sleeper) == (os.SCHED_IDLE if returns else os.SCHED_BATCH, nice_of_session(sleeper, 19))
     wait_for(lambda: priority.come_forward([sleeper]))
     assert standing(sleeper)[1] == before[1]
     if not returns or priority._may_be_less_nice():
@@ -82,7 +84,7 @@ def test_a_shipper_gives_way_to_its_training_and_no_more_when_that_has_ended_eve
     wait_for(lambda: steps_in(tmp_path / "c") if (tmp_path / "c").exists() else 0)
     shipper = psutil.Process(supervisor).children()[0].pid
     policy = os.SCHED_IDLE if priority._may_return() else os.SCHED_BATCH
-    wait_for(lambda: standing(shipper) == (policy, nice_of_session(19)))
+    wait_for(lambda: standing(shipper) == (policy, nice_of_session(shipper, 19)))
     if end == "finish":
         recorder.close("finished")
         finish = threading.Thread(target=fleet.finish)
@@ -90,7 +92,7 @@ def test_a_shipper_gives_way_to_its_training_and_no_more_when_that_has_ended_eve
     else:
         trainer.kill()
         trainer.wait()
-    wait_for(lambda: standing(shipper)[1] == nice_of_session(0))
+    wait_for(lambda: standing(shipper)[1] == nice_of_session(shipper, 0))
     if priority._may_be_less_nice():
         wait_for(lambda: standing(shipper)[0] == os.SCHED_OTHER)
     if end == "finish":
@@ -113,14 +115,14 @@ def test_a_shipper_that_falls_behind_takes_its_share_until_it_has_caught_up(
     wait_for(lambda: steps_in(tmp_path / "c") if (tmp_path / "c").exists() else 0)
     shipper = psutil.Process(fleet._ships[0].process.pid).children()[0].pid
     policy = os.SCHED_IDLE if priority._may_return() else os.SCHED_BATCH
-    wait_for(lambda: standing(shipper) == (policy, nice_of_session(19)))
+    wait_for(lambda: standing(shipper) == (policy, nice_of_session(shipper, 19)))
     record_steps(recorder, 2, 2)
-    wait_for(lambda: standing(shipper)[1] == nice_of_session(0))
+    wait_for(lambda: standing(shipper)[1] == nice_of_session(shipper, 0))
     if priority._may_be_less_nice():
         wait_for(lambda: standing(shipper)[0] == os.SCHED_OTHER)
     well.touch()
     wait_for(lambda: steps_in(tmp_path / "c") == [1, 2])
-    wait_for(lambda: standing(shipper) == (policy, nice_of_session(19)))
+    wait_for(lambda: standing(shipper) == (policy, nice_of_session(shipper, 19)))
     recorder.close("finished")
     fleet.finish()
 
@@ -135,6 +137,6 @@ def test_a_shipper_that_follows_no_training_takes_its_share(
     shipper.ship(run_directory, follow=False, close_timeout=0)
     wait_for(lambda: (tmp_path / "c").exists())
     (process,) = (child for child in psutil.Process(shipper.pid).children())
-    assert standing(process.pid) == (os.SCHED_OTHER, nice_of_session(0))
+    assert standing(process.pid) == (os.SCHED_OTHER, nice_of_session(process.pid, 0))
     assert process.nice() == os.getpriority(os.PRIO_PROCESS, 0)
     shipper.kill()
