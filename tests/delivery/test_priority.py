@@ -32,8 +32,8 @@ def standing(process: int) -> tuple[int, int | None]:
 
 
 def nice_of_session(process: int, nice: int) -> int | None:
-    """`nice` where the session of this process has a nice value: it may have one beside others that have none,
-    such as the session of the system's first process."""
+    """`nice` where the session of this process has a nice value. One session may have it and another not: that of
+    the system's first process has none."""
     return nice if standing(process)[1] is not None else None
 
 
