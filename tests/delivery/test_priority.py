@@ -32,8 +32,8 @@ def standing(process: int) -> tuple[int, int | None]:
 
 
 def nice_of_session(process: int, nice: int) -> int | None:
-    """`nice` where the session of this process has a nice value. One session may have it and another not: that of
-    the system's first process has none."""
+    """`nice` where the session of this process has a nice value. That of the system's first process has none, even
+    where others have one."""
     return nice if standing(process)[1] is not None else None
 
 
