@@ -32,8 +32,7 @@ def standing(process: int) -> tuple[int, int | None]:
 
 
 def nice_of_session(process: int, nice: int) -> int | None:
-    """`nice` where the session of this process has a nice value. That of the system's first process has none, even
-    where others have one."""
+    """`nice` where the session of this process has a nice value, as others may have while ours has none."""
     return nice if standing(process)[1] is not None else None
 
 
