@@ -31,17 +31,24 @@ taken: dict[str, list[float]] = {"copy": [], "transformers": [], "fmstune": [], 
 
 
 def timed(what: str, call: Callable[[], Any]) -> None:
+    _finish_kernels()
     began = time.perf_counter()
     call()
+    _finish_kernels()
     taken[what].append(time.perf_counter() - began)
 
 
+def _finish_kernels() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def copied(trainer: Any) -> None:
-    """The weights that are saved and the optimizer's states, each into memory of its own."""
+    """The weights that are saved and the optimizer's states, each into main memory of its own."""
     states = trainer.optimizer.state_dict()["state"].values()
     weights = [weight.detach() for weight in trainer.model.parameters() if weight.requires_grad]
-    _ = [torch.empty_like(each).copy_(each) for each in weights]
-    _ = [torch.empty_like(each).copy_(each) for state in states for each in state.values()]
+    _ = [torch.empty_like(each, device="cpu").copy_(each) for each in weights]
+    _ = [torch.empty_like(each, device="cpu").copy_(each) for state in states for each in state.values()]
 
 
 class Measured(FineTuner):
