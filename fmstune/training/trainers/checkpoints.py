@@ -96,6 +96,8 @@ class WholeCheckpoints(OfRun, PrivateHooks):
             if beside:
                 with large_files_later(self._no_memory) as later:
                     write_parts(this, folder, target)
+                if self._room is not None:
+                    self._room.keeps(sum(each.pinned for each in later))
             else:
                 write_parts(this, folder, target)
             self.saving.complete(folder)

@@ -14,6 +14,7 @@ from fmstune.training.memory.estimate import Workload, estimate
 from fmstune.training.memory.parts import optimizer_tensors
 from fmstune.training.memory.workload import workload
 from fmstune.training.trainers.disk import saved_weights
+from fmstune.training.trl_compat.saving import pinned_size
 from fmstune.training.tuned_trainer import TunedTrainer
 
 _AS_LONG = 0.9
@@ -26,7 +27,7 @@ class CopyRoom:
 
     def __init__(self, trainer: TunedTrainer) -> None:
         self._trainer = trainer
-        self._measured = self._tokens = 0
+        self._measured = self._tokens = self._kept = 0
         held = sum(each.numel() * each.element_size() for each in trainer.model.parameters())
         reference = trainer.ref_model.parameters() if trainer.ref_model is not None else ()
         held += sum(each.numel() * each.element_size() for each in reference)
@@ -47,8 +48,13 @@ class CopyRoom:
         own peak: a copy that is freed before the peak of the steps is not part of it."""
         self._measured = max(self._measured, memory.recent_peak() - size)
 
+    def keeps(self, size: int) -> None:
+        """Record that `size` bytes of a copy's memory stay allocated for the next copy."""
+        self._kept = max(self._kept, size)
+
     def obstacle(self, size: int) -> str | None:
         """Why a copy of this many bytes cannot be held during the steps; `None` if it can."""
+        size = max(0, size - self._kept)
         steps = max(0, max(self._measured, self._estimated()) - memory.taken())
         room = memory.main_memory()
         if size + steps <= room.available:
@@ -69,7 +75,10 @@ class CopyRoom:
 
 
 def held(trainer: TunedTrainer) -> int:
-    """The bytes of a checkpoint's contents: the saved weights and the optimizer state."""
+    """The bytes of a checkpoint's contents in main memory: the saved weights and the optimizer state."""
     weights = saved_weights(trainer)
     states = [] if trainer.args.save_only_model else optimizer_tensors(trainer.optimizer)
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*weights, *states))
+    return sum(
+        pinned_size(each) if each.is_cuda else each.numel() * each.element_size()
+        for each in (*weights, *states)
+    )
