@@ -219,11 +219,12 @@ def train(
         flags = [*flags, ("training.output_dir", str(found), "--resume")]
         resolved = load_config(config, flags, set_ or [], param or [], params_file)
     termination.use(resolved.run.termination_log)
-    if nproc is not None:
+    grouped = ranks.needs_process_group(resolved.training)
+    if nproc is not None or grouped:
         from fmstune.launch.local import launch, process_count, several_machines, without_nproc
 
-        processes = process_count(nproc)
-        if processes > 1 or several_machines():
+        processes = 1 if nproc is None else process_count(nproc)
+        if processes > 1 or several_machines() or grouped:
             on_cpu = bool(resolved.training.get("use_cpu"))
             # Pass the run that was found: a process that searched by itself might find that the first process
             # has it already.

@@ -9,9 +9,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from fmstune.system.files import replace_text
 
@@ -45,6 +46,12 @@ def is_launched() -> bool:
 def under_torchrun() -> bool:
     """Whether torchrun, which accelerate also uses, started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def needs_process_group(training: Mapping[str, Any]) -> bool:
+    """Whether these settings need torch's process group, even for one process, and no launcher has set what
+    it is made from. Without one, accelerate leaves out FSDP, and DeepSpeed looks for MPI."""
+    return bool(training.get("fsdp") or training.get("deepspeed")) and "LOCAL_RANK" not in os.environ
 
 
 @contextlib.contextmanager

@@ -27,8 +27,9 @@ from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.report import DeliveryReport, report
 from fmstune.delivery.shippers import Fleet
 from fmstune.delivery.shipping.process import Job
-from fmstune.errors import Interrupted
+from fmstune.errors import ConfigError, Interrupted
 from fmstune.launch.environment import is_main_process, quiet_libraries
+from fmstune.launch.rank import needs_process_group
 from fmstune.layout import ERROR_LOG, JOURNAL_NAME, TRACKING_DIR
 from fmstune.resources.scanner import scanned
 from fmstune.resources.source import SYSTEM
@@ -68,6 +69,12 @@ def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet
         from fmstune.system.device import check_device
 
         check_device(config)
+        if needs_process_group(config.training):  # only through the API: `fmstune train` makes one
+            key = "training.fsdp" if config.training.get("fsdp") else "training.deepspeed"
+            raise ConfigError(
+                f"{config.at(key)}{key} needs torch's process group, even for one process: start the script "
+                "with torchrun, or train with `fmstune train`."
+            )
         for name, check in fleet.check().items():
             _judge(name, check, config, out)
         yield fleet, fleet.dismiss_in_process()

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback
 
 from fmstune.config.methods.known import METHODS
 from fmstune.config.rules.methods import divided_by, unweighted_by
+from fmstune.config.rules.parallel import with_gathered_weights
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import phase
 from fmstune.data.cache import prepare_once
@@ -245,6 +246,8 @@ def _without_padding(trainer: TunedTrainer, asked: bool | None, seed: int) -> Pa
 def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, max_length: int | None) -> Any:
     """TRL's arguments for this run. Raises `ConfigError` for what TRL refuses."""
     settings = dict(config.training) | {"output_dir": str(output_dir), "report_to": "none"}
+    if given := settings.get("deepspeed"):
+        settings["deepspeed"] = with_gathered_weights(given, config.base_dir)
     chosen = precision(settings)
     settings |= {"bf16": chosen.bf16, "fp16": chosen.fp16}
     if not torch.accelerator.is_available():

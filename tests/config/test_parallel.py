@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import TrainingArguments
 
 from fmstune.config.load.load import load
-from fmstune.config.rules.parallel import fsdp_keys, fsdp_words
+from fmstune.config.rules.parallel import fsdp_keys, fsdp_words, with_gathered_weights
 from tests.support.loading import DEMO_FILE, load_text, refusal
 
 FSDP = "training.fsdp=true"
@@ -55,6 +56,7 @@ def test_fsdp_is_a_truth_value_or_words_of_old(written: str, tmp_path: Path) -> 
         ([FSDP, "training.deepspeed={}", "training.deepspeed={a=1}"], "or training.deepspeed, not both"),
         (["training.deepspeed=zero3.json"], "training.deepspeed = 'zero3.json': there is no such file."),
         (["training.deepspeed=list.json"], "list.json must contain one object"),
+        (["training.deepspeed=kept.json"], "= false would leave the run without a model; leave it out."),
     ],
 )
 def test_what_is_wrong_is_told_with_where_it_was_set(sets: list[str], said: str, tmp_path: Path) -> None:
@@ -62,9 +64,29 @@ def test_what_is_wrong_is_told_with_where_it_was_set(sets: list[str], said: str,
     (tmp_path / "torn.json").write_text('{"version": ')
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "wrong.json").write_text(json.dumps({"stage": 3}))
+    gathering = {"stage3_gather_16bit_weights_on_model_save": False}
+    (tmp_path / "kept.json").write_text(json.dumps({"zero_optimization": {"stage": 3, **gathering}}))
     told = refusal(tmp_path, sets=sets)
     assert told.startswith("--set: ")
     assert said in told
+
+
+@pytest.mark.parametrize(
+    ("stage", "gathers"),
+    [({"stage": 3}, True), ({"stage": 3, "x": 1}, True), ({"stage": 2}, None), ({}, None)],
+)
+@pytest.mark.parametrize("in_file", [True, False])
+def test_stage_3_gathers_the_weights_when_a_model_is_saved(
+    stage: dict[str, Any], gathers: bool | None, in_file: bool, tmp_path: Path
+) -> None:
+    table = {"zero_optimization": stage, "train_batch_size": "auto"}
+    (tmp_path / "zero.json").write_text(json.dumps(table))
+    given = with_gathered_weights("zero.json" if in_file else table, tmp_path)
+    if gathers is None:
+        assert given == ("zero.json" if in_file else table)
+    else:
+        expected = {**stage, "stage3_gather_16bit_weights_on_model_save": True}
+        assert given == {**table, "zero_optimization": expected}
 
 
 def test_all_settings_that_transformers_documents_are_known() -> None:

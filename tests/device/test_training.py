@@ -51,7 +51,10 @@ CASES = {
     "LoRA": Case(("--lora",), None),
     "QLoRA, 4 bits": Case(("--lora", "--set", "model.quantization=4bit"), None, "bitsandbytes", True),
     "QLoRA, 8 bits": Case(("--lora", "--set", "model.quantization=8bit"), None, "bitsandbytes", True),
-    "FSDP of one process": Case(("--nproc", "1", *_training(fsdp="full_shard")), 0.1, gpu=True),
+    "FSDP of one process": Case(_training(fsdp="full_shard"), 0.1, gpu=True),
+    "FSDP of one process, its state sharded": Case(
+        _training(fsdp=True, fsdp_config='{version=2, state_dict_type="SHARDED_STATE_DICT"}'), 0.1, gpu=True
+    ),
 }
 
 
@@ -87,10 +90,14 @@ def test_it_learns_the_same(name: str, device: Device, reference: Seen, row: Row
         apart = max(abs(a - b) for a, b in zip(run.losses, reference.losses, strict=True))
         what = f"losses at most {apart:.0e} from float32's"
         assert apart <= case.apart, (run.losses, reference.losses)
+    assert list((tmp_path / "out").glob("*model.safetensors"))
     row(name, what, run.losses, run.peak, run.estimated, run.seconds)
 
 
-def test_deepspeed_learns_the_same(gpu: Device, reference: Seen, row: Row, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_learns_the_same(
+    stage: int, gpu: Device, reference: Seen, row: Row, tmp_path: Path
+) -> None:
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed")
     config = tmp_path / "zero.json"
@@ -98,7 +105,7 @@ def test_deepspeed_learns_the_same(gpu: Device, reference: Seen, row: Row, tmp_p
     config.write_text(
         json.dumps(
             {
-                "zero_optimization": {"stage": 2},
+                "zero_optimization": {"stage": stage},
                 "train_micro_batch_size_per_gpu": auto,
                 "gradient_accumulation_steps": auto,
                 "train_batch_size": auto,
@@ -109,8 +116,9 @@ def test_deepspeed_learns_the_same(gpu: Device, reference: Seen, row: Row, tmp_p
     _check(run)
     apart = max(abs(a - b) for a, b in zip(run.losses, reference.losses, strict=True))
     assert apart < 0.1
+    assert (tmp_path / "out/model.safetensors").exists()
     row(
-        "DeepSpeed, ZeRO 2",
+        f"DeepSpeed, ZeRO {stage}",
         f"losses at most {apart:.0e} from float32's",
         run.losses,
         run.peak,

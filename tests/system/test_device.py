@@ -62,6 +62,18 @@ def test_what_spreads_a_model_over_gpus_is_refused_where_there_is_none(setting: 
     assert not Path("out").exists()
 
 
+def test_deepspeed_from_python_needs_a_launcher_for_its_process_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An empty package stands for DeepSpeed, which is not installed: it is refused before it is imported.
+    (tmp_path / "deepspeed").mkdir()
+    (tmp_path / "deepspeed/__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"training\.deepspeed needs torch's process group.*with torchrun"):
+        tune("out", "training.deepspeed={zero_optimization={stage=2}}")
+    assert not Path("out").exists()
+
+
 @on_a_cpu
 def test_the_precision_is_told_with_its_reason() -> None:
     assert "parameters · float32: the device is a CPU" in dry_run_shown()

@@ -14,6 +14,8 @@ from fmstune.config.schema.tables import RunConfig
 from fmstune.text import listed, shown, shown_path
 from fmstune.transformers_compat import ENUM_FILES, FSDP_OPTION, library_source
 
+_ZERO, _GATHER = "zero_optimization", "stage3_gather_16bit_weights_on_model_save"
+
 Problem = tuple[str, str]
 """The dotted key and the message of a problem."""
 
@@ -33,8 +35,8 @@ def parallel_problems(config: RunConfig) -> Iterator[Problem]:
                 "training.fsdp_config has no effect without training.fsdp = true: set that too.",
             )
         yield from _fsdp_config(training["fsdp_config"], config.base_dir)
-    if isinstance(deepspeed, str) and deepspeed:
-        yield from (("training.deepspeed", what) for what in _read("training.deepspeed", deepspeed, config))
+    if deepspeed:
+        yield from (("training.deepspeed", what) for what in _deepspeed(deepspeed, config.base_dir))
 
 
 def _words(fsdp: str) -> Iterator[Problem]:
@@ -58,10 +60,27 @@ def _fsdp_config(given: Any, base: Path) -> Iterator[Problem]:
             yield key, f"{key} has no setting {shown(name)}.{meant}"
 
 
-def _read(key: str, path: str, config: RunConfig) -> Iterator[str]:
-    problem = _object(key, path, config.base_dir)[1]
+def _deepspeed(given: Any, base: Path) -> Iterator[str]:
+    key = "training.deepspeed"
+    table, problem = (given, None) if isinstance(given, Mapping) else _object(key, str(given), base)
     if problem:
         yield problem
+    if _stage(table).get(_GATHER) is False:
+        yield f"{key}: {_GATHER} = false would leave the run without a model; leave it out."
+
+
+def with_gathered_weights(deepspeed: Any, base: Path) -> Any:
+    """The settings of `training.deepspeed`; at ZeRO's stage 3 the weights are gathered when a model is saved.
+    DeepSpeed's default is not to, and a run would end without a model."""
+    table = deepspeed if isinstance(deepspeed, Mapping) else _object("", str(deepspeed), base)[0]
+    if _stage(table).get("stage") != 3:
+        return deepspeed
+    return {**table, _ZERO: {_GATHER: True, **_stage(table)}}
+
+
+def _stage(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = table.get(_ZERO)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _object(key: str, written: str, base: Path) -> tuple[Mapping[str, Any], str | None]:

@@ -30,7 +30,11 @@ class PrivateHooks:
         self.store_model(output_dir, at_end=not _internal_call)
 
     def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
-        """Save the model: of a checkpoint, or `at_end` of the run."""
+        """Save the model: of a checkpoint, or `at_end` of the run. With FSDP's sharded `state_dict_type`, the
+        Trainer would save nothing at the end."""
+        plugin = getattr(_trainer(self).accelerator.state, "fsdp_plugin", None)
+        if at_end and plugin is not None:
+            plugin.set_state_dict_type("FULL_STATE_DICT")
         _trainer(super()).save_model(output_dir, _internal_call=not at_end)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
