@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -37,6 +37,11 @@ class Guard(Protocol):
     def weights(self, model: torch.nn.Module, step: int) -> None:
         """Refuse to save a broken model."""
 
+    def copied_weights(
+        self, model: torch.nn.Module, step: int, copies: Mapping[int, torch.Tensor]
+    ) -> Callable[[], None]:
+        """Like `weights`, but return the check of `copies` of weights, given by the weights' addresses."""
+
 
 def _nothing(what: Any) -> None:
     """Without a run there is nothing to do."""
@@ -61,6 +66,8 @@ class OfRun:
     """`training.max_length`, which TRL is not always given."""
     guard: Guard | None = None
     saving = Saving()
+    checks_copies = False
+    """Whether the model is being saved from copies, in which its weights are checked afterwards."""
     own_files = OwnFiles()
     save_dtype: str = "auto"
     lm_head: Head | None = None

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Trainer, TrainerCallback
 
-from fmstune.errors import Interrupted
+from fmstune.errors import Interrupted, RunError
 from fmstune.layout import UNFINISHED
 from fmstune.models import unfinished
 from fmstune.models.checkpoints import newest_checkpoint, obstacle, step_of
@@ -28,6 +28,7 @@ from fmstune.system.memory import Capacity
 from fmstune.training.extensions import Extensions
 from fmstune.training.trainers import checkpoints as beside
 from fmstune.training.trainers import copy_room
+from fmstune.training.trl_compat import saving
 from fmstune.training.trl_compat.saving import large_files_later
 from tests.support.tuned import fmstune, tune, weights
 
@@ -158,6 +159,51 @@ def test_what_goes_wrong_with_the_last_one_beside_the_training_ends_the_run_too(
     with pytest.raises(PermissionError, match="not this one"):
         tune("out", *SETS, "training.save_steps=5", extensions=Extensions((later,)))
     assert not list(Path("out").glob("checkpoint-*"))
+
+
+class Breaking(TrainerCallback):
+    """Makes a trained weight NaN before the checkpoint of a step; sets `gone_on` when the next one begins."""
+
+    def __init__(self, step: int) -> None:
+        self._step, self.gone_on = step, threading.Event()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self._step:
+            trained = [each for each in kwargs["model"].parameters() if each.requires_grad]
+            with torch.no_grad():
+                trained[-1].view(-1)[-1] = torch.nan
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self._step:
+            self.gone_on.set()
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("copied", [False, True])
+def test_broken_weights_are_found_in_the_copy_and_never_placed(
+    lora: bool, copied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaking, write = Breaking(4), beside._Writing.run
+
+    def held(self: Any) -> None:
+        if self.checkpoint == "checkpoint-4":
+            assert breaking.gone_on.wait(60)
+        write(self)
+
+    def uncopied(value: Any, known: Any) -> Any:
+        raise TypeError(value)
+
+    monkeypatch.setattr(beside._Writing, "run", held)
+    if not copied:
+        monkeypatch.setattr(saving, "_copied_tensor", uncopied)
+    with pytest.raises(
+        RunError, match=r"not finite any more after step 4 .*are not saved.*checkpoint-2 is kept"
+    ):
+        tune("out", *SETS, f"lora.enabled={lora}".lower(), extensions=Extensions((breaking,)))
+    assert breaking.gone_on.is_set() == copied
+    assert [path.name for path in Path("out").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert not Path("out", UNFINISHED).exists()
+    assert not list(Path("out").glob("*.safetensors"))
 
 
 def test_without_memory_for_a_copy_the_training_waits_and_that_is_said(

@@ -92,10 +92,10 @@ class WholeCheckpoints(OfRun, PrivateHooks):
         beside = self._goes_beside()
         folder = unfinished.begin(target.parent)
         later: list[FileLater] = []
+        checks: list[Callable[[], None]] = []
         with _removed_at_failure(this, target, folder):
             if beside:
-                with large_files_later(self._no_memory) as later:
-                    write_parts(this, folder, target)
+                later, checks = self._copied_parts(folder, target)
                 if self._room is not None:
                     self._room.keeps(sum(each.pinned for each in later))
             else:
@@ -105,6 +105,8 @@ class WholeCheckpoints(OfRun, PrivateHooks):
 
         def write() -> None:
             with _removed_at_failure(this, target, folder):
+                while checks:
+                    checks.pop()()  # and let go of the copies
                 while later:
                     copied = sum(each.size for each in later)
                     later.pop(0).write()  # and free its copy
@@ -139,7 +141,11 @@ class WholeCheckpoints(OfRun, PrivateHooks):
             self._room = CopyRoom(as_trainer(self))
         self._room.saw(kwargs.get("inputs", args[1] if len(args) > 1 else None))
         trainer: Any = super()
-        return trainer.training_step(*args, **kwargs)
+        try:
+            return trainer.training_step(*args, **kwargs)
+        except RunError:
+            self.finish_writing()  # broken weights in the checkpoint are the cause, and come first
+            raise
 
     def steps_are_over(self) -> None:
         """Wait for the checkpoint that is being written."""
@@ -169,6 +175,21 @@ class WholeCheckpoints(OfRun, PrivateHooks):
             self.finish_writing()
         except Exception as failure:  # in addition to the error that ended training
             self.saving.warn(str(failure))
+
+    def _copied_parts(self, folder: Path, target: Path) -> tuple[list[FileLater], list[Callable[[], None]]]:
+        """Write the small files, and copy the large ones. Return these, and the check of the copied weights,
+        without which none of them may be placed."""
+        this = as_trainer(self)
+        self.checks_copies = True
+        try:
+            with large_files_later(self._no_memory) as later:
+                write_parts(this, folder, target)
+        finally:
+            self.checks_copies = False
+        if self.guard is None:
+            return later, []
+        copies = {place: copy for each in later for place, copy in each.copies.items()}
+        return later, [self.guard.copied_weights(this.model, this.state.global_step, copies)]
 
     def _goes_beside(self) -> bool:
         """Whether the current checkpoint can be written while training continues. Logs why not, once."""

@@ -106,7 +106,7 @@ class GuardedTraining(OfRun, SavesNoSecrets):
     def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
         """The Trainer's, unless the weights are broken."""
         this = as_trainer(self)
-        if self.guard is not None:
+        if self.guard is not None and not self.checks_copies:
             self.guard.weights(this.model, this.state.global_step)
         super().store_model(output_dir, at_end=at_end)
 

@@ -7,7 +7,7 @@ metrics of each batch from the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,32 @@ class NonFiniteGuard:
 
         Raises `RunError`.
         """
-        name = _broken(model)
+        self._refuse(_trained(model), step)
+
+    def copied_weights(
+        self, model: torch.nn.Module, step: int, copies: Mapping[int, torch.Tensor]
+    ) -> Callable[[], None]:
+        """Like `weights`, for a checkpoint that is written from `copies` (by the addresses of the weights):
+        check the weights that have none, and return the check of the copies, for the thread that writes
+        them. It holds the copies until it is called."""
+        left: list[tuple[str, torch.Tensor]] = []
+        for name, weight in _trained(model):
+            copy = copies.get(weight.data_ptr())
+            if copy is not None and (copy.shape, copy.dtype) == (weight.shape, weight.dtype):
+                left.append((name, copy))
+            else:
+                self._refuse([(name, weight)], step)
+
+        def check() -> None:
+            try:
+                self._refuse(left, step)
+            finally:
+                left.clear()
+
+        return check
+
+    def _refuse(self, weights: Iterable[tuple[str, torch.Tensor]], step: int) -> None:
+        name = _broken(weights)
         if name is None:
             return
         found = f"the weights are not finite any more after step {step} ({name} for one)"
@@ -119,7 +144,7 @@ class NonFiniteGuard:
         raise RunError(f"{found}, and are not saved. {self._remedies()}".strip())
 
     def _refuse_broken_weights(self, model: torch.nn.Module, what: str) -> None:
-        name = _broken(model)
+        name = _broken(_trained(model))
         if name is not None:
             raise RunError(
                 f"{what}, since the weights are not finite any more ({name} for one). "
@@ -214,13 +239,16 @@ def _from_all_ranks(text: str) -> str:
     return "; ".join(dict.fromkeys(each for each in said if each))
 
 
-def _broken(model: torch.nn.Module) -> str | None:
-    """The name of a trained weight with non-finite values."""
-    name: str
+def _trained(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The trained weights, with their names."""
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not _is_finite(parameter.detach()):
-            return name
-    return None
+        if parameter.requires_grad:
+            yield name, parameter.detach()
+
+
+def _broken(weights: Iterable[tuple[str, torch.Tensor]]) -> str | None:
+    """The name of a weight with non-finite values."""
+    return next((name for name, values in weights if not _is_finite(values)), None)
 
 
 def _is_finite(values: torch.Tensor) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,12 @@ _LARGE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class FileLater:
-    """A file to be written later from a copy, and the bytes of the copy: `size` that are freed after writing,
-    and `pinned` that torch keeps allocated."""
+    """A file to be written later from `copies`, the copied tensors by the addresses of their originals. Of
+    their bytes, `size` are freed after writing, and torch keeps `pinned` allocated."""
 
     size: int
     pinned: int
+    copies: Mapping[int, torch.Tensor]
     write: Callable[[], None]
 
 
@@ -93,13 +95,17 @@ def large_files_later(short: Callable[[], None] | None = None) -> Iterator[list[
     thread = threading.get_ident()
     given = [getattr(module, name) for module, name in _SAVERS]
 
-    def copied(value: Any) -> Any:
+    def copied(value: Any) -> tuple[Any, Mapping[int, torch.Tensor]] | None:
+        known: _Known = {}
         try:
-            return _copied(value, {}) if threading.get_ident() == thread else None
+            if threading.get_ident() != thread:
+                return None
+            copy = _copied(value, known)
+            return copy, {-place: made for place, (_, made) in known.items() if place < 0}
         except TypeError:
             return None
         except MemoryError:
-            pass  # the partial copy is freed only with its frames
+            known.clear()  # the rest of the partial copy is freed only with its frames
         while later:
             later.pop(0).write()
         if short is not None:
@@ -116,16 +122,19 @@ def large_files_later(short: Callable[[], None] | None = None) -> Iterator[list[
         def write(value: Any) -> None:
             given[-1](value, f, *args, **kwargs)
 
-        plain = isinstance(f, str) and not args and not kwargs and sum(map(_bytes, _tensors(value))) >= _LARGE
+        plain = isinstance(f, str) and not args and not kwargs and _is_large(value)
         put_off(copied(value) if plain else None, value, write)
 
-    def put_off(copy: Any, value: Any, write: Callable[[Any], None]) -> None:
-        if copy is None:
+    def put_off(
+        found: tuple[Any, Mapping[int, torch.Tensor]] | None, value: Any, write: Callable[[Any], None]
+    ) -> None:
+        if found is None:
             write(value)
         else:
-            pinned = sum(pinned_size(each) for each in _tensors(copy) if each.is_pinned())
-            size = sum(_bytes(each) for each in _tensors(copy) if not each.is_pinned())
-            later.append(FileLater(size, pinned, functools.partial(write, copy)))
+            copy, copies = found
+            pinned = sum(pinned_size(each) for each in copies.values() if each.is_pinned())
+            size = sum(_bytes(each) for each in copies.values() if not each.is_pinned())
+            later.append(FileLater(size, pinned, copies, functools.partial(write, copy)))
 
     try:
         for (module, name), mine in zip(_SAVERS, (save_file, save_file, save), strict=True):
@@ -146,6 +155,11 @@ def _bytes(tensor: torch.Tensor) -> int:
     return int(tensor.numel() * tensor.element_size())
 
 
+def _is_large(value: Any) -> bool:
+    """Whether an object holds `_LARGE` bytes of tensors. Stops counting there."""
+    return any(size >= _LARGE for size in itertools.accumulate(map(_bytes, _tensors(value))))
+
+
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
@@ -154,7 +168,11 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(each)
 
 
-def _copied(value: Any, known: dict[int, tuple[Any, Any]]) -> Any:
+_Known = dict[int, tuple[Any, Any]]
+"""What was copied, and its copy: by its `id`, and for tensors also by the negative address of their data."""
+
+
+def _copied(value: Any, known: _Known) -> Any:
     """Copy everything in plain containers to main memory. Raises `TypeError` for anything else, such as
     tensor subclasses or views of a storage, which `torch.save` writes as such, and `MemoryError`."""
     kind = type(value)
@@ -174,23 +192,27 @@ def _copied(value: Any, known: dict[int, tuple[Any, Any]]) -> Any:
     return made
 
 
-def _copied_tensor(value: torch.Tensor, known: dict[int, tuple[Any, Any]]) -> torch.Tensor:
+def _copied_tensor(value: torch.Tensor, known: _Known) -> torch.Tensor:
     storage = value.untyped_storage()
     place = -storage.data_ptr()
     whole = storage.nbytes() == value.numel() * value.element_size()
     if value.is_meta or value.requires_grad or not whole or (place and place in known):
         raise TypeError(value)
-    known[place] = storage, None
+    made = _empty_copy(value).copy_(value)
+    known[place] = storage, made
+    return made
+
+
+def _empty_copy(value: torch.Tensor) -> torch.Tensor:
     if value.is_cuda:
         # Into pinned memory, which torch keeps for the next checkpoint, an H100 copies 1 GB in 20 ms instead
         # of 660. The limit on locked memory may be lower than the memory.
         with contextlib.suppress(RuntimeError):
-            return torch.empty_like(value, device="cpu", pin_memory=True).copy_(value)
+            return torch.empty_like(value, device="cpu", pin_memory=True)
     try:
-        made = torch.empty_like(value, device="cpu")
+        return torch.empty_like(value, device="cpu")
     except RuntimeError as error:  # torch has no exception class for main memory
         raise MemoryError(str(error)) from error
-    return made.copy_(value)
 
 
 def load_checkpoint(trainer: TunedTrainer, folder: str) -> None:
