@@ -22,8 +22,8 @@ def repeated(rows: Sequence[int], weights: Sequence[float]) -> list[int]:
     wanted = [max(count, round(weight * scale)) for count, weight in zip(rows, weights, strict=True)]
     if sum(wanted) > _MOST * sum(rows):
         raise DataError(
-            f"with these weights {sum(rows)} rows would become {sum(wanted)}, so often would the small "
-            "sources be repeated: make the weights less different, or give the large source fewer max_rows."
+            f"these weights would turn {sum(rows)} rows into {sum(wanted)} by repeating the small sources: "
+            "use weights that differ less, or set max_rows for the large source."
         )
     return wanted
 

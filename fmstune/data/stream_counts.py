@@ -31,7 +31,9 @@ CUT = "rows are truncated to training.max_length"
 DROPPED = "rows are left out: truncated to training.max_length, they have no token to train on"
 SAME = "pairs are left out: their chosen and rejected are the same"
 SKIPPED = "bad rows are left out"
-REWORDED = "a prompt ends in other tokens once an answer follows it; what differs is counted as the answer's"
+REWORDED = (
+    "a prompt ends with other tokens when an answer follows; the difference counts as part of the answer"
+)
 
 
 @dataclass(frozen=True, slots=True)

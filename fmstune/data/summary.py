@@ -131,7 +131,7 @@ class DataSummary:
         if self.split:
             cost = self.tokens_again / max(1, self.tokens - self.tokens_again)
             became = f"{counted(self.split, 'conversation')} split into {counted(self.split_rows, 'row')}"
-            why = f"the chat template writes history in other words than answers (+{cost:.0%} tokens)"
+            why = f"the chat template renders history differently from answers (+{cost:.0%} tokens)"
             parts.append(f"{became}: {why}")
         if self.truncated:
             parts.append(f"{counted(self.truncated, 'row')} cut")

@@ -127,8 +127,8 @@ def build_trainer(
 
     if not method.scores and sees_ahead(loaded.model):
         raise ModelError(
-            f"model.path = {config.model.path!r} reads the tokens that it is to predict: a model of the type "
-            f'{loaded.model.config.model_type} learns to write if its config.json has "is_decoder": true.'
+            f"model.path = {config.model.path!r} sees the tokens that it is to predict: models of type "
+            f'{loaded.model.config.model_type} can learn to generate if config.json has "is_decoder": true.'
         )
     phase("building the trainer")
     attached = {

@@ -231,7 +231,7 @@ def test_an_empty_answer_is_refused_where_it_is_the_good_one_and_named_where_it_
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return prepare(DataConfig(train=str(path), cache=False), TOKENIZER, 64, 1, method=method)
 
-    with pytest.raises(DataError, match=r"line 1: `\w+` is empty, and is to be preferred"):
+    with pytest.raises(DataError, match=r"line 1: `\w+` is empty, but it is the better answer"):
         made(" ", "b")
     assert [entry.what for entry in made("a", "").summary.unused] == [EMPTY_BAD]
     assert made("a", "b").summary.unused == ()

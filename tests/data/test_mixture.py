@@ -110,7 +110,7 @@ def test_rows_that_are_there_twice_are_counted(tmp_path: Path) -> None:
 
 def test_weights_that_would_repeat_a_source_for_ever_are_refused(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.jsonl", 300), write(tmp_path / "b.jsonl", 1)
-    with pytest.raises(DataError, match="would the small sources be repeated: make the weights less diff"):
+    with pytest.raises(DataError, match="by repeating the small sources: use weights that differ less"):
         prepared(DataSource(a, weight=0.001), DataSource(b, weight=1000))
 
 

@@ -17,7 +17,7 @@ from fmstune.data.rows.messages import read_messages
 from fmstune.errors import DataError
 from tests.support.chat_templates import TEMPLATES, tokenizer_with
 
-NO_BLOCK = "empty blocks of reasoning are not in what the chat template writes"
+NO_BLOCK = "the chat template leaves out empty blocks of reasoning"
 IN_OTHER_WORDS = ("diffusion_gemma", "gemma4_v5", "gptoss", "muse_glimmer")
 """Families that write reasoning between other marks, and nothing where there is none."""
 

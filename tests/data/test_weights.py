@@ -126,7 +126,7 @@ def test_that_weights_weigh_the_loss_is_said_of_the_data(tmp_path: Path) -> None
         '{"prompt": "a", "completion": "b", "weight": 70.5}\n{"prompt": "a", "completion": "b"}\n'
     )
     (said,) = prepared(tmp_path / "rows.jsonl").summary.unused_lines()
-    assert said.startswith("weights other than 0 and 1 are obeyed")
+    assert said.startswith("weights other than 0 and 1 scale the loss")
     assert "(1 row; the first is" in said
 
 

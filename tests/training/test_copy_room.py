@@ -58,7 +58,7 @@ def test_steps_that_take_more_after_a_copy_was_freed_are_counted_whole(
     machine.recent = 5  # less than the peak that the copy had a part in
     room.held_copy(0)
     assert room.obstacle(4 * 10**9) == (
-        "a copy needs 4 GB of memory, and the steps beside it 3 GB; this machine has 6 GB"
+        "a copy needs 4 GB of memory, and the training steps 3 GB more; this machine has 6 GB"
     )
 
 
@@ -67,7 +67,7 @@ def test_while_batches_are_short_the_longest_one_counts_by_its_estimate(
 ) -> None:
     room, _ = room_beside(monkeypatch, available=6, estimated=5)
     room.saw({"input_ids": torch.ones(2, 20)})
-    assert "the steps beside it 3 GB" in (room.obstacle(4 * 10**9) or "")
+    assert "the training steps 3 GB more" in (room.obstacle(4 * 10**9) or "")
     room.saw({"chosen_input_ids": torch.ones(2, 25), "rejected_input_ids": torch.ones(2, 25)})
     assert room.obstacle(4 * 10**9) is None
 

@@ -62,7 +62,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_fro
         del os.environ["FILL"]
     assert done.returncode == 1, done.stderr
     assert "the disk is full" in done.stderr
-    assert "checkpoint-6 was not written to its end and is removed" in done.stderr
+    assert "checkpoint-6 was incomplete and is removed" in done.stderr
     assert "disk/out/checkpoint-3 is complete" in done.stderr
     assert [path.name for path in (small_disk / "out").glob("checkpoint-*")] == ["checkpoint-3"]
     filled.unlink()
@@ -98,7 +98,7 @@ def test_a_file_larger_than_is_allowed_ends_the_run_in_the_same_way(tmp_path: Pa
     # The weights may be written, the optimizer's state may not.
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, allowed[1]))
     try:
-        with pytest.raises(RunError, match="checkpoint-3 was not written to its end and is removed") as error:
+        with pytest.raises(RunError, match="checkpoint-3 was incomplete and is removed") as error:
             tune("out", *SETS)
         assert "a file may not be larger than 2 MB here (ulimit -f)" in str(error.value)
         assert "disk" not in str(error.value)

@@ -35,8 +35,8 @@ def test_what_is_packed_is_what_was_counted(tmp_path: Path, strategy: str) -> No
     assert (run.data.truncated, run.data.dropped) == ((2, 1) if cut else (0, 0))
     said = "\n".join(run.data.unused_lines())
     assert ("answers are cut off" in said) == cut
-    assert ("divided at training.max_length" in said and "(2 rows; the first is" in said) != cut
-    assert ("rows are joined" in said) == (strategy == "wrapped")
+    assert ("split at training.max_length" in said and "(2 rows; the first is" in said) != cut
+    assert ("rows are concatenated" in said) == (strategy == "wrapped")
 
 
 @pytest.mark.parametrize("eval_data", ["data.eval=x.jsonl", "data.eval_fraction=0.9"])

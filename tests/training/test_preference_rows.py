@@ -120,7 +120,7 @@ def test_an_unequal_number_of_labels_is_said_once_with_the_advised_weights() -> 
 def test_a_prompt_whose_end_is_other_tokens_before_an_answer_is_said() -> None:
     write("merged.jsonl", [{"prompt": "The lamp ", "chosen": "costs 9", "rejected": "is red"}])
     (note,) = build("dpo", data="merged.jsonl").notes
-    assert note.startswith("with an answer after it, a prompt ends in other tokens than alone")
+    assert "the prompt ends with other tokens when an answer follows" in note
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])

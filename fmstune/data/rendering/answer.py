@@ -21,10 +21,10 @@ LOST_REASONING = (
     "reasoning is not trained: the chat template leaves it out (data.reasoning = keep writes it anyway)"
 )
 NO_REASONING = (
-    "an answer without reasoning is written with an empty reasoning block, which the prompt of the chat "
-    "template opens"
+    "answers without reasoning get an empty reasoning block, because the prompt of the chat template opens "
+    "one"
 )
-NO_END = "the chat template writes nothing that ends an answer, so the model does not learn to stop"
+NO_END = "the chat template does not mark the end of an answer, so the model does not learn to stop"
 
 _CLOSINGS = tuple(closes.strip() for _, _, closes in THINKING)
 

@@ -30,19 +30,19 @@ NOT_AN_ANSWER = (
 AFTER_LAST = "messages after the last answer are not used: nothing answers them"
 ONLY_LAST = "answers before the last one are not trained: data.history = last"
 NOT_FOUND = (
-    "answers are not trained: with data.history = template, history is written in other words than they are"
+    "answers are not trained: the chat template renders them in other words in the history (data.history = "
+    "template)"
 )
 NOT_WRITTEN = (
-    "reasoning is not trained: it is not in what the chat template writes of the whole conversation, which "
-    "data.reasoning = keep does not change (data.train_on = responses with data.history = split trains each "
-    "answer's)"
+    "reasoning is not trained: the chat template leaves it out when it renders a whole conversation, even "
+    "with data.reasoning = keep (data.train_on = responses with data.history = split trains it)"
 )
 NOT_READ = (
-    "reasoning of an answer of weight 0 is not read either: the chat template leaves it out of what comes "
-    "before the answers that are trained"
+    "the reasoning of an answer with weight 0 is not used: the chat template leaves it out before later "
+    "answers"
 )
-NO_WEIGHT = "a row whose weight is 0, as that of all its answers, is not trained"
-NO_WORDS = "{} are not in what the chat template writes"
+NO_WEIGHT = "a row is not trained: its weight, or that of all its answers, is 0"
+NO_WORDS = "the chat template leaves out {}"
 _NEEDED = ("tools", "calls of tools", "results of tools")
 """Without these, a conversation makes no sense."""
 _SHOWN = 40

@@ -19,8 +19,8 @@ NAMES = "names of parameters"
 DESCRIPTIONS = "descriptions"
 VALUES = "values (enum, const, default, examples)"
 RULES = "rules (types, anyOf, $ref, format, pattern, limits and the like)"
-NOT_WRITTEN = "{} in the schemas of tools are not in what the chat template writes"
-NO_NAME = "a tool without a name is not in what the chat template writes"
+NOT_WRITTEN = "the chat template leaves out {} in the schemas of tools"
+NO_NAME = "the chat template leaves out a tool that has no name"
 
 _ELSE = "qzelse"
 _BLANKS = re.compile(r"\s+")

@@ -19,10 +19,10 @@ from fmstune.data.tokens.marking import (
 from fmstune.data.tokens.words import Words
 
 CUT_OFF = "answers are cut off: they do not begin within training.max_length"
-NO_TOKENS = "answers are not trained: the chat template writes nothing of them"
+NO_TOKENS = "answers are not trained: the chat template leaves them out"
 NO_FIRST = (
-    "the beginning of an answer is not trained: it is one token with all of its prompt, and nothing comes "
-    "before that (end the prompt with a line end)"
+    "the start of an answer is not trained: it shares a token with its whole prompt (end the prompt with a "
+    "newline)"
 )
 
 

@@ -31,15 +31,15 @@ ANSWERS = ("chosen_ids", "rejected_ids", "completion_ids")
 """Columns of answers; each continues the column `prompt_ids`, if there is one."""
 
 _NO_PROMPT = (
-    "{}: an answer of several messages does not continue its prompt, as this chat template writes it; put "
+    "{}: this chat template's rendering of an answer of several messages does not continue its prompt; put "
     "all but its last message into `prompt`, or give another template (model.chat_template)."
 )
 _LOST_REASONING = (
-    "reasoning is not trained: the chat template leaves it out of what it writes of an answer of several "
-    "messages, or of a conversation that is judged"
+    "reasoning is not trained: the chat template leaves it out of an answer of several messages, and of a "
+    "conversation with one label or score"
 )
-NO_TOKENS = "an answer has no tokens: the chat template writes nothing of it"
-EMPTY_BAD = "a bad answer is empty: that it ends is all that is learnt of it"
+NO_TOKENS = "an answer has no tokens: the chat template leaves it out"
+EMPTY_BAD = "a bad answer is empty: only its end is learnt"
 _BATCH = 512
 
 
@@ -125,8 +125,8 @@ class AnswerEncoder:
             good = "chosen" if "chosen" in row else "completion"
             if not _says(row[good]) and row.get("label", True):
                 raise DataError(
-                    f"{place}: `{good}` is empty, and is to be preferred; take the row out, or leave such "
-                    "rows out with --skip-bad-rows."
+                    f"{place}: `{good}` is empty, but it is the better answer; remove the row, or skip "
+                    "such rows with --skip-bad-rows."
                 )
             reader.unused.add(EMPTY_BAD, place)
         if _is_chat(row):

@@ -25,15 +25,15 @@ from fmstune.errors import DataError
 if TYPE_CHECKING:
     from fmstune.config.schema.data import DataConfig
 
-DIVIDED = "rows are divided at training.max_length ({}): what follows is learnt without the words before it"
+DIVIDED = "rows are split at training.max_length ({}); later parts are learnt without the text before them"
 JOINED = (
-    "rows are joined and divided at every training.max_length tokens ({}): most answers are learnt after "
-    "other rows, some without their own beginning"
+    "rows are concatenated and split every training.max_length tokens ({}): most answers follow other rows, "
+    "and some lose their start"
 )
 _BATCH = 512
 _SCHEMA = pa.schema([("input_ids", TOKENS), ("labels", TOKENS)])
 
-WEIGHED = "weights other than 0 and 1 are obeyed: the loss is weighed by them"
+WEIGHED = "weights other than 0 and 1 scale the loss"
 """Reported for a data set, as a column `weight` may be in kilograms."""
 
 
@@ -201,6 +201,4 @@ def _require_response(row: Row, shape: Shape, place: str) -> None:
         empty = silent and any(message.get("weight", 1) for message in answers)
         what = "what the assistant says"
     if empty:
-        raise DataError(
-            f"{place}: {what} is empty; take the row out, or leave such rows out with --skip-bad-rows."
-        )
+        raise DataError(f"{place}: {what} is empty; remove the row, or skip such rows with --skip-bad-rows.")

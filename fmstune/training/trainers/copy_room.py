@@ -59,7 +59,7 @@ class CopyRoom:
         room = memory.main_memory()
         if size + steps <= room.available:
             return None
-        beside = f", and the steps beside it {amount(steps)}" if steps else ""
+        beside = f", and the training steps {amount(steps)} more" if steps else ""
         return f"a copy needs {amount(size)} of memory{beside}; {room.limit} has {amount(room.available)}"
 
     @functools.cached_property

@@ -96,9 +96,9 @@ def disk_full(target: Path, short: Shortage, trainer: TunedTrainer) -> RunError:
     """The error for a `shortage` that prevented `target` from being written."""
     kept = newest_checkpoint(Path(trainer.args.output_dir))
     if kept == target:
-        what = f"{target.name} could not be written once more"
+        what = f"{target.name} could not be rewritten"
     elif target.name.startswith("checkpoint-"):
-        what = f"{target.name} was not written to its end and is removed"
+        what = f"{target.name} was incomplete and is removed"
     else:
         what = f"the model could not be written to {target}"
     go_on = f"{kept} is complete: {short.remedy}, and resume with --resume" if kept else short.remedy

@@ -77,8 +77,8 @@ class NonFiniteGuard:
         self._refuse_broken_weights(model, what)
         if self._on_nonfinite == "stop":
             raise RunError(
-                f"{found}; the weights were not touched by it. {self._remedies()} If it is these rows "
-                'alone, fix them, or set run.on_nonfinite = "skip".'
+                f"{found}; the weights are unchanged. {self._remedies()} If only these rows "
+                'cause it, fix them, or set run.on_nonfinite = "skip".'
             )
         self._skip(found)
         # Every trained weight gets a zero gradient, as ranks that wait for each other expect.
@@ -100,7 +100,7 @@ class NonFiniteGuard:
             self._go_on(found)
             return True
         if self._on_nonfinite == "stop":
-            raise RunError(f"{found}; the weights were not touched by it. {self._remedies()}".strip())
+            raise RunError(f"{found}; the weights are unchanged. {self._remedies()}".strip())
         self._skip(found)
         return False
 
@@ -137,7 +137,7 @@ class NonFiniteGuard:
         name = _broken(weights)
         if name is None:
             return
-        found = f"the weights are not finite any more after step {step} ({name} for one)"
+        found = f"the weights are no longer finite after step {step} ({name}, for example)"
         if self._on_nonfinite == "continue":
             self._go_on(found)
             return
@@ -147,7 +147,7 @@ class NonFiniteGuard:
         name = _broken(_trained(model))
         if name is not None:
             raise RunError(
-                f"{what}, since the weights are not finite any more ({name} for one). "
+                f"{what}, because the weights are no longer finite ({name}, for example). "
                 f"{self._remedies()}".strip()
             )
 
@@ -156,8 +156,7 @@ class NonFiniteGuard:
         self._in_a_row += 1
         if self._in_a_row >= _MOST_IN_A_ROW:
             raise RunError(
-                f"{found}: that is {self._in_a_row} in a row, so it is not single batches that are skipped. "
-                f"{self._remedies()}".strip()
+                f"{found}, as in the {self._in_a_row - 1} batches before it. {self._remedies()}".strip()
             )
         if self.skipped == 1:
             self._warn(f"{found}; this batch and others like it are skipped, and counted as {COUNTER}.")

@@ -127,9 +127,9 @@ def build_tuner(
 def _of_prompts(data: PreparedData) -> Iterator[str]:
     if data.summary.reworded:
         yield (
-            "with an answer after it, a prompt ends in other tokens than alone (its chat template or its "
-            f"last word has it so), in {data.summary.reworded:,} of {counted(data.summary.rows, 'row')}; "
-            "what differs is counted as the answer's"
+            f"in {data.summary.reworded:,} of {counted(data.summary.rows, 'row')} the prompt ends with other "
+            "tokens when an answer follows (due to the chat template, or to its last word); the difference "
+            "counts as part of the answer"
         )
 
 
