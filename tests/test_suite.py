@@ -83,19 +83,23 @@ def test_nobodys_settings_have_a_say_in_the_tests() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def facts(*, fresh: bool, cwd: Path) -> dict[str, Any]:
+def facts(*, fresh: bool, closed: bool, cwd: Path) -> dict[str, Any]:
     limits = {resource.RLIMIT_NOFILE: 500}
-    done = fmstune("-x", "--y=1", cwd=cwd, module=FACTS, limits=limits, fresh=fresh, light=True, MORE="1")
+    done = fmstune(
+        "-x", "--y=1", cwd=cwd, module=FACTS, limits=limits, fresh=fresh, closed=closed, light=True, MORE="1"
+    )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads((cwd / "facts.json").read_text())
     return found
 
 
-def test_a_forked_command_is_one_that_was_just_started(tmp_path: Path) -> None:
-    forked, started = facts(fresh=False, cwd=tmp_path), facts(fresh=True, cwd=tmp_path)
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_forked_command_is_one_that_was_just_started(closed: bool, tmp_path: Path) -> None:
+    forked, started = (facts(fresh=fresh, closed=closed, cwd=tmp_path) for fresh in (False, True))
     assert forked == started
     assert forked["environment"]["MORE"] == "1"
-    assert forked["descriptors"] == [0, 1, 2]
+    assert forked["descriptors"] == ([0] if closed else [0, 1, 2])  # 0: the folder that lists them
+    assert forked["streams"].count(None) == (3 if closed else 0)
 
 
 @pytest.mark.parametrize("fresh", [False, True])

@@ -121,7 +121,12 @@ def _kernels() -> Callable[[], None]:
     def put_back() -> None:
         if "torch" in sys.modules:
             library = sys.modules["torch"]
-            library.use_deterministic_algorithms(modes[0], warn_only=modes[1])
+            now = (
+                library.are_deterministic_algorithms_enabled(),
+                library.is_deterministic_algorithms_warn_only_enabled(),
+            )
+            if now != modes:  # setting it imports the compiler, for two seconds
+                library.use_deterministic_algorithms(modes[0], warn_only=modes[1])
             library.backends.cudnn.deterministic, library.backends.cudnn.benchmark = convolutions
             library.backends.cuda.enable_cudnn_sdp(planned)
 

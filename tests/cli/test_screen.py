@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,18 +14,14 @@ from fmstune.cli.terminal import screen
 from fmstune.console import RunConsole
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
-from tests.support.commands import start
+from tests.support.commands import fmstune, start
 from tests.support.made_runs import make_run
 
-TRAIN = [sys.executable, "-m", "fmstune", "train", "--max-steps", "2", "--output-dir", "out"]
+TRAIN = ["train", "--max-steps", "2", "--output-dir", "out"]
 
 
 def test_a_run_without_standard_streams_is_trained_and_tracked(tmp_path: Path) -> None:
-    def close() -> None:
-        for number in (0, 1, 2):
-            os.close(number)
-
-    done = subprocess.run([*TRAIN, "--tracker", "file"], cwd=tmp_path, preexec_fn=close, check=False)
+    done = fmstune(*TRAIN, "--tracker", "file", cwd=tmp_path, closed=True)
     assert done.returncode == 0
     events = list(JournalReader(tmp_path / "out" / TRACKING_DIR / JOURNAL_NAME))
     assert events[-1].status == "finished"
@@ -34,7 +29,7 @@ def test_a_run_without_standard_streams_is_trained_and_tracked(tmp_path: Path) -
 
 
 def test_a_run_whose_reader_has_left_goes_on(tmp_path: Path) -> None:
-    with start(*TRAIN[3:], cwd=tmp_path) as process:
+    with start(*TRAIN, cwd=tmp_path) as process:
         assert process.stderr is not None
         process.stderr.readline()
         process.stderr.close()
@@ -45,7 +40,7 @@ def test_a_run_whose_reader_has_left_goes_on(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 def test_an_error_that_cannot_be_written_has_its_exit_code(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
-        process = start(*TRAIN[3:], "--set", "a.b=1", cwd=tmp_path, stderr=full.fileno(), light=True)
+        process = start(*TRAIN, "--set", "a.b=1", cwd=tmp_path, stderr=full.fileno(), light=True)
         process.communicate()
     assert process.returncode == 2
 

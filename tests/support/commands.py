@@ -38,13 +38,24 @@ _LIGHT = (
     "fmstune.cli.app", "fmstune.cli.main", "fmstune.run.resolve", "fmstune.config.load.load",
     "fmstune.trackers.registry", "fmstune.launch.rank", "fmstune.launch.termination_log", "typer._adapters",
     "pydantic.type_adapter", "rich.console",
+    "fmstune.cli.train", "fmstune.cli.trackers", "fmstune.cli.runs", "fmstune.cli.config",
+    "fmstune.cli.completion",
+    "fmstune.run.run", "fmstune.run.look_ahead", "fmstune.demo", "fmstune.hub", "fmstune.models.locate",
+    "fmstune.data.rows.reader", "fmstune.data.files.json_lines", "fmstune.data.files.csv_files",
+    "fmstune.delivery.sync", "fmstune.delivery.report", "fmstune.launch.output_keeper",
+    "fmstune.launch.notices", "fmstune.report.show", "fmstune.report.listing", "fmstune.report.export",
+    "fmstune.report.console", "fmstune.cli.terminal", "fmstune.report.table", "fmstune.report.fields",
+    "fmstune.config.inspect.explain", "pyarrow.types", "pydantic.plugin._loader", "typer._click.decorators",
+    "encodings.unicode_escape", "encodings.utf_8_sig", "ssl", "http.client", "email.parser", "shlex",
 )  # fmt: skip
+"""What a command imports that needs no torch."""
 _TRAINER = (
     *_LIGHT, "fmstune.run.run", "fmstune.run.preflight", "fmstune.run.artifacts", "fmstune.run.data_rows",
     "fmstune.run.model_card", "fmstune.run.stream_watch", "fmstune.run.tracker_runs", "fmstune.data.changed",
     "fmstune.training.build", "fmstune.training.decided", "fmstune.training.methods.sft",
     "fmstune.training.callbacks.progress", "fmstune.training.callbacks.samples",
     "fmstune.training.callbacks.stopping", "fmstune.training.callbacks.timing",
+    "peft.utils.transformers_weight_conversion",
     "fmstune.config.inspect.decided",
     "fmstune.report.ending", "fmstune.report.page", "fmstune.trackers.alone", "fmstune.trackers.hf.callback",
     "torch.distributed.run", "torch.utils.serialization", "torch.profiler._cupti_monitor", "numpy.ctypeslib",
@@ -248,6 +259,7 @@ def start(
     sdks: bool = False,
     life: str | None = None,
     session: bool = False,
+    closed: bool = False,
     scanner: bool = False,
     **environment: str,
 ) -> Command:
@@ -256,8 +268,8 @@ def start(
     `module` may be the path of a script. `stdout` and `stderr` are what `Popen` takes: a file's number,
     PIPE or DEVNULL. There is nothing to read. `light` is for a command that needs no trainer: the interpreter
     that it is forked from has none either. `sdks` is for one that needs those of trackers, `life` for one
-    that needs a tracker's (`""`: none). With `session` it has one of its own, for `end_session`. A training
-    samples the machine with `scanner` alone.
+    that needs a tracker's (`""`: none). With `session` it has one of its own, for `end_session`. If `closed`,
+    it has no standard streams. A training samples the machine with `scanner` alone.
     """
     # Tests count events, and a sample comes whenever its time has come.
     if arguments[:1] == ("train",) and not scanner:
@@ -271,16 +283,18 @@ def start(
         if warm.serves(variables):
             request = {
                 "module": module, "arguments": arguments, "cwd": str(cwd), "environment": variables,
-                "limits": list((limits or {}).items()), "session": session,
+                "limits": list((limits or {}).items()), "session": session, "closed": closed,
             }  # fmt: skip
             return _forked(warm, request, command, stdout, stderr)
 
-    def limit() -> None:
+    def begin() -> None:
         for kind, most in (limits or {}).items():
             resource.setrlimit(kind, (most, most))
+        if closed:
+            os.closerange(0, 3)
 
     return subprocess.Popen(
-        command, cwd=cwd, env=variables, preexec_fn=limit if limits else None,
+        command, cwd=cwd, env=variables, preexec_fn=begin if limits or closed else None,
         stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True, start_new_session=session,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Prints what a process finds when it is started with `python -m`; or ends as its argument says."""
+"""Writes what a process finds when it is started with `python -m`; or ends as its argument says."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def facts() -> dict[str, object]:
         "umask": mask,
         "group": os.getpgrp(),
         "streams": [
-            (stream.encoding, stream.errors, stream.isatty(), stream.line_buffering)
+            stream and (stream.encoding, stream.errors, stream.isatty(), stream.line_buffering)
             for stream in (sys.stdin, sys.stdout, sys.stderr)
         ],
         "logging": (logging.root.level, len(logging.root.handlers), logging.root.manager.disable),
@@ -50,7 +50,7 @@ if __name__ == "__main__":
         Path("waits").touch()
         time.sleep(600)
     if how.startswith("-"):
-        print(json.dumps(facts()))
+        Path("facts.json").write_text(json.dumps(facts()))
         sys.exit()
     atexit.register(print, "at exit")
     if how == "raise":

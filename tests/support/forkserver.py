@@ -60,6 +60,8 @@ class Request:
     environment: Mapping[str, str]
     limits: Sequence[tuple[int, int]] = ()
     session: bool = False
+    closed: bool = False
+    """Whether it starts without its standard streams."""
 
 
 def serve(listening: socket.socket, owner: int) -> tuple[Request, list[int]] | None:
@@ -138,6 +140,10 @@ def become(
     if any(Path(each, "sitecustomize.py").exists() for each in (more or "").split(os.pathsep)):
         sys.modules.pop("sitecustomize", None)
         importlib.import_module("sitecustomize")
+    if request.closed:
+        os.closerange(0, 3)
+        sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
+        sys.__stdin__ = sys.__stdout__ = sys.__stderr__ = None  # type: ignore[misc]
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:  # `random` does so by itself
         numpy.random.seed()

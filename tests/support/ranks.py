@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 
 from tests.support.aim_servers import free_port
-from tests.support.commands import FAST, start
+from tests.support.commands import FAST, Command, start
 from tests.support.waiting import wait_for
 
 TWO = ["--nproc", "2", "--output-dir", "out", *FAST]
@@ -62,18 +63,27 @@ def together(
     processes: int, *arguments: str, cwd: Path, module: str = "fmstune"
 ) -> list[subprocess.CompletedProcess[str]]:
     """A command to its end in several processes that train together, as torchrun starts them."""
+    return ended(begun(processes, *arguments, cwd=cwd, module=module))
+
+
+def begun(processes: int, *arguments: str, cwd: Path, module: str = "fmstune") -> list[Command]:
+    """Start a command in several processes that train together."""
     port, size = str(free_port()), str(processes)
     world = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
-    begun = [
+    return [
         start(*arguments, cwd=cwd, module=module, **world, RANK=str(rank), LOCAL_RANK=str(rank))
         for rank in range(processes)
     ]
-    with ThreadPoolExecutor(processes) as threads:  # one that is not read waits, and the others for it
-        said = threads.map(lambda process: process.communicate(), begun)
+
+
+def ended(processes: Sequence[Command]) -> list[subprocess.CompletedProcess[str]]:
+    """Wait until processes that train together have ended."""
+    with ThreadPoolExecutor(len(processes)) as threads:  # one that is not read waits, and the others for it
+        said = threads.map(lambda process: process.communicate(), processes)
         return [
             subprocess.CompletedProcess(process.args, process.wait(), *both)
-            for process, both in zip(begun, said, strict=True)
+            for process, both in zip(processes, said, strict=True)
         ]
 
 
