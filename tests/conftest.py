@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from hypothesis import settings
 from fmstune.delivery.recorder import Recorder
 from fmstune.layout import TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
+from tests.support import logs
 from tests.support.commands import share, share_more, worker
 from tests.support.durations import RANKS
 from tests.support.journals import close_journals, open_journal
+from tests.support.logs import LOGS, Logs
 from tests.support.metadata import read_once
 from tests.support.surroundings import ENVIRONMENT, closed, restore, usual_signals
 from tests.support.warm_shippers import install
@@ -101,10 +104,43 @@ def _environment() -> Iterator[None]:
     home.mkdir()
     os.environ["HOME"] = str(home)
     usual_signals()
+    logs.begin()
     yield
     restore(ENVIRONMENT)
     usual_signals()
     close_journals()
+    LOGS.clear()  # whose tracebacks keep what the test has made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what was logged in the report of a test that failed."""
+    report = yield
+    if report.failed and LOGS.records:
+        report.sections.append((f"Captured log {report.when}", LOGS.text))
+    return report
+
+
+@pytest.fixture
+def caplog() -> Iterator[Logs]:
+    """What the test logs."""
+    with logs.captured() as found:
+        yield found
+
+
+_folders = itertools.count()
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the test's own, as pytest makes it.
+
+    pytest's own fixture keeps a symbolic link to the newest folder of each name as well, and to replace it
+    takes ten times as long as to make the folder."""
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    folder = tmp_path_factory.getbasetemp() / f"{name}_{next(_folders)}"
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 @pytest.fixture

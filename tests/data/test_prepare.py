@@ -16,6 +16,7 @@ from fmstune.data.prepare import PreparedData, prepare
 from fmstune.data.tokens.table import IGNORED
 from fmstune.errors import DataError
 from fmstune.models.load import load_tokenizer
+from tests.support.logs import Logs
 from tests.support.rendered import adding, chat, seen_and_trained, tokenizer
 
 # As DeepSeek's: the prompt opens a block of reasoning, and the answers of a conversation are without.
@@ -226,7 +227,7 @@ def test_an_end_that_is_the_beginning_too_stays_where_it_is(tmp_path: Path) -> N
 
 
 def test_nobody_is_warned_of_rows_that_are_cut_anyway(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Logs
 ) -> None:
     config = write(tmp_path, {"text": "a b " * 1000})
     assert prepare(config, load_tokenizer(ModelConfig(path="demo")), 64, seed=1).summary.longest == 64

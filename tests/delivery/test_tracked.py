@@ -23,6 +23,7 @@ from fmstune.delivery.shipping.media import changed, why_not
 from fmstune.delivery.tracked import Ambiguous, taken_by
 from fmstune.trackers.records import Limits
 from tests.support.journals import events, journal_path
+from tests.support.logs import Logs
 
 PICTURE = Image.new("RGB", (2, 2))
 PNG = io.BytesIO()
@@ -151,7 +152,7 @@ CONTENTS: list[tuple[Any, str, str]] = [
 
 @pytest.mark.parametrize(("value", "key", "said"), CONTENTS, ids=[said for *_, said in CONTENTS])
 def test_what_a_value_holds_is_recorded_as_well_as_it_can_be_and_named_once(
-    value: Any, key: str, said: str, recorder: Recorder, run_directory: Path, caplog: Any
+    value: Any, key: str, said: str, recorder: Recorder, run_directory: Path, caplog: Logs
 ) -> None:
     with active(recorder):
         fmstune.track(value, "name", "stage", step=1)

@@ -15,12 +15,13 @@ from fmstune import get_tracker
 from fmstune.trackers.records import TrackerError
 from fmstune.trackers.registry import BUILT_IN
 from fmstune.trackers.values.stages import split_stages
+from tests.support.logs import Logs
 from tests.support.own_trainer import TRACKERS, Rude, log, own_callback, seen_in_file, trainer_of_ones_own
 
 
 @pytest.mark.parametrize("name", TRACKERS)
 def test_one_callback_is_one_run_whatever_is_tracked_before_and_after_the_training(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Logs
 ) -> None:
     monkeypatch.chdir(tmp_path)
     seen = TRACKERS[name].seen
@@ -62,7 +63,7 @@ KNOWN, FORM, NAMED = "supersecretvalue123", "hf_" + "aBcDeF1234" * 4, "qqqqqqqq"
 
 
 def test_no_secret_reaches_the_tracker_or_the_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Logs
 ) -> None:
     monkeypatch.setenv("MY_SECRET_KEY", KNOWN)
     secrets = f"401 for https://bob:hunter2secret@h/x?token={NAMED} {FORM} {KNOWN}"
@@ -86,7 +87,7 @@ def test_no_secret_reaches_the_tracker_or_the_log(
 
 @pytest.mark.parametrize("name", TRACKERS)
 def test_a_callback_that_is_asked_for_twice_is_one_and_a_closed_one_takes_nothing_more(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Logs
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tracker = get_tracker(name, **TRACKERS[name].options(tmp_path))

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TrainerCallback
 
+from tests.support.logs import Logs
 from tests.support.own_trainer import Rude, log, own_callback, trainer_of_ones_own
 
 
@@ -25,7 +26,7 @@ from tests.support.own_trainer import Rude, log, own_callback, trainer_of_ones_o
     "at", ["open", "track", "set_params", "train_ended", "close", "everything", "grad_norm"]
 )
 def test_no_error_of_a_tracker_reaches_the_training_and_one_is_told(
-    at: str, error: BaseException, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    at: str, error: BaseException, tmp_path: Path, caplog: Logs
 ) -> None:
     tracker = Rude(at, error)
     callback = own_callback(tracker)
