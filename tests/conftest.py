@@ -23,6 +23,7 @@ from tests.support.durations import RANKS
 from tests.support.journals import close_journals, open_journal
 from tests.support.logs import LOGS, Logs
 from tests.support.metadata import read_once
+from tests.support.small_demo import smaller
 from tests.support.surroundings import ENVIRONMENT, closed, restore, usual_signals
 from tests.support.warm_shippers import install
 
@@ -141,6 +142,13 @@ def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.getbasetemp() / f"{name}_{next(_folders)}"
     folder.mkdir(mode=0o700)
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_demo() -> Iterator[None]:
+    """All tests of a module have a demo model of one narrow layer."""
+    with smaller():
+        yield
 
 
 @pytest.fixture

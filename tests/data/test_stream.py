@@ -26,6 +26,8 @@ from fmstune.errors import DataError
 from fmstune.models.load import load_tokenizer
 from fmstune.run.run import run
 
+pytestmark = pytest.mark.usefixtures("small_demo")
+
 TOKENIZER = load_tokenizer(ModelConfig(path="demo"))
 
 

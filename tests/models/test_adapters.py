@@ -22,6 +22,8 @@ from fmstune.models.merge import check, merge
 from tests.support.models import logits
 from tests.support.short_runs import train
 
+pytestmark = pytest.mark.usefixtures("small_demo")
+
 KINDS = {
     "lora": ("lora.enabled=true", "lora.r=4"),
     "rslora": ("lora.enabled=true", "lora.r=4", "lora.rslora=true"),

@@ -16,6 +16,8 @@ from fmstune.run.run import run
 from tests.support.end_to_end import journal_points
 from tests.support.tuned import weights
 
+pytestmark = pytest.mark.usefixtures("small_demo")
+
 # A rate at which the demo model learns at first, and then gets worse.
 SETS = ["training.eval_steps=2", "training.max_steps=40", "training.lr_scheduler_type=constant",
         "training.learning_rate=0.15", "training.warmup_steps=0"]  # fmt: skip

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 
 from fmstune.errors import RunError
-from tests.support.tuned import fmstune, tune, weights
+from fmstune.training.extensions import Extensions
+from tests.support.tuned import tune, weights
 
 SETS = ["training.eval_strategy=no", "training.max_steps=9"]
-STEPS = [part for setting in SETS for part in ("--set", setting)]
 ONE_KEPT = "training.save_total_limit=1"
 
 
@@ -34,7 +35,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip("mounting a file system is not allowed here")
     yield path
-    subprocess.run(["umount", str(path)], check=True)
+    # Lazily: the traceback of an error may hold the file that could not be written.
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def test_a_disk_without_room_for_the_checkpoints_is_told_before_the_start(small_disk: Path) -> None:
@@ -51,19 +53,13 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_fro
     small_disk: Path, tmp_path: Path
 ) -> None:
     filled = small_disk / "others"
-    # Somebody else's file takes the room after the second checkpoint, from a tracker in the training.
-    tracker = tmp_path / "filling.py"
-    tracker.write_text(FILLING)
-    args = ["--output-dir", "disk/out", *STEPS, "--set", ONE_KEPT]
-    os.environ["FILL"] = str(filled)
-    try:
-        done = fmstune(*args, "--tracker", "filling:Filling", cwd=tmp_path)
-    finally:
-        del os.environ["FILL"]
-    assert done.returncode == 1, done.stderr
-    assert "the disk is full" in done.stderr
-    assert "checkpoint-6 was incomplete and is removed" in done.stderr
-    assert "disk/out/checkpoint-3 is complete" in done.stderr
+    with pytest.raises(RunError) as error:
+        tune("disk/out", *SETS, ONE_KEPT, extensions=Extensions((Fills(filled),)))
+    said = str(error.value)
+    assert error.value.exit_code == 1
+    assert "the disk is full" in said
+    assert "checkpoint-6 was incomplete and is removed" in said
+    assert "disk/out/checkpoint-3 is complete" in said
     assert [path.name for path in (small_disk / "out").glob("checkpoint-*")] == ["checkpoint-3"]
     filled.unlink()
     tune("disk/out", *SETS, ONE_KEPT, resume="auto")
@@ -71,26 +67,20 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_fro
     assert weights(small_disk / "out") == weights(tmp_path / "whole")
 
 
-FILLING = """
-import os
-from transformers import TrainerCallback
+class Fills(TrainerCallback):
+    """Takes the room after the second checkpoint, as another program's file would."""
 
-class Filling:
-    def __init__(self, name=None, tracker_config=None): ...
-    def track(self, metric, name, stage): ...
-    def set_params(self, params, name): ...
-    def get_hf_callback(self):
-        class Fill(TrainerCallback):
-            def on_step_end(self, args, state, control, **kwargs):
-                if state.global_step == 5:
-                    with open(os.environ["FILL"], "wb", buffering=0) as file:
-                        try:
-                            while True:
-                                file.write(bytes(1 << 16))
-                        except OSError:
-                            file.truncate(file.tell() - (2 << 20))
-        return Fill()
-"""
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 5:
+            with open(self.path, "wb", buffering=0) as file:
+                try:
+                    while True:
+                        file.write(bytes(1 << 16))
+                except OSError:
+                    file.truncate(file.tell() - (2 << 20))
 
 
 def test_a_file_larger_than_is_allowed_ends_the_run_in_the_same_way(tmp_path: Path) -> None:

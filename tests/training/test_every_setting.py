@@ -29,6 +29,8 @@ from fmstune.training.build import build_trainer, training_arguments
 from fmstune.training.methods.trained import trained_by
 from tests.support.tuned import tune
 
+pytestmark = pytest.mark.usefixtures("small_demo")
+
 OTHER_VALUES: dict[str, Any] = {
     "accelerator_config": {"split_batches": True}, "activation_checkpointing_kwargs": {"use_reentrant": True},
     "debug": "underflow_overflow", "eos_token": "<|im_start|>", "eval_strategy": "epoch",

@@ -25,6 +25,8 @@ from tests.support.preferred import PREFERENCES, build, metrics, pairs, tune, wr
 from tests.support.tracked import rewrite_as_interrupted
 from tests.support.tuned import weights
 
+pytestmark = pytest.mark.usefixtures("small_demo")
+
 
 class Tuned(NamedTuple):
     """A run: its directory, its result, and what a person saw of it."""

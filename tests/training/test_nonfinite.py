@@ -16,6 +16,8 @@ from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from tests.support.ranks import together
 from tests.support.tuned import SHORT, tune, weights
 
+pytestmark = pytest.mark.usefixtures("small_demo")
+
 TOO_FAST = ["training.learning_rate=1e38", "training.warmup_steps=0"]
 ROWS = 16
 

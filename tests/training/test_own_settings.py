@@ -19,6 +19,8 @@ from fmstune.trackers.base import Tracker
 from fmstune.training.build import build_trainer
 from tests.support.tuned import dry_run_shown, tune
 
+pytestmark = pytest.mark.usefixtures("small_demo")
+
 CHATS, TEXTS = "data.train=chats.jsonl", "data.train=texts.txt"
 SETTINGS: dict[str, tuple[str, ...]] = {
     "model.gguf_file": ("x.gguf",),
@@ -181,20 +183,22 @@ def test_what_is_named_is_said_at_the_start_and_explained() -> None:
 VENDOR = """
 import time
 from fmstune import Tracker
-from transformers import TrainerCallback
-
-class Sleeps(TrainerCallback):
-    def on_log(self, *args, **kwargs):
-        time.sleep(60)
 
 class Slow(Tracker):
     def get_hf_callback(self):
+        from transformers import TrainerCallback  # here: the tracker's own process need not import it
+
+        class Sleeps(TrainerCallback):
+            def on_log(self, *args, **kwargs):
+                time.sleep(60)
+
         return Sleeps()
 """
 
 
 def test_a_tracker_in_process_has_as_long_as_is_set() -> None:
     Path("vendor.py").write_text(VENDOR)
-    sets = ("tracking.trackers=['vendor:Slow']", "tracking.in_process_timeout=3", "training.max_steps=1")
+    sets = ("tracking.trackers=['vendor:Slow']", "tracking.in_process_timeout=0.5", "training.max_steps=1",
+            "tracking.check_timeout=600")  # fmt: skip
     shown = tune("out", *sets, "training.eval_strategy=no", "training.save_strategy=no")
-    assert "did not return within 3" in " ".join(shown.split())
+    assert "did not return within 0.5" in " ".join(shown.split())

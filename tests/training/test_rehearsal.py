@@ -11,6 +11,8 @@ from fmstune.data.tokens.lengths import longest_rows
 from fmstune.training.rehearsal.rehearsal import duration
 from tests.support.tuned import tune, weights
 
+pytestmark = pytest.mark.usefixtures("small_demo")
+
 
 @pytest.fixture(autouse=True)
 def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ from fmstune.errors import ConfigError
 from tests.support.end_to_end import journal_points
 from tests.support.tracked import tune
 
+pytestmark = pytest.mark.usefixtures("small_demo")
+
 LOSS = ("train", "loss", 2)
 
 

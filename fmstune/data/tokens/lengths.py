@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from fmstune.data.tokens.preferences import ANSWERS
@@ -66,5 +67,9 @@ def _lengths(rows: Any, name: str) -> Integers:
 
 
 def _column(rows: Any, name: str) -> Any:
-    # As Arrow: creating Python lists for 100,000 rows takes seconds.
-    return rows.select_columns([name]).with_format("arrow")[:][name]
+    """A column of a data set or of an Arrow table."""
+    # As Arrow: creating Python lists for 100,000 rows takes seconds. Whoever reads several columns sets the
+    # format once: datasets copies the description of all columns for it.
+    if not isinstance(rows, pa.Table) and rows.format["type"] != "arrow":
+        rows = rows.with_format("arrow")
+    return rows[name]

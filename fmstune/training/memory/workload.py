@@ -16,7 +16,8 @@ from fmstune.transformers_compat import attention_of
 
 def workload(trainer: TunedTrainer) -> Workload | None:
     """The work of a trainer's longest batch; `None` if the model's shape is unknown."""
-    model, args, rows = trainer.model, trainer.args, measurable_rows(trainer)
+    model, args = trainer.model, trainer.args
+    rows = measurable_rows(trainer).with_format("arrow")
     settings = model.config.get_text_config()
     try:
         hidden, layers = int(settings.hidden_size), int(settings.num_hidden_layers)
@@ -24,7 +25,7 @@ def workload(trainer: TunedTrainer) -> Workload | None:
     except (AttributeError, TypeError, ValueError):
         return None
     limit = args.max_length
-    batch = rows.select(longest_rows(rows, args.per_device_train_batch_size, limit))
+    batch = rows[longest_rows(rows, args.per_device_train_batch_size, limit)]
     lengths = sequence_lengths(batch, limit)
     padded = not getattr(trainer.data_collator, "padding_free", False)
     scored = scored_tokens(batch, limit)
