@@ -22,6 +22,7 @@ SECONDS_TO_STOP = 24 * 3600
 """A rank asked to stop first saves a checkpoint, however long that takes; torchrun's default is 30 s."""
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PR_SET_PDEATHSIG = 1
 _LARGEST_OF_FAILURES = 127
 """Higher exit codes are those of signals."""
@@ -51,7 +52,8 @@ def under_torchrun() -> bool:
 def needs_process_group(training: Mapping[str, Any]) -> bool:
     """Whether these settings need torch's process group, even for one process, and no launcher has set what
     it is made from. Without one, accelerate leaves out FSDP, and DeepSpeed looks for MPI."""
-    return bool(training.get("fsdp") or training.get("deepspeed")) and "LOCAL_RANK" not in os.environ
+    asked = bool(training.get("fsdp") or training.get("deepspeed"))
+    return asked and not all(name in os.environ for name in _GROUP)
 
 
 @contextlib.contextmanager

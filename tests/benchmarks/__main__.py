@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch", "transformers", "trl", "tokenizers", "datasets")
-WITH_MODEL = ("preparing_chats", "train_speed")
+WITH_MODEL = ("evaluation", "preparing_chats", "train_speed")
 """Those whose first argument is a model."""
 NEXT = "Threads are as many as the process may use"
 """The paragraph below README's table."""

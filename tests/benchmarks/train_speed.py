@@ -1,5 +1,6 @@
 """Steps against TRL's own command and a bare padded PyTorch loop:
-`python -m tests.benchmarks.train_speed [MODEL] [--rows long] [--peers bare,fused,trl,checkpointed]`.
+`python -m tests.benchmarks.train_speed [MODEL] [--rows long] [--peers bare,fused,trl,checkpointed]`; with
+`--way lora` and `--way dpo` against TRL only.
 
 `fmstune train` and each peer tune the same model on the same rows in the same order with the same settings,
 in short runs by turns, so that what else the machine does meets all of them. Of each step after the first
@@ -39,9 +40,24 @@ BATCHES = {"short": 8, "long": 4}
 MOST_EXCHANGES = 8
 
 
-def write_rows(path: Path, *, long: bool) -> None:
+WAYS = {
+    "full": ("sft", (), ()),
+    "lora": (
+        "sft",
+        ("--lora", "--set", "lora.r=16", "--set", "lora.alpha=32", "--set", "lora.dropout=0",
+         "--set", "lora.target_modules=all-linear"),
+        ("--use_peft", "--lora_r", "16", "--lora_alpha", "32", "--lora_dropout", "0",
+         "--lora_target_modules", "all-linear"),
+    ),
+    "dpo": ("dpo", (), ()),
+}  # fmt: skip
+"""The method, and what is added to the commands of fmstune and TRL."""
+
+
+def write_rows(path: Path, *, long: bool, pairs: bool = False) -> None:
     """The demo's single exchanges as prompt and completion, or several in one, in plain text: of a chat, TRL
-    would learn what the template writes after the answer's end token as well."""
+    would learn what the template writes after the answer's end token as well. With `pairs`, each answer is
+    preferred to that of another question."""
     chance = random.Random(0)
     exchanges = []
     for line in demo.data_file("train").read_text().splitlines():
@@ -53,6 +69,9 @@ def write_rows(path: Path, *, long: bool) -> None:
         more = chance.choices(exchanges, k=chance.randint(2, MOST_EXCHANGES)) if long else []
         text = "".join(f"\nQuestion: {asked}\nAnswer: {answered}" for asked, answered in more)
         row = {"prompt": f"Question: {question}\nAnswer:", "completion": f" {answer}{text}"}
+        if pairs:
+            other = chance.choice([each for _, each in exchanges if each != answer])
+            row |= {"chosen": row.pop("completion"), "rejected": f" {other}{text}"}
         lines.append(json.dumps(row))
     path.write_text("\n".join(lines) + "\n")
 
@@ -104,7 +123,8 @@ def cpu_seconds(process: psutil.Process) -> float:
     return taken
 
 
-def ours(folder: Path, model: str, steps: int, batch: int, skip: int) -> Run:
+def ours(folder: Path, model: str, steps: int, batch: int, skip: int, way: str) -> Run:
+    method, added, _ = WAYS[way]
     settings = {
         "max_steps": steps, "per_device_train_batch_size": batch, "learning_rate": RATE, "logging_steps": 1,
         "save_strategy": "no", "max_length": LENGTH,
@@ -117,7 +137,10 @@ def ours(folder: Path, model: str, steps: int, batch: int, skip: int) -> Run:
         model,
         "--data",
         "rows/train.jsonl",
+        "--method",
+        method,
         *sets,
+        *added,
         "--plain",
     ]
     done = stepped([*command, "--output-dir", "ours", "--overwrite"], folder, r"^step .* loss (\S+)", skip)
@@ -125,21 +148,23 @@ def ours(folder: Path, model: str, steps: int, batch: int, skip: int) -> Run:
     return Run(done.wall, done.cpu, [event.values["loss"] for event in events if "loss" in event.values])
 
 
-def trl(folder: Path, model: str, steps: int, batch: int, skip: int, *extra: str) -> Run:
+def trl(folder: Path, model: str, steps: int, batch: int, skip: int, way: str, *extra: str) -> Run:
     """With all threads: by itself, `accelerate launch`, which it starts, has it train with one."""
+    method, _, added = WAYS[way]
     command = [
-        str(BIN / "trl"), "sft", "--model_name_or_path", model, "--dataset_name", "rows",
+        str(BIN / "trl"), method, "--model_name_or_path", model, "--dataset_name", "rows",
         "--max_steps", str(steps),
         "--per_device_train_batch_size", str(batch), "--learning_rate", str(RATE), "--logging_steps", "1",
         "--save_strategy", "no", "--max_length", str(LENGTH), "--bf16", "false", "--dtype", "float32",
-        "--output_dir", "theirs", *extra,
+        "--output_dir", "theirs", *added, *extra,
     ]  # fmt: skip
     threads = str(processors().count)
     return stepped(command, folder, r"'loss': '?([\d.e+-]+)", skip, OMP_NUM_THREADS=threads)
 
 
-def bare(folder: Path, model: str, steps: int, batch: int, skip: int, *extra: str) -> Run:
-    """Its threads wait as fmstune's do."""
+def bare(folder: Path, model: str, steps: int, batch: int, skip: int, way: str, *extra: str) -> Run:
+    """Its threads wait as fmstune's do. It trains all weights, on answers."""
+    assert way == "full"
     numbers = {"steps": steps, "batch": batch, "rate": RATE, "length": LENGTH}
     given = [part for name, value in numbers.items() for part in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "tests.support.bare_loop", model, str(folder / "rows" / "train.jsonl")]
@@ -167,17 +192,19 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=3, help="first steps of each run that do not count")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--rows", choices=BATCHES, default="short")
-    parser.add_argument("--peers", default=",".join(PEERS), help="of " + ", ".join(PEERS))
+    parser.add_argument("--way", choices=WAYS, default="full")
+    parser.add_argument("--peers", help="of " + ", ".join(PEERS))
     asked = parser.parse_args()
-    names = asked.peers.split(",")
-    if set(names) - PEERS.keys() or not 0 < asked.skip < asked.steps:
-        parser.error(f"--peers takes {', '.join(PEERS)}; --skip is at least 1 and less than --steps")
+    all_peers = [each for each in PEERS if asked.way == "full" or PEERS[each][1] is trl]
+    names = asked.peers.split(",") if asked.peers else all_peers
+    if set(names) - set(all_peers) or not 0 < asked.skip < asked.steps:
+        parser.error(f"--peers takes {', '.join(all_peers)}; --skip is at least 1 and less than --steps")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "rows").mkdir()
-        write_rows(folder / "rows" / "train.jsonl", long=asked.rows == "long")
+        write_rows(folder / "rows" / "train.jsonl", long=asked.rows == "long", pairs=asked.way == "dpo")
         model = str(Path(asked.model).resolve()) if asked.model else demo_in(folder / "model")
-        shape = (folder, model, asked.steps, BATCHES[asked.rows], asked.skip)
+        shape = (folder, model, asked.steps, BATCHES[asked.rows], asked.skip, asked.way)
         own: list[Run] = []
         theirs: dict[str, list[Run]] = {each: [] for each in names}
         for _ in range(asked.rounds):

@@ -11,6 +11,7 @@ from fmstune.config.load.load import load
 from fmstune.errors import ConfigError
 from fmstune.hub import stay_offline_without_network
 from fmstune.launch.environment import require_whole_launch
+from fmstune.launch.rank import needs_process_group
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +75,15 @@ def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     require_whole_launch()
     monkeypatch.setenv("WORLD_SIZE", "1")
     require_whole_launch()
+
+
+@pytest.mark.parametrize("setting", ["fsdp", "deepspeed"])
+def test_a_sharded_model_needs_a_process_group_unless_a_launcher_has_set_all_that_it_is_made_from(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not needs_process_group({})
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    for name in names:
+        assert needs_process_group({setting: {"stage": 2}})
+        monkeypatch.setenv(name, "0")
+    assert not needs_process_group({setting: {"stage": 2}})
