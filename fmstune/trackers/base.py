@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fmstune.trackers.records import (
@@ -200,6 +200,15 @@ class Tracker:
         """Track the metrics that were logged together; by default, one call of `track` each."""
         for name, value in point.values.items():
             self.track(value, name, point.stage, step=point.step)
+
+    def track_points(self, points: Iterator[MetricPoint]) -> None:
+        """Track consecutive points; by default, one call of `track_point` each.
+
+        If this raises, `seq` is the number of the point that failed: those before it have been tracked.
+        """
+        for point in points:
+            self.seq, self.step, self.event_time = point.seq, point.step, point.time
+            self.track_point(point)
 
     def track_table(self, table: Table) -> None:
         """Track a table; by default as params, in its own namespace: `eval/samples/step 40`."""

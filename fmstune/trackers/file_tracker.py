@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,17 @@ class FileTracker(Tracker):
             step=point.step,
             epoch=point.epoch,
         )
+
+    def track_points(self, points: Iterator[MetricPoint]) -> None:
+        if self._file is None:
+            self.open_alone()
+        assert self._file is not None
+        self._file.make_room()
+        taken = list(points)
+        if not self._file.append_points(self._run, taken):
+            super().track_points(iter(taken))
+        elif taken:
+            self.seq = self._seq_written = taken[-1].seq
 
     def track_table(self, table: Table) -> None:
         self._write(

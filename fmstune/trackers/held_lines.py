@@ -42,6 +42,16 @@ class _Rows:
         else:
             self.more[seq, time] = self.more.get((seq, time), 0) + 1
 
+    def extend(self, seqs: Sequence[int], times: Sequence[float]) -> None:
+        """Add events with increasing numbers."""
+        at = seqs[0] - self.first
+        if self.times and at == len(self.times) and seqs[-1] - seqs[0] == len(seqs) - 1:
+            self.times.extend(times)
+            self.counts.extend([1] * len(seqs))
+        else:
+            for seq, time in zip(seqs, times, strict=True):
+                self.add(seq, time)
+
     def count(self, seq: int, time: float) -> int:
         at, count = seq - self.first, self.more.get((seq, time), 0)
         if 0 <= at < len(self.times) and self.times[at] == time:
@@ -79,6 +89,11 @@ class Held:
             self.rows.add(line.seq, line.time)
         else:
             self.others.setdefault(line.seq, []).append((line.time, line.content))
+
+    def note_rows(self, seqs: Sequence[int], times: Sequence[float]) -> None:
+        """Record a line of metrics for each of these increasing numbers."""
+        self.last_kind, self.last_seq = "metrics", max(self.last_seq, seqs[-1])
+        self.rows.extend(seqs, times)
 
     def count(self, lines: Sequence[Line], *, timed: bool) -> int:
         """How many of an event's lines the file holds; for params or a status that is not `timed`, the number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from fmstune.secrets.redaction import beginning
 
@@ -188,9 +188,8 @@ def _shortened(text: str | None) -> str | None:
     return f"{beginning(text, MOST_SHOWN)}… ({len(text)} characters)"
 
 
-@dataclass(frozen=True, slots=True)
-class MetricPoint:
-    """The metrics that were logged together.
+class MetricPoint(NamedTuple):
+    """The metrics that were logged together; a tuple, as there may be millions.
 
     `seq` is the number of the event in the run's journal, `time` the Unix time in seconds when
     it was logged, `step` the optimizer step and `epoch` the fraction of the training data seen.

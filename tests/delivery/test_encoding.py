@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fmstune.delivery.journal.encoding import body, body_of_finite, loads
+from fmstune.delivery.journal.events import parse, parsed
 
 NUMBERS = st.one_of(
     st.integers(),
@@ -78,3 +79,17 @@ def test_a_record_of_finite_numbers_is_written_as_any_other(values: dict[str, fl
     assert [line.count(b"\n") for line in lines] == [1, 1]
     quick, whole = (repr(json.loads(line)) for line in lines)
     assert quick == whole
+
+
+FIELDS = {"seq": 1, "time": 1.5, "kind": "metrics", "stage": "train", "step": 3, "epoch": 0.1}
+LINE = st.builds(
+    lambda values, at, other: json.dumps(FIELDS | {"values": values} | ({at: other} if at else {})).encode(),
+    st.dictionaries(TEXTS, st.floats(-9, 9), max_size=3),
+    st.sampled_from([None, None, *FIELDS, "values", "kind", "texts"]),
+    VALUES,
+)
+
+
+@given(st.lists(LINE | st.sampled_from([b"", b"{", b"[1]", b"\xff", b'{"kind":"metrics"}']), max_size=4))
+def test_lines_read_together_are_those_read_one_by_one(lines: list[bytes]) -> None:
+    assert repr(parsed(lines)) == repr([parse(line) for line in lines])

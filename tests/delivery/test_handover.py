@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fmstune.delivery.journal.reader import JournalReader
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.shipping.handover import HandOver
+from fmstune.layout import TRACKING_DIR
+from fmstune.secrets.redaction import Redactor
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import Limits, MetricPoint, Table
+from tests.support.journals import open_journal
 
 
 class Calls(Tracker):
@@ -116,3 +125,62 @@ def test_two_names_that_a_service_takes_for_one_stay_two_in_every_process(record
     assert names[0] == [names[0][0], names[0][1]] * 2
     assert names[0][0].casefold() != names[0][1].casefold()
     assert all(later == names[0][-len(later) :] for later in names)
+
+
+class Fails(Strict):
+    """Raises once at each event of `at`; takes points by the batch if `whole`."""
+
+    def __init__(self, at: set[int], whole: bool) -> None:
+        super().__init__()
+        self.at, self.whole = at, whole
+
+    def track_points(self, points: Iterator[MetricPoint]) -> None:
+        super().track_points(iter(list(points)) if self.whole else points)
+
+    def track_point(self, point: MetricPoint) -> None:
+        if self.seq in self.at:
+            self.at.remove(self.seq)
+            raise OSError("no room")
+        super().track_point(point)
+
+
+NAMES = st.lists(st.sampled_from(["loss", "lr", "Loss", "a b", "a.b"]), min_size=1, max_size=3, unique=True)
+NUMBERS = st.sampled_from([0.5, 3, -1e300, math.inf, math.nan, 1 << 30, 1 << 70, True]) | st.floats()
+STEPS = st.none() | st.integers(-3, 6) | st.sampled_from([1.5, 1 << 63, -(1 << 63)])
+POINTS = st.builds(
+    lambda names, values, step, stage: MetricPoint(dict(zip(names, values, strict=False)), stage, step),
+    NAMES,
+    st.lists(st.just(0.5) | NUMBERS, min_size=3, max_size=3),
+    STEPS,
+    st.sampled_from(["train", "eval", None, "a.b"]),
+)
+USUAL = st.integers(1, 9).map(lambda step: MetricPoint({"loss": 1 / step, "lr": 0.1}, "train", step))
+
+
+@settings(max_examples=80)
+@given(
+    st.lists(USUAL | POINTS | st.integers(0, 4), min_size=1, max_size=12), st.sets(st.integers(1, 12)),
+    st.booleans(), st.integers(0, 3),
+)  # fmt: skip
+def test_metrics_passed_on_together_are_those_passed_on_one_by_one(
+    script: list[MetricPoint | int], failing: set[int], whole: bool, after: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, TRACKING_DIR).mkdir()
+        recorder = Recorder(open_journal(Path(folder)), Redactor({}))
+        for each in script:
+            recorder.resumed(each) if isinstance(each, int) else recorder.track_point(each)
+        path = recorder.journal.path
+        events = [event for event in JournalReader(path) if event.seq > after]
+        each_alone, together = Strict(), Fails(failing, whole)
+        one, other = HandOver(path, each_alone, after), HandOver(path, together, after)
+        for event in events:
+            one.give(event)
+        while events:
+            stretch = list(itertools.takewhile(lambda event: event.kind == "metrics", events))
+            given = other.give_on(stretch, math.inf).events if stretch else 0
+            events = events[given:]
+            if events and given < len(stretch or events):  # it failed, or cannot be passed on with others
+                other.give(events.pop(0))
+    assert repr(together.points) == repr(each_alone.points)
+    assert sorted(one.changes) == sorted(other.changes)

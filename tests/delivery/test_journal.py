@@ -16,12 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmstune.delivery.journal.reader import (
+    RESUME,
     Header,
     JournalError,
     JournalReader,
     final_status,
     is_being_written,
     last_seq,
+    lines_with,
     parse,
 )
 from fmstune.delivery.journal.writer import JournalWriter
@@ -296,3 +298,22 @@ def test_of_a_journal_of_an_earlier_version_such_words_are_numbers(run_directory
     journal.append("metrics", {"values": {"loss": "NaN"}})
     (event,) = JournalReader(journal_path(run_directory))
     assert math.isnan(event.values["loss"])
+
+
+def test_a_reader_passes_any_number_of_damaged_lines(recorder: Recorder) -> None:
+    path = recorder.journal.path
+    recorder.track(1.0, "loss", "train", step=1)
+    whole = path.read_bytes()
+    recorder.track(2.0, "loss", "train", step=2)
+    path.write_bytes(whole + b"damaged\n" * 700 + path.read_bytes()[len(whole) :])
+    reader = JournalReader(path)
+    assert [event.step for event in reader] == [1, 2]
+    assert reader.damaged == 700
+
+
+@pytest.mark.parametrize("length", [10, (1 << 20) - 20, (1 << 20) - 8, 3 << 20])
+def test_a_line_is_found_by_what_it_contains_wherever_it_is(tmp_path: Path, length: int) -> None:
+    lines = [b"x" * length, b"a %s b" % RESUME, b"", RESUME * 2, b"y", b"last %s" % RESUME]
+    path = tmp_path / "lines"
+    path.write_bytes(b"\n".join(lines))
+    assert [line.rstrip() for line in lines_with(path, RESUME)] == [line for line in lines if RESUME in line]

@@ -295,3 +295,16 @@ def test_params_and_statuses_of_a_second_future_are_written_though_the_clock_was
     # Earlier versions wrote when a line was delivered, which is later than the event.
     session("future 1", 990.0, "finished")
     assert (tmp_path / name).read_text() == text
+
+
+def test_a_closed_file_that_lacks_a_line_is_known_though_its_size_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    for other, whole in ((b"0.25", True), (b"0.7e", False)):
+        tracker = opened(path)
+        tracker.track_points(iter([MetricPoint({"x": 0.25}, "train", n, n / 2, 1.5, n) for n in (1, 2)]))
+        tracker.seq = 3
+        tracker.close("finished")
+        assert tracker.holds(2)
+        path.write_bytes(path.read_bytes().replace(b"0.25", other, 1))
+        assert tracker.holds(2) == whole
+        path.unlink()

@@ -120,3 +120,41 @@ def check_csv(rows: list[dict[str, Any]], events: list[tuple[str, Mapping[str, A
             assert journal_value(row["value"]) == expected
         (table,) = [row for row in rows if row["seq"] == str(1000 + seq)]
         assert (table["name"], table["value"]) == (stage, [journal_value(values)])
+
+
+POINT = st.builds(
+    MetricPoint,
+    st.dictionaries(TEXT, st.floats(-9, 9) | VALUE, min_size=1, max_size=3)
+    | st.just({"loss": 0.5, '},{"run":"': 2, "n": 3}),
+    st.sampled_from(["train", '},{"run":', "ü", None]),
+    st.none() | st.integers(0, 9),
+    st.none() | st.floats(0, 9),
+    st.sampled_from([0.5, 1.5, 2e9]),
+)
+
+
+@settings(max_examples=100)
+@given(st.lists(POINT, min_size=1, max_size=5), TEXT.filter(bool), st.floats(0, 1), st.booleans())
+def test_points_written_together_are_those_written_one_by_one_also_after_a_kill_at_any_byte(
+    points: list[MetricPoint], run: str, cut: float, csv_rows: bool
+) -> None:
+    points = [point._replace(seq=seq) for seq, point in enumerate(points, 1)]
+    with tempfile.TemporaryDirectory() as folder:
+        path, alone = (Path(folder, name).with_suffix(".csv" if csv_rows else ".jsonl") for name in "ab")
+        for file in (path, alone):
+            for again in (False, True):
+                tracker = opened(file, name=run)
+                tracker.event_time = 3.5
+                if file == path:
+                    tracker.track_points(iter(points))
+                else:
+                    for point in points:
+                        tracker.seq, tracker.event_time = point.seq, point.time
+                        tracker.track_point(point)
+                tracker.flush()
+                assert tracker.holds(len(points))
+                if not again:
+                    file.write_bytes(file.read_bytes()[: int(cut * file.stat().st_size)])
+                    assert tracker._file is not None
+                    tracker._file.close()
+        assert path.read_bytes() == alone.read_bytes()

@@ -30,6 +30,29 @@ def test_a_value_is_counted_at_its_step_and_from_zero_at_steps_after_a_resume(
             seen[each] += 1
 
 
+NAMES = ["a", "b", "c"]
+points = st.tuples(st.lists(st.sampled_from(NAMES), min_size=1, unique=True), st.lists(steps, max_size=4))
+runs = st.integers(-2, 4).flatmap(
+    lambda first: st.tuples(st.just(NAMES[:2]), st.integers(1, 5).map(lambda n: [*range(first, first + n)]))
+)
+
+
+@given(st.lists(points | runs | resumes, max_size=20))
+def test_names_counted_together_are_counted_as_each_alone(
+    script: list[tuple[list[str], list[int | None]] | int],
+) -> None:
+    counts, seen = Occurrences(), Counter[tuple[str, int | None]]()
+    for each in script:
+        if isinstance(each, int):
+            counts.resume(each)
+            seen = Counter({key: n for key, n in seen.items() if key[1] is None or key[1] <= each})
+            continue
+        names, at = each
+        for step, found in zip(at, counts.count_each("train", names, at), strict=True):
+            assert found == {name: seen[name, step] for name in names if seen[name, step]}
+            seen.update((name, step) for name in names)
+
+
 @given(
     st.none() | st.integers(-100, 100), st.none() | st.integers(-100, 100),
     st.integers(0, 1000), st.integers(0, 1000),
@@ -51,6 +74,9 @@ def test_a_set_of_progressions_holds_what_a_set_would_hold(script: list[tuple[in
         if cut and number % 4 == 0:
             found.cut(number)
             wanted = {each for each in wanted if each <= number}
+        elif found.add_after([number, number + 2, number + 4]):
+            assert number > max(wanted, default=number)
+            wanted |= {number, number + 2, number + 4}
         else:
             assert found.add(number) == (number not in wanted)
             wanted.add(number)

@@ -20,7 +20,7 @@ NON_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float(
 """Non-finite metrics in the journal; `texts` lists those that are strings with the same spelling."""
 
 _METRICS = b'"kind":"metrics"'
-_BITS_63 = float(1 << 63)
+BITS_63 = float(1 << 63)
 _SIMPLE = (int, str, bool, type(None))
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":"), ensure_ascii=False, default=plain).encode
 
@@ -66,7 +66,7 @@ def is_exact(raw: Any) -> bool:
             return False
         for value in (raw["time"], raw["step"], raw["epoch"], *values.values()):
             if type(value) is float:
-                if not -_BITS_63 < value < _BITS_63:
+                if not -BITS_63 < value < BITS_63:
                     return False
             elif type(value) not in _SIMPLE:
                 return False

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmstune.delivery.journal.reader import Header, JournalReader, sorted_by
-from fmstune.system.files import open_file
+from fmstune.delivery.journal.reader import RESUME, Header, JournalReader, lines_with, sorted_by
 from fmstune.trackers.values.plain import text_of
 
 
@@ -36,10 +35,8 @@ def labels(path: Path) -> Labels:
     """The labels of the newest session of the run with the journal at `path`. Raises `OSError`,
     `JournalError`."""
     found = labels_of(JournalReader(path).header)
-    with open_file(path) as file:
-        for line in file:
-            if b'"kind":"resume"' in line:
-                found = _of_resumption(line) or found
+    for line in lines_with(path, RESUME):
+        found = _of_resumption(line) or found
     return found
 
 

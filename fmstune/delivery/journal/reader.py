@@ -7,16 +7,21 @@ are not events, and never fail on them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, get_args
+from typing import IO, Any, cast
 
 from fmstune.delivery.journal.encoding import NON_FINITE as NON_FINITE
-from fmstune.delivery.journal.encoding import loads, numbers
+from fmstune.delivery.journal.events import Event as Event
+from fmstune.delivery.journal.events import Kind as Kind
+from fmstune.delivery.journal.events import event_of as event_of
+from fmstune.delivery.journal.events import name_of, parsed
+from fmstune.delivery.journal.events import parse as parse
 from fmstune.system import locks
 from fmstune.system.files import open_file
 from fmstune.trackers.values.plain import plain as plain
@@ -24,14 +29,13 @@ from fmstune.trackers.values.plain import text_of
 
 VERSION = 1
 
-Kind = Literal["params", "metrics", "table", "text", "image", "histogram", "artifact", "status", "resume"]
-_KINDS = frozenset(get_args(Kind))
-
 _SECONDS_TO_REPAIR = 10.0
 """Seconds that a reader waits for the writer to repair a damaged journal."""
 
 _MOST_BYTES = 8 << 20
 """The most bytes of lines read at once: a table may be a megabyte."""
+_LINES_AT_ONCE = 16
+RESUME = b'"kind":"resume"'
 _FIRST_WINDOW, _LARGEST_WINDOW = 1 << 16, 16 << 20
 """Bytes read at once from the end of a journal."""
 
@@ -44,33 +48,6 @@ class JournalError(Exception):
 
 class LaterJournal(JournalError):
     """The journal was written by a later version of fmstune."""
-
-
-_NOTHING: Mapping[str, Any] = {}
-
-
-class Event(NamedTuple):
-    """One line of the journal; a tuple, as creating a frozen dataclass takes three times as long.
-
-    `time` is Unix seconds; `step` the optimizer step; `epoch` the fraction of the training data seen.
-    `name` is the namespace of params, or the name of a table, a text, an image or a histogram; `rows` are the
-    table's; `item` is the line's entry for the others: see `files`. `status` and `error` are those of the
-    run's end; `session` is the id of the process that resumed the run.
-    """
-
-    seq: int
-    time: float
-    kind: Kind
-    stage: str | None = None
-    step: int | None = None
-    epoch: float | None = None
-    name: str | None = None
-    values: Mapping[str, Any] = _NOTHING
-    rows: tuple[Mapping[str, Any], ...] = ()
-    status: str | None = None
-    error: str | None = None
-    session: str | None = None
-    item: Mapping[str, Any] = _NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +98,20 @@ class JournalReader:
         found: list[tuple[Event, int]] = []
         try:
             with self._opened() as file:
-                begin = file.seek(self.offset)
-                for line in file:
-                    if not line.endswith(b"\n"):
+                begin = at = file.seek(self.offset)
+                while len(found) < most and (not found or at - begin <= _MOST_BYTES):
+                    if not (lines := _whole_lines(file, most - len(found))):
                         break
-                    self.offset += len(line)
-                    if (event := parse(line)) is not None:
-                        found.append((event, self.offset))
-                        if len(found) >= most or self.offset - begin > _MOST_BYTES:
-                            break
-                    elif line.strip():
-                        self.damaged += 1
+                    events = parsed(lines)
+                    offsets = [*itertools.accumulate(map(len, lines), initial=at)][1:]
+                    at = offsets[-1]
+                    pairs = list(zip(events, offsets, strict=True))
+                    if None in events:
+                        for line, event in zip(lines, events, strict=True):
+                            self.damaged += event is None and bool(line.strip())
+                        pairs = [pair for pair in pairs if pair[0] is not None]
+                    found += cast(list[tuple[Event, int]], pairs)
+                self.offset = at
         except (OSError, JournalError):
             if not patient:
                 raise
@@ -147,15 +127,9 @@ class JournalReader:
         """The next complete lines, at most `most` or some megabytes; none at the end. A journal that was
         rewritten is read from its start: `offset` is then no longer after what was read before."""
         with self._opened() as file:
-            begin = file.seek(self.offset)
-            lines = list[bytes]()
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                lines.append(line)
-                self.offset += len(line)
-                if len(lines) >= most or self.offset - begin > _MOST_BYTES:
-                    break
+            file.seek(self.offset)
+            lines = _whole_lines(file, most)
+        self.offset += sum(map(len, lines))
         return lines
 
     def _opened(self) -> IO[bytes]:
@@ -204,49 +178,6 @@ def lock_path(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
-def parse(line: bytes) -> Event | None:
-    """The event in a line; `None` if there is none."""
-    try:
-        return event_of(loads(line))
-    except (ValueError, TypeError, RecursionError):
-        return None
-
-
-def event_of(raw: Any) -> Event | None:
-    """The event of a parsed line of the journal; `None` if it is not one."""
-    try:
-        if raw["kind"] not in _KINDS or not isinstance(raw["seq"], int) or raw["seq"] < 1:
-            return None
-        values = raw.get("values") or {}
-        if raw["kind"] == "metrics":  # nearly all lines of a large journal
-            return Event(
-                raw["seq"],
-                float(raw["time"]),
-                "metrics",
-                _name(raw.get("stage")),
-                raw.get("step"),
-                raw.get("epoch"),
-                values=numbers(values, raw.get("texts") or ()),
-            )
-        return Event(
-            seq=raw["seq"],
-            time=float(raw["time"]),
-            kind=raw["kind"],
-            stage=_name(raw.get("stage")),
-            step=raw.get("step"),
-            epoch=raw.get("epoch"),
-            name=_name(raw.get("name")),
-            values=dict(values),
-            rows=tuple(dict(row) for row in raw.get("rows") or ()),
-            status=raw.get("status"),
-            error=raw.get("error"),
-            session=_name(raw.get("session")),
-            item=dict(raw.get("item") or {}),
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
-        return None
-
-
 def last_seq(path: Path) -> int:
     """The number of the last event; 0 when there is none."""
     event = last_event(path)
@@ -262,10 +193,9 @@ def sessions(path: Path) -> tuple[str, ...]:
     """The processes that wrote a journal, the current one last. The first is identified by the run's id, each
     that resumed the run by its own."""
     found = [JournalReader(path).header.id]
-    with open_file(path) as file:
-        for line in file:
-            if b'"kind":"resume"' in line and (event := parse(line)) and event.session:
-                found.append(event.session)
+    for line in lines_with(path, RESUME):
+        if (event := parse(line)) and event.session:
+            found.append(event.session)
     return tuple(found)
 
 
@@ -296,15 +226,44 @@ def _from_the_end(path: Path) -> Iterator[Event]:
             yield event
 
 
+def _whole_lines(file: IO[bytes], most: int) -> list[bytes]:
+    """The next complete lines, at most `most` or some megabytes."""
+    lines, size = list[bytes](), 0
+    while len(lines) < most and size <= _MOST_BYTES:
+        asked = min(most - len(lines), _LINES_AT_ONCE)
+        found = list(itertools.islice(file, asked))
+        ended = len(found) < asked
+        if found and not found[-1].endswith(b"\n"):
+            found.pop()
+            ended = True
+        lines += found
+        size += sum(map(len, found))
+        if ended:
+            break
+    return lines
+
+
+def lines_with(path: Path, mark: bytes) -> Iterator[bytes]:
+    """The lines of a journal that contain `mark`, found a megabyte at a time: that takes a tenth of the time
+    that reading each line takes."""
+    rest = b""
+    with open_file(path) as file:
+        while data := file.read(1 << 20):
+            data = rest + data
+            end = data.rfind(b"\n") + 1
+            rest, at = data[end:], data.find(mark, 0, end)
+            while at >= 0:
+                stop = data.index(b"\n", at) + 1
+                yield data[data.rfind(b"\n", 0, at) + 1 : stop]
+                at = data.find(mark, stop, end)
+    if mark in rest:
+        yield rest
+
+
 def sorted_by(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The group, the tags and the notes in a header or a resumption."""
     group, tags, notes = raw.get("group"), raw.get("tags") or (), raw.get("notes")
-    return {"group": _name(group), "tags": tuple(map(text_of, tags)), "notes": _name(notes)}
-
-
-def _name(name: Any) -> str | None:
-    """A name as a string: journals of earlier versions also have lists and mappings as names."""
-    return name if name is None or type(name) is str else text_of(name)
+    return {"group": name_of(group), "tags": tuple(map(text_of, tags)), "notes": name_of(notes)}
 
 
 def _read_header(line: bytes, path: Path) -> tuple[Header, int]:

@@ -37,25 +37,16 @@ class GivingOn(Standing):
             return 0
         if self._careful or not self._tracker.idempotent or ledger.suspicion.last > ledger.delivered:
             return 0
-        give, seq, called, offset = self._handover.give, ledger.delivered, 0, ledger.offset
-        until = self._confirmed_at + _MOST_SECONDS
-        for index in range(at, len(batch)):
-            event, behind = batch[index]
-            if event.kind != "metrics" or event.seq != seq + 1 or event.seq <= self._held:
-                break
-            try:
-                if give(event):
-                    called = event.seq
-            # An SDK may raise any BaseException, and each is a failure: `Delivery` records it.
-            except BaseException as error:
-                self._raised = (event.seq, error)
-                break
-            seq, offset = event.seq, behind
-            if time.monotonic() > until:
-                break
+        events = _consecutive_metrics(batch, at, ledger.delivered + 1)
+        if not events or events[0].seq <= self._held:
+            return 0
+        given, called, error = self._handover.give_on(events, self._confirmed_at + _MOST_SECONDS)
+        if error is not None:
+            self._raised = (events[given].seq, error)
         if called:
             self._took = True
-        if (given := seq - ledger.delivered) > 0:
+        if given:
+            seq, offset = events[given - 1].seq, batch[at + given - 1][1]
             self.ledger = dataclasses.replace(
                 ledger,
                 delivered=seq,
@@ -78,3 +69,17 @@ class GivingOn(Standing):
         """Whether the ledger is far behind, in seconds or events."""
         events = self.ledger.delivered - self._confirmed.delivered
         return events >= _MOST_EVENTS or time.monotonic() > self._confirmed_at + _MOST_SECONDS
+
+
+def _consecutive_metrics(batch: Sequence[tuple[Event, int]], at: int, seq: int) -> list[Event]:
+    """The metrics of a batch from the index `at` on that are numbered from `seq` on without a gap."""
+    events = [event for event, _ in batch[at:]]
+    kinds, numbers = [event.kind for event in events], [event.seq for event in events]
+    if kinds.count("metrics") == len(events) and numbers == [*range(seq, seq + len(events))]:
+        return events  # nearly always: a check for all of them, not one for each
+    found = list[Event]()
+    for event in events:
+        if event.kind != "metrics" or event.seq != seq + len(found):
+            break
+        found.append(event)
+    return found

@@ -9,20 +9,40 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
+import operator
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from fmstune.system.files import NotAFile, open_file
 from fmstune.trackers.file.formats import HEADER_BEFORE, ROWS, CsvRows, Line, Record, format_of
 from fmstune.trackers.held_lines import Held
-from fmstune.trackers.records import TrackerError
+from fmstune.trackers.records import MetricPoint, TrackerError
 
 _LONGEST_TAIL = 4096
 _MOST_WAITING = 256
+
+
+@dataclass
+class _Part:
+    """Bytes that were written one after the other, and their hash."""
+
+    start: int
+    end: int
+    hash: hashlib._Hash
+
+    def is_in(self, file: IO[bytes]) -> bool:
+        found, left = hashlib.sha256(), self.end - self.start
+        file.seek(self.start)
+        while left and (data := file.read(min(left, 1 << 20))):
+            found.update(data)
+            left -= len(data)
+        return not left and found.digest() == self.hash.digest()
 
 
 class EventFile:
@@ -42,11 +62,14 @@ class EventFile:
         self._closed = self._was_cut = False
         self._waiting: list[tuple[bytes, Line]] = []
         self._waiting_for: set[int | None] = set()
+        self._rows, self._seqs, self._times = b"", list[int](), list[float]()  # they wait, too
+        self._parts: list[_Part] = []
         if self._regular:
             with self._locked(self._file):
                 self._remove_torn_line(run_id)
                 self._begin()
         self.held = self._find() if self._regular else Held()
+        self._found_any = self.held.last_kind is not None
 
     def holds(self, last: int) -> bool:
         """Whether the file is still the one that was written to, ends with the last bytes written, and has
@@ -60,12 +83,31 @@ class EventFile:
         if not there or self._was_cut or self.held.last_seq < last:
             return False
         if self._closed:
-            return self._find().covers(self.held)
+            return self._has_all_parts() or self._find().covers(self.held)
         return os.pread(self._file, len(self._tail), self._end - len(self._tail)) == self._tail
+
+    def make_room(self) -> None:
+        """Write what is buffered, if it is much."""
+        if self._waiting or len(self._seqs) >= _MOST_WAITING:
+            self.flush()
+
+    def append_points(self, run: str, points: Sequence[MetricPoint]) -> bool:
+        """Buffer a line for each point, after `make_room`. Return `False`, with nothing buffered, if `append`
+        must be used for them."""
+        seqs = [point.seq for point in points if point.seq is not None]
+        last = self._seqs[-1] if self._seqs else self.held.last_seq
+        if not self._regular or len(seqs) < len(points) or any(map(operator.ge, (last, *seqs), seqs)):
+            return False
+        if (rows := self._format.rows(run, self._run_id, points)) is None:
+            return False
+        self._rows += rows
+        self._seqs += seqs
+        self._times += [point.time or 0.0 for point in points]
+        return True
 
     def append(self, record: Record) -> None:
         """Buffer the lines of an event that the file lacks; `flush` writes them."""
-        if record.seq in self._waiting_for:
+        if record.seq in self._waiting_for or self._rows:
             self.flush()
         lines = self._format.lines(record)
         said = [Line(record.seq, record.kind, float(record.time))] * len(lines)
@@ -81,10 +123,12 @@ class EventFile:
 
     def flush(self) -> None:
         """Write what is buffered, with one call. After an `OSError`, the file holds nothing of it."""
-        if not self._waiting:
+        if not (self._waiting or self._rows):
             return
         waiting, self._waiting, self._waiting_for = self._waiting, [], set()
-        data = b"".join(line for line, _ in waiting)
+        rows, seqs, times = self._rows, self._seqs, self._times
+        self._rows, self._seqs, self._times = b"", [], []
+        data = rows or b"".join(line for line, _ in waiting)
         with self._locked(self._file):
             size = self._remove_torn_line(self._run_id) if self._regular else 0
             self._was_cut = self._was_cut or size < self._end
@@ -95,8 +139,11 @@ class EventFile:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             if self._regular:
                 self._tail, self._end = data[-_LONGEST_TAIL:], size + len(data)
+                self._note_part(size, data)
         for _, line in waiting:
             self.held.note(line)
+        if rows:
+            self.held.note_rows(seqs, times)
 
     def close(self) -> None:
         """Write what is buffered, and close the file."""
@@ -138,6 +185,23 @@ class EventFile:
                 if found := self._format.of_run(line, self._run_id):
                     held.note(found)
         return held
+
+    def _note_part(self, start: int, data: bytes) -> None:
+        """Remember what was written, to recognise it when the file is closed: a hash is read back in a tenth
+        of the time that its lines take."""
+        if not self._parts or self._parts[-1].end != start:  # another run's lines are between
+            self._parts.append(_Part(start, start, hashlib.sha256()))
+        part = self._parts[-1]
+        part.hash.update(data)
+        part.end += len(data)
+
+    def _has_all_parts(self) -> bool:
+        """Whether the file has all that was written to it, where it was written. If it was not empty at
+        first, that does not tell."""
+        if self._found_any:
+            return False
+        with self.path.open("rb") as file:
+            return all(part.is_in(file) for part in self._parts)
 
     def _remove_torn_line(self, run_id: str) -> int:
         """Remove a killed writer's partial line; return the file's size afterwards."""

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
+import itertools
 import json
+import math
 import operator
 import re
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import orjson
 
+from fmstune.trackers.records import MetricPoint
 from fmstune.trackers.values.plain import plain
 
 CSV_COLUMNS = ("run", "seq", "time", "kind", "stage", "step", "epoch", "name", "value", "run_id")
 """`run_id` was added last: rows of a file started without it are still valid, and lack it."""
 ROWS = ("metrics", "table", "text", "image", "histogram", "artifact")
 """Kinds of events of which there may be millions; the others are params and statuses."""
-_NUMBERS, _LARGEST = frozenset({int, float}), sys.float_info.max
+_NUMBERS = frozenset({int, float})
+_VALUES = operator.methodcaller("values")
 HEADER_BEFORE = ",".join(CSV_COLUMNS[:-1]).encode()
 
 # What ends a line, for programs or on screen, and what UTF-8 cannot encode.
@@ -67,6 +71,10 @@ class Format(Protocol):
     def lines(self, record: Record) -> list[bytes]:
         """The lines of a record, each with its newline."""
 
+    def rows(self, run: str, run_id: str, points: Sequence[MetricPoint]) -> bytes | None:
+        """A line for each point, as `lines` returns them, in a fifth of the time; `None` if `lines` must
+        be used."""
+
     def of_run(self, line: bytes, run_id: str) -> Line | None:
         """The event that the line belongs to, if it is one of this run."""
 
@@ -96,8 +104,31 @@ class JsonLines:
                     return [line]
         return [json.dumps(plain(kept | {"values": record.values}), allow_nan=False).encode() + b"\n"]
 
+    def rows(self, run: str, run_id: str, points: Sequence[MetricPoint]) -> bytes | None:
+        if not points:
+            return b""
+        every, stages, steps, epochs, moments, _, _ = zip(*points, strict=True)
+        known = [epoch for epoch in epochs if epoch is not None] if None in epochs else epochs
+        figures = [*itertools.chain.from_iterable(map(_VALUES, every)), *moments, *known]
+        if not _are_finite(figures) or 0 in moments:
+            return None
+        records = [
+            {
+                "run": run, "run_id": run_id, "seq": seq, "time": moment, "kind": "metrics",
+                "stage": stage, "step": step, "epoch": epoch, "values": values,
+            } for values, stage, step, epoch, moment, seq, _ in points
+        ]  # fmt: skip
+        if None in stages or None in steps or None in epochs:
+            records = [{key: value for key, value in each.items() if value is not None} for each in records]
+        try:
+            lines = orjson.dumps(records)  # one call takes half the time of one for each
+        except TypeError:  # an integer beyond 64 bits, a surrogate
+            return None
+        # In a string, a quotation mark has a backslash before it, or ends the string, and no `r` follows.
+        return lines[1:-1].replace(b'},{"run":', b'}\n{"run":') + b"\n" if lines.isascii() else None
+
     def of_run(self, line: bytes, run_id: str) -> Line | None:
-        if json.dumps(run_id).encode() not in line:  # 20 times as fast as parsing every line
+        if _quoted(run_id) not in line:  # 20 times as fast as parsing every line
             return None
         row = _row_object(line)
         if row is None or row.get("run_id") != run_id:
@@ -139,6 +170,9 @@ class CsvRows:
         run_id = _name(record.run_id)
         return [_row([*where, _name(str(key)), _value(each), run_id]) for key, each in record.values.items()]
 
+    def rows(self, run: str, run_id: str, points: Sequence[MetricPoint]) -> bytes | None:
+        return None
+
     def of_run(self, line: bytes, run_id: str) -> Line | None:
         if not line.rstrip(b"\r\n").endswith(b"," + _row([_name(run_id)]).rstrip(b"\n")):
             return None
@@ -163,10 +197,16 @@ def format_of(path: Path) -> Format:
     return CsvRows() if path.suffix == ".csv" else JsonLines()
 
 
-def _are_finite(values: tuple[Any, ...]) -> bool:
-    if not _NUMBERS.issuperset(map(type, values)):
+@functools.lru_cache(maxsize=8)
+def _quoted(text: str) -> bytes:
+    return json.dumps(text).encode()
+
+
+def _are_finite(values: Sequence[Any]) -> bool:
+    try:
+        return _NUMBERS.issuperset(map(type, values)) and all(map(math.isfinite, values))
+    except OverflowError:  # an integer beyond all floats
         return False
-    return min(values) >= -_LARGEST and max(values) <= _LARGEST and not any(map(operator.ne, values, values))
 
 
 def _row_object(line: bytes) -> dict[str, Any] | None:

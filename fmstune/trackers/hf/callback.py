@@ -3,7 +3,6 @@ of all trackers in `fmstune train`, and that of a tracker in the user's own Trai
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import time
@@ -228,11 +227,11 @@ class OwnRunCallback(TrackerCallback):
             return
         tracker = self.tracker
         if tracker.takes_whole_points:
-            point = dataclasses.replace(point, values=values)
+            point = point._replace(values=values)
             self._guard.attempt(tracker.track_point, point, values=len(values))
             return
         for name, value in values.items():  # a refused value must not affect the others
-            single = dataclasses.replace(point, values={name: value})
+            single = point._replace(values={name: value})
             self._guard.attempt(tracker.track_point, single)
 
     def _appear(self, logged: list[MetricPoint]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fmstune.trackers.records import Limits, utf8
@@ -17,6 +17,7 @@ from fmstune.trackers.values.changes import Changes, Kind
 from fmstune.trackers.values.names import Names
 
 _STEP_BITS = 64
+_NUMBERS, _INTEGERS, _FLOATS = frozenset({int, float}), frozenset({int}), frozenset({float})
 _MOST_SINGLE, _MOST_COUNT = 3.4028234e38, 1 << 24
 _MOST_STAGES = 1000
 
@@ -60,6 +61,15 @@ class Normaliser:
                     continue
             kept[fitting.get(name) or self._name(name, names)] = value
         return kept
+
+    def keeps(self, values: Sequence[Any]) -> bool:
+        """Whether all are numbers that every service stores unchanged. One call for many costs little."""
+        if not _NUMBERS.issuperset(map(type, values)):
+            return False
+        most = self._any_holds
+        fits = not values or (min(values) >= -most and max(values) <= most)
+        # NaN compares false with everything, so that it may hide from both, but not from a sum.
+        return fits and not math.isnan(sum(values))
 
     def params(self, values: Mapping[str, Any], namespace: str | None = None) -> dict[str, Any]:
         """Params as the tracker accepts them: nested or flat, with strings of an allowed length. Flat ones
@@ -176,6 +186,24 @@ class Normaliser:
         if step is not None:
             self.note(f"the step {_shown(str(step))} is not a 64-bit integer, and is left out", "lost")
         return None
+
+    def steps(self, steps: Sequence[Any]) -> Sequence[int | None]:
+        """`step` of each, in a few calls if it changes none."""
+        known = [step for step in steps if step is not None] if None in steps else steps
+        if _INTEGERS.issuperset(map(type, known)) and (
+            not known or (_fits(min(known), _STEP_BITS) and _fits(max(known), _STEP_BITS))
+        ):
+            return steps
+        return [self.step(step) for step in steps]
+
+    def epochs(self, epochs: Sequence[Any]) -> Sequence[float | None]:
+        """`epoch` of each, in a few calls if it changes none."""
+        known = [epoch for epoch in epochs if epoch is not None] if None in epochs else epochs
+        if _FLOATS.issuperset(map(type, known)) and (
+            not known or (min(known) > -1e300 and max(known) < 1e300 and not math.isnan(sum(known)))
+        ):
+            return epochs
+        return [self.epoch(epoch) for epoch in epochs]
 
     def epoch(self, epoch: Any) -> float | None:
         """The epoch, if it is a finite number."""

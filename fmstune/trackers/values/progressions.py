@@ -4,7 +4,9 @@ bytes."""
 from __future__ import annotations
 
 import bisect
+import operator
 from array import array
+from collections.abc import Sequence
 
 
 class Progressions:
@@ -45,6 +47,19 @@ class Progressions:
                 lasts[-1], self._strides[-1] = number, stride
                 return True
         self._insert(len(lasts), number, number, 1)
+        return True
+
+    def add_after(self, numbers: Sequence[int]) -> bool:
+        """Add numbers, in a few operations, if they continue the last progression; return whether they do."""
+        lasts, strides = self._lasts, self._strides
+        if not lasts or lasts[-1] == self._firsts[-1]:
+            return False
+        first, last, stride = lasts[-1] + strides[-1], numbers[-1], strides[-1]
+        if numbers[0] != first or last != first + stride * (len(numbers) - 1):
+            return False
+        if any(map(operator.ne, numbers, range(first, last + 1, stride))):
+            return False
+        lasts[-1] = last
         return True
 
     def cut(self, last: int) -> None:
