@@ -59,7 +59,7 @@ def test_it_holds_what_the_trainer_writes_itself_though_the_training_goes_on_mea
     lora: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     later = AtStep(4)
-    ours, write = beside.write_parts, beside._Writing.run
+    ours, write = saving.write_parts, beside._Writing.run
 
     def both(trainer: Any, folder: Path, named: Path) -> None:
         ours(trainer, folder, named)
@@ -74,7 +74,7 @@ def test_it_holds_what_the_trainer_writes_itself_though_the_training_goes_on_mea
             assert later.made.wait(60)
         write(self)
 
-    monkeypatch.setattr(beside, "write_parts", both)
+    monkeypatch.setattr(saving, "write_parts", both)
     monkeypatch.setattr(beside._Writing, "run", held)
     adapter = f"lora.enabled={lora}".lower()
     tune("out", *SETS, "training.save_steps=3", adapter, extensions=Extensions((later,)))
@@ -191,13 +191,13 @@ def test_broken_weights_are_found_in_the_copy_and_never_placed(
         write(self)
 
     def uncopied(value: Any, known: Any) -> Any:
-        raise TypeError(value)
+        raise saving._NotPlain(value)
 
     monkeypatch.setattr(beside._Writing, "run", held)
     if not copied:
         monkeypatch.setattr(saving, "_copied_tensor", uncopied)
     with pytest.raises(
-        RunError, match=r"not finite any more after step 4 .*are not saved.*checkpoint-2 is kept"
+        RunError, match=r"no longer finite after step 4 .*are not saved.*checkpoint-2 is kept"
     ):
         tune("out", *SETS, f"lora.enabled={lora}".lower(), extensions=Extensions((breaking,)))
     assert breaking.gone_on.is_set() == copied
@@ -240,6 +240,33 @@ def test_where_a_copy_cannot_be_allocated_after_all_it_is_written_at_once_which_
     assert made > 1_500_000
     assert shown.count("the training waits until each checkpoint is written: there was no memory") == 1
     assert [obstacle(Path("out", f"checkpoint-{step}")) for step in (2, 4, 6)] == [None] * 3
+
+
+class Unsaved(TrainerCallback):
+    """A tokenizer that cannot be saved after a step."""
+
+    def __init__(self, step: int, error: Exception) -> None:
+        self._step, self._error = step, error
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self._step:
+            kwargs["processing_class"].save_pretrained = self._fail
+
+    def _fail(self, folder: str) -> None:
+        assert threading.current_thread() is not threading.main_thread()  # while the tensors are copied
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("too little"), TypeError("not this one")], ids=["room", "kind"]
+)
+def test_a_tokenizer_that_cannot_be_saved_ends_the_run_though_tensors_are_copied_meanwhile(
+    error: Exception,
+) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        tune("out", *SETS, extensions=Extensions((Unsaved(4, error),)))
+    assert [path.name for path in Path("out").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert not Path("out", UNFINISHED).exists()
 
 
 class AlsoAtEpochs(TrainerCallback):

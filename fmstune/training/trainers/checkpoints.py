@@ -25,7 +25,7 @@ from fmstune.training.trainers.disk import disk_full, sizes
 from fmstune.training.trl_compat.hooks import PrivateHooks
 from fmstune.training.trl_compat.saving import (
     FileLater,
-    large_files_later,
+    copy_parts,
     remove_old_checkpoints,
     write_parts,
 )
@@ -182,8 +182,7 @@ class WholeCheckpoints(OfRun, PrivateHooks):
         this = as_trainer(self)
         self.checks_copies = True
         try:
-            with large_files_later(self._no_memory) as later:
-                write_parts(this, folder, target)
+            later = copy_parts(this, folder, target, self._no_memory)
         finally:
             self.checks_copies = False
         if self.guard is None:

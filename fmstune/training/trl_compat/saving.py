@@ -16,6 +16,7 @@ import torch
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
 
+from fmstune.training.trl_compat.meanwhile import Meanwhile
 from fmstune.training.trl_compat.steps import _SAVERS
 from fmstune.training.tuned_trainer import TunedTrainer
 
@@ -30,6 +31,19 @@ def save_for_checkpoint(trainer: TunedTrainer, folder: Path) -> None:
     """Save the model as part of a checkpoint; plain `save_model` marks the end of the run."""
     this: Any = trainer
     this.save_model(str(folder), _internal_call=True)
+
+
+def copy_parts(
+    trainer: TunedTrainer, folder: Path, named: Path, short: Callable[[], None]
+) -> list[FileLater]:
+    """Like `write_parts`, but copy the large files' contents. `short` is called if there is no memory."""
+    this: Any = trainer
+    meanwhile = Meanwhile()
+    with large_files_later(short, meanwhile) as later:
+        with meanwhile.of_tokenizer(this.processing_class):
+            write_parts(trainer, folder, named)
+        meanwhile.finish()
+    return later
 
 
 def write_parts(trainer: TunedTrainer, folder: Path, named: Path) -> None:
@@ -82,14 +96,16 @@ class FileLater:
 
 
 @contextlib.contextmanager
-def large_files_later(short: Callable[[], None] | None = None) -> Iterator[list[FileLater]]:
+def large_files_later(
+    short: Callable[[], None] | None = None, meanwhile: Meanwhile | None = None
+) -> Iterator[list[FileLater]]:
     """Within this context, files that the libraries write in this thread are written at once, except those
     with large tensors: the tensors are copied, and the yielded objects write the files from the copies.
     `save_pretrained` has no option for that.
 
     An object that holds anything but tensors, numbers and strings in plain containers is written at once. If
     there is no memory for a copy, `short` is called, and all deferred files are written first, because their
-    copies occupy the memory that writing needs.
+    copies occupy the memory that writing needs. The work of `meanwhile` is done during the next copy.
     """
     later: list[FileLater] = []
     thread = threading.get_ident()
@@ -101,11 +117,14 @@ def large_files_later(short: Callable[[], None] | None = None) -> Iterator[list[
             if threading.get_ident() != thread:
                 return None
             copy = _copied(value, known)
-            return copy, {-place: made for place, (_, made) in known.items() if place < 0}
-        except TypeError:
+        except _NotPlain:
             return None
         except MemoryError:
             known.clear()  # the rest of the partial copy is freed only with its frames
+        else:
+            with contextlib.nullcontext() if meanwhile is None else meanwhile.working():
+                _fill(known)
+            return copy, {-place: made for place, (_, made) in known.items() if place < 0}
         while later:
             later.pop(0).write()
         if short is not None:
@@ -168,13 +187,18 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(each)
 
 
+class _NotPlain(Exception):
+    """An object is not copied: it holds something else than tensors and values in plain containers."""
+
+
 _Known = dict[int, tuple[Any, Any]]
 """What was copied, and its copy: by its `id`, and for tensors also by the negative address of their data."""
 
 
 def _copied(value: Any, known: _Known) -> Any:
-    """Copy everything in plain containers to main memory. Raises `TypeError` for anything else, such as
-    tensor subclasses or views of a storage, which `torch.save` writes as such, and `MemoryError`."""
+    """A copy of everything in plain containers in main memory; `_fill` copies the tensors' values. Raises
+    `_NotPlain` for anything else, such as tensor subclasses or views of a storage, which `torch.save` writes
+    as such, and `MemoryError`."""
     kind = type(value)
     if value is None or kind in (bool, int, float, str, torch.dtype):
         return value
@@ -187,9 +211,16 @@ def _copied(value: Any, known: _Known) -> Any:
     elif kind is torch.Tensor and value.layout == torch.strided:
         made = _copied_tensor(value, known)
     else:
-        raise TypeError(kind)
+        raise _NotPlain(kind)
     known[id(value)] = value, made  # keeps the value alive, as another could get its id
     return made
+
+
+def _fill(known: _Known) -> None:
+    """Copy the values of all tensors, in one call that holds no GIL."""
+    tensors = [each for each in known.values() if type(each[0]) is torch.Tensor]
+    if tensors:
+        torch._foreach_copy_([made for _, made in tensors], [value for value, _ in tensors])
 
 
 def _copied_tensor(value: torch.Tensor, known: _Known) -> torch.Tensor:
@@ -197,8 +228,8 @@ def _copied_tensor(value: torch.Tensor, known: _Known) -> torch.Tensor:
     place = -storage.data_ptr()
     whole = storage.nbytes() == value.numel() * value.element_size()
     if value.is_meta or value.requires_grad or not whole or (place and place in known):
-        raise TypeError(value)
-    made = _empty_copy(value).copy_(value)
+        raise _NotPlain(value)
+    made = _empty_copy(value)
     known[place] = storage, made
     return made
 
