@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.commands import ROOT, fmstune
+from tests.support.commands import ROOT
+from tests.support.here import command
 from tests.support.leaks import ENVIRONMENT, PARAMS_FILE, PLANTED, configuration
 from tests.support.readers import read_aim
 
@@ -29,7 +30,7 @@ class Place:
 
     def fmstune(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command, as somebody types it here."""
-        return fmstune(*arguments, cwd=self.folder, **self.environment)
+        return command(*arguments, cwd=self.folder, **self.environment)
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def test_a_check_has_a_time_limit_whatever_the_tracker_does(tmp_path: Path) -> N
 
 def test_without_a_name_the_configured_trackers_are_checked(tmp_path: Path) -> None:
     (tmp_path / "fmstune.toml").write_text('[tracking]\ntrackers = ["file"]\n[trackers.aim]\nrepo = "."\n')
-    done = fmstune("trackers", "check", "--json", cwd=tmp_path, light=True)
+    done = command("trackers", "check", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [found["tracker"] for found in json.loads(done.stdout)] == ["file", "aim"]
 

@@ -142,7 +142,7 @@ def become(
         importlib.import_module("sitecustomize")
     if request.closed:
         os.closerange(0, 3)
-        sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
+        sys.stdin = sys.stdout = sys.stderr = None
         sys.__stdin__ = sys.__stdout__ = sys.__stderr__ = None  # type: ignore[misc]
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:  # `random` does so by itself

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fmstune.cli.main import main
 from tests.support.surroundings import restore
@@ -20,17 +22,46 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
     """
     if arguments[:1] == ("train",):
         arguments = ("train", "--set", "resources.interval=0", *arguments[1:])
-    before, folder, path = dict(os.environ), Path.cwd(), list(sys.path)
-    out, err = io.StringIO(), io.StringIO()
+    before, folder, path, code = dict(os.environ), Path.cwd(), list(sys.path), 0
     os.environ.update(environment)
     os.chdir(cwd)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        tempfile.tempdir, temporary = None, tempfile.tempdir  # TMPDIR may be another
+        try:
+            with _printing_to(out, err):
+                main(list(arguments))
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            tempfile.tempdir = temporary
+            os.chdir(folder)
+            restore(before)
+            sys.path[:] = path
+        texts = [_text(file) for file in (out, err)]
+    return subprocess.CompletedProcess(["fmstune", *arguments], code, *texts)
+
+
+@contextlib.contextmanager
+def _printing_to(out: BinaryIO, err: BinaryIO) -> Iterator[None]:
+    """Have this process print to files, also what it starts, and libraries that are not Python's."""
+    streams = sys.stdout, sys.stderr
+    for stream in streams:
+        stream.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    for number, file in ((1, out), (2, err)):
+        os.dup2(file.fileno(), number)
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main(list(arguments))
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        yield
     finally:
-        os.chdir(folder)
-        restore(before)
-        sys.path[:] = path
-    return subprocess.CompletedProcess(["fmstune", *arguments], code, out.getvalue(), err.getvalue())
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = streams
+        for number, file in zip((1, 2), kept, strict=True):
+            os.dup2(file, number)
+            os.close(file)
+
+
+def _text(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read().decode()
