@@ -21,9 +21,9 @@ from fmstune.errors import DataError, ModelError
 from fmstune.hub import pinned
 from fmstune.layout import CONFIG_NAME
 from fmstune.run.look_ahead import look_ahead
-from tests.support.commands import fmstune, warm_trainer
-from tests.support.hub import Hub
-from tests.support.surroundings import ENVIRONMENT
+from tests.support.commands import fmstune
+from tests.support.here import command
+from tests.support.hub import Hub, read_again
 
 NAMES = ("model.path=org/tiny", "data.train=org/chats")
 
@@ -47,42 +47,16 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def trained_from(repositories: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Path]]:
-    """A hub that a warm trainer knows, which reads its address when it imports the client; its cache."""
-    cache = tmp_path_factory.mktemp("cache")
-    with Hub(repositories) as running:
-        online = {name: value for name, value in ENVIRONMENT.items() if name != "HF_HUB_OFFLINE"}
-        with warm_trainer({**online, "HF_ENDPOINT": running.url, "HF_HOME": str(cache)}):
-            yield running, cache
-
-
-@pytest.fixture
-def served(trained_from: tuple[Hub, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """This hub, from which nothing was fetched yet."""
-    running, cache = trained_from
-    shutil.rmtree(cache)
-    running.asked.clear()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setenv("HF_ENDPOINT", running.url)
-    monkeypatch.setenv("HF_HOME", str(cache))
-    return running
-
-
 @pytest.fixture
 def hub(repositories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    from huggingface_hub import constants
-
+    """A hub from which nothing was fetched yet."""
     monkeypatch.chdir(tmp_path)
     with Hub(repositories, private=("org/secret",), gated=("org/terms",)) as running:
         for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HF_ENDPOINT", running.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-        # What the client has read from the environment when it was imported by another test.
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache/hub"))
+        read_again(monkeypatch.setattr)
         yield running
 
 
@@ -93,28 +67,41 @@ def asked(*sets: str, resumed: Path | None = None) -> RunConfig:
     return config
 
 
-def test_a_run_pins_what_it_takes_from_the_hub_and_repeats_it_without_the_hub(served: Hub) -> None:
+def test_a_run_pins_what_it_takes_from_the_hub_and_repeats_it_without_the_hub(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = ["train", "--max-steps", "1", "--output-dir"]
-    done = fmstune(*train, "out", "--model", "org/tiny", "--data", "org/chats", cwd=Path.cwd())
+    done = command(*train, "out", "--model", "org/tiny", "--data", "org/chats", cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
     assert "data     org/chats · 400 rows (messages)" in done.stderr
     written = load(Path("out", CONFIG_NAME), [], [])
-    assert written.model.revision == served.commit("models", "org/tiny")
-    assert written.data.train[0].revision == served.commit("datasets", "org/chats")
+    assert written.model.revision == hub.commit("models", "org/tiny")
+    assert written.data.train[0].revision == hub.commit("datasets", "org/chats")
     card = Path("out/README.md").read_text()
     assert "\nbase_model: org/tiny\ndatasets: [org/chats]\n---" in card
     assert f"`org/tiny` at `{written.model.revision[:12]}`" in card
-    again = fmstune(*train, "again", "out/config.toml", cwd=Path.cwd(), HF_HUB_OFFLINE="1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    read_again(monkeypatch.setattr)
+    hub.asked.clear()
+    again = command(*train, "again", "out/config.toml", cwd=Path.cwd())
     assert again.returncode == 0, again.stderr
+    assert not hub.asked
     assert Path("again/model.safetensors").read_bytes() == Path("out/model.safetensors").read_bytes()
 
 
-def test_two_processes_fetch_a_model_once_and_a_stream_is_read_from_the_hub(served: Hub) -> None:
+def test_two_processes_fetch_a_model_once_and_a_stream_is_read_from_the_hub(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = ["--model", "org/tiny", "--data", "org/chats", "--set", "data.streaming=true"]
-    done = fmstune("train", "--nproc", "2", *names, "--max-steps", "1", "--output-dir", "out", cwd=Path.cwd())
+    train = ["train", "--nproc", "2", *names, "--max-steps", "1", "--output-dir", "out"]
+    here = Path.cwd()
+    for name in ("HF_ENDPOINT", "HF_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    done = fmstune(hub.url, str(here / "cache"), *train, cwd=here, module="tests.support.hub")
     assert done.returncode == 0, done.stderr
     assert "data     org/chats · streamed (messages)" in done.stderr
-    assert served.downloads("model.safetensors") == 1
+    assert hub.downloads("model.safetensors") == 1
 
 
 @pytest.mark.parametrize(

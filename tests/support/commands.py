@@ -109,13 +109,13 @@ Command = Union[Process, "subprocess.Popen[str]"]
 class _Warm:
     """A warm interpreter, which has imported a set of modules and ends with the process that started it."""
 
-    def __init__(self, name: str, environment: Mapping[str, str] | None = None) -> None:
-        shared = os.environ.get(SHARED) if environment is None else None
+    def __init__(self, name: str) -> None:
+        shared = os.environ.get(SHARED)
         folder = Path(shared or tempfile.mkdtemp(prefix="warm-"))
         self.path, self._log = folder / name, folder / f"{name}.log"
         own = {"HOME": str(folder), "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
         quiet = QUIET if name.startswith(_OF) else {}
-        self._environment = {**quiet, **(environment or ENVIRONMENT or os.environ), **own}
+        self._environment = {**quiet, **(ENVIRONMENT or os.environ), **own}
         self._modules = _ALL_SETS[name]
         self._reads = of_sdks.AT_IMPORT if name.startswith(_OF) else None
         self._owner: socket.socket | None = None
@@ -171,11 +171,6 @@ class _Warm:
         )
         return mine == theirs and not any(map(_has_modules, environment["PYTHONPATH"].split(os.pathsep)))
 
-    def close(self) -> None:
-        """End the interpreter; nobody else may have it."""
-        assert self._owner is not None
-        self._owner.close()
-
     def connect(self) -> socket.socket:
         """A connection for one request."""
         connection = socket.socket(socket.AF_UNIX)
@@ -187,7 +182,6 @@ class _Warm:
 
 
 _warm = functools.cache(_Warm)
-_more: list[_Warm] = []
 
 
 def share() -> None:
@@ -215,22 +209,6 @@ def worker() -> str | None:
     return shlex.join(
         [sys.executable, "-S", "-E", str(ROOT / "tests/support/worker.py"), str(_warm("workers").path)]
     )
-
-
-@contextlib.contextmanager
-def warm_trainer(environment: Mapping[str, str]) -> Iterator[None]:
-    """Have a warm trainer also for commands whose environment has what these variables say to libraries at
-    their import. It costs as much as one training in a process that is started: worth it for several."""
-    if not _FORKS:
-        yield
-        return
-    own = _Warm("trainer", environment)
-    _more.append(own)
-    try:
-        yield
-    finally:
-        _more.remove(own)
-        own.close()
 
 
 def _has_modules(entry: str) -> bool:
@@ -279,7 +257,6 @@ def start(
     if not fresh and _FORKS:
         of_life = None if life is None else f"{_OF}{life}"
         warm = _warm(of_life or ("sdks" if sdks else "light" if light else "trainer"))
-        warm = next((each for each in _more if each.serves(variables)), warm)
         if warm.serves(variables):
             request = {
                 "module": module, "arguments": arguments, "cwd": str(cwd), "environment": variables,

@@ -12,8 +12,13 @@ files of a folder are one commit, `main`.
 from __future__ import annotations
 
 import hashlib
+import importlib
+import importlib.util
 import json
+import os
+import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +29,8 @@ from urllib.parse import unquote, urlsplit
 Answer = Literal["ok", "stall", "cut"] | int
 """What each request gets: the true answer, none for as long as the server is open, files that break off in
 the middle, or this HTTP status."""
+_OF_HUB = ("HF_", "HUGGINGFACE_", "ENDPOINT", "HUB_")
+"""The names of what the clients have read of the environment, or made of it."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,19 @@ class Hub:
 
     def wait(self) -> None:
         self._closed.wait(60)
+
+
+def read_again(put: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Have the hub's clients read the environment, as at their import; `put` sets what is new."""
+    for client in ("huggingface_hub.constants", "datasets.config"):
+        module = importlib.import_module(client)
+        assert module.__spec__ is not None
+        assert module.__spec__.loader is not None
+        new = importlib.util.module_from_spec(module.__spec__)
+        module.__spec__.loader.exec_module(new)
+        for name, value in vars(new).items():
+            if name.startswith(_OF_HUB) and value != getattr(module, name):
+                put(module, name, value)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -243,3 +263,15 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[: len(content) // 2]
             self.close_connection = True
         self.wfile.write(content)
+
+
+if (
+    __name__ == "__main__"
+):  # URL CACHE ARGUMENTS: the command, in a process that has imported the client before
+    from fmstune.cli.main import main
+
+    os.environ["HF_ENDPOINT"], os.environ["HF_HOME"] = sys.argv[1:3]
+    os.environ.pop("HF_HUB_OFFLINE", None)
+    del sys.argv[1:3]
+    read_again()
+    main()
