@@ -57,9 +57,9 @@ def _printing_to(out: BinaryIO, err: BinaryIO) -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = streams
-        for number, file in zip((1, 2), kept, strict=True):
-            os.dup2(file, number)
-            os.close(file)
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 def _text(file: BinaryIO) -> str:
