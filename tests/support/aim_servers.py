@@ -7,14 +7,13 @@ import functools
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import requests
 
-from tests.support.commands import Command, end_session, start
+from tests.support.commands import Command, end_session, fmstune, start
 from tests.support.once import made_once
 from tests.support.waiting import wait_for
 
@@ -29,10 +28,11 @@ def free_port() -> int:
 @functools.cache
 def empty_repository() -> Path:
     """A new Aim repository; making one takes seconds, so that there is one to be copied."""
-    aim = Path(sys.executable).with_name("aim")
+    aim = str(Path(sys.executable).with_name("aim"))
 
     def make(folder: Path) -> None:
-        subprocess.run([aim, "init", "--repo", str(folder), "-s"], check=True, capture_output=True)
+        made = fmstune("init", "--repo", str(folder), "-s", cwd=folder, module=aim, life="aim")
+        assert made.returncode == 0, made.stderr
 
     return made_once("aim-repository", make)
 

@@ -7,8 +7,6 @@ import contextlib
 import functools
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +15,10 @@ from typing import Any
 import requests
 
 from tests.support.aim_servers import free_port
-from tests.support.commands import Command, end_session, start
+from tests.support.commands import Command, end_session, fmstune, start
 from tests.support.once import made_once
 from tests.support.waiting import wait_for
 
-_MAKE = "import sys; from mlflow.tracking import MlflowClient; MlflowClient(sys.argv[1]).get_experiment('0')"
 _QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -35,8 +32,9 @@ def empty_store() -> Path:
     """An SQLite store without a run; making one takes seconds, so that there is one to be copied."""
 
     def make(folder: Path) -> None:
-        command = [sys.executable, "-c", _MAKE, f"sqlite:///{folder}/mlflow.db"]
-        subprocess.run(command, check=True, capture_output=True, cwd=folder)
+        store = f"sqlite:///{folder}/mlflow.db"
+        made = fmstune(store, cwd=folder, module="tests.support.new_store", life="mlflow")
+        assert made.returncode == 0, made.stderr
 
     return made_once("mlflow-store", make) / "mlflow.db"
 

@@ -22,9 +22,10 @@ def nothing() -> None:
 @dataclass
 class Scene:
     """A tracker with its options and a service in trouble. `strike` is called after step `at_step`;
-    `heal` ends the trouble; `points` are those that the service holds in the end."""
+    `heal` ends the trouble; `points` are those that the service holds in the end. `name` is the tracker's in
+    the run, and `environment` are the variables of its processes."""
 
-    tracker: str
+    name: str
     options: Mapping[str, Any]
     points: Callable[[], Points]
     strike: Callable[[], None] = nothing
@@ -36,8 +37,14 @@ class Scene:
     def expected(self, directory: Path) -> Points:
         """The points of the run's journal, as the service can hold them."""
         points = journal_points(directory)
-        single = self.tracker in ("tensorboard", "clearml")
+        single = kind_of(self.name) in ("tensorboard", "clearml")
         return {key: as_single(value) for key, value in points.items()} if single else points
 
 
-Play = Callable[[Path], AbstractContextManager[Scene]]
+Play = Callable[[Path, str], AbstractContextManager[Scene]]
+"""A scene in a folder, of a tracker with this name."""
+
+
+def kind_of(name: str) -> str:
+    """The tracker of a name in a run that has several of one: `wandb-2` is a `wandb`."""
+    return name.partition("-")[0]

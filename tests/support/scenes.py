@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.sample_trackers import collected
+from fmstune.trackers import registry
+from fmstune.trackers.registry import register_tracker, tracker_class
+from tests.sample_trackers import Collector, collected
 from tests.support.end_to_end import Points
 from tests.support.scene import LAST, STEP, Play, Scene
 from tests.support.service_scenes import aim, clearml, comet, mlflow, swanlab, trackio, wandb
@@ -22,16 +26,18 @@ from tests.support.storage_scenes import (
     tensorboard_on_a_disk_that_fills,
     tensorboard_whose_shipper_is_killed,
 )
+from tests.support.warm_shippers import Around, around
 
-COLLECTOR = "tests.sample_trackers:Collector"
-BAD_IMPORT = "tests.bad_import:Collector"
+BAD_IMPORT = "tests.bad_import"
+_OTHERS = 4
+"""Rounds of the trackers that have an SDK, each with a few of every tracker's scenes."""
 
 
 def plugin(fault: str, at: str) -> Play:
     """Somebody's tracker that misbehaves in its own process."""
 
     @contextlib.contextmanager
-    def play(folder: Path) -> Iterator[Scene]:
+    def play(folder: Path, name: str) -> Iterator[Scene]:
         well, path = folder / "well", folder / "collected"
         options = {"path": str(path), "fault": fault, "at": at, "until": str(well)}
 
@@ -44,18 +50,18 @@ def plugin(fault: str, at: str) -> Play:
             }
 
         if at == "import":
-            environment = {"BAD_IMPORT": f"{fault} {well}"}
-            yield Scene(BAD_IMPORT, options, points, heal=well.touch, environment=environment)
+            name, environment = f"{BAD_IMPORT}:{fault}", {"BAD_IMPORT": f"{fault} {well}"}
+            yield Scene(name, options, points, heal=well.touch, environment=environment)
         else:
-            yield Scene(COLLECTOR, options, points, heal=well.touch)
+            yield Scene(name, options, points, heal=well.touch)
 
     return play
 
 
 @contextlib.contextmanager
-def leaking_plugin(folder: Path) -> Iterator[Scene]:
+def leaking_plugin(folder: Path, name: str) -> Iterator[Scene]:
     """Somebody's tracker that keeps 50 MB at each call, with a limit that the demo's few calls reach."""
-    with pytest.MonkeyPatch.context() as limits, plugin("leak", "track")(folder) as scene:
+    with pytest.MonkeyPatch.context() as limits, plugin("leak", "track")(folder, name) as scene:
         limits.setattr("fmstune.delivery.shippers._MOST_MEMORY", 300_000_000)
         limits.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.1)
         yield scene
@@ -113,3 +119,36 @@ SCENES: dict[str, tuple[str, Play]] = {
     "disk full from the start": ("file", full_disk),
     "disk full mid-run": ("file", file_on_a_disk_that_fills),
 }
+
+
+def _rounds() -> dict[str, int]:
+    """The plug-ins are a round of their own, as there are limits in it that an SDK would not keep."""
+    others = itertools.cycle(range(1, _OTHERS + 1))
+    return {fault: 0 if who == "a plug-in" else next(others) for fault, (who, _) in SCENES.items()}
+
+
+ROUNDS = _rounds()
+"""The training that each fault happens in, together with other trackers' faults."""
+
+
+@contextlib.contextmanager
+def played(number: int, folder: Path) -> Iterator[dict[str, Scene]]:
+    """The scenes of a round, by their faults. What it has several of is registered under more names."""
+    counts: Counter[str] = Counter()
+    scenes: dict[str, Scene] = {}
+    with contextlib.ExitStack() as stack:
+        registered = stack.enter_context(pytest.MonkeyPatch.context())
+        registered.setattr(registry, "_registered", dict(registry._registered))
+        for fault in (each for each, of in ROUNDS.items() if of == number):
+            who, play = SCENES[fault]
+            kind = "collector" if who == "a plug-in" else who
+            counts[kind] += 1
+            name = kind if counts[kind] == 1 else f"{kind}-{counts[kind]}"
+            if name not in registry.BUILT_IN:
+                register_tracker(name, Collector if kind == "collector" else tracker_class(kind))
+            place = folder / str(len(scenes))
+            place.mkdir()
+            scene = scenes[fault] = stack.enter_context(play(place, name))
+            around[scene.name] = Around(scene.environment)
+            stack.callback(around.pop, scene.name)
+        yield scenes

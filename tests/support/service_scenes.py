@@ -35,7 +35,7 @@ def aim(what: str, at_step: int = STEP) -> Play:
     a step."""
 
     @contextlib.contextmanager
-    def play(folder: Path) -> Iterator[Scene]:
+    def play(folder: Path, name: str) -> Iterator[Scene]:
         port, repository = free_port(), folder / "remote"
         with contextlib.ExitStack() as servers:
             server = None
@@ -56,7 +56,7 @@ def aim(what: str, at_step: int = STEP) -> Play:
 
             options = {"repo": f"aim://127.0.0.1:{port}"}
             points = functools.partial(aim_points, repository, reindex=True)
-            scene = Scene("aim", options, points, at_step=at_step, heal=start_again)
+            scene = Scene(name, options, points, at_step=at_step, heal=start_again)
             if what == "killed":
                 scene.strike = end(signal.SIGKILL)
             elif what == "stopped":
@@ -70,7 +70,7 @@ def mlflow(what: str, at_step: int = STEP) -> Play:
     """A real `mlflow server` that is not there at the start, or is killed after a step."""
 
     @contextlib.contextmanager
-    def play(folder: Path) -> Iterator[Scene]:
+    def play(folder: Path, name: str) -> Iterator[Scene]:
         port, home = free_port(), folder / "server"
         with contextlib.ExitStack() as servers:
             server = None if what == "refused" else servers.enter_context(mlflow_server(home, port))
@@ -83,7 +83,7 @@ def mlflow(what: str, at_step: int = STEP) -> Play:
                 servers.enter_context(mlflow_server(home, port))
 
             scene = Scene(
-                "mlflow", {"tracking_uri": f"http://127.0.0.1:{port}"},
+                name, {"tracking_uri": f"http://127.0.0.1:{port}"},
                 functools.partial(mlflow_points, home / "mlflow.db"), at_step=at_step, heal=start,
             )  # fmt: skip
             if server is not None:
@@ -97,7 +97,7 @@ def trackio(what: str) -> Play:
     """A real server of trackio's that is not there at the start, or is killed after a step."""
 
     @contextlib.contextmanager
-    def play(folder: Path) -> Iterator[Scene]:
+    def play(folder: Path, name: str) -> Iterator[Scene]:
         port, home = free_port(), folder / "server"
         with contextlib.ExitStack() as servers:
             server = None if what == "refused" else servers.enter_context(trackio_server(home, port))
@@ -110,7 +110,7 @@ def trackio(what: str) -> Play:
                 servers.enter_context(trackio_server(home, port))
 
             scene = Scene(
-                "trackio", {"server_url": f"http://127.0.0.1:{port}"},
+                name, {"server_url": f"http://127.0.0.1:{port}"},
                 functools.partial(trackio_points, home / "fmstune.db"), heal=start,
                 environment={"TRACKIO_WRITE_TOKEN": TOKEN},
             )  # fmt: skip
@@ -125,7 +125,7 @@ def wandb(answer: Answer | Literal["refused"], at_step: int) -> Play:
     """W&B's real SDK against a cloud that answers like this from a step on; step 0 is the start."""
 
     @contextlib.contextmanager
-    def play(folder: Path) -> Iterator[Scene]:
+    def play(folder: Path, name: str) -> Iterator[Scene]:
         with WandbCloud() as cloud:
             cloud.delay = 0.8  # opening a run asks it five times or more
 
@@ -153,7 +153,7 @@ def wandb(answer: Answer | Literal["refused"], at_step: int) -> Play:
             if at_step == 0:
                 strike()
             yield Scene(
-                "wandb",
+                name,
                 {"mode": "online", "project": "faults", "dir": str(folder)},
                 points,
                 strike,
@@ -169,7 +169,7 @@ def comet(answer: int | Literal["refused"], at_step: int) -> Play:
     """Comet's tracker against a server that answers like this from a step on; step 0 is the start."""
 
     @contextlib.contextmanager
-    def play(folder: Path) -> Iterator[Scene]:
+    def play(folder: Path, name: str) -> Iterator[Scene]:
         with CometCloud() as cloud:
 
             def strike() -> None:
@@ -186,7 +186,7 @@ def comet(answer: int | Literal["refused"], at_step: int) -> Play:
             if at_step == 0:
                 strike()
             yield Scene(
-                "comet", {"mode": "online", "project": "faults"}, lambda: comet_points(cloud.run.read()),
+                name, {"mode": "online", "project": "faults"}, lambda: comet_points(cloud.run.read()),
                 strike, at_step, heal, {"COMET_URL_OVERRIDE": cloud.url, "COMET_API_KEY": cloud.key},
             )  # fmt: skip
 
@@ -197,7 +197,7 @@ def swanlab(at_step: int) -> Play:
     """SwanLab's cloud, which refuses connections from a step on; step 0 is the start."""
 
     @contextlib.contextmanager
-    def play(folder: Path) -> Iterator[Scene]:
+    def play(folder: Path, name: str) -> Iterator[Scene]:
         with SwanLabCloud() as cloud:
 
             def points() -> Points:
@@ -208,7 +208,7 @@ def swanlab(at_step: int) -> Play:
                 cloud.hang_up()
             strike = nothing if at_step == 0 else cloud.hang_up
             environment = cloud.environment
-            yield Scene("swanlab", {}, points, strike, at_step, cloud.listen, environment)
+            yield Scene(name, {}, points, strike, at_step, cloud.listen, environment)
 
     return play
 
@@ -217,7 +217,7 @@ def clearml(answer: int, at_step: int) -> Play:
     """ClearML's tracker against a server that answers like this from a step on."""
 
     @contextlib.contextmanager
-    def play(folder: Path) -> Iterator[Scene]:
+    def play(folder: Path, name: str) -> Iterator[Scene]:
         with ClearmlCloud() as cloud:
 
             def strike() -> None:
@@ -230,6 +230,6 @@ def clearml(answer: int, at_step: int) -> Play:
                 (task,) = cloud.tasks
                 return clearml_points(cloud.events(task))
 
-            yield Scene("clearml", {"project": "faults"}, points, strike, at_step, heal, cloud.environment)
+            yield Scene(name, {"project": "faults"}, points, strike, at_step, heal, cloud.environment)
 
     return play

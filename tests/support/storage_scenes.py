@@ -26,15 +26,16 @@ from tests.support.end_to_end import (
 from tests.support.no_room import NoRoom
 from tests.support.scene import Scene
 from tests.support.waiting import wait_for
+from tests.support.warm_shippers import around
 
 
 @contextlib.contextmanager
-def comet_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
+def comet_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
     """An archive of Comet's that cannot grow any more."""
     place = folder / "archives"
 
     def strike() -> None:
-        wait_for(lambda: report(Path("out"), ["comet"])[0].delivered)
+        wait_for(lambda: report(Path("out"), [name])[0].delivered)
         disk.fill(50)
 
     def points() -> Points:
@@ -42,114 +43,110 @@ def comet_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
 
         return comet_points(point for archive in archives(place) for point in archive.points())
 
-    with NoRoom() as disk:
+    with NoRoom(name) as disk:
         options = {"mode": "offline", "dir": str(place)}
-        yield Scene("comet", options, points, strike, heal=disk.free)
+        yield Scene(name, options, points, strike, heal=disk.free)
 
 
 @contextlib.contextmanager
-def swanlab_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
+def swanlab_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
     """SwanLab's file of an offline run, which cannot grow any more in the middle of a record."""
     place = folder / "swanlog"
 
     def strike() -> None:
-        wait_for(lambda: report(Path("out"), ["swanlab"])[0].delivered)
+        wait_for(lambda: report(Path("out"), [name])[0].delivered)
         disk.fill(50)
 
-    with NoRoom() as disk:
+    with NoRoom(name) as disk:
         options = {"mode": "offline", "dir": str(place)}
         points = functools.partial(_swanlab_points_in, place)
-        yield Scene("swanlab", options, points, strike, heal=disk.free)
+        yield Scene(name, options, points, strike, heal=disk.free)
 
 
 @contextlib.contextmanager
-def full_disk(folder: Path) -> Iterator[Scene]:
+def full_disk(folder: Path, name: str) -> Iterator[Scene]:
     """The tracker `file` on a device that has no room; mended by choosing another file."""
     full, moved = folder / "full", folder / "moved.jsonl"
     full.symlink_to("/dev/full")
-    yield Scene(
-        "file", {"path": str(full)}, lambda: file_points(moved), options_when_well={"path": str(moved)}
-    )
+    yield Scene(name, {"path": str(full)}, lambda: file_points(moved), options_when_well={"path": str(moved)})
 
 
 @contextlib.contextmanager
-def file_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
+def file_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
     """The tracker `file`, whose file cannot grow any more in the middle of a line."""
     path = folder / "metrics.jsonl"
 
     def strike() -> None:
-        wait_for(lambda: report(Path("out"), ["file"])[0].delivered)
+        wait_for(lambda: report(Path("out"), [name])[0].delivered)
         disk.fill(path.stat().st_size + 50)
 
-    with NoRoom() as disk:
-        yield Scene("file", {"path": str(path)}, lambda: file_points(path), strike, heal=disk.free)
+    with NoRoom(name) as disk:
+        yield Scene(name, {"path": str(path)}, lambda: file_points(path), strike, heal=disk.free)
 
 
 @contextlib.contextmanager
-def aim_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
+def aim_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
     """Aim's local repository, in which no file can grow any more."""
     repository = folder / "repository"
     shutil.copytree(empty_repository(), repository)
 
-    with NoRoom() as disk:
+    with NoRoom(name) as disk:
 
         def strike() -> None:
             # Opening it takes longer than the whole demo.
-            wait_for(lambda: report(Path("out"), ["aim"])[0].delivered)
+            wait_for(lambda: report(Path("out"), [name])[0].delivered)
             disk.fill(2048)
 
-        yield Scene("aim", {"repo": str(repository)}, lambda: aim_points(repository), strike, heal=disk.free)
+        yield Scene(name, {"repo": str(repository)}, lambda: aim_points(repository), strike, heal=disk.free)
 
 
 @contextlib.contextmanager
-def tensorboard_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
+def tensorboard_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
     """Event files that end in the middle of a record."""
     logs = folder / "logs"
 
     def strike() -> None:
-        wait_for(lambda: report(Path("out"), ["tensorboard"])[0].delivered)
+        wait_for(lambda: report(Path("out"), [name])[0].delivered)
         disk.fill(50)  # each process begins a file, of which it gets so far
 
-    with NoRoom() as disk:
+    with NoRoom(name) as disk:
         points = functools.partial(tensorboard_points, logs)
-        yield Scene("tensorboard", {"dir": str(logs)}, points, strike, heal=disk.free)
+        yield Scene(name, {"dir": str(logs)}, points, strike, heal=disk.free)
 
 
 @contextlib.contextmanager
-def dvclive_on_a_disk_that_fills(folder: Path) -> Iterator[Scene]:
+def dvclive_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
     """A folder of DVCLive's in which no file can grow any more."""
     place = folder / "dvclive"
 
     def strike() -> None:
-        wait_for(lambda: report(Path("out"), ["dvclive"])[0].delivered)
+        wait_for(lambda: report(Path("out"), [name])[0].delivered)
         disk.fill(50)
 
-    with NoRoom() as disk:
+    with NoRoom(name) as disk:
         points = functools.partial(dvclive_points, place)
-        yield Scene("dvclive", {"dir": f"{place}/{{run}}"}, points, strike, heal=disk.free)
+        yield Scene(name, {"dir": f"{place}/{{run}}"}, points, strike, heal=disk.free)
 
 
 @contextlib.contextmanager
-def tensorboard_whose_shipper_is_killed(folder: Path) -> Iterator[Scene]:
+def tensorboard_whose_shipper_is_killed(folder: Path, name: str) -> Iterator[Scene]:
     """Event files whose writer is killed again and again from a step on."""
-    logs, before = folder / "logs", set(psutil.Process().children())
-    healed = threading.Event()
+    logs, healed = folder / "logs", threading.Event()
 
     def kill() -> None:
         while not healed.wait(0.05):
-            for process in set(psutil.Process().children()) - before:
-                with contextlib.suppress(psutil.Error):  # one that ends meanwhile
-                    for child in process.children():
-                        child.kill()
+            with contextlib.suppress(psutil.Error):  # one that ends meanwhile
+                for child in psutil.Process(around[name].pid).children():
+                    child.kill()
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
 
     def heal() -> None:
         healed.set()
         killer.join()
 
     points = functools.partial(tensorboard_points, logs)
-    yield Scene("tensorboard", {"dir": str(logs)}, points, killer.start, heal=heal)
+    yield Scene(name, {"dir": str(logs)}, points, killer.start, heal=heal)
 
 
 def _swanlab_points_in(folder: Path) -> Points:

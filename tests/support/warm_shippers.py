@@ -18,12 +18,15 @@ import ctypes
 import json
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,8 +44,6 @@ _PLAIN = (
     "fmstune.delivery.shipping.main", "fmstune.delivery.sync", "fmstune.trackers.registry",
     "fmstune.trackers.file_tracker", "tests.sample_trackers",
 )  # fmt: skip
-_MANY = ("aim", "wandb", "mlflow", "comet", "clearml")
-"""Trackers with so many shippers that importing their SDKs in each worker pays; the others import theirs."""
 _AT_IMPORT = re.compile("PYTHON(?!PATH$)|LANG|LC_|LD_|XDG_")
 """Variables that Python reads when it starts, and libraries when they are imported."""
 _SUBREAPER = 36
@@ -91,11 +92,6 @@ class _Warm:
         found = [path for path in folder.iterdir() if path.name.partition(".")[0] in self.names]
         return any(path.suffix == ".py" or path.joinpath("__init__.py").exists() for path in found)
 
-    @property
-    def pid(self) -> int:
-        """The id of the interpreter, a child of this process."""
-        return self._process.pid
-
     def has_ended(self) -> bool:
         """Whether somebody has ended it, as tests do that end all their children."""
         return self._process.poll() is not None
@@ -118,21 +114,40 @@ class _Warm:
                 _prctl(0)
 
 
+@dataclass
+class Around:
+    """What the processes of one tracker have of their own: variables, and the kernel's limits. `pid` is the
+    newest one's."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    limits: list[tuple[int, int]] = field(default_factory=list)
+    pid: int | None = None
+
+
+around: defaultdict[str, Around] = defaultdict(Around)
+"""By the tracker's name."""
+
+
 class _Shipper(subprocess.Popen):  # type: ignore[type-arg]
     """What `Popen` starts, forked where it is a supervisor whose imports are warm."""
 
     def _execute_child(self, *all: Any) -> None:
-        command, passed, cwd, environment, session = all[0], all[4], all[5], all[6], all[21]
+        command, passed, cwd, session = all[0], all[4], all[5], all[21]
+        own = around[command[3]]
+        environment = {**all[6], **own.environment}
         warm = _warm_for(command, environment, cwd)
         if warm is None or any(number >= HIGH for number in passed):
-            super()._execute_child(*all)  # type: ignore[misc]
+            super()._execute_child(*all[:6], environment, *all[7:])  # type: ignore[misc]
+            own.pid = self.pid
+            for kind, most in own.limits:
+                resource.prlimit(self.pid, kind, (most, most))
             return
         cwd, arguments = str(cwd or Path.cwd()), [*command[3:], *map(str, passed)]
         request = {
             "module": _SUPERVISOR, "arguments": arguments, "cwd": cwd, "environment": environment,
-            "session": session,
+            "session": session, "limits": own.limits,
         }  # fmt: skip
-        self.pid = warm.fork(request, [all[10], all[13], all[15], *passed])
+        self.pid = own.pid = warm.fork(request, [all[10], all[13], all[15], *passed])
         self._child_created = True
         self._close_pipe_fds(*all[10:16])  # type: ignore[attr-defined]
 
@@ -142,7 +157,8 @@ def _warm_for(command: list[str], environment: Mapping[str, str], cwd: str | Non
         return None
     if environment.get("PYTHONPATH", str(_ROOT)) != str(_ROOT):
         return None
-    sdk = command[3] if command[3] in _MANY else ""
+    kind = command[3].partition("-")[0]  # the second `wandb` of a run is `wandb-2`
+    sdk = kind if kind in sdks.MODULES else ""
     with _starting:
         warm = _warm.get(sdk)
         if warm is None or (warm.owner == os.getpid() and warm.has_ended()):
@@ -153,12 +169,6 @@ def _warm_for(command: list[str], environment: Mapping[str, str], cwd: str | Non
 _warm: dict[str, _Warm] = {}
 _starting = threading.Lock()
 os.register_at_fork(after_in_child=_starting._at_fork_reinit)  # type: ignore[attr-defined]
-
-
-def interpreters() -> set[int]:
-    """The ids of the warm interpreters that are children of this process, one that begins included."""
-    with _starting:
-        return {warm.pid for warm in _warm.values() if warm.owner == os.getpid()}
 
 
 class _Subprocess(ModuleType):
