@@ -207,7 +207,7 @@ def strike_at_their_steps(playing: Sequence[Scene], patched: pytest.MonkeyPatch)
         began = time.monotonic()
         for scene in playing:
             if state.global_step == scene.at_step:
-                scene.strike()
+                scene.strike_in(Path(args.output_dir))
         took.append(time.monotonic() - began)
 
     patched.setattr(ProgressCallback, "on_step_end", on_step_end)

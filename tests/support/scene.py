@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fmstune.delivery.report import report
 from fmstune.testing.compare import as_single
 from tests.support.end_to_end import Points, journal_points
+from tests.support.waiting import wait_for
 
 STEP, LAST = 4, 12
 """The optimizer step at which what happens in mid-run happens, and the last one."""
@@ -21,9 +23,10 @@ def nothing() -> None:
 
 @dataclass
 class Scene:
-    """A tracker with its options and a service in trouble. `strike` is called after step `at_step`;
-    `heal` ends the trouble; `points` are those that the service holds in the end. `name` is the tracker's in
-    the run, and `environment` are the variables of its processes."""
+    """A tracker with its options and a service in trouble. `strike` is called after step `at_step`, once the
+    tracker has `begun`, by default when something counts as delivered; `heal` ends the trouble; `points` are
+    those that the service holds in the end. `name` is the tracker's in the run, and `environment` are the
+    variables of its processes."""
 
     name: str
     options: Mapping[str, Any]
@@ -33,6 +36,13 @@ class Scene:
     heal: Callable[[], None] = nothing
     environment: Mapping[str, str] = field(default_factory=dict)
     options_when_well: Mapping[str, Any] = field(default_factory=dict)
+    begun: Callable[[], object] | None = None
+
+    def strike_in(self, directory: Path) -> None:
+        """Let happen what happens in mid-run, in this run: neither before it nor after it."""
+        if self.strike is not nothing:
+            wait_for(self.begun or (lambda: report(directory, [self.name])[0].delivered))
+            self.strike()
 
     def expected(self, directory: Path) -> Points:
         """The points of the run's journal, as the service can hold them."""

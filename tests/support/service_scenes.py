@@ -160,6 +160,7 @@ def wandb(answer: Answer | Literal["refused"], at_step: int) -> Play:
                 at_step,
                 heal,
                 {"WANDB_BASE_URL": cloud.url, "WANDB_API_KEY": cloud.key, "WANDB_INIT_TIMEOUT": "3"},
+                begun=lambda: cloud.runs,
             )
 
     return play
@@ -188,6 +189,7 @@ def comet(answer: int | Literal["refused"], at_step: int) -> Play:
             yield Scene(
                 name, {"mode": "online", "project": "faults"}, lambda: comet_points(cloud.run.read()),
                 strike, at_step, heal, {"COMET_URL_OVERRIDE": cloud.url, "COMET_API_KEY": cloud.key},
+                begun=lambda: cloud.experiments,
             )  # fmt: skip
 
     return play
@@ -208,7 +210,9 @@ def swanlab(at_step: int) -> Play:
                 cloud.hang_up()
             strike = nothing if at_step == 0 else cloud.hang_up
             environment = cloud.environment
-            yield Scene(name, {}, points, strike, at_step, cloud.listen, environment)
+            yield Scene(
+                name, {}, points, strike, at_step, cloud.listen, environment, begun=lambda: cloud.runs
+            )
 
     return play
 
@@ -230,6 +234,9 @@ def clearml(answer: int, at_step: int) -> Play:
                 (task,) = cloud.tasks
                 return clearml_points(cloud.events(task))
 
-            yield Scene(name, {"project": "faults"}, points, strike, at_step, heal, cloud.environment)
+            yield Scene(
+                name, {"project": "faults"}, points, strike, at_step, heal, cloud.environment,
+                begun=lambda: cloud.tasks,
+            )  # fmt: skip
 
     return play

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 
-from fmstune.delivery.report import report
 from tests.support.aim_servers import empty_repository
 from tests.support.end_to_end import (
     Points,
@@ -25,7 +24,6 @@ from tests.support.end_to_end import (
 )
 from tests.support.no_room import NoRoom
 from tests.support.scene import Scene
-from tests.support.waiting import wait_for
 from tests.support.warm_shippers import around
 
 
@@ -35,7 +33,6 @@ def comet_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
     place = folder / "archives"
 
     def strike() -> None:
-        wait_for(lambda: report(Path("out"), [name])[0].delivered)
         disk.fill(50)
 
     def points() -> Points:
@@ -54,7 +51,6 @@ def swanlab_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
     place = folder / "swanlog"
 
     def strike() -> None:
-        wait_for(lambda: report(Path("out"), [name])[0].delivered)
         disk.fill(50)
 
     with NoRoom(name) as disk:
@@ -77,7 +73,6 @@ def file_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
     path = folder / "metrics.jsonl"
 
     def strike() -> None:
-        wait_for(lambda: report(Path("out"), [name])[0].delivered)
         disk.fill(path.stat().st_size + 50)
 
     with NoRoom(name) as disk:
@@ -93,8 +88,6 @@ def aim_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
     with NoRoom(name) as disk:
 
         def strike() -> None:
-            # Opening it takes longer than the whole demo.
-            wait_for(lambda: report(Path("out"), [name])[0].delivered)
             disk.fill(2048)
 
         yield Scene(name, {"repo": str(repository)}, lambda: aim_points(repository), strike, heal=disk.free)
@@ -106,7 +99,6 @@ def tensorboard_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]
     logs = folder / "logs"
 
     def strike() -> None:
-        wait_for(lambda: report(Path("out"), [name])[0].delivered)
         disk.fill(50)  # each process begins a file, of which it gets so far
 
     with NoRoom(name) as disk:
@@ -120,7 +112,6 @@ def dvclive_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
     place = folder / "dvclive"
 
     def strike() -> None:
-        wait_for(lambda: report(Path("out"), [name])[0].delivered)
         disk.fill(50)
 
     with NoRoom(name) as disk:
