@@ -9,18 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from fmstune.trackers.aimstack_tracker import AimStackTracker
 from fmstune.trackers.base import Tracker
-from fmstune.trackers.clearml_tracker import ClearmlTracker
-from fmstune.trackers.comet_tracker import CometTracker
-from fmstune.trackers.dvclive_tracker import DvcLiveTracker
-from fmstune.trackers.file_tracker import FileTracker
-from fmstune.trackers.mlflow_tracker import MlflowTracker
 from fmstune.trackers.records import MetricPoint
-from fmstune.trackers.swanlab_tracker import SwanLabTracker
-from fmstune.trackers.tensorboard_tracker import TensorBoardTracker
-from fmstune.trackers.trackio_tracker import TrackioTracker
-from fmstune.trackers.wandb_tracker import WandbTracker
+from fmstune.trackers.registry import tracker_class
 
 COPIED_AT, STRUCK_AT = 5, 8
 _DONE = Path("struck")
@@ -53,64 +44,29 @@ def _strike(how: str, storage: Path, copy: Path) -> None:
         copy.rename(storage)
 
 
-class VanishingFile(_Vanishing, FileTracker):
-    storage = "stored.jsonl"
-
-
-class VanishingAim(_Vanishing, AimStackTracker):
-    storage = ".aim"
-
-
-class VanishingWandb(_Vanishing, WandbTracker):
-    storage = "wandb"
-
-
-class VanishingMlflow(_Vanishing, MlflowTracker):
-    storage = "mlflow.db"
-
-
-class VanishingTensorboard(_Vanishing, TensorBoardTracker):
-    storage = "tensorboard"
-
-
-class VanishingDvcLive(_Vanishing, DvcLiveTracker):
-    storage = "dvclive"
+class _Flushing(_Vanishing):
+    """One whose SDK has stored nothing before it is flushed."""
 
     def track_point(self, point: MetricPoint) -> None:
         super().track_point(point)
         self.flush()
 
 
-class VanishingSwanLab(_Vanishing, SwanLabTracker):
-    storage = "swanlog"
-
-    def track_point(self, point: MetricPoint) -> None:
-        super().track_point(point)
-        self.flush()
-
-
-class VanishingTrackio(_Vanishing, TrackioTracker):
-    storage = "trackio"
-
-    def track_point(self, point: MetricPoint) -> None:
-        super().track_point(point)
-        self.flush()  # there is nothing before
+_KINDS: dict[str, tuple[type[_Vanishing], str]] = {
+    "File": (_Vanishing, "stored.jsonl"), "Aim": (_Vanishing, ".aim"), "Wandb": (_Vanishing, "wandb"),
+    "Mlflow": (_Vanishing, "mlflow.db"), "Tensorboard": (_Vanishing, "tensorboard"),
+    "DvcLive": (_Flushing, "dvclive"), "SwanLab": (_Flushing, "swanlog"), "Trackio": (_Flushing, "trackio"),
+    "Comet": (_Flushing, ".cometml-runs"), "Clearml": (_Flushing, "clearml"),
+}  # fmt: skip
 
 
-class VanishingComet(_Vanishing, CometTracker):
-    storage = ".cometml-runs"
-
-    def track_point(self, point: MetricPoint) -> None:
-        super().track_point(point)
-        self.flush()
-
-
-class VanishingClearml(_Vanishing, ClearmlTracker):
-    storage = "clearml"
-
-    def track_point(self, point: MetricPoint) -> None:
-        super().track_point(point)
-        self.flush()
+def __getattr__(name: str) -> type[Tracker]:
+    """The class `VanishingAim` and so on, made when it is wanted: each process imports only its own."""
+    kind = name.removeprefix("Vanishing")
+    if kind == name or kind not in _KINDS:
+        raise AttributeError(name)
+    how, storage = _KINDS[kind]
+    return type(name, (how, tracker_class(kind.lower())), {"storage": storage})
 
 
 def options(kind: str) -> dict[str, Any]:
