@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import fnmatch
+import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from typing import Any, Literal
 
 from fmstune.config.check.suggest import hint
 from fmstune.errors import ConfigError
+from fmstune.report.columns import Numbers
 from fmstune.report.curves import Curve, Point, TrackedRun, is_finite
 from fmstune.report.replay import as_step
 from fmstune.text import listed, shown
 
 XAxis = Literal["step", "time", "tokens"]
 _WORDS = {"step": "step", "time": "seconds", "tokens": "tokens"}
+_AT_ONCE = 8192
 TOKENS = "train/num_tokens"
 """The number of tokens that a run has seen by a step."""
 
@@ -121,14 +124,19 @@ def tokens_at(step: float, seen: Seen) -> float | None:
     return tokens[at - 1] + share * (tokens[at] - tokens[at - 1])
 
 
-def smoothed(values: Iterable[float], smoothing: float) -> Sequence[float]:
+def smoothed(values: Iterable[float], smoothing: float) -> Iterator[float]:
     """The exponential moving average of values, with bias correction for the first ones."""
     average = weight = 0.0
-    found = array("d")
     for value in values:
         average = smoothing * average + (1 - smoothing) * value
         weight = smoothing * weight + (1 - smoothing)
-        found.append(average / weight)
+        yield average / weight
+
+
+def _smoothed(values: Numbers, smoothing: float) -> Numbers:
+    found, averages = values.beside(), smoothed(values, smoothing)
+    while block := array("d", itertools.islice(averages, _AT_ONCE)):
+        found.extend(block)
     return found
 
 
@@ -143,9 +151,9 @@ def _of(run: TrackedRun, key: str) -> Iterator[Curve]:
 
 
 def _line(run: TrackedRun, curve: Curve, x: XAxis, smoothing: float, seen: Seen) -> Line:
-    if x == "step" and curve.is_plain:  # fast enough for millions
-        steps, _, values = curve.finite()
-        return Line(str(run.directory), steps, smoothed(values, smoothing) if smoothing else values)
+    if x == "step" and (found := curve.plain()) is not None:  # flat memory for millions
+        steps, values = found
+        return Line(str(run.directory), steps, _smoothed(values, smoothing) if smoothing else values)
     drawn = [
         (at, float(point.value))
         for point in curve.points()
@@ -154,7 +162,7 @@ def _line(run: TrackedRun, curve: Curve, x: XAxis, smoothing: float, seen: Seen)
     drawn.sort(key=lambda pair: pair[0])  # steps that were logged again are out of order
     xs, ys = [at for at, _ in drawn], [value for _, value in drawn]
     left_out = sum(1 for _ in curve.points()) - len(drawn)
-    return Line(str(run.directory), xs, smoothed(ys, smoothing) if smoothing else ys, left_out)
+    return Line(str(run.directory), xs, list(smoothed(ys, smoothing)) if smoothing else ys, left_out)
 
 
 def _x(point: Point, run: TrackedRun, x: XAxis, seen: Seen) -> float | None:

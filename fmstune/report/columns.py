@@ -6,8 +6,8 @@ import contextlib
 import os
 import tempfile
 from array import array
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Iterator, Sequence
+from typing import IO, overload
 
 _AT_ONCE = 8192
 _BYTES = 8
@@ -51,7 +51,7 @@ class Room:
         return found
 
 
-class Numbers:
+class Numbers(Sequence[float]):
     """An append-only sequence of floats."""
 
     __slots__ = ("_kept", "_room", "_tail")
@@ -60,6 +60,10 @@ class Numbers:
         self._room = room
         self._kept: list[array[float] | int] = []
         self._tail = array("d")
+
+    def beside(self) -> Numbers:
+        """An empty sequence in the same storage."""
+        return Numbers(self._room)
 
     def append(self, number: float) -> None:
         """Add a number."""
@@ -91,12 +95,45 @@ class Numbers:
         for block in self.blocks():
             yield from block
 
-    def __getitem__(self, at: int) -> float:
-        block, place = divmod(at, _AT_ONCE)
-        return self._tail[place] if block == len(self._kept) else self._room.get(self._kept[block])[place]
+    @overload
+    def __getitem__(self, at: int) -> float: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> array[float]: ...
+
+    def __getitem__(self, at: int | slice) -> float | array[float]:
+        """The number at an index, or those of a slice without a stride."""
+        if isinstance(at, slice):
+            return self._between(*at.indices(len(self))[:2])
+        block, place = divmod(range(len(self))[at], _AT_ONCE)
+        return self._block(block)[place]
+
+    def _between(self, begin: int, end: int) -> array[float]:
+        found = array("d")
+        while begin < end:
+            block, place = divmod(begin, _AT_ONCE)
+            here = self._block(block)[place : place + end - begin]
+            found.extend(here)
+            begin += len(here)
+        return found
+
+    def _block(self, number: int) -> array[float]:
+        return self._tail if number == len(self._kept) else self._room.get(self._kept[number])
 
     def _keep_on(self) -> None:
         tail = self._tail
         while len(tail) >= _AT_ONCE:
             self._kept.append(self._room.keep(tail[:_AT_ONCE]))
             del tail[:_AT_ONCE]
+
+
+def ends(numbers: Sequence[float]) -> tuple[float, float]:
+    """The lowest and the highest of some numbers."""
+    blocks = numbers.blocks() if isinstance(numbers, Numbers) else iter((numbers,))
+    found = [(min(block), max(block)) for block in blocks]
+    return min(low for low, _ in found), max(high for _, high in found)
+
+
+def whole(numbers: Sequence[float]) -> Sequence[float]:
+    """The same numbers, all in memory."""
+    return numbers.whole() if isinstance(numbers, Numbers) else numbers

@@ -181,6 +181,10 @@ class Curve:
         columns = self._steps, self._epochs, self._times, self._values
         return zip(*(each.blocks() for each in columns), strict=True) if self._plain else None
 
+    def plain(self) -> tuple[Numbers, Numbers] | None:
+        """Steps and values of a plain curve, not all in memory; `None` for any other curve."""
+        return (self._steps, self._values) if self._plain else None
+
     def finite(self) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
         """Steps, times and values of the points with a step and a finite value, sorted by step."""
         steps, times, values = self._steps.whole(), self._times.whole(), self._values.whole()

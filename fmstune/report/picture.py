@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fmstune.errors import ConfigError, RunError
 from fmstune.report.charts import Chart
+from fmstune.report.columns import whole
 from fmstune.report.words import printable
 from fmstune.text import shown_path
 
@@ -37,7 +38,7 @@ def save_picture(charts: Sequence[Chart], path: Path) -> None:
                 label = printable(line.label)
                 # matplotlib leaves out labels that start with an underscore.
                 label = f" {label}" if label.startswith("_") else label
-                axes.plot(line.xs, line.ys, label=label, linewidth=1.4, marker=dot)
+                axes.plot(whole(line.xs), whole(line.ys), label=label, linewidth=1.4, marker=dot)
             axes.set_title(printable(chart.key), loc="left", fontsize=11)
             axes.set_xlabel(chart.x)
             axes.grid(alpha=0.25)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from fmstune.report.charts import Chart, Line
+from fmstune.report.columns import ends
 from fmstune.report.words import cell, printable
 from fmstune.text import counted
 
@@ -27,8 +28,8 @@ def text_chart(chart: Chart, width: int = 80, height: int = 12) -> list[str]:
     head = [printable(chart.key), *_legend(chart)]
     if not drawn:
         return [*head, "no value can be drawn"]
-    low, high = _range([end(line.ys) for line in drawn for end in (min, max)])
-    first, last = _range([end(line.xs) for line in drawn for end in (min, max)])
+    low, high = _range([end for line in drawn for end in ends(line.ys)])
+    first, last = _range([end for line in drawn for end in ends(line.xs)])
     labels = [cell(float(value)) for value in (high, low / 2 + high / 2, low)]
     margin = max(map(len, labels)) + 1
     columns = max(_NARROWEST, min(width, _WIDEST) - margin - 1)

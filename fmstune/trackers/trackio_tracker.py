@@ -5,10 +5,11 @@ trackio's own variables still apply. Its behaviour was observed with 0.43.
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -166,6 +167,21 @@ class TrackioTracker(Tracker):
         prefix = self.limits.prefix(stage)
         self._add({prefix + name: value for name, value in values.items()}, point)
 
+    def track_points(self, points: Iterator[MetricPoint]) -> None:
+        self._opened()
+        own = f"{self._run_id}-{self._mark.get('run_id')}"
+        for values, stage, step, epoch, moment, seq, _ in points:
+            self.seq, prefix = seq, self.limits.prefix(stage)
+            row = {prefix + name: value for name, value in values.items()} if prefix else dict(values)
+            if step is not None:
+                row[AXES[0]] = step
+            if epoch is not None:
+                row[AXES[1]] = epoch
+            self._waiting.append(Row(row, step or 0, _stamp(moment or time.time()), f"{own}-{seq}"))
+            self._held, self._changed = max(self._held, seq or 0), True
+            if len(self._waiting) > _MOST_ROWS:
+                self.flush()
+
     def track_table(self, table: Table) -> None:
         from trackio import Table as TrackioTable
 
@@ -287,4 +303,13 @@ class TrackioTracker(Tracker):
 
 
 def _stamp(moment: float) -> str:
+    second = int(moment)
+    micro = round((moment - second) * 1e6)
+    if 0 < micro < 1_000_000 and second > 0:
+        return f"{_second(second)}.{micro:06}+00:00"
     return datetime.fromtimestamp(moment, timezone.utc).isoformat()
+
+
+@functools.lru_cache(maxsize=4)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")

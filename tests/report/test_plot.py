@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from fmstune.cli.app import app
+from fmstune.delivery.recorder import Recorder
 from fmstune.errors import ConfigError
+from fmstune.report import columns as stored
 from fmstune.report.charts import Chart, Line, charts, smoothed
 from fmstune.report.curves import read_run
 from fmstune.report.table import columns
@@ -83,8 +85,8 @@ def test_two_runs_are_two_lines_with_a_symbol_each(run: Path, tmp_path: Path) ->
 
 
 def test_smoothing_keeps_a_constant_and_weighs_the_first_values_in_full() -> None:
-    assert smoothed([2.0, 2.0, 2.0], 0.9) == pytest.approx([2.0, 2.0, 2.0])
-    assert smoothed([1.0, 3.0], 0.5) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
+    assert list(smoothed([2.0, 2.0, 2.0], 0.9)) == pytest.approx([2.0, 2.0, 2.0])
+    assert list(smoothed([1.0, 3.0], 0.5)) == pytest.approx([1.0, (0.25 * 1 + 0.5 * 3) / 0.75])
 
 
 FLOATS = st.one_of(
@@ -184,3 +186,24 @@ def test_a_long_line_is_drawn_through_each_of_its_points(gaps: list[int], seed: 
     ):
         every = text_chart(chart, 30)
     assert text_chart(chart, 30) == every
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.9])
+@pytest.mark.parametrize("most", [0, 1 << 20])
+def test_a_long_line_is_drawn_the_same_from_disk(
+    most: int, smoothing: float, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "_AT_ONCE", 64)
+    monkeypatch.setattr(stored, "_MOST_IN_MEMORY", most)
+    values = [math.sin(step / 90) + step % 7 for step in range(1, 3001)]
+    for step, value in enumerate(values, 1):
+        recorder.track(value, "loss", "train", step=3 * step)
+    recorder.close("finished")
+    (found,) = charts([read_run(recorder.journal.path.parents[1])], ["loss"], smoothing=smoothing)
+    (line,) = found.lines
+    expected = list(smoothed(values, smoothing)) if smoothing else values
+    assert isinstance(line.xs, stored.Numbers)
+    assert (list(line.ys), list(line.ys[100:300]), line.ys[-1]) == (expected, expected[100:300], expected[-1])
+    plain = Chart(found.key, found.x, [Line(line.label, list(line.xs), expected)])
+    assert text_chart(found) == text_chart(plain)
+    assert found.to_json() == plain.to_json()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import io
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 import fmstune
@@ -20,9 +24,10 @@ from fmstune.delivery.ledger import Ledger
 from fmstune.delivery.recorder import Recorder, active
 from fmstune.delivery.sync import sync
 from fmstune.testing.runs import events_of
-from fmstune.trackers.records import MetricPoint, RunStart, TrackerOptionError
+from fmstune.trackers.records import MetricPoint, RunStart, Table, TrackerOptionError
 from fmstune.trackers.registry import get_tracker, reference
-from fmstune.trackers.trackio_tracker import TrackioTracker
+from fmstune.trackers.trackio import stores
+from fmstune.trackers.trackio_tracker import TrackioTracker, _stamp
 from tests.support.aim_servers import free_port
 from tests.support.nurseries import lives
 from tests.support.shipping import delivered_by
@@ -342,3 +347,40 @@ def test_a_delivery_that_a_server_refused_arrives_when_it_is_back(
     stored = lives("trackio").read("tests.support.stored:from_trackio", tmp_path / "s")
     assert stored["points"] == [["train/loss", step, 1 / step] for step in (1, 2, 3)]
     assert TOKEN not in (run_directory / "tracking" / "trackio.json").read_text()
+
+
+def test_numbers_are_stored_as_trackio_itself_stores_them(
+    recorder: Recorder, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    for step in range(1, 30):
+        values = {"loss": 1 / step, "count": step, "worst": float("inf") if step == 7 else 1.5}
+        recorder.track_point(MetricPoint(values, "train" if step % 3 else None, step, step / 7))
+    recorder.track_table(Table("samples", ({"a": 1},), "eval", 5))
+    recorder.close("finished")
+    numbers, contents, bulk_log = list[int](), list[list[Any]](), SQLiteStorage.bulk_log
+
+    def noting(project: str, run: str, metrics: list[Any], *others: Any, **more: Any) -> None:
+        numbers.append(len(metrics))
+        bulk_log(project, run, metrics, *others, **more)
+
+    monkeypatch.setattr(SQLiteStorage, "bulk_log", noting)
+    for project, columns in (("one", stores._COLUMNS), ("other", {"of another version"})):
+        monkeypatch.setattr(stores, "_COLUMNS", columns)
+        first = delivered(run_directory, project=project)
+        again = dataclasses.replace(first, delivered=0, safe_delivered=0, offset=0, safe_offset=0)
+        dataclasses.replace(again, closed=False).save(run_directory)
+        assert delivered(run_directory, project=project).run_id == first.run_id
+        (run_directory / "tracking/trackio.json").unlink()
+        with sqlite3.connect(SQLiteStorage.get_project_db_path(project)) as connection:
+            query = "SELECT timestamp, step, metrics, space_id, log_id FROM metrics ORDER BY step, log_id"
+            contents.append([(*row[:4], row[4].split("-")[-1]) for row in connection.execute(query)])
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 30
+    assert numbers[0] == 2  # the row that is not finite, and the table
+
+
+@given(st.floats(0, 4e9) | st.integers(1, 4 * 10**9).map(float))
+def test_a_time_is_written_as_trackio_writes_it(moment: float) -> None:
+    assert _stamp(moment) == datetime.fromtimestamp(moment, timezone.utc).isoformat()

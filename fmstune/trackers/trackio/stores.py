@@ -9,27 +9,32 @@ an event of one `log_id` once. trackio's behaviour was observed with 0.43.
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fmstune.trackers.records import Artifact
+from fmstune.trackers.values.plain import are_finite
 
 _TIMEOUT = 20.0
 """Seconds per request; a shipper that is silent for a minute counts as hung."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """What is logged together: values, a step, the time in trackio's format, and a unique id."""
 
     values: Mapping[str, Any]
     step: int
     time: str
     log_id: str
+
+
+_FEW = 8
+_COLUMNS = {"id", "run_id", "timestamp", "run_name", "step", "metrics", "log_id", "space_id"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Store(Protocol):
         """The config of the run of this id; a faster lookup than its name."""
 
     def write(self, run_id: str, name: str, rows: Sequence[Row], config: Mapping[str, Any]) -> None:
-        """Add the missing rows and replace the config, all or nothing."""
+        """Add the missing rows, and once they are safe, replace the config."""
 
     def put_image(self, name: str, step: int, file: Path, called: str) -> str:
         """Store a file of a run under our name, and return its location."""
@@ -100,6 +105,12 @@ class LocalStore:
         from trackio.sqlite_storage import SQLiteStorage
 
         if self._inbox is None:
+            # `bulk_log` searches each value for a trace, and copies it three times: two thirds of the time.
+            # A kill after the numbers leaves rows that their ids identify when they are delivered again.
+            numbers = [row for row in rows[:-1] if are_finite([*row.values.values()])]
+            if len(numbers) >= _FEW and self._insert(run_id, name, numbers):
+                stored = {row.log_id for row in numbers}
+                rows = [row for row in rows if row.log_id not in stored]
             SQLiteStorage.bulk_log(
                 self._project, name, [dict(row.values) for row in rows], [row.step for row in rows],
                 [row.time for row in rows], dict(config), [row.log_id for row in rows], run_id=run_id,
@@ -115,6 +126,31 @@ class LocalStore:
         # The dashboard reads folders and files in the order of their names, and keeps the last config.
         self._writer = self._writer or fragments.FragmentWriter(f"{run_id}-{time.time_ns()}")
         self._writer.write_local(records)
+
+    def _insert(self, run_id: str, name: str, rows: Sequence[Row]) -> bool:
+        """Add rows of finite numbers as `bulk_log` does, if the table has the columns that it has in 0.43;
+        return whether it has."""
+        import orjson
+        from trackio.sqlite_storage import SQLiteStorage
+
+        found = ((row.time, run_id, name, row.step, orjson.dumps(row.values), row.log_id) for row in rows)
+        try:
+            path, lock = SQLiteStorage.get_project_db_path(self._project), SQLiteStorage._get_process_lock
+            if not path.exists():
+                SQLiteStorage.init_db(self._project)
+            with lock(self._project), SQLiteStorage._get_connection(path) as connection:
+                if set(SQLiteStorage._table_columns(connection, "metrics")) != _COLUMNS:
+                    return False
+                connection.executemany(
+                    "INSERT OR IGNORE INTO metrics (timestamp, run_id, run_name, step, metrics, log_id) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    found,
+                )
+                connection.commit()
+        # Another version of trackio, or an integer beyond 64 bits; what else is wrong, `bulk_log` raises.
+        except (AttributeError, TypeError, sqlite3.Error):
+            return False
+        return True
 
     def put_image(self, name: str, step: int, file: Path, called: str) -> str:
         from trackio.media import get_project_media_path

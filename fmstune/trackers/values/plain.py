@@ -15,7 +15,7 @@ import itertools
 import math
 import os
 import types
-from collections.abc import ItemsView, Iterable, KeysView, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, KeysView, Mapping, Sequence, ValuesView
 from typing import Any
 
 from fmstune.secrets.redaction import beginning
@@ -35,6 +35,7 @@ _MOST_ITEMS = 10_000
 _MOST_TRIES = 5
 """Attempts to read a mapping that another thread changes meanwhile."""
 
+_NUMBERS = frozenset({int, float})
 _SIMPLE = (str, bool, int, float, type(None))
 
 
@@ -257,3 +258,11 @@ def _text(value: Any) -> str:
         return f"<{type(value).__name__}>"
     kept = beginning(text, _MOST_TEXT)
     return text if len(text) <= _MOST_TEXT else f"{kept}… ({len(text)} characters)"
+
+
+def are_finite(values: Sequence[Any]) -> bool:
+    """Whether all values are finite numbers, of Python's own types."""
+    try:
+        return _NUMBERS.issuperset(map(type, values)) and all(map(math.isfinite, values))
+    except OverflowError:  # an integer beyond all floats
+        return False
