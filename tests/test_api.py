@@ -19,7 +19,7 @@ from tests.support.tuned import weights
 
 DEMO: dict[str, Any] = {
     "model": {"path": "demo"},
-    "data": {"train": "demo", "eval": "demo"},
+    "data": {"train": "demo", "eval": [{"path": "demo", "max_rows": 12}], "max_rows": 24},
     "training.max_steps": 3,
     "training.save_strategy": "no",
     "training.eval_strategy": "steps",
@@ -102,7 +102,8 @@ def test_rows_go_through_a_handler_of_ones_own() -> None:
 def test_a_configuration_names_them_by_module_and_name() -> None:
     Steps.seen = 0
     Path("fmstune.toml").write_text(
-        '[model]\npath = "demo"\n[data]\ntrain = "demo"\neval = "demo"\n[training]\nmax_steps = 2\n'
+        '[model]\npath = "demo"\n[data]\ntrain = "demo"\neval = [{path = "demo", max_rows = 12}]\n'
+        "max_rows = 24\n[training]\nmax_steps = 2\n"
         '[run]\ncallbacks = ["tests.test_api:Steps"]\ncompute_metrics = "tests.test_api:exact"\n'
     )
     result = fmstune.train(quiet=True)
