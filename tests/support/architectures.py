@@ -5,9 +5,12 @@ Sizes are set by name, wherever a config has that name; what an architecture wan
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -69,13 +72,28 @@ def tiny_model(kind: str, **settings: Any) -> PreTrainedModel:
     its config does."""
     config = AutoConfig.for_model(kind, **(_sizes(kind) | settings))
     _without_dropout(config)
-    with torch.device("meta"):
-        weights = sum(each.numel() for each in AutoModelForCausalLM.from_config(config).parameters())
-    if weights > 3_000_000:
-        raise ValueError(f"{weights:,} weights")
     torch.manual_seed(1)
-    made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with _at_most(3_000_000):
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return made
+
+
+@contextlib.contextmanager
+def _at_most(most: int) -> Iterator[None]:
+    """Refuse a model with more weights when one too many is registered, before they are drawn."""
+    weights = 0
+
+    def count(module: torch.nn.Module, name: str, weight: torch.nn.Parameter | None) -> None:
+        nonlocal weights
+        weights += 0 if weight is None else weight.numel()
+        if weights > most:
+            raise ValueError(f"more than {most:,} weights")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _sizes(kind: str) -> dict[str, Any]:

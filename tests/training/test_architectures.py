@@ -113,28 +113,27 @@ def own_loss(model: Any, rows: Any) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_trains_with_its_own_loss_and_comes_back(kind: str, tmp_path: Path) -> None:
-    place = saved(kind, tmp_path)
-    trainer = built(place, lora=False)
+    saved(tiny(kind), tmp_path)
+    trainer = built(tmp_path, lora=False)
     expected = own_loss(trainer.model, trainer.train_dataset)
-    model, row, learnt = trained(trainer, expected, place / "out")
-    again = AutoModelForCausalLM.from_pretrained(place / "out", dtype=torch.float32)
+    model, row, learnt = trained(trainer, expected, tmp_path / "out")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     assert own_loss(again, row) == pytest.approx(learnt, rel=1e-5)
     if kind not in ADAPTED:
-        takes_an_adapter(model, row, place)
+        takes_an_adapter(model, row, learnt, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ADAPTED)
 def test_an_adapter_trains_with_its_own_loss_and_comes_back(kind: str, tmp_path: Path) -> None:
-    place = saved(kind, tmp_path)
-    trainer = built(place, lora=True)
-    expected = own_loss(tiny(kind), trainer.train_dataset)  # a new adapter adds nothing
-    _, row, learnt = trained(trainer, expected, place / "out")
+    base = tiny(kind)
+    saved(base, tmp_path)
+    trainer = built(tmp_path, lora=True)
+    expected = own_loss(base, trainer.train_dataset)  # a new adapter adds nothing
+    _, row, learnt = trained(trainer, expected, tmp_path / "out")
     if kind in LOST_BY_PEFT:
         return
-    base = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
-    assert own_loss(PeftModel.from_pretrained(base, str(place / "out")), row) == pytest.approx(
-        learnt, rel=1e-5
-    )
+    again = PeftModel.from_pretrained(base, str(tmp_path / "out"))
+    assert own_loss(again, row) == pytest.approx(learnt, rel=1e-5)
 
 
 def trained(trainer: Any, expected: float, out: Path) -> tuple[Any, Any, float]:
@@ -152,9 +151,8 @@ def trained(trainer: Any, expected: float, out: Path) -> tuple[Any, Any, float]:
     return trainer.model, row, learnt
 
 
-def takes_an_adapter(model: Any, row: Any, place: Path) -> None:
-    """What is put onto the model adds nothing at first, and gets gradients from its loss."""
-    before = own_loss(model, row)
+def takes_an_adapter(model: Any, row: Any, before: float, place: Path) -> None:
+    """What is put onto the model adds nothing to its loss at first, and gets gradients from it."""
     adapted = get_peft_model(model, peft_config(config(place, lora=True), model))
     assert own_loss(adapted, row) == pytest.approx(before, rel=1e-5)
     inputs, labels = (torch.tensor([row[0][name]]) for name in ("input_ids", "labels"))
@@ -166,15 +164,15 @@ def takes_an_adapter(model: Any, row: Any, place: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
 def test_a_model_that_reads_ahead_is_refused(kind: str, tmp_path: Path) -> None:
+    saved(tiny(kind), tmp_path)
     with pytest.raises(ModelError, match='has "is_decoder": true'):
-        built(saved(kind, tmp_path), lora=False)
+        built(tmp_path, lora=False)
 
 
-def saved(kind: str, place: Path) -> Path:
-    tiny(kind).save_pretrained(place)
+def saved(model: Any, place: Path) -> None:
+    model.save_pretrained(place)
     tokenizer().save_pretrained(place)
     (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return place
 
 
 def config(place: Path, *, lora: bool) -> RunConfig:
