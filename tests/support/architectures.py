@@ -21,7 +21,6 @@ _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_la
 _INNER = ("intermediate_size", "n_inner", "ffn_dim", "decoder_ffn_dim", "d_ff", "ffn_hidden_size")
 _SMALL: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "dim"), 32),
-    **dict.fromkeys(_LAYERS, 2),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "decoder_attention_heads"), 2),
     **dict.fromkeys(_INNER, 64),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 32),
@@ -65,6 +64,22 @@ _BESIDES: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
     "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
 }  # fmt: skip
+_ALIKE = {
+    "apertus", "arcee", "aria_text", "bart", "bigbird_pegasus", "biogpt", "bitnet", "blenderbot",
+    "blenderbot-small", "bloom", "codegen", "cohere", "cohere2", "cohere2_moe", "ctrl", "deepseek_v2",
+    "deepseek_v3", "deepseek_v32", "deepseek_v4", "doge", "dots1", "ernie4_5", "exaone4", "falcon",
+    "falcon_mamba", "flex_olmo", "gemma", "gemma3_text", "git", "glm", "glm4", "glm_moe_dsa", "gpt-sw3",
+    "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "granite", "granitemoe", "granitemoeshared", "helium",
+    "hrm_text", "hunyuan_v1_dense", "hunyuan_v1_moe", "hyperclovax", "inkling_text", "internlm3",
+    "iquestcoder", "jais2", "jetmoe", "kolibri1", "lfm2", "lfm3", "llama", "mamba", "marian", "mbart",
+    "mellum", "minicpm3", "minimax_m2", "minimax_m3_vl_text", "ministral", "ministral3", "mistral",
+    "mixtral", "moshi", "mpt", "mvp", "nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmoe",
+    "openai-gpt", "opt", "pegasus", "persimmon", "phi", "phi3", "phimoe", "plbart", "prophetnet",
+    "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "qwen4_exp_text", "recurrent_gemma", "seed_oss",
+    "smollm3", "solar_open", "stablelm", "starcoder2", "trocr", "xglm", "xlstm", "youtu",
+}  # fmt: skip
+"""Architectures whose first two layers have the same modules, shapes and settings: one is built. A new
+architecture has two until it is compared."""
 
 
 def tiny_model(kind: str, **settings: Any) -> PreTrainedModel:
@@ -98,12 +113,13 @@ def _at_most(most: int) -> Iterator[None]:
 
 def _sizes(kind: str) -> dict[str, Any]:
     default = AutoConfig.for_model(kind)
-    return _small(default) | _BESIDES.get(kind, {})
+    return _small(default, 1 if kind in _ALIKE else 2) | _BESIDES.get(kind, {})
 
 
-def _small(config: PreTrainedConfig) -> dict[str, Any]:
+def _small(config: PreTrainedConfig, layers: int) -> dict[str, Any]:
     known = config.to_dict()
-    sizes = {key: value for key, value in _SMALL.items() if isinstance(known.get(key), int)}
+    usual = _SMALL | dict.fromkeys(_LAYERS, layers)
+    sizes = {key: value for key, value in usual.items() if isinstance(known.get(key), int)}
     if known.get("head_dim", 0) is None:
         sizes["head_dim"] = 16
     if "num_key_value_heads" in known:
@@ -112,7 +128,9 @@ def _small(config: PreTrainedConfig) -> dict[str, Any]:
         sizes |= {key: value for key, value in _LATENT.items() if known.get(key) is not None}
         sizes.pop("head_dim", None)
     inner = {
-        name: _small(value) for name, value in vars(config).items() if isinstance(value, PreTrainedConfig)
+        name: _small(value, layers)
+        for name, value in vars(config).items()
+        if isinstance(value, PreTrainedConfig)
     }
     return sizes | inner
 
