@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,12 @@ from fmstune.data.tokens.table import LOSS_WEIGHTS
 from fmstune.training.trainers.each_row_once import Shares, dealt, gather_own
 from fmstune.training.trainers.loss_weights import WeightedCollator
 from fmstune.training.trainers.row_batches import RowLengths, first_rows, row_lengths
+from tests.support.aim_servers import free_port
 from tests.support.end_to_end import journal_points
+from tests.support.once import made_once
 from tests.support.ranks import together
+
+pytestmark = pytest.mark.usefixtures("small_demo")
 
 SETTINGS = {
     "model.path": "demo", "data.train": "train.jsonl", "data.eval": "eval.jsonl",
@@ -57,63 +62,100 @@ def written(path: Path, kind: str, numbers: range) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-STOPS = """\
+CASES = {
+    "sft": ("sft", 21, 1),
+    "even": ("even", 13, 2),
+    "packed": ("packed", 40, 1),
+    "dpo": ("dpo", 20, 1),  # no row is left for the second process
+    "dpo accumulated": ("dpo", 13, 2),
+    "kto": ("kto", 13, 2),
+    "reward": ("reward", 20, 1),
+    "orpo": ("orpo", 13, 2),
+}
+"""The kind of rows, how many, and how many batches make an update."""
+RESUMED = ("sft", "dpo")
+SAVING = {"training.save_strategy": "steps", "training.save_steps": 1}
+RUNS = """\
+import json, os
 from transformers import TrainerCallback
+from fmstune.cli.main import main
+from tests.support.small_demo import smaller
 
 class Stops(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == state.max_steps - 1:
             raise RuntimeError("in the middle of the last epoch")
+
+if __name__ == "__main__":
+    with open("runs.json") as file, smaller():
+        for folder, port, arguments in json.load(file):
+            os.environ["MASTER_PORT"] = port  # a process may still know the store of the run before
+            os.chdir(folder)
+            try:
+                main(arguments)
+            except SystemExit as end:
+                print(folder, end.code)
 """
 
 
-@pytest.mark.parametrize(
-    ("kind", "rows", "accumulation", "resumed"),
-    [
-        ("sft", 21, 1, True),
-        ("even", 13, 2, False),
-        ("packed", 40, 1, False),
-        ("dpo", 20, 1, True),  # no row is left for the second process
-        ("dpo", 13, 2, False),
-        ("kto", 13, 2, False),
-        ("reward", 20, 1, False),
-        ("orpo", 13, 2, False),
-    ],
-)
-def test_two_processes_learn_and_report_what_one_does_with_their_rows_together(
-    kind: str, rows: int, accumulation: int, resumed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    method = "sft" if kind in ("packed", "even") else kind
-    written(tmp_path / "train.jsonl", kind if kind == "even" else method, range(rows))
-    written(tmp_path / "eval.jsonl", method, range(4, 4 + rows))
-    settings = SETTINGS | (PACKED if kind == "packed" else {})
-    settings["training.gradient_accumulation_steps"] = accumulation
+def given_to(case: str, output: str, size: int, *more: str, **sets: Any) -> list[str]:
+    """The command that trains a case with batches of `size` rows in each process."""
+    kind, _, accumulation = CASES[case]
+    sets = {
+        **SETTINGS, **(PACKED if kind == "packed" else {}), **sets,
+        "training.gradient_accumulation_steps": accumulation, "training.per_device_eval_batch_size": size,
+    }  # fmt: skip
     if kind == "even":  # with as many trained tokens in each row, a mean of means is the same
-        settings["training.average_tokens_across_devices"] = "false"
+        sets["training.average_tokens_across_devices"] = "false"
+    pairs = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
+    method = "sft" if kind in ("packed", "even") else kind
+    return ["train", "--method", method, "--output-dir", output, "--batch-size", str(size), *pairs, *more]
 
-    def given_to(output: str, size: int, *more: str, **sets: Any) -> list[str]:
-        sets = settings | {"training.per_device_eval_batch_size": size} | sets
-        pairs = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
-        return ["train", "--method", method, "--output-dir", output, "--batch-size", str(size), *pairs, *more]
 
-    two = given_to("two", 4)
-    if resumed:
-        (tmp_path / "mine.py").write_text(STOPS)
-        saving = {"training.save_strategy": "steps", "training.save_steps": 1}
-        stops = given_to("two", 4, **saving, **{"run.callbacks": '["mine:Stops"]'})
-        for stopped in together(2, *stops, cwd=tmp_path):
-            assert "in the middle of the last epoch" in stopped.stderr
-        two = given_to("two", 4, "--resume", **saving)
-    for done in together(2, *two, cwd=tmp_path):
-        assert done.returncode == 0, done.stderr
+def trained_by_two(folder: Path) -> None:
+    """All cases by the same two processes, each in its folder: they take longer to start than to train."""
+    (folder / "each_row_once_runs.py").write_text(RUNS)
+    runs: list[tuple[str, str, list[str]]] = []
+    expected: list[str] = []
+    for case, (kind, rows, _) in CASES.items():
+        place = folder / case
+        place.mkdir()
+        form = "sft" if kind == "packed" else kind
+        written(place / "train.jsonl", form, range(rows))
+        written(place / "eval.jsonl", "sft" if kind == "even" else form, range(4, 4 + rows))
+        more: list[str] = []
+        if case in RESUMED:
+            stops = SAVING | {"run.callbacks": '["each_row_once_runs:Stops"]'}
+            runs.append((str(place), str(free_port()), given_to(case, "two", 4, **stops)))
+            expected.append(f"{place} 1")
+            more = ["--resume"]
+        runs.append(
+            (str(place), str(free_port()), given_to(case, "two", 4, *more, **(SAVING if more else {})))
+        )
+        expected.append(f"{place} 0")
+    (folder / "runs.json").write_text(json.dumps(runs))
+    for done in together(2, cwd=folder, module=str(folder / "each_row_once_runs.py")):
+        ended = [line for line in done.stdout.splitlines() if line in expected]
+        assert ended == expected, done.stderr
+        assert done.stderr.count("in the middle of the last epoch") >= len(RESUMED), done.stderr
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_learn_and_report_what_one_does_with_their_rows_together(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = made_once("each-row-once", trained_by_two) / case
+    for split in ("train", "eval"):
+        shutil.copy(place / f"{split}.jsonl", tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="0"):
-        main(given_to("one", 8))
-    alone, both = (load_file(tmp_path / run / "model.safetensors") for run in ("one", "two"))
+        main(given_to(case, "one", 8))
+    one, two = tmp_path / "one", place / "two"
+    alone, both = (load_file(run / "model.safetensors") for run in (one, two))
     for name, weight in alone.items():
         torch.testing.assert_close(weight, both[name], rtol=0, atol=1e-6)
-    once, expected = (figures(tmp_path / run) for run in ("two", "one"))
-    if resumed:  # it is of the part of a run since it was resumed
+    once, expected = figures(two), figures(one)
+    if case in RESUMED:  # it is of the part of a run since it was resumed
         for kept in (once, expected):
             for key in [key for key in kept if key[1] == "train_loss"]:
                 del kept[key]
