@@ -18,6 +18,8 @@ from fmstune.models.locate import locate
 from fmstune.models.merge import merge
 from tests.support.short_runs import train
 
+pytestmark = pytest.mark.usefixtures("small_demo")
+
 WORD = "<|lamp|>"
 
 

@@ -20,6 +20,8 @@ from fmstune.training.rehearsal.auto_batch import find_batch
 from fmstune.training.rehearsal.rehearsal import rehearse
 from tests.support.short_runs import train
 
+pytestmark = pytest.mark.usefixtures("small_demo")
+
 ROWS = [
     {"prompt": "What does the lamp cost?", "chosen": " It costs nine euros.", "rejected": " It is red."},
     {

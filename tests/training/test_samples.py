@@ -17,6 +17,8 @@ from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.run.run import run
 from tests.support.tuned import weights
 
+pytestmark = pytest.mark.usefixtures("small_demo")
+
 SETS = ["training.max_steps=4", "training.eval_steps=2"]
 
 
