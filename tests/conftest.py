@@ -18,13 +18,13 @@ from fmstune.delivery.recorder import Recorder
 from fmstune.layout import TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
 from tests.support import logs
-from tests.support.commands import share, share_more, worker
 from tests.support.durations import RANKS
 from tests.support.journals import close_journals, open_journal
 from tests.support.logs import LOGS, Logs
 from tests.support.metadata import read_once
 from tests.support.small_demo import smaller
 from tests.support.surroundings import ENVIRONMENT, closed, restore, usual_signals
+from tests.support.warm import share, worker
 from tests.support.warm_shippers import install
 
 read_once()
@@ -43,12 +43,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         gc.enable()  # it collects no tests
         share()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodeready() -> None:
-    """A worker was forked, and looks for its tests."""
-    share_more()
 
 
 @pytest.hookimpl(optionalhook=True)

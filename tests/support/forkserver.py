@@ -6,6 +6,9 @@ directory, environment, limits and signal handlers of its own, and runs the modu
 the imports are there before. It ends as an interpreter does, with its threads, exit functions and streams,
 but does not take the imported modules down, which takes longer than a short training.
 
+A warm interpreter that needs what another has imported is forked from that one too. It runs this file, with
+two files more: the socket that it listens at, and the one that tells it of its owner's end.
+
 A launcher of several processes that is forked from here forks its ranks, which would import the same again.
 They are its children, as torch starts them.
 """
@@ -37,6 +40,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests.support.large_pages import use_large_pages
 from tests.support.metadata import forget, read_once
 
 _SITE = [each for each in sys.path if each not in ("", str(Path.cwd()), os.environ.get("PYTHONPATH"))]
@@ -280,6 +284,7 @@ def warm_up(modules: Sequence[str]) -> None:
     # The collector writes into each object that it looks at: each process would copy all their pages.
     gc.collect()
     gc.freeze()
+    use_large_pages()
 
 
 def _main() -> None:
@@ -294,8 +299,9 @@ def _main() -> None:
         shutil.rmtree(Path(listening.getsockname()).parent, ignore_errors=True)
         return
     listening.detach()  # `become` closes it
-    become(*work)
-    run_to_end(work[0])
+    request, streams = work
+    become(request, streams, kept=range(3, len(streams)))
+    run_to_end(request)
 
 
 if __name__ == "__main__":

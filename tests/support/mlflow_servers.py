@@ -49,27 +49,25 @@ def store_in(folder: Path, artifacts: str | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def mlflow_server(folder: Path, port: int, *options: str) -> Iterator[Command]:
-    """A real server of MLflow's on 127.0.0.1 with a store in this folder, ended with all that it started: by
-    `mlflow server` with options, and without by the command with which that starts it."""
+def mlflow_server(folder: Path, port: int, *, guarded: bool = False) -> Iterator[Command]:
+    """A real server of MLflow's on 127.0.0.1 with a store in this folder, ended with all that it started. The
+    command is the one that `mlflow server` runs; if `guarded`, with `--app-name basic-auth`."""
     if not (folder / "mlflow.db").exists():
         store_in(folder, "mlflow-artifacts:/0")
     address = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
-    store, artifacts = f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts")
+    store = f"sqlite:///{folder}/mlflow.db"
+    variables: dict[str, Any] = _QUIET | {
+        "_MLFLOW_SERVER_FILE_STORE": store, "_MLFLOW_SERVER_REGISTRY_STORE": store,
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true", "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SGI_NAME": "uvicorn",
+    }  # fmt: skip
+    app = ("--factory", "mlflow.server.auth:create_app") if guarded else ("mlflow.server.fastapi_app:app",)
     with (folder / "server.log").open("ab") as log:
-        how: Any = {"cwd": folder, "stdout": log.fileno(), "stderr": log.fileno(), "session": True}
-        if options:
-            places = ("--backend-store-uri", store, "--artifacts-destination", artifacts)
-            command = ("server", *address, *places, *options)
-            server = start(*command, module="mlflow", fresh=True, **how, **_QUIET)
-        else:
-            places = {
-                "_MLFLOW_SERVER_FILE_STORE": store, "_MLFLOW_SERVER_REGISTRY_STORE": store,
-                "_MLFLOW_SERVER_ARTIFACT_DESTINATION": artifacts, "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
-                "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/", "_MLFLOW_SGI_NAME": "uvicorn",
-            }  # fmt: skip
-            app = "mlflow.server.fastapi_app:app"
-            server = start(*address, app, module="uvicorn", sdks=True, **how, **_QUIET, **places)
+        server = start(
+            *address, *app, module="uvicorn", sdks=True, cwd=folder, stdout=log.fileno(), stderr=log.fileno(),
+            session=True, **variables,
+        )  # fmt: skip
     try:
         wait_for(lambda: answers(port) or server.poll() is not None)
         assert server.poll() is None, (folder / "server.log").read_text()[-2000:]

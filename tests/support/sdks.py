@@ -32,6 +32,11 @@ MODULES: dict[str, tuple[str, ...]] = {
     "clearml": ("tests.support.clearml_warm", "fmstune.trackers.clearml_tracker"),
 }  # fmt: skip
 """What a tracker uses, of each that has an SDK."""
+COMMON = (
+    "numpy", "pandas", "requests", "yaml", "pydantic", "httpx", "sqlalchemy", "psutil", "PIL.Image",
+    "google.protobuf.message", "jinja2", "rich.console",
+)  # fmt: skip
+"""What several of them import."""
 BESIDE: dict[str, tuple[str, ...]] = {
     "aim": ("aim.sdk.index_manager", "pandas", "pyarrow.pandas_compat"),
     "wandb": ("wandb.proto.wandb_internal_pb2", "pandas"),
@@ -42,7 +47,8 @@ BESIDE: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What it uses for tables, and what reads its storage."""
 AT_IMPORT = re.compile(
-    "AIM_|MLFLOW_(?!TRACKING_URI$|DISABLE_TELEMETRY$)|TRACKIO_DIR|SWANLAB_(CONFIG_DIR|DEBUG|REQUIRE|SECRETS_DIR)"
-    "|COMET_(CONFIG|INI|LOGGING|DISABLE)|WANDB_(DISABLE_CACHE|HTTP_TIMEOUT|INSECURE)|DVCLIVE_LOGLEVEL"
+    "AIM_|MLFLOW_(?!TRACKING_URI$|DISABLE_TELEMETRY$|HTTP_REQUEST_|SUPPRESS_PRINTING_)|TRACKIO_DIR"
+    "|SWANLAB_(CONFIG_DIR|DEBUG|REQUIRE|SECRETS_DIR)|COMET_(CONFIG|INI|LOGGING|DISABLE)|WANDB_(DISABLE_CACHE|HTTP_TIMEOUT|INSECURE)"
+    "|DVCLIVE_LOGLEVEL"
 )
 """Variables that one of them reads when it is imported, beside those that Python and libraries read."""

@@ -6,7 +6,8 @@ which is a child of the test's process as the trainer's is, and has the files, t
 that `Popen` gives it.
 
 The warm interpreter is a child of the test's process too. It forks twice and the process between ends, so
-that what it has forked is adopted by the nearest subreaper, which the test's process is for that moment.
+that what it has forked is adopted by the nearest subreaper, which the test's process is for that moment. The
+interpreters of SDKs are forked so, too, from one that has imported what several of them import.
 
 Trainings in processes of their own start theirs as users' do, and so does a test with modules of its own that
 might hide an SDK.
@@ -47,28 +48,37 @@ _PLAIN = (
 _AT_IMPORT = re.compile("PYTHON(?!PATH$)|LANG|LC_|LD_|XDG_")
 """Variables that Python reads when it starts, and libraries when they are imported."""
 _SUBREAPER = 36
+_SERVER = "tests.support.warm_shippers"
+_COMMON = "of several"
 
 
 class _Warm:
-    """A warm interpreter, which ends with the process that has started it."""
+    """A warm interpreter, which ends with the process that has started it; forked from `base`, if given."""
 
-    def __init__(self, sdk: str) -> None:
-        modules = (*_PLAIN, *sdks.MODULES.get(sdk, ()))
-        if sdk == "aim":
-            provide_database()
+    def __init__(self, modules: tuple[str, ...], base: _Warm | None = None) -> None:
         self.names = {name.partition(".")[0] for name in modules}
         self.owner = os.getpid()
         self._lock = threading.Lock()
+        self._ended = False
         self._environment = {
             **ENVIRONMENT, **QUIET, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         self._mine, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.warm_shippers", str(theirs.fileno()), *modules],
-                cwd=_ROOT, env=self._environment, pass_fds=(theirs.fileno(),), start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+        number = theirs.fileno()
+        with theirs, open(os.devnull, "r+b") as nothing:
+            if base is None:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", _SERVER, str(number), *modules],
+                    cwd=_ROOT, env=self._environment, pass_fds=(number,), start_new_session=True,
+                    stdin=nothing, stdout=nothing, stderr=nothing,
+                )  # fmt: skip
+                self.pid = self._process.pid
+            else:
+                request = {
+                    "module": _SERVER, "arguments": [str(number), *modules, str(number)], "cwd": str(_ROOT),
+                    "environment": self._environment, "session": True,
+                }  # fmt: skip
+                self.pid = base.fork(request, [*[nothing.fileno()] * 3, number])
 
     def serves(self, environment: Mapping[str, str], cwd: str | None) -> bool:
         """Whether a process with this environment and this one's search path would import the same."""
@@ -94,7 +104,12 @@ class _Warm:
 
     def has_ended(self) -> bool:
         """Whether somebody has ended it, as tests do that end all their children."""
-        return self._process.poll() is not None
+        if not self._ended:
+            try:
+                self._ended = os.waitpid(self.pid, os.WNOHANG) != (0, 0)
+            except ChildProcessError:  # such a test has waited for it, too
+                self._ended = True
+        return self._ended
 
     def fork(self, request: Mapping[str, Any], files: list[int]) -> int:
         """The process of a request, which is a child of this one."""
@@ -158,12 +173,24 @@ def _warm_for(command: list[str], environment: Mapping[str, str], cwd: str | Non
     if environment.get("PYTHONPATH", str(_ROOT)) != str(_ROOT):
         return None
     kind = command[3].partition("-")[0]  # the second `wandb` of a run is `wandb-2`
-    sdk = kind if kind in sdks.MODULES else ""
     with _starting:
-        warm = _warm.get(sdk)
-        if warm is None or (warm.owner == os.getpid() and warm.has_ended()):
-            warm = _warm[sdk] = _Warm(sdk)
+        warm = _running(kind if kind in sdks.MODULES else "")
     return warm if warm.serves(environment, cwd) else None
+
+
+def _running(sdk: str) -> _Warm:
+    warm = _warm.get(sdk)
+    if warm is None or (warm.owner == os.getpid() and warm.has_ended()):
+        if sdk == "aim":
+            provide_database()
+        if sdk in sdks.MODULES:
+            base = _running(_COMMON)
+            # In a forked process it is the parent's, for which it forks children.
+            warm = _Warm((*_PLAIN, *sdks.MODULES[sdk]), base if base.owner == os.getpid() else None)
+        else:
+            warm = _Warm((*_PLAIN, *sdks.COMMON) if sdk == _COMMON else _PLAIN)
+        _warm[sdk] = warm
+    return warm
 
 
 _warm: dict[str, _Warm] = {}
@@ -202,8 +229,9 @@ def _serve(connection: socket.socket) -> None:
                 time.sleep(0.0002)
             assert os.getppid() == owner
             connection.sendall(b"%d\n" % os.getpid())
-            numbers = [int(number) for number in request.arguments[3:]]
-            del request.arguments[3:]  # type: ignore[attr-defined]
+            at = len(request.arguments) - len(files[3:])
+            numbers = [int(number) for number in request.arguments[at:]]
+            del request.arguments[at:]  # type: ignore[attr-defined]
             become(request, files[:3], dict(zip(numbers, files[3:], strict=True)))
             run_to_end(request)
         os.waitpid(between, 0)

@@ -6,8 +6,6 @@ import importlib
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +22,7 @@ from fmstune.trackers.aimstack_tracker import AimStackTracker
 from fmstune.trackers.records import MetricPoint, RunStart, TrackerError
 from tests.support.aim_servers import aim_server, empty_repository, free_port, provide_database
 from tests.support.journals import events
+from tests.support.nurseries import run_code
 from tests.support.readers import read_aim
 from tests.support.shipping import record_steps
 from tests.support.waiting import wait_for
@@ -190,7 +189,9 @@ def test_a_repository_of_an_older_aim_is_said_to_be_one(in_tmp: Path) -> None:
     assert (found.state, "older Aim" in found.detail) == ("no_permission", True)
 
 
-def test_processes_that_begin_at_once_in_a_fresh_folder_make_one_repository(in_tmp: Path) -> None:
+def test_processes_that_begin_at_once_in_a_fresh_folder_make_one_repository(
+    in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = """
 import os, aim
 from fmstune.trackers.aimstack_tracker import AimStackTracker
@@ -208,7 +209,8 @@ for number in range(3):
 assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
 os._exit(0)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    monkeypatch.delenv("PYTEST_AIM_DATABASE", raising=False)  # Aim makes its database
+    done = run_code(script, tracker="aim")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert sorted(run.name for run in read_aim(in_tmp)) == ["run-0", "run-1", "run-2"]
     assert [path.name for path in in_tmp.iterdir()] == [".aim"]

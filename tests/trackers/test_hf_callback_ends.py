@@ -127,7 +127,7 @@ os.kill(os.getpid(), 9)
 """
     provide_database()
     (tmp_path / "script.py").write_text(script)
-    assert fmstune(cwd=tmp_path, module=str(tmp_path / "script.py"), sdks=True).returncode == -9
+    assert fmstune(cwd=tmp_path, module=str(tmp_path / "script.py")).returncode == -9
     (run,) = seen_by_aim(tmp_path)
     assert (run.name, run.status) == ("by-hand", None)
     assert sorted(run.values["train", "loss"]) == [0.5, 1.0, 1.5, 2.0]

@@ -33,7 +33,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server that asks for a user and a password."""
     port = free_port()
-    with mlflow_server(tmp_path_factory.mktemp("guarded"), port, "--app-name", "basic-auth"):
+    with mlflow_server(tmp_path_factory.mktemp("guarded"), port, guarded=True):
         yield f"http://127.0.0.1:{port}"
 
 

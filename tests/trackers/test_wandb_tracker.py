@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from fmstune.delivery.recorder import Recorder
 from fmstune.trackers import wandb_tracker
 from fmstune.trackers.records import MetricPoint, RunStart, TrackerError
 from fmstune.trackers.wandb_tracker import WandbTracker
+from tests.support.nurseries import run_code
 from tests.support.readers import WandbRun, read_wandb_offline, wandb_offline_dirs
 from tests.support.shipping import delivered_by
 from tests.support.wandb_world import FAKE_KEY, SECRET, enter_world, point, start
@@ -131,10 +131,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_delivery_that_was_killed_and_comes_again_leaves_one_folder_with_each_point_once() -> None:
-    repository = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(repository)}
-    killed = subprocess.run([sys.executable, "-c", _CUT_OFF], env=environment, check=False)
-    assert killed.returncode == -9
+    assert run_code(_CUT_OFF, tracker="wandb").returncode == -9
     (cut_off,) = wandb_offline_dirs(Path())
     assert read_wandb_offline(cut_off).exit_code is None
     foreign = cut_off.with_name("offline-run-20260101_000000-abc123")  # not opened by fmstune
@@ -176,19 +173,17 @@ Delivery(directory, tracker, load_ledger(directory, "wandb") or Ledger("wandb"))
 def test_a_kill_between_the_end_of_a_run_and_the_note_of_it_leaves_one_folder(
     recorder: Recorder, run_directory: Path
 ) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", _KILLED_AFTER_ITS_END, str(run_directory)]
     recorder.set_params({"a": 1}, "params")
     recorder.track(1.0, "loss", "train", step=1)
     recorder.close("interrupted")
-    assert subprocess.run(command, env=environment, check=False).returncode == 9
+    assert run_code(_KILLED_AFTER_ITS_END, str(run_directory), tracker="wandb").returncode == 9
     assert len(wandb_offline_dirs(Path())) == 1
     delivered_by(WandbTracker("wandb", {"mode": "offline"}), run_directory)
     (first,) = wandb_offline_dirs(Path())
     recorder.resumed(1)  # which is a second folder, and that one alone comes again
     recorder.track(0.5, "loss", "train", step=2)
     recorder.close("finished")
-    assert subprocess.run(command, env=environment, check=False).returncode == 9
+    assert run_code(_KILLED_AFTER_ITS_END, str(run_directory), tracker="wandb").returncode == 9
     delivered_by(WandbTracker("wandb", {"mode": "offline"}), run_directory)
     folders = wandb_offline_dirs(Path())
     assert folders[0] == first
