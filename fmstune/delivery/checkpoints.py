@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fmstune.delivery.handed_over import folders, give_back
+from fmstune.delivery.delivered_files import folders, give_back
 from fmstune.delivery.journal.files import Stopped, files_in, linked, settled
 from fmstune.delivery.recorder import Recorder
 from fmstune.layout import FILES_DIR

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fmstune.delivery.handed_over import progress
+from fmstune.delivery.delivered_files import progress
 from fmstune.delivery.journal.reader import JournalReader, last_seq
 from fmstune.delivery.ledger import Ledger, State, damage, highest_known, load_ledger
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR

@@ -10,7 +10,7 @@ from typing import Any
 
 from fmstune.config.load.values import dotted
 from fmstune.config.paths.runs import nearest_run
-from fmstune.delivery.handed_over import give_back
+from fmstune.delivery.delivered_files import give_back
 from fmstune.delivery.journal.reader import JournalError, JournalReader, is_being_written, last_seq, writer
 from fmstune.delivery.ledger import Ledger, all_ledgers, ledger_path, load_ledger
 from fmstune.delivery.place import moved_with, original_of

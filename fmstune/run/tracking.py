@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from fmstune.config.inspect.dump import to_mapping
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import RunConsole
-from fmstune.delivery.handed_over import give_back
+from fmstune.delivery.delivered_files import give_back
 from fmstune.delivery.journal.labels import labels_of
 from fmstune.delivery.journal.reader import Header, JournalError
 from fmstune.delivery.journal.writer import JournalWriter

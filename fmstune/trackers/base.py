@@ -191,7 +191,7 @@ class Tracker:
     def open_alone(self) -> None:
         """Open a run for a call that precedes `open`: the tracker is used standalone, in a script. The run is
         closed when the process ends, unless it was closed before."""
-        from fmstune.trackers.alone import close_at_exit
+        from fmstune.trackers.standalone import close_at_exit
 
         self.open(RunStart(name="run", directory="."))
         close_at_exit(self)

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmstune.delivery.checkpoints import HandedCheckpoints
-from fmstune.delivery.handed_over import give_back
+from fmstune.delivery.delivered_files import give_back
 from fmstune.delivery.ledger import Ledger, load_ledger
 from fmstune.delivery.recorder import Recorder
 from fmstune.delivery.report import report

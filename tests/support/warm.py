@@ -50,7 +50,8 @@ _TRAINER = (
     "fmstune.training.callbacks.stopping", "fmstune.training.callbacks.timing",
     "peft.utils.transformers_weight_conversion",
     "fmstune.config.inspect.decided",
-    "fmstune.report.ending", "fmstune.report.page", "fmstune.trackers.alone", "fmstune.trackers.hf.callback",
+    "fmstune.report.ending", "fmstune.report.page", "fmstune.trackers.standalone",
+    "fmstune.trackers.hf.callback",
     "torch.distributed.run", "torch.utils.serialization", "torch.profiler._cupti_monitor", "numpy.ctypeslib",
     "transformers.models.llama.modeling_llama", "rich._emoji_codes",
 )  # fmt: skip

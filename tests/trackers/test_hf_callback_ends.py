@@ -15,7 +15,7 @@ from tests.support.own_trainer import TRACKERS, seen_by_aim, seen_in_file
 _SCRIPT = """
 import sys
 from fmstune import get_tracker
-from fmstune.trackers.alone import note_training
+from fmstune.trackers.standalone import note_training
 name, options, how = sys.argv[1], eval(sys.argv[2]), sys.argv[3]
 tracker = get_tracker(name, **options)
 tracker.track(0.25, "before", "mine", step=0)

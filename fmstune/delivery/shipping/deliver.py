@@ -19,7 +19,7 @@ from typing import Any, cast
 from fmstune.delivery.journal.labels import labels
 from fmstune.delivery.journal.reader import Event, JournalReader, final_status, sessions
 from fmstune.delivery.ledger import Ledger
-from fmstune.delivery.shipping.giving_on import GivingOn
+from fmstune.delivery.shipping.stretches import GivingOn
 from fmstune.delivery.spans import Spans
 from fmstune.delivery.suspicion import MOST_STRIKES, Mark
 from fmstune.trackers.places import other_place, place_of

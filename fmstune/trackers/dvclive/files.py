@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fmstune.system.files import replace_text
-from fmstune.trackers.numbers_held import NumbersHeld
+from fmstune.trackers.stored_numbers import StoredNumbers
 
 _STATE = ".fmstune.json"
 _METRICS, _IMAGES, _TABLES = Path("plots/metrics"), Path("plots/images"), Path("tables")
@@ -35,7 +35,7 @@ class Row:
 
 
 @dataclass
-class State(NumbersHeld):
+class State(StoredNumbers):
     """The state of a folder, in our own file: its owner, the last event of the run that it holds, the missing
     ones before that, the length of each metric file at that point, and the contents of the files that are
     rewritten each time."""

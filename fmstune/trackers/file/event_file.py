@@ -21,8 +21,8 @@ from typing import IO
 
 from fmstune.system.files import NotAFile, open_file
 from fmstune.trackers.file.formats import HEADER_BEFORE, ROWS, CsvRows, Line, Record, format_of
-from fmstune.trackers.held_lines import Held
 from fmstune.trackers.records import MetricPoint, TrackerError
+from fmstune.trackers.stored_events import Held
 
 _LONGEST_TAIL = 4096
 _MOST_WAITING = 256

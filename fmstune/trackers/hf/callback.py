@@ -13,8 +13,8 @@ from typing import Any, TypeVar, cast
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fmstune.secrets.redaction import hide, process_redactor
-from fmstune.trackers.alone import Guard, adapted, close_at_exit, closed, note_training
 from fmstune.trackers.records import MetricPoint, Receiver, RunStart, Status, TrackerError
+from fmstune.trackers.standalone import Guard, adapted, close_at_exit, closed, note_training
 from fmstune.trackers.values.plain import plain
 from fmstune.trackers.values.stages import split_stages
 

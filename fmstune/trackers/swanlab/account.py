@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from fmstune.trackers.numbers_held import NumbersHeld
+from fmstune.trackers.stored_numbers import StoredNumbers
 
 _SENT = "sent"
 
 
 @dataclass
-class Account(NumbersHeld):
+class Account(StoredNumbers):
     """The events that have certainly arrived, and what is known of others.
 
     It is written before a batch is sent. Events up to `until` that are not held were in flight when a process

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmstune.system.files import replace_text
-from fmstune.trackers.numbers_held import NumbersHeld
+from fmstune.trackers.stored_numbers import StoredNumbers
 from fmstune.trackers.swanlab.frames import HEAD, framed, read_frames
 from fmstune.trackers.swanlab.records import params_of, yaml_of
 from fmstune.trackers.swanlab.series import Batch, Series
@@ -34,7 +34,7 @@ _BEGIN, _END, _CONFIG = -1, -2, -3
 
 
 @dataclass
-class State(NumbersHeld):
+class State(StoredNumbers):
     """The state of a folder, in our own file: its owner, the events that it holds, the length of its file at
     that point, without the end record, and the number of records in it. `size` is negative while the file is
     being replaced. `adapted` lists what had to be changed, as an event delivered again is not examined."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class NumbersHeld:
+class StoredNumbers:
     """The last event of the run that the storage holds, and the ones missing before it."""
 
     last_event: int = 0

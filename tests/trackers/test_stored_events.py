@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fmstune.trackers.file.formats import Line
-from fmstune.trackers.held_lines import Held
+from fmstune.trackers.stored_events import Held
 
 SEQS = st.integers(1, 30) | st.integers(1000, 1100) | st.integers(10**6, 10**18)
 LINES = st.lists(
