@@ -212,8 +212,8 @@ def _train(
         after.callback(handed.end, config.tracking.close_timeout)
         save_with(built.trainer, Saving(ledgers_kept(directory.path, recorder), handed.add, out.warn), after)
         expected = prepare(built, config, recorder, out)
-        checkpoint, args = directory.checkpoint, built.trainer.args
-        if checkpoint is not None and directory.step >= built.steps and not (args.fsdp or args.deepspeed):
+        checkpoint = directory.checkpoint
+        if checkpoint is not None and directory.step >= built.steps:
             out.say("resume", f"step {built.steps} was the last; only saving the model is left")
             finish(built.trainer, checkpoint)
         else:

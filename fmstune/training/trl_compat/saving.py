@@ -249,4 +249,8 @@ def _empty_copy(value: torch.Tensor) -> torch.Tensor:
 def load_checkpoint(trainer: TunedTrainer, folder: str) -> None:
     """Load the weights of a checkpoint. `train(resume_from_checkpoint=…)` would train one more step."""
     this: Any = trainer
-    this._load_from_checkpoint(folder)
+    if this.is_deepspeed_enabled or this.is_fsdp_enabled:
+        # Their files are those of a divided model, and only this divides it; it loads the checkpoint as well.
+        this._prepare_for_training(this.state.max_steps, this.get_train_dataloader(), folder)
+    else:
+        this._load_from_checkpoint(folder)
