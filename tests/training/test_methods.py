@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
+from accelerate import Accelerator
 from rich.console import Console
 
 from fmstune import demo
@@ -19,6 +21,7 @@ from fmstune.delivery.journal.reader import JournalReader
 from fmstune.errors import ConfigError, ModelError
 from fmstune.layout import JOURNAL_NAME, TRACKING_DIR
 from fmstune.run.run import RunResult, run
+from fmstune.training.trainers import preferences
 from tests.support.commands import fmstune
 from tests.support.end_to_end import aim_points, journal_points, wandb_points
 from tests.support.preferred import PREFERENCES, build, metrics, pairs, tune, write
@@ -196,6 +199,25 @@ def test_the_log_probabilities_of_the_reference_may_be_computed_beforehand() -> 
     built = build("dpo", "training.precompute_ref_log_probs=true")
     assert built.trainer.ref_model is None
     assert "ref_chosen_logps" in built.trainer.train_dataset.column_names
+
+
+def test_log_probabilities_are_not_computed_beforehand_at_zero_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Stands in for DeepSpeed, which is not installed for the tests.
+    monkeypatch.setattr(preferences, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ConfigError, match="does not work with ZeRO 3") as error:
+        build("dpo", "training.precompute_ref_log_probs=true")
+    assert error.value.exit_code == 2
+
+
+def test_a_reference_in_a_wrapper_has_the_same_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both stand in for DeepSpeed at ZeRO 3, which is not installed for the tests: its engine wraps the
+    # reference, and TRL's `create_reference_model` refuses it.
+    monkeypatch.setattr("trl.experimental.utils.is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr(Accelerator, "prepare_model", lambda self, model, **how: torch.nn.DataParallel(model))
+    trainer = build("dpo").trainer
+    assert trainer.lm_head == "direct"
+    assert not any(weight.requires_grad for weight in trainer.ref_model.parameters())
+    assert not trainer.ref_model.module.training
 
 
 @pytest.mark.parametrize("loss", ["ipo", "hinge", "['sigmoid','sft']"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from fmstune.config.methods.record import Method
 from fmstune.data.prepare import PreparedData
@@ -17,7 +19,6 @@ from fmstune.errors import ConfigError
 from fmstune.models.saving import SavesAsItWas
 from fmstune.text import counted
 from fmstune.training.methods.trained import Trained
-from fmstune.training.sdks import not_imported
 from fmstune.training.speed.lm_head import fit_lm_head
 from fmstune.training.trainers.all_rows import EvaluatesAllRows
 from fmstune.training.trainers.checkpoints import WholeCheckpoints
@@ -48,6 +49,7 @@ class PreferenceTuner(
 
     args: Any
     model: Any
+    accelerator: Any
     fused_head = True
     """Whether TRL gives the models its fused LM head."""
 
@@ -58,7 +60,9 @@ class PreferenceTuner(
             return
         # WPO weighting needs a value that the direct head does not compute.
         direct = self.args.device.type == "cpu" and not getattr(self.args, "use_weighting", False)
-        for model in filter(None, (self.model, self.ref_model)):
+        for wrapped in filter(None, (self.model, self.ref_model)):
+            # DeepSpeed and FSDP have wrapped the reference by now.
+            model = self.accelerator.unwrap_model(wrapped)
             bare = model.get_base_model() if hasattr(model, "get_base_model") else model
             if bare.get_output_embeddings() is not None:  # a reward model has none
                 self.lm_head = fit_lm_head(
@@ -103,11 +107,15 @@ def build_tuner(
         or isinstance(model, PeftModel)
         or getattr(args, "precompute_ref_log_probs", False)
     )
+    if getattr(args, "precompute_ref_log_probs", False) and is_deepspeed_zero3_enabled():
+        # TRL's engine for it partitions the model, and training then fails in the first backward pass.
+        raise ConfigError(
+            "training.precompute_ref_log_probs does not work with ZeRO 3, as TRL partitions the model twice: "
+            "leave it out, or use ZeRO 2."
+        )
     if method.reference and not alone:
         # TRL would load it again by name, but the demo model has no weights to load.
-        with not_imported():
-            from trl import create_reference_model
-        more["ref_model"] = create_reference_model(model)
+        more["ref_model"] = _frozen_copy(model)
     with said_by_trl() as said, refused_by_trl():
         trainer = trained.tuner(
             model=model,
@@ -122,6 +130,12 @@ def build_tuner(
     own = [*_of_prompts(data), *trained.notes(data, args)]
     heard = (f"TRL: {first_sentence(text)}" for text in said)
     return Tuner(trainer, tuple(dict.fromkeys([*own, *heard])))
+
+
+def _frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the model as the reference. TRL's `create_reference_model` refuses ZeRO 3, although the model
+    is still whole: `build_trainer` loads it before transformers reads DeepSpeed's settings."""
+    return copy.deepcopy(model).requires_grad_(False).eval()
 
 
 def _of_prompts(data: PreparedData) -> Iterator[str]:
