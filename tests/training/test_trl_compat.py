@@ -9,13 +9,16 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import Trainer
 
 from fmstune import transformers_compat
 from fmstune.config.schema.training import METHODS
 from fmstune.training.trl_compat.hooks import PrivateHooks
+from fmstune.training.trl_compat.saving import load_checkpoint
 
 PACKAGE = Path(__file__).parents[2] / "fmstune"
 KNOW = {*PACKAGE.glob("training/trl_compat/*.py"), PACKAGE / "transformers_compat.py"}
@@ -243,3 +246,22 @@ def test_no_other_file_touches_what_is_private_to_them(room: str) -> None:
             if isinstance(node, ast.ClassDef):
                 defined = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
                 assert not defined & private, f"{file}: {node.name} overrides {defined & private}"
+
+
+@pytest.mark.parametrize("divided", ["is_deepspeed_enabled", "is_fsdp_enabled"])
+def test_the_checkpoint_of_a_divided_model_is_loaded_into_a_divided_model(divided: str) -> None:
+    # Stands in for a trainer with GPUs: with DeepSpeed or FSDP, only `_prepare_for_training` loads.
+    loaded: list[Any] = []
+    trainer: Any = SimpleNamespace(
+        is_deepspeed_enabled=False,
+        is_fsdp_enabled=False,
+        state=SimpleNamespace(max_steps=4),
+        get_train_dataloader=lambda: "batches",
+        _prepare_for_training=lambda *given: loaded.append(given),
+        _load_from_checkpoint=lambda *given: pytest.fail("loads into a whole model"),
+    )
+    setattr(trainer, divided, True)
+    load_checkpoint(trainer, "checkpoint-4")
+    assert loaded == [(4, "batches", "checkpoint-4")]
+    names = list(inspect.signature(Trainer._prepare_for_training).parameters)
+    assert names[1:] == ["max_steps", "train_dataloader", "resume_from_checkpoint"]
