@@ -31,7 +31,7 @@ class Guard(Protocol):
     def loss(self, loss: torch.Tensor, inputs: Any, model: torch.nn.Module, step: int) -> torch.Tensor:
         """The loss of a batch to compute gradients from."""
 
-    def gradient(self, norm: Any, step: int) -> bool:
+    def gradient(self, norm: Any, step: int, *, applied: bool | None = None) -> bool:
         """Whether the weights may be updated by gradients of this norm."""
 
     def weights(self, model: torch.nn.Module, step: int) -> None:

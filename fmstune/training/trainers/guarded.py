@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmstune.data.tokens.table import IGNORED
+from fmstune.training.trainers.engine_updates import is_applied, is_engine, searches_scale
 from fmstune.training.trainers.nonfinite import COUNTER
 from fmstune.training.trainers.saved_files import SavesNoSecrets
 from fmstune.training.trl_compat.figures import noted_figures
@@ -78,9 +79,11 @@ class GuardedTraining(OfRun, SavesNoSecrets):
         norm, this = super().gradient_norm(model, grad_norm), as_trainer(self)
         if self.guard is None:
             return norm
-        share = _learnt(self._of_update)
+        share, any_skipped = _learnt(self._of_update), any(skipped for _, skipped in self._of_update)
         nothing_learnt, self._of_update = share == 0, ()
         self._of_log, self._of_run = self._of_log.and_one(share), self._of_run.and_one(share)
+        if is_engine(model):
+            return None if nothing_learnt else self._norm_of_engine(model, norm, any_skipped)
         # In fp16, infinite gradients serve to find the loss scale; such updates are skipped anyway.
         if scales_loss(this) and not nothing_learnt:
             return norm
@@ -89,6 +92,17 @@ class GuardedTraining(OfRun, SavesNoSecrets):
             model.zero_grad(set_to_none=True)
             return None  # not logged
         return norm
+
+    def _norm_of_engine(self, engine: Any, norm: Any, any_skipped: bool) -> Any:
+        """The norm to log, after an update of DeepSpeed's engine, or one that it has dropped."""
+        if norm is None or self.guard is None:
+            return None
+        applied, step = is_applied(engine), as_trainer(self).state.global_step + 1
+        if not applied and any_skipped:
+            return None  # as a batch of it was to be skipped, which has been reported
+        if not applied and searches_scale(engine):
+            return norm
+        return norm if self.guard.gradient(norm, step, applied=applied) else None
 
     def report_loaded(self, load_result: Any) -> None:
         """The Trainer's, without aliases of loaded weights, such as a tied `lm_head`: a checkpoint stores

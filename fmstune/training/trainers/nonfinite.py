@@ -19,6 +19,7 @@ from fmstune.data.tokens.lengths import sequences
 from fmstune.errors import RunError
 from fmstune.models.checkpoints import newest_checkpoint
 from fmstune.text import counted
+from fmstune.training.trainers.engine_updates import dropped, drops_updates, is_engine, is_finite_norm
 from fmstune.training.trainers.finite_weights import (
     broken_anywhere,
     broken_weight,
@@ -86,25 +87,38 @@ class NonFiniteGuard:
                 f"{found}; the weights are unchanged. {self._remedies()} If only these rows "
                 'cause it, fix them, or set run.on_nonfinite = "skip".'
             )
-        self._skip(found)
+        if drops_updates(model):
+            self._skip(found, "; DeepSpeed drops the whole update")
+            return dropped(loss)
+        moves = "; if a whole update is skipped, DeepSpeed still applies momentum and weight decay"
+        self._skip(found, moves if is_engine(model) else "")
         # Every trained weight gets a zero gradient, as ranks that wait for each other expect.
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return sum(
             ((parameter.reshape(-1)[:1] * 0).sum().to(loss) for parameter in trained), torch.zeros_like(loss)
         )
 
-    def gradient(self, norm: Any, step: int) -> bool:
-        """Whether to update the weights with gradients of this norm; call it before the update.
+    def gradient(self, norm: Any, step: int, *, applied: bool | None = None) -> bool:
+        """Whether to update the weights with gradients of this norm; call it before the update, except with
+        DeepSpeed: then `applied` is whether it has updated them already.
 
         Raises `RunError` if the run must stop. The norm is that of all ranks together.
         """
-        if torch.isfinite(torch.as_tensor(norm)).all():
+        number = torch.as_tensor(norm)
+        if bool(torch.isfinite(number).all()) and (applied is None or is_finite_norm(norm)):
             self._in_a_row = 0
             return True
-        found = f"the gradient is {_name(torch.as_tensor(norm))} at step {step}, though the loss is finite"
+        # DeepSpeed reports both as the same number.
+        how = _name(number) if applied is None else "NaN or infinite"
+        found = f"the gradient is {how} at step {step}, though the loss is finite"
         if self._on_nonfinite == "continue":
             self._go_on(found)
             return True
+        if applied:
+            raise RunError(
+                f"{found}. DeepSpeed has already updated the weights with it, so they are broken, and are "
+                f"not saved. {self._remedies()}".strip()
+            )
         if self._on_nonfinite == "stop":
             raise RunError(f"{found}; the weights are unchanged. {self._remedies()}".strip())
         self._skip(found)
@@ -156,7 +170,7 @@ class NonFiniteGuard:
                 f"{self._remedies()}".strip()
             )
 
-    def _skip(self, found: str) -> None:
+    def _skip(self, found: str, how: str = "") -> None:
         self.skipped += 1
         self._in_a_row += 1
         if self._in_a_row >= _MOST_IN_A_ROW:
@@ -164,7 +178,7 @@ class NonFiniteGuard:
                 f"{found}, as in the {self._in_a_row - 1} batches before it. {self._remedies()}".strip()
             )
         if self.skipped == 1:
-            self._warn(f"{found}; this batch and others like it are skipped, and counted as {COUNTER}.")
+            self._warn(f"{found}; this batch and others like it are skipped, and counted as {COUNTER}{how}.")
 
     def _go_on(self, found: str) -> None:
         if not self._warned:
