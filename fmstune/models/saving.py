@@ -62,6 +62,8 @@ class SavesAsItWas:
         trainer: Any = self
         saver: Any = super()
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+        if state_dict is not None and trainer.is_deepspeed_enabled:
+            state_dict = tied_again(state_dict, model)
         dtype = self.saved_dtype() if self._at_end else None
         if dtype is not None:
             state_dict = in_dtype(model.state_dict() if state_dict is None else state_dict, dtype, model)
@@ -103,6 +105,17 @@ def in_dtype(weights: Mapping[str, torch.Tensor], dtype: torch.dtype, model: Any
             made[key] = tensor.to(dtype)
         found[name] = made[key]
     return found
+
+
+def tied_again(weights: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
+    """Let tied weights, like embeddings, share memory as in the model. At ZeRO 1 and 2 accelerate copies each
+    for itself, and a file would hold them twice."""
+    first: dict[int, torch.Tensor] = {}
+    tied = {name: id(weight) for name, weight in model.named_parameters(remove_duplicate=False)}
+    return {
+        name: first.setdefault(tied[name], tensor) if name in tied else tensor
+        for name, tensor in weights.items()
+    }
 
 
 @contextmanager

@@ -66,6 +66,7 @@ def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet
             out.say("threads", threads)
         with not_imported():
             import fmstune.training.build  # noqa: F401  (the seconds that torch and TRL take to import)
+        from fmstune.system.deepspeed import check_deepspeed
         from fmstune.system.device import check_device
 
         check_device(config)
@@ -75,6 +76,7 @@ def checked_trackers(config: RunConfig, out: RunConsole) -> Iterator[tuple[Fleet
                 f"{config.at(key)}{key} needs torch's process group, even for one process: start the script "
                 "with torchrun, or train with `fmstune train`."
             )
+        check_deepspeed(config)
         for name, check in fleet.check().items():
             _judge(name, check, config, out)
         yield fleet, fleet.dismiss_in_process()

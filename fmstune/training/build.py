@@ -14,8 +14,8 @@ import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 
 from fmstune.config.methods.known import METHODS
+from fmstune.config.rules.deepspeed_table import deepspeed_table
 from fmstune.config.rules.methods import divided_by, unweighted_by
-from fmstune.config.rules.parallel import with_gathered_weights
 from fmstune.config.schema.tables import RunConfig
 from fmstune.console import phase
 from fmstune.data.cache import prepare_once
@@ -247,7 +247,9 @@ def training_arguments(config: RunConfig, output_dir: Path, *, packing: bool, ma
     """TRL's arguments for this run. Raises `ConfigError` for what TRL refuses."""
     settings = dict(config.training) | {"output_dir": str(output_dir), "report_to": "none"}
     if given := settings.get("deepspeed"):
-        settings["deepspeed"] = with_gathered_weights(given, config.base_dir)
+        settings["deepspeed"] = deepspeed_table(given, config.base_dir)
+    if isinstance(file := settings.get("fsdp_config"), str):
+        settings["fsdp_config"] = str(config.base_dir / file)
     chosen = precision(settings)
     settings |= {"bf16": chosen.bf16, "fp16": chosen.fp16}
     if not torch.accelerator.is_available():

@@ -1,16 +1,16 @@
-"""FSDP and DeepSpeed: their tables and files are checked with the configuration, and handed on as given."""
+"""FSDP: its table and files are checked with the configuration, and passed on as given."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from transformers import TrainingArguments
 
 from fmstune.config.load.load import load
-from fmstune.config.rules.parallel import fsdp_keys, fsdp_words, with_gathered_weights
+from fmstune.config.rules.parallel import fsdp_keys, fsdp_words
+from fmstune.training.build import training_arguments
 from tests.support.loading import DEMO_FILE, load_text, refusal
 
 FSDP = "training.fsdp=true"
@@ -35,6 +35,13 @@ def test_a_file_for_fsdp_is_found_from_the_current_directory(tmp_path: Path) -> 
     assert config.training["fsdp_config"] == "fsdp.json"
 
 
+def test_a_file_for_fsdp_is_read_from_there_by_transformers_too(tmp_path: Path) -> None:
+    (tmp_path / "fsdp.json").write_text('{"version": 2, "reshard_after_forward": false}')
+    config = load(None, sets=[FSDP, "training.fsdp_config=fsdp.json"], cwd=tmp_path)
+    args = training_arguments(config, tmp_path / "out", packing=False, max_length=None)
+    assert args.fsdp_config["reshard_after_forward"] is False
+
+
 @pytest.mark.parametrize("written", ["true", "full_shard", "full_shard auto_wrap", "shard_grad_op offload"])
 def test_fsdp_is_a_truth_value_or_words_of_old(written: str, tmp_path: Path) -> None:
     given = load(None, sets=[f"training.fsdp={written}"], cwd=tmp_path).training["fsdp"]
@@ -56,7 +63,10 @@ def test_fsdp_is_a_truth_value_or_words_of_old(written: str, tmp_path: Path) -> 
         ([FSDP, "training.deepspeed={}", "training.deepspeed={a=1}"], "or training.deepspeed, not both"),
         (["training.deepspeed=zero3.json"], "training.deepspeed = 'zero3.json': there is no such file."),
         (["training.deepspeed=list.json"], "list.json must contain one object"),
-        (["training.deepspeed=kept.json"], "= false would leave the run without a model; leave it out."),
+        (
+            ["training.deepspeed=kept.json"],
+            "= false in kept.json would leave the run without a model: leave it out.",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_with_where_it_was_set(sets: list[str], said: str, tmp_path: Path) -> None:
@@ -69,24 +79,6 @@ def test_what_is_wrong_is_told_with_where_it_was_set(sets: list[str], said: str,
     told = refusal(tmp_path, sets=sets)
     assert told.startswith("--set: ")
     assert said in told
-
-
-@pytest.mark.parametrize(
-    ("stage", "gathers"),
-    [({"stage": 3}, True), ({"stage": 3, "x": 1}, True), ({"stage": 2}, None), ({}, None)],
-)
-@pytest.mark.parametrize("in_file", [True, False])
-def test_stage_3_gathers_the_weights_when_a_model_is_saved(
-    stage: dict[str, Any], gathers: bool | None, in_file: bool, tmp_path: Path
-) -> None:
-    table = {"zero_optimization": stage, "train_batch_size": "auto"}
-    (tmp_path / "zero.json").write_text(json.dumps(table))
-    given = with_gathered_weights("zero.json" if in_file else table, tmp_path)
-    if gathers is None:
-        assert given == ("zero.json" if in_file else table)
-    else:
-        expected = {**stage, "stage3_gather_16bit_weights_on_model_save": True}
-        assert given == {**table, "zero_optimization": expected}
 
 
 def test_all_settings_that_transformers_documents_are_known() -> None:

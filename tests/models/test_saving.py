@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from fmstune import demo
 from fmstune.config.schema.tables import ModelConfig
 from fmstune.models.load import load_tokenizer
-from fmstune.models.saving import in_dtype
+from fmstune.models.saving import in_dtype, tied_again
 from tests.support.short_runs import train
 
 
@@ -90,3 +90,13 @@ def test_what_a_model_wants_in_float32_and_numbers_stay_as_they_are() -> None:
         torch.bfloat16, torch.bfloat16, torch.float32, torch.int32
     ]  # fmt: skip
     assert made["a"] is made["b"]
+
+
+def test_weights_that_deepspeed_has_copied_share_memory_as_in_the_model() -> None:
+    model = torch.nn.ModuleDict({each: torch.nn.Linear(2, 2, bias=False) for each in ("a", "b", "c")})
+    model["b"].weight = model["a"].weight
+    copies = {name: weight.clone() for name, weight in model.state_dict().items()}
+    tied = tied_again({**copies, "buffer": torch.ones(1)}, model)
+    assert tied["a.weight"] is tied["b.weight"]
+    assert tied["c.weight"] is copies["c.weight"]
+    assert tied.keys() == {*copies, "buffer"}
