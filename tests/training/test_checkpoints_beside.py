@@ -259,7 +259,7 @@ class Unsaved(TrainerCallback):
 
 @pytest.mark.parametrize(
     ("error", "ends"),
-    [(MemoryError("too little"), "memory ran out at step"), (TypeError("not this"), "not this")],
+    [(MemoryError("too little"), "memory ran out .* checkpoint-4 was"), (TypeError("not this"), "not this")],
     ids=["room", "kind"],
 )
 def test_a_tokenizer_that_cannot_be_saved_ends_the_run_though_tensors_are_copied_meanwhile(
@@ -269,6 +269,36 @@ def test_a_tokenizer_that_cannot_be_saved_ends_the_run_though_tensors_are_copied
         tune("out", *SETS, extensions=Extensions((Unsaved(4, error),)))
     assert [path.name for path in Path("out").glob("checkpoint-*")] == ["checkpoint-2"]
     assert not Path("out", UNFINISHED).exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), r"main memory ran out .*: free some memory, .*save_only_model = true needs less"),
+        (OSError(5, "Input/output error"), r"\(Input/output error\): .*: check its disk, and resume"),
+        (safetensors.SafetensorError("I/O error: (os error 5)"), r"\(I/O error: .*: check its disk"),
+    ],
+    ids=["memory", "disk", "safetensors"],
+)
+def test_a_checkpoint_that_cannot_be_written_in_the_background_is_reported_with_the_one_that_is_kept(
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file, files = safetensors.torch.save_file, 0
+
+    def fails(*given: Any, **how: Any) -> None:
+        nonlocal files
+        files += 1
+        if files == 2:
+            assert threading.current_thread() is not threading.main_thread()
+            raise error
+        save_file(*given, **how)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", fails)
+    with pytest.raises(RunError, match=message) as found:
+        tune("out", *SETS)
+    assert "checkpoint-4 was incomplete and is removed. out/checkpoint-2 is complete" in str(found.value)
+    assert "batch_size" not in str(found.value)
+    assert [path.name for path in Path("out").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
 class AlsoAtEpochs(TrainerCallback):

@@ -19,9 +19,8 @@ from fmstune.delivery.guarded_callback import acts_on_save
 from fmstune.errors import Interrupted, RunError
 from fmstune.models import unfinished
 from fmstune.models.saving import share_weights
-from fmstune.system.disk import shortage
 from fmstune.training.trainers.copy_room import CopyRoom, held
-from fmstune.training.trainers.disk import disk_full, sizes
+from fmstune.training.trainers.disk import cause_of, not_written, sizes
 from fmstune.training.trl_compat.hooks import PrivateHooks
 from fmstune.training.trl_compat.saving import (
     FileLater,
@@ -252,18 +251,17 @@ def copied_beside(trainer: TunedTrainer, steps: int) -> int:
 
 @contextlib.contextmanager
 def _removed_at_failure(trainer: TunedTrainer, target: Path, written: Path) -> Iterator[None]:
-    """Remove a partial checkpoint `target` on failure, and report the remedy if the disk is full."""
+    """Remove a partial checkpoint `target` on failure, and report why it could not be written."""
     try:
         yield
     except BaseException as error:
-        short = None
-        # safetensors, torch and the file system each have their own errors.
+        cause = None
         if isinstance(error, Exception) and not isinstance(error, (RunError, _LeftOut)):
-            short = shortage(error, target)
+            cause = cause_of(error, target, trainer)
         if written != target:
             unfinished.discard(written)
-        elif short is not None:
+        elif cause is not None:
             shutil.rmtree(written, ignore_errors=True)
-        if short is None:
+        if cause is None:
             raise
-        raise disk_full(target, short, trainer) from error
+        raise not_written(target, cause, trainer) from error

@@ -1,41 +1,46 @@
-"""Disk space of a run: enough before the start, and a checkpoint to resume from when the disk fills up."""
+"""Disk space of a run: enough before the start, and a checkpoint to resume from when the disk fails."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from fmstune.errors import RunError
 from fmstune.models.checkpoints import newest_checkpoint
-from fmstune.system.disk import Shortage, free, shortage
+from fmstune.system.disk import free, shortage
 from fmstune.system.memory import amount
-from fmstune.text import counted
+from fmstune.text import counted, first_line
 from fmstune.training.memory.estimate import optimizer_size
 from fmstune.training.memory.workload import workload
 from fmstune.training.trl_compat.hooks import PrivateHooks
 from fmstune.training.tuned_trainer import TunedTrainer, as_trainer
 
+_NO_MEMORY = ("std::bad_alloc", "DefaultCPUAllocator")
+"""torch has no exception class for main memory."""
 _CERTAINTY = 0.9
 """Actual file sizes differ a little from this estimate; only a clear excess is refused."""
 
 
 class GuardedSaving(PrivateHooks):
-    """A mixin for a TRL Trainer, before it, that reports the remedy when the disk is full."""
+    """A mixin for a TRL Trainer, before it, that reports why a model could not be written."""
 
     def store_model(self, output_dir: str | None, *, at_end: bool) -> None:
-        """The Trainer's; `WholeCheckpoints` reports a full disk for checkpoints."""
+        """The Trainer's; `WholeCheckpoints` reports errors of checkpoints."""
         this = as_trainer(self)
         try:
             super().store_model(output_dir, at_end=at_end)
         except RunError:
             raise
-        except Exception as error:  # safetensors, torch and the file system each have their own errors
+        except Exception as error:
             target = Path(output_dir or this.args.output_dir)
-            short = shortage(error, target) if at_end else None
-            if short is None:
+            cause = cause_of(error, target, this) if at_end else None
+            if cause is None:
                 raise
-            raise disk_full(target, short, this) from error
+            raise not_written(target, cause, this) from error
 
 
 def require_room(trainer: TunedTrainer, steps: int, path: Path) -> None:
@@ -92,8 +97,33 @@ def _saves(args: Any, steps: int) -> int:
     return 1
 
 
-def disk_full(target: Path, short: Shortage, trainer: TunedTrainer) -> RunError:
-    """The error for a `shortage` that prevented `target` from being written."""
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why files could not be written, the remedy, and the settings that avoid it, as parts of a sentence."""
+
+    what: str
+    remedy: str
+    settings: str = ""
+
+
+def cause_of(error: BaseException, target: Path, trainer: TunedTrainer) -> Cause | None:
+    """Why `target` could not be written; `None` if that is not known. safetensors, torch and the file system
+    each have their own errors, and most do not have the file's name."""
+    less = "" if trainer.args.save_only_model else "training.save_only_model = true"
+    if (short := shortage(error, target)) is not None:
+        size = amount(sizes(trainer)[1])
+        settings = " or ".join(filter(None, ["training.save_total_limit = 1", less]))
+        return Cause(f"{short.what}, and a checkpoint needs {size}", short.remedy, settings)
+    if isinstance(error, MemoryError) or any(text in str(error) for text in _NO_MEMORY):
+        return Cause("main memory ran out while files were written", "free some memory", less)
+    if isinstance(error, (OSError, SafetensorError)):
+        why = getattr(error, "strerror", None) or first_line(error)
+        return Cause(f"{target.parent} could not be written to ({why})", "check its disk")
+    return None
+
+
+def not_written(target: Path, cause: Cause, trainer: TunedTrainer) -> RunError:
+    """The error for a `cause` that prevented `target` from being written."""
     kept = newest_checkpoint(Path(trainer.args.output_dir))
     if kept == target:
         what = f"{target.name} could not be rewritten"
@@ -101,8 +131,9 @@ def disk_full(target: Path, short: Shortage, trainer: TunedTrainer) -> RunError:
         what = f"{target.name} was incomplete and is removed"
     else:
         what = f"the model could not be written to {target}"
-    go_on = f"{kept} is complete: {short.remedy}, and resume with --resume" if kept else short.remedy
-    return RunError(
-        f"{short.what}, and a checkpoint needs {amount(sizes(trainer)[1])}: {what}. {go_on}; "
-        "training.save_total_limit = 1 or training.save_only_model = true need less."
-    )
+    go_on = f"{kept} is complete: {cause.remedy}, and resume with --resume" if kept else cause.remedy
+    if not kept:
+        go_on = go_on[0].upper() + go_on[1:]
+    several = " or " in cause.settings
+    less = f"; {cause.settings} need{'' if several else 's'} less" if cause.settings else ""
+    return RunError(f"{cause.what}: {what}. {go_on}{less}.")
