@@ -15,8 +15,9 @@ import psutil
 from fmstune.errors import Interrupted
 
 _SECONDS_TO_TAKE = 5
-_SECONDS_TO_HANDLE = 0.05
-"""From the kernel's handler to Python's, which runs between two bytecode instructions."""
+_SECONDS_TO_HANDLE = 0.5
+"""From the kernel's handler to Python's, which runs between two bytecode instructions. On a busy machine a
+rank waits for a processor then."""
 _SECONDS_TO_LEAVE = 60
 """For processes that remain after torchrun, so that their trackers can finish."""
 
