@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -147,13 +148,20 @@ def _of_prompts(data: PreparedData) -> Iterator[str]:
         )
 
 
+_REFUSE = ("trl", "transformers", "accelerate", "peft", "datasets")
+
+
 @contextlib.contextmanager
 def refused_by_trl() -> Iterator[None]:
     """Turn errors of TRL's constructors into `ConfigError` (exit code 2) with TRL's own sentence, as the user
-    can fix the settings. TRL raises these two types, the second for features that it lacks."""
+    can fix the settings. TRL raises these two types, the second for features that it lacks. From elsewhere,
+    such as torch, the same types are faults of the program, and are raised as they are."""
     try:
         yield
     except (ValueError, NotImplementedError) as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _REFUSE:
+            raise
         raise ConfigError(f"[training] is refused by TRL: {first_sentence(str(error))}") from error
 
 
