@@ -7,17 +7,13 @@ import random
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory as Folder
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import Trainer, TrainerCallback
 
 from fmstune.errors import Interrupted, RunError
@@ -29,7 +25,6 @@ from fmstune.training.extensions import Extensions
 from fmstune.training.trainers import checkpoints as beside
 from fmstune.training.trainers import copy_room
 from fmstune.training.trl_compat import saving
-from fmstune.training.trl_compat.saving import large_files_later
 from tests.support.tuned import fmstune, tune, weights
 
 SETS = ["training.eval_strategy=no", "training.save_steps=2", "training.logging_steps=1"]
@@ -408,47 +403,3 @@ def test_what_was_left_behind_by_a_second_interrupt_is_no_part_of_the_next_run(
         assert obstacle(Path("out", f"checkpoint-{step}")) is None
     tune("alone", *SETS, ALL_KEPT, "training.seed=7", "training.learning_rate=1e-5")
     assert weights("out/checkpoint-2") == weights("alone/checkpoint-2")
-
-
-VALUES = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.integers(-5, 5), st.floats(allow_nan=False), st.text(max_size=3),
-        st.lists(st.integers(0, 3), min_size=1, max_size=3).map(lambda shape: torch.ones(shape)),
-        st.sampled_from([torch.bfloat16, torch.int64, torch.bool]).map(torch.ones(4).to),
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.tuples(inner, inner),
-        st.dictionaries(st.one_of(st.text(max_size=3), st.integers()), inner, max_size=3),
-    ),
-    max_leaves=8,
-)  # fmt: skip
-
-
-def tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple, dict)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from tensors(each)
-
-
-@settings(max_examples=30)
-@given(value=VALUES, shared=st.sampled_from(["nothing", "a tensor", "a view", "a set"]))
-def test_a_copy_is_saved_as_what_was_copied_whatever_becomes_of_that(value: Any, shared: str) -> None:
-    large = torch.arange(1 << 18, dtype=torch.float32)
-    more = {"nothing": [], "a tensor": [large], "a view": [large[5:9]], "a set": [{1, 2}]}[shared]
-    state = {"value": value, "large": large, "more": more}
-    with Folder() as folder:
-        torch.save(state, f"{folder}/now.pt")
-        with large_files_later() as later:
-            torch.save(state, f"{folder}/then.pt")
-        assert len(later) == (shared in ("nothing", "a tensor"))
-        for tensor in tensors(state):
-            tensor.zero_()
-        for each in later:
-            each.write()
-        # Of the names in it, the archive's own is the file's.
-        saved = [torch.load(f"{folder}/{name}.pt", weights_only=False) for name in ("now", "then")]
-        assert repr(saved[0]) == repr(saved[1])
-        assert torch.equal(saved[0]["large"], saved[1]["large"])
-        assert float(saved[1]["large"][-1]) == (1 << 18) - 1
