@@ -14,26 +14,33 @@ from pathlib import Path
 import pytest
 
 from tests.support.on_device import Device, Row, make_model, write_pairs, write_rows
+from tests.support.once import made_once
 
 _ROW, _DEVICE = "device table's row", "device's name"
 _HEAD = ("case", "seen", "loss, first and last", "peak, GB", "estimated, GB", "seconds")
 
 
 @pytest.fixture(scope="session")
-def device(tmp_path_factory: pytest.TempPathFactory) -> Device:
+def device() -> Device:
     """The GPU, or the CPU where that is asked for."""
     import torch
 
     gpu = torch.cuda.is_available()
     if not gpu and os.environ.get("FMSTUNE_DEVICE_TESTS") != "cpu":
         pytest.skip("there is no CUDA device; FMSTUNE_DEVICE_TESTS=cpu runs what a CPU can")
-    folder = tmp_path_factory.mktemp("device")
+
+    def fill(folder: Path) -> None:
+        make_model(folder / "model", large=gpu)
+        write_rows(folder / "rows.jsonl", 2000 if gpu else 64, 24 if gpu else 3)
+        write_pairs(folder / "pairs.jsonl", 500 if gpu else 64)
+
+    folder = made_once("device", fill)
     return Device(
         "cuda" if gpu else "cpu",
         torch.cuda.get_device_name() if gpu else "a CPU, with the demo's model",
-        make_model(folder / "model", large=gpu),
-        write_rows(folder / "rows.jsonl", 2000 if gpu else 64, 24 if gpu else 3),
-        write_pairs(folder / "pairs.jsonl", 500 if gpu else 64),
+        folder / "model",
+        folder / "rows.jsonl",
+        folder / "pairs.jsonl",
         1024 if gpu else 128,
     )
 

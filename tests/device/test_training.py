@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.on_device import STEPS, Device, Row, Seen, arguments, sets, train
+from tests.support.on_device import STEPS, Device, Row, Seen, arguments, seen, sets, train
+from tests.support.once import made_once
 
 pytestmark = pytest.mark.device
 
@@ -59,10 +60,16 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def reference(device: Device, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def reference(device: Device) -> Seen:
     """Plain float32."""
-    # TF32 would be another precision, which is asked for by `training.tf32`.
-    return train(device, tmp_path_factory.mktemp("reference"), *arguments(device, tf32=False))
+
+    def run(folder: Path) -> None:
+        # TF32 would be another precision, which is asked for by `training.tf32`.
+        done = train(device, folder, *arguments(device, tf32=False))
+        (folder / "seconds").write_text(str(done.seconds))
+
+    folder = made_once("reference", run)
+    return seen(folder / "out", seconds=float((folder / "seconds").read_text()))
 
 
 def _check(run: Seen, steps: int = STEPS) -> None:
