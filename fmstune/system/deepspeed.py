@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from fmstune.config.check.suggest import closest
 from fmstune.config.rules.deepspeed import KEY, written
 from fmstune.config.rules.deepspeed_table import AUTO, BATCH, DeepSpeedTable, deepspeed_table, read_table
 from fmstune.config.schema.tables import RunConfig
 from fmstune.errors import ConfigError, combined
 from fmstune.system.device import precision
-from fmstune.text import first_line
+from fmstune.text import first_line, listed
 
 _PARTS = {
     "DeepSpeedZeroConfig": "zero_optimization.",
@@ -27,7 +29,11 @@ def check_deepspeed(config: RunConfig) -> None:
     if not given:
         return
     found = read_table(given, config.base_dir)
-    problems = [*_precision(found, config), *_refused(found, deepspeed_table(given, config.base_dir))]
+    problems = [
+        *_precision(found, config),
+        *_refused(found, deepspeed_table(given, config.base_dir)),
+        *_optimizer(found),
+    ]
     if problems:
         raise combined([f"{config.at(KEY)}{problem}" for problem in problems])
 
@@ -41,6 +47,19 @@ def _precision(found: DeepSpeedTable, config: RunConfig) -> Iterator[str]:
                 f"{written(found, f'{half}.enabled')} contradicts the precision of this run "
                 f'({chosen.line()}): write "auto" there, or set training.{half} = {str(enabled).lower()}.'
             )
+
+
+def _optimizer(found: DeepSpeedTable) -> Iterator[str]:
+    kind = found.get("optimizer.type")
+    if not isinstance(kind, str):
+        return
+    from deepspeed.runtime.config import DEEPSPEED_OPTIMIZERS
+
+    theirs = {name for name, each in vars(torch.optim).items() if isinstance(each, type)} - {"Optimizer"}
+    if kind.lower() not in DEEPSPEED_OPTIMIZERS and kind not in theirs:
+        close = closest(kind, sorted(theirs | set(DEEPSPEED_OPTIMIZERS)), {})
+        meant = f"Did you mean {close}?" if close else f"Available: {listed(DEEPSPEED_OPTIMIZERS)}."
+        yield f"{written(found, 'optimizer.type')} is no optimizer of DeepSpeed or torch. {meant}"
 
 
 def _refused(found: DeepSpeedTable, table: dict[str, Any]) -> Iterator[str]:

@@ -149,6 +149,28 @@ def this_process() -> Process:
     return Process(os.getpid(), _started(os.getpid()) or 0, _place())
 
 
+def sign(path: Path) -> None:
+    """Name this process in a file that it has created, for `signer`."""
+    with contextlib.suppress(OSError):  # as in `_sign`
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            _sign(file)
+        finally:
+            os.close(file)
+
+
+def signer(path: Path) -> Process:
+    """The process that is named in a file; unknown if there is none."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return Process()
+    try:
+        return _signature(file)
+    finally:
+        os.close(file)
+
+
 def _lock(file: int, how: int, patience: float) -> bool:
     until = time.monotonic() + patience
     while True:

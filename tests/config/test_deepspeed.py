@@ -18,7 +18,7 @@ from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from fmstune.config.load.load import load
 from fmstune.config.rules.deepspeed import deepspeed_problems
-from fmstune.config.rules.deepspeed_table import GATHER, deepspeed_table
+from fmstune.config.rules.deepspeed_table import FILLED, GATHER, deepspeed_table
 from fmstune.config.schema.tables import RunConfig
 from tests.support.loading import refusal
 
@@ -99,6 +99,19 @@ def test_precision_without_a_table_of_its_own_is_left_to_accelerate() -> None:
     assert not {"bf16", "fp16"} & deepspeed_table(ZERO2, Path()).keys()
 
 
+def test_whatever_transformers_and_accelerate_fill_may_be_auto() -> None:
+    table: dict[str, Any] = {**ZERO2, "optimizer": {"type": "AdamW"}, "scheduler": {"type": "WarmupDecayLR"}}
+    for key in FILLED:
+        part = table
+        *parents, name = key.split(".")
+        for parent in parents:
+            part = part.setdefault(parent, {})
+        part[name] = "auto"
+    assert not list(deepspeed_problems(RunConfig(training={"deepspeed": table})))
+    filled = HfDeepSpeedConfig(table)
+    assert all(filled.get_value(key) == "auto" for key in FILLED)
+
+
 def _zero(**given: Any) -> dict[str, Any]:
     return {"zero_optimization": given}
 
@@ -127,6 +140,13 @@ def _zero(**given: Any) -> dict[str, Any]:
             'gradient_clipping = 0.5 contradicts training.max_grad_norm = 1.0: write "auto" there, or set '
             "training.max_grad_norm = 0.5.",
         ),
+        (
+            {**ZERO2, "optimizer": {"type": "AdamW", "params": {"weight_decays": "auto"}}}, [],
+            'optimizer.params.weight_decays = "auto" is filled by nothing in [training]. Did you mean '
+            "weight_decay?",
+        ),
+        (_zero(stage=2, allgather_bucket_size="auto"), [], 'bucket_size = "auto" is filled by nothing'),
+        ({**ZERO2, "steps_per_print": "auto"}, [], 'steps_per_print = "auto" is filled by nothing'),
         ({**ZERO2, "train_batch_size": 3}, [], "train_batch_size = 3 contradicts training.per_device_train"),
         ({**ZERO2, "fp16": {"enabled": True}}, ["training.bf16=true"], "fp16.enabled = true contradicts"),
         ({**ZERO2, "fp16": {"enabled": "yes"}}, [], 'fp16.enabled = "yes" is not true, false or "auto"'),

@@ -24,6 +24,8 @@ class DeepSpeedZeroConfig(DeepSpeedConfigModel):
     stage: int = 0
     overlap_comm: bool = False
 
+DEEPSPEED_OPTIMIZERS = ["adam", "adamw", "lion"]
+
 def DeepSpeedConfig(table):
     assert "elasticity" not in table, "elasticity has been removed"
     DeepSpeedZeroConfig(**table["zero_optimization"])
@@ -59,6 +61,11 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, {"elasticity": {}}, "DeepSpeed refuses the settings: elasticity has been removed"),
         (
             {},
+            {"optimizer": {"type": "Adamm"}},
+            'optimizer.type = "Adamm" is no optimizer of DeepSpeed or torch. Did you mean adam?',
+        ),
+        (
+            {},
             {"bf16": {"enabled": True}},
             "bf16.enabled = true contradicts the precision of this run (float32",
         ),
@@ -78,3 +85,6 @@ def test_what_deepspeed_refuses_is_one_sentence_with_its_key(
 def test_what_deepspeed_accepts_is_accepted() -> None:
     table = {"zero_optimization": {"stage": 2}, "bf16": {"enabled": "auto"}}
     check_deepspeed(RunConfig(training={"deepspeed": table, "use_cpu": True}))
+    for kind in ("AdamW", "Lion", "RMSprop"):  # DeepSpeed's in any case, and torch's
+        each = {**table, "optimizer": {"type": kind}}
+        check_deepspeed(RunConfig(training={"deepspeed": each, "use_cpu": True}))

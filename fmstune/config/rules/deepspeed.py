@@ -11,7 +11,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fmstune.config.check.suggest import closest
-from fmstune.config.rules.deepspeed_table import AUTO, GATHER, SCHEDULERS, ZERO, DeepSpeedTable, read_table
+from fmstune.config.rules.deepspeed_table import (
+    AUTO,
+    FILLED,
+    GATHER,
+    SCHEDULERS,
+    ZERO,
+    DeepSpeedTable,
+    read_table,
+)
 from fmstune.config.schema.tables import RunConfig
 from fmstune.config.schema.training import training_fields
 from fmstune.text import listed, shown, shown_key
@@ -69,6 +77,7 @@ def deepspeed_problems(config: RunConfig) -> Iterator[str]:
     yield from _batch(found, config)
     yield from _precision(found, config)
     yield from _replaced(found, config)
+    yield from _left_open(found)
     yield from _schedule(found, config)
 
 
@@ -165,6 +174,25 @@ def _replaced(found: DeepSpeedTable, config: RunConfig) -> Iterator[str]:
             yield f"{written(found, f'{part}.params')} is not an object: write {{}}."
         elif (value := config.training.get(name)) not in (None, _default(config, name)):
             yield f"{KEY}: {part}{found.place} would replace training.{name} = {shown(value)}: leave one out."
+
+
+def _left_open(found: DeepSpeedTable) -> Iterator[str]:
+    """Each "auto" that neither transformers nor accelerate fills; accelerate refuses it at the first step."""
+    for key in _auto_keys(found.table):
+        if key not in FILLED:
+            part, _, name = key.rpartition(".")
+            there = [each.rpartition(".")[2] for each in FILLED if each.rpartition(".")[0] == part]
+            close = closest(name, there, {})
+            meant = f"Did you mean {close}?" if close else "Write a value there, or leave it out."
+            yield f"{written(found, key)} is filled by nothing in [training]. {meant}"
+
+
+def _auto_keys(table: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _auto_keys(value, f"{before}{name}.")
+        elif value == AUTO and (before or name in _KNOWN):  # others are refused by their name
+            yield before + name
 
 
 def _schedule(found: DeepSpeedTable, config: RunConfig) -> Iterator[str]:

@@ -27,6 +27,16 @@ SCHEDULERS: dict[str, tuple[str, ...]] = {
 }
 """DeepSpeed's schedulers, with the parameters of each that transformers fills."""
 
+FILLED = (
+    *(*BATCH, "gradient_clipping", "bf16.enabled", "fp16.enabled", f"{ZERO}.{GATHER}"),
+    *(f"optimizer.params.{name}" for name in ("lr", "betas", "eps", "weight_decay")),
+    *(f"scheduler.params.{name}" for name in SCHEDULERS["WarmupDecayLR"]),
+    *(f"{ZERO}.{name}" for name in ("reduce_bucket_size", "stage3_prefetch_bucket_size")),
+    f"{ZERO}.stage3_param_persistence_threshold",
+    *(f"{ZERO}.offload_{part}.{name}" for part in ("param", "optimizer") for name in ("device", "nvme_path")),
+)
+"""The values that may be "auto": transformers and accelerate fill these and no others."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeepSpeedTable:

@@ -1,0 +1,65 @@
+"""A killed process does not keep later ones from compiling kernels; torch's own lock would, forever."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch.utils import cpp_extension
+from torch.utils.file_baton import FileBaton
+
+from fmstune.system import kernel_builds
+from fmstune.system.kernel_builds import BuildLock, end_builds_with_their_process
+
+BUILDS = """
+import sys
+from fmstune.system.kernel_builds import BuildLock
+lock = BuildLock(sys.argv[1])
+assert lock.try_acquire()
+print("builds", flush=True)
+sys.stdin.readline()
+lock.release()
+"""
+
+
+def builder(path: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUILDS, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "builds\n"
+    return process
+
+
+def test_the_build_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    with builder(tmp_path / "lock") as killed:
+        killed.kill()
+    assert (tmp_path / "lock").exists()
+    lock = BuildLock(str(tmp_path / "lock"))
+    assert lock.try_acquire()
+    lock.release()
+    assert not (tmp_path / "lock").exists()
+
+
+def test_the_build_of_a_living_process_is_awaited_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_builds, "_SECONDS_TO_REPORT", 0.0)
+    with builder(tmp_path / "lock") as other:
+
+        def finish(message: str, **_: object) -> None:
+            assert f"waiting for another process (pid {other.pid})" in message
+            assert f"delete {tmp_path / 'lock'}" in message
+            other.communicate("done")
+
+        monkeypatch.setattr(kernel_builds.warnings, "warn", finish)
+        assert not BuildLock(str(tmp_path / "lock")).try_acquire()  # what it has built is used
+    assert other.returncode == 0
+
+
+def test_torch_compiles_with_this_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpp_extension, "FileBaton", FileBaton)
+    end_builds_with_their_process()
+    assert cpp_extension.FileBaton is BuildLock
