@@ -18,6 +18,9 @@ from fmstune.launch.rank import LAUNCHED, SECONDS_TO_STOP, under_torchrun
 from fmstune.launch.signals import forwarded, left_to_torchrun
 from fmstune.system.threads import set_threads
 
+MEETING_POINT = ("PET_RDZV_BACKEND", "PET_RDZV_ENDPOINT", "PET_MASTER_ADDR", "PET_MASTER_PORT")
+"""Variables of torchrun that say where processes meet."""
+
 
 def process_count(asked: str) -> int:
     """The number of processes for `--nproc`; `auto` is one for each GPU. Raises `ConfigError`."""
@@ -80,6 +83,8 @@ def launch(processes: int, arguments: list[str], *, on_cpu: bool = False) -> Non
                 parsed = torchrun.parse_args(options)
             # Set after parsing: torchrun would take options that start like its own for itself.
             parsed.training_script_args = arguments
+            # Older versions of torchrun have one default port, which the run beside this one has taken.
+            parsed.standalone |= not (several_machines() or any(map(os.environ.get, MEETING_POINT)))
             torchrun.run(parsed)
         except (SystemExit, ValueError, AssertionError) as error:
             parser_error = said.getvalue().strip().rpartition("error: ")[2]

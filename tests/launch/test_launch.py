@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,24 @@ def test_too_few_gpus_are_told_before_any_process_is_started(monkeypatch: pytest
         match=r"--nproc 3: each process needs its own GPU, but there are only 2; use --nproc auto",
     ):
         launch(3, ["train"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "standalone"),
+    [("PET_NNODES", "1", True), ("PET_NNODES", "2", False), ("PET_MASTER_PORT", "29600", False)],
+)
+def test_runs_side_by_side_on_one_machine_never_share_a_port(
+    name: str, value: str, standalone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The installed torchrun does it by itself, older ones when asked: look at what it is asked for.
+    asked: list[Namespace] = []
+    monkeypatch.setattr("torch.distributed.run.run", asked.append)
+    for variable in ("OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", LAUNCHED):
+        monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv("PET_SIGNALS_TO_HANDLE", "")
+    monkeypatch.setenv(name, value)
+    launch(1, ["train"], on_cpu=True)
+    assert asked[0].standalone is standalone
 
 
 @pytest.mark.parametrize(
