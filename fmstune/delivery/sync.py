@@ -72,7 +72,7 @@ def sync(
         ledger = load_ledger(directory, name)
         chosen = {**(ledger.options if ledger else {}), **options.get(name, {})}
         lacking = [key for key, value in chosen.items() if holds_redacted(value)]
-        copied = original is not None and ledger is not None and ledger.run_id is not None
+        copied = original is not None and _has_run_of(original, ledger)
         where = (ledger.reference if ledger else "") or reference(name)
         # The directory that the run was tracked from; a new tracker starts from the current one.
         cwd = _tracked_from(directory, ledger)
@@ -123,6 +123,15 @@ def _tracked_from(directory: Path, ledger: Ledger | None) -> str | None:
         return ledger.cwd
     moved = moved_with(directory, Path(ledger.cwd))
     return None if moved is None else str(moved)
+
+
+def _has_run_of(original: Path, ledger: Ledger | None) -> bool:
+    """Whether a copy's ledger belongs to the run that its original has in the tracker: a copy may have been
+    delivered to a tracker that the original was not."""
+    if ledger is None or ledger.run_id is None:
+        return False
+    there = load_ledger(original, ledger.tracker)
+    return there is not None and there.run_id == ledger.run_id
 
 
 def _copied(line: DeliveryReport, original: Path) -> DeliveryReport:

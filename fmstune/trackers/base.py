@@ -171,8 +171,11 @@ class Tracker:
 
     @property
     def takes_whole_points(self) -> bool:
-        """Whether it overrides `track_point`, instead of one call of `track` per value."""
-        return type(self).track_point is not Tracker.track_point
+        """Whether it overrides `track_point`, or `track_points` alone, instead of `track` for each value."""
+        kind = type(self)
+        if kind.track_point is not Tracker.track_point:
+            return True
+        return kind.track is Tracker.track and kind.track_points is not Tracker.track_points
 
     @property
     def hears_of_resumes(self) -> bool:
@@ -197,18 +200,28 @@ class Tracker:
         close_at_exit(self)
 
     def track_point(self, point: MetricPoint) -> None:
-        """Track the metrics that were logged together; by default, one call of `track` each."""
+        """Track the metrics that were logged together; by default, one call of `track` each, or one of
+        `track_points` if that is all that the tracker has."""
+        kind = type(self)
+        if kind.track is Tracker.track and kind.track_points is not Tracker.track_points:
+            self.track_points(iter((point,)))
+        else:
+            self._track_each(point)
+
+    def _track_each(self, point: MetricPoint) -> None:
         for name, value in point.values.items():
             self.track(value, name, point.stage, step=point.step)
 
     def track_points(self, points: Iterator[MetricPoint]) -> None:
         """Track consecutive points; by default, one call of `track_point` each.
 
-        If this raises, `seq` is the number of the point that failed: those before it have been tracked.
+        If this raises, `seq` is the number of the point that failed: those before it have been tracked. If it
+        returns before the last point, the one that it took last is tracked again.
         """
+        track = self._track_each if type(self).track_point is Tracker.track_point else self.track_point
         for point in points:
             self.seq, self.step, self.event_time = point.seq, point.step, point.time
-            self.track_point(point)
+            track(point)
 
     def track_table(self, table: Table) -> None:
         """Track a table; by default as params, in its own namespace: `eval/samples/step 40`."""

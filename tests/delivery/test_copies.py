@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
@@ -113,6 +114,30 @@ def test_sync_delivers_nothing_of_a_copy_into_the_originals_run(original: Path) 
     assert line.remedy is not None
     assert line.remedy.startswith(f"fmstune trackers sync {original.resolve()}")
     assert stored(original) == before
+
+
+def test_a_copy_that_another_tracker_got_a_part_of_is_delivered_there_to_its_end(original: Path) -> None:
+    copy = shutil.copytree(original, original.parent / "copy")
+    (copy / "tracking" / "file.json").unlink()
+    (original / "tracking" / "file.json").unlink()  # the original was tracked in another tracker
+    path = original.parent / "other.jsonl"
+    options = {"file": {"path": str(path)}}
+    (line,) = sync(copy, "file", options, lambda _: "fmstune.trackers.file_tracker:FileTracker")
+    assert line.state == "complete"
+    ledger = load_ledger(copy, "file")
+    assert ledger is not None
+    dataclasses.replace(ledger, delivered=2, safe_delivered=2, closed=False, offset=0, safe_offset=0).save(
+        copy
+    )
+    (line,) = sync(copy, None, {}, str)  # as after a kill
+    assert (line.error, line.state) == (None, "complete")
+    shutil.copy(copy / "tracking" / "file.json", original / "tracking")  # it does have this run
+    dataclasses.replace(ledger, delivered=2, safe_delivered=2, closed=False, offset=0, safe_offset=0).save(
+        copy
+    )
+    (line,) = sync(copy, None, {}, str)
+    assert line.error is not None
+    assert "is a copy of" in line.error
 
 
 def resume(directory: Path, steps: range) -> None:

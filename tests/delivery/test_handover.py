@@ -184,3 +184,57 @@ def test_metrics_passed_on_together_are_those_passed_on_one_by_one(
                 other.give(events.pop(0))
     assert repr(together.points) == repr(each_alone.points)
     assert sorted(one.changes) == sorted(other.changes)
+
+
+class StopsEarly(Calls):
+    """Takes three points at once, and has no room for the third."""
+
+    def track_points(self, points: Iterator[MetricPoint]) -> None:
+        super().track_points(itertools.islice(points, 2))
+        next(points, None)
+
+
+def test_a_point_that_a_tracker_took_last_before_it_returned_early_is_given_again(recorder: Recorder) -> None:
+    for step in range(1, 8):
+        recorder.track(1 / step, "loss", "train", step=step)
+    events, tracker = list(JournalReader(recorder.journal.path)), StopsEarly()
+    handover = HandOver(recorder.journal.path, tracker, 0)
+    while events:
+        given = handover.give_on(events, math.inf).events
+        assert given == min(2, len(events) - 1)
+        events = events[given:]
+        if len(events) == 1:
+            handover.give(events.pop())
+    assert [point.step for point in tracker.points if point.step is not None][:7] == [*range(1, 8)]
+
+
+class OnlyTogether(Tracker):
+    """Overrides `track_points` alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int | None] = []
+
+    def track_points(self, points: Iterator[MetricPoint]) -> None:
+        self.steps += [point.step for point in points]
+
+
+class Counts(OnlyTogether):
+    """Overrides it with a call of the base class's."""
+
+    def track_points(self, points: Iterator[MetricPoint]) -> None:
+        taken = list(points)
+        super().track_points(iter(taken))
+        Tracker.track_points(self, iter(taken))
+
+
+def test_a_tracker_with_track_points_alone_also_gets_the_points_that_come_one_by_one(
+    recorder: Recorder,
+) -> None:
+    for step in range(1, 4):
+        recorder.track(1 / step, "loss", "train", step=step)
+    for kind in (OnlyTogether, Counts):
+        tracker = kind()
+        give(tracker, recorder.journal.path)
+        assert tracker.steps == [1, 2, 3]
+        assert tracker.takes_whole_points

@@ -117,14 +117,16 @@ class HandOver:
         events, points = self._points(events)
         if not events:
             return Given(0)
-        first, taken = events[0].seq, 0
+        first, taken, waits = events[0].seq, 0, False
 
         def given() -> Iterator[MetricPoint]:
-            nonlocal taken
+            nonlocal taken, waits
             for point in points:
                 taken += 1
                 if point is not None:
+                    waits = True
                     yield point
+                    waits = False
                 if time.monotonic() > until:
                     return
 
@@ -135,6 +137,8 @@ class HandOver:
         except BaseException as raised:
             error, at = raised, self.tracker.seq
             taken = min(max(at - first, 0), taken - 1) if isinstance(at, int) and taken else 0
+        else:
+            taken -= waits  # it stopped early, and may have taken the last point without tracking it
         self._ahead = {event.seq: point for event, point in zip(events[taken:], points[taken:], strict=True)}
         called = (point.seq for point in reversed(points[:taken]) if point is not None)
         return Given(taken, next(called, None) or 0, error)
