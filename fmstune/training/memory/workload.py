@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from fmstune.config.methods.known import METHODS
@@ -40,10 +41,9 @@ def workload(trainer: TunedTrainer) -> Workload | None:
     heads = getattr(settings, "num_attention_heads", None) or 1
     head_width = getattr(settings, "head_dim", None) or hidden // heads
     spread = sharding(trainer)
-    counts = [_count(weight) for weight in model.parameters()]
     sizes = [_bytes(weight, master=spread.master) for weight in model.parameters()]
     trained = [_bytes(w, master=spread.master) for w in model.parameters() if w.requires_grad]
-    half = sum(sizes) < 3 * sum(counts)
+    half = spread.master or activations_in_half(model.parameters())
     return Workload(
         weights=sum(sizes),
         trained=sum(trained),
@@ -82,6 +82,14 @@ def _count(weight: Any) -> int:
 def _bytes(weight: Any, *, master: bool) -> int:
     # With a master copy in the optimizer, computation uses 16 bits, whatever was loaded.
     return _count(weight) * min(2 if master else 8, int(weight.element_size()))
+
+
+def activations_in_half(weights: Iterable[Any]) -> bool:
+    """Whether activations have 16 bits, as most weights do. Quantized weights say nothing about it."""
+    floats = [
+        (_count(weight), int(weight.element_size())) for weight in weights if weight.is_floating_point()
+    ]
+    return sum(count * size for count, size in floats) < 3 * sum(count for count, _ in floats)
 
 
 def _intermediate(settings: Any, hidden: int) -> int:
