@@ -24,7 +24,6 @@ from fmstune.report.ending import Ending, ending_of
 from fmstune.report.html import Markup, element, escaped, join
 from fmstune.report.page_charts import PageChart, page_charts
 from fmstune.report.page_parts import (
-    SIZES,
     Size,
     commands,
     delivery,
@@ -32,6 +31,7 @@ from fmstune.report.page_parts import (
     head,
     rows_of_data,
     settings,
+    sizes,
     tables,
     time_and_memory,
 )
@@ -72,9 +72,10 @@ def page(run: TrackedRun, scripts: str) -> str:
     end = ending_of(run, view)
     own, style = _file("page.js"), _file("page.css")
     room = MOST_BYTES - _BESIDE - sum(len(text.encode()) for text in (scripts, own, style))
-    body = next((body for size in SIZES if _bytes(body := _body(run, view, end, size)) <= room), None)
+    tried = sizes()
+    body = next((body for size in tried if _bytes(body := _body(run, view, end, size)) <= room), None)
     if body is None:  # leave out the largest sections
-        body = _body(run, view, end, SIZES[-1], room)
+        body = _body(run, view, end, tried[-1], room)
     allowed = f"script-src {_hash(scripts)} {_hash(own)}; style-src 'unsafe-inline'; img-src data: blob:"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

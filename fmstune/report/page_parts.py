@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,15 +28,21 @@ class Size:
     points: int
     rows: int
     text: int
+    hide: Callable[[str], str]
+    """Hides the secrets in a string."""
 
     def cut(self, value: Any) -> str:
         """Format a value, with secrets hidden, truncated if it is very long."""
-        text = process_redactor().text(value if isinstance(value, str) else cell(value))
+        text = self.hide(value if isinstance(value, str) else cell(value))
         return text if len(text) <= self.text else f"{text[: self.text]}… ({len(text):,} characters)"
 
 
-SIZES = (Size(12_000, 500, 2_000), Size(6_000, 200, 500), Size(3_000, 80, 200), Size(1_000, 20, 80))
-"""The largest size that fits is used."""
+def sizes() -> tuple[Size, ...]:
+    """The sizes of a page, of which the largest that fits is used. They share which strings hold secrets, as
+    the search takes most of the time."""
+    hide = functools.cache(process_redactor().text)
+    limits = ((12_000, 500, 2_000), (6_000, 200, 500), (3_000, 80, 200), (1_000, 20, 80))
+    return tuple(Size(*each, hide) for each in limits)
 
 
 def head(view: RunView, end: Ending, size: Size) -> Markup:
