@@ -123,7 +123,7 @@ class WholeCheckpoints(OfRun, PrivateHooks):
             if beside:
                 unfinished.settle_name(target)
             self.saving.written(target)
-            remove_old_checkpoints(this, best)
+            remove_old_checkpoints(this, target, best)
 
         writing = self._writing = _Writing(target.name, write, place)
         if beside:

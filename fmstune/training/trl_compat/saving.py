@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from typing import Any
 import safetensors.torch
 import torch
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
+from transformers.trainer_utils import SaveStrategy
 
+from fmstune.models.checkpoints import checkpoints, step_of
 from fmstune.training.trl_compat.meanwhile import Meanwhile
 from fmstune.training.trl_compat.steps import _SAVERS
 from fmstune.training.tuned_trainer import TunedTrainer
@@ -72,13 +74,22 @@ def write_parts(trainer: TunedTrainer, folder: Path, named: Path) -> None:
     state.save_to_json(str(folder / "trainer_state.json"))
 
 
-def remove_old_checkpoints(trainer: TunedTrainer, best: str | None) -> None:
-    """Remove checkpoints beyond `save_total_limit`, as the Trainer does after each new one."""
-    args = trainer.args
-    rotate_checkpoints(
-        output_dir=args.output_dir, save_total_limit=args.save_total_limit, best_model_checkpoint=best,
-        use_mtime=True,
-    )  # fmt: skip
+def remove_old_checkpoints(trainer: TunedTrainer, newest: Path, best: str | None) -> None:
+    """Remove checkpoints beyond `save_total_limit`, except the one just written and the best one.
+
+    The Trainer does so by the times of their folders: after the clock was set back, it removes the newest.
+    Those of later steps go first: the run was resumed from before them.
+    """
+    limit = trainer.args.save_total_limit
+    if not limit or limit < 0:
+        return
+    kept = {newest.name, *([Path(best).name] if best is not None else [])}
+    step = step_of(newest)
+    found = [each for each in checkpoints(newest.parent) if each.is_dir() and each.name not in kept]
+    found.sort(key=lambda each: (step_of(each) < step, step_of(each)))
+    there = len(found) + sum((newest.parent / name).is_dir() for name in kept)
+    for old in found[: max(0, there - max(limit, len(kept)))]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 _LARGE = 1 << 20
