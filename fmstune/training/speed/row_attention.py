@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +22,9 @@ from fmstune.transformers_compat import sdpa
 _attention, _masks = sdpa()
 NAME = "sdpa_rows"
 """Its name in transformers, for `model.set_attn_implementation`."""
+_WORTH_A_CALL = 250_000
+"""The attention that a CPU computes, forward and backward, in the time that a call takes in addition (about
+60 µs, docs/speed.md): in squared positions times heads times their width."""
 _CAUSAL = (-1, 0)
 _WIDEST = 256
 """The largest head dimension of FlashAttention 2; it must be a multiple of eight."""
@@ -55,9 +60,94 @@ def _attend(
     dtype = _kernel_dtype(query)
     if dtype is not None and not kwargs.get("dropout") and key.shape[-1] == value.shape[-1]:
         return _by_kernel(query.to(dtype), key.to(dtype), value.to(dtype), bounds, **kwargs), None
+    if key.shape[-1] == value.shape[-1] and not kwargs.get("dropout") and (plan := _grid(bounds, query)):
+        return _together(module, query, key, value, plan, **kwargs), None
     rows = [part.split(_lengths(bounds), dim=2) for part in (query, key, value)]
     parts = [_attention(module, *row, None, **kwargs)[0] for row in zip(*rows, strict=True)]
     return torch.cat(parts, dim=1), None
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Rows side by side, each filled up with its last token: the token at each place of the grid, and the
+    place of each token."""
+
+    rows: int
+    width: int
+    tokens: torch.Tensor
+    places: torch.Tensor
+
+
+def _grid(bounds: torch.Tensor, query: torch.Tensor) -> _Grid | None:
+    """The grid of all rows, if one call on it costs less than a call for each row. Computed once for all
+    layers."""
+    lengths = _lengths(bounds)
+    count, width = len(lengths), max(lengths)
+    filled = (count * width**2 - sum(length**2 for length in lengths)) * query.shape[1] * query.shape[3]
+    if query.device.type != "cpu" or filled >= _WORTH_A_CALL * (count - 1):
+        return None
+    known: _Grid | None = getattr(bounds, "row_grid", None)
+    if known is None:
+        begins = torch.tensor(list(itertools.accumulate(lengths[:-1], initial=0)))[:, None]
+        steps, ends = torch.arange(width)[None], torch.tensor(lengths)[:, None]
+        known = _Grid(
+            count,
+            width,
+            (begins + steps.minimum(ends - 1)).reshape(-1),
+            (steps < ends).reshape(-1).nonzero()[:, 0],
+        )
+        bounds.row_grid = known
+    return known
+
+
+def _together(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    grid: _Grid,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """All rows in one call. No mask is needed: no token of a row sees what comes after it."""
+    shape = (grid.rows, grid.width)
+    spread = [
+        _ToGrid.apply(part[0].transpose(0, 1), grid).unflatten(0, shape).transpose(1, 2)
+        for part in (query, key, value)
+    ]
+    made = _attention(module, *spread, None, **kwargs)[0]
+    return _FromGrid.apply(made.flatten(0, 1), grid)[None]
+
+
+class _ToGrid(torch.autograd.Function):
+    """The values of tokens, on their grid. What fills it up has no gradient, so nothing is summed."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, grid: _Grid) -> torch.Tensor:
+        """`values` is (tokens, ...)."""
+        ctx.grid = grid
+        return values.index_select(0, grid.tokens)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """The gradients of the tokens alone."""
+        return gradients[0].index_select(0, ctx.grid.places), None
+
+
+class _FromGrid(torch.autograd.Function):
+    """The values of tokens, from their grid."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, grid: _Grid) -> torch.Tensor:
+        """`values` is (places, ...)."""
+        ctx.grid = grid
+        return values.index_select(0, grid.places)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Zero where the grid is filled up: nobody reads what was computed there."""
+        (given,), grid = gradients, ctx.grid
+        made = given.new_zeros((len(grid.tokens), *given.shape[1:]))
+        return made.index_copy_(0, grid.places, given), None
 
 
 def _kernel_dtype(query: torch.Tensor) -> torch.dtype | None:
