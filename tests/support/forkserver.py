@@ -42,6 +42,7 @@ from typing import Any, NoReturn
 
 from tests.support.large_pages import use_large_pages
 from tests.support.metadata import forget, read_once
+from tests.support.parents import child_of_another
 
 _SITE = [each for each in sys.path if each not in ("", str(Path.cwd()), os.environ.get("PYTHONPATH"))]
 """Where the standard library and packages are."""
@@ -66,6 +67,10 @@ class Request:
     session: bool = False
     closed: bool = False
     """Whether it starts without its standard streams."""
+    asker: int | None = None
+    """The process that its parent ends with (see `tests.support.parents`), if it needs one that does."""
+    passed: Sequence[int] = ()
+    """The numbers by which it knows the files beyond its streams."""
 
 
 def serve(listening: socket.socket, owner: int) -> tuple[Request, list[int]] | None:
@@ -300,7 +305,11 @@ def _main() -> None:
         return
     listening.detach()  # `become` closes it
     request, streams = work
-    become(request, streams, kept=range(3, len(streams)))
+    if request.asker is not None:
+        request = child_of_another(request, streams)
+        become(request, streams[:3], dict(zip(request.passed, streams[3:], strict=True)))
+    else:
+        become(request, streams, kept=range(3, len(streams)))
     run_to_end(request)
 
 

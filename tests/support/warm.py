@@ -70,10 +70,11 @@ _WORKERS = (
 """What test modules import, but for trackio, which reads each test's variables at its import."""
 _LIVES = (
     "fmstune.testing.inside", "fmstune.testing.lives", "fmstune.trackers.file_tracker",
+    "fmstune.delivery.shipping.main", "fmstune.delivery.sync", "fmstune.trackers.registry",
     "tests.support.labelled", "tests.support.media", "tests.support.stored",
     "PIL.Image",
 )  # fmt: skip
-"""What a shipper's life imports, and what reads a storage, besides an SDK."""
+"""What a shipper and its life import, and what reads a storage, besides an SDK."""
 _FORKS = sys.platform == "linux"
 _SETS = {"workers": _WORKERS, "light": _LIGHT, "trainer": _TRAINER, "sdks": _SDKS}
 _SESSION = "PYTEST_SESSION_PROCESS"
@@ -227,6 +228,11 @@ def worker() -> str | None:
 def of_life(tracker: str) -> str:
     """The name of the interpreter for the lives of a tracker; of none, `""`."""
     return f"{_OF}{tracker}"
+
+
+def of_session(name: str) -> Warm:
+    """The interpreter of this name, whatever process asks for it."""
+    return _warm(name)
 
 
 def serving(name: str, environment: Mapping[str, str]) -> Warm | None:

@@ -6,8 +6,11 @@ which is a child of the test's process as the trainer's is, and has the files, t
 that `Popen` gives it.
 
 The warm interpreter is a child of the test's process too. It forks twice and the process between ends, so
-that what it has forked is adopted by the nearest subreaper, which the test's process is for that moment. The
-interpreters of SDKs are forked so, too, from one that has imported what several of them import.
+that what it has forked is adopted by the nearest subreaper, which the test's process is for that moment.
+
+Those of trackers that have an SDK are forked from the interpreters of lives (`tests.support.warm`), which all
+workers of a session share: ten seconds of imports in each otherwise. Such a supervisor has a parent that ends
+with the test's process, and tells it how the supervisor ended (`tests.support.parents`).
 
 Trainings in processes of their own start theirs as users' do, and so does a test with modules of its own that
 might hide an SDK.
@@ -37,7 +40,9 @@ from fmstune.delivery.shipping.quiet import QUIET
 from tests.support import sdks
 from tests.support.aim_servers import provide_database
 from tests.support.forkserver import HIGH, become, received, run_to_end, warm_up
+from tests.support.parents import Adopted
 from tests.support.surroundings import ENVIRONMENT
+from tests.support.warm import Warm, of_life, of_session
 
 _ROOT = Path(__file__).parents[2]
 _SUPERVISOR = "fmstune.delivery.shipping.supervisor"
@@ -49,58 +54,25 @@ _AT_IMPORT = re.compile("PYTHON(?!PATH$)|LANG|LC_|LD_|XDG_")
 """Variables that Python reads when it starts, and libraries when they are imported."""
 _SUBREAPER = 36
 _SERVER = "tests.support.warm_shippers"
-_COMMON = "of several"
 
 
 class _Warm:
-    """A warm interpreter, which ends with the process that has started it; forked from `base`, if given."""
+    """A warm interpreter, which ends with the process that has started it."""
 
-    def __init__(self, modules: tuple[str, ...], base: _Warm | None = None) -> None:
-        self.names = {name.partition(".")[0] for name in modules}
+    def __init__(self) -> None:
         self.owner = os.getpid()
         self._lock = threading.Lock()
         self._ended = False
-        self._environment = {
-            **ENVIRONMENT, **QUIET, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
+        self.environment = {**ENVIRONMENT, **QUIET, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"}
         self._mine, theirs = socket.socketpair()
         number = theirs.fileno()
         with theirs, open(os.devnull, "r+b") as nothing:
-            if base is None:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", _SERVER, str(number), *modules],
-                    cwd=_ROOT, env=self._environment, pass_fds=(number,), start_new_session=True,
-                    stdin=nothing, stdout=nothing, stderr=nothing,
-                )  # fmt: skip
-                self.pid = self._process.pid
-            else:
-                request = {
-                    "module": _SERVER, "arguments": [str(number), *modules, str(number)], "cwd": str(_ROOT),
-                    "environment": self._environment, "session": True,
-                }  # fmt: skip
-                self.pid = base.fork(request, [*[nothing.fileno()] * 3, number])
-
-    def serves(self, environment: Mapping[str, str], cwd: str | None) -> bool:
-        """Whether a process with this environment and this one's search path would import the same."""
-        if self.owner != os.getpid():
-            return False
-        mine, theirs = (
-            {
-                name: value
-                for name, value in each.items()
-                if _AT_IMPORT.match(name) or sdks.AT_IMPORT.match(name)
-            }
-            for each in (self._environment, environment)
-        )
-        searched = [each for each in (*sys.path, cwd or "") if "site-packages" not in each]
-        places = {Path(each).resolve() for each in searched}
-        return mine == theirs and not any(map(self._hides, places - {_ROOT}))
-
-    def _hides(self, folder: Path) -> bool:
-        if not folder.is_dir() or folder.joinpath("os.py").exists():  # the standard library
-            return False
-        found = [path for path in folder.iterdir() if path.name.partition(".")[0] in self.names]
-        return any(path.suffix == ".py" or path.joinpath("__init__.py").exists() for path in found)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", _SERVER, str(number), *_PLAIN],
+                cwd=_ROOT, env=self.environment, pass_fds=(number,), start_new_session=True,
+                stdin=nothing, stdout=nothing, stderr=nothing,
+            )  # fmt: skip
+        self.pid = self._process.pid
 
     def has_ended(self) -> bool:
         """Whether somebody has ended it, as tests do that end all their children."""
@@ -143,7 +115,7 @@ around: defaultdict[str, Around] = defaultdict(Around)
 """By the tracker's name."""
 
 
-class _Shipper(subprocess.Popen):  # type: ignore[type-arg]
+class _Shipper(Adopted):
     """What `Popen` starts, forked where it is a supervisor whose imports are warm."""
 
     def _execute_child(self, *all: Any) -> None:
@@ -157,43 +129,72 @@ class _Shipper(subprocess.Popen):  # type: ignore[type-arg]
             for kind, most in own.limits:
                 resource.prlimit(self.pid, kind, (most, most))
             return
-        cwd, arguments = str(cwd or Path.cwd()), [*command[3:], *map(str, passed)]
         request = {
-            "module": _SUPERVISOR, "arguments": arguments, "cwd": cwd, "environment": environment,
-            "session": session, "limits": own.limits,
+            "module": _SUPERVISOR, "arguments": command[3:], "cwd": str(cwd or Path.cwd()),
+            "environment": environment, "session": session, "limits": own.limits, "passed": passed,
         }  # fmt: skip
-        self.pid = own.pid = warm.fork(request, [all[10], all[13], all[15], *passed])
-        self._child_created = True
+        files = [all[10], all[13], all[15], *passed]
+        if isinstance(warm, _Warm):
+            self.pid = warm.fork(request, files)
+            self._child_created = True
+        else:
+            self.adopt(warm, request, files)
+        own.pid = self.pid
         self._close_pipe_fds(*all[10:16])  # type: ignore[attr-defined]
 
 
-def _warm_for(command: list[str], environment: Mapping[str, str], cwd: str | None) -> _Warm | None:
+def _warm_for(command: list[str], environment: Mapping[str, str], cwd: str | None) -> _Warm | Warm | None:
+    """The interpreter of a process with this environment, if it would import the same as that has."""
     if sys.platform != "linux" or command[:3] != [sys.executable, "-m", _SUPERVISOR]:
         return None
     if environment.get("PYTHONPATH", str(_ROOT)) != str(_ROOT):
         return None
     kind = command[3].partition("-")[0]  # the second `wandb` of a run is `wandb-2`
     with _starting:
-        warm = _running(kind if kind in sdks.MODULES else "")
-    return warm if warm.serves(environment, cwd) else None
-
-
-def _running(sdk: str) -> _Warm:
-    warm = _warm.get(sdk)
-    if warm is None or (warm.owner == os.getpid() and warm.has_ended()):
-        if sdk == "aim":
+        plain = _running()
+        if plain.owner != os.getpid() or not _alike(plain.environment, environment):
+            return None
+        if kind not in sdks.MODULES:
+            return None if _hidden(_PLAIN, cwd) else plain
+        if _hidden((*_PLAIN, *sdks.MODULES[kind]), cwd):
+            return None
+        if kind == "aim":
             provide_database()
-        if sdk in sdks.MODULES:
-            base = _running(_COMMON)
-            # In a forked process it is the parent's, for which it forks children.
-            warm = _Warm((*_PLAIN, *sdks.MODULES[sdk]), base if base.owner == os.getpid() else None)
-        else:
-            warm = _Warm((*_PLAIN, *sdks.COMMON) if sdk == _COMMON else _PLAIN)
-        _warm[sdk] = warm
-    return warm
+        return of_session(of_life(kind))
 
 
-_warm: dict[str, _Warm] = {}
+def _alike(mine: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
+    """Whether both have the same of what is read at imports."""
+    read = [
+        {name: value for name, value in each.items() if _AT_IMPORT.match(name) or sdks.AT_IMPORT.match(name)}
+        for each in (mine, theirs)
+    ]
+    return read[0] == read[1]
+
+
+def _hidden(modules: tuple[str, ...], cwd: str | None) -> bool:
+    """Whether this process's search path has other modules of these names."""
+    names = {name.partition(".")[0] for name in modules}
+    searched = [each for each in (*sys.path, cwd or "") if "site-packages" not in each]
+    places = {Path(each).resolve() for each in searched} - {_ROOT}
+    return any(_hides(place, names) for place in places)
+
+
+def _hides(folder: Path, names: set[str]) -> bool:
+    if not folder.is_dir() or folder.joinpath("os.py").exists():  # the standard library
+        return False
+    found = [path for path in folder.iterdir() if path.name.partition(".")[0] in names]
+    return any(path.suffix == ".py" or path.joinpath("__init__.py").exists() for path in found)
+
+
+def _running() -> _Warm:
+    global _plain
+    if _plain is None or (_plain.owner == os.getpid() and _plain.has_ended()):
+        _plain = _Warm()  # in a forked process it is the parent's, for which it forks children
+    return _plain
+
+
+_plain: _Warm | None = None
 _starting = threading.Lock()
 os.register_at_fork(after_in_child=_starting._at_fork_reinit)  # type: ignore[attr-defined]
 
@@ -229,10 +230,7 @@ def _serve(connection: socket.socket) -> None:
                 time.sleep(0.0002)
             assert os.getppid() == owner
             connection.sendall(b"%d\n" % os.getpid())
-            at = len(request.arguments) - len(files[3:])
-            numbers = [int(number) for number in request.arguments[at:]]
-            del request.arguments[at:]  # type: ignore[attr-defined]
-            become(request, files[:3], dict(zip(numbers, files[3:], strict=True)))
+            become(request, files[:3], dict(zip(request.passed, files[3:], strict=True)))
             run_to_end(request)
         os.waitpid(between, 0)
         for file in files:
