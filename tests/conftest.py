@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from fmstune.delivery.recorder import Recorder
 from fmstune.layout import TRACKING_DIR
@@ -32,17 +31,20 @@ gc.disable()  # a fifth of the time of imports, after which nearly all stays
 install()
 _HOME = closed()  # before test modules import torch and the hub's client, which read the environment then
 
-# The same examples every time; `HYPOTHESIS_PROFILE=search` looks for new ones.
-settings.register_profile("same", derandomize=True, deadline=None)
-settings.register_profile("search", deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Of a session of several workers, this process is the one that starts them."""
+    """Prepare a process that runs tests, or, of a session of several workers, the one that starts them."""
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         gc.enable()  # it collects no tests
-        share()
+        paths = (Path(config.invocation_params.dir, arg.partition("::")[0]) for arg in config.args)
+        share(filter(Path.exists, paths))
+        return
+    from hypothesis import settings  # pytest takes two seconds to rewrite it, which the other needs not
+
+    # The same examples every time; `HYPOTHESIS_PROFILE=search` looks for new ones.
+    settings.register_profile("same", derandomize=True, deadline=None)
+    settings.register_profile("search", deadline=None)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -266,23 +266,28 @@ def received(connection: socket.socket) -> tuple[Request, list[int]]:
 
 
 def warm_up(modules: Sequence[str]) -> None:
-    """Import modules, and take them out of the collector's rounds."""
+    """Import modules, and take them out of the collector's rounds. Names with a slash are of test files and
+    their folders, which pytest imports."""
     from fmstune.launch.environment import quiet_libraries
     from fmstune.training.sdks import not_imported
 
     read_once()
     trainer = any(name.startswith("fmstune.training") for name in modules)
     command = "pytest" not in modules
+    names = [name for name in modules if not _is_file(name)]
+    tests = [name for name in modules if _is_file(name)]
     # Both as the command does when it imports these.
     with warnings.catch_warnings(), not_imported() if trainer and command else contextlib.nullcontext():
         if command:
             quiet_libraries()
-        for name in modules:
+        for name in names:
             try:
                 importlib.import_module(name)
             except ModuleNotFoundError:  # inside a library, of another version
                 if name.startswith("fmstune"):
                     raise
+    if tests:
+        _collect(tests)
     conversions: Any = sys.modules.get("transformers.conversion_mapping")
     if conversions is not None:  # it compiles a thousand patterns when a model is first saved
         conversions.get_checkpoint_conversion_mapping("llama")
@@ -290,6 +295,17 @@ def warm_up(modules: Sequence[str]) -> None:
     gc.collect()
     gc.freeze()
     use_large_pages()
+
+
+def _collect(tests: Sequence[str]) -> None:
+    """Have pytest rewrite and import test modules, so that none of several workers needs to."""
+    import pytest
+
+    pytest.main(["--collect-only", "-n0", "-p", "no:cacheprovider", *tests])  # workers report the errors
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in list(sys.modules):
+        if name.startswith("tests.") and name.endswith("conftest"):  # these begin a session
+            del sys.modules[name]
 
 
 def _main() -> None:

@@ -41,6 +41,7 @@ def closed() -> str:
         COMET_DISABLE_AUTO_LOGGING="1",  # its import patches that of other libraries
         TRACKIO_DIR="trackio",  # each test's own, below its current folder
     )
+    ENVIRONMENT.clear()
     ENVIRONMENT.update(os.environ)
     os.umask(0o022)
     if sys.warnoptions:  # of -W and PYTHONWARNINGS

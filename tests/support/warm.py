@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ _SDKS = (
 )  # fmt: skip
 """What a server of Aim's or MLflow's imports, and a reader of their storage."""
 _WORKERS = (
-    "pytest", *_TRAINER, "matplotlib.pyplot", "pandas", "gguf", "mlflow.tracking",
+    "pytest", "hypothesis", *_TRAINER, "matplotlib.pyplot", "pandas", "gguf", "mlflow.tracking",
     "mlflow.store.tracking.sqlalchemy_store", "aim", "tests.support.aim_database", "wandb", "comet_ml",
     "clearml", "swanlab", "tensorboard.backend.event_processing.event_accumulator",
 )  # fmt: skip
@@ -112,7 +112,7 @@ class Warm:
         own = {"HOME": str(folder), "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
         quiet = QUIET if name.startswith(_OF) else {}
         self._environment = {**quiet, **(ENVIRONMENT or os.environ), **own}
-        self._modules = _ALL_SETS[name]
+        self._modules = (*_ALL_SETS[name], *(_collected if name == "workers" else ()))
         self._base = _BASES.get(name)
         self._reads = of_sdks.AT_IMPORT if name.startswith(_OF) else None
         self._owner: socket.socket | None = None
@@ -201,14 +201,17 @@ class Warm:
 
 
 _warm = functools.cache(Warm)
+_collected: list[str] = []
+"""The files and folders of the tests of this session."""
 
 
-def share() -> None:
+def share(tests: Iterable[Path]) -> None:
     """Have this process and those that it starts, which are several workers of xdist's, share their
-    interpreters: each would import the same otherwise. The workers wait for theirs, while another core has
-    those of commands ready."""
+    interpreters: each would import the same otherwise, these tests' modules too. The workers wait for theirs,
+    while another core has those of commands ready."""
     if not _FORKS:
         return
+    _collected[:] = map(str, tests)
     folder = tempfile.mkdtemp(prefix="warm-")
     os.environ[SHARED] = folder
     os.environ[_SESSION] = str(os.getpid())
