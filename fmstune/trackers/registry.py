@@ -132,7 +132,24 @@ def load_reference(where: str, name: str) -> type[Tracker]:
         raise BrokenTracker(
             f"the tracker {name!r} cannot be used: {where} is not a class with a method `track`."
         )
+    if not _takes_metrics(found):
+        raise BrokenTracker(
+            f"the tracker {name!r} cannot be used: {where} would drop all metrics; define one of "
+            f"{', '.join(f'`{method}`' for method in _METRICS)} in it."
+        )
     return found
+
+
+_METRICS = ("track", "track_point", "track_points")
+
+
+def _takes_metrics(tracker: Any) -> bool:
+    """Whether a class does anything with metrics: those that it inherits from `Tracker` do nothing. With one
+    of its own to ignore them, or with a vendor's callback, that is what it was written for."""
+    if tracker is Tracker or not issubclass(tracker, Tracker):
+        return True
+    methods = (*_METRICS, "get_hf_callback")
+    return any(getattr(tracker, method) is not getattr(Tracker, method) for method in methods)
 
 
 def get_tracker(name: str, **options: Any) -> Tracker:

@@ -62,7 +62,10 @@ def test_what_is_listed_of_a_tracker_is_what_its_class_says(name: str) -> None:
 
 
 def test_an_installed_package_adds_a_tracker_by_its_entry_point(tmp_path: Path) -> None:
-    source = "from fmstune import Tracker\nclass Mine(Tracker):\n    description = 'mine'\n"
+    source = (
+        "from fmstune import Tracker\nclass Mine(Tracker):\n    description = 'mine'\n"
+        "    def track(self, metric, name, stage=None, *, step=None): ...\n"
+    )
     install(tmp_path, "mine", "mine_tracker:Mine", source)
     entry = listed(tmp_path)["mine/mine-pkg 1.0"]
     assert (entry["state"], entry["description"], entry["in_process"]) == ("ready", "mine", False)
@@ -136,7 +139,7 @@ def test_a_tracker_defined_in_a_script_is_found_through_its_file(tmp_path: Path)
     script.write_text(
         "from fmstune import Tracker, register_tracker\n"
         "from fmstune.trackers.registry import reference\n"
-        "class Mine(Tracker):\n    pass\n"
+        "class Mine(Tracker):\n    def track(self, metric, name, stage=None, *, step=None): ...\n"
         "if __name__ == '__main__':\n    register_tracker('mine', Mine)\n    print(reference('mine'))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -148,6 +151,17 @@ def test_a_tracker_defined_in_a_script_is_found_through_its_file(tmp_path: Path)
 def test_a_dotted_path_is_a_name() -> None:
     tracker = registry.get_tracker("tests.sample_trackers:Collector", path="x")
     assert tracker.name == "tests.sample_trackers:Collector"
+
+
+def test_a_tracker_that_would_drop_all_metrics_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from fmstune import Tracker\n"
+        "class Typo(Tracker):\n    def trak(self, metric, name, stage=None, *, step=None): ...\n"
+        "class Ignores(Tracker):\n    def track(self, metric, name, stage=None, *, step=None): ...\n"
+    )
+    with pytest.raises(registry.BrokenTracker, match="would drop all metrics; define one of `track`, "):
+        registry.load_reference(f"{tmp_path}/mine.py:Typo", "mine")
+    assert registry.load_reference(f"{tmp_path}/mine.py:Ignores", "mine").__name__ == "Ignores"
 
 
 def test_an_unknown_name_and_a_class_that_cannot_be_used_are_said_in_one_sentence() -> None:

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from fmstune.models.checkpoints import newest_checkpoint
 from fmstune.training.extensions import Extensions
+from fmstune.training.trainers import checkpoints
 from fmstune.training.trl_compat.saving import remove_old_checkpoints
 from tests.support.tuned import tune
 
@@ -25,10 +26,13 @@ class ClockSetBack(TrainerCallback):
             os.utime(each, (time.time() + 9000,) * 2)
 
 
+@pytest.mark.parametrize("by_the_trainer", [False, True])
 def test_the_newest_checkpoint_stays_though_the_clock_was_set_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    by_the_trainer: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if by_the_trainer:  # as with several processes
+        monkeypatch.setattr(checkpoints, "in_one_piece", lambda trainer: False)
     sets = ["eval_strategy=no", "save_steps=2", "max_steps=6", "save_total_limit=1"]
     tune("out", *(f"training.{each}" for each in sets), extensions=Extensions((ClockSetBack(),)))
     assert newest_checkpoint(Path("out")) == Path("out/checkpoint-6")

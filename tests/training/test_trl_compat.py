@@ -55,6 +55,13 @@ FUNCTIONS = {
     "transformers.Trainer._save_optimizer_and_scheduler": ("self", "output_dir"),
     "transformers.Trainer._save_scaler": ("self", "output_dir"),
     "transformers.Trainer._save_rng_state": ("self", "output_dir"),
+    "transformers.trainer.rotate_checkpoints": (
+        "output_dir",
+        "save_total_limit",
+        "best_model_checkpoint",
+        "use_mtime",
+        "checkpoint_prefix",
+    ),
     "transformers.modeling_utils.safe_save_file": ("tensors", "filename", "metadata"),
     "peft.peft_model.safe_save_file": ("tensors", "filename", "metadata"),
     "transformers.Trainer._load_from_checkpoint": ("self", "resume_from_checkpoint"),

@@ -26,6 +26,7 @@ from fmstune.training.trl_compat.saving import (
     FileLater,
     copy_parts,
     remove_old_checkpoints,
+    without_removal,
     write_parts,
 )
 from fmstune.training.tuned_trainer import OfRun, TunedTrainer, as_trainer
@@ -82,11 +83,13 @@ class WholeCheckpoints(OfRun, PrivateHooks):
         this = as_trainer(self)
         target = Path(this.args.output_dir) / f"checkpoint-{this.state.global_step}"
         if not in_one_piece(this):
-            with _removed_at_failure(this, target, target):
+            with _removed_at_failure(this, target, target), without_removal():
                 super().write_checkpoint(model, trial)
             if this.args.should_save:
                 self.saving.complete(target)
             self.saving.written(target)
+            if this.args.should_save:
+                remove_old_checkpoints(this, target, this.state.best_model_checkpoint)
             return
         beside = self._goes_beside()
         folder = unfinished.begin(target.parent)

@@ -14,6 +14,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from transformers import trainer as trainer_module
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import SaveStrategy
 
@@ -90,6 +91,18 @@ def remove_old_checkpoints(trainer: TunedTrainer, newest: Path, best: str | None
     there = len(found) + sum((newest.parent / name).is_dir() for name in kept)
     for old in found[: max(0, there - max(limit, len(kept)))]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def without_removal() -> Iterator[None]:
+    """Keep the Trainer from removing old checkpoints: it has no hook for that, and `save_total_limit` is
+    written into the checkpoint."""
+    removal = trainer_module.rotate_checkpoints
+    trainer_module.rotate_checkpoints = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        trainer_module.rotate_checkpoints = removal
 
 
 _LARGE = 1 << 20
