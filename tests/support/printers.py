@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 from fmstune.trackers.base import Tracker
 from fmstune.trackers.records import RunStart, Status, TrackerRun
@@ -35,6 +36,9 @@ class Prints(Tracker):
 
     def end(self) -> None:
         """What comes after it."""
+
+    def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
+        """Only what is printed counts here."""
 
 
 class PrintsAndDies(Prints):
@@ -74,6 +78,7 @@ class PrintsMegabytes(Tracker):
     """Prints some megabytes at each call, in lines and without ends of lines."""
 
     registered_name = "printer"
+    track = Prints.track
 
     def open(self, start: RunStart) -> TrackerRun:
         print("x" * 3_000_000)
