@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,7 +55,10 @@ def listen() -> dict[signal.Signals, Any]:
 
             raise SignalException(f"got {signum}", sigval=signal.Signals(signum))
         if came == 2:
-            _wait_until_taken(signum, ranks)
+            # Not here: this may interrupt torchrun while it passes the first on, rank by rank. A rank that it
+            # has not reached would get both at once, which the kernel merges.
+            threading.Thread(target=_send_when_taken, args=(signum, ranks), daemon=True).start()
+            return
         _send(signal.SIGKILL if came > 2 and signum == signal.SIGINT else signum, ranks)
 
     return {signum: signal.signal(signum, handle) for signum in _signals_to_forward()}
@@ -76,6 +80,11 @@ def end_those_left() -> None:
     left = psutil.Process().children()
     _send(signal.SIGTERM, left)
     _send(signal.SIGKILL, psutil.wait_procs(left, timeout=_SECONDS_TO_LEAVE)[1])
+
+
+def _send_when_taken(signum: int, ranks: Sequence[psutil.Process]) -> None:
+    _wait_until_taken(signum, ranks)
+    _send(signum, ranks)
 
 
 def _wait_until_taken(signum: int, processes: Sequence[psutil.Process]) -> None:
