@@ -1,5 +1,5 @@
-"""A plug-in whose import goes wrong as the environment variable BAD_IMPORT says, `FAULT FILE`, as long as
-that file does not exist."""
+"""A plug-in whose import fails as the environment variable BAD_IMPORT (`FAULT FILE`) says, for as long as
+FILE does not exist."""
 
 from __future__ import annotations
 

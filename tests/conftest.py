@@ -1,4 +1,4 @@
-"""What many tests use: a journal with a few events, and an environment without anybody's settings."""
+"""Fixtures that many tests share, and an environment that no user settings reach."""
 
 from __future__ import annotations
 
@@ -18,30 +18,32 @@ from fmstune.layout import TRACKING_DIR
 from fmstune.secrets.redaction import Redactor
 from tests.support import logs
 from tests.support.durations import RANKS
+from tests.support.isolation import ENVIRONMENT, isolate, reset_signal_handlers, restore
 from tests.support.journals import close_journals, open_journal
 from tests.support.logs import LOGS, Logs
 from tests.support.metadata import read_once
 from tests.support.small_demo import smaller
-from tests.support.surroundings import ENVIRONMENT, closed, restore, usual_signals
 from tests.support.warm import share, worker
 from tests.support.warm_shippers import install
 
 read_once()
-gc.disable()  # a fifth of the time of imports, after which nearly all stays
+gc.disable()  # a fifth of the import time, and nearly nothing that imports create is garbage
 install()
-_HOME = closed()  # before test modules import torch and the hub's client, which read the environment then
+_HOME = (
+    isolate()
+)  # before test modules import torch and huggingface_hub, which read the environment at import
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Prepare a process that runs tests, or, of a session of several workers, the one that starts them."""
+    """Prepare a process that runs tests, or the controller of an xdist session."""
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
-        gc.enable()  # it collects no tests
+        gc.enable()  # the controller collects no tests
         paths = (Path(config.invocation_params.dir, arg.partition("::")[0]) for arg in config.args)
         share(filter(Path.exists, paths))
         return
-    from hypothesis import settings  # pytest takes two seconds to rewrite it, which the other needs not
+    from hypothesis import settings  # takes pytest two seconds to rewrite; the controller needs none
 
-    # The same examples every time; `HYPOTHESIS_PROFILE=search` looks for new ones.
+    # The same examples on every run; `HYPOTHESIS_PROFILE=search` looks for new ones.
     settings.register_profile("same", derandomize=True, deadline=None)
     settings.register_profile("search", deadline=None)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
@@ -49,24 +51,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(specs: list[Any]) -> None:
-    """Have the workers forked from an interpreter that has their imports."""
+    """Fork the workers from an interpreter that has already imported what they need."""
     for spec in specs:
         if spec.popen and not spec.python:
             spec.python = worker()
 
 
 def pytest_unconfigure() -> None:
-    """Take the home directory away; processes of xdist end without their atexit functions."""
+    """Remove the home directory; xdist's processes end without running their atexit functions."""
     shutil.rmtree(_HOME, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest: at the end of a session no worker waits for another's."""
+    """Run the slowest files first, so that no worker sits idle while another finishes."""
     items.sort(key=lambda item: RANKS.get(item.nodeid.partition("::")[0], len(RANKS)))
 
 
 def pytest_collection_finish() -> None:
-    """Take what the test modules have imported out of the garbage collector's rounds, which begin here."""
+    """Exclude everything the test modules imported from garbage collection, and enable it."""
     gc.freeze()
     gc.enable()
 
@@ -75,11 +77,11 @@ _rounds = 0
 
 
 def _keep_rounds_short() -> None:
-    """Take what an earlier test has left, such as more modules, out of the garbage collector's rounds.
+    """Exclude what earlier tests left behind, such as newly imported modules, from garbage collection.
 
-    accelerate starts one at each training, which takes as long as the training of a small model when it looks
-    at all of torch, transformers and the trackers' SDKs. Without one nothing is taken out: what a test leaves
-    may be in cycles, whose memory nobody would give back."""
+    accelerate runs a full collection at each training. If it scans all of torch, transformers and the
+    trackers' SDKs, that takes as long as training a small model. Without new modules nothing is frozen: what
+    a test leaves behind may contain cycles, whose memory would never be freed."""
     global _rounds
     if _rounds != gc.get_stats()[2]["collections"]:
         gc.collect()
@@ -92,26 +94,26 @@ _homes = itertools.count()
 
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    """Each test begins with a home directory of its own, the environment of the suite, without what imports
-    and other tests have set, and the signal handlers of a new process; it leaves no file open."""
+    """Each test starts with its own home directory, the suite's environment without variables that imports
+    or other tests set, and default signal handlers; it leaves no file open."""
     _keep_rounds_short()
     restore(ENVIRONMENT)
-    # Not with `tmp_path_factory`, which looks at all folders that it has made for a new one's number.
+    # Not `tmp_path_factory`: it lists all folders that it has made to find the number of a new one.
     home = Path(_HOME, str(next(_homes)))
     home.mkdir()
     os.environ["HOME"] = str(home)
-    usual_signals()
+    reset_signal_handlers()
     logs.begin()
     yield
     restore(ENVIRONMENT)
-    usual_signals()
+    reset_signal_handlers()
     close_journals()
-    LOGS.clear()  # whose tracebacks keep what the test has made
+    LOGS.clear()  # their tracebacks keep the test's objects alive
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what was logged in the report of a test that failed."""
+    """Add captured logs to the report of a failed test."""
     report = yield
     if report.failed and LOGS.records:
         report.sections.append((f"Captured log {report.when}", LOGS.text))
@@ -120,7 +122,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture
 def caplog() -> Iterator[Logs]:
-    """What the test logs."""
+    """The log records of the test."""
     with logs.captured() as found:
         yield found
 
@@ -130,10 +132,10 @@ _folders = itertools.count()
 
 @pytest.fixture
 def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the test's own, as pytest makes it.
+    """A folder for this test, named as pytest names it.
 
-    pytest's own fixture keeps a symbolic link to the newest folder of each name as well, and to replace it
-    takes ten times as long as to make the folder."""
+    pytest's own fixture also keeps a symbolic link to the newest folder of each name, and replacing it takes
+    ten times as long as creating the folder."""
     name = re.sub(r"\W", "_", request.node.name)[:30]
     folder = tmp_path_factory.getbasetemp() / f"{name}_{next(_folders)}"
     folder.mkdir(mode=0o700)
@@ -142,7 +144,7 @@ def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def small_demo() -> Iterator[None]:
-    """All tests of a module have a demo model of one narrow layer."""
+    """Use a demo model with one narrow layer in all tests of the module."""
     with smaller():
         yield
 

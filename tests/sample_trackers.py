@@ -1,7 +1,7 @@
-"""Trackers as somebody else might write them: real classes, run in real shipper processes.
+"""Trackers as a user might write them: real classes, run in real shipper processes.
 
-`Collector` appends what it receives to a file, one JSON line a call. Its option `fault` makes it misbehave
-at `at`: that is how the tests bring about what SDKs do in bad hours.
+`Collector` appends each call that it receives to a file, one JSON line per call. Its options `fault` and `at`
+make a hook misbehave the way SDKs do.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from fmstune.trackers.records import Check, MetricPoint, RunStart, Status, Track
 
 @dataclass(frozen=True)
 class CollectorOptions:
-    """`fault` happens at the hook `at`; with `until` a path, only as long as that file does not exist;
-    with `from_step` or `only_step`, only at points of that step or later, or of that one."""
+    """`fault` occurs in the hook `at`: if `until` is a path, only while that file does not exist; with
+    `from_step` or `only_step`, only at points from that step on, or of that step."""
 
     path: str = "collected.jsonl"
     fault: str = ""
@@ -39,7 +39,7 @@ LEAKED: list[bytes] = []
 
 
 class Collector(Tracker):
-    """Keeps every call as a line of `path`."""
+    """Writes every call as a line of `path`."""
 
     registered_name = "collector"
     description = "collects what it is told"
@@ -88,7 +88,7 @@ class Collector(Tracker):
         if fault == "wait":
             while not Path(until).exists():
                 time.sleep(0.01)
-        if fault == "hang_in_c":  # with the GIL, so that no other thread of Python's runs
+        if fault == "hang_in_c":  # holding the GIL, so that no other Python thread runs
             ctypes.PyDLL(None).sleep(3600)
         if fault == "daemon":
             _start_daemon(Path(self.config.path + ".daemons"))
@@ -110,7 +110,7 @@ class Collector(Tracker):
 
 
 def _start_daemon(pids: Path) -> None:
-    """Start a process that leaves this one's session, as daemons of SDKs do."""
+    """Start a process outside this session, as daemons of SDKs do."""
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -123,13 +123,13 @@ def _start_daemon(pids: Path) -> None:
 
 
 class InOrder(Collector):
-    """A service that drops rows which come after later ones, as W&B does."""
+    """A service that drops rows that arrive out of order, as W&B does."""
 
     takes_late = False
 
 
 class OldShape:
-    """A tracker of the first design: no base class, and a `track` of exactly three arguments."""
+    """A tracker with the old interface: no base class, and a `track` with exactly three arguments."""
 
     def __init__(self, name: Any = None, tracker_config: Any = None) -> None:
         self.path = Path((tracker_config or {}).get("path", "old.jsonl"))
@@ -144,5 +144,5 @@ class NotATracker:
 
 
 def collected(path: Path) -> list[dict[str, Any]]:
-    """The calls that a `Collector` has received."""
+    """The calls that a `Collector` received."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.commands import ROOT, fmstune, start
 from tests.support.durations import RANKS
-from tests.support.surroundings import ENVIRONMENT, restore
+from tests.support.isolation import ENVIRONMENT, restore
 from tests.support.waiting import wait_for
 
 TESTS = Path(__file__).parent

@@ -37,7 +37,7 @@ from tests.support.mlflow_servers import mlflow_server
 from tests.support.swanlab_cloud import SwanLabCloud
 from tests.support.trackio_servers import TOKEN, trackio_server
 from tests.support.wandb_cloud import WandbCloud
-from tests.support.wandb_world import enter_world
+from tests.support.wandb_isolation import isolate_wandb
 
 _KILLED = """
 import json, os, sys
@@ -94,7 +94,7 @@ def mlflow_behind_a_server(folder: Path) -> Iterator[Service]:
 def wandb_online(folder: Path) -> Iterator[Service]:
     with WandbCloud() as cloud, pytest.MonkeyPatch.context() as world:
         folder.mkdir()
-        enter_world(folder, world)
+        isolate_wandb(folder, world)
         world.setenv("WANDB_BASE_URL", cloud.url)
         world.setenv("WANDB_API_KEY", cloud.key)
         world.setenv("PYTHONPATH", str(Path(__file__).parents[2]))

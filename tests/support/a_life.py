@@ -1,4 +1,4 @@
-"""One life of a shipper, for `tests.support.nurseries`: its request is its argument."""
+"""Runs one life of a shipper for `tests.support.nurseries`; the request is its argument."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from fmstune.testing.lives import live
 
 if __name__ == "__main__":
     answers = os.dup(1)
-    os.dup2(2, 1)  # what SDKs print is no answer
+    os.dup2(2, 1)  # what SDKs print is not part of the answer
     live(json.loads(sys.argv[1]), answers)

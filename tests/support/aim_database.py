@@ -1,8 +1,8 @@
-"""The database of a new Aim repository is copied from one that Aim has made.
+"""Copies the database of a new Aim repository from one that Aim created.
 
-Aim has alembic make it, in a process of its own that takes a second; tests begin a hundred repositories. What
-imports this copies it where there is none yet, and leaves one that is there to Aim. Processes that are not
-forked from warm ones let Aim make theirs.
+Aim creates it with alembic, in a subprocess that takes a second, and tests create a hundred repositories.
+A process that imports this module copies the database where there is none yet; Aim opens existing ones.
+Processes that are not forked from warm interpreters let Aim create theirs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m tests.support.aim_reader REPOSITORY [reindex]`: the runs of an Aim repository, as JSON."""
+"""`python -m tests.support.aim_reader REPOSITORY [reindex]`: prints the runs of an Aim repository as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import aim
 
 
 def runs(path: str, *, reindex: bool) -> list[dict[str, Any]]:
-    """What the repository holds, as `tests.support.readers.AimRun` has it."""
+    """The runs in the repository, as the fields of `tests.support.readers.AimRun`."""
     repo = aim.Repo.from_path(path)
     if reindex:
         repo._recreate_index()
@@ -19,7 +19,7 @@ def runs(path: str, *, reindex: bool) -> list[dict[str, Any]]:
         points = []
         for metric in run.metrics():
             frame = metric.dataframe()
-            # Of several values at a step, in the order in which they were tracked.
+            # Several values of one step come in the order in which they were tracked.
             columns = [] if frame is None else [frame[name].tolist() for name in ("step", "time", "value")]
             rows = [[step, value] for step, _, value in sorted(zip(*columns, strict=True))]
             points.append([metric.name, metric.context.to_dict().get("subset"), rows])

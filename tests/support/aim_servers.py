@@ -1,4 +1,4 @@
-"""Real servers of Aim's, and repositories for them."""
+"""Real Aim servers, and repositories for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.waiting import wait_for
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """A port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 @functools.cache
 def empty_repository() -> Path:
-    """A new Aim repository; making one takes seconds, so that there is one to be copied."""
+    """A new Aim repository, created once and copied, because creating one takes seconds."""
     aim = str(Path(sys.executable).with_name("aim"))
 
     def make(folder: Path) -> None:
@@ -38,20 +38,20 @@ def empty_repository() -> Path:
 
 
 def begin_repository(folder: Path) -> None:
-    """Have a folder with a new Aim repository, as a run finds it that is not the first there."""
+    """Create an Aim repository in the folder, as later runs find it."""
     shutil.copytree(empty_repository(), folder, dirs_exist_ok=True)
 
 
 def provide_database() -> None:
-    """Have a database of Aim's for `tests.support.aim_database`, here and in processes begun from now on."""
+    """Create the database that `tests.support.aim_database` copies, here and in processes started later."""
     (database,) = (empty_repository() / ".aim").glob("*.sqlite")
     os.environ["PYTEST_AIM_DATABASE"] = str(database)
 
 
 @contextlib.contextmanager
 def aim_server(repository: Path, port: int) -> Iterator[Command]:
-    """A real server of Aim's on 127.0.0.1, ended with everything it started: `aim server` starts it with this
-    command, after importing the SDK once more."""
+    """A real Aim server on 127.0.0.1, ended together with everything it started. This is the command that
+    `aim server` runs after importing the SDK once more."""
     if not repository.exists():
         shutil.copytree(empty_repository(), repository)
     mode = {"__AIM_ENV_MODE__": "prod", "__AIM_SERVER_MOUNT_REPO_PATH__": str(repository.absolute() / ".aim")}
@@ -71,7 +71,7 @@ def aim_server(repository: Path, port: int) -> Iterator[Command]:
 
 
 def answers(port: int) -> bool:
-    """Whether a server of Aim's is ready."""
+    """Whether an Aim server answers."""
     with contextlib.suppress(requests.RequestException):
         return requests.get(f"http://127.0.0.1:{port}/status/", timeout=1).status_code == 200
     return False

@@ -1,6 +1,6 @@
-"""Tiny models with random weights, one of each causal architecture that the installed transformers has.
+"""Tiny models with random weights, one for each causal architecture in the installed transformers.
 
-Sizes are set by name, wherever a config has that name; what an architecture wants besides is in `_BESIDES`.
+Sizes are set by field name wherever a config has it; what else an architecture needs is in `_BESIDES`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SMALL: dict[str, Any] = {
     "num_key_value_heads": 1,
     "head_dim": 16,
 }  # fmt: skip
-_LATENT: dict[str, Any] = {  # of attention through a latent space, whose heads are of parts
+_LATENT: dict[str, Any] = {  # multi-head latent attention, whose heads have several parts
     "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 16, "kv_lora_rank": 16, "q_lora_rank": 16,
     "num_key_value_heads": 2, "n_group": 1, "topk_group": 1, "index_head_dim": 16,
 }  # fmt: skip
@@ -84,7 +84,7 @@ architecture has two until it is compared."""
 
 def tiny_model(kind: str, **settings: Any) -> PreTrainedModel:
     """A model of an architecture, without dropout, with at most three million weights. Raises whatever
-    its config does."""
+    its config raises."""
     config = AutoConfig.for_model(kind, **(_sizes(kind) | settings))
     _without_dropout(config)
     torch.manual_seed(1)
@@ -95,7 +95,7 @@ def tiny_model(kind: str, **settings: Any) -> PreTrainedModel:
 
 @contextlib.contextmanager
 def _at_most(most: int) -> Iterator[None]:
-    """Refuse a model with more weights when one too many is registered, before they are drawn."""
+    """Refuse a model as soon as it registers too many weights, before they are initialized."""
     weights = 0
 
     def count(module: torch.nn.Module, name: str, weight: torch.nn.Parameter | None) -> None:

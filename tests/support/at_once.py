@@ -1,4 +1,4 @@
-"""Several first deliveries at the same moment, to a storage that nobody has made yet."""
+"""Several first deliveries at the same moment, to storage that does not exist yet."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fmstune.trackers.compat import build_tracker
 
 
 def deliver(folder: Path, reference: str, options: Mapping[str, Any], names: list[str]) -> list[int]:
-    """Deliver the runs of these names in a folder, each in a process that is forked from this one and begins
-    when all are there; how each ended."""
+    """Deliver the runs of these names in a folder, each in a process forked from this one; all start at the
+    same time. Returns their exit codes."""
     os.chdir(folder)
     begins, begin = os.pipe()
     children = []

@@ -1,10 +1,10 @@
-"""What a bare padded PyTorch loop takes for the same steps, in a process of its own
+"""Measures a bare padded PyTorch loop on the same steps, in a subprocess
 (`tests/benchmarks/train_speed.py`).
 
     python -m tests.support.bare_loop MODEL ROWS --steps 60 --batch 4 --rate 1e-4 --length 256 [--fused]
 
 The model's own forward with labels, batches padded to their longest row, clipping at 1, torch's AdamW and a
-rate that falls in a line; rows in the Trainer's order, so that the losses can be compared.
+linearly decaying rate; rows in the Trainer's order, so that losses can be compared.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        print(f"loss {float(loss.detach())}", flush=True)  # a line for each step, which is timed by it
+        print(f"loss {float(loss.detach())}", flush=True)  # one line per step: the reader times steps by them
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A page in headless Chromium: what it comes to, what its console says, and what it asks the network for."""
+"""A page in headless Chromium: its final DOM, its console messages, and its network requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OWN = re.compile(r"^https?://[\w.-]*(google|googleapis|gstatic|gvt1)\.com/")
 
 @dataclass(frozen=True)
 class Seen:
-    """The page as it stands when its scripts have run."""
+    """The page after its scripts have run."""
 
     dom: str
     console: list[str]

@@ -1,4 +1,4 @@
-"""The chat templates that TRL ships, each with a tokenizer that has it, and where its answers end."""
+"""The chat templates that TRL ships, each with a tokenizer that uses it and its end-of-answer token."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ENDS_OF_CALLS = {
 
 
 def end_of(template: str, *, call: bool = False) -> str:
-    """The mark that ends an answer, or one that calls a tool."""
+    """The token that ends an answer, or an answer that calls a tool."""
     if call and template in ENDS_OF_CALLS:
         return ENDS_OF_CALLS[template]
     return ENDS[max((name for name in ENDS if template.startswith(name)), key=len)]
@@ -53,8 +53,8 @@ def end_of(template: str, *, call: bool = False) -> str:
 
 @functools.cache
 def tokenizer_with(template: str, *, marks: bool = True) -> PreTrainedTokenizerBase:
-    """The demo's byte-level tokenizer with a template of TRL's; with `marks` all that the template has
-    between angle brackets is a special token of it, as in the family's own tokenizer."""
+    """The demo's byte-level tokenizer with a template of TRL's. With `marks`, everything that the template
+    has in angle brackets is a special token, as in the family's own tokenizer."""
     found = load_tokenizer(ModelConfig(path="demo"))
     source = (FOLDER / f"{template}.jinja").read_text(encoding="utf-8")
     if marks:

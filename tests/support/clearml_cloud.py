@@ -1,9 +1,9 @@
 """A stand-in for a ClearML server on 127.0.0.1: enough of its API, and of its files server, for the tracker
 and for ClearML's own SDK to read a task back or to import an offline session.
 
-clearml-server itself needs Elasticsearch, MongoDB and Redis, and cannot run here. What the stand-in answers
-follows its source (apiserver/bll/event/event_bll.py, apiserver/bll/task): one event for each task, iteration,
-metric, variant and key; floats of single precision; params in tasks that run alone, but for their properties.
+clearml-server needs Elasticsearch, MongoDB and Redis, and cannot run here. The stand-in's answers follow its
+source (apiserver/bll/event/event_bll.py, apiserver/bll/task): one event per task, iteration, metric, variant
+and key; single-precision floats; params only in running tasks, except their properties.
 
     with ClearmlCloud() as cloud:
         os.environ |= cloud.environment
@@ -33,7 +33,7 @@ _MOST_SINGLE = 3.4028235e38
 
 
 class Refused(Exception):
-    """What the server answers with 400."""
+    """A request that the server answers with 400."""
 
 
 @final
@@ -71,16 +71,16 @@ class ClearmlCloud:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Cut every connection and stop listening: who calls is refused."""
+        """Close every connection and stop listening, so that clients are refused."""
         self._server.stop()
 
     def listen(self) -> None:
-        """Answer again, at the same address, after `hang_up`."""
+        """Listen again, at the same address, after `hang_up`."""
         self._server = StandInServer(self, self._server.server_address[1], _Handler)
         self._server.start()
 
     def events(self, task_id: str) -> list[Any]:
-        """The events that are kept of a task."""
+        """The stored events of a task."""
         return held(self._events.get(task_id, []))
 
     def forget(self, task_id: str) -> None:
@@ -90,21 +90,21 @@ class ClearmlCloud:
     # -- answers ------------------------------------------------------------------------------
 
     def wait(self) -> int | None:
-        """Wait as `answer` says; the HTTP status to fail with, or `None` to answer truly."""
+        """Wait as `answer` says; return the HTTP status to fail with, or `None` to answer normally."""
         if self.answer == "black_hole":
             self._closing.wait()
             return 503
         return self.answer if isinstance(self.answer, int) else None
 
     def knows(self, authorization: str) -> bool:
-        """Whether these are the credentials, or the token that was given for them."""
+        """Whether these are the credentials, or the token issued for them."""
         scheme, _, value = authorization.partition(" ")
         if scheme == "Basic":
             return base64.b64decode(value).decode() == f"{self.access_key}:{self.secret_key}"
         return value == self.token()
 
     def token(self) -> str:
-        """A token as the SDK reads it."""
+        """A token in the form that the SDK reads."""
         claims = {"exp": 4_000_000_000, "api_version": "2.23", "server_version": "1.16.0"}
         parts = [{"alg": "HS256", "typ": "JWT"}, claims]
         coded = [base64.urlsafe_b64encode(json.dumps(each).encode()).decode().rstrip("=") for each in parts]
@@ -303,7 +303,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(payload)
         except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True  # the client gave up waiting, as black-hole tests want
+            self.close_connection = True  # the client gave up waiting, as black-hole tests expect
 
 
 def _meta(code: int, said: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a task of ClearML's holds, from the events and params that its server or an offline session has of it.
+"""The content of a ClearML task, from the events and params of its server or of an offline session.
 
 The server keeps the last event of each type, metric, variant, iteration and key.
 """
@@ -19,7 +19,7 @@ NONE = -(2**31)
 
 
 def held(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those of the events that the server keeps, under the id that it makes of them."""
+    """The events that the server keeps, under the ids that it gives them."""
     found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for event in events:
         names = ("type", "task", "iter", "metric", "variant", "key")
@@ -28,7 +28,7 @@ def held(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def session(folder: Path) -> tuple[Path, dict[str, Any], list[Mapping[str, Any]]]:
-    """The one offline session in a folder: where it is, its task and its events."""
+    """The only offline session in a folder: its path, its task and its events."""
     (place,) = folder.iterdir()
     lines = (place / "metrics.jsonl").read_text().splitlines()
     events = [event for line in lines for event in json.loads(line)]
@@ -36,13 +36,13 @@ def session(folder: Path) -> tuple[Path, dict[str, Any], list[Mapping[str, Any]]
 
 
 def stored(task: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What `tests.support.stored` has of a run."""
+    """A run in the shape of `tests.support.stored`."""
     points, tables = [], []
     for event in events:
         step = None if event["iter"] == NONE else event["iter"]
         key = key_of(event["metric"], event["variant"])
         if event["type"] == "training_stats_scalar":
-            points.append([key, step, as_single(event["value"])])  # as the server's database has it
+            points.append([key, step, as_single(event["value"])])  # as the server's database stores it
         elif event["type"] == "plot":
             (drawn,) = json.loads(event["plot_str"])["data"]
             if drawn["type"] == "table":
@@ -64,7 +64,7 @@ def stored(task: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> dict
 
 
 def media(events: Iterable[Mapping[str, Any]], data: Path) -> list[list[Any]]:
-    """What `tests.support.media` has of a run, whose files are below `data` by their keys."""
+    """A run in the shape of `tests.support.media`, whose files are below `data` under their keys."""
     import numpy as np
     from PIL import Image
 
@@ -91,7 +91,7 @@ def media(events: Iterable[Mapping[str, Any]], data: Path) -> list[list[Any]]:
 
 
 def key_of(title: str, series: str) -> str:
-    """The metric that has this title and series; further values at a step are in a series of their own."""
+    """The metric with this title and series; further values of a step go to a series of their own."""
     if re.fullmatch(r".* \(\d+\)", series, re.S):
         series = series.rpartition(" (")[0]
     return series if title in ("Summary", "metrics") else f"{title}/{series}"

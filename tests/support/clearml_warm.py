@@ -1,5 +1,5 @@
-"""Imported, it has ClearML's SDK and its configuration in memory: a process that is forked from this one
-needs neither."""
+"""Importing this loads ClearML's SDK and its configuration, so that a process forked from this one needs to
+load neither."""
 
 from __future__ import annotations
 

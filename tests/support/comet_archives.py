@@ -1,4 +1,4 @@
-"""Archives of Comet's offline experiments, read as its own `comet upload` reads them: by the file formats."""
+"""Archives of Comet's offline experiments, parsed by file format as `comet upload` reads them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Kept:
-    """A file in an archive: its content, and what is said of it."""
+    """A file in an archive: its content and its metadata."""
 
     data: bytes
     said: dict[str, Any]
@@ -22,7 +22,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class CometArchive:
-    """One archive: what `experiment.json` says, its messages in order, and its files."""
+    """One archive: the content of `experiment.json`, its messages in order, and its files."""
 
     about: dict[str, Any]
     messages: list[dict[str, Any]]
@@ -39,7 +39,7 @@ class CometArchive:
         return {said["param"]["paramName"]: said["param"]["paramValue"] for said in self._of("parameter_msg")}
 
     def others(self) -> dict[str, Any]:
-        """The last value of what else is said of the experiment."""
+        """The last value of each `other` of the experiment."""
         return {said["key"]: said["value"] for said in self._of("log_other")}
 
     def assets(self, kind: str) -> list[Kept]:
@@ -55,8 +55,8 @@ class CometArchive:
 
 
 def archives(folder: Path) -> list[CometArchive]:
-    """The archives of the one experiment in a folder, or in Comet's own folder in it, in order, each as the
-    SDK's own schemas want it."""
+    """The archives of the only experiment in a folder, or in Comet's own folder in it, in order, each
+    validated with the SDK's own schemas."""
     from comet_ml import schemas
 
     validators = {
@@ -83,7 +83,7 @@ def archives(folder: Path) -> list[CometArchive]:
 
 
 def csv_rows(text: str) -> list[dict[str, Any]]:
-    """The rows of a CSV file in which texts alone are in quotes; a cell with nothing is none."""
+    """The rows of a CSV file in which only strings are quoted; an empty cell is `None`."""
     lines, cells, at = [], [], 0
     while at < len(text):
         found = re.compile(r'"((?:[^"]|"")*)"([,\n])|([^,\n]*)([,\n])').match(text, at)

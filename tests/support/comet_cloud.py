@@ -5,9 +5,9 @@
         ...
         assert cloud.experiments[key].points[0]["metricName"] == "train/loss"
 
-It is a mock, as no server of Comet's can be run here: what it answers is what the SDK reads, and tests let
-the SDK's own `Experiment`, `comet upload` and `APIExperiment` speak with it. It keeps what arrived, twice
-what comes twice, and misbehaves on request: set `answer` at any moment.
+It is a mock, because Comet's server cannot be run here: it answers what the SDK reads, and tests let the
+SDK's own `Experiment`, `comet upload` and `APIExperiment` talk to it. It keeps what arrived, duplicates
+included, and misbehaves on request: set `answer` at any time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BEAT = {"is_alive_beat_duration_millis": 60_000, "gpu_monitor_interval_millis":
 
 @dataclass
 class CometRun:
-    """What arrived of one experiment."""
+    """What arrived for one experiment."""
 
     key: str
     workspace: str
@@ -95,31 +95,31 @@ class CometCloud:
 
     def __exit__(self, *_: object) -> None:
         self.closing.set()
-        for thread in threading.enumerate():  # of runs that a test has left open, as a kill does
+        for thread in threading.enumerate():  # of runs that a test left open, as a kill does
             if type(thread).__name__ == "HeartbeatThread":
                 thread.close()  # type: ignore[attr-defined]
                 thread.join()
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Cut every connection and stop listening: who calls is refused."""
+        """Close every connection and stop listening, so that clients are refused."""
         self._server.stop()
 
     def listen(self) -> None:
-        """Answer again, at the same address, after `hang_up`."""
+        """Listen again, at the same address, after `hang_up`."""
         self._server = StandInServer(self, self._server.server_address[1], _Handler)
         self._server.start()
 
     @property
     def run(self) -> CometRun:
-        """The one experiment that there is."""
+        """The only experiment."""
         (found,) = self.experiments.values()
         return found
 
     # -- the client library's API -------------------------------------------------------------
 
     def clientlib(self, path: str, query: dict[str, str], body: Any) -> Any:
-        """The answer to a request of it, whose `body` is JSON, or a file with its metadata."""
+        """The answer to a client-library request, whose `body` is JSON, or a file with its metadata."""
         if path in ("logger/add/run", "logger/get/run"):
             return self._open(path, body)
         if path in ("isAlive/ver", "health/ping"):
@@ -131,7 +131,7 @@ class CometCloud:
                 said |= {"kind": "image", "assetId": query["imageId"], "fileName": query["figName"]}
             self.experiments[query["experimentId"]].assets.append(said)
             return {"assetId": said["assetId"]}
-        if path == "notification/experiment":  # a mail, which nobody gets
+        if path == "notification/experiment":  # an e-mail, which is never sent
             return {}
         run = self.experiments[body["experimentKey"]]
         if path == "status-report/update":
@@ -168,7 +168,7 @@ class CometCloud:
     # -- the REST API -------------------------------------------------------------------------
 
     def rest(self, path: str, query: dict[str, str], body: Any) -> Any:
-        """The answer to a request of it."""
+        """The answer to a REST request."""
         if path == "account-details":
             return {"userName": self.user, "defaultWorkspaceName": self.user}
         if path == "workspaces":
@@ -269,7 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(payload)
         except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True  # the client gave up waiting, as black-hole tests want
+            self.close_connection = True  # the client gave up waiting, as black-hole tests expect
 
 
 def _file(body: bytes, kind: str) -> tuple[bytes, Any]:

@@ -1,8 +1,8 @@
-"""Commands in processes of their own, `fmstune` above all, without paying for their imports each time.
+"""Runs commands, mostly `fmstune`, in subprocesses without paying for their imports each time.
 
-Most processes are forked from a warm interpreter (`tests.support.forkserver`). One whose environment has what
-libraries read at their import, or other modules than this tree's, is started as a user's is, and so is each
-with `fresh=True`.
+Most processes are forked from a warm interpreter (`tests.support.forkserver`). A process is started as a
+user's is if its environment has variables that libraries read at import, or modules from outside this tree,
+or with `fresh=True`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Command = Union[Process, "subprocess.Popen[str]"]
 
 
 def settings(**more: str) -> dict[str, str]:
-    """The test's environment, with this tree's packages and more variables."""
+    """The test's environment, with this tree's packages and additional variables."""
     return {**os.environ, "PYTHONPATH": str(ROOT), **more}
 
 
@@ -49,15 +49,15 @@ def start(
     scanner: bool = False,
     **environment: str,
 ) -> Command:
-    """Start `python -m MODULE ARGUMENTS`, with more variables than the test's own and limits of the kernel's.
+    """Start `python -m MODULE ARGUMENTS`, with additional variables and with kernel limits.
 
-    `module` may be the path of a script. `stdout` and `stderr` are what `Popen` takes: a file's number,
-    PIPE or DEVNULL. There is nothing to read. `light` is for a command that needs no trainer: the interpreter
-    that it is forked from has none either. `sdks` is for one that needs those of trackers, `life` for one
-    that needs a tracker's (`""`: none). With `session` it has one of its own, for `end_session`. If `closed`,
-    it has no standard streams. A training samples the machine with `scanner` alone.
+    `module` may be the path of a script. `stdout` and `stderr` are what `Popen` takes: a file descriptor,
+    PIPE or DEVNULL. stdin is empty. `light` is for a command that needs no trainer: it is forked from an
+    interpreter without one. `sdks` is for a command that needs the SDKs of trackers, `life` for one that
+    needs one tracker's (`""`: no SDK). `session` gives it a session of its own, for `end_session`. If
+    `closed`, it has no standard streams. A training samples system metrics only with `scanner`.
     """
-    # Tests count events, and a sample comes whenever its time has come.
+    # Tests count events, and samples are taken by wall-clock time.
     if arguments[:1] == ("train",) and not scanner:
         arguments = ("train", "--set", "resources.interval=0", *arguments[1:])
     variables = settings(**environment)
@@ -104,7 +104,7 @@ def _forked(
 def fmstune(
     *arguments: str, cwd: Path, timeout: float | None = None, **how: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; for `how` see `start`."""
+    """Run a command and wait for it; for `how` see `start`."""
     with start(*arguments, cwd=cwd, **how) as process, _killed_after_a_failure(process):
         out, err = process.communicate(timeout=timeout)
     assert process.returncode is not None
@@ -112,10 +112,10 @@ def fmstune(
 
 
 def end_session(process: Command) -> None:
-    """End a command that has a session of its own, with everything that it has started there."""
+    """Kill a command that has its own session, with everything that it started there."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.kill()  # it may not have come to begin its session
+    process.kill()  # it may not have reached its `setsid` yet
     process.wait()
 
 

@@ -1,4 +1,4 @@
-"""Conversations in OpenAI's form, what is learnt of them, and what a chat template writes of them."""
+"""Conversations in OpenAI's format, which parts of them are trained, and what a chat template renders."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ words = st.text(st.sampled_from("abcxyz é😀\n'\"{}:."), min_size=1, max_size=
 
 @st.composite
 def conversations(draw: st.DrawFn, *, tools: bool, alternating: bool) -> list[dict[str, Any]]:
-    """Conversations in OpenAI's form: a system message, turns, calls of tools, reasoning in a field or in the
-    text, answers in a row, an assistant who begins, answers without a word."""
+    """Conversations in OpenAI's format: a system message, turns, tool calls, reasoning in a field or in the
+    text, consecutive answers, an assistant that speaks first, empty answers."""
     messages: list[dict[str, Any]] = []
     if draw(st.booleans()):
         messages.append({"role": "system", "content": draw(words)})
@@ -86,14 +86,14 @@ def answers(draw: st.DrawFn, *, silent: bool = True) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Learnt:
-    """What is trained of a training row at one place, and all before it."""
+    """A trained span of a training row, and everything before it."""
 
     before: str
     trained: str
 
 
 def writer_of(using: Any) -> Writer:
-    """A writer of this tokenizer's chat template, which it asks once, as in a run, for all conversations."""
+    """A writer for this tokenizer's chat template, probed once for all conversations, as in a run."""
     return _writer_of(using, using.chat_template)
 
 
@@ -103,7 +103,7 @@ def _writer_of(using: Any, template: str) -> Writer:
 
 
 def learnt(messages: list[dict[str, Any]], using: Any, tools: Any, **how: Any) -> list[Learnt]:
-    """What is learnt of a conversation, read back from the tokens and labels that it becomes."""
+    """The trained spans of a conversation, read back from its tokens and labels."""
     row = {"messages": read_messages(messages, "here", "messages")} | ({"tools": tools} if tools else {})
     parts = Renderer(writer_of(using), **how).render(row, "messages", "here").parts
     found = []
@@ -126,9 +126,9 @@ def text(ids: Any, using: Any) -> str:
 def given_to(
     template: str, message: dict[str, Any], *, thinks: bool, history: bool = False
 ) -> dict[str, Any]:
-    """A message in words that the template may know: reasoning under each of its names, arguments as objects.
-    `thinks` says that the template writes reasoning, or opens it; in the `history` DeepSeek's cuts it out of
-    the words themselves, and keeps the blank lines after it."""
+    """A message with the fields that the template may read: reasoning under each of its names, arguments as
+    objects. `thinks` says that the template renders reasoning, or opens it; in the `history` DeepSeek's cuts
+    it out of the content, and keeps the blank lines after it."""
     made = dict(message)
     thought = next(
         (made.pop(name) for name in ("reasoning_content", "reasoning", "thinking") if name in made), None
@@ -153,7 +153,7 @@ def first_speaker(messages: list[dict[str, Any]]) -> str:
 
 
 def thinks(using: Any, *, calls: bool = False) -> bool:
-    """Whether a template writes the reasoning of an answer, or opens it; of Gemma 4 that of `calls`."""
+    """Whether a template renders the reasoning of an answer, or opens it; for Gemma 4, that of `calls`."""
     known = _THINKS.setdefault(using, {})
     how = (using.chat_template, calls)
     if how not in known:
@@ -177,7 +177,7 @@ def _thinks(using: Any, calls: bool) -> bool:
     try:
         written = using.apply_chat_template([user, answer], tokenize=False)
         prompt = using.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
-    except Exception:  # it wants contents in parts, as no template does that has words for reasoning
+    except Exception:  # it requires content as parts, which no template with reasoning does
         return False
     return "THOUGHT" in written or prompt.rstrip().endswith("<think>")
 
@@ -185,7 +185,7 @@ def _thinks(using: Any, calls: bool) -> bool:
 def rendered(
     template: str, messages: list[dict[str, Any]], using: Any, tools: Any, *, prompt: bool
 ) -> str | None:
-    """What the template writes; `None` where it refuses, as most do where there is no question yet."""
+    """What the template renders; `None` if it refuses, as most do when there is no question yet."""
     messages = [
         given_to(
             template,
@@ -205,7 +205,7 @@ def rendered(
         return str(
             using.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt)
         )
-    except Exception:  # a template raises what it likes
+    except Exception:  # a template may raise anything
         return None
 
 

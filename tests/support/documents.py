@@ -1,4 +1,4 @@
-"""README and what it links to in docs/: their text, and the tables that tests write into them."""
+"""README and the docs/ files that it links to: their text, and the tables that tests generate in them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DOCUMENTS = (README, *sorted(ROOT.glob("docs/*.md")))
 
 
 def all_text() -> str:
-    """All documents, one after the other."""
+    """The text of all documents, concatenated."""
     return "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
 
 

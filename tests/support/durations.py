@@ -1,4 +1,4 @@
-"""Which test files take longest, and are begun first."""
+"""The slowest test files, which run first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparing a run's journal with what really is in the trackers' own storage."""
+"""Compares a run's journal with the trackers' own storage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def journal_points(directory: Path) -> Points:
 
 
 def journal_params(directory: Path) -> dict[str, Any]:
-    """The params in the journal, by namespace: several events of one add up."""
+    """The params in the journal, by namespace; several events of a namespace are merged."""
     found: dict[str, Any] = {}
     for event in JournalReader(directory / TRACKING_DIR / JOURNAL_NAME):
         if event.kind == "params":
@@ -39,7 +39,7 @@ def journal_params(directory: Path) -> dict[str, Any]:
 
 
 def aim_points(repository: Path, *, reindex: bool = False) -> Points:
-    """Every point of the one run in an Aim repository."""
+    """Every point of the only run in an Aim repository."""
     (run,) = read_aim(repository, reindex=reindex)
     return {
         (subset or "", name, int(step)): value
@@ -49,13 +49,13 @@ def aim_points(repository: Path, *, reindex: bool = False) -> Points:
 
 
 def aim_params(repository: Path) -> dict[str, Any]:
-    """The params of the one run in an Aim repository, without those that the tracker adds."""
+    """The params of the only run in an Aim repository, without those that the tracker adds."""
     (run,) = read_aim(repository)
     return {name: value for name, value in run.params.items() if name not in ("status", "error", "fmstune")}
 
 
 def wandb_points(folder: Path) -> Points:
-    """Every point of the one offline run of W&B under a folder."""
+    """Every point of the only offline W&B run under a folder."""
     (path,) = wandb_offline_dirs(folder)
     found: Points = {}
     for row in read_wandb_offline(path).history:
@@ -67,13 +67,13 @@ def wandb_points(folder: Path) -> Points:
 
 
 def wandb_params(folder: Path) -> dict[str, Any]:
-    """The params of the one offline run of W&B under a folder."""
+    """The params of the only offline W&B run under a folder."""
     (path,) = wandb_offline_dirs(folder)
     return {key: value for key, value in read_wandb_offline(path).config.items() if key != "_wandb"}
 
 
 def mlflow_points(store: Path) -> Points:
-    """Every point of the one run in an MLflow store."""
+    """Every point of the only run in an MLflow store."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{store}")
@@ -89,7 +89,7 @@ def mlflow_points(store: Path) -> Points:
 
 
 def tensorboard_points(logs: Path) -> Points:
-    """Every point of the one run in a folder of TensorBoard's, to its single precision."""
+    """Every point of the only run in a TensorBoard folder, in single precision."""
     (run,) = (path for path in logs.iterdir() if path.is_dir())
     reader, found = event_accumulator(run), Points()
     for tag in reader.Tags()["scalars"]:
@@ -101,7 +101,7 @@ def tensorboard_points(logs: Path) -> Points:
 
 
 def trackio_points(database: Path) -> Points:
-    """Every point of the one run in the database of a project of trackio's."""
+    """Every point of the only run in the database of a trackio project."""
     with sqlite3.connect(database) as connection:
         rows = connection.execute("SELECT run_id, step, metrics FROM metrics ORDER BY id").fetchall()
     assert len({run for run, _, _ in rows}) == 1
@@ -116,7 +116,7 @@ def trackio_points(database: Path) -> Points:
 
 
 def dvclive_points(folder: Path) -> Points:
-    """Every point of the one run below a folder of DVCLive's."""
+    """Every point of the only run below a DVCLive folder."""
     (run,) = folder.iterdir()
     found: Points = {}
     for path in (run / "plots" / "metrics").rglob("*.tsv"):
@@ -131,14 +131,14 @@ def dvclive_points(folder: Path) -> Points:
 
 
 def comet_points(points: Iterable[tuple[str, int | None, Any]]) -> Points:
-    """Every point of one experiment of Comet's, of which name, step and value are given."""
+    """Every point of a Comet experiment, given as name, step and value."""
     found = [(*name.split("/", 1), step or 0, value) for name, step, value in points if name != "train/epoch"]
     assert len(found) == len({point[:3] for point in found}), "a point arrived twice"
     return {(stage, name, step): value for stage, name, step, value in found}
 
 
 def swanlab_points(scalars: Iterable[tuple[str, int, Any]]) -> Points:
-    """Every point among the values of a run of SwanLab's, given as series, step and value."""
+    """Every point of a SwanLab run, given as series, step and value."""
     found: Points = {}
     for key, step, value in scalars:
         stage, name = key.split("/", 1)
@@ -148,7 +148,7 @@ def swanlab_points(scalars: Iterable[tuple[str, int, Any]]) -> Points:
 
 
 def swanlab_scalars(log_dir: Path) -> list[tuple[str, int, Any]]:
-    """The values in the file of the one offline run in a folder of SwanLab's."""
+    """The values in the file of the only offline run in a SwanLab folder."""
     from swanlab.proto.swanlab.record.v1.record_pb2 import Record
     from swanlab.sdk.internal.core_python.store import DataStoreReader
 
@@ -160,8 +160,8 @@ def swanlab_scalars(log_dir: Path) -> list[tuple[str, int, Any]]:
 
 
 def clearml_points(events: Iterable[Mapping[str, Any]]) -> Points:
-    """Every point of one task of ClearML's, whose server has the events; not its single values, which are
-    points, too."""
+    """Every point of a ClearML task, from its server's events; without single values, which are points as
+    well."""
     from tests.support.clearml_read import NONE, stored
 
     scalars = [event for event in events if event["iter"] != NONE]

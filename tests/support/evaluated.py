@@ -1,4 +1,4 @@
-"""What `compute_metrics` is given of a few rows, by each method."""
+"""The arguments that `compute_metrics` receives for a few rows, for each method."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write_rows(folder: Path) -> None:
 
 
 def built(method: str) -> BuiltTrainer:
-    """A trainer that has these rows, of the current directory, to evaluate on."""
+    """A trainer that evaluates on these rows, in the current directory."""
     rows = [f"data.train={method}.jsonl", f"data.eval={method}.jsonl"]
     return build_trainer(
         load(None, [], ["model.path=demo", f"run.method={method}", *rows]), Tracker(), Path("out")
@@ -45,7 +45,7 @@ def built(method: str) -> BuiltTrainer:
 
 
 def given(run: BuiltTrainer, rows: int, size: int) -> tuple[Found, Mapping[str, float]]:
-    """What `compute_metrics` gets of the first rows, and the loss that is logged."""
+    """The arguments of `compute_metrics` for the first rows, and the loss that is logged."""
     trainer: Any = run.trainer
     found: Found = []
 

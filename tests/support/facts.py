@@ -1,4 +1,4 @@
-"""Writes what a process finds when it is started with `python -m`; or ends as its argument says."""
+"""Prints the state of a process started with `python -m`, or ends as its argument says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMITS = ("RLIMIT_NOFILE", "RLIMIT_DATA", "RLIMIT_FSIZE", "RLIMIT_CORE", "RLIMIT
 
 
 def facts() -> dict[str, object]:
-    """All that may differ between processes, and should not."""
+    """Everything that could differ between forked and started processes, and must not."""
     handlers = {signum.name: str(signal.getsignal(signum)) for signum in signal.Signals}
     mask = os.umask(0o022)
     return {

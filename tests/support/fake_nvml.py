@@ -1,8 +1,8 @@
 """A stand-in for `pynvml`, the module of nvidia-ml-py.
 
-It must be one: NVML answers only where NVIDIA's driver and a GPU are, and what is tested (a figure that a GPU
-does not support, a MIG slice, heat) no GPU does on demand. `tests/resources/test_gpus.py` checks that the
-real module has every name which is used.
+It has to be a fake: NVML works only with NVIDIA's driver and a GPU, and no GPU produces on demand what is
+tested (a value that a GPU does not support, a MIG slice, heat). `tests/resources/test_gpus.py` checks that
+the real module has every name that is used.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 
 class NotSupported(Exception):
-    """As `NVMLError_NotSupported`."""
+    """Stands in for `NVMLError_NotSupported`."""
 
 
 class FakeNvml:
-    """Some GPUs; `unsupported` are calls that none of them answers."""
+    """A number of GPUs; `unsupported` names the calls that none of them supports."""
 
     NVMLError = NotSupported
     NVML_TEMPERATURE_GPU = 0

@@ -1,4 +1,4 @@
-"""A tracker that keeps what it declares, and ones that break it in one way each: the kit has to find it."""
+"""A tracker that keeps its guarantees, and trackers that each break one, which the kit has to detect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Options:
 
 
 class Sound(Tracker):
-    """Lines of JSON, one a call; a line is known by its run and its number."""
+    """Writes one JSON line per call, identified by its run and its number."""
 
     Config = Options
     idempotent = True
@@ -52,7 +52,7 @@ class Sound(Tracker):
 
 
 def read(delivered: Delivered) -> Stored:
-    """What the lines say."""
+    """The run that the lines hold."""
     points: list[Any] = []
     params: dict[str, Any] = {}
     status = None
@@ -84,7 +84,7 @@ class LosesLate(Sound):
 
 
 class Buffers(Sound):
-    """Declares to be durable after each call, and writes at the end."""
+    """Declares `durable_on` each call, but writes only at the end."""
 
     def open(self, start: RunStart) -> TrackerRun:
         self.lines: list[Any] = []
@@ -180,7 +180,7 @@ class Slow(Sound):
 
 
 class Old:
-    """A class of the first design."""
+    """A class with the old interface."""
 
     def __init__(self, name: Any = None, tracker_config: Any = None) -> None:
         self.path = Path("old.txt")

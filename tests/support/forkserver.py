@@ -1,16 +1,16 @@
-"""A warm interpreter: it has imported the trainer, or trackers' SDKs, once, and forks for each command.
+"""A warm interpreter: imports the trainer, or trackers' SDKs, once, and forks for each command.
 
 Started by `tests.support.commands`. Importing torch, TRL and the rest takes five seconds of CPU, which each
-`fmstune train` of a test would pay. A process that is forked from here has a process id, streams, working
-directory, environment, limits and signal handlers of its own, and runs the module as `python -m` does; only
-the imports are there before. It ends as an interpreter does, with its threads, exit functions and streams,
-but does not take the imported modules down, which takes longer than a short training.
+`fmstune train` of a test would pay. A forked process has its own process id, streams, working directory,
+environment, limits and signal handlers, and runs the module as `python -m` does; only the imports are already
+there. It ends as an interpreter does, with its threads, exit functions and streams, but does not tear down
+the imported modules, which would take longer than a short training.
 
-A warm interpreter that needs what another has imported is forked from that one too. It runs this file, with
-two files more: the socket that it listens at, and the one that tells it of its owner's end.
+A warm interpreter that needs what another has imported is forked from that one. It runs this file with two
+more file descriptors: the socket that it listens on, and the one that signals that its owner has ended.
 
-A launcher of several processes that is forked from here forks its ranks, which would import the same again.
-They are its children, as torch starts them.
+A launcher of several processes that is forked from here forks its ranks, which would otherwise import
+everything again. They are its children, as they are when torch starts them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from typing import Any, NoReturn
 
 from tests.support.large_pages import use_large_pages
 from tests.support.metadata import forget, read_once
-from tests.support.parents import child_of_another
+from tests.support.parents import fork_under_stand_in
 
 _SITE = [each for each in sys.path if each not in ("", str(Path.cwd()), os.environ.get("PYTHONPATH"))]
 """Where the standard library and packages are."""
@@ -76,8 +76,8 @@ class Request:
 def serve(listening: socket.socket, owner: int) -> tuple[Request, list[int]] | None:
     """Fork for each request, and report how each process ended.
 
-    Returns in each of these processes, with its request and its streams; and in this one when the owner has
-    ended, or has closed its end, with `None`.
+    Returns in each forked process, with its request and its streams; and in this one with `None`, once the
+    owner has ended or has closed its end of the socket.
     """
     with selectors.DefaultSelector() as waiting:
         waiting.register(listening, selectors.EVENT_READ)
@@ -101,7 +101,7 @@ def serve(listening: socket.socket, owner: int) -> tuple[Request, list[int]] | N
                     waiting.unregister(key.fd)
                     os.close(key.fd)
                     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                    with connection, contextlib.suppress(OSError):  # a test that failed does not wait
+                    with connection, contextlib.suppress(OSError):  # a failed test may have stopped waiting
                         connection.sendall(b"%d\n" % code)
 
 
@@ -111,8 +111,8 @@ def become(
     passed: Mapping[int, int] | None = None,
     kept: Sequence[int] = (),
 ) -> None:
-    """Give this process, which was just forked, what `python -m` starts with, and files under the numbers
-    that they are passed by. Those that are `kept` stay."""
+    """Give this process, which was just forked, the state that `python -m` starts with, and dup the passed
+    files to their expected descriptors. `kept` descriptors stay open."""
     moved = {number: fcntl.fcntl(file, fcntl.F_DUPFD, HIGH) for number, file in (passed or {}).items()}
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -133,12 +133,12 @@ def become(
     ignored = (signal.SIGPIPE, signal.SIGXFSZ)
     usual = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys(ignored, signal.SIG_IGN)}
     for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if signal.getsignal(signum) is not None:  # the C library keeps two for itself
+        if signal.getsignal(signum) is not None:  # the C library reserves two signals
             signal.signal(signum, usual.get(signum, signal.SIG_DFL))
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     more = request.environment.get("PYTHONPATH")
     sys.path[:] = [request.cwd, *(more.split(os.pathsep) if more else []), *_SITE]
-    sys.argv[1:] = request.arguments  # `runpy` sets the first
+    sys.argv[1:] = request.arguments  # `runpy` sets argv[0]
     if _is_file(request.module):
         sys.path[0] = str(Path(request.module).parent)
     how = [request.module] if _is_file(request.module) else ["-m", request.module]
@@ -154,7 +154,7 @@ def become(
         sys.stdin = sys.stdout = sys.stderr = None
         sys.__stdin__ = sys.__stdout__ = sys.__stderr__ = None  # type: ignore[misc]
     numpy: Any = sys.modules.get("numpy")
-    if numpy is not None:  # `random` does so by itself
+    if numpy is not None:  # `random` reseeds itself
         numpy.random.seed()
     for name in _OF_SERVERS if request.module == "uvicorn" else ():
         sys.modules.pop(name, None)
@@ -166,12 +166,12 @@ def become(
         from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
         subprocess_handler.Popen = _Rank
-        # Nobody reads the names in its events, and each takes the sources of all modules that are imported.
+        # Nothing reads the names in its events, and each event reads the sources of all imported modules.
         dynamic_rendezvous.get_method_name = lambda depth=2: "a method"
 
 
 class _Rank(subprocess.Popen):  # type: ignore[type-arg]
-    """A child of this process that is forked, where `Popen` would fork and execute `python -u -m MODULE`."""
+    """A child forked from this process, where `Popen` would fork and execute `python -u -m MODULE`."""
 
     def _execute_child(self, *all: Any) -> None:
         command, environment, stdout, stderr = all[0], all[6], all[13], all[15]
@@ -183,11 +183,12 @@ class _Rank(subprocess.Popen):  # type: ignore[type-arg]
         if self.pid:
             self._child_created = True
             return
-        # libuv, of the launcher's store, closes a pipe by its numbers and makes it again in the child of each
-        # fork: here, and in the process that keeps the rank's log, whose files would have those numbers.
+        # libuv, used by the launcher's store, closes a pipe by its descriptors and recreates it in each
+        # forked child: here and in the process that writes the rank's log, whose files would have the same
+        # numbers.
         made = [number for number, what in _open_files().items() if before.get(number) != what]
         os.setsid()
-        # What the launcher left to the collector, such as its store, has a thread that is not here.
+        # What the launcher leaves to the garbage collector, such as its store, has a thread that is not here.
         gc.freeze()
         with open(os.devnull, "rb") as nothing:
             streams = [number if stream < 0 else stream for number, stream in ((1, stdout), (2, stderr))]
@@ -197,13 +198,13 @@ class _Rank(subprocess.Popen):  # type: ignore[type-arg]
 def _open_files() -> dict[int, str]:
     found = {}
     for path in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # of the listing itself
+        with contextlib.suppress(OSError):  # the descriptor of the listing itself
             found[int(path.name)] = str(path.readlink())
     return found
 
 
 def _run_here(request: Request, streams: Sequence[int], kept: Sequence[int]) -> NoReturn:
-    """Run a command in a process that was forked amid the work of another, which must not go on."""
+    """Run a command in a process that was forked in the middle of other code, which must not continue."""
     code = 1
     try:
         atexit._clear()
@@ -221,7 +222,7 @@ def _run_here(request: Request, streams: Sequence[int], kept: Sequence[int]) -> 
 
 
 def _end(code: int) -> NoReturn:
-    """End this process as the interpreter does, but for its modules, which stay."""
+    """End this process as the interpreter does, but without tearing down its modules."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
@@ -229,13 +230,13 @@ def _end(code: int) -> NoReturn:
             if stream is not None and not stream.closed:
                 stream.flush()
     except BaseException:
-        code = code or 120  # the interpreter's own for a stream that takes nothing any more
+        code = code or 120  # the interpreter's own exit code when a stream cannot be flushed
     finally:
         os._exit(code)
 
 
 def run_to_end(request: Request) -> NoReturn:
-    """Run a command and end this process, as an interpreter does."""
+    """Run a command and end this process as an interpreter does."""
     code = 0
     try:
         _run(request)
@@ -258,7 +259,7 @@ def _run(request: Request) -> None:
 
 
 def received(connection: socket.socket) -> tuple[Request, list[int]]:
-    """A request, with the files that come with it."""
+    """A request, with the files that were passed with it."""
     head, streams, _, _ = socket.recv_fds(connection, _MOST, 8)
     while not head.endswith(b"\n"):
         head += connection.recv(_MOST)
@@ -266,8 +267,8 @@ def received(connection: socket.socket) -> tuple[Request, list[int]]:
 
 
 def warm_up(modules: Sequence[str]) -> None:
-    """Import modules, and take them out of the collector's rounds. Names with a slash are of test files and
-    their folders, which pytest imports."""
+    """Import modules, and exclude them from garbage collection. Names with a slash are test files and
+    folders, which pytest imports."""
     from fmstune.launch.environment import quiet_libraries
     from fmstune.training.sdks import not_imported
 
@@ -276,35 +277,35 @@ def warm_up(modules: Sequence[str]) -> None:
     command = "pytest" not in modules
     names = [name for name in modules if not _is_file(name)]
     tests = [name for name in modules if _is_file(name)]
-    # Both as the command does when it imports these.
+    # Set both as the command does when it imports these.
     with warnings.catch_warnings(), not_imported() if trainer and command else contextlib.nullcontext():
         if command:
             quiet_libraries()
         for name in names:
             try:
                 importlib.import_module(name)
-            except ModuleNotFoundError:  # inside a library, of another version
+            except ModuleNotFoundError:  # moved or missing in another version of the library
                 if name.startswith("fmstune"):
                     raise
     if tests:
         _collect(tests)
     conversions: Any = sys.modules.get("transformers.conversion_mapping")
-    if conversions is not None:  # it compiles a thousand patterns when a model is first saved
+    if conversions is not None:  # it compiles a thousand regexes when a model is first saved
         conversions.get_checkpoint_conversion_mapping("llama")
-    # The collector writes into each object that it looks at: each process would copy all their pages.
+    # The collector writes to every object that it scans, so that each process would copy all their pages.
     gc.collect()
     gc.freeze()
     use_large_pages()
 
 
 def _collect(tests: Sequence[str]) -> None:
-    """Have pytest rewrite and import test modules, so that none of several workers needs to."""
+    """Have pytest rewrite and import test modules once, instead of once per worker."""
     import pytest
 
     pytest.main(["--collect-only", "-n0", "-p", "no:cacheprovider", *tests])  # workers report the errors
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in list(sys.modules):
-        if name.startswith("tests.") and name.endswith("conftest"):  # these begin a session
+        if name.startswith("tests.") and name.endswith("conftest"):  # these set up a session
             del sys.modules[name]
 
 
@@ -312,17 +313,17 @@ def _main() -> None:
     if os.fork():
         os._exit(0)
     listening, owner = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for pytest, which closes its end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which closes its end
     warm_up(sys.argv[3:])
     work = serve(listening, owner)
     if work is None:  # also when the owner was killed, or has ended without its atexit functions
-        # Of those that share it each does so.
+        # Each process that shares the folder removes it.
         shutil.rmtree(Path(listening.getsockname()).parent, ignore_errors=True)
         return
     listening.detach()  # `become` closes it
     request, streams = work
     if request.asker is not None:
-        request = child_of_another(request, streams)
+        request = fork_under_stand_in(request, streams)
         become(request, streams[:3], dict(zip(request.passed, streams[3:], strict=True)))
     else:
         become(request, streams, kept=range(3, len(streams)))

@@ -1,4 +1,4 @@
-"""Commands in the test's own process, whose shippers are forked from warm interpreters."""
+"""Runs commands in the test's own process; their shippers are forked from warm interpreters."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fmstune.cli.main import main
-from tests.support.surroundings import restore
+from tests.support.isolation import restore
 
 
 def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`fmstune ARGUMENTS` in this process, with more variables than the test's own; what it has printed.
+    """Run `fmstune ARGUMENTS` in this process, with additional variables; return what it printed.
 
-    A training samples no machine, since tests count events.
+    A training takes no system samples, since tests count events.
     """
     if arguments[:1] == ("train",):
         arguments = ("train", "--set", "resources.interval=0", *arguments[1:])
@@ -26,7 +26,7 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
     os.environ.update(environment)
     os.chdir(cwd)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        tempfile.tempdir, temporary = None, tempfile.tempdir  # TMPDIR may be another
+        tempfile.tempdir, temporary = None, tempfile.tempdir  # TMPDIR may differ
         try:
             with _printing_to(out, err):
                 main(list(arguments))
@@ -43,7 +43,7 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
 
 @contextlib.contextmanager
 def _printing_to(out: BinaryIO, err: BinaryIO) -> Iterator[None]:
-    """Have this process print to files, also what it starts, and libraries that are not Python's."""
+    """Redirect all output of this process to files: its own, its children's and that of C libraries."""
     streams = sys.stdout, sys.stderr
     for stream in streams:
         stream.flush()

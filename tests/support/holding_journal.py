@@ -1,4 +1,4 @@
-"""A process that is at a run until it is ended: `python -m tests.support.holding_journal DIRECTORY`."""
+"""Holds a run's journal open until it is ended: `python -m tests.support.holding_journal DIRECTORY`."""
 
 from __future__ import annotations
 

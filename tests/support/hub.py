@@ -1,12 +1,12 @@
-"""A stand-in for the Hugging Face hub on 127.0.0.1, since no network is there: it serves folders.
+"""A stand-in for the Hugging Face Hub on 127.0.0.1, because there is no network: it serves folders.
 
     with Hub(folder) as hub:                    # folder/models/org/tiny/…, folder/datasets/org/chats/…
         os.environ["HF_ENDPOINT"] = hub.url
         AutoModel.from_pretrained("org/tiny")
 
-It answers what huggingface_hub, transformers and datasets ask, with the headers and error codes that
-huggingface_hub looks for (its utils/_http.py), and misbehaves on request: set `answer` at any moment. The
-files of a folder are one commit, `main`.
+It answers what huggingface_hub, transformers and datasets request, with the headers and error codes that
+huggingface_hub looks for (its utils/_http.py), and misbehaves on request: set `answer` at any time. The files
+of a folder are one commit, `main`.
 """
 
 from __future__ import annotations
@@ -97,15 +97,15 @@ class Hub:
 
     @property
     def url(self) -> str:
-        """For HF_ENDPOINT."""
+        """The value of HF_ENDPOINT."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def commit(self, kind: str, name: str) -> str:
-        """The commit that a repository's folder is."""
+        """The commit of a repository's folder."""
         return _Repository(kind, name, self.folder).commit
 
     def downloads(self, ending: str) -> int:
-        """How often files with this ending were fetched."""
+        """The number of downloads of files with this ending."""
         return sum(
             line.startswith("GET") and "/resolve/" in line and line.endswith(ending) for line in self.asked
         )
@@ -115,7 +115,7 @@ class Hub:
 
 
 def read_again(put: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Have the hub's clients read the environment, as at their import; `put` sets what is new."""
+    """Have huggingface_hub read the environment again, as at import; `put` sets the new values."""
     for client in ("huggingface_hub.constants", "datasets.config"):
         module = importlib.import_module(client)
         assert module.__spec__ is not None
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on the terminal."""
+        """Print nothing."""
 
     def do_GET(self) -> None:
         self._answer()
@@ -267,7 +267,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 if (
     __name__ == "__main__"
-):  # URL CACHE ARGUMENTS: the command, in a process that has imported the client before
+):  # URL CACHE ARGUMENTS: runs the command in a process that has already imported the client
     from fmstune.cli.main import main
 
     os.environ["HF_ENDPOINT"], os.environ["HF_HOME"] = sys.argv[1:3]

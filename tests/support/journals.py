@@ -1,4 +1,4 @@
-"""Journals of runs: making one, and what is in it."""
+"""Creates and reads the journals of runs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _OPEN: list[JournalWriter] = []
 
 
 def journal_path(directory: Path) -> Path:
-    """Where the journal of a run is."""
+    """The path of a run's journal."""
     return directory / TRACKING_DIR / JOURNAL_NAME
 
 
 def open_journal(directory: Path, lock: Lock | None = None) -> JournalWriter:
-    """Begin, or continue, the journal of a run directory, whose lock may have been taken before."""
+    """Create or continue the journal of a run directory; its lock may already be held."""
     header = Header("id-1", directory.name, time.time(), str(directory.parent))
     journal = JournalWriter(journal_path(directory), header, lock=lock)
     _OPEN.append(journal)
@@ -27,13 +27,13 @@ def open_journal(directory: Path, lock: Lock | None = None) -> JournalWriter:
 
 
 def close_journals() -> None:
-    """Close the journals that a test has left open."""
+    """Close the journals that a test left open."""
     while _OPEN:
         _OPEN.pop().close()
 
 
 def events(directory: Path) -> list[Event]:
-    """What is in the journal of a run up to now; nothing, as long as there is no journal."""
+    """The events in a run's journal so far; empty while there is no journal."""
     path = journal_path(directory)
     return list(JournalReader(path)) if path.exists() and path.stat().st_size else []
 

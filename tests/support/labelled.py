@@ -1,5 +1,5 @@
-"""What the storage of each tracker calls its one run, and sorts it by, read through its own SDK:
-name, group, tags and notes."""
+"""The name, group, tags and notes that each tracker stored for its only run, read through the tracker's own
+SDK."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Labelled = dict[str, Any]
 
 
 def from_aim(folder: Path) -> Labelled:
-    """The one run of the Aim repository in `folder`."""
+    """The only run of the Aim repository in `folder`."""
     import aim
 
     (run,) = aim.Repo.from_path(str(folder)).iter_runs()
@@ -19,7 +19,7 @@ def from_aim(folder: Path) -> Labelled:
 
 
 def from_wandb(folder: Path) -> Labelled:
-    """The one run of W&B's offline files under `folder`, as the newest of them has it."""
+    """The only run in W&B's offline files under `folder`, as the newest of them has it."""
     from tests.support.readers import read_wandb_offline, wandb_offline_dirs
 
     fields = read_wandb_offline(wandb_offline_dirs(folder)[-1]).fields
@@ -28,12 +28,12 @@ def from_wandb(folder: Path) -> Labelled:
 
 
 def from_trackio(folder: Path) -> Labelled:
-    """The one run of the project `fmstune` in the folder `trackio`."""
+    """The only run of the project `fmstune` in the folder `trackio`."""
     import os
 
     from trackio.sqlite_storage import SQLiteStorage
 
-    os.chdir(folder)  # the SDK knows its folder by a relative name
+    os.chdir(folder)  # the SDK opens its folder by a relative path
     (run,) = SQLiteStorage.get_run_records("fmstune")
     config = SQLiteStorage.get_run_config("fmstune", run_id=run["id"]) or {}
     said = {"name": run["name"], "group": config["_Group"], "notes": config.get("notes")}
@@ -41,7 +41,7 @@ def from_trackio(folder: Path) -> Labelled:
 
 
 def from_swanlab(folder: Path) -> Labelled:
-    """The one run in the folder `swanlog`, by the first record of its file."""
+    """The only run in the folder `swanlog`, from the first record of its file."""
     from swanlab.proto.swanlab.record.v1.record_pb2 import Record
     from swanlab.sdk.internal.core_python.store import DataStoreReader
 
@@ -54,7 +54,7 @@ def from_swanlab(folder: Path) -> Labelled:
 
 
 def from_clearml(folder: Path) -> Labelled:
-    """The one offline session in the folder `clearml`; a group is a project."""
+    """The only offline session in the folder `clearml`; a group is a project."""
     from tests.support.clearml_read import session
 
     _, task, _ = session(folder / "clearml")
@@ -63,7 +63,7 @@ def from_clearml(folder: Path) -> Labelled:
 
 
 def from_comet(folder: Path) -> Labelled:
-    """The one experiment in the folder of Comet's archives; each adds its tags."""
+    """The only experiment in the folder of Comet archives; each archive adds its tags."""
     from tests.support.comet_archives import archives
 
     found = archives(folder)
@@ -74,7 +74,7 @@ def from_comet(folder: Path) -> Labelled:
 
 
 def from_mlflow(folder: Path) -> Labelled:
-    """The one run in the store `mlflow.db`, whatever experiment it is in."""
+    """The only run in the store `mlflow.db`, in any experiment."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")

@@ -1,8 +1,8 @@
-"""The memory of a warm interpreter in large pages.
+"""Moves the memory of a warm interpreter into large pages.
 
-A fork copies the page tables, and the end of the child frees them. With pages of 4 KiB that takes 23 ms of
-CPU of an interpreter with the trainer, with pages of 2 MiB 8 ms (Linux 6.18, x86-64). The child still copies
-4 KiB at a time of what it writes to.
+A fork copies the page tables, and the child frees them when it ends. For an interpreter with the trainer this
+takes 23 ms of CPU with pages of 4 KiB, and 8 ms with pages of 2 MiB (Linux 6.18, x86-64). The child still
+copies 4 KiB at a time of what it writes to.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _COLLAPSE = 25
 
 
 def use_large_pages() -> None:
-    """Have the kernel move this process's own memory, as it is now, into large pages where it can."""
+    """Have the kernel move this process's current private memory into large pages where it can."""
     if sys.platform != "linux":
         return
     advise = ctypes.CDLL(None).madvise
@@ -28,4 +28,4 @@ def use_large_pages() -> None:
             continue
         begin, end = (int(each, 16) for each in addresses.split("-"))
         for at in range(-(-begin // _SIZE) * _SIZE, end // _SIZE * _SIZE, _SIZE):
-            advise(at, _SIZE, _COLLAPSE)  # it fails where nothing is in use
+            advise(at, _SIZE, _COLLAPSE)  # it fails for ranges that are not in use

@@ -1,7 +1,7 @@
-"""A run in which every input holds a secret of its own, and everything that can say something says them all.
+"""A run in which every input holds a secret of its own, and everything that can print or store prints it.
 
-`PLANTED` is what must not come out; the names of its entries say where it goes in. `Rude` is a tracker of
-such a run, whose own code is in `leaky_code`.
+`PLANTED` holds what must not appear in any output; its keys name the inputs. `Rude` is a tracker of such a
+run; the user's own code is in `leaky_code`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ PLANTED = {
     "scored": f"hf_scored{FORM}",
     "error": f"xoxb-error-{FORM}",
 }
-# What stands under a secret name in the code of a call is known there alone; what is in the configuration and
-# the environment is known everywhere, and by `sync` and `check` without the params.
+# The value of a secretly named keyword in code is known only there. Secrets in the configuration and in the
+# environment are known everywhere; `sync` and `check` know them without the params.
 ALL = " | ".join(secret for name, secret in PLANTED.items() if name not in ("cell_by_column", "value"))
 _OF_TRAINING = ("hub", "param", "file_list", "file_number", "file_nested", "cell_by_column", "value")
 KNOWN = " | ".join(secret for name, secret in PLANTED.items() if name not in _OF_TRAINING)
@@ -63,7 +63,7 @@ ENVIRONMENT = {
 
 
 def configuration(collected: Path) -> str:
-    """The TOML of such a run."""
+    """The configuration of such a run, as TOML."""
     return f"""\
 [training]
 hub_token = "{PLANTED["hub"]}"
@@ -86,7 +86,7 @@ PARAMS_FILE = {
 
 
 class Rude(Tracker):
-    """Writes what it gets and what processes it sees to files, prints secrets, and raises them."""
+    """Writes what it receives and the processes that it sees to files, prints secrets, and raises them."""
 
     registered_name = "rude"
 

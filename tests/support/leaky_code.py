@@ -1,4 +1,5 @@
-"""The user's own code of a run that holds secrets everywhere; apart, since shippers need no transformers."""
+"""The user code of a run that holds secrets everywhere; a separate file, since shippers load no
+transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from tests.support.leaks import ALL, PLANTED
 
 
 class Tells(TrainerCallback):
-    """Tracks secrets in every place of every call, and ends the run with an error that holds all."""
+    """Tracks secrets in every argument of every call, and ends the run with an error that contains them
+    all."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         fmstune.track(1.5, PLANTED["metric"], PLANTED["stage"])
@@ -27,5 +29,5 @@ class Tells(TrainerCallback):
 
 
 def score(prediction: Any) -> dict[str, float]:
-    """The metrics of an evaluation."""
+    """The metrics of an eval."""
     return {PLANTED["scored"]: 0.5}

@@ -1,4 +1,4 @@
-"""Short ways to load a configuration, and to get the message when it is refused."""
+"""Short helpers that load a configuration, or return the message when it is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEMO_FILE = '[model]\npath = "demo"\n[data]\ntrain = "demo"\n'
 
 
 def load_text(folder: Path, text: str, sets: Sequence[str] = (), **given: Any) -> RunConfig:
-    """What is loaded in a folder whose fmstune.toml says `text`."""
+    """The configuration loaded from a folder whose fmstune.toml contains `text`."""
     (folder / "fmstune.toml").write_text(text, encoding="utf-8")
     return load(None, sets=sets, cwd=folder, **given)
 

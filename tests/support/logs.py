@@ -1,9 +1,9 @@
-"""What a test logs: `caplog`, and the section of a failed test's report.
+"""The log records of a test: `caplog`, and the log section in a failed test's report.
 
 pytest's own plugin adds two handlers to each logger that does not propagate, and removes them, in each phase
-of each test. torch, transformers and the trackers' SDKs have sixty of these among 900 loggers: two
-milliseconds of CPU a test, and few tests read a log. Here the root logger has one handler, and those sixty
-get another in the tests that ask for `caplog`.
+of each test. torch, transformers and the trackers' SDKs have sixty such loggers among 900: two milliseconds
+of CPU per test, though few tests read a log. Here the root logger has one handler, and those sixty get
+another one in tests that use `caplog`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _FORMAT = logging.Formatter("%(levelname)-8s %(name)s:%(filename)s:%(lineno)d %(
 
 
 class Logs(logging.Handler):
-    """The records that were logged, with the names of pytest's `LogCaptureFixture`."""
+    """The captured records, with the API of pytest's `LogCaptureFixture`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Logs(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record."""
-        record.getMessage()  # what cannot be formatted fails where it is logged
+        record.getMessage()  # a record that cannot be formatted fails where it is logged
         self.records.append(record)
 
     def clear(self) -> None:
@@ -43,7 +43,7 @@ class Logs(logging.Handler):
 
     @property
     def text(self) -> str:
-        """All records as they are printed, one a line, with the tracebacks of errors."""
+        """All records as text, one per line, with the tracebacks of errors."""
         return "".join(f"{_FORMAT.format(record)}\n" for record in self.records)
 
 
@@ -52,14 +52,14 @@ LOGS = Logs()
 
 
 def begin() -> None:
-    """Collect what a new test logs, also after one that has removed the root logger's handlers."""
+    """Start collecting the logs of a new test, even if an earlier one removed the root logger's handlers."""
     LOGS.clear()
     logging.root.addHandler(LOGS)
 
 
 @contextlib.contextmanager
 def captured() -> Iterator[Logs]:
-    """Have what is logged from here on, also to loggers that do not propagate."""
+    """Capture everything that is logged from here on, including by loggers that do not propagate."""
     logs = Logs()
     loggers = [
         each

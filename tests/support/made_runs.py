@@ -1,4 +1,4 @@
-"""Made-up runs: their journals are written by the real writer, without any training."""
+"""Made-up runs: journals written by the real writer, without any training."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SETTINGS: Mapping[str, Any] = {
 
 
 def begin(directory: Path, id_: str = "") -> Recorder:
-    """The Recorder of a run that is going."""
+    """The Recorder of a run that is in progress."""
     (directory / TRACKING_DIR).mkdir(parents=True, exist_ok=True)
     header = Header(id_ or directory.name, directory.name, time.time(), str(directory.parent))
     return Recorder(JournalWriter(journal_path(directory), header), Redactor({}))
 
 
 def leave(recorder: Recorder, status: Status | None = "finished", error: str | None = None) -> None:
-    """Let the process of a run end: with a status, or without one, as a kill does."""
+    """End a run's process: with a status, or without one, as a kill does."""
     if status is not None:
         recorder.close(status, error)
     recorder.journal.close()
@@ -50,7 +50,7 @@ def make_run(
     error: str | None = None,
     eval_loss: float | None = None,
 ) -> Path:
-    """A run that has ended, with a loss at each of some steps; and its directory."""
+    """A run that has ended, with a loss at each of the given steps; returns its directory."""
     recorder = begin(directory)
     if params:
         recorder.set_params(params, "params")
@@ -65,7 +65,7 @@ def make_run(
 
 
 def with_settings(changed: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a made-up run, some of them changed, by dotted key."""
+    """The settings of a made-up run with some of them changed, by dotted key."""
     tables = {name: dict(values) for name, values in SETTINGS.items()}
     for key, value in changed.items():
         table, _, name = key.partition(".")
@@ -74,7 +74,7 @@ def with_settings(changed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def aged(directory: Path, seconds: float = 3600.0) -> Path:
-    """The run, whose files have been at rest for so long, as far as anybody can set that."""
+    """The run, with the modification times of its files set back by so many seconds."""
     then = time.time() - seconds
     for path in directory.rglob("*"):
         os.utime(path, (then, then))

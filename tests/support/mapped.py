@@ -1,5 +1,5 @@
-"""Imported after modules that map classes to tables with SQLAlchemy, it has them mapped, which would be done
-at the first query of each process."""
+"""Import this after modules that map classes to tables with SQLAlchemy: it configures the mappers, which each
+process would otherwise do at its first query."""
 
 from __future__ import annotations
 

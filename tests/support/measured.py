@@ -1,4 +1,4 @@
-"""`python -m tests.support.measured FILE ARGUMENTS`: `fmstune`, and in FILE what its process held last."""
+"""`python -m tests.support.measured FILE ARGUMENTS`: runs `fmstune`, and writes its memory use to FILE."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _NAMES = {"VmRSS": "resident", "VmData": "data"}
 
 @dataclass(frozen=True)
 class Held:
-    """What a process held at its end, in bytes: in memory, and as RLIMIT_DATA counts."""
+    """The memory of a process at its end, in bytes: resident, and as RLIMIT_DATA counts it."""
 
     resident: int
     data: int
 
 
 def held(path: Path) -> Held:
-    """What such a process has written."""
+    """The figures that such a process wrote."""
     return Held(**json.loads(path.read_text()))
 
 

@@ -1,8 +1,8 @@
-"""The texts, images and histograms that the storage of each tracker holds, read through its own SDK, in one
-shape for all of them: [[kind, key, step, content], …].
+"""The text, images and histograms in each tracker's storage, read through its own SDK, in one common shape:
+[[kind, key, step, content], …].
 
 The content is the text; the pixels of an image, as a nested list, and its caption; or the counts of a
-histogram with the ends of its range.
+histogram with its range.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Found = list[list[Any]]
 
 
 def from_aim(folder: Path) -> Found:
-    """The one run of the Aim repository in `folder`."""
+    """The only run of the Aim repository in `folder`."""
     import aim
     from aim.sdk.sequences.distribution_sequence import Distributions
     from aim.sdk.sequences.image_sequence import Images
@@ -49,7 +49,7 @@ def _of_aim(value: Any) -> tuple[str, Any]:
 
 
 def from_wandb(folder: Path) -> Found:
-    """The one run of W&B's offline files under `folder`."""
+    """The only run in W&B's offline files under `folder`."""
     from PIL import Image
 
     from tests.support.readers import read_wandb_offline, wandb_offline_dirs
@@ -58,8 +58,9 @@ def from_wandb(folder: Path) -> Found:
     last = -1
     for path in wandb_offline_dirs(folder):
         for row in read_wandb_offline(path).history:
-            # `wandb sync` merges the folders of a run, and W&B drops a row whose step it holds. One that is
-            # killed after it has closed a folder, and before that is noted, leaves it to be delivered again.
+            # `wandb sync` merges the folders of a run, and W&B drops a row whose step it already has. A
+            # process killed after it closed a folder, but before that was recorded, leaves it to be delivered
+            # again.
             if row["_step"] <= last:
                 continue
             last = row["_step"]
@@ -85,7 +86,7 @@ def from_wandb(folder: Path) -> Found:
 
 
 def from_mlflow(folder: Path) -> Found:
-    """The one run in the store `mlflow.db`."""
+    """The only run in the store `mlflow.db`."""
     from mlflow.tracking import MlflowClient
     from PIL import Image
 
@@ -142,7 +143,7 @@ def from_tensorboard(folder: Path) -> Found:
 
 
 def from_file(folder: Path) -> Found:
-    """The one run in the file `stored.jsonl` of the tracker `file`."""
+    """The only run in the file `stored.jsonl` of the tracker `file`."""
     from PIL import Image
 
     found: Found = []
@@ -163,14 +164,14 @@ def from_file(folder: Path) -> Found:
 
 
 def from_trackio(folder: Path) -> Found:
-    """The one run of the project `fmstune` in the folder `trackio`."""
+    """The only run of the project `fmstune` in the folder `trackio`."""
     import os
 
     from PIL import Image
     from trackio.sqlite_storage import SQLiteStorage
     from trackio.utils import MEDIA_DIR
 
-    os.chdir(folder)  # the SDK knows its folder by a relative name
+    os.chdir(folder)  # the SDK opens its folder by a relative path
     (run,) = SQLiteStorage.get_run_records("fmstune")
     found: Found = []
     for row in SQLiteStorage.get_logs("fmstune", run_id=run["id"]):
@@ -188,7 +189,7 @@ def from_trackio(folder: Path) -> Found:
 
 
 def from_dvclive(folder: Path) -> Found:
-    """The one run below the folder `dvclive`."""
+    """The only run below the folder `dvclive`."""
     from PIL import Image
 
     (run,) = (folder / "dvclive").iterdir()
@@ -201,7 +202,7 @@ def from_dvclive(folder: Path) -> Found:
 
 
 def from_swanlab(folder: Path) -> Found:
-    """The one run in the folder `swanlog`. A second value of a step is in a series `… (2)`."""
+    """The only run in the folder `swanlog`. A second value of a step is in a series `… (2)`."""
     from PIL import Image
 
     found: Found = []
@@ -234,14 +235,14 @@ def _swanlab_records(folder: Path) -> list[tuple[Path, Any]]:
 
 
 def files_from_swanlab(folder: Path) -> dict[str, str]:
-    """The files that the one run in the folder `swanlog` says to send, with what lies where it says."""
+    """The files that the only run in the folder `swanlog` would upload, with their content."""
     saved = [record.save for _, record in _swanlab_records(folder) if record.HasField("save")]
     files = [save for save in saved if not save.type]
     return {save.name: Path(save.source_path).read_bytes().decode("latin-1") for save in files}
 
 
 def from_comet(folder: Path) -> Found:
-    """The one experiment in the folder of Comet's archives. Histograms are in Comet's own bins."""
+    """The only experiment in the folder of Comet archives. Histograms use Comet's own bins."""
     from PIL import Image
 
     from tests.support.comet_archives import archives
@@ -261,7 +262,7 @@ def from_comet(folder: Path) -> Found:
 
 
 def from_clearml(folder: Path) -> Found:
-    """The one offline session in the folder `clearml`."""
+    """The only offline session in the folder `clearml`."""
     from tests.support.clearml_read import media, session
 
     place, _, events = session(folder / "clearml")
@@ -269,7 +270,7 @@ def from_clearml(folder: Path) -> Found:
 
 
 def files_from_clearml(folder: Path) -> dict[str, str]:
-    """The artifacts of the one offline session in the folder `clearml`."""
+    """The artifacts of the only offline session in the folder `clearml`."""
     from tests.support.clearml_read import session
 
     _, task, _ = session(folder / "clearml")
@@ -278,7 +279,7 @@ def files_from_clearml(folder: Path) -> dict[str, str]:
 
 
 def files_from_aim(folder: Path) -> dict[str, str]:
-    """The files of the one run of the Aim repository in `folder`, by name, as texts."""
+    """The files of the only run of the Aim repository in `folder`, by name, as text."""
     import tempfile
 
     import aim
@@ -292,7 +293,7 @@ def files_from_aim(folder: Path) -> dict[str, str]:
 
 
 def files_from_wandb(folder: Path) -> dict[str, str]:
-    """The files of artifacts in W&B's offline files under `folder`, with what lies where they say."""
+    """The artifact files in W&B's offline files under `folder`, with their content."""
     import base64
     import hashlib
 
@@ -309,7 +310,7 @@ def files_from_wandb(folder: Path) -> dict[str, str]:
 
 
 def files_from_mlflow(folder: Path) -> dict[str, str]:
-    """The artifacts of the one run in the store `mlflow.db`."""
+    """The artifacts of the only run in the store `mlflow.db`."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
@@ -320,7 +321,7 @@ def files_from_mlflow(folder: Path) -> dict[str, str]:
 
 
 def files_from_file(folder: Path) -> dict[str, str]:
-    """The files that lines of the tracker `file` name."""
+    """The files that lines of the tracker `file` refer to."""
     found = {}
     for line in (folder / "stored.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -331,7 +332,7 @@ def files_from_file(folder: Path) -> dict[str, str]:
 
 
 def files_from_comet(folder: Path) -> dict[str, str]:
-    """The files of artifacts in the folder of Comet's archives."""
+    """The artifact files in the folder of Comet archives."""
     from tests.support.comet_archives import archives
 
     found = {}
@@ -350,7 +351,7 @@ def files_from_trackio(folder: Path) -> dict[str, str]:
     from trackio import cas
     from trackio.sqlite_storage import SQLiteStorage
 
-    os.chdir(folder)  # the SDK knows its folder by a relative name
+    os.chdir(folder)  # the SDK opens its folder by a relative path
     found = {}
     for made in SQLiteStorage.get_artifacts("fmstune"):
         manifest = SQLiteStorage.get_artifact_manifest("fmstune", made["name"], None)

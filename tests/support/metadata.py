@@ -1,7 +1,7 @@
-"""The metadata of packages, which Python parses at each call, in a millisecond.
+"""Caches the metadata of packages, which Python parses at each call, in a millisecond.
 
-accelerate asks for that of PEFT and of datasets some 25 times for each training and four times for each
-evaluation, and a run for the versions of what it runs with.
+accelerate asks for that of PEFT and of datasets some 25 times per training and four times per eval, and a run
+reads the versions of the packages that it uses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _ASKED = ("metadata", "version")
 
 
 def read_once() -> None:
-    """Have this process, and those that are forked from it, read the metadata of each package once."""
+    """Have this process and its forks read the metadata of each package once."""
     for name in _ASKED:
         asked: Any = getattr(importlib.metadata, name)
         if not hasattr(asked, "cache_clear"):
@@ -22,7 +22,7 @@ def read_once() -> None:
 
 
 def forget() -> None:
-    """Have them read again, as other packages may be found from here on."""
+    """Clear the cache, because other packages may be found from here on."""
     for name in _ASKED:
         asked: Any = getattr(importlib.metadata, name)
         if hasattr(asked, "cache_clear"):

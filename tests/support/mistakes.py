@@ -1,4 +1,4 @@
-"""Commands that are refused: in one line, at once, and nothing is touched."""
+"""Commands that are refused: with one line, at once, and without touching anything."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.support import commands
 
-# Python runs this first in each process; it tells at the end what was imported that takes seconds.
+# Python runs this first in each process; at exit it reports which slow imports took place.
 GUARD = """
 import atexit, sys
 
@@ -19,13 +19,13 @@ atexit.register(lambda: print(*("IMPORTED " + name for name in HEAVY & set(sys.m
 
 
 def fmstune(here: Path, *arguments: str, light: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command in a directory beside which GUARD is."""
+    """Run a command in a directory next to GUARD."""
     path = os.pathsep.join([str(here.parent / "guard"), str(commands.ROOT)])
     return commands.fmstune(*arguments, cwd=here, light=light, PYTHONPATH=path, COLUMNS="100")
 
 
 def told(here: Path, *arguments: str) -> str:
-    """The one line that the command leaves, which has failed as a mistake does."""
+    """The only line that a command prints when it is refused as a user error."""
     before = files(here)
     done = fmstune(here, *arguments)
     assert done.returncode == 2, done
@@ -40,5 +40,5 @@ def told(here: Path, *arguments: str) -> str:
 
 
 def files(here: Path) -> dict[Path, bytes]:
-    """What is in a directory."""
+    """The content of a directory."""
     return {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}

@@ -22,14 +22,14 @@ from tests.support.waiting import wait_for
 _QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_FLASK_SERVER_SECRET_KEY": "of a server of a test",  # which basic-auth wants
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "of a server of a test",  # required by basic-auth
     "MLFLOW_AUTH_ADMIN_PASSWORD": "of-a-test-1234",
 }
 
 
 @functools.cache
 def empty_store() -> Path:
-    """An SQLite store without a run; making one takes seconds, so that there is one to be copied."""
+    """An SQLite store without runs, created once and copied, because creating one takes seconds."""
 
     def make(folder: Path) -> None:
         store = f"sqlite:///{folder}/mlflow.db"
@@ -40,7 +40,7 @@ def empty_store() -> Path:
 
 
 def store_in(folder: Path, artifacts: str | None = None) -> Path:
-    """A new store in a folder, with its artifacts beside it or at this address."""
+    """A new store in a folder, with its artifacts next to it or at the given address."""
     folder.mkdir(parents=True, exist_ok=True)
     path = Path(shutil.copy(empty_store(), folder / "mlflow.db"))
     with sqlite3.connect(path) as store:
@@ -50,8 +50,8 @@ def store_in(folder: Path, artifacts: str | None = None) -> Path:
 
 @contextlib.contextmanager
 def mlflow_server(folder: Path, port: int, *, guarded: bool = False) -> Iterator[Command]:
-    """A real server of MLflow's on 127.0.0.1 with a store in this folder, ended with all that it started. The
-    command is the one that `mlflow server` runs; if `guarded`, with `--app-name basic-auth`."""
+    """A real MLflow server on 127.0.0.1 with a store in this folder, ended together with all that it started.
+    The command is the one that `mlflow server` runs; if `guarded`, with `--app-name basic-auth`."""
     if not (folder / "mlflow.db").exists():
         store_in(folder, "mlflow-artifacts:/0")
     address = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
@@ -77,7 +77,7 @@ def mlflow_server(folder: Path, port: int, *, guarded: bool = False) -> Iterator
 
 
 def answers(port: int) -> bool:
-    """Whether a server of MLflow's is ready."""
+    """Whether an MLflow server answers."""
     with contextlib.suppress(requests.RequestException):
         return requests.get(f"http://127.0.0.1:{port}/health", timeout=1).status_code == 200
     return False
@@ -85,7 +85,7 @@ def answers(port: int) -> bool:
 
 @functools.cache
 def shared_server() -> tuple[str, Path]:
-    """The address and the folder of the one server of these tests, which is there until they end."""
+    """The address and the folder of the server that all tests share, which runs until they end."""
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
     port = free_port()

@@ -1,4 +1,4 @@
-"""A service for the model of the delivery, in its process, and trackers of chosen guarantees for it."""
+"""An in-process service for the model of delivery, and trackers of it with chosen guarantees."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Refusal = Literal["raise", "outage", "base", "exit", "kill", "hang", "break"]
 
 
 class Killed(BaseException):
-    """The process is gone in the middle of a call."""
+    """The process dies in the middle of a call."""
 
 
 class Odd(BaseException):
-    """What is no `Exception`."""
+    """An error that is no `Exception`."""
 
 
 @dataclass
 class Service:
-    """What is delivered to: it keeps what has arrived, whoever delivers it. `troubles` are those of the
-    next calls; when there are none left, all is well but for the events in `refusals`."""
+    """What trackers deliver to: it keeps everything that arrives, from any process. `troubles` are those of
+    the next calls; once they are used up, everything works except for the events in `refusals`."""
 
     troubles: Iterator[Trouble] = field(default_factory=lambda: iter(()))
     refusals: dict[int, Refusal] = field(default_factory=dict)
@@ -52,8 +52,8 @@ class Service:
     opened: int = 0
 
     def lose(self, how: str, *, knows_again: bool) -> None:
-        """Somebody removes the storage, or replaces it by an older state of it. Where the service does not
-        know events again, what is left of them would be there twice."""
+        """The storage is removed, or replaced by an older copy. If the service does not recognize repeated
+        events, what is left of them would be stored twice."""
         left = self.older if how == "older" and knows_again else []
         self.lacking |= set(self.stored) - set(left)
         self.storage, self.stored, self.older = self.storage + 1, list(left), list(left)
@@ -61,7 +61,7 @@ class Service:
         self.runs.clear()
 
     def new_process(self) -> None:
-        """Begin a process: nothing of an earlier one is left in it."""
+        """Start a new process: nothing of an earlier one is left in memory."""
         self.death, self.broken, self.pending, self.pending_row = "", False, [], 0
 
     def die(self, cause: str) -> None:
@@ -69,7 +69,7 @@ class Service:
         raise Killed
 
     def call(self, seq: int | None, *, knows_again: bool, opening: bool = False) -> None:
-        """One call of the tracker, with what goes wrong before it has an effect."""
+        """One call of the tracker, with the trouble that occurs before it has an effect."""
         if self.death:
             raise Killed
         if self.broken or (self.down and not opening):
@@ -91,7 +91,7 @@ class Service:
         self.dies_now = trouble == "kill after"
 
     def called(self) -> None:
-        """The end of a call, after its effect."""
+        """The end of a call, after it has taken effect."""
         if self.dies_now:
             self.kills_after += 1
             self.die("its process died of SIGKILL")
@@ -112,7 +112,7 @@ class Service:
 
 
 class ModelTracker(Tracker):
-    """A tracker of `service`; what it guarantees is set by `tracker_with`."""
+    """A tracker of `service`; `tracker_with` sets its guarantees."""
 
     media = frozenset({"text"})
     service: ClassVar[Service]
@@ -133,7 +133,7 @@ class ModelTracker(Tracker):
         service = self.service
         if service.death:
             raise Killed
-        if self.storage is None:  # the run was opened a moment ago
+        if self.storage is None:  # the run was only just opened
             self.storage = service.storage
             return not any(seq <= last for seq in service.lacking)
         return self.storage == service.storage
@@ -174,8 +174,8 @@ class ModelTracker(Tracker):
 
     @property
     def _writes_to_nowhere(self) -> bool:
-        """As to a file that has no name any more. One that knows events again writes to what has come in its
-        place; where rows have to come in order, or come twice, that would be past mending."""
+        """As to a file that has been unlinked. A service that recognizes repeated events writes to the file
+        that replaced it; if rows must arrive in order, or only once, that could not be repaired."""
         mended = self.takes_late and self.idempotent
         return not mended and self.storage not in (None, self.service.storage)
 
@@ -194,6 +194,6 @@ class ModelTracker(Tracker):
 
 
 def tracker_with(service: Service, *, idempotent: bool, takes_late: bool, durable_on: str) -> type[Tracker]:
-    """A class of tracker of `service` with these guarantees."""
+    """A tracker class of `service` with these guarantees."""
     guarantees = {"idempotent": idempotent, "takes_late": takes_late, "durable_on": durable_on}
     return type("Made", (ModelTracker,), {"service": service, **guarantees})

@@ -1,4 +1,4 @@
-"""What a model answers, for comparisons."""
+"""The output of a model, for comparisons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def logits(model: Any) -> torch.Tensor:
-    """The logits of one row that is the same for all models."""
+    """The logits of one fixed row."""
     ids = torch.arange(3, 40).reshape(1, -1)
     with torch.no_grad():
         return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits

@@ -1,4 +1,4 @@
-"""Have MLflow create the tables of a new store, whose address is the argument."""
+"""Has MLflow create the tables of a new store at the address in the argument."""
 
 from __future__ import annotations
 

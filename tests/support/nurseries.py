@@ -1,4 +1,4 @@
-"""Lives of shippers, forked from interpreters that have imported trackers' SDKs for the whole session."""
+"""Lives of shippers, forked from interpreters that import a tracker's SDK once per session."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from tests.support.sdks import MODULES
 
 
 class SharedNursery(Nursery):
-    """The lives of one tracker, `""` for what needs no SDK, each with the test's environment; `None` for what
-    needs transformers.
+    """The lives of one tracker, each with the test's environment; `""` is for trackers without an SDK, `None`
+    for code that needs transformers.
 
-    A `Nursery` imports the SDK for a second or two; each file of tests, in each worker, would have one."""
+    A `Nursery` spends a second or two on importing the SDK, and each test file in each worker would have
+    one."""
 
     def __init__(self, tracker: str | None) -> None:
         self._tracker = tracker
@@ -29,7 +30,7 @@ class SharedNursery(Nursery):
             provide_database()
 
     def close(self) -> None:
-        """Nothing ends: others need the interpreter."""
+        """Ends nothing: other tests use the interpreter."""
 
     def _ask(self, request: Mapping[str, Any]) -> Any:
         life = start(
@@ -47,12 +48,12 @@ class SharedNursery(Nursery):
 
 
 def lives(tracker: str) -> Nursery:
-    """The lives of a tracker; one without an SDK shares those of all such."""
+    """The lives of a tracker; all trackers without an SDK share one interpreter."""
     return SharedNursery(tracker if tracker in MODULES else "")
 
 
 def run_code(code: str, *arguments: str, tracker: str) -> subprocess.CompletedProcess[str]:
-    """Run code in the current folder, in a process of its own that has a tracker's SDK."""
+    """Run code in the current folder, in a subprocess that has a tracker's SDK."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "code.py")
         script.write_text(code)

@@ -1,4 +1,4 @@
-"""Real commands on a device, a model that is large enough for it, and what a run has measured."""
+"""Real commands on a device, a model that is large enough for it, and the metrics of a run."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is one of CUDA's."""
+        """Whether it is a CUDA device."""
         return self.kind == "cuda"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a run's journal says: the loss of each step, the metrics by stage and name (the last value), the
-    printed text, and the seconds of the whole command."""
+    """The content of a run's journal: the loss of each step and the last value of each metric by stage and
+    name; plus the printed output and the seconds of the whole command."""
 
     losses: tuple[float, ...]
     metrics: dict[tuple[str, str], float]
@@ -55,17 +55,17 @@ class Seen:
 
     @property
     def peak(self) -> float:
-        """The measured peak of memory, in GB."""
+        """The measured peak memory, in GB."""
         return self.metrics["train", "peak_memory"] / 1e9
 
     @property
     def estimated(self) -> float:
-        """The peak that was estimated before, in GB."""
+        """The peak that was estimated before the run, in GB."""
         return self.metrics["train", "estimated_memory"] / 1e9
 
 
 def make_model(folder: Path, *, large: bool) -> Path:
-    """The demo's model, or a Llama of some 270 million random weights, with a vocabulary of a usual size."""
+    """The demo's model, or a Llama with some 270 million random weights and a vocabulary of typical size."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -87,9 +87,9 @@ def make_model(folder: Path, *, large: bool) -> Path:
 
 
 def write_rows(path: Path, count: int, exchanges: int, *, alike: bool = False) -> Path:
-    """The demo's single exchanges as prompt and completion, up to so many in the prompt, or with `alike` as
-    many in all. They are plain text: of a chat, TRL would learn what the template writes after the answer's
-    end token as well."""
+    """The demo's single exchanges as prompt and completion, with up to `exchanges` of them in the prompt, or,
+    if `alike`, exactly as many in total. They are plain text: of a chat, TRL would also train on what the
+    template writes after the end token of the answer."""
     chance = random.Random(0)
     lines = [json.loads(line)["messages"] for line in demo.data_file("train").read_text().splitlines()]
     single = [messages for messages in lines if len(messages) == 2]
@@ -106,7 +106,7 @@ def write_rows(path: Path, count: int, exchanges: int, *, alike: bool = False) -
 
 
 def write_pairs(path: Path, count: int) -> Path:
-    """Preferences: the demo's answer, rather than that of another question."""
+    """Preference pairs: the demo's answer is chosen over that to another question."""
     chance = random.Random(0)
     lines = [json.loads(line)["messages"] for line in demo.data_file("train").read_text().splitlines()]
     single = [messages for messages in lines if len(messages) == 2]
@@ -119,7 +119,7 @@ def write_pairs(path: Path, count: int) -> Path:
 
 
 def run(command: list[str], folder: Path, *, code: int = 0, **environment: str) -> tuple[str, float]:
-    """What a command prints on both streams, and its seconds. Fails when its exit code is another."""
+    """What a command prints on both streams, and its seconds. Fails on a different exit code."""
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", *command],
@@ -145,7 +145,7 @@ def train(device: Device, folder: Path, *arguments: str, code: int = 0, out: str
 
 
 def seen(directory: Path, printed: str = "", seconds: float = 0.0) -> Seen:
-    """What the journal of a run in this directory says."""
+    """The content of the journal of a run in this directory."""
     losses: list[float] = []
     metrics: dict[tuple[str, str], float] = {}
     for event in JournalReader(directory / TRACKING_DIR / JOURNAL_NAME):
@@ -158,7 +158,7 @@ def seen(directory: Path, printed: str = "", seconds: float = 0.0) -> Seen:
 
 
 def arguments(device: Device, **on_a_gpu: Any) -> list[str]:
-    """What all runs have in common: a few steps without a break, in float32."""
+    """What all runs have in common: a few steps without interruption, in float32."""
     common: dict[str, Any] = {
         "max_steps": STEPS, "per_device_train_batch_size": 4, "logging_steps": 1, "eval_strategy": "no",
         "save_strategy": "no", "learning_rate": 1e-4, "warmup_steps": 0, "lr_scheduler_type": "constant",
@@ -168,7 +168,7 @@ def arguments(device: Device, **on_a_gpu: Any) -> list[str]:
 
 
 def sets(**values: Any) -> list[str]:
-    """`--set training.NAME=VALUE` for each, as TOML writes them."""
+    """`--set training.NAME=VALUE` for each, as TOML."""
     written = {
         name: str(value).lower() if isinstance(value, bool) else value for name, value in values.items()
     }

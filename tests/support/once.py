@@ -1,4 +1,4 @@
-"""What is dear to make is made once for all processes of a session, to be copied."""
+"""Makes what is expensive once for all processes of a session, to be copied."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHARED = "PYTEST_SHARED_FOLDER"
 
 
 def made_once(name: str, make: Callable[[Path], object]) -> Path:
-    """The folder of this name, which `make` has filled."""
+    """The folder of this name, which `make` filled."""
     folder = Path(os.environ.get(SHARED) or _own(), name)
     with open(folder.with_suffix(".lock"), "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

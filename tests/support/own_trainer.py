@@ -1,4 +1,4 @@
-"""Somebody's own Trainer with a tracker's callback, and what the services then hold."""
+"""A user's own Trainer with a tracker's callback, and what the services store of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.mlflow_servers import store_in
 from tests.support.readers import event_accumulator, read_aim, read_wandb_offline, wandb_offline_dirs
 
 
-def trainer_of_ones_own(
+def user_trainer(
     callback: TrainerCallback, folder: Path, score: Callable[[EvalPrediction], dict[str, Any]] | None = None
 ) -> Trainer:
     ids = torch.arange(16) % 400
@@ -49,7 +49,7 @@ def own_callback(tracker: Tracker, *, strict: bool = False) -> OwnRunCallback:
 
 @dataclass
 class Seen:
-    """What a service holds of a run: values of each (stage, metric) in their order."""
+    """A service's copy of a run: the values of each (stage, metric), in order."""
 
     name: str
     status: str | None
@@ -141,14 +141,15 @@ def seen_by_tensorboard(folder: Path) -> list[Seen]:
 
 
 class Known(NamedTuple):
-    """A tracker's options, what its service holds in a folder, and what that folder needs before."""
+    """A tracker's options, a reader of what its service stores in a folder, and how to prepare that
+    folder."""
 
     given: dict[str, str]
     seen: Callable[[Path], list[Seen]]
     prepare: Callable[[Path], object] = lambda _: None
 
     def options(self, folder: Path) -> dict[str, str]:
-        """The options for this folder: MLflow keeps a store open by its address, which has to be whole."""
+        """The options for this folder: MLflow keeps a store open by its address, which has to be absolute."""
         self.prepare(folder)
         return {key: value.format(folder=folder) for key, value in self.given.items()}
 
@@ -169,7 +170,7 @@ def log(callback: OwnRunCallback, logs: dict[Any, Any], step: int = 1, name: str
 
 
 class Rude(Tracker):
-    """Raises at one of its hooks, or for one metric."""
+    """Raises in one of its hooks, or for one metric."""
 
     registered_name = "rude"
     limits = Limits(text_metrics=True)

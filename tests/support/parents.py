@@ -1,9 +1,9 @@
-"""A parent that stands in for another process's, for what an interpreter of the whole session forks.
+"""A stand-in parent for processes forked from an interpreter that the whole session shares.
 
-A shipper's supervisor sees by its parent whether its trainer still runs, and `Popen` waits for its children.
-What is forked from an interpreter that all workers share is no child of the one that has asked for it. So it
-is a child of a process that does nothing but wait: it tells how its child has ended, and ends itself, at
-once, when the one that has asked ends.
+A shipper's supervisor learns from its parent whether its trainer still runs, and `Popen` waits for its
+children. A process that is forked from a shared interpreter is not a child of the process that requested it.
+It is therefore the child of a process that only waits: it reports how its child ended, and exits as soon as
+the requesting process ends.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from tests.support.warm import Warm
 
 
-def child_of_another(request: Request, files: list[int]) -> Request:
-    """Fork, and go on in the child, whose parent ends with the process that has asked. Its id in the
-    arguments becomes that of this parent. The last of the files is a socket for what that tells."""
+def fork_under_stand_in(request: Request, files: list[int]) -> Request:
+    """Fork, and continue in the child, whose parent exits when the requesting process does. In the arguments,
+    that process's id is replaced by this parent's. The parent reports on the last of the files, a socket."""
     assert request.asker is not None
     told, parent = files.pop(), os.getpid()
     asker = os.pidfd_open(request.asker)
@@ -52,13 +52,13 @@ def _wait(pid: int, asker: int, told: int) -> NoReturn:
 
 
 class Adopted(subprocess.Popen):  # type: ignore[type-arg]
-    """A process that is a child of such a parent, once `adopt` was called; another is what `Popen` starts."""
+    """A child of such a stand-in parent once `adopt` was called; before that, what `Popen` starts."""
 
     _told: socket.socket | None = None
     _asker: int
 
     def adopt(self, forking: Warm, request: dict[str, Any], files: list[int]) -> None:
-        """Have this be the process of a request."""
+        """Make this object represent the process of a request."""
         self._asker = os.getpid()
         self._told, theirs = socket.socketpair()
         with theirs, forking.ask({**request, "asker": self._asker}, [*files, theirs.fileno()]) as answer:
@@ -78,7 +78,7 @@ class Adopted(subprocess.Popen):  # type: ignore[type-arg]
     def _try_wait(self, flags: int) -> tuple[int, int]:
         if self._told is None:
             return super()._try_wait(flags)  # type: ignore[misc, no-any-return]
-        if os.getpid() != self._asker:  # as `Popen` has it of a process that is no child
+        if os.getpid() != self._asker:  # `Popen` does the same for a process that is not its child
             return self.pid, 0
         if flags & os.WNOHANG and not select.select([self._told], [], [], 0)[0]:
             return 0, 0

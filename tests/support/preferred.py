@@ -1,4 +1,4 @@
-"""Runs on pairs whose better answer is always the price, as tests of the methods want them."""
+"""Runs on preference pairs whose chosen answer is always the price."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAST = ["training.logging_steps=2", "training.learning_rate=2e-3", "training.per
 
 
 def pairs(count: int) -> list[dict[str, Any]]:
-    """Prompts whose better answer is always the price, not the greeting."""
+    """Prompts whose chosen answer is always the price, and whose rejected one is the greeting."""
     names = ("lamp", "chair", "table", "book", "carpet", "mirror", "kettle", "basket")
     return [
         {
@@ -48,7 +48,7 @@ def tune(
     evaluation: str = "eval.jsonl",
     **how: Any,
 ) -> tuple[RunResult, str]:
-    """A run of the demo model on pairs, in this process; its result and what a person sees of it."""
+    """Train the demo model on pairs in this process; returns the result and the console output."""
     flags = [
         ("model.path", "demo", "--model"),
         ("data.train", data, "--data"),

@@ -1,4 +1,4 @@
-"""Trackers whose SDK prints secrets, in every way in which a process can print, and then ends in some way."""
+"""Trackers whose SDK prints secrets in every way that a process can print, and then ends in some way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAYS = ("print", "stderr", "native", "child", "split")
 
 
 class Prints(Tracker):
-    """Prints a line by each means when its run is opened."""
+    """Prints a line in each way when its run is opened."""
 
     registered_name = "printer"
 
@@ -35,21 +35,21 @@ class Prints(Tracker):
         return TrackerRun("1")
 
     def end(self) -> None:
-        """What comes after it."""
+        """What happens after printing."""
 
     def track(self, metric: Any, name: str, stage: str | None = None, *, step: int | None = None) -> None:
-        """Only what is printed counts here."""
+        """Ignores the metric: only the output matters here."""
 
 
 class PrintsAndDies(Prints):
-    """Is killed within the call, with a line that has no end."""
+    """Is killed during the call, after printing an unterminated line."""
 
     def end(self) -> None:
         os.kill(os.getpid(), 9)
 
 
 class PrintsAndLeavesADaemon(Prints):
-    """Leaves a process that keeps the log open, and still writes into it."""
+    """Leaves a process behind that keeps the log open and still writes to it."""
 
     def end(self) -> None:
         subprocess.Popen(["yes", SECRETS[1]], start_new_session=True)
@@ -57,7 +57,7 @@ class PrintsAndLeavesADaemon(Prints):
 
 
 class PrintsWithTheInterpreterHeld(Prints):
-    """Holds the interpreter's lock when it is killed, so that no thread of its process could read."""
+    """Holds the GIL when it is killed, so that no thread of its process could read."""
 
     def end(self) -> None:
         if os.fork() == 0:
@@ -68,14 +68,14 @@ class PrintsWithTheInterpreterHeld(Prints):
 
 
 class ClosesEverything(Prints):
-    """Closes all descriptors that it can find."""
+    """Closes all file descriptors that it can find."""
 
     def end(self) -> None:
         os.closerange(0, 3)
 
 
 class PrintsMegabytes(Tracker):
-    """Prints some megabytes at each call, in lines and without ends of lines."""
+    """Prints megabytes at each call, in lines and without line ends."""
 
     registered_name = "printer"
     track = Prints.track

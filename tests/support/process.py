@@ -1,4 +1,4 @@
-"""A command that was forked from a warm interpreter, with what `subprocess.Popen` offers."""
+"""A command forked from a warm interpreter, with the interface of `subprocess.Popen`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import IO
 
 
 class Process:
-    """A command that was forked from the warm interpreter: what `subprocess.Popen` offers of it."""
+    """A command forked from the warm interpreter, with the interface of `subprocess.Popen`."""
 
     def __init__(
         self, arguments: Sequence[str], answer: socket.socket, stdout: IO[str] | None, stderr: IO[str] | None
@@ -28,13 +28,13 @@ class Process:
         self.pid = int(self._answers.readline())
 
     def poll(self) -> int | None:
-        """The exit code as `Popen` has it, or `None` while the process runs."""
+        """The exit code as `Popen` reports it, or `None` while the process runs."""
         if self.returncode is None and self._answered(0):
             self._read()
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end of the process, and return its exit code."""
+        """Wait for the process to end, and return its exit code."""
         if self.returncode is None:
             if not self._answered(timeout):
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
@@ -66,7 +66,7 @@ class Process:
     def send_signal(self, signum: int) -> None:
         """Send a signal, if the process still runs."""
         if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):  # it has ended just now
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.kill(self.pid, signum)
 
     def terminate(self) -> None:

@@ -1,4 +1,4 @@
-"""Trainings of several processes: how they are started, and callbacks that trouble one of them."""
+"""Multi-process trainings: how they are started, and callbacks that disturb one rank."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ CURSED = "ValueError: the second step is cursed"
 def together(
     processes: int, *arguments: str, cwd: Path, module: str = "fmstune"
 ) -> list[subprocess.CompletedProcess[str]]:
-    """A command to its end in several processes that train together, as torchrun starts them."""
+    """Run a command to its end in several processes that train together, as torchrun starts them."""
     return ended(begun(processes, *arguments, cwd=cwd, module=module))
 
 
@@ -79,7 +79,7 @@ def begun(processes: int, *arguments: str, cwd: Path, module: str = "fmstune") -
 
 def ended(processes: Sequence[Command]) -> list[subprocess.CompletedProcess[str]]:
     """Wait until processes that train together have ended."""
-    with ThreadPoolExecutor(len(processes)) as threads:  # one that is not read waits, and the others for it
+    with ThreadPoolExecutor(len(processes)) as threads:  # an unread pipe would block its rank, and so all
         said = threads.map(lambda process: process.communicate(), processes)
         return [
             subprocess.CompletedProcess(process.args, process.wait(), *both)
@@ -88,18 +88,18 @@ def ended(processes: Sequence[Command]) -> list[subprocess.CompletedProcess[str]
 
 
 def with_callback(name: str) -> list[str]:
-    """Arguments for a run of many steps with one of CALLBACKS."""
+    """Arguments for a run with many steps and one of CALLBACKS."""
     return ["--max-steps", "400", "--set", f'run.callbacks=["mine:{name}"]']
 
 
 def pids(directory: Path) -> list[int]:
-    """The process of each rank, once both are at work."""
+    """The process id of each rank, once both are training."""
     wait_for(lambda: len(list(directory.glob("rank-*"))) == 2)
     return [int(file.name.rpartition("-")[2]) for file in directory.glob("rank-*")]
 
 
 def gone(processes: list[int]) -> bool:
-    """Whether none of these processes runs."""
+    """Whether all of these processes have ended."""
     running = []
     for pid in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""Readers that tell tests what really is in a service's own storage."""
+"""Readers that return what is really in a service's own storage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.commands import fmstune
 
 @dataclass
 class WandbRun:
-    """What one offline run of W&B holds; `exit_code` is `None` if it was not finished."""
+    """The content of one offline W&B run; `exit_code` is `None` if it was not finished."""
 
     id: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -40,8 +40,8 @@ def wandb_offline_dirs(folder: Path) -> list[Path]:
 
 
 def read_wandb_offline(path: Path) -> WandbRun:
-    """Read a `.wandb` file, or the one in an offline run's folder. A torn end is tolerated."""
-    # Protobuf makes its classes at run time, so that a type checker does not see them.
+    """Read a `.wandb` file, or the one in an offline run's folder. A truncated end is tolerated."""
+    # Protobuf creates its classes at run time, so that a type checker does not see them.
     wandb_internal_pb2: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
     if path.is_dir():
         (path,) = path.glob("*.wandb")
@@ -73,7 +73,7 @@ def read_wandb_offline(path: Path) -> WandbRun:
 
 
 def wandb_artifacts(path: Path) -> list[Any]:
-    """The records of artifacts in an offline run's folder."""
+    """The artifact records in an offline run's folder."""
     wandb_internal_pb2: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
     (path,) = path.glob("*.wandb")
     found = []
@@ -88,18 +88,18 @@ def wandb_artifacts(path: Path) -> list[Any]:
 
 
 def _items(items: Any) -> dict[str, Any]:
-    """History rows and automatic summaries name their keys by `nested_key`, all others by `key`."""
+    """History rows and automatic summaries name their keys with `nested_key`, all others with `key`."""
     return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
 def _records(log: bytes) -> Iterator[bytes]:
-    """The records of a LevelDB log, as W&B writes it: seven bytes of its own, then blocks of 32 KiB
-    in which a record is whole (1) or in parts (2 first, 3 middle, 4 last)."""
+    """The records of a LevelDB log, as W&B writes it: a header of seven bytes, then blocks of 32 KiB in which
+    a record is whole (1) or in parts (2 first, 3 middle, 4 last)."""
     block = 32 * 1024
     assert log[:4] == b":W&B", "not a .wandb file"
     at, parts = 7, b""
     while at + 7 <= len(log):
-        if block - at % block < 7:  # too little room for a header: zeros up to the next block
+        if block - at % block < 7:  # no room for a header: zero padding up to the next block
             at += block - at % block
             continue
         checksum, size, part = struct.unpack_from("<IHB", log, at)
@@ -115,7 +115,7 @@ def _records(log: bytes) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class AimRun:
-    """A run of an Aim repository; `points` maps (metric, subset) to its (step, value)s, by step."""
+    """A run of an Aim repository; `points` maps (metric, subset) to its (step, value) pairs, by step."""
 
     hash: str
     name: str
@@ -126,9 +126,9 @@ class AimRun:
 
 
 def read_aim(repository: Path, *, reindex: bool = False) -> list[AimRun]:
-    """The runs of an Aim repository, read with Aim's own SDK in a process of its own (in one process,
-    its caches would show what the repository was). With `reindex`, as `aim storage reindex` does before:
-    what `aim server` writes is not in the index."""
+    """The runs of an Aim repository, read with Aim's own SDK in a subprocess (in this process, its caches
+    would return stale content). With `reindex`, as after `aim storage reindex`: what `aim server` writes is
+    not in the index."""
     how = ["reindex"] * reindex
     done = fmstune(
         str(repository.absolute()), *how, cwd=Path.cwd(), module="tests.support.aim_reader", sdks=True
@@ -142,7 +142,7 @@ def read_aim(repository: Path, *, reindex: bool = False) -> list[AimRun]:
 
 
 def event_accumulator(folder: Path) -> EventAccumulator:
-    """All that TensorBoard's own reader finds in the event files of a folder."""
+    """Everything that TensorBoard's own reader finds in the event files of a folder."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0, "images": 0}).Reload()

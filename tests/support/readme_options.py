@@ -1,4 +1,4 @@
-"""Makes the tables of settings and of trackers; `python -m tests.support.readme_options` writes them into
+"""Generates the tables of settings and of trackers; `python -m tests.support.readme_options` writes them to
 README and docs/."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def table() -> str:
 
 
 def matrix() -> str:
-    """What each tracker keeps and how it is delivered to, as Markdown."""
+    """What each tracker stores and what delivery to it guarantees, as Markdown."""
     trackers = {name: tracker_class(name) for name in BUILT_IN if name != "none"}
     trackers["hf:NAME"] = tracker_class("hf:wandb")
     rows = [

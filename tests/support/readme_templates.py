@@ -1,4 +1,4 @@
-"""Makes the table of chat templates; `python -m tests.support.readme_templates` writes it into docs/."""
+"""Generates the table of chat templates; `python -m tests.support.readme_templates` writes it to docs/."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ KINDS: dict[str, list[dict[str, Any]]] = {
 
 
 def matrix() -> str:
-    """What becomes of each kind of conversation with each of TRL's templates, as Markdown."""
+    """How each of TRL's templates renders each kind of conversation, as Markdown."""
     named: dict[tuple[str, ...], list[str]] = {}
     for template in TEMPLATES:
         named.setdefault(tuple(_cell(template, kind) for kind in KINDS), []).append(template)

@@ -1,4 +1,4 @@
-"""Rows as the model sees them, with tokenizers that differ from the demo's in one thing."""
+"""Rows as the model sees them, with tokenizers that differ from the demo's in one respect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fmstune.models.load import load_tokenizer
 
 
 def tokenizer(template: str | None = None, **tokens: str) -> PreTrainedTokenizerBase:
-    """The demo's byte-level tokenizer, with another template, and special tokens by other names."""
+    """The demo's byte-level tokenizer, with another template and with special tokens of other names."""
     found = load_tokenizer(ModelConfig(path="demo"))
     if template is not None:
         found.chat_template = template
@@ -45,7 +45,7 @@ def adding(prefix: str, suffix: str, *, trim: bool = False) -> PreTrainedTokeniz
 def prepared(
     tmp_path: Path, rows: list[Any], using: PreTrainedTokenizerBase, train_on: str = "responses"
 ) -> PreparedData:
-    """These rows as a run prepares them."""
+    """These rows, prepared as in a run."""
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return prepare(DataConfig(train=str(path), train_on=train_on), using, None, seed=0)
@@ -54,7 +54,7 @@ def prepared(
 def seen_and_trained(
     tmp_path: Path, row: Any, using: PreTrainedTokenizerBase, train_on: str = "responses"
 ) -> tuple[str, str]:
-    """The text of a row as the model sees it, and of it what is trained."""
+    """The text of a row as the model sees it, and the part of it that is trained."""
     data = prepared(tmp_path, [row], using, train_on).train[0]
     assert data["labels"][0] == IGNORED
     assert all(
@@ -65,7 +65,7 @@ def seen_and_trained(
 
 
 def trained(tmp_path: Path, row: Any, using: PreTrainedTokenizerBase, train_on: str = "responses") -> str:
-    """Of the text of a row what is trained."""
+    """The part of a row's text that is trained."""
     return seen_and_trained(tmp_path, row, using, train_on)[1]
 
 

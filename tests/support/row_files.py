@@ -1,4 +1,4 @@
-"""Files of rows, read and refused, as tests of the forms of files want them."""
+"""Reads row files, or returns the message with which one is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scene: a tracker whose service is in trouble, how the trouble ends, and what arrived."""
+"""A scenario: a tracker whose service fails, how the service recovers, and what arrived."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ STEP, LAST = 4, 12
 
 
 def nothing() -> None:
-    """What happens in a scene in which nothing has to be done."""
+    """Does nothing."""
 
 
 @dataclass
 class Scene:
-    """A tracker with its options and a service in trouble. `strike` is called after step `at_step`, once the
-    tracker has `begun`, by default when something counts as delivered; `heal` ends the trouble; `points` are
-    those that the service holds in the end. `name` is the tracker's in the run, and `environment` are the
-    variables of its processes."""
+    """A tracker with its options and a failing service. `strike` makes it fail, after step `at_step` and once
+    the tracker has `begun`, which by default is when the first event is delivered; `heal` ends the failure;
+    `points` returns what the service holds in the end. `name` is the tracker's name in the run, and
+    `environment` holds the variables of its processes."""
 
     name: str
     options: Mapping[str, Any]
@@ -39,13 +39,13 @@ class Scene:
     begun: Callable[[], object] | None = None
 
     def strike_in(self, directory: Path) -> None:
-        """Let happen what happens in mid-run, in this run: neither before it nor after it."""
+        """Cause the mid-run failure in this run, once delivery has begun."""
         if self.strike is not nothing:
             wait_for(self.begun or (lambda: report(directory, [self.name])[0].delivered))
             self.strike()
 
     def expected(self, directory: Path) -> Points:
-        """The points of the run's journal, as the service can hold them."""
+        """The points of the run's journal, in the precision of the service."""
         points = journal_points(directory)
         single = kind_of(self.name) in ("tensorboard", "clearml")
         return {key: as_single(value) for key, value in points.items()} if single else points
@@ -56,5 +56,5 @@ Play = Callable[[Path, str], AbstractContextManager[Scene]]
 
 
 def kind_of(name: str) -> str:
-    """The tracker of a name in a run that has several of one: `wandb-2` is a `wandb`."""
+    """The tracker behind a name in a run with several of a kind: `wandb-2` is a `wandb`."""
     return name.partition("-")[0]

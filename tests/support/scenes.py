@@ -1,4 +1,4 @@
-"""The scenes of the fault tests, by what happens in them; plug-ins that misbehave are here."""
+"""The scenarios of the fault tests, by fault; misbehaving plug-ins are here."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _OTHERS = 4
 
 
 def plugin(fault: str, at: str) -> Play:
-    """Somebody's tracker that misbehaves in its own process."""
+    """A user's tracker that misbehaves in its own process."""
 
     @contextlib.contextmanager
     def play(folder: Path, name: str) -> Iterator[Scene]:
@@ -60,7 +60,7 @@ def plugin(fault: str, at: str) -> Play:
 
 @contextlib.contextmanager
 def leaking_plugin(folder: Path, name: str) -> Iterator[Scene]:
-    """Somebody's tracker that keeps 50 MB at each call, with a limit that the demo's few calls reach."""
+    """A user's tracker that leaks 50 MB per call, with a limit that the demo's few calls reach."""
     with pytest.MonkeyPatch.context() as limits, plugin("leak", "track")(folder, name) as scene:
         limits.setattr("fmstune.delivery.shippers._MOST_MEMORY", 300_000_000)
         limits.setattr("fmstune.delivery.shippers._LOOK_SECONDS", 0.1)
@@ -122,7 +122,7 @@ SCENES: dict[str, tuple[str, Play]] = {
 
 
 def _rounds() -> dict[str, int]:
-    """The plug-ins are a round of their own, as there are limits in it that an SDK would not keep."""
+    """The plug-ins have a round of their own, because its limits are too low for an SDK."""
     others = itertools.cycle(range(1, _OTHERS + 1))
     return {fault: 0 if who == "a plug-in" else next(others) for fault, (who, _) in SCENES.items()}
 
@@ -133,7 +133,8 @@ ROUNDS = _rounds()
 
 @contextlib.contextmanager
 def played(number: int, folder: Path) -> Iterator[dict[str, Scene]]:
-    """The scenes of a round, by their faults. What it has several of is registered under more names."""
+    """The scenarios of a round, by fault. Several trackers of a kind are registered under additional
+    names."""
     counts: Counter[str] = Counter()
     scenes: dict[str, Scene] = {}
     with contextlib.ExitStack() as stack:

@@ -1,7 +1,7 @@
-"""What an interpreter imports so that processes forked from it find trackers' SDKs imported, and what these
-read of the environment at that moment.
+"""The modules that an interpreter imports so that forked processes find trackers' SDKs already imported, and
+the environment variables that these read at import.
 
-An SDK imports more when it is used: W&B half a second's worth when a run begins, and pandas at the first
+An SDK imports more when it is used: W&B for another half second when a run begins, and pandas at the first
 table.
 """
 

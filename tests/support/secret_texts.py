@@ -1,4 +1,4 @@
-"""Tokens as their issuers make them, none of which opens anything, and names that secrets have or not."""
+"""Tokens in the format of their issuers, all invalid, and names that secrets have or do not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenes of services: servers and clouds that are away, refuse, stop or die."""
+"""Scenarios of services: servers and clouds that are down, refuse requests, stop or die."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from tests.support.wandb_cloud import Answer, WandbCloud
 
 
 def aim(what: str, at_step: int = STEP) -> Play:
-    """A real `aim server` that is not there or does not answer at the start, or is killed or stopped after
-    a step."""
+    """A real `aim server` that is down or does not answer at the start, or is killed or stopped after a
+    step."""
 
     @contextlib.contextmanager
     def play(folder: Path, name: str) -> Iterator[Scene]:
@@ -67,7 +67,7 @@ def aim(what: str, at_step: int = STEP) -> Play:
 
 
 def mlflow(what: str, at_step: int = STEP) -> Play:
-    """A real `mlflow server` that is not there at the start, or is killed after a step."""
+    """A real `mlflow server` that is down at the start, or is killed after a step."""
 
     @contextlib.contextmanager
     def play(folder: Path, name: str) -> Iterator[Scene]:
@@ -94,7 +94,7 @@ def mlflow(what: str, at_step: int = STEP) -> Play:
 
 
 def trackio(what: str) -> Play:
-    """A real server of trackio's that is not there at the start, or is killed after a step."""
+    """A real trackio server that is down at the start, or is killed after a step."""
 
     @contextlib.contextmanager
     def play(folder: Path, name: str) -> Iterator[Scene]:
@@ -122,12 +122,12 @@ def trackio(what: str) -> Play:
 
 
 def wandb(answer: Answer | Literal["refused"], at_step: int) -> Play:
-    """W&B's real SDK against a cloud that answers like this from a step on; step 0 is the start."""
+    """W&B's real SDK against a cloud that gives this answer from a step on; step 0 is the start."""
 
     @contextlib.contextmanager
     def play(folder: Path, name: str) -> Iterator[Scene]:
         with WandbCloud() as cloud:
-            cloud.delay = 0.8  # opening a run asks it five times or more
+            cloud.delay = 0.8  # opening a run takes five or more requests
 
             def strike() -> None:
                 if answer == "refused":
@@ -167,7 +167,7 @@ def wandb(answer: Answer | Literal["refused"], at_step: int) -> Play:
 
 
 def comet(answer: int | Literal["refused"], at_step: int) -> Play:
-    """Comet's tracker against a server that answers like this from a step on; step 0 is the start."""
+    """Comet's tracker against a server that gives this answer from a step on; step 0 is the start."""
 
     @contextlib.contextmanager
     def play(folder: Path, name: str) -> Iterator[Scene]:
@@ -218,7 +218,7 @@ def swanlab(at_step: int) -> Play:
 
 
 def clearml(answer: int, at_step: int) -> Play:
-    """ClearML's tracker against a server that answers like this from a step on."""
+    """ClearML's tracker against a server that gives this answer from a step on."""
 
     @contextlib.contextmanager
     def play(folder: Path, name: str) -> Iterator[Scene]:

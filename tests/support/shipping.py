@@ -1,4 +1,4 @@
-"""Runs with one tracker, a `Collector`, delivered to by real shippers."""
+"""Runs with one tracker, a `Collector`, delivered by real shippers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLLECTOR = "tests.sample_trackers:Collector"
 
 
 def job(path: Path, **options: Any) -> Job:
-    """The work of a shipper to a `Collector` that writes to this path."""
+    """The job of a shipper for a `Collector` that writes to this path."""
     return Job("collector", COLLECTOR, {"path": str(path), **options})
 
 
@@ -36,7 +36,7 @@ def record_steps(recorder: Recorder, first: int, last: int) -> None:
 
 
 def steps_in(path: Path) -> list[int]:
-    """The steps that a `Collector` has received, in their order."""
+    """The steps that a `Collector` received, in order."""
     return [call["step"] for call in collected(path) if call["call"] == "track"]
 
 
@@ -47,9 +47,9 @@ def deliver(
     close_timeout: float = 300,
     before_end: Callable[[], object] | None = None,
 ) -> float:
-    """A run of 10 steps with one tracker, from start to end; returns the seconds that its end took.
+    """A run of 10 steps with one tracker, from start to end; returns the seconds that closing it took.
 
-    `before_end` is waited for between the run's last event and its end.
+    `before_end` is awaited between the last event and the end of the run.
     """
     fleet = Fleet([made], check_within=None, close_timeout=close_timeout)
     fleet.sail(directory)
@@ -64,7 +64,7 @@ def deliver(
 
 
 def delivered_by(tracker: Tracker, directory: Path) -> Ledger:
-    """What the ledger says after a whole delivery in this process."""
+    """The ledger after a complete delivery in this process."""
     ledger = load_ledger(directory, tracker.name) or Ledger(tracker.name)
     Delivery(directory, tracker, ledger).run(lambda: True)
     (line,) = report(directory, [tracker.name])
@@ -97,7 +97,7 @@ time.sleep(600)
 
 
 def start_trainer(directory: Path, options: dict[str, Any]) -> tuple[subprocess.Popen[str], int]:
-    """Start TRAINER; its process, and the id of the process that delivers."""
+    """Start TRAINER; returns its process, and the id of the delivering process."""
     trainer = subprocess.Popen(
         [sys.executable, "-c", TRAINER, str(directory), repr(options)],
         stdout=subprocess.PIPE,
@@ -109,7 +109,7 @@ def start_trainer(directory: Path, options: dict[str, Any]) -> tuple[subprocess.
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs, and has not just ended."""
+    """Whether a process runs and is no zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except (OSError, IndexError):
@@ -123,7 +123,7 @@ CAUSES = {
     "kill": "its process died of SIGKILL",
     "segv": "its process died of SIGSEGV",
     "os_exit": "its process ended with exit code 0",
-    # fmstune's own, which mean something else when fmstune ends the process
+    # fmstune's own, which mean something else if fmstune ends the process
     f"os_exit{EXIT_DONE}": f"its process ended with exit code {EXIT_DONE}",
     f"os_exit{EXIT_BUSY}": f"its process ended with exit code {EXIT_BUSY}",
 }

@@ -23,7 +23,7 @@ _SHORT = (
 
 
 def train(out: Path, *sets: str, model: str = "demo", resume: str | None = None) -> str:
-    """Tune `model` for three steps; what a person sees of it."""
+    """Train `model` for three steps; returns the console output."""
     flags = [
         ("model.path", model, "--model"),
         ("data.train", "demo", "--data"),

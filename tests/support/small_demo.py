@@ -1,4 +1,4 @@
-"""The demo's model with one narrow layer, for tests whose subject is not its size: a step takes a third."""
+"""The demo's model with one narrow layer, for tests that do not depend on its size: a step takes a third."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WHOLE = demo.model_dir()
 
 @contextlib.contextmanager
 def smaller() -> Iterator[None]:
-    """Within it, the demo's model is small in this process; its name, tokenizer and data stay."""
+    """Use a small demo model in this process; its name, tokenizer and data stay the same."""
     folder = made_once("small-demo", _make)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "model_dir", lambda: folder)

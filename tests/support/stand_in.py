@@ -1,5 +1,5 @@
-"""A web server that stands in for a vendor's cloud: on a free port of this machine, and gone at once when it
-is told so, with all its connections."""
+"""A web server that stands in for a vendor's cloud, on a free port of this machine. It stops at once on
+request, with all its connections."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ class StandInServer(ThreadingHTTPServer, Generic[Cloud]):
         self._connections: set[socket.socket] = set()
 
     def start(self) -> None:
-        """Answer, in threads of its own."""
+        """Start answering, in threads of its own."""
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
-        """Listen no more, and cut every connection."""
+        """Stop listening, and close every connection."""
         self.shutdown()
         self.server_close()
         for connection in list(self._connections):
-            with contextlib.suppress(OSError):  # the client has gone already
+            with contextlib.suppress(OSError):  # the client has already gone
                 connection.shutdown(socket.SHUT_RDWR)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a client, whose connection is known until it ends."""
+        """Track a client's connection until it ends."""
         self._connections.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Its end."""
+        """Forget the connection."""
         self._connections.discard(request)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is part of the game; all else is printed."""
+        """Ignore clients that disconnect, which is part of the tests; print all other errors."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)

@@ -1,4 +1,4 @@
-"""Scenes of storage on this machine: disks that are full or fill up, and a writer that is killed."""
+"""Scenarios of local storage: disks that are full or fill up, and a writer that is killed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.warm_shippers import around
 
 @contextlib.contextmanager
 def comet_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
-    """An archive of Comet's that cannot grow any more."""
+    """A Comet archive that can no longer grow."""
     place = folder / "archives"
 
     def strike() -> None:
@@ -47,7 +47,7 @@ def comet_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
 
 @contextlib.contextmanager
 def swanlab_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
-    """SwanLab's file of an offline run, which cannot grow any more in the middle of a record."""
+    """SwanLab's file of an offline run, which can no longer grow in the middle of a record."""
     place = folder / "swanlog"
 
     def strike() -> None:
@@ -61,7 +61,7 @@ def swanlab_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
 
 @contextlib.contextmanager
 def full_disk(folder: Path, name: str) -> Iterator[Scene]:
-    """The tracker `file` on a device that has no room; mended by choosing another file."""
+    """The tracker `file` on a device without space; fixed by choosing another file."""
     full, moved = folder / "full", folder / "moved.jsonl"
     full.symlink_to("/dev/full")
     yield Scene(name, {"path": str(full)}, lambda: file_points(moved), options_when_well={"path": str(moved)})
@@ -69,7 +69,7 @@ def full_disk(folder: Path, name: str) -> Iterator[Scene]:
 
 @contextlib.contextmanager
 def file_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
-    """The tracker `file`, whose file cannot grow any more in the middle of a line."""
+    """The tracker `file`, whose file can no longer grow in the middle of a line."""
     path = folder / "metrics.jsonl"
 
     def strike() -> None:
@@ -99,7 +99,7 @@ def tensorboard_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]
     logs = folder / "logs"
 
     def strike() -> None:
-        disk.fill(50)  # each process begins a file, of which it gets so far
+        disk.fill(50)  # each process starts a file, and gets no further than this
 
     with NoRoom(name) as disk:
         points = functools.partial(tensorboard_points, logs)
@@ -108,7 +108,7 @@ def tensorboard_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]
 
 @contextlib.contextmanager
 def dvclive_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
-    """A folder of DVCLive's in which no file can grow any more."""
+    """A DVCLive folder in which no file can grow any more."""
     place = folder / "dvclive"
 
     def strike() -> None:
@@ -121,12 +121,12 @@ def dvclive_on_a_disk_that_fills(folder: Path, name: str) -> Iterator[Scene]:
 
 @contextlib.contextmanager
 def tensorboard_whose_shipper_is_killed(folder: Path, name: str) -> Iterator[Scene]:
-    """Event files whose writer is killed again and again from a step on."""
+    """Event files whose writer is killed repeatedly from a step on."""
     logs, healed = folder / "logs", threading.Event()
 
     def kill() -> None:
         while not healed.wait(0.05):
-            with contextlib.suppress(psutil.Error):  # one that ends meanwhile
+            with contextlib.suppress(psutil.Error):  # a process that ends meanwhile
                 for child in psutil.Process(around[name].pid).children():
                     child.kill()
 
@@ -145,7 +145,7 @@ def _swanlab_points_in(folder: Path) -> Points:
 
 
 def file_points(path: Path) -> Points:
-    """The points in a file of the tracker `file`, without a line that was cut off."""
+    """The points in a file of the tracker `file`, without a truncated line."""
     rows = []
     for line in path.read_text().splitlines():
         with contextlib.suppress(ValueError):

@@ -1,9 +1,9 @@
-"""What the storage of each tracker holds of a run, read through its own SDK, in one shape for all of them.
+"""The content of each tracker's storage for a run, read through its own SDK, in one common shape.
 
     {"points": [[key, step, value], …], "params": {namespace: …}, "tables": [[key, step, [row, …]], …],
      "status": …}
 
-A key is `stage/name`, or the name where there is no stage.
+A key is `stage/name`, or the name if there is no stage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Stored = dict[str, Any]
 
 
 def from_aim(folder: Path) -> Stored:
-    """The one run of the Aim repository in `folder`."""
+    """The only run of the Aim repository in `folder`."""
     import aim
     from aim.sdk.sequences.text_sequence import Texts
 
@@ -43,7 +43,7 @@ def from_aim(folder: Path) -> Stored:
 
 
 def from_wandb(folder: Path) -> Stored:
-    """The one run of W&B's offline files under `folder`, which a resumed run has several of."""
+    """The only run in W&B's offline files under `folder`; a resumed run has several files."""
     from tests.support.readers import read_wandb_offline, wandb_offline_dirs
 
     points, tables, ids, status = [], [], set(), None
@@ -68,7 +68,7 @@ def from_wandb(folder: Path) -> Stored:
 
 
 def from_swanlab(folder: Path) -> Stored:
-    """The one run in the folder `swanlog`, read as `swanlab sync` reads it. It keeps the first value of each
+    """The only run in the folder `swanlog`, read as `swanlab sync` reads it. It keeps the first value of each
     step."""
     import yaml
     from swanlab.proto.swanlab.record.v1.record_pb2 import Record
@@ -101,7 +101,7 @@ def from_swanlab(folder: Path) -> Stored:
             (item,) = each.value.items
             place = run / "media" / "echarts" / item.filename
             saved = json.loads(place.read_text()) if place.exists() else {}
-            if "_swanLab" not in saved:  # a text, an image or a histogram
+            if "_swanLab" not in saved:  # text, an image or a histogram
                 continue
             columns = [column["field"] for column in saved["colDefs"]]
             rows = [_row(columns, [row[column] for column in columns]) for row in saved["rowData"]]
@@ -113,7 +113,7 @@ def from_swanlab(folder: Path) -> Stored:
 
 
 def from_file(folder: Path) -> Stored:
-    """The one run in the file `stored.jsonl` of the tracker `file`."""
+    """The only run in the file `stored.jsonl` of the tracker `file`."""
     points, tables, status = [], [], None
     params: dict[str, Any] = {}
     for line in (folder / "stored.jsonl").read_text().splitlines():
@@ -134,8 +134,8 @@ def from_file(folder: Path) -> Stored:
 
 
 def from_mlflow(folder: Path) -> Stored:
-    """The one run in the store `mlflow.db`. Params are texts under dotted names, `*` is all of them. A
-    metric's key is that of each stage and name that MLflow would call so."""
+    """The only run in the store `mlflow.db`. Params are strings under dotted names, all of them in `*`. The
+    key of a metric is the one of each stage and name that MLflow would give this name."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
@@ -163,7 +163,7 @@ def _mlflow_keys(name: str) -> list[str]:
 
 
 def from_tensorboard(folder: Path) -> Stored:
-    """The one run below the folder `tensorboard`. A tag is a metric's, a table's or that of a namespace."""
+    """The only run below the folder `tensorboard`. A tag is that of a metric, a table or a namespace."""
     from tests.support.readers import event_accumulator
 
     (run,) = (folder / "tensorboard").iterdir()
@@ -183,18 +183,18 @@ def from_tensorboard(folder: Path) -> Stored:
                 tables.append([tag, each.step, [_row(rows[0], cells) for cells in rows[1:]]])
             elif tag == "status":
                 status = texts[0].partition(":")[0]
-            elif texts[0].startswith("```json\n"):  # else a text that was tracked
+            elif texts[0].startswith("```json\n"):  # otherwise tracked text
                 params[tag] = json.loads(texts[0].removeprefix("```json\n").removesuffix("\n```"))
     return {"points": points, "params": params, "tables": tables, "status": status}
 
 
 def from_trackio(folder: Path) -> Stored:
-    """The one run of the project `fmstune` in the folder `trackio`."""
+    """The only run of the project `fmstune` in the folder `trackio`."""
     from trackio.sqlite_storage import SQLiteStorage
 
     from fmstune.trackers.continued import MARK
 
-    os.chdir(folder)  # the SDK knows its folder by a relative name
+    os.chdir(folder)  # the SDK opens its folder by a relative path
     project = "fmstune"
     (record,) = SQLiteStorage.get_run_records(project)
     config = SQLiteStorage.get_run_config(project, run_id=record["id"]) or {}
@@ -215,7 +215,8 @@ def from_trackio(folder: Path) -> Stored:
 
 
 def from_dvclive(folder: Path) -> Stored:
-    """The one run below the folder `dvclive`, read as DVC reads such a folder: `dvc.yaml` names its files."""
+    """The only run below the folder `dvclive`, read as DVC reads such a folder: `dvc.yaml` names its
+    files."""
     from dvclive.serialize import load_yaml
     from dvclive.utils import parse_tsv
 
@@ -240,8 +241,8 @@ def from_dvclive(folder: Path) -> Stored:
 
 
 def from_comet(folder: Path) -> Stored:
-    """The one experiment in the folder of archives, read from what `comet upload` reads. Params are texts
-    under names with `|`, as dotted ones."""
+    """The only experiment in the folder of archives, read from the files that `comet upload` reads. Params
+    are strings; the `|` in their names is replaced by a dot."""
     from tests.support.comet_archives import archives, csv_rows
 
     points, tables, status = [], [], None
@@ -261,7 +262,7 @@ def from_comet(folder: Path) -> Stored:
 
 
 def from_clearml(folder: Path) -> Stored:
-    """The one offline session in the folder `clearml`. Params are texts under dotted names, in `*`."""
+    """The only offline session in the folder `clearml`. Params are strings under dotted names, in `*`."""
     from tests.support.clearml_read import session, stored
 
     _, task, events = session(folder / "clearml")
@@ -269,7 +270,8 @@ def from_clearml(folder: Path) -> Stored:
 
 
 class Naive(Tracker):
-    """A plug-in of the few lines that the interface asks for, on a service that replaces a namespace."""
+    """A minimal plug-in: the few lines that the interface requires, for a service that replaces a
+    namespace."""
 
     registered_name = "naive"
 
@@ -285,7 +287,7 @@ class Naive(Tracker):
 
 
 def from_naive(folder: Path) -> Stored:
-    """What `Naive` has kept; tables come to it as params."""
+    """What `Naive` stored; tables reach it as params."""
     stored: Stored = {"points": [], "params": {}, "tables": []}
     for line in (folder / "naive.jsonl").read_text().splitlines():
         kind, value = json.loads(line)

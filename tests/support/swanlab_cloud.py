@@ -1,7 +1,7 @@
 """A stand-in for SwanLab's cloud on 127.0.0.1: enough of its HTTP API for the requests of its real SDK.
 
-It is a mock, as there is only a cloud. It says what the SDK's own code (0.10) expects of the service, and
-takes each value that it is sent, also a second one of a step, so that a test sees what was sent twice."""
+It is a mock, because there is only a cloud. It answers what the SDK's own code (0.10) expects of the service,
+and stores every value that it receives, also a second one of a step, so that tests detect duplicates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Fault = Literal["refused", "unanswered"]
 
 @dataclass
 class Run:
-    """What arrived of one experiment."""
+    """What arrived for one experiment."""
 
     project: str
     said: dict[str, Any]
@@ -37,7 +37,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The params by namespace."""
+        """The params, by namespace."""
         return {name: each["value"] for name, each in self.profile.get("config", {}).items()}
 
 
@@ -73,21 +73,21 @@ class SwanLabCloud:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Cut every connection and stop listening: who calls is refused."""
+        """Close every connection and stop listening, so that clients are refused."""
         self._server.stop()
 
     def listen(self) -> None:
-        """Answer again, at the same address, after `hang_up`."""
+        """Listen again, at the same address, after `hang_up`."""
         self._server = StandInServer(self, self._server.server_address[1], _Handler)
         self._server.start()
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that lead here."""
+        """The environment variables that point here."""
         return {"SWANLAB_API_HOST": self.url, "SWANLAB_API_KEY": self.key}
 
     def next_fault(self) -> Fault | None:
-        """What becomes of the request that has just come."""
+        """The fault for the request that has just arrived."""
         with self.lock:
             if self.fault is None:
                 return None

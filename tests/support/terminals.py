@@ -1,4 +1,4 @@
-"""A command in a terminal of its own."""
+"""Runs a command in a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 def in_terminal(arguments: Sequence[str], typed: str, columns: int = 80, term: str = "dumb") -> str:
-    """Run `fmstune` in a terminal in which this is typed; returns all that is seen there."""
+    """Run `fmstune` in a pseudo-terminal with this input; returns everything that is displayed."""
     pid, terminal = pty.fork()
     if pid == 0:
         from fmstune.cli.main import main
@@ -25,7 +25,7 @@ def in_terminal(arguments: Sequence[str], typed: str, columns: int = 80, term: s
             os._exit(1)
     os.write(terminal, typed.encode())
     seen = b""
-    with contextlib.suppress(OSError):  # the end, as a terminal has it
+    with contextlib.suppress(OSError):  # EIO is how a terminal signals its end
         while block := os.read(terminal, 4096):
             seen += block
     os.close(terminal)

@@ -1,4 +1,4 @@
-"""The demo model as a GGUF file, written as llama.cpp's converter writes one."""
+"""The demo model as a GGUF file, written as llama.cpp's converter writes it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
 
 
 def write_demo(path: Path, seed: int, *, quantised: bool = False, template: bool = True) -> Path:
-    """Write the demo model with the weights of `seed`, those of matrices in Q8_0 if `quantised`."""
+    """Write the demo model with the weights of `seed`; matrices are in Q8_0 if `quantised`."""
     model = demo.build_model(seed)
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")

@@ -15,21 +15,21 @@ from tests.support.journals import journal_path
 from tests.support.tuned import small
 
 SHORT = [
-    "tracking.check_timeout=300",  # on a loaded machine an SDK takes its time to import
-    "resources.interval=0",  # events are counted, and a sample comes whenever its time has come
+    "tracking.check_timeout=300",  # an SDK is slow to import on a loaded machine
+    "resources.interval=0",  # tests count events, and samples are taken by wall-clock time
     "training.max_steps=12",
     "training.logging_steps=2",
     "training.eval_steps=6",
     "training.save_steps=6",
     "training.per_device_train_batch_size=4",
-    "data.max_rows=48",  # as many as twelve steps see; to prepare the others takes as long as to train
+    "data.max_rows=48",  # as many as twelve steps see; preparing more would take as long as training
 ]
 
 
 def tune(
     output: str, *sets: str, trackers: tuple[str, ...] = (), params: tuple[str, ...] = (), **how: Any
 ) -> tuple[RunResult, str]:
-    """A short run on the demo, in this process; its result and what a person sees of it."""
+    """A short run on the demo, in this process; returns the result and the console output."""
     flags = [("training.output_dir", output, "--output-dir"), ("tracking.trackers", trackers, "--tracker")]
     config = load(None, flags, [*SHORT, *small(sets), *sets], params)
     screen = io.StringIO()
@@ -38,7 +38,7 @@ def tune(
 
 
 def rewrite_as_interrupted(directory: Path) -> None:
-    """Take the end from a journal, as if the trainer had been killed."""
+    """Remove the last event from a journal, as if the trainer had been killed."""
     path = journal_path(directory)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]))

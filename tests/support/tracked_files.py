@@ -1,4 +1,4 @@
-"""Runs that the tracker `file` has written, delivered and read back, as its tests want them."""
+"""Runs that the tracker `file` wrote: delivering them and reading them back."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ OTHER = "f" * 32
 
 
 def opened(path: Path, run_id: str = ID, name: str = "run-1") -> FileTracker:
-    """A tracker whose run goes into `path`."""
+    """A tracker whose run is written to `path`."""
     tracker = FileTracker(tracker_config={"path": str(path)})
     tracker.open(RunStart(name, ".", run_id=run_id))
     return tracker
 
 
 def deliver(path: Path, upto: int = 3, run_id: str = ID) -> None:
-    """Deliver the first events of a run, whatever the file holds of them; the fourth is its end."""
+    """Deliver the first events of a run, whichever of them the file has; the fourth is the end of the run."""
     tracker = opened(path, run_id)
     for seq in range(1, upto + 1):
         tracker.seq = seq
@@ -34,7 +34,7 @@ def deliver(path: Path, upto: int = 3, run_id: str = ID) -> None:
 
 
 def read_json(path: Path) -> list[dict[str, Any]]:
-    """The lines, each strict JSON."""
+    """The lines, each of which must be strict JSON."""
 
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is no JSON")
@@ -50,7 +50,7 @@ def any_cell_length() -> Iterator[None]:
 
 
 def read_csv(path: Path) -> list[dict[str, Any]]:
-    """The rows, with each value as the docstring of `CsvRows` says that it is read."""
+    """The rows, with each value parsed as the docstring of `CsvRows` describes."""
     with path.open(newline="", encoding="utf-8") as file, any_cell_length():
         rows = list(csv.DictReader(file))
     for row in rows:

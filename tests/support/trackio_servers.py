@@ -1,4 +1,4 @@
-"""Real servers of trackio's."""
+"""Real trackio servers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ trackio.show(open_browser=False, host="127.0.0.1", server_port=int(sys.argv[1]),
 
 @contextlib.contextmanager
 def trackio_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """What `trackio show` starts, on 127.0.0.1, with its databases in this folder and the token `TOKEN`."""
+    """The server that `trackio show` starts, on 127.0.0.1, with its databases in this folder and `TOKEN`."""
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"TRACKIO_DIR": str(folder), "TRACKIO_WRITE_TOKEN": TOKEN}
     with (folder / "server.log").open("ab") as log:
@@ -42,7 +42,7 @@ def trackio_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]
 
 
 def answers(port: int) -> bool:
-    """Whether a server of trackio's is ready."""
+    """Whether a trackio server answers."""
     with contextlib.suppress(requests.RequestException):
         return requests.get(f"http://127.0.0.1:{port}/version", timeout=1).status_code == 200
     return False

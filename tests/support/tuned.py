@@ -1,4 +1,4 @@
-"""Short runs on the demo, in this process and in processes with limits, as tests of a run want them."""
+"""Short runs on the demo, in this process and in subprocesses with limits."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ SHORT = [
     "training.eval_steps=6",
     "training.save_steps=3",
     "training.per_device_train_batch_size=2",
-    "data.max_rows=12",  # as many as six steps see; to prepare the others takes as long as to train
+    "data.max_rows=12",  # as many as six steps see; preparing more would take as long as training
 ]
 
 
 def small(sets: Sequence[str]) -> tuple[str, ...]:
-    """Few of the demo's rows to evaluate, unless the settings choose a model or data."""
+    """Use few of the demo's rows for evals, unless the settings choose a model or data."""
     own = any(each.startswith(("data.train", "data.eval", "data.stream", "model.path")) for each in sets)
     return () if own else ("model.path=demo", "data.train=demo", 'data.eval=[{path="demo", max_rows=8}]')
 
 
 def tune(output: str, *sets: str, **how: Any) -> str:
-    """A short run on the demo; what a person sees of it. Raises what the run raises."""
+    """A short run on the demo; returns the console output. Raises what the run raises."""
     config = load(None, [("training.output_dir", output, "--output-dir")], [*SHORT, *small(sets), *sets])
     screen = io.StringIO()
     run(config, RunConsole(Console(file=screen, width=200)), **how)
@@ -41,14 +41,14 @@ def tune(output: str, *sets: str, **how: Any) -> str:
 
 
 def dry_run_shown(*sets: str) -> str:
-    """A dry run on the demo; what a person sees of it."""
+    """A dry run on the demo; returns the console output."""
     screen = io.StringIO()
     dry_run(load(None, [], [*SHORT, *sets]), RunConsole(Console(file=screen, width=200)))
     return screen.getvalue()
 
 
 def weights(directory: str | Path) -> str:
-    """What the tuned weights are, as a hash."""
+    """A hash of the trained weights."""
     files = sorted(Path(directory).glob("*.safetensors"))
     assert files, directory
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
@@ -57,13 +57,13 @@ def weights(directory: str | Path) -> str:
 def fmstune(
     *arguments: str, cwd: Path, limits: Mapping[int, int] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """`fmstune train` on the demo in a process of its own, with the kernel's limits."""
+    """`fmstune train` on the demo in a subprocess, with kernel limits."""
     sets = [part for setting in SHORT for part in ("--set", setting)]
     return commands.fmstune("train", *sets, *arguments, cwd=cwd, limits=limits)
 
 
 def dry_run_file(path: str) -> str:
-    """A dry run of a configuration file; what a person sees of it."""
+    """A dry run of a configuration file; returns the console output."""
     screen = io.StringIO()
     dry_run(load(Path(path)), RunConsole(Console(file=screen, width=200)))
     return screen.getvalue()

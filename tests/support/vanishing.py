@@ -1,6 +1,6 @@
-"""Trackers whose storage somebody removes, or replaces by an older state of it, in the middle of a delivery.
+"""Trackers whose storage is removed, or replaced by an older copy, in the middle of a delivery.
 
-The real ones, and what is done to them is done once, to what the real SDK has written by then.
+They are the real trackers; the storage is changed once, in the state in which the real SDK has left it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Vanishing(Tracker):
 
 
 def _strike(how: str, storage: Path, copy: Path) -> None:
-    if how == "overwritten":  # as an editor may save
+    if how == "overwritten":  # in place, as some editors save
         storage.write_bytes(copy.read_bytes())
         return
     if storage.is_dir():
@@ -45,7 +45,7 @@ def _strike(how: str, storage: Path, copy: Path) -> None:
 
 
 class _Flushing(_Vanishing):
-    """One whose SDK has stored nothing before it is flushed."""
+    """A tracker whose SDK stores nothing before it is flushed."""
 
     def track_point(self, point: MetricPoint) -> None:
         super().track_point(point)
@@ -61,7 +61,7 @@ _KINDS: dict[str, tuple[type[_Vanishing], str]] = {
 
 
 def __getattr__(name: str) -> type[Tracker]:
-    """The class `VanishingAim` and so on, made when it is wanted: each process imports only its own."""
+    """The class `VanishingAim` and so on, made on demand: each process imports only its own."""
     kind = name.removeprefix("Vanishing")
     if kind == name or kind not in _KINDS:
         raise AttributeError(name)
@@ -70,7 +70,7 @@ def __getattr__(name: str) -> type[Tracker]:
 
 
 def options(kind: str) -> dict[str, Any]:
-    """The options of one of them."""
+    """The options of one of these trackers."""
     found: dict[str, dict[str, Any]] = {
         "File": {"path": "stored.jsonl"}, "Aim": {"repo": "."}, "Wandb": {"mode": "offline", "dir": "."},
         "Mlflow": {"tracking_uri": "sqlite:///mlflow.db"}, "Tensorboard": {"dir": "tensorboard"},

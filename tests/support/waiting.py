@@ -1,4 +1,4 @@
-"""Waiting for what another process does."""
+"""Waits for events in other processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 def wait_for(condition: Callable[[], object], seconds: float = 600) -> None:
     """Wait until the condition is true.
 
-    The limit is there for what never comes, and no promise: a machine that others load is many times slower.
+    The limit is for conditions that never hold, and no promise: a loaded machine is many times slower.
     """
     deadline = time.monotonic() + seconds
     while not condition():

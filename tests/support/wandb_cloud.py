@@ -1,13 +1,13 @@
-"""A stand-in for the W&B cloud on 127.0.0.1: enough of its HTTP API to take a real `wandb` run.
+"""A stand-in for the W&B cloud on 127.0.0.1: enough of its HTTP API for a real `wandb` run.
 
     with WandbCloud() as cloud:
         os.environ |= {"WANDB_BASE_URL": cloud.url, "WANDB_API_KEY": cloud.key}
         ...
         assert cloud.runs["abc123"].history[0]["train/loss"] == 2.5
 
-It keeps what arrived in `runs`, tells a resumed run what it holds as the real service does, and
-misbehaves on request: set `answer` at any moment, also while a run is open. After `hang_up` it
-refuses connections until `listen`.
+It keeps what arrived in `runs`, tells a resumed run what it holds as the real service does, and misbehaves on
+request: set `answer` at any time, also while a run is open. After `hang_up` it refuses connections until
+`listen`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Answer = Literal["ok", "no_viewer", "black_hole", "slow"] | int
 """What every request gets: the true answer (`ok`; `slow`: after `delay` seconds), a viewer that is
 null (as for a key that the server does not know), no answer at all, or this HTTP status."""
 
-# The names that the SDK 0.31 gives to the streams of one file_stream request.
+# The names that SDK 0.31 gives to the streams of one file_stream request.
 _HISTORY, _SUMMARY, _EVENTS = (
     "wandb-history.jsonl",
     "wandb-summary.json",
@@ -37,7 +37,7 @@ _HISTORY, _SUMMARY, _EVENTS = (
 
 @dataclass
 class CloudRun:
-    """What arrived of one run."""
+    """What arrived for one run."""
 
     id: str
     entity: str
@@ -59,7 +59,7 @@ class CloudRun:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The config without W&B's own entry and without the tracker's."""
+        """The config without W&B's own entry and the tracker's."""
         return {key: item["value"] for key, item in self.config.items() if key not in ("_wandb", "fmstune")}
 
 
@@ -99,18 +99,18 @@ class WandbCloud:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Cut every connection and stop listening: who calls is refused."""
+        """Close every connection and stop listening, so that clients are refused."""
         self._server.stop()
 
     def listen(self) -> None:
-        """Answer again, at the same address, after `hang_up`."""
+        """Listen again, at the same address, after `hang_up`."""
         self._server = StandInServer(self, self._server.server_address[1], _Handler)
         self._server.start()
 
     # -- answers ------------------------------------------------------------------------------
 
     def wait(self) -> int | None:
-        """Wait as `answer` says; the HTTP status to fail with, or `None` to answer truly."""
+        """Wait as `answer` says; return the HTTP status to fail with, or `None` to answer normally."""
         if self.answer == "black_hole":
             self._closing.wait()
             return 503
@@ -119,7 +119,7 @@ class WandbCloud:
         return self.answer if isinstance(self.answer, int) else None
 
     def graphql(self, operation: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        """The `data` of the answer; nothing for a query that is not known here."""
+        """The `data` of the answer; empty for an unknown query."""
         if "upsertBucket" in query:
             return {"upsertBucket": self._upsert(variables)}
         if operation == "RunResumeStatus":
@@ -203,8 +203,8 @@ class WandbCloud:
         }
 
     def file_stream(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Take what one file_stream request brings. Lines are placed at their offset, so that a
-        request that is sent again after a failure changes nothing."""
+        """Store the content of one file_stream request. Lines are placed at their offset, so that a request
+        that is retried after a failure changes nothing."""
         run = self.runs[name]
         files = body.get("files") or {}
         for stream, rows in ((_HISTORY, run.history), (_EVENTS, run.events)):
@@ -274,7 +274,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(payload)
         except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True  # the client gave up waiting, as black-hole tests want
+            self.close_connection = True  # the client gave up waiting, as black-hole tests expect
 
 
 def _operation(query: str) -> str:

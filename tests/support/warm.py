@@ -1,7 +1,7 @@
-"""Warm interpreters, which tests' processes are forked from, and which of them a process may be forked from.
+"""Warm interpreters, from which the tests' processes are forked, and which of them serves which process.
 
 Each has imported a set of modules, and serves requests as `tests.support.forkserver` does. One that needs
-what another has imported is forked from that one.
+the imports of another is forked from that one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 
 from fmstune.delivery.shipping.quiet import QUIET
 from tests.support import sdks as of_sdks
+from tests.support.isolation import ENVIRONMENT
 from tests.support.once import SHARED
-from tests.support.surroundings import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 _SERVER = "tests.support.forkserver"
@@ -121,20 +121,21 @@ class Warm:
             self.begin()
 
     def begin(self) -> None:
-        """Start the interpreter, unless it is started."""
+        """Start the interpreter, unless it is running."""
         if self._of_all:
             self._begin_once()
         elif self._owner is None:
             self._begin()
 
     def _begin(self) -> None:
-        # Its end tells the interpreter that this process has ended, which then takes the folder away.
+        # When this end is closed, the interpreter knows that this process has ended, and removes the folder.
         self._owner, theirs = socket.socketpair()
         with theirs:
             self._start(theirs.fileno())
 
     def _begin_once(self) -> None:
-        """Start the interpreter, unless a worker has; it ends with the session, not with this worker."""
+        """Start the interpreter, unless another worker has; it ends with the session, not with this
+        worker."""
         with open(self.path.with_suffix(".lock"), "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self.path.exists():
@@ -147,7 +148,7 @@ class Warm:
             listening.bind(str(self.path))
             listening.listen()
             files = (listening.fileno(), owner)
-            # It leaves this process at once: tests look at its children, and some end them all.
+            # It daemonizes at once: tests inspect their child processes, and some kill them all.
             if self._base:
                 self._fork_from(_warm(self._base), log.fileno(), files)
                 return
@@ -176,7 +177,7 @@ class Warm:
             raise RuntimeError(f"no interpreter was forked: {self._log.read_text()}")
 
     def serves(self, environment: Mapping[str, str]) -> bool:
-        """Whether a process with this environment would import the same modules, to the same effect."""
+        """Whether a process with this environment would import the same modules, with the same effect."""
         mine, theirs = (
             {
                 name: value
@@ -188,7 +189,7 @@ class Warm:
         return mine == theirs and not any(map(_has_modules, environment["PYTHONPATH"].split(os.pathsep)))
 
     def ask(self, request: Mapping[str, Any], files: Sequence[int]) -> socket.socket:
-        """Ask for a process with these files. The connection answers its id, and later its exit code."""
+        """Request a process with these files. The connection returns its id, and later its exit code."""
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(str(self.path))
@@ -206,9 +207,9 @@ _collected: list[str] = []
 
 
 def share(tests: Iterable[Path]) -> None:
-    """Have this process and those that it starts, which are several workers of xdist's, share their
-    interpreters: each would import the same otherwise, these tests' modules too. The workers wait for theirs,
-    while another core has those of commands ready."""
+    """Make this process and those that it starts, which are xdist's workers, share their interpreters;
+    otherwise each would import the same, these test modules included. The workers wait for theirs, while
+    another core prepares those of commands."""
     if not _FORKS:
         return
     _collected[:] = map(str, tests)
@@ -220,7 +221,7 @@ def share(tests: Iterable[Path]) -> None:
 
 
 def worker() -> str | None:
-    """The command that starts a worker of xdist's in place of `python`; `None` where nothing is forked."""
+    """The command that starts an xdist worker in place of `python`; `None` where nothing is forked."""
     if not _FORKS:
         return None
     return shlex.join(
@@ -229,12 +230,12 @@ def worker() -> str | None:
 
 
 def of_life(tracker: str) -> str:
-    """The name of the interpreter for the lives of a tracker; of none, `""`."""
+    """The name of the interpreter for the lives of a tracker; `""` for none."""
     return f"{_OF}{tracker}"
 
 
 def of_session(name: str) -> Warm:
-    """The interpreter of this name, whatever process asks for it."""
+    """The interpreter of this name, the same for all processes of the session."""
     return _warm(name)
 
 
@@ -244,8 +245,8 @@ def serving(name: str, environment: Mapping[str, str]) -> Warm | None:
 
 
 def _has_modules(entry: str) -> bool:
-    """Whether a directory of PYTHONPATH has modules that may hide others. `sitecustomize` is run for each
-    process, and metadata is looked up when somebody asks for it."""
+    """Whether a directory of PYTHONPATH has modules that may hide others. `sitecustomize` runs in each
+    process, and metadata is looked up on demand."""
     if Path(entry) == ROOT or not Path(entry).is_dir():
         return False
     usual = ("sitecustomize.py", "__pycache__")

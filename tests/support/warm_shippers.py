@@ -1,18 +1,18 @@
-"""Shippers that tests start in their own process are forked from a warm interpreter, which has their imports.
+"""Forks the shippers that tests start in their own process from a warm interpreter with their imports.
 
-Started as in a run, each imports its tracker's SDK for half a second to a second and a half of CPU, and a
-test of deliveries starts three or four. What is started is otherwise the same: a process with a supervisor,
-which is a child of the test's process as the trainer's is, and has the files, the environment and the session
-that `Popen` gives it.
+Started as in a run, each would import its tracker's SDK, for half a second to a second and a half of CPU, and
+a delivery test starts three or four. Nothing else differs: each is a process with a supervisor, which is a
+child of the test's process as it is of the trainer's, and has the files, the environment and the session that
+`Popen` gives it.
 
-The warm interpreter is a child of the test's process too. It forks twice and the process between ends, so
-that what it has forked is adopted by the nearest subreaper, which the test's process is for that moment.
+The warm interpreter is also a child of the test's process. It forks twice and the process in between exits,
+so that the forked process is adopted by the nearest subreaper, which at that moment is the test's process.
 
-Those of trackers that have an SDK are forked from the interpreters of lives (`tests.support.warm`), which all
-workers of a session share: ten seconds of imports in each otherwise. Such a supervisor has a parent that ends
-with the test's process, and tells it how the supervisor ended (`tests.support.parents`).
+Shippers of trackers that have an SDK are forked from the interpreters of lives (`tests.support.warm`), which
+all workers of a session share; each worker would otherwise spend ten seconds on imports. The parent of such a
+supervisor ends with the test's process, and tells it how the supervisor ended (`tests.support.parents`).
 
-Trainings in processes of their own start theirs as users' do, and so does a test with modules of its own that
+Trainings in subprocesses start their shippers as users' do, and so does a test with modules of its own that
 might hide an SDK.
 """
 
@@ -40,8 +40,8 @@ from fmstune.delivery.shipping.quiet import QUIET
 from tests.support import sdks
 from tests.support.aim_servers import provide_database
 from tests.support.forkserver import HIGH, become, received, run_to_end, warm_up
+from tests.support.isolation import ENVIRONMENT
 from tests.support.parents import Adopted
-from tests.support.surroundings import ENVIRONMENT
 from tests.support.warm import Warm, of_life, of_session
 
 _ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ _SERVER = "tests.support.warm_shippers"
 
 
 class _Warm:
-    """A warm interpreter, which ends with the process that has started it."""
+    """A warm interpreter, which ends with the process that started it."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
@@ -75,11 +75,11 @@ class _Warm:
         self.pid = self._process.pid
 
     def has_ended(self) -> bool:
-        """Whether somebody has ended it, as tests do that end all their children."""
+        """Whether something has ended it, as tests do that end all their children."""
         if not self._ended:
             try:
                 self._ended = os.waitpid(self.pid, os.WNOHANG) != (0, 0)
-            except ChildProcessError:  # such a test has waited for it, too
+            except ChildProcessError:  # such a test has also waited for it
                 self._ended = True
         return self._ended
 
@@ -103,8 +103,8 @@ class _Warm:
 
 @dataclass
 class Around:
-    """What the processes of one tracker have of their own: variables, and the kernel's limits. `pid` is the
-    newest one's."""
+    """What the processes of one tracker have of their own: variables and kernel limits. `pid` is that of the
+    newest one."""
 
     environment: Mapping[str, str] = field(default_factory=dict)
     limits: list[tuple[int, int]] = field(default_factory=list)
@@ -116,7 +116,7 @@ around: defaultdict[str, Around] = defaultdict(Around)
 
 
 class _Shipper(Adopted):
-    """What `Popen` starts, forked where it is a supervisor whose imports are warm."""
+    """What `Popen` starts, or a fork if it is a supervisor whose imports are warm."""
 
     def _execute_child(self, *all: Any) -> None:
         command, passed, cwd, session = all[0], all[4], all[5], all[21]
@@ -144,7 +144,7 @@ class _Shipper(Adopted):
 
 
 def _warm_for(command: list[str], environment: Mapping[str, str], cwd: str | None) -> _Warm | Warm | None:
-    """The interpreter of a process with this environment, if it would import the same as that has."""
+    """The interpreter that has the imports of a process with this environment, if there is one."""
     if sys.platform != "linux" or command[:3] != [sys.executable, "-m", _SUPERVISOR]:
         return None
     if environment.get("PYTHONPATH", str(_ROOT)) != str(_ROOT):
@@ -164,7 +164,7 @@ def _warm_for(command: list[str], environment: Mapping[str, str], cwd: str | Non
 
 
 def _alike(mine: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
-    """Whether both have the same of what is read at imports."""
+    """Whether both agree on the variables that are read at import."""
     read = [
         {name: value for name, value in each.items() if _AT_IMPORT.match(name) or sdks.AT_IMPORT.match(name)}
         for each in (mine, theirs)
@@ -173,7 +173,7 @@ def _alike(mine: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
 
 
 def _hidden(modules: tuple[str, ...], cwd: str | None) -> bool:
-    """Whether this process's search path has other modules of these names."""
+    """Whether the search path of this process has other modules of these names."""
     names = {name.partition(".")[0] for name in modules}
     searched = [each for each in (*sys.path, cwd or "") if "site-packages" not in each]
     places = {Path(each).resolve() for each in searched} - {_ROOT}
@@ -190,7 +190,7 @@ def _hides(folder: Path, names: set[str]) -> bool:
 def _running() -> _Warm:
     global _plain
     if _plain is None or (_plain.owner == os.getpid() and _plain.has_ended()):
-        _plain = _Warm()  # in a forked process it is the parent's, for which it forks children
+        _plain = _Warm()  # in a forked process `_plain` is the parent's, and would fork children for it
     return _plain
 
 
@@ -209,7 +209,7 @@ class _Subprocess(ModuleType):
 
 
 def install() -> None:
-    """Let this process fork its shippers."""
+    """Make this process fork its shippers."""
     process.subprocess = _Subprocess("subprocess")  # type: ignore[attr-defined]
 
 

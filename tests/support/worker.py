@@ -1,8 +1,9 @@
-"""Workers of pytest-xdist, forked from one interpreter that has imported what all test modules import.
+"""Workers of pytest-xdist, forked from one interpreter that has the imports of all test modules.
 
-Each would import torch, TRL and the SDKs otherwise, ten seconds of CPU before its first test. execnet starts
-`python -u -c CODE` and talks to it by its standard streams: here that is this file, which hands its streams
-to the warm interpreter (`tests.support.forkserver`), whose child runs the same code, and ends as it does.
+Each would otherwise import torch, TRL and the SDKs, ten seconds of CPU before its first test. execnet starts
+`python -u -c CODE` and talks to it over its standard streams: here that is this file, which passes its
+streams to the warm interpreter (`tests.support.forkserver`), whose child runs the same code; this one ends
+with it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 
 
 def hand_over(path: str, *arguments: str) -> int:
-    """Let a process that is forked from the interpreter at `path` be this one; its exit code."""
+    """Let a process forked from the interpreter at `path` take the place of this one; returns its exit
+    code."""
     request = {
         "module": str(Path(__file__).resolve()), "arguments": arguments, "cwd": str(Path.cwd()),
         "environment": dict(os.environ),
@@ -25,7 +27,7 @@ def hand_over(path: str, *arguments: str) -> int:
         text = json.dumps(request).encode() + b"\n"
         sent = socket.send_fds(answer, [text], [0, 1, 2])
         answer.sendall(text[sent:])
-        # Whoever reads there is to see the end of the worker, not of this process.
+        # Readers of these streams have to see the end of the worker, not of this process.
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 0)
         os.dup2(nothing, 1)

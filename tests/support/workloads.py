@@ -1,4 +1,4 @@
-"""A training whose memory is estimated."""
+"""A training for memory estimates."""
 
 from __future__ import annotations
 

@@ -9,13 +9,13 @@ import pytest
 import wandb
 
 from tests.support.wandb_cloud import WandbCloud
-from tests.support.wandb_world import enter_world
+from tests.support.wandb_isolation import isolate_wandb
 
 
 @pytest.fixture
 def own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Each test has its own home and current folder, and no W&B settings but its own."""
-    enter_world(tmp_path, monkeypatch)
+    isolate_wandb(tmp_path, monkeypatch)
     yield tmp_path
     wandb.teardown()  # its session keeps the environment that it saw first
 

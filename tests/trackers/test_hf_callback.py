@@ -16,7 +16,7 @@ from fmstune.trackers.records import TrackerError
 from fmstune.trackers.registry import BUILT_IN
 from fmstune.trackers.values.stages import split_stages
 from tests.support.logs import Logs
-from tests.support.own_trainer import TRACKERS, Rude, log, own_callback, seen_in_file, trainer_of_ones_own
+from tests.support.own_trainer import TRACKERS, Rude, log, own_callback, seen_in_file, user_trainer
 
 
 @pytest.mark.parametrize("name", TRACKERS)
@@ -29,7 +29,7 @@ def test_one_callback_is_one_run_whatever_is_tracked_before_and_after_the_traini
     tracker.track(0.25, "before", "mine", step=0)
     callback = own_callback(tracker, strict=True)
     score = {"verdict": "good", "score": np.float64(0.5), "array": np.array([1.0, 2.0])}
-    trainer = trainer_of_ones_own(callback, tmp_path, lambda _: dict(score))
+    trainer = user_trainer(callback, tmp_path, lambda _: dict(score))
     evaluated = [trainer.evaluate()["eval_loss"]]
     trainer.train()
     evaluated.append(trainer.evaluate()["eval_loss"])
@@ -69,7 +69,7 @@ def test_no_secret_reaches_the_tracker_or_the_log(
     secrets = f"401 for https://bob:hunter2secret@h/x?token={NAMED} {FORM} {KNOWN}"
     path = tmp_path / "m.jsonl"
     callback = own_callback(get_tracker("file", path=path))
-    trainer = trainer_of_ones_own(callback, tmp_path)
+    trainer = user_trainer(callback, tmp_path)
     trainer.args.run_name = f"run {FORM}"
     trainer.model.config.note, trainer.model.config.api_key = KNOWN, NAMED
     trainer.train()

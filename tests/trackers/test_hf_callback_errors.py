@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from transformers import TrainerCallback
 
 from tests.support.logs import Logs
-from tests.support.own_trainer import Rude, log, own_callback, trainer_of_ones_own
+from tests.support.own_trainer import Rude, log, own_callback, user_trainer
 
 
 @pytest.mark.parametrize("error", [RuntimeError("on fire"), SystemExit(3)], ids=["raises", "exits"])
@@ -30,7 +30,7 @@ def test_no_error_of_a_tracker_reaches_the_training_and_one_is_told(
 ) -> None:
     tracker = Rude(at, error)
     callback = own_callback(tracker)
-    trainer = trainer_of_ones_own(callback, tmp_path)
+    trainer = user_trainer(callback, tmp_path)
     trainer.train()
     callback.close()
     assert trainer.state.global_step == 2
@@ -46,7 +46,7 @@ def test_no_error_of_a_tracker_reaches_the_training_and_one_is_told(
 
 
 def test_strict_raises_what_the_tracker_raises(tmp_path: Path) -> None:
-    trainer = trainer_of_ones_own(own_callback(Rude("track", RuntimeError("on fire")), strict=True), tmp_path)
+    trainer = user_trainer(own_callback(Rude("track", RuntimeError("on fire")), strict=True), tmp_path)
     with pytest.raises(RuntimeError, match="on fire"):
         trainer.train()
 

@@ -12,7 +12,7 @@ import pytest
 from fmstune.trackers.records import Check
 from fmstune.trackers.wandb_tracker import WandbTracker
 from tests.support.wandb_cloud import WandbCloud
-from tests.support.wandb_world import FAKE_KEY, SECRET, children, refused_url
+from tests.support.wandb_isolation import FAKE_KEY, SECRET, children, refused_url
 
 pytestmark = pytest.mark.usefixtures("own_world")
 

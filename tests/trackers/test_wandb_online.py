@@ -13,7 +13,7 @@ from fmstune.trackers.wandb import files as wandb_files
 from fmstune.trackers.wandb_tracker import WandbTracker
 from tests.support.readers import read_wandb_offline, wandb_offline_dirs
 from tests.support.wandb_cloud import WandbCloud
-from tests.support.wandb_world import FAKE_KEY, children, point, refused_url, start
+from tests.support.wandb_isolation import FAKE_KEY, children, point, refused_url, start
 
 pytestmark = pytest.mark.usefixtures("own_world")
 

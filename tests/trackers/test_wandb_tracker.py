@@ -20,7 +20,7 @@ from fmstune.trackers.wandb_tracker import WandbTracker
 from tests.support.nurseries import run_code
 from tests.support.readers import WandbRun, read_wandb_offline, wandb_offline_dirs
 from tests.support.shipping import delivered_by
-from tests.support.wandb_world import FAKE_KEY, SECRET, enter_world, point, start
+from tests.support.wandb_isolation import FAKE_KEY, SECRET, isolate_wandb, point, start
 
 pytestmark = pytest.mark.usefixtures("own_world")
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one whole offline run, as the tests below expect it; made once."""
     world = tmp_path_factory.mktemp("offline")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        enter_world(world, monkeypatch)
+        isolate_wandb(world, monkeypatch)
         monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
         monkeypatch.setenv("WANDB_NOTES", "from the environment")
         monkeypatch.setattr(sys, "argv", ["fmstune", "train", "--hub-token", SECRET])

@@ -1,4 +1,4 @@
-"""What whoever runs the tests has set has no say in them: environment, signals, warnings, umask."""
+"""Isolates tests from what the user's shell has set: environment, signals, warnings, umask."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ENVIRONMENT: dict[str, str] = {}
 """The variables of the suite, without those that libraries set when they are imported."""
 
 
-def closed() -> str:
-    """Give this process the surroundings in which all tests run; their home directory, which is a new one."""
+def isolate() -> str:
+    """Give this process the environment in which all tests run; returns their home directory, a new one."""
     for name in list(os.environ):
         if not _KEPT.fullmatch(name):
             del os.environ[name]
     home = tempfile.mkdtemp(prefix="fmstune-tests-")
     os.environ.update(
-        HOME=home,  # of what is imported before the first test
+        HOME=home,  # for what is imported before the first test
         LANG="C.UTF-8",
         COLUMNS="80",
         # Models this small gain nothing from a second thread, and two test processes with two threads each on
@@ -38,30 +38,30 @@ def closed() -> str:
         OMP_NUM_THREADS="1",
         HF_HUB_OFFLINE="1",
         HF_HUB_DISABLE_TELEMETRY="1",
-        COMET_DISABLE_AUTO_LOGGING="1",  # its import patches that of other libraries
-        TRACKIO_DIR="trackio",  # each test's own, below its current folder
+        COMET_DISABLE_AUTO_LOGGING="1",  # importing Comet patches the import of other libraries
+        TRACKIO_DIR="trackio",  # a folder of each test, below its current one
     )
     ENVIRONMENT.clear()
     ENVIRONMENT.update(os.environ)
     os.umask(0o022)
-    if sys.warnoptions:  # of -W and PYTHONWARNINGS
+    if sys.warnoptions:  # set by -W and PYTHONWARNINGS
         sys.warnoptions.clear()
         warnings.resetwarnings()
-    usual_signals()
+    reset_signal_handlers()
     return home
 
 
 def restore(environment: Mapping[str, str]) -> None:
-    """Set the variables as they were; pytest keeps one of its own."""
+    """Reset the variables to these, except for pytest's own."""
     for name in list(os.environ):
         if name not in environment and not name.startswith("PYTEST_"):
             del os.environ[name]
     os.environ.update(environment)
 
 
-def usual_signals() -> None:
-    """Give each signal its usual handler. Of a suite that was started by `nohup`, or in the background, some
-    are ignored, and so they would be in its children."""
+def reset_signal_handlers() -> None:
+    """Reset all signal handlers to Python's defaults. A suite that was started by `nohup`, or in the
+    background, ignores some signals, and its children would inherit that."""
     if threading.current_thread() is not threading.main_thread():
         return
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,4 +1,4 @@
-"""A world of its own for tests of W&B: home, current folder, and no settings but its own."""
+"""Isolates W&B tests: their own home and current folder, and no settings but theirs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SECRET = "hunter2-planted-secret"
 FAKE_KEY = "0123456789" * 5
 
 
-def enter_world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the folder the home and hold the current folder of this process."""
+def isolate_wandb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the folder the home directory and the current folder of this process."""
     for name in list(os.environ):
         if name.startswith("WANDB_") or name.lower() in ("netrc", "http_proxy", "https_proxy"):
             monkeypatch.delenv(name)
@@ -36,17 +36,17 @@ def point(seq: int, **values: Any) -> MetricPoint:
 def start(
     run_id: str | None = None, *, redelivery: bool = False, own: str = "one", after: int = 0
 ) -> RunStart:
-    """The start of a run, or of one that is continued."""
+    """The start of a run, or of a resumed one."""
     return RunStart("tune-7", "runs/tune-7", run_id, redelivery, os.getpid(), own, after)
 
 
 def children() -> set[str]:
-    """The child processes of this one."""
+    """The child processes of this process."""
     return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split())
 
 
 def refused_url() -> str:
-    """An address at which nobody listens."""
+    """A URL on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
